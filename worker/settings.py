@@ -1,0 +1,295 @@
+"""Settings from the environment and one TOML file, validated once.
+
+Every secret can also be given as ``NAME_FILE``, the path of a file that holds it (container secrets).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from worker.errors import ConfigurationError
+from worker.tokens import Secret
+
+SECRET_NAMES = (
+    "AUTH0_CLIENT_SECRET",
+    "AUTH0_PRIVATE_KEY",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "VAULT_ACCESS_KEYS",
+    "VAULT_REFRESH_KEYS",
+)
+
+DEFAULT_TENANT = "default"
+
+
+def _secret(value: object) -> object:
+    return Secret(value) if isinstance(value, str) else value
+
+
+def _keys(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(Secret(key) for part in value.replace("\n", ",").split(",") if (key := part.strip()))
+    return value
+
+
+SecretField = Annotated[Secret, BeforeValidator(_secret)]
+KeysField = Annotated[tuple[Secret, ...], BeforeValidator(_keys)]
+
+
+class _Section(BaseModel):
+    """A table of the TOML file: unknown names are errors, so that a typing mistake is not silently nothing."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _indirect_secrets(cls, values: Any) -> Any:
+        """Replace ``x_env`` and ``x_file`` by the secret ``x`` that they point to."""
+        if not isinstance(values, dict):
+            return values
+        resolved = dict(values)
+        for name in ("client_secret", "private_key"):
+            if name not in cls.model_fields:
+                continue
+            variable, path = resolved.pop(f"{name}_env", None), resolved.pop(f"{name}_file", None)
+            if sum(source is not None for source in (variable, path, resolved.get(name))) > 1:
+                raise ValueError(f"give only one of {name}, {name}_env, {name}_file")
+            if variable is not None:
+                if not os.environ.get(str(variable)):
+                    raise ValueError(
+                        f"{name}_env names the environment variable {variable}, which is not set"
+                    )
+                resolved[name] = os.environ[str(variable)]
+            if path is not None:
+                resolved[name] = _read_secret_file(str(path), f"{name}_file")
+        return resolved
+
+
+class TenantSettings(_Section):
+    """One Auth0 tenant and the machine-to-machine application that reads it."""
+
+    domain: str
+    client_id: str
+    client_secret: SecretField | None = None
+    private_key: SecretField | None = None
+    audience: str | None = None
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> Self:
+        if bool(self.client_secret) == bool(self.private_key):
+            raise ValueError(
+                "give either client_secret or private_key (AUTH0_CLIENT_SECRET or AUTH0_PRIVATE_KEY)"
+            )
+        return self
+
+
+class ConnectionSettings(_Section):
+    """What the operator sets for a connection; each overrides what Auth0 shows."""
+
+    tenant: str | None = None
+    provider: str | None = None
+    token_url: str | None = None
+    client_id: str | None = None
+    client_secret: SecretField | None = None
+    client_auth: (
+        Literal["post", "basic", "none", "client_secret_post", "client_secret_basic", "private_key_jwt"]
+        | None
+    ) = None
+    scope: str | None = None
+    redirect_uri: str | None = None
+    extra: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Schedule(_Section):
+    """How often beat looks, in seconds."""
+
+    renew: float = Field(default=5, gt=0)
+    sync: float = Field(default=3600, gt=0)
+    connections: float = Field(default=600, gt=0)
+
+
+class _File(_Section):
+    tenants: dict[str, TenantSettings] = Field(default_factory=dict)
+    connections: dict[str, ConnectionSettings] = Field(default_factory=dict)
+    schedule: Schedule = Schedule()
+
+
+def _read_secret_file(path: str, name: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{name} points to {path}, which cannot be read: {type(error).__name__}"
+        ) from None
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Reads ``NAME_FILE`` for each secret ``NAME``."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        del field
+        name = field_name.upper()
+        path = os.environ.get(f"{name}_FILE") if name in SECRET_NAMES else None
+        if path and os.environ.get(name):
+            raise ConfigurationError(f"both {name} and {name}_FILE are set: keep one")
+        return (_read_secret_file(path, f"{name}_FILE") if path else None), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, key, _ = self.get_field_value(field, name)
+            if value is not None:
+                found[key] = value
+        return found
+
+
+class _Environment(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True,
+        extra="ignore",
+        arbitrary_types_allowed=True,
+        enable_decoding=False,
+        hide_input_in_errors=True,
+    )
+
+    auth0_domain: str | None = None
+    auth0_client_id: str | None = None
+    auth0_client_secret: SecretField | None = None
+    auth0_private_key: SecretField | None = None
+    auth0_audience: str | None = None
+    database_url: SecretField | None = None
+    redis_url: SecretField | None = None
+    vault_access_keys: KeysField = ()
+    vault_refresh_keys: KeysField = ()
+    token_vault_config: Path | None = None
+    token_vault_home: Path = Path(".token-vault")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del init_settings, dotenv_settings, file_secret_settings
+        return env_settings, _SecretFiles(settings_cls)
+
+
+class Settings(BaseModel):
+    """Everything the vault is told from outside.
+
+    Attributes:
+        home: where embedded servers and generated keys live.
+        database_url: None means the embedded Postgres.
+        redis_url: None means the embedded Redis where Postgres is embedded too, else no Redis.
+        access_keys, refresh_keys: the two rings of Fernet keys, newest first; empty where not given.
+        tenants: by name; a tenant given by ``AUTH0_*`` is called ``default``.
+        connections: the operator's overrides by connection name.
+    """
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    home: Path
+    database_url: Secret | None
+    redis_url: Secret | None
+    access_keys: tuple[Secret, ...]
+    refresh_keys: tuple[Secret, ...]
+    tenants: Mapping[str, TenantSettings]
+    connections: Mapping[str, ConnectionSettings]
+    schedule: Schedule
+
+    @property
+    def embedded(self) -> bool:
+        """Whether Postgres runs under ``home`` instead of being given by ``DATABASE_URL``."""
+        return self.database_url is None
+
+    def connection(self, tenant: str, name: str) -> ConnectionSettings | None:
+        """The operator's settings for a connection of this tenant."""
+        found = self.connections.get(name)
+        return found if found is not None and found.tenant in (None, tenant) else None
+
+
+def load() -> Settings:
+    """Read the environment and the file that ``TOKEN_VAULT_CONFIG`` names.
+
+    Raises:
+        ConfigurationError: naming the variable or the place in the file, never a value.
+    """
+    try:
+        environment = _Environment()
+    except ValidationError as error:
+        raise ConfigurationError(f"the environment: {_explain(error)}") from None
+    file = _load_file(environment.token_vault_config)
+    tenants = dict(file.tenants)
+    if tenant := _environment_tenant(environment):
+        tenants.setdefault(DEFAULT_TENANT, tenant)
+    return Settings(
+        home=environment.token_vault_home.expanduser().absolute(),
+        database_url=environment.database_url,
+        redis_url=environment.redis_url,
+        access_keys=environment.vault_access_keys,
+        refresh_keys=environment.vault_refresh_keys,
+        tenants=tenants,
+        connections=file.connections,
+        schedule=file.schedule,
+    )
+
+
+def _environment_tenant(environment: _Environment) -> TenantSettings | None:
+    given = {
+        "AUTH0_DOMAIN": environment.auth0_domain,
+        "AUTH0_CLIENT_ID": environment.auth0_client_id,
+        "AUTH0_CLIENT_SECRET or AUTH0_PRIVATE_KEY": environment.auth0_client_secret
+        or environment.auth0_private_key,
+    }
+    missing = [name for name, value in given.items() if not value]
+    if len(missing) == len(given):
+        return None
+    if missing:
+        raise ConfigurationError(f"the Auth0 tenant is half configured: set {' and '.join(missing)} as well")
+    try:
+        return TenantSettings(
+            domain=environment.auth0_domain or "",
+            client_id=environment.auth0_client_id or "",
+            client_secret=environment.auth0_client_secret,
+            private_key=environment.auth0_private_key,
+            audience=environment.auth0_audience,
+        )
+    except ValidationError as error:
+        raise ConfigurationError(f"the environment: {_explain(error)}") from None
+
+
+def _load_file(path: Path | None) -> _File:
+    if path is None:
+        return _File()
+    try:
+        return _File.model_validate(tomllib.loads(path.expanduser().read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {_explain(error)}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"TOKEN_VAULT_CONFIG points to {path}, which cannot be read: {type(error).__name__}"
+        ) from None
+
+
+def _explain(error: ValidationError) -> str:
+    """Name each place and what is wrong there; never the input, which may be a secret."""
+    return "; ".join(
+        f"[{'.'.join(str(part) for part in problem['loc'])}] {problem['msg']}"
+        if problem["loc"]
+        else problem["msg"]
+        for problem in error.errors(include_input=False, include_context=False, include_url=False)
+    )
