@@ -1,0 +1,33 @@
+"""Runs the migrations under one advisory lock, with lock and statement time-outs."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import create_engine, pool, text
+
+from worker.vault.database import sqlalchemy_url
+from worker.vault.tables import Base
+
+# Any number that no other program uses: two `migrate` at once take turns instead of colliding.
+ADVISORY_LOCK = 7_160_426_118
+
+config = context.config
+target_metadata = Base.metadata
+
+
+def run_online() -> None:
+    """Migrate the database that the caller put into the configuration."""
+    engine = create_engine(sqlalchemy_url(config.attributes["database_url"]), poolclass=pool.NullPool)
+    with engine.connect() as connection:
+        connection.execute(text("SET lock_timeout = '10s'"))
+        connection.execute(text("SET statement_timeout = '10min'"))
+        connection.commit()
+        context.configure(connection=connection, target_metadata=target_metadata, compare_server_default=True)
+        with context.begin_transaction():
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
+            context.run_migrations()
+
+
+if context.is_offline_mode():
+    raise SystemExit("offline migrations are not supported: the vault is migrated by `token-vault migrate`")
+run_online()

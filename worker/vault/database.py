@@ -1,0 +1,158 @@
+"""The vault as an open thing: an engine, two key rings, the fingerprint key, and the database's clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import make_url, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from worker.errors import CannotOpen, ConfigurationError, TemporarilyUnavailable
+from worker.tokens import Secret
+from worker.vault.keyring import Fingerprints, KeyRing, Place
+from worker.vault.tables import VaultSecret
+
+MIGRATIONS = Path(__file__).parent.parent.parent / "migrations"
+
+_FINGERPRINT_KEY = Place("vault_secrets", ("fingerprint_key",), "sealed")
+_ACCESS_CHECK = Place("vault_secrets", ("access_ring_check",), "sealed")
+
+
+def sqlalchemy_url(database_url: Secret) -> str:
+    """Turn a Postgres URL as libpq knows it into SQLAlchemy's, with the psycopg driver.
+
+    Raises:
+        ConfigurationError: not a Postgres URL.
+    """
+    try:
+        url = make_url(database_url.reveal())
+    except ArgumentError:
+        raise ConfigurationError(
+            "DATABASE_URL is not a database URL: postgresql://user:password@host/name"
+        ) from None
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise ConfigurationError(
+            f"DATABASE_URL names {url.get_backend_name()}: the vault needs postgresql://…"
+        )
+    return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """An open vault. Every function of this room takes it first.
+
+    Attributes:
+        engine: connections to Postgres.
+        access, refresh: the two key rings.
+        fingerprints: of what Auth0 shows.
+    """
+
+    engine: AsyncEngine
+    access: KeyRing
+    refresh: KeyRing
+    fingerprints: Fingerprints
+
+    async def now(self) -> datetime:
+        """The database's clock: one for all workers, whatever their hosts' clocks say."""
+        async with self.engine.connect() as connection:
+            return (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()  # type: ignore[no-any-return]
+
+
+@asynccontextmanager
+async def open_vault(
+    database_url: Secret,
+    access_keys: Sequence[Secret],
+    refresh_keys: Sequence[Secret],
+    *,
+    connections: int = 10,
+) -> AsyncIterator[Vault]:
+    """Open the vault and check that both rings fit it.
+
+    Args:
+        database_url: where the vault is.
+        access_keys, refresh_keys: Fernet keys, newest first.
+        connections: how many connections to Postgres at the most.
+
+    Raises:
+        ConfigurationError: a wrong URL or key, or the migrations have not run.
+        TemporarilyUnavailable: Postgres does not answer.
+    """
+    access, refresh = KeyRing("access", access_keys), KeyRing("refresh", refresh_keys)
+    engine = create_async_engine(
+        sqlalchemy_url(database_url),
+        pool_size=connections,
+        max_overflow=0,
+        pool_pre_ping=True,
+        hide_parameters=True,  # an error message must not show what was sent
+        # application_name tells the operator who holds a connection.
+        connect_args={"application_name": "token-vault", "connect_timeout": 10},
+    )
+    try:
+        async with readable(), engine.begin() as connection:
+            fingerprint_key = await _own_secret(connection, refresh, _FINGERPRINT_KEY)
+            await _own_secret(connection, access, _ACCESS_CHECK)
+        yield Vault(engine, access, refresh, Fingerprints(fingerprint_key))
+    finally:
+        await engine.dispose()
+
+
+async def _own_secret(connection: AsyncConnection, ring: KeyRing, place: Place) -> Secret:
+    """Read one of the vault's own secrets, making it when the vault is new."""
+    name = place.row[0]
+    fresh = ring.seal(place, KeyRing.generate())
+    await connection.execute(insert(VaultSecret).values(name=name, sealed=fresh).on_conflict_do_nothing())
+    sealed = (
+        await connection.execute(select(VaultSecret.sealed).where(VaultSecret.name == name))
+    ).scalar_one()
+    try:
+        return ring.open(place, sealed)
+    except CannotOpen:
+        raise ConfigurationError(
+            f"the {ring.name} ring does not open this vault: it was sealed under other keys. "
+            f"Put the missing key into VAULT_{ring.name.upper()}_KEYS (old keys go to the end of the list)"
+        ) from None
+
+
+@asynccontextmanager
+async def readable() -> AsyncIterator[None]:
+    """Turn the database's failures into the vault's own errors, without what was sent.
+
+    Raises:
+        ConfigurationError: wrong credentials, no such database, or not migrated.
+        TemporarilyUnavailable: Postgres does not answer.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise explain(error) from None
+
+
+def explain(error: DBAPIError) -> ConfigurationError | TemporarilyUnavailable:
+    """Name what is wrong with the database and who mends it."""
+    original: Any = error.orig
+    code = getattr(original, "sqlstate", None)
+    detail = str(original).strip().splitlines()[0] if isinstance(error, OperationalError) else ""
+    match code:
+        case "42P01" | "42703" | "3F000":
+            return ConfigurationError(
+                "the database is not migrated to this version: run `token-vault migrate`"
+            )
+        case "28P01" | "28000":
+            return ConfigurationError("Postgres refuses the user or password in DATABASE_URL")
+        case "3D000":
+            return ConfigurationError("the database named in DATABASE_URL does not exist: create it")
+        case "42501":
+            return ConfigurationError(
+                "the Postgres role in DATABASE_URL may not do this: grant it the vault's tables"
+            )
+        case _:
+            if "password authentication failed" in detail:
+                return ConfigurationError("Postgres refuses the user or password in DATABASE_URL")
+            return TemporarilyUnavailable(f"Postgres does not answer ({code or type(original).__name__})", 5)

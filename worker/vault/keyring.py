@@ -1,0 +1,123 @@
+"""Two rings of Fernet keys, and ciphertexts that know their place.
+
+Fernet authenticates no context: two rows' ciphertexts could be swapped unnoticed. So every plaintext starts
+with the place it was written for, and a ciphertext found anywhere else does not open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from worker.errors import CannotOpen, ConfigurationError
+from worker.tokens import GrantKey, Secret
+
+RingName = Literal["access", "refresh"]
+VARIABLES: dict[RingName, str] = {"access": "VAULT_ACCESS_KEYS", "refresh": "VAULT_REFRESH_KEYS"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a ciphertext belongs: a table, the row's natural key, the field, and the field's version."""
+
+    table: str
+    row: tuple[str, ...]
+    field: str
+    version: int = 0
+
+    @classmethod
+    def of_grant(cls, key: GrantKey, field: str, version: int) -> Place:
+        """The place of one token of a grant."""
+        return cls("grants", (key.tenant, key.connection, key.user_id, key.provider_user_id), field, version)
+
+    def header(self) -> bytes:
+        """What the plaintext starts with: one line of JSON, which itself holds no line break."""
+        return json.dumps([self.table, *self.row, self.field, self.version]).encode() + b"\n"
+
+    def __str__(self) -> str:
+        return f"{self.table}.{self.field} of {' / '.join(part for part in self.row if part)} (version {self.version})"
+
+
+class KeyRing:
+    """Fernet keys of one purpose, newest first: the first seals, any opens.
+
+    Raises:
+        ConfigurationError: when there is no key, or one is not a Fernet key (32 bytes, URL-safe base64).
+    """
+
+    def __init__(self, name: RingName, keys: Sequence[Secret]) -> None:
+        self.name = name
+        if not keys:
+            raise ConfigurationError(
+                f"no key for the {name} ring: set {VARIABLES[name]}; make one with `token-vault keys generate`"
+            )
+        fernets = []
+        for position, key in enumerate(keys, start=1):
+            try:
+                fernets.append(Fernet(key.reveal()))
+            except ValueError:
+                raise ConfigurationError(
+                    f"{VARIABLES[name]}: key {position} of {len(keys)} is not a Fernet key "
+                    "(32 bytes as URL-safe base64); make one with `token-vault keys generate`"
+                ) from None
+        self._fernet = MultiFernet(fernets)
+
+    def seal(self, place: Place, secret: Secret) -> bytes:
+        """Encrypt a secret for its place, under the newest key."""
+        return self._fernet.encrypt(place.header() + secret.reveal().encode())
+
+    def open(self, place: Place, ciphertext: bytes) -> Secret:
+        """Decrypt what was sealed for this place.
+
+        Raises:
+            CannotOpen: no key of the ring opens it, or it was sealed for another place.
+        """
+        try:
+            plaintext = self._fernet.decrypt(ciphertext)
+        except InvalidToken:
+            raise CannotOpen(
+                f"{place} does not open with {VARIABLES[self.name]}: "
+                "a key that once sealed it is missing from the ring, or the ciphertext was damaged"
+            ) from None
+        header = place.header()
+        if not plaintext.startswith(header):
+            raise CannotOpen(
+                f"a ciphertext is out of place: found at {place}, but it was sealed {_sealed_for(plaintext)}"
+            )
+        return Secret(plaintext[len(header) :].decode())
+
+    @staticmethod
+    def generate() -> Secret:
+        """Make a new key."""
+        return Secret(Fernet.generate_key().decode())
+
+
+def _sealed_for(plaintext: bytes) -> str:
+    """Name the place in a plaintext's header; nothing after the header is looked at."""
+    try:
+        table, *row, field, version = json.loads(plaintext.split(b"\n", 1)[0])
+        return f"for {Place(str(table), tuple(map(str, row)), str(field), int(version))}"
+    except (ValueError, TypeError):
+        return "by another program"
+
+
+class Fingerprints:
+    """Keyed fingerprints of what Auth0 shows, so that a change is seen without keeping the token.
+
+    The key lives in the vault, sealed under the refresh ring, and outlives the rotation of both rings:
+    a new key would make every stale copy at Auth0 look new.
+    """
+
+    def __init__(self, key: Secret) -> None:
+        self._key = key.reveal().encode()
+
+    def of(self, *parts: Secret | str | None) -> bytes:
+        """Fingerprint one or more values; which of them are missing counts too."""
+        values = [part.reveal() if isinstance(part, Secret) else part for part in parts]
+        return hmac.digest(self._key, json.dumps(values).encode(), hashlib.sha256)

@@ -1,0 +1,207 @@
+"""The vault's tables, as typed models. Used inside this room only; migrations are held against them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+GRANT_STATES = ("active", "unrenewable", "in_doubt", "reauthorization_required", "erased")
+
+
+class Base(DeclarativeBase):
+    """What all tables share: names of constraints and the types of columns."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+            "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+            "pk": "%(table_name)s_pkey",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy reads it from the class
+        datetime: DateTime(timezone=True),
+        str: Text,
+        bytes: LargeBinary,
+        dict[str, Any]: JSONB,
+        list[str]: ARRAY(Text),
+    }
+
+
+class VaultSecret(Base):
+    """Keys of the vault's own, each sealed under a ring: the fingerprint key, and one check for each ring."""
+
+    __tablename__ = "vault_secrets"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sealed: Mapped[bytes]
+
+
+class ManagementTokenRow(Base):
+    """The one Management API token that all workers of a tenant share."""
+
+    __tablename__ = "management_tokens"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    sealed: Mapped[bytes]
+    scopes: Mapped[list[str] | None]
+    expires_at: Mapped[datetime]
+
+
+class ConnectionRow(Base):
+    """An Auth0 connection: what Auth0 shows of it, and whether its tokens can be renewed."""
+
+    __tablename__ = "connections"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    auth0_id: Mapped[str | None]
+    strategy: Mapped[str]
+    # All of Auth0's options but tokens, as JSON under the refresh ring: client secrets are among them.
+    options_sealed: Mapped[bytes | None]
+    options_version: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    provider: Mapped[str | None]
+    client_id: Mapped[str | None]
+    # Why no token of this connection can be renewed; null where they can.
+    problem: Mapped[str | None]
+    problem_message: Mapped[str | None]
+    notes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    # Changes when the client's credentials or endpoint change: then the circuit closes by itself.
+    client_fingerprint: Mapped[bytes | None]
+    circuit_opened_at: Mapped[datetime | None]
+    circuit_until: Mapped[datetime | None]
+    circuit_code: Mapped[str | None]
+    circuit_failures: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    synced_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "(circuit_opened_at IS NULL) = (circuit_until IS NULL) AND (circuit_opened_at IS NULL) = (circuit_code IS NULL)",
+            name="circuit_whole",
+        ),
+    )
+
+
+class GrantRow(Base):
+    """One grant: the tokens of one identity of one user, or the admin tokens of one connection."""
+
+    __tablename__ = "grants"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant: Mapped[str]
+    connection: Mapped[str]
+    # Both empty for the admin grant of an enterprise connection.
+    user_id: Mapped[str]
+    provider_user_id: Mapped[str]
+
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    reason_since: Mapped[datetime | None]
+
+    access_sealed: Mapped[bytes | None]
+    access_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    refresh_sealed: Mapped[bytes | None]
+    refresh_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    expires_at: Mapped[datetime | None]
+    refresh_expires_at: Mapped[datetime | None]
+    scopes: Mapped[list[str] | None]
+    obtained_at: Mapped[datetime | None]
+    obtained_from: Mapped[str]
+
+    # What Auth0 last showed, so that its stale copy is never mistaken for news.
+    shown_access: Mapped[bytes | None]
+    shown_refresh: Mapped[bytes | None]
+    shown_updated_at: Mapped[datetime | None]
+
+    # When the row is next looked at by renewal; null means never.
+    due_at: Mapped[datetime | None]
+    # The claim is the journal: committed before the request is sent, cleared when its outcome is stored.
+    claim_owner: Mapped[Any | None] = mapped_column(UUID(as_uuid=True))
+    claim_began: Mapped[datetime | None]
+    claim_until: Mapped[datetime | None]
+    # Whether somebody waits for the claim's outcome and wants to be notified.
+    awaited: Mapped[bool] = mapped_column(server_default=text("false"))
+    # When the oldest attempt began whose outcome for the present refresh token is unknown.
+    doubt_since: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    last_error: Mapped[str | None]
+    last_renewed_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+    __table_args__ = (
+        # Leads with what readers ask for; the tenant is part of the key all the same.
+        UniqueConstraint("user_id", "connection", "tenant", "provider_user_id"),
+        ForeignKeyConstraint(["tenant", "connection"], ["connections.tenant", "connections.name"]),
+        CheckConstraint(f"state IN ({', '.join(repr(state) for state in GRANT_STATES)})", name="state"),
+        CheckConstraint("obtained_from IN ('auth0', 'renewal')", name="obtained_from"),
+        CheckConstraint("(user_id = '') = (provider_user_id = '')", name="subject"),
+        CheckConstraint(
+            "state <> 'erased' OR (access_sealed IS NULL AND refresh_sealed IS NULL AND due_at IS NULL)",
+            name="erased_is_empty",
+        ),
+        CheckConstraint(
+            "state <> 'reauthorization_required' OR (reason IS NOT NULL AND due_at IS NULL)",
+            name="dead_has_reason",
+        ),
+        CheckConstraint("state <> 'in_doubt' OR doubt_since IS NOT NULL", name="doubt_has_time"),
+        CheckConstraint(
+            "(claim_owner IS NULL) = (claim_until IS NULL) AND (claim_owner IS NULL) = (claim_began IS NULL)",
+            name="claim_whole",
+        ),
+        CheckConstraint("access_version >= 0 AND refresh_version >= 0", name="versions"),
+        # Finding due rows costs what is due: each connection's due rows are one range of this index.
+        Index(
+            "grants_due_idx", "tenant", "connection", "due_at", postgresql_where=text("due_at IS NOT NULL")
+        ),
+    )
+
+
+class SyncRun(Base):
+    """One pass of a sync: what it saw and how it ended."""
+
+    __tablename__ = "sync_runs"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant: Mapped[str]
+    scope: Mapped[str]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    seen: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    new: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    changed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    unchanged: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    stale: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    failed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    error: Mapped[str | None]
+
+    __table_args__ = (Index("sync_runs_latest_idx", "tenant", "started_at"),)
+
+
+class RenewalCount(Base):
+    """Renewals by minute, connection and outcome; what dashboards and ``status`` show."""
+
+    __tablename__ = "renewal_counts"
+
+    minute: Mapped[datetime] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    connection: Mapped[str] = mapped_column(primary_key=True)
+    outcome: Mapped[str] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(Integer)
