@@ -1,0 +1,111 @@
+"""Postgres and Redis of the vault's own, for where DATABASE_URL or REDIS_URL is unset.
+
+They live under TOKEN_VAULT_HOME, listen on 127.0.0.1 on ports chosen at the first start, ask everyone for
+a random password, and write nowhere else. The first command that needs them starts them, commands beside
+it share them, the last one to leave stops them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.embedded import locks
+from worker.embedded.postgres import Postgres, postgres_binary
+from worker.embedded.redis import Redis
+from worker.errors import ConfigurationError
+from worker.tokens import Secret
+
+__all__ = ["Servers", "find", "home_lock", "postgres_binary", "servers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The addresses of the embedded servers, with passwords.
+
+    Attributes:
+        database_url: of Postgres; an empty secret where it was not asked for, or not found.
+        redis_url: of Redis; likewise.
+        started: whether one of them was not running before.
+    """
+
+    database_url: Secret
+    redis_url: Secret
+    started: bool = False
+
+
+@contextmanager
+def servers(
+    home: Path, *, postgres: bool = True, redis: bool = True, durable: bool = True
+) -> Iterator[Servers]:
+    """Have the servers running within the block; what no other process uses is stopped after it.
+
+    Args:
+        home: the folder to keep all in (TOKEN_VAULT_HOME); made with mode 0700 where it is missing.
+        postgres: whether Postgres is wanted.
+        redis: whether Redis is wanted.
+        durable: False gives up safety against power cuts and Redis' data between starts, for tests.
+
+    Raises ConfigurationError where a server's program is missing, the folder is another user's, a server
+    cannot be started (within 60 s) or does not stop (within 30 s).
+    """
+    home = _own_home(home)
+    with ExitStack() as running:
+        database_url, started_postgres = Secret(""), False
+        redis_url, started_redis = Secret(""), False
+        if postgres:
+            database_url, started_postgres = running.enter_context(Postgres(home, durable=durable).running())
+        if redis:
+            redis_url, started_redis = running.enter_context(Redis(home, durable=durable).running())
+        yield Servers(database_url, redis_url, started_postgres or started_redis)
+
+
+def find(home: Path) -> Servers | None:
+    """Return the servers that run under this home, None where none does. Starts and changes nothing.
+
+    Raises ConfigurationError where the folder is another user's.
+    """
+    home = home.expanduser().resolve()
+    database_url, redis_url = Postgres(home).find(), Redis(home).find()
+    if database_url is None and redis_url is None:
+        return None
+    return Servers(database_url or Secret(""), redis_url or Secret(""))
+
+
+@contextmanager
+def home_lock(home: Path) -> Iterator[None]:
+    """Hold this home for one long-running process within the block.
+
+    Raises ConfigurationError, with the process id, where another one holds it.
+    """
+    path = _own_home(home) / "up.lock"
+    descriptor = locks.open_lock(path)
+    if not locks.take(descriptor):
+        os.close(descriptor)
+        holder = path.read_text().strip() or "unknown"
+        raise ConfigurationError(f"token-vault up is already running under {path.parent} (pid {holder})")
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield
+    finally:
+        locks.release(descriptor)
+
+
+def _own_home(home: Path) -> Path:
+    """Return the home folder as an absolute path; make it where it is missing."""
+    home = home.expanduser().resolve()
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = home.stat().st_uid
+    except OSError as error:
+        raise ConfigurationError(f"TOKEN_VAULT_HOME {home} cannot be made: {error.strerror}") from error
+    if owner != os.geteuid():
+        raise ConfigurationError(
+            f"TOKEN_VAULT_HOME {home} belongs to user {owner}, and this is user {os.geteuid()}: "
+            "set it to a folder of your own"
+        )
+    return home

