@@ -60,7 +60,7 @@ FROM grants g JOIN connections c ON c.tenant = g.tenant AND c.name = g.connectio
 SERVED_TOKENS = """
 CREATE VIEW served_tokens AS
 SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since,
-    access_sealed, access_version, expires_at, scopes, obtained_from,
+    access_sealed, access_version, expires_at, scopes, obtained_at, obtained_from,
     state IN ('active', 'in_doubt') AS renewable
 FROM grants
 """

@@ -1,0 +1,124 @@
+"""A connection made ready for renewal: what Auth0 shows of it, under what the operator's configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from worker import providers
+from worker.errors import CannotOpen
+from worker.settings import ConnectionSettings, Settings
+from worker.vault import connections as table
+from worker.vault.connections import StoredConnection
+from worker.vault.database import Vault
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection and its client at the provider.
+
+    Attributes:
+        client: what a renewal needs; None where ``problem`` says why there is none.
+        fingerprint: of the client; a circuit is opened only for the client that was refused.
+    """
+
+    tenant: str
+    name: str
+    strategy: str
+    client: providers.Client | None
+    problem: providers.Problem | None
+    fingerprint: bytes | None
+    circuit_opened_at: datetime | None
+    circuit_until: datetime | None
+    circuit_code: str | None
+
+
+class Connections:
+    """Reads connections from the vault and resolves their clients, opening sealed options once a version."""
+
+    def __init__(self, vault: Vault, settings: Settings) -> None:
+        self._vault = vault
+        self._settings = settings
+        self._options: dict[tuple[str, str], tuple[int, Mapping[str, Any] | None]] = {}
+
+    async def load(self, tenants: list[str], name: str | None = None) -> dict[tuple[str, str], Connection]:
+        """Return the connections by tenant and name, and record in the vault what became of them."""
+        found = await table.stored(self._vault, tenants, name)
+        return {(stored.tenant, stored.name): await self._ready(stored) for stored in found}
+
+    async def _ready(self, stored: StoredConnection) -> Connection:
+        resolved = self._resolve(stored)
+        client = resolved if isinstance(resolved, providers.Client) else None
+        problem = resolved if isinstance(resolved, providers.Problem) else None
+        fingerprint = client and self._fingerprint(client)
+        changed = await table.settle(
+            self._vault,
+            stored,
+            provider=client.provider if client else stored.provider,
+            client_id=client.client_id if client else None,
+            fingerprint=fingerprint,
+            problem=problem.code if problem else None,
+            problem_message=problem.message if problem else None,
+        )
+        circuit_is_new = changed and fingerprint != stored.client_fingerprint
+        return Connection(
+            tenant=stored.tenant,
+            name=stored.name,
+            strategy=stored.strategy,
+            client=client,
+            problem=problem,
+            fingerprint=fingerprint,
+            circuit_opened_at=None if circuit_is_new else stored.circuit_opened_at,
+            circuit_until=None if circuit_is_new else stored.circuit_until,
+            circuit_code=None if circuit_is_new else stored.circuit_code,
+        )
+
+    def _resolve(self, stored: StoredConnection) -> providers.Client | providers.Problem:
+        key = (stored.tenant, stored.name)
+        cached = self._options.get(key)
+        if cached is None or cached[0] != stored.options_version:
+            try:
+                cached = (stored.options_version, table.open_options(self._vault, stored))
+            except CannotOpen as error:
+                return providers.Problem("cannot_open", str(error))
+            self._options[key] = cached
+        return providers.resolve(
+            stored.strategy,
+            cached[1],
+            override(self._settings.connection(stored.tenant, stored.name)),
+            allow_loopback_http=self._tenant_is_on_loopback(stored.tenant),
+        )
+
+    def _fingerprint(self, client: providers.Client) -> bytes:
+        extra = [part for pair in sorted(client.extra.items()) for part in pair]
+        return self._vault.fingerprints.of(
+            client.provider, client.token_url, client.client_id, client.client_secret, client.auth, *extra
+        )
+
+    def _tenant_is_on_loopback(self, tenant: str) -> bool:
+        configured = self._settings.tenants.get(tenant)
+        if configured is None:
+            return False
+        domain = configured.domain if "//" in configured.domain else f"//{configured.domain}"
+        return urlsplit(domain).hostname in LOOPBACK
+
+
+def override(configured: ConnectionSettings | None) -> providers.Override | None:
+    """Turn the operator's settings for a connection into what the providers understand."""
+    if configured is None:
+        return None
+    return providers.Override(
+        provider=configured.provider,
+        token_url=configured.token_url,
+        client_id=configured.client_id,
+        client_secret=configured.client_secret,
+        client_auth=providers.ClientAuth(configured.client_auth) if configured.client_auth else None,
+        scope=configured.scope,
+        redirect_uri=configured.redirect_uri,
+        extra=configured.extra,
+    )

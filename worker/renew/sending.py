@@ -1,0 +1,108 @@
+"""Sends one request to a token endpoint, and says of a failure whether the request may have arrived.
+
+That decides everything: a connection that was refused never spent the refresh token, an answer that never came
+may have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from worker import __version__
+from worker.providers import RefreshRequest
+
+# The longest possible call, in seconds, answer included. Claims last well beyond it.
+CALL_TIMEOUT = 30.0
+# An idle connection is closed by us before most providers close it: a request sent into a connection that the
+# other end is just closing is an outcome in doubt.
+KEEPALIVE = 5.0
+# No token endpoint answers with more; what does is not read on.
+MAX_ANSWER = 1 << 20
+
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Answer:
+    """A provider's answer; it prints without headers and body, as they hold tokens."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"Answer({self.status}, {len(self.body)} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """No answer came.
+
+    Attributes:
+        sent: whether the request may have reached the provider.
+        code: what happened, in a word.
+    """
+
+    sent: bool
+    code: str
+
+
+class _Transport(AiohttpTransport):
+    """aiohttp under httpx, without cookies, ``.netrc`` or a pool that keeps stale connections."""
+
+    def get_client(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            ssl=self.ssl_context, limit=self.limits.max_connections or 0, keepalive_timeout=KEEPALIVE
+        )
+        return aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False
+        )
+
+
+def http_client(connections: int = 100) -> httpx.AsyncClient:
+    """Make the client that all of a process's renewals share. It follows no redirect."""
+    return httpx.AsyncClient(
+        transport=_Transport(limits=httpx.Limits(max_connections=connections)),
+        timeout=httpx.Timeout(20, connect=5, pool=CALL_TIMEOUT),
+        headers={"user-agent": f"idp-token-vault/{__version__}"},
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+async def send(http: httpx.AsyncClient, request: RefreshRequest) -> Answer | NoAnswer:
+    """Send a refresh request once; nothing is ever repeated here."""
+    try:
+        async with (
+            asyncio.timeout(CALL_TIMEOUT),
+            http.stream(
+                request.method, request.url, headers=dict(request.headers), content=request.body
+            ) as response,
+        ):
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    return NoAnswer(sent=True, code="answer_too_large")
+            return Answer(response.status_code, response.headers, bytes(body))
+    except TimeoutError:
+        return NoAnswer(sent=True, code="timeout")
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError):
+        return NoAnswer(sent=False, code="bad_token_url")
+    except (httpx.TransportError, httpx.DecodingError, aiohttp.ClientError) as error:
+        return _no_answer(error)
+
+
+def _no_answer(error: Exception) -> NoAnswer:
+    """Judge by aiohttp's own exception: the transport reports a reset after sending as a failure to connect."""
+    cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+    if isinstance(cause, _NOT_SENT) or type(cause) in (httpx.ConnectError, httpx.PoolTimeout):
+        return NoAnswer(sent=False, code="unreachable")
+    timed_out = isinstance(cause, TimeoutError | httpx.TimeoutException)
+    return NoAnswer(sent=True, code="timeout" if timed_out else "connection_lost")

@@ -1,0 +1,314 @@
+"""The claim on a grant: who may spend its refresh token now, and how the outcome is stored.
+
+A claim is one committed row update, made before the request is sent: with an owner, and a deadline beyond the
+longest possible call. It is also the journal. A claim found past its deadline means that its owner died or lost
+the database after the request may have reached the provider: the grant is then in doubt since that claim began.
+
+Outcomes are stored under compare-and-swap on the version of the very token that was spent, not on the claim's
+owner: an answer that comes late is still stored when nobody has replaced that token, and stores nothing when a
+newer login has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from worker.tokens import GrantKey, Secret, TokenPair
+from worker.vault.database import Vault
+from worker.vault.keyring import Place
+
+CHANNEL = "token_vault_grants"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One grant, claimed: its tokens still sealed, with the versions that storing is compared against.
+
+    Attributes:
+        until: nobody else touches the grant before; a request must end well before it.
+        doubt_since: when an earlier attempt with this refresh token began whose outcome is unknown.
+        attempts: failures in a row before this attempt.
+    """
+
+    id: int
+    key: GrantKey
+    owner: UUID
+    began: datetime
+    until: datetime
+    state: str
+    access_sealed: bytes | None
+    access_version: int
+    refresh_sealed: bytes | None
+    refresh_version: int
+    expires_at: datetime | None
+    doubt_since: datetime | None
+    attempts: int
+
+
+# The lateral join walks each healthy connection's range of the due index, so a tick costs what is due; the quotas
+# keep one connection's backlog or slow provider from crowding out the others. An open circuit whose pause is over lends its connection one
+# probe; moving its pause on in the same statement keeps other workers from probing too. SKIP LOCKED lets workers
+# claim side by side: a row that another is just claiming is not waited for.
+_CLAIM_DUE = text("""
+WITH asked AS (
+    SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:names AS text[]), CAST(:quotas AS integer[]))
+        AS asked(tenant, name, quota)
+), probing AS (
+    UPDATE connections c SET circuit_until = :until FROM asked
+    WHERE c.tenant = asked.tenant AND c.name = asked.name AND c.circuit_until <= :now
+    RETURNING c.tenant, c.name
+), open_connections AS (
+    SELECT tenant, name, quota FROM asked JOIN connections USING (tenant, name) WHERE circuit_until IS NULL
+    UNION ALL
+    SELECT tenant, name, 1 FROM probing
+), due AS (
+    SELECT g.id FROM open_connections o CROSS JOIN LATERAL (
+        SELECT id FROM grants
+        WHERE grants.tenant = o.tenant AND grants.connection = o.name AND due_at <= :now
+        ORDER BY due_at LIMIT o.quota FOR UPDATE SKIP LOCKED
+    ) g
+    LIMIT :limit
+)
+UPDATE grants SET
+    claim_owner = :owner, claim_began = :now, claim_until = :until, due_at = :until,
+    doubt_since = CASE WHEN claim_owner IS NULL THEN doubt_since ELSE coalesce(doubt_since, claim_began) END
+FROM due WHERE grants.id = due.id
+RETURNING grants.id, tenant, connection, user_id, provider_user_id, state, access_sealed, access_version,
+    refresh_sealed, refresh_version, expires_at, doubt_since, attempts
+""")
+
+_CLAIM_ONE = text("""
+UPDATE grants SET
+    claim_owner = :owner, claim_began = :now, claim_until = :until,
+    due_at = CASE WHEN state = 'reauthorization_required' THEN NULL ELSE CAST(:until AS timestamptz) END,
+    doubt_since = CASE WHEN claim_owner IS NULL THEN doubt_since ELSE coalesce(doubt_since, claim_began) END
+WHERE id = :id AND state <> 'erased' AND (claim_until IS NULL OR claim_until <= :now)
+RETURNING id, tenant, connection, user_id, provider_user_id, state, access_sealed, access_version,
+    refresh_sealed, refresh_version, expires_at, doubt_since, attempts
+""")
+
+# One statement, so that the pair is committed with the answer and nothing can come between. Each token is
+# compared by itself: a login that brought only a newer access token must not cost us the rotated refresh token.
+_STORE = text("""
+WITH stored AS (
+    UPDATE grants SET
+        refresh_sealed = CASE WHEN NOT fresh_refresh THEN refresh_sealed ELSE :refresh_sealed END,
+        refresh_version = refresh_version + CAST(fresh_refresh AS integer),
+        refresh_expires_at = CASE WHEN fresh_refresh OR same_refresh THEN coalesce(:refresh_expires_at, refresh_expires_at) ELSE refresh_expires_at END,
+        access_sealed = CASE WHEN same_access THEN :access_sealed ELSE access_sealed END,
+        access_version = access_version + CAST(same_access AS integer),
+        expires_at = CASE WHEN same_access THEN :expires_at ELSE expires_at END,
+        obtained_at = CASE WHEN same_access THEN :obtained_at ELSE obtained_at END,
+        obtained_from = CASE WHEN same_access THEN 'renewal' ELSE obtained_from END,
+        scopes = CASE WHEN same_access THEN coalesce(CAST(:scopes AS text[]), scopes) ELSE scopes END,
+        due_at = CASE WHEN same_access THEN :due_at ELSE least(due_at, :due_at) END,
+        state = CASE WHEN same_refresh THEN 'active' ELSE state END,
+        reason = CASE WHEN same_refresh THEN NULL ELSE reason END,
+        reason_since = CASE WHEN same_refresh THEN NULL ELSE reason_since END,
+        doubt_since = CASE WHEN same_refresh THEN NULL ELSE doubt_since END,
+        attempts = CASE WHEN same_refresh THEN 0 ELSE attempts END,
+        last_error = CASE WHEN same_refresh THEN NULL ELSE last_error END,
+        last_renewed_at = :obtained_at,
+        claim_owner = CASE WHEN claim_owner = :owner THEN NULL ELSE claim_owner END,
+        claim_began = CASE WHEN claim_owner = :owner THEN NULL ELSE claim_began END,
+        claim_until = CASE WHEN claim_owner = :owner THEN NULL ELSE claim_until END,
+        awaited = false
+    FROM (
+        SELECT id AS held, awaited AS was_awaited,
+            refresh_version = :refresh_version AS same_refresh,
+            refresh_version = :refresh_version AND CAST(:refresh_sealed AS bytea) IS NOT NULL AS fresh_refresh,
+            refresh_version = :refresh_version AND access_version = :access_version AS same_access
+        FROM grants WHERE id = :id FOR UPDATE
+    ) now_held
+    WHERE id = held AND same_refresh AND state <> 'erased'
+    RETURNING id, was_awaited, same_access
+)
+SELECT same_access, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM stored
+""")
+
+_RELEASE = text("""
+WITH released AS (
+    UPDATE grants SET
+        claim_owner = NULL, claim_began = NULL, claim_until = NULL, awaited = false,
+        state = coalesce(CAST(:state AS text), state),
+        reason = CASE WHEN CAST(:state AS text) IS NULL THEN reason ELSE :reason END,
+        reason_since = CASE WHEN CAST(:state AS text) IS NULL THEN reason_since ELSE CAST(:reason_since AS timestamptz) END,
+        doubt_since = CASE WHEN :settled THEN NULL ELSE coalesce(doubt_since, CAST(:doubt_since AS timestamptz)) END,
+        due_at = :due_at, attempts = :attempts, last_error = coalesce(:last_error, last_error)
+    FROM (SELECT id AS held, awaited AS was_awaited FROM grants WHERE id = :id FOR UPDATE) now_held
+    WHERE id = held AND claim_owner = :owner
+        AND refresh_version = :refresh_version AND access_version >= :access_version AND state <> 'erased'
+    RETURNING id, was_awaited
+)
+SELECT id, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM released
+""")
+
+
+async def claim_due(
+    vault: Vault,
+    quotas: Mapping[tuple[str, str], int],
+    *,
+    owner: UUID,
+    now: datetime,
+    until: datetime,
+    limit: int,
+) -> list[Claim]:
+    """Claim due grants for one owner, and commit the claims.
+
+    Args:
+        quotas: how many grants at the most of which connection, by tenant and name.
+        owner: names the batch.
+        now: the database's time.
+        until: the claims' deadline, beyond the longest possible call.
+        limit: how many grants at the most, all together.
+    """
+    values = {
+        "tenants": [tenant for tenant, _ in quotas], "names": [name for _, name in quotas],
+        "quotas": list(quotas.values()), "owner": owner, "now": now, "until": until, "limit": limit,
+    }  # fmt: skip
+    async with vault.engine.begin() as connection:
+        rows = (await connection.execute(_CLAIM_DUE, values)).all()
+    return [_claim(row, owner, now, until) for row in rows]
+
+
+async def claim_one(
+    vault: Vault, grant_id: int, *, owner: UUID, now: datetime, until: datetime
+) -> Claim | None:
+    """Claim one grant whatever its due time, and commit; None where another holds it or it is erased."""
+    async with vault.engine.begin() as connection:
+        values = {"id": grant_id, "owner": owner, "now": now, "until": until}
+        row = (await connection.execute(_CLAIM_ONE, values)).one_or_none()
+    return None if row is None else _claim(row, owner, now, until)
+
+
+def _claim(row: object, owner: UUID, now: datetime, until: datetime) -> Claim:
+    columns = dict(row._mapping)  # type: ignore[attr-defined]
+    key = GrantKey(
+        columns.pop("tenant"),
+        columns.pop("connection"),
+        columns.pop("user_id"),
+        columns.pop("provider_user_id"),
+    )
+    return Claim(key=key, owner=owner, began=now, until=until, **columns)
+
+
+def open_refresh(vault: Vault, claim: Claim) -> Secret | None:
+    """Decrypt the claimed refresh token.
+
+    Raises:
+        CannotOpen: the ring lacks its key, or the ciphertext is out of place.
+    """
+    if claim.refresh_sealed is None:
+        return None
+    return vault.refresh.open(
+        Place.of_grant(claim.key, "refresh", claim.refresh_version), claim.refresh_sealed
+    )
+
+
+def open_access(vault: Vault, claim: Claim) -> Secret | None:
+    """Decrypt the claimed access token.
+
+    Raises:
+        CannotOpen: the ring lacks its key, or the ciphertext is out of place.
+    """
+    if claim.access_sealed is None:
+        return None
+    return vault.access.open(Place.of_grant(claim.key, "access", claim.access_version), claim.access_sealed)
+
+
+async def store_renewed(
+    vault: Vault, claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: datetime
+) -> bool:
+    """Commit a provider's new pair, under compare-and-swap; the first thing done with an answer.
+
+    Args:
+        obtained_at: when the request was sent, on the database's clock.
+        due_at: when the grant is next due.
+
+    Returns:
+        False where a newer login has replaced the refresh token meanwhile: the newer pair stays.
+    """
+    key = claim.key
+    access = pair.access and vault.access.seal(
+        Place.of_grant(key, "access", claim.access_version + 1), pair.access
+    )
+    refresh = pair.refresh and vault.refresh.seal(
+        Place.of_grant(key, "refresh", claim.refresh_version + 1), pair.refresh
+    )
+    values = {
+        "id": claim.id, "owner": claim.owner, "channel": CHANNEL,
+        "access_version": claim.access_version, "refresh_version": claim.refresh_version,
+        "access_sealed": access, "refresh_sealed": refresh,
+        "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at,
+        "scopes": None if pair.scopes is None else list(pair.scopes),
+        "obtained_at": obtained_at, "due_at": due_at,
+    }  # fmt: skip
+    async with vault.engine.begin() as connection:
+        stored = (await connection.execute(_STORE, values)).one_or_none()
+    return stored is not None
+
+
+async def release(
+    vault: Vault,
+    claim: Claim,
+    *,
+    due_at: datetime | None,
+    state: str | None = None,
+    reason: str | None = None,
+    reason_since: datetime | None = None,
+    in_doubt: bool = False,
+    settled: bool = False,
+    attempts: int | None = None,
+    last_error: str | None = None,
+) -> bool:
+    """Give a claim back without a new pair, and commit what was learned.
+
+    Args:
+        due_at: when to look again, None for never.
+        state, reason, reason_since: the grant's new state; unchanged where ``state`` is None.
+        in_doubt: this attempt's outcome is unknown.
+        settled: what was in doubt no longer is.
+        attempts: failures in a row; unchanged where None.
+        last_error: a provider's code, never its text.
+
+    Returns:
+        False where the grant changed underneath (a newer login, an erasure): nothing was written then.
+    """
+    values = {
+        "id": claim.id, "owner": claim.owner, "channel": CHANNEL,
+        "access_version": claim.access_version, "refresh_version": claim.refresh_version,
+        "state": state, "reason": reason, "reason_since": reason_since, "due_at": due_at,
+        "doubt_since": claim.began if in_doubt else None, "settled": settled,
+        "attempts": claim.attempts if attempts is None else attempts, "last_error": last_error,
+    }  # fmt: skip
+    async with vault.engine.begin() as connection:
+        released = (await connection.execute(_RELEASE, values)).one_or_none()
+    return released is not None
+
+
+async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: datetime) -> None:
+    """Give back claims whose request was never sent: no doubt remains of this attempt."""
+    if not claims:
+        return
+    statement = text("""
+        UPDATE grants SET claim_owner = NULL, claim_began = NULL, claim_until = NULL,
+            due_at = CASE WHEN state IN ('active', 'in_doubt') THEN CAST(:due_at AS timestamptz) END
+        WHERE id = ANY(:ids) AND claim_owner = :owner
+    """)
+    async with vault.engine.begin() as connection:
+        await connection.execute(
+            statement,
+            {"ids": [claim.id for claim in claims], "owner": claims[0].owner, "due_at": due_at},
+        )
+
+
+async def mark_awaited(connection: AsyncConnection, grant_id: int, now: datetime) -> bool:
+    """Ask for a notification when the present claim ends; False where there is no live claim."""
+    statement = text("UPDATE grants SET awaited = true WHERE id = :id AND claim_until > :now RETURNING id")
+    return (await connection.execute(statement, {"id": grant_id, "now": now})).one_or_none() is not None

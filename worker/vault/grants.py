@@ -1,0 +1,315 @@
+"""Taking what Auth0 shows into the vault, and finding grants again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from worker.tokens import GrantKey, TokenPair
+from worker.vault import due
+from worker.vault.claims import CHANNEL
+from worker.vault.database import Vault
+from worker.vault.keyring import Place
+from worker.vault.newer import Held, Shown, Verdict, judge
+from worker.vault.tables import ConnectionRow, GrantRow
+
+
+@dataclass(frozen=True, slots=True)
+class ShownGrant:
+    """One identity's tokens, or a connection's admin tokens, as Auth0 shows them.
+
+    Attributes:
+        strategy: of the connection, in case Auth0 has not shown the connection itself.
+        pair: the tokens; ``expires_at`` only where it is sound.
+        updated_at: of the user; None for admin tokens.
+        issued_at: of the access token, where something sound says so.
+        exchangeable: the provider renews with the access token itself, without a refresh token.
+    """
+
+    key: GrantKey
+    strategy: str
+    pair: TokenPair
+    updated_at: datetime | None
+    issued_at: datetime | None
+    exchangeable: bool = False
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many grants were new, changed, unchanged, or shown in an older state than before."""
+
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    stale: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Add another tally to this one."""
+        self.new += other.new
+        self.changed += other.changed
+        self.unchanged += other.unchanged
+        self.stale += other.stale
+
+
+@dataclass(slots=True)
+class _Writes:
+    inserts: list[dict[str, Any]] = field(default_factory=list)
+    updates: list[dict[str, Any]] = field(default_factory=list)
+    touches: list[dict[str, Any]] = field(default_factory=list)
+    awaited: list[int] = field(default_factory=list)
+
+
+_HELD = text("""
+SELECT g.id, g.tenant, g.connection, g.user_id, g.provider_user_id, g.state, g.reason, g.reason_since,
+    g.access_version, g.access_sealed IS NOT NULL AS has_access, g.refresh_version,
+    g.refresh_sealed IS NOT NULL AS has_refresh, g.expires_at, g.refresh_expires_at, g.scopes, g.obtained_at,
+    g.obtained_from, g.shown_access, g.shown_refresh, g.shown_updated_at, g.due_at,
+    g.claim_owner, g.claim_began, g.claim_until, g.awaited, g.doubt_since, g.attempts, g.last_error
+FROM grants g
+JOIN unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:tenants AS text[]), CAST(:subjects AS text[]))
+    AS asked(user_id, connection, tenant, provider_user_id) USING (user_id, connection, tenant, provider_user_id)
+ORDER BY g.id FOR UPDATE OF g
+""")
+
+# Columns that taking a token may change; the rest of the row is left alone.
+_TAKEN = (
+    "state", "reason", "reason_since", "access_sealed", "access_version", "refresh_sealed", "refresh_version",
+    "expires_at", "refresh_expires_at", "scopes", "obtained_at", "obtained_from", "shown_access",
+    "shown_refresh", "shown_updated_at", "due_at", "claim_owner", "claim_began", "claim_until", "awaited",
+    "doubt_since", "attempts", "last_error",
+)  # fmt: skip
+
+
+async def take(vault: Vault, shown: Sequence[ShownGrant], *, now: datetime) -> Tally:
+    """Take what is news in what Auth0 shows, encrypt it, and commit, all in one transaction.
+
+    Args:
+        shown: at most a few hundred grants, each key once.
+        now: the database's time.
+    """
+    tally, remaining = Tally(), [grant for grant in shown if grant.pair.access or grant.pair.refresh]
+    async with vault.engine.begin() as connection:
+        await _ensure_connections(connection, remaining)
+        # A second pass only where another sync inserted the same grant at the same time.
+        while remaining:
+            held = await _held(connection, [grant.key for grant in remaining])
+            writes = _Writes()
+            for grant in remaining:
+                _weigh(vault, grant, held.get(grant.key), now, writes, tally)
+            lost = await _write(connection, writes)
+            tally.new -= len(lost)
+            remaining = [grant for grant in remaining if grant.key in lost]
+    return tally
+
+
+async def _ensure_connections(connection: AsyncConnection, shown: Iterable[ShownGrant]) -> None:
+    """Give a grant's connection a row even where Auth0 has not shown the connection itself."""
+    stubs = {(grant.key.tenant, grant.key.connection): grant.strategy for grant in shown}
+    if not stubs:
+        return
+    rows = [
+        {
+            "tenant": tenant, "name": name, "strategy": strategy, "problem": "not_shown",
+            "problem_message": f"Auth0 has shown users of connection {name} but not the connection itself: "
+            "its client credentials are unknown. Run `token-vault sync`.",
+        }
+        for (tenant, name), strategy in sorted(stubs.items())
+    ]  # fmt: skip
+    await connection.execute(insert(ConnectionRow).values(rows).on_conflict_do_nothing())
+
+
+async def _held(connection: AsyncConnection, keys: Sequence[GrantKey]) -> dict[GrantKey, dict[str, Any]]:
+    values = {
+        "users": [key.user_id for key in keys],
+        "connections": [key.connection for key in keys],
+        "tenants": [key.tenant for key in keys],
+        "subjects": [key.provider_user_id for key in keys],
+    }
+    rows = (await connection.execute(_HELD, values)).mappings()
+    return {_key(row): row for row in map(dict[str, Any], rows)}
+
+
+def _key(row: Mapping[str, Any]) -> GrantKey:
+    return GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
+
+
+def _weigh(
+    vault: Vault,
+    grant: ShownGrant,
+    row: Mapping[str, Any] | None,
+    now: datetime,
+    writes: _Writes,
+    tally: Tally,
+) -> None:
+    """Judge one shown grant and note down what to write for it."""
+    of = vault.fingerprints.of
+    shown = Shown(
+        access=of(grant.pair.access) if grant.pair.access else None,
+        refresh=of(grant.pair.refresh) if grant.pair.refresh else None,
+        updated_at=grant.updated_at,
+        issued_at=grant.issued_at,
+    )
+    verdict = judge(_as_held(row), shown, now)
+    if verdict.stale:
+        tally.stale += 1
+        return
+    if row is None:
+        tally.new += 1
+        writes.inserts.append(_taken(vault, grant, shown, verdict, _EMPTY, now) | _identity(grant.key))
+        return
+    if verdict.access or verdict.refresh:
+        tally.changed += 1
+        writes.updates.append(_taken(vault, grant, shown, verdict, row, now) | {"row_id": row["id"]})
+        if row["awaited"]:
+            writes.awaited.append(row["id"])
+        return
+    tally.unchanged += 1
+    seen = _seen(shown, row)
+    if any(row[name] != value for name, value in seen.items()):
+        writes.touches.append(seen | {"row_id": row["id"]})
+
+
+def _as_held(row: Mapping[str, Any] | None) -> Held | None:
+    if row is None:
+        return None
+    return Held(
+        shown_access=row["shown_access"],
+        shown_refresh=row["shown_refresh"],
+        shown_updated_at=row["shown_updated_at"],
+        has_access=row["has_access"],
+        expires_at=row["expires_at"],
+        obtained_at=row["obtained_at"],
+        renewable=row["state"] in ("active", "in_doubt"),
+    )
+
+
+_EMPTY: Mapping[str, Any] = dict.fromkeys(_TAKEN) | {
+    "access_version": 0, "refresh_version": 0, "attempts": 0, "awaited": False, "has_refresh": False,
+    "state": "unrenewable", "reason": "no_refresh_token", "obtained_from": "auth0",
+}  # fmt: skip
+
+
+def _identity(key: GrantKey) -> dict[str, str]:
+    return {
+        "tenant": key.tenant,
+        "connection": key.connection,
+        "user_id": key.user_id,
+        "provider_user_id": key.provider_user_id,
+    }
+
+
+def _seen(shown: Shown, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What Auth0 showed, kept where it now shows nothing: the same token shown again later is no news."""
+    return {
+        "shown_access": shown.access or row["shown_access"],
+        "shown_refresh": shown.refresh or row["shown_refresh"],
+        "shown_updated_at": shown.updated_at or row["shown_updated_at"],
+    }
+
+
+def _taken(
+    vault: Vault, grant: ShownGrant, shown: Shown, verdict: Verdict, row: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    """Build the row's new columns. Keys of ``_TAKEN`` that are absent here stay as they are."""
+    columns = {name: row[name] for name in _TAKEN if name in row} | _seen(shown, row)
+    pair = grant.pair
+    if verdict.access and pair.access:
+        version = row["access_version"] + 1
+        columns |= {
+            "access_sealed": vault.access.seal(Place.of_grant(grant.key, "access", version), pair.access),
+            "access_version": version,
+            "expires_at": pair.expires_at,
+            "obtained_at": grant.issued_at,
+            "obtained_from": "auth0",
+            "scopes": list(pair.scopes) if pair.scopes is not None else row["scopes"],
+        }
+    if verdict.refresh and pair.refresh:
+        version = row["refresh_version"] + 1
+        columns |= {
+            "refresh_sealed": vault.refresh.seal(Place.of_grant(grant.key, "refresh", version), pair.refresh),
+            "refresh_version": version,
+            "refresh_expires_at": pair.refresh_expires_at,
+            # A claim on the old refresh token is void: whatever it brings is older than this login.
+            "claim_owner": None, "claim_began": None, "claim_until": None, "awaited": False,
+        }  # fmt: skip
+    if verdict.refresh or (grant.exchangeable and verdict.access):
+        columns |= {
+            "state": "active", "reason": None, "reason_since": None, "doubt_since": None, "attempts": 0,
+            "last_error": None,
+        }  # fmt: skip
+    if columns["state"] in ("active", "in_doubt") and columns["claim_owner"] is None:
+        has_access = verdict.access or bool(row.get("has_access"))
+        columns["due_at"] = (
+            due.after_sync(columns["expires_at"], columns["obtained_at"], now, random.random())  # noqa: S311  # jitter
+            if has_access
+            else now
+        )
+    return columns
+
+
+async def _write(connection: AsyncConnection, writes: _Writes) -> set[GrantKey]:
+    """Write what was noted; returns the keys that another transaction inserted first."""
+    lost: set[GrantKey] = set()
+    if writes.inserts:
+        statement = (
+            insert(GrantRow)
+            .on_conflict_do_nothing()
+            .returning(GrantRow.tenant, GrantRow.connection, GrantRow.user_id, GrantRow.provider_user_id)
+        )
+        inserted = {
+            _key(dict(row)) for row in (await connection.execute(statement, writes.inserts)).mappings()
+        }
+        lost = {_key(columns) for columns in writes.inserts} - inserted
+    for columns in writes.updates:
+        row_id = columns.pop("row_id")
+        await connection.execute(update(GrantRow).where(GrantRow.id == row_id).values(columns))
+    if writes.touches:
+        await connection.execute(
+            update(GrantRow.__table__)  # type: ignore[arg-type]
+            .where(GrantRow.id == bindparam("row_id"))
+            .values(
+                {name: bindparam(name) for name in ("shown_access", "shown_refresh", "shown_updated_at")}
+            ),
+            writes.touches,
+        )
+    for row_id in writes.awaited:
+        await notify(connection, row_id)
+    return lost
+
+
+async def notify(connection: AsyncConnection, grant_id: int) -> None:
+    """Wake whoever waits for this grant, when the transaction commits."""
+    await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
+
+
+async def last_shown(vault: Vault, tenant: str, user_ids: Sequence[str]) -> dict[str, datetime]:
+    """The ``updated_at`` last seen of each of these users, where all of a user's grants agree."""
+    statement = text("""
+        SELECT user_id, min(shown_updated_at) FROM grants
+        WHERE user_id = ANY(:user_ids) AND tenant = :tenant GROUP BY user_id
+    """)
+    async with vault.engine.connect() as connection:
+        rows = (await connection.execute(statement, {"user_ids": list(user_ids), "tenant": tenant})).all()
+    return {user_id: updated_at for user_id, updated_at in rows if updated_at is not None}
+
+
+async def find(
+    vault: Vault, *, tenants: Sequence[str], user_id: str, connection: str | None
+) -> list[dict[str, Any]]:
+    """The status rows of a user's grants, or of a connection's admin grant where ``user_id`` is empty."""
+    statement = text("""
+        SELECT * FROM token_status
+        WHERE id IN (SELECT id FROM grants WHERE user_id = :user_id AND tenant = ANY(:tenants)
+            AND (CAST(:connection AS text) IS NULL OR connection = :connection))
+        ORDER BY connection, provider_user_id
+    """)
+    values = {"user_id": user_id, "tenants": list(tenants), "connection": connection}
+    async with vault.engine.connect() as open_connection:
+        return [dict(row) for row in (await open_connection.execute(statement, values)).mappings()]
