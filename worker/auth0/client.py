@@ -1,0 +1,273 @@
+"""The client of one tenant's Management API: what it offers, and how one call is made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+import structlog
+
+from worker import __version__
+from worker.auth0 import paging
+from worker.auth0.answers import SCOPES, Endpoint, api_error, body_of, code_of, token_error
+from worker.auth0.credentials import Credentials
+from worker.auth0.management_token import ManagementToken, SharedToken, TokenStore
+from worker.auth0.models import Connection, Unreadable, User, UserPage, read_user, seconds
+from worker.auth0.pace import Clock, Pace, Retries, Sleep, utc_now
+from worker.auth0.transport import Timeouts, Transport
+from worker.errors import Auth0NotFound, Auth0Unreachable, MalformedAnswer, MissingScope
+from worker.tokens import Secret
+
+_log = structlog.get_logger(__name__)
+
+USER_FIELDS = "user_id,identities,last_login,updated_at"
+
+
+class ManagementClient:
+    """Reads users and connections of one tenant.
+
+    Calls may run concurrently within one event loop; they share connections, the management token and the
+    pause after a 429. Every method may raise:
+
+    - ``Auth0Unreachable``: no answer, or 5xx, after the retries;
+    - ``Auth0RateLimited``: 429, after waiting;
+    - ``Auth0Refused``, ``MissingScope``, ``ConfigurationError``: the operator mends the set-up;
+    - ``MalformedAnswer``: the answer is not what Auth0 documents.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        store: TokenStore,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Clock = utc_now,
+        sleep: Sleep = asyncio.sleep,
+        retries: Retries | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self._credentials = credentials
+        self._clock = clock
+        self._timeouts = timeouts or Timeouts()
+        self._pace = Pace(retries or Retries(), clock, sleep)
+        self._token = SharedToken(store, self._mint, clock)
+        self._http = httpx.AsyncClient(
+            transport=transport or Transport(trust_env=True),
+            base_url=credentials.base_url,
+            headers={"User-Agent": f"idp-token-vault/{__version__}", "Accept": "application/json"},
+            timeout=self._timeouts.for_httpx(),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def scopes(self) -> frozenset[str] | None:
+        """Return what the management token may do, minting one if needed; None where Auth0 does not say."""
+        return (await self._token.get()).scopes
+
+    async def require(self, *needed: str) -> None:
+        """Make sure that the application holds these scopes: Auth0 leaves fields out without them, silently.
+
+        Where the token lacks one, it is minted anew once in this client's life: the operator may have
+        granted the scope since.
+
+        Raises:
+            MissingScope: naming those that are missing and what their absence breaks.
+        """
+        token = await self._token.get()
+        if _lacking(token, needed) and not self._token.minted_here:
+            token = await self._token.get(instead_of=token)
+        if token.scopes is None:
+            _log.warning("auth0.scopes_unnamed", domain=self._credentials.host)
+        if missing := _lacking(token, needed):
+            self._token.forget()  # another process may share a better one by the next call
+            raise MissingScope(missing, "; ".join(SCOPES.get(s, f"{s} is needed") for s in missing))
+
+    async def user(self, user_id: str) -> User:
+        """Return one user as of now; unlike lists, this is immediately consistent.
+
+        Raises:
+            Auth0NotFound: the tenant has no such user.
+        """
+        endpoint = self._endpoint("GET /api/v2/users/{id}", "read:users", f"user {user_id!r}")
+        path = f"/api/v2/users/{_segment(user_id, endpoint)}"
+        raw = await self._get(endpoint, path, {"fields": USER_FIELDS, "include_fields": "true"})
+        try:
+            user = read_user(raw)
+        except Unreadable as error:
+            raise MalformedAnswer(f"{endpoint}: {error}", status=200) from None
+        if user.malformed:
+            _log.warning("auth0.user_malformed", user_id=user.user_id, malformed=user.malformed)
+        return user
+
+    def users(self, *, connection: str | None = None, start_page: int = 0) -> AsyncGenerator[UserPage, None]:
+        """Page through the users, oldest first, while the next page is already on its way.
+
+        A user who is deleted during the walk may move another past a page's edge: the next walk sees it.
+
+        Args:
+            connection: only users with an identity of this connection.
+            start_page: the page of 100 to begin with.
+
+        Raises:
+            PagingWindowExceeded: Auth0 ended before the query's last user; all pages it gave were yielded.
+        """
+        endpoint = self._endpoint("GET /api/v2/users", "read:users")
+
+        async def page(number: int) -> Any:
+            return await self._get(
+                endpoint, "/api/v2/users", paging.users_query(number, USER_FIELDS, connection)
+            )
+
+        return paging.user_pages(page, endpoint, start_page)
+
+    def connections(self, *, strategy: str | None = None) -> AsyncGenerator[Connection, None]:
+        """Go through the connections, of one strategy or all; unreadable ones are logged and left out."""
+        return self._connections({"strategy": strategy} if strategy else {})
+
+    async def connection(self, name: str) -> Connection:
+        """Return the connection of this name.
+
+        Raises:
+            Auth0NotFound: the tenant has none.
+        """
+        async for connection in self._connections({"name": name}):
+            if connection.name == name:
+                return connection
+        raise Auth0NotFound(f"{self._credentials.host} has no connection {name!r}")
+
+    def _connections(self, query: Mapping[str, str]) -> AsyncGenerator[Connection, None]:
+        endpoint = self._endpoint("GET /api/v2/connections", "read:connections")
+
+        async def page(checkpoint: Mapping[str, str]) -> Any:
+            return await self._get(endpoint, "/api/v2/connections", {**query, **checkpoint})
+
+        return paging.connections(page, endpoint)
+
+    def _endpoint(self, name: str, scope: str, subject: str = "page") -> Endpoint:
+        return Endpoint(name, self._credentials.host, subject, scope)
+
+    async def _get(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> Any:
+        token = await self._token.get()
+        response = await self._get_with(token, endpoint, path, query)
+        if response.status_code == 401:
+            _log.warning("auth0.token_refused", domain=endpoint.host, endpoint=endpoint.name)
+            token = await self._token.get(instead_of=token)
+            response = await self._get_with(token, endpoint, path, query)
+        if response.status_code != 200:
+            error = api_error(response, endpoint)
+            if isinstance(error, MissingScope):
+                self._token.forget()
+            raise error
+        return body_of(response, endpoint)
+
+    async def _get_with(
+        self, token: ManagementToken, endpoint: Endpoint, path: str, query: Mapping[str, str]
+    ) -> httpx.Response:
+        def build() -> httpx.Request:
+            authorization = {"Authorization": f"Bearer {token.value.reveal()}"}
+            return self._http.build_request("GET", path, params=query, headers=authorization)
+
+        return await self._send(endpoint, build)
+
+    async def _mint(self) -> ManagementToken:
+        endpoint = self._endpoint("POST /oauth/token", "")
+
+        def build() -> httpx.Request:  # anew for each attempt: an assertion may be used once
+            now = self._clock()
+            return self._http.build_request("POST", "/oauth/token", json=self._credentials.token_request(now))
+
+        response = await self._send(endpoint, build)
+        if response.status_code != 200:
+            raise token_error(response, endpoint)
+        token = self._read_token(body_of(response, endpoint), endpoint)
+        _log.info(
+            "auth0.token_minted",
+            domain=endpoint.host,
+            expires_at=token.expires_at.isoformat(),
+            scopes=None if token.scopes is None else sorted(token.scopes),
+        )
+        return token
+
+    def _read_token(self, answer: Any, endpoint: Endpoint) -> ManagementToken:
+        answer = answer if isinstance(answer, dict) else {}
+        value, life, scope = (
+            answer.get("access_token"),
+            seconds(answer.get("expires_in")),
+            answer.get("scope"),
+        )
+        # RFC 6750 section 2.1: anything else would not go into a header.
+        if not (isinstance(value, str) and value.isascii() and value.isprintable() and value.strip()):
+            raise MalformedAnswer(f"{endpoint}: the answer has no usable access_token", status=200)
+        if not life:
+            raise MalformedAnswer(f"{endpoint}: the answer has no usable expires_in", status=200)
+        return ManagementToken(
+            Secret(value),
+            self._clock() + timedelta(seconds=life),
+            frozenset(scope.split()) if isinstance(scope, str) else None,
+        )
+
+    async def _send(self, endpoint: Endpoint, build: Callable[[], httpx.Request]) -> httpx.Response:
+        """Make one call with its retries; the answer is any but 429 and the 5xx that may pass."""
+        async for attempt in self._pace.attempts():
+            with attempt:
+                await self._pace.pause_over(str(endpoint))
+                response = await self._send_once(endpoint, build())
+                if response.status_code == 429:
+                    number = attempt.retry_state.attempt_number
+                    raise self._pace.limited(str(endpoint), response, number, code_of(response))
+                if response.is_server_error:
+                    raise api_error(response, endpoint)
+                return response
+        raise AssertionError("the attempts end with an answer or an error")
+
+    async def _send_once(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
+        try:
+            async with asyncio.timeout(self._timeouts.total):
+                return await self._http.send(request)
+        except (httpx.HTTPError, OSError) as error:
+            reason = _reason(error)
+        # Outside the except: these errors hold the request with its credentials and must not be chained.
+        raise Auth0Unreachable(f"{endpoint}: no answer ({reason}); check AUTH0_DOMAIN and the network")
+
+
+def _lacking(token: ManagementToken, needed: tuple[str, ...]) -> list[str]:
+    return [] if token.scopes is None else [scope for scope in needed if scope not in token.scopes]
+
+
+def _segment(user_id: str, endpoint: Endpoint) -> str:
+    """Encode an id wholly, so that it is one path segment whatever it holds."""
+    # These would name the list of users or leave it; no id of Auth0's looks so.
+    if user_id in ("", ".", ".."):
+        raise Auth0NotFound(f"{endpoint.host} has no {endpoint.subject}")
+    try:
+        return quote(user_id, safe="")
+    except UnicodeEncodeError:
+        raise Auth0NotFound(f"{endpoint.host} has no {endpoint.subject}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Name what happened below HTTP, e.g. a refused connection, without any text from the other side."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{type(error).__name__}: {cause.strerror}"
+    return type(error).__name__

@@ -1,0 +1,134 @@
+"""Who we are at Auth0: the machine-to-machine application and how it proves itself."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from worker.errors import ConfigurationError
+from worker.tokens import Secret
+
+# Auth0 accepts five minutes and advises one; an assertion is used once and at once.
+ASSERTION_LIFE = timedelta(seconds=60)
+
+_NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A machine-to-machine application of a tenant.
+
+    Attributes:
+        domain: the tenant's or its custom domain, with or without ``https://`` and a trailing slash;
+            ``http://`` only towards loopback, for an emulated tenant.
+        client_id: the application's id.
+        client_secret: its secret; None where it proves itself with a key.
+        private_key: its private key in PEM (RSA or EC P-256), for ``private_key_jwt``; wins over a secret.
+        audience: the Management API's identifier, which is always the canonical tenant domain; None for
+            ``https://{domain}/api/v2/``. A custom domain needs it set.
+        key_id: the key's id at Auth0; optional, Auth0 tries all keys of the application without it.
+
+    Raises:
+        ConfigurationError: the domain is not one, or there is neither a secret nor a key.
+    """
+
+    domain: str
+    client_id: str
+    client_secret: Secret | None = None
+    private_key: Secret | None = None
+    audience: str | None = None
+    key_id: str | None = None
+
+    def __post_init__(self) -> None:
+        _netloc_and_scheme(self.domain)
+        if not self.client_id:
+            raise ConfigurationError("AUTH0_CLIENT_ID is empty: set the machine-to-machine application's id")
+        if not self.client_secret and not self.private_key:
+            raise ConfigurationError("set AUTH0_CLIENT_SECRET or AUTH0_PRIVATE_KEY")
+
+    @property
+    def base_url(self) -> str:
+        """Scheme and host of every call, without a trailing slash."""
+        netloc, scheme = _netloc_and_scheme(self.domain)
+        return f"{scheme}://{netloc}"
+
+    @property
+    def host(self) -> str:
+        """The domain alone, for messages and logs."""
+        return _netloc_and_scheme(self.domain)[0]
+
+    def token_request(self, now: datetime) -> dict[str, str]:
+        """Return the body of one token request; each call makes a new single-use assertion.
+
+        Source: Auth0, "Client Credentials Flow" and "Authenticate with Private Key JWT"; RFC 7523 section 2.2.
+
+        Raises:
+            ConfigurationError: the private key cannot be read or is of an unsupported kind.
+        """
+        body = {
+            "grant_type": "client_credentials",
+            "client_id": self.client_id,
+            "audience": self.audience or f"{self.base_url}/api/v2/",
+        }
+        if self.private_key:
+            body["client_assertion_type"] = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+            body["client_assertion"] = self._assertion(self.private_key, now)
+        elif self.client_secret:
+            body["client_secret"] = self.client_secret.reveal()
+        return body
+
+    def _assertion(self, private_key: Secret, now: datetime) -> str:
+        key, algorithm = _signing_key(private_key)
+        claims = {
+            "iss": self.client_id,
+            "sub": self.client_id,
+            "aud": f"{self.base_url}/",
+            "jti": str(uuid.uuid4()),
+            "exp": int((now + ASSERTION_LIFE).timestamp()),
+        }
+        return jwt.encode(claims, key, algorithm, headers={"kid": self.key_id} if self.key_id else None)
+
+
+def _signing_key(pem: Secret) -> tuple[RSAPrivateKey | EllipticCurvePrivateKey, str]:
+    try:
+        key = load_pem_private_key(pem.reveal().encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: the key is encrypted
+        key = None
+    if isinstance(key, RSAPrivateKey):
+        return key, "RS256"
+    if isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1):
+        return key, "ES256"
+    raise ConfigurationError("AUTH0_PRIVATE_KEY is not an unencrypted RSA or EC P-256 private key in PEM")
+
+
+def _netloc_and_scheme(domain: str) -> tuple[str, str]:
+    # The value is never echoed: it may hold a password by mistake.
+    given = domain.strip()
+    try:
+        parts = urlsplit(given if "://" in given else f"https://{given}")
+        parts.port  # noqa: B018  # raises when it is not one
+    except ValueError:
+        raise ConfigurationError("AUTH0_DOMAIN is not a host name") from None
+    netloc = parts.netloc.lower()
+    if not _NETLOC.fullmatch(netloc) or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ConfigurationError("AUTH0_DOMAIN must be a host name alone, such as tenant.eu.auth0.com")
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+        raise ConfigurationError("AUTH0_DOMAIN: http:// is allowed towards loopback only; use https://")
+    return netloc, parts.scheme
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,128 @@
+"""The one management token that all workers of a tenant share, and when it is minted anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from worker.tokens import Secret
+
+# A token is not used in its last minute, so that none ends between here and Auth0's check.
+LEEWAY = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class ManagementToken:
+    """An access token for the Management API.
+
+    Attributes:
+        value: the token.
+        expires_at: when it ends (UTC).
+        scopes: what it may do; None where the answer named none.
+    """
+
+    value: Secret
+    expires_at: datetime
+    scopes: frozenset[str] | None
+
+
+class TokenStore(Protocol):
+    """Where the workers of a tenant share the management token: each one minted costs the tenant's quota."""
+
+    async def get(self) -> ManagementToken | None:
+        """Return the shared token, whatever its age; None where there is none."""
+
+    def minting(self) -> AbstractAsyncContextManager[None]:
+        """Hold the right to mint; whoever waits for it calls ``get`` again once inside."""
+
+    async def put(self, token: ManagementToken) -> None:
+        """Share a new token; called inside ``minting``."""
+
+
+class MemoryTokenStore:
+    """A token shared within one process and event loop."""
+
+    def __init__(self) -> None:
+        self._token: ManagementToken | None = None
+        self._lock = asyncio.Lock()
+
+    async def get(self) -> ManagementToken | None:
+        """Return the shared token, if any."""
+        return self._token
+
+    @asynccontextmanager
+    async def minting(self) -> AsyncIterator[None]:
+        """Let one caller mint at a time."""
+        async with self._lock:
+            yield
+
+    async def put(self, token: ManagementToken) -> None:
+        """Share a new token."""
+        self._token = token
+
+
+class SharedToken:
+    """The token in use: this process's copy, else the store's, else a new one."""
+
+    def __init__(
+        self,
+        store: TokenStore,
+        mint: Callable[[], Awaitable[ManagementToken]],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._mint = mint
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._held: ManagementToken | None = None
+        self._renew_at: datetime | None = None
+        self.minted_here = False
+
+    async def get(self, *, instead_of: ManagementToken | None = None) -> ManagementToken:
+        """Return a token with life left, other than ``instead_of``, which Auth0 refused or which lacks scopes.
+
+        Raises:
+            Auth0Error: Auth0 gives none.
+        """
+        async with self._lock:
+            if self._held and self._usable(self._held, instead_of):
+                return self._held
+            stored = await self._store.get()
+            if stored and self._usable(stored, instead_of):
+                return self._hold(stored)
+            async with self._store.minting():
+                newer = await self._store.get()
+                if newer and self._just_minted(newer, stored, instead_of):
+                    return self._hold(newer)
+                minted = await self._mint()
+                await self._store.put(minted)
+            self.minted_here = True
+            return self._hold(minted)
+
+    def forget(self) -> None:
+        """Drop this process's copy, so that the next call takes what the store holds."""
+        self._held = None
+
+    def _hold(self, token: ManagementToken) -> ManagementToken:
+        # A token that lives less than two minutes from its first sight is used for half of that.
+        left = token.expires_at - self._clock()
+        self._renew_at = token.expires_at - min(LEEWAY, left / 2)
+        self._held = token
+        return token
+
+    def _usable(self, token: ManagementToken, instead_of: ManagementToken | None) -> bool:
+        if instead_of and token.value == instead_of.value:
+            return False
+        renew_at = self._renew_at if token is self._held else None
+        return self._clock() < (renew_at or token.expires_at - LEEWAY)
+
+    def _just_minted(
+        self, token: ManagementToken, before: ManagementToken | None, instead_of: ManagementToken | None
+    ) -> bool:
+        # What appeared while we waited for the right to mint is new, however short its life is.
+        seen = [old.value for old in (before, instead_of) if old]
+        return token.value not in seen and self._clock() < token.expires_at
