@@ -1,0 +1,57 @@
+"""How each identity provider renews a token: pure declarations and functions, no I/O and no clock."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from worker.providers.base import Provider
+from worker.providers.model import (
+    Blame,
+    Client,
+    ClientAuth,
+    Override,
+    Problem,
+    RefreshRequest,
+    Refused,
+    Renewed,
+)
+from worker.providers.options import TOKEN_FIELDS, admin_tokens, notes, public_options
+from worker.providers.registry import get, names
+from worker.providers.resolve import TOKENLESS_STRATEGIES, resolve
+
+__all__ = [
+    "TOKENLESS_STRATEGIES",
+    "TOKEN_FIELDS",
+    "Blame",
+    "Client",
+    "ClientAuth",
+    "Override",
+    "Problem",
+    "Provider",
+    "RefreshRequest",
+    "Refused",
+    "Renewed",
+    "admin_tokens",
+    "get",
+    "names",
+    "notes",
+    "public_options",
+    "resolve",
+    "unreachable",
+]
+
+
+def unreachable(error_kind: Literal["not_sent", "sent"], provider: Provider, code: str) -> Refused:
+    """Return the refusal that stands for a request without an answer.
+
+    Args:
+        error_kind: ``not_sent`` where the request cannot have reached the provider (DNS, connect, TLS, waiting
+            for a connection); ``sent`` where it may have (read time-out, connection lost afterwards).
+        provider: whose rotation decides whether the refresh token may be spent.
+        code: the caller's word for what happened, e.g. ``read_timeout``.
+    """
+    code = re.sub(r"[^a-z0-9_]+", "_", code.lower())[:64]
+    if error_kind == "not_sent":
+        return Refused(Blame.NOBODY, code)
+    return Refused(Blame.IN_DOUBT, code, spent=provider.rotates)

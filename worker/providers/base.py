@@ -1,0 +1,263 @@
+"""What a provider is: a declaration, and two pure functions that build the request and read the answer.
+
+The generic OAuth 2.0 provider is this class with nothing overridden (RFC 6749 §6). A provider's file imports
+from here and from nowhere else in this project.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from urllib.parse import quote_plus, urlencode
+
+from worker.errors import ConfigurationError
+from worker.providers import answer as reading
+from worker.providers.blame import BLAMES, word
+from worker.providers.model import Blame, Client, ClientAuth, RefreshRequest, Refused, Renewed
+from worker.tokens import Secret, TokenPair
+
+__all__ = ["Blame", "Client", "ClientAuth", "Provider", "RefreshRequest", "Secret", "host_option", "words"]
+
+SECONDS = timedelta(seconds=1)
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
+_REFRESH_LIFE_NAMES = ("refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Provider:
+    """How one identity provider renews a token.
+
+    Where it is:
+        name: what the configuration calls it.
+        strategies: the Auth0 strategies whose connections it serves.
+        hosts: its token endpoint's hosts; one that begins with a dot stands for all below it. A custom
+            connection (strategy ``oauth2`` or ``oidc``) whose token URL is there is read as this provider's.
+        token_url: the token endpoint, None where each connection has its own.
+
+    What it is sent:
+        auth: how the client proves itself where neither Auth0 nor the operator says it.
+        json_body: parameters go as JSON instead of a form.
+        needs_refresh_token: False where the live access token itself is exchanged.
+        requires: extra parameters without which the provider takes a grant for a dead one.
+
+    How its answer reads:
+        within: names of objects that may hold the tokens, looked into before the answer itself.
+        expires_in: the name of the access token's life; ``expires_unit``: what it is counted in, or
+            ``"absolute"`` where it is a point in time.
+        default_life: the access token's life where the answer has no usable one; None leaves it unknown.
+        scope_separator: what stands between scopes, besides blanks.
+        error_names: the fields that may hold an error code, first the one that decides.
+        blames: error codes of its own, or codes that mean something else here.
+        dead_grant_texts: parts of an error description, in lower case, that tell of a dead refresh token
+            although the error code blames the client.
+
+    Its policy:
+        rotates: whether a renewal ends the refresh token that it spent. True where that is not known.
+        grace: seconds for which a spent refresh token still works; 0 none, None not known.
+        idle_life, absolute_life: how long a refresh token lives unused, and at most.
+        margin: renew this long before the end, where the usual margin does not serve; an upper bound,
+            a token's life may be shorter.
+    """
+
+    name: str
+    strategies: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    token_url: str | None = None
+
+    auth: ClientAuth = ClientAuth.POST
+    json_body: bool = False
+    needs_refresh_token: bool = True
+    requires: tuple[str, ...] = ()
+
+    within: tuple[str, ...] = ()
+    expires_in: str = "expires_in"
+    expires_unit: timedelta | Literal["absolute"] = SECONDS
+    default_life: timedelta | None = None
+    scope_separator: str = " "
+    error_names: tuple[str, ...] = ("error", "suberror", "error_subtype")
+    blames: Mapping[str, Blame] = field(default_factory=dict)
+    dead_grant_texts: tuple[str, ...] = ()
+
+    rotates: bool = True
+    grace: float | None = None
+    idle_life: timedelta | None = None
+    absolute_life: timedelta | None = None
+    margin: timedelta | None = None
+
+    @property
+    def forgives_retry(self) -> bool:
+        """Whether the same refresh token may safely be sent again after an unknown outcome."""
+        return not self.rotates or bool(self.grace)
+
+    # What Auth0's connection options say, for providers whose endpoint or request depends on them.
+
+    def endpoint(self, options: Mapping[str, Any]) -> str | None:
+        """Return the token URL for a connection with these options, None where they do not tell it.
+
+        Raises:
+            ValueError: an option is there and cannot be part of a URL; the message names it, not its value.
+        """
+        del options
+        return self.token_url
+
+    def parameters(self, options: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return extra request parameters that follow from a connection's options."""
+        del options
+        return {}
+
+    # The request.
+
+    def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> RefreshRequest:
+        """Build the renewal request.
+
+        Raises:
+            ValueError: the token that is to be sent is missing.
+            ConfigurationError: the client authenticates in a way that is not supported.
+        """
+        form = {**client.extra, **self.grant(access=access, refresh=refresh)}
+        headers = {"Accept": "application/json"}
+        match client.auth:
+            case ClientAuth.POST:
+                form |= {"client_id": client.client_id, "client_secret": _reveal(client)}
+            case ClientAuth.BASIC:
+                headers["Authorization"] = _basic(client)
+            case ClientAuth.NONE:
+                form["client_id"] = client.client_id
+            case ClientAuth.PRIVATE_KEY_JWT:
+                raise ConfigurationError("private_key_jwt is not supported: set another client_auth")
+        if self.json_body:
+            headers["Content-Type"], body = "application/json", json.dumps(form).encode()
+        else:
+            headers["Content-Type"], body = "application/x-www-form-urlencoded", urlencode(form).encode()
+        return RefreshRequest("POST", client.token_url, headers, body)
+
+    def grant(self, *, access: Secret | None, refresh: Secret | None) -> dict[str, str]:
+        """Return the parameters that carry the token.
+
+        Raises:
+            ValueError: it is missing.
+        """
+        del access
+        if not refresh:
+            raise ValueError(f"{self.name} renews with a refresh token, and there is none")
+        return {"grant_type": "refresh_token", "refresh_token": refresh.reveal()}
+
+    # The answer.
+
+    def read(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, sent_at: datetime
+    ) -> Renewed | Refused:
+        """Read the answer to a renewal request; never raises, whatever came.
+
+        Lives are counted from ``sent_at`` (aware): the earliest moment at which the token can have begun.
+        """
+        fields = reading.parse(headers, body)
+        succeeded = 200 <= status < 300
+        # Tokens decide before any word of error does: what a rotating provider gave must not be lost.
+        if succeeded and (pair := self._pair(fields, sent_at)):
+            return Renewed(pair)
+        wait = reading.retry_after(headers, sent_at)
+        known = self.verdict(fields)
+        if status in (408, 429):
+            return Refused(Blame.NOBODY, known[0] if known else f"http_{status}", wait)
+        if status >= 500:
+            return self._broken(status, known, wait)
+        if known:
+            code, blame = known
+            return Refused(blame, code, wait, spent=blame is Blame.IN_DOUBT and self.rotates)
+        if succeeded and not any(fields.get(name) for name in self.error_names):
+            code = "no_access_token" if fields else "unreadable_answer" if body.strip() else "empty_answer"
+            return Refused(Blame.IN_DOUBT, code, wait, spent=self.rotates)
+        return Refused(Blame.UNKNOWN, "unrecognised_error" if succeeded else f"http_{status}", wait)
+
+    def verdict(self, fields: Mapping[str, Any]) -> tuple[str, Blame] | None:
+        """Return the code and the blame of the error that an answer declares, None where no table names it."""
+        table = {**BLAMES, **self.blames}
+        found = [code for name in self.error_names for code in words(fields.get(name)) if code in table]
+        if not found:
+            return None
+        blame = table[found[0]]
+        description = fields.get("error_description")
+        description = description.lower() if isinstance(description, str) else ""
+        if blame is Blame.OPERATOR and any(text in description for text in self.dead_grant_texts):
+            return "invalid_grant", Blame.USER
+        # The last word that agrees is the most precise one: invalid_rapt says more than invalid_grant.
+        return next(code for code in reversed(found) if table[code] is blame), blame
+
+    def _broken(self, status: int, known: tuple[str, Blame] | None, wait: float | None) -> Refused:
+        """Read a 5xx: the server failed, so what it says of the grant or the client is no verdict on them.
+
+        It may have failed after it had spent the refresh token. Only an explicit "not now" tells that it
+        never began.
+        """
+        code = known[0] if known and known[1] is Blame.NOBODY else f"http_{status}"
+        began = code not in ("temporarily_unavailable", "slow_down")
+        if began and not self.forgives_retry:
+            return Refused(Blame.IN_DOUBT, code, wait, spent=True)
+        return Refused(Blame.NOBODY, code, wait)
+
+    def _pair(self, fields: Mapping[str, Any], sent_at: datetime) -> TokenPair | None:
+        inner = (fields.get(name) for name in self.within)
+        for holder in (*(part for part in inner if isinstance(part, dict)), fields):
+            if access := reading.secret(holder.get("access_token")):
+                return TokenPair(
+                    access=access,
+                    refresh=reading.secret(holder.get("refresh_token")),
+                    expires_at=self._ends(holder, sent_at),
+                    refresh_expires_at=_refresh_ends(holder, sent_at),
+                    scopes=reading.scopes(holder.get("scope") or holder.get("scopes"), self.scope_separator),
+                )
+        return None
+
+    def _ends(self, holder: Mapping[str, Any], sent_at: datetime) -> datetime | None:
+        """Return when the access token ends; a life that does not read costs the expiry, never the pair."""
+        value = holder.get(self.expires_in)
+        if self.expires_unit == "absolute":
+            found = reading.moment(value, sent_at)
+        else:
+            found = reading.after(value, self.expires_unit, sent_at)
+        return found or (sent_at + self.default_life if self.default_life else None)
+
+
+def _refresh_ends(holder: Mapping[str, Any], sent_at: datetime) -> datetime | None:
+    ends = (reading.after(holder.get(name), SECONDS, sent_at) for name in _REFRESH_LIFE_NAMES)
+    return next((end for end in ends if end), None)
+
+
+def host_option(options: Mapping[str, Any], *names: str) -> str | None:
+    """Return the host name that the first of these options holds, bare or in a URL; None where none does.
+
+    Raises:
+        ValueError: the option is no host name.
+    """
+    for name in names:
+        value = options.get(name)
+        if isinstance(value, str) and value.strip():
+            host = value.strip().removeprefix("https://").partition("/")[0]
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"option {name} is not a host name")
+            return host
+    return None
+
+
+def words(value: object) -> list[str]:
+    """Return the error codes in a field: a code, or an object that holds some (Facebook, Google's APIs)."""
+    parts = [value.get(name) for name in ("code", "type", "status")] if isinstance(value, dict) else [value]
+    return [word(part) for part in parts]
+
+
+def _reveal(client: Client) -> str:
+    if not client.client_secret:
+        raise ConfigurationError(f"{client.provider}: there is no client secret to authenticate with")
+    return client.client_secret.reveal()
+
+
+def _basic(client: Client) -> str:
+    """Form-encode id and secret before Base64, as RFC 6749 §2.3.1 says."""
+    pair = f"{quote_plus(client.client_id)}:{quote_plus(_reveal(client))}"
+    return f"Basic {b64encode(pair.encode()).decode()}"

@@ -1,0 +1,23 @@
+"""GitHub App user tokens. On Enterprise Server the operator sets ``token_url``.
+
+https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/refreshing-user-access-tokens
+
+Errors come with HTTP status 200. Classic OAuth apps have no refresh token, and their tokens do not end.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from worker.providers.base import Provider
+
+# A renewal ends the old access token as well as the old refresh token.
+GITHUB = Provider(
+    name="github",
+    strategies=("github",),
+    hosts=("github.com", ".ghe.com"),
+    token_url="https://github.com/login/oauth/access_token",  # noqa: S106  # a URL, not a password
+    scope_separator=",",
+    grace=0,
+    idle_life=timedelta(seconds=15_811_200),
+)

@@ -1,0 +1,109 @@
+"""Microsoft Entra ID (Azure AD), v2 and v1, and what signs in through it: Microsoft accounts, SharePoint.
+
+https://learn.microsoft.com/entra/identity-platform/v2-oauth2-auth-code-flow#refresh-the-access-token
+https://learn.microsoft.com/entra/identity-platform/reference-error-codes
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from worker.providers.base import Blame, Provider, host_option
+
+_V1 = "azure-active-directory-v1.0"
+_SITE = re.compile(r"https://([a-z0-9-]+\.sharepoint\.(?:com|us|cn|de))(?![a-z0-9.-])", re.IGNORECASE)
+
+# From the mildest blame to the hardest.
+_NUMBERS = {
+    Blame.NOBODY: {90033, 90024, 50033, 90006, 90012, 90055, 90090, 70012, 40010, 80005, 50196},
+    Blame.OPERATOR: {7000215, 7000222, 700016, 90002, 50194, 7000218, 70011},
+    Blame.USER: {
+        *(50173, 700082, 70008, 700084, 70043, 65001, 50076, 50079, 50078, 53003, 50057, 50132, 50133),
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Microsoft(Provider):
+    """Gives a new refresh token every time and does not revoke the old one.
+
+    Attributes:
+        tenant: the tenant where the connection's options name none.
+    """
+
+    tenant: str | None = None
+
+    def endpoint(self, options: Mapping[str, Any]) -> str | None:
+        """Return the tenant's endpoint, of the version that ``identity_api`` names."""
+        shared = options.get("useCommonEndpoint") in (True, "true")
+        named = None if shared else host_option(options, "tenantId", "tenant_domain", "domain")
+        tenant = "common" if shared else named or self.tenant
+        version = "" if options.get("identity_api") == _V1 else "v2.0/"
+        return tenant and f"https://login.microsoftonline.com/{tenant}/oauth2/{version}token"
+
+    def parameters(self, options: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return v1's ``resource`` where the options name one; without it the token is for the original one."""
+        resource = options.get("resource")
+        if options.get("identity_api") == _V1 and isinstance(resource, str) and resource:
+            return {"resource": resource}
+        return {}
+
+    def verdict(self, fields: Mapping[str, Any]) -> tuple[str, Blame] | None:
+        """Let AADSTS numbers refine what ``error`` says.
+
+        Microsoft warns against depending on them: a number speaks where ``error`` says nothing known, and
+        where it makes the verdict milder than ``error`` does; it never makes it harder.
+        """
+        known = super().verdict(fields)
+        numbers = set(_numbers(fields))
+        for blame, told in _NUMBERS.items():
+            if known and known[1] is blame:
+                break
+            if spoken := numbers & told:
+                return f"aadsts{min(spoken)}", blame
+        return known
+
+
+class SharePoint(Microsoft):
+    """SharePoint Online: the token must be for the site's host, not for Microsoft Graph."""
+
+    def parameters(self, options: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return the scope for the SharePoint host that any of the options names."""
+        for value in options.values():
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and (site := _SITE.search(text)):
+                    # Without offline_access the answer brings no refresh token, and the old one's days are numbered.
+                    return {"scope": f"https://{site[1].lower()}/.default offline_access"}
+        return {}
+
+
+def _numbers(fields: Mapping[str, Any]) -> Iterator[int]:
+    """Yield the AADSTS numbers of an error, from its list and from its text."""
+    listed = fields.get("error_codes")
+    if isinstance(listed, list):
+        yield from (number for number in listed if isinstance(number, int))
+    text = fields.get("error_description")
+    if isinstance(text, str):
+        yield from (int(digits) for digits in re.findall(r"AADSTS([0-9]{4,8})(?![0-9])", text))
+
+
+_HOSTS = (
+    "login.microsoftonline.com",
+    "login.microsoftonline.us",
+    "login.partner.microsoftonline.cn",
+    "login.chinacloudapi.cn",
+    "login.windows.net",
+)
+_IDLE = timedelta(days=90)
+
+AZURE_AD = Microsoft(name="azure-ad", strategies=("waad",), hosts=_HOSTS, rotates=False, idle_life=_IDLE)
+MICROSOFT_ACCOUNT = Microsoft(
+    name="microsoft", strategies=("windowslive", "office365"), tenant="common", rotates=False, idle_life=_IDLE
+)
+SHAREPOINT = SharePoint(
+    name="sharepoint", strategies=("sharepoint",), tenant="common", rotates=False, idle_life=_IDLE
+)

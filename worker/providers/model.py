@@ -1,0 +1,128 @@
+"""The values that go into and come out of a provider. Nothing here does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from worker.tokens import Secret, TokenPair
+
+
+class ClientAuth(StrEnum):
+    """How the client proves itself at the token endpoint (RFC 6749 §2.3, RFC 7523 §2.2).
+
+    Parsing also takes OpenID Connect's spellings, e.g. ``client_secret_basic``.
+    """
+
+    POST = "post"
+    BASIC = "basic"
+    NONE = "none"
+    PRIVATE_KEY_JWT = "private_key_jwt"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ClientAuth | None:
+        spelled = {"client_secret_post": cls.POST, "client_secret_basic": cls.BASIC}
+        return spelled.get(value) if isinstance(value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What the operator's configuration sets for a connection; each overrides what Auth0 shows."""
+
+    provider: str | None = None
+    token_url: str | None = None
+    client_id: str | None = None
+    client_secret: Secret | None = None
+    client_auth: ClientAuth | None = None
+    scope: str | None = None
+    redirect_uri: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A connection's client at its provider: all that a renewal needs besides the token.
+
+    Attributes:
+        extra: further request parameters, e.g. ``scope``, ``resource``, ``redirect_uri``.
+    """
+
+    provider: str
+    token_url: str
+    client_id: str
+    client_secret: Secret | None
+    auth: ClientAuth
+    extra: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why no token of a connection can be renewed, for the operator.
+
+    Attributes:
+        code: ``development_keys``, ``missing_options``, ``no_token_url``, ``no_client_secret``,
+            ``unsupported_strategy``, ``insecure_token_url``, ``unknown_provider`` or ``bad_option``.
+        message: what is wrong, where, and who mends it.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RefreshRequest:
+    """One HTTP request to a token endpoint. It prints without query, headers and body: they hold secrets."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
+
+    def __repr__(self) -> str:
+        parts = urlsplit(self.url)
+        return f"RefreshRequest({self.method} {parts.hostname}{parts.path})"
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The provider gave a new access token.
+
+    Attributes:
+        pair: ``access`` is never None; ``refresh`` None means that the old one stays in use.
+    """
+
+    pair: TokenPair
+
+
+class Blame(StrEnum):
+    """Who has to act after a renewal that gave no token."""
+
+    USER = "user"
+    """The provider's verdict on this grant: the user must consent again."""
+    OPERATOR = "operator"
+    """The connection's client is refused; its users' grants are as good as before."""
+    NOBODY = "nobody"
+    """Wait, then try again; the refresh token was not spent."""
+    IN_DOUBT = "in_doubt"
+    """The request may have been carried out, and its outcome is not known."""
+    UNKNOWN = "unknown"
+    """A refusal that no table names: try a few times, then tell the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No token came.
+
+    Attributes:
+        code: a word of this project's vocabulary, never text from the answer: at most 64 characters
+            of ``a-z0-9_``.
+        retry_after: seconds the provider asked to wait; None where it did not say.
+        spent: whether the refresh token may have been consumed.
+    """
+
+    blame: Blame
+    code: str
+    retry_after: float | None = None
+    spent: bool = False

@@ -1,0 +1,80 @@
+"""What a connection's ``options`` hold besides the client: admin tokens, and switches worth a warning.
+
+https://auth0.com/docs/api/management/v2/connections/get-connections — ``options`` is an open object, so each
+value may be missing or of another type than documented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from worker.providers import answer as reading
+from worker.tokens import TokenPair
+
+TOKEN_FIELDS = frozenset(
+    {
+        *("admin_access_token", "admin_refresh_token", "admin_access_token_expiresin", "admin_id_token"),
+        *("admin_expires_in", "admin_expires_at"),
+        *("access_token", "refresh_token", "id_token", "access_token_secret", "expires_in", "expires_at"),
+    }
+)
+"""Options that are a token, or say when one ends."""
+
+
+def admin_tokens(strategy: str, options: Mapping[str, Any] | None, *, now: datetime) -> TokenPair | None:
+    """Return the admin tokens of an enterprise connection, None where it has none.
+
+    ``now`` (aware) bounds what can be an expiry. A bare number of seconds has no issue time here, so it says
+    nothing of when the token ends: the expiry is unknown then, rather than later than the truth.
+    """
+    options = options or {}
+    # Bare names are waad's alone: elsewhere they might be anyone's tokens.
+    prefixes = ("admin_", "") if strategy == "waad" else ("admin_",)
+    for prefix in prefixes:
+        access = reading.secret(options.get(f"{prefix}access_token"))
+        refresh = reading.secret(options.get(f"{prefix}refresh_token"))
+        if access or refresh:
+            ends = (
+                reading.moment(options.get(f"{prefix}{name}"), now)
+                for name in ("access_token_expiresin", "expires_at", "expires_in")
+            )
+            return TokenPair(access, refresh, expires_at=next((end for end in ends if end), None))
+    return None
+
+
+def public_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the options without token fields, at any depth, so that no token is stored twice.
+
+    The client secret stays: what is returned must be sealed wherever it is stored.
+    """
+    return {
+        name: public_options(value) if isinstance(value, Mapping) else value
+        for name, value in (options or {}).items()
+        if name not in TOKEN_FIELDS
+    }
+
+
+def notes(options: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return warnings about a connection for the operator."""
+    found = []
+    if _is_active(options, "federated_connections_access_tokens"):
+        found.append(
+            "Auth0's own Token Vault is switched on for this connection (federated_connections_access_tokens): "
+            "Auth0 may then keep its tokens from the users' identities, and they cannot be pulled"
+        )
+    if _is_active(options, "connected_accounts"):
+        found.append(
+            "Connected Accounts is switched on for this connection: tokens of accounts connected that way "
+            "stay with Auth0; those of sign-ins are pulled as before"
+        )
+    headers = (options or {}).get("customHeaders")
+    if isinstance(headers, Mapping) and any(str(name).lower() != "authorization" for name in headers):
+        found.append("customHeaders other than Authorization: Basic are not sent when tokens are renewed")
+    return tuple(found)
+
+
+def _is_active(options: Mapping[str, Any] | None, name: str) -> bool:
+    switch = (options or {}).get(name)
+    return isinstance(switch, Mapping) and switch.get("active") is True

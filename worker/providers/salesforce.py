@@ -1,0 +1,39 @@
+"""Salesforce: production, sandboxes and community sites.
+
+https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_refresh_token_flow.htm
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from worker.providers.base import Provider, host_option
+
+_PATH = "services/oauth2/token"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SalesforceCommunity(Provider):
+    """A community has a host of its own."""
+
+    def endpoint(self, options: Mapping[str, Any]) -> str | None:
+        """Return the endpoint at ``community_base_url``."""
+        host = host_option(options, "community_base_url")
+        return host and f"https://{host}/{_PATH}"
+
+
+# Often without expires_in: the life is the session time-out of the organisation, which the answer does not tell.
+SALESFORCE = Provider(
+    name="salesforce",
+    strategies=("salesforce",),
+    hosts=(".salesforce.com",),
+    token_url=f"https://login.salesforce.com/{_PATH}",
+)
+SALESFORCE_SANDBOX = Provider(
+    name="salesforce-sandbox",
+    strategies=("salesforce-sandbox",),
+    token_url=f"https://test.salesforce.com/{_PATH}",
+)
+SALESFORCE_COMMUNITY = SalesforceCommunity(name="salesforce-community", strategies=("salesforce-community",))
