@@ -1,12 +1,11 @@
-"""Start one program without root's rights, in the foreground or as a server of its own.
+"""Become another program, without root's rights.
 
 Run as a script by a fresh interpreter, so that nothing here happens between a fork and an exec of a
 process with threads. It imports the standard library alone and finds the program's words after its own::
 
     python -I launch.py PIDFILE|- UID:GID:CAPABILITY|- PROGRAM ARGUMENT…
 
-With a PIDFILE the program is left running in the background (its parent is then the init process, so it
-outlives the command that started it), and its process id is in that file before the program begins.
+The process id is in PIDFILE before the program begins.
 """
 
 from __future__ import annotations
@@ -24,11 +23,9 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 
 def main(pid_file: str, account: str, program: str, *arguments: str) -> None:
-    """Become the program. Does not return in the process that becomes it."""
+    """Become the program; returns only by an OSError."""
     os.umask(0o077)
     if pid_file != "-":
-        if os.fork():
-            os._exit(0)
         Path(pid_file).write_text(str(os.getpid()))
     if account != "-":
         _become(*map(int, account.split(":")))

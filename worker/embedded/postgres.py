@@ -6,13 +6,17 @@ import functools
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 
-from worker.embedded.server import Access, Server, own_folder, remove_tree, write_private
+from worker.embedded.account import account
+from worker.embedded.files import own_folder, write_private
+from worker.embedded.server import Access, Server
 from worker.errors import ConfigurationError
 from worker.tokens import Secret
 
@@ -60,7 +64,6 @@ class Postgres(Server):
     """Postgres with its data under ``home/postgres``."""
 
     name = "Postgres"
-    setting = "DATABASE_URL"
     stop_signal = signal.SIGINT  # "fast": open transactions are rolled back
 
     def program(self) -> Path:
@@ -91,7 +94,7 @@ class Postgres(Server):
         if not self.data.exists():
             self._initialise(access, alive)
             return
-        own_folder(self.data, *self.account())
+        own_folder(self.data, *account())
         # alive.lock is ours, so no process of this data folder lives; its process id may be another's by now
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         if forgotten:
@@ -120,8 +123,9 @@ class Postgres(Server):
     def _initialise(self, access: Access, alive: int) -> None:
         """Make the data folder beside its place and move it there when it is whole."""
         staged = self.folder / "data.new"
-        remove_tree(staged)
-        own_folder(staged, *self.account())
+        with suppress(FileNotFoundError):
+            shutil.rmtree(staged)
+        own_folder(staged, *account())
         initdb = self.program().with_name("initdb")
         arguments = ["-D", str(staged), "-U", "postgres", "--auth=reject", "--encoding=UTF8", "--locale=C"]
         arguments += ["--data-checksums", "--no-instructions", *([] if self.durable else ["--no-sync"])]

@@ -13,7 +13,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from worker.embedded.server import Access, Server, own_folder, write_private
+from worker.embedded.account import account
+from worker.embedded.files import own_folder, write_private
+from worker.embedded.server import Access, Server
 from worker.errors import ConfigurationError
 from worker.tokens import Secret
 
@@ -33,7 +35,6 @@ class Redis(Server):
     """Redis with its data under ``home/redis``."""
 
     name = "Redis"
-    setting = "REDIS_URL"
     stop_signal = signal.SIGTERM  # writes the append-only file out, then ends
 
     def program(self) -> Path:
@@ -51,7 +52,7 @@ class Redis(Server):
 
     def prepare(self, access: Access, alive: int, *, forgotten: bool) -> None:  # noqa: ARG002
         """Write the configuration, with the password in it."""
-        own_folder(self.data, *self.account())
+        own_folder(self.data, *account())
         lines = [
             f"port {access.port}",
             f"requirepass {access.password.reveal()}",

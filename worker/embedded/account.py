@@ -1,0 +1,68 @@
+"""Whom the servers run as: the user who starts them, or ``nobody`` where that is root.
+
+Postgres refuses to run as root, and Redis had better not. The folders above the home may well be closed to
+everyone but root, so the servers keep the one capability that lets them pass.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from worker.embedded import launch
+from worker.errors import ConfigurationError
+
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
+
+
+def account() -> tuple[int, int]:
+    """Return the user id and group id that the servers run as.
+
+    Raises ConfigurationError where one is root and there is nobody else.
+    """
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError:
+        raise _not_as_root("there is no user 'nobody'") from None
+    return nobody.pw_uid, nobody.pw_gid
+
+
+def launcher(pid_file: str, program: Path, arguments: Sequence[str]) -> list[str]:
+    """Return the command that runs the program as that user; its process id goes to a file unless "-".
+
+    Raises ConfigurationError where one is root and may not hand on what the program needs.
+    """
+    become = "-"
+    if os.geteuid() == 0:
+        become = ":".join(map(str, (*account(), _capability(program))))
+    return [sys.executable, "-I", "-S", launch.__file__, pid_file, become, str(program), *arguments]
+
+
+def _capability(program: Path) -> int:
+    """Return the capability for passing folders that only root may enter.
+
+    Reading and searching is all that is needed, unless the program itself was installed for root alone.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:
+        raise _not_as_root("this system has no capabilities") from None
+    permitted = int(status.partition("CapPrm:")[2].split()[0], 16)
+    wanted = [_CAP_DAC_READ_SEARCH] if program.stat().st_mode & stat.S_IXOTH else []
+    for capability in [*wanted, _CAP_DAC_OVERRIDE]:
+        if permitted >> capability & 1:
+            return capability
+    raise _not_as_root("neither CAP_DAC_READ_SEARCH nor CAP_DAC_OVERRIDE is granted")
+
+
+def _not_as_root(reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        "the embedded servers do not run as root, and cannot be given to an unprivileged user here: "
+        f"{reason}. Start token-vault as an ordinary user, or set DATABASE_URL and REDIS_URL."
+    )
