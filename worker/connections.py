@@ -55,7 +55,7 @@ class Connections:
         resolved = self._resolve(stored)
         client = resolved if isinstance(resolved, providers.Client) else None
         problem = resolved if isinstance(resolved, providers.Problem) else None
-        fingerprint = client and self._fingerprint(client)
+        fingerprint = self._fingerprint(client) if client else None
         changed = await table.settle(
             self._vault,
             stored,

@@ -95,6 +95,7 @@ def upgrade() -> None:
     op.create_table(
         "management_tokens",
         sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("minted_with", sa.LargeBinary(), nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
         sa.Column("scopes", postgresql.ARRAY(sa.Text()), nullable=True),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),

@@ -61,6 +61,8 @@ class ManagementTokenRow(Base):
     __tablename__ = "management_tokens"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
+    # Of the credentials it was minted with: other credentials mint their own.
+    minted_with: Mapped[bytes]
     sealed: Mapped[bytes]
     scopes: Mapped[list[str] | None]
     expires_at: Mapped[datetime]

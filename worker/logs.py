@@ -1,0 +1,53 @@
+"""Log events: names that never change with ids bound to them, as JSON lines or, on a terminal, readable."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import structlog
+
+# These name whole URLs and headers at their lower levels; a token endpoint's URL can hold a token.
+_TALKATIVE = ("httpx", "httpcore", "aiohttp", "asyncio", "psycopg", "sqlalchemy", "alembic", "amqp", "kombu")
+
+
+def configure(*, level: str | None = None, stream_json: bool | None = None) -> None:
+    """Send this process's log to standard error.
+
+    Args:
+        level: ``TOKEN_VAULT_LOG_LEVEL``, by default INFO.
+        stream_json: JSON lines; by default wherever standard error is no terminal.
+    """
+    chosen = (level or os.environ.get("TOKEN_VAULT_LOG_LEVEL") or "INFO").upper()
+    as_json = not sys.stderr.isatty() if stream_json is None else stream_json
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    # Tracebacks without local variables: those may hold tokens.
+    rendered: list[structlog.types.Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if as_json
+        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(chosen)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,280 @@
+"""Renews grants: claim, call, commit. No step comes between a provider's answer and its commit."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+import httpx
+import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from worker import providers
+from worker.connections import Connection, Connections
+from worker.errors import CannotOpen
+from worker.providers import Refused, Renewed
+from worker.renew.outcome import Decision, Outcome, decide
+from worker.renew.sending import CALL_TIMEOUT, Answer, send
+from worker.tokens import TokenPair
+from worker.vault import claims, due, records
+from worker.vault import connections as circuits
+from worker.vault.claims import Claim
+from worker.vault.database import Vault
+
+log = structlog.get_logger(__name__)
+
+# A claim outlives any call made under it: a request is sent only while a whole call still fits in.
+CLAIM_TIME = timedelta(seconds=4 * CALL_TIMEOUT)
+# Renewals under way in one process at a time, and for one connection: a slow provider leaves room to the others.
+WINDOW = 128
+PER_CONNECTION = 32
+# An answer that cannot be committed is offered to Postgres again and again for this long, in seconds.
+STORE_PATIENCE = 600.0
+
+Key = tuple[str, str]
+Progress = Callable[[Outcome], None]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One connection during one run: its first call goes alone, so that a wrong secret costs one call."""
+
+    connection: Connection
+    lead: asyncio.Lock = field(default_factory=asyncio.Lock)
+    trusted: bool = False
+    broken: bool = False
+    in_flight: int = 0
+
+
+class Engine:
+    """Renews grants of one vault over one HTTP client.
+
+    Args:
+        vault: where the grants are.
+        connections: resolves each connection's client.
+        http: as ``sending.http_client`` makes it.
+        now: the time; by default the database's clock.
+        chance: 0 to 1, uniform.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        connections: Connections,
+        http: httpx.AsyncClient,
+        *,
+        now: Callable[[], datetime] | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._vault = vault
+        self._connections = connections
+        self._http = http
+        self._now = now
+        self._chance = chance
+
+    async def renew_due(
+        self, tenants: Sequence[str], *, budget: float = 50.0, progress: Progress | None = None
+    ) -> Counter[Outcome]:
+        """Renew all that is due, with bounded concurrency, until nothing is due or the time is up.
+
+        Args:
+            tenants: whose grants.
+            budget: seconds after which no more is claimed.
+            progress: called with the outcome of each renewal.
+
+        Returns:
+            How many renewals came to what.
+        """
+        clock = await self._clock()
+        stop_at = time.monotonic() + budget
+        loaded = await self._connections.load(list(tenants))
+        lanes = {key: _Lane(connection) for key, connection in loaded.items() if connection.client}
+        counts: Counter[tuple[str, str, str]] = Counter()
+        running: set[asyncio.Task[tuple[Claim, Outcome]]] = set()
+        more = bool(lanes)
+        failure: Exception | None = None
+        while more or running:
+            if more and len(running) <= WINDOW // 2:
+                try:
+                    claimed = await self._claim(lanes, WINDOW - len(running), clock)
+                except Exception as error:
+                    # What is under way is seen to its end before the failure is told.
+                    claimed, failure = [], error
+                running |= {
+                    asyncio.create_task(self._in_lane(lanes[_key(claim)], claim, clock)) for claim in claimed
+                }
+                more = bool(claimed) and time.monotonic() < stop_at
+                continue
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for claim, outcome in map(asyncio.Task.result, done):
+                counts[claim.key.tenant, claim.key.connection, outcome] += 1
+                if progress:
+                    progress(outcome)
+        if failure is not None:
+            raise failure
+        await records.count_renewals(self._vault, counts, now=clock())
+        return _by_outcome(counts)
+
+    async def renew_one(self, grant_id: int, *, connection: Connection) -> Outcome:
+        """Renew one grant now, whatever its due time; ``BUSY`` where another worker holds it."""
+        clock = await self._clock()
+        if connection.client is None:
+            return Outcome.UNRENEWABLE
+        now = clock()
+        claim = await claims.claim_one(self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME)
+        if claim is None:
+            return Outcome.BUSY
+        _, outcome = await self._in_lane(_Lane(connection, trusted=True), claim, clock)
+        await records.count_renewals(
+            self._vault, {(claim.key.tenant, claim.key.connection, outcome): 1}, now=clock()
+        )
+        return outcome
+
+    async def _clock(self) -> Callable[[], datetime]:
+        """A clock that runs from the database's time, so that the workers' own clocks may be wrong."""
+        if self._now is not None:
+            return self._now
+        began, at = await self._vault.now(), time.monotonic()
+        return lambda: began + timedelta(seconds=time.monotonic() - at)
+
+    async def _claim(self, lanes: dict[Key, _Lane], limit: int, clock: Callable[[], datetime]) -> list[Claim]:
+        quotas = {
+            key: PER_CONNECTION - lane.in_flight
+            for key, lane in lanes.items()
+            if lane.in_flight < PER_CONNECTION and not lane.broken
+        }
+        now = clock()
+        claimed = await claims.claim_due(
+            self._vault, quotas, owner=uuid4(), now=now, until=now + CLAIM_TIME, limit=limit
+        )
+        for claim in claimed:
+            lanes[_key(claim)].in_flight += 1
+        return claimed
+
+    async def _in_lane(
+        self, lane: _Lane, claim: Claim, clock: Callable[[], datetime]
+    ) -> tuple[Claim, Outcome]:
+        try:
+            if not lane.trusted:
+                async with lane.lead:
+                    if not lane.trusted:
+                        return claim, await self._renew(lane, claim, clock)
+            return claim, await self._renew(lane, claim, clock)
+        except Exception:
+            # Whatever it was, the claim stays: past its deadline the grant counts as in doubt, as it should.
+            log.exception("renew.failed", grant=claim.id, connection=claim.key.connection)
+            return claim, Outcome.FAILED
+        finally:
+            lane.in_flight -= 1
+
+    async def _renew(self, lane: _Lane, claim: Claim, clock: Callable[[], datetime]) -> Outcome:
+        client = lane.connection.client
+        now = clock()
+        if client is None or lane.broken or now + timedelta(seconds=CALL_TIMEOUT) >= claim.until:
+            await claims.release_unspent(self._vault, [claim], due_at=now)
+            return Outcome.UNSENT
+        provider = providers.get(client.provider)
+        try:
+            refresh = claims.open_refresh(self._vault, claim)
+            access = None if provider.needs_refresh_token else claims.open_access(self._vault, claim)
+        except CannotOpen as error:
+            log.error(  # noqa: TRY400  # the message says it all
+                "renew.unreadable", grant=claim.id, connection=claim.key.connection, problem=str(error)
+            )
+            later = due.after_failure(claim.attempts + 10, now, self._chance())
+            await claims.release(
+                self._vault, claim, due_at=later, attempts=claim.attempts + 1, last_error="cannot_open"
+            )
+            return Outcome.UNREADABLE
+        if refresh is None and (provider.needs_refresh_token or access is None):
+            await claims.release(
+                self._vault, claim, due_at=None, state="unrenewable", reason="no_refresh_token"
+            )
+            return Outcome.UNRENEWABLE
+        request = provider.request(client, access=access, refresh=refresh)
+        answer = await send(self._http, request)
+        if isinstance(answer, Answer):
+            result = provider.read(answer.status, answer.headers, answer.body, sent_at=now)
+        else:
+            result = providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
+        if isinstance(result, Renewed):
+            stored = await self._store(claim, result.pair, now)
+            await self._trust(lane)
+            return Outcome.RENEWED if stored else Outcome.SUPERSEDED
+        return await self._refused(lane, claim, provider, result, clock)
+
+    async def _store(self, claim: Claim, pair: TokenPair, sent_at: datetime) -> bool:
+        """Commit the pair, offering it to Postgres until it is taken: this is the only copy there is."""
+        due_at = due.after_renewal(pair.expires_at, sent_at, self._chance())
+        give_up, pause = time.monotonic() + STORE_PATIENCE, 0.2
+        while True:
+            try:
+                return await claims.store_renewed(
+                    self._vault, claim, pair, obtained_at=sent_at, due_at=due_at
+                )
+            except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+                log.warning("renew.commit_failed", grant=claim.id, problem=type(error).__name__)
+                if time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+    async def _trust(self, lane: _Lane) -> None:
+        lane.trusted = True
+        if lane.connection.circuit_opened_at is not None:
+            await circuits.close_circuit(
+                self._vault, tenant=lane.connection.tenant, name=lane.connection.name
+            )
+            log.info("connection.mended", connection=lane.connection.name)
+
+    async def _refused(
+        self,
+        lane: _Lane,
+        claim: Claim,
+        provider: providers.Provider,
+        refused: Refused,
+        clock: Callable[[], datetime],
+    ) -> Outcome:
+        now = clock()
+        decision: Decision = decide(refused, claim, provider, now=now, chance=self._chance())
+        released = await claims.release(self._vault, claim, **decision.columns)
+        if decision.opens_circuit:
+            lane.broken = True
+            await circuits.open_circuit(
+                self._vault,
+                tenant=claim.key.tenant,
+                name=claim.key.connection,
+                fingerprint=lane.connection.fingerprint,
+                code=refused.code,
+                began=claim.began,
+                now=now,
+            )
+        else:
+            lane.trusted = True
+        log.warning(
+            "renew.refused",
+            grant=claim.id,
+            connection=claim.key.connection,
+            blame=refused.blame.value,
+            code=refused.code,
+            outcome=decision.outcome.value,
+        )
+        return decision.outcome if released else Outcome.SUPERSEDED
+
+
+def _key(claim: Claim) -> Key:
+    return claim.key.tenant, claim.key.connection
+
+
+def _by_outcome(counts: Counter[tuple[str, str, str]]) -> Counter[Outcome]:
+    total: Counter[Outcome] = Counter()
+    for (_, _, outcome), count in counts.items():
+        total[Outcome(outcome)] += count
+    return total

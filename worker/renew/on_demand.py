@@ -1,0 +1,178 @@
+"""One grant, now: single-flight with everything else, and no busier at the provider than the batches are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+from sqlalchemy import text
+
+from worker.connections import Connection, Connections
+from worker.errors import TokenNotFound
+from worker.renew.engine import Engine
+from worker.renew.outcome import Outcome
+from worker.vault import claims, grants
+from worker.vault.database import Vault
+from worker.vault.serving import SELECT_SERVED, Served, choose
+
+# How long to wait for another worker's call to end, in seconds: longer than any call takes.
+WAIT = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """How a grant stands after an on-demand refresh. Ids, states and times only.
+
+    Attributes:
+        renewed: whether a new token came, by this call or another's.
+        retry_after: seconds after which trying again is worthwhile, where no fresh token came.
+    """
+
+    tenant: str
+    user_id: str
+    connection: str
+    state: str
+    outcome: Outcome
+    renewed: bool
+    expires_at: datetime | None
+    reason: str | None = None
+    since: datetime | None = None
+    retry_after: float | None = None
+
+
+class OnDemand:
+    """Refreshes single grants.
+
+    Args:
+        vault: where the grants are.
+        connections: resolves each connection's client.
+        engine: makes the calls.
+    """
+
+    def __init__(self, vault: Vault, connections: Connections, engine: Engine) -> None:
+        self._vault = vault
+        self._connections = connections
+        self._engine = engine
+
+    async def refresh(
+        self,
+        *,
+        tenants: Sequence[str],
+        user_id: str,
+        connection: str,
+        min_ttl: float | None = None,
+        force: bool = False,
+    ) -> Refreshed:
+        """Make sure that a grant's token is fresh, and wake whoever waits for it.
+
+        Args:
+            tenants: where to look.
+            user_id: Auth0's user id; empty for the connection's admin grant.
+            connection: the connection's name.
+            min_ttl: seconds of life wanted; None for the default.
+            force: renew even a fresh token, one that waits in backoff, or one behind an open circuit.
+
+        Raises:
+            TokenNotFound: the vault has no such grant.
+        """
+        served = await self._read(tenants, user_id, connection)
+        began, outcome = served, Outcome.FRESH
+        deadline = asyncio.get_running_loop().time() + WAIT
+        while True:
+            loaded = await self._connections.load([served.tenant], connection)
+            ready = loaded[served.tenant, connection]
+            held_back = await self._held_back(served, ready, force)
+            if not force and served.is_fresh(min_ttl):
+                break
+            if held_back is not None:
+                outcome = held_back
+                break
+            outcome = await self._engine.renew_one(served.id, connection=ready)
+            if outcome is not Outcome.BUSY:
+                served = await self._read(tenants, user_id, connection)
+                break
+            remaining = deadline - asyncio.get_running_loop().time()
+            if remaining <= 0:
+                break
+            await self._wait(served.id, remaining)
+            served = await self._read(tenants, user_id, connection)
+            if served.obtained_at != began.obtained_at or served.state != began.state:
+                force = False  # somebody else's call did what was asked for
+        async with self._vault.engine.begin() as open_connection:
+            await grants.notify(open_connection, served.id)
+        return await self._report(served, began, outcome, ready, min_ttl)
+
+    async def _read(self, tenants: Sequence[str], user_id: str, connection: str) -> Served:
+        async with self._vault.engine.connect() as open_connection:
+            raw = await open_connection.exec_driver_sql(SELECT_SERVED, (user_id, connection))
+            rows = [Served(*row) for row in raw.all()]
+        served = choose([row for row in rows if row.tenant in tenants], user_id)
+        if served is None or served.state == "erased":
+            who = f"user {user_id}" if user_id else "admin"
+            raise TokenNotFound(f"the vault has no grant of {who} for connection {connection}")
+        return served
+
+    async def _held_back(self, served: Served, ready: Connection, force: bool) -> Outcome | None:
+        """Why no call may be made now, if so."""
+        if ready.client is None or served.state == "unrenewable":
+            return Outcome.UNRENEWABLE
+        if force:
+            return None
+        if served.state == "reauthorization_required":
+            return Outcome.DEAD
+        if ready.circuit_until is not None and ready.circuit_until > served.now:
+            return Outcome.BLOCKED
+        if await self._pause(served) > 0:
+            return Outcome.IN_DOUBT if served.state == "in_doubt" else Outcome.RETRY
+        return None
+
+    async def _pause(self, served: Served) -> float:
+        """Seconds that the grant's own backoff still lasts; no reader's hurry cuts it short."""
+        statement = text("""
+            SELECT extract(epoch FROM due_at - now()) FROM grants
+            WHERE id = :id AND attempts > 0 AND claim_owner IS NULL AND due_at > now()
+        """)
+        async with self._vault.engine.connect() as connection:
+            return float((await connection.execute(statement, {"id": served.id})).scalar_one_or_none() or 0)
+
+    async def _wait(self, grant_id: int, seconds: float) -> None:
+        """Wait until the claim that another worker holds has ended."""
+        async with self._vault.engine.connect() as shared:
+            connection = await shared.execution_options(isolation_level="AUTOCOMMIT")
+            await connection.execute(text(f"LISTEN {claims.CHANNEL}"))
+            if await claims.mark_awaited(connection, grant_id, await self._vault.now()):
+                raw = await connection.get_raw_connection()
+                driver = raw.driver_connection
+                assert isinstance(driver, psycopg.AsyncConnection)
+                async for notification in driver.notifies(timeout=seconds):
+                    if notification.payload == str(grant_id):
+                        break
+            await connection.execute(text(f"UNLISTEN {claims.CHANNEL}"))
+
+    async def _report(
+        self, served: Served, began: Served, outcome: Outcome, ready: Connection, min_ttl: float | None
+    ) -> Refreshed:
+        state, retry_after = served.state, None
+        if ready.client is None:
+            state = "unrenewable"
+        elif outcome is Outcome.BLOCKED:
+            state = "blocked"
+            until = ready.circuit_until
+            retry_after = max(1.0, (until - served.now).total_seconds()) if until else 60.0
+        elif not served.is_fresh(min_ttl) and state in ("active", "in_doubt"):
+            retry_after = max(1.0, await self._pause(served))
+        return Refreshed(
+            tenant=served.tenant,
+            user_id=served.user_id,
+            connection=served.connection,
+            state=state,
+            outcome=outcome,
+            renewed=served.access_version != began.access_version,
+            expires_at=served.expires_at,
+            reason=served.reason or (ready.problem.code if ready.problem else ready.circuit_code),
+            since=served.reason_since,
+            retry_after=retry_after,
+        )

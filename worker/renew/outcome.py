@@ -1,0 +1,110 @@
+"""What a renewal comes to, and how a provider's refusal turns into the grant's next state. Pure but for jitter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from worker.providers import Blame, Provider, Refused
+from worker.vault import due
+from worker.vault.claims import Claim
+
+# An unknown refusal is tried this often before the operator is called.
+UNKNOWN_TRIES = 5
+# A refresh token whose last use is in doubt, at a provider that would revoke the family on reuse, is tried again
+# only when the access token still being served has this much life left: until then, nothing is won by trying.
+LAST_MOMENT = timedelta(seconds=60)
+
+
+class Outcome(StrEnum):
+    """How one renewal ended; what counts and status show."""
+
+    RENEWED = "renewed"
+    FRESH = "fresh"
+    """Nothing to do: somebody renewed it meanwhile, or it has life enough."""
+    SUPERSEDED = "superseded"
+    """A newer login replaced the pair during the call; the newer pair stays."""
+    DEAD = "reauthorization_required"
+    LOST = "lost_in_rotation"
+    BLOCKED = "blocked"
+    """The connection's circuit is open, or was opened by this attempt."""
+    RETRY = "retry"
+    IN_DOUBT = "in_doubt"
+    UNSENT = "unsent"
+    """No request was made: the claim's time was up, or the circuit had opened."""
+    UNRENEWABLE = "unrenewable"
+    BUSY = "busy"
+    """Another worker was still renewing it when the wait was over."""
+    FAILED = "failed"
+    """Something unforeseen; the log has it, and the grant is in doubt once its claim has run out."""
+    UNREADABLE = "unreadable"
+    """The stored refresh token does not open: a key is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to write when a claim ends without a pair.
+
+    Attributes:
+        outcome: for the counts.
+        opens_circuit: whether the connection's circuit opens.
+        columns: keyword arguments of ``claims.release``.
+    """
+
+    outcome: Outcome
+    opens_circuit: bool
+    columns: dict[str, Any]
+
+
+def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime, chance: float) -> Decision:
+    """Turn a refusal into the grant's next state. Only the provider's verdict on this grant marks it dead."""
+    attempts = claim.attempts + 1
+    retry_at = due.after_failure(attempts, now, chance, refused.retry_after)
+    columns: dict[str, Any] = {"attempts": attempts, "last_error": refused.code, "due_at": retry_at}
+    if refused.blame is Blame.USER:
+        return _dead(refused, claim, columns, now)
+    if refused.blame is Blame.IN_DOUBT and refused.spent:
+        columns |= {"state": "in_doubt", "reason": refused.code, "in_doubt": True}
+        columns |= {"reason_since": claim.doubt_since or claim.began}
+        columns["due_at"] = _doubt_due_at(claim, provider, now=now, retry_at=retry_at)
+        return Decision(Outcome.IN_DOUBT, False, columns)
+    if refused.blame is Blame.IN_DOUBT and not claim.attempts:
+        columns["due_at"] = now  # nothing was spent: the first retry is made at once
+    if refused.blame is Blame.OPERATOR or (refused.blame is Blame.UNKNOWN and attempts >= UNKNOWN_TRIES):
+        # The grant is as good as before. It moves on a little so that a probe of the connection picks another
+        # grant: should only this one be refused so, it must not keep all others blocked.
+        return Decision(Outcome.BLOCKED, True, columns)
+    return Decision(Outcome.RETRY, False, columns)
+
+
+def _dead(refused: Refused, claim: Claim, columns: dict[str, Any], now: datetime) -> Decision:
+    lost = claim.doubt_since is not None
+    columns |= {
+        "state": "reauthorization_required",
+        "reason": "lost_in_rotation" if lost else refused.code,
+        # The time a lost grant was lost is that of the attempt whose outcome never came.
+        "reason_since": claim.doubt_since or now,
+        "due_at": None,
+        "settled": True,
+    }
+    return Decision(Outcome.LOST if lost else Outcome.DEAD, False, columns)
+
+
+def _doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: datetime) -> datetime:
+    """When to try a refresh token again whose last use is in doubt.
+
+    Where the provider does not rotate, or its grace lasts, a retry is safe and made at once. Elsewhere it can
+    make the provider revoke the whole family, the access token still being served included, while a retry of a
+    request that never arrived is as good later as now: so the user is served first.
+    """
+    doubt_since = claim.doubt_since or claim.began
+    safe = not provider.rotates or (
+        provider.grace is not None and now < doubt_since + timedelta(seconds=provider.grace)
+    )
+    if safe:
+        return now if claim.doubt_since is None else retry_at
+    if claim.expires_at is None:
+        return retry_at
+    return max(retry_at, claim.expires_at - LAST_MOMENT)

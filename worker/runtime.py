@@ -1,0 +1,125 @@
+"""What one process needs to work on the vault, put together from the settings and taken apart again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from worker import embedded
+from worker.auth0 import Credentials, ManagementClient
+from worker.connections import Connections
+from worker.errors import ConfigurationError
+from worker.renew.engine import Engine
+from worker.renew.on_demand import OnDemand
+from worker.renew.sending import http_client
+from worker.settings import Settings, TenantSettings
+from worker.sync.engine import Sync
+from worker.sync.token_store import VaultTokenStore
+from worker.tokens import Secret
+from worker.vault.database import Vault, open_vault
+
+
+@dataclass(slots=True)
+class Runtime:
+    """An open vault with all that works on it.
+
+    Attributes:
+        tenants: the names of the configured tenants.
+    """
+
+    settings: Settings
+    vault: Vault
+    connections: Connections
+    engine: Engine
+    on_demand: OnDemand
+    _open: AsyncExitStack
+    _auth0: dict[str, ManagementClient] = field(default_factory=dict)
+
+    @property
+    def tenants(self) -> list[str]:
+        """The names of the configured tenants."""
+        return list(self.settings.tenants)
+
+    async def auth0(self, tenant: str) -> ManagementClient:
+        """The Management API client of a tenant.
+
+        Raises:
+            ConfigurationError: the tenant is not configured, or its credentials do not read.
+        """
+        if tenant not in self._auth0:
+            credentials = credentials_of(self.settings, tenant)
+            store = VaultTokenStore(self.vault, tenant, credentials)
+            self._auth0[tenant] = await self._open.enter_async_context(ManagementClient(credentials, store))
+        return self._auth0[tenant]
+
+    async def sync(self, tenant: str) -> Sync:
+        """What syncs a tenant.
+
+        Raises:
+            ConfigurationError: as ``auth0``.
+        """
+        return Sync(tenant, self.vault, self.connections, await self.auth0(tenant))
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIterator[Runtime]:
+    """Open the vault that the settings name, and all that works on it.
+
+    Args:
+        connections: to Postgres, at the most.
+
+    Raises:
+        ConfigurationError, TemporarilyUnavailable: as ``open_vault``.
+    """
+    async with AsyncExitStack() as stack:
+        vault = await stack.enter_async_context(
+            open_vault(
+                database_url(settings), settings.access_keys, settings.refresh_keys, connections=connections
+            )
+        )
+        http = await stack.enter_async_context(http_client())
+        known = Connections(vault, settings)
+        engine = Engine(vault, known, http)
+        yield Runtime(settings, vault, known, engine, OnDemand(vault, known, engine), stack)
+
+
+def database_url(settings: Settings) -> Secret:
+    """Where Postgres is: as configured, or the embedded one that runs under the home folder.
+
+    Raises:
+        ConfigurationError: neither is there.
+    """
+    if settings.database_url is not None:
+        return settings.database_url
+    found = embedded.find(settings.home)
+    if found is None or not found.database_url:
+        raise ConfigurationError(
+            f"no DATABASE_URL is set and no vault runs under {settings.home}: start one with `token-vault up`"
+        )
+    return found.database_url
+
+
+def credentials_of(settings: Settings, tenant: str) -> Credentials:
+    """The machine-to-machine credentials of a tenant.
+
+    Raises:
+        ConfigurationError: the tenant is not configured, or its credentials do not read.
+    """
+    configured: TenantSettings | None = settings.tenants.get(tenant)
+    if configured is None:
+        raise ConfigurationError(
+            "no Auth0 tenant is configured: set AUTH0_DOMAIN, AUTH0_CLIENT_ID and AUTH0_CLIENT_SECRET "
+            "(or AUTH0_PRIVATE_KEY)"
+        )
+    return Credentials(
+        domain=configured.domain,
+        client_id=configured.client_id,
+        client_secret=configured.client_secret,
+        private_key=configured.private_key,
+        audience=configured.audience,
+    )
+
+
+KEY_FILES = {"access": Path("keys/access"), "refresh": Path("keys/refresh")}

@@ -1,0 +1,70 @@
+"""From what the Management API shows to what the vault is given. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+
+from worker import auth0, providers
+from worker.connections import Connection
+from worker.tokens import GrantKey, TokenPair
+from worker.vault.grants import ShownGrant
+
+
+def shown_grants(
+    user: auth0.User, tenant: str, connections: Mapping[tuple[str, str], Connection]
+) -> Iterator[ShownGrant]:
+    """Yield the grants of a user's identities, those with tokens that can be vaulted.
+
+    ``last_login`` tells when the tokens were issued only where there is one identity: with linked accounts it
+    says nothing about which of them logged in, so their expiry is unknown.
+    """
+    issued_at = user.last_login if len(user.identities) == 1 and not user.malformed else None
+    for identity in user.identities:
+        if identity.is_oauth1 or not (identity.access_token or identity.refresh_token):
+            continue
+        expires_at = (
+            issued_at + timedelta(seconds=identity.expires_in)
+            if issued_at is not None and identity.expires_in is not None
+            else None
+        )
+        connection = connections.get((tenant, identity.connection))
+        yield ShownGrant(
+            key=GrantKey(tenant, identity.connection, user.user_id, identity.user_id),
+            strategy=identity.provider,
+            pair=TokenPair(identity.access_token, identity.refresh_token, expires_at),
+            updated_at=user.updated_at,
+            issued_at=issued_at,
+            exchangeable=_exchangeable(connection),
+        )
+
+
+def shown_admin_grant(connection: auth0.Connection, tenant: str, now: datetime) -> ShownGrant | None:
+    """Return the admin grant that an OAuth consent left in a connection's options, if any."""
+    pair = providers.admin_tokens(connection.strategy, connection.options, now=now)
+    if pair is None:
+        return None
+    return ShownGrant(
+        key=GrantKey(tenant, connection.name),
+        strategy=connection.strategy,
+        pair=pair,
+        updated_at=None,
+        issued_at=None,
+    )
+
+
+def may_hide_tokens(user: auth0.User) -> bool:
+    """Whether a list entry without tokens may have some when the user is asked for by id."""
+    return any(
+        identity.provider not in providers.TOKENLESS_STRATEGIES
+        and not identity.is_oauth1
+        and identity.access_token is None
+        and identity.refresh_token is None
+        for identity in user.identities
+    )
+
+
+def _exchangeable(connection: Connection | None) -> bool:
+    if connection is None or connection.client is None:
+        return False
+    return not providers.get(connection.client.provider).needs_refresh_token

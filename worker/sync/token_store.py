@@ -1,0 +1,47 @@
+"""Shares a tenant's management token among all workers, through the vault."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+
+from worker.auth0 import Credentials, ManagementToken
+from worker.vault import sharing
+from worker.vault.database import Vault
+
+
+class VaultTokenStore:
+    """The ``TokenStore`` of one tenant. A token minted with other credentials is not used.
+
+    Args:
+        vault: where the token lies, encrypted.
+        tenant: the tenant's name.
+        credentials: what it is minted with.
+    """
+
+    def __init__(self, vault: Vault, tenant: str, credentials: Credentials) -> None:
+        self._vault = vault
+        self._tenant = tenant
+        self._minted_with = vault.fingerprints.of(
+            credentials.base_url, credentials.client_id, credentials.client_secret, credentials.private_key,
+            credentials.audience,
+        )  # fmt: skip
+
+    async def get(self) -> ManagementToken | None:
+        """Return the shared token, whatever its age."""
+        found = await sharing.read(self._vault, self._tenant, self._minted_with)
+        return None if found is None else ManagementToken(*found)
+
+    def minting(self) -> AbstractAsyncContextManager[None]:
+        """Hold the right to mint; the database releases it when its holder dies."""
+        return sharing.held(self._vault, f"management token of {self._tenant}")
+
+    async def put(self, token: ManagementToken) -> None:
+        """Share a new token."""
+        await sharing.write(
+            self._vault,
+            self._tenant,
+            self._minted_with,
+            token=token.value,
+            expires_at=token.expires_at,
+            scopes=token.scopes,
+        )

@@ -1,0 +1,153 @@
+"""What happened: sync runs and renewals by the minute. For ``status`` and dashboards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from worker.vault.database import Vault
+from worker.vault.grants import Tally
+from worker.vault.tables import ConnectionRow, RenewalCount, SyncRun
+
+KEEP_COUNTS = timedelta(days=7)
+KEEP_RUNS = timedelta(days=30)
+
+
+async def count_renewals(
+    vault: Vault, outcomes: Mapping[tuple[str, str, str], int], *, now: datetime
+) -> None:
+    """Add to the counts of this minute, by tenant, connection and outcome."""
+    if not outcomes:
+        return
+    minute = now.replace(second=0, microsecond=0)
+    statement = insert(RenewalCount).values(
+        [
+            {"minute": minute, "tenant": tenant, "connection": name, "outcome": outcome, "count": count}
+            for (tenant, name, outcome), count in sorted(outcomes.items())
+        ]
+    )
+    async with vault.engine.begin() as connection:
+        await connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["minute", "tenant", "connection", "outcome"],
+                set_={"count": RenewalCount.count + statement.excluded.count},
+            )
+        )
+
+
+async def begin_run(vault: Vault, *, tenant: str, scope: str, now: datetime) -> int:
+    """Note that a sync begins; returns the run's id."""
+    async with vault.engine.begin() as connection:
+        run = await connection.execute(
+            insert(SyncRun).values(tenant=tenant, scope=scope, started_at=now).returning(SyncRun.id)
+        )
+        return run.scalar_one()
+
+
+async def update_run(
+    vault: Vault,
+    run_id: int,
+    *,
+    seen: int,
+    failed: int,
+    tally: Tally,
+    finished_at: datetime | None = None,
+    error: str | None = None,
+) -> None:
+    """Note how far a sync is, or how it ended."""
+    values = {
+        "seen": seen, "failed": failed, "new": tally.new, "changed": tally.changed,
+        "unchanged": tally.unchanged, "stale": tally.stale, "finished_at": finished_at, "error": error,
+    }  # fmt: skip
+    async with vault.engine.begin() as connection:
+        await connection.execute(update(SyncRun).where(SyncRun.id == run_id).values(values))
+
+
+async def forget_old(vault: Vault, *, now: datetime) -> None:
+    """Delete counts and runs past their keeping time."""
+    async with vault.engine.begin() as connection:
+        await connection.execute(delete(RenewalCount).where(RenewalCount.minute < now - KEEP_COUNTS))
+        await connection.execute(delete(SyncRun).where(SyncRun.started_at < now - KEEP_RUNS))
+
+
+async def status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
+    """How the vault is: grants by state, connections, the last sync of each tenant, renewals of late."""
+    values = {"tenants": list(tenants)}
+    async with vault.engine.connect() as connection:
+        grants = await connection.execute(text(_GRANTS), values)
+        connections = await connection.execute(text(_CONNECTIONS), values)
+        runs = await connection.execute(text(_LAST_RUNS), values)
+        renewals = await connection.execute(text(_RENEWALS), values)
+        return {
+            "grants": {state: count for state, count in grants},  # noqa: C416  # rows are not pairs to dict()
+            "connections": _connections([dict(row) for row in connections.mappings()]),
+            "last_sync": [dict(row) for row in runs.mappings()],
+            "renewals": _renewals([dict(row) for row in renewals.mappings()]),
+        }
+
+
+_GRANTS = (
+    "SELECT state, count(*) FROM token_status WHERE tenant = ANY(:tenants) GROUP BY state ORDER BY state"
+)
+
+_CONNECTIONS = """
+SELECT c.tenant, c.name, c.strategy, c.provider, c.problem, c.problem_message, c.notes, c.circuit_code,
+    c.circuit_opened_at, c.circuit_until, s.state, s.grants, s.next_expiry
+FROM connections c
+LEFT JOIN (
+    SELECT tenant, connection, state, count(*) AS grants, min(expires_at) FILTER (WHERE expires_at > now()) AS next_expiry
+    FROM token_status GROUP BY tenant, connection, state
+) s ON s.tenant = c.tenant AND s.connection = c.name
+WHERE c.tenant = ANY(:tenants)
+ORDER BY c.tenant, c.name, s.state
+"""
+
+_LAST_RUNS = """
+SELECT DISTINCT ON (tenant) tenant, scope, started_at, finished_at, seen, new, changed, unchanged, stale, failed, error
+FROM sync_runs WHERE tenant = ANY(:tenants) AND scope = 'all' ORDER BY tenant, started_at DESC
+"""
+
+_RENEWALS = """
+SELECT outcome, sum(count)::bigint AS last_hour,
+    coalesce(sum(count) FILTER (WHERE minute = date_trunc('minute', now()) - interval '1 minute'), 0)::bigint AS last_minute
+FROM renewal_counts WHERE tenant = ANY(:tenants) AND minute > now() - interval '1 hour' GROUP BY outcome ORDER BY outcome
+"""
+
+
+def _connections(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        columns = dict(row)
+        state, count, expiry = columns.pop("state"), columns.pop("grants"), columns.pop("next_expiry")
+        connection = found.setdefault(
+            (row["tenant"], row["name"]), columns | {"grants": {}, "next_expiry": None}
+        )
+        if state is not None:
+            connection["grants"][state] = count
+        if expiry is not None and (connection["next_expiry"] is None or expiry < connection["next_expiry"]):
+            connection["next_expiry"] = expiry
+    return list(found.values())
+
+
+def _renewals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    per_minute: Counter[str] = Counter({row["outcome"]: row["last_minute"] for row in rows})
+    last_hour: Counter[str] = Counter({row["outcome"]: row["last_hour"] for row in rows})
+    return {
+        "per_minute": per_minute["renewed"],
+        "last_minute": dict(+per_minute),
+        "last_hour": dict(+last_hour),
+    }
+
+
+async def connection_names(vault: Vault, tenants: Sequence[str]) -> list[str]:
+    """The names of all known connections."""
+    statement = (
+        select(ConnectionRow.name).where(ConnectionRow.tenant.in_(tenants)).order_by(ConnectionRow.name)
+    )
+    async with vault.engine.connect() as connection:
+        return list((await connection.execute(statement)).scalars())

@@ -1,0 +1,78 @@
+"""Reading one access token: one indexed row, one decryption. The readers' side, without SQLAlchemy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from worker.errors import ConfigurationError
+from worker.tokens import GrantKey
+from worker.vault import due
+
+# The columns of ``served_tokens`` in the order of ``Served``, and the database's time: the reader's own clock
+# may be wrong. A reader needs no more than SELECT on this view.
+SELECT_SERVED = """
+SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since, access_sealed, access_version,
+    expires_at, scopes, obtained_at, obtained_from, now()
+FROM served_tokens WHERE user_id = %s AND connection = %s
+"""
+
+
+class Served(NamedTuple):
+    """What the vault holds for one grant, the access token still sealed."""
+
+    id: int
+    tenant: str
+    connection: str
+    user_id: str
+    provider_user_id: str
+    state: str
+    reason: str | None
+    reason_since: datetime | None
+    access_sealed: bytes | None
+    access_version: int
+    expires_at: datetime | None
+    scopes: list[str] | None
+    obtained_at: datetime | None
+    obtained_from: str
+    now: datetime
+
+    @property
+    def key(self) -> GrantKey:
+        """What names the grant."""
+        return GrantKey(self.tenant, self.connection, self.user_id, self.provider_user_id)
+
+    def is_fresh(self, min_ttl: float | None, now: datetime | None = None) -> bool:
+        """Whether the token may be handed out.
+
+        Args:
+            min_ttl: seconds of life wanted; None for what renewal in time always leaves.
+            now: the time, by default the database's.
+        """
+        if self.access_sealed is None or self.state == "erased":
+            return False
+        if self.expires_at is None:
+            # Straight from its provider, or beyond renewal: served with the expiry marked unknown. One that
+            # Auth0 showed, of unknown age, is renewed first.
+            return self.obtained_from == "renewal" or self.state == "unrenewable"
+        wanted = (
+            due.default_min_ttl(self.expires_at, self.obtained_at)
+            if min_ttl is None
+            else timedelta(seconds=min_ttl)
+        )
+        return self.expires_at - (now or self.now) > wanted
+
+
+def choose(found: Sequence[Served], user_id: str) -> Served | None:
+    """Pick the grant that is meant where a user has several identities of one connection: the user's own.
+
+    Raises:
+        ConfigurationError: several tenants have this user, and none was named.
+    """
+    if len(found) <= 1:
+        return found[0] if found else None
+    if len({served.tenant for served in found}) > 1:
+        raise ConfigurationError("several tenants have this user and connection: name the tenant")
+    own = [served for served in found if user_id.endswith(f"|{served.provider_user_id}")]
+    return min(own or found, key=lambda served: (served.state == "erased", served.id))
