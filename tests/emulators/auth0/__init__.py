@@ -1,0 +1,1 @@
+"""The tenant: `/oauth/token` and the part of the Management API that the vault reads."""

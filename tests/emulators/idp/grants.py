@@ -1,0 +1,302 @@
+"""The providers' memory: clients, and the tokens that descend from each login."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.emulators.clock import Clock
+from tests.emulators.idp.behaviour import Behaviour
+
+Identity = tuple[str, str]  # (connection, the provider's user id); "*admin" is a connection's admin grant
+ADMIN = "*admin"
+
+
+def digest(token: str | None) -> str | None:
+    """Name a token without showing it: the first 12 hex digits of its SHA-256."""
+    return None if token is None else hashlib.sha256(token.encode()).hexdigest()[:12]
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """The operator's application at one provider."""
+
+    provider: str
+    client_id: str
+    secret: str
+    tenants: list[str] = field(default_factory=list)  # Entra directories it lives in; empty: any
+
+
+@dataclass(slots=True, eq=False)
+class RefreshToken:
+    """One refresh token; `spent_at` is set when a rotation has replaced it."""
+
+    value: str
+    issued_at: float
+    used_at: float
+    presented: int = 0
+    spent_at: float | None = None
+    revoked: bool = False
+    successor: "AccessToken | None" = None
+
+
+@dataclass(slots=True, eq=False)
+class AccessToken:
+    """One access token, and the refresh token that was live beside it."""
+
+    value: str
+    issued_at: float
+    expires_at: float | None
+    refresh: RefreshToken | None
+    revoked: bool = False
+
+    def live(self, now: float) -> bool:
+        """Tell whether the provider's API takes it."""
+        return not self.revoked and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(slots=True, eq=False)
+class Grant:
+    """Everything that descends from one login: a token family."""
+
+    id: str
+    provider: str
+    client_id: str
+    identity: Identity
+    scope: str
+    access: list[AccessToken] = field(default_factory=list)
+    refresh: list[RefreshToken] = field(default_factory=list)
+
+    def revoke(self) -> None:
+        """Kill all tokens of the family."""
+        for access in self.access:
+            access.revoked = True
+        for refresh in self.refresh:
+            refresh.revoked = True
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a token is not renewed: unknown, expired, revoked or reused."""
+
+    kind: str
+
+
+class Issuer:
+    """Issues, renews and revokes the tokens of every provider."""
+
+    def __init__(self, clock: Clock, history: int = 5000) -> None:
+        self._clock = clock
+        self.history = history  # pairs remembered per grant
+        self.clients: dict[tuple[str, str], Client] = {}
+        self.double_spends = 0
+        self._grants: dict[str, Grant] = {}
+        self._by_identity: dict[Identity, list[Grant]] = {}
+        self._by_refresh: dict[str, tuple[Grant, RefreshToken]] = {}
+        self._by_access: dict[str, tuple[Grant, AccessToken]] = {}
+
+    def login(
+        self,
+        behaviour: Behaviour,
+        client: Client,
+        identity: Identity,
+        *,
+        refresh: bool,
+        life: float | None,
+        at: float | None = None,
+    ) -> tuple[Grant, AccessToken]:
+        """Begin a new family, as a login with consent does."""
+        grant = Grant(
+            f"g{len(self._grants) + 1}", client.provider, client.client_id, identity, behaviour.scope
+        )
+        self._remember(grant)
+        at = self._clock.now() if at is None else at
+        first = self._new_refresh(behaviour, grant, at) if refresh and behaviour.issues_refresh else None
+        return grant, self._new_access(behaviour, grant, first, at, life)
+
+    def another_access(self, behaviour: Behaviour, grant: Grant, life: float | None) -> AccessToken:
+        """Issue an access token in a family that exists, as a login without consent does."""
+        current = grant.refresh[-1] if grant.refresh else None
+        return self._new_access(behaviour, grant, current, self._clock.now(), life)
+
+    def redeem(
+        self, behaviour: Behaviour, provider: str, client_id: str, token: str
+    ) -> tuple[Grant, AccessToken] | Refused:
+        """Present a refresh token, by the provider's rules of rotation, grace and reuse."""
+        grant, presented = self._by_refresh.get(token, (None, None))
+        if grant is None or presented is None or (grant.provider, grant.client_id) != (provider, client_id):
+            return Refused("unknown")
+        presented.presented += 1
+        self.double_spends += presented.spent_at is not None
+        now = self._clock.now()
+        if presented.revoked:
+            return Refused("revoked")
+        if presented.spent_at is not None:
+            if now - presented.spent_at >= behaviour.grace:
+                return self._reused(behaviour, grant)
+            if behaviour.grace_answer == "same" and presented.successor is not None:
+                following = presented.successor.refresh
+                if following is not None and following.spent_at is None:
+                    return grant, presented.successor
+                return self._reused(behaviour, grant)
+        idle = behaviour.refresh_idle_life
+        if idle is not None and now - presented.used_at >= idle:
+            return Refused("expired")
+        presented.used_at = now
+        return grant, self._renew(behaviour, grant, presented, now)
+
+    def exchange(
+        self, behaviour: Behaviour, provider: str, client_id: str, token: str
+    ) -> tuple[Grant, AccessToken] | Refused:
+        """Swap a live access token for a longer-lived one, as Facebook does."""
+        grant, current = self._by_access.get(token, (None, None))
+        if grant is None or current is None or (grant.provider, grant.client_id) != (provider, client_id):
+            return Refused("unknown")
+        now = self._clock.now()
+        if not current.live(now):
+            return Refused("revoked" if current.revoked else "expired")
+        return grant, self._new_access(behaviour, grant, None, now, behaviour.access_life)
+
+    def grant_of(self, refresh_token: str) -> Grant | None:
+        """Find the family a refresh token belongs to, dead or alive."""
+        found = self._by_refresh.get(refresh_token)
+        return None if found is None else found[0]
+
+    def find_access(self, token: str) -> tuple[Grant, AccessToken] | None:
+        """Find an access token, dead or alive."""
+        return self._by_access.get(token)
+
+    def grants(self, identity: Identity) -> list[Grant]:
+        """List the families of one identity, the oldest first."""
+        return self._by_identity.get(identity, [])
+
+    def ledger(self, identity: Identity) -> list[dict[str, Any]]:
+        """List every pair issued to one identity, oldest first, tokens as digests."""
+        now = self._clock.now()
+        pairs = [(grant, access) for grant in self.grants(identity) for access in grant.access]
+        return [_entry(grant, access, now) for grant, access in sorted(pairs, key=lambda p: p[1].issued_at)]
+
+    def live(self, identity: Identity) -> dict[str, str | None]:
+        """Give the newest live access token and the newest live refresh token, in plain text."""
+        now = self._clock.now()
+        access = [a for grant in self.grants(identity) for a in grant.access if a.live(now)]
+        refresh = [
+            r
+            for grant in self.grants(identity)
+            for r in grant.refresh
+            if not r.revoked and r.spent_at is None
+        ]
+        access.sort(key=lambda token: token.issued_at)  # stable: of one instant the last issued stays last
+        refresh.sort(key=lambda token: token.issued_at)
+        return {
+            "access_token": access[-1].value if access else None,
+            "refresh_token": refresh[-1].value if refresh else None,
+        }
+
+    def dump(self) -> list[dict[str, Any]]:
+        """Write all families for the state file."""
+        return [_dump(grant) for grant in self._grants.values()]
+
+    def load(self, grants: list[dict[str, Any]]) -> None:
+        """Read what `dump` wrote. Raises KeyError, TypeError or ValueError when it is something else."""
+        for raw in grants:
+            grant = _load(raw)
+            self._remember(grant)
+            self._by_refresh.update({token.value: (grant, token) for token in grant.refresh})
+            self._by_access.update({token.value: (grant, token) for token in grant.access})
+
+    def _remember(self, grant: Grant) -> None:
+        self._grants[grant.id] = grant
+        self._by_identity.setdefault(grant.identity, []).append(grant)
+
+    def _reused(self, behaviour: Behaviour, grant: Grant) -> Refused:
+        if behaviour.reuse_revokes_family:
+            grant.revoke()
+        return Refused("reused")
+
+    def _renew(self, behaviour: Behaviour, grant: Grant, old: RefreshToken, now: float) -> AccessToken:
+        if behaviour.old_access_dies:
+            for access in reversed(grant.access):
+                if access.revoked:
+                    break  # the earlier ones died when this one did
+                access.revoked = True
+        following = old
+        if behaviour.rotates:
+            following = self._new_refresh(behaviour, grant, now)
+        renewed = self._new_access(behaviour, grant, following, now, behaviour.access_life)
+        if behaviour.rotates and behaviour.old_refresh_dies and old.spent_at is None:
+            old.spent_at, old.successor = now, renewed
+        return renewed
+
+    def _new_refresh(self, behaviour: Behaviour, grant: Grant, at: float) -> RefreshToken:
+        token = RefreshToken(behaviour.refresh_prefix + secrets.token_urlsafe(32), at, at)
+        grant.refresh.append(token)
+        self._by_refresh[token.value] = (grant, token)
+        return token
+
+    def _new_access(
+        self, behaviour: Behaviour, grant: Grant, refresh: RefreshToken | None, at: float, life: float | None
+    ) -> AccessToken:
+        value = behaviour.access_prefix + secrets.token_urlsafe(48)
+        token = AccessToken(value, at, None if life is None else at + life, refresh)
+        grant.access.append(token)
+        self._by_access[value] = (grant, token)
+        if len(grant.access) > self.history:
+            self._forget(grant)
+        return token
+
+    def _forget(self, grant: Grant) -> None:
+        half = self.history // 2
+        for access in grant.access[:-half]:
+            del self._by_access[access.value]
+        grant.access = grant.access[-half:]
+        needed = {id(access.refresh) for access in grant.access}
+        kept = [r for r in grant.refresh if id(r) in needed or (r.spent_at is None and not r.revoked)]
+        for refresh in grant.refresh:
+            if refresh not in kept:
+                del self._by_refresh[refresh.value]
+        grant.refresh = kept
+
+
+def _entry(grant: Grant, access: AccessToken, now: float) -> dict[str, Any]:
+    refresh = access.refresh
+    return {
+        "grant": grant.id,
+        "issued_at": access.issued_at,
+        "expires_at": access.expires_at,
+        "access": digest(access.value),
+        "access_live": access.live(now),
+        "access_revoked": access.revoked,
+        "refresh": None if refresh is None else digest(refresh.value),
+        "live": refresh is not None and not refresh.revoked and refresh.spent_at is None,
+        "spent": refresh is not None and refresh.spent_at is not None,
+        "revoked": refresh is not None and refresh.revoked,
+        "presented": 0 if refresh is None else refresh.presented,
+    }
+
+
+def _dump(grant: Grant) -> dict[str, Any]:
+    place = {id(token): at for at, token in enumerate(grant.refresh)}
+    return {
+        "id": grant.id,
+        "provider": grant.provider,
+        "client_id": grant.client_id,
+        "identity": list(grant.identity),
+        "scope": grant.scope,
+        "refresh": [
+            [r.value, r.issued_at, r.used_at, r.presented, r.spent_at, r.revoked] for r in grant.refresh
+        ],
+        "access": [
+            [a.value, a.issued_at, a.expires_at, place.get(id(a.refresh)), a.revoked] for a in grant.access
+        ],
+    }
+
+
+def _load(raw: dict[str, Any]) -> Grant:
+    connection, subject = raw["identity"]
+    grant = Grant(raw["id"], raw["provider"], raw["client_id"], (connection, subject), raw["scope"])
+    grant.refresh = [RefreshToken(*row) for row in raw["refresh"]]
+    for value, issued_at, expires_at, place, revoked in raw["access"]:
+        refresh = None if place is None else grant.refresh[place]
+        grant.access.append(AccessToken(value, issued_at, expires_at, refresh, revoked))
+    return grant

@@ -1,0 +1,56 @@
+"""What was asked of the emulation. Tokens appear as digests only."""
+
+from collections import Counter, deque
+from typing import Any
+
+Entry = dict[str, Any]
+KEPT = 200_000
+
+
+class Journal:
+    """The calls, the newest `KEPT` of them in full and all of them counted."""
+
+    def __init__(self) -> None:
+        self._entries: deque[Entry] = deque(maxlen=KEPT)
+        self._counts: Counter[str] = Counter()
+        self.total = 0
+
+    def open(self, at: float, method: str, path: str) -> Entry:
+        """Begin an entry; the handlers fill it in."""
+        entry: Entry = {
+            "time": at,
+            "method": method,
+            "path": path,
+            "template": path,
+            "client_id": None,
+            "auth": None,
+            "grant": None,
+            "token": None,
+            "status": None,
+            "error": None,
+            "fault": None,
+            "outcome": "unanswered",
+        }
+        self._entries.append(entry)
+        self.total += 1
+        return entry
+
+    def close(self, entry: Entry) -> None:
+        """Count the call and put its outcome into one word."""
+        self._counts[f"{entry['method']} {entry['template']}"] += 1
+        entry["outcome"] = entry["fault"] or entry["error"] or str(entry["status"])
+
+    def calls(self, prefix: str = "") -> dict[str, int]:
+        """Count by method and path template."""
+        return {
+            name: count for name, count in self._counts.items() if name.partition(" ")[2].startswith(prefix)
+        }
+
+    def log(self, prefix: str = "") -> list[Entry]:
+        """List the calls below a path, oldest first."""
+        return [entry for entry in self._entries if entry["path"].startswith(prefix)]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._counts.clear()

@@ -1,0 +1,62 @@
+"""The server: uvicorn, with its open connections within reach so that one can be cut."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from tests.emulators.gate import Gate
+
+
+def protocol(transports: MutableMapping[Any, asyncio.Transport]) -> type[H11Protocol]:
+    """Make a protocol that keeps `transports` by the client's address."""
+
+    class Reachable(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            transports[self.client] = transport
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            transports.pop(self.client, None)
+            super().connection_lost(exc)
+
+    return Reachable
+
+
+class Server(uvicorn.Server):
+    """Says when it listens, and lets hanging requests go when it stops."""
+
+    def __init__(self, config: uvicorn.Config, gate: Gate, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._gate = gate
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        self._gate.release()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind the port, so that it is known before anything refers to it. Raises OSError."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def quiet_signals() -> None:
+    """Leave an exit status of 0 after SIGTERM or SIGINT: uvicorn raises the signal again when it is done."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
