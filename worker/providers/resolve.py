@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -156,12 +157,11 @@ def _checked(url: str, what: str, *, allow_http: bool) -> str:
 
 def _split(url: str) -> SplitResult:
     """Return the parts of a URL, all empty where it is none."""
-    nothing = SplitResult("", "", "", "", "")
-    try:
+    with suppress(ValueError):
         parts = urlsplit(url)
-        return nothing if parts.port == 0 else parts  # reading the port is what checks it
-    except ValueError:
-        return nothing
+        if parts.port != 0:  # reading the port is what checks it
+            return parts
+    return SplitResult("", "", "", "", "")
 
 
 def _is_loopback(host: str) -> bool:

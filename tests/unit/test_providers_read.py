@@ -1,0 +1,366 @@
+"""Reading any answer: the generic rules, wild input, and that nothing of an answer leaks into a refusal."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.providers import Blame, Provider, Refused, Renewed, get, names, unreachable
+from worker.tokens import Secret, TokenPair
+
+SENT = datetime(2026, 3, 15, 7, 14, 32, tzinfo=UTC)
+GENERIC = get("oauth2")
+CANARY = "canaryQ7xZ"
+
+
+def read(
+    answer: object,
+    status: int = 200,
+    provider: Provider = GENERIC,
+    content_type: str = "application/json",
+    **headers: str,
+) -> Renewed | Refused:
+    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return provider.read(status, {"Content-Type": content_type, **named}, body, sent_at=SENT)
+
+
+def pair(answer: object, **how: Any) -> TokenPair:
+    outcome = read(answer, **how)
+    assert isinstance(outcome, Renewed), outcome
+    return outcome.pair
+
+
+def refused(answer: object, status: int = 200, **how: Any) -> Refused:
+    outcome = read(answer, status, **how)
+    assert isinstance(outcome, Refused), outcome
+    return outcome
+
+
+def test_full_answer() -> None:
+    """Every part of a documented answer is read."""
+    assert pair(
+        {
+            "access_token": "at",
+            "refresh_token": "rt",
+            "expires_in": 3600,
+            "refresh_token_expires_in": 86400,
+            "scope": "a b",
+            "token_type": "Bearer",
+        }
+    ) == TokenPair(
+        access=Secret("at"),
+        refresh=Secret("rt"),
+        expires_at=SENT + timedelta(hours=1),
+        refresh_expires_at=SENT + timedelta(days=1),
+        scopes=("a", "b"),
+    )
+
+
+@pytest.mark.parametrize("refresh", ["", " ", None, 0, False, [], {}, 17, "rt\n", "r\u00e9"])
+def test_no_refresh_token(refresh: object) -> None:
+    """An absent, null, empty or impossible refresh token never comes out as one."""
+    assert pair({"access_token": "at", "refresh_token": refresh}).refresh is None
+    assert pair({"access_token": "at"}).refresh is None
+
+
+NO_LIVES: tuple[object, ...] = (0, -1, "0", "", "soon", None, True, [], {}, "NaN", "inf")
+HUGE_LIVES: tuple[object, ...] = (10**9, 10**18, 10**400, "1" * 5000, 1e300, 1773558872)
+NO_SCOPES: tuple[object, ...] = ("", " ", None, 7, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("life", "seconds"),
+    [
+        (3599, 3599),
+        ("3599", 3599),
+        (" 3599 ", 3599),
+        (3599.5, 3599.5),
+        ("3599.0", 3599),
+        (1, 1),
+        *((life, None) for life in (*NO_LIVES, *HUGE_LIVES)),
+    ],
+)
+def test_expiry(life: object, seconds: float | None) -> None:
+    """A life is read from any spelling of a number; what says nothing leaves it unknown and keeps the pair."""
+    # Written by hand where Python itself refuses to write so long a number.
+    text = str(10**400) if life == 10**400 else json.dumps(life)
+    got = pair(f'{{"access_token":"at","refresh_token":"rt","expires_in":{text}}}'.encode())
+    assert got.refresh == Secret("rt")
+    assert got.expires_at == (SENT + timedelta(seconds=seconds) if seconds else None)
+
+
+def test_default_life() -> None:
+    """A provider's declared default stands in where the answer has no usable life."""
+    provider = Provider(name="p", default_life=timedelta(minutes=15))
+    for life in (None, 0, "soon"):
+        got = pair({"access_token": "at", "expires_in": life}, provider=provider)
+        assert got.expires_at == SENT + timedelta(minutes=15)
+    got = pair({"access_token": "at", "expires_in": 60}, provider=provider)
+    assert got.expires_at == SENT + timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    "value", ["2026-03-15T08:14:32Z", "2026-03-15T09:14:32+01:00", 1773562472, 1773562472000]
+)
+def test_absolute_expiry(value: object) -> None:
+    """Where declared, the expiry is a point in time."""
+    provider = Provider(name="p", expires_in="expires_at", expires_unit="absolute")
+    got = pair({"access_token": "at", "expires_at": value}, provider=provider)
+    assert got.expires_at == SENT + timedelta(hours=1)
+
+
+def test_milliseconds() -> None:
+    """Where declared, the life is counted in milliseconds."""
+    provider = Provider(name="p", expires_unit=timedelta(milliseconds=1))
+    got = pair({"access_token": "at", "expires_in": 3_600_000}, provider=provider)
+    assert got.expires_at == SENT + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("scope", "scopes"),
+    [
+        ("a b", ("a", "b")),
+        (["a", "b"], ("a", "b")),
+        (["a", 1, None, "b\x00"], ("a",)),
+        ("https://x/.default", ("https://x/.default",)),
+        *((scope, None) for scope in NO_SCOPES),
+    ],
+)
+def test_scopes(scope: object, scopes: tuple[str, ...] | None) -> None:
+    """Scopes are read from a string or a list; anything else leaves them unchanged and keeps the pair."""
+    assert pair({"access_token": "at", "scope": scope}).scopes == scopes
+    assert pair({"access_token": "at", "scopes": scope}).scopes == scopes
+
+
+@pytest.mark.parametrize(
+    "name", ["refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in"]
+)
+def test_refresh_expiry(name: str) -> None:
+    """The refresh token's life is read under each name it has."""
+    assert pair({"access_token": "at", name: "60"}).refresh_expires_at == SENT + timedelta(minutes=1)
+    assert pair({"access_token": "at", name: 0}).refresh_expires_at is None
+
+
+def test_form_encoded_answer() -> None:
+    """A form-encoded answer and a form-encoded error are read."""
+    how: dict[str, Any] = {"content_type": "application/x-www-form-urlencoded; charset=utf-8"}
+    got = pair(b"access_token=ghu_1&expires_in=28800&refresh_token=ghr_1&scope=&token_type=bearer", **how)
+    assert (got.access, got.refresh) == (Secret("ghu_1"), Secret("ghr_1"))
+    assert got.expires_at == SENT + timedelta(hours=8)
+    assert refused(b"error=bad_refresh_token&error_description=The+token", **how).blame is Blame.USER
+
+
+def test_tokens_survive_bad_bytes() -> None:
+    """A name in Latin-1 beside the tokens does not cost the tokens, nor does a byte-order mark."""
+    assert pair(b'\xef\xbb\xbf{"access_token":"at","name":"Ren\xe9","refresh_token":"rt"}').refresh == Secret(
+        "rt"
+    )
+
+
+def test_tokens_outweigh_an_error() -> None:
+    """A pair that came is kept, whatever else the answer says."""
+    assert pair({"access_token": "at", "refresh_token": "rt", "error": "invalid_grant"}).refresh == Secret(
+        "rt"
+    )
+    assert pair({"access_token": "at", "error": None, "id_token": "not a JWT"}).access == Secret("at")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "code"),
+    [
+        (b"<html><body>Maintenance</body></html>", "text/html", "unreadable_answer"),
+        (b"<a href='?x=1&access_token=at'>", "text/plain", "unreadable_answer"),
+        (b"access_token=at", "text/html", "unreadable_answer"),
+        (b"", "application/json", "empty_answer"),
+        (b"  \n", "application/json", "empty_answer"),
+        (b"OK", "text/plain", "unreadable_answer"),
+        (b'{"access_token":', "application/json", "unreadable_answer"),
+        (b'["access_token","at"]', "application/json", "unreadable_answer"),
+        (b"null", "application/json", "unreadable_answer"),
+        (b"[" * 100_000, "application/json", "unreadable_answer"),
+        (b'{"token_type":"Bearer"}', "application/json", "no_access_token"),
+        (b'{"access_token":null,"refresh_token":"rt"}', "application/json", "no_access_token"),
+        (b'{"access_token":"a\\ud800"}', "application/json", "no_access_token"),
+        (b'{"access_token":"a\\nb"}', "application/json", "no_access_token"),
+    ],
+)
+def test_success_without_token(body: bytes, content_type: str, code: str) -> None:
+    """A 2xx answer that gives no token leaves the outcome in doubt: the refresh token may be spent."""
+    got = refused(body, content_type=content_type)
+    assert got == Refused(Blame.IN_DOUBT, code, None, spent=True)
+    # Google never spends one.
+    assert not refused(body, content_type=content_type, provider=get("google")).spent
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "blame", "code"),
+    [
+        (400, "invalid_grant", Blame.USER, "invalid_grant"),
+        (401, "invalid_grant", Blame.USER, "invalid_grant"),
+        (403, "invalid_grant", Blame.USER, "invalid_grant"),
+        (200, "invalid_grant", Blame.USER, "invalid_grant"),
+        (400, "interaction_required", Blame.USER, "interaction_required"),
+        (400, "consent_required", Blame.USER, "consent_required"),
+        (400, "login_required", Blame.USER, "login_required"),
+        (401, "invalid_client", Blame.OPERATOR, "invalid_client"),
+        (400, "invalid_client", Blame.OPERATOR, "invalid_client"),
+        (200, "invalid_client", Blame.OPERATOR, "invalid_client"),
+        (400, "unauthorized_client", Blame.OPERATOR, "unauthorized_client"),
+        (400, "unsupported_grant_type", Blame.OPERATOR, "unsupported_grant_type"),
+        (400, "invalid_scope", Blame.OPERATOR, "invalid_scope"),
+        (400, "invalid_request", Blame.OPERATOR, "invalid_request"),
+        (400, "temporarily_unavailable", Blame.NOBODY, "temporarily_unavailable"),
+        (400, "slow_down", Blame.NOBODY, "slow_down"),
+        (400, "server_error", Blame.NOBODY, "server_error"),
+        (408, None, Blame.NOBODY, "http_408"),
+        (429, None, Blame.NOBODY, "http_429"),
+        (429, "invalid_grant", Blame.NOBODY, "invalid_grant"),
+        (429, "too_many_requests", Blame.NOBODY, "too_many_requests"),
+        (400, "teapot", Blame.UNKNOWN, "http_400"),
+        (404, None, Blame.UNKNOWN, "http_404"),
+        (403, None, Blame.UNKNOWN, "http_403"),
+        (302, None, Blame.UNKNOWN, "http_302"),
+        (200, "teapot", Blame.UNKNOWN, "unrecognised_error"),
+    ],
+)
+def test_blame(status: int, error: str | None, blame: Blame, code: str) -> None:
+    """Each error code names who has to act, at any status that providers send it with; nothing was spent."""
+    assert refused({"error": error} if error else {}, status) == (
+        Refused(blame, code, None, spent=False)
+        if error or status >= 300
+        else Refused(Blame.IN_DOUBT, "no_access_token", None, spent=True)
+    )
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
+def test_server_failure(status: int) -> None:
+    """A 5xx is in doubt where a rotating provider has no grace, else it means to wait."""
+    in_doubt = Refused(Blame.IN_DOUBT, f"http_{status}", None, spent=True)
+    assert refused(b"Bad Gateway", status) == in_doubt
+    assert refused(b"Bad Gateway", status, provider=get("bitbucket")) == in_doubt
+    for forgiving in ("google", "azure-ad", "okta", "xero", "box"):
+        got = refused(b"Bad Gateway", status, provider=get(forgiving))
+        assert got == Refused(Blame.NOBODY, f"http_{status}", None, spent=False)
+
+
+def test_server_failure_with_a_verdict() -> None:
+    """What a failing server says of the grant or the client condemns neither; "not now" means nothing was spent."""
+    for error in ("invalid_grant", "invalid_client"):
+        assert refused({"error": error}, 500) == Refused(Blame.IN_DOUBT, "http_500", None, spent=True)
+    assert refused({"error": "server_error"}, 500) == Refused(
+        Blame.IN_DOUBT, "server_error", None, spent=True
+    )
+    assert refused({"error": "temporarily_unavailable"}, 503).blame is Blame.NOBODY
+
+
+def test_a_token_in_a_failure_is_no_renewal() -> None:
+    """Tokens are taken from a 2xx answer only."""
+    assert refused({"access_token": "at"}, 400).blame is Blame.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120.0),
+        ("0", 0.0),
+        ("-5", 0.0),
+        ("Sun, 15 Mar 2026 07:16:32 GMT", 120.0),
+        ("Sun, 15 Mar 2026 07:00:00 GMT", 0.0),
+        ("999999", 3600.0),
+        ("soon", None),
+        ("", None),
+        ("NaN", None),
+        ("Sun, 99 Foo 2026 99:99:99 GMT", None),
+    ],
+)
+def test_retry_after(value: str, seconds: float | None) -> None:
+    """``Retry-After`` is read as seconds or as a date, whatever its case, and cut to an hour."""
+    assert refused({}, 429, retry_after=value).retry_after == seconds
+    assert refused({}, 503, RETRY_AFTER=value).retry_after == seconds
+
+
+def test_no_answer() -> None:
+    """A request that was never sent blames nobody; one that may have arrived is in doubt."""
+    assert unreachable("not_sent", GENERIC, "ConnectError") == Refused(Blame.NOBODY, "connecterror")
+    assert unreachable("sent", GENERIC, "read timeout") == Refused(Blame.IN_DOUBT, "read_timeout", spent=True)
+    assert unreachable("sent", get("google"), "x") == Refused(Blame.IN_DOUBT, "x", spent=False)
+    assert len(unreachable("sent", GENERIC, "x" * 500).code) == 64
+
+
+wild_json = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["invalid_grant", "at"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.sampled_from(
+    [
+        *(
+            "access_token",
+            "refresh_token",
+            "expires_in",
+            "scope",
+            "scopes",
+            "error",
+            "suberror",
+            "error_codes",
+        ),
+        *("error_description", "status", "ok", "authed_user", "refresh_token_expires_in", "code", "type"),
+    ]
+)
+wild_bodies = (
+    st.binary()
+    | st.dictionaries(fields, wild_json).map(lambda answer: json.dumps(answer).encode())
+    | st.dictionaries(fields, st.text()).map(
+        lambda answer: "&".join(f"{name}={value}" for name, value in answer.items()).encode(errors="replace")
+    )
+)
+wild_headers = st.dictionaries(
+    st.sampled_from(["Content-Type", "Retry-After", "retry-after", "X"]),
+    st.text()
+    | st.sampled_from(["text/html", "application/x-www-form-urlencoded", "Fri, 31 Dec 9999 23:59:59 GMT"]),
+)
+
+
+@given(st.sampled_from(names()), st.integers(100, 999), wild_headers, wild_bodies)
+def test_any_answer(name: str, status: int, headers: dict[str, str], body: bytes) -> None:
+    """Any answer is read without an exception, and a renewal always has an access token."""
+    outcome = get(name).read(status, headers, body, sent_at=SENT)
+    if isinstance(outcome, Renewed):
+        assert outcome.pair.access
+        assert outcome.pair.refresh is None or outcome.pair.refresh.reveal().strip()
+        assert outcome.pair.expires_at is None or outcome.pair.expires_at > SENT
+        outcome.pair.access.reveal().encode("ascii")
+    else:
+        assert outcome.code.replace("_", "").isalnum()
+        assert outcome.code.isascii()
+        assert len(outcome.code) <= 64
+        assert outcome.retry_after is None or 0 <= outcome.retry_after <= 3600
+
+
+@given(st.sampled_from(names()), st.sampled_from([200, 400, 401, 403, 429, 500]), st.data())
+def test_nothing_of_an_answer_is_told(name: str, status: int, data: st.DataObject) -> None:
+    """Whatever field a token turns up in, no refusal repeats it."""
+    answer: dict[str, object] = {
+        field: data.draw(
+            st.sampled_from([CANARY, [CANARY], {"code": CANARY, "type": CANARY, "message": CANARY}])
+        )
+        for field in data.draw(st.sets(fields))
+        if field not in ("access_token", "authed_user")
+    }
+    if data.draw(st.booleans()):
+        answer["error"] = data.draw(st.sampled_from(["invalid_grant", "invalid_client", "server_error"]))
+    header = {"Retry-After": CANARY, "Content-Type": CANARY}
+    outcome = get(name).read(status, header, json.dumps(answer).encode(), sent_at=SENT)
+    assert isinstance(outcome, Refused)
+    assert CANARY.lower() not in f"{outcome!r} {outcome} {outcome.code}".lower()
