@@ -6,6 +6,7 @@ import re
 from typing import Literal
 
 from worker.providers.base import Provider
+from worker.providers.connection import TOKENLESS_STRATEGIES, resolve
 from worker.providers.model import (
     Blame,
     Client,
@@ -18,7 +19,6 @@ from worker.providers.model import (
 )
 from worker.providers.options import TOKEN_FIELDS, admin_tokens, notes, public_options
 from worker.providers.registry import get, names
-from worker.providers.resolve import TOKENLESS_STRATEGIES, resolve
 
 __all__ = [
     "TOKENLESS_STRATEGIES",
