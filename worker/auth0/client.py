@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import timedelta
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -60,6 +61,7 @@ class ManagementClient:
             transport=transport or Transport(trust_env=True),
             base_url=credentials.base_url,
             headers={"User-Agent": f"idp-token-vault/{__version__}", "Accept": "application/json"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # calls carry no state
             timeout=self._timeouts.for_httpx(),
             follow_redirects=False,
             trust_env=False,

@@ -49,7 +49,8 @@ class Retries:
 
     def backoff(self, attempt: int) -> float:
         """Return the wait after this attempt (from 1): full jitter under a doubling bound."""
-        return random.uniform(0, min(self.longest, self.base * 2 ** (attempt - 1)))  # noqa: S311  # no secret
+        bound = self.base * 2 ** min(attempt - 1, 16)
+        return random.uniform(0, min(self.longest, bound))  # noqa: S311  # no secret
 
 
 def announced_wait(headers: httpx.Headers, now: datetime) -> float | None:
@@ -136,7 +137,8 @@ class Pace:
     def _is_enough(self, state: RetryCallState) -> bool:
         # A 429 costs patience, not attempts: with many calls at a small limit most of them are refused often.
         if isinstance(_error_of(state), Auth0RateLimited):
-            return state.idle_for + state.upcoming_sleep > self._retries.longest
+            longest = self._retries.longest
+            return state.idle_for >= longest or state.idle_for + state.upcoming_sleep > longest
         return state.attempt_number >= self._retries.attempts
 
 
