@@ -38,7 +38,7 @@ class Emulation:
         self.client_secret: str = ready["client_secret"]
         self.audience: str = ready["audience"]
         self.provider_urls: dict[str, str] = ready["provider_urls"]
-        self._http = httpx.Client(base_url=f"{self.base_url}/control", timeout=300, trust_env=False)
+        self.http = httpx.Client(base_url=self.base_url, timeout=300, trust_env=False)  # for any path
 
     @classmethod
     def at(cls, base_url: str) -> Self:
@@ -55,7 +55,7 @@ class Emulation:
 
     def close(self) -> None:
         """Let go of it; it runs on."""
-        self._http.close()
+        self.http.close()
 
     # The whole
 
@@ -347,7 +347,7 @@ class Emulation:
         self._do("reset_calls")
 
     def _do(self, operation: str, **arguments: Any) -> Any:
-        answer = self._http.post(f"/{operation}", json=arguments)
+        answer = self.http.post(f"/control/{operation}", json=arguments)
         if answer.status_code != 200:
             raise EmulationError(answer.json()["error"] if answer.status_code == 400 else answer.text)
         return answer.json()["result"]
