@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from worker import embedded
 from worker.auth0 import Credentials, ManagementClient
@@ -120,6 +119,3 @@ def credentials_of(settings: Settings, tenant: str) -> Credentials:
         private_key=configured.private_key,
         audience=configured.audience,
     )
-
-
-KEY_FILES = {"access": Path("keys/access"), "refresh": Path("keys/refresh")}

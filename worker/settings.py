@@ -234,16 +234,30 @@ def load() -> Settings:
     tenants = dict(file.tenants)
     if tenant := _environment_tenant(environment):
         tenants.setdefault(DEFAULT_TENANT, tenant)
+    home = environment.token_vault_home.expanduser().absolute()
+    embedded = environment.database_url is None
     return Settings(
-        home=environment.token_vault_home.expanduser().absolute(),
+        home=home,
         database_url=environment.database_url,
         redis_url=environment.redis_url,
-        access_keys=environment.vault_access_keys,
-        refresh_keys=environment.vault_refresh_keys,
+        access_keys=environment.vault_access_keys or (_home_keys(home, "access") if embedded else ()),
+        refresh_keys=environment.vault_refresh_keys or (_home_keys(home, "refresh") if embedded else ()),
         tenants=tenants,
         connections=file.connections,
         schedule=file.schedule,
     )
+
+
+def key_file(home: Path, ring: str) -> Path:
+    """Where an embedded vault keeps the keys of a ring: made on its first start, mode 0600."""
+    return home / "keys" / ring
+
+
+def _home_keys(home: Path, ring: str) -> tuple[Secret, ...]:
+    path = key_file(home, ring)
+    if not path.exists():
+        return ()
+    return tuple(Secret(line) for line in _read_secret_file(str(path), f"the {ring} ring").split())
 
 
 def _environment_tenant(environment: _Environment) -> TenantSettings | None:

@@ -52,7 +52,7 @@ SELECT g.id, g.tenant, g.connection, c.strategy, c.provider,
     coalesce(g.reason_since, c.circuit_opened_at, g.doubt_since) AS reason_since,
     g.expires_at, g.refresh_sealed IS NOT NULL AS has_refresh_token, g.refresh_expires_at, g.scopes,
     g.obtained_at, g.obtained_from, g.last_renewed_at, g.due_at AS next_renewal_at,
-    g.attempts, g.last_error, g.claim_until AS in_flight_until, g.created_at
+    g.attempts, g.last_error, g.claim_until AS in_flight_until, c.circuit_until AS blocked_until, g.created_at
 FROM grants g JOIN connections c ON c.tenant = g.tenant AND c.name = g.connection
 """
 
@@ -60,8 +60,7 @@ FROM grants g JOIN connections c ON c.tenant = g.tenant AND c.name = g.connectio
 SERVED_TOKENS = """
 CREATE VIEW served_tokens AS
 SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since,
-    access_sealed, access_version, expires_at, scopes, obtained_at, obtained_from,
-    state IN ('active', 'in_doubt') AS renewable
+    access_sealed, access_version, expires_at, scopes, obtained_at, obtained_from
 FROM grants
 """
 

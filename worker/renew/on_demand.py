@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, cast
 
 import psycopg
 from sqlalchemy import text
@@ -16,7 +17,7 @@ from worker.renew.engine import Engine
 from worker.renew.outcome import Outcome
 from worker.vault import claims, grants
 from worker.vault.database import Vault
-from worker.vault.serving import SELECT_SERVED, Served, choose
+from worker.vault.serving import CHANNEL, SELECT_SERVED, Served, choose
 
 # How long to wait for another worker's call to end, in seconds: longer than any call takes.
 WAIT = 40.0
@@ -108,7 +109,7 @@ class OnDemand:
     async def _read(self, tenants: Sequence[str], user_id: str, connection: str) -> Served:
         async with self._vault.engine.connect() as open_connection:
             raw = await open_connection.exec_driver_sql(SELECT_SERVED, (user_id, connection))
-            rows = [Served(*row) for row in raw.all()]
+            rows = [Served._make(row) for row in raw.all()]
         served = choose([row for row in rows if row.tenant in tenants], user_id)
         if served is None or served.state == "erased":
             who = f"user {user_id}" if user_id else "admin"
@@ -142,15 +143,14 @@ class OnDemand:
         """Wait until the claim that another worker holds has ended."""
         async with self._vault.engine.connect() as shared:
             connection = await shared.execution_options(isolation_level="AUTOCOMMIT")
-            await connection.execute(text(f"LISTEN {claims.CHANNEL}"))
+            await connection.execute(text(f"LISTEN {CHANNEL}"))
             if await claims.mark_awaited(connection, grant_id, await self._vault.now()):
                 raw = await connection.get_raw_connection()
-                driver = raw.driver_connection
-                assert isinstance(driver, psycopg.AsyncConnection)
+                driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
                 async for notification in driver.notifies(timeout=seconds):
                     if notification.payload == str(grant_id):
                         break
-            await connection.execute(text(f"UNLISTEN {claims.CHANNEL}"))
+            await connection.execute(text(f"UNLISTEN {CHANNEL}"))
 
     async def _report(
         self, served: Served, began: Served, outcome: Outcome, ready: Connection, min_ttl: float | None

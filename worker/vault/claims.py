@@ -22,8 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from worker.tokens import GrantKey, Secret, TokenPair
 from worker.vault.database import Vault
 from worker.vault.keyring import Place
-
-CHANNEL = "token_vault_grants"
+from worker.vault.serving import CHANNEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import make_url, select, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from worker.errors import CannotOpen, ConfigurationError, TemporarilyUnavailable
+from worker.errors import CannotOpen, ConfigurationError, VaultError
 from worker.tokens import Secret
+from worker.vault.failures import failure
 from worker.vault.keyring import Fingerprints, KeyRing, Place
 from worker.vault.tables import VaultSecret
 
@@ -134,25 +134,6 @@ async def readable() -> AsyncIterator[None]:
         raise explain(error) from None
 
 
-def explain(error: DBAPIError) -> ConfigurationError | TemporarilyUnavailable:
+def explain(error: DBAPIError) -> VaultError:
     """Name what is wrong with the database and who mends it."""
-    original: Any = error.orig
-    code = getattr(original, "sqlstate", None)
-    detail = str(original).strip().splitlines()[0] if isinstance(error, OperationalError) else ""
-    match code:
-        case "42P01" | "42703" | "3F000":
-            return ConfigurationError(
-                "the database is not migrated to this version: run `token-vault migrate`"
-            )
-        case "28P01" | "28000":
-            return ConfigurationError("Postgres refuses the user or password in DATABASE_URL")
-        case "3D000":
-            return ConfigurationError("the database named in DATABASE_URL does not exist: create it")
-        case "42501":
-            return ConfigurationError(
-                "the Postgres role in DATABASE_URL may not do this: grant it the vault's tables"
-            )
-        case _:
-            if "password authentication failed" in detail:
-                return ConfigurationError("Postgres refuses the user or password in DATABASE_URL")
-            return TemporarilyUnavailable(f"Postgres does not answer ({code or type(original).__name__})", 5)
+    return failure(error.orig)

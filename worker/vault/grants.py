@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.tokens import GrantKey, TokenPair
 from worker.vault import due
-from worker.vault.claims import CHANNEL
 from worker.vault.database import Vault
 from worker.vault.keyring import Place
 from worker.vault.newer import Held, Shown, Verdict, judge
+from worker.vault.serving import CHANNEL
 from worker.vault.tables import ConnectionRow, GrantRow
 
 

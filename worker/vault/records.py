@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from worker.vault.database import Vault
@@ -151,3 +151,13 @@ async def connection_names(vault: Vault, tenants: Sequence[str]) -> list[str]:
     )
     async with vault.engine.connect() as connection:
         return list((await connection.execute(statement)).scalars())
+
+
+async def last_began(vault: Vault, tenant: str, scope: str) -> datetime | None:
+    """When the last sync of this scope began; a sync of everything counts for the connections too."""
+    scopes = ["all", "connections"] if scope == "connections" else [scope]
+    statement = select(func.max(SyncRun.started_at)).where(
+        SyncRun.tenant == tenant, SyncRun.scope.in_(scopes)
+    )
+    async with vault.engine.connect() as connection:
+        return (await connection.execute(statement)).scalar_one()

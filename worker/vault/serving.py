@@ -10,6 +10,9 @@ from worker.errors import ConfigurationError
 from worker.tokens import GrantKey
 from worker.vault import due
 
+# Where Postgres tells of the end of an on-demand refresh; the payload is the grant's id.
+CHANNEL = "token_vault_grants"
+
 # The columns of ``served_tokens`` in the order of ``Served``, and the database's time: the reader's own clock
 # may be wrong. A reader needs no more than SELECT on this view.
 SELECT_SERVED = """
@@ -17,6 +20,32 @@ SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_
     expires_at, scopes, obtained_at, obtained_from, now()
 FROM served_tokens WHERE user_id = %s AND connection = %s
 """
+
+# How a grant stands when its token is not fresh, its connection's troubles included.
+SELECT_STANDING = """
+SELECT state, reason, coalesce(extract(epoch FROM blocked_until - now()), 0)::float8,
+    coalesce(extract(epoch FROM next_renewal_at - now()), 0)::float8
+FROM token_status WHERE id = %s
+"""
+
+
+class Standing(NamedTuple):
+    """How a grant stands: its state as ``token_status`` shows it, and how long to wait, in seconds."""
+
+    state: str
+    reason: str | None
+    blocked_for: float
+    next_renewal_in: float
+
+    @property
+    def seconds_blocked(self) -> float:
+        """How long the connection's circuit stays open at least."""
+        return max(1.0, self.blocked_for)
+
+    @property
+    def seconds_to_retry(self) -> float:
+        """When the next attempt at renewal is due, a minute at the most."""
+        return min(max(1.0, self.next_renewal_in), 60.0)
 
 
 class Served(NamedTuple):

@@ -1,0 +1,85 @@
+"""The Celery application: ``celery -A worker.app worker -Q interactive`` and so on.
+
+Redis carries messages and is never what correctness rests on: the guard is in Postgres, every task may run
+twice, and a tick that is lost is made good by the next.
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+from celery.signals import setup_logging
+from kombu.entity import Queue
+
+from worker import embedded, logs, tasks
+from worker import settings as configuration
+from worker.errors import ConfigurationError
+from worker.settings import Settings
+
+# A message whose worker died is delivered again after this time, in seconds: longer than any task takes, as
+# what is delivered twice is work done twice, though without harm.
+VISIBILITY = 3600
+# How often beat asks whether a sync is due, in seconds at the most; Postgres knows when the last one began.
+LOOK = 30.0
+
+
+def make_app(settings: Settings) -> Celery:
+    """Build the application for these settings."""
+    app = Celery("token-vault", set_as_current=True)
+    broker = _redis_url(settings)
+    look = min(LOOK, settings.schedule.sync, settings.schedule.connections)
+    app.conf.update(
+        broker_url=broker,
+        result_backend=broker,
+        result_expires=3600,
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        timezone="UTC",
+        task_queues=[Queue(name) for name in ("interactive", "renew", "sync")],
+        task_default_queue="interactive",
+        task_routes={
+            "worker.refresh_token": {"queue": "interactive"},
+            "worker.renew_due": {"queue": "renew"},
+            "worker.sync_*": {"queue": "sync"},
+        },
+        # A message is acknowledged when its work is done, so that a killed worker's is delivered again.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        # The work waits for the network nearly all the time: threads share one event loop and one pool.
+        worker_pool="threads",
+        broker_transport_options={"visibility_timeout": VISIBILITY},
+        broker_connection_retry_on_startup=True,
+        worker_redirect_stdouts=False,
+        beat_scheduler="celery.beat:Scheduler",  # keeps nothing on disk: what is due is asked of Postgres
+        beat_schedule={
+            "renew": {
+                "task": "worker.renew_due",
+                "schedule": settings.schedule.renew,
+                # A late tick is dropped: the next one looks for the same rows.
+                "options": {"expires": settings.schedule.renew},
+            },
+            "sync": {"task": "worker.sync_due", "schedule": look, "options": {"expires": look}},
+        },
+    )
+    return app
+
+
+def _redis_url(settings: Settings) -> str:
+    if settings.redis_url is not None:
+        return settings.redis_url.reveal()
+    found = embedded.find(settings.home)
+    if found is None or not found.redis_url:
+        raise ConfigurationError(
+            "no REDIS_URL is set, and no embedded Redis is running: the workers need one"
+        )
+    return found.redis_url.reveal()
+
+
+@setup_logging.connect
+def _configure_logging(**_: object) -> None:
+    logs.configure()
+
+
+app = make_app(configuration.load())
+__all__ = ["app", "make_app", "tasks"]  # importing the shared tasks is what registers them

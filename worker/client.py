@@ -1,0 +1,380 @@
+"""Fresh tokens for other programs: one indexed row, one decryption, no call to Auth0.
+
+    from worker.client import TokenVault
+    vault = TokenVault.from_env()  # DATABASE_URL, VAULT_ACCESS_KEYS, and REDIS_URL for on-demand refresh
+    token = vault.user_token("google-oauth2|1111", connection="google-oauth2", min_ttl=60, wait=5)
+
+A reader holds the access ring only: it can open no refresh token and no client secret. Where the stored token
+has too little life left, the reader queues one on-demand refresh and waits for the database to tell of its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+
+from worker import embedded
+from worker import settings as configuration
+from worker.errors import (
+    ConfigurationError,
+    ReauthorizationRequired,
+    TemporarilyUnavailable,
+    TokenExpired,
+    TokenNotFound,
+)
+from worker.reading.asking import Asking
+from worker.reading.listening import AsyncListener, Listener
+from worker.reading.token import Token
+from worker.settings import Settings
+from worker.tokens import Secret
+from worker.vault.failures import failure
+from worker.vault.keyring import KeyRing, Place
+from worker.vault.serving import SELECT_SERVED, SELECT_STANDING, Served, Standing, choose
+
+__all__ = ["AsyncTokenVault", "Token", "TokenVault"]
+
+DEFAULT_WAIT = 5.0
+
+_CONNECT = {
+    "autocommit": True,
+    "prepare_threshold": 0,
+    "application_name": "token-vault reader",
+    "connect_timeout": 10,
+}
+
+
+class _Reader:
+    """What both readers share: everything but waiting for the network."""
+
+    def __init__(
+        self,
+        database_url: Secret,
+        access_keys: Sequence[Secret],
+        *,
+        redis_url: Secret | None = None,
+        tenant: str | None = None,
+    ) -> None:
+        self._database_url = database_url
+        self._ring = KeyRing("access", access_keys)
+        self._asking = Asking(redis_url) if redis_url else None
+        self._tenant = tenant
+
+    @classmethod
+    def from_env(cls, *, tenant: str | None = None) -> Self:
+        """Make a reader from ``DATABASE_URL``, ``VAULT_ACCESS_KEYS`` and, for on-demand refresh, ``REDIS_URL``.
+
+        Without ``DATABASE_URL`` it reads the vault that runs under ``TOKEN_VAULT_HOME``.
+
+        Raises:
+            ConfigurationError: a variable is missing or wrong.
+        """
+        settings = configuration.load()
+        database_url, redis_url = _addresses(settings)
+        return cls(database_url, settings.access_keys, redis_url=redis_url, tenant=tenant)
+
+    def _pick(self, rows: Sequence[tuple[object, ...]], user_id: str, connection: str) -> Served:
+        served = choose(
+            [row for row in map(Served._make, rows) if self._tenant in (None, row.tenant)], user_id
+        )
+        if served is None or served.state == "erased":
+            who = f"user {user_id}" if user_id else "the admin"
+            raise TokenNotFound(f"the vault has no token of {who} for connection {connection}")
+        return served
+
+    def _open(self, served: Served) -> Token:
+        if served.access_sealed is None:
+            raise TokenNotFound(f"the vault has no access token of {served.key}")
+        place = Place.of_grant(served.key, "access", served.access_version)
+        scopes = None if served.scopes is None else tuple(served.scopes)
+        return Token(self._ring.open(place, served.access_sealed).reveal(), served.expires_at, scopes)
+
+    def _stand(self, served: Served, standing: Standing | None, min_ttl: float | None) -> Token | None:
+        """Judge a token that is not fresh: hand it out all the same, or None where a refresh may help.
+
+        Raises:
+            ReauthorizationRequired, TokenExpired, TemporarilyUnavailable: a refresh cannot help now.
+        """
+        state = standing.state if standing else "erased"
+        if state == "reauthorization_required":
+            raise ReauthorizationRequired(served.reason or "unknown", served.reason_since)
+        if state in ("unrenewable", "expired"):
+            if served.expires_at is None and served.access_sealed is not None:
+                return self._open(served)  # of unknown age, and nobody can renew it
+            raise TokenExpired(
+                f"the token of {served.key} ends too soon and cannot be renewed "
+                f"({standing.reason if standing else state})"
+            )
+        if state == "erased":
+            raise TokenNotFound(f"the vault has no token of {served.key}")
+        if state == "blocked" and standing is not None:
+            raise TemporarilyUnavailable(
+                f"connection {served.connection} is blocked ({standing.reason}): the operator has to mend it",
+                standing.seconds_blocked,
+            )
+        life = served.expires_at - served.obtained_at if served.expires_at and served.obtained_at else None
+        renewed = served.obtained_from == "renewal"
+        if renewed and min_ttl is not None and life is not None and life.total_seconds() <= min_ttl:
+            raise TokenExpired(
+                f"tokens of connection {served.connection} live {life.total_seconds():.0f} s, "
+                f"less than the {min_ttl:.0f} s asked for: ask for less"
+            )
+        return None
+
+    def _asker(self, served: Served) -> Asking:
+        if self._asking is None:
+            raise TemporarilyUnavailable(
+                f"the token of {served.key} is not fresh, and without REDIS_URL no refresh can be asked for",
+                5,
+            )
+        return self._asking
+
+    @staticmethod
+    def _late(served: Served, standing: Standing | None) -> TemporarilyUnavailable:
+        return TemporarilyUnavailable(
+            f"no fresh token of {served.key} came in time", standing.seconds_to_retry if standing else 5
+        )
+
+
+class TokenVault(_Reader):
+    """Reads tokens; safe to share between threads.
+
+    Args:
+        database_url: of the vault.
+        access_keys: the access ring, newest first.
+        redis_url: None means without on-demand refresh.
+        tenant: the tenant's name, where the vault has several.
+    """
+
+    def __init__(
+        self,
+        database_url: Secret,
+        access_keys: Sequence[Secret],
+        *,
+        redis_url: Secret | None = None,
+        tenant: str | None = None,
+    ) -> None:
+        super().__init__(database_url, access_keys, redis_url=redis_url, tenant=tenant)
+        self._pool = ConnectionPool(
+            database_url.reveal(), kwargs=_CONNECT, min_size=0, max_size=10, timeout=10, open=False
+        )
+        self._listener = Listener(database_url)
+
+    def user_token(
+        self, user_id: str, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
+    ) -> Token:
+        """Return a user's fresh token.
+
+        Args:
+            user_id: Auth0's user id.
+            connection: the connection's name.
+            min_ttl: seconds of life wanted; None for what renewal in time always leaves.
+            wait: seconds to wait for an on-demand refresh.
+
+        Raises:
+            TokenNotFound: nothing is stored for them.
+            ReauthorizationRequired: the user must consent again.
+            TokenExpired: it has ended, or ends too soon, and nobody can renew it.
+            TemporarilyUnavailable: not now; ``retry_after`` says when.
+            ConfigurationError, AccessDenied: the operator mends the keys, the database or its roles.
+        """
+        served = self._read(user_id, connection)
+        if served.is_fresh(min_ttl):
+            return self._open(served)
+        return self._refreshed(served, min_ttl, wait)
+
+    def admin_token(
+        self, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
+    ) -> Token:
+        """Return the fresh admin token of an enterprise connection; raises as ``user_token``."""
+        return self.user_token("", connection, min_ttl=min_ttl, wait=wait)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._listener.close()
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, user_id: str, connection: str) -> Served:
+        return self._pick(self._query(SELECT_SERVED, (user_id, connection)), user_id, connection)
+
+    def _standing(self, served: Served) -> Standing | None:
+        rows = self._query(SELECT_STANDING, (served.id,))
+        return Standing._make(rows[0]) if rows else None
+
+    def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
+        try:
+            return self._query_once(statement, values)
+        except psycopg.OperationalError as error:
+            if isinstance(error, PoolTimeout):
+                raise failure(error) from None
+        except psycopg.Error as error:
+            raise failure(error) from None
+        try:  # the server was restarted under a connection of the pool: once more, over a new one
+            self._pool.check()
+            return self._query_once(statement, values)
+        except psycopg.Error as error:
+            raise failure(error) from None
+
+    def _query_once(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
+        if self._pool.closed:
+            self._pool.open()
+        connection = self._pool.getconn()
+        try:
+            return connection.execute(statement, values, prepare=True).fetchall()
+        finally:
+            self._pool.putconn(connection)
+
+    def _refreshed(self, served: Served, min_ttl: float | None, wait: float) -> Token:
+        standing = self._standing(served)
+        token = self._stand(served, standing, min_ttl)
+        if token is not None:
+            return token
+        asking, deadline = self._asker(served), time.monotonic() + wait
+        try:
+            with self._listener.waiting(served.id, patience=wait) as told:
+                asking.ask(served, min_ttl, wait)
+                while (remaining := deadline - time.monotonic()) > 0:
+                    woken = told.wait(remaining)
+                    told.clear()
+                    served = self._read(served.user_id, served.connection)
+                    if served.is_fresh(min_ttl):
+                        return self._open(served)
+                    standing = self._standing(served)
+                    self._stand(served, standing, min_ttl)
+                    if woken:
+                        break
+        except psycopg.Error as error:
+            raise failure(error) from None
+        raise self._late(served, standing)
+
+
+class AsyncTokenVault(_Reader):
+    """Reads tokens from asyncio; see ``TokenVault`` for arguments and errors."""
+
+    def __init__(
+        self,
+        database_url: Secret,
+        access_keys: Sequence[Secret],
+        *,
+        redis_url: Secret | None = None,
+        tenant: str | None = None,
+    ) -> None:
+        super().__init__(database_url, access_keys, redis_url=redis_url, tenant=tenant)
+        self._pool = AsyncConnectionPool(
+            database_url.reveal(), kwargs=_CONNECT, min_size=0, max_size=10, timeout=10, open=False
+        )
+        self._listener = AsyncListener(database_url)
+
+    async def user_token(
+        self, user_id: str, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
+    ) -> Token:
+        """Return a user's fresh token; arguments and errors as ``TokenVault.user_token``."""
+        served = await self._read(user_id, connection)
+        if served.is_fresh(min_ttl):
+            return self._open(served)
+        return await self._refreshed(served, min_ttl, wait)
+
+    async def admin_token(
+        self, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
+    ) -> Token:
+        """Return the fresh admin token of an enterprise connection."""
+        return await self.user_token("", connection, min_ttl=min_ttl, wait=wait)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._listener.close()
+        await self._pool.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _read(self, user_id: str, connection: str) -> Served:
+        return self._pick(await self._query(SELECT_SERVED, (user_id, connection)), user_id, connection)
+
+    async def _standing(self, served: Served) -> Standing | None:
+        rows = await self._query(SELECT_STANDING, (served.id,))
+        return Standing._make(rows[0]) if rows else None
+
+    async def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
+        try:
+            return await self._query_once(statement, values)
+        except psycopg.OperationalError as error:
+            if isinstance(error, PoolTimeout):
+                raise failure(error) from None
+        except psycopg.Error as error:
+            raise failure(error) from None
+        try:  # the server was restarted under a connection of the pool: once more, over a new one
+            await self._pool.check()
+            return await self._query_once(statement, values)
+        except psycopg.Error as error:
+            raise failure(error) from None
+
+    async def _query_once(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
+        if self._pool.closed:
+            await self._pool.open()
+        connection = await self._pool.getconn()
+        try:
+            return await (await connection.execute(statement, values, prepare=True)).fetchall()
+        finally:
+            await self._pool.putconn(connection)
+
+    async def _refreshed(self, served: Served, min_ttl: float | None, wait: float) -> Token:
+        standing = await self._standing(served)
+        token = self._stand(served, standing, min_ttl)
+        if token is not None:
+            return token
+        asking, deadline = self._asker(served), time.monotonic() + wait
+        try:
+            async with self._listener.waiting(served.id, patience=wait) as told:
+                await asyncio.to_thread(asking.ask, served, min_ttl, wait)
+                while (remaining := deadline - time.monotonic()) > 0:
+                    woken = await _told(told, remaining)
+                    served = await self._read(served.user_id, served.connection)
+                    if served.is_fresh(min_ttl):
+                        return self._open(served)
+                    standing = await self._standing(served)
+                    self._stand(served, standing, min_ttl)
+                    if woken:
+                        break
+        except psycopg.Error as error:
+            raise failure(error) from None
+        raise self._late(served, standing)
+
+
+async def _told(told: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await told.wait()
+    except TimeoutError:
+        return False
+    told.clear()
+    return True
+
+
+def _addresses(settings: Settings) -> tuple[Secret, Secret | None]:
+    if settings.database_url is not None:
+        return settings.database_url, settings.redis_url
+    found = embedded.find(settings.home)
+    if found is None or not found.database_url:
+        raise ConfigurationError(
+            f"no DATABASE_URL is set and no vault runs under {settings.home}: start one with `token-vault up`"
+        )
+    return found.database_url, settings.redis_url or found.redis_url or None

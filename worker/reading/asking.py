@@ -1,0 +1,72 @@
+"""Asks the workers for one refresh, however many readers want it."""
+
+from __future__ import annotations
+
+import threading
+from math import ceil
+from typing import Any
+
+import redis
+
+from worker.errors import TemporarilyUnavailable
+from worker.tokens import Secret
+from worker.vault.serving import Served
+
+TASK = "worker.refresh_token"
+QUEUE = "interactive"
+
+
+class Asking:
+    """Queues ``worker.refresh_token`` by name; nothing of the workers' side is imported.
+
+    A short-lived mark in Redis keeps other readers from queueing the same again. It only saves messages: what
+    guards the refresh token is the claim in Postgres.
+    """
+
+    def __init__(self, redis_url: Secret) -> None:
+        self._url = redis_url
+        self._marks: redis.Redis = redis.Redis.from_url(
+            redis_url.reveal(), socket_timeout=5, socket_connect_timeout=5
+        )
+        self._lock = threading.Lock()
+        self._app: Any = None
+
+    def ask(self, served: Served, min_ttl: float | None, wait: float) -> None:
+        """Ask for a refresh of this grant, unless somebody has just asked.
+
+        Raises:
+            TemporarilyUnavailable: Redis does not answer.
+        """
+        from kombu.exceptions import OperationalError
+
+        try:
+            if not self._marks.set(
+                f"token-vault:asked:{served.id}", "", nx=True, ex=ceil(min(max(wait, 1), 5))
+            ):
+                return
+            self._producer().send_task(
+                TASK,
+                kwargs={
+                    "user_id": served.user_id or None,
+                    "connection": served.connection if served.user_id else None,
+                    "admin_connection": None if served.user_id else served.connection,
+                    "min_ttl": min_ttl,
+                    "tenant": served.tenant,
+                },
+                queue=QUEUE,
+                ignore_result=True,
+                # After that nobody waits any more, and the next reader asks anew.
+                expires=max(wait, 30.0),
+                retry=False,
+            )
+        except (redis.RedisError, OperationalError, OSError):
+            raise TemporarilyUnavailable("Redis does not answer: no refresh can be asked for", 5) from None
+
+    def _producer(self) -> Any:
+        with self._lock:
+            if self._app is None:
+                from celery import Celery  # the sending side only, and only when it is needed
+
+                self._app = Celery("token-vault-reader", broker=self._url.reveal(), set_as_current=False)
+                self._app.conf.update(task_serializer="json", broker_connection_retry=False)
+            return self._app

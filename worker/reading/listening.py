@@ -1,0 +1,143 @@
+"""Told by Postgres when a grant's refresh has ended: one listening connection, however many wait."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import psycopg
+
+from worker.tokens import Secret
+from worker.vault.serving import CHANNEL
+
+# The connection is kept this long after the last wait, in seconds.
+IDLE = 5.0
+_NAME = "token-vault reader"
+
+
+class Listener:
+    """For threads."""
+
+    def __init__(self, database_url: Secret) -> None:
+        self._url = database_url
+        self._lock = threading.Lock()
+        self._waiters: defaultdict[int, set[threading.Event]] = defaultdict(set)
+        self._listening = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @contextmanager
+    def waiting(self, grant_id: int, *, patience: float) -> Iterator[threading.Event]:
+        """Yield an event that is set when this grant's refresh ends; listening has begun by then.
+
+        Args:
+            patience: seconds to wait for the listening connection; the event may then never be set.
+        """
+        told = threading.Event()
+        with self._lock:
+            self._waiters[grant_id].add(told)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._listen, name="token-vault listener", daemon=True)
+                self._thread.start()
+        try:
+            self._listening.wait(patience)
+            yield told
+        finally:
+            with self._lock:
+                self._waiters[grant_id].discard(told)
+                if not self._waiters[grant_id]:
+                    del self._waiters[grant_id]
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._closed = True
+
+    def _listen(self) -> None:
+        # A lost connection ends this thread; who waits then reads the row at the end of its patience, and the
+        # next wait begins a new one.
+        with (
+            suppress(psycopg.Error),
+            psycopg.connect(
+                self._url.reveal(), autocommit=True, application_name=_NAME, connect_timeout=10
+            ) as connection,
+        ):
+            connection.execute(f"LISTEN {CHANNEL}")
+            self._listening.set()
+            while not self._closed and not self._may_end():
+                for notification in connection.notifies(timeout=IDLE, stop_after=1):
+                    self._tell(notification.payload)
+        self._ended()
+
+    def _may_end(self) -> bool:
+        """End when nobody waits; decided under the lock, so that no new wait joins a listener that ends."""
+        with self._lock:
+            if self._waiters:
+                return False
+            self._listening.clear()
+            self._thread = None
+            return True
+
+    def _ended(self) -> None:
+        with self._lock:
+            if self._thread is threading.current_thread():
+                self._listening.clear()
+                self._thread = None
+
+    def _tell(self, payload: str) -> None:
+        with self._lock:
+            for told in self._waiters.get(int(payload), ()) if payload.isdigit() else ():
+                told.set()
+
+
+class AsyncListener:
+    """For asyncio."""
+
+    def __init__(self, database_url: Secret) -> None:
+        self._url = database_url
+        self._waiters: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
+        self._listening = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def waiting(self, grant_id: int, *, patience: float) -> AsyncIterator[asyncio.Event]:
+        """Yield an event that is set when this grant's refresh ends; listening has begun by then."""
+        told = asyncio.Event()
+        self._waiters[grant_id].add(told)
+        if self._task is None or self._task.done():
+            self._listening.clear()
+            self._task = asyncio.create_task(self._listen())
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._listening.wait()
+            yield told
+        finally:
+            self._waiters[grant_id].discard(told)
+            if not self._waiters[grant_id]:
+                del self._waiters[grant_id]
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _listen(self) -> None:
+        with suppress(psycopg.Error):
+            async with await psycopg.AsyncConnection.connect(
+                self._url.reveal(), autocommit=True, application_name=_NAME, connect_timeout=10
+            ) as connection:
+                await connection.execute(f"LISTEN {CHANNEL}")
+                self._listening.set()
+                while self._waiters:
+                    async for notification in connection.notifies(timeout=IDLE, stop_after=1):
+                        self._tell(notification.payload)
+                self._task = None  # before the connection closes: a wait that comes now begins anew
+
+    def _tell(self, payload: str) -> None:
+        for told in self._waiters.get(int(payload), ()) if payload.isdigit() else ():
+            told.set()

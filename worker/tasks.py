@@ -1,0 +1,227 @@
+"""The Celery tasks. Arguments and results hold ids, states and times only; each is safe to run twice."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import structlog
+from celery import Task, shared_task
+from celery.signals import worker_process_shutdown, worker_shutdown
+
+from worker import settings as configuration
+from worker.errors import (
+    Auth0NotFound,
+    Auth0RateLimited,
+    Auth0Unreachable,
+    TemporarilyUnavailable,
+    TokenNotFound,
+)
+from worker.renew.on_demand import Refreshed
+from worker.runtime import Runtime, open_runtime
+from worker.sync.engine import Report
+from worker.vault import records
+
+log = structlog.get_logger(__name__)
+
+# How often a sync is tried again when Auth0 cannot be reached or its limit is spent.
+RETRIES = 5
+RETRY_AFTER = 15.0
+
+T = TypeVar("T")
+
+
+class _Process:
+    """One event loop and one open runtime for all tasks of this process, made when the first task comes.
+
+    A loop of its own keeps connections to Postgres and to the providers open between tasks, whatever pool
+    Celery runs them in.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._opened: AsyncExitStack | None = None
+        self._runtime: Runtime | None = None
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the process's loop and wait for it."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="vault", daemon=True)
+                self._thread.start()
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def runtime(self) -> Runtime:
+        """Return the open runtime; a failure to open it is the next task's to try again."""
+        with self._opening:
+            return self._runtime or self.run(self._open())
+
+    async def _open(self) -> Runtime:
+        async with AsyncExitStack() as stack:
+            runtime = await stack.enter_async_context(open_runtime(configuration.load(), connections=20))
+            self._opened, self._runtime = stack.pop_all(), runtime
+        return runtime
+
+    def close(self) -> None:
+        """Close the runtime and stop the loop."""
+        loop, opened, self._opened, self._runtime = self._loop, self._opened, None, None
+        if loop is None:
+            return
+        if opened is not None:
+            asyncio.run_coroutine_threadsafe(opened.aclose(), loop).result(timeout=10)
+        loop.call_soon_threadsafe(loop.stop)
+        self._loop = None
+
+
+_process = _Process()
+
+
+@worker_shutdown.connect
+@worker_process_shutdown.connect
+def _close(**_: object) -> None:
+    _process.close()
+
+
+@shared_task(name="worker.renew_due", ignore_result=True)
+def renew_due() -> None:
+    """Look for due grants and renew them. Finding nothing is the normal case."""
+    runtime = _process.runtime()
+    try:
+        outcomes = _process.run(runtime.engine.renew_due(runtime.tenants))
+    except TemporarilyUnavailable as error:
+        log.warning("renew.postponed", problem=str(error))  # the next tick looks again
+        return
+    if outcomes:
+        log.info("renew.done", **{outcome.value: count for outcome, count in outcomes.items()})
+
+
+@shared_task(name="worker.refresh_token")
+def refresh_token(
+    user_id: str | None = None,
+    connection: str | None = None,
+    admin_connection: str | None = None,
+    min_ttl: float | None = None,
+    force: bool = False,
+    tenant: str | None = None,
+) -> dict[str, Any]:
+    """Make sure that one grant's token is fresh.
+
+    Args:
+        user_id: Auth0's user id; with ``connection``.
+        connection: the connection's name.
+        admin_connection: instead of both, the connection whose admin token is meant.
+        min_ttl: seconds of life wanted.
+        force: renew even a fresh token.
+        tenant: the tenant's name, where several are configured.
+
+    Returns:
+        ``state`` (``not_found`` among them), ``renewed``, ``expires_at``, ``reason``, ``since``, ``retry_after``.
+    """
+    if (admin_connection is None) == (user_id is None or connection is None):
+        raise ValueError("give user_id and connection, or admin_connection alone")
+    runtime = _process.runtime()
+    wanted_user, wanted_connection = (user_id or "", connection or admin_connection or "")
+    try:
+        refreshed = _process.run(
+            runtime.on_demand.refresh(
+                tenants=[tenant] if tenant else runtime.tenants,
+                user_id=wanted_user,
+                connection=wanted_connection,
+                min_ttl=min_ttl,
+                force=force,
+            )
+        )
+    except TokenNotFound:
+        return {
+            "state": "not_found",
+            "renewed": False,
+            "user_id": wanted_user,
+            "connection": wanted_connection,
+        }
+    return _plain(refreshed)
+
+
+@shared_task(name="worker.sync_all", bind=True, max_retries=RETRIES)
+def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
+    """Sync the connections and users of every tenant; one tenant's failure does not stop another."""
+    runtime = _process.runtime()
+    return [_sync(self, tenant, lambda sync: sync.everything(full=full)) for tenant in runtime.tenants]
+
+
+@shared_task(name="worker.sync_due", ignore_result=True, bind=True, max_retries=0)
+def sync_due(self: Task) -> None:
+    """Sync the tenants whose last sync began longer ago than the schedule says, and their connections."""
+    runtime = _process.runtime()
+    schedule = runtime.settings.schedule
+    for tenant in runtime.tenants:
+        if _process.run(_is_due(runtime, tenant, "all", schedule.sync)):
+            _sync(self, tenant, lambda sync: sync.everything())
+        elif _process.run(_is_due(runtime, tenant, "connections", schedule.connections)):
+            _sync(self, tenant, lambda sync: sync.connections())
+    _process.run(_forget_old(runtime))
+
+
+@shared_task(name="worker.sync_user", bind=True, max_retries=RETRIES)
+def sync_user(self: Task, user_id: str, tenant: str | None = None) -> dict[str, Any]:
+    """Sync one user: every identity with its tokens, as Auth0 has them now."""
+    return _sync(self, _tenant(tenant), lambda sync: sync.user(user_id))
+
+
+@shared_task(name="worker.sync_connection", bind=True, max_retries=RETRIES)
+def sync_connection(self: Task, connection: str, tenant: str | None = None) -> dict[str, Any]:
+    """Sync one connection and the users who have an identity of it."""
+    return _sync(self, _tenant(tenant), lambda sync: sync.connection(connection))
+
+
+def _tenant(name: str | None) -> str:
+    tenants = _process.runtime().tenants
+    if name is None and len(tenants) == 1:
+        return tenants[0]
+    if name is None or name not in tenants:
+        raise ValueError(f"name one of the configured tenants: {', '.join(tenants) or 'none is configured'}")
+    return name
+
+
+def _sync(task: Task, tenant: str, run: Any) -> dict[str, Any]:
+    """Run a sync; what may pass is retried by Celery, what the operator must mend is reported."""
+
+    async def work() -> Report:
+        report: Report = await run(await _process.runtime().sync(tenant))
+        return report
+
+    try:
+        return _plain(_process.run(work()))
+    except Auth0NotFound as error:
+        return {"tenant": tenant, "state": "not_found", "problems": [str(error)]}
+    except (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable) as error:
+        log.warning("sync.postponed", tenant=tenant, problem=str(error))
+        if task.max_retries and task.request.retries < task.max_retries:
+            wait = getattr(error, "retry_after", None) or RETRY_AFTER * 2**task.request.retries
+            raise task.retry(countdown=wait) from None
+        return {"tenant": tenant, "state": "failed", "problems": [str(error)]}
+
+
+async def _is_due(runtime: Runtime, tenant: str, scope: str, interval: float) -> bool:
+    """Whether the last run began long enough ago; asked of Postgres, so that two beats do no harm."""
+    began = await records.last_began(runtime.vault, tenant, scope)
+    return began is None or await runtime.vault.now() - began >= timedelta(seconds=interval)
+
+
+async def _forget_old(runtime: Runtime) -> None:
+    await records.forget_old(runtime.vault, now=await runtime.vault.now())
+
+
+def _plain(result: Refreshed | Report) -> dict[str, Any]:
+    """Turn a result into JSON: ids, states, numbers and times."""
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in asdict(result).items()
+    }
