@@ -27,7 +27,10 @@ def own_folder(path: Path, uid: int, gid: int = -1) -> None:
         if stat.S_IMODE(found.st_mode) != 0o700:
             path.chmod(0o700)
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be made private: {error.strerror}") from error
+        raise ConfigurationError(
+            f"{path} cannot be made a private folder of user {uid}: {error.strerror}. Start token-vault as an "
+            "ordinary user with TOKEN_VAULT_HOME on a local disk, or set DATABASE_URL and REDIS_URL."
+        ) from error
 
 
 def write_private(path: Path, text: str) -> None:

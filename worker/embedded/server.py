@@ -241,12 +241,12 @@ class Server(ABC):
             return None
 
     def _log_end(self) -> str:
-        logs = [
-            self.folder / "server.log",
-            *sorted(self.data.glob("log/*"), key=lambda log: log.stat().st_mtime)[-1:],
-        ]
-        words = " ".join(_end(log.read_text(errors="replace")) for log in logs if log.exists())
-        return f"Its log in {self.folder} ends with: {words}"
+        """Return the last lines that the latest start has brought to the logs."""
+        noted = self.folder / "access.json"
+        since = noted.stat().st_mtime if noted.exists() else 0.0
+        logs = [*self.folder.glob("server.log"), *self.data.glob("log/*")]
+        words = [_end(log.read_text(errors="replace")) for log in logs if log.stat().st_mtime >= since]
+        return f"Its log in {self.folder} ends with: {' | '.join(words)}"
 
 
 def _free_port() -> int:
