@@ -437,7 +437,7 @@ def entra(error: str, number: int, **more: object) -> dict[str, object]:
             "temporarily_unavailable",
         ),
         ("azure-ad", 503, entra("temporarily_unavailable", 90033), Blame.NOBODY, "temporarily_unavailable"),
-        ("azure-ad", 400, entra("invalid_grant", 1), Blame.USER, "invalid_grant"),
+        ("azure-ad", 400, entra("invalid_grant", 1, suberror="bad_token"), Blame.USER, "invalid_grant"),
         (
             "azure-ad",
             400,
@@ -468,6 +468,13 @@ def entra(error: str, number: int, **more: object) -> dict[str, object]:
             {"error": "invalid_request", "error_description": "No"},
             Blame.OPERATOR,
             "invalid_request",
+        ),
+        (
+            "bitbucket",
+            400,
+            {"error": "slow_down", "error_description": "Invalid refresh_token"},
+            Blame.NOBODY,
+            "slow_down",
         ),
         ("bitbucket", 401, {"error": "unauthorized_client"}, Blame.OPERATOR, "unauthorized_client"),
         ("bitbucket", 502, "Bad Gateway", Blame.IN_DOUBT, "http_502"),

@@ -67,7 +67,9 @@ def test_override_counts_more() -> None:
         auth=ClientAuth.BASIC,
         extra={"audience": "x", "scope": "a b", "redirect_uri": "https://t.example/cb"},
     )
-    assert client("github", KEYS | {"client_id": ""}, OWN).client_id == "own-id"
+    for client_id in ("", "the-id"):
+        own = client("github", KEYS | {"client_id": client_id}, OWN)
+        assert (own.client_id, own.client_secret) == ("own-id", Secret("own-secret"))
 
 
 def test_nothing_shown() -> None:

@@ -163,10 +163,8 @@ class Provider:
             return Renewed(pair)
         wait = reading.retry_after(headers, sent_at)
         known = self.verdict(fields)
-        if status in (408, 429):
-            return Refused(Blame.NOBODY, known[0] if known else f"http_{status}", wait)
-        if status >= 500:
-            return self._broken(status, known, wait)
+        if status in (408, 429) or status >= 500:
+            return self._put_off(status, known, wait)
         if known:
             code, blame = known
             return Refused(blame, code, wait, spent=blame is Blame.IN_DOUBT and self.rotates)
@@ -189,14 +187,14 @@ class Provider:
         # The last word that agrees is the most precise one: invalid_rapt says more than invalid_grant.
         return next(code for code in reversed(found) if table[code] is blame), blame
 
-    def _broken(self, status: int, known: tuple[str, Blame] | None, wait: float | None) -> Refused:
-        """Read a 5xx: the server failed, so what it says of the grant or the client is no verdict on them.
+    def _put_off(self, status: int, known: tuple[str, Blame] | None, wait: float | None) -> Refused:
+        """Read a status that says "not now": what such an answer says of the grant or the client is no verdict.
 
-        It may have failed after it had spent the refresh token. Only an explicit "not now" tells that it
-        never began.
+        A server that failed (5xx) may have done so after it had spent the refresh token. Only an explicit
+        word tells that it never began.
         """
         code = known[0] if known and known[1] is Blame.NOBODY else f"http_{status}"
-        began = code not in ("temporarily_unavailable", "slow_down")
+        began = status >= 500 and code not in ("temporarily_unavailable", "slow_down")
         if began and not self.forgives_retry:
             return Refused(Blame.IN_DOUBT, code, wait, spent=True)
         return Refused(Blame.NOBODY, code, wait)

@@ -13,7 +13,7 @@ from worker.providers.model import Blame
 
 _USER = """
     invalid_grant interaction_required consent_required login_required invalid_rapt
-    bad_refresh_token invalid_refresh_token invalid_code bad_token token_expired token_revoked
+    bad_refresh_token invalid_refresh_token invalid_code token_expired token_revoked
 """
 _OPERATOR = """
     invalid_client unauthorized_client unsupported_grant_type invalid_scope invalid_request invalid_resource

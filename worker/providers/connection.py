@@ -172,11 +172,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _extra(provider: Provider, options: Mapping[str, Any], override: Override) -> dict[str, str]:
-    required = {name: value for name in provider.requires if (value := _text(options.get(name)))}
+    shown = {**{name: options.get(name) for name in provider.requires}, **provider.parameters(options)}
     set_here = {"scope": override.scope, "redirect_uri": override.redirect_uri}
     extra = {
-        **required,
-        **provider.parameters(options),
+        **{name: text for name, value in shown.items() if (text := _text(value))},
         **override.extra,
         **{name: value for name, value in set_here.items() if value},
     }

@@ -88,7 +88,7 @@ def _numbers(fields: Mapping[str, Any]) -> Iterator[int]:
         yield from (number for number in listed if isinstance(number, int))
     text = fields.get("error_description")
     if isinstance(text, str):
-        yield from (int(digits) for digits in re.findall(r"AADSTS([0-9]{4,8})(?![0-9])", text))
+        yield from (int(digits) for digits in re.findall(r"AADSTS([0-9]{4,8})", text))
 
 
 _HOSTS = (
