@@ -233,7 +233,7 @@ class TokenVault(_Reader):
             self._pool.open()
         connection = self._pool.getconn()
         try:
-            return connection.execute(statement, values, prepare=True).fetchall()
+            return connection.execute(statement, values, prepare=True, binary=True).fetchall()
         finally:
             self._pool.putconn(connection)
 
@@ -332,7 +332,7 @@ class AsyncTokenVault(_Reader):
             await self._pool.open()
         connection = await self._pool.getconn()
         try:
-            return await (await connection.execute(statement, values, prepare=True)).fetchall()
+            return await (await connection.execute(statement, values, prepare=True, binary=True)).fetchall()
         finally:
             await self._pool.putconn(connection)
 
