@@ -55,6 +55,7 @@ async def _serve(world: World, options: argparse.Namespace, bound: Any) -> None:
         access_log=options.verbose,
         timeout_graceful_shutdown=2,
         server_header=False,
+        proxy_headers=False,
         backlog=2048,
     )
     server = Server(config, gate, lambda: print(json.dumps(wiring.endpoints(world)), flush=True))
@@ -69,16 +70,21 @@ async def _serve(world: World, options: argparse.Namespace, bound: Any) -> None:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
     if options.state_file is not None:
-        world.save(options.state_file)
+        _save(world, options.state_file)
 
 
 async def _keep_saving(world: World, path: Path) -> None:
-    saved = -1
-    while True:
-        if world.journal.total != saved:
-            saved = world.journal.total
-            world.save(path)
+    while _save(world, path):  # noqa: ASYNC110  (there is nothing to wait for but time)
         await asyncio.sleep(SAVE_EVERY)
+
+
+def _save(world: World, path: Path) -> bool:
+    try:
+        world.save(path)
+    except OSError as wrong:
+        print(f"emulators: the state file {path} cannot be written: {wrong.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 def _world(options: argparse.Namespace, base_url: str) -> World:

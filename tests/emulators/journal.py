@@ -13,7 +13,6 @@ class Journal:
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=KEPT)
         self._counts: Counter[str] = Counter()
-        self.total = 0
 
     def open(self, at: float, method: str, path: str) -> Entry:
         """Begin an entry; the handlers fill it in."""
@@ -32,7 +31,6 @@ class Journal:
             "outcome": "unanswered",
         }
         self._entries.append(entry)
-        self.total += 1
         return entry
 
     def close(self, entry: Entry) -> None:

@@ -114,6 +114,8 @@ def identity_key(world: World, user_id: str, connection: str) -> Identity:
 
 
 def _add(world: World, user_id: str, identities: list[Json], at: float, number: int) -> Json:
+    if user_id in world.users.by_id:
+        raise ValueError(f"there is a user {user_id} already")
     user = _profile(user_id, at, number)
     user["identities"] = [
         _new_identity(world, user_id if first == 0 else None, wanted, at, number + first)
@@ -210,7 +212,8 @@ def _subject(world: World, connection: str, number: int, prefix: str | None) -> 
         return f"{prefix}{number}"
     strategy = world.connections[connection]["strategy"]
     if strategy in ("google-oauth2", "facebook", "github"):
-        return str(1_000_000 + number)
+        place = list(world.connections).index(connection) + 1  # two connections of a strategy do not collide
+        return str(place * 1_000_000 + number)
     return f"{connection}-{number}"
 
 

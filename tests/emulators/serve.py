@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -18,6 +18,7 @@ def protocol(transports: MutableMapping[Any, asyncio.Transport]) -> type[H11Prot
     class Reachable(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self.transport = cast(asyncio.Transport, _Joined(transport))
             transports[self.client] = transport
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -25,6 +26,34 @@ def protocol(transports: MutableMapping[Any, asyncio.Transport]) -> type[H11Prot
             super().connection_lost(exc)
 
     return Reachable
+
+
+class _Joined:
+    """A transport that sends what is written in one turn of the loop at once.
+
+    uvicorn writes the head and the body of an answer separately, and sending is what costs most here.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._waiting: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._waiting and not self._transport.is_closing():
+            self._transport.write(b"".join(self._waiting))
+        self._waiting.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Server(uvicorn.Server):

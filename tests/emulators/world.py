@@ -51,6 +51,7 @@ class World:
         self.management.bucket = Bucket(self.clock, self.settings)
         self.leads_to: dict[str, tuple[str, str]] = {}  # connection -> provider, client id there
         self.counters: dict[str, int] = {}  # connection -> users made so far by number
+        self._saved = ""  # the text last written to the state file
         self.default_behaviours()
 
     @property
@@ -90,12 +91,16 @@ class World:
 
     def save(self, path: Path) -> None:
         """Write the state, readable by its owner alone, whole or not at all. Raises OSError."""
+        text = json.dumps(self._dump())
+        if text == self._saved:
+            return
         aside = path.with_name(path.name + ".new")
         aside.unlink(missing_ok=True)
         handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(self._dump(), file)
+            file.write(text)
         aside.replace(path)
+        self._saved = text
 
     def load(self, path: Path) -> None:
         """Read a saved state. Raises StateUnreadable, or OSError."""

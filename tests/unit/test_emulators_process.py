@@ -5,13 +5,35 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.emulators.app import build
 from tests.emulators.control import ROOT, Emulation, running
+from tests.emulators.world import StateUnreadable, World
+
+
+def _listed(demo: Emulation) -> list[str]:
+    body = {
+        "grant_type": "client_credentials",
+        "client_id": demo.client_id,
+        "client_secret": demo.client_secret,
+        "audience": demo.audience,
+    }
+    token = demo.http.post("/oauth/token", json=body).json()["access_token"]
+    headers = {"authorization": f"Bearer {token}"}
+    pages = [
+        demo.http.get("/api/v2/users", params={"page": page, "per_page": 100}, headers=headers).json()
+        for page in range(3)
+    ]
+    return [user["user_id"] for page in pages for user in page]
 
 
 def test_the_demo_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +48,7 @@ def test_the_demo_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert config.read_text() == demo.config_toml()
         identities = demo.user("google-oauth2|1111")["identities"]
         assert [each["connection"] for each in identities] == ["google-oauth2", "bitbucket"]
+        assert 190 <= len({*_listed(demo)}) <= 210
         assert demo.connection("google-dev-keys")["options"]["client_id"] == ""
         assert demo.connection("corp-google")["options"]["admin_refresh_token"]
         assert demo.holder(identities[0]["access_token"]) is not None
@@ -57,16 +80,48 @@ def test_a_restarted_demo_knows_the_tokens(tmp_path: Path) -> None:
         assert renew(demo, held["refresh_token"]).status_code == 200
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"base_url": "x"}', '{"base_url": 1}'])
-def test_a_broken_state_file(tmp_path: Path, content: str) -> None:
+def test_a_broken_state_file(tmp_path: Path) -> None:
     """A state file that does not parse is one line of error and exit status 2."""
     state = tmp_path / "state.json"
-    state.write_text(content)
+    state.write_text("{")
     command = [sys.executable, "-m", "tests.emulators", "--state-file", str(state)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"emulators: the state file {state} cannot be read")
     assert "Traceback" not in ended.stderr
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+WHOLE = {
+    "base_url": "http://127.0.0.1:1",
+    "clock": [0.0, None],
+    "connections": [{"name": "c"}],
+    "leads_to": {"c": ["custom", "c-client"]},
+    "counters": {},
+    "users": [{"user_id": "u"}],
+    "clients": [{"provider": "custom", "client_id": "c", "secret": "s", "tenants": []}],
+    "grants": [],
+    "double_spends": 0,
+}
+
+
+@given(
+    st.text()
+    | JSON.map(json.dumps)
+    | st.builds(lambda k, v: json.dumps({**WHOLE, k: v}), st.sampled_from(sorted(WHOLE)), JSON)
+)
+def test_any_state_file_is_read_or_refused(content: str) -> None:
+    """Whatever a state file holds, it is taken or refused by one error."""
+    world = World("http://127.0.0.1:2", client_id="a", client_secret="b")
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder, "state.json")
+        state.write_text(content, encoding="utf-8", errors="replace")
+        with suppress(StateUnreadable):
+            world.load(state)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -97,3 +152,17 @@ def test_credentials_come_from_the_environment() -> None:
             "audience": emulation.audience,
         }
         assert emulation.http.post(f"{emulation.base_url}/oauth/token", data=body).status_code == 200
+
+
+async def test_the_control_plane_is_local() -> None:
+    """`/control` answers loopback only, the rest anybody."""
+    gate = build(World("http://127.0.0.1:1", client_id="a", client_secret="b"), {})
+
+    async def status(path: str, client: str) -> int:
+        transport = httpx.ASGITransport(gate, client=(client, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as http:
+            return (await http.get(path)).status_code
+
+    assert await status("/control/endpoints", "127.0.0.1") == 200
+    assert await status("/control/endpoints", "192.0.2.1") == 403
+    assert await status("/idp/userinfo", "192.0.2.1") == 401

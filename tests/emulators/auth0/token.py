@@ -155,7 +155,7 @@ async def _parameters(request: Request) -> dict[str, str]:
             raise Denied(400, "invalid_request", "Invalid body")
         params = {name: str(value) for name, value in parsed.items()}
     else:
-        params = dict(parse_qsl(body.decode(), keep_blank_values=True))
+        params = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
     params["auth"] = "post"
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "basic":

@@ -1,7 +1,7 @@
 """The tenant's users: by id at once, and in the search index, which may lag behind."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -53,25 +53,25 @@ class Users:
         """
         field, descending = sort
         candidates, rest = self._candidates(query, field)
-        if descending:
-            candidates.reverse()
+        ordered = candidates.reversed() if descending else candidates
         if not rest.parts:
-            return [self._indexed[name] for name in candidates[start : start + count]], len(candidates)
-        hits = (user for name in candidates if rest.matches(user := self._indexed[name]))
+            return [self._indexed[name] for name in ordered.part(start, count)], len(ordered)
+        hits = (user for name in ordered if rest.matches(user := self._indexed[name]))
         if not totals:
             return list(islice(hits, start, start + count)), 0
         found = list(hits)
         return found[start : start + count], len(found)
 
-    def _candidates(self, query: Every, field: str) -> tuple[list[str], Every]:
+    def _candidates(self, query: Every, field: str) -> tuple["_Stretch", Every]:
         """Narrow by id or by time without looking at every user; what is left to check comes along."""
-        parts = list(query.parts)
-        for part in parts:
+        for part in query.parts:
             if isinstance(part, Term) and part.field == "user_id" and not part.prefix:
-                return [part.value] if part.value in self._indexed else [], query
+                known = [(0, part.value)] if part.value in self._indexed else []
+                return _Stretch(known, range(len(known))), query
         if field not in self._orders:
-            return sorted(self._indexed, key=lambda name: str(self._indexed[name].get(field, ""))), query
-        low, high, rest = _bounds(parts, field)
+            names = sorted(self._indexed, key=lambda name: str(self._indexed[name].get(field, "")))
+            return _Stretch([(0, name) for name in names], range(len(names))), query
+        low, high, rest = _bounds(query.parts, field)
         return self._orders[field].between(low, high), rest
 
     def _index(self, name: str, user: User | None) -> None:
@@ -83,6 +83,26 @@ class Users:
                 order.add(_time(user, field), name)
         if user is not None:
             self._indexed[name] = user
+
+
+class _Stretch:
+    """Part of an order, in either direction, without copying it."""
+
+    def __init__(self, keys: list[tuple[int, str]], places: range) -> None:
+        self._keys = keys
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._keys[place][1] for place in self._places)
+
+    def part(self, start: int, count: int) -> list[str]:
+        return [self._keys[place][1] for place in self._places[start : start + count]]
+
+    def reversed(self) -> "_Stretch":
+        return _Stretch(self._keys, self._places[::-1])
 
 
 class _Order:
@@ -101,11 +121,11 @@ class _Order:
         place = bisect_left(self._keys, (at, name))
         del self._keys[place]
 
-    def between(self, low: int | None, high: int | None) -> list[str]:
+    def between(self, low: int | None, high: int | None) -> "_Stretch":
         self._settle()
         first = 0 if low is None else bisect_left(self._keys, (low, ""))
         last = len(self._keys) if high is None else bisect_left(self._keys, (high, ""))
-        return [name for _, name in self._keys[first:last]]
+        return _Stretch(self._keys, range(first, last))
 
     def _settle(self) -> None:
         if self._dirty:

@@ -173,7 +173,7 @@ async def _parameters(request: Request, behaviour: Behaviour) -> Params:
         return dict(request.query_params)
     body = await request.body()
     if "json" not in request.headers.get("content-type", ""):
-        return dict(parse_qsl(body.decode(), keep_blank_values=True))
+        return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
     if not behaviour.json_body:
         return {}  # most providers read forms only
     try:
