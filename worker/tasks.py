@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 from celery import Task, shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
+from sqlalchemy.exc import DBAPIError
 
 from worker import settings as configuration
 from worker.errors import (
@@ -26,6 +28,7 @@ from worker.renew.on_demand import Refreshed
 from worker.runtime import Runtime, open_runtime
 from worker.sync.engine import Report
 from worker.vault import records
+from worker.vault.database import explain
 
 log = structlog.get_logger(__name__)
 
@@ -50,8 +53,26 @@ class _Process:
         self._opened: AsyncExitStack | None = None
         self._runtime: Runtime | None = None
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the process's loop and wait for it."""
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine on the process's loop and wait for it.
+
+        Where Postgres was restarted under the pool's connections it is run once more over new ones: all
+        of this project's work is safe to run twice.
+
+        Raises:
+            VaultError: the database's failures among them, in the vault's own words.
+        """
+        try:
+            return self._run(work())
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise explain(error) from None
+        try:
+            return self._run(work())
+        except DBAPIError as error:
+            raise explain(error) from None
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -62,7 +83,7 @@ class _Process:
     def runtime(self) -> Runtime:
         """Return the open runtime; a failure to open it is the next task's to try again."""
         with self._opening:
-            return self._runtime or self.run(self._open())
+            return self._runtime or self.run(self._open)
 
     async def _open(self) -> Runtime:
         async with AsyncExitStack() as stack:
@@ -95,7 +116,7 @@ def renew_due() -> None:
     """Look for due grants and renew them. Finding nothing is the normal case."""
     runtime = _process.runtime()
     try:
-        outcomes = _process.run(runtime.engine.renew_due(runtime.tenants))
+        outcomes = _process.run(lambda: runtime.engine.renew_due(runtime.tenants))
     except TemporarilyUnavailable as error:
         log.warning("renew.postponed", problem=str(error))  # the next tick looks again
         return
@@ -131,7 +152,7 @@ def refresh_token(
     wanted_user, wanted_connection = (user_id or "", connection or admin_connection or "")
     try:
         refreshed = _process.run(
-            runtime.on_demand.refresh(
+            lambda: runtime.on_demand.refresh(
                 tenants=[tenant] if tenant else runtime.tenants,
                 user_id=wanted_user,
                 connection=wanted_connection,
@@ -162,11 +183,11 @@ def sync_due(self: Task) -> None:
     runtime = _process.runtime()
     schedule = runtime.settings.schedule
     for tenant in runtime.tenants:
-        if _process.run(_is_due(runtime, tenant, "all", schedule.sync)):
+        if _process.run(partial(_is_due, runtime, tenant, "all", schedule.sync)):
             _sync(self, tenant, lambda sync: sync.everything())
-        elif _process.run(_is_due(runtime, tenant, "connections", schedule.connections)):
+        elif _process.run(partial(_is_due, runtime, tenant, "connections", schedule.connections)):
             _sync(self, tenant, lambda sync: sync.connections())
-    _process.run(_forget_old(runtime))
+    _process.run(partial(_forget_old, runtime))
 
 
 @shared_task(name="worker.sync_user", bind=True, max_retries=RETRIES)
@@ -198,7 +219,7 @@ def _sync(task: Task, tenant: str, run: Any) -> dict[str, Any]:
         return report
 
     try:
-        return _plain(_process.run(work()))
+        return _plain(_process.run(work))
     except Auth0NotFound as error:
         return {"tenant": tenant, "state": "not_found", "problems": [str(error)]}
     except (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable) as error:

@@ -50,6 +50,7 @@ class _Lane:
     lead: asyncio.Lock = field(default_factory=asyncio.Lock)
     trusted: bool = False
     broken: bool = False
+    done: bool = False
     in_flight: int = 0
 
 
@@ -98,20 +99,21 @@ class Engine:
         lanes = {key: _Lane(connection) for key, connection in loaded.items() if connection.client}
         counts: Counter[tuple[str, str, str]] = Counter()
         running: set[asyncio.Task[tuple[Claim, Outcome]]] = set()
-        more = bool(lanes)
         failure: Exception | None = None
-        while more or running:
-            if more and len(running) <= WINDOW // 2:
+        while True:
+            ready = _with_room(lanes) if time.monotonic() < stop_at and len(running) <= WINDOW // 2 else {}
+            if ready and failure is None:
                 try:
-                    claimed = await self._claim(lanes, WINDOW - len(running), clock)
+                    claimed = await self._claim(ready, WINDOW - len(running), clock)
                 except Exception as error:
                     # What is under way is seen to its end before the failure is told.
                     claimed, failure = [], error
                 running |= {
                     asyncio.create_task(self._in_lane(lanes[_key(claim)], claim, clock)) for claim in claimed
                 }
-                more = bool(claimed) and time.monotonic() < stop_at
                 continue
+            if not running:
+                break
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for claim, outcome in map(asyncio.Task.result, done):
                 counts[claim.key.tenant, claim.key.connection, outcome] += 1
@@ -145,17 +147,16 @@ class Engine:
         return lambda: began + timedelta(seconds=time.monotonic() - at)
 
     async def _claim(self, lanes: dict[Key, _Lane], limit: int, clock: Callable[[], datetime]) -> list[Claim]:
-        quotas = {
-            key: PER_CONNECTION - lane.in_flight
-            for key, lane in lanes.items()
-            if lane.in_flight < PER_CONNECTION and not lane.broken
-        }
+        quotas = {key: PER_CONNECTION - lane.in_flight for key, lane in lanes.items()}
         now = clock()
         claimed = await claims.claim_due(
             self._vault, quotas, owner=uuid4(), now=now, until=now + CLAIM_TIME, limit=limit
         )
-        for claim in claimed:
-            lanes[_key(claim)].in_flight += 1
+        taken = Counter(map(_key, claimed))
+        for key, lane in lanes.items():
+            lane.in_flight += taken[key]
+            # Fewer than asked for: no more of this connection is due. What falls due meanwhile is the next run's.
+            lane.done = taken[key] < quotas[key] and len(claimed) < limit
         return claimed
 
     async def _in_lane(
@@ -267,6 +268,15 @@ class Engine:
             outcome=decision.outcome.value,
         )
         return decision.outcome if released else Outcome.SUPERSEDED
+
+
+def _with_room(lanes: dict[Key, _Lane]) -> dict[Key, _Lane]:
+    """The connections that may have more to renew, and room for a worthwhile number of calls."""
+    return {
+        key: lane
+        for key, lane in lanes.items()
+        if not lane.done and not lane.broken and lane.in_flight <= PER_CONNECTION // 2
+    }
 
 
 def _key(claim: Claim) -> Key:

@@ -171,7 +171,7 @@ async def claim_due(
         "tenants": [tenant for tenant, _ in quotas], "names": [name for _, name in quotas],
         "quotas": list(quotas.values()), "owner": owner, "now": now, "until": until, "limit": limit,
     }  # fmt: skip
-    async with vault.engine.begin() as connection:
+    async with vault.statement() as connection:
         rows = (await connection.execute(_CLAIM_DUE, values)).all()
     return [_claim(row, owner, now, until) for row in rows]
 
@@ -180,7 +180,7 @@ async def claim_one(
     vault: Vault, grant_id: int, *, owner: UUID, now: datetime, until: datetime
 ) -> Claim | None:
     """Claim one grant whatever its due time, and commit; None where another holds it or it is erased."""
-    async with vault.engine.begin() as connection:
+    async with vault.statement() as connection:
         values = {"id": grant_id, "owner": owner, "now": now, "until": until}
         row = (await connection.execute(_CLAIM_ONE, values)).one_or_none()
     return None if row is None else _claim(row, owner, now, until)
@@ -248,7 +248,7 @@ async def store_renewed(
         "scopes": None if pair.scopes is None else list(pair.scopes),
         "obtained_at": obtained_at, "due_at": due_at,
     }  # fmt: skip
-    async with vault.engine.begin() as connection:
+    async with vault.statement() as connection:
         stored = (await connection.execute(_STORE, values)).one_or_none()
     return stored is not None
 
@@ -286,7 +286,7 @@ async def release(
         "doubt_since": claim.began if in_doubt else None, "settled": settled,
         "attempts": claim.attempts if attempts is None else attempts, "last_error": last_error,
     }  # fmt: skip
-    async with vault.engine.begin() as connection:
+    async with vault.statement() as connection:
         released = (await connection.execute(_RELEASE, values)).one_or_none()
     return released is not None
 

@@ -59,9 +59,15 @@ class Vault:
     refresh: KeyRing
     fingerprints: Fingerprints
 
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for one statement that commits by itself: one round trip instead of three."""
+        async with self.engine.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
     async def now(self) -> datetime:
         """The database's clock: one for all workers, whatever their hosts' clocks say."""
-        async with self.engine.connect() as connection:
+        async with self.statement() as connection:
             return (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()  # type: ignore[no-any-return]
 
 
@@ -89,7 +95,6 @@ async def open_vault(
         sqlalchemy_url(database_url),
         pool_size=connections,
         max_overflow=0,
-        pool_pre_ping=True,
         hide_parameters=True,  # an error message must not show what was sent
         # application_name tells the operator who holds a connection.
         connect_args={"application_name": "token-vault", "connect_timeout": 10},
