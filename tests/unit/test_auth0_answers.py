@@ -2,11 +2,13 @@
 
 import traceback
 
+import httpx
 import pytest
 from structlog.testing import capture_logs
 
 from tests.unit.auth0_server import Answer, FakeTime, Server, client_of, running
 from worker.auth0 import ManagementClient, Retries
+from worker.auth0.transport import Transport
 from worker.errors import (
     Auth0Error,
     Auth0NotFound,
@@ -83,7 +85,7 @@ async def error_of(server: Server, client: ManagementClient) -> VaultError:
     shown = "".join(traceback.format_exception(error)) + str(logs)
     seen: BaseException | None = error
     while seen:  # what a crash reporter would walk
-        shown += repr(seen)
+        shown += repr(seen) + str(vars(seen))
         seen = seen.__cause__ or seen.__context__
     assert LEAK not in shown
     assert "the-client-secret" not in shown
@@ -153,3 +155,13 @@ async def test_what_is_no_answer(raw: bytes) -> None:
         error = await error_of(server, client)
         assert isinstance(error, Auth0Unreachable)
         assert len(server.calls) >= 2  # a dropped connection is tried once more below HTTP
+
+
+async def test_the_transport_hides_the_request() -> None:
+    """An answer that is no HTTP becomes an error which does not carry the request's headers."""
+    async with running() as server, httpx.AsyncClient(transport=Transport()) as client:
+        server.api = lambda _: Answer(raw=b"no HTTP\r\n\r\n")
+        with pytest.raises(httpx.RemoteProtocolError) as error:
+            await client.get(f"http://127.0.0.1:{server.port}/", headers={"Authorization": f"Bearer {LEAK}"})
+        assert LEAK not in str(error.value)
+        assert error.value.__context__ is None

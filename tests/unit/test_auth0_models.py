@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.auth0 import Identity, User
+from worker.auth0 import Connection, Identity, Options, User
 from worker.auth0.models import Unreadable, read_connection, read_page, read_user, seconds
 from worker.tokens import Secret
 
@@ -139,6 +139,22 @@ def test_any_connection_is_read_or_named(raw: Any, field: str, value: Any) -> No
         except Unreadable as unreadable:
             named = str(unreadable)
         assert named == "" or named.startswith("connection 1: ")
+
+
+@pytest.mark.parametrize("text", ["a\ud800", "a\0"])
+def test_what_no_database_stores_is_named(text: str) -> None:
+    """Text that cannot be encoded or stored is unreadable here, not an error somewhere later."""
+    assert read_page([USER | {"user_id": text}], 1).users == ()
+    for field in ("access_token", "refresh_token", "user_id", "connection"):
+        user = read_user(USER | {"identities": [IDENTITY | {field: text}]})
+        assert user.identities == ()
+        assert f"{field} holds NUL or half" in user.malformed[0]
+
+
+def test_a_connection_never_shows_its_options() -> None:
+    """Also options that were set by hand stay out of the repr."""
+    assert "hunter2" not in repr(Connection("con_1", "corp", "waad", Options(client_secret="hunter2")))
+    assert "hunter2" not in repr(Connection("con_1", "corp", "waad", {"client_secret": "hunter2"}))
 
 
 def test_one_bad_identity_costs_only_itself() -> None:

@@ -44,6 +44,15 @@ async def test_every_user_once(size: int, calls: int, totals: bool) -> None:
         assert len(server.calls) == calls
 
 
+async def test_unreadable_users_do_not_prolong_a_walk() -> None:
+    """An entry that cannot be read is named, and counts as seen."""
+    async with running() as server, client_of(server, FakeTime()) as client:
+        server.api = lambda _: Answer(200, {"total": 2, "users": [{"user_id": "auth0|1"}, {"user_id": 7}]})
+        [page] = [page async for page in client.users()]
+        assert len(page.users) == 1
+        assert page.malformed == ("user at position 1: user_id is not a string",)
+
+
 async def test_the_query_is_stable_and_small() -> None:
     """Pages are asked for by creation, a hundred at a time, with the needed fields only."""
     async with running(tenant(1)) as server, client_of(server, FakeTime()) as client:

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
 
 from tests.unit.auth0_server import Answer, FakeTime, Request, Server, client_of, running
-from worker.auth0 import ManagementToken, MemoryTokenStore
+from worker.auth0 import Credentials, ManagementToken, MemoryTokenStore
 from worker.errors import Auth0Refused, MalformedAnswer, MissingScope
 from worker.tokens import Secret
 
@@ -53,6 +55,27 @@ async def test_concurrent_callers_mint_once() -> None:
         async with client_of(server, time, store=store) as one, client_of(server, time, store=store) as two:
             await asyncio.gather(*(client.user("auth0|1") for client in (one, two) for _ in range(10)))
         assert len(server.mints) == 1
+
+
+class CountingStore(MemoryTokenStore):
+    """Counts those who ask for the right to mint: each of them holds a connection while waiting."""
+
+    asked = 0
+
+    @asynccontextmanager
+    async def minting(self) -> AsyncIterator[None]:
+        self.asked += 1
+        async with super().minting():
+            yield
+
+
+async def test_one_process_asks_the_store_once() -> None:
+    """The callers of one client queue up among themselves, not at the store."""
+    async with running() as server:
+        store = CountingStore()
+        async with client_of(server, FakeTime(), store=store) as client:
+            await asyncio.gather(*(client.scopes() for _ in range(10)))
+        assert store.asked == 1
 
 
 @pytest.mark.parametrize(("life", "kept", "renewed"), [(86_400, 86_339, 86_340), (100, 49, 50)])
@@ -191,7 +214,9 @@ async def test_no_cookie_is_kept() -> None:
     """A cookie of Auth0's is not sent back: calls carry no state."""
     async with running() as server:
         server.api = lambda _: Answer(200, USER, {"Set-Cookie": "did=1; Path=/"})
-        async with client_of(server, FakeTime()) as client:
+        # By name: no client keeps cookies of an address.
+        who = Credentials(f"http://localhost:{server.port}", "id", Secret("s"))
+        async with client_of(server, FakeTime(), who=who) as client:
             await client.user("auth0|1")
             await client.user("auth0|1")
         assert all("cookie" not in request.headers for request in server.requests)

@@ -1,11 +1,9 @@
-"""The client of one tenant's Management API: what it offers, and how one call is made."""
+"""The client of one tenant's Management API: what it offers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from datetime import timedelta
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -13,16 +11,15 @@ from urllib.parse import quote
 import httpx
 import structlog
 
-from worker import __version__
 from worker.auth0 import paging
-from worker.auth0.answers import SCOPES, Endpoint, api_error, body_of, code_of, token_error
+from worker.auth0.answers import SCOPES, Endpoint, api_error, body_of
+from worker.auth0.calls import Calls, mint
 from worker.auth0.credentials import Credentials
 from worker.auth0.management_token import ManagementToken, SharedToken, TokenStore
-from worker.auth0.models import Connection, Unreadable, User, UserPage, read_user, seconds
+from worker.auth0.models import Connection, Unreadable, User, UserPage, read_user
 from worker.auth0.pace import Clock, Pace, Retries, Sleep, utc_now
 from worker.auth0.transport import Timeouts, Transport
-from worker.errors import Auth0NotFound, Auth0Unreachable, MalformedAnswer, MissingScope
-from worker.tokens import Secret
+from worker.errors import Auth0NotFound, MalformedAnswer, MissingScope
 
 _log = structlog.get_logger(__name__)
 
@@ -52,20 +49,14 @@ class ManagementClient:
         retries: Retries | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
-        self._credentials = credentials
-        self._clock = clock
-        self._timeouts = timeouts or Timeouts()
-        self._pace = Pace(retries or Retries(), clock, sleep)
-        self._token = SharedToken(store, self._mint, clock)
-        self._http = httpx.AsyncClient(
-            transport=transport or Transport(trust_env=True),
-            base_url=credentials.base_url,
-            headers={"User-Agent": f"idp-token-vault/{__version__}", "Accept": "application/json"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # calls carry no state
-            timeout=self._timeouts.for_httpx(),
-            follow_redirects=False,
-            trust_env=False,
+        self._host = credentials.host
+        self._calls = Calls(
+            credentials,
+            transport or Transport(),
+            Pace(retries or Retries(), clock, sleep),
+            timeouts or Timeouts(),
         )
+        self._token = SharedToken(store, lambda: mint(self._calls, credentials, clock), clock)
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,7 +71,7 @@ class ManagementClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._calls.aclose()
 
     async def scopes(self) -> frozenset[str] | None:
         """Return what the management token may do, minting one if needed; None where Auth0 does not say."""
@@ -99,7 +90,7 @@ class ManagementClient:
         if _lacking(token, needed) and not self._token.minted_here:
             token = await self._token.get(instead_of=token)
         if token.scopes is None:
-            _log.warning("auth0.scopes_unnamed", domain=self._credentials.host)
+            _log.warning("auth0.scopes_unnamed", domain=self._host)
         if missing := _lacking(token, needed):
             self._token.forget()  # another process may share a better one by the next call
             raise MissingScope(missing, "; ".join(SCOPES.get(s, f"{s} is needed") for s in missing))
@@ -155,7 +146,7 @@ class ManagementClient:
         async for connection in self._connections({"name": name}):
             if connection.name == name:
                 return connection
-        raise Auth0NotFound(f"{self._credentials.host} has no connection {name!r}")
+        raise Auth0NotFound(f"{self._host} has no connection {name!r}")
 
     def _connections(self, query: Mapping[str, str]) -> AsyncGenerator[Connection, None]:
         endpoint = self._endpoint("GET /api/v2/connections", "read:connections")
@@ -166,7 +157,7 @@ class ManagementClient:
         return paging.connections(page, endpoint)
 
     def _endpoint(self, name: str, scope: str, subject: str = "page") -> Endpoint:
-        return Endpoint(name, self._credentials.host, subject, scope)
+        return Endpoint(name, self._host, subject, scope)
 
     async def _get(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> Any:
         token = await self._token.get()
@@ -187,69 +178,9 @@ class ManagementClient:
     ) -> httpx.Response:
         def build() -> httpx.Request:
             authorization = {"Authorization": f"Bearer {token.value.reveal()}"}
-            return self._http.build_request("GET", path, params=query, headers=authorization)
+            return self._calls.request("GET", path, params=query, headers=authorization)
 
-        return await self._send(endpoint, build)
-
-    async def _mint(self) -> ManagementToken:
-        endpoint = self._endpoint("POST /oauth/token", "")
-
-        def build() -> httpx.Request:  # anew for each attempt: an assertion may be used once
-            now = self._clock()
-            return self._http.build_request("POST", "/oauth/token", json=self._credentials.token_request(now))
-
-        response = await self._send(endpoint, build)
-        if response.status_code != 200:
-            raise token_error(response, endpoint)
-        token = self._read_token(body_of(response, endpoint), endpoint)
-        _log.info(
-            "auth0.token_minted",
-            domain=endpoint.host,
-            expires_at=token.expires_at.isoformat(),
-            scopes=None if token.scopes is None else sorted(token.scopes),
-        )
-        return token
-
-    def _read_token(self, answer: Any, endpoint: Endpoint) -> ManagementToken:
-        answer = answer if isinstance(answer, dict) else {}
-        value, life, scope = (
-            answer.get("access_token"),
-            seconds(answer.get("expires_in")),
-            answer.get("scope"),
-        )
-        # RFC 6750 section 2.1: anything else would not go into a header.
-        if not (isinstance(value, str) and value.isascii() and value.isprintable() and value.strip()):
-            raise MalformedAnswer(f"{endpoint}: the answer has no usable access_token", status=200)
-        if not life:
-            raise MalformedAnswer(f"{endpoint}: the answer has no usable expires_in", status=200)
-        return ManagementToken(
-            Secret(value),
-            self._clock() + timedelta(seconds=life),
-            frozenset(scope.split()) if isinstance(scope, str) else None,
-        )
-
-    async def _send(self, endpoint: Endpoint, build: Callable[[], httpx.Request]) -> httpx.Response:
-        """Make one call with its retries; the answer is any but 429 and the 5xx that may pass."""
-        async for attempt in self._pace.attempts():
-            with attempt:
-                await self._pace.pause_over(str(endpoint))
-                response = await self._send_once(endpoint, build())
-                if response.status_code == 429:
-                    number = attempt.retry_state.attempt_number
-                    raise self._pace.limited(str(endpoint), response, number, code_of(response))
-                if response.is_server_error:
-                    raise api_error(response, endpoint)
-                return response
-        raise AssertionError("the attempts end with an answer or an error")
-
-    async def _send_once(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
-        try:
-            async with asyncio.timeout(self._timeouts.total):
-                return await self._http.send(request)
-        except (httpx.HTTPError, OSError) as error:
-            reason = _reason(error)
-        # Outside the except: these errors hold the request with its credentials and must not be chained.
-        raise Auth0Unreachable(f"{endpoint}: no answer ({reason}); check AUTH0_DOMAIN and the network")
+        return await self._calls.send(endpoint, build)
 
 
 def _lacking(token: ManagementToken, needed: tuple[str, ...]) -> list[str]:
@@ -265,11 +196,3 @@ def _segment(user_id: str, endpoint: Endpoint) -> str:
         return quote(user_id, safe="")
     except UnicodeEncodeError:
         raise Auth0NotFound(f"{endpoint.host} has no {endpoint.subject}") from None
-
-
-def _reason(error: Exception) -> str:
-    """Name what happened below HTTP, e.g. a refused connection, without any text from the other side."""
-    cause = error.__cause__
-    if isinstance(cause, OSError) and cause.strerror:
-        return f"{type(error).__name__}: {cause.strerror}"
-    return type(error).__name__

@@ -7,7 +7,7 @@ Source: Auth0 Management API v2, "Get a User", "List or Search Users", "Get all 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
@@ -187,7 +187,7 @@ class Connection:
     id: Text
     name: Text
     strategy: Text
-    options: Annotated[Options | None, PlainValidator(_options)] = field(default=None, repr=False)
+    options: Annotated[Mapping[str, Any] | None, PlainValidator(_options)] = field(default=None, repr=False)
     enabled_clients: Annotated[tuple[str, ...] | None, PlainValidator(_names)] = None
 
 

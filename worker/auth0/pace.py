@@ -86,14 +86,26 @@ class Pace:
         self._sleep = sleep
         self._paused_until: datetime | None = None
 
-    def attempts(self) -> AsyncRetrying:
+    def attempts(self, domain: str, endpoint: str) -> AsyncRetrying:
         """Iterate over the attempts of one call; the last error is raised as it is."""
+
+        def log(state: RetryCallState) -> None:
+            error = _error_of(state)
+            _log.info(
+                "auth0.retry",
+                domain=domain,
+                endpoint=endpoint,
+                status=error.status if isinstance(error, Auth0Error) else None,
+                attempt=state.attempt_number,
+                wait=round(state.upcoming_sleep, 3),
+            )
+
         return AsyncRetrying(
             sleep=self._sleep,
             retry=retry_if_exception(_may_pass),
             wait=self._wait,
             stop=self._is_enough,
-            before_sleep=_log_retry,
+            before_sleep=log,
             reraise=True,
         )
 
@@ -157,13 +169,3 @@ def _may_pass(error: BaseException) -> bool:
 
 def _error_of(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
-
-
-def _log_retry(state: RetryCallState) -> None:
-    error = _error_of(state)
-    _log.info(
-        "auth0.retry",
-        status=error.status if isinstance(error, Auth0Error) else None,
-        attempt=state.attempt_number,
-        wait=round(state.upcoming_sleep, 3),
-    )
