@@ -1,0 +1,68 @@
+"""``python -m benchmarks [read renew sync tick memory]``: measure, print the table, keep it in docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import memory, read, renew, sync, tick
+from benchmarks.stage import Result, Stage, stage
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+MEASURES: dict[str, Callable[[Stage], list[Result]]] = {
+    "read": read.measure,
+    "renew": renew.measure,
+    "sync": sync.measure,
+    "tick": tick.measure,
+    "memory": memory.measure,
+}
+COLUMNS = ("what", "the vault", "against", "ratio", "wanted", "")
+
+
+def main(chosen: list[str]) -> int:
+    """Run the chosen measurements, all by default; 1 where a target is missed."""
+    unknown = set(chosen) - set(MEASURES)
+    if unknown:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
+    console, results = Console(), []
+    with stage() as open_stage:
+        for name in chosen or MEASURES:
+            console.print(f"measuring {name} …", style="dim")
+            results.append((name, MEASURES[name](open_stage)))
+    table = Table(*COLUMNS)
+    for _, lines in results:
+        for line in lines:
+            table.add_row(*_cells(line))
+    console.print(table)
+    for name, lines in results:
+        _keep(name, lines)
+    return 0 if all(line.met is not False for _, lines in results for line in lines) else 1
+
+
+def _cells(line: Result) -> tuple[str, ...]:
+    verdict = {True: "met", False: "MISSED", None: ""}[line.met]
+    return line.what, line.measured, line.baseline, line.ratio, line.target, verdict
+
+
+def _keep(name: str, lines: list[Result]) -> None:
+    """Put a measurement's table between its marks on the page."""
+    rows = "\n".join(f"| {' | '.join(_cells(line))} |" for line in lines)
+    head = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+    when = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    block = f"<!-- {name} -->\n{head}\n{rows}\n\n*Measured {when}.*\n<!-- /{name} -->"
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(
+        re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _: block, page, flags=re.DOTALL),
+        encoding="utf-8",
+    )
+
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""Memory of the whole embedded stack under load, and whether it stays flat."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks.stage import Result, Stage
+
+RENEWALS = 100_000
+GRANTS = 2000
+LIMIT = 512 * 1024
+PATIENCE = 1800.0
+
+WORKERS = (
+    ["worker", "-Q", "renew,sync", "-c", "4", "-n", "bulk@%h"],
+    ["worker", "-Q", "interactive", "-c", "8", "-n", "interactive@%h"],
+    ["beat"],
+)
+
+
+def measure(stage: Stage) -> list[Result]:
+    """Let real worker and beat processes renew without pause, and add up what they and the servers hold."""
+    stage.empty()
+    emulation = stage.emulation
+    emulation.set_window(None)
+    emulation.add_connection("partner", "oauth2", "custom", client_id="bench", client_secret="bench-secret")
+    emulation.add_users("partner", GRANTS)
+    config = stage.home / "vault.toml"
+    config.write_text(
+        emulation.config_toml() + "\n[schedule]\nrenew = 1\nsync = 86400\nconnections = 86400\n",
+        encoding="utf-8",
+    )
+    with ExitStack() as stack:
+        for command in WORKERS:
+            stack.enter_context(_process(command, stage.home))
+        _wait_for_sync(stage)
+        early = late = peak = 0
+        done, began = 0, time.monotonic()
+        while done < RENEWALS and time.monotonic() - began < PATIENCE:
+            stage.sql("UPDATE grants SET due_at = now() WHERE claim_owner IS NULL")
+            time.sleep(1)
+            done, held = _renewals(stage), _held()
+            peak = max(peak, held)
+            if done >= RENEWALS // 10 and not early:
+                early = held
+            late = held
+    growth = late / early if early else float("nan")
+    return [
+        Result("memory of the whole stack under load, peak", f"{peak / 1024:.0f} MB", "", "", "≤ 512 MB", peak <= LIMIT),
+        Result(
+            f"… after {done:,} renewals", f"{late / 1024:.0f} MB", f"{early / 1024:.0f} MB after {RENEWALS // 10:,}",
+            f"{growth:.2f}", "flat (≤ 1.10)", growth <= 1.10,
+        ),
+    ]  # fmt: skip
+
+
+@contextmanager
+def _process(command: list[str], home: Path) -> Iterator[None]:
+    log = home / f"{command[0]}-{len(command)}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "worker.app", *command], stdout=output, stderr=output
+        )
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def _wait_for_sync(stage: Stage) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if len(stage.users("partner")) == GRANTS:
+            return
+        time.sleep(0.5)
+    raise SystemExit("the first sync did not come to an end")
+
+
+def _renewals(stage: Stage) -> int:
+    return sum(stage.emulation.calls("/idp/custom").values())
+
+
+def _held() -> int:
+    """The proportional share of memory, in KiB, of the workers, beat and both servers: all but us and the emulation."""
+    total = 0
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+            if b"celery" in command or b"postgres" in command or b"redis-server" in command:
+                rollup = (folder / "smaps_rollup").read_text()
+                total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+        except OSError:
+            continue
+    return total

@@ -1,0 +1,93 @@
+"""Renewals a second, whole, against loops that only make the call."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+
+import httpx
+
+from benchmarks.stage import TENANT, Result, Stage
+from worker.renew.outcome import Outcome
+from worker.renew.sending import http_client
+
+GRANTS = 2000
+CONCURRENCY = (8, 32)
+ROUNDS = 3
+
+
+def measure(stage: Stage) -> list[Result]:
+    """Renew the same grants by the engine, by a bare loop of httpx, and by one over the engine's transport."""
+    stage.empty()
+    stage.emulation.add_connection(
+        "partner", "oauth2", "custom", client_id="bench", client_secret="bench-secret"
+    )
+    stage.emulation.set_window(None)
+    stage.emulation.add_users("partner", GRANTS)
+    return asyncio.run(_measure(stage))
+
+
+async def _measure(stage: Stage) -> list[Result]:
+    url = stage.emulation.token_url("partner")
+    async with stage.worker() as runtime:
+        await (await runtime.sync(TENANT)).everything()
+        stage.emulation.configure_provider("custom", rotates=False)
+        tokens = [str(stage.emulation.live(user, "partner")["refresh_token"]) for user in _some_users(stage)]
+        whole, bare, fast = [], [], []
+        for _ in range(ROUNDS):
+            bare.append(
+                max([await _loop(httpx.AsyncClient(), url, tokens, at_once) for at_once in CONCURRENCY])
+            )
+            fast.append(max([await _loop(http_client(), url, tokens, at_once) for at_once in CONCURRENCY]))
+            stage.sql("UPDATE grants SET due_at = now()")
+            began = time.perf_counter()
+            outcomes = await runtime.engine.renew_due([TENANT])
+            whole.append(outcomes[Outcome.RENEWED] / (time.perf_counter() - began))
+            _check(outcomes)
+    ours, by_hand, transport = map(statistics.median, (whole, bare, fast))
+    return [
+        Result(
+            "renewals a second, whole",
+            f"{ours:.0f}/s",
+            f"{by_hand:.0f}/s bare httpx loop",
+            f"{ours / by_hand:.2f}",
+            "≥ 0.6",
+            ours / by_hand >= 0.6,
+        ),
+        Result("… the rate itself", f"{ours:.0f}/s", "", "", "≥ 500/s", ours >= 500),
+        Result(
+            "… against the same transport, bare",
+            f"{ours:.0f}/s",
+            f"{transport:.0f}/s bare loop over aiohttp",
+            f"{ours / transport:.2f}",
+        ),
+    ]
+
+
+def _some_users(stage: Stage) -> list[str]:
+    return [str(row) for row in stage.users("partner")[:200]]
+
+
+def _check(outcomes: Counter[Outcome]) -> None:
+    if set(outcomes) != {Outcome.RENEWED}:
+        raise SystemExit(f"not every renewal came through: {dict(outcomes)}")
+
+
+async def _loop(http: httpx.AsyncClient, url: str, tokens: list[str], at_once: int) -> float:
+    """What a user would write: so many requests at once, each answer read and thrown away."""
+    left = iter(range(GRANTS))
+
+    async def lane() -> None:
+        for number in left:
+            data = {
+                "grant_type": "refresh_token", "refresh_token": tokens[number % len(tokens)],
+                "client_id": "bench", "client_secret": "bench-secret",
+            }  # fmt: skip
+            (await http.post(url, data=data)).raise_for_status().json()["access_token"]
+
+    began = time.perf_counter()
+    async with http:
+        await asyncio.gather(*(lane() for _ in range(at_once)))
+    return GRANTS / (time.perf_counter() - began)

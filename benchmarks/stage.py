@@ -1,0 +1,101 @@
+"""Where measurements take place: real servers, an emulated tenant, a vault filled as needed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from tests.emulators.control import Emulation, running
+from worker import embedded, logs
+from worker.runtime import Runtime, open_runtime
+from worker.settings import load
+from worker.tokens import Secret
+from worker.vault.keyring import KeyRing
+from worker.vault.migrating import migrate
+
+TENANT = "default"
+TABLES = "grants, connections, sync_runs, renewal_counts, management_tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the table.
+
+    Attributes:
+        target: the ratio that is wanted, as text; empty where the line is for comparison only.
+        met: whether it holds; None where there is no target.
+    """
+
+    what: str
+    measured: str
+    baseline: str
+    ratio: str
+    target: str = ""
+    met: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Durable embedded servers and the emulation, with the environment of a worker set."""
+
+    home: Path
+    servers: embedded.Servers
+    emulation: Emulation
+    access_key: Secret
+    refresh_key: Secret
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncIterator[Runtime]:
+        """An open runtime on the emulation's present connections."""
+        config = self.home / "vault.toml"
+        config.write_text(self.emulation.config_toml(), encoding="utf-8")
+        async with open_runtime(load(), connections=20) as runtime:
+            yield runtime
+
+    def sql(self, statement: str, *values: object) -> None:
+        """Run a statement on the vault."""
+        with psycopg.connect(self.servers.database_url.reveal(), autocommit=True) as connection:
+            connection.execute(statement, values or None)
+
+    def users(self, connection: str) -> list[str]:
+        """The ids of the users who have a grant of this connection."""
+        with psycopg.connect(self.servers.database_url.reveal()) as open_connection:
+            rows = open_connection.execute(
+                "SELECT user_id FROM grants WHERE connection = %s ORDER BY id", (connection,)
+            ).fetchall()
+        return [str(user_id) for (user_id,) in rows]
+
+    def empty(self) -> None:
+        """Empty the vault and the emulation."""
+        self.sql(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
+        self.emulation.reset()
+
+
+@contextmanager
+def stage() -> Iterator[Stage]:
+    """Start everything in a temporary folder; durable, as a production database is."""
+    logs.configure(level="ERROR")
+    with tempfile.TemporaryDirectory(prefix="vault-bench-") as folder, running() as emulation:
+        home = Path(folder)
+        with embedded.servers(home / "vault") as servers:
+            migrate(servers.database_url)
+            access_key, refresh_key = KeyRing.generate(), KeyRing.generate()
+            os.environ.update(
+                DATABASE_URL=servers.database_url.reveal(),
+                REDIS_URL=servers.redis_url.reveal(),
+                VAULT_ACCESS_KEYS=access_key.reveal(),
+                VAULT_REFRESH_KEYS=refresh_key.reveal(),
+                AUTH0_DOMAIN=emulation.auth0_domain,
+                AUTH0_CLIENT_ID=emulation.client_id,
+                AUTH0_CLIENT_SECRET=emulation.client_secret,
+                AUTH0_AUDIENCE=emulation.audience,
+                TOKEN_VAULT_CONFIG=str(home / "vault.toml"),
+                TOKEN_VAULT_HOME=str(home / "vault"),
+            )
+            yield Stage(home, servers, emulation, access_key, refresh_key)

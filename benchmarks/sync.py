@@ -1,0 +1,74 @@
+"""Users a second in a full sync, against a loop that only turns the pages."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+
+import httpx
+
+from benchmarks.stage import TENANT, Result, Stage
+from worker.runtime import Runtime
+
+USERS = 5000
+ROUNDS = 3
+
+
+def measure(stage: Stage) -> list[Result]:
+    """Sync a tenant without limits into an empty vault, and again when nothing has changed."""
+    stage.empty()
+    stage.emulation.add_connection(
+        "partner", "oauth2", "custom", client_id="bench", client_secret="bench-secret"
+    )
+    stage.emulation.set_window(None)
+    stage.emulation.add_users("partner", USERS)
+    return asyncio.run(_measure(stage))
+
+
+async def _measure(stage: Stage) -> list[Result]:
+    first, again, bare = [], [], []
+    async with stage.worker() as runtime:
+        for _ in range(ROUNDS):
+            bare.append(await _pages(stage))
+            stage.sql("TRUNCATE grants, connections")
+            first.append(await _sync(runtime))
+            again.append(await _sync(runtime))
+    pages = statistics.median(bare)
+    return [
+        Result(
+            f"users a second, full sync ({what})", f"{rate:.0f}/s", f"{pages:.0f}/s bare page loop",
+            f"{rate / pages:.2f}", "≥ 0.5", rate / pages >= 0.5,
+        )
+        for what, rate in (("all new", statistics.median(first)), ("none changed", statistics.median(again)))
+    ]  # fmt: skip
+
+
+async def _sync(runtime: Runtime) -> float:
+    sync = await runtime.sync(TENANT)
+    began = time.perf_counter()
+    report = await sync.everything()
+    if report.seen != USERS or not report.ok:
+        raise SystemExit(f"the sync did not see every user: {report}")
+    return USERS / (time.perf_counter() - began)
+
+
+async def _pages(stage: Stage) -> float:
+    """What a user would write: a token, then page after page, each parsed."""
+    emulation = stage.emulation
+    async with httpx.AsyncClient(base_url=emulation.base_url, timeout=60) as http:
+        grant = {
+            "grant_type": "client_credentials", "client_id": emulation.client_id,
+            "client_secret": emulation.client_secret, "audience": emulation.audience,
+        }  # fmt: skip
+        token = (await http.post("/oauth/token", json=grant)).raise_for_status().json()["access_token"]
+        seen, page, began = 0, 0, time.perf_counter()
+        while seen < USERS:
+            answer = await http.get(
+                "/api/v2/users",
+                params={"per_page": 100, "page": page, "include_totals": "true", "sort": "created_at:1"},
+                headers={"Authorization": f"Bearer {token}"},
+            )
+            seen += len(answer.raise_for_status().json()["users"])
+            page += 1
+        return seen / (time.perf_counter() - began)

@@ -1,0 +1,82 @@
+"""What a beat tick costs, by how much is stored and by how much is due."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from datetime import timedelta
+from uuid import uuid4
+
+from benchmarks.stage import TENANT, Result, Stage
+from worker.runtime import Runtime
+from worker.vault import claims
+
+SMALL, LARGE = 10_000, 1_000_000
+DUE = 200
+ROUNDS = 9
+
+# Rows as a sync leaves them, with tokens of the usual size that are never opened here.
+FILL = """
+INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, access_sealed, access_version, refresh_sealed,
+    refresh_version, expires_at, obtained_at, obtained_from, due_at)
+SELECT %s, 'partner', 'auth0|' || n, n::text, 'active', decode(repeat('ab', 300), 'hex'), 1, decode(repeat('cd', 120), 'hex'), 1,
+    now() + interval '1 day', now(), 'auth0', now() + interval '12 hours' + n * interval '1 ms'
+FROM generate_series(1, %s) n
+"""
+# Spread over the whole table, as in life.
+MAKE_DUE = "UPDATE grants SET due_at = now() - interval '1 minute' WHERE id IN (SELECT (n * (%s / %s))::bigint + 1 FROM generate_series(0, %s) n)"
+RESET = "UPDATE grants SET due_at = now() + interval '12 hours', claim_owner = NULL, claim_began = NULL, claim_until = NULL WHERE claim_owner IS NOT NULL OR due_at <= now()"
+
+
+def measure(stage: Stage) -> list[Result]:
+    """Claim the same number of due grants out of many and out of few; and look when nothing is due."""
+    times = {size: _of(stage, size) for size in (SMALL, LARGE)}
+    ratio = times[LARGE][0] / times[SMALL][0]
+    return [
+        Result(
+            f"a tick that claims {DUE} of {LARGE:,}", f"{times[LARGE][0] * 1000:.1f} ms",
+            f"{times[SMALL][0] * 1000:.1f} ms of {SMALL:,}", f"{ratio:.2f}", "≤ 1.5", ratio <= 1.5,
+        ),
+        Result(
+            f"a tick that finds nothing due in {LARGE:,}", f"{times[LARGE][1] * 1000:.1f} ms",
+            f"{times[SMALL][1] * 1000:.1f} ms of {SMALL:,}", f"{times[LARGE][1] / times[SMALL][1]:.2f}",
+        ),
+    ]  # fmt: skip
+
+
+def _of(stage: Stage, size: int) -> tuple[float, float]:
+    stage.empty()
+    stage.sql("INSERT INTO connections (tenant, name, strategy) VALUES (%s, 'partner', 'oauth2')", TENANT)
+    stage.sql(FILL, TENANT, size)
+    stage.sql("VACUUM ANALYZE grants")
+    return asyncio.run(_time(stage, size))
+
+
+async def _time(stage: Stage, size: int) -> tuple[float, float]:
+    async with stage.worker() as runtime:
+        idle = [await _tick(runtime, 0) for _ in range(ROUNDS)]
+        claiming = []
+        for _ in range(ROUNDS):
+            stage.sql(MAKE_DUE, size, DUE, DUE - 1)
+            claiming.append(await _tick(runtime, DUE))
+            stage.sql(RESET)
+            stage.sql("VACUUM grants")
+    return statistics.median(claiming), statistics.median(idle)
+
+
+async def _tick(runtime: Runtime, expected: int) -> float:
+    now = await runtime.vault.now()
+    began = time.perf_counter()
+    claimed = await claims.claim_due(
+        runtime.vault,
+        {(TENANT, "partner"): DUE},
+        owner=uuid4(),
+        now=now,
+        until=now + timedelta(minutes=2),
+        limit=DUE,
+    )
+    took = time.perf_counter() - began
+    if len(claimed) != expected:
+        raise SystemExit(f"a tick claimed {len(claimed)} grants instead of {expected}")
+    return took
