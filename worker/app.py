@@ -7,7 +7,7 @@ twice, and a tick that is lost is made good by the next.
 from __future__ import annotations
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import beat_init, setup_logging
 from kombu.entity import Queue
 
 from worker import embedded, logs, tasks
@@ -79,6 +79,12 @@ def _redis_url(settings: Settings) -> str:
 @setup_logging.connect
 def _configure_logging(**_: object) -> None:
     logs.configure()
+
+
+@beat_init.connect
+def _look_at_once(**_: object) -> None:
+    """Beat's first tick comes an interval after its start; a new vault is not left empty for so long."""
+    app.send_task("worker.sync_due", expires=LOOK)
 
 
 app = make_app(configuration.load())

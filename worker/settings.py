@@ -220,8 +220,11 @@ class Settings(BaseModel):
         return found if found is not None and found.tenant in (None, tenant) else None
 
 
-def load() -> Settings:
-    """Read the environment and the file that ``TOKEN_VAULT_CONFIG`` names.
+def load(config: Path | None = None) -> Settings:
+    """Read the environment and the TOML file.
+
+    Args:
+        config: the file to read in place of the one that ``TOKEN_VAULT_CONFIG`` names.
 
     Raises:
         ConfigurationError: naming the variable or the place in the file, never a value.
@@ -230,7 +233,7 @@ def load() -> Settings:
         environment = _Environment()
     except ValidationError as error:
         raise ConfigurationError(f"the environment: {_explain(error)}") from None
-    file = _load_file(environment.token_vault_config)
+    file = _load_file(config or environment.token_vault_config)
     tenants = dict(file.tenants)
     if tenant := _environment_tenant(environment):
         tenants.setdefault(DEFAULT_TENANT, tenant)
@@ -240,8 +243,8 @@ def load() -> Settings:
         home=home,
         database_url=environment.database_url,
         redis_url=environment.redis_url,
-        access_keys=environment.vault_access_keys or (_home_keys(home, "access") if embedded else ()),
-        refresh_keys=environment.vault_refresh_keys or (_home_keys(home, "refresh") if embedded else ()),
+        access_keys=environment.vault_access_keys or (home_keys(home, "access") if embedded else ()),
+        refresh_keys=environment.vault_refresh_keys or (home_keys(home, "refresh") if embedded else ()),
         tenants=tenants,
         connections=file.connections,
         schedule=file.schedule,
@@ -253,7 +256,12 @@ def key_file(home: Path, ring: str) -> Path:
     return home / "keys" / ring
 
 
-def _home_keys(home: Path, ring: str) -> tuple[Secret, ...]:
+def home_keys(home: Path, ring: str) -> tuple[Secret, ...]:
+    """Read the keys of a ring that an embedded vault keeps; none where it has no such file.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
     path = key_file(home, ring)
     if not path.exists():
         return ()

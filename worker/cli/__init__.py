@@ -1,0 +1,103 @@
+"""The command ``token-vault``: everything an operator does with the vault.
+
+Heavy rooms are imported inside the commands that need them, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from worker.cli import doctor, keys, output, reading, up, working
+from worker.errors import VaultError
+
+app = typer.Typer(
+    help="Keeps the identity providers' tokens behind Auth0 fresh, encrypted and at hand.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # its panels would cost more time than all the rest of --help
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    up.up, working.migrate, working.sync, working.renew, reading.get, reading.list_, reading.show, reading.status,
+    doctor.doctor,
+):  # fmt: skip
+    app.command(name=command.__name__.strip("_"))(command)
+app.add_typer(keys.app, name="keys")
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit code.
+
+    0: what was asked for holds. 1: it does not. 2: usage or configuration is wrong. 130: interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    try:
+        with _terminated_as_interrupted():
+            return _run(given)
+    except VaultError as error:
+        return output.complain(error, as_json=as_json)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # whatever it is, nobody is shown a traceback they did not ask for
+        return output.complain(_unforeseen(error), as_json=as_json)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code: Any = typer.main.get_command(app).main(arguments, "token-vault", standalone_mode=False)
+    except typer.TyperException as wrong:  # of usage
+        said = wrong.format_message()
+        if "\n" in said:
+            typer.echo(said, err=True)  # the help, where no command is given
+        else:
+            output.note(said)
+        return wrong.exit_code
+    except typer.Abort:
+        return INTERRUPTED
+    return int(code or 0)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: what it started is stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _unforeseen(error: Exception) -> VaultError:
+    """Name a failure that nobody raised on purpose; its own text may hold anything and is left out."""
+    import psycopg
+    from sqlalchemy.exc import DBAPIError
+
+    from worker.vault.database import explain
+    from worker.vault.failures import failure
+
+    if isinstance(error, DBAPIError):
+        return explain(error)
+    if isinstance(error, psycopg.Error):
+        return failure(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return VaultError(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else ""
+    return VaultError(f"unforeseen {type(error).__name__}{where}: please report it")

@@ -19,7 +19,7 @@ from worker.embedded.redis import Redis
 from worker.errors import ConfigurationError
 from worker.tokens import Secret
 
-__all__ = ["Servers", "find", "home_lock", "postgres_binary", "servers"]
+__all__ = ["Servers", "find", "home_lock", "is_up", "own_home", "postgres_binary", "servers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def servers(
     Raises ConfigurationError where a server's program is missing, the folder is another user's, a server
     cannot be started (within 60 s) or does not stop (within 30 s).
     """
-    home = _own_home(home)
+    home = own_home(home)
     with ExitStack() as running:
         database_url, started_postgres = Secret(""), False
         redis_url, started_redis = Secret(""), False
@@ -81,7 +81,7 @@ def home_lock(home: Path) -> Iterator[None]:
 
     Raises ConfigurationError, with the process id, where another one holds it.
     """
-    path = _own_home(home) / "up.lock"
+    path = own_home(home) / "up.lock"
     descriptor = locks.open_lock(path)
     if not locks.take(descriptor):
         os.close(descriptor)
@@ -95,8 +95,16 @@ def home_lock(home: Path) -> Iterator[None]:
         locks.release(descriptor)
 
 
-def _own_home(home: Path) -> Path:
-    """Return the home folder as an absolute path; make it where it is missing."""
+def is_up(home: Path) -> bool:
+    """Whether a long-running process, ``token-vault up``, holds this home. Changes nothing."""
+    return locks.is_held(home.expanduser().resolve() / "up.lock")
+
+
+def own_home(home: Path) -> Path:
+    """Return the home folder as an absolute path; make it where it is missing.
+
+    Raises ConfigurationError where it cannot be made, or is another user's.
+    """
     home = home.expanduser().resolve()
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)

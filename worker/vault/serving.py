@@ -21,6 +21,11 @@ SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_
 FROM served_tokens WHERE user_id = %s AND connection = %s
 """
 
+SELECT_CONNECTIONS = """
+SELECT DISTINCT connection FROM served_tokens
+WHERE user_id = %(user_id)s AND state <> 'erased' AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s) ORDER BY connection
+"""
+
 # How a grant stands when its token is not fresh, its connection's troubles included.
 SELECT_STANDING = """
 SELECT state, reason, coalesce(extract(epoch FROM blocked_until - now()), 0)::float8,

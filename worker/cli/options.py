@@ -1,0 +1,23 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
+User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Auth0's user id.")]
+Connection = Annotated[
+    str | None, typer.Option("--connection", metavar="NAME", help="The Auth0 connection's name.")
+]
+Admin = Annotated[
+    str | None,
+    typer.Option("--admin", metavar="CONNECTION", help="The admin token of this enterprise connection."),
+]
+Tenant = Annotated[
+    str | None, typer.Option("--tenant", metavar="NAME", help="One of several configured tenants.")
+]
+MinTtl = Annotated[
+    float | None, typer.Option("--min-ttl", metavar="S", min=0, help="Seconds of life the token must have.")
+]

@@ -1,0 +1,156 @@
+"""What commands say: one JSON document for machines, tables for people, and one line for an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from worker.errors import ConfigurationError, VaultError
+
+OK, NOT_SO, MISUSED = 0, 1, 2
+"""Exit codes: what was asked for holds; it does not; usage or configuration is wrong."""
+
+
+def say(text: str) -> None:
+    """Print a line to standard output."""
+    typer.echo(printable(text))
+
+
+def note(text: str) -> None:
+    """Print a line to standard error, under the program's name."""
+    typer.echo(f"token-vault: {printable(text)}", err=True)
+
+
+def document(value: object) -> None:
+    """Print one JSON document; times in ISO 8601, UTC."""
+    typer.echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
+
+
+def line(value: object) -> str:
+    """Write a JSON document in one line."""
+    return json.dumps(value, default=_plain, ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, frozenset | set | tuple):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is not shown")
+
+
+def complain(error: VaultError, *, as_json: bool) -> int:
+    """Say what went wrong, and return the exit code for it."""
+    note(str(error))
+    if as_json:
+        document({"error": {"type": type(error).__name__, "message": str(error)} | vars(error)})
+    return exit_code(error)
+
+
+def exit_code(error: VaultError) -> int:
+    """Return 2 where the operator's configuration is at fault, else 1."""
+    return MISUSED if isinstance(error, ConfigurationError) else NOT_SO
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table: drawn on a terminal, else plain columns that are never cut."""
+    written = [[text(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(drawn(columns, written))
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *written, strict=True)]
+    for row in (columns, *written):
+        typer.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def drawn(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """Return a rich table; its cells are text, never markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*map(Text, row))
+    return made
+
+
+def text(value: object) -> str:
+    """Write a value for people."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        case Mapping():
+            return ", ".join(f"{name} {count}" for name, count in value.items())
+        case list() | tuple():
+            return " ".join(map(text, value))
+        case _:
+            return printable(str(value))
+
+
+def printable(said: str) -> str:
+    """Replace what could steer a terminal: ids and names come from outside."""
+    return "".join(character if character.isprintable() else "�" for character in said)
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """Write a moment as seen from now: ``in 12 s``, ``3 min ago``."""
+    if moment is None:
+        return ""
+    seconds = (moment - now).total_seconds()
+    size, unit = next(
+        (size, unit)
+        for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (0, "s"))
+        if abs(seconds) >= 2 * size
+    )
+    amount = f"{abs(seconds) / (size or 1):.0f} {unit}"
+    return f"in {amount}" if seconds >= 0 else f"{amount} ago"
+
+
+@contextmanager
+def progress(doing: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a bar on standard error where that is a terminal; yields what to call with done and total."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(doing, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def command_line(*arguments: str) -> str:
+    """Write a command of this program as it can be typed in another terminal."""
+    program = Path(sys.argv[0])
+    found = shutil.which("token-vault")
+    if found is not None and Path(found).resolve() == program.resolve():
+        name = "token-vault"
+    elif program.name == "token-vault":
+        name = os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+    else:
+        name = ".venv/bin/token-vault" if Path(".venv/bin/token-vault").exists() else "token-vault"
+    home = os.environ.get("TOKEN_VAULT_HOME")
+    prefix = f"TOKEN_VAULT_HOME={shlex.quote(home)} " if home else ""
+    return prefix + shlex.join([name, *arguments])

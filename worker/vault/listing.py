@@ -1,0 +1,46 @@
+"""Looking through grants, as ``token_status`` shows them: no token, no ciphertext."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import text
+
+from worker.vault.database import Vault
+
+# By id, so that a page costs what it shows however many grants there are; a user's are found by their index.
+_LIST = text("""
+SELECT * FROM token_status
+WHERE tenant = ANY(:tenants) AND id > :after
+    AND (CAST(:user_id AS text) IS NULL OR id IN (SELECT id FROM grants WHERE user_id = :user_id))
+    AND (CAST(:connection AS text) IS NULL OR connection = :connection)
+    AND (CAST(:state AS text) IS NULL OR state = :state)
+ORDER BY id LIMIT :limit
+""")
+
+
+async def grants(
+    vault: Vault,
+    tenants: Sequence[str],
+    *,
+    user_id: str | None = None,
+    connection: str | None = None,
+    state: str | None = None,
+    limit: int = 100,
+    after: int = 0,
+) -> list[dict[str, Any]]:
+    """The status rows of the grants that fit, in the order they came to the vault.
+
+    Args:
+        user_id: Auth0's user id; empty for admin grants alone.
+        state: as ``token_status`` shows it, ``blocked`` and ``expired`` included.
+        limit: how many at the most.
+        after: the id of the last grant already seen.
+    """
+    values = {
+        "tenants": list(tenants), "user_id": user_id, "connection": connection, "state": state, "limit": limit,
+        "after": after,
+    }  # fmt: skip
+    async with vault.engine.connect() as open_connection:
+        return [dict(row) for row in (await open_connection.execute(_LIST, values)).mappings()]
