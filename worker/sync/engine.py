@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import structlog
@@ -209,10 +210,21 @@ class Sync:
     ) -> None:
         await self._auth0.require(*USER_SCOPES)
         known = await self._connections.load([self._tenant])
-        async for page in self._auth0.users(connection=connection):
-            await self._keep_page(page, known, report, full)
-            if progress:
-                progress(report.seen, page.total)
+        storing: asyncio.Task[None] | None = None
+        try:
+            async with aclosing(self._auth0.users(connection=connection)) as pages:
+                async for page in pages:
+                    # While one page is stored the next is read; never more than that, so that memory stays flat.
+                    if storing:
+                        await storing
+                    storing = asyncio.create_task(self._keep_page(page, known, report, full))
+                    if progress:
+                        progress(report.seen, page.total)
+        finally:
+            if storing:
+                await storing
+        if progress:
+            progress(report.seen, report.seen)
 
     async def _keep_page(
         self, page: UserPage, known: dict[tuple[str, str], Connection], report: Report, full: bool

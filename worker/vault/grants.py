@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,19 +95,66 @@ async def take(vault: Vault, shown: Sequence[ShownGrant], *, now: datetime) -> T
         shown: at most a few hundred grants, each key once.
         now: the database's time.
     """
-    tally, remaining = Tally(), [grant for grant in shown if grant.pair.access or grant.pair.refresh]
+    asked = [
+        (grant, _fingerprinted(vault, grant)) for grant in shown if grant.pair.access or grant.pair.refresh
+    ]
+    remaining = await _different(vault, asked)
+    tally = Tally(unchanged=len(asked) - len(remaining))
+    if not remaining:
+        return tally
     async with vault.engine.begin() as connection:
-        await _ensure_connections(connection, remaining)
+        await _ensure_connections(connection, [grant for grant, _ in remaining])
         # A second pass only where another sync inserted the same grant at the same time.
         while remaining:
-            held = await _held(connection, [grant.key for grant in remaining])
+            held = await _held(connection, [grant.key for grant, _ in remaining])
             writes = _Writes()
-            for grant in remaining:
-                _weigh(vault, grant, held.get(grant.key), now, writes, tally)
+            for grant, seen in remaining:
+                _weigh(vault, grant, seen, held.get(grant.key), now, writes, tally)
             lost = await _write(connection, writes)
             tally.new -= len(lost)
-            remaining = [grant for grant in remaining if grant.key in lost]
+            remaining = [(grant, seen) for grant, seen in remaining if grant.key in lost]
     return tally
+
+
+def _fingerprinted(vault: Vault, grant: ShownGrant) -> Shown:
+    of, pair = vault.fingerprints.of_secret, grant.pair
+    return Shown(
+        access=of(pair.access) if pair.access else None,
+        refresh=of(pair.refresh) if pair.refresh else None,
+        updated_at=grant.updated_at,
+        issued_at=grant.issued_at,
+    )
+
+
+# Most of what a sync is shown is what it was shown before: Postgres picks out the rest, without a lock. One JSON
+# parameter stands for the whole page; arrays and rows of parameters cost more to send than the question itself.
+_DIFFERENT = text("""
+SELECT asked.n
+FROM jsonb_to_recordset(CAST(:asked AS jsonb)) AS asked(
+    n integer, user_id text, connection text, tenant text, provider_user_id text,
+    access text, refresh text, updated_at timestamptz)
+LEFT JOIN grants g USING (user_id, connection, tenant, provider_user_id)
+WHERE g.id IS NULL
+    OR coalesce(decode(access, 'hex'), g.shown_access) IS DISTINCT FROM g.shown_access
+    OR coalesce(decode(refresh, 'hex'), g.shown_refresh) IS DISTINCT FROM g.shown_refresh
+    OR coalesce(updated_at, g.shown_updated_at) IS DISTINCT FROM g.shown_updated_at
+ORDER BY asked.n
+""")
+
+
+async def _different(vault: Vault, asked: list[tuple[ShownGrant, Shown]]) -> list[tuple[ShownGrant, Shown]]:
+    rows = [
+        _identity(grant.key)
+        | {
+            "n": n, "access": seen.access and seen.access.hex(), "refresh": seen.refresh and seen.refresh.hex(),
+            "updated_at": seen.updated_at and seen.updated_at.isoformat(),
+        }
+        for n, (grant, seen) in enumerate(asked)
+    ]  # fmt: skip
+    async with vault.statement() as connection:
+        return [
+            asked[n] for n in (await connection.execute(_DIFFERENT, {"asked": json.dumps(rows)})).scalars()
+        ]
 
 
 async def _ensure_connections(connection: AsyncConnection, shown: Iterable[ShownGrant]) -> None:
@@ -143,19 +191,13 @@ def _key(row: Mapping[str, Any]) -> GrantKey:
 def _weigh(
     vault: Vault,
     grant: ShownGrant,
+    shown: Shown,
     row: Mapping[str, Any] | None,
     now: datetime,
     writes: _Writes,
     tally: Tally,
 ) -> None:
     """Judge one shown grant and note down what to write for it."""
-    of = vault.fingerprints.of
-    shown = Shown(
-        access=of(grant.pair.access) if grant.pair.access else None,
-        refresh=of(grant.pair.refresh) if grant.pair.refresh else None,
-        updated_at=grant.updated_at,
-        issued_at=grant.issued_at,
-    )
     verdict = judge(_as_held(row), shown, now)
     if verdict.stale:
         tally.stale += 1
@@ -196,7 +238,7 @@ _EMPTY: Mapping[str, Any] = dict.fromkeys(_TAKEN) | {
 }  # fmt: skip
 
 
-def _identity(key: GrantKey) -> dict[str, str]:
+def _identity(key: GrantKey) -> dict[str, Any]:
     return {
         "tenant": key.tenant,
         "connection": key.connection,
@@ -254,19 +296,44 @@ def _taken(
     return columns
 
 
+_INSERT = text("""
+INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, reason, access_sealed, access_version,
+    refresh_sealed, refresh_version, expires_at, refresh_expires_at, scopes, obtained_at, obtained_from,
+    shown_access, shown_refresh, shown_updated_at, due_at)
+SELECT tenant, connection, user_id, provider_user_id, state, reason, convert_to(access_sealed, 'UTF8'), access_version,
+    convert_to(refresh_sealed, 'UTF8'), refresh_version, expires_at, refresh_expires_at, scopes, obtained_at, obtained_from,
+    decode(shown_access, 'hex'), decode(shown_refresh, 'hex'), shown_updated_at, due_at
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new(
+    tenant text, connection text, user_id text, provider_user_id text, state text, reason text, access_sealed text,
+    access_version bigint, refresh_sealed text, refresh_version bigint, expires_at timestamptz,
+    refresh_expires_at timestamptz, scopes text[], obtained_at timestamptz, obtained_from text, shown_access text,
+    shown_refresh text, shown_updated_at timestamptz, due_at timestamptz)
+ON CONFLICT DO NOTHING
+RETURNING tenant, connection, user_id, provider_user_id
+""")
+_INSERTED = (
+    "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "access_sealed", "access_version",
+    "refresh_sealed", "refresh_version", "expires_at", "refresh_expires_at", "scopes", "obtained_at",
+    "obtained_from", "shown_access", "shown_refresh", "shown_updated_at", "due_at",
+)  # fmt: skip
+
+
+def _plain(name: str, value: object) -> object:
+    """A column's value in JSON: ciphertexts are text already, fingerprints go as hexadecimal digits."""
+    if isinstance(value, bytes):
+        return value.decode() if name.endswith("_sealed") else value.hex()
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
 async def _write(connection: AsyncConnection, writes: _Writes) -> set[GrantKey]:
     """Write what was noted; returns the keys that another transaction inserted first."""
     lost: set[GrantKey] = set()
     if writes.inserts:
-        statement = (
-            insert(GrantRow)
-            .on_conflict_do_nothing()
-            .returning(GrantRow.tenant, GrantRow.connection, GrantRow.user_id, GrantRow.provider_user_id)
+        rows = json.dumps(
+            [{name: _plain(name, columns[name]) for name in _INSERTED} for columns in writes.inserts]
         )
-        inserted = {
-            _key(dict(row)) for row in (await connection.execute(statement, writes.inserts)).mappings()
-        }
-        lost = {_key(columns) for columns in writes.inserts} - inserted
+        inserted = (await connection.execute(_INSERT, {"rows": rows})).mappings()
+        lost = set(map(_key, writes.inserts)) - {_key(dict(row)) for row in inserted}
     for columns in writes.updates:
         row_id = columns.pop("row_id")
         await connection.execute(update(GrantRow).where(GrantRow.id == row_id).values(columns))

@@ -6,7 +6,6 @@ with the place it was written for, and a ciphertext found anywhere else does not
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 from collections.abc import Sequence
@@ -117,7 +116,11 @@ class Fingerprints:
     def __init__(self, key: Secret) -> None:
         self._key = key.reveal().encode()
 
+    def of_secret(self, secret: Secret) -> bytes:
+        """Fingerprint one secret."""
+        return hmac.digest(self._key, secret.reveal().encode(), "sha256")
+
     def of(self, *parts: Secret | str | None) -> bytes:
         """Fingerprint one or more values; which of them are missing counts too."""
         values = [part.reveal() if isinstance(part, Secret) else part for part in parts]
-        return hmac.digest(self._key, json.dumps(values).encode(), hashlib.sha256)
+        return hmac.digest(self._key, json.dumps(values).encode(), "sha256")
