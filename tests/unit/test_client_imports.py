@@ -1,0 +1,41 @@
+"""A reader is a guest in another program: it brings along little, and nothing of the workers' side."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+WORKERS_SIDE = (
+    "celery", "kombu", "billiard", "alembic", "sqlalchemy", "httpx", "aiohttp", "httpx_aiohttp", "typer", "rich",
+    "worker.app", "worker.tasks", "worker.runtime", "worker.renew", "worker.sync", "worker.auth0",
+    "worker.providers", "worker.connections", "worker.cli", "worker.vault.database", "worker.vault.tables",
+)  # fmt: skip
+
+ALSO_WHEN_ASKING = ("celery.bin", "celery.beat", "alembic", "sqlalchemy", "worker.app", "worker.tasks")
+
+
+def modules_after(statements: str) -> set[str]:
+    """The modules that a new interpreter holds after these statements."""
+    program = f"import sys\n{statements}\nprint('\\n'.join(sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    return set(found.stdout.split())
+
+
+def test_importing_the_client_brings_nothing_of_the_workers_side() -> None:
+    """``import worker.client`` loads no Celery, no SQLAlchemy, no Alembic, no HTTP client and no worker room."""
+    loaded = modules_after("import worker.client")
+    assert "worker.client" in loaded
+    assert sorted(loaded.intersection(WORKERS_SIDE)) == []
+
+
+def test_asking_for_a_refresh_brings_only_celerys_sending_side() -> None:
+    """Queueing a refresh loads Celery's application to send with, and neither its worker nor ours."""
+    loaded = modules_after(
+        "from worker.reading.asking import Asking\n"
+        "from worker.tokens import Secret\n"
+        "Asking(Secret('redis://127.0.0.1:1/0'))._producer().amqp"
+    )
+    assert "celery" in loaded
+    assert sorted(loaded.intersection(ALSO_WHEN_ASKING)) == []
