@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 import redis as redis_client
@@ -19,6 +20,10 @@ from worker.tokens import Secret
 from worker.vault.database import Vault, open_vault
 from worker.vault.keyring import KeyRing
 from worker.vault.migrating import migrate
+
+# A slow machine is no failure of the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 ACCESS_KEY = KeyRing.generate()
 REFRESH_KEY = KeyRing.generate()
