@@ -40,6 +40,7 @@ from worker.vault.serving import SELECT_SERVED, SELECT_STANDING, Served, Standin
 __all__ = ["AsyncTokenVault", "Token", "TokenVault"]
 
 DEFAULT_WAIT = 5.0
+ADMIN = ""
 
 _CONNECT = {
     "autocommit": True,
@@ -183,16 +184,13 @@ class TokenVault(_Reader):
             TemporarilyUnavailable: not now; ``retry_after`` says when.
             ConfigurationError, AccessDenied: the operator mends the keys, the database or its roles.
         """
-        served = self._read(user_id, connection)
-        if served.is_fresh(min_ttl):
-            return self._open(served)
-        return self._refreshed(served, min_ttl, wait)
+        return self._token(_named(user_id), connection, min_ttl, wait)
 
     def admin_token(
         self, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
     ) -> Token:
         """Return the fresh admin token of an enterprise connection; raises as ``user_token``."""
-        return self.user_token("", connection, min_ttl=min_ttl, wait=wait)
+        return self._token(ADMIN, connection, min_ttl, wait)
 
     def close(self) -> None:
         """Close the connections."""
@@ -206,6 +204,12 @@ class TokenVault(_Reader):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _token(self, user_id: str, connection: str, min_ttl: float | None, wait: float) -> Token:
+        served = self._read(user_id, connection)
+        if served.is_fresh(min_ttl):
+            return self._open(served)
+        return self._refreshed(served, min_ttl, wait)
 
     def _read(self, user_id: str, connection: str) -> Served:
         return self._pick(self._query(SELECT_SERVED, (user_id, connection)), user_id, connection)
@@ -282,16 +286,13 @@ class AsyncTokenVault(_Reader):
         self, user_id: str, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
     ) -> Token:
         """Return a user's fresh token; arguments and errors as ``TokenVault.user_token``."""
-        served = await self._read(user_id, connection)
-        if served.is_fresh(min_ttl):
-            return self._open(served)
-        return await self._refreshed(served, min_ttl, wait)
+        return await self._token(_named(user_id), connection, min_ttl, wait)
 
     async def admin_token(
         self, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
     ) -> Token:
         """Return the fresh admin token of an enterprise connection."""
-        return await self.user_token("", connection, min_ttl=min_ttl, wait=wait)
+        return await self._token(ADMIN, connection, min_ttl, wait)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -305,6 +306,12 @@ class AsyncTokenVault(_Reader):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _token(self, user_id: str, connection: str, min_ttl: float | None, wait: float) -> Token:
+        served = await self._read(user_id, connection)
+        if served.is_fresh(min_ttl):
+            return self._open(served)
+        return await self._refreshed(served, min_ttl, wait)
 
     async def _read(self, user_id: str, connection: str) -> Served:
         return self._pick(await self._query(SELECT_SERVED, (user_id, connection)), user_id, connection)
@@ -357,6 +364,13 @@ class AsyncTokenVault(_Reader):
         except psycopg.Error as error:
             raise failure(error) from None
         raise self._late(served, standing)
+
+
+def _named(user_id: str) -> str:
+    """An empty user id names the admin grant in the tables: no mistake of a caller may ask for that one."""
+    if not user_id:
+        raise TokenNotFound("the user id is empty")
+    return user_id
 
 
 async def _told(told: asyncio.Event, seconds: float) -> bool:

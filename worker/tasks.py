@@ -146,7 +146,10 @@ def refresh_token(
     Returns:
         ``state`` (``not_found`` among them), ``renewed``, ``expires_at``, ``reason``, ``since``, ``retry_after``.
     """
-    if (admin_connection is None) == (user_id is None or connection is None):
+    # An empty user id would name the admin grant: it is refused like a missing one.
+    if bool(admin_connection) == bool(user_id and connection) or (
+        admin_connection and (user_id or connection)
+    ):
         raise ValueError("give user_id and connection, or admin_connection alone")
     runtime = _process.runtime()
     wanted_user, wanted_connection = (user_id or "", connection or admin_connection or "")

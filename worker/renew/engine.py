@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from worker import providers
 from worker.connections import Connection, Connections
 from worker.errors import CannotOpen
-from worker.providers import Refused, Renewed
+from worker.providers import Blame, Refused, Renewed
 from worker.renew.outcome import Decision, Outcome, decide
 from worker.renew.sending import CALL_TIMEOUT, Answer, send
 from worker.tokens import TokenPair
@@ -49,6 +49,7 @@ class _Lane:
     connection: Connection
     lead: asyncio.Lock = field(default_factory=asyncio.Lock)
     trusted: bool = False
+    renewed: bool = False
     broken: bool = False
     done: bool = False
     in_flight: int = 0
@@ -228,7 +229,7 @@ class Engine:
                 pause = min(pause * 2, 5.0)
 
     async def _trust(self, lane: _Lane) -> None:
-        lane.trusted = True
+        lane.trusted = lane.renewed = True
         if lane.connection.circuit_opened_at is not None:
             await circuits.close_circuit(
                 self._vault, tenant=lane.connection.tenant, name=lane.connection.name
@@ -246,7 +247,8 @@ class Engine:
         now = clock()
         decision: Decision = decide(refused, claim, provider, now=now, chance=self._chance())
         released = await claims.release(self._vault, claim, **decision.columns)
-        if decision.opens_circuit:
+        # A refusal that no table names is this grant's own trouble where others of the connection are renewed.
+        if decision.opens_circuit and not (refused.blame is Blame.UNKNOWN and lane.renewed):
             lane.broken = True
             await circuits.open_circuit(
                 self._vault,

@@ -139,7 +139,8 @@ WITH released AS (
         reason = CASE WHEN CAST(:state AS text) IS NULL THEN reason ELSE :reason END,
         reason_since = CASE WHEN CAST(:state AS text) IS NULL THEN reason_since ELSE CAST(:reason_since AS timestamptz) END,
         doubt_since = CASE WHEN :settled THEN NULL ELSE coalesce(doubt_since, CAST(:doubt_since AS timestamptz)) END,
-        due_at = :due_at, attempts = :attempts, last_error = coalesce(:last_error, last_error)
+        due_at = CASE WHEN coalesce(CAST(:state AS text), state) IN ('active', 'in_doubt') THEN CAST(:due_at AS timestamptz) END,
+        attempts = :attempts, last_error = coalesce(:last_error, last_error)
     FROM (SELECT id AS held, awaited AS was_awaited FROM grants WHERE id = :id FOR UPDATE) now_held
     WHERE id = held AND claim_owner = :owner
         AND refresh_version = :refresh_version AND access_version >= :access_version AND state <> 'erased'
