@@ -1,0 +1,178 @@
+"""The production containers, held against the program they run. Read as text: no YAML parser is a dependency."""
+
+import re
+import shlex
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from celery.bin.celery import celery as celery_command
+from click import Context
+from cryptography.fernet import Fernet
+
+from worker import settings as configuration
+from worker.cli import app as cli
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+SERVICES = dict(
+    re.findall(
+        r"^  ([\w-]+):\n((?:(?:    .*|  #.*)?\n)+)",
+        COMPOSE.partition("\nservices:\n")[2].split("\nnetworks:")[0],
+        re.M,
+    )
+)
+COMMANDS = {
+    name: found[1]
+    for name, block in SERVICES.items()
+    if (found := re.search(r"^    command: (\w.*)$", block, re.M))
+}
+IMAGES_OF_OTHERS = {"postgres", "redis"}
+
+
+def secrets_of(block: str) -> set[str]:
+    """Names in the list `secrets: [a, b]` of a service."""
+    found = re.search(r"^ +secrets: \[(.*)\]$", block, re.M)
+    return set(found[1].split(", ")) if found else set()
+
+
+def test_the_services_are_read() -> None:
+    """What these tests look at is the whole file, not a part that happened to match."""
+    assert set(SERVICES) == {
+        "postgres",
+        "redis",
+        "migrate",
+        "worker-bulk",
+        "worker-interactive",
+        "beat",
+        "demo",
+    }
+    assert set(COMMANDS) == {"migrate", "worker-bulk", "worker-interactive", "beat"}
+
+
+def test_every_variable_is_known() -> None:
+    """No variable is set that the settings would silently ignore, and a `_FILE` only where a secret is meant."""
+    known = {name.upper() for name in configuration._Environment.model_fields}
+    known |= {f"{name}_FILE" for name in configuration.SECRET_NAMES}
+    found = re.findall(r"(?:^ +|\{ )([A-Z][A-Z0-9_]+): ", COMPOSE, re.M)
+    given = {name for name in found if not name.startswith("POSTGRES_")}  # the image's own
+    assert given <= known
+    assert given >= {"AUTH0_DOMAIN", "DATABASE_URL_FILE", "REDIS_URL_FILE", "TOKEN_VAULT_CONFIG"}
+
+
+def test_a_service_is_given_each_secret_it_reads() -> None:
+    """Each path under /run/secrets that a service names is a secret of that service, and no other is mounted."""
+    shared = COMPOSE.partition("x-worker:")[2].partition("\nservices:")[0]
+    for name, block in SERVICES.items():
+        own = block if "secrets:" in block or "*worker" not in block else shared
+        assert set(re.findall(r"/run/secrets/(\w+)", own)) == secrets_of(own), name
+    assert secrets_of(SERVICES["beat"]) == {"redis_url"}
+    assert secrets_of(SERVICES["migrate"]) == {"database_url"}
+
+
+def test_every_service_is_contained() -> None:
+    """Each container has a read-only root, no capability, no way to new privileges, and limits."""
+    contained = COMPOSE.partition("x-contained:")[2].partition("\n\n")[0]
+    for rule in (
+        "read_only: true",
+        "cap_drop: [ALL]",
+        '["no-new-privileges:true"]',
+        "restart: unless-stopped",
+    ):
+        assert rule in contained
+    for name, block in SERVICES.items():
+        assert "<<: *contained" in block or "<<: *worker" in block, name
+        assert "limits:" in block or "<<: *worker" in block, name
+        assert "healthcheck:" in block or name in ("migrate", "demo"), name
+        assert "user: " in block or name not in IMAGES_OF_OTHERS, name
+    assert "ports:" not in COMPOSE
+
+
+@pytest.mark.parametrize("service", ["worker-bulk", "worker-interactive", "beat"])
+def test_celery_takes_the_command(service: str) -> None:
+    """The command line parses, as Celery itself would parse it."""
+    program, _, app, command, *options = shlex.split(COMMANDS[service])
+    assert (program, app) == ("celery", "worker.app")
+    found = celery_command.get_command(Context(celery_command), command)
+    assert found is not None
+    found.make_parser(Context(found)).parse_args(options)
+
+
+def test_every_queue_is_worked_on_once() -> None:
+    """The two workers share the application's queues between them, and on-demand work has its own."""
+    names = "from worker.app import app; print(*(queue.name for queue in app.conf.task_queues))"
+    environment = {"REDIS_URL": "redis://127.0.0.1:1/0", "PATH": ""}
+    there = subprocess.run(
+        [sys.executable, "-c", names], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    ).stdout.split()
+    queues = [re.search(r"-Q (\S+)", COMMANDS[name]) for name in ("worker-bulk", "worker-interactive")]
+    bulk, interactive = (set(found[1].split(",")) for found in queues if found)
+    assert sorted(bulk | interactive) == sorted(there)
+    assert interactive == {"interactive"}
+    assert not bulk & interactive
+
+
+def test_the_workers_are_asked_by_their_names() -> None:
+    """A health check pings the node that its own container starts."""
+    for service in ("worker-bulk", "worker-interactive"):
+        node = re.search(r"-n (\w+)@%h", COMMANDS[service])
+        assert node
+        assert f"--destination {node[1]}@$$HOSTNAME" in SERVICES[service]
+
+
+def test_token_vault_has_the_commands() -> None:
+    """Every `token-vault …` in the compose file and the Dockerfile is a command there is."""
+    have = typer.main.get_group(cli).commands
+    assert COMMANDS["migrate"].split() == ["token-vault", "migrate"]
+    docker = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    run = re.search(r'^CMD \["token-vault", "(\w+)", "--demo"\]', docker, re.M)
+    assert run
+    assert {run[1], "migrate"} <= set(have)
+
+
+def test_the_image_is_made_of_what_there_is() -> None:
+    """Every file that the Dockerfile copies exists and is let through to the builder; it ends as an unprivileged user."""
+    docker = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    let_through = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.M)
+    for arguments in re.findall(r"^COPY (?!--from)(.*)$", docker, re.M):
+        for source in arguments.split()[:-1]:
+            assert (ROOT / source).exists(), source
+            assert source in let_through
+    stages = re.split(r"^FROM ", docker, flags=re.M)
+    assert stages[-1].startswith("base AS production")
+    for stage in stages:
+        if " AS demo" in stage or " AS production" in stage:
+            assert "\nUSER vault\n" in stage
+    uninstalled = re.findall(r"pip uninstall --yes (.*?)(?: \\)?\n", docker)
+    locked = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert all(f"\n{name}==" in f"\n{locked}" for name in " ".join(uninstalled).split() if name != "pip")
+
+
+def test_secrets_are_made_once(tmp_path: Path) -> None:
+    """The script makes what the compose file reads, keys that Fernet takes among it, and never a second time."""
+    folder = tmp_path / "secrets"
+    command = [ROOT / "docker" / "make-secrets", folder]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    made = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
+    declared = dict(re.findall(r"^  (\w+): \{ file: \./docker/secrets/(\w+) \}$", COMPOSE, re.M))
+    assert {*made, "auth0_client_secret"} == set(declared) == set(declared.values())
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert made["vault_access_keys"] != made["vault_refresh_keys"]
+    for ring in ("access", "refresh"):
+        Fernet(made[f"vault_{ring}_keys"].strip())
+    assert made["postgres_password"] in made["database_url"]
+    assert made["redis_password"] in made["redis_url"]
+    assert not [name for name, value in made.items() if value.strip() in said]
+
+    subprocess.run(command, check=True, capture_output=True)
+    assert made == {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
+
+
+def test_the_settings_file_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings file that the containers mount is valid and says what holds without it."""
+    for name in ("TOKEN_VAULT_CONFIG", *(name for name in configuration.SECRET_NAMES)):
+        monkeypatch.delenv(name, raising=False)
+    assert configuration.load(ROOT / "docker" / "token-vault.toml").schedule == configuration.Schedule()
