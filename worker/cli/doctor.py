@@ -2,10 +2,195 @@
 
 from __future__ import annotations
 
-from worker.cli import output
+import asyncio
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from worker.cli import output, premises
 from worker.cli.options import Json
+from worker.cli.working import chosen, quiet_log
+from worker.errors import MissingScope, VaultError
+
+if TYPE_CHECKING:
+    from worker.runtime import Runtime
+    from worker.settings import Settings
+
+QUEUES = ("interactive", "renew", "sync")
+PING_SECONDS = 1.5
+
+
+class Result(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        message: what was found, and where it is not well, the mend.
+    """
+
+    name: str
+    result: Result
+    message: str
 
 
 def doctor(as_json: Json = False) -> int:
-    """Check everything the vault stands on."""
-    return output.OK
+    """Check everything the vault stands on.
+
+    Settings, keys, database, Redis, Auth0 and its scopes, connections, workers: each with its mend. Exits 1 where
+    something fails.
+    """
+    quiet_log()
+    checks: list[Check] = []
+    try:
+        _examine(checks)
+    except VaultError as error:
+        # What comes after cannot be looked at without what failed here.
+        checks.append(Check("vault" if checks else "settings", Result.FAIL, str(error)))
+    ok = all(check.result is not Result.FAIL for check in checks)
+    if as_json:
+        output.document({"ok": ok, "checks": [asdict(check) for check in checks]})
+    else:
+        output.table(["check", "", "found"], [[check.name, check.result, check.message] for check in checks])
+    return output.OK if ok else output.NOT_SO
+
+
+def _examine(checks: list[Check]) -> None:
+    settings = premises.configured()
+    where = f"embedded under {settings.home}" if settings.embedded else "as DATABASE_URL names it"
+    checks.append(Check("settings", Result.OK, f"a vault {where}"))
+    complete = premises.with_keys(settings)
+    checks += _keys(complete)
+    with premises.served(complete, redis=settings.embedded) as complete:
+        if settings.embedded:
+            premises.bring_to_head(complete)
+        checks.append(_migrations(complete))
+        checks += _redis(complete)
+        if checks[-1].result is Result.OK:
+            checks.append(_workers(complete))
+        checks += asyncio.run(_vault(complete))
+
+
+def _keys(settings: Settings) -> list[Check]:
+    shared = [key for key in settings.access_keys if any(key == other for other in settings.refresh_keys)]
+    if shared:
+        return [
+            Check(
+                "keys", Result.FAIL,
+                "both rings share a key, so every reader could open refresh tokens: put a new key at the head of "
+                "VAULT_ACCESS_KEYS and of VAULT_REFRESH_KEYS, then take the shared one out of the ring of refresh "
+                "tokens once they are renewed",
+            )
+        ]  # fmt: skip
+    rings = {"access": len(settings.access_keys), "refresh": len(settings.refresh_keys)}
+    return [Check("keys", Result.OK, f"keys by ring: {output.text(rings)}; none is in both")]
+
+
+def _migrations(settings: Settings) -> Check:
+    from worker.vault.migrating import revisions
+
+    current, head = revisions(premises.database_url(settings))
+    if current == head:
+        return Check("database", Result.OK, f"answers, and is at revision {head}")
+    return Check(
+        "database", Result.FAIL,
+        f"is at revision {current or 'none'}, this version needs {head}: run `token-vault migrate`",
+    )  # fmt: skip
+
+
+def _redis(settings: Settings) -> list[Check]:
+    import redis
+
+    from worker import embedded
+
+    found = embedded.find(settings.home) if settings.redis_url is None else None
+    url = settings.redis_url or (found.redis_url if found else None)
+    if not url:
+        return [Check("Redis", Result.WARN, "REDIS_URL is not set: no workers, no refresh on demand")]
+    try:
+        with redis.Redis.from_url(url.reveal(), socket_timeout=5, socket_connect_timeout=5) as client:
+            client.ping()
+            version = client.info("server")["redis_version"]
+    except (redis.RedisError, ValueError, OSError) as error:
+        mend = "check that it runs and that REDIS_URL names it: redis://:password@host:6379/0"
+        return [Check("Redis", Result.FAIL, f"does not answer ({type(error).__name__}): {mend}")]
+    return [Check("Redis", Result.OK, f"answers, version {version}")]
+
+
+def _workers(settings: Settings) -> Check:
+    """Ask the workers on this Redis for their queues. Nobody else's workers have ones of these names."""
+    from worker.app import make_app
+
+    answers = make_app(settings).control.inspect(timeout=PING_SECONDS).active_queues() or {}
+    served = {queue["name"] for queues in answers.values() for queue in queues}
+    idle = [queue for queue in QUEUES if queue not in served]
+    if idle:
+        mend = "start `token-vault up`, or a worker with `celery -A worker.app worker -Q …`"
+        return Check("workers", Result.WARN, f"no worker takes from {', '.join(idle)}: {mend}")
+    return Check("workers", Result.OK, f"alive: {', '.join(sorted(answers))}")
+
+
+async def _vault(settings: Settings) -> list[Check]:
+    from worker.runtime import open_runtime
+
+    async with open_runtime(settings, connections=2) as runtime:
+        checks = [Check("key rings", Result.OK, "both open this vault")]
+        tenants = chosen(settings, None)
+        for tenant in tenants:
+            checks += await _auth0(runtime, tenant)
+        return [*checks, *await _connections(runtime)]
+
+
+async def _auth0(runtime: Runtime, tenant: str) -> list[Check]:
+    from worker.auth0 import SCOPES
+
+    name = f"Auth0 {tenant}"
+    try:
+        auth0 = await runtime.auth0(tenant)
+        scopes = await auth0.scopes()
+    except VaultError as error:
+        return [Check(name, Result.FAIL, str(error))]
+    checks = [Check(name, Result.OK, f"gives tokens to {runtime.settings.tenants[tenant].client_id}")]
+    if scopes is None:
+        return [*checks, Check("scopes", Result.WARN, "Auth0 does not say which scopes it granted")]
+    for scope in SCOPES:
+        try:
+            await auth0.require(scope)
+            checks.append(Check(f"scope {scope}", Result.OK, "granted"))
+        except MissingScope as missing:
+            checks.append(Check(f"scope {scope}", Result.FAIL, str(missing)))
+    return checks
+
+
+async def _connections(runtime: Runtime) -> list[Check]:
+    from worker.vault import records
+
+    known: list[dict[str, Any]] = (await records.status(runtime.vault, runtime.tenants))["connections"]
+    if not known:
+        return [Check("connections", Result.WARN, "none is known yet: run `token-vault sync`")]
+    wrong = list(_wrong(known))
+    return wrong or [Check("connections", Result.OK, f"{len(known)} are known, and none has a problem")]
+
+
+def _wrong(connections: Iterable[dict[str, Any]]) -> Iterable[Check]:
+    """Name connections whose grants are not renewed; those that bring no tokens at all are well so."""
+    for row in connections:
+        name = f"connection {row['name']}"
+        if row["circuit_code"]:
+            yield Check(
+                name, Result.FAIL,
+                f"the provider refuses its client ({row['circuit_code']}) since {output.text(row['circuit_opened_at'])}: "
+                "correct its client id and secret at Auth0, then run `token-vault sync`; its users need do nothing",
+            )  # fmt: skip
+        elif row["problem"] and row["grants"]:
+            yield Check(name, Result.WARN, row["problem_message"])
+        for note in row["notes"]:
+            yield Check(name, Result.WARN, note)

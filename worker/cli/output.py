@@ -73,7 +73,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         Console().print(drawn(columns, written))
         return
     widths = [max(map(len, column)) for column in zip(columns, *written, strict=True)]
-    for row in (columns, *written):
+    for row in (columns, *written) if any(columns) else written:
         typer.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
@@ -82,7 +82,7 @@ def drawn(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    made = Table(box=None, show_header=any(columns), header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:

@@ -16,6 +16,7 @@ from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from worker.settings import Settings
+    from worker.tokens import Secret
     from worker.vault.keyring import RingName
 
 DEMO_CONFIG = Path("demo/vault.toml")
@@ -36,9 +37,11 @@ def opened(*, redis: bool = False, rings: Sequence[RingName] = BOTH) -> Iterator
         ConfigurationError: a setting or a key is missing, or a server does not start.
         TemporarilyUnavailable: the database does not answer.
     """
+    from worker.embedded import is_up
+
     settings = with_keys(configured(), rings)
     with served(settings, redis=redis and settings.embedded) as complete:
-        if settings.embedded:
+        if settings.embedded and not is_up(settings.home):  # else that one has done it
             bring_to_head(complete)
         yield complete
 
@@ -102,13 +105,19 @@ def served(settings: Settings, *, redis: bool) -> Iterator[Settings]:
         yield settings.model_copy(update={name: url for name, url in found.items() if url})
 
 
+def database_url(settings: Settings) -> Secret:
+    """Return the address in settings that are complete, without loading all that works on a vault."""
+    if settings.database_url is None:
+        raise ConfigurationError("no database is running")
+    return settings.database_url
+
+
 def bring_to_head(settings: Settings) -> tuple[str | None, str | None]:
     """Migrate the database to this version if it is not there; return its revision before and after.
 
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``migrating.migrate``.
     """
-    from worker.runtime import database_url
     from worker.vault.migrating import migrate, revisions
 
     url = database_url(settings)

@@ -68,13 +68,14 @@ def _show_token(token: Token, as_json: bool) -> None:
 def _reader(settings: Settings, tenant: str | None) -> TokenVault:
     from worker import embedded
     from worker.client import TokenVault
-    from worker.runtime import database_url
 
     redis_url = settings.redis_url
     if redis_url is None and embedded.is_up(settings.home):
         found = embedded.find(settings.home)
         redis_url = found.redis_url if found is not None and found.redis_url else None
-    return TokenVault(database_url(settings), settings.access_keys, redis_url=redis_url, tenant=tenant)
+    return TokenVault(
+        premises.database_url(settings), settings.access_keys, redis_url=redis_url, tenant=tenant
+    )
 
 
 def _renews_here(settings: Settings) -> bool:
@@ -94,10 +95,9 @@ def _only_connection(settings: Settings, user_id: str, tenant: str | None) -> st
     """
     import psycopg
 
-    from worker.runtime import database_url
     from worker.vault.serving import SELECT_CONNECTIONS
 
-    with psycopg.connect(database_url(settings).reveal(), connect_timeout=10) as connection:
+    with psycopg.connect(premises.database_url(settings).reveal(), connect_timeout=10) as connection:
         found = connection.execute(SELECT_CONNECTIONS, {"user_id": user_id, "tenant": tenant}).fetchall()
     names = [name for (name,) in found]
     if not names:
@@ -140,7 +140,7 @@ def list_(
         [
             [
                 row["connection"], row["user_id"] or "(admin)", row["state"], row["reason"],
-                output.ago(row["expires_at"], now), output.ago(row["next_renewal_at"], now),
+                output.ago(row["expires_at"], now), output.ago(row["blocked_until"] or row["next_renewal_at"], now),
             ]
             for row in found[:limit]
         ],
@@ -239,9 +239,8 @@ def _looked(look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | 
 async def _look(
     settings: Settings, look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None
 ) -> tuple[T, datetime]:
-    from worker.runtime import database_url
     from worker.vault.database import open_vault
 
     keys = (settings.access_keys, settings.refresh_keys)
-    async with open_vault(database_url(settings), *keys, connections=1) as vault:
+    async with open_vault(premises.database_url(settings), *keys, connections=1) as vault:
         return await look(vault, chosen(settings, tenant)), datetime.now(UTC)

@@ -125,13 +125,12 @@ class Up:
     async def _work(self) -> None:
         from worker.cli.demo import TENANT
         from worker.embedded.files import own_folder
-        from worker.runtime import database_url
         from worker.vault.database import open_vault
 
         settings = self._settings
         own_folder(settings.home / "logs", os.geteuid())
         keys = (settings.access_keys, settings.refresh_keys)
-        async with open_vault(database_url(settings), *keys, connections=2) as vault:
+        async with open_vault(premises.database_url(settings), *keys, connections=2) as vault:
             tenants = list(settings.tenants)
             environment = {**os.environ, "TOKEN_VAULT_HOME": str(settings.home)}
             if self._demo is not None:
