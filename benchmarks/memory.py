@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.stage import Result, Stage
+from benchmarks.stage import Result, Stage, celery
 
 RENEWALS = 100_000
 GRANTS = 2000
@@ -39,7 +35,7 @@ def measure(stage: Stage) -> list[Result]:
     )
     with ExitStack() as stack:
         for command in WORKERS:
-            stack.enter_context(_process(command, stage.home))
+            stack.enter_context(celery(*command, log=stage.home / "celery.log"))
         _wait_for_sync(stage)
         early = late = peak = 0
         done, began = 0, time.monotonic()
@@ -59,20 +55,6 @@ def measure(stage: Stage) -> list[Result]:
             f"{growth:.2f}", "flat (≤ 1.10)", growth <= 1.10,
         ),
     ]  # fmt: skip
-
-
-@contextmanager
-def _process(command: list[str], home: Path) -> Iterator[None]:
-    log = home / f"{command[0]}-{len(command)}.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "worker.app", *command], stdout=output, stderr=output
-        )
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
 
 
 def _wait_for_sync(stage: Stage) -> None:

@@ -8,14 +8,16 @@ import time
 from collections import Counter
 
 import httpx
+from celery import Celery
 
-from benchmarks.stage import TENANT, Result, Stage
+from benchmarks.stage import TENANT, Result, Stage, celery
 from worker.renew.outcome import Outcome
 from worker.renew.sending import http_client
 
 GRANTS = 2000
 CONCURRENCY = (8, 32)
 ROUNDS = 3
+TASKS = 500
 
 
 def measure(stage: Stage) -> list[Result]:
@@ -26,7 +28,39 @@ def measure(stage: Stage) -> list[Result]:
     )
     stage.emulation.set_window(None)
     stage.emulation.add_users("partner", GRANTS)
-    return asyncio.run(_measure(stage))
+    return [*asyncio.run(_measure(stage)), _one_task_each(stage)]
+
+
+def _one_task_each(stage: Stage) -> Result:
+    """A Celery task for every token, as one would write it first; the batches are there because of this."""
+    users = stage.users("partner")[:TASKS]
+    app = Celery(broker=stage.servers.redis_url.reveal())
+    stage.emulation.reset_calls()
+    with celery("worker", "-Q", "interactive", "-c", "16", log=stage.home / "celery.log"):
+        app.send_task(
+            "worker.refresh_token",
+            kwargs={"user_id": users[0], "connection": "partner", "force": True},
+            queue="interactive",
+        )
+        _wait_for_calls(stage, 1)
+        began = time.perf_counter()
+        for user in users[1:]:
+            app.send_task(
+                "worker.refresh_token",
+                kwargs={"user_id": user, "connection": "partner", "force": True},
+                queue="interactive",
+            )
+        _wait_for_calls(stage, len(users))
+        rate = (len(users) - 1) / (time.perf_counter() - began)
+    return Result("… one Celery task per token", f"{rate:.0f}/s", "", "")
+
+
+def _wait_for_calls(stage: Stage, number: int) -> None:
+    deadline = time.monotonic() + 120
+    while sum(stage.emulation.calls("/idp/custom").values()) < number:
+        if time.monotonic() > deadline:
+            raise SystemExit("the tasks did not come to an end")
+        time.sleep(0.05)
 
 
 async def _measure(stage: Stage) -> list[Result]:

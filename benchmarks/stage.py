@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -75,6 +77,20 @@ class Stage:
         """Empty the vault and the emulation."""
         self.sql(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
         self.emulation.reset()
+
+
+@contextmanager
+def celery(*command: str, log: Path) -> Iterator[None]:
+    """A Celery process of the vault's, with the stage's environment."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "worker.app", *command], stdout=output, stderr=output
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 @contextmanager

@@ -72,7 +72,8 @@ async def connections(
     position = 0
     while True:
         answer = await fetch(checkpoint)
-        entries = answer.get("connections") if isinstance(answer, dict) else None
+        # A bare list is what Auth0 answers where it leaves checkpoints aside, e.g. for a filter by name.
+        entries = answer.get("connections") if isinstance(answer, dict) else answer
         if not isinstance(entries, list):
             raise MalformedAnswer(f"{endpoint}: the answer has no list of connections", status=200)
         for entry in entries:
@@ -83,7 +84,7 @@ async def connections(
                 _log.warning("auth0.connection_malformed", domain=endpoint.host, malformed=str(error))
                 continue
             yield connection
-        following = answer.get("next")
+        following = answer.get("next") if isinstance(answer, dict) else None
         if not following:
             return
         if not isinstance(following, str) or following == checkpoint.get("from"):
