@@ -6,14 +6,28 @@ from typing import Annotated
 
 import typer
 
+
+def _named(value: str | None) -> str | None:
+    """Refuse an empty name: an unset variable in a script must not widen what is meant."""
+    if value == "":
+        raise typer.BadParameter("is empty")
+    return value
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
-User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Auth0's user id.")]
+User = Annotated[str | None, typer.Option("--user", metavar="ID", callback=_named, help="Auth0's user id.")]
 Connection = Annotated[
-    str | None, typer.Option("--connection", metavar="NAME", help="The Auth0 connection's name.")
+    str | None,
+    typer.Option("--connection", metavar="NAME", callback=_named, help="The Auth0 connection's name."),
 ]
 Admin = Annotated[
     str | None,
-    typer.Option("--admin", metavar="CONNECTION", help="The admin token of this enterprise connection."),
+    typer.Option(
+        "--admin",
+        metavar="CONNECTION",
+        callback=_named,
+        help="The admin token of this enterprise connection.",
+    ),
 ]
 Tenant = Annotated[
     str | None, typer.Option("--tenant", metavar="NAME", help="One of several configured tenants.")

@@ -13,9 +13,11 @@ from worker.cli import output, premises
 from worker.cli.options import Admin, Connection, Json, MinTtl, Tenant, User
 from worker.cli.working import chosen, quiet_log, refresh
 from worker.errors import ConfigurationError, TemporarilyUnavailable, TokenNotFound
+from worker.tokens import GrantKey
 
 if TYPE_CHECKING:
     from worker.client import Token, TokenVault
+    from worker.renew.on_demand import Refreshed
     from worker.settings import Settings
     from worker.vault.database import Vault
 
@@ -45,15 +47,22 @@ def get(
         )
     quiet_log()
     with premises.opened(rings=["access"]) as settings, _reader(settings, tenant) as vault:
-        wanted = (user or "", admin or connection or _only_connection(settings, user or "", tenant))
+        name = admin or connection or _only_connection(settings, user or "", tenant)
+
+        def read(patience: float) -> Token:
+            if user is None:
+                return vault.admin_token(name, min_ttl=min_ttl, wait=patience)
+            return vault.user_token(user, name, min_ttl=min_ttl, wait=patience)
+
         try:
-            token = vault.user_token(*wanted, min_ttl=min_ttl, wait=wait)
+            token = read(wait)
         except TemporarilyUnavailable:
             if not _renews_here(settings):
                 raise
             # Nobody works on this vault: what a worker would do on demand is done here.
-            asyncio.run(refresh(settings, chosen(settings, tenant), *wanted, min_ttl=min_ttl))
-            token = vault.user_token(*wanted, min_ttl=min_ttl, wait=0)
+            tenants = chosen(settings, tenant)
+            refreshed = asyncio.run(refresh(settings, tenants, user or "", name, min_ttl=min_ttl))
+            token = _read_again(read, refreshed)
     _show_token(token, as_json)
     return output.OK
 
@@ -84,6 +93,17 @@ def _renews_here(settings: Settings) -> bool:
 
     can = bool(settings.refresh_keys and settings.tenants)
     return can and settings.redis_url is None and not embedded.is_up(settings.home)
+
+
+def _read_again(read: Callable[[float], Token], refreshed: Refreshed) -> Token:
+    try:
+        return read(0)
+    except TemporarilyUnavailable as error:
+        whose = GrantKey(refreshed.tenant, refreshed.connection, refreshed.user_id)
+        raise TemporarilyUnavailable(
+            f"no fresh token of {whose}: the renewal came to {refreshed.outcome.value!r}",
+            refreshed.retry_after or error.retry_after,
+        ) from None
 
 
 def _only_connection(settings: Settings, user_id: str, tenant: str | None) -> str:
