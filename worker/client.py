@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from worker import embedded
 from worker import settings as configuration
@@ -30,6 +29,7 @@ from worker.errors import (
 )
 from worker.reading.asking import Asking
 from worker.reading.listening import AsyncListener, Listener
+from worker.reading.pool import AsyncPool, Pool
 from worker.reading.token import Token
 from worker.settings import Settings
 from worker.tokens import Secret
@@ -41,13 +41,6 @@ __all__ = ["AsyncTokenVault", "Token", "TokenVault"]
 
 DEFAULT_WAIT = 5.0
 ADMIN = ""
-
-_CONNECT = {
-    "autocommit": True,
-    "prepare_threshold": 0,
-    "application_name": "token-vault reader",
-    "connect_timeout": 10,
-}
 
 
 class _Reader:
@@ -161,9 +154,7 @@ class TokenVault(_Reader):
         tenant: str | None = None,
     ) -> None:
         super().__init__(database_url, access_keys, redis_url=redis_url, tenant=tenant)
-        self._pool = ConnectionPool(
-            database_url.reveal(), kwargs=_CONNECT, min_size=0, max_size=10, timeout=10, open=False
-        )
+        self._pool = Pool(database_url)
         self._listener = Listener(database_url)
 
     def user_token(
@@ -212,34 +203,11 @@ class TokenVault(_Reader):
         return self._refreshed(served, min_ttl, wait)
 
     def _read(self, user_id: str, connection: str) -> Served:
-        return self._pick(self._query(SELECT_SERVED, (user_id, connection)), user_id, connection)
+        return self._pick(self._pool.rows(SELECT_SERVED, (user_id, connection)), user_id, connection)
 
     def _standing(self, served: Served) -> Standing | None:
-        rows = self._query(SELECT_STANDING, (served.id,))
+        rows = self._pool.rows(SELECT_STANDING, (served.id,))
         return Standing._make(rows[0]) if rows else None
-
-    def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
-        try:
-            return self._query_once(statement, values)
-        except psycopg.OperationalError as error:
-            if isinstance(error, PoolTimeout):
-                raise failure(error) from None
-        except psycopg.Error as error:
-            raise failure(error) from None
-        try:  # the server was restarted under a connection of the pool: once more, over a new one
-            self._pool.check()
-            return self._query_once(statement, values)
-        except psycopg.Error as error:
-            raise failure(error) from None
-
-    def _query_once(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
-        if self._pool.closed:
-            self._pool.open()
-        connection = self._pool.getconn()
-        try:
-            return connection.execute(statement, values, prepare=True, binary=True).fetchall()
-        finally:
-            self._pool.putconn(connection)
 
     def _refreshed(self, served: Served, min_ttl: float | None, wait: float) -> Token:
         standing = self._standing(served)
@@ -277,9 +245,7 @@ class AsyncTokenVault(_Reader):
         tenant: str | None = None,
     ) -> None:
         super().__init__(database_url, access_keys, redis_url=redis_url, tenant=tenant)
-        self._pool = AsyncConnectionPool(
-            database_url.reveal(), kwargs=_CONNECT, min_size=0, max_size=10, timeout=10, open=False
-        )
+        self._pool = AsyncPool(database_url)
         self._listener = AsyncListener(database_url)
 
     async def user_token(
@@ -314,34 +280,11 @@ class AsyncTokenVault(_Reader):
         return await self._refreshed(served, min_ttl, wait)
 
     async def _read(self, user_id: str, connection: str) -> Served:
-        return self._pick(await self._query(SELECT_SERVED, (user_id, connection)), user_id, connection)
+        return self._pick(await self._pool.rows(SELECT_SERVED, (user_id, connection)), user_id, connection)
 
     async def _standing(self, served: Served) -> Standing | None:
-        rows = await self._query(SELECT_STANDING, (served.id,))
+        rows = await self._pool.rows(SELECT_STANDING, (served.id,))
         return Standing._make(rows[0]) if rows else None
-
-    async def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
-        try:
-            return await self._query_once(statement, values)
-        except psycopg.OperationalError as error:
-            if isinstance(error, PoolTimeout):
-                raise failure(error) from None
-        except psycopg.Error as error:
-            raise failure(error) from None
-        try:  # the server was restarted under a connection of the pool: once more, over a new one
-            await self._pool.check()
-            return await self._query_once(statement, values)
-        except psycopg.Error as error:
-            raise failure(error) from None
-
-    async def _query_once(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
-        if self._pool.closed:
-            await self._pool.open()
-        connection = await self._pool.getconn()
-        try:
-            return await (await connection.execute(statement, values, prepare=True, binary=True)).fetchall()
-        finally:
-            await self._pool.putconn(connection)
 
     async def _refreshed(self, served: Served, min_ttl: float | None, wait: float) -> Token:
         standing = await self._standing(served)
