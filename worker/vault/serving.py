@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from worker.errors import ConfigurationError
@@ -90,12 +90,10 @@ class Served(NamedTuple):
             # Straight from its provider, or beyond renewal: served with the expiry marked unknown. One that
             # Auth0 showed, of unknown age, is renewed first.
             return self.obtained_from == "renewal" or self.state == "unrenewable"
-        wanted = (
-            due.default_min_ttl(self.expires_at, self.obtained_at)
-            if min_ttl is None
-            else timedelta(seconds=min_ttl)
-        )
-        return self.expires_at - (now or self.now) > wanted
+        if min_ttl is None:
+            min_ttl = due.default_min_ttl(self.expires_at, self.obtained_at).total_seconds()
+        # Whatever is asked for, a token that has ended is not fresh.
+        return (self.expires_at - (now or self.now)).total_seconds() > max(min_ttl, 0)
 
 
 def choose(found: Sequence[Served], user_id: str) -> Served | None:
