@@ -1,0 +1,168 @@
+"""Both readers behind one face, so that one set of scenarios serves threads and asyncio alike; and rows to read."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import redis.asyncio
+
+from tests.conftest import ACCESS_KEY
+from worker.client import AsyncTokenVault, Token, TokenVault
+from worker.renew.on_demand import Refreshed
+from worker.runtime import Runtime
+from worker.tokens import GrantKey, Secret, TokenPair
+from worker.vault import grants
+from worker.vault.database import Vault
+
+Sql = Callable[..., list[dict[str, Any]]]
+OpenReader = Callable[..., "Reader"]
+
+KINDS: dict[str, type[TokenVault | AsyncTokenVault]] = {"threads": TokenVault, "asyncio": AsyncTokenVault}
+CROWDS = {"threads": 64, "asyncio": 200}
+
+
+class Reader:
+    """A ``TokenVault``, each call in a thread of its own, or an ``AsyncTokenVault``, to be awaited either way."""
+
+    def __init__(self, vault: TokenVault | AsyncTokenVault, threads: ThreadPoolExecutor) -> None:
+        self.vault = vault
+        self._threads = threads
+
+    async def user_token(
+        self, user_id: str, connection: str, *, min_ttl: float | None = None, wait: float = 0
+    ) -> Token:
+        return await self._call(
+            partial(self.vault.user_token, user_id, connection, min_ttl=min_ttl, wait=wait)
+        )
+
+    async def admin_token(self, connection: str, *, min_ttl: float | None = None, wait: float = 0) -> Token:
+        return await self._call(partial(self.vault.admin_token, connection, min_ttl=min_ttl, wait=wait))
+
+    async def close(self) -> None:
+        if isinstance(self.vault, TokenVault):
+            await asyncio.get_running_loop().run_in_executor(self._threads, self.vault.close)
+        else:
+            await self.vault.close()
+
+    async def _call(self, call: Callable[[], Token | Coroutine[Any, Any, Token]]) -> Token:
+        if isinstance(self.vault, TokenVault):
+            token = await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        else:
+            token = await call()  # type: ignore[misc]
+        assert isinstance(token, Token)
+        return token
+
+
+@asynccontextmanager
+async def opening(
+    kind: str, database_url: Secret, redis_url: Secret | None
+) -> AsyncIterator[Callable[..., Reader]]:
+    """Make readers of a kind, closed at the end; every argument of theirs can be replaced."""
+    made: list[Reader] = []
+    with ThreadPoolExecutor(max(CROWDS.values())) as threads:
+
+        def make(
+            *,
+            database: Secret = database_url,
+            keys: Sequence[Secret] = (ACCESS_KEY,),
+            redis: Secret | None = redis_url,
+            tenant: str | None = None,
+        ) -> Reader:
+            made.append(Reader(KINDS[kind](database, keys, redis_url=redis, tenant=tenant), threads))
+            return made[-1]
+
+        try:
+            yield make
+        finally:
+            for reader in made:
+                await reader.close()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Writes rows as a sync does, then bends what a scenario needs."""
+
+    vault: Vault
+    sql: Sql
+
+    async def add(
+        self,
+        user_id: str = "oauth2|u1",
+        connection: str = "custom",
+        *,
+        tenant: str = "default",
+        subject: str = "u1",
+        value: str = "token-of-u1",
+        refresh: str | None = "refresh-of-u1",
+        scopes: tuple[str, ...] | None = ("read", "write"),
+        expires_in: float | None = 3600,
+        life: float = 3600,
+        **columns: object,
+    ) -> int:
+        """Add a grant whose access token ends ``expires_in`` seconds from now (None: nobody knows).
+
+        ``life`` is the token's whole life, in seconds; ``columns`` are written as they are. Returns the grant's id.
+        """
+        key = GrantKey(tenant, connection, user_id, subject if user_id else "")
+        pair = TokenPair(Secret(value), Secret(refresh) if refresh else None, None, None, scopes)
+        shown = grants.ShownGrant(key, "oauth2", pair, None, None)
+        assert (await grants.take(self.vault, [shown], now=await self.vault.now())).new == 1
+        self.sql("UPDATE connections SET problem = NULL, problem_message = NULL")
+        (row,) = self.sql(
+            "SELECT id FROM grants WHERE user_id = %s AND connection = %s AND tenant = %s AND provider_user_id = %s",
+            key.user_id, connection, tenant, key.provider_user_id,
+        )  # fmt: skip
+        self.age(row["id"], expires_in, life)
+        for name, wanted in columns.items():
+            self.sql(f"UPDATE grants SET {name} = %s WHERE id = %s", wanted, row["id"])
+        return int(row["id"])
+
+    def age(self, grant_id: int, expires_in: float | None, life: float = 3600) -> None:
+        """Let a grant's token end ``expires_in`` seconds from now."""
+        self.sql(
+            "UPDATE grants SET expires_at = now() + %s * interval '1 s', obtained_from = 'renewal',"
+            " obtained_at = now() + %s * interval '1 s', due_at = now() + interval '1 day' WHERE id = %s",
+            expires_in, (expires_in or 0) - life, grant_id,
+        )  # fmt: skip
+
+
+@asynccontextmanager
+async def on_demand_worker(redis_url: Secret, runtime: Runtime) -> AsyncIterator[list[Refreshed]]:
+    """Carry out what readers queue, as the interactive worker does; yields the results as they come."""
+    results: list[Refreshed] = []
+
+    async def consume() -> None:
+        async with redis.asyncio.Redis.from_url(redis_url.reveal()) as queue:
+            while True:
+                if (message := await queue.blpop(["interactive"], 1)) is None:
+                    continue
+                asked = message_arguments(message[1])
+                refreshed = await runtime.on_demand.refresh(
+                    tenants=[asked["tenant"]],
+                    user_id=asked["user_id"] or "",
+                    connection=asked["connection"] or asked["admin_connection"],
+                    min_ttl=asked["min_ttl"],
+                )
+                results.append(refreshed)
+
+    consuming = asyncio.create_task(consume())
+    try:
+        yield results
+    finally:
+        consuming.cancel()
+        with suppress(asyncio.CancelledError):
+            await consuming
+
+
+def message_arguments(message: bytes | str) -> dict[str, Any]:
+    """The keyword arguments in a Celery message."""
+    _, arguments, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
+    return dict(arguments)
