@@ -18,6 +18,7 @@ from worker.sync.engine import Sync
 from worker.sync.token_store import VaultTokenStore
 from worker.tokens import Secret
 from worker.vault.database import Vault, open_vault
+from worker.vault.spool import Spool
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
         )
         http = await stack.enter_async_context(http_client())
         known = Connections(vault, settings)
-        engine = Engine(vault, known, http)
+        engine = Engine(vault, known, http, Spool(settings.spool, vault.refresh))
         yield Runtime(settings, vault, known, engine, OnDemand(vault, known, engine), stack)
 
 

@@ -172,6 +172,7 @@ class _Environment(BaseSettings):
     vault_refresh_keys: KeysField = ()
     token_vault_config: Path | None = None
     token_vault_home: Path = Path(".token-vault")
+    token_vault_spool: Path | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -191,6 +192,7 @@ class Settings(BaseModel):
 
     Attributes:
         home: where embedded servers and generated keys live.
+        spool: where answers wait that Postgres could not take; by default ``spool`` under ``home``.
         database_url: None means the embedded Postgres.
         redis_url: None means the embedded Redis where Postgres is embedded too, else no Redis.
         access_keys, refresh_keys: the two rings of Fernet keys, newest first; empty where not given.
@@ -201,6 +203,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     home: Path
+    spool: Path
     database_url: Secret | None
     redis_url: Secret | None
     access_keys: tuple[Secret, ...]
@@ -241,6 +244,7 @@ def load(config: Path | None = None) -> Settings:
     embedded = environment.database_url is None
     return Settings(
         home=home,
+        spool=(environment.token_vault_spool or home / "spool").expanduser().absolute(),
         database_url=environment.database_url,
         redis_url=environment.redis_url,
         access_keys=environment.vault_access_keys or (home_keys(home, "access") if embedded else ()),

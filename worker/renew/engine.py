@@ -13,20 +13,20 @@ from uuid import uuid4
 
 import httpx
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from worker import providers
 from worker.connections import Connection, Connections
 from worker.errors import CannotOpen
 from worker.providers import Blame, Refused, Renewed
-from worker.renew.outcome import Decision, Outcome, decide
+from worker.renew.outcome import Decision, Outcome, decide, wait_in_doubt
 from worker.renew.sending import CALL_TIMEOUT, Answer, send
 from worker.tokens import TokenPair
 from worker.vault import claims, due, records
 from worker.vault import connections as circuits
 from worker.vault.claims import Claim
 from worker.vault.database import Vault
+from worker.vault.spool import Spool
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +35,8 @@ CLAIM_TIME = timedelta(seconds=4 * CALL_TIMEOUT)
 # Renewals under way in one process at a time, and for one connection: a slow provider leaves room to the others.
 WINDOW = 128
 PER_CONNECTION = 32
-# An answer that cannot be committed is offered to Postgres again and again for this long, in seconds.
-STORE_PATIENCE = 600.0
+# An answer that Postgres cannot take is offered again for this long, in seconds; then the next run replays it.
+STORE_PATIENCE = 30.0
 
 Key = tuple[str, str]
 Progress = Callable[[Outcome], None]
@@ -50,6 +50,7 @@ class _Lane:
     lead: asyncio.Lock = field(default_factory=asyncio.Lock)
     trusted: bool = False
     renewed: bool = False
+    hold_doubt: bool = True
     broken: bool = False
     done: bool = False
     in_flight: int = 0
@@ -62,6 +63,7 @@ class Engine:
         vault: where the grants are.
         connections: resolves each connection's client.
         http: as ``sending.http_client`` makes it.
+        spool: keeps answers that Postgres cannot take.
         now: the time; by default the database's clock.
         chance: 0 to 1, uniform.
     """
@@ -71,6 +73,7 @@ class Engine:
         vault: Vault,
         connections: Connections,
         http: httpx.AsyncClient,
+        spool: Spool,
         *,
         now: Callable[[], datetime] | None = None,
         chance: Callable[[], float] = random.random,
@@ -78,6 +81,9 @@ class Engine:
         self._vault = vault
         self._connections = connections
         self._http = http
+        self._spool = spool
+        self._postgres_up = asyncio.Event()
+        self._postgres_up.set()
         self._now = now
         self._chance = chance
 
@@ -93,8 +99,11 @@ class Engine:
 
         Returns:
             How many renewals came to what.
+
+        Raises:
+            ConfigurationError: the spool cannot be written, and no request is made.
         """
-        clock = await self._clock()
+        clock = await self._prepared()
         stop_at = time.monotonic() + budget
         loaded = await self._connections.load(list(tenants))
         lanes = {key: _Lane(connection) for key, connection in loaded.items() if connection.client}
@@ -125,20 +134,60 @@ class Engine:
         await records.count_renewals(self._vault, counts, now=clock())
         return _by_outcome(counts)
 
-    async def renew_one(self, grant_id: int, *, connection: Connection) -> Outcome:
-        """Renew one grant now, whatever its due time; ``BUSY`` where another worker holds it."""
-        clock = await self._clock()
+    async def renew_one(self, grant_id: int, *, connection: Connection, force: bool = False) -> Outcome:
+        """Renew one grant now, whatever its due time; ``BUSY`` where another worker holds it.
+
+        Args:
+            force: use even a refresh token whose last use is in doubt.
+
+        Raises:
+            ConfigurationError: as ``renew_due``.
+        """
+        clock = await self._prepared()
         if connection.client is None:
             return Outcome.UNRENEWABLE
         now = clock()
         claim = await claims.claim_one(self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME)
         if claim is None:
             return Outcome.BUSY
-        _, outcome = await self._in_lane(_Lane(connection, trusted=True), claim, clock)
+        _, outcome = await self._in_lane(_Lane(connection, trusted=True, hold_doubt=not force), claim, clock)
         await records.count_renewals(
             self._vault, {(claim.key.tenant, claim.key.connection, outcome): 1}, now=clock()
         )
         return outcome
+
+    async def replay(self) -> int:
+        """Store the answers that Postgres could not take when they came; returns how many were stored."""
+        stored = 0
+        for path in self._spool.waiting():
+            try:
+                answer = self._spool.read(path)
+                if answer is None:
+                    continue
+                await claims.store_renewed(
+                    self._vault,
+                    answer.claim,
+                    answer.pair,
+                    obtained_at=answer.obtained_at,
+                    due_at=answer.due_at,
+                )
+            except CannotOpen as error:
+                # It stays: the operator puts the key back. Others are stored meanwhile.
+                log.error("spool.unreadable", file=path.name, problem=str(error))  # noqa: TRY400
+                continue
+            except (IntegrityError, DataError, ProgrammingError) as error:
+                log.error("spool.rejected", file=self._spool.reject(path).name, problem=type(error).__name__)  # noqa: TRY400
+                continue
+            self._spool.drop(path)
+            log.info("spool.stored", grant=answer.claim.id)
+            stored += 1
+        return stored
+
+    async def _prepared(self) -> Callable[[], datetime]:
+        """Before anything is claimed: what was spooled is stored, and the spool can take what may come."""
+        await self.replay()
+        self._spool.check()
+        return await self._clock()
 
     async def _clock(self) -> Callable[[], datetime]:
         """A clock that runs from the database's time, so that the workers' own clocks may be wrong."""
@@ -178,11 +227,15 @@ class Engine:
 
     async def _renew(self, lane: _Lane, claim: Claim, clock: Callable[[], datetime]) -> Outcome:
         client = lane.connection.client
+        await self._postgres_up.wait()  # while answers cannot be committed, no more are asked for
         now = clock()
         if client is None or lane.broken or now + timedelta(seconds=CALL_TIMEOUT) >= claim.until:
             await claims.release_unspent(self._vault, [claim], due_at=now)
             return Outcome.UNSENT
         provider = providers.get(client.provider)
+        if lane.hold_doubt and (waiting := wait_in_doubt(claim, provider, now=now)):
+            await claims.release(self._vault, claim, **waiting.columns)
+            return waiting.outcome
         try:
             refresh = claims.open_refresh(self._vault, claim)
             access = None if provider.needs_refresh_token else claims.open_access(self._vault, claim)
@@ -207,26 +260,35 @@ class Engine:
         else:
             result = providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
         if isinstance(result, Renewed):
-            stored = await self._store(claim, result.pair, now)
-            await self._trust(lane)
-            return Outcome.RENEWED if stored else Outcome.SUPERSEDED
+            outcome = await self._store(claim, result.pair, now)
+            if outcome is not Outcome.SPOOLED:
+                await self._trust(lane)
+            return outcome
         return await self._refused(lane, claim, provider, result, clock)
 
-    async def _store(self, claim: Claim, pair: TokenPair, sent_at: datetime) -> bool:
-        """Commit the pair, offering it to Postgres until it is taken: this is the only copy there is."""
+    async def _store(self, claim: Claim, pair: TokenPair, sent_at: datetime) -> Outcome:
+        """Commit the pair. Where Postgres cannot take it, it goes to disk first, and is then offered again."""
         due_at = due.after_renewal(pair.expires_at, sent_at, self._chance())
-        give_up, pause = time.monotonic() + STORE_PATIENCE, 0.2
+        give_up, pause, spooled = time.monotonic() + STORE_PATIENCE, 0.2, None
         while True:
             try:
-                return await claims.store_renewed(
+                stored = await claims.store_renewed(
                     self._vault, claim, pair, obtained_at=sent_at, due_at=due_at
                 )
-            except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+            except (SQLAlchemyError, OSError) as error:
+                self._postgres_up.clear()
+                spooled = spooled or self._spool.keep(claim, pair, obtained_at=sent_at, due_at=due_at)
                 log.warning("renew.commit_failed", grant=claim.id, problem=type(error).__name__)
                 if time.monotonic() > give_up:
-                    raise
+                    self._postgres_up.set()
+                    return Outcome.SPOOLED
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
+            else:
+                self._postgres_up.set()
+                if spooled:
+                    self._spool.drop(spooled)
+                return Outcome.RENEWED if stored else Outcome.SUPERSEDED
 
     async def _trust(self, lane: _Lane) -> None:
         lane.trusted = lane.renewed = True

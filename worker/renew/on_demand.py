@@ -91,7 +91,7 @@ class OnDemand:
             if held_back is not None:
                 outcome = held_back
                 break
-            outcome = await self._engine.renew_one(served.id, connection=ready)
+            outcome = await self._engine.renew_one(served.id, connection=ready, force=force)
             if outcome is not Outcome.BUSY:
                 served = await self._read(tenants, user_id, connection)
                 break

@@ -15,7 +15,7 @@ from worker.vault.claims import Claim
 UNKNOWN_TRIES = 5
 # A refresh token whose last use is in doubt, at a provider that would revoke the family on reuse, is tried again
 # only when the access token still being served has this much life left: until then, nothing is won by trying.
-LAST_MOMENT = timedelta(seconds=60)
+LAST_MOMENT = timedelta(seconds=45)
 
 
 class Outcome(StrEnum):
@@ -39,6 +39,8 @@ class Outcome(StrEnum):
     """Another worker was still renewing it when the wait was over."""
     FAILED = "failed"
     """Something unforeseen; the log has it, and the grant is in doubt once its claim has run out."""
+    SPOOLED = "spooled"
+    """Postgres could not take the new pair: it is kept on disk, and stored when Postgres is back."""
     UNREADABLE = "unreadable"
     """The stored refresh token does not open: a key is missing."""
 
@@ -68,7 +70,7 @@ def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime,
     if refused.blame is Blame.IN_DOUBT and refused.spent:
         columns |= {"state": "in_doubt", "reason": refused.code, "in_doubt": True}
         columns |= {"reason_since": claim.doubt_since or claim.began}
-        columns["due_at"] = _doubt_due_at(claim, provider, now=now, retry_at=retry_at)
+        columns["due_at"] = doubt_due_at(claim, provider, now=now, retry_at=retry_at)
         return Decision(Outcome.IN_DOUBT, False, columns)
     if refused.blame is Blame.IN_DOUBT and not claim.attempts:
         columns["due_at"] = now  # nothing was spent: the first retry is made at once
@@ -92,7 +94,7 @@ def _dead(refused: Refused, claim: Claim, columns: dict[str, Any], now: datetime
     return Decision(Outcome.LOST if lost else Outcome.DEAD, False, columns)
 
 
-def _doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: datetime) -> datetime:
+def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: datetime) -> datetime:
     """When to try a refresh token again whose last use is in doubt.
 
     Where the provider does not rotate, or its grace lasts, a retry is safe and made at once. Elsewhere it can
@@ -108,3 +110,21 @@ def _doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: 
     if claim.expires_at is None:
         return retry_at
     return max(retry_at, claim.expires_at - LAST_MOMENT)
+
+
+def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decision | None:
+    """What to do with a claim whose predecessor ran out: its owner died, or its answer may still be stored.
+
+    Returns:
+        A release that puts the next use of the refresh token off, or None where it may be used now.
+    """
+    if claim.doubt_since is None or claim.state == "in_doubt":
+        return None
+    due_at = doubt_due_at(claim, provider, now=now, retry_at=now)
+    if due_at <= now:
+        return None
+    columns = {
+        "state": "in_doubt", "reason": "no_answer", "reason_since": claim.doubt_since, "due_at": due_at,
+        "last_error": "no_answer", "attempts": max(claim.attempts, 1),
+    }  # fmt: skip
+    return Decision(Outcome.IN_DOUBT, False, columns)

@@ -1,0 +1,165 @@
+"""Where a provider's answer waits while Postgres cannot take it: one encrypted file each, fsynced.
+
+A rotated refresh token exists nowhere else once the provider has answered. So before a request is sent the spool
+must be writable, and an answer that cannot be committed is on disk before anything else is tried.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from worker.errors import ConfigurationError
+from worker.tokens import GrantKey, Secret, TokenPair
+from worker.vault.claims import Claim
+from worker.vault.keyring import KeyRing, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """An answer on disk.
+
+    Attributes:
+        claim: as it was when the request was sent, without ciphertexts: storing compares only versions.
+        obtained_at: when the request was sent, on the database's clock.
+        due_at: when the grant is next due.
+    """
+
+    path: Path
+    claim: Claim
+    pair: TokenPair
+    obtained_at: datetime
+    due_at: datetime
+
+
+class Spool:
+    """A folder of answers, mode 0700, each file 0600 and sealed under the refresh ring.
+
+    Args:
+        folder: made where it is missing; on a disk that outlives the process.
+        ring: the refresh ring.
+    """
+
+    def __init__(self, folder: Path, ring: KeyRing) -> None:
+        self._folder = folder
+        self._ring = ring
+
+    def check(self) -> None:
+        """Make sure that an answer could be kept now.
+
+        Raises:
+            ConfigurationError: the folder cannot be written, or its disk is full.
+        """
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._write(self._folder / f".{uuid4().hex}.check", b"\0" * 8192).unlink()
+        except OSError as error:
+            raise ConfigurationError(
+                f"the spool {self._folder} cannot be written ({error.strerror}): no token is renewed until it can, as "
+                "an answer that Postgres cannot take would be lost. Set TOKEN_VAULT_SPOOL to a folder on a lasting disk"
+            ) from None
+
+    def keep(self, claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: datetime) -> Path:
+        """Put an answer on disk, fsynced; returns its file."""
+        name = f"{claim.id}-{uuid4().hex}"
+        plain = {
+            "claim": asdict(claim) | {"access_sealed": None, "refresh_sealed": None},
+            "pair": {
+                "access": pair.access and pair.access.reveal(), "refresh": pair.refresh and pair.refresh.reveal(),
+                "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at, "scopes": pair.scopes,
+            },
+            "obtained_at": obtained_at, "due_at": due_at,
+        }  # fmt: skip
+        sealed = self._ring.seal(_place(name), Secret(json.dumps(plain, default=_text)))
+        unfinished = self._write(self._folder / f".{name}.new", sealed)
+        return self._settle(unfinished, self._folder / name)
+
+    def waiting(self) -> list[Path]:
+        """The answers on disk, oldest first."""
+        if not self._folder.is_dir():
+            return []
+        kept = [
+            (path.stat().st_mtime_ns, path)
+            for path in self._folder.iterdir()
+            if not path.suffix and path.name[0] != "."
+        ]
+        return [path for _, path in sorted(kept)]
+
+    def read(self, path: Path) -> Spooled | None:
+        """Open one answer; None where another process has just stored it.
+
+        Raises:
+            CannotOpen: it was sealed under a key that the refresh ring lacks.
+        """
+        try:
+            sealed = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        return _read(path, json.loads(self._ring.open(_place(path.name), sealed).reveal()))
+
+    def reject(self, path: Path) -> Path:
+        """Put an answer aside that Postgres refuses for what it holds; it is kept for the operator."""
+        return path.rename(path.with_suffix(".rejected"))
+
+    def drop(self, path: Path) -> None:
+        """Remove an answer that is stored, or that a newer one has overtaken."""
+        path.unlink(missing_ok=True)
+
+    def _write(self, path: Path, content: bytes) -> Path:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return path
+
+    def _settle(self, unfinished: Path, path: Path) -> Path:
+        """Give the file its name, and see to it that the name is on disk too."""
+        unfinished.rename(path)
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return path
+
+
+def _place(name: str) -> Place:
+    return Place("spool", (name,), "answer")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(type(value).__name__)
+
+
+def _read(path: Path, plain: dict[str, Any]) -> Spooled:
+    claim, pair = plain["claim"], plain["pair"]
+    for name in ("began", "until", "expires_at", "doubt_since"):
+        claim[name] = _moment(claim[name])
+    claim |= {"key": GrantKey(**claim["key"]), "owner": UUID(claim["owner"])}
+    return Spooled(
+        path=path,
+        claim=Claim(**claim),
+        pair=TokenPair(
+            access=Secret(pair["access"]) if pair["access"] else None,
+            refresh=Secret(pair["refresh"]) if pair["refresh"] else None,
+            expires_at=_moment(pair["expires_at"]),
+            refresh_expires_at=_moment(pair["refresh_expires_at"]),
+            scopes=None if pair["scopes"] is None else tuple(pair["scopes"]),
+        ),
+        obtained_at=datetime.fromisoformat(plain["obtained_at"]),
+        due_at=datetime.fromisoformat(plain["due_at"]),
+    )
+
+
+def _moment(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
