@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,8 @@ from worker.tokens import GrantKey, Secret
 
 RingName = Literal["access", "refresh"]
 VARIABLES: dict[RingName, str] = {"access": "VAULT_ACCESS_KEYS", "refresh": "VAULT_REFRESH_KEYS"}
+
+_KEY = re.compile(r"[A-Za-z0-9_+/-]{43}=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,13 @@ class KeyRing:
             )
         fernets = []
         for position, key in enumerate(keys, start=1):
-            try:
-                fernets.append(Fernet(key.reveal()))
-            except ValueError:
+            # Base64 is read up to its padding: two keys with a blank between them would pass for the first.
+            if not _KEY.fullmatch(key.reveal()):
                 raise ConfigurationError(
                     f"{VARIABLES[name]}: key {position} of {len(keys)} is not a Fernet key "
                     "(32 bytes as URL-safe base64); make one with `token-vault keys generate`"
-                ) from None
+                )
+            fernets.append(Fernet(key.reveal()))
         self._fernet = MultiFernet(fernets)
 
     def seal(self, place: Place, secret: Secret) -> bytes:
