@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import traceback
+from dataclasses import replace
+
+import pytest
+from cryptography.fernet import Fernet
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from worker.errors import CannotOpen, ConfigurationError
+from worker.tokens import GrantKey, Secret
+from worker.vault.keyring import Fingerprints, KeyRing, Place
+
+CANARY = "1//0g-canary-refresh-token"
+OLD, NEW, OTHER = (KeyRing.generate() for _ in range(3))
+KEY = GrantKey("default", "google-oauth2", "google-oauth2|1111", "1111")
+PLACE = Place.of_grant(KEY, "refresh", 3)
+
+# Anything that can be encoded: half a surrogate pair cannot, and is stopped at the edge.
+TEXT = st.text(st.characters(codec="utf-8"))
+PLACES = st.builds(
+    Place,
+    table=TEXT,
+    row=st.lists(TEXT, max_size=4).map(tuple),
+    field=TEXT,
+    version=st.integers(0, 2**63 - 1),
+)
+
+
+def ring(*keys: Secret) -> KeyRing:
+    return KeyRing("refresh", keys)
+
+
+@given(PLACES, TEXT)
+def test_what_is_sealed_opens_in_its_place(place: Place, value: str) -> None:
+    """Any secret sealed for any place opens there as it was."""
+    sealed = ring(NEW).seal(place, Secret(value))
+    assert ring(NEW).open(place, sealed).reveal() == value
+
+
+@given(PLACES, PLACES, TEXT)
+def test_what_is_sealed_opens_nowhere_else(place: Place, elsewhere: Place, value: str) -> None:
+    """No ciphertext opens in another place than its own, however odd the names are."""
+    assume(place != elsewhere)
+    sealed = ring(NEW).seal(place, Secret(value))
+    with pytest.raises(CannotOpen, match="out of place"):
+        ring(NEW).open(elsewhere, sealed)
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        replace(PLACE, version=2),
+        replace(PLACE, version=4),
+        replace(PLACE, field="access"),
+        replace(PLACE, table="connections"),
+        Place.of_grant(replace(KEY, tenant="other"), "refresh", 3),
+        Place.of_grant(replace(KEY, connection="google"), "refresh", 3),
+        Place.of_grant(replace(KEY, user_id="google-oauth2|2222"), "refresh", 3),
+        Place.of_grant(replace(KEY, provider_user_id="2222"), "refresh", 3),
+        Place.of_grant(GrantKey("default", "google-oauth2"), "refresh", 3),
+    ],
+    ids=str,
+)
+def test_a_misplaced_ciphertext_names_both_places(elsewhere: Place) -> None:
+    """The error says where the ciphertext was found and where it belongs, and nothing of what it holds."""
+    sealed = ring(NEW).seal(PLACE, Secret(CANARY))
+    with pytest.raises(CannotOpen) as caught:
+        ring(NEW).open(elsewhere, sealed)
+    assert str(PLACE) in str(caught.value)
+    assert str(elsewhere) in str(caught.value)
+    assert CANARY not in _all_of(caught.value)
+
+
+def test_the_first_key_seals_and_every_key_opens() -> None:
+    """A ring with a new key in front opens what the old one sealed, and seals what the new one opens alone."""
+    sealed_before = ring(OLD).seal(PLACE, Secret(CANARY))
+    rotated = ring(NEW, OLD)
+    assert rotated.open(PLACE, sealed_before).reveal() == CANARY
+    assert ring(NEW).open(PLACE, rotated.seal(PLACE, Secret(CANARY))).reveal() == CANARY
+    with pytest.raises(CannotOpen):
+        ring(OLD).open(PLACE, rotated.seal(PLACE, Secret(CANARY)))
+
+
+@pytest.mark.parametrize("name", ["access", "refresh"])
+def test_a_missing_key_is_named_by_its_variable(name: str) -> None:
+    """A ring without the key that sealed says which variable lacks it, and where."""
+    sealed = ring(OLD).seal(PLACE, Secret(CANARY))
+    with pytest.raises(CannotOpen, match=f"VAULT_{name.upper()}_KEYS") as caught:
+        KeyRing("access" if name == "access" else "refresh", [NEW, OTHER]).open(PLACE, sealed)
+    assert "google-oauth2|1111" in str(caught.value)
+    assert CANARY not in _all_of(caught.value)
+
+
+@given(st.data())
+def test_a_damaged_ciphertext_does_not_open(data: st.DataObject) -> None:
+    """One changed, missing or added byte never gives another secret, and no error shows plaintext or key."""
+    sealed = ring(NEW).seal(PLACE, Secret(CANARY))
+    at = data.draw(st.integers(0, len(sealed) - 1))
+    byte = bytes([data.draw(st.integers(0, 255).filter(lambda value: value != sealed[at]))])
+    damaged = data.draw(
+        st.sampled_from(
+            (sealed[:at], sealed[:at] + byte + sealed[at + 1 :], sealed[:at] + byte + sealed[at:])
+        )
+    )
+    assume(damaged != sealed)
+    found = _open(damaged)
+    if isinstance(found, CannotOpen):
+        assert CANARY not in _all_of(found)
+        assert NEW.reveal() not in _all_of(found)
+    else:  # Base64 passes over a foreign byte and over the bits that pad its last character
+        assert found.reveal() == CANARY
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_in_the_vaults_own_words(ciphertext: bytes) -> None:
+    """What was never sealed raises CannotOpen and nothing else."""
+    with pytest.raises(CannotOpen, match="does not open with VAULT_REFRESH_KEYS"):
+        ring(NEW).open(PLACE, ciphertext)
+
+
+@pytest.mark.parametrize(
+    "plaintext", [b"", b"\n", CANARY.encode(), b"[1]\n", b"{}\n", b'["a", "b", null]\n', b"\xff\n"]
+)
+def test_what_another_program_sealed_under_the_same_key_is_out_of_place(plaintext: bytes) -> None:
+    """A ciphertext without a place of its own is refused, and what it holds is not shown."""
+    with pytest.raises(CannotOpen, match="by another program") as caught:
+        ring(NEW).open(PLACE, Fernet(NEW.reveal()).encrypt(plaintext))
+    assert CANARY not in _all_of(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "canary-no-key",
+        "canary" * 20,
+        NEW.reveal()[:-4],
+        f"{NEW.reveal()} {OLD.reveal()}",
+        "ключ-canary",
+        "\0canary",
+    ],
+)
+def test_what_is_no_key_is_named_by_position(wrong: str) -> None:
+    """A key that is none is named by its variable and position, never by its value."""
+    with pytest.raises(ConfigurationError, match="VAULT_REFRESH_KEYS: key 2 of 3") as caught:
+        ring(NEW, Secret(wrong), OLD)
+    assert "canary" not in _all_of(caught.value)
+    assert not wrong or wrong not in _all_of(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"), [("access", "VAULT_ACCESS_KEYS"), ("refresh", "VAULT_REFRESH_KEYS")]
+)
+def test_an_empty_ring_names_the_variable_to_set(name: str, variable: str) -> None:
+    """Without any key there is no ring, and the error says what to set."""
+    with pytest.raises(ConfigurationError, match=variable):
+        KeyRing("access" if name == "access" else "refresh", [])
+
+
+def test_no_two_seals_are_alike() -> None:
+    """The same secret sealed twice gives two ciphertexts, so that nobody sees who shares a token."""
+    assert ring(NEW).seal(PLACE, Secret(CANARY)) != ring(NEW).seal(PLACE, Secret(CANARY))
+
+
+def test_a_ring_prints_no_key() -> None:
+    """Neither a ring nor what it is made of shows a key."""
+    rings = ring(NEW, OLD)
+    assert NEW.reveal() not in repr(rings) + str(vars(rings))
+
+
+@given(st.lists(st.none() | TEXT, max_size=4), st.lists(st.none() | TEXT, max_size=4))
+def test_fingerprints_tell_any_two_lists_apart(some: list[str | None], others: list[str | None]) -> None:
+    """Different values, missing ones and other divisions included, have different fingerprints; the same, the same."""
+    fingerprints = Fingerprints(NEW)
+    assert (fingerprints.of(*some) == fingerprints.of(*others)) == (some == others)
+
+
+def test_a_fingerprint_is_keyed() -> None:
+    """Without the key nobody can test a guess, and a secret counts as its value."""
+    assert Fingerprints(NEW).of(Secret(CANARY)) != Fingerprints(OLD).of(Secret(CANARY))
+    assert Fingerprints(NEW).of(Secret(CANARY)) == Fingerprints(NEW).of(CANARY)
+
+
+def _open(ciphertext: bytes) -> Secret | CannotOpen:
+    try:
+        return ring(NEW).open(PLACE, ciphertext)
+    except CannotOpen as error:
+        return error
+
+
+def _all_of(error: BaseException) -> str:
+    """What a log shows of an error: its whole chain."""
+    return "".join(traceback.format_exception(error)) + repr(error)
