@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import aiohttp
 import httpx
@@ -19,6 +20,9 @@ from worker.providers import RefreshRequest
 
 # The longest possible call, in seconds, answer included. Claims last well beyond it.
 CALL_TIMEOUT = 30.0
+# The longest wait for a connection, resolving the host's name included: it ends well before the call does, as
+# at the end of a call nobody can say any more whether the request was sent.
+CONNECT_TIMEOUT = 10.0
 # An idle connection is closed by us before most providers close it: a request sent into a connection that the
 # other end is just closing is an outcome in doubt.
 KEEPALIVE = 5.0
@@ -60,17 +64,22 @@ class _Transport(AiohttpTransport):
         connector = aiohttp.TCPConnector(
             ssl=self.ssl_context, limit=self.limits.max_connections or 0, keepalive_timeout=KEEPALIVE
         )
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False
         )
+        # Left to itself, aiohttp sends a GET whose answer is lost a second time.
+        session._retry_connection = False
+        return session
 
 
 def http_client(connections: int = 100) -> httpx.AsyncClient:
     """Make the client that all of a process's renewals share. It follows no redirect."""
     return httpx.AsyncClient(
         transport=_Transport(limits=httpx.Limits(max_connections=connections)),
-        timeout=httpx.Timeout(20, connect=5, pool=CALL_TIMEOUT),
+        timeout=httpx.Timeout(20, connect=5, pool=CONNECT_TIMEOUT),
         headers={"user-agent": f"idp-token-vault/{__version__}"},
+        # What is set for one user's renewal must not go out with the next user's.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         follow_redirects=False,
         trust_env=False,
     )
