@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.tokens import GrantKey, TokenPair
@@ -19,7 +18,7 @@ from worker.vault.database import Vault
 from worker.vault.keyring import Place
 from worker.vault.newer import Held, Shown, Verdict, judge
 from worker.vault.serving import CHANNEL
-from worker.vault.tables import ConnectionRow, GrantRow
+from worker.vault.tables import GrantRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,10 @@ class Tally:
         self.stale += other.stale
 
 
+_Seen = tuple[ShownGrant, Shown]
+"""A grant as Auth0 shows it, with its fingerprints."""
+
+
 @dataclass(slots=True)
 class _Writes:
     inserts: list[dict[str, Any]] = field(default_factory=list)
@@ -89,7 +92,7 @@ _TAKEN = (
 
 
 async def take(vault: Vault, shown: Sequence[ShownGrant], *, now: datetime) -> Tally:
-    """Take what is news in what Auth0 shows, encrypt it, and commit, all in one transaction.
+    """Take what is news in what Auth0 shows, encrypt it, and commit: what is new, then what has changed.
 
     Args:
         shown: at most a few hundred grants, each key once.
@@ -98,22 +101,30 @@ async def take(vault: Vault, shown: Sequence[ShownGrant], *, now: datetime) -> T
     asked = [
         (grant, _fingerprinted(vault, grant)) for grant in shown if grant.pair.access or grant.pair.refresh
     ]
-    remaining = await _different(vault, asked)
-    tally = Tally(unchanged=len(asked) - len(remaining))
-    if not remaining:
-        return tally
-    async with vault.engine.begin() as connection:
-        await _ensure_connections(connection, [grant for grant, _ in remaining])
-        # A second pass only where another sync inserted the same grant at the same time.
-        while remaining:
-            held = await _held(connection, [grant.key for grant, _ in remaining])
-            writes = _Writes()
-            for grant, seen in remaining:
-                _weigh(vault, grant, seen, held.get(grant.key), now, writes, tally)
-            lost = await _write(connection, writes)
-            tally.new -= len(lost)
-            remaining = [(grant, seen) for grant, seen in remaining if grant.key in lost]
+    unknown, known = await _different(vault, asked)
+    tally = Tally(unchanged=len(asked) - len(unknown) - len(known))
+    writes = _Writes()
+    for grant, seen in unknown:
+        _weigh(vault, grant, seen, None, now, writes, tally)
+    if unknown:
+        async with vault.statement() as connection:
+            lost = await _insert(connection, writes.inserts, unknown)
+        tally.new -= len(lost)
+        known += [(grant, seen) for grant, seen in unknown if grant.key in lost]
+    if known:
+        await _change(vault, known, tally, now)
     return tally
+
+
+async def _change(vault: Vault, known: list[_Seen], tally: Tally, now: datetime) -> None:
+    """Judge grants that the vault holds, each row locked until what was decided is committed."""
+    writes = _Writes()
+    async with vault.engine.begin() as connection:
+        held = await _held(connection, [grant.key for grant, _ in known])
+        for grant, seen in known:
+            if row := held.get(grant.key):
+                _weigh(vault, grant, seen, row, now, writes, tally)
+        await _update(connection, writes)
 
 
 def _fingerprinted(vault: Vault, grant: ShownGrant) -> Shown:
@@ -129,7 +140,7 @@ def _fingerprinted(vault: Vault, grant: ShownGrant) -> Shown:
 # Most of what a sync is shown is what it was shown before: Postgres picks out the rest, without a lock. One JSON
 # parameter stands for the whole page; arrays and rows of parameters cost more to send than the question itself.
 _DIFFERENT = text("""
-SELECT asked.n
+SELECT asked.n, g.id IS NULL
 FROM jsonb_to_recordset(CAST(:asked AS jsonb)) AS asked(
     n integer, user_id text, connection text, tenant text, provider_user_id text,
     access text, refresh text, updated_at timestamptz)
@@ -142,7 +153,8 @@ ORDER BY asked.n
 """)
 
 
-async def _different(vault: Vault, asked: list[tuple[ShownGrant, Shown]]) -> list[tuple[ShownGrant, Shown]]:
+async def _different(vault: Vault, asked: list[_Seen]) -> tuple[list[_Seen], list[_Seen]]:
+    """Return the grants that the vault does not hold, and those of which Auth0 shows something else than before."""
     rows = [
         _identity(grant.key)
         | {
@@ -152,25 +164,8 @@ async def _different(vault: Vault, asked: list[tuple[ShownGrant, Shown]]) -> lis
         for n, (grant, seen) in enumerate(asked)
     ]  # fmt: skip
     async with vault.statement() as connection:
-        return [
-            asked[n] for n in (await connection.execute(_DIFFERENT, {"asked": json.dumps(rows)})).scalars()
-        ]
-
-
-async def _ensure_connections(connection: AsyncConnection, shown: Iterable[ShownGrant]) -> None:
-    """Give a grant's connection a row even where Auth0 has not shown the connection itself."""
-    stubs = {(grant.key.tenant, grant.key.connection): grant.strategy for grant in shown}
-    if not stubs:
-        return
-    rows = [
-        {
-            "tenant": tenant, "name": name, "strategy": strategy, "problem": "not_shown",
-            "problem_message": f"Auth0 has shown users of connection {name} but not the connection itself: "
-            "its client credentials are unknown. Run `token-vault sync`.",
-        }
-        for (tenant, name), strategy in sorted(stubs.items())
-    ]  # fmt: skip
-    await connection.execute(insert(ConnectionRow).values(rows).on_conflict_do_nothing())
+        found = (await connection.execute(_DIFFERENT, {"asked": json.dumps(rows)})).all()
+    return [asked[n] for n, is_new in found if is_new], [asked[n] for n, is_new in found if not is_new]
 
 
 async def _held(connection: AsyncConnection, keys: Sequence[GrantKey]) -> dict[GrantKey, dict[str, Any]]:
@@ -296,18 +291,29 @@ def _taken(
     return columns
 
 
+# A grant's connection gets a row even where Auth0 has not shown the connection itself.
 _INSERT = text("""
+WITH new AS (
+    SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new(
+        strategy text, tenant text, connection text, user_id text, provider_user_id text, state text, reason text,
+        access_sealed text, access_version bigint, refresh_sealed text, refresh_version bigint, expires_at timestamptz,
+        refresh_expires_at timestamptz, scopes text[], obtained_at timestamptz, obtained_from text, shown_access text,
+        shown_refresh text, shown_updated_at timestamptz, due_at timestamptz)
+), stubs AS (
+    INSERT INTO connections (tenant, name, strategy, problem, problem_message)
+    SELECT DISTINCT ON (tenant, connection) tenant, connection, strategy, 'not_shown',
+        format('Auth0 has shown users of connection %s but not the connection itself: its client credentials are '
+            'unknown. Run `token-vault sync`.', connection)
+    FROM new ORDER BY tenant, connection
+    ON CONFLICT DO NOTHING
+)
 INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, reason, access_sealed, access_version,
     refresh_sealed, refresh_version, expires_at, refresh_expires_at, scopes, obtained_at, obtained_from,
     shown_access, shown_refresh, shown_updated_at, due_at)
 SELECT tenant, connection, user_id, provider_user_id, state, reason, convert_to(access_sealed, 'UTF8'), access_version,
     convert_to(refresh_sealed, 'UTF8'), refresh_version, expires_at, refresh_expires_at, scopes, obtained_at, obtained_from,
     decode(shown_access, 'hex'), decode(shown_refresh, 'hex'), shown_updated_at, due_at
-FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new(
-    tenant text, connection text, user_id text, provider_user_id text, state text, reason text, access_sealed text,
-    access_version bigint, refresh_sealed text, refresh_version bigint, expires_at timestamptz,
-    refresh_expires_at timestamptz, scopes text[], obtained_at timestamptz, obtained_from text, shown_access text,
-    shown_refresh text, shown_updated_at timestamptz, due_at timestamptz)
+FROM new
 ON CONFLICT DO NOTHING
 RETURNING tenant, connection, user_id, provider_user_id
 """)
@@ -325,15 +331,20 @@ def _plain(name: str, value: object) -> object:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-async def _write(connection: AsyncConnection, writes: _Writes) -> set[GrantKey]:
-    """Write what was noted; returns the keys that another transaction inserted first."""
-    lost: set[GrantKey] = set()
-    if writes.inserts:
-        rows = json.dumps(
-            [{name: _plain(name, columns[name]) for name in _INSERTED} for columns in writes.inserts]
-        )
-        inserted = (await connection.execute(_INSERT, {"rows": rows})).mappings()
-        lost = set(map(_key, writes.inserts)) - {_key(dict(row)) for row in inserted}
+async def _insert(
+    connection: AsyncConnection, inserts: list[dict[str, Any]], unknown: list[_Seen]
+) -> set[GrantKey]:
+    """Insert new grants; returns the keys that another sync has inserted at the same time."""
+    strategies = {grant.key: grant.strategy for grant, _ in unknown}
+    rows = [
+        {name: _plain(name, columns[name]) for name in _INSERTED} | {"strategy": strategies[_key(columns)]}
+        for columns in inserts
+    ]
+    inserted = (await connection.execute(_INSERT, {"rows": json.dumps(rows)})).mappings()
+    return set(strategies) - {_key(dict(row)) for row in inserted}
+
+
+async def _update(connection: AsyncConnection, writes: _Writes) -> None:
     for columns in writes.updates:
         row_id = columns.pop("row_id")
         await connection.execute(update(GrantRow).where(GrantRow.id == row_id).values(columns))
@@ -348,7 +359,6 @@ async def _write(connection: AsyncConnection, writes: _Writes) -> set[GrantKey]:
         )
     for row_id in writes.awaited:
         await notify(connection, row_id)
-    return lost
 
 
 async def notify(connection: AsyncConnection, grant_id: int) -> None:
