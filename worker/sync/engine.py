@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import structlog
 
@@ -25,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 # Users asked for by id at a time, where the list does not show their tokens.
 BY_ID_AT_A_TIME = 4
+# Pages being stored while another is read.
+PAGES_AT_A_TIME = 2
 
 CONNECTION_SCOPES = ("read:connections", "read:connections_options")
 USER_SCOPES = ("read:users", "read:user_idp_tokens")
@@ -134,7 +138,7 @@ class Sync:
                 # A connection made since the last sync: without it there is nothing to renew with.
                 await self._all_connections(report)
                 known = await self._connections.load([self._tenant])
-            await self._keep_users([user], known, report)
+            await self._keep_users([user], known, report, await self._vault.now())
             report.failed += len(user.malformed)
             report.problems += user.malformed
 
@@ -210,42 +214,52 @@ class Sync:
     ) -> None:
         await self._auth0.require(*USER_SCOPES)
         known = await self._connections.load([self._tenant])
-        storing: asyncio.Task[None] | None = None
+        now = await self._vault.now()
+        storing: deque[asyncio.Task[None]] = deque()
         try:
             async with aclosing(self._auth0.users(connection=connection)) as pages:
                 async for page in pages:
-                    # While one page is stored the next is read; never more than that, so that memory stays flat.
-                    if storing:
-                        await storing
-                    storing = asyncio.create_task(self._keep_page(page, known, report, full))
+                    # While pages are stored the next is read; never more than a few, so that memory stays flat.
+                    if len(storing) == PAGES_AT_A_TIME:
+                        await storing.popleft()
+                    storing.append(asyncio.create_task(self._keep_page(page, known, report, full, now)))
                     if progress:
                         progress(report.seen, page.total)
         finally:
-            if storing:
-                await storing
+            # What was read is stored, whatever ended the reading; the first failure is told.
+            results = await asyncio.gather(*storing, return_exceptions=True)
+        for failure in results:
+            if isinstance(failure, BaseException):
+                raise failure
         if progress:
             progress(report.seen, report.seen)
 
     async def _keep_page(
-        self, page: UserPage, known: dict[tuple[str, str], Connection], report: Report, full: bool
+        self,
+        page: UserPage,
+        known: dict[tuple[str, str], Connection],
+        report: Report,
+        full: bool,
+        now: datetime,
     ) -> None:
         hidden = [user for user in page.users if may_hide_tokens(user)]
-        await self._keep_users(page.users, known, report)
+        await self._keep_users(page.users, known, report, now)
         report.failed += len(page.malformed)
         report.problems += page.malformed
         if hidden:
-            await self._keep_users(await self._by_id(hidden, full), known, report, again=True)
+            await self._keep_users(await self._by_id(hidden, full), known, report, now, again=True)
 
     async def _keep_users(
         self,
         users: Sequence[User],
         known: dict[tuple[str, str], Connection],
         report: Report,
+        now: datetime,
         *,
         again: bool = False,
     ) -> None:
         shown = {grant.key: grant for user in users for grant in shown_grants(user, self._tenant, known)}
-        tally = await grants.take(self._vault, list(shown.values()), now=await self._vault.now())
+        tally = await grants.take(self._vault, list(shown.values()), now=now)
         report.tally.add(tally)
         report.seen += 0 if again else len(users)
 
