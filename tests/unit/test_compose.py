@@ -141,6 +141,10 @@ def test_the_image_is_made_of_what_there_is() -> None:
         for source in arguments.split()[:-1]:
             assert (ROOT / source).exists(), source
             assert source in let_through
+    spool = re.search(r"TOKEN_VAULT_SPOOL: (\S+)", COMPOSE)
+    assert spool
+    assert f"--mode 0700 {spool[1]}\n" in docker
+    assert f'["spool:{spool[1]}"]' in COMPOSE
     stages = re.split(r"^FROM ", docker, flags=re.M)
     assert stages[-1].startswith("base AS production")
     for stage in stages:
