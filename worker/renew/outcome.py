@@ -63,17 +63,20 @@ class Decision:
 def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime, chance: float) -> Decision:
     """Turn a refusal into the grant's next state. Only the provider's verdict on this grant marks it dead."""
     attempts = claim.attempts + 1
+    allowed_at = now + timedelta(seconds=refused.retry_after or 0)
     retry_at = due.after_failure(attempts, now, chance, refused.retry_after)
     columns: dict[str, Any] = {"attempts": attempts, "last_error": refused.code, "due_at": retry_at}
+    if claim.state == "reauthorization_required":
+        return _still_dead(refused, columns)
     if refused.blame is Blame.USER:
         return _dead(refused, claim, columns, now)
     if refused.blame is Blame.IN_DOUBT and refused.spent:
         columns |= {"state": "in_doubt", "reason": refused.code, "in_doubt": True}
         columns |= {"reason_since": claim.doubt_since or claim.began}
-        columns["due_at"] = doubt_due_at(claim, provider, now=now, retry_at=retry_at)
+        columns["due_at"] = max(allowed_at, doubt_due_at(claim, provider, now=now, retry_at=retry_at))
         return Decision(Outcome.IN_DOUBT, False, columns)
     if refused.blame is Blame.IN_DOUBT and not claim.attempts:
-        columns["due_at"] = now  # nothing was spent: the first retry is made at once
+        columns["due_at"] = allowed_at  # nothing was spent: the first retry is made at once
     if refused.blame is Blame.OPERATOR or (refused.blame is Blame.UNKNOWN and attempts >= UNKNOWN_TRIES):
         # The grant is as good as before. It moves on a little so that a probe of the connection picks another
         # grant: should only this one be refused so, it must not keep all others blocked.
@@ -92,6 +95,14 @@ def _dead(refused: Refused, claim: Claim, columns: dict[str, Any], now: datetime
         "settled": True,
     }
     return Decision(Outcome.LOST if lost else Outcome.DEAD, False, columns)
+
+
+def _still_dead(refused: Refused, columns: dict[str, Any]) -> Decision:
+    """A dead grant that was forced in vain: the verdict that killed it stands, with its reason and its time."""
+    columns |= {"due_at": None, "settled": refused.blame is Blame.USER}
+    if refused.blame is Blame.OPERATOR:
+        return Decision(Outcome.BLOCKED, True, columns)
+    return Decision(Outcome.DEAD if refused.blame is Blame.USER else Outcome.RETRY, False, columns)
 
 
 def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: datetime) -> datetime:
