@@ -1,0 +1,269 @@
+"""What a refused renewal turns a grant into: who is blamed, and when the refresh token is shown again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker import providers
+from worker.providers import Blame, Provider, Refused
+from worker.renew.outcome import LAST_MOMENT, UNKNOWN_TRIES, Outcome, decide, wait_in_doubt
+from worker.renew.sending import CALL_TIMEOUT
+from worker.tokens import GrantKey
+from worker.vault import due
+from worker.vault.claims import Claim
+
+NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
+BEGAN = NOW - timedelta(seconds=20)
+EARLIER = NOW - timedelta(minutes=7)
+
+ROTATES = Provider(name="rotates", rotates=True)
+FORGIVES = Provider(name="forgives", rotates=True, grace=30)
+KEEPS = Provider(name="keeps", rotates=False)
+
+CLAIM = Claim(
+    id=1, key=GrantKey("default", "c", "oauth2|1", "1"), owner=uuid4(), began=BEGAN,
+    until=BEGAN + timedelta(minutes=2), state="active", access_sealed=b"a", access_version=3, refresh_sealed=b"r",
+    refresh_version=2, expires_at=NOW + timedelta(minutes=10), doubt_since=None, attempts=0,
+)  # fmt: skip
+
+codes = st.sampled_from(["invalid_grant", "invalid_client", "http_503", "timeout", "unrecognised_error"])
+refusals = st.builds(
+    Refused,
+    st.sampled_from(Blame),
+    codes,
+    st.none() | st.floats(0, 3600),
+    spent=st.booleans(),
+)
+kinds = st.sampled_from([ROTATES, FORGIVES, KEEPS, *(providers.get(name) for name in providers.names())])
+moments = st.datetimes(
+    NOW.replace(tzinfo=None) - timedelta(days=1), NOW.replace(tzinfo=None) + timedelta(days=60)
+)
+claimed = st.builds(
+    lambda state, doubt, attempts, ends: replace(
+        CLAIM,
+        state=state,
+        doubt_since=EARLIER if doubt or state == "in_doubt" else None,
+        attempts=attempts,
+        expires_at=ends and ends.replace(tzinfo=UTC),
+    ),
+    st.sampled_from(["active", "in_doubt", "reauthorization_required"]),
+    st.booleans(),
+    st.integers(0, 30),
+    st.none() | moments,
+)
+chances = st.floats(0, 1)
+
+
+def decided(refused: Refused, claim: Claim = CLAIM, provider: Provider = ROTATES, chance: float = 0.5) -> Any:
+    return decide(refused, claim, provider, now=NOW, chance=chance)
+
+
+# Whatever happens
+
+
+@given(refusals, claimed, kinds, chances)
+def test_only_the_providers_verdict_kills_a_grant(
+    refused: Refused, claim: Claim, provider: Provider, chance: float
+) -> None:
+    """No refusal but the provider's verdict on this very grant marks it dead."""
+    decision = decided(refused, claim, provider, chance)
+    kills = decision.columns.get("state") == "reauthorization_required"
+    assert not kills or refused.blame is Blame.USER
+    assert kills == (refused.blame is Blame.USER and claim.state != "reauthorization_required")
+
+
+@given(refusals, claimed, kinds, chances)
+def test_a_living_grant_is_always_looked_at_again(
+    refused: Refused, claim: Claim, provider: Provider, chance: float
+) -> None:
+    """A grant that is not dead has a time for its next attempt, never in the past."""
+    decision = decided(refused, claim, provider, chance)
+    dead = "reauthorization_required" in (decision.columns.get("state"), claim.state)
+    assert dead or decision.columns["due_at"] >= NOW
+
+
+@given(refusals, claimed, kinds, chances)
+def test_retry_after_is_obeyed(refused: Refused, claim: Claim, provider: Provider, chance: float) -> None:
+    """What the provider asked to wait is waited, whatever else speaks for hurry."""
+    decision = decided(refused, claim, provider, chance)
+    if refused.retry_after and decision.columns["due_at"] is not None:
+        assert decision.columns["due_at"] >= NOW + timedelta(seconds=refused.retry_after)
+
+
+@given(refusals, claimed, kinds, chances)
+def test_the_circuit_opens_for_the_operator_only(
+    refused: Refused, claim: Claim, provider: Provider, chance: float
+) -> None:
+    """A connection is stopped by what blames its client, or by what nobody can explain any more."""
+    opens = decided(refused, claim, provider, chance).opens_circuit
+    asked_long_enough = (
+        refused.blame is Blame.UNKNOWN
+        and claim.attempts + 1 >= UNKNOWN_TRIES
+        and claim.state != "reauthorization_required"
+    )
+    assert opens == (refused.blame is Blame.OPERATOR or asked_long_enough)
+
+
+@given(refusals, claimed, kinds, chances)
+def test_failures_are_counted(refused: Refused, claim: Claim, provider: Provider, chance: float) -> None:
+    """Each failure counts as one more, and its code is kept."""
+    columns = decided(refused, claim, provider, chance).columns
+    assert (columns["attempts"], columns["last_error"]) == (claim.attempts + 1, refused.code)
+
+
+@given(refusals, claimed, kinds, chances)
+def test_a_doubt_is_never_dropped_but_by_a_verdict(
+    refused: Refused, claim: Claim, provider: Provider, chance: float
+) -> None:
+    """What is in doubt stays so until the provider says something about the grant."""
+    assert not decided(refused, claim, provider, chance).columns.get("settled") or refused.blame is Blame.USER
+
+
+# The user
+
+
+def test_a_verdict_kills_with_its_code_and_time() -> None:
+    """A dead grant says why and since when, and is not looked at again."""
+    decision = decided(Refused(Blame.USER, "bad_refresh_token"))
+    assert decision.outcome is Outcome.DEAD
+    assert decision.columns["state"] == "reauthorization_required"
+    assert (decision.columns["reason"], decision.columns["reason_since"]) == ("bad_refresh_token", NOW)
+    assert decision.columns["due_at"] is None
+
+
+def test_a_refusal_after_a_doubt_is_a_loss_in_rotation() -> None:
+    """A refresh token refused after an attempt of unknown outcome was lost, at the time of that attempt."""
+    decision = decided(Refused(Blame.USER, "invalid_grant"), replace(CLAIM, doubt_since=EARLIER))
+    assert decision.outcome is Outcome.LOST
+    assert (decision.columns["reason"], decision.columns["reason_since"]) == ("lost_in_rotation", EARLIER)
+
+
+@pytest.mark.parametrize("blame", list(Blame))
+def test_a_dead_grant_that_was_forced_stays_as_it_was(blame: Blame) -> None:
+    """A forced attempt on a dead grant that fails changes neither why nor since when it is dead."""
+    dead = replace(CLAIM, state="reauthorization_required")
+    for claim in (dead, replace(dead, doubt_since=EARLIER)):
+        columns = decided(Refused(blame, "invalid_grant", spent=blame is Blame.IN_DOUBT), claim).columns
+        assert columns.get("state") is None
+        assert columns["due_at"] is None
+
+
+# Nobody
+
+
+def test_a_passing_failure_is_retried_with_backoff() -> None:
+    """What may pass is tried again, each time later, with jitter, up to half an hour."""
+    waits = [
+        decided(
+            Refused(Blame.NOBODY, "http_503"), replace(CLAIM, attempts=attempts), chance=1
+        ).columns["due_at"] - NOW
+        for attempts in range(30)
+    ]  # fmt: skip
+    assert waits == sorted(waits)
+    assert waits[0] <= timedelta(seconds=10)
+    assert waits[-1] == due.BACKOFF_CAP
+    soon = decided(Refused(Blame.NOBODY, "http_503"), replace(CLAIM, attempts=9), chance=0).columns["due_at"]
+    assert soon - NOW == due.BACKOFF_FIRST
+
+
+# In doubt
+
+
+def test_an_unknown_outcome_is_remembered_since_its_attempt_began() -> None:
+    """A grant in doubt knows when the attempt began whose outcome never came; later ones do not move that."""
+    first = decided(Refused(Blame.IN_DOUBT, "timeout", spent=True))
+    assert first.outcome is Outcome.IN_DOUBT
+    assert (first.columns["state"], first.columns["reason"]) == ("in_doubt", "timeout")
+    assert (first.columns["in_doubt"], first.columns["reason_since"]) == (True, BEGAN)
+    again = decided(Refused(Blame.IN_DOUBT, "timeout", spent=True), replace(CLAIM, doubt_since=EARLIER))
+    assert again.columns["reason_since"] == EARLIER
+
+
+def test_without_rotation_nothing_is_in_doubt() -> None:
+    """Where the refresh token is not spent by using it, an unknown outcome is retried at once, then with backoff."""
+    first = decided(Refused(Blame.IN_DOUBT, "timeout"), provider=KEEPS)
+    assert (first.outcome, first.columns["due_at"]) == (Outcome.RETRY, NOW)
+    assert "state" not in first.columns
+    second = decided(Refused(Blame.IN_DOUBT, "timeout"), replace(CLAIM, attempts=1), KEEPS)
+    assert second.columns["due_at"] > NOW
+
+
+def test_within_a_grace_the_retry_is_made_at_once() -> None:
+    """A provider that takes the spent refresh token for a while is asked again while that lasts."""
+    spent = Refused(Blame.IN_DOUBT, "timeout", spent=True)
+    assert decided(spent, provider=FORGIVES).columns["due_at"] == NOW
+    in_grace = replace(CLAIM, doubt_since=NOW - timedelta(seconds=29), attempts=1)
+    assert decided(spent, in_grace, FORGIVES).columns["due_at"] < NOW + timedelta(seconds=30)
+
+
+@pytest.mark.parametrize(
+    ("provider", "doubt_since"),
+    [(ROTATES, None), (FORGIVES, EARLIER), (replace(ROTATES, grace=0), None)],
+    ids=["no grace known", "grace over", "no grace"],
+)
+def test_without_grace_the_user_is_served_first(provider: Provider, doubt_since: datetime | None) -> None:
+    """A retry that could end the token being served waits for that token's last moment."""
+    spent = Refused(Blame.IN_DOUBT, "timeout", spent=True)
+    claim = replace(CLAIM, doubt_since=doubt_since)
+    assert claim.expires_at is not None
+    assert decided(spent, claim, provider).columns["due_at"] == claim.expires_at - LAST_MOMENT
+
+
+@pytest.mark.parametrize("ends", [None, NOW - timedelta(hours=1), NOW + timedelta(seconds=30)])
+def test_without_a_token_to_serve_the_retry_is_soon(ends: datetime | None) -> None:
+    """Where no token is being served any more, or nobody knows until when, waiting wins nothing."""
+    spent = Refused(Blame.IN_DOUBT, "timeout", spent=True)
+    decision = decided(spent, replace(CLAIM, expires_at=ends), ROTATES)
+    assert NOW < decision.columns["due_at"] <= NOW + timedelta(seconds=10)
+
+
+def test_the_last_moment_leaves_time_for_a_call() -> None:
+    """A retry at the last moment ends before the token does."""
+    assert timedelta(seconds=CALL_TIMEOUT) < LAST_MOMENT
+
+
+# A worker that died
+
+
+@pytest.mark.parametrize(("provider", "waits"), [(KEEPS, False), (FORGIVES, True), (ROTATES, True)], ids=str)
+def test_a_dead_workers_attempt_is_in_doubt_like_any_other(provider: Provider, waits: bool) -> None:
+    """A claim taken over from a worker that died is not simply sent again where that could end the served token."""
+    decision = wait_in_doubt(replace(CLAIM, doubt_since=EARLIER), provider, now=NOW)
+    assert (decision is not None) == waits
+    if decision is not None:
+        assert CLAIM.expires_at is not None
+        assert decision.outcome is Outcome.IN_DOUBT
+        assert decision.columns["reason_since"] == EARLIER
+        assert decision.columns["due_at"] == CLAIM.expires_at - LAST_MOMENT
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        CLAIM,
+        replace(CLAIM, state="in_doubt", doubt_since=EARLIER),
+        replace(CLAIM, doubt_since=EARLIER, expires_at=NOW + LAST_MOMENT),
+        replace(CLAIM, doubt_since=EARLIER, expires_at=None),
+    ],
+    ids=["no doubt", "its time has come", "last moment", "unknown end"],
+)
+def test_what_has_waited_long_enough_is_sent(claim: Claim) -> None:
+    """A doubt is waited for once, and only while there is a token to serve."""
+    assert wait_in_doubt(claim, ROTATES, now=NOW) is None
+
+
+# Unknown
+
+
+def test_an_unknown_refusal_calls_the_operator_after_a_bounded_number_of_tries() -> None:
+    """A refusal that no table names is tried a few times, then stops the connection, and never kills."""
+    refused = Refused(Blame.UNKNOWN, "http_418")
+    outcomes = [decided(refused, replace(CLAIM, attempts=n)).outcome for n in range(UNKNOWN_TRIES)]
+    assert outcomes == [Outcome.RETRY] * (UNKNOWN_TRIES - 1) + [Outcome.BLOCKED]
