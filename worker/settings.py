@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -64,10 +65,9 @@ class _Section(BaseModel):
             if sum(source is not None for source in (variable, path, resolved.get(name))) > 1:
                 raise ValueError(f"give only one of {name}, {name}_env, {name}_file")
             if variable is not None:
+                # Not echoed, like the path below: the secret itself may stand there by mistake.
                 if not os.environ.get(str(variable)):
-                    raise ValueError(
-                        f"{name}_env names the environment variable {variable}, which is not set"
-                    )
+                    raise ValueError(f"{name}_env names an environment variable that is not set")
                 resolved[name] = os.environ[str(variable)]
             if path is not None:
                 resolved[name] = _read_secret_file(str(path), f"{name}_file")
@@ -112,9 +112,9 @@ class ConnectionSettings(_Section):
 class Schedule(_Section):
     """How often beat looks, in seconds."""
 
-    renew: float = Field(default=5, gt=0)
-    sync: float = Field(default=3600, gt=0)
-    connections: float = Field(default=600, gt=0)
+    renew: float = Field(default=5, gt=0, allow_inf_nan=False)
+    sync: float = Field(default=3600, gt=0, allow_inf_nan=False)
+    connections: float = Field(default=600, gt=0, allow_inf_nan=False)
 
 
 class _File(_Section):
@@ -124,12 +124,21 @@ class _File(_Section):
 
 
 def _read_secret_file(path: str, name: str) -> str:
+    """Read a secret; raises ValueError, which names neither the path nor what the file holds."""
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"{name} points to {path}, which cannot be read: {type(error).__name__}"
-        ) from None
+        found = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name}: the file cannot be read ({type(error).__name__})") from None
+    if not found:
+        raise ValueError(f"{name}: the file is empty")
+    return found
+
+
+def _secret_file(path: str, name: str) -> str:
+    try:
+        return _read_secret_file(path, name)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
@@ -141,7 +150,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
         path = os.environ.get(f"{name}_FILE") if name in SECRET_NAMES else None
         if path and os.environ.get(name):
             raise ConfigurationError(f"both {name} and {name}_FILE are set: keep one")
-        return (_read_secret_file(path, f"{name}_FILE") if path else None), field_name, False
+        return _secret_file(path, f"{name}_FILE") if path else None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -240,11 +249,11 @@ def load(config: Path | None = None) -> Settings:
     tenants = dict(file.tenants)
     if tenant := _environment_tenant(environment):
         tenants.setdefault(DEFAULT_TENANT, tenant)
-    home = environment.token_vault_home.expanduser().absolute()
+    home = _absolute(environment.token_vault_home, "TOKEN_VAULT_HOME")
     embedded = environment.database_url is None
     return Settings(
         home=home,
-        spool=(environment.token_vault_spool or home / "spool").expanduser().absolute(),
+        spool=_absolute(environment.token_vault_spool or home / "spool", "TOKEN_VAULT_SPOOL"),
         database_url=environment.database_url,
         redis_url=environment.redis_url,
         access_keys=environment.vault_access_keys or (home_keys(home, "access") if embedded else ()),
@@ -253,6 +262,13 @@ def load(config: Path | None = None) -> Settings:
         connections=file.connections,
         schedule=file.schedule,
     )
+
+
+def _absolute(path: Path, name: str) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:  # a tilde before a name that is no user's
+        raise ConfigurationError(f"{name} names the home folder of a user who is not known here") from None
 
 
 def key_file(home: Path, ring: str) -> Path:
@@ -267,9 +283,12 @@ def home_keys(home: Path, ring: str) -> tuple[Secret, ...]:
         ConfigurationError: the file cannot be read.
     """
     path = key_file(home, ring)
-    if not path.exists():
-        return ()
-    return tuple(Secret(line) for line in _read_secret_file(str(path), f"the {ring} ring").split())
+    with suppress(PermissionError):  # a folder of another user's: reading says so
+        if not path.exists():
+            return ()
+    return tuple(
+        Secret(line) for line in _secret_file(str(path), f"{ring} keys under TOKEN_VAULT_HOME").split()
+    )
 
 
 def _environment_tenant(environment: _Environment) -> TenantSettings | None:
@@ -300,7 +319,8 @@ def _load_file(path: Path | None) -> _File:
     if path is None:
         return _File()
     try:
-        return _File.model_validate(tomllib.loads(path.expanduser().read_text(encoding="utf-8")))
+        text = _absolute(path, "TOKEN_VAULT_CONFIG").read_text(encoding="utf-8")
+        return _File.model_validate(tomllib.loads(text))
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {_explain(error)}") from None
     except tomllib.TOMLDecodeError as error:
