@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in given
     try:
         with _terminated_as_interrupted():
-            return _run(given)
+            return _run(given, as_json=as_json)
     except VaultError as error:
         return output.complain(error, as_json=as_json)
     except KeyboardInterrupt:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return output.complain(_unforeseen(error), as_json=as_json)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], *, as_json: bool) -> int:
     try:
         code: Any = typer.main.get_command(app).main(arguments, "token-vault", standalone_mode=False)
     except typer.TyperException as wrong:  # of usage
@@ -63,6 +63,8 @@ def _run(arguments: list[str]) -> int:
             typer.echo(said, err=True)  # the help, where no command is given
         else:
             output.note(said)
+        if as_json:
+            output.document({"error": {"type": "UsageError", "message": said}})
         return wrong.exit_code
     except typer.Abort:
         return INTERRUPTED
