@@ -184,13 +184,13 @@ def show(
 
     Or the admin grant of an enterprise connection.
     """
-    from worker.vault import grants
-
     if (user is None) == (admin is None) or (admin is not None and connection is not None):
         raise ConfigurationError("give --user, optionally with --connection, or --admin alone")
 
+    from worker.vault import listing
+
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
-        return await grants.find(vault, tenants=tenants, user_id=user or "", connection=admin or connection)
+        return await listing.grants(vault, tenants, user_id=user or "", connection=admin or connection)
 
     found, _ = _looked(look, tenant)
     if not found:

@@ -18,7 +18,7 @@ from worker.connections import Connection, Connections
 from worker.errors import Auth0Error, Auth0NotFound, MissingScope
 from worker.sync.showing import may_hide_tokens, shown_admin_grant, shown_grants
 from worker.vault import connections as table
-from worker.vault import grants, records
+from worker.vault import grants, listing, records
 from worker.vault.database import Vault
 from worker.vault.grants import Tally
 from worker.vault.sharing import held_alone
@@ -265,7 +265,7 @@ class Sync:
 
     async def _by_id(self, users: Sequence[User], full: bool) -> list[User]:
         """Ask by id for those users of a list whose tokens it did not show, and who changed since."""
-        last_shown = await grants.last_shown(self._vault, self._tenant, [user.user_id for user in users])
+        last_shown = await listing.last_shown(self._vault, self._tenant, [user.user_id for user in users])
         wanted = [
             user.user_id
             for user in users

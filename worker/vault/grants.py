@@ -1,4 +1,4 @@
-"""Taking what Auth0 shows into the vault, and finding grants again."""
+"""Taking what Auth0 shows into the vault."""
 
 from __future__ import annotations
 
@@ -364,29 +364,3 @@ async def _update(connection: AsyncConnection, writes: _Writes) -> None:
 async def notify(connection: AsyncConnection, grant_id: int) -> None:
     """Wake whoever waits for this grant, when the transaction commits."""
     await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
-
-
-async def last_shown(vault: Vault, tenant: str, user_ids: Sequence[str]) -> dict[str, datetime]:
-    """The ``updated_at`` last seen of each of these users, where all of a user's grants agree."""
-    statement = text("""
-        SELECT user_id, min(shown_updated_at) FROM grants
-        WHERE user_id = ANY(:user_ids) AND tenant = :tenant GROUP BY user_id
-    """)
-    async with vault.engine.connect() as connection:
-        rows = (await connection.execute(statement, {"user_ids": list(user_ids), "tenant": tenant})).all()
-    return {user_id: updated_at for user_id, updated_at in rows if updated_at is not None}
-
-
-async def find(
-    vault: Vault, *, tenants: Sequence[str], user_id: str, connection: str | None
-) -> list[dict[str, Any]]:
-    """The status rows of a user's grants, or of a connection's admin grant where ``user_id`` is empty."""
-    statement = text("""
-        SELECT * FROM token_status
-        WHERE id IN (SELECT id FROM grants WHERE user_id = :user_id AND tenant = ANY(:tenants)
-            AND (CAST(:connection AS text) IS NULL OR connection = :connection))
-        ORDER BY connection, provider_user_id
-    """)
-    values = {"user_id": user_id, "tenants": list(tenants), "connection": connection}
-    async with vault.engine.connect() as open_connection:
-        return [dict(row) for row in (await open_connection.execute(statement, values)).mappings()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
@@ -44,3 +45,14 @@ async def grants(
     }  # fmt: skip
     async with vault.engine.connect() as open_connection:
         return [dict(row) for row in (await open_connection.execute(_LIST, values)).mappings()]
+
+
+async def last_shown(vault: Vault, tenant: str, user_ids: Sequence[str]) -> dict[str, datetime]:
+    """The ``updated_at`` last seen of each of these users, where all of a user's grants agree."""
+    statement = text("""
+        SELECT user_id, min(shown_updated_at) FROM grants
+        WHERE user_id = ANY(:user_ids) AND tenant = :tenant GROUP BY user_id
+    """)
+    async with vault.engine.connect() as connection:
+        rows = (await connection.execute(statement, {"user_ids": list(user_ids), "tenant": tenant})).all()
+    return {user_id: updated_at for user_id, updated_at in rows if updated_at is not None}
