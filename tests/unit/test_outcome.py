@@ -203,6 +203,12 @@ def test_within_a_grace_the_retry_is_made_at_once() -> None:
     assert decided(spent, in_grace, FORGIVES).columns["due_at"] < NOW + timedelta(seconds=30)
 
 
+def test_a_grace_may_last_until_the_new_token_is_used() -> None:
+    """Box takes the spent refresh token until the new one is used: there a retry is safe however late."""
+    spent = Refused(Blame.IN_DOUBT, "timeout", spent=True)
+    assert decided(spent, provider=providers.get("box")).columns["due_at"] == NOW
+
+
 @pytest.mark.parametrize(
     ("provider", "doubt_since"),
     [(ROTATES, None), (FORGIVES, EARLIER), (replace(ROTATES, grace=0), None)],

@@ -112,10 +112,8 @@ def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: d
     make the provider revoke the whole family, the access token still being served included, while a retry of a
     request that never arrived is as good later as now: so the user is served first.
     """
-    doubt_since = claim.doubt_since or claim.began
-    safe = not provider.rotates or (
-        provider.grace is not None and now < doubt_since + timedelta(seconds=provider.grace)
-    )
+    in_doubt_for = (now - (claim.doubt_since or claim.began)).total_seconds()  # a grace may be infinite
+    safe = not provider.rotates or (provider.grace is not None and in_doubt_for < provider.grace)
     if safe:
         return now if claim.doubt_since is None else retry_at
     if claim.expires_at is None:
