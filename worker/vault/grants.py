@@ -276,6 +276,8 @@ def _taken(
             # A claim on the old refresh token is void: whatever it brings is older than this login.
             "claim_owner": None, "claim_began": None, "claim_until": None, "awaited": False,
         }  # fmt: skip
+    if columns["state"] == "erased":  # a new login after it is new consent
+        columns |= {"state": _EMPTY["state"], "reason": _EMPTY["reason"], "reason_since": None}
     if verdict.refresh or (grant.exchangeable and verdict.access):
         columns |= {
             "state": "active", "reason": None, "reason_since": None, "doubt_since": None, "attempts": 0,
@@ -291,7 +293,8 @@ def _taken(
     return columns
 
 
-# A grant's connection gets a row even where Auth0 has not shown the connection itself.
+# A grant's connection gets a row even where Auth0 has not shown the connection itself. In one order, so that two
+# syncs of the same new grants wait for each other and never in a circle.
 _INSERT = text("""
 WITH new AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new(
@@ -313,7 +316,7 @@ INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, reason
 SELECT tenant, connection, user_id, provider_user_id, state, reason, convert_to(access_sealed, 'UTF8'), access_version,
     convert_to(refresh_sealed, 'UTF8'), refresh_version, expires_at, refresh_expires_at, scopes, obtained_at, obtained_from,
     decode(shown_access, 'hex'), decode(shown_refresh, 'hex'), shown_updated_at, due_at
-FROM new
+FROM new ORDER BY user_id, connection, tenant, provider_user_id
 ON CONFLICT DO NOTHING
 RETURNING tenant, connection, user_id, provider_user_id
 """)
