@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -131,7 +131,7 @@ class Engine:
                     progress(outcome)
         if failure is not None:
             raise failure
-        await records.count_renewals(self._vault, counts, now=clock())
+        await self._count(counts, clock)
         return _by_outcome(counts)
 
     async def renew_one(self, grant_id: int, *, connection: Connection, force: bool = False) -> Outcome:
@@ -151,9 +151,7 @@ class Engine:
         if claim is None:
             return Outcome.BUSY
         _, outcome = await self._in_lane(_Lane(connection, trusted=True, hold_doubt=not force), claim, clock)
-        await records.count_renewals(
-            self._vault, {(claim.key.tenant, claim.key.connection, outcome): 1}, now=clock()
-        )
+        await self._count({(claim.key.tenant, claim.key.connection, outcome): 1}, clock)
         return outcome
 
     async def replay(self) -> int:
@@ -289,6 +287,13 @@ class Engine:
                 if spooled:
                     self._spool.drop(spooled)
                 return Outcome.RENEWED if stored else Outcome.SUPERSEDED
+
+    async def _count(self, counts: Mapping[tuple[str, str, str], int], clock: Callable[[], datetime]) -> None:
+        """Count for ``status``; what was renewed stays renewed where Postgres has no ear for it."""
+        try:
+            await records.count_renewals(self._vault, counts, now=clock())
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("renew.uncounted", problem=type(error).__name__)
 
     async def _trust(self, lane: _Lane) -> None:
         lane.trusted = lane.renewed = True

@@ -149,6 +149,18 @@ WITH released AS (
 SELECT id, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM released
 """)
 
+_RELEASE_UNSPENT = text("""
+WITH released AS (
+    UPDATE grants SET
+        claim_owner = NULL, claim_began = NULL, claim_until = NULL, awaited = false,
+        due_at = CASE WHEN state IN ('active', 'in_doubt') THEN CAST(:due_at AS timestamptz) END
+    FROM (SELECT id AS held, awaited AS was_awaited FROM grants WHERE id = ANY(:ids) FOR UPDATE) now_held
+    WHERE id = held AND claim_owner = :owner
+    RETURNING id, was_awaited
+)
+SELECT id, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM released
+""")
+
 
 async def claim_due(
     vault: Vault,
@@ -232,7 +244,7 @@ async def store_renewed(
         due_at: when the grant is next due.
 
     Returns:
-        False where a newer login has replaced the refresh token meanwhile: the newer pair stays.
+        False where a newer login has replaced meanwhile all that the pair would bring: the newer pair stays.
     """
     key = claim.key
     access = pair.access and vault.access.seal(
@@ -251,7 +263,7 @@ async def store_renewed(
     }  # fmt: skip
     async with vault.statement() as connection:
         stored = (await connection.execute(_STORE, values)).one_or_none()
-    return stored is not None
+    return stored is not None and (stored.same_access or refresh is not None)
 
 
 async def release(
@@ -287,25 +299,18 @@ async def release(
         "doubt_since": claim.began if in_doubt else None, "settled": settled,
         "attempts": claim.attempts if attempts is None else attempts, "last_error": last_error,
     }  # fmt: skip
-    async with vault.statement() as connection:
-        released = (await connection.execute(_RELEASE, values)).one_or_none()
-    return released is not None
+    return bool(await vault.run(_RELEASE, values))
 
 
 async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: datetime) -> None:
     """Give back claims whose request was never sent: no doubt remains of this attempt."""
     if not claims:
         return
-    statement = text("""
-        UPDATE grants SET claim_owner = NULL, claim_began = NULL, claim_until = NULL,
-            due_at = CASE WHEN state IN ('active', 'in_doubt') THEN CAST(:due_at AS timestamptz) END
-        WHERE id = ANY(:ids) AND claim_owner = :owner
-    """)
-    async with vault.engine.begin() as connection:
-        await connection.execute(
-            statement,
-            {"ids": [claim.id for claim in claims], "owner": claims[0].owner, "due_at": due_at},
-        )
+    values = {
+        "ids": [claim.id for claim in claims], "owner": claims[0].owner, "channel": CHANNEL, "due_at": due_at,
+    }  # fmt: skip
+    async with vault.statement() as connection:
+        await connection.execute(_RELEASE_UNSPENT, values)
 
 
 async def mark_awaited(connection: AsyncConnection, grant_id: int, now: datetime) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import make_url, select, text
+from sqlalchemy import Executable, Row, make_url, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -65,10 +66,26 @@ class Vault:
         async with self.engine.connect() as connection:
             yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
+    async def run(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
+        """Run one statement that commits by itself, and that may be run twice without harm.
+
+        After a restart of Postgres the pool's connections are dead: the first one to be used is replaced, and
+        the statement goes over a new one.
+        """
+        for attempt in (1, 2):
+            try:
+                async with self.statement() as connection:
+                    result = await connection.execute(statement, values)
+                    return result.all() if result.returns_rows else ()
+            except DBAPIError as error:
+                if attempt == 2 or not error.connection_invalidated:
+                    raise
+        raise AssertionError  # pragma: no cover  # the second attempt returns or raises
+
     async def now(self) -> datetime:
         """The database's clock: one for all workers, whatever their hosts' clocks say."""
-        async with self.statement() as connection:
-            return (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()  # type: ignore[no-any-return]
+        ((now,),) = await self.run(text("SELECT clock_timestamp()"))
+        return now  # type: ignore[no-any-return]
 
 
 @asynccontextmanager

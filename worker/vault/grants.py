@@ -163,9 +163,9 @@ async def _different(vault: Vault, asked: list[_Seen]) -> tuple[list[_Seen], lis
         }
         for n, (grant, seen) in enumerate(asked)
     ]  # fmt: skip
-    async with vault.statement() as connection:
-        found = (await connection.execute(_DIFFERENT, {"asked": json.dumps(rows)})).all()
-    return [asked[n] for n, is_new in found if is_new], [asked[n] for n, is_new in found if not is_new]
+    found = await vault.run(_DIFFERENT, {"asked": json.dumps(rows)})
+    unknown = [asked[row[0]] for row in found if row[1]]
+    return unknown, [asked[row[0]] for row in found if not row[1]]
 
 
 async def _held(connection: AsyncConnection, keys: Sequence[GrantKey]) -> dict[GrantKey, dict[str, Any]]:

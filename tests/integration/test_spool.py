@@ -1,0 +1,154 @@
+"""An answer that Postgres cannot take is never dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.emulators.control import Emulation
+from worker.errors import ConfigurationError
+from worker.renew.outcome import Outcome
+from worker.runtime import Runtime
+from worker.tokens import Secret
+
+Sql = Callable[..., list[dict[str, Any]]]
+USER = "bitbucket|{1}"
+Open = Callable[[], Awaitable[Runtime]]
+
+
+@contextmanager
+def postgres_away(database_url: Secret) -> Iterator[None]:
+    """Throw everybody out of the vault's database and let nobody in."""
+    elsewhere = database_url.reveal().rsplit("/", 1)[0] + "/postgres"
+    with psycopg.connect(elsewhere, autocommit=True) as connection:
+        connection.execute("ALTER DATABASE token_vault ALLOW_CONNECTIONS false")
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'token_vault'"
+        )
+        try:
+            yield
+        finally:
+            connection.execute("ALTER DATABASE token_vault ALLOW_CONNECTIONS true")
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that another task or process does."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def one_due(tenant: Emulation, open_worker: Open, sql: Sql) -> Runtime:
+    """One due grant at a provider that rotates without grace, and holds its answer back."""
+    tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
+    tenant.add_user(USER, [{"connection": "bitbucket"}])
+    runtime = await open_worker()
+    await (await runtime.sync("default")).everything()
+    sql("UPDATE grants SET due_at = now()")
+    tenant.fail_next("/idp/bitbucket", 1, "hang")
+    return runtime
+
+
+async def carried_out(tenant: Emulation) -> None:
+    """Wait until the provider has rotated the pair; its answer is held back until ``release``."""
+    await until(lambda: len(tenant.ledger(USER, "bitbucket")) > 1)
+
+
+def files(runtime: Runtime) -> list[Path]:
+    folder = runtime.settings.spool
+    return [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
+
+
+async def test_an_answer_that_postgres_cannot_take_is_kept_and_then_stored(
+    one_due: Runtime, tenant: Emulation, database_url: Secret
+) -> None:
+    """While Postgres is away the new pair is on disk, sealed and for its owner alone; back, it is stored once."""
+    renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
+    await carried_out(tenant)
+    with postgres_away(database_url):
+        tenant.release()
+        await until(lambda: bool(files(one_due)))
+        (spooled,) = files(one_due)
+        assert spooled.stat().st_mode & 0o777 == 0o600
+        live = tenant.live(USER, "bitbucket")
+        content = spooled.read_bytes()
+        assert str(live["refresh_token"]).encode() not in content
+        assert str(live["access_token"]).encode() not in content
+    assert await renewing == {Outcome.RENEWED: 1}
+    assert files(one_due) == []
+    await assert_next_renewal_succeeds(one_due, tenant, database_url)
+
+
+async def test_a_worker_that_dies_with_a_spooled_answer_loses_nothing(
+    one_due: Runtime, tenant: Emulation, open_worker: Open, database_url: Secret
+) -> None:
+    """The next worker stores what its predecessor had spooled, before it asks any provider for anything."""
+    renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
+    await carried_out(tenant)
+    with postgres_away(database_url):
+        tenant.release()
+        await until(lambda: bool(files(one_due)))
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        await until(lambda: len(asyncio.all_tasks()) == 1 or cancel_others())
+    successor = await open_worker()
+    assert await successor.engine.replay() == 1
+    assert files(successor) == []
+    await assert_next_renewal_succeeds(successor, tenant, database_url)
+
+
+async def test_no_request_is_sent_while_the_spool_cannot_be_written(
+    one_due: Runtime, tenant: Emulation
+) -> None:
+    """Without a place for the answer nothing is asked, and the operator is told which folder it is."""
+    one_due.settings.spool.parent.mkdir(parents=True, exist_ok=True)
+    one_due.settings.spool.write_text("a file where the folder should be")
+    with pytest.raises(ConfigurationError, match=r"spool .* cannot be written"):
+        await one_due.engine.renew_due(one_due.tenants)
+    assert tenant.calls("/idp") == {}
+
+
+async def test_an_older_answer_in_the_spool_does_not_replace_a_newer_login(
+    one_due: Runtime, tenant: Emulation, open_worker: Open, database_url: Secret
+) -> None:
+    """A spooled pair whose refresh token a login has replaced meanwhile is dropped: the newer pair stays."""
+    renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
+    await carried_out(tenant)
+    with postgres_away(database_url):
+        tenant.release()
+        await until(lambda: bool(files(one_due)))
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        await until(lambda: len(asyncio.all_tasks()) == 1 or cancel_others())
+    tenant.login(USER)
+    successor = await open_worker()
+    await (await successor.sync("default")).user(USER)
+    with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
+        before = connection.execute("SELECT refresh_sealed, access_sealed FROM grants").fetchall()
+        await successor.engine.replay()
+        assert connection.execute("SELECT refresh_sealed, access_sealed FROM grants").fetchall() == before
+    assert files(successor) == []
+
+
+def cancel_others() -> bool:
+    """Stop what the cancelled renewal left running, as the death of its process would."""
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    return False
+
+
+async def assert_next_renewal_succeeds(runtime: Runtime, tenant: Emulation, database_url: Secret) -> None:
+    """The stored refresh token is the live one: the strict provider takes it."""
+    with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
+        connection.execute("UPDATE grants SET due_at = now()")
+    assert await runtime.engine.renew_due(runtime.tenants) == {Outcome.RENEWED: 1}
+    assert tenant.double_spends() == 0
