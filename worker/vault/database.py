@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Executable, Row, make_url, select, text
+from sqlalchemy import Executable, make_url, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -66,7 +66,9 @@ class Vault:
         async with self.engine.connect() as connection:
             yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
-    async def run(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
+    async def run(
+        self, statement: Executable, values: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
         """Run one statement that commits by itself, and that may be run twice without harm.
 
         After a restart of Postgres the pool's connections are dead: the first one to be used is replaced, and
@@ -76,7 +78,7 @@ class Vault:
             try:
                 async with self.statement() as connection:
                     result = await connection.execute(statement, values)
-                    return result.all() if result.returns_rows else ()
+                    return [tuple(row) for row in result] if result.returns_rows else []
             except DBAPIError as error:
                 if attempt == 2 or not error.connection_invalidated:
                     raise
@@ -84,8 +86,9 @@ class Vault:
 
     async def now(self) -> datetime:
         """The database's clock: one for all workers, whatever their hosts' clocks say."""
-        ((now,),) = await self.run(text("SELECT clock_timestamp()"))
-        return now  # type: ignore[no-any-return]
+        (row,) = await self.run(text("SELECT clock_timestamp()"))
+        now: datetime = row[0]
+        return now
 
 
 @asynccontextmanager

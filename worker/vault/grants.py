@@ -273,15 +273,15 @@ def _taken(
             "refresh_sealed": vault.refresh.seal(Place.of_grant(grant.key, "refresh", version), pair.refresh),
             "refresh_version": version,
             "refresh_expires_at": pair.refresh_expires_at,
-            # A claim on the old refresh token is void: whatever it brings is older than this login.
-            "claim_owner": None, "claim_began": None, "claim_until": None, "awaited": False,
-        }  # fmt: skip
+        }
     if columns["state"] == "erased":  # a new login after it is new consent
         columns |= {"state": _EMPTY["state"], "reason": _EMPTY["reason"], "reason_since": None}
     if verdict.refresh or (grant.exchangeable and verdict.access):
         columns |= {
             "state": "active", "reason": None, "reason_since": None, "doubt_since": None, "attempts": 0,
             "last_error": None,
+            # A claim on the token that is replaced is void: whatever it brings is older than this login.
+            "claim_owner": None, "claim_began": None, "claim_until": None, "awaited": False,
         }  # fmt: skip
     if columns["state"] in ("active", "in_doubt") and columns["claim_owner"] is None:
         has_access = verdict.access or bool(row.get("has_access"))
