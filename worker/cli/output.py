@@ -141,6 +141,11 @@ def progress(doing: str) -> Iterator[Callable[[int, int | None], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def path(where: Path) -> str:
+    """Write a path as it is seen from the working directory, where it lies below that."""
+    return str(where.relative_to(Path.cwd())) if where.is_relative_to(Path.cwd()) else str(where)
+
+
 def command_line(*arguments: str) -> str:
     """Write a command of this program as it can be typed in another terminal."""
     program = Path(sys.argv[0])
@@ -148,7 +153,7 @@ def command_line(*arguments: str) -> str:
     if found is not None and Path(found).resolve() == program.resolve():
         name = "token-vault"
     elif program.name == "token-vault":
-        name = os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+        name = path(program)
     else:
         name = ".venv/bin/token-vault" if Path(".venv/bin/token-vault").exists() else "token-vault"
     home = os.environ.get("TOKEN_VAULT_HOME")

@@ -39,10 +39,11 @@ class Log:
         self.trouble = self.last = ""
 
     def write(self, chunk: bytes) -> None:
-        """Append what a child wrote."""
-        if self._file < 0 or self._size > LOG_SIZE:
-            self._begin()
-        self._size += os.write(self._file, chunk)
+        """Append what a child wrote; where the disk takes no more, the child goes on all the same."""
+        with suppress(OSError):
+            if self._file < 0 or self._size > LOG_SIZE:
+                self._begin()
+            self._size += os.write(self._file, chunk)
         *lines, rest = (self._rest + chunk).split(b"\n")
         self._rest = rest[-_LONGEST_LINE:]
         for line in lines:
@@ -145,13 +146,16 @@ class Child:
         pause = FIRST_PAUSE
         while not self._stopping.is_set():
             began = time.monotonic()
-            code = await self._run()
+            try:
+                how = _how(await self._run())
+            except OSError as error:
+                how = f"cannot be started: {error.strerror}"
             if self._stopping.is_set():
                 break
             if time.monotonic() - began > STEADY:
                 pause = FIRST_PAUSE
             said = f": {self.log.last[:300]}" if self.log.last else ""
-            self._tell(f"{self.name} ended ({_how(code)}); it starts again in {pause:g} s{said}")
+            self._tell(f"{self.name} ended ({how}); it starts again in {pause:g} s{said}")
             self.restarts += 1
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,7 +77,7 @@ def _headline(settings: Settings, demo: Demo | None) -> str:
     if demo is None:
         return f"starting with {', '.join(tenant.domain for tenant in settings.tenants.values())}"
     why = "asked for by --demo" if settings.tenants else "no AUTH0_DOMAIN is set"
-    return f"DEMO: starting with an emulated Auth0 tenant ({why}); data under {settings.home}"
+    return f"DEMO: starting with an emulated Auth0 tenant ({why}); data under {output.path(settings.home)}"
 
 
 class Up:
@@ -188,6 +189,7 @@ class Up:
 
         lost = ""
         while True:
+            began = time.monotonic()
             try:
                 status = await records.status(vault, tenants)
                 await self._hint(vault, tenants, status["grants"].get("active", 0))
@@ -200,7 +202,8 @@ class Up:
             if trouble != lost:
                 self._screen.tell(trouble or "Postgres answers again")
             lost = trouble
-            await asyncio.sleep(LOOK_EVERY)
+            # Counting costs what is stored: of a big vault's database, looking takes a small share at the most.
+            await asyncio.sleep(max(LOOK_EVERY, 20 * (time.monotonic() - began)))
 
     async def _hint(self, vault: Vault, tenants: Sequence[str], active: int) -> None:
         """Name a command that gets a token, once there is one."""
