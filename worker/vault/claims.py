@@ -309,8 +309,7 @@ async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: date
     values = {
         "ids": [claim.id for claim in claims], "owner": claims[0].owner, "channel": CHANNEL, "due_at": due_at,
     }  # fmt: skip
-    async with vault.statement() as connection:
-        await connection.execute(_RELEASE_UNSPENT, values)
+    await vault.run(_RELEASE_UNSPENT, values)
 
 
 async def mark_awaited(connection: AsyncConnection, grant_id: int, now: datetime) -> bool:
