@@ -13,6 +13,7 @@ import pytest
 import redis as redis_client
 
 from tests.emulators.control import Emulation, running
+from tests.renewing import Renewals
 from worker import embedded
 from worker.runtime import Runtime, open_runtime
 from worker.settings import Settings, load
@@ -141,3 +142,12 @@ async def open_worker(settings: Callable[[], Settings]) -> AsyncIterator[Callabl
             return await stack.enter_async_context(open_runtime(settings()))
 
         yield open_now
+
+
+@pytest.fixture
+async def renewals(
+    tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime]], sql: Callable[..., list[dict[str, Any]]]
+) -> AsyncIterator[Renewals]:
+    """Workers on the emulated tenant, short of patience."""
+    async with AsyncExitStack() as stack:
+        yield Renewals(tenant, open_worker, sql, stack)

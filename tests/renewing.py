@@ -1,0 +1,173 @@
+"""Workers on the emulated tenant: short of patience, with a clock of their own where a test wants, and what they left."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import httpx
+
+from tests.emulators.control import Emulation
+from worker.renew.engine import Engine
+from worker.renew.on_demand import OnDemand
+from worker.renew.sending import http_client
+from worker.runtime import Runtime
+from worker.tokens import GrantKey
+from worker.vault.database import Vault
+from worker.vault.keyring import Place
+from worker.vault.spool import Spool
+
+Row = dict[str, Any]
+Sql = Callable[..., list[Row]]
+
+
+class Pair(NamedTuple):
+    """A grant's tokens in plain text."""
+
+    access: str | None
+    refresh: str | None
+
+
+class Renewals:
+    """Workers on one vault, the tenant they renew for, and a look at what they did."""
+
+    def __init__(
+        self,
+        tenant: Emulation,
+        open_worker: Callable[[], Awaitable[Runtime]],
+        sql: Sql,
+        stack: AsyncExitStack,
+    ) -> None:
+        self.tenant = tenant
+        self.sql = sql
+        self._open_worker = open_worker
+        self._stack = stack
+
+    def connect(
+        self,
+        name: str,
+        provider: str = "custom",
+        strategy: str = "oauth2",
+        *,
+        users: int = 1,
+        expires_in: float | None = 3600,
+        **behaviour: Any,
+    ) -> list[str]:
+        """Add a connection whose provider behaves so, and users; gives their ids.
+
+        With nothing else said the provider is a strict one: it rotates, forgives no reuse, and revokes
+        everything that descends from a login whose refresh token comes twice.
+        """
+        if provider == "custom":
+            behaviour = {"reuse_revokes_family": True} | behaviour
+        self.tenant.configure_provider(name, like=provider, **behaviour)
+        self.tenant.add_connection(name, strategy, name)
+        return self.tenant.add_users(name, users, expires_in=expires_in) if users else []
+
+    async def worker(
+        self,
+        *,
+        patience: float = 2,
+        now: Callable[[], datetime] | None = None,
+        chance: Callable[[], float] = random.random,
+        connections: int | None = None,
+    ) -> Runtime:
+        """Open a worker that waits this long for a provider, in seconds, and goes by this clock."""
+        runtime = await self._open_worker()
+        http = await self._stack.enter_async_context(http_client(connections or 100))
+        http.timeout = httpx.Timeout(patience)
+        spool = Spool(runtime.settings.spool, runtime.vault.refresh)
+        runtime.engine = Engine(runtime.vault, runtime.connections, http, spool, now=now, chance=chance)
+        runtime.on_demand = OnDemand(runtime.vault, runtime.connections, runtime.engine)
+        return runtime
+
+    async def synced(self, **options: Any) -> Runtime:
+        """Open a worker and let it pull everything in."""
+        runtime = await self.worker(**options)
+        await self.sync(runtime)
+        return runtime
+
+    async def sync(self, runtime: Runtime) -> None:
+        """Pull everything in again."""
+        report = await (await runtime.sync("default")).everything()
+        assert report.ok, report.problems
+
+    def make_due(self, user_id: str | None = None) -> None:
+        """Let all grants be due that could ever be, or one user's; those that are being renewed are not."""
+        self.sql(
+            "UPDATE grants SET due_at = now() WHERE due_at IS NOT NULL AND claim_owner IS NULL"
+            " AND user_id = coalesce(%s, user_id)",
+            user_id,
+        )
+
+    def abandon(self) -> None:
+        """Let all claims have run out, as if their owners had died."""
+        self.sql(
+            "UPDATE grants SET claim_until = now(), due_at = now() WHERE claim_owner IS NOT NULL",
+        )
+
+    def row(self, user_id: str = "", connection: str | None = None) -> Row:
+        """Read a grant's row."""
+        [row] = self.sql(
+            "SELECT *, now() FROM grants WHERE user_id = %s AND connection = coalesce(%s, connection)",
+            user_id,
+            connection,
+        )
+        return row
+
+    def rows(self, connection: str | None = None) -> list[Row]:
+        """Read all grants' rows, or one connection's."""
+        return self.sql(
+            "SELECT *, now() FROM grants WHERE connection = coalesce(%s, connection) ORDER BY id", connection
+        )
+
+    def states(self, connection: str | None = None) -> set[str]:
+        """Say which states grants are in."""
+        return {row["state"] for row in self.rows(connection)}
+
+    def circuit(self, connection: str) -> Row:
+        """Read a connection's circuit; ``pause`` is what is left of it in seconds."""
+        [row] = self.sql(
+            "SELECT circuit_opened_at, circuit_until, circuit_code, circuit_failures,"
+            " extract(epoch FROM circuit_until - now())::float8 AS pause FROM connections WHERE name = %s",
+            connection,
+        )
+        return row
+
+    def end_pause(self, connection: str) -> None:
+        """Let an open circuit's pause be over."""
+        self.sql(
+            "UPDATE connections SET circuit_opened_at = circuit_opened_at - interval '1 hour',"
+            " circuit_until = now() WHERE name = %s AND circuit_until IS NOT NULL",
+            connection,
+        )
+
+    async def called(self, provider: str, times: int = 1) -> None:
+        """Wait until a provider's token endpoint has been called so often."""
+        async with asyncio.timeout(10):
+            while len(self.token_calls(provider)) < times:  # noqa: ASYNC110  # it is another process that counts
+                await asyncio.sleep(0.01)
+
+    def token_calls(self, provider: str) -> list[Row]:
+        """List the calls to a provider's token endpoint."""
+        return self.tenant.call_log(f"/idp/{provider}/")
+
+    def holds_what_lives(self, vault: Vault, user_id: str, connection: str) -> bool:
+        """Whether the vault holds the newest tokens that the provider takes."""
+        live = self.tenant.live(user_id, connection)
+        return opened(vault, self.row(user_id, connection)) == (live["access_token"], live["refresh_token"])
+
+
+def opened(vault: Vault, row: Row) -> Pair:
+    """Decrypt a row's tokens."""
+    key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
+    found = []
+    for ring, field in ((vault.access, "access"), (vault.refresh, "refresh")):
+        sealed = row[f"{field}_sealed"]
+        place = Place.of_grant(key, field, row[f"{field}_version"])
+        found.append(None if sealed is None else ring.open(place, sealed).reveal())
+    return Pair(*found)
