@@ -18,8 +18,8 @@ from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlche
 from worker import providers
 from worker.connections import Connection, Connections
 from worker.errors import CannotOpen
-from worker.providers import Blame, Refused, Renewed
-from worker.renew.outcome import Decision, Outcome, decide, wait_in_doubt
+from worker.providers import Blame, RefreshRequest, Refused, Renewed
+from worker.renew.outcome import NOTHING_TO_SPEND, Decision, Outcome, decide, unreadable, wait_in_doubt
 from worker.renew.sending import CALL_TIMEOUT, Answer, send
 from worker.tokens import TokenPair
 from worker.vault import claims, due, records
@@ -110,25 +110,32 @@ class Engine:
         counts: Counter[tuple[str, str, str]] = Counter()
         running: set[asyncio.Task[tuple[Claim, Outcome]]] = set()
         failure: Exception | None = None
-        while True:
-            ready = _with_room(lanes) if time.monotonic() < stop_at and len(running) <= WINDOW // 2 else {}
-            if ready and failure is None:
-                try:
-                    claimed = await self._claim(ready, WINDOW - len(running), clock)
-                except Exception as error:
-                    # What is under way is seen to its end before the failure is told.
-                    claimed, failure = [], error
-                running |= {
-                    asyncio.create_task(self._in_lane(lanes[_key(claim)], claim, clock)) for claim in claimed
-                }
-                continue
-            if not running:
-                break
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for claim, outcome in map(asyncio.Task.result, done):
-                counts[claim.key.tenant, claim.key.connection, outcome] += 1
-                if progress:
-                    progress(outcome)
+        try:
+            while True:
+                ready = (
+                    _with_room(lanes) if time.monotonic() < stop_at and len(running) <= WINDOW // 2 else {}
+                )
+                if ready and failure is None:
+                    try:
+                        claimed = await self._claim(ready, WINDOW - len(running), clock)
+                    except Exception as error:
+                        # What is under way is seen to its end before the failure is told.
+                        claimed, failure = [], error
+                    running |= {
+                        asyncio.create_task(self._in_lane(lanes[_key(claim)], claim, clock))
+                        for claim in claimed
+                    }
+                    continue
+                if not running:
+                    break
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for claim, outcome in map(asyncio.Task.result, done):
+                    counts[claim.key.tenant, claim.key.connection, outcome] += 1
+                    if progress:
+                        progress(outcome)
+        finally:
+            if running:  # interrupted: a call under way is seen to its end, as its answer may be the only one
+                await asyncio.wait(running)
         if failure is not None:
             raise failure
         await self._count(counts, clock)
@@ -150,7 +157,12 @@ class Engine:
         claim = await claims.claim_one(self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME)
         if claim is None:
             return Outcome.BUSY
-        _, outcome = await self._in_lane(_Lane(connection, trusted=True, hold_doubt=not force), claim, clock)
+        lane = _Lane(connection, trusted=True, hold_doubt=not force)
+        renewing = asyncio.create_task(self._in_lane(lane, claim, clock))
+        try:
+            _, outcome = await asyncio.shield(renewing)
+        finally:
+            await asyncio.wait([renewing])  # interrupted: as above
         await self._count({(claim.key.tenant, claim.key.connection, outcome): 1}, clock)
         return outcome
 
@@ -191,8 +203,8 @@ class Engine:
         """A clock that runs from the database's time, so that the workers' own clocks may be wrong."""
         if self._now is not None:
             return self._now
-        began, at = await self._vault.now(), time.monotonic()
-        return lambda: began + timedelta(seconds=time.monotonic() - at)
+        began, at = await self._vault.now(), _ticks()
+        return lambda: began + timedelta(seconds=_ticks() - at)
 
     async def _claim(self, lanes: dict[Key, _Lane], limit: int, clock: Callable[[], datetime]) -> list[Claim]:
         quotas = {key: PER_CONNECTION - lane.in_flight for key, lane in lanes.items()}
@@ -224,16 +236,35 @@ class Engine:
             lane.in_flight -= 1
 
     async def _renew(self, lane: _Lane, claim: Claim, clock: Callable[[], datetime]) -> Outcome:
-        client = lane.connection.client
         await self._postgres_up.wait()  # while answers cannot be committed, no more are asked for
-        now = clock()
+        now, client = clock(), lane.connection.client
         if client is None or lane.broken or now + timedelta(seconds=CALL_TIMEOUT) >= claim.until:
             await claims.release_unspent(self._vault, [claim], due_at=now)
             return Outcome.UNSENT
         provider = providers.get(client.provider)
+        request = self._request(lane, client, provider, claim, now)
+        if isinstance(request, Decision):
+            await claims.release(self._vault, claim, **request.columns)
+            return request.outcome
+        result = await self._call(provider, request, now)
+        if isinstance(result, Refused):
+            return await self._refused(lane, claim, provider, result, clock)
+        outcome = await self._store(claim, result.pair, now)
+        if outcome is not Outcome.SPOOLED:
+            await self._trust(lane)
+        return outcome
+
+    def _request(
+        self,
+        lane: _Lane,
+        client: providers.Client,
+        provider: providers.Provider,
+        claim: Claim,
+        now: datetime,
+    ) -> RefreshRequest | Decision:
+        """The request for this claim, or why there is none to be made."""
         if lane.hold_doubt and (waiting := wait_in_doubt(claim, provider, now=now)):
-            await claims.release(self._vault, claim, **waiting.columns)
-            return waiting.outcome
+            return waiting
         try:
             refresh = claims.open_refresh(self._vault, claim)
             access = None if provider.needs_refresh_token else claims.open_access(self._vault, claim)
@@ -241,28 +272,18 @@ class Engine:
             log.error(  # noqa: TRY400  # the message says it all
                 "renew.unreadable", grant=claim.id, connection=claim.key.connection, problem=str(error)
             )
-            later = due.after_failure(claim.attempts + 10, now, self._chance())
-            await claims.release(
-                self._vault, claim, due_at=later, attempts=claim.attempts + 1, last_error="cannot_open"
-            )
-            return Outcome.UNREADABLE
+            return unreadable(claim, now)
         if refresh is None and (provider.needs_refresh_token or access is None):
-            await claims.release(
-                self._vault, claim, due_at=None, state="unrenewable", reason="no_refresh_token"
-            )
-            return Outcome.UNRENEWABLE
-        request = provider.request(client, access=access, refresh=refresh)
+            return NOTHING_TO_SPEND
+        return provider.request(client, access=access, refresh=refresh)
+
+    async def _call(
+        self, provider: providers.Provider, request: RefreshRequest, sent_at: datetime
+    ) -> Renewed | Refused:
         answer = await send(self._http, request)
         if isinstance(answer, Answer):
-            result = provider.read(answer.status, answer.headers, answer.body, sent_at=now)
-        else:
-            result = providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
-        if isinstance(result, Renewed):
-            outcome = await self._store(claim, result.pair, now)
-            if outcome is not Outcome.SPOOLED:
-                await self._trust(lane)
-            return outcome
-        return await self._refused(lane, claim, provider, result, clock)
+            return provider.read(answer.status, answer.headers, answer.body, sent_at=sent_at)
+        return providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
 
     async def _store(self, claim: Claim, pair: TokenPair, sent_at: datetime) -> Outcome:
         """Commit the pair. Where Postgres cannot take it, it goes to disk first, and is then offered again."""
@@ -337,6 +358,11 @@ class Engine:
             outcome=decision.outcome.value,
         )
         return decision.outcome if released else Outcome.SUPERSEDED
+
+
+def _ticks() -> float:
+    """Seconds that also pass while the machine sleeps, where the system counts those."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _with_room(lanes: dict[Key, _Lane]) -> dict[Key, _Lane]:

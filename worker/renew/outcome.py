@@ -137,3 +137,17 @@ def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decisio
         "last_error": "no_answer", "attempts": max(claim.attempts, 1),
     }  # fmt: skip
     return Decision(Outcome.IN_DOUBT, False, columns)
+
+
+NOTHING_TO_SPEND = Decision(
+    Outcome.UNRENEWABLE, False, {"due_at": None, "state": "unrenewable", "reason": "no_refresh_token"}
+)
+"""Neither a refresh token nor, where the provider would take it, an access token is there."""
+
+
+def unreadable(claim: Claim, now: datetime) -> Decision:
+    """What to write where the stored token does not open: the operator puts a key back, nothing is lost."""
+    columns = {
+        "due_at": now + due.BACKOFF_CAP, "attempts": claim.attempts + 1, "last_error": "cannot_open",
+    }  # fmt: skip
+    return Decision(Outcome.UNREADABLE, False, columns)

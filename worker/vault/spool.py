@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -83,11 +84,12 @@ class Spool:
         """The answers on disk, oldest first."""
         if not self._folder.is_dir():
             return []
-        kept = [
-            (path.stat().st_mtime_ns, path)
-            for path in self._folder.iterdir()
-            if not path.suffix and path.name[0] != "."
-        ]
+        kept = []
+        for path in self._folder.iterdir():
+            if path.suffix or path.name.startswith("."):
+                continue
+            with suppress(FileNotFoundError):  # another process has just stored it
+                kept.append((path.stat().st_mtime_ns, path))
         return [path for _, path in sorted(kept)]
 
     def read(self, path: Path) -> Spooled | None:
