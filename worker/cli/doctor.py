@@ -85,9 +85,9 @@ def _keys(settings: Settings) -> list[Check]:
         return [
             Check(
                 "keys", Result.FAIL,
-                "both rings share a key, so every reader could open refresh tokens: put a new key at the head of "
-                "VAULT_ACCESS_KEYS and of VAULT_REFRESH_KEYS, then take the shared one out of the ring of refresh "
-                "tokens once they are renewed",
+                "both rings share a key, so every reader could open refresh tokens: put a new key of its own at the "
+                "head of VAULT_ACCESS_KEYS and of VAULT_REFRESH_KEYS. Keep the shared key at their end, as older "
+                "rows need it, and give readers a ring without it once every token has been renewed",
             )
         ]  # fmt: skip
     rings = {"access": len(settings.access_keys), "refresh": len(settings.refresh_keys)}
