@@ -217,6 +217,10 @@ class TokenVault(_Reader):
         asking, deadline = self._asker(served), time.monotonic() + wait
         try:
             with self._listener.waiting(served.id, patience=wait) as told:
+                # A refresh that ended before we listened has told us nothing.
+                served = self._read(served.user_id, served.connection)
+                if served.is_fresh(min_ttl):
+                    return self._open(served)
                 asking.ask(served, min_ttl, wait)
                 while (remaining := deadline - time.monotonic()) > 0:
                     woken = told.wait(remaining)
@@ -294,6 +298,9 @@ class AsyncTokenVault(_Reader):
         asking, deadline = self._asker(served), time.monotonic() + wait
         try:
             async with self._listener.waiting(served.id, patience=wait) as told:
+                served = await self._read(served.user_id, served.connection)
+                if served.is_fresh(min_ttl):
+                    return self._open(served)
                 await asyncio.to_thread(asking.ask, served, min_ttl, wait)
                 while (remaining := deadline - time.monotonic()) > 0:
                     woken = await _told(told, remaining)

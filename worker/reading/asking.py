@@ -15,19 +15,21 @@ from worker.vault.serving import Served
 TASK = "worker.refresh_token"
 QUEUE = "interactive"
 
+# A Redis that takes longer to answer is of no use to somebody who waits, in seconds.
+PATIENCE = 2.0
+_SOCKET = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+
 
 class Asking:
     """Queues ``worker.refresh_token`` by name; nothing of the workers' side is imported.
 
-    A short-lived mark in Redis keeps other readers from queueing the same again. It only saves messages: what
-    guards the refresh token is the claim in Postgres.
+    A short-lived mark in Redis, for this version of the token, keeps other readers from queueing the same again.
+    It only saves messages: what guards the refresh token is the claim in Postgres.
     """
 
     def __init__(self, redis_url: Secret) -> None:
         self._url = redis_url
-        self._marks: redis.Redis = redis.Redis.from_url(
-            redis_url.reveal(), socket_timeout=5, socket_connect_timeout=5
-        )
+        self._marks: redis.Redis = redis.Redis.from_url(redis_url.reveal(), **_SOCKET)
         self._lock = threading.Lock()
         self._app: Any = None
 
@@ -40,9 +42,8 @@ class Asking:
         from kombu.exceptions import OperationalError
 
         try:
-            if not self._marks.set(
-                f"token-vault:asked:{served.id}", "", nx=True, ex=ceil(min(max(wait, 1), 5))
-            ):
+            mark = f"token-vault:asked:{served.id}:{served.access_version}"
+            if not self._marks.set(mark, "", nx=True, ex=ceil(min(max(wait, 1), 5))):
                 return
             self._producer().send_task(
                 TASK,
@@ -68,5 +69,7 @@ class Asking:
                 from celery import Celery  # the sending side only, and only when it is needed
 
                 self._app = Celery("token-vault-reader", broker=self._url.reveal(), set_as_current=False)
-                self._app.conf.update(task_serializer="json", broker_connection_retry=False)
+                self._app.conf.update(
+                    task_serializer="json", broker_connection_retry=False, broker_transport_options=_SOCKET
+                )
             return self._app
