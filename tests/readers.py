@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import redis.asyncio
+import redis
 
 from tests.conftest import ACCESS_KEY
 from worker.client import AsyncTokenVault, Token, TokenVault
@@ -140,11 +140,12 @@ async def on_demand_worker(redis_url: Secret, runtime: Runtime) -> AsyncIterator
     results: list[Refreshed] = []
 
     async def consume() -> None:
-        async with redis.asyncio.Redis.from_url(redis_url.reveal()) as queue:
+        with redis.Redis.from_url(redis_url.reveal()) as queue:
             while True:
-                if (message := await queue.blpop(["interactive"], 1)) is None:
+                if (message := queue.lpop("interactive")) is None:
+                    await asyncio.sleep(0.01)
                     continue
-                asked = message_arguments(message[1])
+                asked = message_arguments(message)
                 refreshed = await runtime.on_demand.refresh(
                     tenants=[asked["tenant"]],
                     user_id=asked["user_id"] or "",
@@ -162,7 +163,7 @@ async def on_demand_worker(redis_url: Secret, runtime: Runtime) -> AsyncIterator
             await consuming
 
 
-def message_arguments(message: bytes | str) -> dict[str, Any]:
+def message_arguments(message: Any) -> dict[str, Any]:
     """The keyword arguments in a Celery message."""
     _, arguments, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
     return dict(arguments)
