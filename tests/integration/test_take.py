@@ -193,6 +193,45 @@ async def test_each_identity_has_tokens_of_its_own(vault: Vault, sql: Sql) -> No
         assert opened(vault, sql, key) == (f"access-{n}", f"refresh-{n}")
 
 
+async def test_a_tenant_that_is_synced_later_has_grants_of_its_own(vault: Vault, sql: Sql) -> None:
+    """A user id known from one tenant is new at another, and changes there alone."""
+    other = replace(KEY, tenant="other")
+    await take(vault, [shown()], now=NOW)
+    assert await take(vault, [shown(other)], now=NOW) == Tally(new=1)
+    changed = shown(other, "access-2", "refresh-2", at=NOW + MINUTE)
+    assert await take(vault, [changed], now=NOW) == Tally(changed=1)
+    assert opened(vault, sql) == ("access-1", "refresh-1")
+    assert opened(vault, sql, other) == ("access-2", "refresh-2")
+
+
+@pytest.mark.parametrize(("access", "refresh"), [("access-2", "refresh-1"), ("access-1", "refresh-2")])
+async def test_an_admin_grant_changes_by_either_token(
+    vault: Vault, sql: Sql, access: str, refresh: str
+) -> None:
+    """Connections have no time of change: a new token is seen by its own change, whichever it is."""
+    key = GrantKey("default", "corp-google")
+    first = replace(
+        shown(key, at=None, issued_at=None), pair=TokenPair(Secret("access-1"), Secret("refresh-1"), NOW)
+    )
+    assert await take(vault, [first], now=NOW) == Tally(new=1)
+    assert await take(vault, [first], now=NOW) == Tally(unchanged=1)
+    again = replace(first, pair=TokenPair(Secret(access), Secret(refresh), NOW + LIFE))
+    assert await take(vault, [again], now=NOW) == Tally(changed=1)
+    assert await take(vault, [again], now=NOW) == Tally(unchanged=1)
+    assert opened(vault, sql, key) == (access, refresh)
+
+
+async def test_all_that_comes_with_the_tokens_is_kept(vault: Vault, sql: Sql) -> None:
+    """Scopes and the end of the refresh token are kept; where a later login does not name scopes, the old stay."""
+    pair = TokenPair(Secret("a"), Secret("r"), NOW + LIFE, NOW + 90 * LIFE, ("openid", "drive"))
+    await take(vault, [replace(shown(), pair=pair)], now=NOW)
+    row = row_of(sql)
+    assert (row["scopes"], row["refresh_expires_at"]) == (["openid", "drive"], NOW + 90 * LIFE)
+    await take(vault, [shown(access="access-2", refresh="refresh-2", at=NOW + MINUTE)], now=NOW)
+    row = row_of(sql)
+    assert (row["scopes"], row["refresh_expires_at"]) == (["openid", "drive"], None)
+
+
 async def test_one_identity_changes_alone(vault: Vault, sql: Sql) -> None:
     """A login by one of several linked identities leaves the others' tokens as they are."""
     other = replace(KEY, connection="bitbucket")
@@ -278,6 +317,22 @@ async def test_an_access_token_alone_does_not_heal_a_dead_grant(vault: Vault, sq
     assert row["expires_at"] == later + LIFE
 
 
+async def test_a_grant_in_doubt_is_healed_by_a_login_alone(vault: Vault, sql: Sql) -> None:
+    """In doubt, a grant is still ours to renew: an access token of unknown issue is no news, a login is."""
+    await take(vault, [shown()], now=NOW)
+    claim = await claimed(vault, row_of(sql)["id"])
+    await claims.release(
+        vault, claim, due_at=NOW + MINUTE, state="in_doubt", reason="read_timeout", in_doubt=True
+    )
+    touched = shown(access="access-2", refresh=None, at=NOW + MINUTE, issued_at=None)
+    assert (await take(vault, [touched], now=NOW)).changed == 0
+    assert row_of(sql)["state"] == "in_doubt"
+    login = shown(access="access-3", refresh="refresh-3", at=NOW + 2 * MINUTE, issued_at=None)
+    assert (await take(vault, [login], now=NOW)).changed == 1
+    assert (row_of(sql)["state"], row_of(sql)["doubt_since"]) == ("active", None)
+    assert opened(vault, sql) == ("access-3", "refresh-3")
+
+
 async def test_a_login_during_a_renewal_wins(vault: Vault, sql: Sql) -> None:
     """A new refresh token voids the claim: the late answer stores nothing and releases nothing."""
     await take(vault, [shown()], now=NOW)
@@ -304,6 +359,7 @@ async def test_an_access_token_shown_during_a_renewal_does_not_cost_the_rotated_
     claim = await claimed(vault, row_of(sql)["id"])
     later = NOW + timedelta(seconds=1)
     await take(vault, [shown(access="access-2", refresh=None, at=later, issued_at=later)], now=later)
+    assert row_of(sql)["due_at"] == claim.until
     late = TokenPair(Secret("access-late"), Secret("refresh-late"), later + LIFE)
     assert await claims.store_renewed(vault, claim, late, obtained_at=NOW, due_at=NOW + MINUTE)
     assert opened(vault, sql) == ("access-2", "refresh-late")
@@ -360,18 +416,53 @@ async def test_a_new_login_brings_an_erased_grant_back(
 # Several syncs at once
 
 
-async def test_the_same_new_grants_taken_twice_at_once_are_one_grant_each(vault: Vault, sql: Sql) -> None:
-    """Two workers that take one page at the same time, in opposite orders, wait for each other and agree."""
+async def test_the_same_new_grants_taken_twice_at_once_are_one_grant_each(
+    vault: Vault, sql: Sql, database_url: Secret
+) -> None:
+    """Two workers that are in the middle of one page, in opposite orders, wait for each other and agree."""
     await take(vault, [shown()], now=NOW)  # the connection's row is there: nothing else makes them take turns
-    keys = [replace(KEY, user_id=f"google-oauth2|{n}") for n in range(200)]
+    keys = [replace(KEY, user_id=f"google-oauth2|a{n:02}") for n in range(21)]
     page = [shown(key, f"access-{n}", f"refresh-{n}") for n, key in enumerate(keys)]
-    for _ in range(5):
-        sql("DELETE FROM grants")
-        tallies = await asyncio.gather(*(take(vault, shuffled, now=NOW) for shuffled in (page, page[::-1])))
-        assert sum(tally.new for tally in tallies) == 200
-        assert sum(tally.unchanged for tally in tallies) == 200
-        assert len(sql("SELECT 1 FROM grants")) == 200
+    with psycopg.connect(database_url.reveal()) as holding:
+        holding.execute(  # both stop at the tenth
+            "INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, obtained_from) "
+            "VALUES (%s, %s, %s, %s, 'active', 'auth0')",
+            (keys[10].tenant, keys[10].connection, keys[10].user_id, keys[10].provider_user_id),
+        )
+        takes = [asyncio.create_task(take(vault, order, now=NOW)) for order in (page, page[::-1])]
+        await waiting(sql, 2)
+        holding.rollback()
+    tallies = await asyncio.gather(*takes)
+    assert sum(tally.new for tally in tallies) == 21
+    assert sum(tally.unchanged for tally in tallies) == 21
+    assert len(sql("SELECT 1 FROM grants")) == 22
     assert opened(vault, sql, keys[7]) == ("access-7", "refresh-7")
+
+
+async def test_a_renewal_committed_during_a_take_is_built_upon(
+    vault: Vault, sql: Sql, database_url: Secret
+) -> None:
+    """A pair that is just being stored when a login is taken is neither lost nor put in the wrong place."""
+    await take(vault, [shown()], now=NOW)
+    grant_id, later = row_of(sql)["id"], NOW + MINUTE
+    rotated = vault.refresh.seal(Place.of_grant(KEY, "refresh", 2), Secret("refresh-2"))
+    with psycopg.connect(database_url.reveal()) as storing:
+        storing.execute(
+            "UPDATE grants SET refresh_sealed = %s, refresh_version = 2 WHERE id = %s", (rotated, grant_id)
+        )
+        login = shown(access="access-2", refresh=None, at=later, issued_at=later)
+        taking = asyncio.create_task(take(vault, [login], now=later))
+        await waiting(sql, 1)
+        storing.commit()
+    assert await taking == Tally(changed=1)
+    assert opened(vault, sql) == ("access-2", "refresh-2")
+
+
+async def waiting(sql: Sql, number: int) -> None:
+    """Return when so many transactions wait for a lock."""
+    async with asyncio.timeout(10):
+        while sql("SELECT count(*) AS n FROM pg_locks WHERE NOT granted")[0]["n"] < number:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def test_a_login_beats_an_older_copy_taken_at_the_same_time(vault: Vault, sql: Sql) -> None:
