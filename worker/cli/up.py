@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WORKER_PATIENCE = 40.0  # seconds that the workers get to end what they are at
 PATIENCE = 10.0  # and everything else
+# Seconds between looks whether the embedded servers live.
+TEND_EVERY = 5.0
 LOOK_EVERY = 1.0
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -60,7 +62,8 @@ def up(
         with premises.served(complete, redis=True) as complete:
             premises.bring_to_head(complete)
             own_broker = settings.redis_url is None
-            asyncio.run(Up(complete, prepared, shown, own_broker=own_broker).run())
+            own_database = settings.database_url is None
+            asyncio.run(Up(complete, prepared, shown, own_database=own_database, own_broker=own_broker).run())
             for number in STOPPING:
                 signal.signal(number, signal.SIG_IGN)  # the servers are stopped in order, and soon
     return output.OK
@@ -87,11 +90,15 @@ class Up:
         settings: complete but for an emulated tenant.
         demo: the emulated tenant, if one is wanted.
         screen: where to tell what happens.
-        own_broker: whether Redis is this vault's alone.
+        own_database: whether Postgres is embedded.
+        own_broker: whether Redis is, and so this vault's alone.
     """
 
-    def __init__(self, settings: Settings, demo: Demo | None, screen: Screen, *, own_broker: bool) -> None:
+    def __init__(
+        self, settings: Settings, demo: Demo | None, screen: Screen, *, own_database: bool, own_broker: bool
+    ) -> None:
         self._settings = settings
+        self._own_database = own_database
         self._own_broker = own_broker
         self._demo = demo
         self._screen = screen
@@ -140,7 +147,11 @@ class Up:
                 environment = _without_auth0(environment)
                 environment["TOKEN_VAULT_CONFIG"] = str(self._demo.config)
             self._start_workers(environment)
-            await self._watch(vault, tenants)
+            tending = asyncio.create_task(self._tend_servers())
+            try:
+                await self._watch(vault, tenants)
+            finally:
+                tending.cancel()
 
     async def _start_demo(self, demo: Demo) -> None:
         from worker.cli.demo import ROOT
@@ -204,6 +215,24 @@ class Up:
             lost = trouble
             # Counting costs what is stored: of a big vault's database, looking takes a small share at the most.
             await asyncio.sleep(max(LOOK_EVERY, 20 * (time.monotonic() - began)))
+
+    async def _tend_servers(self) -> None:
+        """Start an embedded server again that died; it keeps its address, so nobody else has to know."""
+        from worker import embedded
+        from worker.errors import ConfigurationError
+
+        def tend() -> bool:
+            wanted = {"postgres": self._own_database, "redis": self._own_broker}
+            with embedded.servers(self._settings.home, **wanted) as servers:
+                return servers.started
+
+        while True:
+            await asyncio.sleep(TEND_EVERY)
+            try:
+                if await asyncio.to_thread(tend):
+                    self._screen.tell("an embedded server had died and was started again")
+            except ConfigurationError as error:
+                self._screen.tell(str(error))
 
     async def _hint(self, vault: Vault, tenants: Sequence[str], active: int) -> None:
         """Name a command that gets a token, once there is one."""
