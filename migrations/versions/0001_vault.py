@@ -27,6 +27,7 @@ CREATE TRIGGER grants_never_backwards BEFORE UPDATE ON grants FOR EACH ROW
         OR NEW.refresh_version < OLD.refresh_version
         OR NEW.access_version < OLD.access_version
         OR NEW.shown_updated_at < OLD.shown_updated_at
+        OR (OLD.shown_updated_at IS NOT NULL AND NEW.shown_updated_at IS NULL)
     )
     EXECUTE FUNCTION grants_never_backwards();
 """
