@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from worker.errors import CannotOpen, ConfigurationError, VaultError
 from worker.tokens import Secret
-from worker.vault.failures import failure
+from worker.vault.failures import failure, not_a_url
 from worker.vault.keyring import Fingerprints, KeyRing, Place
 from worker.vault.tables import VaultSecret
 
@@ -34,10 +34,8 @@ def sqlalchemy_url(database_url: Secret) -> str:
     """
     try:
         url = make_url(database_url.reveal())
-    except ArgumentError:
-        raise ConfigurationError(
-            "DATABASE_URL is not a database URL: postgresql://user:password@host/name"
-        ) from None
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
+        raise not_a_url() from None
     if url.get_backend_name() not in ("postgresql", "postgres"):
         raise ConfigurationError(
             f"DATABASE_URL names {url.get_backend_name()}: the vault needs postgresql://…"

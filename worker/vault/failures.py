@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import psycopg
+
 from worker.errors import AccessDenied, ConfigurationError, TemporarilyUnavailable, VaultError
 
 # Seconds after which asking a database that did not answer is worthwhile.
@@ -25,8 +27,15 @@ def failure(error: BaseException | None) -> VaultError:
         return ConfigurationError("Postgres refuses the user or password in DATABASE_URL")
     if code == "3D000" or ('database "' in text and "does not exist" in text):
         return ConfigurationError("the database named in DATABASE_URL does not exist: create it")
+    if code is None and isinstance(error, psycopg.ProgrammingError):
+        return not_a_url()  # libpq could not even read it
     if code == "42501":
         return AccessDenied(
             "the Postgres role in DATABASE_URL may not do this: grant it what docs/operating.md lists"
         )
     return TemporarilyUnavailable(f"Postgres does not answer ({code or type(error).__name__})", RETRY_AFTER)
+
+
+def not_a_url() -> ConfigurationError:
+    """The address does not read; nothing of it is shown, as a password is part of it."""
+    return ConfigurationError("DATABASE_URL is not a database URL: postgresql://user:password@host/name")
