@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, LiteralString
+from urllib.parse import quote
+from uuid import uuid4
+
+import psycopg
+import pytest
+from alembic import command
+from psycopg import sql as syntax
+from sqlalchemy import make_url
+
+from tests.alembic_check import drift
+from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from worker import embedded
+from worker.client import TokenVault
+from worker.errors import AccessDenied, ConfigurationError, TemporarilyUnavailable, TokenNotFound, VaultError
+from worker.tokens import GrantKey, Secret
+from worker.vault.database import open_vault
+from worker.vault.keyring import KeyRing, Place
+from worker.vault.migrating import configuration, migrate, revisions
+
+PASSWORD = "p@ss/w:rd %canary'?#&"
+SCHEMA = """
+SELECT 'column' AS kind, concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default) AS what
+FROM information_schema.columns WHERE table_schema = 'public'
+UNION ALL SELECT 'constraint', conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+UNION ALL SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'public'
+UNION ALL SELECT 'view', pg_get_viewdef(oid) FROM pg_class WHERE relkind = 'v' AND relnamespace = 'public'::regnamespace
+UNION ALL SELECT 'trigger', pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL SELECT 'function', pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+ORDER BY 1, 2
+"""
+
+
+def address(url: Secret, **changes: Any) -> Secret:
+    """The URL with another database, user or password."""
+    return Secret(make_url(url.reveal()).set(**changes).render_as_string(hide_password=False))
+
+
+def run(url: Secret, statement: LiteralString | syntax.Composed) -> list[tuple[Any, ...]]:
+    """Run statements and commit them."""
+    with psycopg.connect(url.reveal(), autocommit=True) as connection:
+        cursor = connection.execute(statement)
+        return list(cursor.fetchall()) if cursor.description else []
+
+
+@contextmanager
+def role(url: Secret, rights: LiteralString) -> Iterator[Secret]:
+    """Make a role with an odd password and these rights; gives the URL with which it logs in."""
+    name = f"role_{uuid4().hex}"
+    there = syntax.Identifier(name)
+    run(url, syntax.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(there, syntax.Literal(PASSWORD)))
+    run(url, syntax.SQL("GRANT {} TO CURRENT_USER WITH INHERIT TRUE").format(there))  # to drop it again
+    run(url, syntax.SQL(rights).format(there))
+    where = make_url(url.reveal())
+    yield Secret(f"postgres://{name}:{quote(PASSWORD, safe='')}@{where.host}:{where.port}/{where.database}")
+    run(url, syntax.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(there))
+
+
+@pytest.fixture
+def empty(servers: embedded.Servers) -> Iterator[Secret]:
+    """A database with nothing in it."""
+    name = f"empty_{uuid4().hex}"
+    run(servers.database_url, syntax.SQL("CREATE DATABASE {}").format(syntax.Identifier(name)))
+    yield address(servers.database_url, database=name)
+    run(servers.database_url, syntax.SQL("DROP DATABASE {} WITH (FORCE)").format(syntax.Identifier(name)))
+
+
+@pytest.fixture
+def reader(database_url: Secret) -> Iterator[Secret]:
+    """A role that may read the two views, as a service that reads tokens has it."""
+    with role(database_url, "GRANT SELECT ON served_tokens, token_status TO {}") as url:
+        yield url
+
+
+def test_the_migrations_go_up_down_and_up(empty: Secret) -> None:
+    """Down leaves nothing behind, and up again makes what up made."""
+    migrate(empty)
+    first = run(empty, SCHEMA)
+    command.downgrade(configuration(empty), "base")
+    assert {what.split()[0] for _, what in run(empty, SCHEMA) if not what.startswith("CREATE")} == {
+        "alembic_version"
+    }
+    assert run(empty, "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == []
+    migrate(empty)
+    assert run(empty, SCHEMA) == first
+
+
+def test_the_migrations_make_what_the_models_describe(empty: Secret) -> None:
+    """`alembic check` finds nothing to do after the migrations, and a column that nobody declared."""
+    migrate(empty)
+    assert drift(empty) is None
+    run(empty, "ALTER TABLE grants ADD COLUMN undeclared text")
+    assert "undeclared" in (drift(empty) or "")
+
+
+def test_migrating_again_changes_nothing(empty: Secret) -> None:
+    """A second run finds the database at this version, with its data."""
+    assert revisions(empty)[0] is None
+    migrate(empty)
+    run(empty, "INSERT INTO sync_runs (tenant, scope, started_at) VALUES ('default', 'all', now())")
+    migrate(empty)
+    assert run(empty, "SELECT tenant FROM sync_runs") == [("default",)]
+    current, newest = revisions(empty)
+    assert current == newest is not None
+
+
+def test_two_migrations_at_once_take_turns(empty: Secret) -> None:
+    """Two deployments that migrate at the same time both succeed."""
+    program = "import sys; from worker.vault.migrating import migrate; from worker.tokens import Secret; "
+    program += "migrate(Secret(sys.stdin.read()))"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write(empty.reveal())
+        process.stdin.close()
+        process.stdin = None
+    for process in both:
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+    assert drift(empty) is None
+
+
+async def test_a_database_that_is_not_migrated_says_so(empty: Secret) -> None:
+    """Opening an empty database tells the operator to migrate."""
+    with pytest.raises(ConfigurationError, match="token-vault migrate"):
+        async with open_vault(empty, [ACCESS_KEY], [REFRESH_KEY]):
+            pass
+    with (
+        TokenVault(empty, [ACCESS_KEY]) as vault,
+        pytest.raises(ConfigurationError, match="token-vault migrate"),
+    ):
+        vault.user_token("google-oauth2|1111", "google-oauth2")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"password": PASSWORD}, ConfigurationError, "user or password"),
+        ({"username": "canary"}, ConfigurationError, "user or password"),
+        ({"database": "canary"}, ConfigurationError, "database named in DATABASE_URL"),
+        ({"port": 1}, TemporarilyUnavailable, "does not answer"),
+        ({"drivername": "mysql"}, ConfigurationError, "postgresql://"),
+    ],
+)
+async def test_a_wrong_address_is_named_without_its_password(
+    servers: embedded.Servers, change: dict[str, Any], error: type[VaultError], says: str
+) -> None:
+    """Whatever is wrong with DATABASE_URL, migrating and opening say what, and neither shows it."""
+    wrong = address(servers.database_url, **change)
+    with pytest.raises(error, match=says) as migrating:
+        migrate(wrong)
+    with pytest.raises(error, match=says) as opening:
+        async with open_vault(wrong, [ACCESS_KEY], [REFRESH_KEY]):
+            pass
+    for caught in (migrating, opening):
+        assert "canary" not in str(caught.value)
+        assert str(make_url(servers.database_url.reveal()).password) not in str(caught.value)
+
+
+@pytest.mark.parametrize("nonsense", ["", "canary", "://canary", "postgresql://u:canary@h:port/d"])
+def test_what_is_no_address_is_refused(nonsense: str) -> None:
+    """A DATABASE_URL that does not read is refused as such, and not shown."""
+    with pytest.raises(ConfigurationError, match="DATABASE_URL") as migrating:
+        migrate(Secret(nonsense))
+    assert "canary" not in str(migrating.value)
+
+
+@pytest.mark.parametrize("nonsense", ["canary", "://canary", "postgresql://u:canary space@h/d"])
+def test_what_libpq_does_not_read_is_no_outage(nonsense: str) -> None:
+    """A reader with such a DATABASE_URL is told to correct it, and not to try again later."""
+    with TokenVault(Secret(nonsense), [ACCESS_KEY]) as vault:
+        with pytest.raises(ConfigurationError, match="DATABASE_URL") as caught:
+            vault.user_token("google-oauth2|1111", "google-oauth2")
+        assert "canary" not in str(caught.value)
+
+
+async def test_any_password_works(empty: Secret) -> None:
+    """A password with characters that URLs, libpq and configuration files treat specially is passed on whole."""
+    with role(empty, "GRANT ALL ON SCHEMA public TO {}") as url:
+        migrate(url)
+        async with open_vault(url, [ACCESS_KEY], [REFRESH_KEY]) as vault:
+            assert (await vault.now()).tzinfo is not None
+        with TokenVault(url, [ACCESS_KEY]) as reader, pytest.raises(TokenNotFound):
+            reader.user_token("google-oauth2|1111", "google-oauth2")
+
+
+def test_a_reader_reads_the_views_alone(database_url: Secret, reader: Secret) -> None:
+    """With SELECT on the two views a service reads its tokens, and nothing else of the vault."""
+    key = GrantKey("default", "google-oauth2", "google-oauth2|1111", "1111")
+    sealed = KeyRing("access", [ACCESS_KEY]).seal(Place.of_grant(key, "access", 1), Secret("ya29.token"))
+    with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO connections (tenant, name, strategy) VALUES ('default', 'google-oauth2', 'x')"
+        )
+        connection.execute(
+            "INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, obtained_from, access_sealed, "
+            "access_version, refresh_sealed, expires_at) VALUES (%s, %s, %s, %s, 'active', 'renewal', %s, 1, 'r', "
+            "now() + interval '1 h')",
+            (key.tenant, key.connection, key.user_id, key.provider_user_id, sealed),
+        )
+    with TokenVault(reader, [ACCESS_KEY]) as vault:
+        assert vault.user_token(key.user_id, key.connection).value == "ya29.token"
+    for forbidden in (
+        "SELECT refresh_sealed FROM grants",
+        "SELECT * FROM connections",
+        "SELECT * FROM vault_secrets",
+        "SELECT * FROM management_tokens",
+        "UPDATE served_tokens SET state = 'erased'",
+        "DELETE FROM served_tokens",
+        "CREATE TABLE here (a int)",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            run(reader, forbidden)
+
+
+def test_a_reader_without_rights_is_told_so(database_url: Secret, reader: Secret) -> None:
+    """A role that may not read the views gets AccessDenied, not a wait."""
+    reads = syntax.Identifier(str(make_url(reader.reveal()).username))
+    run(database_url, syntax.SQL("REVOKE SELECT ON served_tokens FROM {}").format(reads))
+    with TokenVault(reader, [ACCESS_KEY]) as vault, pytest.raises(AccessDenied, match="role in DATABASE_URL"):
+        vault.user_token("google-oauth2|1111", "google-oauth2")
+
+
+def test_statements_are_not_written_out_unrun(empty: Secret) -> None:
+    """Offline mode would skip the lock: it is refused."""
+    with pytest.raises(SystemExit, match="token-vault migrate"):
+        command.upgrade(configuration(empty), "head", sql=True)
