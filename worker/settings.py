@@ -113,7 +113,7 @@ class Schedule(_Section):
     """How often beat looks, in seconds."""
 
     renew: float = Field(default=5, gt=0, allow_inf_nan=False)
-    sync: float = Field(default=3600, gt=0, allow_inf_nan=False)
+    sync: float = Field(default=900, gt=0, allow_inf_nan=False)
     connections: float = Field(default=600, gt=0, allow_inf_nan=False)
 
 
