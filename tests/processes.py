@@ -1,0 +1,182 @@
+"""The vault as it runs in production: real workers and beats, readers and foreign applications, each a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from tests.emulators.control import ROOT, Emulation
+from worker.embedded import Servers
+
+T = TypeVar("T")
+
+# What an operator's shell gives any program; everything else a process gets is named in `Site.environment`.
+_INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
+
+# An application of somebody else: it knows Celery, the broker, and the names of tasks.
+FOREIGN = """
+import json, os, sys
+from celery import Celery
+app = Celery("foreign", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"])
+asked = [app.send_task(name, kwargs=arguments, queue=queue) for name, queue, arguments in json.load(sys.stdin)]
+answers = [each.get(timeout=30, propagate=False) for each in asked]
+assert not [name for name in sys.modules if name == "worker" or name.startswith("worker.")]
+print(json.dumps([repr(answer) if isinstance(answer, Exception) else answer for answer in answers]))
+"""
+
+READ = """
+import json, sys
+from worker.client import TokenVault
+with TokenVault.from_env() as vault:
+    tokens = [vault.user_token(**asked) for asked in json.load(sys.stdin)]
+print(json.dumps([token.value for token in tokens]))
+"""
+
+
+class Process:
+    """A process with its log, in a group of its own so that no signal reaches anything else."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self._log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def log(self) -> str:
+        """What it has written so far, to stdout and stderr."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def says(self, text: str, patience: float = 40) -> None:
+        """Wait until its log holds this text."""
+        until(lambda: text in self.log or not self.running, patience, f"{self.name} says {text!r}")
+        assert text in self.log, f"{self.name} has ended: {self.log[-2000:]}"
+
+    def terminate(self, patience: float = 30) -> int:
+        """Ask it to end (SIGTERM), wait, and return its exit code."""
+        self.signal(signal.SIGTERM)
+        return self._process.wait(patience)
+
+    def kill(self) -> None:
+        """End it without a word of warning."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+
+@dataclass
+class Site:
+    """One vault's environment, and the processes in it.
+
+    Attributes:
+        environment: all that its processes are given.
+        folder: where its TOML file and its logs lie.
+    """
+
+    environment: dict[str, str]
+    folder: Path
+    processes: list[Process] = field(default_factory=list)
+
+    def worker(self, name: str, queues: str, threads: int = 4) -> Process:
+        """Start a Celery worker and wait until it is ready."""
+        process = self.start(
+            name, *_CELERY, "worker", "-Q", queues, "-P", "threads", "-c", str(threads), "-n", f"{name}@%h"
+        )
+        process.says("ready.")
+        return process
+
+    def beat(self, name: str = "beat") -> Process:
+        """Start a beat."""
+        return self.start(name, *_CELERY, "beat")
+
+    def start(self, name: str, *command: str) -> Process:
+        """Start any process."""
+        process = Process(name, command, self.environment, self.folder / f"{name}.log")
+        self.processes.append(process)
+        return process
+
+    def run(self, program: str, given: object = None) -> Any:
+        """Run a Python program to its end, JSON on its stdin and stdout; it inherits this site's environment."""
+        found = subprocess.run(
+            [sys.executable, "-c", program], env=self.environment, cwd=self.folder, input=json.dumps(given),
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        return json.loads(found.stdout)
+
+    def ask(self, *messages: tuple[str, str, dict[str, Any]]) -> list[Any]:
+        """Send tasks from a foreign application: name, queue and arguments of each; returns their results."""
+        return list(self.run(FOREIGN, messages))
+
+    def read(self, *asked: dict[str, Any]) -> list[str]:
+        """Read tokens in a process of their own; each is what ``user_token`` is asked."""
+        return list(self.run(READ, asked))
+
+
+_CELERY = (sys.executable, "-m", "celery", "-A", "worker.app")
+
+
+@contextmanager
+def site(
+    servers: Servers, tenant: Emulation, folder: Path, *, schedule: str, **environment: str
+) -> Iterator[Site]:
+    """Lay out a site on running servers and an emulated tenant; at the end kill what still runs in it.
+
+    The tenant's connections have to be there: their endpoints go into the TOML file.
+    """
+    config = folder / "vault.toml"
+    config.write_text(f"{tenant.config_toml()}\n[schedule]\n{schedule}\n", encoding="utf-8")
+    made = Site(
+        {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        | {
+            "DATABASE_URL": servers.database_url.reveal(),
+            "REDIS_URL": servers.redis_url.reveal(),
+            "VAULT_ACCESS_KEYS": ACCESS_KEY.reveal(),
+            "VAULT_REFRESH_KEYS": REFRESH_KEY.reveal(),
+            "AUTH0_DOMAIN": tenant.auth0_domain,
+            "AUTH0_CLIENT_ID": tenant.client_id,
+            "AUTH0_CLIENT_SECRET": tenant.client_secret,
+            "AUTH0_AUDIENCE": tenant.audience,
+            "TOKEN_VAULT_CONFIG": str(config),
+            "TOKEN_VAULT_HOME": str(folder / "home"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        | environment,
+        folder,
+    )
+    try:
+        yield made
+    finally:
+        for process in made.processes:
+            process.kill()
+
+
+def until(condition: Callable[[], T | None], patience: float = 20, what: str = "it") -> T:
+    """Wait until a condition holds, and return what it gave."""
+    end = time.monotonic() + patience
+    while not (held := condition()):
+        assert time.monotonic() < end, f"waited {patience:.0f} s in vain until {what}"
+        time.sleep(0.05)
+    return held
