@@ -134,7 +134,8 @@ async def test_two_claims_never_share_a_row(vault: Vault, sql: Sql) -> None:
                 found += claimed
             return found
 
-        batches = await asyncio.gather(*(batch() for _ in range(8)))
+        async with asyncio.timeout(20):
+            batches = await asyncio.gather(*(batch() for _ in range(8)))
         given = Counter(claim.id for claimed in batches for claim in claimed)
         assert len(given) == 120
         assert set(given.values()) == {1}
