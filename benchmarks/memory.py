@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from benchmarks.stage import Result, Stage, celery
@@ -42,7 +42,7 @@ def measure(stage: Stage) -> list[Result]:
         while done < RENEWALS and time.monotonic() - began < PATIENCE:
             stage.sql("UPDATE grants SET due_at = now() WHERE claim_owner IS NULL")
             time.sleep(1)
-            done, held = _renewals(stage), _held()
+            done, held = _renewals(stage), _held(stage)
             peak = max(peak, held)
             if done >= RENEWALS // 10 and not early:
                 early = held
@@ -70,17 +70,34 @@ def _renewals(stage: Stage) -> int:
     return sum(stage.emulation.calls("/idp/custom").values())
 
 
-def _held() -> int:
+def _held(stage: Stage) -> int:
     """The proportional share of memory, in KiB, of the workers, beat and both servers: all but us and the emulation."""
-    total = 0
+    parents: dict[int, int] = {}
+    ours: set[int] = set()
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
-            continue
-        try:
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
-            if b"celery" in command or b"postgres" in command or b"redis-server" in command:
-                rollup = (folder / "smaps_rollup").read_text()
-                total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-        except OSError:
-            continue
-    return total
+        if folder.name.isdigit():
+            with suppress(OSError):
+                pid, command = int(folder.name), (folder / "cmdline").read_bytes()
+                parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                at_home = (
+                    str(stage.home).encode() in command or stage.home in (folder / "cwd").readlink().parents
+                )
+                if at_home or (b"celery" in command and parents[pid] == os.getpid()):
+                    ours.add(pid)
+    return sum(_share(pid) for pid in parents if _descends(pid, ours, parents))
+
+
+def _descends(pid: int, ours: set[int], parents: dict[int, int]) -> bool:
+    while pid > 1:
+        if pid in ours:
+            return True
+        pid = parents.get(pid, 0)
+    return False
+
+
+def _share(pid: int) -> int:
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
