@@ -13,9 +13,10 @@ from sqlalchemy import text
 
 from worker.connections import Connection, Connections
 from worker.errors import TokenNotFound
-from worker.renew.engine import Engine
+from worker.renew.engine import CLAIM_TIME, Engine
 from worker.renew.outcome import Outcome
 from worker.vault import claims, grants
+from worker.vault import connections as circuits
 from worker.vault.database import Vault
 from worker.vault.serving import CHANNEL, SELECT_SERVED, Served, choose
 
@@ -85,10 +86,9 @@ class OnDemand:
         while True:
             loaded = await self._connections.load([served.tenant], connection)
             ready = loaded[served.tenant, connection]
-            held_back = await self._held_back(served, ready, force)
             if not force and served.is_fresh(min_ttl):
                 break
-            if held_back is not None:
+            if (held_back := await self._held_back(served, ready, force)) is not None:
                 outcome = held_back
                 break
             outcome = await self._engine.renew_one(served.id, connection=ready, force=force)
@@ -124,11 +124,24 @@ class OnDemand:
             return None
         if served.state == "reauthorization_required":
             return Outcome.DEAD
-        if ready.circuit_until is not None and ready.circuit_until > served.now:
+        paused = await self._pause(served) > 0
+        if await self._is_blocked(served, ready, paused):
             return Outcome.BLOCKED
-        if await self._pause(served) > 0:
+        if paused:
             return Outcome.IN_DOUBT if served.state == "in_doubt" else Outcome.RETRY
         return None
+
+    async def _is_blocked(self, served: Served, ready: Connection, paused: bool) -> bool:
+        """Whether the connection's open circuit forbids a call; when its own pause is over, it is due one."""
+        if ready.circuit_until is None or (paused and ready.circuit_until <= served.now):
+            return False
+        return not await circuits.take_probe(
+            self._vault,
+            tenant=served.tenant,
+            name=served.connection,
+            now=served.now,
+            until=served.now + CLAIM_TIME,
+        )
 
     async def _pause(self, served: Served) -> float:
         """Seconds that the grant's own backoff still lasts; no reader's hurry cuts it short."""

@@ -63,9 +63,9 @@ WITH asked AS (
     WHERE c.tenant = asked.tenant AND c.name = asked.name AND c.circuit_until <= :now
     RETURNING c.tenant, c.name
 ), open_connections AS (
-    SELECT tenant, name, quota FROM asked JOIN connections USING (tenant, name) WHERE circuit_until IS NULL
+    SELECT tenant, name, 1 AS quota FROM probing
     UNION ALL
-    SELECT tenant, name, 1 FROM probing
+    SELECT tenant, name, quota FROM asked JOIN connections USING (tenant, name) WHERE circuit_until IS NULL
 ), due AS (
     SELECT g.id FROM open_connections o CROSS JOIN LATERAL (
         SELECT id FROM grants

@@ -193,6 +193,21 @@ async def open_circuit(
         return (await connection.execute(statement)).scalar_one_or_none()
 
 
+async def take_probe(vault: Vault, *, tenant: str, name: str, now: datetime, until: datetime) -> bool:
+    """Whether the caller may make the one call that an open circuit is due; nobody else then may before ``until``.
+
+    Batches take the probe with their claim.
+    """
+    statement = (
+        update(ConnectionRow)
+        .where(ConnectionRow.tenant == tenant, ConnectionRow.name == name, ConnectionRow.circuit_until <= now)
+        .values(circuit_until=until)
+        .returning(ConnectionRow.name)
+    )
+    async with vault.engine.begin() as connection:
+        return (await connection.execute(statement)).scalar_one_or_none() is not None
+
+
 async def close_circuit(vault: Vault, *, tenant: str, name: str) -> None:
     """Renew a connection's tokens again: a probe succeeded."""
     statement = (
