@@ -39,12 +39,12 @@ class Connection:
 
 
 class Connections:
-    """Reads connections from the vault and resolves their clients, opening sealed options once a version."""
+    """Reads connections from the vault and resolves their clients, opening sealed options once each."""
 
     def __init__(self, vault: Vault, settings: Settings) -> None:
         self._vault = vault
         self._settings = settings
-        self._options: dict[tuple[str, str], tuple[int, Mapping[str, Any] | None]] = {}
+        self._options: dict[tuple[str, str], tuple[bytes | None, Mapping[str, Any] | None]] = {}
 
     async def load(self, tenants: list[str], name: str | None = None) -> dict[tuple[str, str], Connection]:
         """Return the connections by tenant and name, and record in the vault what became of them."""
@@ -81,9 +81,10 @@ class Connections:
     def _resolve(self, stored: StoredConnection) -> providers.Client | providers.Problem:
         key = (stored.tenant, stored.name)
         cached = self._options.get(key)
-        if cached is None or cached[0] != stored.options_version:
+        # By ciphertext: two syncs at once may both have stored the next version.
+        if cached is None or cached[0] != stored.options_sealed:
             try:
-                cached = (stored.options_version, table.open_options(self._vault, stored))
+                cached = (stored.options_sealed, table.open_options(self._vault, stored))
             except CannotOpen as error:
                 return providers.Problem("cannot_open", str(error))
             self._options[key] = cached
