@@ -30,6 +30,7 @@ class StoredConnection:
     strategy: str
     provider: str | None
     problem: str | None
+    problem_message: str | None
     options_sealed: bytes | None
     options_version: int
     client_fingerprint: bytes | None
@@ -40,8 +41,8 @@ class StoredConnection:
 
 _STORED = (
     ConnectionRow.tenant, ConnectionRow.name, ConnectionRow.strategy, ConnectionRow.provider, ConnectionRow.problem,
-    ConnectionRow.options_sealed, ConnectionRow.options_version, ConnectionRow.client_fingerprint,
-    ConnectionRow.circuit_opened_at, ConnectionRow.circuit_until, ConnectionRow.circuit_code,
+    ConnectionRow.problem_message, ConnectionRow.options_sealed, ConnectionRow.options_version,
+    ConnectionRow.client_fingerprint, ConnectionRow.circuit_opened_at, ConnectionRow.circuit_until, ConnectionRow.circuit_code,
 )  # fmt: skip
 
 
@@ -72,7 +73,7 @@ async def stored(vault: Vault, tenants: Sequence[str], name: str | None = None) 
     if name is not None:
         statement = statement.where(ConnectionRow.name == name)
     async with vault.engine.connect() as connection:
-        return [StoredConnection(*row) for row in (await connection.execute(statement)).all()]
+        return [StoredConnection(**row) for row in (await connection.execute(statement)).mappings()]
 
 
 async def store(
@@ -129,7 +130,8 @@ async def settle(
     Returns:
         Whether anything changed.
     """
-    if (stored.provider, stored.client_fingerprint, stored.problem) == (provider, fingerprint, problem):
+    before = (stored.provider, stored.client_fingerprint, stored.problem, stored.problem_message)
+    if before == (provider, fingerprint, problem, problem_message):
         return False
     columns: dict[str, Any] = {
         "provider": provider, "client_id": client_id, "client_fingerprint": fingerprint,
