@@ -101,7 +101,7 @@ async def test_a_worker_that_dies_with_a_spooled_answer_loses_nothing(
         await asyncio.gather(renewing, return_exceptions=True)
         await until(lambda: len(asyncio.all_tasks()) == 1 or cancel_others())
     successor = await open_worker()
-    assert await successor.engine.replay() == 1
+    await successor.engine.renew_due(successor.tenants)
     assert files(successor) == []
     await assert_next_renewal_succeeds(successor, tenant, database_url)
 
@@ -134,7 +134,7 @@ async def test_an_older_answer_in_the_spool_does_not_replace_a_newer_login(
     await (await successor.sync("default")).user(USER)
     with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
         before = connection.execute("SELECT refresh_sealed, access_sealed FROM grants").fetchall()
-        await successor.engine.replay()
+        await successor.engine.renew_due(successor.tenants)
         assert connection.execute("SELECT refresh_sealed, access_sealed FROM grants").fetchall() == before
     assert files(successor) == []
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import httpx
 import structlog
-from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from worker import providers
 from worker.connections import Connection, Connections
@@ -21,8 +21,8 @@ from worker.errors import CannotOpen
 from worker.providers import Blame, RefreshRequest, Refused, Renewed
 from worker.renew.outcome import NOTHING_TO_SPEND, Decision, Outcome, decide, unreadable, wait_in_doubt
 from worker.renew.sending import CALL_TIMEOUT, Answer, send
-from worker.tokens import TokenPair
-from worker.vault import claims, due, records
+from worker.renew.storing import Storing
+from worker.vault import claims, records
 from worker.vault import connections as circuits
 from worker.vault.claims import Claim
 from worker.vault.database import Vault
@@ -35,8 +35,6 @@ CLAIM_TIME = timedelta(seconds=4 * CALL_TIMEOUT)
 # Renewals under way in one process at a time, and for one connection: a slow provider leaves room to the others.
 WINDOW = 128
 PER_CONNECTION = 32
-# An answer that Postgres cannot take is offered again for this long, in seconds; then the next run replays it.
-STORE_PATIENCE = 30.0
 
 Key = tuple[str, str]
 Progress = Callable[[Outcome], None]
@@ -81,9 +79,7 @@ class Engine:
         self._vault = vault
         self._connections = connections
         self._http = http
-        self._spool = spool
-        self._postgres_up = asyncio.Event()
-        self._postgres_up.set()
+        self._storing = Storing(vault, spool, chance)
         self._now = now
         self._chance = chance
 
@@ -166,37 +162,10 @@ class Engine:
         await self._count({(claim.key.tenant, claim.key.connection, outcome): 1}, clock)
         return outcome
 
-    async def replay(self) -> int:
-        """Store the answers that Postgres could not take when they came; returns how many were stored."""
-        stored = 0
-        for path in self._spool.waiting():
-            try:
-                answer = self._spool.read(path)
-                if answer is None:
-                    continue
-                await claims.store_renewed(
-                    self._vault,
-                    answer.claim,
-                    answer.pair,
-                    obtained_at=answer.obtained_at,
-                    due_at=answer.due_at,
-                )
-            except CannotOpen as error:
-                # It stays: the operator puts the key back. Others are stored meanwhile.
-                log.error("spool.unreadable", file=path.name, problem=str(error))  # noqa: TRY400
-                continue
-            except (IntegrityError, DataError, ProgrammingError) as error:
-                log.error("spool.rejected", file=self._spool.reject(path).name, problem=type(error).__name__)  # noqa: TRY400
-                continue
-            self._spool.drop(path)
-            log.info("spool.stored", grant=answer.claim.id)
-            stored += 1
-        return stored
-
     async def _prepared(self) -> Callable[[], datetime]:
         """Before anything is claimed: what was spooled is stored, and the spool can take what may come."""
-        await self.replay()
-        self._spool.check()
+        await self._storing.replay()
+        self._storing.check()
         return await self._clock()
 
     async def _clock(self) -> Callable[[], datetime]:
@@ -236,7 +205,7 @@ class Engine:
             lane.in_flight -= 1
 
     async def _renew(self, lane: _Lane, claim: Claim, clock: Callable[[], datetime]) -> Outcome:
-        await self._postgres_up.wait()  # while answers cannot be committed, no more are asked for
+        await self._storing.possible()  # while answers cannot be committed, no more are asked for
         now, client = clock(), lane.connection.client
         if client is None or lane.broken or now + timedelta(seconds=CALL_TIMEOUT) >= claim.until:
             await claims.release_unspent(self._vault, [claim], due_at=now)
@@ -249,7 +218,7 @@ class Engine:
         result = await self._call(provider, request, now)
         if isinstance(result, Refused):
             return await self._refused(lane, claim, provider, result, clock)
-        outcome = await self._store(claim, result.pair, now)
+        outcome = await self._storing.store(claim, result.pair, sent_at=now)
         if outcome is not Outcome.SPOOLED:
             await self._trust(lane)
         return outcome
@@ -284,30 +253,6 @@ class Engine:
         if isinstance(answer, Answer):
             return provider.read(answer.status, answer.headers, answer.body, sent_at=sent_at)
         return providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
-
-    async def _store(self, claim: Claim, pair: TokenPair, sent_at: datetime) -> Outcome:
-        """Commit the pair. Where Postgres cannot take it, it goes to disk first, and is then offered again."""
-        due_at = due.after_renewal(pair.expires_at, sent_at, self._chance())
-        give_up, pause, spooled = time.monotonic() + STORE_PATIENCE, 0.2, None
-        while True:
-            try:
-                stored = await claims.store_renewed(
-                    self._vault, claim, pair, obtained_at=sent_at, due_at=due_at
-                )
-            except (SQLAlchemyError, OSError) as error:
-                self._postgres_up.clear()
-                spooled = spooled or self._spool.keep(claim, pair, obtained_at=sent_at, due_at=due_at)
-                log.warning("renew.commit_failed", grant=claim.id, problem=type(error).__name__)
-                if time.monotonic() > give_up:
-                    self._postgres_up.set()
-                    return Outcome.SPOOLED
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
-            else:
-                self._postgres_up.set()
-                if spooled:
-                    self._spool.drop(spooled)
-                return Outcome.RENEWED if stored else Outcome.SUPERSEDED
 
     async def _count(self, counts: Mapping[tuple[str, str, str], int], clock: Callable[[], datetime]) -> None:
         """Count for ``status``; what was renewed stays renewed where Postgres has no ear for it."""

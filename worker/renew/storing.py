@@ -1,0 +1,111 @@
+"""Commits a provider's answers, and sees to it that none is lost while Postgres is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
+
+from worker.errors import CannotOpen
+from worker.renew.outcome import Outcome
+from worker.tokens import TokenPair
+from worker.vault import claims, due
+from worker.vault.claims import Claim
+from worker.vault.database import Vault
+from worker.vault.spool import Spool
+
+log = structlog.get_logger(__name__)
+
+# An answer that Postgres cannot take is offered again for this long, in seconds; then the next run replays it.
+STORE_PATIENCE = 30.0
+
+
+class Storing:
+    """Stores answers in one vault.
+
+    Args:
+        vault: where they go.
+        spool: where they wait meanwhile.
+        chance: 0 to 1, uniform; spreads the next due times.
+    """
+
+    def __init__(self, vault: Vault, spool: Spool, chance: Callable[[], float]) -> None:
+        self._vault = vault
+        self._spool = spool
+        self._chance = chance
+        self._up = asyncio.Event()
+        self._up.set()
+
+    async def possible(self) -> None:
+        """Wait until answers can be committed again."""
+        await self._up.wait()
+
+    def check(self) -> None:
+        """Make sure that an answer could be kept on disk.
+
+        Raises:
+            ConfigurationError: the spool cannot be written.
+        """
+        self._spool.check()
+
+    async def replay(self) -> int:
+        """Store the answers that Postgres could not take when they came; returns how many were stored."""
+        stored = 0
+        for path in self._spool.waiting():
+            try:
+                answer = self._spool.read(path)
+                if answer is None:
+                    continue
+                await claims.store_renewed(
+                    self._vault,
+                    answer.claim,
+                    answer.pair,
+                    obtained_at=answer.obtained_at,
+                    due_at=answer.due_at,
+                )
+            except CannotOpen as error:
+                # It stays: the operator puts the key back. Others are stored meanwhile.
+                log.error("spool.unreadable", file=path.name, problem=str(error))  # noqa: TRY400
+                continue
+            except (IntegrityError, DataError, ProgrammingError) as error:
+                log.error("spool.rejected", file=self._spool.reject(path).name, problem=type(error).__name__)  # noqa: TRY400
+                continue
+            self._spool.drop(path)
+            log.info("spool.stored", grant=answer.claim.id)
+            stored += 1
+        return stored
+
+    async def store(self, claim: Claim, pair: TokenPair, *, sent_at: datetime) -> Outcome:
+        """Commit the pair. Where Postgres cannot take it, it goes to disk first, and is then offered again.
+
+        Args:
+            sent_at: when the request was sent, on the database's clock.
+
+        Returns:
+            ``RENEWED``, ``SUPERSEDED`` by a newer login, or ``SPOOLED``.
+        """
+        due_at = due.after_renewal(pair.expires_at, sent_at, self._chance())
+        give_up, pause, spooled = time.monotonic() + STORE_PATIENCE, 0.2, None
+        while True:
+            try:
+                stored = await claims.store_renewed(
+                    self._vault, claim, pair, obtained_at=sent_at, due_at=due_at
+                )
+            except (SQLAlchemyError, OSError) as error:
+                self._up.clear()
+                spooled = spooled or self._spool.keep(claim, pair, obtained_at=sent_at, due_at=due_at)
+                log.warning("renew.commit_failed", grant=claim.id, problem=type(error).__name__)
+                if time.monotonic() > give_up:
+                    self._up.set()
+                    return Outcome.SPOOLED
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+            else:
+                self._up.set()
+                if spooled:
+                    self._spool.drop(spooled)
+                return Outcome.RENEWED if stored else Outcome.SUPERSEDED
