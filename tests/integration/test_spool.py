@@ -14,6 +14,7 @@ import pytest
 
 from tests.emulators.control import Emulation
 from worker.errors import ConfigurationError
+from worker.renew import storing
 from worker.renew.outcome import Outcome
 from worker.runtime import Runtime
 from worker.tokens import Secret
@@ -58,6 +59,12 @@ async def one_due(tenant: Emulation, open_worker: Open, sql: Sql) -> Runtime:
     return runtime
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave an answer in the spool after half a second, as a worker does after half a minute or when it dies."""
+    monkeypatch.setattr(storing, "STORE_PATIENCE", 0.5)
+
+
 async def carried_out(tenant: Emulation) -> None:
     """Wait until the provider has rotated the pair; its answer is held back until ``release``."""
     await until(lambda: len(tenant.ledger(USER, "bitbucket")) > 1)
@@ -89,7 +96,7 @@ async def test_an_answer_that_postgres_cannot_take_is_kept_and_then_stored(
 
 
 async def test_a_worker_that_dies_with_a_spooled_answer_loses_nothing(
-    one_due: Runtime, tenant: Emulation, open_worker: Open, database_url: Secret
+    impatient: None, one_due: Runtime, tenant: Emulation, open_worker: Open, database_url: Secret
 ) -> None:
     """The next worker stores what its predecessor had spooled, before it asks any provider for anything."""
     renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
@@ -97,9 +104,7 @@ async def test_a_worker_that_dies_with_a_spooled_answer_loses_nothing(
     with postgres_away(database_url):
         tenant.release()
         await until(lambda: bool(files(one_due)))
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
-        await until(lambda: len(asyncio.all_tasks()) == 1 or cancel_others())
+        assert await renewing == {Outcome.SPOOLED: 1}
     successor = await open_worker()
     await successor.engine.renew_due(successor.tenants)
     assert files(successor) == []
@@ -118,7 +123,7 @@ async def test_no_request_is_sent_while_the_spool_cannot_be_written(
 
 
 async def test_an_older_answer_in_the_spool_does_not_replace_a_newer_login(
-    one_due: Runtime, tenant: Emulation, open_worker: Open, database_url: Secret
+    impatient: None, one_due: Runtime, tenant: Emulation, open_worker: Open, database_url: Secret
 ) -> None:
     """A spooled pair whose refresh token a login has replaced meanwhile is dropped: the newer pair stays."""
     renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
@@ -126,9 +131,7 @@ async def test_an_older_answer_in_the_spool_does_not_replace_a_newer_login(
     with postgres_away(database_url):
         tenant.release()
         await until(lambda: bool(files(one_due)))
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
-        await until(lambda: len(asyncio.all_tasks()) == 1 or cancel_others())
+        assert await renewing == {Outcome.SPOOLED: 1}
     tenant.login(USER)
     successor = await open_worker()
     await (await successor.sync("default")).user(USER)
@@ -137,13 +140,6 @@ async def test_an_older_answer_in_the_spool_does_not_replace_a_newer_login(
         await successor.engine.renew_due(successor.tenants)
         assert connection.execute("SELECT refresh_sealed, access_sealed FROM grants").fetchall() == before
     assert files(successor) == []
-
-
-def cancel_others() -> bool:
-    """Stop what the cancelled renewal left running, as the death of its process would."""
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:
-        task.cancel()
-    return False
 
 
 async def assert_next_renewal_succeeds(runtime: Runtime, tenant: Emulation, database_url: Secret) -> None:
