@@ -269,13 +269,22 @@ async def test_an_emulated_tenant_may_name_endpoints_on_loopback(vault: Vault, d
 
 
 async def test_new_credentials_are_seen_without_a_restart(vault: Vault) -> None:
-    """A worker that runs on takes what a sync stored, opening options only when they changed."""
+    """A worker that runs on takes what a sync stored."""
     known = Connections(vault, configured())
     for number in range(3):
         await show(vault, GOOGLE | {"client_id": f"id-{number}"})
         client = (await known.load(["default"]))["default", "google"].client
         assert client is not None
         assert client.client_id == f"id-{number}"
+
+
+async def test_options_are_opened_once(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options that have not changed cost a worker no decryption at its next tick."""
+    await show(vault, GOOGLE)
+    known = Connections(vault, configured())
+    await known.load(["default"])
+    monkeypatch.setattr(table, "open_options", None)
+    assert (await known.load(["default"]))["default", "google"].client is not None
 
 
 async def test_two_syncs_that_store_at_once_leave_no_worker_behind(vault: Vault) -> None:
