@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ACCESS_KEY
+from tests.rows import Sql
 from worker.connections import Connection, Connections
 from worker.errors import CannotOpen
 from worker.providers import ClientAuth
@@ -19,8 +19,6 @@ from worker.tokens import Secret
 from worker.vault import connections as table
 from worker.vault.database import Vault
 from worker.vault.keyring import KeyRing, Place
-
-Sql = Callable[..., list[dict[str, Any]]]
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,8 +10,10 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests import rows
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.histories import HISTORIES, LIFE, Age, Auth0Copy, Event, age, name
+from tests.rows import Sql
 from worker.errors import CannotOpen, ConfigurationError
 from worker.tokens import GrantKey, Secret, TokenPair
 from worker.vault import claims
@@ -21,8 +22,6 @@ from worker.vault.database import Vault, open_vault
 from worker.vault.grants import ShownGrant, Tally, take
 from worker.vault.keyring import KeyRing, Place
 from worker.vault.serving import CHANNEL
-
-Sql = Callable[..., list[dict[str, Any]]]
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -47,27 +46,14 @@ def shown(
     return ShownGrant(key, "google-oauth2", pair, at, issued_at, **more)
 
 
-def opened(vault: Vault, sql: Sql, key: GrantKey = KEY) -> tuple[str | None, str | None]:
-    """The access and refresh token that the vault holds."""
-    row = row_of(sql, key)
-    access, refresh = row["access_sealed"], row["refresh_sealed"]
-    return (
-        vault.access.open(Place.of_grant(key, "access", row["access_version"]), access).reveal()
-        if access
-        else None,
-        vault.refresh.open(Place.of_grant(key, "refresh", row["refresh_version"]), refresh).reveal()
-        if refresh
-        else None,
-    )
-
-
 def row_of(sql: Sql, key: GrantKey = KEY) -> dict[str, Any]:
     """The row of a grant."""
-    [row] = sql(
-        "SELECT * FROM grants WHERE tenant = %s AND connection = %s AND user_id = %s AND provider_user_id = %s",
-        key.tenant, key.connection, key.user_id, key.provider_user_id,
-    )  # fmt: skip
-    return row
+    return rows.row_of(sql, key)
+
+
+def opened(vault: Vault, sql: Sql, key: GrantKey = KEY) -> tuple[str | None, str | None]:
+    """The access and refresh token that the vault holds."""
+    return rows.opened(vault, rows.row_of(sql, key))
 
 
 async def claimed(vault: Vault, grant_id: int, now: datetime = NOW) -> Claim:

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
 
-Sql = Callable[..., list[dict[str, Any]]]
+from tests.rows import Sql
 
 INSERT = """
 INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, obtained_from, access_sealed, access_version,

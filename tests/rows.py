@@ -1,0 +1,32 @@
+"""Looking into the vault's rows from outside, with the keys that open them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from worker.tokens import GrantKey
+from worker.vault.database import Vault
+from worker.vault.keyring import Place
+
+Sql = Callable[..., list[dict[str, Any]]]
+
+
+def row_of(sql: Sql, key: GrantKey) -> dict[str, Any]:
+    """The row of a grant."""
+    [row] = sql(
+        "SELECT * FROM grants WHERE tenant = %s AND connection = %s AND user_id = %s AND provider_user_id = %s",
+        key.tenant, key.connection, key.user_id, key.provider_user_id,
+    )  # fmt: skip
+    return row
+
+
+def opened(vault: Vault, row: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The access and refresh token of a grant's row, in plain text."""
+    key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
+    found: list[str | None] = []
+    for ring in (vault.access, vault.refresh):
+        sealed = row[f"{ring.name}_sealed"]
+        place = Place.of_grant(key, ring.name, row[f"{ring.name}_version"])
+        found.append(None if sealed is None else ring.open(place, sealed).reveal())
+    return found[0], found[1]
