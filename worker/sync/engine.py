@@ -15,7 +15,7 @@ from worker import providers
 from worker.auth0 import Connection as ShownConnection
 from worker.auth0 import ManagementClient, User, UserPage
 from worker.connections import Connection, Connections
-from worker.errors import Auth0Error, Auth0NotFound, MissingScope
+from worker.errors import Auth0Error, Auth0NotFound, MalformedAnswer, MissingScope
 from worker.sync.showing import may_hide_tokens, shown_admin_grant, shown_grants
 from worker.vault import connections as table
 from worker.vault import grants, listing, records
@@ -136,7 +136,7 @@ class Sync:
             known = await self._connections.load([self._tenant])
             if any((self._tenant, identity.connection) not in known for identity in user.identities):
                 # A connection made since the last sync: without it there is nothing to renew with.
-                await self._all_connections(report)
+                await self._connections_if_allowed(report)
                 known = await self._connections.load([self._tenant])
             await self._keep_users([user], known, report, await self._vault.now())
             report.failed += len(user.malformed)
@@ -166,12 +166,15 @@ class Sync:
         return report
 
     async def _all(self, report: Report, full: bool, progress: Progress | None) -> None:
+        await self._connections_if_allowed(report)
+        await self._users(report, full, progress)
+
+    async def _connections_if_allowed(self, report: Report) -> None:
+        """Users are worth having without connections: what is served until it ends is better than nothing."""
         try:
             await self._all_connections(report)
         except MissingScope as missing:
-            # Users are worth having without: what is served until it ends is better than nothing.
             report.problems.append(str(missing))
-        await self._users(report, full, progress)
 
     async def _all_connections(self, report: Report) -> None:
         await self._auth0.require("read:connections")
@@ -221,7 +224,9 @@ class Sync:
                 async for page in pages:
                     # While pages are stored the next is read; never more than a few, so that memory stays flat.
                     if len(storing) == PAGES_AT_A_TIME:
-                        await storing.popleft()
+                        # Waited for and not awaited: a stop meanwhile does not tear the page apart.
+                        await asyncio.wait([storing[0]])
+                        storing.popleft().result()
                     storing.append(asyncio.create_task(self._keep_page(page, known, report, full, now)))
                     if progress:
                         progress(report.seen, page.total)
@@ -247,7 +252,7 @@ class Sync:
         report.failed += len(page.malformed)
         report.problems += page.malformed
         if hidden:
-            await self._keep_users(await self._by_id(hidden, full), known, report, now, again=True)
+            await self._keep_users(await self._by_id(hidden, full, report), known, report, now, again=True)
 
     async def _keep_users(
         self,
@@ -263,7 +268,7 @@ class Sync:
         report.tally.add(tally)
         report.seen += 0 if again else len(users)
 
-    async def _by_id(self, users: Sequence[User], full: bool) -> list[User]:
+    async def _by_id(self, users: Sequence[User], full: bool, report: Report) -> list[User]:
         """Ask by id for those users of a list whose tokens it did not show, and who changed since."""
         last_shown = await listing.last_shown(self._vault, self._tenant, [user.user_id for user in users])
         wanted = [
@@ -279,5 +284,9 @@ class Sync:
                     return await self._auth0.user(user_id)
                 except Auth0NotFound:
                     return None  # deleted since the list was made
+                except MalformedAnswer as malformed:
+                    report.failed += 1
+                    report.problems.append(str(malformed))
+                    return None
 
         return [user for user in await asyncio.gather(*map(one, wanted)) if user is not None]

@@ -23,16 +23,13 @@ def shown_grants(
     for identity in user.identities:
         if identity.is_oauth1 or not (identity.access_token or identity.refresh_token):
             continue
-        expires_at = (
-            issued_at + timedelta(seconds=identity.expires_in)
-            if issued_at is not None and identity.expires_in is not None
-            else None
-        )
         connection = connections.get((tenant, identity.connection))
         yield ShownGrant(
             key=GrantKey(tenant, identity.connection, user.user_id, identity.user_id),
             strategy=identity.provider,
-            pair=TokenPair(identity.access_token, identity.refresh_token, expires_at),
+            pair=TokenPair(
+                identity.access_token, identity.refresh_token, _ends(issued_at, identity.expires_in)
+            ),
             updated_at=user.updated_at,
             issued_at=issued_at,
             exchangeable=_exchangeable(connection),
@@ -62,6 +59,16 @@ def may_hide_tokens(user: auth0.User) -> bool:
         and identity.refresh_token is None
         for identity in user.identities
     )
+
+
+def _ends(issued_at: datetime | None, expires_in: float | None) -> datetime | None:
+    """When a token ends that was issued then; None where either is unknown, or no calendar goes so far."""
+    if issued_at is None or expires_in is None:
+        return None
+    try:
+        return issued_at + timedelta(seconds=expires_in)
+    except OverflowError:
+        return None
 
 
 def _exchangeable(connection: Connection | None) -> bool:
