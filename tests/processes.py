@@ -28,8 +28,9 @@ FOREIGN = """
 import json, os, sys
 from celery import Celery
 app = Celery("foreign", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"])
-asked = [app.send_task(name, kwargs=arguments, queue=queue) for name, queue, arguments in json.load(sys.stdin)]
-answers = [each.get(timeout=30, propagate=False) for each in asked]
+given = json.load(sys.stdin)
+asked = [app.send_task(name, kwargs=arguments, queue=queue) for name, queue, arguments in given["messages"]]
+answers = [each.get(timeout=30, propagate=False) for each in asked if given["wait"]]
 assert not [name for name in sys.modules if name == "worker" or name.startswith("worker.")]
 print(json.dumps([repr(answer) if isinstance(answer, Exception) else answer for answer in answers]))
 """
@@ -128,7 +129,11 @@ class Site:
 
     def ask(self, *messages: tuple[str, str, dict[str, Any]]) -> list[Any]:
         """Send tasks from a foreign application: name, queue and arguments of each; returns their results."""
-        return list(self.run(FOREIGN, messages))
+        return list(self.run(FOREIGN, {"messages": messages, "wait": True}))
+
+    def send(self, *messages: tuple[str, str, dict[str, Any]]) -> None:
+        """As ``ask``, without waiting for results."""
+        self.run(FOREIGN, {"messages": messages, "wait": False})
 
     def read(self, *asked: dict[str, Any]) -> list[str]:
         """Read tokens in a process of their own; each is what ``user_token`` is asked."""
