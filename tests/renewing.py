@@ -8,15 +8,18 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import httpx
 
 from tests.emulators.control import Emulation
-from worker.renew.engine import Engine
+from worker import providers
+from worker.renew.engine import CLAIM_TIME, Engine
 from worker.renew.on_demand import OnDemand
-from worker.renew.sending import http_client
+from worker.renew.sending import http_client, send
 from worker.runtime import Runtime
 from worker.tokens import GrantKey
+from worker.vault import claims
 from worker.vault.database import Vault
 from worker.vault.keyring import Place
 from worker.vault.spool import Spool
@@ -82,7 +85,7 @@ class Renewals:
         http.timeout = httpx.Timeout(patience)
         spool = Spool(runtime.settings.spool, runtime.vault.refresh)
         runtime.engine = Engine(runtime.vault, runtime.connections, http, spool, now=now, chance=chance)
-        runtime.on_demand = OnDemand(runtime.vault, runtime.connections, runtime.engine)
+        runtime.on_demand = OnDemand(runtime.vault, runtime.connections, runtime.engine, listeners=5)
         return runtime
 
     async def synced(self, **options: Any) -> Runtime:
@@ -104,11 +107,37 @@ class Renewals:
             user_id,
         )
 
-    def abandon(self) -> None:
-        """Let all claims have run out, as if their owners had died."""
-        self.sql(
-            "UPDATE grants SET claim_until = now(), due_at = now() WHERE claim_owner IS NOT NULL",
+    async def die_during_calls(self, worker: Runtime, *, carried_out: bool) -> datetime:
+        """Leave all due grants as a worker does that is killed during their calls, long enough ago.
+
+        Args:
+            carried_out: the requests had reached the provider, and the answers never arrived.
+
+        Returns:
+            When the worker had begun.
+        """
+        known = await worker.connections.load(["default"])
+        began = await worker.vault.now()
+        claimed = await claims.claim_due(
+            worker.vault,
+            dict.fromkeys(known, 100),
+            owner=uuid4(),
+            now=began,
+            until=began + CLAIM_TIME,
+            limit=100,
         )
+        async with http_client() as http:
+            for claim in claimed if carried_out else []:
+                client = known[claim.key.tenant, claim.key.connection].client
+                assert client is not None
+                access, refresh = (
+                    claims.open_access(worker.vault, claim),
+                    claims.open_refresh(worker.vault, claim),
+                )
+                request = providers.get(client.provider).request(client, access=access, refresh=refresh)
+                await send(http, request)
+        self.sql("UPDATE grants SET claim_until = now(), due_at = now() WHERE claim_owner IS NOT NULL")
+        return began
 
     def row(self, user_id: str = "", connection: str | None = None) -> Row:
         """Read a grant's row."""
@@ -148,9 +177,7 @@ class Renewals:
 
     async def called(self, provider: str, times: int = 1) -> None:
         """Wait until a provider's token endpoint has been called so often."""
-        async with asyncio.timeout(10):
-            while len(self.token_calls(provider)) < times:  # noqa: ASYNC110  # it is another process that counts
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.token_calls(provider)) >= times)
 
     def token_calls(self, provider: str) -> list[Row]:
         """List the calls to a provider's token endpoint."""
@@ -160,6 +187,13 @@ class Renewals:
         """Whether the vault holds the newest tokens that the provider takes."""
         live = self.tenant.live(user_id, connection)
         return opened(vault, self.row(user_id, connection)) == (live["access_token"], live["refresh_token"])
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that happens in another process."""
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0.01)
 
 
 def opened(vault: Vault, row: Row) -> Pair:

@@ -36,6 +36,7 @@ class Connection:
     circuit_opened_at: datetime | None
     circuit_until: datetime | None
     circuit_code: str | None
+    suspect_grant: int | None = None
 
 
 class Connections:
@@ -76,6 +77,7 @@ class Connections:
             circuit_opened_at=None if circuit_is_new else stored.circuit_opened_at,
             circuit_until=None if circuit_is_new else stored.circuit_until,
             circuit_code=None if circuit_is_new else stored.circuit_code,
+            suspect_grant=None if circuit_is_new else stored.suspect_grant,
         )
 
     def _resolve(self, stored: StoredConnection) -> providers.Client | providers.Problem:

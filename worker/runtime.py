@@ -82,7 +82,8 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
         http = await stack.enter_async_context(http_client())
         known = Connections(vault, settings)
         engine = Engine(vault, known, http, Spool(settings.spool, vault.refresh))
-        yield Runtime(settings, vault, known, engine, OnDemand(vault, known, engine), stack)
+        on_demand = OnDemand(vault, known, engine, listeners=max(1, connections // 2))
+        yield Runtime(settings, vault, known, engine, on_demand, stack)
 
 
 def database_url(settings: Settings) -> Secret:

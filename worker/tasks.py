@@ -151,6 +151,8 @@ def refresh_token(
         admin_connection and (user_id or connection)
     ):
         raise ValueError("give user_id and connection, or admin_connection alone")
+    if min_ttl is not None and (isinstance(min_ttl, bool) or not isinstance(min_ttl, int | float)):
+        raise ValueError("min_ttl is a number of seconds")
     runtime = _process.runtime()
     wanted_user, wanted_connection = (user_id or "", connection or admin_connection or "")
     try:

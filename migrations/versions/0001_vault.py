@@ -84,6 +84,7 @@ def upgrade() -> None:
         sa.Column("circuit_opened_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("circuit_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("circuit_code", sa.Text(), nullable=True),
+        sa.Column("suspect_grant", sa.BigInteger(), nullable=True),
         sa.Column("circuit_failures", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("synced_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
-from tests.renewing import Renewals
+from tests.renewing import Renewals, until
 from worker.connections import Connections
 from worker.renew.engine import PER_CONNECTION, WINDOW, Engine
 from worker.renew.outcome import UNKNOWN_TRIES, Outcome
@@ -184,7 +184,7 @@ async def test_a_probe_that_succeeds_closes_the_circuit(renewals: Renewals) -> N
     """When the provider takes the client again, the next probe finds out and all others follow."""
     renewals.connect("c", users=30)
     worker = await renewals.synced()
-    renewals.tenant.fail_next("/idp/c", 1, "error:unauthorized_client")
+    renewals.tenant.fail_next("/idp/c", 1, "error:invalid_client")
     renewals.make_due()
     await worker.engine.renew_due(worker.tenants)
     renewals.end_pause("c")
@@ -204,19 +204,18 @@ async def test_a_probe_that_died_is_made_again(renewals: Renewals) -> None:
     """A worker that dies during the probe delays the next one, and does not prevent it."""
     renewals.connect("c", users=2)
     worker = await renewals.synced()
-    renewals.tenant.fail_next("/idp/c", 1, "error:unauthorized_client")
+    renewals.tenant.fail_next("/idp/c", 1, "error:invalid_client")
     renewals.make_due()
     await worker.engine.renew_due(worker.tenants)
     renewals.end_pause("c")
     renewals.make_due()
-    renewals.tenant.fail_next("/idp/c", 1, "hang", carried_out=False)
-    dying = asyncio.create_task(worker.engine.renew_due(worker.tenants))
-    await renewals.called("c", 2)
-    dying.cancel()
+    await renewals.die_during_calls(worker, carried_out=False)
     renewals.make_due()
     assert await worker.engine.renew_due(worker.tenants) == {}
     renewals.end_pause("c")
-    assert (await worker.engine.renew_due(worker.tenants))[Outcome.RENEWED] == 1
+    # The probe that died left its grant in doubt: should the next one meet that grant, the one after it is made at once.
+    done = [await worker.engine.renew_due(worker.tenants) for _ in range(2)]
+    assert sum(outcomes[Outcome.RENEWED] for outcomes in done) == 1
     assert renewals.circuit("c")["circuit_opened_at"] is None
 
 
@@ -304,9 +303,8 @@ async def test_a_hanging_provider_does_not_starve_the_others(renewals: Renewals)
     renewals.tenant.fail_next("/idp/hangs", 1000, "hang", carried_out=False)
     began = time.monotonic()
     running = asyncio.create_task(worker.engine.renew_due(worker.tenants, budget=1))
-    while {row["obtained_from"] for row in renewals.rows("well")} != {"renewal"}:
-        assert time.monotonic() - began < 4
-        await asyncio.sleep(0.05)
+    await until(lambda: {row["obtained_from"] for row in renewals.rows("well")} == {"renewal"})
+    assert time.monotonic() - began < 4
     assert len(renewals.token_calls("hangs")) <= PER_CONNECTION
     renewals.tenant.clear_faults()
     renewals.tenant.release()

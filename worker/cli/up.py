@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.vault.database import Vault
 
-WORKER_PATIENCE = 40.0  # seconds that the workers get to end what they are at
+WORKER_PATIENCE = 55.0  # seconds that the workers get to end what they are at
 PATIENCE = 10.0  # and everything else
 # Seconds between looks whether the embedded servers live.
 TEND_EVERY = 5.0

@@ -6,6 +6,7 @@ import re
 from typing import Literal
 
 from worker.providers.base import Provider
+from worker.providers.blame import CLIENT_REFUSED
 from worker.providers.connection import TOKENLESS_STRATEGIES, resolve
 from worker.providers.model import (
     Blame,
@@ -21,6 +22,7 @@ from worker.providers.options import TOKEN_FIELDS, admin_tokens, notes, public_o
 from worker.providers.registry import get, names
 
 __all__ = [
+    "CLIENT_REFUSED",
     "TOKENLESS_STRATEGIES",
     "TOKEN_FIELDS",
     "Blame",

@@ -20,6 +20,21 @@ _OPERATOR = """
     invalid_target incorrect_client_credentials redirect_uri_mismatch bad_redirect_uri bad_client_secret
     invalid_client_secret invalid_client_id bad_client_id deleted_client disabled_client
 """
+# Words that can only be about the client, never about the token that came with it.
+CLIENT_REFUSED = frozenset(
+    [
+        "invalid_client",
+        "incorrect_client_credentials",
+        "redirect_uri_mismatch",
+        "bad_redirect_uri",
+        "bad_client_secret",
+        "invalid_client_secret",
+        "invalid_client_id",
+        "bad_client_id",
+        "deleted_client",
+        "disabled_client",
+    ]
+)
 _NOBODY = """
     temporarily_unavailable server_error slow_down rate_limit_exceeded ratelimited too_many_requests
 """

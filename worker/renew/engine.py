@@ -18,8 +18,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker import providers
 from worker.connections import Connection, Connections
 from worker.errors import CannotOpen
-from worker.providers import Blame, RefreshRequest, Refused, Renewed
-from worker.renew.outcome import NOTHING_TO_SPEND, Decision, Outcome, decide, unreadable, wait_in_doubt
+from worker.providers import CLIENT_REFUSED, RefreshRequest, Refused, Renewed
+from worker.renew.outcome import (
+    NOTHING_TO_SPEND,
+    UNKNOWN_TRIES,
+    Decision,
+    Outcome,
+    decide,
+    unreadable,
+    wait_in_doubt,
+)
 from worker.renew.sending import CALL_TIMEOUT, Answer, send
 from worker.renew.storing import Storing
 from worker.vault import claims, records
@@ -47,7 +55,7 @@ class _Lane:
     connection: Connection
     lead: asyncio.Lock = field(default_factory=asyncio.Lock)
     trusted: bool = False
-    renewed: bool = False
+    suspicious: bool = False
     hold_doubt: bool = True
     broken: bool = False
     done: bool = False
@@ -137,11 +145,17 @@ class Engine:
         await self._count(counts, clock)
         return _by_outcome(counts)
 
-    async def renew_one(self, grant_id: int, *, connection: Connection, force: bool = False) -> Outcome:
-        """Renew one grant now, whatever its due time; ``BUSY`` where another worker holds it.
+    async def renew_one(
+        self, grant_id: int, *, connection: Connection, seen: int | None = None, force: bool = False
+    ) -> Outcome:
+        """Renew one grant now, whatever its due time.
 
         Args:
-            force: use even a refresh token whose last use is in doubt.
+            seen: the version of the access token that is to be replaced.
+            force: use a dead grant's refresh token too, one in backoff, and one whose last use is in doubt.
+
+        Returns:
+            ``BUSY`` where another worker holds it, or where the grant has changed since the caller saw it.
 
         Raises:
             ConfigurationError: as ``renew_due``.
@@ -150,7 +164,9 @@ class Engine:
         if connection.client is None:
             return Outcome.UNRENEWABLE
         now = clock()
-        claim = await claims.claim_one(self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME)
+        claim = await claims.claim_one(
+            self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, seen=seen, force=force
+        )
         if claim is None:
             return Outcome.BUSY
         lane = _Lane(connection, trusted=True, hold_doubt=not force)
@@ -214,6 +230,10 @@ class Engine:
         request = self._request(lane, client, provider, claim, now)
         if isinstance(request, Decision):
             await claims.release(self._vault, claim, **request.columns)
+            if lane.connection.circuit_opened_at is not None:
+                await circuits.probe_again(
+                    self._vault, tenant=claim.key.tenant, name=claim.key.connection, now=now
+                )
             return request.outcome
         result = await self._call(provider, request, now)
         if isinstance(result, Refused):
@@ -262,12 +282,31 @@ class Engine:
             log.warning("renew.uncounted", problem=type(error).__name__)
 
     async def _trust(self, lane: _Lane) -> None:
-        lane.trusted = lane.renewed = True
-        if lane.connection.circuit_opened_at is not None:
-            await circuits.close_circuit(
-                self._vault, tenant=lane.connection.tenant, name=lane.connection.name
-            )
-            log.info("connection.mended", connection=lane.connection.name)
+        lane.trusted = True
+        connection = lane.connection
+        if (
+            connection.circuit_opened_at is not None
+            or connection.suspect_grant is not None
+            or lane.suspicious
+        ):
+            lane.suspicious = False
+            await circuits.close_circuit(self._vault, tenant=connection.tenant, name=connection.name)
+        if connection.circuit_opened_at is not None:
+            log.info("connection.mended", connection=connection.name)
+
+    async def _is_the_connections(self, lane: _Lane, claim: Claim, refused: Refused) -> bool:
+        """Whether a refusal is the connection's trouble: some words may also be provoked by one odd grant.
+
+        For those it takes another grant that is refused as well, or the same one again and again, with no
+        renewal of the connection in between.
+        """
+        if refused.code in CLIENT_REFUSED:
+            return True
+        lane.suspicious = True
+        noted = await circuits.suspect(
+            self._vault, tenant=claim.key.tenant, name=claim.key.connection, grant_id=claim.id
+        )
+        return noted is not None and (noted != claim.id or claim.attempts + 1 >= UNKNOWN_TRIES)
 
     async def _refused(
         self,
@@ -280,8 +319,10 @@ class Engine:
         now = clock()
         decision: Decision = decide(refused, claim, provider, now=now, chance=self._chance())
         released = await claims.release(self._vault, claim, **decision.columns)
-        # A refusal that no table names is this grant's own trouble where others of the connection are renewed.
-        if decision.opens_circuit and not (refused.blame is Blame.UNKNOWN and lane.renewed):
+        outcome = decision.outcome
+        if not decision.opens_circuit:
+            lane.trusted = True
+        elif await self._is_the_connections(lane, claim, refused):
             lane.broken = True
             await circuits.open_circuit(
                 self._vault,
@@ -293,16 +334,16 @@ class Engine:
                 now=now,
             )
         else:
-            lane.trusted = True
+            outcome = Outcome.RETRY
         log.warning(
             "renew.refused",
             grant=claim.id,
             connection=claim.key.connection,
             blame=refused.blame.value,
             code=refused.code,
-            outcome=decision.outcome.value,
+            outcome=outcome.value,
         )
-        return decision.outcome if released else Outcome.SUPERSEDED
+        return outcome if released else Outcome.SUPERSEDED
 
 
 def _ticks() -> float:

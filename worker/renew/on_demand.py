@@ -21,7 +21,7 @@ from worker.vault.database import Vault
 from worker.vault.serving import CHANNEL, SELECT_SERVED, Served, choose
 
 # How long to wait for another worker's call to end, in seconds: longer than any call takes.
-WAIT = 40.0
+WAIT = 50.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,15 @@ class OnDemand:
         vault: where the grants are.
         connections: resolves each connection's client.
         engine: makes the calls.
+        listeners: how many may wait for another worker's call at the same time, each over a connection of its own;
+            fewer than the vault has, or nothing could be committed that they wait for.
     """
 
-    def __init__(self, vault: Vault, connections: Connections, engine: Engine) -> None:
+    def __init__(self, vault: Vault, connections: Connections, engine: Engine, *, listeners: int) -> None:
         self._vault = vault
         self._connections = connections
         self._engine = engine
+        self._listeners = asyncio.Semaphore(listeners)
 
     async def refresh(
         self,
@@ -86,12 +89,14 @@ class OnDemand:
         while True:
             loaded = await self._connections.load([served.tenant], connection)
             ready = loaded[served.tenant, connection]
-            if not force and served.is_fresh(min_ttl):
+            if not force and served.is_fresh(_within_reach(served, min_ttl)):
                 break
             if (held_back := await self._held_back(served, ready, force)) is not None:
                 outcome = held_back
                 break
-            outcome = await self._engine.renew_one(served.id, connection=ready, force=force)
+            outcome = await self._engine.renew_one(
+                served.id, connection=ready, seen=served.access_version, force=force
+            )
             if outcome is not Outcome.BUSY:
                 served = await self._read(tenants, user_id, connection)
                 break
@@ -101,7 +106,7 @@ class OnDemand:
             await self._wait(served.id, remaining)
             served = await self._read(tenants, user_id, connection)
             if served.obtained_at != began.obtained_at or served.state != began.state:
-                force = False  # somebody else's call did what was asked for
+                force, outcome = False, Outcome.FRESH  # somebody else's call did what was asked for
         async with self._vault.engine.begin() as open_connection:
             await grants.notify(open_connection, served.id)
         return await self._report(served, began, outcome, ready, min_ttl)
@@ -153,17 +158,27 @@ class OnDemand:
             return float((await connection.execute(statement, {"id": served.id})).scalar_one_or_none() or 0)
 
     async def _wait(self, grant_id: int, seconds: float) -> None:
-        """Wait until the claim that another worker holds has ended."""
-        async with self._vault.engine.connect() as shared:
-            connection = await shared.execution_options(isolation_level="AUTOCOMMIT")
-            await connection.execute(text(f"LISTEN {CHANNEL}"))
-            if await claims.mark_awaited(connection, grant_id, await self._vault.now()):
-                raw = await connection.get_raw_connection()
-                driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
-                async for notification in driver.notifies(timeout=seconds):
-                    if notification.payload == str(grant_id):
-                        break
-            await connection.execute(text(f"UNLISTEN {CHANNEL}"))
+        """Wait until the claim that another worker holds has ended, or the time is up."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._listeners.acquire()
+        except TimeoutError:
+            return
+        try:
+            async with self._vault.statement() as connection:
+                await connection.execute(text(f"LISTEN {CHANNEL}"))
+                now = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
+                if await claims.mark_awaited(connection, grant_id, now):
+                    raw = await connection.get_raw_connection()
+                    driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
+                    seconds = deadline - asyncio.get_running_loop().time()
+                    async for notification in driver.notifies(timeout=max(0.0, seconds)):
+                        if notification.payload == str(grant_id):
+                            break
+                await connection.execute(text(f"UNLISTEN {CHANNEL}"))
+        finally:
+            self._listeners.release()
 
     async def _report(
         self, served: Served, began: Served, outcome: Outcome, ready: Connection, min_ttl: float | None
@@ -175,7 +190,7 @@ class OnDemand:
             state = "blocked"
             until = ready.circuit_until
             retry_after = max(1.0, (until - served.now).total_seconds()) if until else 60.0
-        elif not served.is_fresh(min_ttl) and state in ("active", "in_doubt"):
+        elif not served.is_fresh(_within_reach(served, min_ttl)) and state in ("active", "in_doubt"):
             retry_after = max(1.0, await self._pause(served))
         return Refreshed(
             tenant=served.tenant,
@@ -189,3 +204,16 @@ class OnDemand:
             since=served.reason_since,
             retry_after=retry_after,
         )
+
+
+def _within_reach(served: Served, min_ttl: float | None) -> float | None:
+    """Who wants more life than the provider's tokens ever have gets half of it: each call would bring no more."""
+    if (
+        min_ttl is None
+        or served.obtained_from != "renewal"
+        or not served.expires_at
+        or not served.obtained_at
+    ):
+        return min_ttl
+    life = (served.expires_at - served.obtained_at).total_seconds()
+    return min_ttl if min_ttl < life else life / 2

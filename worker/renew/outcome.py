@@ -51,7 +51,8 @@ class Decision:
 
     Attributes:
         outcome: for the counts.
-        opens_circuit: whether the connection's circuit opens.
+        opens_circuit: whether the connection's circuit opens; where the refusal might be this grant's own
+            trouble, only once another grant is refused as well.
         columns: keyword arguments of ``claims.release``.
     """
 
@@ -118,7 +119,8 @@ def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: d
         return now if claim.doubt_since is None else retry_at
     if claim.expires_at is None:
         return retry_at
-    return max(retry_at, claim.expires_at - LAST_MOMENT)
+    last_moment = LAST_MOMENT if claim.life is None else min(LAST_MOMENT, claim.life / 4)
+    return max(retry_at, claim.expires_at - last_moment)
 
 
 def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decision | None:

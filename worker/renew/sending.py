@@ -19,7 +19,10 @@ from worker import __version__
 from worker.providers import RefreshRequest
 
 # The longest possible call, in seconds, answer included. Claims last well beyond it.
-CALL_TIMEOUT = 30.0
+CALL_TIMEOUT = 40.0
+# After that, what has arrived already is still read: a process that was paused finds its time up and the answer,
+# with the only copy of a rotated refresh token, waiting in the socket.
+DRAIN = 1.0
 # The longest wait for a connection, resolving the host's name included: it ends well before the call does, as
 # at the end of a call nobody can say any more whether the request was sent.
 CONNECT_TIMEOUT = 10.0
@@ -76,7 +79,7 @@ def http_client(connections: int = 100) -> httpx.AsyncClient:
     """Make the client that all of a process's renewals share. It follows no redirect."""
     return httpx.AsyncClient(
         transport=_Transport(limits=httpx.Limits(max_connections=connections)),
-        timeout=httpx.Timeout(20, connect=5, pool=CONNECT_TIMEOUT),
+        timeout=httpx.Timeout(None, connect=5, pool=CONNECT_TIMEOUT),  # the whole is timed by `send`
         headers={"user-agent": f"idp-token-vault/{__version__}"},
         # What is set for one user's renewal must not go out with the next user's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -87,21 +90,28 @@ def http_client(connections: int = 100) -> httpx.AsyncClient:
 
 async def send(http: httpx.AsyncClient, request: RefreshRequest) -> Answer | NoAnswer:
     """Send a refresh request once; nothing is ever repeated here."""
+    exchange = asyncio.create_task(_exchange(http, request))
     try:
-        async with (
-            asyncio.timeout(CALL_TIMEOUT),
-            http.stream(
-                request.method, request.url, headers=dict(request.headers), content=request.body
-            ) as response,
-        ):
+        for patience in (CALL_TIMEOUT, DRAIN):
+            if (await asyncio.wait({exchange}, timeout=patience))[0]:
+                return exchange.result()
+        return NoAnswer(sent=True, code="timeout")
+    finally:
+        exchange.cancel()
+        await asyncio.gather(exchange, return_exceptions=True)
+
+
+async def _exchange(http: httpx.AsyncClient, request: RefreshRequest) -> Answer | NoAnswer:
+    try:
+        async with http.stream(
+            request.method, request.url, headers=dict(request.headers), content=request.body
+        ) as response:
             body = bytearray()
             async for chunk in response.aiter_bytes():
                 body += chunk
                 if len(body) > MAX_ANSWER:
                     return NoAnswer(sent=True, code="answer_too_large")
             return Answer(response.status_code, response.headers, bytes(body))
-    except TimeoutError:
-        return NoAnswer(sent=True, code="timeout")
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError):
         return NoAnswer(sent=False, code="bad_token_url")
     except (httpx.TransportError, httpx.DecodingError, aiohttp.ClientError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -37,6 +38,7 @@ class Storing:
         self._vault = vault
         self._spool = spool
         self._chance = chance
+        self._replaying = asyncio.Lock()
         self._up = asyncio.Event()
         self._up.set()
 
@@ -54,6 +56,10 @@ class Storing:
 
     async def replay(self) -> int:
         """Store the answers that Postgres could not take when they came; returns how many were stored."""
+        async with self._replaying:
+            return await self._replay()
+
+    async def _replay(self) -> int:
         stored = 0
         for path in self._spool.waiting():
             try:
@@ -88,6 +94,9 @@ class Storing:
         Returns:
             ``RENEWED``, ``SUPERSEDED`` by a newer login, or ``SPOOLED``.
         """
+        if pair.expires_at is None and claim.life is not None:
+            # A provider that leaves the life out for once has not made it longer.
+            pair = replace(pair, expires_at=sent_at + claim.life)
         due_at = due.after_renewal(pair.expires_at, sent_at, self._chance())
         give_up, pause, spooled = time.monotonic() + STORE_PATIENCE, 0.2, None
         while True:
@@ -107,5 +116,6 @@ class Storing:
             else:
                 self._up.set()
                 if spooled:
+                    stored = stored or not spooled.exists()  # a replay was quicker
                     self._spool.drop(spooled)
                 return Outcome.RENEWED if stored else Outcome.SUPERSEDED

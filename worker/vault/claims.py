@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
@@ -48,6 +48,12 @@ class Claim:
     expires_at: datetime | None
     doubt_since: datetime | None
     attempts: int
+    obtained_at: datetime | None = None
+
+    @property
+    def life(self) -> timedelta | None:
+        """How long the access token that is being replaced lives, where that is known."""
+        return self.expires_at - self.obtained_at if self.expires_at and self.obtained_at else None
 
 
 # The lateral join walks each healthy connection's range of the due index, so a tick costs what is due; the quotas
@@ -79,7 +85,7 @@ UPDATE grants SET
     doubt_since = CASE WHEN claim_owner IS NULL THEN doubt_since ELSE coalesce(doubt_since, claim_began) END
 FROM due WHERE grants.id = due.id
 RETURNING grants.id, tenant, connection, user_id, provider_user_id, state, access_sealed, access_version,
-    refresh_sealed, refresh_version, expires_at, doubt_since, attempts
+    refresh_sealed, refresh_version, expires_at, doubt_since, attempts, obtained_at
 """)
 
 _CLAIM_ONE = text("""
@@ -88,8 +94,10 @@ UPDATE grants SET
     due_at = CASE WHEN state = 'reauthorization_required' THEN NULL ELSE CAST(:until AS timestamptz) END,
     doubt_since = CASE WHEN claim_owner IS NULL THEN doubt_since ELSE coalesce(doubt_since, claim_began) END
 WHERE id = :id AND state <> 'erased' AND (claim_until IS NULL OR claim_until <= :now)
+    AND access_version = coalesce(CAST(:seen AS bigint), access_version)
+    AND (:force OR (state <> 'reauthorization_required' AND (attempts = 0 OR due_at <= :now)))
 RETURNING id, tenant, connection, user_id, provider_user_id, state, access_sealed, access_version,
-    refresh_sealed, refresh_version, expires_at, doubt_since, attempts
+    refresh_sealed, refresh_version, expires_at, doubt_since, attempts, obtained_at
 """)
 
 # One statement, so that the pair is committed with the answer and nothing can come between. Each token is
@@ -190,11 +198,28 @@ async def claim_due(
 
 
 async def claim_one(
-    vault: Vault, grant_id: int, *, owner: UUID, now: datetime, until: datetime
+    vault: Vault,
+    grant_id: int,
+    *,
+    owner: UUID,
+    now: datetime,
+    until: datetime,
+    seen: int | None = None,
+    force: bool = False,
 ) -> Claim | None:
-    """Claim one grant whatever its due time, and commit; None where another holds it or it is erased."""
+    """Claim one grant whatever its due time, and commit.
+
+    Args:
+        owner: names the attempt.
+        now, until: as for ``claim_due``.
+        seen: the version of the access token that is to be replaced; None for whichever there is.
+        force: a dead grant too, and one that waits in backoff.
+
+    Returns:
+        None where another holds it, or where it is not any more as the caller saw it: it looks again then.
+    """
     async with vault.statement() as connection:
-        values = {"id": grant_id, "owner": owner, "now": now, "until": until}
+        values = {"id": grant_id, "owner": owner, "now": now, "until": until, "seen": seen, "force": force}
         row = (await connection.execute(_CLAIM_ONE, values)).one_or_none()
     return None if row is None else _claim(row, owner, now, until)
 

@@ -37,12 +37,14 @@ class StoredConnection:
     circuit_opened_at: datetime | None
     circuit_until: datetime | None
     circuit_code: str | None
+    suspect_grant: int | None
 
 
 _STORED = (
     ConnectionRow.tenant, ConnectionRow.name, ConnectionRow.strategy, ConnectionRow.provider, ConnectionRow.problem,
     ConnectionRow.problem_message, ConnectionRow.options_sealed, ConnectionRow.options_version,
     ConnectionRow.client_fingerprint, ConnectionRow.circuit_opened_at, ConnectionRow.circuit_until, ConnectionRow.circuit_code,
+    ConnectionRow.suspect_grant,
 )  # fmt: skip
 
 
@@ -150,7 +152,27 @@ async def settle(
 
 _CLOSED: Mapping[str, Any] = {
     "circuit_opened_at": None, "circuit_until": None, "circuit_code": None, "circuit_failures": 0,
+    "suspect_grant": None,
 }  # fmt: skip
+
+
+async def suspect(vault: Vault, *, tenant: str, name: str, grant_id: int) -> int | None:
+    """Note a grant whose refusal may be its own trouble or the connection's.
+
+    Returns:
+        The grant that was noted before, since the connection's last renewal; None where none was.
+    """
+    this = (ConnectionRow.tenant == tenant, ConnectionRow.name == name)
+    before = select(ConnectionRow.suspect_grant).where(*this).with_for_update()
+    noting = (
+        update(ConnectionRow)
+        .where(*this, ConnectionRow.suspect_grant.is_(None))
+        .values(suspect_grant=grant_id)
+    )
+    async with vault.engine.begin() as connection:
+        noted = (await connection.execute(before)).scalar_one_or_none()
+        await connection.execute(noting)
+    return noted
 
 
 async def open_circuit(
@@ -210,14 +232,29 @@ async def take_probe(vault: Vault, *, tenant: str, name: str, now: datetime, unt
         return (await connection.execute(statement)).scalar_one_or_none() is not None
 
 
-async def close_circuit(vault: Vault, *, tenant: str, name: str) -> None:
-    """Renew a connection's tokens again: a probe succeeded."""
+async def probe_again(vault: Vault, *, tenant: str, name: str, now: datetime) -> None:
+    """End an open circuit's pause: the probe was given up before anything was asked."""
     statement = (
         update(ConnectionRow)
         .where(
             ConnectionRow.tenant == tenant,
             ConnectionRow.name == name,
             ConnectionRow.circuit_opened_at.is_not(None),
+        )
+        .values(circuit_until=now)
+    )
+    async with vault.engine.begin() as connection:
+        await connection.execute(statement)
+
+
+async def close_circuit(vault: Vault, *, tenant: str, name: str) -> None:
+    """Renew a connection's tokens again, without a suspicion: one was renewed."""
+    statement = (
+        update(ConnectionRow)
+        .where(
+            ConnectionRow.tenant == tenant,
+            ConnectionRow.name == name,
+            or_(ConnectionRow.circuit_opened_at.is_not(None), ConnectionRow.suspect_grant.is_not(None)),
         )
         .values(_CLOSED)
     )

@@ -91,6 +91,8 @@ class ConnectionRow(Base):
     circuit_opened_at: Mapped[datetime | None]
     circuit_until: Mapped[datetime | None]
     circuit_code: Mapped[str | None]
+    # A grant whose refusal may be its own trouble or the connection's: another one refused decides it.
+    suspect_grant: Mapped[int | None] = mapped_column(BigInteger)
     circuit_failures: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     synced_at: Mapped[datetime | None]
 
