@@ -68,7 +68,7 @@ class _Reader:
         Raises:
             ConfigurationError: a variable is missing or wrong.
         """
-        settings = configuration.load()
+        settings = configuration.load_reader()
         database_url, redis_url = _addresses(settings)
         return cls(database_url, settings.access_keys, redis_url=redis_url, tenant=tenant)
 

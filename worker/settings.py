@@ -161,7 +161,9 @@ class _SecretFiles(PydanticBaseSettingsSource):
         return found
 
 
-class _Environment(BaseSettings):
+class _ReaderEnvironment(BaseSettings):
+    """What a reader is told; whatever else stands in its environment is another program's."""
+
     model_config = SettingsConfigDict(
         env_ignore_empty=True,
         extra="ignore",
@@ -170,18 +172,10 @@ class _Environment(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    auth0_domain: str | None = None
-    auth0_client_id: str | None = None
-    auth0_client_secret: SecretField | None = None
-    auth0_private_key: SecretField | None = None
-    auth0_audience: str | None = None
     database_url: SecretField | None = None
     redis_url: SecretField | None = None
     vault_access_keys: KeysField = ()
-    vault_refresh_keys: KeysField = ()
-    token_vault_config: Path | None = None
     token_vault_home: Path = Path(".token-vault")
-    token_vault_spool: Path | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -194,6 +188,17 @@ class _Environment(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del init_settings, dotenv_settings, file_secret_settings
         return env_settings, _SecretFiles(settings_cls)
+
+
+class _Environment(_ReaderEnvironment):
+    auth0_domain: str | None = None
+    auth0_client_id: str | None = None
+    auth0_client_secret: SecretField | None = None
+    auth0_private_key: SecretField | None = None
+    auth0_audience: str | None = None
+    vault_refresh_keys: KeysField = ()
+    token_vault_config: Path | None = None
+    token_vault_spool: Path | None = None
 
 
 class Settings(BaseModel):
@@ -261,6 +266,31 @@ def load(config: Path | None = None) -> Settings:
         tenants=tenants,
         connections=file.connections,
         schedule=file.schedule,
+    )
+
+
+def load_reader() -> Settings:
+    """Read what a reader needs, and nothing else: it may live in an environment with an Auth0 client of its own.
+
+    Raises:
+        ConfigurationError: naming the variable, never a value.
+    """
+    try:
+        environment = _ReaderEnvironment()
+    except ValidationError as error:
+        raise ConfigurationError(f"the environment: {_explain(error)}") from None
+    home = _absolute(environment.token_vault_home, "TOKEN_VAULT_HOME")
+    embedded = environment.database_url is None
+    return Settings(
+        home=home,
+        spool=home / "spool",
+        database_url=environment.database_url,
+        redis_url=environment.redis_url,
+        access_keys=environment.vault_access_keys or (home_keys(home, "access") if embedded else ()),
+        refresh_keys=(),
+        tenants={},
+        connections={},
+        schedule=Schedule(),
     )
 
 

@@ -259,8 +259,11 @@ def _looked(look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | 
 async def _look(
     settings: Settings, look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None
 ) -> tuple[T, datetime]:
+    from worker.vault import listing
     from worker.vault.database import open_vault
 
     keys = (settings.access_keys, settings.refresh_keys)
     async with open_vault(premises.database_url(settings), *keys, connections=1) as vault:
-        return await look(vault, chosen(settings, tenant)), datetime.now(UTC)
+        # What the vault holds can be looked at where no tenant is configured, too: on a dashboard's host, say.
+        tenants = chosen(settings, tenant) if settings.tenants else await listing.tenants(vault, tenant)
+        return await look(vault, tenants), datetime.now(UTC)

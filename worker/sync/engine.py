@@ -16,7 +16,7 @@ from worker.auth0 import Connection as ShownConnection
 from worker.auth0 import ManagementClient, User, UserPage
 from worker.connections import Connection, Connections
 from worker.errors import Auth0Error, Auth0NotFound, MalformedAnswer, MissingScope
-from worker.sync.showing import may_hide_tokens, shown_admin_grant, shown_grants
+from worker.sync.showing import carries_tokens, may_hide_tokens, shown_admin_grant, shown_grants
 from worker.vault import connections as table
 from worker.vault import grants, listing, records
 from worker.vault.database import Vault
@@ -82,6 +82,7 @@ class Sync:
         self._vault = vault
         self._connections = connections
         self._auth0 = auth0
+        self._lists_carry_tokens = False
 
     async def everything(self, *, full: bool = False, progress: Progress | None = None) -> Report:
         """Sync all connections, then all users; one process at a time, others skip.
@@ -247,7 +248,10 @@ class Sync:
         full: bool,
         now: datetime,
     ) -> None:
-        hidden = [user for user in page.users if may_hide_tokens(user)]
+        # Whether lists carry tokens is not documented. One that is seen says that they do: then an identity
+        # without any has none, and asking for its user would show nothing more.
+        self._lists_carry_tokens |= any(carries_tokens(user) for user in page.users)
+        hidden = [] if self._lists_carry_tokens else [user for user in page.users if may_hide_tokens(user)]
         await self._keep_users(page.users, known, report, now)
         report.failed += len(page.malformed)
         report.problems += page.malformed

@@ -50,6 +50,11 @@ def shown_admin_grant(connection: auth0.Connection, tenant: str, now: datetime) 
     )
 
 
+def carries_tokens(user: auth0.User) -> bool:
+    """Whether any identity shows a token."""
+    return any(identity.access_token or identity.refresh_token for identity in user.identities)
+
+
 def may_hide_tokens(user: auth0.User) -> bool:
     """Whether a list entry without tokens may have some when the user is asked for by id."""
     return any(

@@ -56,3 +56,11 @@ async def last_shown(vault: Vault, tenant: str, user_ids: Sequence[str]) -> dict
     async with vault.engine.connect() as connection:
         rows = (await connection.execute(statement, {"user_ids": list(user_ids), "tenant": tenant})).all()
     return {user_id: updated_at for user_id, updated_at in rows if updated_at is not None}
+
+
+async def tenants(vault: Vault, name: str | None = None) -> list[str]:
+    """The names of the tenants of which the vault holds anything, or the one of this name if it is among them."""
+    statement = text("""
+        SELECT DISTINCT tenant FROM connections WHERE CAST(:name AS text) IS NULL OR tenant = :name ORDER BY tenant
+    """)
+    return [row[0] for row in await vault.run(statement, {"name": name})]
