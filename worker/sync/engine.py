@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -21,7 +21,7 @@ from worker.vault import connections as table
 from worker.vault import grants, listing, records
 from worker.vault.database import Vault
 from worker.vault.grants import Tally
-from worker.vault.sharing import held_alone
+from worker.vault.sharing import held, held_alone
 
 log = structlog.get_logger(__name__)
 
@@ -109,7 +109,8 @@ class Sync:
 
         async def run(report: Report) -> None:
             await self._auth0.require("read:connections")
-            await self._keep_connection(await self._auth0.connection(name), report)
+            async with self._connections_alone():
+                await self._keep_connection(await self._auth0.connection(name), report)
             await self._check_options_scope(report)
             await self._users(report, full, progress, connection=name)
 
@@ -179,10 +180,15 @@ class Sync:
 
     async def _all_connections(self, report: Report) -> None:
         await self._auth0.require("read:connections")
-        async for connection in self._auth0.connections():
-            await self._keep_connection(connection, report)
+        async with self._connections_alone():
+            async for connection in self._auth0.connections():
+                await self._keep_connection(connection, report)
         await self._check_options_scope(report)
         await self._connections.load([self._tenant])
+
+    def _connections_alone(self) -> AbstractAsyncContextManager[None]:
+        """Connections have no time of change: what one sync was shown is stored before another sync asks."""
+        return held(self._vault, f"connections of {self._tenant}")
 
     async def _check_options_scope(self, report: Report) -> None:
         try:
