@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from tests import rows
 from tests.emulators.control import Emulation
@@ -224,6 +225,21 @@ async def test_an_old_token_is_skipped_with_a_user_who_has_none(
     assert BY_ID not in bench.tenant.calls("/api/v2")
 
 
+async def test_a_provider_that_exchanges_access_tokens_needs_no_refresh_token(
+    open_bench: OpenBench, tenant: Emulation
+) -> None:
+    """Facebook's users are renewable without one; GitHub's, whose tokens do not end, are not and need not be."""
+    tenant.add_connection("facebook", "facebook", "facebook")
+    tenant.add_connection("github", "github", "github")
+    [exchanged] = tenant.add_users("facebook", 1, refresh=False)
+    [lasting] = tenant.add_users("github", 1, refresh=False, expires_in=None)
+    bench = await open_bench()
+    await bench.sync.everything()
+    assert (bench.row(exchanged, "facebook")["state"], bench.row(lasting, "github")["state"]) == (
+        "active", "unrenewable"
+    )  # fmt: skip
+
+
 async def test_progress_is_told_page_by_page(open_bench: OpenBench, tenant: Emulation) -> None:
     """Whoever waits sees how many users there are, and all of them seen at the end."""
     tenant.add_connection("google-oauth2", "google-oauth2", "google")
@@ -326,6 +342,31 @@ async def _options(bench: Bench, name: str) -> Any:
 
     [stored] = await table.stored(bench.runtime.vault, ["default"], name)
     return table.open_options(bench.runtime.vault, stored)
+
+
+async def test_an_older_answer_about_a_connection_does_not_come_last(
+    open_bench: OpenBench, tenant: Emulation
+) -> None:
+    """Connections have no time of change: of two syncs, the one that asked later is the one that stores later."""
+    tenant.add_connection("corp-google", "google-apps", "google", admin=True)
+    bench, other = await open_bench(), await open_bench()
+    await bench.sync.connections()
+    tenant.reset_calls()
+    tenant.fail_next("/api/v2/connections", 1, "delay:0.3")
+    late = asyncio.create_task(bench.sync.connections())
+    await until(lambda: bool(tenant.calls("/api/v2/connections")))
+    live = tenant.login_admin("corp-google")
+    await other.sync.connection("corp-google")
+    await late
+    assert bench.held("", "corp-google") == (live["admin_access_token"], live["admin_refresh_token"])
+    assert tenant.admin_live("corp-google")["refresh_token"] == live["admin_refresh_token"]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Return when it is so."""
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def test_the_end_of_an_admin_token_is_a_moment_for_google(
@@ -603,6 +644,19 @@ async def test_a_failure_that_lasts_leaves_what_was_read(
     assert "/api/v2/users" in run["error"]
 
 
+async def test_a_page_that_postgres_refuses_is_an_error(open_bench: OpenBench, google: list[str]) -> None:
+    """A failure to store ends the sync with that failure, however well the reading went."""
+    bench = await open_bench()
+    bench.sql(f"ALTER TABLE grants ADD CONSTRAINT planted CHECK (user_id <> '{google[2]}')")
+    try:
+        with pytest.raises(DBAPIError, match="planted"):
+            await bench.sync.everything()
+    finally:
+        bench.sql("ALTER TABLE grants DROP CONSTRAINT planted")
+    assert bench.run()["error"] == "IntegrityError"
+    assert (await bench.sync.everything()).tally == Tally(new=5)
+
+
 async def test_more_users_than_one_query_shows_are_an_error(open_bench: OpenBench, tenant: Emulation) -> None:
     """Auth0 pages through a thousand records: those are stored, and the error says how many there are."""
     tenant.set_window(300)
@@ -645,9 +699,7 @@ async def test_a_second_sync_of_everything_at_the_same_time_is_skipped(
     first, second = await open_bench(), await open_bench()
     first.tenant.fail_next(LIST, 1, "delay:0.3")
     crawling = asyncio.create_task(first.sync.everything())
-    async with asyncio.timeout(10):
-        while not first.tenant.calls(LIST):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: bool(first.tenant.calls(LIST)))
     skipped = await second.sync.everything()
     assert skipped.skipped
     assert not skipped.ok
