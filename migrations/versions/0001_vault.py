@@ -207,6 +207,9 @@ def upgrade() -> None:
         ),
     )
     op.create_index(
+        "grants_subject_idx", "grants", ["provider_user_id", "connection", "tenant"], unique=False
+    )
+    op.create_index(
         "grants_due_idx",
         "grants",
         ["tenant", "connection", "due_at"],

@@ -81,7 +81,8 @@ async def test_through_any_history_no_token_gets_older_or_lost(
     vault: Vault, sql: Sql, history: list[Event]
 ) -> None:
     """Logins, renewals and answers that lag, in any order: what Postgres holds only ever gets newer."""
-    key = replace(KEY, user_id=f"google-oauth2|{uuid4()}")
+    subject = str(uuid4())
+    key = replace(KEY, user_id=f"google-oauth2|{subject}", provider_user_id=subject)
     auth0, renewals, newest, seen_access = Auth0Copy(), 0, None, set[str]()
     await take(vault, [_of_copy(key, auth0, 0)], now=auth0.now)
     for event in history:
@@ -407,7 +408,7 @@ async def test_the_same_new_grants_taken_twice_at_once_are_one_grant_each(
 ) -> None:
     """Two workers that are in the middle of one page, in opposite orders, wait for each other and agree."""
     await take(vault, [shown()], now=NOW)  # the connection's row is there: nothing else makes them take turns
-    keys = [replace(KEY, user_id=f"google-oauth2|a{n:02}") for n in range(21)]
+    keys = [replace(KEY, user_id=f"google-oauth2|a{n:02}", provider_user_id=f"a{n:02}") for n in range(21)]
     page = [shown(key, f"access-{n}", f"refresh-{n}") for n, key in enumerate(keys)]
     with psycopg.connect(database_url.reveal()) as holding:
         holding.execute(  # both stop at the tenth

@@ -12,17 +12,18 @@ newer login has.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.tokens import GrantKey, Secret, TokenPair
 from worker.vault.database import Vault
 from worker.vault.keyring import Place
 from worker.vault.serving import CHANNEL
+from worker.vault.tables import GrantRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ WITH stored AS (
             refresh_version = :refresh_version AS same_refresh,
             refresh_version = :refresh_version AND CAST(:refresh_sealed AS bytea) IS NOT NULL AS fresh_refresh,
             refresh_version = :refresh_version AND access_version = :access_version AS same_access
-        FROM grants WHERE id = :id FOR UPDATE
+        FROM grants WHERE id = :id AND user_id = :user_id FOR UPDATE
     ) now_held
     WHERE id = held AND same_refresh AND state <> 'erased'
     RETURNING id, was_awaited, same_access
@@ -279,7 +280,7 @@ async def store_renewed(
         Place.of_grant(key, "refresh", claim.refresh_version + 1), pair.refresh
     )
     values = {
-        "id": claim.id, "owner": claim.owner, "channel": CHANNEL,
+        "id": claim.id, "user_id": key.user_id, "owner": claim.owner, "channel": CHANNEL,
         "access_version": claim.access_version, "refresh_version": claim.refresh_version,
         "access_sealed": access, "refresh_sealed": refresh,
         "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at,
@@ -288,7 +289,14 @@ async def store_renewed(
     }  # fmt: skip
     async with vault.statement() as connection:
         stored = (await connection.execute(_STORE, values)).one_or_none()
-    return stored is not None and (stored.same_access or refresh is not None)
+        if stored is not None:
+            return stored.same_access or refresh is not None
+        owner = select(GrantRow.user_id).where(GrantRow.id == claim.id, GrantRow.user_id != key.user_id)
+        user_id = (await connection.execute(owner)).scalar_one_or_none()
+    if user_id is None:
+        return False
+    moved = replace(claim, key=replace(key, user_id=user_id))  # linked to another user during the call
+    return await store_renewed(vault, moved, pair, obtained_at=obtained_at, due_at=due_at)
 
 
 async def release(

@@ -16,6 +16,7 @@ from worker.tokens import GrantKey, TokenPair
 from worker.vault import due
 from worker.vault.database import Vault
 from worker.vault.keyring import Place
+from worker.vault.moving import move
 from worker.vault.newer import Held, Shown, Verdict, judge
 from worker.vault.serving import CHANNEL
 from worker.vault.tables import GrantRow
@@ -101,8 +102,12 @@ async def take(vault: Vault, shown: Sequence[ShownGrant], *, now: datetime) -> T
     asked = [
         (grant, _fingerprinted(vault, grant)) for grant in shown if grant.pair.access or grant.pair.refresh
     ]
-    unknown, known = await _different(vault, asked)
+    unknown, known, elsewhere = await _different(vault, asked)
     tally = Tally(unchanged=len(asked) - len(unknown) - len(known))
+    if elsewhere:
+        moved = await move(vault, [(grant_id, grant.key) for (grant, _), grant_id in elsewhere])
+        known += [(grant, seen) for (grant, seen), _ in elsewhere if grant.key in moved]
+        tally.unchanged -= len(moved)
     writes = _Writes()
     for grant, seen in unknown:
         _weigh(vault, grant, seen, None, now, writes, tally)
@@ -140,11 +145,20 @@ def _fingerprinted(vault: Vault, grant: ShownGrant) -> Shown:
 # Most of what a sync is shown is what it was shown before: Postgres picks out the rest, without a lock. One JSON
 # parameter stands for the whole page; arrays and rows of parameters cost more to send than the question itself.
 _DIFFERENT = text("""
-SELECT asked.n, g.id IS NULL
+SELECT asked.n, g.id IS NULL, elsewhere.id
 FROM jsonb_to_recordset(CAST(:asked AS jsonb)) AS asked(
     n integer, user_id text, connection text, tenant text, provider_user_id text,
     access text, refresh text, updated_at timestamptz)
 LEFT JOIN grants g USING (user_id, connection, tenant, provider_user_id)
+-- An identity that Auth0 showed under another user with the same tokens has moved: accounts were linked or unlinked.
+LEFT JOIN LATERAL (
+    SELECT id FROM grants m
+    WHERE g.id IS NULL AND m.provider_user_id = asked.provider_user_id AND m.connection = asked.connection
+        AND m.tenant = asked.tenant AND m.provider_user_id <> '' AND m.state <> 'erased'
+        AND CASE WHEN asked.refresh IS NULL THEN m.shown_access = decode(asked.access, 'hex')
+            ELSE m.shown_refresh = decode(asked.refresh, 'hex') END
+    ORDER BY id DESC LIMIT 1
+) elsewhere ON true
 WHERE g.id IS NULL
     OR coalesce(decode(access, 'hex'), g.shown_access) IS DISTINCT FROM g.shown_access
     OR coalesce(decode(refresh, 'hex'), g.shown_refresh) IS DISTINCT FROM g.shown_refresh
@@ -153,8 +167,12 @@ ORDER BY asked.n
 """)
 
 
-async def _different(vault: Vault, asked: list[_Seen]) -> tuple[list[_Seen], list[_Seen]]:
-    """Return the grants that the vault does not hold, and those of which Auth0 shows something else than before."""
+async def _different(
+    vault: Vault, asked: list[_Seen]
+) -> tuple[list[_Seen], list[_Seen], list[tuple[_Seen, int]]]:
+    """Return the grants that the vault does not hold, those of which Auth0 shows something else than before, and
+    those that the vault holds under another user, with their ids.
+    """
     rows = [
         _identity(grant.key)
         | {
@@ -164,8 +182,9 @@ async def _different(vault: Vault, asked: list[_Seen]) -> tuple[list[_Seen], lis
         for n, (grant, seen) in enumerate(asked)
     ]  # fmt: skip
     found = await vault.run(_DIFFERENT, {"asked": json.dumps(rows)})
-    unknown = [asked[row[0]] for row in found if row[1]]
-    return unknown, [asked[row[0]] for row in found if not row[1]]
+    unknown = [asked[n] for n, is_unknown, elsewhere in found if is_unknown and elsewhere is None]
+    known = [asked[n] for n, is_unknown, _ in found if not is_unknown]
+    return unknown, known, [(asked[n], elsewhere) for n, _, elsewhere in found if elsewhere is not None]
 
 
 async def _held(connection: AsyncConnection, keys: Sequence[GrantKey]) -> dict[GrantKey, dict[str, Any]]:

@@ -171,6 +171,8 @@ class GrantRow(Base):
             name="claim_whole",
         ),
         CheckConstraint("access_version >= 0 AND refresh_version >= 0", name="versions"),
+        # Where an identity was before its user was linked to another.
+        Index("grants_subject_idx", "provider_user_id", "connection", "tenant"),
         # Finding due rows costs what is due: each connection's due rows are one range of this index.
         Index(
             "grants_due_idx", "tenant", "connection", "due_at", postgresql_where=text("due_at IS NOT NULL")

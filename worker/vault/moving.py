@@ -1,0 +1,72 @@
+"""Moving a grant to another user: what linking and unlinking accounts at Auth0 does to an identity.
+
+The identity keeps its tokens and changes its user. Taken for a new grant, it would come with the refresh token that
+Auth0 showed at the last login, long rotated by us, and its first renewal would make the provider revoke the family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+
+from worker.errors import CannotOpen
+from worker.tokens import GrantKey
+from worker.vault.database import Vault
+from worker.vault.keyring import KeyRing, Place
+from worker.vault.tables import GrantRow
+
+log = structlog.get_logger(__name__)
+
+
+async def move(vault: Vault, moves: Sequence[tuple[int, GrantKey]]) -> set[GrantKey]:
+    """Give grants to the users that Auth0 now shows them under.
+
+    Args:
+        moves: the id of each grant, and its new key.
+
+    Returns:
+        The keys that were moved. One whose refresh token is in use stays for the next sync, as the answer
+        under way is sealed for the user it was asked for.
+    """
+    return {key for grant_id, key in moves if await _move(vault, grant_id, key)}
+
+
+async def _move(vault: Vault, grant_id: int, key: GrantKey) -> bool:
+    wanted = select(GrantRow).where(GrantRow.id == grant_id, GrantRow.claim_owner.is_(None)).with_for_update()
+    try:
+        async with vault.engine.begin() as connection:
+            row = (await connection.execute(wanted)).mappings().one_or_none()
+            if row is None:
+                return False
+            old = replace(key, user_id=row["user_id"])
+            columns = {
+                "user_id": key.user_id,
+                "access_sealed": _again(
+                    vault.access, old, key, "access", row["access_version"], row["access_sealed"]
+                ),
+                "refresh_sealed": _again(
+                    vault.refresh, old, key, "refresh", row["refresh_version"], row["refresh_sealed"]
+                ),
+            }
+            await connection.execute(update(GrantRow).where(GrantRow.id == grant_id).values(columns))
+    except CannotOpen as error:
+        log.error("grant.unmovable", grant=grant_id, problem=str(error))  # noqa: TRY400  # the message says it all
+        return False
+    except IntegrityError:
+        return False  # another sync was quicker
+    log.info("grant.moved", grant=grant_id, connection=key.connection)
+    return True
+
+
+def _again(
+    ring: KeyRing, old: GrantKey, new: GrantKey, field: str, version: int, sealed: bytes | None
+) -> bytes | None:
+    """Seal a token anew: a ciphertext opens in its own place alone, and the user is part of it."""
+    if sealed is None:
+        return None
+    token = ring.open(Place.of_grant(old, field, version), sealed)
+    return ring.seal(Place.of_grant(new, field, version), token)
