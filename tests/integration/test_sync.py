@@ -351,7 +351,7 @@ async def test_an_older_answer_about_a_connection_does_not_come_last(
     tenant.reset_calls()
     tenant.fail_next("/api/v2/connections", 1, "hang")
     late = asyncio.create_task(bench.sync.connections())
-    await until(lambda: bool(tenant.calls("/api/v2/connections")))
+    await until(lambda: bool(tenant.call_log("/api/v2/connections")))
     live = tenant.login_admin("corp-google")
     later = asyncio.create_task(other.sync.connection("corp-google"))
     await until(lambda: later.done() or bool(bench.sql("SELECT 1 FROM pg_locks WHERE NOT granted")))
@@ -696,14 +696,15 @@ async def test_a_second_sync_of_everything_at_the_same_time_is_skipped(
 ) -> None:
     """Two beats cost one crawl; a tenant of another name is not held up, and the next sync runs again."""
     first, second = await open_bench(), await open_bench()
-    first.tenant.fail_next(LIST, 1, "delay:0.3")
+    first.tenant.fail_next(LIST, 1, "hang")
     crawling = asyncio.create_task(first.sync.everything())
-    await until(lambda: bool(first.tenant.calls(LIST)))
+    await until(lambda: bool(first.tenant.call_log(LIST)))
     skipped = await second.sync.everything()
     assert skipped.skipped
     assert not skipped.ok
     other = Sync("other", second.runtime.vault, second.runtime.connections, second.sync._auth0)
     assert (await other.connections()).connections == 1
+    first.tenant.release()
     assert (await crawling).ok
     assert (await second.sync.everything()).tally == Tally(unchanged=5)
 
