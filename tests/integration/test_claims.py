@@ -150,6 +150,46 @@ async def test_a_live_claim_is_nobody_elses(vault: Vault, sql: Sql) -> None:
     assert (await claims.claim_one(vault, claim.id, owner=uuid4(), now=just_before, until=AFTERWARDS)) is None
 
 
+async def test_a_grant_that_has_changed_is_not_claimed_singly(vault: Vault, sql: Sql) -> None:
+    """Who wants to replace a token that has been replaced already gets no claim, forced or not."""
+    await planted(vault, sql, shown(1))
+    claim = await claim_first(vault)
+    await store(vault, claim)
+    for force in (False, True):
+        taken = await claims.claim_one(
+            vault, claim.id, owner=uuid4(), now=NOW, until=LATER, seen=claim.access_version, force=force
+        )
+        assert taken is None
+    assert await claims.claim_one(
+        vault, claim.id, owner=uuid4(), now=NOW, until=LATER, seen=claim.access_version + 1
+    )
+
+
+@pytest.mark.parametrize("state", ["dead", "backoff"])
+async def test_only_force_claims_what_is_to_be_left_alone(vault: Vault, sql: Sql, state: str) -> None:
+    """A dead grant, or one that waits after a failure, is claimed singly by force alone."""
+    await planted(vault, sql, shown(1))
+    claim = await claim_first(vault)
+    if state == "dead":
+        await claims.release(
+            vault, claim, due_at=None, state="reauthorization_required", reason="x", attempts=1
+        )
+    else:
+        await claims.release(vault, claim, due_at=AFTERWARDS, attempts=1)
+
+    async def taken(*, force: bool) -> Claim | None:
+        return await claims.claim_one(
+            vault, claim.id, owner=uuid4(), now=LATER, until=LATER + HOUR, force=force
+        )
+
+    assert await taken(force=False) is None
+    forced = await taken(force=True)
+    assert forced is not None
+    assert forced.doubt_since is None
+    if state == "dead":
+        assert sql("SELECT due_at FROM grants") == [{"due_at": None}]
+
+
 async def test_a_row_under_a_lock_is_not_waited_for(vault: Vault, sql: Sql, database_url: Secret) -> None:
     """A row that somebody is just writing is left out, and the others are claimed without delay."""
     await planted(vault, sql, shown(1), shown(2))

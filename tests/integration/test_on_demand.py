@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -57,6 +58,32 @@ async def test_a_crowd_makes_one_call(renewals: Renewals) -> None:
     assert all(refreshed.renewed and refreshed.state == "active" for refreshed in found)
     assert len({refreshed.expires_at for refreshed in found}) == 1
     assert renewals.holds_what_lives(worker.vault, user, "c")
+
+
+@pytest.mark.parametrize("fault", [None, "429", "error:invalid_grant"])
+async def test_who_decided_on_an_older_state_makes_no_call(
+    renewals: Renewals, monkeypatch: pytest.MonkeyPatch, fault: str | None
+) -> None:
+    """Who saw the grant before another's call and comes to claim it afterwards looks again, and makes no call."""
+    worker, user = await one(renewals)
+    late, meanwhile = await renewals.worker(), asyncio.Event()
+    load = late.connections.load
+
+    async def hesitate(*arguments: Any) -> Any:
+        await meanwhile.wait()
+        return await load(*arguments)
+
+    monkeypatch.setattr(late.connections, "load", hesitate)
+    waiting = asyncio.create_task(refresh(late, user))
+    await asyncio.sleep(0.1)  # it has read the row
+    if fault:
+        renewals.tenant.fail_next("/idp/c", 1, fault)
+    first = await refresh(worker, user)
+    meanwhile.set()
+    second = await waiting
+    assert second.state == first.state
+    assert second.renewed == first.renewed
+    assert len(renewals.token_calls("c")) == 1
 
 
 async def test_a_crowd_that_forces_makes_one_call(renewals: Renewals) -> None:

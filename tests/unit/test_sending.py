@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -356,10 +357,50 @@ async def test_a_dripping_answer_ends_with_the_whole_call(
             await asyncio.sleep(0.02)
 
     monkeypatch.setattr(sending, "CALL_TIMEOUT", 0.3)
+    monkeypatch.setattr(sending, "DRAIN", 0.1)
     server = await serve(drip)
     began = asyncio.get_running_loop().time()
     assert await send(http, post(server.url)) == NoAnswer(sent=True, code="timeout")
     assert asyncio.get_running_loop().time() - began < 2
+
+
+async def test_an_answer_that_waits_in_the_socket_is_read_although_time_is_up(
+    http: httpx.AsyncClient, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was paused beyond the call's time still takes the answer that has come meanwhile."""
+
+    async def answer_and_pause(line: Line, server: Server) -> None:
+        await server.read(line)
+        await line.answer(PAIR)
+        time.sleep(0.4)  # noqa: ASYNC251  # the whole process stands still
+
+    monkeypatch.setattr(sending, "CALL_TIMEOUT", 0.2)
+    http.timeout = httpx.Timeout(None)
+    server = await serve(answer_and_pause)
+    result = await send(http, post(server.url))
+    assert isinstance(result, Answer)
+    assert result.body == PAIR
+
+
+async def test_a_cancelled_call_lets_go_of_its_connection(http: httpx.AsyncClient, serve: Serve) -> None:
+    """A call that is cancelled leaves no request running behind."""
+    arrived, left = asyncio.Event(), asyncio.Event()
+
+    async def hang(line: Line, server: Server) -> None:
+        await server.read(line)
+        arrived.set()
+        await line.read()  # ends when the client leaves
+        left.set()
+
+    http.timeout = httpx.Timeout(30)
+    server = await serve(hang)
+    calling = asyncio.create_task(send(http, post(server.url)))
+    await arrived.wait()
+    calling.cancel()
+    async with asyncio.timeout(5):
+        await left.wait()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
 
 
 async def test_a_huge_answer_is_not_read_on(http: httpx.AsyncClient, serve: Serve) -> None:
