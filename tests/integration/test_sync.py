@@ -502,6 +502,15 @@ async def test_users_are_asked_for_by_id_where_the_list_hides_their_tokens(
     assert bench.tenant.calls("/api/v2")[BY_ID] == 6
 
 
+async def test_a_list_that_carries_tokens_is_believed(open_bench: OpenBench, google: list[str]) -> None:
+    """Beside users whose tokens the list shows, one without any is not asked for at every sync."""
+    bench = await open_bench()
+    bench.tenant.set_identity(google[0], "google-oauth2", access_token=None, refresh_token=None)
+    for tally in (Tally(new=4), Tally(unchanged=4)):
+        assert (await bench.sync.everything()).tally == tally
+    assert BY_ID not in bench.tenant.calls("/api/v2")
+
+
 async def test_a_user_deleted_since_the_list_was_made_is_passed_over(
     open_bench: OpenBench, google: list[str]
 ) -> None:
