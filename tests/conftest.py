@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("patient")
 ACCESS_KEY = KeyRing.generate()
 REFRESH_KEY = KeyRing.generate()
 # The fingerprint key is the vault's own and stays; everything else is emptied before each test.
-_TABLES = "grants, connections, sync_runs, renewal_counts, management_tokens, vault_secrets"
+TABLES = "grants, connections, sync_runs, renewal_counts, management_tokens, vault_secrets"
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Serve
 def database_url(servers: embedded.Servers) -> Secret:
     """A migrated and empty vault."""
     with psycopg.connect(servers.database_url.reveal(), autocommit=True) as connection:
-        connection.execute(f"TRUNCATE {_TABLES} RESTART IDENTITY CASCADE")
+        connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
     return servers.database_url
 
 

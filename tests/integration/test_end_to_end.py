@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import redis
 
-from tests.conftest import _TABLES
+from tests.conftest import TABLES
 from tests.emulators.control import Emulation, running
 from tests.processes import Process, Site, site, until
 from worker.embedded import Servers
@@ -32,7 +32,7 @@ def base(servers: Servers) -> Iterator[Sql]:
     with psycopg.connect(
         servers.database_url.reveal(), autocommit=True, row_factory=psycopg.rows.dict_row
     ) as connection:
-        connection.execute(f"TRUNCATE {_TABLES} RESTART IDENTITY CASCADE")
+        connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
 
         def run(statement: str, *values: object) -> list[dict[str, Any]]:
             cursor = connection.execute(statement, values or None)
@@ -65,11 +65,15 @@ def here(
 
 
 @pytest.fixture(scope="module")
-def everything(here: Site) -> Site:
-    """The site with a bulk worker, an interactive worker and beat; they start side by side."""
+def everything(here: Site, base: Sql) -> Site:
+    """The site with a bulk worker, an interactive worker and beat, which have filled the empty vault by themselves."""
+    assert base("SELECT id FROM grants") == []
     here.beat()
     here.worker("bulk", "renew,sync")
     here.worker("interactive", "interactive", threads=8)
+    until(
+        lambda: len(base("SELECT id FROM grants WHERE connection = 'strict'")) == 4, what="users are synced"
+    )
     return here
 
 
