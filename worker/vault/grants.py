@@ -105,7 +105,7 @@ async def take(vault: Vault, shown: Sequence[ShownGrant], *, now: datetime) -> T
     unknown, known, elsewhere = await _different(vault, asked)
     tally = Tally(unchanged=len(asked) - len(unknown) - len(known))
     if elsewhere:
-        moved = await move(vault, [(grant_id, grant.key) for (grant, _), grant_id in elsewhere])
+        moved = await move(vault, [(id_, grant.key, grant.updated_at) for (grant, _), id_ in elsewhere])
         known += [(grant, seen) for (grant, seen), _ in elsewhere if grant.key in moved]
         tally.unchanged -= len(moved)
     writes = _Writes()
@@ -150,14 +150,12 @@ FROM jsonb_to_recordset(CAST(:asked AS jsonb)) AS asked(
     n integer, user_id text, connection text, tenant text, provider_user_id text,
     access text, refresh text, updated_at timestamptz)
 LEFT JOIN grants g USING (user_id, connection, tenant, provider_user_id)
--- An identity that Auth0 showed under another user with the same tokens has moved: accounts were linked or unlinked.
+-- An identity belongs to one user: known under another, it has moved, as accounts were linked or unlinked.
 LEFT JOIN LATERAL (
     SELECT id FROM grants m
     WHERE g.id IS NULL AND m.provider_user_id = asked.provider_user_id AND m.connection = asked.connection
-        AND m.tenant = asked.tenant AND m.provider_user_id <> '' AND m.state <> 'erased'
-        AND CASE WHEN asked.refresh IS NULL THEN m.shown_access = decode(asked.access, 'hex')
-            ELSE m.shown_refresh = decode(asked.refresh, 'hex') END
-    ORDER BY id DESC LIMIT 1
+        AND m.tenant = asked.tenant AND m.provider_user_id <> ''
+    ORDER BY m.shown_updated_at DESC NULLS LAST, id DESC LIMIT 1
 ) elsewhere ON true
 WHERE g.id IS NULL
     OR coalesce(decode(access, 'hex'), g.shown_access) IS DISTINCT FROM g.shown_access

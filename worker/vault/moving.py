@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.exc import IntegrityError
 
 from worker.errors import CannotOpen
@@ -22,24 +23,27 @@ from worker.vault.tables import GrantRow
 log = structlog.get_logger(__name__)
 
 
-async def move(vault: Vault, moves: Sequence[tuple[int, GrantKey]]) -> set[GrantKey]:
+async def move(vault: Vault, moves: Sequence[tuple[int, GrantKey, datetime | None]]) -> set[GrantKey]:
     """Give grants to the users that Auth0 now shows them under.
 
     Args:
-        moves: the id of each grant, and its new key.
+        moves: the id of each grant, its new key, and the ``updated_at`` of the user who has it now.
 
     Returns:
         The keys that were moved. One whose refresh token is in use stays for the next sync, as the answer
-        under way is sealed for the user it was asked for.
+        under way is sealed for the user it was asked for. One that Auth0 has shown elsewhere since stays for good.
     """
-    return {key for grant_id, key in moves if await _move(vault, grant_id, key)}
+    return {key for grant_id, key, updated_at in moves if await _move(vault, grant_id, key, updated_at)}
 
 
-async def _move(vault: Vault, grant_id: int, key: GrantKey) -> bool:
-    wanted = select(GrantRow).where(GrantRow.id == grant_id, GrantRow.claim_owner.is_(None)).with_for_update()
+async def _move(vault: Vault, grant_id: int, key: GrantKey, updated_at: datetime | None) -> bool:
+    newer: ColumnElement[bool] = GrantRow.shown_updated_at.is_(None)
+    if updated_at is not None:
+        newer |= GrantRow.shown_updated_at <= updated_at
+    wanted = select(GrantRow).where(GrantRow.id == grant_id, GrantRow.claim_owner.is_(None), newer)
     try:
         async with vault.engine.begin() as connection:
-            row = (await connection.execute(wanted)).mappings().one_or_none()
+            row = (await connection.execute(wanted.with_for_update())).mappings().one_or_none()
             if row is None:
                 return False
             old = replace(key, user_id=row["user_id"])
