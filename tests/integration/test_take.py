@@ -369,6 +369,96 @@ async def test_who_waits_for_a_renewal_is_told_of_a_login(
     assert row_of(sql)["awaited"] is False
 
 
+# Accounts linked and unlinked
+
+LINKED = replace(KEY, user_id="auth0|primary")
+
+
+async def test_an_identity_that_moves_takes_its_grant_along(vault: Vault, sql: Sql) -> None:
+    """Linked to another user and unlinked again, an identity keeps the tokens that were renewed meanwhile."""
+    other = replace(KEY, connection="bitbucket")
+    await take(vault, [shown(), shown(other)], now=NOW)
+    await renewed(vault, sql, "access-2", "refresh-2")
+    for minute, key in enumerate((LINKED, KEY), start=1):
+        assert await take(vault, [shown(key, at=NOW + minute * MINUTE)], now=NOW) == Tally(unchanged=1)
+        assert opened(vault, sql, key) == ("access-2", "refresh-2")
+        assert row_of(sql, key)["shown_updated_at"] == NOW + minute * MINUTE
+    assert opened(vault, sql, other) == ("access-1", "refresh-1")
+    assert len(sql("SELECT 1 FROM grants")) == 2
+
+
+async def test_an_answer_from_before_the_link_moves_nothing_back(vault: Vault, sql: Sql) -> None:
+    """A list that still shows the user who was linked away counts for nothing, also as a new grant."""
+    await take(vault, [shown()], now=NOW)
+    await take(vault, [shown(LINKED, at=NOW + MINUTE)], now=NOW)
+    for late in (NOW, NOW + MINUTE - timedelta(milliseconds=1), None):
+        tally = await take(vault, [shown(at=late), shown(LINKED, at=NOW + MINUTE)], now=NOW)
+        assert (tally.new, tally.changed) == (0, 0)
+        assert [row["user_id"] for row in sql("SELECT user_id FROM grants")] == [LINKED.user_id]
+
+
+async def test_a_grant_in_use_moves_when_its_call_has_ended(vault: Vault, sql: Sql) -> None:
+    """While its refresh token is with the provider a grant stays where it is; the answer is stored either way."""
+    await take(vault, [shown()], now=NOW)
+    claim = await claimed(vault, row_of(sql)["id"])
+    linked = shown(LINKED, at=NOW + MINUTE)
+    assert (await take(vault, [linked], now=NOW)).new == 0
+    assert row_of(sql)["user_id"] == KEY.user_id
+    answer = TokenPair(Secret("access-2"), Secret("refresh-2"), NOW + LIFE)
+    assert await claims.store_renewed(vault, claim, answer, obtained_at=NOW, due_at=NOW + MINUTE)
+    assert (await take(vault, [linked], now=NOW)).new == 0
+    assert opened(vault, sql, LINKED) == ("access-2", "refresh-2")
+
+
+async def test_an_answer_that_was_put_aside_follows_its_grant(vault: Vault, sql: Sql) -> None:
+    """An answer stored after its grant has moved is sealed for the user it belongs to now."""
+    await take(vault, [shown()], now=NOW)
+    claim = await claimed(vault, row_of(sql)["id"])
+    sql("UPDATE grants SET claim_owner = NULL, claim_began = NULL, claim_until = NULL")
+    await take(vault, [shown(LINKED, at=NOW + MINUTE)], now=NOW)
+    answer = TokenPair(Secret("access-2"), Secret("refresh-2"), NOW + LIFE)
+    assert await claims.store_renewed(vault, claim, answer, obtained_at=NOW, due_at=NOW + MINUTE)
+    assert opened(vault, sql, LINKED) == ("access-2", "refresh-2")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tenant": "other"}, {"connection": "other"}, {"provider_user_id": "2222"}],
+    ids=["tenant", "connection", "identity"],
+)
+async def test_another_identity_with_the_same_tokens_is_another_grant(
+    vault: Vault, sql: Sql, change: dict[str, str]
+) -> None:
+    """Only the same identity of the same connection and tenant can have moved."""
+    await take(vault, [shown()], now=NOW)
+    other = replace(LINKED, **change)
+    assert await take(vault, [shown(other, at=NOW + MINUTE)], now=NOW) == Tally(new=1)
+    assert opened(vault, sql) == opened(vault, sql, other) == ("access-1", "refresh-1")
+
+
+async def test_a_login_after_the_link_wins(vault: Vault, sql: Sql) -> None:
+    """The identity has one grant: its new tokens take the place of those renewed, and no older ones come back."""
+    await take(vault, [shown()], now=NOW)
+    await renewed(vault, sql, "access-2", "refresh-2")
+    login = shown(LINKED, "access-3", "refresh-3", at=NOW + MINUTE)
+    assert await take(vault, [login], now=NOW) == Tally(changed=1)
+    assert opened(vault, sql, LINKED) == ("access-3", "refresh-3")
+    await take(vault, [shown()], now=NOW)  # a list that lags behind the link and the login
+    await renewed(vault, sql, "access-4", "refresh-4", key=LINKED)
+    unlinked = shown(access="access-3", refresh="refresh-3", at=NOW + 2 * MINUTE)
+    assert await take(vault, [unlinked], now=NOW) == Tally(unchanged=1)
+    assert opened(vault, sql) == ("access-4", "refresh-4")
+    assert len(sql("SELECT 1 FROM grants")) == 1
+
+
+async def test_an_erasure_follows_its_identity(vault: Vault, sql: Sql) -> None:
+    """What was erased is not brought back by linking the account."""
+    await take(vault, [shown()], now=NOW)
+    erase(sql)
+    assert await take(vault, [shown(LINKED, at=NOW + MINUTE)], now=NOW) == Tally(unchanged=1)
+    assert (row_of(sql, LINKED)["state"], opened(vault, sql, LINKED)) == ("erased", (None, None))
+
+
 # An erased grant
 
 
