@@ -74,7 +74,7 @@ class Renewals:
     async def worker(
         self,
         *,
-        patience: float = 2,
+        patience: float = 20,
         now: Callable[[], datetime] | None = None,
         chance: Callable[[], float] = random.random,
         connections: int | None = None,
@@ -173,6 +173,17 @@ class Renewals:
             "UPDATE connections SET circuit_opened_at = circuit_opened_at - interval '1 hour',"
             " circuit_until = now() WHERE name = %s AND circuit_until IS NOT NULL",
             connection,
+        )
+
+    async def waited_for(self, times: int = 1) -> None:
+        """Wait until so many wait for the end of another one's call."""
+        await until(
+            lambda: (
+                len(
+                    self.sql("SELECT pid FROM pg_stat_activity WHERE query LIKE 'UPDATE grants SET awaited%'")
+                )
+                >= times
+            )
         )
 
     async def called(self, provider: str, times: int = 1) -> None:

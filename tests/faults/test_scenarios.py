@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -37,15 +38,17 @@ async def due(renewals: Renewals, connection: str = "c") -> tuple[Runtime, str]:
     return worker, row["user_id"]
 
 
-async def under_way(
-    renewals: Renewals, worker: Runtime, seconds: float = 0.5
-) -> asyncio.Task[Counter[Outcome]]:
-    """A run whose call the provider has carried out, and whose answer is some time away."""
-    before = len(renewals.token_calls("c"))
-    renewals.tenant.fail_next("/idp/c", 1, f"delay:{seconds}")
+async def under_way(renewals: Renewals, worker: Runtime) -> Callable[[], Awaitable[Counter[Outcome]]]:
+    """A run whose call the provider has carried out; what is given lets the answer come, and awaits the end."""
+    renewals.tenant.fail_next("/idp/c", 1, "hang")
     running = asyncio.create_task(worker.engine.renew_due(worker.tenants))
-    await renewals.called("c", before + 1)
-    return running
+    await renewals.called("c")
+
+    async def end() -> Counter[Outcome]:
+        renewals.tenant.release()
+        return await running
+
+    return end
 
 
 def override(renewals: Renewals, connection: str, fields: dict[str, Any]) -> None:
@@ -72,11 +75,11 @@ async def test_the_lease_runs_out_during_the_call(renewals: Renewals, provider: 
     """A call that outlasts its claim: whoever takes over spends no rotating token, and the late answer is kept."""
     renewals.connect("c", provider, "oauth2")
     first, user = await due(renewals)
-    running = await under_way(renewals, first)
+    answered = await under_way(renewals, first)
     renewals.sql("UPDATE grants SET claim_until = now(), due_at = now()")
     second = await renewals.worker()
     await second.engine.renew_due(second.tenants)
-    await running
+    await answered()
     assert renewals.tenant.double_spends() == 0
     row = renewals.row(user)
     assert (row["state"], row["doubt_since"], row["claim_owner"]) == ("active", None, None)
@@ -302,10 +305,10 @@ async def test_invalid_grant_while_the_stored_refresh_token_changed(renewals: Re
     renewals.connect("c")
     worker, user = await due(renewals)
     renewals.tenant.revoke(user, "c")
-    running = await under_way(renewals, worker)
+    answered = await under_way(renewals, worker)
     renewals.tenant.login(user)
     await renewals.sync(await renewals.worker())
-    assert await running == {Outcome.SUPERSEDED: 1}
+    assert await answered() == {Outcome.SUPERSEDED: 1}
     row = renewals.row(user)
     assert (row["state"], row["reason"]) == ("active", None)
     assert renewals.holds_what_lives(worker.vault, user, "c")
@@ -315,10 +318,10 @@ async def test_the_user_logs_in_again_during_the_call(renewals: Renewals) -> Non
     """A login during the call is newer than the answer: the login's pair stays, and is renewed next."""
     renewals.connect("c")
     worker, user = await due(renewals)
-    running = await under_way(renewals, worker)
+    answered = await under_way(renewals, worker)
     login = renewals.tenant.login(user)
     await renewals.sync(await renewals.worker())
-    assert await running == {Outcome.SUPERSEDED: 1}
+    assert await answered() == {Outcome.SUPERSEDED: 1}
     assert opened(worker.vault, renewals.row(user)) == (login["access_token"], login["refresh_token"])
     renewals.make_due()
     assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 1}
@@ -329,7 +332,7 @@ async def test_the_row_is_deleted_during_the_call(renewals: Renewals, how: str) 
     """Tokens of a user who was forgotten during the call do not come back."""
     renewals.connect("c")
     worker, _ = await due(renewals)
-    running = await under_way(renewals, worker)
+    answered = await under_way(renewals, worker)
     if how == "deleted":
         renewals.sql("DELETE FROM grants")
     else:
@@ -337,7 +340,7 @@ async def test_the_row_is_deleted_during_the_call(renewals: Renewals, how: str) 
             "UPDATE grants SET state = 'erased', access_sealed = NULL, refresh_sealed = NULL, due_at = NULL,"
             " claim_owner = NULL, claim_began = NULL, claim_until = NULL"
         )
-    assert await running == {Outcome.SUPERSEDED: 1}
+    assert await answered() == {Outcome.SUPERSEDED: 1}
     assert all(row["access_sealed"] is row["refresh_sealed"] is None for row in renewals.rows())
     assert await worker.engine.renew_due(worker.tenants) == {}
 
@@ -346,8 +349,9 @@ async def test_postgres_is_restarted(renewals: Renewals, database_url: Secret) -
     """A rotated pair whose answer finds Postgres gone is committed when it is back."""
     renewals.connect("c")
     worker, user = await due(renewals)
-    running = await under_way(renewals, worker, 0.2)
+    answered = await under_way(renewals, worker)
     with postgres_away(database_url):
+        running = asyncio.ensure_future(answered())
         await until(lambda: len(list(worker.settings.spool.glob("[!.]*"))) == 1)
     assert await running == {Outcome.RENEWED: 1}
     with psycopg.connect(database_url.reveal(), row_factory=dict_row) as connection:
@@ -379,11 +383,11 @@ async def test_a_workers_clock_is_5_minutes_off(
     renewals.connect("c")
     worker, user = await due(renewals)
     another = await renewals.worker()
-    running = await under_way(renewals, worker)
+    answered = await under_way(renewals, worker)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + skew)
     assert await another.engine.renew_due(another.tenants) == {}
-    assert await running == {Outcome.RENEWED: 1}
+    assert await answered() == {Outcome.RENEWED: 1}
     renewals.make_due()
     assert await another.engine.renew_due(another.tenants) == {Outcome.RENEWED: 1}
     row = renewals.row(user)

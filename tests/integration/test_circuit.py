@@ -112,11 +112,12 @@ async def test_a_late_refusal_of_old_credentials_breaks_nothing(renewals: Renewa
     worker = await renewals.synced()
     wrong_secret(renewals, "c")
     renewals.make_due()
-    renewals.tenant.fail_next("/idp/c", 1, "delay:0.5")
+    renewals.tenant.fail_next("/idp/c", 1, "hang")
     running = asyncio.create_task(worker.engine.renew_due(worker.tenants))
     await renewals.called("c")
     renewals.tenant.set_connection_options("c", client_secret="the-new-secret")
     await renewals.sync(await renewals.worker())
+    renewals.tenant.release()
     assert await running == {Outcome.BLOCKED: 1}
     assert renewals.circuit("c")["circuit_opened_at"] is None
 

@@ -43,7 +43,7 @@ async def one_due(renewals: Renewals, kind: tuple[str, str]) -> tuple[Runtime, s
     """One synced grant of such a provider, due now."""
     provider, strategy = kind
     [user] = renewals.connect("c", provider, strategy)
-    worker = await renewals.synced(patience=0.4)
+    worker = await renewals.synced()
     renewals.make_due()
     return worker, user
 
@@ -66,7 +66,7 @@ async def all_due(
     named = [(case, f"c{number}") for number, case in enumerate(cases)]
     for case, name in named:
         renewals.connect(name, *case.kind)
-    worker = await renewals.synced(patience=0.5)
+    worker = await renewals.synced(patience=2)
     renewals.make_due()
     for case, name in named:
         renewals.tenant.fail_next(f"/idp/{name}", 1, case.fault)
@@ -110,7 +110,7 @@ async def test_a_run_ends_when_nothing_is_due(renewals: Renewals) -> None:
 async def test_more_than_a_window_of_grants_is_renewed_in_one_run(renewals: Renewals) -> None:
     """A run goes on claiming until nothing is due, and tells of each renewal."""
     renewals.connect("strict", users=150)
-    worker = await renewals.synced(patience=10)
+    worker = await renewals.synced()
     renewals.make_due()
     told: list[Outcome] = []
     assert await worker.engine.renew_due(worker.tenants, progress=told.append) == {Outcome.RENEWED: 150}
@@ -417,10 +417,11 @@ def break_connections(renewals: Renewals) -> None:
 async def test_postgres_dies_while_an_answer_is_under_way(renewals: Renewals) -> None:
     """An answer that comes back to broken connections is committed over new ones."""
     worker, user = await one_due(renewals, STRICT)
-    renewals.tenant.fail_next("/idp/c", 1, "delay:0.3")
+    renewals.tenant.fail_next("/idp/c", 1, "hang")
     running = asyncio.create_task(worker.engine.renew_due(worker.tenants))
     await renewals.called("c")
     break_connections(renewals)
+    renewals.tenant.release()
     assert await running == {Outcome.RENEWED: 1}
     row = renewals.row(user)
     assert (row["claim_owner"], row["attempts"]) == (None, 0)
@@ -431,10 +432,11 @@ async def test_postgres_dies_while_a_refusal_is_under_way(renewals: Renewals) ->
     """A refusal too finds its way past broken connections: no doubt comes of it."""
     worker, user = await one_due(renewals, STRICT)
     renewals.tenant.revoke(user, "c")
-    renewals.tenant.fail_next("/idp/c", 1, "delay:0.3")
+    renewals.tenant.fail_next("/idp/c", 1, "hang")
     running = asyncio.create_task(worker.engine.renew_due(worker.tenants))
     await renewals.called("c")
     break_connections(renewals)
+    renewals.tenant.release()
     assert await running == {Outcome.DEAD: 1}
     assert renewals.row(user)["reason"] == "invalid_grant"
 
