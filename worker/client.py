@@ -21,7 +21,6 @@ import psycopg
 from worker import embedded
 from worker import settings as configuration
 from worker.errors import (
-    ConfigurationError,
     ReauthorizationRequired,
     TemporarilyUnavailable,
     TokenExpired,
@@ -336,9 +335,5 @@ async def _told(told: asyncio.Event, seconds: float) -> bool:
 def _addresses(settings: Settings) -> tuple[Secret, Secret | None]:
     if settings.database_url is not None:
         return settings.database_url, settings.redis_url
-    found = embedded.find(settings.home)
-    if found is None or not found.database_url:
-        raise ConfigurationError(
-            f"no DATABASE_URL is set and no vault runs under {settings.home}: start one with `token-vault up`"
-        )
+    found = embedded.running(settings.home)
     return found.database_url, settings.redis_url or found.redis_url or None

@@ -94,12 +94,7 @@ def database_url(settings: Settings) -> Secret:
     """
     if settings.database_url is not None:
         return settings.database_url
-    found = embedded.find(settings.home)
-    if found is None or not found.database_url:
-        raise ConfigurationError(
-            f"no DATABASE_URL is set and no vault runs under {settings.home}: start one with `token-vault up`"
-        )
-    return found.database_url
+    return embedded.running(settings.home).database_url
 
 
 def credentials_of(settings: Settings, tenant: str) -> Credentials:

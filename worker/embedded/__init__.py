@@ -19,7 +19,7 @@ from worker.embedded.redis import Redis
 from worker.errors import ConfigurationError
 from worker.tokens import Secret
 
-__all__ = ["Servers", "find", "home_lock", "is_up", "own_home", "postgres_binary", "servers"]
+__all__ = ["Servers", "find", "home_lock", "is_up", "own_home", "postgres_binary", "running", "servers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,19 @@ def find(home: Path) -> Servers | None:
     if database_url is None and redis_url is None:
         return None
     return Servers(database_url or Secret(""), redis_url or Secret(""))
+
+
+def running(home: Path) -> Servers:
+    """Return the servers that run under this home, Postgres among them; for where no address is configured.
+
+    Raises ConfigurationError where no vault runs there, or the folder is another user's.
+    """
+    found = find(home)
+    if found is None or not found.database_url:
+        raise ConfigurationError(
+            f"no DATABASE_URL is set and no vault runs under {home}: start one with `token-vault up`"
+        )
+    return found
 
 
 @contextmanager

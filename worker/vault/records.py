@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from worker.vault.database import Vault
 from worker.vault.grants import Tally
-from worker.vault.tables import ConnectionRow, RenewalCount, SyncRun
+from worker.vault.tables import RenewalCount, SyncRun
 
 KEEP_COUNTS = timedelta(days=7)
 KEEP_RUNS = timedelta(days=30)
@@ -142,15 +142,6 @@ def _renewals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "last_minute": dict(+per_minute),
         "last_hour": dict(+last_hour),
     }
-
-
-async def connection_names(vault: Vault, tenants: Sequence[str]) -> list[str]:
-    """The names of all known connections."""
-    statement = (
-        select(ConnectionRow.name).where(ConnectionRow.tenant.in_(tenants)).order_by(ConnectionRow.name)
-    )
-    async with vault.engine.connect() as connection:
-        return list((await connection.execute(statement)).scalars())
 
 
 async def last_began(vault: Vault, tenant: str, scope: str) -> datetime | None:
