@@ -26,7 +26,8 @@ def make_app(settings: Settings) -> Celery:
     """Build the application for these settings."""
     app = Celery("token-vault", set_as_current=True)
     broker = _redis_url(settings)
-    look = min(LOOK, settings.schedule.sync, settings.schedule.connections)
+    look = min(LOOK, settings.schedule.full, settings.schedule.connections)
+    changes = settings.schedule.changes
     app.conf.update(
         broker_url=broker,
         result_backend=broker,
@@ -60,6 +61,11 @@ def make_app(settings: Settings) -> Celery:
                 "options": {"expires": settings.schedule.renew},
             },
             "sync": {"task": "worker.sync_due", "schedule": look, "options": {"expires": look}},
+            "changes": {
+                "task": "worker.sync_changes",
+                "schedule": changes,
+                "options": {"expires": changes},
+            },
         },
     )
     return app

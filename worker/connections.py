@@ -123,5 +123,6 @@ def override(configured: ConnectionSettings | None) -> providers.Override | None
         client_auth=providers.ClientAuth(configured.client_auth) if configured.client_auth else None,
         scope=configured.scope,
         redirect_uri=configured.redirect_uri,
+        revocation_url=configured.revocation_url,
         extra=configured.extra,
     )

@@ -15,6 +15,8 @@
         ├── Auth0Refused             401 or 403: credentials, audience, client grant
         ├── Auth0NotFound            404: no such user or connection
         ├── PagingWindowExceeded     more users than one query can show
+        ├── Auth0LogGone             the tenant's log does not reach back to where it was read
+        ├── Auth0EventsGone          the tenant's events do not reach back to where they were read
         └── MalformedAnswer          an answer that does not read as documented
 
 No message holds a token, a client secret or a key. Each says what is wrong, where, and who mends it.
@@ -133,6 +135,14 @@ class Auth0NotFound(Auth0Error):
 
 class PagingWindowExceeded(Auth0Error):
     """The query has more records than Auth0 lets anyone page through (1,000)."""
+
+
+class Auth0LogGone(Auth0Error):
+    """The log entry to go on from is not kept any more."""
+
+
+class Auth0EventsGone(Auth0Error):
+    """410: the event to go on from is not kept any more."""
 
 
 class MalformedAnswer(Auth0Error):

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+
+import httpx
 
 from worker import embedded
 from worker.auth0 import Credentials, ManagementClient
 from worker.connections import Connections
+from worker.erasure import Erasure
 from worker.errors import ConfigurationError
 from worker.renew.engine import Engine
 from worker.renew.on_demand import OnDemand
@@ -34,6 +38,7 @@ class Runtime:
     connections: Connections
     engine: Engine
     on_demand: OnDemand
+    http: httpx.AsyncClient
     _open: AsyncExitStack
     _auth0: dict[str, ManagementClient] = field(default_factory=dict)
 
@@ -60,7 +65,18 @@ class Runtime:
         Raises:
             ConfigurationError: as ``auth0``.
         """
-        return Sync(tenant, self.vault, self.connections, await self.auth0(tenant))
+        retention = timedelta(seconds=self.settings.tenants[tenant].log_retention)
+        return Sync(tenant, self.vault, self.connections, await self.auth0(tenant), retention=retention)
+
+    async def erasure(self, tenant: str) -> Erasure:
+        """What erases a tenant's grants.
+
+        Raises:
+            ConfigurationError: as ``auth0``.
+        """
+        return Erasure(
+            tenant, self.vault, self.connections, await self.auth0(tenant), self.http, self.settings.deletion
+        )
 
 
 @asynccontextmanager
@@ -83,7 +99,7 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
         known = Connections(vault, settings)
         engine = Engine(vault, known, http, Spool(settings.spool, vault.refresh))
         on_demand = OnDemand(vault, known, engine, listeners=max(1, connections // 2))
-        yield Runtime(settings, vault, known, engine, on_demand, stack)
+        yield Runtime(settings, vault, known, engine, on_demand, http, stack)
 
 
 def database_url(settings: Settings) -> Secret:

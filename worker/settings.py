@@ -82,6 +82,8 @@ class TenantSettings(_Section):
     client_secret: SecretField | None = None
     private_key: SecretField | None = None
     audience: str | None = None
+    # Seconds for which the tenant keeps its log: a day on the smallest plan.
+    log_retention: float = Field(default=86_400, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _one_credential(self) -> Self:
@@ -106,6 +108,7 @@ class ConnectionSettings(_Section):
     ) = None
     scope: str | None = None
     redirect_uri: str | None = None
+    revocation_url: str | None = None
     extra: Mapping[str, str] = Field(default_factory=dict)
 
 
@@ -113,14 +116,31 @@ class Schedule(_Section):
     """How often beat looks, in seconds."""
 
     renew: float = Field(default=5, gt=0, allow_inf_nan=False)
-    sync: float = Field(default=900, gt=0, allow_inf_nan=False)
+    changes: float = Field(default=60, gt=0, allow_inf_nan=False)
     connections: float = Field(default=600, gt=0, allow_inf_nan=False)
+    full: float = Field(default=86_400, gt=0, allow_inf_nan=False)
+
+
+class Deletion(_Section):
+    """What becomes of users whom Auth0 does not have any more.
+
+    Attributes:
+        settle: seconds for which somebody has to seem gone before anything is erased: longer than Auth0's search lags.
+        share: what part of a tenant's users may seem gone at once; where more do, nothing is erased until the
+            operator says so.
+        keep: seconds for which a tombstone is kept.
+    """
+
+    settle: float = Field(default=300, ge=0, allow_inf_nan=False)
+    share: float = Field(default=0.1, ge=0, le=1)
+    keep: float = Field(default=30 * 86_400, gt=0, allow_inf_nan=False)
 
 
 class _File(_Section):
     tenants: dict[str, TenantSettings] = Field(default_factory=dict)
     connections: dict[str, ConnectionSettings] = Field(default_factory=dict)
     schedule: Schedule = Schedule()
+    deletion: Deletion = Deletion()
 
 
 def _read_secret_file(path: str, name: str) -> str:
@@ -224,7 +244,8 @@ class Settings(BaseModel):
     refresh_keys: tuple[Secret, ...]
     tenants: Mapping[str, TenantSettings]
     connections: Mapping[str, ConnectionSettings]
-    schedule: Schedule
+    schedule: Schedule = Schedule()
+    deletion: Deletion = Deletion()
 
     @property
     def embedded(self) -> bool:
@@ -266,6 +287,7 @@ def load(config: Path | None = None) -> Settings:
         tenants=tenants,
         connections=file.connections,
         schedule=file.schedule,
+        deletion=file.deletion,
     )
 
 
@@ -291,6 +313,7 @@ def load_reader() -> Settings:
         tenants={},
         connections={},
         schedule=Schedule(),
+        deletion=Deletion(),
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -23,10 +22,11 @@ from worker.errors import (
     Auth0Unreachable,
     TemporarilyUnavailable,
     TokenNotFound,
+    VaultError,
 )
 from worker.renew.on_demand import Refreshed
 from worker.runtime import Runtime, open_runtime
-from worker.sync.engine import Report
+from worker.sync.report import Report
 from worker.vault import records
 from worker.vault.database import explain
 
@@ -35,6 +35,11 @@ log = structlog.get_logger(__name__)
 # How often a sync is tried again when Auth0 cannot be reached or its limit is spent.
 RETRIES = 5
 RETRY_AFTER = 15.0
+
+# A walk through all users is cut into tasks of so many seconds.
+SLICE = 45.0
+# A full sync that failed is tried again after so many seconds.
+TRY_AGAIN = 600.0
 
 T = TypeVar("T")
 
@@ -177,22 +182,29 @@ def refresh_token(
 
 @shared_task(name="worker.sync_all", bind=True, max_retries=RETRIES)
 def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
-    """Sync the connections and users of every tenant; one tenant's failure does not stop another."""
-    runtime = _process.runtime()
-    return [_sync(self, tenant, lambda sync: sync.everything(full=full)) for tenant in runtime.tenants]
+    """Bring every tenant's connections and users up to date; one tenant's failure does not stop another.
+
+    Args:
+        full: walk through all users, instead of asking for those who changed.
+    """
+    tenants = _process.runtime().tenants
+    return [_sync(self, tenant, lambda sync: sync.catch_up(full=full)) for tenant in tenants]
 
 
-@shared_task(name="worker.sync_due", ignore_result=True, bind=True, max_retries=0)
+@shared_task(name="worker.sync_due", ignore_result=True, bind=True)
 def sync_due(self: Task) -> None:
-    """Sync the tenants whose last sync began longer ago than the schedule says, and their connections."""
+    """Go on with walks through all users, and begin those that are due, as the connections are."""
     runtime = _process.runtime()
-    schedule = runtime.settings.schedule
-    for tenant in runtime.tenants:
-        if _process.run(partial(_is_due, runtime, tenant, "all", schedule.sync)):
-            _sync(self, tenant, lambda sync: sync.everything())
-        elif _process.run(partial(_is_due, runtime, tenant, "connections", schedule.connections)):
-            _sync(self, tenant, lambda sync: sync.connections())
-    _process.run(partial(_forget_old, runtime))
+    unfinished = _process.run(lambda: _each_tenant(runtime, _catch_up_if_due))
+    if any(unfinished):  # at once, in a new message: a task that takes hours could not be stopped
+        self.apply_async(expires=SLICE)
+
+
+@shared_task(name="worker.sync_changes", ignore_result=True)
+def sync_changes() -> None:
+    """Take what has changed at each tenant since the last time, and erase what is gone for good."""
+    runtime = _process.runtime()
+    _process.run(lambda: _each_tenant(runtime, _take_changes))
 
 
 @shared_task(name="worker.sync_user", bind=True, max_retries=RETRIES)
@@ -235,14 +247,52 @@ def _sync(task: Task, tenant: str, run: Any) -> dict[str, Any]:
         return {"tenant": tenant, "state": "failed", "problems": [str(error)]}
 
 
-async def _is_due(runtime: Runtime, tenant: str, scope: str, interval: float) -> bool:
-    """Whether the last run began long enough ago; asked of Postgres, so that two beats do no harm."""
-    began = await records.last_began(runtime.vault, tenant, scope)
-    return began is None or await runtime.vault.now() - began >= timedelta(seconds=interval)
+async def _each_tenant(
+    runtime: Runtime, work: Callable[[Runtime, str], Coroutine[Any, Any, T]]
+) -> list[T | None]:
+    """Do something for all tenants at once; one tenant's failure does not stop another."""
+
+    async def one(tenant: str) -> T | None:
+        try:
+            return await work(runtime, tenant)
+        except VaultError as error:  # the next tick tries again
+            log.warning("sync.postponed", tenant=tenant, problem=str(error))
+        except DBAPIError as error:
+            log.warning("sync.postponed", tenant=tenant, problem=str(explain(error)))
+        return None
+
+    return await asyncio.gather(*map(one, runtime.tenants))
 
 
-async def _forget_old(runtime: Runtime) -> None:
+async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
+    """Returns whether there is more to do at once. What is due is asked of Postgres: two beats do no harm."""
+    schedule, sync = runtime.settings.schedule, await runtime.sync(tenant)
     await records.forget_old(runtime.vault, now=await runtime.vault.now())
+    if await sync.is_under_way() or await _is_full_due(runtime, tenant):
+        report = await sync.everything(budget=SLICE)
+        return not report.finished
+    if await _is_past(
+        runtime, await records.last_began(runtime.vault, tenant, "connections"), schedule.connections
+    ):
+        await sync.connections()
+    return False
+
+
+async def _is_full_due(runtime: Runtime, tenant: str) -> bool:
+    """Whether the last full sync that came to its end is old, and the last try not quite new."""
+    complete = await records.last_complete(runtime.vault, tenant, "all")
+    if not await _is_past(runtime, complete and complete[0], runtime.settings.schedule.full):
+        return False
+    return await _is_past(runtime, await records.last_began(runtime.vault, tenant, "all"), TRY_AGAIN)
+
+
+async def _is_past(runtime: Runtime, moment: datetime | None, seconds: float) -> bool:
+    return moment is None or await runtime.vault.now() - moment >= timedelta(seconds=seconds)
+
+
+async def _take_changes(runtime: Runtime, tenant: str) -> None:
+    await (await runtime.sync(tenant)).changes(budget=SLICE)
+    await (await runtime.erasure(tenant)).sweep()
 
 
 def _plain(result: Refreshed | Report) -> dict[str, Any]:

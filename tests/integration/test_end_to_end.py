@@ -21,7 +21,7 @@ from worker.embedded import Servers
 Sql = Callable[..., list[dict[str, Any]]]
 
 LIFE = 6  # seconds that an access token of the rotating provider lives
-SCHEDULE = "renew = 1\nsync = 5\nconnections = 5"
+SCHEDULE = "renew = 1\nchanges = 2\nconnections = 5\nfull = 5"
 
 
 @pytest.fixture(scope="module")

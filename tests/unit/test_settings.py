@@ -84,7 +84,7 @@ def test_without_any_variable_the_vault_is_embedded(bare: Path) -> None:
     assert (settings.access_keys, settings.refresh_keys) == ((), ())
     assert not settings.tenants
     assert not settings.connections
-    assert (settings.schedule.renew, settings.schedule.sync, settings.schedule.connections) == (5, 900, 600)
+    assert tuple(settings.schedule.model_dump().values()) == (5, 60, 600, 86_400)
 
 
 def test_home_is_a_folder_beside_the_command_by_default(
@@ -314,10 +314,10 @@ def test_secrets_in_the_file_can_be_pointed_to(
             ["tenants.eu", "either"],
         ),
         ("[schedule]\nrenew = 0", ["schedule.renew"]),
-        ("[schedule]\nsync = -1", ["schedule.sync"]),
+        ("[schedule]\nchanges = -1", ["schedule.changes"]),
         ('[schedule]\nconnections = "canary"', ["schedule.connections"]),
         ("[schedule]\nrenew = nan", ["schedule.renew"]),
-        ("[schedule]\nsync = inf", ["schedule.sync"]),
+        ("[schedule]\nfull = inf", ["schedule.full"]),
         ('[connections.x]\nclient_secret = "canary\n', ["not valid TOML", "line 2"]),
         ('[connections.x]\nclient_secret = canary', ["not valid TOML", "line 2"]),
         ('a = "canary"\na = "canary"\n', ["not valid TOML", "line 2"]),

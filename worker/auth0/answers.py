@@ -33,6 +33,15 @@ SCOPES = {
     ),
 }
 
+# What is done in another way without each of these.
+OPTIONAL_SCOPES = {
+    "read:logs": (
+        "the tenant's log cannot be read, so users who changed are looked for by the time of their change, and "
+        "a deletion is seen by the next full sync only"
+    ),
+    "read:events": "the tenant's events cannot be followed, so a login is seen with the next look into the log",
+}
+
 _CODE = re.compile(r"[a-z_]{1,40}")
 _SCOPE = re.compile(r"\b[a-z]+:[a-z_]+\b")
 
@@ -98,7 +107,7 @@ def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
     if status == 403 and code == "insufficient_scope":
         named = tuple(_SCOPE.findall(_text(problem, "message").partition("expected any of:")[2]))
         scopes = named or (endpoint.scope,)
-        return MissingScope(scopes, "; ".join(SCOPES.get(scope, f"{endpoint} fails") for scope in scopes))
+        return MissingScope(scopes, "; ".join(without(scope) for scope in scopes))
     if status == 403:
         return Auth0Refused(
             f"{endpoint}: forbidden{_in_words(code)}; check the application's client grant for the "
@@ -111,6 +120,11 @@ def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
     if status == 414:
         return Auth0Error(f"{endpoint}: the request line is too long for Auth0; ask for less", status=status)
     return _other_error(response, endpoint, code)
+
+
+def without(scope: str) -> str:
+    """Say what cannot be done without a scope."""
+    return (SCOPES | OPTIONAL_SCOPES).get(scope, f"{scope} is needed")
 
 
 def token_error(response: httpx.Response, endpoint: Endpoint) -> Exception:

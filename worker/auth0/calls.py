@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
@@ -66,6 +67,37 @@ class Calls:
                     raise api_error(response, endpoint)
                 return response
         raise AssertionError("the attempts end with an answer or an error")
+
+    @asynccontextmanager
+    async def stream(
+        self, endpoint: Endpoint, request: httpx.Request, *, silence: float
+    ) -> AsyncIterator[httpx.Response]:
+        """Make one call whose answer is read as it comes; nothing is asked twice.
+
+        Args:
+            silence: seconds without anything to read after which the call is given up.
+
+        Raises:
+            Auth0Unreachable: no answer, or it broke off.
+            Auth0RateLimited: as ``send``.
+        """
+        await self._pace.pause_over(str(endpoint))
+        request.extensions["timeout"] |= {"read": silence}
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                if response.status_code != 200:
+                    await response.aread()
+                if response.status_code == 429:
+                    raise self._pace.limited(str(endpoint), response, 1, code_of(response))
+                yield response
+                return
+            finally:
+                await response.aclose()
+        except (httpx.HTTPError, OSError) as error:
+            reason = _reason(error)
+        # Outside the except: as below.
+        raise Auth0Unreachable(f"{endpoint}: the answer broke off ({reason})")
 
     async def _send_once(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
         try:

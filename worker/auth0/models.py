@@ -63,13 +63,14 @@ def seconds(value: object) -> float | None:
     return number if 0 <= number <= LONGEST_LIFE else None  # NaN compares false
 
 
-def _moment(value: object) -> datetime | None:
+def moment(value: object) -> datetime | None:
+    """Read a time in ISO 8601 (UTC where it names no zone); None for anything else."""
     # Auth0's own description allows an object in place of last_login.
     if not isinstance(value, str):
         return None
     try:
-        moment = datetime.fromisoformat(value)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        read = datetime.fromisoformat(value)
+        return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 
@@ -103,7 +104,7 @@ def _options(value: object) -> Options | None:
 
 Text = Annotated[str, PlainValidator(_text)]
 Token = Annotated[Secret | None, PlainValidator(_secret)]
-Moment = Annotated[datetime | None, PlainValidator(_moment)]
+Moment = Annotated[datetime | None, PlainValidator(moment)]
 
 _CONFIG = ConfigDict(hide_input_in_errors=True)
 
@@ -141,6 +142,7 @@ class User:
 
     Attributes:
         user_id: Auth0's id, e.g. ``google-oauth2|1111``.
+        created_at: when the user was made (UTC); None where absent or unreadable.
         updated_at: last change of the profile (UTC); None where absent or unreadable.
         last_login: last login through any of the identities (UTC); None where absent or unreadable.
         identities: those that can be read; linked accounts have several.
@@ -152,6 +154,7 @@ class User:
     last_login: datetime | None
     identities: tuple[Identity, ...]
     malformed: tuple[str, ...] = ()
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -162,11 +165,17 @@ class UserPage:
         users: those that can be read.
         total: how many the query has in all, where Auth0 says so.
         malformed: users and identities that cannot be read, each by id or position, and why.
+        size: how many entries it has, unreadable ones included.
+        last_created_at, last_updated_at: of the last entry that has such a time, an unreadable one included: one bad
+            entry must not stop who goes by these times.
     """
 
     users: tuple[User, ...]
     total: int | None
     malformed: tuple[str, ...] = ()
+    size: int = 0
+    last_created_at: datetime | None = None
+    last_updated_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +207,7 @@ class _Entry:
     __pydantic_config__ = _CONFIG
 
     user_id: Text
+    created_at: Moment = None
     updated_at: Moment = None
     last_login: Moment = None
     identities: Annotated[Sequence[Any], BeforeValidator(_entries)] = ()
@@ -226,7 +236,14 @@ def read_user(raw: object, position: int = 0) -> User:
             identities.append(_read(_IDENTITY, identity, f"{name}, identity {index}"))
         except Unreadable as error:
             malformed.append(str(error))
-    return User(entry.user_id, entry.updated_at, entry.last_login, tuple(identities), tuple(malformed))
+    return User(
+        entry.user_id,
+        entry.updated_at,
+        entry.last_login,
+        tuple(identities),
+        tuple(malformed),
+        entry.created_at,
+    )
 
 
 def read_page(raw_users: Sequence[object], total: object) -> UserPage:
@@ -242,7 +259,19 @@ def read_page(raw_users: Sequence[object], total: object) -> UserPage:
             malformed.extend(user.malformed)
     if not isinstance(total, int) or isinstance(total, bool) or total < 0:
         total = None
-    return UserPage(tuple(users), total, tuple(malformed))
+    return UserPage(
+        tuple(users),
+        total,
+        tuple(malformed),
+        size=len(raw_users),
+        last_created_at=_last(raw_users, "created_at"),
+        last_updated_at=_last(raw_users, "updated_at"),
+    )
+
+
+def _last(entries: Sequence[object], name: str) -> datetime | None:
+    moments = (moment(entry.get(name)) for entry in reversed(entries) if isinstance(entry, dict))
+    return next((found for found in moments if found), None)
 
 
 def read_connection(raw: object, position: int) -> Connection:

@@ -111,7 +111,7 @@ class Demo:
             "",
             "[schedule]  # seconds; its tokens live for a minute",
             "renew = 2",
-            "sync = 30",
+            "changes = 15",
             "connections = 60",
             "",
             (self.folder / "endpoints.toml").read_text(encoding="utf-8"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from worker.renew.outcome import Outcome
     from worker.runtime import Runtime
     from worker.settings import Settings
-    from worker.sync.engine import Progress, Report
+    from worker.sync.report import Progress, Report
 
 # `renew` goes on until nothing is due, in seconds; beat's tasks stop much sooner, to make room for each other.
 BUDGET = 24 * 3600.0
@@ -45,7 +45,12 @@ def migrate(as_json: Json = False) -> int:
 
 
 def sync(
-    full: Annotated[bool, typer.Option("--full", help="Ask for unchanged users again too.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Walk through all users, unchanged ones included.")
+    ] = False,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Erase whom Auth0 does not have, however many they are.")
+    ] = False,
     user: User = None,
     connection: Connection = None,
     tenant: Tenant = None,
@@ -53,7 +58,8 @@ def sync(
 ) -> int:
     """Pull tokens from Auth0 into the vault.
 
-    Connections first, then users; exits 0 when all of it is committed.
+    Connections first, then the users who changed, or all of them where no walk through all has come to its end;
+    exits 0 when all of it is committed.
     """
     if user is not None and connection is not None:
         raise ConfigurationError("give --user or --connection, not both")
@@ -62,7 +68,7 @@ def sync(
         tenants = chosen(settings, tenant)
         if len(tenants) > 1 and (user or connection):
             raise ConfigurationError(f"name one of the tenants by --tenant: {', '.join(tenants)}")
-        return asyncio.run(_sync(settings, tenants, user, connection, full, as_json))
+        return asyncio.run(_sync(settings, tenants, user, connection, full, erase, as_json))
 
 
 async def _sync(
@@ -71,6 +77,7 @@ async def _sync(
     user: str | None,
     connection: str | None,
     full: bool,
+    erase: bool,
     as_json: bool,
 ) -> int:
     from worker.runtime import open_runtime
@@ -82,6 +89,9 @@ async def _sync(
             try:
                 with output.progress(f"users of {tenant}") as bar:
                     report = await _sync_one(runtime, tenant, user, connection, full, bar)
+                erased = (
+                    await _erased(runtime, tenant, report, anyway=erase) if not (user or connection) else 0
+                )
             except VaultError as error:
                 if len(tenants) == 1:
                     raise
@@ -89,7 +99,7 @@ async def _sync(
                 reports.append({"tenant": tenant, "ok": False, "problems": [str(error)]})
             else:
                 codes.append(output.OK if report.ok else output.NOT_SO)
-                reports.append(_of_report(report))
+                reports.append(_of_report(report) | {"erased": erased})
     if as_json:
         output.document({"ok": not any(codes), "tenants": reports})
     else:
@@ -106,7 +116,16 @@ async def _sync_one(
         return await one.user(user)
     if connection is not None:
         return await one.connection(connection, full=full, progress=bar)
-    return await one.everything(full=full, progress=bar)
+    return await one.catch_up(full=full, progress=bar)
+
+
+async def _erased(runtime: Runtime, tenant: str, report: Report, *, anyway: bool) -> int:
+    """Erase what has been gone for long enough."""
+    swept = await (await runtime.erasure(tenant)).sweep(anyway=anyway)
+    report.problems += swept.problems
+    if swept.not_revoked:
+        report.note(f"{swept.not_revoked} erased grants could not be revoked at their provider")
+    return swept.erased
 
 
 def _of_report(report: Report) -> dict[str, Any]:
@@ -122,9 +141,10 @@ def _show_report(report: dict[str, Any]) -> None:
     elif "seen" in report:
         output.say(
             f"{report['tenant']}: {report['connections']} connections, {report['seen']} users; grants: "
-            f"{report['new']} new, {report['changed']} changed, {report['unchanged']} unchanged, {report['stale']} stale"
+            f"{report['new']} new, {report['changed']} changed, {report['unchanged']} unchanged, {report['stale']} stale, "
+            f"{report['gone']} gone, {report.get('erased', 0)} erased"
         )
-    for problem in report["problems"]:
+    for problem in (*report.get("notes", ()), *report["problems"]):
         output.note(f"{report['tenant']}: {problem}")
 
 

@@ -120,6 +120,25 @@ class Provider:
             ConfigurationError: the client authenticates in a way that is not supported.
         """
         form = {**client.extra, **self.grant(access=access, refresh=refresh)}
+        return self._authenticated(client, client.token_url, form)
+
+    def revocation(self, client: Client, url: str, *, token: Secret, kind: str) -> RefreshRequest:
+        """Build the request that ends a grant at its provider (RFC 7009 §2.1).
+
+        Args:
+            url: the revocation endpoint.
+            token: what is to be revoked.
+            kind: ``refresh_token`` or ``access_token``.
+
+        Raises:
+            ConfigurationError: as ``request``.
+        """
+        form = {"token": token.reveal(), "token_type_hint": kind}
+        return self._authenticated(client, url, form, as_form=True)
+
+    def _authenticated(
+        self, client: Client, url: str, form: dict[str, str], *, as_form: bool = False
+    ) -> RefreshRequest:
         headers = {"Accept": "application/json"}
         match client.auth:
             case ClientAuth.POST:
@@ -130,11 +149,11 @@ class Provider:
                 form["client_id"] = client.client_id
             case ClientAuth.PRIVATE_KEY_JWT:
                 raise ConfigurationError("private_key_jwt is not supported: set another client_auth")
-        if self.json_body:
+        if self.json_body and not as_form:
             headers["Content-Type"], body = "application/json", json.dumps(form).encode()
         else:
             headers["Content-Type"], body = "application/x-www-form-urlencoded", urlencode(form).encode()
-        return RefreshRequest("POST", client.token_url, headers, body)
+        return RefreshRequest("POST", url, headers, body)
 
     def grant(self, *, access: Secret | None, refresh: Secret | None) -> dict[str, str]:
         """Return the parameters that carry the token.

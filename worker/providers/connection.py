@@ -78,6 +78,8 @@ def _resolve(
         client_secret=client_secret,
         auth=auth,
         extra=_extra(provider, shown, override),
+        revocation_url=override.revocation_url
+        and _checked(override.revocation_url, "revocation_url set for the connection", allow_http=True),
     )
 
 

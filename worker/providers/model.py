@@ -38,6 +38,7 @@ class Override:
     client_auth: ClientAuth | None = None
     scope: str | None = None
     redirect_uri: str | None = None
+    revocation_url: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -46,6 +47,7 @@ class Client:
     """A connection's client at its provider: all that a renewal needs besides the token.
 
     Attributes:
+        revocation_url: where a grant that is erased here is ended at the provider too (RFC 7009); None where it is not.
         extra: further request parameters, e.g. ``scope``, ``resource``, ``redirect_uri``.
     """
 
@@ -55,6 +57,7 @@ class Client:
     client_secret: Secret | None
     auth: ClientAuth
     extra: Mapping[str, str] = field(default_factory=dict, repr=False)
+    revocation_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,70 +1,35 @@
-"""Pulls connections and users of one tenant from Auth0 into the vault."""
+"""Syncs one tenant: everybody, those who changed, one connection or one user."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import structlog
 
-from worker import providers
-from worker.auth0 import Connection as ShownConnection
-from worker.auth0 import ManagementClient, User, UserPage
-from worker.connections import Connection, Connections
-from worker.errors import Auth0Error, Auth0NotFound, MalformedAnswer, MissingScope
-from worker.sync.showing import carries_tokens, may_hide_tokens, shown_admin_grant, shown_grants
-from worker.vault import connections as table
-from worker.vault import grants, listing, records
+from worker.auth0 import ManagementClient
+from worker.connections import Connections
+from worker.errors import Auth0Error, Auth0NotFound, MissingScope
+from worker.sync.feeds import UPDATED, Feeds
+from worker.sync.keeping import Keeping
+from worker.sync.report import Progress, Report
+from worker.sync.walking import LAG, Walking
+from worker.vault import missing, positions, records
 from worker.vault.database import Vault
-from worker.vault.grants import Tally
-from worker.vault.sharing import held, held_alone
+from worker.vault.positions import Position
+from worker.vault.sharing import held_alone
 
 log = structlog.get_logger(__name__)
 
-# Users asked for by id at a time, where the list does not show their tokens.
-BY_ID_AT_A_TIME = 4
-# Pages being stored while another is read.
-PAGES_AT_A_TIME = 2
-
-CONNECTION_SCOPES = ("read:connections", "read:connections_options")
 USER_SCOPES = ("read:users", "read:user_idp_tokens")
-
-Progress = Callable[[int, int | None], None]
-"""Called with the users seen so far, and how many there are where Auth0 says so."""
-
-
-@dataclass(slots=True)
-class Report:
-    """What a sync did.
-
-    Attributes:
-        tenant: the tenant's name.
-        scope: ``all``, ``user`` or ``connection``.
-        connections: how many were read.
-        seen: how many users were read.
-        failed: how many entries could not be read; ``problems`` names them.
-        tally: what became of their grants.
-        problems: what the operator has to know, each a whole sentence.
-        skipped: another process is at this sync already, and nothing was done.
-    """
-
-    tenant: str
-    scope: str
-    connections: int = 0
-    seen: int = 0
-    failed: int = 0
-    tally: Tally = field(default_factory=Tally)
-    problems: list[str] = field(default_factory=list)
-    skipped: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Whether all that was asked for is in the vault."""
-        return not self.problems and not self.failed and not self.skipped
+USERS = "users"
+# A tenant of so few users is walked whole whenever somebody asks for a sync: it takes no more calls than its feeds.
+FEW = 500
+# The shortest time that any plan keeps the tenant's log.
+RETENTION = timedelta(days=1)
 
 
 class Sync:
@@ -75,29 +40,152 @@ class Sync:
         vault: where grants go.
         connections: resolves each connection's client.
         auth0: the tenant's Management API.
+        retention: how long the tenant keeps its log.
     """
 
-    def __init__(self, tenant: str, vault: Vault, connections: Connections, auth0: ManagementClient) -> None:
+    def __init__(
+        self,
+        tenant: str,
+        vault: Vault,
+        connections: Connections,
+        auth0: ManagementClient,
+        *,
+        retention: timedelta = RETENTION,
+    ) -> None:
         self._tenant = tenant
         self._vault = vault
-        self._connections = connections
         self._auth0 = auth0
-        self._lists_carry_tokens = False
+        self._keeping = Keeping(tenant, vault, connections, auth0)
+        self._walking = Walking(tenant, vault, auth0, self._keeping)
+        self._feeds = Feeds(tenant, vault, auth0, self._keeping, retention=retention)
 
-    async def everything(self, *, full: bool = False, progress: Progress | None = None) -> Report:
+    # What can be asked for
+
+    async def catch_up(self, *, full: bool = False, progress: Progress | None = None) -> Report:
+        """Bring the vault to where the tenant is, with as few calls as that takes.
+
+        Args:
+            full: walk through everybody, and ask for unchanged users by id too where lists do not show tokens.
+
+        Raises:
+            Auth0Error, ConfigurationError: after what was read until then is committed.
+        """
+        last = await records.last_complete(self._vault, self._tenant, "all")
+        if full or last is None or last[1] <= FEW or await self.is_under_way():
+            return await self.everything(full=full, progress=progress)
+        report = await self.connections()
+        changes = await self.changes(progress=progress)
+        changes.connections = report.connections
+        changes.problems = list(dict.fromkeys(report.problems + changes.problems))
+        changes.tally.add(report.tally)
+        return changes
+
+    async def is_under_way(self) -> bool:
+        """Whether a walk through everybody was begun and has not come to its end."""
+        return await positions.read(self._vault, self._tenant, USERS) is not None
+
+    async def everything(
+        self, *, full: bool = False, budget: float | None = None, progress: Progress | None = None
+    ) -> Report:
         """Sync all connections, then all users; one process at a time, others skip.
+
+        It goes on from where an earlier one was stopped, unless ``full``.
 
         Args:
             full: ask for every user again, unchanged ones included.
+            budget: seconds after which it stops, to be gone on with.
             progress: called after each page.
 
         Raises:
             Auth0Error, ConfigurationError: after what was read until then is committed.
         """
-        async with held_alone(self._vault, f"sync of {self._tenant}") as alone:
+        report = Report(self._tenant, "all")
+        async with self._alone("sync") as alone:
             if not alone:
-                return Report(self._tenant, "all", skipped=True)
-            return await self._recorded("all", lambda report: self._all(report, full, progress))
+                return replace(report, skipped=True)
+            if full:
+                await positions.drop(self._vault, self._tenant, USERS)
+            position = await positions.read(self._vault, self._tenant, USERS)
+            async with self._recorded(report, position) as (run_id, began):
+                if position is None:
+                    await self._feeds.begin(report)
+                    await self._connections_if_allowed(report)
+                    position = Position()
+                await self._auth0.require(*USER_SCOPES)
+                if await self._walking.go(
+                    USERS,
+                    replace(position, run_id=run_id),
+                    report,
+                    everybody=True,
+                    full=full,
+                    budget=budget,
+                    progress=progress,
+                ):
+                    now = await self._vault.now()
+                    report.gone += await missing.mark_undated(
+                        self._vault, self._tenant, before=began, now=now
+                    )
+                    await positions.drop(self._vault, self._tenant, USERS)
+        return report
+
+    async def changes(self, *, budget: float | None = None, progress: Progress | None = None) -> Report:
+        """Sync the users who changed since the last time; one process at a time, others skip.
+
+        Args:
+            budget, progress: as ``everything``.
+
+        Raises:
+            Auth0Error, ConfigurationError: as ``everything``.
+        """
+        report = Report(self._tenant, "changes")
+        async with self._alone("changes") as alone:
+            if not alone:
+                return replace(report, skipped=True)
+            async with self._recorded(report, None):
+                await self._auth0.require(*USER_SCOPES)
+                logged = await self._feeds.begin(report)
+                if logged:
+                    await self._feeds.read_log(report)
+                await self._changed(report, budget, progress, again=not logged)
+        return report
+
+    async def _changed(
+        self, report: Report, budget: float | None, progress: Progress | None, *, again: bool
+    ) -> None:
+        """Walk through those who changed since a time, where the log does not tell.
+
+        Args:
+            again: there is no log at all: the next walk begins where this one did, and a little before.
+        """
+        position = await positions.read(self._vault, self._tenant, UPDATED)
+        if position is None:
+            return
+        began = await self._vault.now()
+        if not await self._walking.go(
+            UPDATED, position, report, by="updated_at", budget=budget, progress=progress
+        ):
+            return
+        if again:
+            following = Position((began - LAG).isoformat())
+            await positions.put(self._vault, self._tenant, UPDATED, following)
+        else:
+            await positions.drop(self._vault, self._tenant, UPDATED)
+
+    async def follow(self, stop: asyncio.Event) -> bool:
+        """Sync the users whom the tenant's events name, as they come, until the connection ends or ``stop``.
+
+        Returns:
+            False where another process follows them already.
+
+        Raises:
+            MissingScope: ``read:events`` is not granted.
+            Auth0Error, ConfigurationError: as ``everything``.
+        """
+        async with self._alone("events") as alone:
+            if alone:
+                await self._auth0.require(*USER_SCOPES, "read:events")
+                await self._feeds.follow(stop)
+            return alone
 
     async def connection(self, name: str, *, full: bool = False, progress: Progress | None = None) -> Report:
         """Sync one connection and the users who have an identity of it.
@@ -106,15 +194,18 @@ class Sync:
             Auth0NotFound: the tenant has no such connection.
             Auth0Error, ConfigurationError: as ``everything``.
         """
-
-        async def run(report: Report) -> None:
-            await self._auth0.require("read:connections")
-            async with self._connections_alone():
-                await self._keep_connection(await self._auth0.connection(name), report)
-            await self._check_options_scope(report)
-            await self._users(report, full, progress, connection=name)
-
-        return await self._recorded("connection", run)
+        report, feed = Report(self._tenant, "connection"), f"users of {name}"
+        async with self._alone(feed) as alone:
+            if not alone:
+                return replace(report, skipped=True)
+            position = None if full else await positions.read(self._vault, self._tenant, feed)
+            async with self._recorded(report, position) as (run_id, _):
+                await self._keeping.one_connection(name, report)
+                await self._auth0.require(*USER_SCOPES)
+                begun = replace(position or Position(), run_id=run_id)
+                await self._walking.go(feed, begun, report, connection=name, full=full, progress=progress)
+                await positions.drop(self._vault, self._tenant, feed)
+        return report
 
     async def connections(self) -> Report:
         """Sync all connections, and no users.
@@ -122,181 +213,82 @@ class Sync:
         Raises:
             Auth0Error, ConfigurationError: as ``everything``.
         """
-        return await self._recorded("connections", self._all_connections)
+        report = Report(self._tenant, "connections")
+        async with self._recorded(report, None):
+            await self._keeping.all_connections(report)
+            await self._keeping.known()
+        return report
 
     async def user(self, user_id: str) -> Report:
         """Sync one user.
 
         Raises:
-            Auth0NotFound: the tenant has no such user.
+            Auth0NotFound: the tenant has no such user; what the vault holds of it is erased once that is confirmed.
             Auth0Error, ConfigurationError: as ``everything``.
         """
-
-        async def run(report: Report) -> None:
+        report = Report(self._tenant, "user")
+        async with self._recorded(report, None):
             await self._auth0.require(*USER_SCOPES)
-            user = await self._auth0.user(user_id)
-            known = await self._connections.load([self._tenant])
+            try:
+                user = await self._auth0.user(user_id)
+            except Auth0NotFound:
+                now = await self._vault.now()
+                report.gone += await missing.mark_users(self._vault, self._tenant, [user_id], now=now)
+                raise
+            known = await self._keeping.known()
             if any((self._tenant, identity.connection) not in known for identity in user.identities):
                 # A connection made since the last sync: without it there is nothing to renew with.
                 await self._connections_if_allowed(report)
-                known = await self._connections.load([self._tenant])
-            await self._keep_users([user], known, report, await self._vault.now())
+                known = await self._keeping.known()
+            await self._keeping.users([user], known, report)
+            report.seen += 1
             report.failed += len(user.malformed)
             report.problems += user.malformed
+        return report
 
-        return await self._recorded("user", run)
+    # How it is done
 
-    async def _recorded(self, scope: str, run: Callable[[Report], Awaitable[None]]) -> Report:
-        """Run a sync and keep a record of how it went, whether it ends well or not."""
-        report = Report(self._tenant, scope)
-        run_id = await records.begin_run(
-            self._vault, tenant=self._tenant, scope=scope, now=await self._vault.now()
-        )
+    def _alone(self, what: str) -> AbstractAsyncContextManager[bool]:
+        return held_alone(self._vault, f"{what} of {self._tenant}")
+
+    @asynccontextmanager
+    async def _recorded(
+        self, report: Report, position: Position | None
+    ) -> AsyncIterator[tuple[int, datetime]]:
+        """Keep a record of how a sync goes, whether it ends well or not; gives the run's id and when it began."""
+        began, run_id = await self._vault.now(), position and position.run_id
+        resumed = await records.resume_run(self._vault, run_id) if run_id else None
+        if resumed and run_id:
+            began, counts = resumed
+            report.go_on_from(counts)
+        else:
+            run_id = await records.begin_run(self._vault, tenant=self._tenant, scope=report.scope, now=began)
         error: str | None = "interrupted"
+        complete = False
         try:
-            await run(report)
+            yield run_id, began
+            complete = report.finished
             error = "; ".join(report.problems[:5]) or None
         except Exception as failure:
             error = str(failure) if isinstance(failure, Auth0Error | MissingScope) else type(failure).__name__
             raise
         finally:
+            ended = await self._vault.now() if report.finished or error else None
             await records.update_run(
-                self._vault, run_id, seen=report.seen, failed=report.failed, tally=report.tally,
-                finished_at=await self._vault.now(), error=error,
-            )  # fmt: skip
-        log.info("sync.finished", tenant=self._tenant, scope=scope, seen=report.seen, failed=report.failed)
-        return report
-
-    async def _all(self, report: Report, full: bool, progress: Progress | None) -> None:
-        await self._connections_if_allowed(report)
-        await self._users(report, full, progress)
+                self._vault,
+                run_id,
+                report.counts,
+                finished_at=ended,
+                complete=complete,
+                notes=report.notes,
+                error=error,
+            )
+        log.info("sync.finished" if report.finished else "sync.paused", tenant=self._tenant, scope=report.scope,
+                 seen=report.seen, failed=report.failed, gone=report.gone)  # fmt: skip
 
     async def _connections_if_allowed(self, report: Report) -> None:
         """Users are worth having without connections: what is served until it ends is better than nothing."""
         try:
-            await self._all_connections(report)
-        except MissingScope as missing:
-            report.problems.append(str(missing))
-
-    async def _all_connections(self, report: Report) -> None:
-        await self._auth0.require("read:connections")
-        async with self._connections_alone():
-            async for connection in self._auth0.connections():
-                await self._keep_connection(connection, report)
-        await self._check_options_scope(report)
-        await self._connections.load([self._tenant])
-
-    def _connections_alone(self) -> AbstractAsyncContextManager[None]:
-        """Connections have no time of change: what one sync was shown is stored before another sync asks."""
-        return held(self._vault, f"connections of {self._tenant}")
-
-    async def _check_options_scope(self, report: Report) -> None:
-        try:
-            await self._auth0.require("read:connections_options")
-        except MissingScope as missing:
-            report.problems.append(str(missing))
-
-    async def _keep_connection(self, shown: ShownConnection, report: Report) -> None:
-        now = await self._vault.now()
-        notes = list(providers.notes(shown.options))
-        if shown.options is None:
-            notes.append(
-                "Auth0 shows no options of this connection: grant the scope read:connections_options "
-                "to the machine-to-machine application"
-            )
-        await table.store(
-            self._vault,
-            tenant=self._tenant,
-            name=shown.name,
-            auth0_id=shown.id,
-            strategy=shown.strategy,
-            options=None if shown.options is None else providers.public_options(shown.options),
-            notes=notes,
-            now=now,
-        )
-        report.connections += 1
-        admin = shown_admin_grant(shown, self._tenant, now)
-        if admin is not None:
-            report.tally.add(await grants.take(self._vault, [admin], now=now))
-
-    async def _users(
-        self, report: Report, full: bool, progress: Progress | None, connection: str | None = None
-    ) -> None:
-        await self._auth0.require(*USER_SCOPES)
-        known = await self._connections.load([self._tenant])
-        now = await self._vault.now()
-        storing: deque[asyncio.Task[None]] = deque()
-        try:
-            async with aclosing(self._auth0.users(connection=connection)) as pages:
-                async for page in pages:
-                    # While pages are stored the next is read; never more than a few, so that memory stays flat.
-                    if len(storing) == PAGES_AT_A_TIME:
-                        # Waited for and not awaited: a stop meanwhile does not tear the page apart.
-                        await asyncio.wait([storing[0]])
-                        storing.popleft().result()
-                    storing.append(asyncio.create_task(self._keep_page(page, known, report, full, now)))
-                    if progress:
-                        progress(report.seen, page.total)
-        finally:
-            # What was read is stored, whatever ended the reading; the first failure is told.
-            results = await asyncio.gather(*storing, return_exceptions=True)
-        for failure in results:
-            if isinstance(failure, BaseException):
-                raise failure
-        if progress:
-            progress(report.seen, report.seen)
-
-    async def _keep_page(
-        self,
-        page: UserPage,
-        known: dict[tuple[str, str], Connection],
-        report: Report,
-        full: bool,
-        now: datetime,
-    ) -> None:
-        # Whether lists carry tokens is not documented. One that is seen says that they do: then an identity
-        # without any has none, and asking for its user would show nothing more.
-        self._lists_carry_tokens |= any(carries_tokens(user) for user in page.users)
-        hidden = [] if self._lists_carry_tokens else [user for user in page.users if may_hide_tokens(user)]
-        await self._keep_users(page.users, known, report, now)
-        report.failed += len(page.malformed)
-        report.problems += page.malformed
-        if hidden:
-            await self._keep_users(await self._by_id(hidden, full, report), known, report, now, again=True)
-
-    async def _keep_users(
-        self,
-        users: Sequence[User],
-        known: dict[tuple[str, str], Connection],
-        report: Report,
-        now: datetime,
-        *,
-        again: bool = False,
-    ) -> None:
-        shown = {grant.key: grant for user in users for grant in shown_grants(user, self._tenant, known)}
-        tally = await grants.take(self._vault, list(shown.values()), now=now)
-        report.tally.add(tally)
-        report.seen += 0 if again else len(users)
-
-    async def _by_id(self, users: Sequence[User], full: bool, report: Report) -> list[User]:
-        """Ask by id for those users of a list whose tokens it did not show, and who changed since."""
-        last_shown = await listing.last_shown(self._vault, self._tenant, [user.user_id for user in users])
-        wanted = [
-            user.user_id
-            for user in users
-            if full or user.updated_at is None or last_shown.get(user.user_id) != user.updated_at
-        ]
-        limit = asyncio.Semaphore(BY_ID_AT_A_TIME)
-
-        async def one(user_id: str) -> User | None:
-            async with limit:
-                try:
-                    return await self._auth0.user(user_id)
-                except Auth0NotFound:
-                    return None  # deleted since the list was made
-                except MalformedAnswer as malformed:
-                    report.failed += 1
-                    report.problems.append(str(malformed))
-                    return None
-
-        return [user for user in await asyncio.gather(*map(one, wanted)) if user is not None]
+            await self._keeping.all_connections(report)
+        except MissingScope as without:
+            report.problems.append(str(without))

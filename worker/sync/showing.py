@@ -32,6 +32,7 @@ def shown_grants(
             ),
             updated_at=user.updated_at,
             issued_at=issued_at,
+            user_created_at=user.created_at,
             exchangeable=_exchangeable(connection),
         )
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from worker.tokens import GrantKey, TokenPair
 from worker.vault import due
 from worker.vault.database import Vault
+from worker.vault.erasing import tombstones
 from worker.vault.keyring import Place
 from worker.vault.moving import move
 from worker.vault.newer import Held, Shown, Verdict, judge
@@ -31,6 +32,7 @@ class ShownGrant:
         pair: the tokens; ``expires_at`` only where it is sound.
         updated_at: of the user; None for admin tokens.
         issued_at: of the access token, where something sound says so.
+        user_created_at: when the user was made at Auth0; None for admin tokens.
         exchangeable: the provider renews with the access token itself, without a refresh token.
     """
 
@@ -39,6 +41,7 @@ class ShownGrant:
     pair: TokenPair
     updated_at: datetime | None
     issued_at: datetime | None
+    user_created_at: datetime | None = None
     exchangeable: bool = False
 
 
@@ -75,7 +78,7 @@ _HELD = text("""
 SELECT g.id, g.tenant, g.connection, g.user_id, g.provider_user_id, g.state, g.reason, g.reason_since,
     g.access_version, g.access_sealed IS NOT NULL AS has_access, g.refresh_version,
     g.refresh_sealed IS NOT NULL AS has_refresh, g.expires_at, g.refresh_expires_at, g.scopes, g.obtained_at,
-    g.obtained_from, g.shown_access, g.shown_refresh, g.shown_updated_at, g.due_at,
+    g.obtained_from, g.shown_access, g.shown_refresh, g.shown_updated_at, g.user_created_at, g.due_at,
     g.claim_owner, g.claim_began, g.claim_until, g.awaited, g.doubt_since, g.attempts, g.last_error
 FROM grants g
 JOIN unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:tenants AS text[]), CAST(:subjects AS text[]))
@@ -87,9 +90,11 @@ ORDER BY g.id FOR UPDATE OF g
 _TAKEN = (
     "state", "reason", "reason_since", "access_sealed", "access_version", "refresh_sealed", "refresh_version",
     "expires_at", "refresh_expires_at", "scopes", "obtained_at", "obtained_from", "shown_access",
-    "shown_refresh", "shown_updated_at", "due_at", "claim_owner", "claim_began", "claim_until", "awaited",
-    "doubt_since", "attempts", "last_error",
+    "shown_refresh", "shown_updated_at", "user_created_at", "due_at", "claim_owner", "claim_began", "claim_until",
+    "awaited", "doubt_since", "attempts", "last_error",
 )  # fmt: skip
+# What is kept of a sight of Auth0, also where no token is taken.
+_SEEN = ("shown_access", "shown_refresh", "shown_updated_at", "user_created_at")
 
 
 async def take(vault: Vault, shown: Sequence[ShownGrant], *, now: datetime) -> Tally:
@@ -109,9 +114,10 @@ async def take(vault: Vault, shown: Sequence[ShownGrant], *, now: datetime) -> T
         known += [(grant, seen) for (grant, seen), _ in elsewhere if grant.key in moved]
         tally.unchanged -= len(moved)
     writes = _Writes()
+    buried = await tombstones(vault, [grant.key for grant, _ in unknown])
     for grant, seen in unknown:
-        _weigh(vault, grant, seen, None, now, writes, tally)
-    if unknown:
+        _weigh_new(vault, grant, seen, buried.get(grant.key), now, writes, tally)
+    if writes.inserts:
         async with vault.statement() as connection:
             lost = await _insert(connection, writes.inserts, unknown)
         tally.new -= len(lost)
@@ -148,7 +154,7 @@ _DIFFERENT = text("""
 SELECT asked.n, g.id IS NULL, elsewhere.id
 FROM jsonb_to_recordset(CAST(:asked AS jsonb)) AS asked(
     n integer, user_id text, connection text, tenant text, provider_user_id text,
-    access text, refresh text, updated_at timestamptz)
+    access text, refresh text, updated_at timestamptz, created_at timestamptz)
 LEFT JOIN grants g USING (user_id, connection, tenant, provider_user_id)
 -- An identity belongs to one user: known under another, it has moved, as accounts were linked or unlinked.
 LEFT JOIN LATERAL (
@@ -161,6 +167,7 @@ WHERE g.id IS NULL
     OR coalesce(decode(access, 'hex'), g.shown_access) IS DISTINCT FROM g.shown_access
     OR coalesce(decode(refresh, 'hex'), g.shown_refresh) IS DISTINCT FROM g.shown_refresh
     OR coalesce(updated_at, g.shown_updated_at) IS DISTINCT FROM g.shown_updated_at
+    OR coalesce(asked.created_at, g.user_created_at) IS DISTINCT FROM g.user_created_at
 ORDER BY asked.n
 """)
 
@@ -176,6 +183,7 @@ async def _different(
         | {
             "n": n, "access": seen.access and seen.access.hex(), "refresh": seen.refresh and seen.refresh.hex(),
             "updated_at": seen.updated_at and seen.updated_at.isoformat(),
+            "created_at": grant.user_created_at and grant.user_created_at.isoformat(),
         }
         for n, (grant, seen) in enumerate(asked)
     ]  # fmt: skip
@@ -200,23 +208,40 @@ def _key(row: Mapping[str, Any]) -> GrantKey:
     return GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
 
 
-def _weigh(
+def _weigh_new(
     vault: Vault,
     grant: ShownGrant,
     shown: Shown,
-    row: Mapping[str, Any] | None,
+    tombstone: Mapping[str, Any] | None,
     now: datetime,
     writes: _Writes,
     tally: Tally,
 ) -> None:
-    """Judge one shown grant and note down what to write for it."""
+    """Judge one shown grant that the vault does not hold. What was erased comes back by a new login alone."""
+    before = {**_EMPTY, **(tombstone or {})}
+    verdict = judge(_as_held(before) if tombstone else None, shown, now)
+    if verdict.stale:
+        tally.stale += 1
+    elif not (verdict.access or verdict.refresh):
+        tally.unchanged += 1
+    else:
+        tally.new += 1
+        writes.inserts.append(_taken(vault, grant, shown, verdict, before, now) | _identity(grant.key))
+
+
+def _weigh(
+    vault: Vault,
+    grant: ShownGrant,
+    shown: Shown,
+    row: Mapping[str, Any],
+    now: datetime,
+    writes: _Writes,
+    tally: Tally,
+) -> None:
+    """Judge one shown grant that the vault holds, and note down what to write for it."""
     verdict = judge(_as_held(row), shown, now)
     if verdict.stale:
         tally.stale += 1
-        return
-    if row is None:
-        tally.new += 1
-        writes.inserts.append(_taken(vault, grant, shown, verdict, _EMPTY, now) | _identity(grant.key))
         return
     if verdict.access or verdict.refresh:
         tally.changed += 1
@@ -225,14 +250,12 @@ def _weigh(
             writes.awaited.append(row["id"])
         return
     tally.unchanged += 1
-    seen = _seen(shown, row)
+    seen = _seen(grant, shown, row)
     if any(row[name] != value for name, value in seen.items()):
         writes.touches.append(seen | {"row_id": row["id"]})
 
 
-def _as_held(row: Mapping[str, Any] | None) -> Held | None:
-    if row is None:
-        return None
+def _as_held(row: Mapping[str, Any]) -> Held:
     return Held(
         shown_access=row["shown_access"],
         shown_refresh=row["shown_refresh"],
@@ -245,7 +268,7 @@ def _as_held(row: Mapping[str, Any] | None) -> Held | None:
 
 
 _EMPTY: Mapping[str, Any] = dict.fromkeys(_TAKEN) | {
-    "access_version": 0, "refresh_version": 0, "attempts": 0, "awaited": False, "has_refresh": False,
+    "access_version": 0, "refresh_version": 0, "attempts": 0, "awaited": False, "has_access": False, "has_refresh": False,
     "state": "unrenewable", "reason": "no_refresh_token", "obtained_from": "auth0",
 }  # fmt: skip
 
@@ -259,12 +282,13 @@ def _identity(key: GrantKey) -> dict[str, Any]:
     }
 
 
-def _seen(shown: Shown, row: Mapping[str, Any]) -> dict[str, Any]:
+def _seen(grant: ShownGrant, shown: Shown, row: Mapping[str, Any]) -> dict[str, Any]:
     """What Auth0 showed, kept where it now shows nothing: the same token shown again later is no news."""
     return {
         "shown_access": shown.access or row["shown_access"],
         "shown_refresh": shown.refresh or row["shown_refresh"],
         "shown_updated_at": shown.updated_at or row["shown_updated_at"],
+        "user_created_at": grant.user_created_at or row["user_created_at"],
     }
 
 
@@ -272,7 +296,7 @@ def _taken(
     vault: Vault, grant: ShownGrant, shown: Shown, verdict: Verdict, row: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     """Build the row's new columns. Keys of ``_TAKEN`` that are absent here stay as they are."""
-    columns = {name: row[name] for name in _TAKEN if name in row} | _seen(shown, row)
+    columns = {name: row[name] for name in _TAKEN if name in row} | _seen(grant, shown, row)
     pair = grant.pair
     if verdict.access and pair.access:
         version = row["access_version"] + 1
@@ -318,7 +342,7 @@ WITH new AS (
         strategy text, tenant text, connection text, user_id text, provider_user_id text, state text, reason text,
         access_sealed text, access_version bigint, refresh_sealed text, refresh_version bigint, expires_at timestamptz,
         refresh_expires_at timestamptz, scopes text[], obtained_at timestamptz, obtained_from text, shown_access text,
-        shown_refresh text, shown_updated_at timestamptz, due_at timestamptz)
+        shown_refresh text, shown_updated_at timestamptz, user_created_at timestamptz, due_at timestamptz)
 ), stubs AS (
     INSERT INTO connections (tenant, name, strategy, problem, problem_message)
     SELECT DISTINCT ON (tenant, connection) tenant, connection, strategy, 'not_shown',
@@ -329,10 +353,10 @@ WITH new AS (
 )
 INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, reason, access_sealed, access_version,
     refresh_sealed, refresh_version, expires_at, refresh_expires_at, scopes, obtained_at, obtained_from,
-    shown_access, shown_refresh, shown_updated_at, due_at)
+    shown_access, shown_refresh, shown_updated_at, user_created_at, due_at)
 SELECT tenant, connection, user_id, provider_user_id, state, reason, convert_to(access_sealed, 'UTF8'), access_version,
     convert_to(refresh_sealed, 'UTF8'), refresh_version, expires_at, refresh_expires_at, scopes, obtained_at, obtained_from,
-    decode(shown_access, 'hex'), decode(shown_refresh, 'hex'), shown_updated_at, due_at
+    decode(shown_access, 'hex'), decode(shown_refresh, 'hex'), shown_updated_at, user_created_at, due_at
 FROM new ORDER BY user_id, connection, tenant, provider_user_id
 ON CONFLICT DO NOTHING
 RETURNING tenant, connection, user_id, provider_user_id
@@ -340,7 +364,7 @@ RETURNING tenant, connection, user_id, provider_user_id
 _INSERTED = (
     "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "access_sealed", "access_version",
     "refresh_sealed", "refresh_version", "expires_at", "refresh_expires_at", "scopes", "obtained_at",
-    "obtained_from", "shown_access", "shown_refresh", "shown_updated_at", "due_at",
+    "obtained_from", *_SEEN, "due_at",
 )  # fmt: skip
 
 
@@ -372,9 +396,7 @@ async def _update(connection: AsyncConnection, writes: _Writes) -> None:
         await connection.execute(
             update(GrantRow.__table__)  # type: ignore[arg-type]
             .where(GrantRow.id == bindparam("row_id"))
-            .values(
-                {name: bindparam(name) for name in ("shown_access", "shown_refresh", "shown_updated_at")}
-            ),
+            .values({name: bindparam(name) for name in _SEEN}),
             writes.touches,
         )
     for row_id in writes.awaited:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from worker.tokens import GrantKey
 from worker.vault.database import Vault
 
 # By id, so that a page costs what it shows however many grants there are; a user's are found by their index.
@@ -64,3 +65,13 @@ async def tenants(vault: Vault, name: str | None = None) -> list[str]:
         SELECT DISTINCT tenant FROM connections WHERE CAST(:name AS text) IS NULL OR tenant = :name ORDER BY tenant
     """)
     return [row[0] for row in await vault.run(statement, {"name": name})]
+
+
+async def keys(vault: Vault, tenant: str, user_id: str) -> list[tuple[int, GrantKey]]:
+    """The ids and keys of a user's grants that are not erased."""
+    statement = text("""
+        SELECT id, connection, provider_user_id FROM grants
+        WHERE user_id = :user_id AND tenant = :tenant AND user_id <> '' AND state <> 'erased' ORDER BY id
+    """)
+    rows = await vault.run(statement, {"user_id": user_id, "tenant": tenant})
+    return [(id_, GrantKey(tenant, connection, user_id, subject)) for id_, connection, subject in rows]

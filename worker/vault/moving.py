@@ -49,6 +49,7 @@ async def _move(vault: Vault, grant_id: int, key: GrantKey, updated_at: datetime
             old = replace(key, user_id=row["user_id"])
             columns = {
                 "user_id": key.user_id,
+                "missing_since": None,  # it is here that it went
                 "access_sealed": _again(
                     vault.access, old, key, "access", row["access_version"], row["access_sealed"]
                 ),

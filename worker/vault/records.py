@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,6 +41,23 @@ async def count_renewals(
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a sync run has come to so far.
+
+    Attributes:
+        seen: users read.
+        failed: entries that could not be read.
+        gone: grants whose identity Auth0 does not have any more.
+        tally: what became of the grants that were shown.
+    """
+
+    seen: int = 0
+    failed: int = 0
+    gone: int = 0
+    tally: Tally = field(default_factory=Tally)
+
+
 async def begin_run(vault: Vault, *, tenant: str, scope: str, now: datetime) -> int:
     """Note that a sync begins; returns the run's id."""
     async with vault.engine.begin() as connection:
@@ -49,20 +67,59 @@ async def begin_run(vault: Vault, *, tenant: str, scope: str, now: datetime) -> 
         return run.scalar_one()
 
 
+async def note_sweep(vault: Vault, *, tenant: str, began: datetime, gone: int, error: str | None) -> None:
+    """Record what a sweep erased, or why it did not."""
+    ended = await vault.now()
+    statement = insert(SyncRun).values(
+        tenant=tenant,
+        scope="sweep",
+        started_at=began,
+        finished_at=ended,
+        complete=error is None,
+        gone=gone,
+        error=error,
+    )
+    await vault.run(statement)
+
+
+async def resume_run(vault: Vault, run_id: int) -> tuple[datetime, Counts] | None:
+    """Note that a run that was stopped is gone on with.
+
+    Returns:
+        When it began, and what it had come to; None where it is not recorded any more.
+    """
+    statement = (
+        update(SyncRun)
+        .where(SyncRun.id == run_id)
+        .values(resumed=SyncRun.resumed + 1, finished_at=None, error=None)
+        .returning(
+            SyncRun.started_at, SyncRun.seen, SyncRun.failed, SyncRun.gone, SyncRun.new, SyncRun.changed,
+            SyncRun.unchanged, SyncRun.stale,
+        )
+    )  # fmt: skip
+    async with vault.engine.begin() as connection:
+        row = (await connection.execute(statement)).one_or_none()
+    if row is None:
+        return None
+    return row.started_at, Counts(
+        row.seen, row.failed, row.gone, Tally(row.new, row.changed, row.unchanged, row.stale)
+    )
+
+
 async def update_run(
     vault: Vault,
     run_id: int,
+    counts: Counts,
     *,
-    seen: int,
-    failed: int,
-    tally: Tally,
     finished_at: datetime | None = None,
+    complete: bool = False,
+    notes: Sequence[str] = (),
     error: str | None = None,
 ) -> None:
     """Note how far a sync is, or how it ended."""
-    values = {
-        "seen": seen, "failed": failed, "new": tally.new, "changed": tally.changed,
-        "unchanged": tally.unchanged, "stale": tally.stale, "finished_at": finished_at, "error": error,
+    values = asdict(counts)
+    values |= values.pop("tally") | {
+        "finished_at": finished_at, "complete": complete, "notes": list(notes), "error": error,
     }  # fmt: skip
     async with vault.engine.begin() as connection:
         await connection.execute(update(SyncRun).where(SyncRun.id == run_id).values(values))
@@ -108,7 +165,8 @@ ORDER BY c.tenant, c.name, s.state
 """
 
 _LAST_RUNS = """
-SELECT DISTINCT ON (tenant) tenant, scope, started_at, finished_at, seen, new, changed, unchanged, stale, failed, error
+SELECT DISTINCT ON (tenant) tenant, scope, started_at, finished_at, seen, new, changed, unchanged, stale, gone, failed,
+    resumed, notes, error
 FROM sync_runs WHERE tenant = ANY(:tenants) AND scope = 'all' ORDER BY tenant, started_at DESC
 """
 
@@ -142,6 +200,19 @@ def _renewals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "last_minute": dict(+per_minute),
         "last_hour": dict(+last_hour),
     }
+
+
+async def last_complete(vault: Vault, tenant: str, scope: str) -> tuple[datetime, int] | None:
+    """When the last run of this scope that came to its end began, and how many users it saw."""
+    statement = (
+        select(SyncRun.started_at, SyncRun.seen)
+        .where(SyncRun.tenant == tenant, SyncRun.scope == scope, SyncRun.complete)
+        .order_by(SyncRun.started_at.desc())
+        .limit(1)
+    )
+    async with vault.engine.connect() as connection:
+        row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else (row.started_at, row.seen)
 
 
 async def last_began(vault: Vault, tenant: str, scope: str) -> datetime | None:

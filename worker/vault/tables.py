@@ -134,6 +134,10 @@ class GrantRow(Base):
     shown_access: Mapped[bytes | None]
     shown_refresh: Mapped[bytes | None]
     shown_updated_at: Mapped[datetime | None]
+    # When the user was made at Auth0: the order in which a walk goes through the users.
+    user_created_at: Mapped[datetime | None]
+    # Since when Auth0 does not seem to have the identity any more; nothing is erased before that is confirmed.
+    missing_since: Mapped[datetime | None]
 
     # When the row is next looked at by renewal; null means never.
     due_at: Mapped[datetime | None]
@@ -177,6 +181,15 @@ class GrantRow(Base):
         Index(
             "grants_due_idx", "tenant", "connection", "due_at", postgresql_where=text("due_at IS NOT NULL")
         ),
+        # A walk compares the users of each page with the vault's of the same stretch of time.
+        Index("grants_walk_idx", "tenant", "user_created_at", postgresql_where=text("user_id <> ''")),
+        Index("grants_erased_idx", "reason_since", postgresql_where=text("state = 'erased'")),
+        Index(
+            "grants_missing_idx",
+            "tenant",
+            "missing_since",
+            postgresql_where=text("missing_since IS NOT NULL"),
+        ),
     )
 
 
@@ -195,10 +208,34 @@ class SyncRun(Base):
     changed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     unchanged: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     stale: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Grants whose identity Auth0 does not have any more: found missing by a walk, or erased by a sweep.
+    gone: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     failed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Whether it came to its end, with problems or without.
+    complete: Mapped[bool] = mapped_column(server_default=text("false"))
+    # How often it was gone on with: a walk that is killed is not begun anew.
+    resumed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    notes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     error: Mapped[str | None]
 
     __table_args__ = (Index("sync_runs_latest_idx", "tenant", "started_at"),)
+
+
+class SyncPosition(Base):
+    """How far a sync has read: committed with each page, so that a killed one is gone on with where it was."""
+
+    __tablename__ = "sync_positions"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    # `users` and `connection …`: a walk by creation. `updated`: a walk by change. `log`, `events`: Auth0's feeds.
+    feed: Mapped[str] = mapped_column(primary_key=True)
+    # Where to go on, in the feed's own terms: an id, or a time.
+    mark: Mapped[str | None]
+    page: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Up to when the feed is known to be read.
+    read_until: Mapped[datetime | None]
+    # The run that is under way.
+    run_id: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class RenewalCount(Base):

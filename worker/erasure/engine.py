@@ -1,0 +1,198 @@
+"""Confirms that what seems gone is gone, and erases it.
+
+What is held of a user is never erased because a list did not show them: Auth0 is asked by id, and whether the
+identity is another user's now. A refresh token that we have renewed exists nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import httpx
+import structlog
+
+from worker.auth0 import ManagementClient, User
+from worker.connections import Connections
+from worker.erasure.revoking import Revoked, revoke
+from worker.settings import Deletion
+from worker.sync.keeping import Keeping
+from worker.sync.report import Report
+from worker.tokens import GrantKey
+from worker.vault import erasing, listing, missing, records
+from worker.vault.database import Vault
+from worker.vault.missing import Missing
+from worker.vault.sharing import held_alone
+
+log = structlog.get_logger(__name__)
+
+GRANTS_AT_A_TIME = 100
+# So few users may always seem gone at once, whatever part of the tenant's they are.
+FEW = 20
+
+
+@dataclass(slots=True)
+class Swept:
+    """What was erased.
+
+    Attributes:
+        erased: how many grants.
+        found: how many that seemed gone Auth0 has after all.
+        waiting: how many are left for the next sweep: in use just now, or not to be read.
+        not_revoked: how many were erased here, but could not be revoked at their provider as configured.
+        problems: what the operator has to know, each a whole sentence.
+        skipped: another process sweeps.
+    """
+
+    tenant: str
+    erased: int = 0
+    found: int = 0
+    waiting: int = 0
+    not_revoked: int = 0
+    problems: list[str] = field(default_factory=list)
+    skipped: bool = False
+
+
+class Erasure:
+    """Erases one tenant's grants.
+
+    Args:
+        tenant: the tenant's name.
+        vault: where they are.
+        connections: resolves each connection's client, for revocation.
+        auth0: the tenant's Management API.
+        http: as ``sending.http_client`` makes it.
+        settings: what the operator has set.
+    """
+
+    def __init__(
+        self,
+        tenant: str,
+        vault: Vault,
+        connections: Connections,
+        auth0: ManagementClient,
+        http: httpx.AsyncClient,
+        settings: Deletion,
+    ) -> None:
+        self._tenant = tenant
+        self._vault = vault
+        self._connections = connections
+        self._auth0 = auth0
+        self._http = http
+        self._settings = settings
+        self._keeping = Keeping(tenant, vault, connections, auth0)
+
+    async def sweep(self, *, anyway: bool = False) -> Swept:
+        """Confirm and erase all that has seemed gone for long enough; one process at a time, others skip.
+
+        Args:
+            anyway: the operator knows how many seem gone, and says that it is so.
+
+        Raises:
+            Auth0Error, ConfigurationError: after what was confirmed until then is erased.
+        """
+        swept = Swept(self._tenant)
+        now = await self._vault.now()
+        before = now - timedelta(seconds=self._settings.settle)
+        await erasing.forget_tombstones(self._vault, before=now - timedelta(seconds=self._settings.keep))
+        async with held_alone(self._vault, f"sweep of {self._tenant}") as alone:
+            if not alone:
+                swept.skipped = True
+                return swept
+            if not anyway and (too_many := await self._too_many()):
+                swept.problems.append(too_many)
+                log.error("erasure.held_back", tenant=self._tenant, problem=too_many)
+                await records.note_sweep(self._vault, tenant=self._tenant, began=now, gone=0, error=too_many)
+                return swept
+            report, last = Report(self._tenant, "sweep"), 0
+            while found := await missing.waiting(
+                self._vault, self._tenant, before=before, after=last, limit=GRANTS_AT_A_TIME
+            ):
+                last = found[-1].id
+                await self._confirm(found, report, swept)
+            swept.problems += report.problems
+            if swept.erased:
+                await records.note_sweep(
+                    self._vault, tenant=self._tenant, began=now, gone=swept.erased, error=None
+                )
+                log.info("erasure.done", tenant=self._tenant, erased=swept.erased)
+        return swept
+
+    async def forget(self, user_id: str) -> Swept:
+        """Erase all that is held of a user, whether Auth0 has the user or not.
+
+        What Auth0 goes on showing of the user is not taken again; a new login is.
+        """
+        swept = Swept(self._tenant)
+        held = await listing.keys(self._vault, self._tenant, user_id)
+        await self._erase([(grant_id, key) for grant_id, key in held], "forgotten", swept)
+        log.info("erasure.forgotten", tenant=self._tenant, erased=swept.erased)
+        return swept
+
+    async def _too_many(self) -> str | None:
+        """Why nothing is erased, where more seem gone than is likely: a wrong tenant, or a search that failed."""
+        if await missing.count(self._vault, self._tenant) <= FEW:
+            return None
+        gone, everybody = await missing.share(self._vault, self._tenant)
+        if gone <= self._settings.share * everybody:
+            return None
+        return (
+            f"{gone} of {everybody} users in the vault seem to be gone from Auth0's tenant {self._tenant}, more than "
+            f"the share of {self._settings.share:g} that may be erased unasked: nothing was. Where it is so, run "
+            "`token-vault sync --erase`; else check that the tenant and its scopes are the right ones"
+        )
+
+    async def _confirm(self, suspects: Sequence[Missing], report: Report, swept: Swept) -> None:
+        """Ask Auth0 by id for the users of these grants, and by identity for those that no user of theirs has."""
+        known = await self._keeping.known()
+        asked = list(dict.fromkeys(each.key.user_id for each in suspects))
+        users = await self._keeping.by_id(asked, known, report)
+        present = [each for each in suspects if _has(users.get(each.key.user_id), each.key)]
+        await missing.found(self._vault, [each.id for each in present])
+        swept.found += len(present)
+        unreadable = [
+            each for each in suspects if each.key.user_id not in users or _is_partial(users[each.key.user_id])
+        ]
+        swept.waiting += len(set(unreadable) - set(present))
+        for each in suspects:
+            if each in present or each in unreadable:
+                continue
+            if holders := await self._auth0.users_with_identity(
+                each.key.connection, each.key.provider_user_id
+            ):
+                # Another user has it now. Asking for that user moves the grant, with the tokens we have renewed.
+                await self._keeping.by_id([user.user_id for user in holders], known, report)
+                swept.waiting += 1
+                continue
+            reason = "deleted" if users[each.key.user_id] is None else "unlinked"
+            await self._erase([(each.id, each.key)], reason, swept)
+
+    async def _erase(self, grants: Iterable[tuple[int, GrantKey]], reason: str, swept: Swept) -> None:
+        """Revoke where that is configured, then overwrite with nothing."""
+        known = await self._connections.load([self._tenant])
+        for grant_id, key in grants:
+            connection = known.get((key.tenant, key.connection))
+            client = connection.client if connection else None
+            now = await self._vault.now()
+            if client is not None and client.revocation_url is not None:
+                outcome = await revoke(self._vault, self._http, grant_id, client, now=now)
+                if outcome is Revoked.BUSY:
+                    swept.waiting += 1
+                    continue
+                swept.not_revoked += outcome is Revoked.FAILED
+            async with self._vault.engine.begin() as open_connection:
+                erased = await erasing.erase(self._vault, open_connection, [grant_id], reason=reason, now=now)
+            swept.erased += len(erased)
+
+
+def _has(user: User | None, key: GrantKey) -> bool:
+    return user is not None and any(
+        (identity.connection, identity.user_id) == (key.connection, key.provider_user_id)
+        for identity in user.identities
+    )
+
+
+def _is_partial(user: User | None) -> bool:
+    """Whether an answer cannot tell which identities are gone."""
+    return user is not None and (bool(user.malformed) or not user.identities)

@@ -1,0 +1,177 @@
+"""Keeping up with a tenant without asking for everybody: its log and its events name whom to ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from worker.auth0 import OPTIONAL_SCOPES, Event, LogPage, ManagementClient
+from worker.auth0.paging import PER_PAGE
+from worker.errors import Auth0EventsGone, Auth0LogGone, MissingScope
+from worker.sync.keeping import Keeping
+from worker.sync.report import Report
+from worker.sync.walking import LAG
+from worker.vault import positions
+from worker.vault.database import Vault
+from worker.vault.positions import Position
+
+log = structlog.get_logger(__name__)
+
+# Events are gathered for so long, in seconds, so that many changes of one user cost one call.
+GATHERING = 0.5
+EVENTS_AT_A_TIME = 50
+
+LOG, EVENTS, UPDATED = "log", "events", "updated"
+
+
+class Feeds:
+    """The feeds of one tenant.
+
+    Args:
+        tenant: the tenant's name.
+        vault: has how far each is read.
+        auth0: the tenant's Management API.
+        keeping: asks for the users that are named.
+        retention: how long the tenant keeps its log.
+    """
+
+    def __init__(
+        self, tenant: str, vault: Vault, auth0: ManagementClient, keeping: Keeping, *, retention: timedelta
+    ) -> None:
+        self._tenant = tenant
+        self._vault = vault
+        self._auth0 = auth0
+        self._keeping = keeping
+        self._retention = retention
+
+    async def begin(self, report: Report) -> bool:
+        """Make sure that whatever changes from now on will be seen, before anybody is asked for.
+
+        Returns:
+            Whether the log can be read. Where it cannot, a walk by change stands in for it, and the report says so.
+        """
+        now = await self._vault.now()
+        before = await positions.read(self._vault, self._tenant, LOG)
+        scopes = await self._auth0.scopes()
+        try:
+            if scopes is not None and "read:logs" not in scopes:
+                # Not asked of `require`, which would have a token minted for it each time.
+                raise MissingScope(["read:logs"], OPTIONAL_SCOPES["read:logs"])
+            if before is None or self._is_past(before, now):
+                await self._seed(before, now, report)
+        except MissingScope as without:
+            report.note(str(without))
+            await self._walk_from(before.read_until if before and before.read_until else now)
+            await positions.drop(self._vault, self._tenant, LOG)
+            return False
+        return True
+
+    def _is_past(self, position: Position, now: datetime) -> bool:
+        return position.read_until is None or now - position.read_until > self._retention
+
+    async def _seed(self, before: Position | None, now: datetime, report: Report) -> None:
+        """Go to the log's newest entry; what lies between is left to a walk by change."""
+        newest = await self._auth0.newest_log()
+        if before is not None:
+            report.note(
+                f"the tenant's log was last read at {before.read_until:%Y-%m-%d %H:%M}Z, and may not reach back so far: "
+                "those who changed since are looked for by the time of their last change"
+            )
+            log.warning("sync.gap", tenant=self._tenant, read_until=before.read_until)
+            await self._walk_from(before.read_until or now)
+        mark = None if newest is None else newest.log_id
+        await positions.put(self._vault, self._tenant, LOG, Position(mark, read_until=now))
+
+    async def _walk_from(self, moment: datetime) -> None:
+        """Have the next walk by change begin there, unless one is to begin earlier."""
+        if await positions.read(self._vault, self._tenant, UPDATED) is None:
+            mark = (moment - LAG).isoformat()
+            await positions.put(self._vault, self._tenant, UPDATED, Position(mark))
+
+    async def read_log(self, report: Report) -> None:
+        """Ask for the users whom the log names since it was last read, page by page.
+
+        Raises:
+            Auth0Error: as the client does; pages read until then are committed.
+        """
+        position = await positions.read(self._vault, self._tenant, LOG)
+        known = await self._keeping.known()
+        while position is not None:
+            now = await self._vault.now()
+            try:
+                page = await self._page(position)
+            except Auth0LogGone:
+                await self._seed(position, now, report)
+                return
+            if page is None:
+                return
+            named = dict.fromkeys(user_id for entry in page.entries for user_id in entry.users)
+            report.seen += len(named)
+            await self._keeping.by_id(list(named), known, report)
+            position = replace(position, mark=page.after, read_until=now)
+            await positions.put(self._vault, self._tenant, LOG, position)
+            if page.size < PER_PAGE:
+                return
+
+    async def _page(self, position: Position) -> LogPage | None:
+        if position.mark is not None:
+            return await self._auth0.log_after(position.mark)
+        if await self._auth0.newest_log() is None:
+            return None
+        raise Auth0LogGone("the log was empty when it was last looked at, and has begun since")
+
+    async def follow(self, stop: asyncio.Event) -> None:
+        """Ask for the users whom the tenant's events name, as they come, until the connection ends or ``stop``.
+
+        Raises:
+            MissingScope: events cannot be read.
+            Auth0Error: as the client does.
+        """
+        position = await positions.read(self._vault, self._tenant, EVENTS) or Position()
+        arrived: asyncio.Queue[Event | None] = asyncio.Queue()
+        listening = asyncio.create_task(self._listen(position.mark, arrived))
+        stopping = asyncio.create_task(stop.wait())
+        ended = False
+        try:
+            while not ended and not stop.is_set():
+                first = asyncio.create_task(arrived.get())
+                await asyncio.wait({first, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not first.done():
+                    first.cancel()
+                    return
+                events = [first.result(), *await self._gathered(arrived)]
+                await self._ask_for([event for event in events if event is not None])
+                ended = None in events
+            await listening
+        finally:
+            for task in (stopping, listening):
+                task.cancel()
+            await asyncio.gather(stopping, listening, return_exceptions=True)
+
+    async def _listen(self, mark: str | None, arrived: asyncio.Queue[Event | None]) -> None:
+        """Put events into the queue, and None at the end, however it comes."""
+        try:
+            async for event in self._auth0.events(after=mark):
+                arrived.put_nowait(event)
+        except Auth0EventsGone:
+            # The log names whom these events would have named.
+            log.warning("sync.events_gone", tenant=self._tenant)
+            await positions.drop(self._vault, self._tenant, EVENTS)
+        finally:
+            arrived.put_nowait(None)
+
+    async def _gathered(self, arrived: asyncio.Queue[Event | None]) -> list[Event | None]:
+        await asyncio.sleep(GATHERING)
+        return [arrived.get_nowait() for _ in range(arrived.qsize())]
+
+    async def _ask_for(self, events: list[Event]) -> None:
+        if not events:
+            return
+        report = Report(self._tenant, "events")
+        named = dict.fromkeys(event.user_id for event in events if event.user_id)
+        await self._keeping.by_id(list(named), await self._keeping.known(), report)
+        await positions.put(self._vault, self._tenant, EVENTS, Position(events[-1].id))
+        log.info("sync.followed", tenant=self._tenant, events=len(events), users=len(named))

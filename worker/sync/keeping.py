@@ -1,0 +1,186 @@
+"""Gives the vault what Auth0 shows of connections and users, whoever asked for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+
+from worker import providers
+from worker.auth0 import Connection as ShownConnection
+from worker.auth0 import ManagementClient, User, UserPage
+from worker.connections import Connection, Connections
+from worker.errors import Auth0NotFound, MalformedAnswer, MissingScope
+from worker.sync.report import Report
+from worker.sync.showing import carries_tokens, may_hide_tokens, shown_admin_grant, shown_grants
+from worker.vault import connections as table
+from worker.vault import grants, listing, missing
+from worker.vault.database import Vault
+from worker.vault.sharing import held
+
+# Users asked for by id at a time.
+BY_ID_AT_A_TIME = 4
+# Grants are taken by so many users at a time.
+USERS_AT_A_TIME = 100
+
+NO_OPTIONS = (
+    "Auth0 shows no options of this connection: grant the scope read:connections_options to the "
+    "machine-to-machine application"
+)
+
+
+class Keeping:
+    """Keeps what is shown of one tenant.
+
+    Args:
+        tenant: the tenant's name.
+        vault: where it goes.
+        connections: resolves each connection's client.
+        auth0: the tenant's Management API, for what a list does not show.
+    """
+
+    def __init__(self, tenant: str, vault: Vault, connections: Connections, auth0: ManagementClient) -> None:
+        self._tenant = tenant
+        self._vault = vault
+        self._connections = connections
+        self._auth0 = auth0
+        self._lists_carry_tokens = False
+
+    async def known(self) -> Mapping[tuple[str, str], Connection]:
+        """The connections as the vault has them."""
+        return await self._connections.load([self._tenant])
+
+    async def all_connections(self, report: Report) -> None:
+        """Read and keep all connections.
+
+        Raises:
+            MissingScope: connections cannot be read.
+        """
+        await self._auth0.require("read:connections")
+        async with held(self._vault, self._turn):
+            async for connection in self._auth0.connections():
+                await self._connection(connection, report)
+        await self._check_options_scope(report)
+
+    async def one_connection(self, name: str, report: Report) -> None:
+        """Read and keep one connection.
+
+        Raises:
+            Auth0NotFound: the tenant has none of this name.
+            MissingScope: connections cannot be read.
+        """
+        await self._auth0.require("read:connections")
+        async with held(self._vault, self._turn):
+            await self._connection(await self._auth0.connection(name), report)
+        await self._check_options_scope(report)
+
+    @property
+    def _turn(self) -> str:
+        """Connections have no time of change: what one sync was shown is stored before another sync asks."""
+        return f"connections of {self._tenant}"
+
+    async def _check_options_scope(self, report: Report) -> None:
+        try:
+            await self._auth0.require("read:connections_options")
+        except MissingScope as missing_scope:
+            report.problems.append(str(missing_scope))
+
+    async def _connection(self, shown: ShownConnection, report: Report) -> None:
+        now = await self._vault.now()
+        notes = list(providers.notes(shown.options))
+        if shown.options is None:
+            notes.append(NO_OPTIONS)
+        await table.store(
+            self._vault,
+            tenant=self._tenant,
+            name=shown.name,
+            auth0_id=shown.id,
+            strategy=shown.strategy,
+            options=None if shown.options is None else providers.public_options(shown.options),
+            notes=notes,
+            now=now,
+        )
+        report.connections += 1
+        admin = shown_admin_grant(shown, self._tenant, now)
+        if admin is not None:
+            report.tally.add(await grants.take(self._vault, [admin], now=now))
+
+    async def page(
+        self, page: UserPage, known: Mapping[tuple[str, str], Connection], report: Report, *, full: bool
+    ) -> None:
+        """Keep a page of a list, and ask by id for those whose tokens it may hide.
+
+        Whether lists carry tokens is not documented. One that is seen says that they do: then an identity without
+        any has none, and asking for its user would show nothing more.
+        """
+        self._lists_carry_tokens |= any(carries_tokens(user) for user in page.users)
+        hidden = [] if self._lists_carry_tokens else [user for user in page.users if may_hide_tokens(user)]
+        await self.users(page.users, known, report)
+        report.seen += len(page.users)
+        report.failed += len(page.malformed)
+        report.problems += page.malformed
+        if hidden:
+            await self.by_id(await self._changed(hidden, full=full), known, report)
+
+    async def by_id(
+        self, user_ids: Sequence[str], known: Mapping[tuple[str, str], Connection], report: Report
+    ) -> dict[str, User | None]:
+        """Ask for users by id, keep them as they are now, and mark those whom Auth0 does not have.
+
+        Returns:
+            Each user, None where Auth0 has none; those who could not be read are left out.
+        """
+        found: dict[str, User | None] = {}
+        for start in range(0, len(user_ids), USERS_AT_A_TIME):
+            answers = await self._ask(user_ids[start : start + USERS_AT_A_TIME], report)
+            await self.users([user for user in answers.values() if user is not None], known, report)
+            found |= answers
+        gone = [user_id for user_id, user in found.items() if user is None]
+        report.gone += await missing.mark_users(self._vault, self._tenant, gone, now=await self._vault.now())
+        return found
+
+    async def users(
+        self, users: Sequence[User], known: Mapping[tuple[str, str], Connection], report: Report
+    ) -> None:
+        """Keep what is news in the grants of users, and mark what the vault holds of them beside."""
+        now = await self._vault.now()
+        shown = {grant.key: grant for user in users for grant in shown_grants(user, self._tenant, known)}
+        report.tally.add(await grants.take(self._vault, list(shown.values()), now=now))
+        # Every user of Auth0's has an identity: an answer without any says nothing about which are gone.
+        whole = [user for user in users if user.identities and not user.malformed]
+        report.gone += await missing.mark_unlinked(
+            self._vault, self._tenant, [user.user_id for user in whole], _identities(whole), now=now
+        )
+
+    async def _ask(self, user_ids: Sequence[str], report: Report) -> dict[str, User | None]:
+        limit = asyncio.Semaphore(BY_ID_AT_A_TIME)
+        answers: dict[str, User | None] = {}
+
+        async def one(user_id: str) -> None:
+            async with limit:
+                try:
+                    answers[user_id] = await self._auth0.user(user_id)
+                except Auth0NotFound:
+                    answers[user_id] = None
+                except MalformedAnswer as malformed:
+                    report.failed += 1
+                    report.problems.append(str(malformed))
+
+        await asyncio.gather(*map(one, user_ids))
+        return answers
+
+    async def _changed(self, users: Sequence[User], *, full: bool) -> list[str]:
+        """Those of a list who changed since the vault last saw them."""
+        if full:
+            return [user.user_id for user in users]
+        last_shown = await listing.last_shown(self._vault, self._tenant, [user.user_id for user in users])
+        return [
+            user.user_id
+            for user in users
+            if user.updated_at is None or last_shown.get(user.user_id) != user.updated_at
+        ]
+
+
+def _identities(users: Sequence[User]) -> Iterator[missing.Identity]:
+    for user in users:
+        for identity in user.identities:
+            yield user.user_id, identity.connection, identity.user_id

@@ -1,0 +1,63 @@
+"""What a sync did, and what the operator has to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from worker.vault.grants import Tally
+from worker.vault.records import Counts
+
+Progress = Callable[[int, int | None], None]
+"""Called with the users seen so far, and how many there are where Auth0 says so."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a sync did.
+
+    Attributes:
+        tenant: the tenant's name.
+        scope: ``all``, ``changes``, ``connections``, ``user`` or ``connection``.
+        connections: how many were read.
+        seen: how many users were read.
+        failed: how many entries could not be read; ``problems`` names them.
+        gone: how many grants were found whose identity Auth0 does not seem to have any more.
+        tally: what became of the grants of those who were read.
+        problems: what the operator has to know, each a whole sentence; something of what was asked for is missing.
+        notes: what is worth knowing although all that was asked for is there.
+        skipped: another process is at this sync already, and nothing was done.
+        finished: False where the time was up; the next sync goes on from there.
+    """
+
+    tenant: str
+    scope: str
+    connections: int = 0
+    seen: int = 0
+    failed: int = 0
+    gone: int = 0
+    tally: Tally = field(default_factory=Tally)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skipped: bool = False
+    finished: bool = True
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that was asked for is in the vault."""
+        return self.finished and not self.problems and not self.failed and not self.skipped
+
+    @property
+    def counts(self) -> Counts:
+        """What is recorded of it."""
+        return Counts(self.seen, self.failed, self.gone, self.tally)
+
+    def go_on_from(self, counts: Counts) -> None:
+        """Begin where a run that was stopped had come to."""
+        self.seen, self.failed, self.gone = counts.seen, counts.failed, counts.gone
+        self.tally.add(counts.tally)
+
+    def note(self, sentence: str) -> None:
+        """Say something once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)

@@ -1,0 +1,108 @@
+"""Erasing grants, and the tombstones that keep them erased.
+
+A tombstone is the grant's own row, emptied: no ciphertext, no user, and the identity's id under the vault's
+fingerprint key. What Auth0 goes on showing of it is recognized by that, and by the fingerprints of the tokens it
+showed: a list that lags behind a deletion brings nothing back, a new login does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from worker.tokens import GrantKey
+from worker.vault.database import Vault
+from worker.vault.serving import CHANNEL
+
+_HELD = text("""
+SELECT id, tenant, connection, user_id, provider_user_id FROM grants
+WHERE id = ANY(:ids) AND state <> 'erased' AND user_id <> '' ORDER BY id FOR UPDATE
+""")
+
+# An identity that was erased before, came back and is erased again keeps the newer tombstone.
+_DROP_OLDER = text("""
+DELETE FROM grants
+WHERE tenant = :tenant AND connection = :connection AND provider_user_id = :name AND state = 'erased'
+""")
+
+# The claim goes too: an answer that comes now finds nothing that it could be stored to.
+_BURY = text("""
+UPDATE grants SET
+    state = 'erased', reason = :reason, reason_since = :now, user_id = :name, provider_user_id = :name,
+    access_sealed = NULL, refresh_sealed = NULL, expires_at = NULL, refresh_expires_at = NULL, scopes = NULL,
+    obtained_at = NULL, user_created_at = NULL, missing_since = NULL, due_at = NULL, claim_owner = NULL,
+    claim_began = NULL, claim_until = NULL, awaited = false, doubt_since = NULL, attempts = 0, last_error = NULL,
+    last_renewed_at = NULL
+WHERE id = :id
+""")
+
+_TOMBSTONES = text("""
+SELECT tenant, connection, provider_user_id, shown_access, shown_refresh, shown_updated_at FROM grants
+JOIN unnest(CAST(:tenants AS text[]), CAST(:connections AS text[]), CAST(:names AS text[]))
+    AS asked(tenant, connection, provider_user_id) USING (tenant, connection, provider_user_id)
+WHERE state = 'erased'
+""")
+
+_FORGET = text("DELETE FROM grants WHERE state = 'erased' AND user_id <> '' AND reason_since < :before")
+
+
+def _name(vault: Vault, key: GrantKey) -> str:
+    """What stands for an identity in its tombstone; linking the account does not change it."""
+    return f"~{vault.fingerprints.of(key.tenant, key.connection, key.provider_user_id).hex()}"
+
+
+async def erase(
+    vault: Vault, connection: AsyncConnection, grant_ids: Sequence[int], *, reason: str, now: datetime
+) -> list[GrantKey]:
+    """Overwrite users' grants with nothing, inside the caller's transaction.
+
+    Args:
+        grant_ids: admin grants and what is erased already are passed over.
+        reason: ``deleted``, ``unlinked`` or ``forgotten``.
+        now: the database's time.
+
+    Returns:
+        The keys of those that were erased.
+    """
+    held = (await connection.execute(_HELD, {"ids": list(grant_ids)})).all()
+    keys = []
+    for row in held:
+        key = GrantKey(row.tenant, row.connection, row.user_id, row.provider_user_id)
+        values = {
+            "id": row.id, "name": _name(vault, key), "reason": reason, "now": now, "tenant": key.tenant,
+            "connection": key.connection,
+        }  # fmt: skip
+        await connection.execute(_DROP_OLDER, values)
+        await connection.execute(_BURY, values)
+        await connection.execute(select(func.pg_notify(CHANNEL, str(row.id))))
+        keys.append(key)
+    return keys
+
+
+async def tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantKey, Mapping[str, Any]]:
+    """What Auth0 had shown of those of these identities that were erased, under whatever user they were."""
+    names = {
+        (key.tenant, key.connection, _name(vault, key)): key for key in keys if not key.is_admin
+    }  # fmt: skip
+    if not names:
+        return {}
+    values = {
+        "tenants": [tenant for tenant, _, _ in names],
+        "connections": [connection for _, connection, _ in names],
+        "names": [name for _, _, name in names],
+    }
+    return {
+        names[tenant, connection, name]: {
+            "shown_access": access, "shown_refresh": refresh, "shown_updated_at": updated_at,
+        }
+        for tenant, connection, name, access, refresh, updated_at in await vault.run(_TOMBSTONES, values)
+    }  # fmt: skip
+
+
+async def forget_tombstones(vault: Vault, *, before: datetime) -> None:
+    """Delete tombstones that are older."""
+    await vault.run(_FORGET, {"before": before})
