@@ -14,7 +14,8 @@ from typing import Any, Literal, Self
 
 import httpx
 
-Json = dict[str, Any]
+from tests.emulators.control_scale import Json, ScaleControl
+
 ROOT = Path(__file__).resolve().parents[2]
 _UNSET: Any = object()
 
@@ -28,7 +29,7 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:12]
 
 
-class Emulation:
+class Emulation(ScaleControl):
     """A running emulation. Each method raises EmulationError when it makes no sense there."""
 
     def __init__(self, ready: Mapping[str, Any]) -> None:
@@ -218,7 +219,8 @@ class Emulation:
         self, per_second: float | None, burst: int = 50, retry_after_header: bool = True
     ) -> None:
         """Limit Management API calls, starting with a full burst; None: no limit."""
-        self.configure_tenant(per_second=per_second, burst=burst, retry_after_header=retry_after_header)
+        given: Json = {"per_second": per_second, "burst": burst, "retry_after_header": retry_after_header}
+        self.configure_tenant(**given, plan=None)
 
     def set_window(self, n: int | None) -> None:
         """Set how many users can be paged to (1,000 at Auth0); None: all."""

@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tests.emulators.auth0.errors import ApiError, invalid_query
+from tests.emulators.auth0.limits import Limits
 from tests.emulators.auth0.query import MalformedQuery, parse
-from tests.emulators.auth0.settings import Bucket, Settings
+from tests.emulators.auth0.settings import Settings
 from tests.emulators.auth0.token import ManagementToken, ManagementTokens
 from tests.emulators.auth0.users import Users
 
@@ -51,34 +52,45 @@ class Management:
         self._tokens = tokens
         self.users = users
         self.connections: dict[str, Json] = {}  # by name, in the order of creation
-        self.bucket: Bucket
+        self.limits: Limits
 
     async def user(self, request: Request) -> Response:
         """GET /api/v2/users/{id}."""
-        return self._answer(request, "read:users", {"fields", "include_fields"}, self._user)
+        return self.answer(request, "read:users", "read_users", {"fields", "include_fields"}, self._user)
 
     async def list_users(self, request: Request) -> Response:
         """GET /api/v2/users."""
-        return self._answer(request, "read:users", LIST_USERS, self._list_users)
+        return self.answer(request, "read:users", "read_users", LIST_USERS, self._list_users)
 
     async def connection(self, request: Request) -> Response:
         """GET /api/v2/connections/{id}."""
-        return self._answer(request, "read:connections", {"fields", "include_fields"}, self._connection)
+        known = {"fields", "include_fields"}
+        return self.answer(request, "read:connections", "connections", known, self._connection)
 
     async def list_connections(self, request: Request) -> Response:
         """GET /api/v2/connections."""
-        return self._answer(request, "read:connections", LIST_CONNECTIONS, self._list_connections)
+        return self.answer(
+            request, "read:connections", "connections", LIST_CONNECTIONS, self._list_connections
+        )
 
-    def _answer(self, request: Request, scope: str, known: set[str], act: Any) -> Response:
+    def answer(self, request: Request, scope: str, group: str, known: set[str] | None, act: Any) -> Response:
+        """Let `act` answer an admitted request; `known` are its parameters, None: any.
+
+        What `act` gives is sent as JSON unless it is a response already.
+        """
         headers: dict[str, str] = {}
         try:
             caller = self._tokens.check(request)
-            allowed, headers = self.bucket.take()
+            endpoint = f"{request.method} {request.scope['entry']['template']}"
+            allowed, request.scope["entry"]["bucket"], headers = self.limits.take(group, endpoint)
             _admit(request, caller, scope, known, allowed)
-            return JSONResponse(act(request, caller), headers=headers)
+            result = act(request, caller)
         except ApiError as error:
             request.scope["entry"]["error"] = error.code or str(error.status)
             return error.response(headers)
+        response = result if isinstance(result, Response) else JSONResponse(result)
+        response.headers.update(headers)
+        return response
 
     def _user(self, request: Request, caller: ManagementToken) -> Json:
         # From the raw path: a slash inside an id arrives percent-encoded.
@@ -165,14 +177,16 @@ class Management:
         return page * size, size
 
 
-def _admit(request: Request, caller: ManagementToken, scope: str, known: set[str], allowed: bool) -> None:
+def _admit(
+    request: Request, caller: ManagementToken, scope: str, known: set[str] | None, allowed: bool
+) -> None:
     if not allowed:
         raise ApiError(429, "Global limit has been reached", "too_many_requests")
     if planted := request.scope.get("planted_error"):
         raise ApiError(400, planted[1], planted[0])
     if scope not in caller.scopes:
         raise ApiError(403, f"Insufficient scope, expected any of: {scope}", "insufficient_scope")
-    if unknown := set(request.query_params) - known:
+    if known is not None and (unknown := set(request.query_params) - known):
         raise invalid_query(f"'Additional properties not allowed: {', '.join(sorted(unknown))}'.")
 
 
