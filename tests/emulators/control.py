@@ -76,6 +76,10 @@ class Emulation(ScaleControl):
         """Give the resolved token endpoint of a connection."""
         return str(self.endpoints()["token_urls"][connection])
 
+    def revocation_url(self, connection: str) -> str:
+        """Give a connection's revocation endpoint (RFC 7009); "" where its provider has none."""
+        return str(self.endpoints()["revocation_urls"][connection])
+
     def config_toml(self) -> str:
         """Write a TOML file for the program under test: `token_url` where Auth0's options have none."""
         return str(self._do("config_toml"))
@@ -255,7 +259,8 @@ class Emulation(ScaleControl):
         Not carried out: an HTTP status such as "503" (with `retry_after`), "html200", "reset_before".
         "error:<code>[:description]" is the provider's own error, the refresh token unspent; `extra` is merged
         into its body. Carried out: "empty200", "malformed_json", "reset_after", "hang" (until `release` or the
-        client leaves), "delay:<seconds>", "override:<JSON object merged over the answer>". `carried_out`
+        client leaves), "delay:<seconds>" (real ones), "slow:<seconds>" (of the
+        emulation's clock), "override:<JSON object merged over the answer>". `carried_out`
         overrides which it is.
         """
         given = {"retry_after": retry_after, "carried_out": carried_out, "extra": extra}
@@ -312,7 +317,8 @@ class Emulation(ScaleControl):
         """List all pairs ever issued for an identity, oldest first, tokens as digests.
 
         Each has `grant`, `issued_at`, `expires_at`, `access`, `access_live`, `access_revoked`; `refresh`,
-        `live`, `spent`, `revoked` and `presented` (how often) speak of the refresh token beside it.
+        `live`, `spent`, `spent_at`, `revoked`, `presented` (how often) and `presented_at` (times) speak of the
+        refresh token beside it; `revocations` (times) of the family, as its client asked for it.
         """
         return list(self._do("ledger", user_id=user_id, connection=connection))
 

@@ -38,6 +38,7 @@ class Controls(ScaleControls):
     # The whole
 
     def reset(self) -> None:
+        self.stop_activity()
         self._gate.release()
         self._world.reset()
 
@@ -84,7 +85,7 @@ class Controls(ScaleControls):
         return logins.unlink(self._world, primary_user_id, connection)
 
     def delete_user(self, user_id: str) -> None:
-        self._world.users.remove(user_id)
+        logins.delete(self._world, user_id)
 
     def user(self, user_id: str) -> Json:
         return self._world.users.by_id[user_id]

@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+from tests.emulators import history
 from tests.emulators.auth0.connections import PER_CONNECTION_IDS, SOCIAL
 from tests.emulators.clock import iso
 from tests.emulators.idp.grants import Grant, Identity
@@ -57,6 +58,7 @@ def login(world: World, user_id: str, connection: str | None, *, consent: bool) 
         identity |= _issue(world, (name, subject), refresh=True, consent=consent, at=now)
     user |= {"last_login": iso(now), "updated_at": iso(now), "logins_count": user.get("logins_count", 0) + 1}
     world.users.put(user)
+    history.logged_in(world, user, identity)
     return {name: identity.get(name) for name in ("access_token", "refresh_token", "expires_in")}
 
 
@@ -66,7 +68,14 @@ def link(world: World, primary_user_id: str, secondary_user_id: str) -> Json:
     secondary = world.users.remove(secondary_user_id)
     profile = {name: secondary[name] for name in ("email", "name") if name in secondary}
     primary["identities"] += [{**identity, "profileData": profile} for identity in secondary["identities"]]
-    return _touched(world, primary)
+    primary = _touched(world, primary)
+    history.linked(world, primary, secondary)
+    return primary
+
+
+def delete(world: World, user_id: str) -> None:
+    """Delete a user at Auth0; the provider's tokens live on."""
+    history.deleted(world, world.users.remove(user_id))
 
 
 def unlink(world: World, primary_user_id: str, connection: str) -> Json:
@@ -76,10 +85,12 @@ def unlink(world: World, primary_user_id: str, connection: str) -> Json:
     if not linked:
         raise KeyError(f"linked identity of {connection}")
     primary["identities"].remove(linked[-1])
-    _touched(world, primary)
+    primary = _touched(world, primary)
     identity = {name: value for name, value in linked[-1].items() if name != "profileData"}
     user_id = f"{identity['provider']}|{identity['user_id']}"
-    return _touched(world, {**new_profile(user_id, world.clock.now(), 0), "identities": [identity]})
+    freed = _touched(world, {**new_profile(user_id, world.clock.now(), 0), "identities": [identity]})
+    history.unlinked(world, primary, identity, freed)
+    return freed
 
 
 def set_user(world: World, user_id: str, fields: Json, delete: list[str]) -> Json:
@@ -122,6 +133,7 @@ def _add(world: World, user_id: str, identities: list[Json], at: float, number: 
         for first, wanted in enumerate(identities)
     ]
     world.users.put(user)
+    history.created(world, user)
     return user
 
 
