@@ -58,8 +58,9 @@ def alive(world: World, after: str = "", count: int = 5000) -> Json:
     """List users by id after a given one, with what Auth0 shows and what the providers issued last.
 
     Gives `users` and `next` (None at the end). Each user has `user_id`, `updated_at` and `identities`; each of
-    those `connection`, `provider_user_id`, the digests `shown_access`, `shown_refresh` (of Auth0's copy) and
-    `live_access`, `live_refresh` (the newest that the provider takes).
+    those `connection`, `provider_user_id`, and the digests `shown_access`, `shown_refresh` (of Auth0's copy),
+    `newest_access`, `newest_refresh` (issued last, dead or alive), `live_access`, `live_refresh` (the newest
+    that the provider takes).
     """
     names = sorted(world.users.by_id)
     first = bisect_right(names, after) if after else 0
@@ -100,12 +101,15 @@ def _alive(world: World, user: Json) -> Json:
 
 def _identity(world: World, identity: Json) -> Json:
     live = world.issuer.live(logins.key_of(identity))
+    newest = world.issuer.newest(logins.key_of(identity))
     shown = [identity.get(name) for name in ("access_token", "refresh_token")]
     return {
         "connection": identity["connection"],
         "provider_user_id": identity.get("user_id"),
         "shown_access": digest(shown[0]),
         "shown_refresh": digest(shown[1]),
+        "newest_access": digest(newest[0]),
+        "newest_refresh": digest(newest[1]),
         "live_access": digest(live["access_token"]),
         "live_refresh": digest(live["refresh_token"]),
     }

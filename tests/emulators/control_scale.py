@@ -50,9 +50,10 @@ class ScaleControl:
     def alive(self, page: int = 5000) -> Iterator[Json]:
         """Walk through all users of the tenant by id, with what the providers issued last.
 
-        Each has `user_id`, `updated_at` and `identities`; each of those `connection`, `provider_user_id`, the
-        digests `shown_access`, `shown_refresh` (of Auth0's copy) and `live_access`, `live_refresh` (the newest
-        that the provider takes; None where it takes none).
+        Each has `user_id`, `updated_at` and `identities`; each of those `connection`, `provider_user_id`, and
+        the digests `shown_access`, `shown_refresh` (of Auth0's copy), `newest_access`, `newest_refresh` (issued
+        last, dead or alive), `live_access`, `live_refresh` (the newest that the provider takes; None where it
+        takes none).
         """
         after: str | None = ""
         while after is not None:

@@ -78,7 +78,7 @@ class Gate:
             case "delay":
                 await asyncio.sleep(float(fault.argument))
             case "slow":
-                await self._clock.sleep_until(self._clock.now() + float(fault.argument))
+                await self._clock.sleep_until(scope["entry"]["time"] + float(fault.argument))
         await _spoiled(fault, answer, scope["path"])(scope, receive, send)
 
     async def _reset(self, scope: Scope, receive: Receive) -> None:

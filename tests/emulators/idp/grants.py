@@ -215,6 +215,13 @@ class Issuer:
             "refresh_token": refresh[-1].value if refresh else None,
         }
 
+    def newest(self, identity: Identity) -> tuple[str | None, str | None]:
+        """Give the access and the refresh token issued last, dead or alive, in plain text."""
+        grants = self.grants(identity)[::-1]  # of one instant the family begun last counts
+        access = max((each for grant in grants for each in grant.access[-1:]), key=_issued, default=None)
+        refresh = max((each for grant in grants for each in grant.refresh[-1:]), key=_issued, default=None)
+        return None if access is None else access.value, None if refresh is None else refresh.value
+
     def dump(self) -> list[dict[str, Any]]:
         """Write all families for the state file."""
         return [_dump(grant) for grant in self._grants.values()]
@@ -278,6 +285,10 @@ class Issuer:
             if refresh not in kept:
                 del self._by_refresh[refresh.value]
         grant.refresh = kept
+
+
+def _issued(token: AccessToken | RefreshToken) -> float:
+    return token.issued_at
 
 
 def _entry(grant: Grant, access: AccessToken, now: float) -> dict[str, Any]:
