@@ -1,6 +1,8 @@
 """The routes of everything on one port."""
 
+import asyncio
 import json
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -24,6 +26,30 @@ def build(world: World, transports: Transports) -> Gate:
         request.scope["entry"]["template"] = "/api/v2/connections/{id}"
         return await management.connection(request)
 
+    async def logs(request: Request) -> Response:
+        return management.answer(request, "read:logs", "logs", None, world.log.answer)
+
+    async def events(request: Request) -> Response:
+        known = {"event_type", "from", "from_timestamp"}
+        return management.answer(request, "read:events", "other", known, world.events.answer)
+
+    async def export(request: Request) -> Response:
+        body = await request.body()
+
+        def act(*_: Any) -> Any:
+            return world.jobs.create(body, list(world.users.by_id.values()), world.connections)
+
+        return management.answer(request, "read:users", "other", set(), act)
+
+    async def job(request: Request) -> Response:
+        request.scope["entry"]["template"] = "/api/v2/jobs/{id}"
+        job_id = request.path_params["id"]
+        return management.answer(request, "read:users", "other", set(), lambda *_: world.jobs.job(job_id))
+
+    async def download(request: Request) -> Response:
+        request.scope["entry"]["template"] = "/exports/{id}"
+        return await asyncio.to_thread(world.jobs.download, request)
+
     async def control(request: Request) -> Response:
         body = await request.body()
         try:
@@ -42,6 +68,11 @@ def build(world: World, transports: Transports) -> Gate:
         Route("/api/v2/users", management.list_users),
         Route("/api/v2/connections", management.list_connections),
         Route("/api/v2/connections/{id}", connection),
+        Route("/api/v2/logs", logs),
+        Route("/api/v2/events", events),
+        Route("/api/v2/jobs/users-exports", export, methods=["POST"]),
+        Route("/api/v2/jobs/{id}", job),
+        Route("/exports/{id}/{file}", download),
         Route("/oauth/token", world.tokens.handle, methods=["POST"]),
         Route("/control/endpoints", endpoints),
         Route("/control/{name}", control, methods=["POST"]),

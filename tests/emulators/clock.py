@@ -1,19 +1,26 @@
 """The one clock of the emulation, and the two forms in which time travels."""
 
+import asyncio
 import time
 from datetime import UTC, datetime
 
 
 class Clock:
-    """Real time with an offset, or standing still. Seconds since the epoch."""
+    """Real time with an offset and a speed, or standing still. Seconds since the epoch."""
 
     def __init__(self) -> None:
         self.offset = 0.0
         self.frozen: float | None = None
+        self.speed = 1.0  # seconds here in one real second
+        self._since = 0.0  # the real moment from which that speed holds
+        self._changed = asyncio.Event()
 
     def now(self) -> float:
         """Say what time it is here."""
-        return time.time() + self.offset if self.frozen is None else self.frozen
+        if self.frozen is not None:
+            return self.frozen
+        real = time.time()
+        return real + self.offset + (self.speed - 1) * (real - self._since)
 
     def advance(self, seconds: float) -> float:
         """Move on by `seconds`, running or standing still as before."""
@@ -21,11 +28,34 @@ class Clock:
             self.offset += seconds
         else:
             self.frozen += seconds
-        return self.now()
+        return self._tell()
 
     def set(self, epoch: float | None) -> float:
         """Stand still at `epoch`; with None run again, as real time."""
-        self.frozen, self.offset = epoch, 0.0
+        self.frozen, self.offset, self.speed, self._since = epoch, 0.0, 1.0, 0.0
+        return self._tell()
+
+    def set_speed(self, speed: float) -> float:
+        """Run at `speed` seconds in a real second from the present moment on, also after standing still."""
+        if speed <= 0:
+            raise ValueError("the clock never stands still or runs back by its speed")
+        now, self._since = self.now(), time.time()
+        self.offset, self.speed, self.frozen = now - self._since, speed, None
+        return self._tell()
+
+    async def sleep_until(self, epoch: float) -> None:
+        """Wait until it is `epoch` here, however the clock is moved meanwhile."""
+        while (left := epoch - self.now()) > 0:
+            changed = self._changed
+            patience = None if self.frozen is not None else left / self.speed
+            try:
+                await asyncio.wait_for(changed.wait(), patience)
+            except TimeoutError:
+                continue
+
+    def _tell(self) -> float:
+        self._changed.set()
+        self._changed = asyncio.Event()
         return self.now()
 
 

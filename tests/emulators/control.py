@@ -14,7 +14,8 @@ from typing import Any, Literal, Self
 
 import httpx
 
-Json = dict[str, Any]
+from tests.emulators.control_scale import Json, ScaleControl
+
 ROOT = Path(__file__).resolve().parents[2]
 _UNSET: Any = object()
 
@@ -28,7 +29,7 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()[:12]
 
 
-class Emulation:
+class Emulation(ScaleControl):
     """A running emulation. Each method raises EmulationError when it makes no sense there."""
 
     def __init__(self, ready: Mapping[str, Any]) -> None:
@@ -74,6 +75,10 @@ class Emulation:
     def token_url(self, connection: str) -> str:
         """Give the resolved token endpoint of a connection."""
         return str(self.endpoints()["token_urls"][connection])
+
+    def revocation_url(self, connection: str) -> str:
+        """Give a connection's revocation endpoint (RFC 7009); "" where its provider has none."""
+        return str(self.endpoints()["revocation_urls"][connection])
 
     def config_toml(self) -> str:
         """Write a TOML file for the program under test: `token_url` where Auth0's options have none."""
@@ -218,7 +223,8 @@ class Emulation:
         self, per_second: float | None, burst: int = 50, retry_after_header: bool = True
     ) -> None:
         """Limit Management API calls, starting with a full burst; None: no limit."""
-        self.configure_tenant(per_second=per_second, burst=burst, retry_after_header=retry_after_header)
+        given: Json = {"per_second": per_second, "burst": burst, "retry_after_header": retry_after_header}
+        self.configure_tenant(**given, plan=None)
 
     def set_window(self, n: int | None) -> None:
         """Set how many users can be paged to (1,000 at Auth0); None: all."""
@@ -253,7 +259,8 @@ class Emulation:
         Not carried out: an HTTP status such as "503" (with `retry_after`), "html200", "reset_before".
         "error:<code>[:description]" is the provider's own error, the refresh token unspent; `extra` is merged
         into its body. Carried out: "empty200", "malformed_json", "reset_after", "hang" (until `release` or the
-        client leaves), "delay:<seconds>", "override:<JSON object merged over the answer>". `carried_out`
+        client leaves), "delay:<seconds>" (real ones), "slow:<seconds>" (of the
+        emulation's clock), "override:<JSON object merged over the answer>". `carried_out`
         overrides which it is.
         """
         given = {"retry_after": retry_after, "carried_out": carried_out, "extra": extra}
@@ -310,7 +317,8 @@ class Emulation:
         """List all pairs ever issued for an identity, oldest first, tokens as digests.
 
         Each has `grant`, `issued_at`, `expires_at`, `access`, `access_live`, `access_revoked`; `refresh`,
-        `live`, `spent`, `revoked` and `presented` (how often) speak of the refresh token beside it.
+        `live`, `spent`, `spent_at`, `revoked`, `presented` (how often) and `presented_at` (times) speak of the
+        refresh token beside it; `revocations` (times) of the family, as its client asked for it.
         """
         return list(self._do("ledger", user_id=user_id, connection=connection))
 

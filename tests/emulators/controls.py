@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tests.emulators import demo, logins, wiring
+from tests.emulators.controls_scale import ScaleControls
 from tests.emulators.faults import read_fault
 from tests.emulators.gate import Gate
 from tests.emulators.idp.behaviour import PROVIDERS
@@ -14,11 +15,11 @@ from tests.emulators.world import World
 Json = dict[str, Any]
 
 
-class Controls:
+class Controls(ScaleControls):
     """Each public method is one operation; see `control.Emulation` for what they mean."""
 
     def __init__(self, world: World, gate: Gate) -> None:
-        self._world = world
+        super().__init__(world)
         self._gate = gate
 
     def perform(self, name: str, arguments: Json) -> Any:
@@ -37,6 +38,7 @@ class Controls:
     # The whole
 
     def reset(self) -> None:
+        self.stop_activity()
         self._gate.release()
         self._world.reset()
 
@@ -83,7 +85,7 @@ class Controls:
         return logins.unlink(self._world, primary_user_id, connection)
 
     def delete_user(self, user_id: str) -> None:
-        self._world.users.remove(user_id)
+        logins.delete(self._world, user_id)
 
     def user(self, user_id: str) -> Json:
         return self._world.users.by_id[user_id]
@@ -115,8 +117,8 @@ class Controls:
             raise ValueError(f"the tenant has no setting {', '.join(sorted(unknown))}")
         for name, value in fields.items():
             setattr(self._world.settings, name, value)
-        if {"per_second", "burst"} & set(fields):
-            self._world.management.bucket.fill()
+        if {"per_second", "burst", "plan"} & set(fields):
+            self._world.management.limits.fill()
 
     def set_list_lag(self, user_id: str, behind: bool) -> None:
         self._world.users.lag(user_id, behind)
@@ -213,3 +215,4 @@ class Controls:
 
     def reset_calls(self) -> None:
         self._world.journal.clear()
+        self._world.management.limits.forget()

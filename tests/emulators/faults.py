@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-CARRIED_OUT = {"empty200", "malformed_json", "reset_after", "hang", "delay", "override"}
+CARRIED_OUT = {"empty200", "malformed_json", "reset_after", "hang", "delay", "slow", "override"}
 NOT_CARRIED_OUT = {"html200", "reset_before"}
 
 
@@ -34,7 +34,7 @@ def read_fault(
         raise ValueError(f"no fault is called {kind!r}")
     if name == "override" and not isinstance(json.loads(argument), dict):
         raise ValueError("override takes a JSON object")
-    if name == "delay":
+    if name in ("delay", "slow"):
         float(argument)
     carried = name in CARRIED_OUT if carried_out is None else carried_out
     return Fault(name, argument, carried, status, retry_after, extra or {})

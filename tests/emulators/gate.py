@@ -77,6 +77,8 @@ class Gate:
                     return
             case "delay":
                 await asyncio.sleep(float(fault.argument))
+            case "slow":
+                await self._clock.sleep_until(scope["entry"]["time"] + float(fault.argument))
         await _spoiled(fault, answer, scope["path"])(scope, receive, send)
 
     async def _reset(self, scope: Scope, receive: Receive) -> None:

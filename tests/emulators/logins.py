@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+from tests.emulators import history
 from tests.emulators.auth0.connections import PER_CONNECTION_IDS, SOCIAL
 from tests.emulators.clock import iso
 from tests.emulators.idp.grants import Grant, Identity
@@ -28,8 +29,8 @@ def add_users(
     last = world.clock.now() if at is None else at
     made = []
     for number in range(first, first + n):
-        subject = _subject(world, connection, number, prefix)
-        user_id = _user_id(world, connection, subject)
+        subject = subject_for(world, connection, number, prefix)
+        user_id = user_id_for(world, connection, subject)
         identity = {"connection": connection, "refresh": refresh, "expires_in": expires_in}
         _add(world, user_id, [identity], last - (first + n - 1 - number) * spacing, number)
         made.append(user_id)
@@ -49,7 +50,7 @@ def login(world: World, user_id: str, connection: str | None, *, consent: bool) 
     """
     user = copy.deepcopy(world.users.by_id[user_id])
     identity = _identity(user, connection)
-    name, subject = _key(identity)
+    name, subject = key_of(identity)
     for field in ("access_token", "refresh_token", "expires_in"):
         identity.pop(field, None)
     now = world.clock.now()
@@ -57,6 +58,7 @@ def login(world: World, user_id: str, connection: str | None, *, consent: bool) 
         identity |= _issue(world, (name, subject), refresh=True, consent=consent, at=now)
     user |= {"last_login": iso(now), "updated_at": iso(now), "logins_count": user.get("logins_count", 0) + 1}
     world.users.put(user)
+    history.logged_in(world, user, identity)
     return {name: identity.get(name) for name in ("access_token", "refresh_token", "expires_in")}
 
 
@@ -66,7 +68,14 @@ def link(world: World, primary_user_id: str, secondary_user_id: str) -> Json:
     secondary = world.users.remove(secondary_user_id)
     profile = {name: secondary[name] for name in ("email", "name") if name in secondary}
     primary["identities"] += [{**identity, "profileData": profile} for identity in secondary["identities"]]
-    return _touched(world, primary)
+    primary = _touched(world, primary)
+    history.linked(world, primary, secondary)
+    return primary
+
+
+def delete(world: World, user_id: str) -> None:
+    """Delete a user at Auth0; the provider's tokens live on."""
+    history.deleted(world, world.users.remove(user_id))
 
 
 def unlink(world: World, primary_user_id: str, connection: str) -> Json:
@@ -76,10 +85,12 @@ def unlink(world: World, primary_user_id: str, connection: str) -> Json:
     if not linked:
         raise KeyError(f"linked identity of {connection}")
     primary["identities"].remove(linked[-1])
-    _touched(world, primary)
+    primary = _touched(world, primary)
     identity = {name: value for name, value in linked[-1].items() if name != "profileData"}
     user_id = f"{identity['provider']}|{identity['user_id']}"
-    return _touched(world, {**_profile(user_id, world.clock.now(), 0), "identities": [identity]})
+    freed = _touched(world, {**new_profile(user_id, world.clock.now(), 0), "identities": [identity]})
+    history.unlinked(world, primary, identity, freed)
+    return freed
 
 
 def set_user(world: World, user_id: str, fields: Json, delete: list[str]) -> Json:
@@ -109,23 +120,24 @@ def identity_key(world: World, user_id: str, connection: str) -> Identity:
     user = world.users.by_id.get(user_id)
     for identity in (user or {}).get("identities", ()):
         if isinstance(identity, dict) and identity.get("connection") == connection:
-            return _key(identity)
+            return key_of(identity)
     return connection, user_id.rpartition("|")[2]
 
 
 def _add(world: World, user_id: str, identities: list[Json], at: float, number: int) -> Json:
     if user_id in world.users.by_id:
         raise ValueError(f"there is a user {user_id} already")
-    user = _profile(user_id, at, number)
+    user = new_profile(user_id, at, number)
     user["identities"] = [
-        _new_identity(world, user_id if first == 0 else None, wanted, at, number + first)
+        new_identity(world, user_id if first == 0 else None, wanted, at, number + first)
         for first, wanted in enumerate(identities)
     ]
     world.users.put(user)
+    history.created(world, user)
     return user
 
 
-def _new_identity(world: World, user_id: str | None, wanted: Json, at: float, number: int) -> Json:
+def new_identity(world: World, user_id: str | None, wanted: Json, at: float, number: int) -> Json:
     """Make an identity from `connection` and any of `user_id`, `refresh`, `expires_in`; others are planted."""
     wanted = dict(wanted)
     connection = wanted["connection"]
@@ -144,7 +156,7 @@ def _new_identity(world: World, user_id: str | None, wanted: Json, at: float, nu
     if user_id is None:
         identity["profileData"] = {"name": f"Linked {number}"}
     if connection in world.leads_to and "access_token" not in wanted:
-        identity |= _issue(world, _key(identity), refresh=refresh, consent=True, at=at, life=life)
+        identity |= _issue(world, key_of(identity), refresh=refresh, consent=True, at=at, life=life)
     elif life != AS_PROVIDER:
         identity["expires_in"] = life
     if number % 3 == 0:
@@ -172,7 +184,8 @@ def _issue(
     return fields if life is None else {**fields, "expires_in": round(life)}
 
 
-def _profile(user_id: str, at: float, number: int) -> Json:
+def new_profile(user_id: str, at: float, number: int) -> Json:
+    """Make a user without identities, created and last seen at `at`."""
     moment = iso(at)
     profile: Json = {
         "user_id": user_id,
@@ -202,11 +215,12 @@ def _identity(user: Json, connection: str | None) -> Json:
     raise KeyError(f"identity of {connection}")
 
 
-def _key(identity: Json) -> Identity:
+def key_of(identity: Json) -> Identity:
+    """Say which identity at the provider one of Auth0's is."""
     return identity["connection"], str(identity["user_id"]).rpartition("|")[2]
 
 
-def _subject(world: World, connection: str, number: int, prefix: str | None) -> str:
+def subject_for(world: World, connection: str, number: int, prefix: str | None = None) -> str:
     """Number a user as the provider would: Google and Facebook in digits, GitHub as an integer."""
     if prefix is not None:
         return f"{prefix}{number}"
@@ -217,7 +231,8 @@ def _subject(world: World, connection: str, number: int, prefix: str | None) -> 
     return f"{connection}-{number}"
 
 
-def _user_id(world: World, connection: str, subject: str) -> str:
+def user_id_for(world: World, connection: str, subject: str) -> str:
+    """Say the id of the user whose only identity this is."""
     strategy = world.connections[connection]["strategy"]
     return f"{strategy}|{connection}|{subject}" if strategy in PER_CONNECTION_IDS else f"{strategy}|{subject}"
 

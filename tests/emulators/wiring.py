@@ -81,6 +81,13 @@ def token_url(world: World, name: str) -> str:
     return f"{world.base_url}/idp/{provider}{path}"
 
 
+def revocation_url(world: World, name: str) -> str:
+    """Say where the tokens of a connection are revoked; "" where its provider has no such endpoint."""
+    provider = world.leads_to[name][0] if name in world.leads_to else ""
+    path = world.providers.behaviours[provider].revocation_path if provider else ""
+    return f"{world.base_url}/idp/{provider}{path}" if path else ""
+
+
 def endpoints(world: World) -> Json:
     """Say where everything is: the tenant, and every provider's token endpoint."""
     urls = {
@@ -95,6 +102,9 @@ def endpoints(world: World) -> Json:
         "client_secret": world.tokens.client_secret,
         "audience": world.tokens.audience,
         "provider_urls": urls,
+        "revocation_urls": {
+            name: revocation_url(world, name) for name in world.leads_to if name in world.connections
+        },
         "token_urls": {name: token_url(world, name) for name in world.leads_to if name in world.connections},
     }
 

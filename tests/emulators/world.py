@@ -6,8 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.emulators.auth0.events import Events
+from tests.emulators.auth0.jobs import Jobs
+from tests.emulators.auth0.limits import Limits
+from tests.emulators.auth0.log import TenantLog
 from tests.emulators.auth0.management import Management
-from tests.emulators.auth0.settings import Bucket, Settings
+from tests.emulators.auth0.settings import Settings
 from tests.emulators.auth0.token import ManagementTokens
 from tests.emulators.auth0.users import Users
 from tests.emulators.clock import Clock
@@ -47,8 +51,11 @@ class World:
         self.tokens = ManagementTokens(
             self.clock, self.settings, base_url, client_id=client_id, client_secret=client_secret
         )
-        self.management = Management(self.settings, self.tokens, Users())
-        self.management.bucket = Bucket(self.clock, self.settings)
+        self.management = Management(self.settings, self.tokens, Users(self.clock, self.settings))
+        self.management.limits = Limits(self.clock, self.settings)
+        self.log = TenantLog(self.clock, self.settings, base_url)
+        self.events = Events(self.clock, self.settings)
+        self.jobs = Jobs(self.clock, self.settings, base_url)
         self.leads_to: dict[str, tuple[str, str]] = {}  # connection -> provider, client id there
         self.counters: dict[str, int] = {}  # connection -> users made so far by number
         self._saved = ""  # the text last written to the state file
@@ -82,9 +89,12 @@ class World:
         for name, value in asdict(Settings()).items():
             setattr(self.settings, name, value)
         self.issuer = self.providers.issuer = Issuer(self.clock, self.issuer.history)
-        self.management.users = Users()
+        self.management.users = Users(self.clock, self.settings)
         self.management.connections = {}
-        self.management.bucket = Bucket(self.clock, self.settings)
+        self.management.limits = Limits(self.clock, self.settings)
+        self.log.clear()
+        self.events.clear()
+        self.jobs.clear()
         self.leads_to.clear()
         self.counters.clear()
         self.default_behaviours()

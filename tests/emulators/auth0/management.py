@@ -9,8 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tests.emulators.auth0.errors import ApiError, invalid_query
+from tests.emulators.auth0.limits import Limits
+from tests.emulators.auth0.parameters import chosen, flag, number
 from tests.emulators.auth0.query import MalformedQuery, parse
-from tests.emulators.auth0.settings import Bucket, Settings
+from tests.emulators.auth0.settings import Settings
 from tests.emulators.auth0.token import ManagementToken, ManagementTokens
 from tests.emulators.auth0.users import Users
 
@@ -51,34 +53,45 @@ class Management:
         self._tokens = tokens
         self.users = users
         self.connections: dict[str, Json] = {}  # by name, in the order of creation
-        self.bucket: Bucket
+        self.limits: Limits
 
     async def user(self, request: Request) -> Response:
         """GET /api/v2/users/{id}."""
-        return self._answer(request, "read:users", {"fields", "include_fields"}, self._user)
+        return self.answer(request, "read:users", "read_users", {"fields", "include_fields"}, self._user)
 
     async def list_users(self, request: Request) -> Response:
         """GET /api/v2/users."""
-        return self._answer(request, "read:users", LIST_USERS, self._list_users)
+        return self.answer(request, "read:users", "read_users", LIST_USERS, self._list_users)
 
     async def connection(self, request: Request) -> Response:
         """GET /api/v2/connections/{id}."""
-        return self._answer(request, "read:connections", {"fields", "include_fields"}, self._connection)
+        known = {"fields", "include_fields"}
+        return self.answer(request, "read:connections", "connections", known, self._connection)
 
     async def list_connections(self, request: Request) -> Response:
         """GET /api/v2/connections."""
-        return self._answer(request, "read:connections", LIST_CONNECTIONS, self._list_connections)
+        return self.answer(
+            request, "read:connections", "connections", LIST_CONNECTIONS, self._list_connections
+        )
 
-    def _answer(self, request: Request, scope: str, known: set[str], act: Any) -> Response:
+    def answer(self, request: Request, scope: str, group: str, known: set[str] | None, act: Any) -> Response:
+        """Let `act` answer an admitted request; `known` are its parameters, None: any.
+
+        What `act` gives is sent as JSON unless it is a response already.
+        """
         headers: dict[str, str] = {}
         try:
             caller = self._tokens.check(request)
-            allowed, headers = self.bucket.take()
+            endpoint = f"{request.method} {request.scope['entry']['template']}"
+            allowed, request.scope["entry"]["bucket"], headers = self.limits.take(group, endpoint)
             _admit(request, caller, scope, known, allowed)
-            return JSONResponse(act(request, caller), headers=headers)
+            result = act(request, caller)
         except ApiError as error:
             request.scope["entry"]["error"] = error.code or str(error.status)
             return error.response(headers)
+        response = result if isinstance(result, Response) else JSONResponse(result)
+        response.headers.update(headers)
+        return response
 
     def _user(self, request: Request, caller: ManagementToken) -> Json:
         # From the raw path: a slash inside an id arrives percent-encoded.
@@ -86,13 +99,13 @@ class Management:
         user = self.users.by_id.get(unquote(name)) if "/" not in name else None
         if user is None:
             raise ApiError(404, "The user does not exist.", "inexistent_user")
-        return _chosen(_seen(user, "read:user_idp_tokens" in caller.scopes), request)
+        return chosen(_seen(user, "read:user_idp_tokens" in caller.scopes), request)
 
     def _list_users(self, request: Request, caller: ManagementToken) -> Any:
         params = request.query_params
         if params.get("search_engine", "v3") != "v3":
             raise invalid_query("'search_engine' must be v3.")
-        page, size = _number(request, "page", 0, None), _number(request, "per_page", 50, 100)
+        page, size = number(request, "page", 0, None), number(request, "per_page", 50, 100)
         window = self._settings.window
         if window is not None and (page + 1) * size > window:
             raise ApiError(400, f"You can only page through the first {window} records.", "invalid_paging")
@@ -100,10 +113,10 @@ class Management:
             query = parse(params.get("q", ""))
         except MalformedQuery as wrong:
             raise invalid_query(f"'q' is malformed: {wrong}.") from None
-        totals = _flag(request, "include_totals", False)
+        totals = flag(request, "include_totals", False)
         found, total = self.users.search(query, _sort(request), page * size, size, totals)
         tokens = self._settings.list_tokens and "read:user_idp_tokens" in caller.scopes
-        users = [_chosen(_seen(user, tokens), request) for user in found]
+        users = [chosen(_seen(user, tokens), request) for user in found]
         if not totals:
             return users
         return {"start": page * size, "limit": size, "length": len(users), "total": total, "users": users}
@@ -112,7 +125,7 @@ class Management:
         wanted = request.path_params["id"]
         for connection in self.connections.values():
             if connection["id"] == wanted:
-                return _chosen(_visible(connection, caller), request)
+                return chosen(_visible(connection, caller), request)
         raise ApiError(404, "The connection does not exist", "inexistent_connection")
 
     def _list_connections(self, request: Request, caller: ManagementToken) -> Any:
@@ -127,12 +140,12 @@ class Management:
         if checkpoint and "page" in params:
             raise invalid_query("'page' cannot be used together with 'from' or 'take'.")
         start, size = self._from(request, found) if checkpoint else self._offset(request)
-        shown = [_chosen(_visible(each, caller), request) for each in found[start : start + size]]
+        shown = [chosen(_visible(each, caller), request) for each in found[start : start + size]]
         if checkpoint:
             more = start + size < len(found)
             body: Json = {"connections": shown}
             return {**body, "next": _mark(found[start + size - 1]["id"])} if more else body
-        if not _flag(request, "include_totals", False):
+        if not flag(request, "include_totals", False):
             return shown
         return {
             "start": start,
@@ -143,7 +156,7 @@ class Management:
         }
 
     def _from(self, request: Request, found: list[Json]) -> tuple[int, int]:
-        size, mark = _number(request, "take", 50, 100), request.query_params.get("from")
+        size, mark = number(request, "take", 50, 100), request.query_params.get("from")
         if size < 1:
             raise invalid_query("'Value 0 is less than minimum 1' on property take.")
         if mark is None:
@@ -158,21 +171,23 @@ class Management:
         return places[0] + 1, size
 
     def _offset(self, request: Request) -> tuple[int, int]:
-        page, size = _number(request, "page", 0, None), _number(request, "per_page", 50, 100)
+        page, size = number(request, "page", 0, None), number(request, "per_page", 50, 100)
         if (page + 1) * size > OFFSET_CONNECTIONS:
             text = f"You can only page through the first {OFFSET_CONNECTIONS} records."
             raise ApiError(400, text, "invalid_paging")
         return page * size, size
 
 
-def _admit(request: Request, caller: ManagementToken, scope: str, known: set[str], allowed: bool) -> None:
+def _admit(
+    request: Request, caller: ManagementToken, scope: str, known: set[str] | None, allowed: bool
+) -> None:
     if not allowed:
         raise ApiError(429, "Global limit has been reached", "too_many_requests")
     if planted := request.scope.get("planted_error"):
         raise ApiError(400, planted[1], planted[0])
     if scope not in caller.scopes:
         raise ApiError(403, f"Insufficient scope, expected any of: {scope}", "insufficient_scope")
-    if unknown := set(request.query_params) - known:
+    if known is not None and (unknown := set(request.query_params) - known):
         raise invalid_query(f"'Additional properties not allowed: {', '.join(sorted(unknown))}'.")
 
 
@@ -195,15 +210,6 @@ def _visible(connection: Json, caller: ManagementToken) -> Json:
     return {name: value for name, value in connection.items() if name != "options"}
 
 
-def _chosen(thing: Json, request: Request) -> Json:
-    """Keep or drop the top-level `fields`."""
-    listed = request.query_params.get("fields")
-    if not listed:
-        return thing
-    names, keep = set(listed.split(",")), _flag(request, "include_fields", True)
-    return {name: value for name, value in thing.items() if (name in names) == keep}
-
-
 def _sort(request: Request) -> tuple[str, bool]:
     text = request.query_params.get("sort")
     if text is None:
@@ -212,22 +218,6 @@ def _sort(request: Request) -> tuple[str, bool]:
     if not field or direction not in ("1", "-1"):
         raise invalid_query("'sort' must be field:1 or field:-1.")
     return field, direction == "-1"
-
-
-def _number(request: Request, name: str, default: int, most: int | None) -> int:
-    text = request.query_params.get(name, str(default))
-    if not text.isdecimal():
-        raise invalid_query(f"'Expected type integer but found type string' on property {name}.")
-    if most is not None and int(text) > most:
-        raise invalid_query(f"'Value {text} is greater than maximum {most}' on property {name}.")
-    return int(text)
-
-
-def _flag(request: Request, name: str, default: bool) -> bool:
-    text = request.query_params.get(name)
-    if text not in (None, "true", "false"):
-        raise invalid_query(f"'Expected type boolean but found type string' on property {name}.")
-    return default if text is None else text == "true"
 
 
 def _mark(last: str) -> str:

@@ -12,6 +12,7 @@ class Behaviour:
 
     token_paths: tuple[str, ...] = ("/oauth/token",)  # below /idp/<name>; {…} stands for one segment
     method: str = "POST"
+    revocation_path: str = "/revoke"  # RFC 7009; "" where there is none
     client_auth: tuple[str, ...] = ("post",)  # of post, basic, none; any other way is invalid_client
     json_body: bool = False  # understands a JSON request
     grant_type: str = "refresh_token"

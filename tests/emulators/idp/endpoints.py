@@ -53,6 +53,8 @@ class Providers:
                 if request.method != behaviour.method:
                     return JSONResponse({"error": "method not allowed"}, 405)
                 return await self._token(request, name, behaviour, found.groupdict(), template)
+        if rest == behaviour.revocation_path and request.method == "POST":
+            return await self._revocation(request, name, behaviour)
         if rest == "/api/me":
             return self._me(request, name)
         if rest == "/.well-known/openid-configuration":
@@ -114,6 +116,26 @@ class Providers:
             return Refused("bad_scope")
         act = self.issuer.redeem if behaviour.grant_type == "refresh_token" else self.issuer.exchange
         return act(behaviour, name, client.client_id, shown)
+
+    async def _revocation(self, request: Request, name: str, behaviour: Behaviour) -> Response:
+        """Answer RFC 7009: 200 also for a token that nobody knows."""
+        entry, now = request.scope["entry"], self._clock.now()
+        params = await _parameters(request, behaviour)
+        credentials = _credentials(request.headers.get("authorization", ""), params)
+        entry |= {"client_id": credentials.client_id, "auth": credentials.method}
+        token = params.get("token", "")
+        entry["token"] = digest(token) if token else None
+        if planted := request.scope.get("planted_error"):
+            return _reply(*dialects.planted_error(behaviour.dialect, planted, now), entry, False)
+        if self._client(name, behaviour, credentials) is None:
+            return _reply(*dialects.refusal(behaviour.dialect, "bad_client", now), entry, False)
+        if not token:
+            return _reply(*dialects.refusal(behaviour.dialect, "bad_request", now), entry, False)
+        ended = self.issuer.revoke(name, credentials.client_id, token)
+        if isinstance(ended, Refused):
+            return _reply(*dialects.refusal(behaviour.dialect, ended.kind, now), entry, False)
+        entry["grant"] = None if ended is None else ended.id
+        return Response(status_code=200)
 
     def _client(self, name: str, behaviour: Behaviour, credentials: Credentials) -> Client | None:
         client = self.issuer.clients.get((name, credentials.client_id))

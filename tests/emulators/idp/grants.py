@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from tests.emulators.clock import Clock
@@ -38,6 +39,7 @@ class RefreshToken:
     spent_at: float | None = None
     revoked: bool = False
     successor: "AccessToken | None" = None
+    presented_at: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +68,7 @@ class Grant:
     scope: str
     access: list[AccessToken] = field(default_factory=list)
     refresh: list[RefreshToken] = field(default_factory=list)
+    revocations: list[float] = field(default_factory=list)  # when the client asked for it (RFC 7009)
 
     def revoke(self) -> None:
         """Kill all tokens of the family."""
@@ -126,9 +129,10 @@ class Issuer:
         grant, presented = self._by_refresh.get(token, (None, None))
         if grant is None or presented is None or (grant.provider, grant.client_id) != (provider, client_id):
             return Refused("unknown")
-        presented.presented += 1
-        self.double_spends += presented.spent_at is not None
         now = self._clock.now()
+        presented.presented += 1
+        presented.presented_at.append(now)
+        self.double_spends += presented.spent_at is not None
         if presented.revoked:
             return Refused("revoked")
         if presented.spent_at is not None:
@@ -162,6 +166,24 @@ class Issuer:
         found = self._by_refresh.get(refresh_token)
         return None if found is None else found[0]
 
+    def revoke(self, provider: str, client_id: str, token: str) -> Grant | Refused | None:
+        """End the family of a token for its client (RFC 7009 §2.1); None where no token is known by that name."""
+        grant, _ = self._by_refresh.get(token) or self._by_access.get(token) or (None, None)
+        if grant is None:
+            return None
+        if (grant.provider, grant.client_id) != (provider, client_id):
+            return Refused("unknown")
+        grant.revocations.append(self._clock.now())
+        grant.revoke()
+        return grant
+
+    def families(self, after: int, count: int) -> dict[str, Any]:
+        """List families from the `after`th on, with each refresh token's life; `next` is None at the end."""
+        now = self._clock.now()
+        page = list(islice(self._grants.values(), after, after + count))
+        following = after + count if after + count < len(self._grants) else None
+        return {"families": [_family(grant, now) for grant in page], "next": following}
+
     def find_access(self, token: str) -> tuple[Grant, AccessToken] | None:
         """Find an access token, dead or alive."""
         return self._by_access.get(token)
@@ -192,6 +214,13 @@ class Issuer:
             "access_token": access[-1].value if access else None,
             "refresh_token": refresh[-1].value if refresh else None,
         }
+
+    def newest(self, identity: Identity) -> tuple[str | None, str | None]:
+        """Give the access and the refresh token issued last, dead or alive, in plain text."""
+        grants = self.grants(identity)[::-1]  # of one instant the family begun last counts
+        access = max((each for grant in grants for each in grant.access[-1:]), key=_issued, default=None)
+        refresh = max((each for grant in grants for each in grant.refresh[-1:]), key=_issued, default=None)
+        return None if access is None else access.value, None if refresh is None else refresh.value
 
     def dump(self) -> list[dict[str, Any]]:
         """Write all families for the state file."""
@@ -258,6 +287,10 @@ class Issuer:
         grant.refresh = kept
 
 
+def _issued(token: AccessToken | RefreshToken) -> float:
+    return token.issued_at
+
+
 def _entry(grant: Grant, access: AccessToken, now: float) -> dict[str, Any]:
     refresh = access.refresh
     return {
@@ -272,6 +305,35 @@ def _entry(grant: Grant, access: AccessToken, now: float) -> dict[str, Any]:
         "spent": refresh is not None and refresh.spent_at is not None,
         "revoked": refresh is not None and refresh.revoked,
         "presented": 0 if refresh is None else refresh.presented,
+        "presented_at": [] if refresh is None else refresh.presented_at,
+        "spent_at": None if refresh is None else refresh.spent_at,
+        "revocations": grant.revocations,
+    }
+
+
+def _family(grant: Grant, now: float) -> dict[str, Any]:
+    live = [token for token in grant.refresh if not token.revoked and token.spent_at is None]
+    access = [token for token in grant.access if token.live(now)]
+    connection, subject = grant.identity
+    return {
+        "grant": grant.id,
+        "provider": grant.provider,
+        "connection": connection,
+        "subject": subject,
+        "live_refresh": [digest(token.value) for token in live],
+        "live_access": [digest(token.value) for token in access],
+        "revocations": grant.revocations,
+        "refresh": [_spending(token) for token in grant.refresh],
+    }
+
+
+def _spending(token: RefreshToken) -> dict[str, Any]:
+    return {
+        "digest": digest(token.value),
+        "issued_at": token.issued_at,
+        "presented_at": token.presented_at,
+        "spent_at": token.spent_at,
+        "revoked": token.revoked,
     }
 
 
