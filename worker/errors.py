@@ -15,6 +15,8 @@
         ├── Auth0Refused             401 or 403: credentials, audience, client grant
         ├── Auth0NotFound            404: no such user or connection
         ├── PagingWindowExceeded     more users than one query can show
+        ├── Auth0LogGone             the tenant log no longer has the entry to go on from
+        ├── Auth0EventsGone          the event stream no longer has the offset to go on from
         └── MalformedAnswer          an answer that does not read as documented
 
 No message holds a token, a client secret or a key. Each says what is wrong, where, and who mends it.
@@ -133,6 +135,14 @@ class Auth0NotFound(Auth0Error):
 
 class PagingWindowExceeded(Auth0Error):
     """The query has more records than Auth0 lets anyone page through (1,000)."""
+
+
+class Auth0LogGone(Auth0Error):
+    """The tenant log cannot be read on from this entry: it is past the log's retention, or never was."""
+
+
+class Auth0EventsGone(Auth0Error):
+    """The event stream cannot be resumed from this offset: it is too old, or never was."""
 
 
 class MalformedAnswer(Auth0Error):

@@ -3,19 +3,23 @@
 Nothing here decides what is kept: this room asks, waits, retries, and reads answers into values.
 """
 
-from worker.auth0.answers import SCOPES
+from worker.auth0.answers import OPTIONAL_SCOPES, SCOPES
 from worker.auth0.client import ManagementClient
 from worker.auth0.credentials import Credentials
+from worker.auth0.logs import LogEntry, LogPage
 from worker.auth0.management_token import ManagementToken, MemoryTokenStore, TokenStore
 from worker.auth0.models import Connection, Identity, Options, User, UserPage
 from worker.auth0.pace import Retries
 from worker.auth0.transport import Timeouts
 
 __all__ = [
+    "OPTIONAL_SCOPES",
     "SCOPES",
     "Connection",
     "Credentials",
     "Identity",
+    "LogEntry",
+    "LogPage",
     "ManagementClient",
     "ManagementToken",
     "MemoryTokenStore",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from copy import copy
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -11,19 +13,20 @@ from urllib.parse import quote
 import httpx
 import structlog
 
-from worker.auth0 import paging
-from worker.auth0.answers import SCOPES, Endpoint, api_error, body_of
+from worker.auth0 import logs, paging, searching
+from worker.auth0.answers import Endpoint, api_error, body_of, breaks
 from worker.auth0.calls import Calls, mint
 from worker.auth0.credentials import Credentials
+from worker.auth0.logs import LogEntry, LogPage
 from worker.auth0.management_token import ManagementToken, SharedToken, TokenStore
-from worker.auth0.models import Connection, Unreadable, User, UserPage, read_user
+from worker.auth0.models import Connection, Unreadable, User, UserPage, read_page, read_user
 from worker.auth0.pace import Clock, Pace, Retries, Sleep, utc_now
 from worker.auth0.transport import Timeouts, Transport
-from worker.errors import Auth0NotFound, MalformedAnswer, MissingScope
+from worker.errors import Auth0Error, Auth0NotFound, MalformedAnswer, MissingScope
 
 _log = structlog.get_logger(__name__)
 
-USER_FIELDS = "user_id,identities,last_login,updated_at"
+USER_FIELDS = "user_id,identities,last_login,updated_at,created_at"
 
 
 class ManagementClient:
@@ -50,6 +53,7 @@ class ManagementClient:
         timeouts: Timeouts | None = None,
     ) -> None:
         self._host = credentials.host
+        self._is_urgent = False
         self._calls = Calls(
             credentials,
             transport or Transport(),
@@ -73,6 +77,13 @@ class ManagementClient:
         """Close the connections."""
         await self._calls.aclose()
 
+    @property
+    def urgent(self) -> ManagementClient:
+        """The same client, for work that somebody waits for: one pool, one token, precedence in the budget."""
+        client = copy(self)
+        client._is_urgent = True
+        return client
+
     async def scopes(self) -> frozenset[str] | None:
         """Return what the management token may do, minting one if needed; None where Auth0 does not say."""
         return (await self._token.get()).scopes
@@ -93,7 +104,7 @@ class ManagementClient:
             _log.warning("auth0.scopes_unnamed", domain=self._host)
         if missing := _lacking(token, needed):
             self._token.forget()  # another process may share a better one by the next call
-            raise MissingScope(missing, "; ".join(SCOPES.get(s, f"{s} is needed") for s in missing))
+            raise MissingScope(missing, "; ".join(breaks(s, f"{s} is needed") for s in missing))
 
     async def user(self, user_id: str) -> User:
         """Return one user as of now; unlike lists, this is immediately consistent.
@@ -101,7 +112,7 @@ class ManagementClient:
         Raises:
             Auth0NotFound: the tenant has no such user.
         """
-        endpoint = self._endpoint("GET /api/v2/users/{id}", "read:users", f"user {user_id!r}")
+        endpoint = self._endpoint("GET /api/v2/users/{id}", "read:users", "read_users", f"user {user_id!r}")
         path = f"/api/v2/users/{_segment(user_id, endpoint)}"
         raw = await self._get(endpoint, path, {"fields": USER_FIELDS, "include_fields": "true"})
         try:
@@ -124,7 +135,7 @@ class ManagementClient:
         Raises:
             PagingWindowExceeded: Auth0 ended before the query's last user; all pages it gave were yielded.
         """
-        endpoint = self._endpoint("GET /api/v2/users", "read:users")
+        endpoint = self._users()
 
         async def page(number: int) -> Any:
             return await self._get(
@@ -132,6 +143,74 @@ class ManagementClient:
             )
 
         return paging.user_pages(page, endpoint, start_page)
+
+    async def users_by(
+        self,
+        field: searching.Field,
+        since: datetime | None = None,
+        *,
+        until: datetime | None = None,
+        page: int = 0,
+        connection: str | None = None,
+        totals: bool = False,
+    ) -> UserPage:
+        """Return a page of 100 users, ascending by a time; lists lag behind ``user`` (eventually consistent).
+
+        Args:
+            field: the time to order by.
+            since: only users with this time or a later one; of both bounds, milliseconds count.
+            until: only users with this time or an earlier one.
+            page: the page from 0; ten can be seen of one query.
+            connection: only users with an identity of this connection.
+            totals: ask for the total as well.
+
+        Raises:
+            PagingWindowExceeded: Auth0 shows no such page of this query.
+        """
+        endpoint = self._users()
+        query = searching.ordered(field, since, until, connection)
+        shown = {"page": str(page), "include_totals": str(totals).lower()}
+        try:
+            answer = await self._get(endpoint, "/api/v2/users", query | shown | paging.shape(USER_FIELDS))
+        except Auth0Error as error:
+            raise paging.window_exceeded(error, endpoint, page) from None
+        return read_page(*paging.users_in(answer, endpoint))
+
+    async def users_with_identity(self, connection: str, provider_user_id: str) -> tuple[User, ...]:
+        """Return whoever holds an identity, as the search knows it; it lags behind ``user``.
+
+        A user some of whose identities cannot be read is returned as well: one of these may be it.
+        """
+        endpoint = self._users()
+        if (query := searching.by_identity(connection, provider_user_id)) is None:
+            return ()
+        answer = await self._get(endpoint, "/api/v2/users", query | {"page": "0"} | paging.shape(USER_FIELDS))
+        page = read_page(*paging.users_in(answer, endpoint))
+        return searching.holders(page, connection, provider_user_id)
+
+    async def logs(self, after: str, *, take: int = 100) -> LogPage:
+        """Return the log's entries after one of them, in the log's own order, not in that of time.
+
+        Args:
+            after: the checkpoint of the page before, or a log id to begin with.
+            take: how many at most, up to 100.
+
+        Raises:
+            Auth0LogGone: Auth0 refuses the checkpoint: its entry is past the log's retention.
+        """
+        endpoint = self._logs()
+        response = await self._answer(endpoint, "/api/v2/logs", {"from": after, "take": str(take)})
+        if response.status_code in logs.GONE and not isinstance(
+            api_error(response, endpoint), MalformedAnswer
+        ):
+            raise logs.gone(endpoint, response)
+        return logs.read_log_page(self._good(response, endpoint), response.headers, endpoint, after, take)
+
+    async def newest_log(self) -> LogEntry | None:
+        """Return the newest entry of the log, to read on from; None where the log is empty."""
+        endpoint = self._logs()
+        query = {"sort": "date:-1", "page": "0", "per_page": "1"}
+        return logs.read_newest(await self._get(endpoint, "/api/v2/logs", query), endpoint)
 
     def connections(self, *, strategy: str | None = None) -> AsyncGenerator[Connection, None]:
         """Go through the connections, of one strategy or all; unreadable ones are logged and left out."""
@@ -149,23 +228,35 @@ class ManagementClient:
         raise Auth0NotFound(f"{self._host} has no connection {name!r}")
 
     def _connections(self, query: Mapping[str, str]) -> AsyncGenerator[Connection, None]:
-        endpoint = self._endpoint("GET /api/v2/connections", "read:connections")
+        endpoint = self._endpoint("GET /api/v2/connections", "read:connections", "connections")
 
         async def page(checkpoint: Mapping[str, str]) -> Any:
             return await self._get(endpoint, "/api/v2/connections", {**query, **checkpoint})
 
         return paging.connections(page, endpoint)
 
-    def _endpoint(self, name: str, scope: str, subject: str = "page") -> Endpoint:
-        return Endpoint(name, self._host, subject, scope)
+    def _users(self) -> Endpoint:
+        return self._endpoint("GET /api/v2/users", "read:users", "read_users")
+
+    def _logs(self) -> Endpoint:
+        return self._endpoint("GET /api/v2/logs", "read:logs", "logs")
+
+    def _endpoint(self, name: str, scope: str, group: str = "other", subject: str = "page") -> Endpoint:
+        return Endpoint(name, self._host, subject, scope, group)
 
     async def _get(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> Any:
+        return self._good(await self._answer(endpoint, path, query), endpoint)
+
+    async def _answer(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> httpx.Response:
         token = await self._token.get()
         response = await self._get_with(token, endpoint, path, query)
         if response.status_code == 401:
             _log.warning("auth0.token_refused", domain=endpoint.host, endpoint=endpoint.name)
             token = await self._token.get(instead_of=token)
             response = await self._get_with(token, endpoint, path, query)
+        return response
+
+    def _good(self, response: httpx.Response, endpoint: Endpoint) -> Any:
         if response.status_code != 200:
             error = api_error(response, endpoint)
             if isinstance(error, MissingScope):

@@ -25,6 +25,14 @@ _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
 T = TypeVar("T")
 
 
+def text(value: object) -> str | None:
+    """Return a text that can be sent and stored; None for anything else."""
+    try:
+        return _text(value)
+    except PydanticCustomError:
+        return None
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise PydanticCustomError("not_text", "is not a string")
@@ -63,13 +71,14 @@ def seconds(value: object) -> float | None:
     return number if 0 <= number <= LONGEST_LIFE else None  # NaN compares false
 
 
-def _moment(value: object) -> datetime | None:
+def moment(value: object) -> datetime | None:
+    """Read a time (UTC), with or without milliseconds; None for anything else."""
     # Auth0's own description allows an object in place of last_login.
     if not isinstance(value, str):
         return None
     try:
-        moment = datetime.fromisoformat(value)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        time = datetime.fromisoformat(value)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 
@@ -103,7 +112,7 @@ def _options(value: object) -> Options | None:
 
 Text = Annotated[str, PlainValidator(_text)]
 Token = Annotated[Secret | None, PlainValidator(_secret)]
-Moment = Annotated[datetime | None, PlainValidator(_moment)]
+Moment = Annotated[datetime | None, PlainValidator(moment)]
 
 _CONFIG = ConfigDict(hide_input_in_errors=True)
 
@@ -143,6 +152,7 @@ class User:
         user_id: Auth0's id, e.g. ``google-oauth2|1111``.
         updated_at: last change of the profile (UTC); None where absent or unreadable.
         last_login: last login through any of the identities (UTC); None where absent or unreadable.
+        created_at: when the user came to be (UTC); never changes; None where absent or unreadable.
         identities: those that can be read; linked accounts have several.
         malformed: which identities cannot be read, and why.
     """
@@ -152,6 +162,7 @@ class User:
     last_login: datetime | None
     identities: tuple[Identity, ...]
     malformed: tuple[str, ...] = ()
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -162,11 +173,18 @@ class UserPage:
         users: those that can be read.
         total: how many the query has in all, where Auth0 says so.
         malformed: users and identities that cannot be read, each by id or position, and why.
+        size: how many entries Auth0 gave, unreadable ones included; a full page has 100.
+        last_created_at: ``created_at`` (UTC) of the last entry that has one, unreadable entries included, so
+            that none of these stops a walk; None where no entry has one.
+        last_updated_at: the same of ``updated_at``.
     """
 
     users: tuple[User, ...]
     total: int | None
     malformed: tuple[str, ...] = ()
+    size: int = 0
+    last_created_at: datetime | None = None
+    last_updated_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +218,7 @@ class _Entry:
     user_id: Text
     updated_at: Moment = None
     last_login: Moment = None
+    created_at: Moment = None
     identities: Annotated[Sequence[Any], BeforeValidator(_entries)] = ()
 
 
@@ -226,7 +245,14 @@ def read_user(raw: object, position: int = 0) -> User:
             identities.append(_read(_IDENTITY, identity, f"{name}, identity {index}"))
         except Unreadable as error:
             malformed.append(str(error))
-    return User(entry.user_id, entry.updated_at, entry.last_login, tuple(identities), tuple(malformed))
+    return User(
+        entry.user_id,
+        entry.updated_at,
+        entry.last_login,
+        tuple(identities),
+        tuple(malformed),
+        entry.created_at,
+    )
 
 
 def read_page(raw_users: Sequence[object], total: object) -> UserPage:
@@ -242,7 +268,19 @@ def read_page(raw_users: Sequence[object], total: object) -> UserPage:
             malformed.extend(user.malformed)
     if not isinstance(total, int) or isinstance(total, bool) or total < 0:
         total = None
-    return UserPage(tuple(users), total, tuple(malformed))
+    return UserPage(
+        tuple(users),
+        total,
+        tuple(malformed),
+        len(raw_users),
+        _last_moment(raw_users, "created_at"),
+        _last_moment(raw_users, "updated_at"),
+    )
+
+
+def _last_moment(raw_users: Sequence[object], field: str) -> datetime | None:
+    moments = (moment(raw.get(field)) for raw in reversed(raw_users) if isinstance(raw, dict))
+    return next((found for found in moments if found), None)
 
 
 def read_connection(raw: object, position: int) -> Connection:

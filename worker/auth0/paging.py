@@ -17,6 +17,16 @@ PER_PAGE = 100  # Auth0's maximum
 _log = structlog.get_logger(__name__)
 
 
+def shape(fields: str) -> dict[str, str]:
+    """Return the parameters that say what one page holds."""
+    return {"per_page": str(PER_PAGE), "fields": fields, "include_fields": "true"}
+
+
+def window_exceeded(error: Auth0Error, endpoint: Endpoint, page: int) -> Auth0Error:
+    """Return the error of a page past those that Auth0 shows, else the error as it is."""
+    return _exceeded(endpoint, page * PER_PAGE, None) if error.code == "invalid_paging" else error
+
+
 def users_query(page: int, fields: str, connection: str | None) -> dict[str, str]:
     """Return the parameters of one page; ``created_at`` never changes, so nobody moves between pages."""
     query = {
@@ -42,7 +52,7 @@ async def user_pages(
     try:
         while True:
             try:
-                raw_users, raw_total = _users_in(await ahead, endpoint)
+                raw_users, raw_total = users_in(await ahead, endpoint)
             except Auth0Error as error:
                 if error.code == "invalid_paging":
                     raise _exceeded(endpoint, seen, total) from None
@@ -92,7 +102,12 @@ async def connections(
         checkpoint["from"] = following
 
 
-def _users_in(answer: Any, endpoint: Endpoint) -> tuple[list[Any], Any]:
+def users_in(answer: Any, endpoint: Endpoint) -> tuple[list[Any], Any]:
+    """Return the raw users of a page, and what stands where the total should.
+
+    Raises:
+        MalformedAnswer: there is no list of users.
+    """
     if isinstance(answer, list):  # Auth0 left include_totals aside
         return answer, None
     if isinstance(answer, dict) and isinstance(answer.get("users"), list):
