@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from copy import copy
 from datetime import datetime
 from types import TracebackType
@@ -13,10 +13,13 @@ from urllib.parse import quote
 import httpx
 import structlog
 
-from worker.auth0 import logs, paging, searching
-from worker.auth0.answers import Endpoint, api_error, body_of, breaks
+from worker.auth0 import counting, events, export, logs, paging, searching, streaming
+from worker.auth0.answers import Endpoint, api_error, body_of, breaks, code_of
 from worker.auth0.calls import Calls, mint
+from worker.auth0.counting import Counts
 from worker.auth0.credentials import Credentials
+from worker.auth0.events import Event
+from worker.auth0.export import ExportedUser
 from worker.auth0.logs import LogEntry, LogPage
 from worker.auth0.management_token import ManagementToken, SharedToken, TokenStore
 from worker.auth0.models import Connection, Unreadable, User, UserPage, read_page, read_user
@@ -54,11 +57,11 @@ class ManagementClient:
     ) -> None:
         self._host = credentials.host
         self._is_urgent = False
+        self._timeouts = timeouts or Timeouts()
+        self._clock = clock
+        self._sleep = sleep
         self._calls = Calls(
-            credentials,
-            transport or Transport(),
-            Pace(retries or Retries(), clock, sleep),
-            timeouts or Timeouts(),
+            credentials, transport or Transport(), Pace(retries or Retries(), clock, sleep), self._timeouts
         )
         self._token = SharedToken(store, lambda: mint(self._calls, credentials, clock), clock)
 
@@ -212,6 +215,75 @@ class ManagementClient:
         query = {"sort": "date:-1", "page": "0", "per_page": "1"}
         return logs.read_newest(await self._get(endpoint, "/api/v2/logs", query), endpoint)
 
+    def events(
+        self, *, after: str | None, types: Sequence[str] = events.TYPES
+    ) -> AsyncGenerator[Event | None, None]:
+        """Listen to what happens to users, until Auth0 closes the connection, breaks it or falls silent.
+
+        That is ordinary: Auth0 recycles connections every few minutes. The caller connects again with the
+        last id. Closing the generator ends the connection.
+
+        Args:
+            after: the id of the last event seen; None for what happens from now on.
+            types: what to listen to.
+
+        Yields:
+            Events, ``offset-only`` ones among them, whose ids are worth keeping as well; None for a keep-alive.
+
+        Raises:
+            Auth0EventsGone: Auth0 cannot resume from this id.
+            MissingScope: the application lacks ``read:events``.
+        """
+        endpoint = self._endpoint("GET /api/v2/events", "read:events")
+
+        async def connect() -> httpx.Response:
+            resumed = {"Last-Event-ID": after} if after else {}
+            response = await self._answer(
+                endpoint,
+                "/api/v2/events",
+                {"event_type": list(types)},
+                stream=True,
+                headers={"Accept": "text/event-stream"} | streaming.UNCODED | resumed,
+                timeout=self._timeouts.for_stream(),
+            )
+            if response.status_code == 410 or (after and response.status_code == 400):
+                raise events.gone(endpoint, response.status_code, code_of(response))
+            return self._opened(response, endpoint)
+
+        return events.listen(connect, endpoint, after or "", self._timeouts.silence)
+
+    def export_users(
+        self, *, fields: Sequence[str] = export.FIELDS, connection_id: str | None = None
+    ) -> AsyncGenerator[ExportedUser, None]:
+        """Go through all users by an export job: a handful of calls, however many users there are.
+
+        It shows the users as they were when the job ran, without tokens, in no order.
+
+        Args:
+            fields: the fields to export, ``user_id`` among them.
+            connection_id: only the users of this connection, by its id.
+
+        Raises:
+            Auth0Refused: the job failed at Auth0.
+            MalformedAnswer: the job or the file is not what Auth0 documents, or the file is cut off.
+        """
+        created = self._endpoint("POST /api/v2/jobs/users-exports", "read:users")
+        polled = self._endpoint("GET /api/v2/jobs/{id}", "read:users", subject="export job")
+        body = export.job_of(fields, connection_id)
+
+        async def create() -> Any:
+            response = await self._answer(created, "/api/v2/jobs/users-exports", {}, json=body)
+            return self._good(response, created)
+
+        async def poll(job: str) -> Any:
+            return await self._get(polled, f"/api/v2/jobs/{_segment(job, polled)}", {})
+
+        return export.run(create, poll, self._download, polled, self._sleep)
+
+    async def counts(self) -> Counts:
+        """Return how many users and logins the tenant has, in three calls."""
+        return await counting.count(self._get, self._users(), self._logs(), self._clock())
+
     def connections(self, *, strategy: str | None = None) -> AsyncGenerator[Connection, None]:
         """Go through the connections, of one strategy or all; unreadable ones are logged and left out."""
         return self._connections({"strategy": strategy} if strategy else {})
@@ -247,31 +319,46 @@ class ManagementClient:
     async def _get(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> Any:
         return self._good(await self._answer(endpoint, path, query), endpoint)
 
-    async def _answer(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> httpx.Response:
+    async def _download(self, location: str) -> httpx.Response:
+        # Not a call to the tenant: no token goes there, and nothing of its budget is spent.
+        request = self._calls.request("GET", location, headers=streaming.UNCODED)
+        return await self._calls.send_once(export.FILE, request, stream=True)
+
+    async def _answer(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        query: Mapping[str, Any],
+        *,
+        stream: bool = False,
+        headers: Mapping[str, str] | None = None,
+        **request: Any,
+    ) -> httpx.Response:
+        async def send(token: ManagementToken) -> httpx.Response:
+            def build() -> httpx.Request:
+                sent = {**(headers or {}), "Authorization": f"Bearer {token.value.reveal()}"}
+                method = endpoint.name.partition(" ")[0]
+                return self._calls.request(method, path, params=query, headers=sent, **request)
+
+            return await self._calls.send(endpoint, build, stream=stream)
+
         token = await self._token.get()
-        response = await self._get_with(token, endpoint, path, query)
+        response = await send(token)
         if response.status_code == 401:
             _log.warning("auth0.token_refused", domain=endpoint.host, endpoint=endpoint.name)
-            token = await self._token.get(instead_of=token)
-            response = await self._get_with(token, endpoint, path, query)
+            response = await send(await self._token.get(instead_of=token))
         return response
 
     def _good(self, response: httpx.Response, endpoint: Endpoint) -> Any:
-        if response.status_code != 200:
+        return body_of(self._opened(response, endpoint), endpoint)
+
+    def _opened(self, response: httpx.Response, endpoint: Endpoint) -> httpx.Response:
+        if not response.is_success:
             error = api_error(response, endpoint)
             if isinstance(error, MissingScope):
                 self._token.forget()
             raise error
-        return body_of(response, endpoint)
-
-    async def _get_with(
-        self, token: ManagementToken, endpoint: Endpoint, path: str, query: Mapping[str, str]
-    ) -> httpx.Response:
-        def build() -> httpx.Request:
-            authorization = {"Authorization": f"Bearer {token.value.reveal()}"}
-            return self._calls.request("GET", path, params=query, headers=authorization)
-
-        return await self._calls.send(endpoint, build)
+        return response
 
 
 def _lacking(token: ManagementToken, needed: tuple[str, ...]) -> list[str]:
