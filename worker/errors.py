@@ -15,8 +15,8 @@
         ├── Auth0Refused             401 or 403: credentials, audience, client grant
         ├── Auth0NotFound            404: no such user or connection
         ├── PagingWindowExceeded     more users than one query can show
-        ├── Auth0LogGone             the tenant's log does not reach back to where it was read
-        ├── Auth0EventsGone          the tenant's events do not reach back to where they were read
+        ├── Auth0LogGone             the tenant log no longer has the entry to go on from
+        ├── Auth0EventsGone          the event stream no longer has the offset to go on from
         └── MalformedAnswer          an answer that does not read as documented
 
 No message holds a token, a client secret or a key. Each says what is wrong, where, and who mends it.
@@ -138,11 +138,11 @@ class PagingWindowExceeded(Auth0Error):
 
 
 class Auth0LogGone(Auth0Error):
-    """The log entry to go on from is not kept any more."""
+    """The tenant log cannot be read on from this entry: it is past the log's retention, or never was."""
 
 
 class Auth0EventsGone(Auth0Error):
-    """410: the event to go on from is not kept any more."""
+    """The event stream cannot be resumed from this offset: it is too old, or never was."""
 
 
 class MalformedAnswer(Auth0Error):

@@ -63,12 +63,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """JSON with a status, or ``raw`` bytes in place of the whole answer."""
+    """JSON with a status, or ``raw`` bytes in place of the whole answer, which then ends ``until`` something."""
 
     status: int = 200
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     raw: bytes | None = None
+    until: asyncio.Event | None = None
 
     def bytes(self) -> bytes:
         if self.raw is not None:
@@ -127,6 +128,8 @@ class Server:
                 answer = await self.answer(Request(method, target, headers, body))
                 writer.write(answer.bytes())
                 await writer.drain()
+                if answer.until:
+                    await answer.until.wait()
                 if answer.raw is not None:
                     break
         except (asyncio.IncompleteReadError, ConnectionError):

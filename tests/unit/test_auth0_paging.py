@@ -62,7 +62,7 @@ async def test_the_query_is_stable_and_small() -> None:
             "per_page": "100",
             "include_totals": "true",
             "sort": "created_at:1",
-            "fields": "user_id,identities,last_login,updated_at",
+            "fields": "user_id,identities,last_login,updated_at,created_at",
             "include_fields": "true",
             "q": 'identities.connection:"a \\"b\\" \\\\ c+d&e=ü"',
             "search_engine": "v3",

@@ -33,13 +33,13 @@ SCOPES = {
     ),
 }
 
-# What is done in another way without each of these.
+# What is slower or dearer without each scope, but works.
 OPTIONAL_SCOPES = {
     "read:logs": (
-        "the tenant's log cannot be read, so users who changed are looked for by the time of their change, and "
-        "a deletion is seen by the next full sync only"
+        "the tenant log cannot be read, so incremental sync walks through the users by their last update, "
+        "which sees a change later and no deletion"
     ),
-    "read:events": "the tenant's events cannot be followed, so a login is seen with the next look into the log",
+    "read:events": "the event stream cannot be read, so a change is seen at the next incremental sync",
 }
 
 _CODE = re.compile(r"[a-z_]{1,40}")
@@ -55,15 +55,23 @@ class Endpoint:
         host: the domain asked.
         subject: what a 404 says is not there.
         scope: what a 403 without names means.
+        group: the limit group that the call is counted in: ``read_users``, ``connections``, ``logs`` or
+            ``other``.
     """
 
     name: str
     host: str
     subject: str = ""
     scope: str = ""
+    group: str = "other"
 
     def __str__(self) -> str:
         return f"{self.name} at {self.host}"
+
+
+def breaks(scope: str, otherwise: str) -> str:
+    """Return what cannot be done without a scope."""
+    return SCOPES.get(scope) or OPTIONAL_SCOPES.get(scope) or otherwise
 
 
 def body_of(response: httpx.Response, endpoint: Endpoint) -> Any:
@@ -107,7 +115,7 @@ def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
     if status == 403 and code == "insufficient_scope":
         named = tuple(_SCOPE.findall(_text(problem, "message").partition("expected any of:")[2]))
         scopes = named or (endpoint.scope,)
-        return MissingScope(scopes, "; ".join(without(scope) for scope in scopes))
+        return MissingScope(scopes, "; ".join(breaks(scope, f"{endpoint} fails") for scope in scopes))
     if status == 403:
         return Auth0Refused(
             f"{endpoint}: forbidden{_in_words(code)}; check the application's client grant for the "
@@ -120,11 +128,6 @@ def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
     if status == 414:
         return Auth0Error(f"{endpoint}: the request line is too long for Auth0; ask for less", status=status)
     return _other_error(response, endpoint, code)
-
-
-def without(scope: str) -> str:
-    """Say what cannot be done without a scope."""
-    return (SCOPES | OPTIONAL_SCOPES).get(scope, f"{scope} is needed")
 
 
 def token_error(response: httpx.Response, endpoint: Endpoint) -> Exception:

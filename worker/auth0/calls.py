@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
@@ -45,12 +44,15 @@ class Calls:
         self.request = self._http.build_request
         self.aclose = self._http.aclose
 
-    async def send(self, endpoint: Endpoint, build: Callable[[], httpx.Request]) -> httpx.Response:
+    async def send(
+        self, endpoint: Endpoint, build: Callable[[], httpx.Request], *, stream: bool = False
+    ) -> httpx.Response:
         """Make one call with its retries; the answer is any but 429 and 5xx.
 
         Args:
             endpoint: what errors speak of.
             build: makes the request, anew for each attempt.
+            stream: leave the body of a 200 to be read, and the answer to be closed, by the caller.
 
         Raises:
             Auth0Unreachable: no answer, or 5xx, after the retries.
@@ -59,7 +61,7 @@ class Calls:
         async for attempt in self._pace.attempts(endpoint.host, endpoint.name):
             with attempt:
                 await self._pace.pause_over(str(endpoint))
-                response = await self._send_once(endpoint, build())
+                response = await self.send_once(endpoint, build(), stream=stream)
                 if response.status_code == 429:
                     number = attempt.retry_state.attempt_number
                     raise self._pace.limited(str(endpoint), response, number, code_of(response))
@@ -68,43 +70,22 @@ class Calls:
                 return response
         raise AssertionError("the attempts end with an answer or an error")
 
-    @asynccontextmanager
-    async def stream(
-        self, endpoint: Endpoint, request: httpx.Request, *, silence: float
-    ) -> AsyncIterator[httpx.Response]:
-        """Make one call whose answer is read as it comes; nothing is asked twice.
-
-        Args:
-            silence: seconds without anything to read after which the call is given up.
+    async def send_once(
+        self, endpoint: Endpoint, request: httpx.Request, *, stream: bool = False
+    ) -> httpx.Response:
+        """Make one attempt of a call, at once; the answer is any.
 
         Raises:
-            Auth0Unreachable: no answer, or it broke off.
-            Auth0RateLimited: as ``send``.
+            Auth0Unreachable: no answer.
         """
-        await self._pace.pause_over(str(endpoint))
-        request.extensions["timeout"] |= {"read": silence}
-        try:
-            response = await self._http.send(request, stream=True)
-            try:
-                if response.status_code != 200:
-                    await response.aread()
-                if response.status_code == 429:
-                    raise self._pace.limited(str(endpoint), response, 1, code_of(response))
-                yield response
-                return
-            finally:
-                await response.aclose()
-        except (httpx.HTTPError, OSError) as error:
-            reason = _reason(error)
-        # Outside the except: as below.
-        raise Auth0Unreachable(f"{endpoint}: the answer broke off ({reason})")
-
-    async def _send_once(self, endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
         try:
             async with asyncio.timeout(self._total):
-                return await self._http.send(request)
+                response = await self._http.send(request, stream=stream)
+                if response.status_code != 200:
+                    await response.aread()
+                return response
         except (httpx.HTTPError, OSError) as error:
-            reason = _reason(error)
+            reason = reason_of(error)
         # Outside the except: these errors hold the request with its credentials and must not be chained.
         raise Auth0Unreachable(f"{endpoint}: no answer ({reason}); check AUTH0_DOMAIN and the network")
 
@@ -151,7 +132,7 @@ def _read_token(answer: Any, endpoint: Endpoint, clock: Clock) -> ManagementToke
     )
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Name what happened below HTTP, e.g. a refused connection, without any text from the other side."""
     cause = error.__cause__
     # The system's words are exact; the transport calls every failure to connect a ConnectTimeout.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from copy import copy
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -12,33 +13,23 @@ from urllib.parse import quote
 import httpx
 import structlog
 
-from worker.auth0 import events, exporting, paging, tenant_log
-from worker.auth0.answers import Endpoint, api_error, body_of, without
+from worker.auth0 import counting, events, export, logs, paging, searching, streaming
+from worker.auth0.answers import Endpoint, api_error, body_of, breaks, code_of
 from worker.auth0.calls import Calls, mint
+from worker.auth0.counting import Counts
 from worker.auth0.credentials import Credentials
 from worker.auth0.events import Event
-from worker.auth0.exporting import ExportedUser
+from worker.auth0.export import ExportedUser
+from worker.auth0.logs import LogEntry, LogPage
 from worker.auth0.management_token import ManagementToken, SharedToken, TokenStore
-from worker.auth0.models import Connection, Unreadable, User, UserPage, read_user
+from worker.auth0.models import Connection, Unreadable, User, UserPage, read_page, read_user
 from worker.auth0.pace import Clock, Pace, Retries, Sleep, utc_now
-from worker.auth0.paging import PER_PAGE
-from worker.auth0.tenant_log import LogEntry, LogPage
 from worker.auth0.transport import Timeouts, Transport
-from worker.errors import (
-    Auth0Error,
-    Auth0EventsGone,
-    Auth0LogGone,
-    Auth0NotFound,
-    Auth0Unreachable,
-    MalformedAnswer,
-    MissingScope,
-    PagingWindowExceeded,
-)
-
-# A stream that says nothing for so long, in seconds, is given up.
-SILENCE = 120.0
+from worker.errors import Auth0Error, Auth0NotFound, MalformedAnswer, MissingScope
 
 _log = structlog.get_logger(__name__)
+
+USER_FIELDS = "user_id,identities,last_login,updated_at,created_at"
 
 
 class ManagementClient:
@@ -65,13 +56,12 @@ class ManagementClient:
         timeouts: Timeouts | None = None,
     ) -> None:
         self._host = credentials.host
-        self._loopback = credentials.base_url.startswith("http://")
+        self._is_urgent = False
+        self._timeouts = timeouts or Timeouts()
+        self._clock = clock
         self._sleep = sleep
         self._calls = Calls(
-            credentials,
-            transport or Transport(),
-            Pace(retries or Retries(), clock, sleep),
-            timeouts or Timeouts(),
+            credentials, transport or Transport(), Pace(retries or Retries(), clock, sleep), self._timeouts
         )
         self._token = SharedToken(store, lambda: mint(self._calls, credentials, clock), clock)
 
@@ -89,6 +79,13 @@ class ManagementClient:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._calls.aclose()
+
+    @property
+    def urgent(self) -> ManagementClient:
+        """The same client, for work that somebody waits for: one pool, one token, precedence in the budget."""
+        client = copy(self)
+        client._is_urgent = True
+        return client
 
     async def scopes(self) -> frozenset[str] | None:
         """Return what the management token may do, minting one if needed; None where Auth0 does not say."""
@@ -110,7 +107,7 @@ class ManagementClient:
             _log.warning("auth0.scopes_unnamed", domain=self._host)
         if missing := _lacking(token, needed):
             self._token.forget()  # another process may share a better one by the next call
-            raise MissingScope(missing, "; ".join(without(scope) for scope in missing))
+            raise MissingScope(missing, "; ".join(breaks(s, f"{s} is needed") for s in missing))
 
     async def user(self, user_id: str) -> User:
         """Return one user as of now; unlike lists, this is immediately consistent.
@@ -118,9 +115,9 @@ class ManagementClient:
         Raises:
             Auth0NotFound: the tenant has no such user.
         """
-        endpoint = self._endpoint("GET /api/v2/users/{id}", "read:users", f"user {user_id!r}")
+        endpoint = self._endpoint("GET /api/v2/users/{id}", "read:users", "read_users", f"user {user_id!r}")
         path = f"/api/v2/users/{_segment(user_id, endpoint)}"
-        raw = await self._get(endpoint, path, {"fields": paging.USER_FIELDS, "include_fields": "true"})
+        raw = await self._get(endpoint, path, {"fields": USER_FIELDS, "include_fields": "true"})
         try:
             user = read_user(raw)
         except Unreadable as error:
@@ -129,127 +126,163 @@ class ManagementClient:
             _log.warning("auth0.user_malformed", user_id=user.user_id, malformed=user.malformed)
         return user
 
+    def users(self, *, connection: str | None = None, start_page: int = 0) -> AsyncGenerator[UserPage, None]:
+        """Page through the users, oldest first, while the next page is already on its way.
+
+        A user who is deleted during the walk may move another past a page's edge: the next walk sees it.
+
+        Args:
+            connection: only users with an identity of this connection.
+            start_page: the page of 100 to begin with.
+
+        Raises:
+            PagingWindowExceeded: Auth0 ended before the query's last user; all pages it gave were yielded.
+        """
+        endpoint = self._users()
+
+        async def page(number: int) -> Any:
+            return await self._get(
+                endpoint, "/api/v2/users", paging.users_query(number, USER_FIELDS, connection)
+            )
+
+        return paging.user_pages(page, endpoint, start_page)
+
     async def users_by(
         self,
-        by: paging.Field,
+        field: searching.Field,
         since: datetime | None = None,
         *,
         until: datetime | None = None,
         page: int = 0,
         connection: str | None = None,
+        totals: bool = False,
     ) -> UserPage:
-        """Return one page of users in the order of a time; eventually consistent.
+        """Return a page of 100 users, ascending by a time; lists lag behind ``user`` (eventually consistent).
 
         Args:
-            by: the time.
-            since, until: both inclusive, to the millisecond; None for no bound.
-            page: of 100 users.
+            field: the time to order by.
+            since: only users with this time or a later one; of both bounds, milliseconds count.
+            until: only users with this time or an earlier one.
+            page: the page from 0; ten can be seen of one query.
             connection: only users with an identity of this connection.
+            totals: ask for the total as well.
 
         Raises:
-            PagingWindowExceeded: Auth0 shows no page so far into a query.
+            PagingWindowExceeded: Auth0 shows no such page of this query.
         """
-        endpoint = self._endpoint("GET /api/v2/users", "read:users")
-        query = paging.users_query(by, since, until, page, connection)
+        endpoint = self._users()
+        query = searching.ordered(field, since, until, connection)
+        shown = {"page": str(page), "include_totals": str(totals).lower()}
         try:
-            return paging.users_in(await self._get(endpoint, "/api/v2/users", query), endpoint)
+            answer = await self._get(endpoint, "/api/v2/users", query | shown | paging.shape(USER_FIELDS))
         except Auth0Error as error:
-            if error.code != "invalid_paging":
-                raise
-        raise PagingWindowExceeded(
-            f"{endpoint}: Auth0 shows no page {page} of one query; more users than it shows share one millisecond",
-            status=400,
-            code="invalid_paging",
-        )
+            raise paging.window_exceeded(error, endpoint, page) from None
+        return read_page(*paging.users_in(answer, endpoint))
 
     async def users_with_identity(self, connection: str, provider_user_id: str) -> tuple[User, ...]:
-        """Return the users who have an identity; eventually consistent."""
-        endpoint = self._endpoint("GET /api/v2/users", "read:users")
-        query = paging.identity_query(connection, provider_user_id)
-        return paging.users_in(await self._get(endpoint, "/api/v2/users", query), endpoint).users
+        """Return whoever holds an identity, as the search knows it; it lags behind ``user``.
 
-    async def log_after(self, log_id: str) -> LogPage:
-        """Return the entries of the tenant's log that follow one, at most 100.
-
-        Raises:
-            Auth0LogGone: the log does not reach back so far.
+        A user some of whose identities cannot be read is returned as well: one of these may be it.
         """
-        endpoint = self._endpoint("GET /api/v2/logs", "read:logs")
-        query = {"from": log_id, "take": str(PER_PAGE)}
-        try:
-            response = await self._response(endpoint, "/api/v2/logs", query)
-        except Auth0Error as error:
-            if error.status not in (400, 404, 410):
-                raise
-            gone = error
-        else:
-            return tenant_log.read_log(body_of(response, endpoint), response, log_id, endpoint)
-        raise Auth0LogGone(
-            f"{endpoint}: the log does not reach back to where it was read",
-            status=gone.status,
-            code=gone.code,
-        )
+        endpoint = self._users()
+        if (query := searching.by_identity(connection, provider_user_id)) is None:
+            return ()
+        answer = await self._get(endpoint, "/api/v2/users", query | {"page": "0"} | paging.shape(USER_FIELDS))
+        page = read_page(*paging.users_in(answer, endpoint))
+        return searching.holders(page, connection, provider_user_id)
 
-    async def newest_log(self) -> LogEntry | None:
-        """Return the newest entry of the tenant's log, None where it is empty."""
-        endpoint = self._endpoint("GET /api/v2/logs", "read:logs")
-        query = {"sort": "date:-1", "per_page": "1", "page": "0"}
-        answer = await self._get(endpoint, "/api/v2/logs", query)
-        entries = answer.get("logs") if isinstance(answer, dict) else answer
-        if not isinstance(entries, list):
-            raise MalformedAnswer(f"{endpoint}: the answer has no list of log entries", status=200)
-        return tenant_log.read_entry(entries[0]) if entries else None
-
-    async def events(self, *, after: str | None) -> AsyncGenerator[Event, None]:
-        """Yield what happens to users as it happens, until Auth0 ends the connection, as it does every few minutes.
+    async def logs(self, after: str, *, take: int = 100) -> LogPage:
+        """Return the log's entries after one of them, in the log's own order, not in that of time.
 
         Args:
-            after: the id of the last event that was seen; None for what comes from now on.
+            after: the checkpoint of the page before, or a log id to begin with.
+            take: how many at most, up to 100.
 
         Raises:
-            Auth0EventsGone: the events do not reach back so far.
+            Auth0LogGone: Auth0 refuses the checkpoint: its entry is past the log's retention.
+        """
+        endpoint = self._logs()
+        response = await self._answer(endpoint, "/api/v2/logs", {"from": after, "take": str(take)})
+        if response.status_code in logs.GONE and not isinstance(
+            api_error(response, endpoint), MalformedAnswer
+        ):
+            raise logs.gone(endpoint, response)
+        return logs.read_log_page(self._good(response, endpoint), response.headers, endpoint, after, take)
+
+    async def newest_log(self) -> LogEntry | None:
+        """Return the newest entry of the log, to read on from; None where the log is empty."""
+        endpoint = self._logs()
+        query = {"sort": "date:-1", "page": "0", "per_page": "1"}
+        return logs.read_newest(await self._get(endpoint, "/api/v2/logs", query), endpoint)
+
+    def events(
+        self, *, after: str | None, types: Sequence[str] = events.TYPES
+    ) -> AsyncGenerator[Event | None, None]:
+        """Listen to what happens to users, until Auth0 closes the connection, breaks it or falls silent.
+
+        That is ordinary: Auth0 recycles connections every few minutes. The caller connects again with the
+        last id. Closing the generator ends the connection.
+
+        Args:
+            after: the id of the last event seen; None for what happens from now on.
+            types: what to listen to.
+
+        Yields:
+            Events, ``offset-only`` ones among them, whose ids are worth keeping as well; None for a keep-alive.
+
+        Raises:
+            Auth0EventsGone: Auth0 cannot resume from this id.
+            MissingScope: the application lacks ``read:events``.
         """
         endpoint = self._endpoint("GET /api/v2/events", "read:events")
-        token = await self._token.get()
-        headers = {"Authorization": f"Bearer {token.value.reveal()}", "Accept": "text/event-stream"}
-        query = {"event_type": events.TYPES} | ({"from": after} if after else {})
-        request = self._calls.request("GET", "/api/v2/events", params=query, headers=headers)
-        async with self._calls.stream(endpoint, request, silence=SILENCE) as response:
-            if response.status_code == 401:
-                await self._token.get(instead_of=token)  # for the caller's next try
-                raise Auth0Unreachable(f"{endpoint}: the token had ended", status=401)
-            if response.status_code == 410:
-                raise Auth0EventsGone(f"{endpoint}: the events do not reach back so far", status=410)
-            if response.status_code != 200:
-                raise api_error(response, endpoint)
-            async for event in events.read_events(response.aiter_lines(), after):
-                if event.type == "error":
-                    raise Auth0Unreachable(f"{endpoint}: Auth0 ended the events with an error")
-                yield event
 
-    async def export_users(self) -> AsyncGenerator[ExportedUser, None]:
-        """Go through all users of the tenant by one job, ids and times alone.
+        async def connect() -> httpx.Response:
+            resumed = {"Last-Event-ID": after} if after else {}
+            response = await self._answer(
+                endpoint,
+                "/api/v2/events",
+                {"event_type": list(types)},
+                stream=True,
+                headers={"Accept": "text/event-stream"} | streaming.UNCODED | resumed,
+                timeout=self._timeouts.for_stream(),
+            )
+            if response.status_code == 410 or (after and response.status_code == 400):
+                raise events.gone(endpoint, response.status_code, code_of(response))
+            return self._opened(response, endpoint)
+
+        return events.listen(connect, endpoint, after or "", self._timeouts.silence)
+
+    def export_users(
+        self, *, fields: Sequence[str] = export.FIELDS, connection_id: str | None = None
+    ) -> AsyncGenerator[ExportedUser, None]:
+        """Go through all users by an export job: a handful of calls, however many users there are.
+
+        It shows the users as they were when the job ran, without tokens, in no order.
+
+        Args:
+            fields: the fields to export, ``user_id`` among them.
+            connection_id: only the users of this connection, by its id.
 
         Raises:
-            Auth0Error: the job failed, or its result cannot be read.
+            Auth0Refused: the job failed at Auth0.
+            MalformedAnswer: the job or the file is not what Auth0 documents, or the file is cut off.
         """
-        endpoint = self._endpoint("POST /api/v2/jobs/users-exports", "read:users")
-        job = await self._post(endpoint, "/api/v2/jobs/users-exports", exporting.JOB)
-        reading = self._endpoint("GET /api/v2/jobs/{id}", "read:users", "export job")
-        path = f"/api/v2/jobs/{_segment(exporting.job_id(job, endpoint), reading)}"
-        for wait in exporting.waits():
-            location = exporting.location(job := await self._get(reading, path, {}), reading)
-            if location is not None:
-                break
-            await self._sleep(wait)
-        else:
-            raise Auth0Unreachable(f"{reading}: the export job does not end")
-        request = self._calls.request("GET", exporting.checked(location, self._loopback, reading), headers={})
-        async with self._calls.stream(reading, request, silence=SILENCE) as response:
-            if response.status_code != 200:
-                raise Auth0Unreachable(f"{reading}: its result is not given out", status=response.status_code)
-            async for user in exporting.read_export(response.aiter_raw(), reading):
-                yield user
+        created = self._endpoint("POST /api/v2/jobs/users-exports", "read:users")
+        polled = self._endpoint("GET /api/v2/jobs/{id}", "read:users", subject="export job")
+        body = export.job_of(fields, connection_id)
+
+        async def create() -> Any:
+            response = await self._answer(created, "/api/v2/jobs/users-exports", {}, json=body)
+            return self._good(response, created)
+
+        async def poll(job: str) -> Any:
+            return await self._get(polled, f"/api/v2/jobs/{_segment(job, polled)}", {})
+
+        return export.run(create, poll, self._download, polled, self._sleep)
+
+    async def counts(self) -> Counts:
+        """Return how many users and logins the tenant has, in three calls."""
+        return await counting.count(self._get, self._users(), self._logs(), self._clock())
 
     def connections(self, *, strategy: str | None = None) -> AsyncGenerator[Connection, None]:
         """Go through the connections, of one strategy or all; unreadable ones are logged and left out."""
@@ -267,53 +300,65 @@ class ManagementClient:
         raise Auth0NotFound(f"{self._host} has no connection {name!r}")
 
     def _connections(self, query: Mapping[str, str]) -> AsyncGenerator[Connection, None]:
-        endpoint = self._endpoint("GET /api/v2/connections", "read:connections")
+        endpoint = self._endpoint("GET /api/v2/connections", "read:connections", "connections")
 
         async def page(checkpoint: Mapping[str, str]) -> Any:
             return await self._get(endpoint, "/api/v2/connections", {**query, **checkpoint})
 
         return paging.connections(page, endpoint)
 
-    def _endpoint(self, name: str, scope: str, subject: str = "page") -> Endpoint:
-        return Endpoint(name, self._host, subject, scope)
+    def _users(self) -> Endpoint:
+        return self._endpoint("GET /api/v2/users", "read:users", "read_users")
+
+    def _logs(self) -> Endpoint:
+        return self._endpoint("GET /api/v2/logs", "read:logs", "logs")
+
+    def _endpoint(self, name: str, scope: str, group: str = "other", subject: str = "page") -> Endpoint:
+        return Endpoint(name, self._host, subject, scope, group)
 
     async def _get(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> Any:
-        return body_of(await self._response(endpoint, path, query), endpoint)
+        return self._good(await self._answer(endpoint, path, query), endpoint)
 
-    async def _post(self, endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Any:
+    async def _download(self, location: str) -> httpx.Response:
+        # Not a call to the tenant: no token goes there, and nothing of its budget is spent.
+        request = self._calls.request("GET", location, headers=streaming.UNCODED)
+        return await self._calls.send_once(export.FILE, request, stream=True)
+
+    async def _answer(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        query: Mapping[str, Any],
+        *,
+        stream: bool = False,
+        headers: Mapping[str, str] | None = None,
+        **request: Any,
+    ) -> httpx.Response:
+        async def send(token: ManagementToken) -> httpx.Response:
+            def build() -> httpx.Request:
+                sent = {**(headers or {}), "Authorization": f"Bearer {token.value.reveal()}"}
+                method = endpoint.name.partition(" ")[0]
+                return self._calls.request(method, path, params=query, headers=sent, **request)
+
+            return await self._calls.send(endpoint, build, stream=stream)
+
         token = await self._token.get()
-
-        def build() -> httpx.Request:
-            authorization = {"Authorization": f"Bearer {token.value.reveal()}"}
-            return self._calls.request("POST", path, json=dict(body), headers=authorization)
-
-        response = await self._calls.send(endpoint, build)
-        if response.status_code not in (200, 201):
-            raise api_error(response, endpoint)
-        return body_of(response, endpoint)
-
-    async def _response(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> httpx.Response:
-        token = await self._token.get()
-        response = await self._get_with(token, endpoint, path, query)
+        response = await send(token)
         if response.status_code == 401:
             _log.warning("auth0.token_refused", domain=endpoint.host, endpoint=endpoint.name)
-            token = await self._token.get(instead_of=token)
-            response = await self._get_with(token, endpoint, path, query)
-        if response.status_code != 200:
+            response = await send(await self._token.get(instead_of=token))
+        return response
+
+    def _good(self, response: httpx.Response, endpoint: Endpoint) -> Any:
+        return body_of(self._opened(response, endpoint), endpoint)
+
+    def _opened(self, response: httpx.Response, endpoint: Endpoint) -> httpx.Response:
+        if not response.is_success:
             error = api_error(response, endpoint)
             if isinstance(error, MissingScope):
                 self._token.forget()
             raise error
         return response
-
-    async def _get_with(
-        self, token: ManagementToken, endpoint: Endpoint, path: str, query: Mapping[str, str]
-    ) -> httpx.Response:
-        def build() -> httpx.Request:
-            authorization = {"Authorization": f"Bearer {token.value.reveal()}"}
-            return self._calls.request("GET", path, params=query, headers=authorization)
-
-        return await self._calls.send(endpoint, build)
 
 
 def _lacking(token: ManagementToken, needed: tuple[str, ...]) -> list[str]:

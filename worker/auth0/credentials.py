@@ -122,12 +122,13 @@ def _netloc_and_scheme(domain: str) -> tuple[str, str]:
     netloc = parts.netloc.lower()
     if not _NETLOC.fullmatch(netloc) or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ConfigurationError("AUTH0_DOMAIN must be a host name alone, such as tenant.eu.auth0.com")
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
         raise ConfigurationError("AUTH0_DOMAIN: http:// is allowed towards loopback only; use https://")
     return netloc, parts.scheme
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Say whether a host is this machine by its name or address alone."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

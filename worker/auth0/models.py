@@ -25,6 +25,14 @@ _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
 T = TypeVar("T")
 
 
+def text(value: object) -> str | None:
+    """Return a text that can be sent and stored; None for anything else."""
+    try:
+        return _text(value)
+    except PydanticCustomError:
+        return None
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise PydanticCustomError("not_text", "is not a string")
@@ -64,13 +72,13 @@ def seconds(value: object) -> float | None:
 
 
 def moment(value: object) -> datetime | None:
-    """Read a time in ISO 8601 (UTC where it names no zone); None for anything else."""
+    """Read a time (UTC), with or without milliseconds; None for anything else."""
     # Auth0's own description allows an object in place of last_login.
     if not isinstance(value, str):
         return None
     try:
-        read = datetime.fromisoformat(value)
-        return read.replace(tzinfo=UTC) if read.tzinfo is None else read.astimezone(UTC)
+        time = datetime.fromisoformat(value)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 
@@ -142,9 +150,9 @@ class User:
 
     Attributes:
         user_id: Auth0's id, e.g. ``google-oauth2|1111``.
-        created_at: when the user was made (UTC); None where absent or unreadable.
         updated_at: last change of the profile (UTC); None where absent or unreadable.
         last_login: last login through any of the identities (UTC); None where absent or unreadable.
+        created_at: when the user came to be (UTC); never changes; None where absent or unreadable.
         identities: those that can be read; linked accounts have several.
         malformed: which identities cannot be read, and why.
     """
@@ -165,9 +173,10 @@ class UserPage:
         users: those that can be read.
         total: how many the query has in all, where Auth0 says so.
         malformed: users and identities that cannot be read, each by id or position, and why.
-        size: how many entries it has, unreadable ones included.
-        last_created_at, last_updated_at: of the last entry that has such a time, an unreadable one included: one bad
-            entry must not stop who goes by these times.
+        size: how many entries Auth0 gave, unreadable ones included; a full page has 100.
+        last_created_at: ``created_at`` (UTC) of the last entry that has one, unreadable entries included, so
+            that none of these stops a walk; None where no entry has one.
+        last_updated_at: the same of ``updated_at``.
     """
 
     users: tuple[User, ...]
@@ -207,9 +216,9 @@ class _Entry:
     __pydantic_config__ = _CONFIG
 
     user_id: Text
-    created_at: Moment = None
     updated_at: Moment = None
     last_login: Moment = None
+    created_at: Moment = None
     identities: Annotated[Sequence[Any], BeforeValidator(_entries)] = ()
 
 
@@ -263,14 +272,14 @@ def read_page(raw_users: Sequence[object], total: object) -> UserPage:
         tuple(users),
         total,
         tuple(malformed),
-        size=len(raw_users),
-        last_created_at=_last(raw_users, "created_at"),
-        last_updated_at=_last(raw_users, "updated_at"),
+        len(raw_users),
+        _last_moment(raw_users, "created_at"),
+        _last_moment(raw_users, "updated_at"),
     )
 
 
-def _last(entries: Sequence[object], name: str) -> datetime | None:
-    moments = (moment(entry.get(name)) for entry in reversed(entries) if isinstance(entry, dict))
+def _last_moment(raw_users: Sequence[object], field: str) -> datetime | None:
+    moments = (moment(raw.get(field)) for raw in reversed(raw_users) if isinstance(raw, dict))
     return next((found for found in moments if found), None)
 
 

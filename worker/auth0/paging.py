@@ -1,76 +1,77 @@
-"""Pages of users by a time, and connections put together by checkpoint."""
+"""Pages put together: users by number with a look ahead, connections by checkpoint."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 
 from worker.auth0.answers import Endpoint
 from worker.auth0.models import Connection, Unreadable, UserPage, read_connection, read_page
-from worker.errors import MalformedAnswer
+from worker.errors import Auth0Error, MalformedAnswer, PagingWindowExceeded
 
 PER_PAGE = 100  # Auth0's maximum
-USER_FIELDS = "user_id,identities,created_at,last_login,updated_at"
-
-Field = Literal["created_at", "updated_at"]
 
 _log = structlog.get_logger(__name__)
 
 
-def users_query(
-    by: Field, since: datetime | None, until: datetime | None, page: int, connection: str | None
-) -> dict[str, str]:
-    """Return the parameters of one page of users in the order of a time.
+def shape(fields: str) -> dict[str, str]:
+    """Return the parameters that say what one page holds."""
+    return {"per_page": str(PER_PAGE), "fields": fields, "include_fields": "true"}
 
-    Source: Auth0, "User Search Query Syntax": ranges in brackets include their ends, to the millisecond.
-    """
+
+def window_exceeded(error: Auth0Error, endpoint: Endpoint, page: int) -> Auth0Error:
+    """Return the error of a page past those that Auth0 shows, else the error as it is."""
+    return _exceeded(endpoint, page * PER_PAGE, None) if error.code == "invalid_paging" else error
+
+
+def users_query(page: int, fields: str, connection: str | None) -> dict[str, str]:
+    """Return the parameters of one page; ``created_at`` never changes, so nobody moves between pages."""
     query = {
         "page": str(page),
         "per_page": str(PER_PAGE),
         "include_totals": "true",
-        "sort": f"{by}:1",
-        "fields": USER_FIELDS,
+        "sort": "created_at:1",
+        "fields": fields,
         "include_fields": "true",
     }
-    terms = [f"{by}:[{_bound(since)} TO {_bound(until)}]"] if since or until else []
     if connection is not None:
-        terms.append(_term("identities.connection", connection))
-    if terms:
-        query |= {"q": " AND ".join(terms), "search_engine": "v3"}
+        quoted = connection.replace("\\", "\\\\").replace('"', '\\"')
+        query |= {"q": f'identities.connection:"{quoted}"', "search_engine": "v3"}
     return query
 
 
-def identity_query(connection: str, provider_user_id: str) -> dict[str, str]:
-    """Return the parameters that find the users who have an identity."""
-    terms = (_term("identities.connection", connection), _term("identities.user_id", provider_user_id))
-    return {"q": " AND ".join(terms), "search_engine": "v3", "per_page": "10", "fields": USER_FIELDS}
-
-
-def _bound(moment: datetime | None) -> str:
-    if moment is None:
-        return "*"
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _term(field: str, value: str) -> str:
-    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{field}:"{quoted}"'
-
-
-def users_in(answer: Any, endpoint: Endpoint) -> UserPage:
-    """Read a page of users, with or without its total.
-
-    Raises:
-        MalformedAnswer: it holds no list of users.
-    """
-    if isinstance(answer, list):  # Auth0 left include_totals aside
-        return read_page(answer, None)
-    if isinstance(answer, dict) and isinstance(answer.get("users"), list):
-        return read_page(answer["users"], answer.get("total"))
-    raise MalformedAnswer(f"{endpoint}: the answer has no list of users", status=200)
+async def user_pages(
+    fetch: Callable[[int], Awaitable[Any]], endpoint: Endpoint, number: int
+) -> AsyncGenerator[UserPage, None]:
+    """Yield page after page while the next one is fetched, until Auth0 has no more."""
+    seen, total = number * PER_PAGE, None
+    ahead = asyncio.ensure_future(fetch(number))
+    try:
+        while True:
+            try:
+                raw_users, raw_total = users_in(await ahead, endpoint)
+            except Auth0Error as error:
+                if error.code == "invalid_paging":
+                    raise _exceeded(endpoint, seen, total) from None
+                raise
+            page = read_page(raw_users, raw_total)
+            seen, total = seen + len(raw_users), page.total
+            more = len(raw_users) == PER_PAGE if total is None else seen < total
+            if more and not raw_users:
+                raise _exceeded(endpoint, seen, total)
+            if more:
+                number += 1
+                ahead = asyncio.ensure_future(fetch(number))
+            if raw_users:
+                yield page
+            if not more:
+                return
+    finally:
+        ahead.cancel()
+        await asyncio.gather(ahead, return_exceptions=True)
 
 
 async def connections(
@@ -99,3 +100,26 @@ async def connections(
         if not isinstance(following, str) or following == checkpoint.get("from"):
             raise MalformedAnswer(f"{endpoint}: the next checkpoint leads nowhere", status=200)
         checkpoint["from"] = following
+
+
+def users_in(answer: Any, endpoint: Endpoint) -> tuple[list[Any], Any]:
+    """Return the raw users of a page, and what stands where the total should.
+
+    Raises:
+        MalformedAnswer: there is no list of users.
+    """
+    if isinstance(answer, list):  # Auth0 left include_totals aside
+        return answer, None
+    if isinstance(answer, dict) and isinstance(answer.get("users"), list):
+        return answer["users"], answer.get("total")
+    raise MalformedAnswer(f"{endpoint}: the answer has no list of users", status=200)
+
+
+def _exceeded(endpoint: Endpoint, seen: int, total: int | None) -> PagingWindowExceeded:
+    of = "an unknown number" if total is None else str(total)
+    return PagingWindowExceeded(
+        f"{endpoint}: Auth0 showed {seen} users of {of} and pages no further; "
+        "narrow the query, or enumerate the users in another way",
+        status=400,
+        code="invalid_paging",
+    )

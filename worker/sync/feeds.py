@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from worker.auth0 import OPTIONAL_SCOPES, Event, LogPage, ManagementClient
+from worker.auth0 import Event, LogPage, ManagementClient
+from worker.auth0.answers import OPTIONAL_SCOPES
 from worker.auth0.paging import PER_PAGE
 from worker.errors import Auth0EventsGone, Auth0LogGone, MissingScope
 from worker.sync.keeping import Keeping
@@ -55,11 +56,8 @@ class Feeds:
         """
         now = await self._vault.now()
         before = await positions.read(self._vault, self._tenant, LOG)
-        scopes = await self._auth0.scopes()
         try:
-            if scopes is not None and "read:logs" not in scopes:
-                # Not asked of `require`, which would have a token minted for it each time.
-                raise MissingScope(["read:logs"], OPTIONAL_SCOPES["read:logs"])
+            await self._allowed("read:logs")
             if before is None or self._is_past(before, now):
                 await self._seed(before, now, report)
         except MissingScope as without:
@@ -68,6 +66,16 @@ class Feeds:
             await positions.drop(self._vault, self._tenant, LOG)
             return False
         return True
+
+    async def _allowed(self, scope: str) -> None:
+        """As ``require``, but without a token minted for it each time: the scope is not needed.
+
+        Raises:
+            MissingScope: it is not granted.
+        """
+        scopes = await self._auth0.scopes()
+        if scopes is not None and scope not in scopes:
+            raise MissingScope([scope], OPTIONAL_SCOPES[scope])
 
     def _is_past(self, position: Position, now: datetime) -> bool:
         return position.read_until is None or now - position.read_until > self._retention
@@ -108,17 +116,19 @@ class Feeds:
                 return
             if page is None:
                 return
-            named = dict.fromkeys(user_id for entry in page.entries for user_id in entry.users)
+            report.failed += len(page.malformed)
+            report.problems += page.malformed
+            named = dict.fromkeys(user_id for entry in page.entries if entry.tells for user_id in entry.users)
             report.seen += len(named)
             await self._keeping.by_id(list(named), known, report)
             position = replace(position, mark=page.after, read_until=now)
             await positions.put(self._vault, self._tenant, LOG, position)
-            if page.size < PER_PAGE:
+            if len(page.entries) + len(page.malformed) < PER_PAGE:
                 return
 
     async def _page(self, position: Position) -> LogPage | None:
         if position.mark is not None:
-            return await self._auth0.log_after(position.mark)
+            return await self._auth0.logs(position.mark, take=PER_PAGE)
         if await self._auth0.newest_log() is None:
             return None
         raise Auth0LogGone("the log was empty when it was last looked at, and has begun since")
@@ -155,7 +165,8 @@ class Feeds:
         """Put events into the queue, and None at the end, however it comes."""
         try:
             async for event in self._auth0.events(after=mark):
-                arrived.put_nowait(event)
+                if event is not None:  # which would only tell that the connection lives
+                    arrived.put_nowait(event)
         except Auth0EventsGone:
             # The log names whom these events would have named.
             log.warning("sync.events_gone", tenant=self._tenant)

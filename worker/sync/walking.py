@@ -96,7 +96,9 @@ class Walking:
         """Walk, past a millisecond too that more users share than Auth0 shows of one query."""
 
         async def ask(since: datetime | None, until: datetime | None, page: int) -> UserPage:
-            return await self._auth0.users_by(by, since, until=until, page=page, connection=connection)
+            return await self._auth0.users_by(
+                by, since, until=until, page=page, connection=connection, totals=True
+            )
 
         walk = Walk(by, ask)
         while place is not None:
