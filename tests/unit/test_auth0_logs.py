@@ -148,8 +148,8 @@ def test_users_are_named_once() -> None:
     assert read_log_entry(entry("1", type="sapi", details=details), 0).users == ("auth0|1",)
     details = {"request": {"path": "/api/v2/users/auth0%7C2"}}
     assert read_log_entry(entry("1", type="fapi", details=details), 0).users == ("auth0|1",)
-    oddities: list[object] = [None, 7, [], {"request": []}]
-    for odd in oddities:
+    odds: list[object] = [None, 7, [], {"request": []}]
+    for odd in odds:
         assert read_log_entry(entry("1", type="sapi", details=odd), 0).users == ("auth0|1",)
 
 
@@ -216,14 +216,14 @@ def users(*raw: object) -> Server:
 
 async def test_a_page_of_users_by_time() -> None:
     """A page is ordered by the time asked for, with bounds in milliseconds, and tells the last of each time."""
-    async with running(users(USER, USER | {"created_at": "2026-03-15T07:14:32Z"})) as server:
-        async with client_of(server, FakeTime()) as client:
-            shown = await client.users_by("created_at")
-            assert "q" not in server.calls[0].query
-            assert server.calls[0].query["sort"] == "created_at:1"
-            later = MOMENT + timedelta(hours=1)
-            await client.users_by("updated_at", MOMENT, until=later, page=3, connection='a"b', totals=True)
-            await client.users_by("updated_at", until=MOMENT.replace(microsecond=0))
+    tenant = users(USER, USER | {"created_at": "2026-03-15T07:14:32Z"})
+    async with running(tenant) as server, client_of(server, FakeTime()) as client:
+        shown = await client.users_by("created_at")
+        assert "q" not in server.calls[0].query
+        assert server.calls[0].query["sort"] == "created_at:1"
+        later = MOMENT + timedelta(hours=1)
+        await client.users_by("updated_at", MOMENT, until=later, page=3, connection='a"b', totals=True)
+        await client.users_by("updated_at", until=MOMENT.replace(microsecond=0))
     assert shown.size == 2
     assert shown.total == 5000
     assert shown.last_created_at == shown.users[1].created_at == MOMENT.replace(microsecond=0)
