@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from worker import embedded
-from worker.auth0 import Credentials, ManagementClient
+from worker.auth0 import PLANS, Budget, Credentials, Limit, ManagementClient, Plan
 from worker.connections import Connections
 from worker.errors import ConfigurationError
 from worker.renew.engine import Engine
@@ -51,7 +51,8 @@ class Runtime:
         if tenant not in self._auth0:
             credentials = credentials_of(self.settings, tenant)
             store = VaultTokenStore(self.vault, tenant, credentials)
-            self._auth0[tenant] = await self._open.enter_async_context(ManagementClient(credentials, store))
+            client = ManagementClient(credentials, store, budget=budget_of(self.settings, tenant))
+            self._auth0[tenant] = await self._open.enter_async_context(client)
         return self._auth0[tenant]
 
     async def sync(self, tenant: str) -> Sync:
@@ -95,6 +96,39 @@ def database_url(settings: Settings) -> Secret:
     if settings.database_url is not None:
         return settings.database_url
     return embedded.running(settings.home).database_url
+
+
+def redis_url(settings: Settings) -> Secret | None:
+    """Where Redis is: as configured, or the embedded one if it runs under the home folder; None without one."""
+    if settings.redis_url is not None:
+        return settings.redis_url
+    found = embedded.find(settings.home) if settings.embedded else None
+    return (found.redis_url or None) if found else None
+
+
+def plan_of(configured: TenantSettings) -> Plan | None:
+    """The plan whose rate limits a tenant has; None where none are to be kept.
+
+    Where nothing is said it is the smallest: one that is too small costs time, one too big other programs' calls.
+
+    Raises:
+        ConfigurationError: the limits name no group for the rest.
+    """
+    if configured.plan == "unlimited":
+        return None
+    if configured.limits is not None:
+        given = configured.limits.given()
+        return Plan("custom", {name: Limit(limit.rate, limit.burst) for name, limit in given.items()})
+    return PLANS[configured.plan or "free"]
+
+
+def budget_of(settings: Settings, tenant: str) -> Budget | None:
+    """The budget of a configured tenant; None where it is to have no limits."""
+    configured = settings.tenants[tenant]
+    plan = plan_of(configured)
+    if plan is None:
+        return None
+    return Budget(tenant, plan, share=configured.share, redis_url=redis_url(settings))
 
 
 def credentials_of(settings: Settings, tenant: str) -> Credentials:

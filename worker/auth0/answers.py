@@ -46,12 +46,14 @@ class Endpoint:
         host: the domain asked.
         subject: what a 404 says is not there.
         scope: what a 403 without names means.
+        group: which of the tenant's rate limits counts its calls, one of ``plans.GROUPS``.
     """
 
     name: str
     host: str
     subject: str = ""
     scope: str = ""
+    group: str = "other"
 
     def __str__(self) -> str:
         return f"{self.name} at {self.host}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +14,7 @@ import structlog
 
 from worker.auth0 import paging
 from worker.auth0.answers import SCOPES, Endpoint, api_error, body_of
+from worker.auth0.budget import Budget
 from worker.auth0.calls import Calls, mint
 from worker.auth0.credentials import Credentials
 from worker.auth0.management_token import ManagementToken, SharedToken, TokenStore
@@ -48,14 +50,19 @@ class ManagementClient:
         sleep: Sleep = asyncio.sleep,
         retries: Retries | None = None,
         timeouts: Timeouts | None = None,
+        budget: Budget | None = None,
     ) -> None:
+        """Make a client; without a budget, only a 429 slows its calls. The budget is closed with it."""
         self._host = credentials.host
         self._calls = Calls(
             credentials,
             transport or Transport(),
             Pace(retries or Retries(), clock, sleep),
             timeouts or Timeouts(),
+            budget,
         )
+        self._budget = budget
+        self._urgent = False
         self._token = SharedToken(store, lambda: mint(self._calls, credentials, clock), clock)
 
     async def __aenter__(self) -> Self:
@@ -72,6 +79,15 @@ class ManagementClient:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._calls.aclose()
+        if self._budget is not None:
+            await self._budget.aclose()
+
+    @property
+    def urgent(self) -> ManagementClient:
+        """The same client, whose calls come before others in the tenant's budget: somebody waits for them."""
+        urgent = copy.copy(self)
+        urgent._urgent = True  # noqa: SLF001  # a copy of this class
+        return urgent
 
     async def scopes(self) -> frozenset[str] | None:
         """Return what the management token may do, minting one if needed; None where Auth0 does not say."""
@@ -101,7 +117,7 @@ class ManagementClient:
         Raises:
             Auth0NotFound: the tenant has no such user.
         """
-        endpoint = self._endpoint("GET /api/v2/users/{id}", "read:users", f"user {user_id!r}")
+        endpoint = self._endpoint("GET /api/v2/users/{id}", "read:users", f"user {user_id!r}", group="read_users")
         path = f"/api/v2/users/{_segment(user_id, endpoint)}"
         raw = await self._get(endpoint, path, {"fields": USER_FIELDS, "include_fields": "true"})
         try:
@@ -124,7 +140,7 @@ class ManagementClient:
         Raises:
             PagingWindowExceeded: Auth0 ended before the query's last user; all pages it gave were yielded.
         """
-        endpoint = self._endpoint("GET /api/v2/users", "read:users")
+        endpoint = self._endpoint("GET /api/v2/users", "read:users", group="read_users")
 
         async def page(number: int) -> Any:
             return await self._get(
@@ -149,15 +165,15 @@ class ManagementClient:
         raise Auth0NotFound(f"{self._host} has no connection {name!r}")
 
     def _connections(self, query: Mapping[str, str]) -> AsyncGenerator[Connection, None]:
-        endpoint = self._endpoint("GET /api/v2/connections", "read:connections")
+        endpoint = self._endpoint("GET /api/v2/connections", "read:connections", group="connections")
 
         async def page(checkpoint: Mapping[str, str]) -> Any:
             return await self._get(endpoint, "/api/v2/connections", {**query, **checkpoint})
 
         return paging.connections(page, endpoint)
 
-    def _endpoint(self, name: str, scope: str, subject: str = "page") -> Endpoint:
-        return Endpoint(name, self._host, subject, scope)
+    def _endpoint(self, name: str, scope: str, subject: str = "page", *, group: str = "other") -> Endpoint:
+        return Endpoint(name, self._host, subject, scope, group)
 
     async def _get(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> Any:
         token = await self._token.get()
@@ -180,7 +196,7 @@ class ManagementClient:
             authorization = {"Authorization": f"Bearer {token.value.reveal()}"}
             return self._calls.request("GET", path, params=query, headers=authorization)
 
-        return await self._calls.send(endpoint, build)
+        return await self._calls.send(endpoint, build, urgent=self._urgent)
 
 
 def _lacking(token: ManagementToken, needed: tuple[str, ...]) -> list[str]:
