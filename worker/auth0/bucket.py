@@ -103,7 +103,7 @@ class Bucket:
 
     def _believe(self, now: float, seen: Seen) -> None:
         if seen.limit >= 1:
-            self._burst = min(self.limit.burst, max(1.0, seen.limit * (1 - self._left)))
+            self._burst = min(self.limit.burst, Limit(0, seen.limit).without(self._left).burst)
         since = max(seen.at, self.pause_until)
         gained = max(0.0, now - since) * self.limit.per_second
         left = seen.limit * self._left

@@ -35,6 +35,8 @@ REDIS_PATIENCE = 0.25
 REDIS_AWAY = 5.0
 # How far ahead bulk calls may take slots, in seconds: more urgent calls wait behind these.
 HORIZON = 0.25
+# Calls that more urgent ones find ready, at the most: filling it up again holds bulk calls back.
+RESERVE = 5.0
 # After so long, in seconds, a bulk call is as urgent as any: it must not starve.
 BULK_PATIENCE = 10.0
 
@@ -57,11 +59,12 @@ class _Share:
 
     @property
     def keep(self) -> float:
-        """Tokens that bulk calls leave: a quarter, where that is a call at least."""
-        return self.limit.burst / 4 if self.limit.burst >= 4 else 0.0
+        """Tokens that bulk calls leave: a quarter, where that is a call at least, up to a handful."""
+        return min(self.limit.burst / 4, RESERVE) if self.limit.burst >= 4 else 0.0
 
     @property
     def horizon(self) -> float:
+        """How far ahead a bulk call may take its slot, in seconds: the next one's distance at least."""
         return max(HORIZON, 1 / self.limit.per_second)
 
 
@@ -183,7 +186,8 @@ class Budget:
                 self._refuse_if_long(grant, where)
                 ahead = max(grant.slot.wait - share.horizon, 0.001)
                 await self._sleep(ahead)
-                waited += ahead
+                if grant.slot.pause <= grant.slot.at - grant.slot.wait:  # a pause is nobody's unfairness
+                    waited += ahead
 
     async def _take(self, share: _Share, terms: Terms) -> Grant:
         seen, share.seen = share.seen, None
@@ -241,7 +245,7 @@ class Budget:
         self._away_until = self._now() + REDIS_AWAY
 
     def _now(self) -> float:
-        """This process's seconds, of which only differences count."""
+        """Seconds by this process's clock, of which only differences count."""
         return time.monotonic() if self._clock is None else self._clock().timestamp()
 
     def _share_of(self, name: str, limit: Limit) -> _Share:

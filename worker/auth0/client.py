@@ -86,7 +86,7 @@ class ManagementClient:
     def urgent(self) -> ManagementClient:
         """The same client, whose calls come before others in the tenant's budget: somebody waits for them."""
         urgent = copy.copy(self)
-        urgent._urgent = True  # noqa: SLF001  # a copy of this class
+        urgent._urgent = True
         return urgent
 
     async def scopes(self) -> frozenset[str] | None:
@@ -117,7 +117,9 @@ class ManagementClient:
         Raises:
             Auth0NotFound: the tenant has no such user.
         """
-        endpoint = self._endpoint("GET /api/v2/users/{id}", "read:users", f"user {user_id!r}", group="read_users")
+        endpoint = self._endpoint(
+            "GET /api/v2/users/{id}", "read:users", f"user {user_id!r}", group="read_users"
+        )
         path = f"/api/v2/users/{_segment(user_id, endpoint)}"
         raw = await self._get(endpoint, path, {"fields": USER_FIELDS, "include_fields": "true"})
         try:
