@@ -143,6 +143,15 @@ def credentials_of(settings: Settings, tenant: str) -> Credentials:
             "no Auth0 tenant is configured: set AUTH0_DOMAIN, AUTH0_CLIENT_ID and AUTH0_CLIENT_SECRET "
             "(or AUTH0_PRIVATE_KEY)"
         )
+    return credentials_from(configured)
+
+
+def credentials_from(configured: TenantSettings) -> Credentials:
+    """The machine-to-machine credentials in a tenant's settings.
+
+    Raises:
+        ConfigurationError: they do not read.
+    """
     return Credentials(
         domain=configured.domain,
         client_id=configured.client_id,

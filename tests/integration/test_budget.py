@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ from tests.simulated import START, SimulatedTime
 from tests.unit.auth0_server import Answer, FakeTime, client_of, running
 from worker import embedded
 from worker.auth0 import PLANS, Budget, Limit
-from worker.auth0.bucket import Bucket, Seen, Terms
+from worker.auth0.bucket import Bucket, Seen, Slot, Terms
 from worker.auth0.budget import _SCRIPT, ASSUMED_PROCESSES, REDIS_AWAY
 from worker.errors import Auth0RateLimited
 from worker.tokens import Secret
@@ -35,8 +36,13 @@ async def make(redis_url: Secret, time: SimulatedTime) -> AsyncIterator[Make]:
     async with AsyncExitStack() as stack:
 
         def budget(plan: str = "enterprise", **settings: object) -> Budget:
-            given = {"redis_url": redis_url, "clock": time, "sleep": time.sleep, "share": 0.0} | settings
-            made = Budget("acme", PLANS[plan], **given)  # type: ignore[arg-type]
+            given: dict[str, Any] = {
+                "redis_url": redis_url,
+                "clock": time,
+                "sleep": time.sleep,
+                "share": 0.0,
+            } | settings
+            made = Budget("acme", PLANS[plan], **given)
             stack.push_async_callback(made.aclose)
             return made
 
@@ -89,7 +95,9 @@ async def test_a_share_is_left_to_others(make: Make, time: SimulatedTime) -> Non
 
 async def test_a_full_bucket_is_spent_at_once_and_no_more(make: Make, time: SimulatedTime) -> None:
     """After a quiet hour the burst is there for urgent calls; bulk calls leave a quarter of it."""
-    budget, bulk, urgent = make(share=0.2), [], []
+    budget = make(share=0.2)
+    bulk: list[float] = []
+    urgent: list[float] = []
 
     async def go() -> None:
         await budget.acquire("logs")
@@ -105,7 +113,8 @@ async def test_a_full_bucket_is_spent_at_once_and_no_more(make: Make, time: Simu
 
 async def test_limits_of_groups_are_apart(make: Make, time: SimulatedTime) -> None:
     """On a plan with a limit for each group, one that is spent does not hold another back."""
-    users, connections = [], []
+    users: list[float] = []
+    connections: list[float] = []
     budget = make("professional")
     await time.run(
         call(budget, time, users, 100, group="read_users"),
@@ -215,11 +224,11 @@ async def test_clocks_of_workers_do_not_matter(redis_url: Secret) -> None:
     grant = await budget.acquire("logs", urgent=True)
     await budget.aclose()
     with redis_client.Redis.from_url(redis_url.reveal()) as connection:
-        seconds, _ = connection.time()  # type: ignore[misc]
+        seconds, _ = connection.time()
         held = connection.hgetall("token-vault:budget:acme:all")
     assert abs(grant.slot.at - seconds) < 30
-    assert all(float(value) >= -2 for value in held.values())  # type: ignore[union-attr]
-    assert set(held) == {b"level", b"at", b"slots", b"pause", b"limit"}  # type: ignore[arg-type]
+    assert all(float(value) >= -2 for value in held.values())
+    assert set(held) == {b"level", b"at", b"slots", b"pause", b"limit"}
 
 
 async def test_a_wait_beyond_patience_is_refused(make: Make, time: SimulatedTime) -> None:
@@ -308,10 +317,11 @@ def test_the_script_is_the_model(
     rate: float,
     burst: float,
     left: float,
-    steps: list[tuple[float, tuple[object, ...]]],
+    steps: list[tuple[float, tuple[Any, ...]]],
 ) -> None:
     """Whatever is asked in whatever order, the script in Redis answers as the bucket in Python does."""
-    model, now, last = Bucket(Limit(rate, burst), left), 1_774_000_000.0, None
+    model, now = Bucket(Limit(rate, burst), left), 1_774_000_000.0
+    last: Slot | None = None
     with redis_client.Redis.from_url(servers.redis_url.reveal()) as connection:
         script = connection.register_script(_SCRIPT)
         connection.delete("model")
@@ -319,14 +329,14 @@ def test_the_script_is_the_model(
             now += passed
             told = [f"{now:.6f}", rate, burst, left]
             if kind == "pause":
-                model.pause(now, float(number))  # type: ignore[arg-type]
+                model.pause(now, float(number))
                 script(keys=["model"], args=[*told, "pause", number])
                 continue
             seen = None
             if shown is not None and last is not None:
-                remaining, limit = shown  # type: ignore[misc]
+                remaining, limit = shown
                 seen = Seen(remaining, limit, last.number, last.at)
-            terms = Terms(float(number), float(horizon))  # type: ignore[arg-type]
+            terms = Terms(float(number), float(horizon))
             words = ("", "", "", "") if seen is None else (seen.remaining, seen.limit, seen.slot, seen.at)
             expected = model.take(now, terms, seen)
             wait, given_number, *_ = script(
@@ -347,7 +357,8 @@ def test_the_script_is_the_model(
 )
 def test_a_bucket_never_gives_more_than_its_limit(limit: Limit, gaps: list[float], keep: float) -> None:
     """In no window are there more slots than burst and rate allow, whatever is seen meanwhile."""
-    bucket, now, slots = Bucket(limit), 0.0, []
+    bucket, now = Bucket(limit), 0.0
+    slots: list[float] = []
     for index, gap in enumerate(gaps):
         now += gap
         seen = (
@@ -375,7 +386,7 @@ async def test_a_client_asks_before_each_call(redis_url: Secret) -> None:
             await client.urgent.user("auth0|1")
         with redis_client.Redis.from_url(redis_url.reveal()) as connection:
             assert connection.hget("token-vault:budget:acme:all", "slots") == b"4"
-            pause = float(connection.hget("token-vault:budget:acme:all", "pause") or 0)  # type: ignore[arg-type]
+            pause = float(connection.hget("token-vault:budget:acme:all", "pause") or 0)
         assert pause >= START.timestamp() + 9
         assert (await other.acquire("other")).slot.at > pause
         await other.aclose()

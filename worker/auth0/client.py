@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -26,6 +28,19 @@ from worker.errors import Auth0NotFound, MalformedAnswer, MissingScope
 _log = structlog.get_logger(__name__)
 
 USER_FIELDS = "user_id,identities,last_login,updated_at"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A tenant in numbers.
+
+    Attributes:
+        logins_per_day: of the last whole day, UTC; None where the application lacks ``read:stats``.
+    """
+
+    users: int
+    logins_per_day: int | None
+    connections: int
 
 
 class ManagementClient:
@@ -62,6 +77,7 @@ class ManagementClient:
             budget,
         )
         self._budget = budget
+        self._clock = clock
         self._urgent = False
         self._token = SharedToken(store, lambda: mint(self._calls, credentials, clock), clock)
 
@@ -165,6 +181,34 @@ class ManagementClient:
             if connection.name == name:
                 return connection
         raise Auth0NotFound(f"{self._host} has no connection {name!r}")
+
+    async def counts(self) -> Counts:
+        """Count users, connections and the last whole day's logins, in three calls and one for each 100 connections.
+
+        Source: Auth0 Management API v2, "Get daily stats" (scope ``read:stats``; days are UTC).
+        """
+        users = self._endpoint("GET /api/v2/users", "read:users", group="read_users")
+        query = {"per_page": "1", "include_totals": "true", "fields": "user_id", "include_fields": "true"}
+        shown = await self._get(users, "/api/v2/users", query)
+        total = shown.get("total") if isinstance(shown, dict) else None
+        if not isinstance(total, int):
+            raise MalformedAnswer(f"{users}: the answer has no total", status=200)
+        connections = [connection async for connection in self.connections()]
+        return Counts(total, await self._logins_of_yesterday(), len(connections))
+
+    async def _logins_of_yesterday(self) -> int | None:
+        stats = self._endpoint("GET /api/v2/stats/daily", "read:stats")
+        day = (self._clock() - timedelta(days=1)).strftime("%Y%m%d")
+        try:
+            days = await self._get(stats, "/api/v2/stats/daily", {"from": day, "to": day})
+        except MissingScope:
+            return None
+        logins = (
+            [entry.get("logins") for entry in days if isinstance(entry, dict)]
+            if isinstance(days, list)
+            else []
+        )
+        return sum(number for number in logins if isinstance(number, int))
 
     def _connections(self, query: Mapping[str, str]) -> AsyncGenerator[Connection, None]:
         endpoint = self._endpoint("GET /api/v2/connections", "read:connections", group="connections")

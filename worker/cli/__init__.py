@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from worker.cli import doctor, keys, output, reading, up, working
+from worker.cli import doctor, keys, output, plan, reading, up, working
 from worker.errors import VaultError
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 for command in (
     up.up, working.migrate, working.sync, working.renew, reading.get, reading.list_, reading.show, reading.status,
-    doctor.doctor,
+    doctor.doctor, plan.plan,
 ):  # fmt: skip
     app.command(name=command.__name__.strip("_"))(command)
 app.add_typer(keys.app, name="keys")
