@@ -102,7 +102,8 @@ def redis_url(settings: Settings) -> Secret | None:
     """Where Redis is: as configured, or the embedded one if it runs under the home folder; None without one."""
     if settings.redis_url is not None:
         return settings.redis_url
-    found = embedded.find(settings.home) if settings.embedded else None
+    # A command beside a running `up` has been told where Postgres is, and not where Redis is.
+    found = embedded.find(settings.home) if settings.embedded or embedded.is_up(settings.home) else None
     return (found.redis_url or None) if found else None
 
 
@@ -143,15 +144,6 @@ def credentials_of(settings: Settings, tenant: str) -> Credentials:
             "no Auth0 tenant is configured: set AUTH0_DOMAIN, AUTH0_CLIENT_ID and AUTH0_CLIENT_SECRET "
             "(or AUTH0_PRIVATE_KEY)"
         )
-    return credentials_from(configured)
-
-
-def credentials_from(configured: TenantSettings) -> Credentials:
-    """The machine-to-machine credentials in a tenant's settings.
-
-    Raises:
-        ConfigurationError: they do not read.
-    """
     return Credentials(
         domain=configured.domain,
         client_id=configured.client_id,

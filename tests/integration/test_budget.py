@@ -19,7 +19,7 @@ from worker import embedded
 from worker.auth0 import PLANS, Budget, Limit
 from worker.auth0.bucket import Bucket, Seen, Slot, Terms
 from worker.auth0.budget import _SCRIPT, ASSUMED_PROCESSES, REDIS_AWAY
-from worker.errors import Auth0RateLimited
+from worker.errors import Auth0RateLimited, ConfigurationError
 from worker.tokens import Secret
 
 Make = Callable[..., Budget]
@@ -293,6 +293,13 @@ async def test_a_redis_that_hangs_is_asked_once(time: SimulatedTime) -> None:
     listener.close()
     for writer in taken:
         writer.close()
+
+
+def test_a_wrong_address_is_named_and_not_shown() -> None:
+    """What is no address of Redis is the operator's to mend; the message does not show it."""
+    with pytest.raises(ConfigurationError, match="REDIS_URL") as refused:
+        Budget("acme", PLANS["free"], redis_url=Secret("canary://x"))
+    assert "canary" not in repr(refused.value.__context__) + str(refused.value)
 
 
 # The bucket itself

@@ -22,7 +22,7 @@ from worker.auth0.bucket import Bucket, Seen, Slot, Terms
 from worker.auth0.models import seconds
 from worker.auth0.pace import Clock, Sleep
 from worker.auth0.plans import Limit, Plan
-from worker.errors import Auth0RateLimited
+from worker.errors import Auth0RateLimited, ConfigurationError
 from worker.tokens import Secret
 
 DEFAULT_SHARE = 0.2
@@ -94,6 +94,9 @@ class Budget:
         clock: None for the clock of Redis, which is the same for all; given where time is made up.
         sleep: waits for a number of seconds.
         longest: a call that would wait longer is refused, in seconds.
+
+    Raises:
+        ConfigurationError: ``redis_url`` is no address of Redis.
     """
 
     def __init__(
@@ -111,13 +114,7 @@ class Budget:
         self._clock, self._sleep, self._longest = clock, sleep, longest
         self._redis: redis.asyncio.Redis | None = None
         if redis_url is not None:
-            self._redis = redis.asyncio.Redis.from_url(
-                redis_url.reveal(),
-                socket_timeout=REDIS_PATIENCE,
-                socket_connect_timeout=REDIS_PATIENCE,
-                retry=Retry(NoBackoff(), 0),
-                decode_responses=True,
-            )
+            self._redis = _redis_at(redis_url)
             self._script = self._redis.register_script(_SCRIPT)
         self._away_until: float | None = None
         self._shares = {name: self._share_of(name, limit) for name, limit in plan.limits.items()}
@@ -273,6 +270,21 @@ class Budget:
             burst=self._plan.limits[share.name].burst,
             shown=limit,
         )
+
+
+def _redis_at(url: Secret) -> redis.asyncio.Redis:
+    try:
+        return redis.asyncio.Redis.from_url(
+            url.reveal(),
+            socket_timeout=REDIS_PATIENCE,
+            socket_connect_timeout=REDIS_PATIENCE,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+        )
+    except ValueError:
+        pass
+    # Outside the except: the error may hold the address with its password.
+    raise ConfigurationError("REDIS_URL is not an address of Redis, such as redis://:password@host:6379/0")
 
 
 def _at_local_pace(terms: Terms, local: Bucket) -> Terms:

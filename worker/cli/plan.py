@@ -16,7 +16,7 @@ from worker.errors import ConfigurationError
 if TYPE_CHECKING:
     from worker.auth0 import Plan
     from worker.cli.forecast import Demand, Forecast
-    from worker.settings import TenantSettings
+    from worker.settings import Settings, TenantSettings
 
 
 def plan(
@@ -66,8 +66,9 @@ def plan(
     from worker.cli.working import quiet_log
 
     quiet_log()
-    configured = _configured(tenant, needed=measure)
-    counts = asyncio.run(_measure(configured)) if measure and configured else {}
+    settings, name = _chosen(tenant, needed=measure)
+    configured = settings.tenants.get(name)
+    counts = asyncio.run(_measure(settings, name)) if measure else {}
     known = counts | {
         name: value
         for name, value in (("users", users), ("logins_per_day", logins), ("connections", connections))
@@ -75,11 +76,15 @@ def plan(
     }
     if known.get("users") is None:
         raise ConfigurationError("give --users, or --measure where a tenant is configured")
-    notes = [] if known.get("logins_per_day") is not None else ["one login a user and day is assumed"]
+    notes = []
+    if known.get("logins_per_day") is None:
+        known["logins_per_day"] = known["users"]
+        lacking = "the application lacks read:stats: " if measure else ""
+        notes.append(f"{lacking}one login a user and day is assumed")
     shared = share if share is not None else configured.share if configured else 0.2
     demand = Demand(
         users=int(known["users"]),
-        logins_per_day=float(known["users"] if notes else known["logins_per_day"]),
+        logins_per_day=float(known["logins_per_day"]),
         connections=int(known.get("connections") or 10),
         token_life=token_life,
         share=shared,
@@ -93,18 +98,18 @@ def plan(
     return output.OK if all(result.load <= 1 for result in results) else output.NOT_SO
 
 
-def _configured(tenant: str | None, *, needed: bool) -> TenantSettings | None:
-    """Return the one tenant that is meant; None where none is configured or several are, and none is needed."""
+def _chosen(tenant: str | None, *, needed: bool) -> tuple[Settings, str]:
+    """Return the settings and the one tenant that is meant; no name where none is clear, and none is needed."""
     from worker.cli.premises import configured
     from worker.cli.working import chosen
 
     settings = configured()
     if tenant is None and not needed and len(settings.tenants) != 1:
-        return None
+        return settings, ""
     names = chosen(settings, tenant)
     if len(names) != 1:
         raise ConfigurationError(f"name one of the tenants by --tenant: {', '.join(names)}")
-    return settings.tenants[names[0]]
+    return settings, names[0]
 
 
 def _plan(name: str | None, configured: TenantSettings | None) -> Plan:
@@ -119,13 +124,13 @@ def _plan(name: str | None, configured: TenantSettings | None) -> Plan:
     return found or PLANS["free"]
 
 
-async def _measure(configured: TenantSettings) -> dict[str, Any]:
-    from worker.auth0 import Budget, ManagementClient, MemoryTokenStore
-    from worker.runtime import credentials_from, plan_of
+async def _measure(settings: Settings, tenant: str) -> dict[str, Any]:
+    from worker.auth0 import ManagementClient, MemoryTokenStore
+    from worker.runtime import budget_of, credentials_of
 
-    plan = plan_of(configured)
-    budget = Budget("plan", plan, share=configured.share) if plan else None
-    async with ManagementClient(credentials_from(configured), MemoryTokenStore(), budget=budget) as auth0:
+    budget = budget_of(settings, tenant)
+    client = ManagementClient(credentials_of(settings, tenant), MemoryTokenStore(), budget=budget)
+    async with client as auth0:
         counts = await auth0.urgent.counts()
     return {
         "users": counts.users,
