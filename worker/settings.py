@@ -385,17 +385,19 @@ def _environment_tenant(environment: _Environment) -> dict[str, Any]:
     """Return what ``AUTH0_*`` say of a tenant, by the names that a table of the file has for it."""
     names = ("domain", "client_id", "client_secret", "private_key", "audience", "plan")
     given = {name: getattr(environment, f"auth0_{name}") for name in names}
-    found = {name: value for name, value in given.items() if value}
-    return {} if found.keys() == {"plan"} else found
+    return {name: value for name, value in given.items() if value}
 
 
 def _load_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> _File:
     raw = _read_toml(path)
     tenants = raw.get("tenants", {})
-    if environment_tenant and isinstance(tenants, dict):
-        merged = _merged(environment_tenant, tenants.get(DEFAULT_TENANT))
-        rest = {name: table for name, table in tenants.items() if name != DEFAULT_TENANT}
-        raw = raw | {"tenants": {**rest, DEFAULT_TENANT: merged}}
+    # An audience or a plan alone is no tenant, but may add to one.
+    adds = environment_tenant.keys() - {"audience", "plan"} or (
+        environment_tenant and isinstance(tenants, dict) and DEFAULT_TENANT in tenants
+    )
+    if adds and isinstance(tenants, dict):  # what is no table is refused below
+        merged = _merged(environment_tenant, tenants.pop(DEFAULT_TENANT, {}))
+        raw["tenants"] = {**tenants, DEFAULT_TENANT: merged}
     try:
         return _File.model_validate(raw)
     except ValidationError as error:
@@ -403,9 +405,10 @@ def _load_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> _Fil
         raise ConfigurationError(f"{' and '.join(sources)}: {_explain(error)}") from None
 
 
-def _merged(environment: Mapping[str, Any], table: Any) -> dict[str, Any]:
+def _merged(environment: Mapping[str, Any], table: Any) -> Any:
     """Put the tenant of ``AUTH0_*`` and the table ``[tenants.default]`` together; neither overrules the other."""
-    table = table if isinstance(table, dict) else {}
+    if not isinstance(table, dict):
+        return table
     for name in environment:
         if twice := table.keys() & {name, f"{name}_env", f"{name}_file"}:
             raise ConfigurationError(

@@ -427,6 +427,15 @@ def test_a_table_adds_to_the_tenant_of_the_environment(
     refused("AUTH0_CLIENT_SECRET and client_secret_file", "keep one")
 
 
+def test_a_plan_alone_is_no_tenant(env: Callable[..., None], toml: Callable[[str], Path]) -> None:
+    """``AUTH0_PLAN`` without a tenant is nothing; a tenant that the file calls default it adds to."""
+    env(AUTH0_PLAN="enterprise", AUTH0_AUDIENCE="https://acme.auth0.com/api/v2/")
+    toml("")
+    assert not load().tenants
+    toml('[tenants.default]\ndomain = "x.eu.auth0.com"\nclient_id = "y"\nclient_secret = "canary"')
+    assert load().tenants["default"].plan == "enterprise"
+
+
 def test_a_custom_plan_has_limits(env: Callable[..., None], toml: Callable[[str], Path]) -> None:
     """Limits are given by group, in one of two units; they and another plan exclude each other."""
     env(**TENANT)
