@@ -111,6 +111,7 @@ def stage() -> Iterator[Stage]:
                 AUTH0_CLIENT_ID=emulation.client_id,
                 AUTH0_CLIENT_SECRET=emulation.client_secret,
                 AUTH0_AUDIENCE=emulation.audience,
+                AUTH0_PLAN="unlimited",
                 TOKEN_VAULT_CONFIG=str(home / "vault.toml"),
                 TOKEN_VAULT_HOME=str(home / "vault"),
             )

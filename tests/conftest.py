@@ -111,6 +111,7 @@ def environment(
         "AUTH0_CLIENT_ID": tenant.client_id,
         "AUTH0_CLIENT_SECRET": tenant.client_secret,
         "AUTH0_AUDIENCE": tenant.audience,
+        "AUTH0_PLAN": "unlimited",  # the emulated tenant's, unless a test sets a limit
         "TOKEN_VAULT_CONFIG": str(config),
         "TOKEN_VAULT_HOME": str(tmp_path / "home"),
     }

@@ -164,6 +164,7 @@ def site(
             "AUTH0_CLIENT_ID": tenant.client_id,
             "AUTH0_CLIENT_SECRET": tenant.client_secret,
             "AUTH0_AUDIENCE": tenant.audience,
+            "AUTH0_PLAN": "unlimited",
             "TOKEN_VAULT_CONFIG": str(config),
             "TOKEN_VAULT_HOME": str(folder / "home"),
             "PYTHONUNBUFFERED": "1",

@@ -10,7 +10,7 @@ from datetime import timedelta
 import httpx
 
 from worker import embedded
-from worker.auth0 import Credentials, ManagementClient
+from worker.auth0 import PLANS, Budget, Credentials, Limit, ManagementClient, Plan
 from worker.connections import Connections
 from worker.erasure import Erasure
 from worker.errors import ConfigurationError
@@ -56,17 +56,24 @@ class Runtime:
         if tenant not in self._auth0:
             credentials = credentials_of(self.settings, tenant)
             store = VaultTokenStore(self.vault, tenant, credentials)
-            self._auth0[tenant] = await self._open.enter_async_context(ManagementClient(credentials, store))
+            client = ManagementClient(credentials, store, budget=budget_of(self.settings, tenant))
+            self._auth0[tenant] = await self._open.enter_async_context(client)
         return self._auth0[tenant]
 
-    async def sync(self, tenant: str) -> Sync:
+    async def sync(self, tenant: str, *, urgent: bool = False) -> Sync:
         """What syncs a tenant.
+
+        Args:
+            urgent: somebody waits for it: its calls come before others in the tenant's budget.
 
         Raises:
             ConfigurationError: as ``auth0``.
         """
         retention = timedelta(seconds=self.settings.tenants[tenant].log_retention)
-        return Sync(tenant, self.vault, self.connections, await self.auth0(tenant), retention=retention)
+        auth0 = await self.auth0(tenant)
+        return Sync(
+            tenant, self.vault, self.connections, auth0.urgent if urgent else auth0, retention=retention
+        )
 
     async def erasure(self, tenant: str) -> Erasure:
         """What erases a tenant's grants.
@@ -111,6 +118,40 @@ def database_url(settings: Settings) -> Secret:
     if settings.database_url is not None:
         return settings.database_url
     return embedded.running(settings.home).database_url
+
+
+def redis_url(settings: Settings) -> Secret | None:
+    """Where Redis is: as configured, or the embedded one if it runs under the home folder; None without one."""
+    if settings.redis_url is not None:
+        return settings.redis_url
+    # A command beside a running `up` has been told where Postgres is, and not where Redis is.
+    found = embedded.find(settings.home) if settings.embedded or embedded.is_up(settings.home) else None
+    return (found.redis_url or None) if found else None
+
+
+def plan_of(configured: TenantSettings) -> Plan | None:
+    """The plan whose rate limits a tenant has; None where none are to be kept.
+
+    Where nothing is said it is the smallest: one that is too small costs time, one too big other programs' calls.
+
+    Raises:
+        ConfigurationError: the limits name no group for the rest.
+    """
+    if configured.plan == "unlimited":
+        return None
+    if configured.limits is not None:
+        given = configured.limits.given()
+        return Plan("custom", {name: Limit(limit.rate, limit.burst) for name, limit in given.items()})
+    return PLANS[configured.plan or "free"]
+
+
+def budget_of(settings: Settings, tenant: str) -> Budget | None:
+    """The budget of a configured tenant; None where it is to have no limits."""
+    configured = settings.tenants[tenant]
+    plan = plan_of(configured)
+    if plan is None:
+        return None
+    return Budget(tenant, plan, share=configured.share, redis_url=redis_url(settings))
 
 
 def credentials_of(settings: Settings, tenant: str) -> Credentials:

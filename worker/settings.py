@@ -74,16 +74,78 @@ class _Section(BaseModel):
         return resolved
 
 
+PlanName = Literal[
+    "free", "essentials", "professional", "enterprise", "enterprise-dev", "custom", "unlimited"
+]
+
+
+class LimitSettings(_Section):
+    """One rate limit of a custom plan: a rate, given in one of two units, and a burst."""
+
+    per_second: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    burst: float = Field(ge=1, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> Self:
+        if (self.per_second is None) == (self.per_minute is None):
+            raise ValueError("give either per_second or per_minute")
+        return self
+
+    @property
+    def rate(self) -> float:
+        """Calls a second."""
+        return self.per_second or (self.per_minute or 0.0) / 60
+
+
+class LimitsSettings(_Section):
+    """The rate limits of a custom plan by group of endpoints; ``all`` counts what has none of its own."""
+
+    all: LimitSettings | None = None
+    read_users: LimitSettings | None = None
+    connections: LimitSettings | None = None
+    logs: LimitSettings | None = None
+    other: LimitSettings | None = None
+
+    @model_validator(mode="after")
+    def _rest(self) -> Self:
+        if self.all is None and self.other is None:
+            raise ValueError("give a limit for all, or for other")
+        return self
+
+    def given(self) -> dict[str, LimitSettings]:
+        """The limits by group, those that are set."""
+        return {name: limit for name in type(self).model_fields if (limit := getattr(self, name)) is not None}
+
+
 class TenantSettings(_Section):
-    """One Auth0 tenant and the machine-to-machine application that reads it."""
+    """One Auth0 tenant, the machine-to-machine application that reads it, and how much of its limit is ours.
+
+    Attributes:
+        plan: whose rate limits hold; None where nothing was said, which is taken for the smallest
+            unless there are ``limits``.
+        share: of each limit, what is left to the operator's other programs.
+        limits: of plan ``custom``.
+    """
 
     domain: str
     client_id: str
     client_secret: SecretField | None = None
     private_key: SecretField | None = None
     audience: str | None = None
+    plan: PlanName | None = None
+    share: float = Field(default=0.2, ge=0, lt=1)
+    limits: LimitsSettings | None = None
     # Seconds for which the tenant keeps its log: a day on the smallest plan.
     log_retention: float = Field(default=86_400, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _limits_are_custom(self) -> Self:
+        if self.plan == "custom" and self.limits is None:
+            raise ValueError("plan custom needs a table of limits")
+        if self.limits is not None and self.plan not in (None, "custom"):
+            raise ValueError("limits are for plan custom")
+        return self
 
     @model_validator(mode="after")
     def _one_credential(self) -> Self:
@@ -216,6 +278,7 @@ class _Environment(_ReaderEnvironment):
     auth0_client_secret: SecretField | None = None
     auth0_private_key: SecretField | None = None
     auth0_audience: str | None = None
+    auth0_plan: str | None = None
     vault_refresh_keys: KeysField = ()
     token_vault_config: Path | None = None
     token_vault_spool: Path | None = None
@@ -271,10 +334,7 @@ def load(config: Path | None = None) -> Settings:
         environment = _Environment()
     except ValidationError as error:
         raise ConfigurationError(f"the environment: {_explain(error)}") from None
-    file = _load_file(config or environment.token_vault_config)
-    tenants = dict(file.tenants)
-    if tenant := _environment_tenant(environment):
-        tenants.setdefault(DEFAULT_TENANT, tenant)
+    file = _load_file(config or environment.token_vault_config, _environment_tenant(environment))
     home = _absolute(environment.token_vault_home, "TOKEN_VAULT_HOME")
     embedded = environment.database_url is None
     return Settings(
@@ -284,7 +344,7 @@ def load(config: Path | None = None) -> Settings:
         redis_url=environment.redis_url,
         access_keys=environment.vault_access_keys or (home_keys(home, "access") if embedded else ()),
         refresh_keys=environment.vault_refresh_keys or (home_keys(home, "refresh") if embedded else ()),
-        tenants=tenants,
+        tenants=file.tenants,
         connections=file.connections,
         schedule=file.schedule,
         deletion=file.deletion,
@@ -344,38 +404,56 @@ def home_keys(home: Path, ring: str) -> tuple[Secret, ...]:
     )
 
 
-def _environment_tenant(environment: _Environment) -> TenantSettings | None:
-    given = {
-        "AUTH0_DOMAIN": environment.auth0_domain,
-        "AUTH0_CLIENT_ID": environment.auth0_client_id,
-        "AUTH0_CLIENT_SECRET or AUTH0_PRIVATE_KEY": environment.auth0_client_secret
-        or environment.auth0_private_key,
+def _environment_tenant(environment: _Environment) -> dict[str, Any]:
+    """Return what ``AUTH0_*`` say of a tenant, by the names that a table of the file has for it."""
+    names = ("domain", "client_id", "client_secret", "private_key", "audience", "plan")
+    given = {name: getattr(environment, f"auth0_{name}") for name in names}
+    return {name: value for name, value in given.items() if value}
+
+
+def _load_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> _File:
+    raw = _read_toml(path)
+    tenants = raw.get("tenants", {})
+    # An audience or a plan alone is no tenant, but may add to one.
+    adds = environment_tenant.keys() - {"audience", "plan"} or (
+        environment_tenant and isinstance(tenants, dict) and DEFAULT_TENANT in tenants
+    )
+    if adds and isinstance(tenants, dict):  # what is no table is refused below
+        merged = _merged(environment_tenant, tenants.pop(DEFAULT_TENANT, {}))
+        raw["tenants"] = {**tenants, DEFAULT_TENANT: merged}
+    try:
+        return _File.model_validate(raw)
+    except ValidationError as error:
+        sources = [*([str(path)] if path else []), *(["the environment"] if environment_tenant else [])]
+        raise ConfigurationError(f"{' and '.join(sources)}: {_explain(error)}") from None
+
+
+def _merged(environment: Mapping[str, Any], table: Any) -> Any:
+    """Put the tenant of ``AUTH0_*`` and the table ``[tenants.default]`` together; neither overrules the other."""
+    if not isinstance(table, dict):
+        return table
+    for name in environment:
+        if twice := table.keys() & {name, f"{name}_env", f"{name}_file"}:
+            raise ConfigurationError(
+                f"AUTH0_{name.upper()} and {min(twice)} of [tenants.{DEFAULT_TENANT}] are both set: keep one"
+            )
+    merged = {**table, **environment}
+    given = {name.removesuffix("_env").removesuffix("_file") for name in merged}
+    needed = {
+        "AUTH0_DOMAIN": {"domain"},
+        "AUTH0_CLIENT_ID": {"client_id"},
+        "AUTH0_CLIENT_SECRET or AUTH0_PRIVATE_KEY": {"client_secret", "private_key"},
     }
-    missing = [name for name, value in given.items() if not value]
-    if len(missing) == len(given):
-        return None
-    if missing:
+    if missing := [variable for variable, names in needed.items() if not names & given]:
         raise ConfigurationError(f"the Auth0 tenant is half configured: set {' and '.join(missing)} as well")
-    try:
-        return TenantSettings(
-            domain=environment.auth0_domain or "",
-            client_id=environment.auth0_client_id or "",
-            client_secret=environment.auth0_client_secret,
-            private_key=environment.auth0_private_key,
-            audience=environment.auth0_audience,
-        )
-    except ValidationError as error:
-        raise ConfigurationError(f"the environment: {_explain(error)}") from None
+    return merged
 
 
-def _load_file(path: Path | None) -> _File:
+def _read_toml(path: Path | None) -> dict[str, Any]:
     if path is None:
-        return _File()
+        return {}
     try:
-        text = _absolute(path, "TOKEN_VAULT_CONFIG").read_text(encoding="utf-8")
-        return _File.model_validate(tomllib.loads(text))
-    except ValidationError as error:
-        raise ConfigurationError(f"{path}: {_explain(error)}") from None
+        return tomllib.loads(_absolute(path, "TOKEN_VAULT_CONFIG").read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:

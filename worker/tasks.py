@@ -210,7 +210,7 @@ def sync_changes() -> None:
 @shared_task(name="worker.sync_user", bind=True, max_retries=RETRIES)
 def sync_user(self: Task, user_id: str, tenant: str | None = None) -> dict[str, Any]:
     """Sync one user: every identity with its tokens, as Auth0 has them now."""
-    return _sync(self, _tenant(tenant), lambda sync: sync.user(user_id))
+    return _sync(self, _tenant(tenant), lambda sync: sync.user(user_id), urgent=True)
 
 
 @shared_task(name="worker.sync_connection", bind=True, max_retries=RETRIES)
@@ -228,11 +228,11 @@ def _tenant(name: str | None) -> str:
     return name
 
 
-def _sync(task: Task, tenant: str, run: Any) -> dict[str, Any]:
+def _sync(task: Task, tenant: str, run: Any, *, urgent: bool = False) -> dict[str, Any]:
     """Run a sync; what may pass is retried by Celery, what the operator must mend is reported."""
 
     async def work() -> Report:
-        report: Report = await run(await _process.runtime().sync(tenant))
+        report: Report = await run(await _process.runtime().sync(tenant, urgent=urgent))
         return report
 
     try:

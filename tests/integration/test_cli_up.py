@@ -298,6 +298,7 @@ def test_commands_work_by_themselves(home: Path, tenant: Emulation) -> None:
         AUTH0_CLIENT_ID=tenant.client_id,
         AUTH0_CLIENT_SECRET=tenant.client_secret,
         AUTH0_AUDIENCE=tenant.audience,
+        AUTH0_PLAN="unlimited",
         TOKEN_VAULT_CONFIG=str(config),
     )
     synced = run("sync", "--json", env=env)

@@ -11,7 +11,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from worker.auth0 import Credentials, ManagementClient, MemoryTokenStore, Retries, Timeouts, TokenStore
+from worker.auth0 import (
+    Budget,
+    Credentials,
+    ManagementClient,
+    MemoryTokenStore,
+    Retries,
+    Timeouts,
+    TokenStore,
+)
 from worker.tokens import Secret
 
 ALL_SCOPES = "read:users read:user_idp_tokens read:connections read:connections_options"
@@ -169,6 +177,7 @@ def client_of(
     retries: Retries | None = None,
     timeouts: Timeouts | None = None,
     who: Credentials | None = None,
+    budget: Budget | None = None,
 ) -> ManagementClient:
     return ManagementClient(
         who or credentials(server),
@@ -177,4 +186,5 @@ def client_of(
         sleep=time.sleep,
         retries=retries,
         timeouts=timeouts,
+        budget=budget,
     )

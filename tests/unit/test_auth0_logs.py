@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from tests.unit.auth0_server import Answer, FakeTime, Server, client_of, running
 from tests.unit.test_auth0_models import IDENTITY, USER
@@ -291,21 +290,3 @@ async def test_the_urgent_view() -> None:
         await client.users_by("created_at")
         await client.urgent.users_by("created_at")
         assert len(server.mints) == 1
-
-
-async def test_counts() -> None:
-    """Counts are totals over three calls; without the scope for logs, those of users stay."""
-    async with running(users()) as server, client_of(server, FakeTime()) as client:
-        counts = await client.counts()
-        assert (counts.users, counts.logins_hour, counts.logins_day) == (5000, 5000, 5000)
-        assert [call.query.get("q") for call in server.calls] == [
-            None,
-            "type:(s OR ss OR sens) AND date:[2026-03-15T11:00:00.000Z TO *]",
-            "type:(s OR ss OR sens) AND date:[2026-03-14T12:00:00.000Z TO *]",
-        ]
-        assert {call.query["per_page"] for call in server.calls} == {"1"}
-        refused = Answer(403, {"statusCode": 403, "errorCode": "insufficient_scope"})
-        server.script = [Answer(200, {"users": [], "total": True}), refused, refused]
-        with capture_logs():
-            counts = await client.counts()
-        assert (counts.users, counts.logins_hour, counts.logins_day) == (None, None, None)

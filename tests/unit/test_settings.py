@@ -407,3 +407,55 @@ def test_settings_print_no_secret(env: Callable[..., None], toml: Callable[[str]
     for text in (repr(settings), str(settings), str(settings.model_dump()), f"{settings}"):
         assert "canary" not in text
         assert "Secret(…)" in text
+
+
+# The plan and its limits
+
+
+def test_a_table_adds_to_the_tenant_of_the_environment(
+    env: Callable[..., None], toml: Callable[[str], Path]
+) -> None:
+    """``[tenants.default]`` may say what the environment does not; what both say is refused by name."""
+    env(**TENANT)
+    toml('[tenants.default]\nplan = "enterprise"\nshare = 0.5')
+    tenant = load().tenants["default"]
+    assert (tenant.domain, tenant.plan, tenant.share) == ("acme.eu.auth0.com", "enterprise", 0.5)
+    env(AUTH0_PLAN="free")
+    refused("AUTH0_PLAN and plan of [tenants.default]", "keep one")
+    env(AUTH0_PLAN=None)
+    toml('[tenants.default]\nclient_secret_file = "/nowhere"')
+    refused("AUTH0_CLIENT_SECRET and client_secret_file", "keep one")
+
+
+def test_a_plan_alone_is_no_tenant(env: Callable[..., None], toml: Callable[[str], Path]) -> None:
+    """``AUTH0_PLAN`` without a tenant is nothing; a tenant that the file calls default it adds to."""
+    env(AUTH0_PLAN="enterprise", AUTH0_AUDIENCE="https://acme.auth0.com/api/v2/")
+    toml("")
+    assert not load().tenants
+    toml('[tenants.default]\ndomain = "x.eu.auth0.com"\nclient_id = "y"\nclient_secret = "canary"')
+    assert load().tenants["default"].plan == "enterprise"
+
+
+def test_a_custom_plan_has_limits(env: Callable[..., None], toml: Callable[[str], Path]) -> None:
+    """Limits are given by group, in one of two units; they and another plan exclude each other."""
+    env(**TENANT)
+    toml(
+        "[tenants.default.limits]\nall = { per_minute = 90, burst = 7 }\nlogs = { per_second = 2, burst = 3 }"
+    )
+    limits = load().tenants["default"].limits
+    assert limits is not None
+    assert {name: (limit.rate, limit.burst) for name, limit in limits.given().items()} == {
+        "all": (1.5, 7),
+        "logs": (2, 3),
+    }
+    toml("[tenants.default.limits]\nlogs = { per_second = 2, burst = 3 }")
+    refused("a limit for all, or for other")
+    toml("[tenants.default.limits]\nall = { burst = 3 }")
+    refused("per_second or per_minute")
+    toml('[tenants.default]\nplan = "free"\n[tenants.default.limits]\nall = { per_second = 2, burst = 3 }')
+    refused("limits are for plan custom")
+    toml('[tenants.default]\nplan = "custom"')
+    refused("needs a table of limits")
+    toml("")
+    env(AUTH0_PLAN="gold")
+    refused("plan")

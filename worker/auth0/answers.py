@@ -55,8 +55,7 @@ class Endpoint:
         host: the domain asked.
         subject: what a 404 says is not there.
         scope: what a 403 without names means.
-        group: the limit group that the call is counted in: ``read_users``, ``connections``, ``logs`` or
-            ``other``.
+        group: which of the tenant's rate limits counts its calls, one of ``plans.GROUPS``.
     """
 
     name: str

@@ -13,6 +13,7 @@ import structlog
 
 from worker import __version__
 from worker.auth0.answers import Endpoint, api_error, body_of, code_of, token_error
+from worker.auth0.budget import Budget
 from worker.auth0.credentials import Credentials
 from worker.auth0.management_token import ManagementToken
 from worker.auth0.models import seconds
@@ -28,9 +29,15 @@ class Calls:
     """Sends requests to one domain, again where that may help."""
 
     def __init__(
-        self, credentials: Credentials, transport: httpx.AsyncBaseTransport, pace: Pace, timeouts: Timeouts
+        self,
+        credentials: Credentials,
+        transport: httpx.AsyncBaseTransport,
+        pace: Pace,
+        timeouts: Timeouts,
+        budget: Budget | None = None,
     ) -> None:
         self._pace = pace
+        self._budget = budget
         self._total = timeouts.total
         self._http = httpx.AsyncClient(
             transport=transport,
@@ -45,7 +52,12 @@ class Calls:
         self.aclose = self._http.aclose
 
     async def send(
-        self, endpoint: Endpoint, build: Callable[[], httpx.Request], *, stream: bool = False
+        self,
+        endpoint: Endpoint,
+        build: Callable[[], httpx.Request],
+        *,
+        stream: bool = False,
+        urgent: bool = False,
     ) -> httpx.Response:
         """Make one call with its retries; the answer is any but 429 and 5xx.
 
@@ -53,22 +65,36 @@ class Calls:
             endpoint: what errors speak of.
             build: makes the request, anew for each attempt.
             stream: leave the body of a 200 to be read, and the answer to be closed, by the caller.
+            urgent: whether it comes before others in the budget.
 
         Raises:
             Auth0Unreachable: no answer, or 5xx, after the retries.
-            Auth0RateLimited: 429, after waiting.
+            Auth0RateLimited: 429, after waiting; or the budget is spent for longer than a call waits.
         """
         async for attempt in self._pace.attempts(endpoint.host, endpoint.name):
             with attempt:
                 await self._pace.pause_over(str(endpoint))
-                response = await self.send_once(endpoint, build(), stream=stream)
+                response = await self._send_in_budget(endpoint, build, stream=stream, urgent=urgent)
                 if response.status_code == 429:
                     number = attempt.retry_state.attempt_number
-                    raise self._pace.limited(str(endpoint), response, number, code_of(response))
+                    limited = self._pace.limited(str(endpoint), response, number, code_of(response))
+                    if self._budget is not None:
+                        await self._budget.pause(endpoint.group, limited.retry_after)
+                    raise limited
                 if response.is_server_error:
                     raise api_error(response, endpoint)
                 return response
         raise AssertionError("the attempts end with an answer or an error")
+
+    async def _send_in_budget(
+        self, endpoint: Endpoint, build: Callable[[], httpx.Request], *, stream: bool, urgent: bool
+    ) -> httpx.Response:
+        if self._budget is None:
+            return await self.send_once(endpoint, build(), stream=stream)
+        grant = await self._budget.acquire(endpoint.group, urgent=urgent, where=str(endpoint))
+        response = await self.send_once(endpoint, build(), stream=stream)
+        self._budget.learn(grant, response.headers)
+        return response
 
     async def send_once(
         self, endpoint: Endpoint, request: httpx.Request, *, stream: bool = False

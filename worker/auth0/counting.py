@@ -1,57 +1,55 @@
-"""How large and how busy a tenant is, from the totals that Auth0 shows."""
+"""How large and how busy a tenant is, from its own numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from worker.auth0.answers import Endpoint
-from worker.errors import MissingScope
-
-# Logins, sign-ups and native social logins; what else a login writes into the log would count it twice.
-LOGIN_TYPES = ("s", "ss", "sens")
+from worker.errors import MalformedAnswer, MissingScope
 
 Get = Callable[[Endpoint, str, Mapping[str, str]], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """A tenant's own numbers; None where Auth0 shows none.
+    """A tenant in numbers.
 
     Attributes:
-        users: how many there are.
-        logins_hour: entries of login types in the log, over the last hour; None without ``read:logs``.
-        logins_day: the same over the last 24 hours.
+        logins_per_day: of the last whole day, UTC; None where the application lacks ``read:stats``.
     """
 
-    users: int | None
-    logins_hour: int | None
-    logins_day: int | None
+    users: int
+    logins_per_day: int | None
+    connections: int
 
 
-async def count(get: Get, users: Endpoint, logs: Endpoint, now: datetime) -> Counts:
-    """Ask for a page of one entry each, and take its total."""
-    one = {"page": "0", "per_page": "1", "include_totals": "true"}
+async def users_in_all(get: Get, users: Endpoint) -> int:
+    """Count the users, by the total of a page of one.
 
-    async def logins(since: datetime) -> int | None:
-        start = since.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        query = f"type:({' OR '.join(LOGIN_TYPES)}) AND date:[{start} TO *]"
-        try:
-            return _total(await get(logs, "/api/v2/logs", {"q": query} | one))
-        except MissingScope:
-            return None
-
-    return Counts(
-        users=_total(
-            await get(users, "/api/v2/users", one | {"fields": "user_id", "include_fields": "true"})
-        ),
-        logins_hour=await logins(now - timedelta(hours=1)),
-        logins_day=await logins(now - timedelta(days=1)),
-    )
-
-
-def _total(answer: Any) -> int | None:
+    Raises:
+        MalformedAnswer: there is no total.
+    """
+    query = {"per_page": "1", "include_totals": "true", "fields": "user_id", "include_fields": "true"}
+    answer = await get(users, "/api/v2/users", query)
     total = answer.get("total") if isinstance(answer, dict) else None
-    return total if isinstance(total, int) and not isinstance(total, bool) and total >= 0 else None
+    if not isinstance(total, int) or isinstance(total, bool) or total < 0:
+        raise MalformedAnswer(f"{users}: the answer has no total", status=200)
+    return total
+
+
+async def logins_of_yesterday(get: Get, stats: Endpoint, now: datetime) -> int | None:
+    """Count the logins of the last whole day; None without the scope ``read:stats``.
+
+    Source: Auth0 Management API v2, "Get daily stats" (days are UTC).
+    """
+    day = (now - timedelta(days=1)).strftime("%Y%m%d")
+    try:
+        days = await get(stats, "/api/v2/stats/daily", {"from": day, "to": day})
+    except MissingScope:
+        return None
+    entries = days if isinstance(days, list) else []
+    logins = [entry.get("logins") for entry in entries if isinstance(entry, dict)]
+    return sum(number for number in logins if isinstance(number, int))

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from worker.cli import doctor, erasing, following, keys, output, reading, up, working
+from worker.cli import doctor, erasing, following, keys, output, plan, reading, up, working
 from worker.errors import VaultError
 
 app = typer.Typer(
@@ -27,8 +27,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    up.up, working.migrate, working.sync, following.follow, working.renew, erasing.forget, reading.get, reading.list_, reading.show, reading.status,
-    doctor.doctor,
+    up.up, working.migrate, working.sync, following.follow, working.renew, erasing.forget, reading.get, reading.list_,
+    reading.show, reading.status, doctor.doctor, plan.plan,
 ):  # fmt: skip
     app.command(name=command.__name__.strip("_"))(command)
 app.add_typer(keys.app, name="keys")

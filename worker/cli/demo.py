@@ -103,6 +103,7 @@ class Demo:
             "client_id": CLIENT_ID,
             "client_secret_file": str(self.folder / "client-secret"),
             "audience": f"{self.url}/api/v2/",
+            "plan": "unlimited",
         }
         lines = [
             "# The emulated tenant of `token-vault up`; written at each start.",

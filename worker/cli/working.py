@@ -111,7 +111,7 @@ async def _sync(
 async def _sync_one(
     runtime: Runtime, tenant: str, user: str | None, connection: str | None, full: bool, bar: Progress
 ) -> Report:
-    one = await runtime.sync(tenant)
+    one = await runtime.sync(tenant, urgent=user is not None)
     if user is not None:
         return await one.user(user)
     if connection is not None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from worker.auth0 import User, UserPage
 from worker.auth0.paging import PER_PAGE
-from worker.errors import MalformedAnswer
+from worker.errors import MalformedAnswer, PagingWindowExceeded
 
 Field = Literal["created_at", "updated_at"]
 MILLISECOND = timedelta(milliseconds=1)
@@ -115,6 +115,8 @@ class Walk:
     async def _within(self, place: Place, since: datetime) -> Step:
         """One page of those who share a millisecond."""
         page = await self._ask(since, since + MILLISECOND, place.page - 1)
+        if page.size == 0 and (page.total or 0) > (place.page - 1) * PER_PAGE:
+            raise PagingWindowExceeded("Auth0 shows no more of those who share one millisecond")
         before, self._shared = self._shared, page.total
         if _has_more(page, place.page - 1):
             following = replace(place, page=place.page + 1)

@@ -1,0 +1,50 @@
+-- The bucket of bucket.py, atomically, for all processes. KEYS[1]: a hash of numbers.
+-- ARGV: now ('' for the server's clock), rate, burst, left, then
+--   'take', keep, horizon, remaining, limit, slot, at   (remaining '' where nothing was seen)
+--   'pause', seconds
+local now
+if ARGV[1] == '' then
+  local time = redis.call('TIME')
+  now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+else
+  now = tonumber(ARGV[1])
+end
+local rate, most, left = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local held = redis.call('HMGET', KEYS[1], 'level', 'at', 'slots', 'pause', 'limit')
+local level, slots, pause = tonumber(held[1] or 0), tonumber(held[3] or 0), tonumber(held[4] or 0)
+local shown = tonumber(held[5] or 0)
+local function burst_now()
+  if shown < 1 then return most end
+  return math.min(most, math.max(1, math.min(shown * (1 - left), shown - 1)))
+end
+local burst = burst_now()
+
+local since = math.max(tonumber(held[2] or now), pause)
+level = math.min(burst, level + math.max(0, now - since) * rate)
+
+local wait, number = 0, 0
+if ARGV[5] == 'pause' then
+  level = math.min(level, 0)
+  pause = math.max(pause, now + tonumber(ARGV[6]))
+else
+  local keep, horizon = tonumber(ARGV[6]), tonumber(ARGV[7])
+  if ARGV[8] ~= '' and tonumber(ARGV[10]) <= slots then
+    local remaining, limit, slot, at = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+    if limit >= 1 then shown = limit end
+    burst = burst_now()
+    local gained = math.max(0, now - math.max(at, pause)) * rate
+    level = math.min(level, burst, remaining - limit * left + gained - (slots - slot))
+  end
+  local lacking = math.max(0, math.min(1 + keep, burst) - level)
+  wait = math.max(0, pause - now) + lacking / rate
+  if wait <= horizon then
+    level = level - 1
+    slots = slots + 1
+    number = slots
+  end
+end
+
+local function exact(value) return string.format('%.6f', value) end
+redis.call('HSET', KEYS[1], 'level', exact(level), 'at', exact(now), 'slots', slots, 'pause', exact(pause), 'limit', exact(shown))
+redis.call('PEXPIRE', KEYS[1], 86400000 + math.floor(math.max(0, pause - now) * 1000))
+return { exact(wait), number, exact(now + wait), exact(pause) }

@@ -1,0 +1,164 @@
+"""What a tenant will cost, before anything is deployed: arithmetic alone, without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from math import ceil
+
+from worker.auth0.plans import Plan
+from worker.vault.due import margin
+
+DAY = 86_400.0
+
+PAGE = 100
+# A keyset page begins with the last user of the one before.
+NEW_IN_A_PAGE = PAGE - 1
+LOG_POLLS_A_DAY = 1440
+CONNECTION_SYNCS_A_DAY = 144
+CRAWLS_A_DAY = 24
+# A sign-in writes the login and the exchange of its code.
+LOG_ENTRIES_A_LOGIN = 2
+# Above so many pages, ids come from an export job: one to start it, some to ask whether it is done, one to fetch.
+EXPORT_ABOVE_PAGES = 1000
+EXPORT_CALLS = 10
+
+# docs/benchmarks.md: whole renewals a second of one worker, on 2 cores that its servers share; and the memory of
+# the whole stack at its peak (Postgres, Redis, two workers, beat), of which a further worker takes a fifth.
+RENEWALS_A_WORKER = 409.0
+STACK_MEGABYTES = 396
+WORKER_MEGABYTES = 80
+# Of what was measured, what is planned with: providers answer more slowly than an emulated one, and logins come in waves.
+HEADROOM = 0.5
+
+# For how long a place in the tenant log is good; Auth0, "Log Data Retention".
+LOG_DAYS = {"free": 1, "essentials": 5, "professional": 10, "enterprise": 30}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """A tenant and its users, each with one identity.
+
+    Attributes:
+        token_life: of a provider's access token, in seconds.
+        share: of each limit, what is left to other programs.
+    """
+
+    users: int
+    logins_per_day: float
+    connections: int
+    token_life: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a demand costs.
+
+    Attributes:
+        lists_carry_tokens: whether Auth0's lists show tokens, so that a user is not asked for alone.
+        full_sync_calls: of the first sync, by group of endpoints.
+        full_sync_seconds: what the limit makes of them.
+        daily_calls: of incremental sync, by what they are for.
+        load: of the day's calls, the busiest limit's part that they take; above 1 they do not fit.
+        crawl_calls: what an hourly crawl would take a day instead.
+        crawl_load: as ``load``.
+        renewals_per_second: at providers, which is no matter of Auth0's limit.
+    """
+
+    lists_carry_tokens: bool
+    full_sync_calls: Mapping[str, float]
+    full_sync_seconds: float
+    daily_calls: Mapping[str, float]
+    load: float
+    crawl_calls: float
+    crawl_load: float
+    renewals_per_second: float
+    workers: int
+    cores: int
+    megabytes: int
+    warnings: tuple[str, ...]
+
+
+def forecast(plan: Plan, demand: Demand, *, lists_carry_tokens: bool) -> Forecast:
+    """Work out what a demand costs on a plan."""
+    pages, connection_pages = user_pages(demand.users), max(1, ceil(demand.connections / PAGE))
+    by_id = 0 if lists_carry_tokens else demand.users
+    full = {"read_users": float(pages + by_id), "connections": float(connection_pages), "other": 1.0}
+    polls = LOG_POLLS_A_DAY * max(
+        1, ceil(demand.logins_per_day * LOG_ENTRIES_A_LOGIN / LOG_POLLS_A_DAY / PAGE)
+    )
+    exported = pages > EXPORT_ABOVE_PAGES
+    daily = {
+        "log": float(polls),
+        "logins": demand.logins_per_day,
+        "connections": float(CONNECTION_SYNCS_A_DAY * connection_pages),
+        "reconciliation": float(EXPORT_CALLS if exported else pages),
+    }
+    groups = {
+        "logs": daily["log"],
+        "read_users": daily["logins"] + (0.0 if exported else daily["reconciliation"]),
+        "connections": daily["connections"],
+        "other": daily["reconciliation"] if exported else 0.0,
+    }
+    crawl = {group: calls * CRAWLS_A_DAY for group, calls in full.items()}
+    duration = at_the_limit(plan, full, demand.share)
+    load = at_the_limit(plan, groups, demand.share) / DAY
+    renewals = demand.users / renewed_every(demand.token_life)
+    workers = max(1, ceil(renewals / (RENEWALS_A_WORKER * HEADROOM)))
+    return Forecast(
+        lists_carry_tokens=lists_carry_tokens,
+        full_sync_calls=full,
+        full_sync_seconds=duration,
+        daily_calls=daily,
+        load=load,
+        crawl_calls=sum(crawl.values()),
+        crawl_load=at_the_limit(plan, crawl, demand.share) / DAY,
+        renewals_per_second=renewals,
+        workers=workers,
+        cores=workers + 1,  # one for Postgres, Redis and on-demand work
+        megabytes=STACK_MEGABYTES + (workers - 1) * WORKER_MEGABYTES,
+        warnings=tuple(_warnings(plan, load, duration)),
+    )
+
+
+def user_pages(users: int) -> int:
+    """Return how many pages a walk over so many users has; the first is asked for in any case."""
+    return 1 + ceil(max(0, users - PAGE) / NEW_IN_A_PAGE)
+
+
+def renewed_every(life: float) -> float:
+    """Return how many seconds lie between two renewals of a token that lives so many, on average."""
+    earlier = margin(timedelta(seconds=life)) * 1.25  # and up to half of it more by chance
+    return life - earlier.total_seconds()
+
+
+def at_the_limit(plan: Plan, calls: Mapping[str, float], share: float) -> float:
+    """Return how many seconds so many calls take at the least; groups with limits of their own go side by side."""
+    by_bucket: dict[str, float] = {}
+    for group, number in calls.items():
+        bucket = plan.bucket(group)
+        by_bucket[bucket] = by_bucket.get(bucket, 0.0) + number
+    return max(
+        (number / plan.limits[name].without(share).per_second for name, number in by_bucket.items()),
+        default=0.0,
+    )
+
+
+def _warnings(plan: Plan, load: float, duration: float) -> list[str]:
+    found = []
+    if load > 1:
+        found.append(
+            f"a day's logins take {load:.1f} times what the limit allows in a day: sync falls behind"
+        )
+    elif load > 0.5:
+        found.append(f"sync takes {load:.0%} of the limit on an average day: at peak hours it falls behind")
+    kept = LOG_DAYS.get(plan.name)
+    if kept is not None and duration > kept * DAY:
+        found.append(
+            f"a full sync outlasts the tenant log, which is kept for {kept} d: a second walk follows it"
+        )
+    elif duration > DAY:
+        found.append("a full sync takes more than a day")
+    return found

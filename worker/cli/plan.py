@@ -1,0 +1,182 @@
+"""``token-vault plan``: what a tenant will cost in calls, time and machines, before anything is deployed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.cli import output
+from worker.cli.options import Json, Tenant
+from worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from worker.auth0 import Plan
+    from worker.cli.forecast import Demand, Forecast
+    from worker.settings import Settings, TenantSettings
+
+
+def plan(
+    plan_name: Annotated[
+        str | None,
+        typer.Option("--plan", metavar="NAME", help="Auth0's plan; else the configured one, else free."),
+    ] = None,
+    users: Annotated[
+        int | None, typer.Option("--users", metavar="N", min=0, help="How many there are.")
+    ] = None,
+    logins: Annotated[
+        float | None,
+        typer.Option("--logins-per-day", metavar="N", min=0, help="Sign-ins a day; else one a user and day."),
+    ] = None,
+    token_life: Annotated[
+        float,
+        typer.Option("--token-life", metavar="SECONDS", min=60, help="Of the providers' access tokens."),
+    ] = 3600,
+    connections: Annotated[
+        int | None, typer.Option("--connections", metavar="N", min=0, help="How many there are; else 10.")
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            "--share", metavar="PART", min=0, max=0.99, help="Of the limit, left to other programs; else 0.2."
+        ),
+    ] = None,
+    carried: Annotated[
+        bool | None,
+        typer.Option(
+            "--lists-carry-tokens/--no-lists-carry-tokens",
+            help="Whether Auth0's lists show tokens; both are shown where you do not say.",
+            show_default=False,
+        ),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Ask the configured tenant for its counts, in a few calls.")
+    ] = False,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> int:
+    """Work out what a tenant costs: calls, hours and workers.
+
+    Needs neither a database nor, without --measure, Auth0; exits 1 where it does not fit the limit.
+    """
+    from worker.cli.forecast import Demand, forecast
+    from worker.cli.working import quiet_log
+
+    quiet_log()
+    settings, name = _chosen(tenant, needed=measure)
+    configured = settings.tenants.get(name)
+    counts = asyncio.run(_measure(settings, name)) if measure else {}
+    known = counts | {
+        name: value
+        for name, value in (("users", users), ("logins_per_day", logins), ("connections", connections))
+        if value is not None
+    }
+    if known.get("users") is None:
+        raise ConfigurationError("give --users, or --measure where a tenant is configured")
+    notes = []
+    if known.get("logins_per_day") is None:
+        known["logins_per_day"] = known["users"]
+        lacking = "the application lacks read:stats: " if measure else ""
+        notes.append(f"{lacking}one login a user and day is assumed")
+    shared = share if share is not None else configured.share if configured else 0.2
+    demand = Demand(
+        users=int(known["users"]),
+        logins_per_day=float(known["logins_per_day"]),
+        connections=int(known.get("connections") or 10),
+        token_life=token_life,
+        share=shared,
+    )
+    chosen = _plan(plan_name, configured)
+    results = [
+        forecast(chosen, demand, lists_carry_tokens=each)
+        for each in ((True, False) if carried is None else (carried,))
+    ]
+    _show(chosen, demand, results, notes, as_json=as_json)
+    return output.OK if all(result.load <= 1 for result in results) else output.NOT_SO
+
+
+def _chosen(tenant: str | None, *, needed: bool) -> tuple[Settings, str]:
+    """Return the settings and the one tenant that is meant; no name where none is clear, and none is needed."""
+    from worker.cli.premises import configured
+    from worker.cli.working import chosen
+
+    settings = configured()
+    if tenant is None and not needed and len(settings.tenants) != 1:
+        return settings, ""
+    names = chosen(settings, tenant)
+    if len(names) != 1:
+        raise ConfigurationError(f"name one of the tenants by --tenant: {', '.join(names)}")
+    return settings, names[0]
+
+
+def _plan(name: str | None, configured: TenantSettings | None) -> Plan:
+    from worker.auth0 import PLANS
+    from worker.runtime import plan_of
+
+    if name is not None and name in PLANS:
+        return PLANS[name]
+    found = plan_of(configured) if configured and name in (None, configured.plan) else None
+    if found is None and (name is not None or configured is not None):
+        raise ConfigurationError(f"name a plan with limits by --plan: {', '.join(PLANS)}")
+    return found or PLANS["free"]
+
+
+async def _measure(settings: Settings, tenant: str) -> dict[str, Any]:
+    from worker.auth0 import ManagementClient, MemoryTokenStore
+    from worker.runtime import budget_of, credentials_of
+
+    budget = budget_of(settings, tenant)
+    client = ManagementClient(credentials_of(settings, tenant), MemoryTokenStore(), budget=budget)
+    async with client as auth0:
+        counts = await auth0.urgent.counts()
+    return {
+        "users": counts.users,
+        "logins_per_day": counts.logins_per_day,
+        "connections": counts.connections,
+    }
+
+
+def _show(plan: Plan, demand: Demand, results: list[Forecast], notes: list[str], *, as_json: bool) -> None:
+    if as_json:
+        told = [asdict(result) | {"warnings": list(result.warnings)} for result in results]
+        output.document({"plan": plan.name, "demand": asdict(demand), "notes": notes, "forecasts": told})
+        return
+    output.say(
+        f"plan {plan.name}, {1 - demand.share:.0%} of its limit: {demand.users:,} users, "
+        f"{demand.logins_per_day:,.0f} logins a day, tokens of {demand.token_life:,.0f} s"
+    )
+    heads = [
+        "",
+        *("lists with tokens" if result.lists_carry_tokens else "lists without tokens" for result in results),
+    ]
+    output.table(heads, [[name, *(write(result) for result in results)] for name, write in _ROWS])
+    for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
+        output.note(warning)
+    for note in notes:
+        output.note(note)
+
+
+def _duration(seconds: float) -> str:
+    size, unit = next(
+        (size, unit)
+        for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+        if seconds >= 2 * size or size == 1
+    )
+    return f"{seconds / size:.1f} {unit}"
+
+
+_ROWS: tuple[tuple[str, Callable[[Forecast], str]], ...] = (
+    ("full sync", lambda it: f"{sum(it.full_sync_calls.values()):,.0f} calls, {_duration(it.full_sync_seconds)}"),
+    ("incremental sync, a day", lambda it: f"{sum(it.daily_calls.values()):,.0f} calls, {it.load:.1%} of the limit"),
+    ("… looks into the log", lambda it: f"{it.daily_calls['log']:,.0f}"),
+    ("… users who signed in", lambda it: f"{it.daily_calls['logins']:,.0f}"),
+    ("… connections", lambda it: f"{it.daily_calls['connections']:,.0f}"),
+    ("… reconciliation", lambda it: f"{it.daily_calls['reconciliation']:,.0f}"),
+    ("an hourly crawl instead", lambda it: f"{it.crawl_calls:,.0f} calls, {it.crawl_load:.1%} of the limit"),
+    ("renewals", lambda it: f"{it.renewals_per_second:,.1f} a second"),
+    ("workers for renewal", lambda it: str(it.workers)),
+    ("machine", lambda it: f"{it.cores} cores, {it.megabytes} MB, database included"),
+)  # fmt: skip
