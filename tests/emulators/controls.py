@@ -9,7 +9,7 @@ from tests.emulators.controls_scale import ScaleControls
 from tests.emulators.faults import read_fault
 from tests.emulators.gate import Gate
 from tests.emulators.idp.behaviour import PROVIDERS
-from tests.emulators.idp.grants import ADMIN, Identity
+from tests.emulators.idp.tokens import ADMIN, Identity
 from tests.emulators.world import World
 
 Json = dict[str, Any]

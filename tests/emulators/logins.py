@@ -6,7 +6,7 @@ from typing import Any
 from tests.emulators import history
 from tests.emulators.auth0.connections import PER_CONNECTION_IDS, SOCIAL
 from tests.emulators.clock import iso
-from tests.emulators.idp.grants import Grant, Identity
+from tests.emulators.idp.tokens import Grant, Identity
 from tests.emulators.world import World
 
 Json = dict[str, Any]
