@@ -50,12 +50,15 @@ class ScaleControls:
         links: float = 0.0,
         unlinks: float = 0.0,
         deletions: float = 0.0,
+        noise: float = 0.0,
         recreations: float = 0.2,
         seed: int = 1,
     ) -> None:
         self.stop_activity()
         rates = {"logins": logins, "creations": creations, "links": links, "unlinks": unlinks}
-        self._activity = Activity(self._world, {**rates, "deletions": deletions}, recreations, seed)
+        self._activity = Activity(
+            self._world, {**rates, "deletions": deletions, "noise": noise}, recreations, seed
+        )
         self._running = asyncio.get_running_loop().create_task(self._activity.run())
 
     def stop_activity(self) -> dict[str, int]:
