@@ -166,7 +166,9 @@ class Stream:
 @contextmanager
 def stream(api: Api, mark: str | None = None, **params: Any) -> Iterator[Stream]:
     headers = {**api.headers, **({} if mark is None else {"last-event-id": mark})}
-    with api.tenant.http.stream("GET", "/api/v2/events", params=params, headers=headers) as answer:
+    # What never comes ends in an error instead of a test that hangs.
+    opened = api.tenant.http.stream("GET", "/api/v2/events", params=params, headers=headers, timeout=10)
+    with opened as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["content-type"].startswith("text/event-stream")
         yield Stream(answer)
