@@ -2,5 +2,6 @@
 
 Written from the vendors' documentation alone: nothing here imports the code under test, so that one
 misunderstanding cannot pass on both sides. Start it with `python -m tests.emulators`, or from a test
-with `tests.emulators.control.running()`.
+with `tests.emulators.control.running()`. `control.Emulation` has every operation; those for a tenant of real
+size that changes by itself are in `control_scale`.
 """

@@ -58,7 +58,12 @@ async def _serve(world: World, options: argparse.Namespace, bound: Any) -> None:
         proxy_headers=False,
         backlog=2048,
     )
-    server = Server(config, gate, lambda: print(json.dumps(wiring.endpoints(world)), flush=True))
+
+    def leave() -> None:
+        gate.release()
+        world.events.close_streams()
+
+    server = Server(config, lambda: print(json.dumps(wiring.endpoints(world)), flush=True), leave)
     work: list[Coroutine[Any, Any, None]] = []
     if options.demo and not options.quiet_demo:
         work.append(demo.keep_logging_in(world))

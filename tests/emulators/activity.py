@@ -5,10 +5,10 @@ import random
 from collections import Counter
 from typing import Any
 
-from tests.emulators import logins
+from tests.emulators import history, logins
 from tests.emulators.world import World
 
-RATES = ("logins", "creations", "links", "unlinks", "deletions")
+RATES = ("logins", "creations", "links", "unlinks", "deletions", "noise")
 AT_ONCE = 50  # happenings between two looks at what else there is to do
 
 
@@ -50,7 +50,9 @@ class Activity:
         if name is None:
             return False
         connections = _connections(self._world, name)
-        logins.login(self._world, name, self._choice.choice(connections), consent=self._choice.random() < 0.5)
+        connection, consent = self._choice.choice(connections), self._choice.random() < 0.5
+        [kind] = self._choice.choices(("s", "ss", "sens"), (90, 5, 5))
+        logins.login(self._world, name, connection, consent=consent, log_type=kind)
         return True
 
     def _creations(self) -> bool:
@@ -92,6 +94,13 @@ class Activity:
         logins.delete(self._world, name)
         if not linked:
             self._deleted.append((name, connection))
+        return True
+
+    def _noise(self) -> bool:
+        name = self._anyone()
+        if name is None:
+            return False
+        history.noise(self._world, self._world.users.by_id[name], self._choice.choice(history.NOISE))
         return True
 
     def _anyone(self) -> str | None:

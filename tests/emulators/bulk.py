@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.emulators import logins
 from tests.emulators.clock import iso
-from tests.emulators.idp.grants import digest
+from tests.emulators.idp.tokens import digest
 from tests.emulators.world import World
 
 Json = dict[str, Any]

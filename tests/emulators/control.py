@@ -149,13 +149,18 @@ class Emulation(ScaleControl):
         """
         return self._object("add_user", user_id=user_id, identities=list(identities), at=at)
 
-    def login(self, user_id: str, connection: str | None = None, *, consent: bool = True) -> Json:
+    def login(
+        self, user_id: str, connection: str | None = None, *, consent: bool = True, log_type: str = "s"
+    ) -> Json:
         """Log a user in again, by the first identity or the given connection's.
 
         New tokens at the provider and in that identity; without consent Google's shows no refresh token.
+        The log calls it `log_type`: "s", "ss", or "sens" (native social, without a code exchange).
         Gives `access_token`, `refresh_token`, `expires_in` as shown.
         """
-        return self._object("login", user_id=user_id, connection=connection, consent=consent)
+        return self._object(
+            "login", user_id=user_id, connection=connection, consent=consent, log_type=log_type
+        )
 
     def link(self, primary_user_id: str, secondary_user_id: str) -> Json:
         """Link two users; the secondary disappears. Gives the primary."""

@@ -150,16 +150,20 @@ class ScaleControl:
         links: float = 0.0,
         unlinks: float = 0.0,
         deletions: float = 0.0,
+        noise: float = 0.0,
         recreations: float = 0.2,
         seed: int = 1,
     ) -> None:
         """Let so many of each happen in a minute of the emulation's clock, until told otherwise.
 
+        `noise` are log entries about users of whom nothing has changed (`ssa`, `sertft`, `fp`).
         A share `recreations` of the creations brings a deleted user back under its id. The same seed on the
         same tenant gives the same happenings. What is true at the end is in `alive`.
         """
         given = {"logins": logins, "creations": creations, "links": links, "unlinks": unlinks}
-        self._do("start_activity", **given, deletions=deletions, recreations=recreations, seed=seed)
+        self._do(
+            "start_activity", **given, deletions=deletions, noise=noise, recreations=recreations, seed=seed
+        )
 
     def stop_activity(self) -> dict[str, int]:
         """Stop it; gives how many of each happened ("nothing": there was nobody for it)."""

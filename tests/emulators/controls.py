@@ -9,7 +9,7 @@ from tests.emulators.controls_scale import ScaleControls
 from tests.emulators.faults import read_fault
 from tests.emulators.gate import Gate
 from tests.emulators.idp.behaviour import PROVIDERS
-from tests.emulators.idp.grants import ADMIN, Identity
+from tests.emulators.idp.tokens import ADMIN, Identity
 from tests.emulators.world import World
 
 Json = dict[str, Any]
@@ -75,8 +75,10 @@ class Controls(ScaleControls):
     def add_user(self, user_id: str, identities: list[Json], at: float | None = None) -> Json:
         return logins.add_user(self._world, user_id, identities, at=at)
 
-    def login(self, user_id: str, connection: str | None = None, consent: bool = True) -> Json:
-        return logins.login(self._world, user_id, connection, consent=consent)
+    def login(
+        self, user_id: str, connection: str | None = None, consent: bool = True, log_type: str = "s"
+    ) -> Json:
+        return logins.login(self._world, user_id, connection, consent=consent, log_type=log_type)
 
     def link(self, primary_user_id: str, secondary_user_id: str) -> Json:
         return logins.link(self._world, primary_user_id, secondary_user_id)

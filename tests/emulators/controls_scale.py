@@ -50,24 +50,28 @@ class ScaleControls:
         links: float = 0.0,
         unlinks: float = 0.0,
         deletions: float = 0.0,
+        noise: float = 0.0,
         recreations: float = 0.2,
         seed: int = 1,
     ) -> None:
         self.stop_activity()
         rates = {"logins": logins, "creations": creations, "links": links, "unlinks": unlinks}
-        self._activity = Activity(self._world, {**rates, "deletions": deletions}, recreations, seed)
+        self._activity = Activity(
+            self._world, {**rates, "deletions": deletions, "noise": noise}, recreations, seed
+        )
         self._running = asyncio.get_running_loop().create_task(self._activity.run())
 
     def stop_activity(self) -> dict[str, int]:
-        if self._running is not None and self._running.done():
-            self._running.result()  # it ends by a mistake in the emulation only
-        if self._running is not None:
-            self._running.cancel()
+        running, self._running = self._running, None
         done = {} if self._activity is None else dict(self._activity.done)
-        self._activity = self._running = None
+        self._activity = None
+        if running is not None and not running.cancel():
+            running.result()  # it ends by a mistake in the emulation only
         return done
 
     def activity(self) -> dict[str, int]:
+        if self._running is not None and self._running.done():
+            self._running.result()
         return {} if self._activity is None else dict(self._activity.done)
 
     # What the providers remember

@@ -18,13 +18,22 @@ def created(world: World, user: Json) -> None:
     world.events.happened("user.created", user)
 
 
-def logged_in(world: World, user: Json, identity: Json) -> None:
-    """Tell of a login, and of the code exchange that follows it."""
+NOISE = ("ssa", "sertft", "fp")  # silent authentication, an application's refresh, a wrong password
+
+
+def logged_in(world: World, user: Json, identity: Json, kind: str = "s") -> None:
+    """Tell of a login: `s`, `ss` or `sens`; a code exchange follows those in a browser."""
     about = _about(world, user, identity)
-    world.log.write("s", description="Successful login", **about)
-    world.log.write("seacft", description="Authorization Code for Access Token", **about)
+    world.log.write(kind, description="Successful login", **about)
+    if kind != "sens":
+        world.log.write("seacft", description="Authorization Code for Access Token", **about)
     if world.settings.login_events:
         world.events.happened("user.updated", user)
+
+
+def noise(world: World, user: Json, kind: str) -> None:
+    """Write an entry about a user of whom nothing has changed."""
+    world.log.write(kind, **_about(world, user, _first(user)))
 
 
 def deleted(world: World, user: Json) -> None:

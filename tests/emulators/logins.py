@@ -6,7 +6,7 @@ from typing import Any
 from tests.emulators import history
 from tests.emulators.auth0.connections import PER_CONNECTION_IDS, SOCIAL
 from tests.emulators.clock import iso
-from tests.emulators.idp.grants import Grant, Identity
+from tests.emulators.idp.tokens import Grant, Identity
 from tests.emulators.world import World
 
 Json = dict[str, Any]
@@ -42,7 +42,7 @@ def add_user(world: World, user_id: str, identities: list[Json], at: float | Non
     return _add(world, user_id, identities, world.clock.now() if at is None else at, len(world.users.by_id))
 
 
-def login(world: World, user_id: str, connection: str | None, *, consent: bool) -> Json:
+def login(world: World, user_id: str, connection: str | None, *, consent: bool, log_type: str = "s") -> Json:
     """Log in once more: new tokens at the provider, shown by Auth0 in that identity alone.
 
     Gives the tokens. Without consent some providers (Google) bring no refresh token, and the identity
@@ -58,7 +58,7 @@ def login(world: World, user_id: str, connection: str | None, *, consent: bool) 
         identity |= _issue(world, (name, subject), refresh=True, consent=consent, at=now)
     user |= {"last_login": iso(now), "updated_at": iso(now), "logins_count": user.get("logins_count", 0) + 1}
     world.users.put(user)
-    history.logged_in(world, user, identity)
+    history.logged_in(world, user, identity, log_type)
     return {name: identity.get(name) for name in ("access_token", "refresh_token", "expires_in")}
 
 

@@ -9,8 +9,6 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from tests.emulators.gate import Gate
-
 
 def protocol(transports: MutableMapping[Any, asyncio.Transport]) -> type[H11Protocol]:
     """Make a protocol that keeps `transports` by the client's address."""
@@ -59,9 +57,9 @@ class _Joined:
 class Server(uvicorn.Server):
     """Says when it listens, and lets hanging requests go when it stops."""
 
-    def __init__(self, config: uvicorn.Config, gate: Gate, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], leave: Callable[[], None]) -> None:
         super().__init__(config)
-        self._gate = gate
+        self._leave = leave
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -70,7 +68,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
-        self._gate.release()
+        self._leave()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.emulators.auth0 import connections
 from tests.emulators.clock import iso
-from tests.emulators.idp.grants import ADMIN, Client
+from tests.emulators.idp.tokens import ADMIN, Client
 from tests.emulators.world import World
 
 Json = dict[str, Any]

@@ -18,7 +18,8 @@ from tests.emulators.clock import Clock
 from tests.emulators.faults import Faults
 from tests.emulators.idp.behaviour import PROVIDERS
 from tests.emulators.idp.endpoints import Providers
-from tests.emulators.idp.grants import Client, Issuer
+from tests.emulators.idp.grants import Issuer
+from tests.emulators.idp.tokens import Client
 from tests.emulators.journal import Journal
 
 Json = dict[str, Any]

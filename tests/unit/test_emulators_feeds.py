@@ -80,6 +80,14 @@ def test_the_newest_entry(tenant: Emulation, api: Api) -> None:
     assert api.get("/logs", per_page=100, page=10).json()["errorCode"] == "invalid_paging"
 
 
+def test_a_native_login(tenant: Emulation, api: Api) -> None:
+    """A native social login is an entry of its own type, and brings tokens like any other."""
+    [user_id] = tenant.add_users("partner", 1)
+    shown = tenant.login(user_id, log_type="sens")
+    assert [entry["type"] for entry in api.get("/logs", take=9).json()] == ["ss", "sens"]
+    assert api.user(user_id)["identities"][0]["access_token"] == shown["access_token"]
+
+
 def test_the_log_needs_its_scope(tenant: Emulation) -> None:
     """Without read:logs or read:events the feeds are forbidden."""
     tenant.set_scopes(ALL)
@@ -158,7 +166,9 @@ class Stream:
 @contextmanager
 def stream(api: Api, mark: str | None = None, **params: Any) -> Iterator[Stream]:
     headers = {**api.headers, **({} if mark is None else {"last-event-id": mark})}
-    with api.tenant.http.stream("GET", "/api/v2/events", params=params, headers=headers) as answer:
+    # What never comes ends in an error instead of a test that hangs.
+    opened = api.tenant.http.stream("GET", "/api/v2/events", params=params, headers=headers, timeout=10)
+    with opened as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["content-type"].startswith("text/event-stream")
         yield Stream(answer)

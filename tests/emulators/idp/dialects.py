@@ -9,7 +9,7 @@ import jwt
 
 from tests.emulators.clock import iso
 from tests.emulators.idp.behaviour import Behaviour
-from tests.emulators.idp.grants import AccessToken, Grant
+from tests.emulators.idp.tokens import AccessToken, Grant
 
 Json = dict[str, Any]
 Wording = Mapping[str, tuple[int, str, str]]  # what is wrong -> HTTP status, error code, description

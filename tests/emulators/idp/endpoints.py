@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, Response
 from tests.emulators.clock import Clock
 from tests.emulators.idp import dialects
 from tests.emulators.idp.behaviour import PROVIDERS, Behaviour
-from tests.emulators.idp.grants import Client, Grant, Issuer, Refused, digest
+from tests.emulators.idp.grants import Issuer
+from tests.emulators.idp.tokens import Client, Grant, Refused, digest
 
 Params = dict[str, str]
 COMMON_TENANTS = ("common", "organizations", "consumers")

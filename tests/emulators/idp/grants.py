@@ -1,88 +1,13 @@
-"""The providers' memory: clients, and the tokens that descend from each login."""
+"""Issuing, renewing and revoking the tokens of every provider."""
 
-import hashlib
 import secrets
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from tests.emulators.clock import Clock
+from tests.emulators.idp import views
 from tests.emulators.idp.behaviour import Behaviour
-
-Identity = tuple[str, str]  # (connection, the provider's user id); "*admin" is a connection's admin grant
-ADMIN = "*admin"
-
-
-def digest(token: str | None) -> str | None:
-    """Name a token without showing it: the first 12 hex digits of its SHA-256."""
-    return None if token is None else hashlib.sha256(token.encode()).hexdigest()[:12]
-
-
-@dataclass(slots=True, eq=False)
-class Client:
-    """The operator's application at one provider."""
-
-    provider: str
-    client_id: str
-    secret: str
-    tenants: list[str] = field(default_factory=list)  # Entra directories it lives in; empty: any
-
-
-@dataclass(slots=True, eq=False)
-class RefreshToken:
-    """One refresh token; `spent_at` is set when a rotation has replaced it."""
-
-    value: str
-    issued_at: float
-    used_at: float
-    presented: int = 0
-    spent_at: float | None = None
-    revoked: bool = False
-    successor: "AccessToken | None" = None
-    presented_at: list[float] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class AccessToken:
-    """One access token, and the refresh token that was live beside it."""
-
-    value: str
-    issued_at: float
-    expires_at: float | None
-    refresh: RefreshToken | None
-    revoked: bool = False
-
-    def live(self, now: float) -> bool:
-        """Tell whether the provider's API takes it."""
-        return not self.revoked and (self.expires_at is None or now < self.expires_at)
-
-
-@dataclass(slots=True, eq=False)
-class Grant:
-    """Everything that descends from one login: a token family."""
-
-    id: str
-    provider: str
-    client_id: str
-    identity: Identity
-    scope: str
-    access: list[AccessToken] = field(default_factory=list)
-    refresh: list[RefreshToken] = field(default_factory=list)
-    revocations: list[float] = field(default_factory=list)  # when the client asked for it (RFC 7009)
-
-    def revoke(self) -> None:
-        """Kill all tokens of the family."""
-        for access in self.access:
-            access.revoked = True
-        for refresh in self.refresh:
-            refresh.revoked = True
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Why a token is not renewed: unknown, expired, revoked or reused."""
-
-    kind: str
+from tests.emulators.idp.tokens import AccessToken, Client, Grant, Identity, RefreshToken, Refused
 
 
 class Issuer:
@@ -182,7 +107,7 @@ class Issuer:
         now = self._clock.now()
         page = list(islice(self._grants.values(), after, after + count))
         following = after + count if after + count < len(self._grants) else None
-        return {"families": [_family(grant, now) for grant in page], "next": following}
+        return {"families": [views.family(grant, now) for grant in page], "next": following}
 
     def find_access(self, token: str) -> tuple[Grant, AccessToken] | None:
         """Find an access token, dead or alive."""
@@ -196,7 +121,9 @@ class Issuer:
         """List every pair issued to one identity, oldest first, tokens as digests."""
         now = self._clock.now()
         pairs = [(grant, access) for grant in self.grants(identity) for access in grant.access]
-        return [_entry(grant, access, now) for grant, access in sorted(pairs, key=lambda p: p[1].issued_at)]
+        return [
+            views.entry(grant, access, now) for grant, access in sorted(pairs, key=lambda p: p[1].issued_at)
+        ]
 
     def live(self, identity: Identity) -> dict[str, str | None]:
         """Give the newest live access token and the newest live refresh token, in plain text."""
@@ -224,12 +151,12 @@ class Issuer:
 
     def dump(self) -> list[dict[str, Any]]:
         """Write all families for the state file."""
-        return [_dump(grant) for grant in self._grants.values()]
+        return [views.dump(grant) for grant in self._grants.values()]
 
     def load(self, grants: list[dict[str, Any]]) -> None:
         """Read what `dump` wrote. Raises KeyError, TypeError or ValueError when it is something else."""
         for raw in grants:
-            grant = _load(raw)
+            grant = views.load(raw)
             self._remember(grant)
             self._by_refresh.update({token.value: (grant, token) for token in grant.refresh})
             self._by_access.update({token.value: (grant, token) for token in grant.access})
@@ -289,76 +216,3 @@ class Issuer:
 
 def _issued(token: AccessToken | RefreshToken) -> float:
     return token.issued_at
-
-
-def _entry(grant: Grant, access: AccessToken, now: float) -> dict[str, Any]:
-    refresh = access.refresh
-    return {
-        "grant": grant.id,
-        "issued_at": access.issued_at,
-        "expires_at": access.expires_at,
-        "access": digest(access.value),
-        "access_live": access.live(now),
-        "access_revoked": access.revoked,
-        "refresh": None if refresh is None else digest(refresh.value),
-        "live": refresh is not None and not refresh.revoked and refresh.spent_at is None,
-        "spent": refresh is not None and refresh.spent_at is not None,
-        "revoked": refresh is not None and refresh.revoked,
-        "presented": 0 if refresh is None else refresh.presented,
-        "presented_at": [] if refresh is None else refresh.presented_at,
-        "spent_at": None if refresh is None else refresh.spent_at,
-        "revocations": grant.revocations,
-    }
-
-
-def _family(grant: Grant, now: float) -> dict[str, Any]:
-    live = [token for token in grant.refresh if not token.revoked and token.spent_at is None]
-    access = [token for token in grant.access if token.live(now)]
-    connection, subject = grant.identity
-    return {
-        "grant": grant.id,
-        "provider": grant.provider,
-        "connection": connection,
-        "subject": subject,
-        "live_refresh": [digest(token.value) for token in live],
-        "live_access": [digest(token.value) for token in access],
-        "revocations": grant.revocations,
-        "refresh": [_spending(token) for token in grant.refresh],
-    }
-
-
-def _spending(token: RefreshToken) -> dict[str, Any]:
-    return {
-        "digest": digest(token.value),
-        "issued_at": token.issued_at,
-        "presented_at": token.presented_at,
-        "spent_at": token.spent_at,
-        "revoked": token.revoked,
-    }
-
-
-def _dump(grant: Grant) -> dict[str, Any]:
-    place = {id(token): at for at, token in enumerate(grant.refresh)}
-    return {
-        "id": grant.id,
-        "provider": grant.provider,
-        "client_id": grant.client_id,
-        "identity": list(grant.identity),
-        "scope": grant.scope,
-        "refresh": [
-            [r.value, r.issued_at, r.used_at, r.presented, r.spent_at, r.revoked] for r in grant.refresh
-        ],
-        "access": [
-            [a.value, a.issued_at, a.expires_at, place.get(id(a.refresh)), a.revoked] for a in grant.access
-        ],
-    }
-
-
-def _load(raw: dict[str, Any]) -> Grant:
-    connection, subject = raw["identity"]
-    grant = Grant(raw["id"], raw["provider"], raw["client_id"], (connection, subject), raw["scope"])
-    grant.refresh = [RefreshToken(*row) for row in raw["refresh"]]
-    for value, issued_at, expires_at, place, revoked in raw["access"]:
-        refresh = None if place is None else grant.refresh[place]
-        grant.access.append(AccessToken(value, issued_at, expires_at, refresh, revoked))
-    return grant
