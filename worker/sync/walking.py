@@ -107,19 +107,20 @@ class Walking:
                     place = step.following
                     yield step
             except PagingWindowExceeded:
-                if place is None or place.since is None or by != "created_at":
+                if place is None or place.since is None:
                     raise
-                await self._made_at(place.since, known, report)
+                await self._at(by, place.since, known, report)
                 place = Place(place.since + MILLISECOND)
 
-    async def _made_at(
-        self, moment: datetime, known: Mapping[tuple[str, str], Connection], report: Report
+    async def _at(
+        self, by: Field, moment: datetime, known: Mapping[tuple[str, str], Connection], report: Report
     ) -> None:
-        """Ask by id for everybody who was made in one millisecond, the ids from an export of all users."""
+        """Ask by id for everybody whose time is in one millisecond, the ids from an export of all users."""
         wanted = [
             user.user_id
             async for user in self._auth0.export_users()
-            if user.created_at is not None and moment <= user.created_at < moment + MILLISECOND
+            if (at := user.created_at if by == "created_at" else user.updated_at) is not None
+            and moment <= at < moment + MILLISECOND
         ]
         await self._keeping.by_id(wanted, known, report)
         report.seen += len(wanted)
