@@ -29,7 +29,9 @@ hypothesis.settings.load_profile("patient")
 ACCESS_KEY = KeyRing.generate()
 REFRESH_KEY = KeyRing.generate()
 # The fingerprint key is the vault's own and stays; everything else is emptied before each test.
-TABLES = "grants, connections, sync_runs, renewal_counts, management_tokens, vault_secrets"
+TABLES = (
+    "outbox, deliveries, grants, connections, sync_runs, renewal_counts, management_tokens, vault_secrets"
+)
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,7 @@ def make_app(settings: Settings) -> Celery:
             "worker.refresh_token": {"queue": "interactive"},
             "worker.renew_due": {"queue": "renew"},
             "worker.sync_*": {"queue": "sync"},
+            "worker.deliver_events": {"queue": "sync"},
         },
         # A message is acknowledged when its work is done, so that a killed worker's is delivered again.
         task_acks_late=True,
@@ -60,6 +61,11 @@ def make_app(settings: Settings) -> Celery:
                 "options": {"expires": settings.schedule.renew},
             },
             "sync": {"task": "worker.sync_due", "schedule": look, "options": {"expires": look}},
+            "events": {
+                "task": "worker.deliver_events",
+                "schedule": settings.schedule.events,
+                "options": {"expires": settings.schedule.events},
+            },
         },
     )
     return app

@@ -27,7 +27,7 @@ from worker.errors import (
 from worker.renew.on_demand import Refreshed
 from worker.runtime import Runtime, open_runtime
 from worker.sync.engine import Report
-from worker.vault import records
+from worker.vault import outbox, records
 from worker.vault.database import explain
 
 log = structlog.get_logger(__name__)
@@ -122,6 +122,19 @@ def renew_due() -> None:
         return
     if outcomes:
         log.info("renew.done", **{outcome.value: count for outcome, count in outcomes.items()})
+
+
+@shared_task(name="worker.deliver_events", ignore_result=True)
+def deliver_events() -> None:
+    """Look for events that wait for delivery, and deliver them. Finding nothing is the normal case."""
+    runtime = _process.runtime()
+    try:
+        counts = _process.run(lambda: runtime.deliverer.deliver_due(runtime.tenants))
+    except TemporarilyUnavailable as error:
+        log.warning("events.postponed", problem=str(error))  # the next tick looks again
+        return
+    if counts:
+        log.info("events.done", **counts)
 
 
 @shared_task(name="worker.refresh_token")
@@ -242,7 +255,9 @@ async def _is_due(runtime: Runtime, tenant: str, scope: str, interval: float) ->
 
 
 async def _forget_old(runtime: Runtime) -> None:
-    await records.forget_old(runtime.vault, now=await runtime.vault.now())
+    now = await runtime.vault.now()
+    await records.forget_old(runtime.vault, now=now)
+    await outbox.forget_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
 
 
 def _plain(result: Refreshed | Report) -> dict[str, Any]:
