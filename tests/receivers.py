@@ -73,9 +73,10 @@ class Receiver:
                     self.send_response(status)
                     for name, value in receiver.headers.items():
                         self.send_header(name, value)
-                    self.send_header("content-length", "2")
+                    said = b"" if status == 204 else b"ok"
+                    self.send_header("content-length", str(len(said)))
                     self.end_headers()
-                    self.wfile.write(b"ok")
+                    self.wfile.write(said)
                 except OSError:
                     pass
 

@@ -45,7 +45,8 @@ class _Transport(AiohttpTransport):
     """aiohttp under httpx, without cookies, ``.netrc`` or proxies from the environment."""
 
     def get_client(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(ssl=self.ssl_context, keepalive_timeout=5)
+        # A connection for each event: an answer that is not read leaves one that nobody can use again.
+        connector = aiohttp.TCPConnector(ssl=self.ssl_context, force_close=True)
         return aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
         )
