@@ -83,7 +83,7 @@ async def test_ordinary_renewals_and_doubts_tell_nothing(renewals: Renewals, sql
     renewals.connect("c", users=5)
     worker = await renewals.synced()
     renewals.make_due()
-    renewals.tenant.fail_next("/idp/c", 2, 503)
+    renewals.tenant.fail_next("/idp/c", 2, "503")
     for _ in range(3):
         await worker.engine.renew_due(worker.tenants)
         renewals.make_due()
