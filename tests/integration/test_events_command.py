@@ -41,6 +41,7 @@ def run(receiver: Receiver, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     monkeypatch.setattr("worker.cli.doctor.PING_SECONDS", 0.2)
 
     def ran(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()  # what workers logged meanwhile
         code = main(arguments)
         captured = capsys.readouterr()
         assert SECRET not in captured.out + captured.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
@@ -118,8 +119,6 @@ async def test_an_event_arrives_signed_and_says_what_to_do(
 async def test_while_a_secret_is_replaced_both_sign(deliverers: Deliverers, receiver: Receiver) -> None:
     """Two secrets make two signatures, and either key verifies."""
     newer = bytes(range(64, 128))
-    import base64
-
     secrets = ["whsec_" + base64.b64encode(newer).decode(), SECRET]
     deliverer = await deliverers.make(a=webhook(receiver, secret=secrets))
     await tell(deliverers.vault)
@@ -204,7 +203,7 @@ async def test_410_ends_it(deliverers: Deliverers, receiver: Receiver, other: Re
     """A receiver that is gone is not asked again for an event; the failure is listed, and can be sent again."""
     receiver.status = 410
     webhooks = {"a": webhook(receiver), "b": webhook(other)}
-    deliverer = await deliverers.make(**webhooks)
+    deliverer = await deliverers.make(None, **webhooks)
     await tell(deliverers.vault)
     assert await deliverer.deliver_due(TENANTS) == {"failed": 1, "delivered": 1}
     assert states(sql) == ["failed", "delivered"]
@@ -314,7 +313,7 @@ async def test_a_webhook_gets_what_is_told_from_its_first_day(
     await tell(deliverers.vault)
     await (await deliverers.make()).deliver_due(TENANTS)
     webhooks = {"a": webhook(receiver)}
-    deliverer = await deliverers.make(**webhooks)
+    deliverer = await deliverers.make(None, **webhooks)
     assert await deliverer.deliver_due(TENANTS) == {}
     [old] = await outbox.events(deliverers.vault, TENANTS)
     await outbox.resend(deliverers.vault, TENANTS, wanted(webhooks), now=deliverers.clock(), ids=[old["id"]])
@@ -347,4 +346,5 @@ async def test_the_old_is_forgotten(deliverers: Deliverers, receiver: Receiver, 
     await outbox.forget_old(deliverers.vault, before=datetime.now(UTC) - timedelta(days=1))
     assert states(sql) == ["pending"]
     await outbox.forget_old(deliverers.vault, before=datetime.now(UTC) + timedelta(days=1))
-    assert sql("SELECT * FROM outbox") == states(sql) == []
+    assert states(sql) == []
+    assert sql("SELECT * FROM outbox") == []

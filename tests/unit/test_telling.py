@@ -26,7 +26,7 @@ NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def event(kind: EventKind, **columns: Any) -> Event:
-    given = dict.fromkeys(Event.__slots__) | {
+    given: dict[str, Any] = dict.fromkeys(Event.__slots__) | {
         "id": uuid4(),
         "kind": kind.value,
         "at": NOW,
