@@ -173,5 +173,9 @@ async def test_beats_task_delivers(
     try:
         assert await asyncio.to_thread(tasks.deliver_events.run) is None
     finally:
+        loop, thread = process._loop, process._thread
         process.close()
+        if loop is not None and thread is not None:
+            await asyncio.to_thread(thread.join, 10)
+            loop.close()
     assert receiver.kinds == ["connection.broken"]

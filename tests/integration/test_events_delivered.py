@@ -148,7 +148,7 @@ async def test_an_outage_of_a_day_loses_nothing(deliverers: Deliverers, receiver
     assert all(got.headers["webhook-signature"] == signature(KEY, got) for got in receiver.got)
 
 
-@pytest.mark.parametrize("status", [302, 400, 401, 404, 500, 503])
+@pytest.mark.parametrize("status", [302, 307, 400, 401, 404, 500, 503])
 async def test_anything_but_success_is_tried_again(
     deliverers: Deliverers, receiver: Receiver, other: Receiver, status: int
 ) -> None:
