@@ -42,6 +42,7 @@ def make_app(settings: Settings) -> Celery:
             "worker.refresh_token": {"queue": "interactive"},
             "worker.renew_due": {"queue": "renew"},
             "worker.sync_*": {"queue": "sync"},
+            "worker.deliver_events": {"queue": "sync"},
         },
         # A message is acknowledged when its work is done, so that a killed worker's is delivered again.
         task_acks_late=True,
@@ -65,6 +66,11 @@ def make_app(settings: Settings) -> Celery:
                 "task": "worker.sync_changes",
                 "schedule": changes,
                 "options": {"expires": changes},
+            },
+            "events": {
+                "task": "worker.deliver_events",
+                "schedule": settings.schedule.events,
+                "options": {"expires": settings.schedule.events},
             },
         },
     )

@@ -20,6 +20,8 @@ from worker.renew.sending import http_client
 from worker.settings import Settings, TenantSettings
 from worker.sync.engine import Sync
 from worker.sync.token_store import VaultTokenStore
+from worker.telling.delivering import Deliverer
+from worker.telling.sending import http_client as webhook_client
 from worker.tokens import Secret
 from worker.vault.database import Vault, open_vault
 from worker.vault.spool import Spool
@@ -39,6 +41,7 @@ class Runtime:
     engine: Engine
     on_demand: OnDemand
     http: httpx.AsyncClient
+    deliverer: Deliverer
     _open: AsyncExitStack
     _auth0: dict[str, ManagementClient] = field(default_factory=dict)
 
@@ -106,7 +109,9 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
         known = Connections(vault, settings)
         engine = Engine(vault, known, http, Spool(settings.spool, vault.refresh))
         on_demand = OnDemand(vault, known, engine, listeners=max(1, connections // 2))
-        yield Runtime(settings, vault, known, engine, on_demand, http, stack)
+        posting = await stack.enter_async_context(webhook_client())
+        deliverer = Deliverer(vault, settings.webhooks, settings.events, posting)
+        yield Runtime(settings, vault, known, engine, on_demand, http, deliverer, stack)
 
 
 def database_url(settings: Settings) -> Secret:

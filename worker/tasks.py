@@ -27,7 +27,7 @@ from worker.errors import (
 from worker.renew.on_demand import Refreshed
 from worker.runtime import Runtime, open_runtime
 from worker.sync.report import Report
-from worker.vault import records
+from worker.vault import outbox, records
 from worker.vault.database import explain
 
 log = structlog.get_logger(__name__)
@@ -127,6 +127,19 @@ def renew_due() -> None:
         return
     if outcomes:
         log.info("renew.done", **{outcome.value: count for outcome, count in outcomes.items()})
+
+
+@shared_task(name="worker.deliver_events", ignore_result=True)
+def deliver_events() -> None:
+    """Look for events that wait for delivery, and deliver them. Finding nothing is the normal case."""
+    runtime = _process.runtime()
+    try:
+        counts = _process.run(lambda: runtime.deliverer.deliver_due(runtime.tenants))
+    except TemporarilyUnavailable as error:
+        log.warning("events.postponed", problem=str(error))  # the next tick looks again
+        return
+    if counts:
+        log.info("events.done", **counts)
 
 
 @shared_task(name="worker.refresh_token")
@@ -267,7 +280,9 @@ async def _each_tenant(
 async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
     """Returns whether there is more to do at once. What is due is asked of Postgres: two beats do no harm."""
     schedule, sync = runtime.settings.schedule, await runtime.sync(tenant)
-    await records.forget_old(runtime.vault, now=await runtime.vault.now())
+    now = await runtime.vault.now()
+    await records.forget_old(runtime.vault, now=now)
+    await outbox.forget_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
     if await sync.is_under_way() or await _is_full_due(runtime, tenant):
         report = await sync.everything(budget=SLICE)
         return not report.finished

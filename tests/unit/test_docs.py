@@ -73,7 +73,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_toml_blocks_are_settings(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every TOML block is a settings file that is taken as it stands."""
     secret = tmp_path / "secret"
-    secret.write_text("a secret", encoding="utf-8")
+    secret.write_text(f"whsec_{base64.b64encode(bytes(32)).decode()}", encoding="utf-8")
     monkeypatch.setenv("ACME_SECRET", "another")
     found = blocks(page, "toml")
     assert found

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from worker.cli import doctor, erasing, following, keys, output, plan, reading, up, working
+from worker.cli import doctor, erasing, events, following, keys, output, plan, reading, up, working
 from worker.errors import VaultError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ for command in (
 ):  # fmt: skip
     app.command(name=command.__name__.strip("_"))(command)
 app.add_typer(keys.app, name="keys")
+app.add_typer(events.app, name="events")
 
 INTERRUPTED = 130
 

@@ -146,7 +146,7 @@ async def _vault(settings: Settings) -> list[Check]:
         tenants = chosen(settings, None)
         for tenant in tenants:
             checks += await _auth0(runtime, tenant)
-        return [*checks, *await _connections(runtime)]
+        return [*checks, *await _connections(runtime), *await _webhooks(runtime)]
 
 
 async def _auth0(runtime: Runtime, tenant: str) -> list[Check]:
@@ -178,6 +178,30 @@ async def _connections(runtime: Runtime) -> list[Check]:
         return [Check("connections", Result.WARN, "none is known yet: run `token-vault sync`")]
     wrong = list(_wrong(known))
     return wrong or [Check("connections", Result.OK, f"{len(known)} are known, and none has a problem")]
+
+
+async def _webhooks(runtime: Runtime) -> list[Check]:
+    """Say of each webhook whether events reach it; its URL and secrets were read with the settings."""
+    from worker.vault import outbox
+
+    configured, checks = runtime.settings.webhooks, []
+    waiting = {row["webhook"]: row for row in await outbox.waiting(runtime.vault)}
+    for name in sorted({*configured, *waiting}):
+        row = waiting.get(name)
+        counts = output.text({key: row[key] for key in ("pending", "failed")}) if row else ""
+        if name not in configured:
+            said = f"is not configured any more: {counts} of its deliveries stay until they are forgotten"
+            checks.append(Check(f"webhook {name}", Result.WARN, said))
+        elif row and (row["failed"] or row["attempts"]):
+            last = row["last_error"] or f"status {row['last_status']}"
+            said = (
+                f"does not take events ({last}; {counts}): see to the receiver, then `token-vault events resend "
+                "--failed`"
+            )
+            checks.append(Check(f"webhook {name}", Result.WARN, said))
+        else:
+            checks.append(Check(f"webhook {name}", Result.OK, f"set; {counts or 'nothing waits'}"))
+    return checks
 
 
 def _wrong(connections: Iterable[dict[str, Any]]) -> Iterable[Check]:

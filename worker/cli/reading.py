@@ -150,7 +150,7 @@ def list_(
             vault, tenants, user_id=user, connection=connection, state=state, limit=limit + 1
         )
 
-    found, now = _looked(look, tenant)
+    found, now = looked(look, tenant)
     more = len(found) > limit
     if as_json:
         output.document({"grants": found[:limit], "more": more})
@@ -192,7 +192,7 @@ def show(
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
         return await listing.grants(vault, tenants, user_id=user or "", connection=admin or connection)
 
-    found, _ = _looked(look, tenant)
+    found, _ = looked(look, tenant)
     if not found:
         who = f"user {user}" if user else f"the admin of {admin}"
         raise TokenNotFound(f"the vault has no grant of {who}" + (f" for {connection}" if connection else ""))
@@ -211,7 +211,7 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
     """
     from worker.vault import records
 
-    found, now = _looked(records.status, tenant)
+    found, now = looked(records.status, tenant)
     if as_json:
         output.document(found)
         return output.OK
@@ -222,6 +222,8 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
         output.say("last sync: none yet")
     output.say(f"renewals: {found['renewals']['per_minute']} in the last minute; last hour: "
                f"{output.text(found['renewals']['last_hour']) or 'none'}")  # fmt: skip
+    if any(found["events"].values()):
+        output.say(f"events: {output.text(found['events'])}")
     output.say("")
     output.table(COLUMNS, [connection_row(row, now, in_full=True) for row in found["connections"]])
     return output.OK
@@ -249,7 +251,7 @@ def run_of(run: Mapping[str, Any], now: datetime) -> str:
     return f"{ended}, {output.text(counts) or 'nothing seen'}" + (f"; {run['error']}" if run["error"] else "")
 
 
-def _looked(look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None) -> tuple[T, datetime]:
+def looked(look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None) -> tuple[T, datetime]:
     """Open the vault, look once, and return what was found with the time it was looked at."""
     quiet_log()
     with premises.opened() as settings:

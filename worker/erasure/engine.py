@@ -16,12 +16,13 @@ import structlog
 from worker.auth0 import ManagementClient, User
 from worker.connections import Connections
 from worker.erasure.revoking import Revoked, revoke
-from worker.settings import Deletion
+from worker.settings import Deletion, EventKind
 from worker.sync.keeping import Keeping
 from worker.sync.report import Report
 from worker.tokens import GrantKey
-from worker.vault import erasing, listing, missing, records
+from worker.vault import erasing, listing, missing, outbox, records
 from worker.vault.database import Vault
+from worker.vault.erasing import Erased
 from worker.vault.missing import Missing
 from worker.vault.sharing import held_alone
 
@@ -181,9 +182,18 @@ class Erasure:
                     swept.waiting += 1
                     continue
                 swept.not_revoked += outcome is Revoked.FAILED
-            async with self._vault.engine.begin() as open_connection:
-                erased = await erasing.erase(self._vault, open_connection, [grant_id], reason=reason, now=now)
-            swept.erased += len(erased)
+            async with self._vault.engine.begin() as transaction:
+                erased = await erasing.erase(self._vault, transaction, grant_id, key, reason=reason, now=now)
+                if erased is Erased.LAST and reason != "unlinked":
+                    await outbox.tell(
+                        transaction,
+                        EventKind.FORGOTTEN,
+                        tenant=key.tenant,
+                        user_id=key.user_id,
+                        state="erased",
+                        reason=reason,
+                    )
+            swept.erased += erased is not Erased.NOTHING
 
 
 def _has(user: User | None, key: GrantKey) -> bool:

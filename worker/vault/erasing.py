@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import func, select, text
@@ -18,9 +19,10 @@ from worker.tokens import GrantKey
 from worker.vault.database import Vault
 from worker.vault.serving import CHANNEL
 
+# All of the user's, so that of two who erase the last two of them, one knows that it was the last.
 _HELD = text("""
-SELECT id, tenant, connection, user_id, provider_user_id FROM grants
-WHERE id = ANY(:ids) AND state <> 'erased' AND user_id <> '' ORDER BY id FOR UPDATE
+SELECT id FROM grants
+WHERE tenant = :tenant AND user_id = :user_id AND user_id <> '' AND state <> 'erased' ORDER BY id FOR UPDATE
 """)
 
 # An identity that was erased before, came back and is erased again keeps the newer tombstone.
@@ -55,32 +57,38 @@ def _name(vault: Vault, key: GrantKey) -> str:
     return f"~{vault.fingerprints.of(key.tenant, key.connection, key.provider_user_id).hex()}"
 
 
+class Erased(StrEnum):
+    """What came of it."""
+
+    NOTHING = "nothing"
+    """It is not held, or not under this user any more."""
+    ONE = "one"
+    LAST = "last"
+    """Nothing is held of the user any more."""
+
+
 async def erase(
-    vault: Vault, connection: AsyncConnection, grant_ids: Sequence[int], *, reason: str, now: datetime
-) -> list[GrantKey]:
-    """Overwrite users' grants with nothing, inside the caller's transaction.
+    vault: Vault, connection: AsyncConnection, grant_id: int, key: GrantKey, *, reason: str, now: datetime
+) -> Erased:
+    """Overwrite a user's grant with nothing, inside the caller's transaction.
 
     Args:
-        grant_ids: admin grants and what is erased already are passed over.
+        key: whose it is thought to be.
         reason: ``deleted``, ``unlinked`` or ``forgotten``.
         now: the database's time.
-
-    Returns:
-        The keys of those that were erased.
     """
-    held = (await connection.execute(_HELD, {"ids": list(grant_ids)})).all()
-    keys = []
-    for row in held:
-        key = GrantKey(row.tenant, row.connection, row.user_id, row.provider_user_id)
-        values = {
-            "id": row.id, "name": _name(vault, key), "reason": reason, "now": now, "tenant": key.tenant,
-            "connection": key.connection,
-        }  # fmt: skip
-        await connection.execute(_DROP_OLDER, values)
-        await connection.execute(_BURY, values)
-        await connection.execute(select(func.pg_notify(CHANNEL, str(row.id))))
-        keys.append(key)
-    return keys
+    whose = {"tenant": key.tenant, "user_id": key.user_id}
+    held = set((await connection.execute(_HELD, whose)).scalars())
+    if grant_id not in held:
+        return Erased.NOTHING
+    values = {
+        "id": grant_id, "name": _name(vault, key), "reason": reason, "now": now, "tenant": key.tenant,
+        "connection": key.connection,
+    }  # fmt: skip
+    await connection.execute(_DROP_OLDER, values)
+    await connection.execute(_BURY, values)
+    await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
+    return Erased.LAST if len(held) == 1 else Erased.ONE
 
 
 async def tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantKey, Mapping[str, Any]]:

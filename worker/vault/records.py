@@ -140,11 +140,13 @@ async def status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
         connections = await connection.execute(text(_CONNECTIONS), values)
         runs = await connection.execute(text(_LAST_RUNS), values)
         renewals = await connection.execute(text(_RENEWALS), values)
+        events = await connection.execute(text(_EVENTS), values)
         return {
             "grants": {state: count for state, count in grants},  # noqa: C416  # rows are not pairs to dict()
             "connections": _connections([dict(row) for row in connections.mappings()]),
             "last_sync": [dict(row) for row in runs.mappings()],
             "renewals": _renewals([dict(row) for row in renewals.mappings()]),
+            "events": dict(events.mappings().one()),
         }
 
 
@@ -174,6 +176,12 @@ _RENEWALS = """
 SELECT outcome, sum(count)::bigint AS last_hour,
     coalesce(sum(count) FILTER (WHERE minute = date_trunc('minute', now()) - interval '1 minute'), 0)::bigint AS last_minute
 FROM renewal_counts WHERE tenant = ANY(:tenants) AND minute > now() - interval '1 hour' GROUP BY outcome ORDER BY outcome
+"""
+
+
+_EVENTS = """
+SELECT count(*) FILTER (WHERE d.state = 'pending') AS undelivered, count(*) FILTER (WHERE d.state = 'failed') AS failed
+FROM deliveries d JOIN outbox e ON e.id = d.event_id WHERE d.state <> 'delivered' AND e.tenant = ANY(:tenants)
 """
 
 

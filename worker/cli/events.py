@@ -1,0 +1,156 @@
+"""``token-vault events``: what the vault told, to whom it was delivered, and sending it again."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from worker.cli import output, premises
+from worker.cli.options import Connection, Json, Tenant, User
+from worker.cli.reading import looked
+from worker.cli.working import chosen, quiet_log
+from worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+    from worker.vault.database import Vault
+
+app = typer.Typer(help="Events: what changed, who has to act, and whether receivers know.")
+
+_SPANS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _moment(value: str | None) -> datetime | None:
+    """Read a time in ISO 8601 (UTC where it names no zone), or a span before now, like 90m or 7d."""
+    if value is None:
+        return None
+    if span := re.fullmatch(r"(\d{1,9})([smhd])", value):
+        return datetime.now(UTC) - timedelta(**{_SPANS[span[2]]: int(span[1])})
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        raise typer.BadParameter(
+            "give a time like 2026-01-31T12:00Z, or a span like 90m, 24h or 7d"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+@app.callback(invoke_without_command=True)
+def events(
+    context: typer.Context,
+    kind: Annotated[str | None, typer.Option(metavar="KIND", help="E.g. connection.broken.")] = None,
+    user: User = None,
+    connection: Connection = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="From this time on: ISO 8601, or a span like 24h.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="With a delivery that was given up.")] = False,
+    undelivered: Annotated[
+        bool, typer.Option("--undelivered", help="With a delivery still waited for, or given up.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")] = 50,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> int:
+    """List events, the newest first; `resend` sends some again."""
+    if context.invoked_subcommand is not None:
+        return output.OK
+    from worker.settings import EventKind
+    from worker.telling.payload import name_of
+    from worker.vault import outbox
+
+    if kind not in (None, *EventKind):
+        raise ConfigurationError(f"no event is called {kind}: {', '.join(EventKind)}")
+    states = ["failed"] if failed else ["failed", "pending"] if undelivered else []
+    start = _moment(since)
+
+    async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
+        return await outbox.events(
+            vault, tenants, kind=kind, user_id=user, connection=connection, since=start, states=states,
+            limit=limit + 1,
+        )  # fmt: skip
+
+    found, _ = looked(look, tenant)
+    more, found = len(found) > limit, found[:limit]
+    for row in found:
+        row["id"] = name_of(row["id"])
+    if as_json:
+        output.document({"events": found, "more": more})
+        return output.OK
+    output.table(
+        ["time", "event", "connection", "user", "reason", "deliveries", "id"],
+        [
+            [
+                row["at"], row["kind"], row["connection"], "(admin)" if row["user_id"] == "" else row["user_id"],
+                row["reason"], ", ".join(map(_delivery, row["deliveries"])), row["id"],
+            ]
+            for row in found
+        ],
+    )  # fmt: skip
+    if more:
+        output.note(f"these are the newest {limit}; --limit shows more")
+    return output.OK
+
+
+def _delivery(row: dict[str, Any]) -> str:
+    last = row["last_error"] or row["last_status"]
+    tried = f" ({last})" if row["state"] != "delivered" and last else ""
+    return f"{row['webhook']} {row['state']}{tried}"
+
+
+@app.command()
+def resend(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="As `events` lists them.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All deliveries that were given up.")] = False,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> int:
+    """Put events up for delivery again, under the ids they had.
+
+    Workers deliver them at their next look. Exits 0 when each event named goes out to somebody.
+    """
+    if bool(ids) == failed:
+        raise ConfigurationError("name events by their ids, or give --failed")
+    wanted = [_id(given) for given in ids or []]
+    quiet_log()
+    with premises.opened() as settings:
+        if not settings.webhooks:
+            raise ConfigurationError("no webhook is configured: set [webhooks.NAME] in the TOML file")
+        sent = asyncio.run(_resend(settings, chosen(settings, tenant), wanted, failed))
+    missing = [given for given, id_ in zip(ids or [], wanted, strict=True) if id_ not in sent]
+    if as_json:
+        output.document({"ok": not missing, "deliveries": len(sent), "not_sent": missing})
+    else:
+        output.say(f"{len(sent)} deliveries are put up again")
+    for given in missing:
+        output.note(f"{given}: there is no such event, nobody wants it, or it is of a user who is forgotten")
+    return output.NOT_SO if missing else output.OK
+
+
+async def _resend(
+    settings: Settings, tenants: Sequence[str], ids: Sequence[UUID], failed: bool
+) -> list[UUID]:
+    from worker.telling.delivering import wanted
+    from worker.vault import outbox
+    from worker.vault.database import open_vault
+
+    keys = (settings.access_keys, settings.refresh_keys)
+    async with open_vault(premises.database_url(settings), *keys, connections=1) as vault:
+        return await outbox.resend(
+            vault, tenants, wanted(settings.webhooks), now=await vault.now(), ids=ids, failed=failed
+        )
+
+
+def _id(given: str) -> UUID:
+    try:
+        return UUID(given.removeprefix("evt_"))
+    except ValueError:
+        raise ConfigurationError(f"{given} is no event's id: they begin with evt_") from None
