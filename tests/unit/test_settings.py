@@ -84,7 +84,7 @@ def test_without_any_variable_the_vault_is_embedded(bare: Path) -> None:
     assert (settings.access_keys, settings.refresh_keys) == ((), ())
     assert not settings.tenants
     assert not settings.connections
-    assert tuple(settings.schedule.model_dump().values()) == (5, 60, 600, 86_400)
+    assert tuple(settings.schedule.model_dump().values()) == (5, 60, 600, 86_400, 5)
 
 
 def test_home_is_a_folder_beside_the_command_by_default(
