@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from worker import auth0, providers
 from worker.connections import Connection
 from worker.tokens import GrantKey, TokenPair
+from worker.vault.due import EAGER
 from worker.vault.grants import ShownGrant
 
 
@@ -33,6 +34,7 @@ def shown_grants(
             updated_at=user.updated_at,
             issued_at=issued_at,
             exchangeable=_exchangeable(connection),
+            upkeep=connection.upkeep if connection else EAGER,
         )
 
 
@@ -77,6 +79,6 @@ def _ends(issued_at: datetime | None, expires_in: float | None) -> datetime | No
 
 
 def _exchangeable(connection: Connection | None) -> bool:
-    if connection is None or connection.client is None:
+    if connection is None or connection.provider is None:
         return False
-    return not providers.get(connection.client.provider).needs_refresh_token
+    return not connection.provider.needs_refresh_token
