@@ -282,7 +282,9 @@ class Engine:
         outcome = await self._storing.store(
             claim, result.pair, sent_at=now, upkeep=lane.connection.upkeep, life=stored.seen_life
         )
-        if outcome is not Outcome.SPOOLED:
+        if outcome is Outcome.SPOOLED:
+            lane.done = True  # Postgres is away: no more is claimed
+        else:
             lane.grow()
             await self._trust(lane, clock)
             await self._learn(lane, claim, result.pair, now)
