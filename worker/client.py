@@ -119,6 +119,10 @@ class _Reader:
             )
         return None
 
+    def _note(self, served: Served) -> None:
+        if self._asking is not None and served.wants_notice:
+            self._asking.note_read(served)
+
     def _asker(self, served: Served) -> Asking:
         if self._asking is None:
             raise TemporarilyUnavailable(
@@ -198,6 +202,7 @@ class TokenVault(_Reader):
     def _token(self, user_id: str, connection: str, min_ttl: float | None, wait: float) -> Token:
         served = self._read(user_id, connection)
         if served.is_fresh(min_ttl):
+            self._note(served)
             return self._open(served)
         return self._refreshed(served, min_ttl, wait)
 
@@ -279,6 +284,7 @@ class AsyncTokenVault(_Reader):
     async def _token(self, user_id: str, connection: str, min_ttl: float | None, wait: float) -> Token:
         served = await self._read(user_id, connection)
         if served.is_fresh(min_ttl):
+            self._note(served)
             return self._open(served)
         return await self._refreshed(served, min_ttl, wait)
 

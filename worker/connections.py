@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from worker import providers
+from worker import providers, upkeep
 from worker.errors import CannotOpen
-from worker.settings import ConnectionSettings, Settings
+from worker.settings import ConnectionSettings, ProviderSettings, Settings
 from worker.vault import connections as table
 from worker.vault.connections import StoredConnection
 from worker.vault.database import Vault
+from worker.vault.due import EAGER, Upkeep
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -25,6 +26,9 @@ class Connection:
     Attributes:
         client: what a renewal needs; None where ``problem`` says why there is none.
         fingerprint: of the client; a circuit is opened only for the client that was refused.
+        provider: as the operator declares it and answers have shown it; None without a client.
+        upkeep: how the connection's grants are kept.
+        stored: as the vault has it: circuit, suspicion, and what answers have shown.
     """
 
     tenant: str
@@ -36,7 +40,12 @@ class Connection:
     circuit_opened_at: datetime | None
     circuit_until: datetime | None
     circuit_code: str | None
+    circuit_blame: str | None
+    stored: StoredConnection = field(repr=False)
+    provider: providers.Provider | None = None
+    upkeep: Upkeep = EAGER
     suspect_grant: int | None = None
+    away: int = 0
 
 
 class Connections:
@@ -45,18 +54,29 @@ class Connections:
     def __init__(self, vault: Vault, settings: Settings) -> None:
         self._vault = vault
         self._settings = settings
+        self._declared = upkeep.declared(settings)
         self._options: dict[tuple[str, str], tuple[bytes | None, Mapping[str, Any] | None]] = {}
 
-    async def load(self, tenants: list[str], name: str | None = None) -> dict[tuple[str, str], Connection]:
-        """Return the connections by tenant and name, and record in the vault what became of them."""
-        found = await table.stored(self._vault, tenants, name)
-        return {(stored.tenant, stored.name): await self._ready(stored) for stored in found}
+    async def load(
+        self, tenants: list[str], name: str | None = None, *, now: datetime | None = None
+    ) -> dict[tuple[str, str], Connection]:
+        """Return the connections by tenant and name, and record in the vault what became of them.
 
-    async def _ready(self, stored: StoredConnection) -> Connection:
+        Args:
+            now: the time, by default the database's.
+        """
+        found = await table.stored(self._vault, tenants, name)
+        return {(stored.tenant, stored.name): await self._ready(stored, now) for stored in found}
+
+    async def _ready(self, stored: StoredConnection, now: datetime | None) -> Connection:
         resolved = self._resolve(stored)
         client = resolved if isinstance(resolved, providers.Client) else None
         problem = resolved if isinstance(resolved, providers.Problem) else None
         fingerprint = self._fingerprint(client) if client else None
+        given = self._settings.providers.get(client.provider) if client else None
+        own = self._settings.connection(stored.tenant, stored.name)
+        provider = self._provider(client.provider, given, stored) if client else None
+        kept = upkeep.upkeep(provider, given, own, stored) if provider else EAGER
         changed = await table.settle(
             self._vault,
             stored,
@@ -65,6 +85,8 @@ class Connections:
             fingerprint=fingerprint,
             problem=problem.code if problem else None,
             problem_message=problem.message if problem else None,
+            renew=stored.renew if provider is None else "on-read" if kept.read_window else "eager",
+            now=now,
         )
         circuit_is_new = changed and fingerprint != stored.client_fingerprint
         return Connection(
@@ -77,8 +99,20 @@ class Connections:
             circuit_opened_at=None if circuit_is_new else stored.circuit_opened_at,
             circuit_until=None if circuit_is_new else stored.circuit_until,
             circuit_code=None if circuit_is_new else stored.circuit_code,
+            circuit_blame=None if circuit_is_new else stored.circuit_blame,
             suspect_grant=None if circuit_is_new else stored.suspect_grant,
+            away=0 if circuit_is_new else stored.away,
+            stored=stored,
+            provider=provider,
+            upkeep=kept,
         )
+
+    def _provider(
+        self, name: str, given: ProviderSettings | None, stored: StoredConnection
+    ) -> providers.Provider:
+        found = self._declared.get(name) or providers.get(name)
+        # What another provider has shown over this connection says nothing of this one.
+        return found if stored.provider not in (None, name) else upkeep.seen(found, given, stored)
 
     def _resolve(self, stored: StoredConnection) -> providers.Client | providers.Problem:
         key = (stored.tenant, stored.name)
@@ -95,6 +129,7 @@ class Connections:
             cached[1],
             override(self._settings.connection(stored.tenant, stored.name)),
             allow_loopback_http=self._tenant_is_on_loopback(stored.tenant),
+            declared=self._declared,
         )
 
     def _fingerprint(self, client: providers.Client) -> bytes:

@@ -14,7 +14,7 @@ from worker.auth0 import PLANS, Budget, Credentials, Limit, ManagementClient, Pl
 from worker.connections import Connections
 from worker.erasure import Erasure
 from worker.errors import ConfigurationError
-from worker.renew.engine import Engine
+from worker.renew.engine import WINDOW, Engine
 from worker.renew.on_demand import OnDemand
 from worker.renew.sending import http_client
 from worker.settings import Settings, TenantSettings
@@ -105,7 +105,7 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
                 database_url(settings), settings.access_keys, settings.refresh_keys, connections=connections
             )
         )
-        http = await stack.enter_async_context(http_client())
+        http = await stack.enter_async_context(http_client(connections=4 * WINDOW))
         known = Connections(vault, settings)
         engine = Engine(vault, known, http, Spool(settings.spool, vault.refresh))
         on_demand = OnDemand(vault, known, engine, listeners=max(1, connections // 2))

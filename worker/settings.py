@@ -161,7 +161,53 @@ class TenantSettings(_Section):
         return self
 
 
-class ConnectionSettings(_Section):
+Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
+
+
+class UpkeepSettings(_Section):
+    """How grants are kept: always fresh, or only those that are read.
+
+    Attributes:
+        read_window: seconds; a grant read within it is kept fresh under ``on-read``.
+        keep_alive: seconds after which an unused refresh token is used at the latest.
+    """
+
+    renew: Literal["eager", "on-read"] | None = None
+    # Reads are noted twice a day at the most: a shorter window could close between two notes.
+    read_window: Annotated[float, Field(ge=86_400, le=10 * 365 * 86_400, allow_inf_nan=False)] | None = None
+    keep_alive: Seconds | None = None
+
+
+class ProviderSettings(UpkeepSettings):
+    """What the operator says of a provider: it corrects a built-in declaration, or makes a new generic one.
+
+    Attributes:
+        rotates: whether a renewal ends the refresh token that it spent.
+        grace: seconds for which a spent refresh token still works.
+        idle_life, absolute_life: seconds that a refresh token lives unused, and at most.
+        margin: seconds before a token's end at which it is renewed.
+        expires_unit: what ``expires_in`` counts.
+        default_life: seconds an access token lives where the answer does not say it.
+    """
+
+    rotates: bool | None = None
+    grace: Annotated[float, Field(ge=0, le=10 * 365 * 86_400, allow_inf_nan=False)] | None = None
+    idle_life: Seconds | None = None
+    absolute_life: Seconds | None = None
+    margin: Seconds | None = None
+    expires_unit: Literal["seconds", "milliseconds", "absolute"] | None = None
+    default_life: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.keep_alive and self.idle_life and self.keep_alive >= self.idle_life:
+            raise ValueError("keep_alive must be shorter than idle_life, or the refresh token dies before")
+        if self.grace and self.rotates is False:
+            raise ValueError("grace has no meaning where rotates is false: a refresh token outlives its use")
+        return self
+
+
+class ConnectionSettings(UpkeepSettings):
     """What the operator sets for a connection; each overrides what Auth0 shows."""
 
     tenant: str | None = None
@@ -313,6 +359,7 @@ def _check_template(template: str) -> None:
 
 class _File(_Section):
     tenants: dict[str, TenantSettings] = Field(default_factory=dict)
+    providers: dict[str, ProviderSettings] = Field(default_factory=dict)
     connections: dict[str, ConnectionSettings] = Field(default_factory=dict)
     schedule: Schedule = Schedule()
     deletion: Deletion = Deletion()
@@ -409,6 +456,7 @@ class Settings(BaseModel):
         redis_url: None means the embedded Redis where Postgres is embedded too, else no Redis.
         access_keys, refresh_keys: the two rings of Fernet keys, newest first; empty where not given.
         tenants: by name; a tenant given by ``AUTH0_*`` is called ``default``.
+        providers: what the operator says of providers, by name.
         connections: the operator's overrides by connection name.
         webhooks: where events are posted, by name.
     """
@@ -422,6 +470,7 @@ class Settings(BaseModel):
     access_keys: tuple[Secret, ...]
     refresh_keys: tuple[Secret, ...]
     tenants: Mapping[str, TenantSettings]
+    providers: Mapping[str, ProviderSettings] = Field(default_factory=dict)
     connections: Mapping[str, ConnectionSettings]
     schedule: Schedule = Schedule()
     deletion: Deletion = Deletion()
@@ -463,6 +512,7 @@ def load(config: Path | None = None) -> Settings:
         access_keys=environment.vault_access_keys or (home_keys(home, "access") if embedded else ()),
         refresh_keys=environment.vault_refresh_keys or (home_keys(home, "refresh") if embedded else ()),
         tenants=file.tenants,
+        providers=file.providers,
         connections=file.connections,
         schedule=file.schedule,
         deletion=file.deletion,

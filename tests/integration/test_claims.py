@@ -167,7 +167,7 @@ async def test_a_grant_that_has_changed_is_not_claimed_singly(vault: Vault, sql:
 
 @pytest.mark.parametrize("state", ["dead", "backoff"])
 async def test_only_force_claims_what_is_to_be_left_alone(vault: Vault, sql: Sql, state: str) -> None:
-    """A dead grant, or one that waits after a failure, is claimed singly by force alone."""
+    """A dead grant, or one that waits after a failure, is claimed singly by force alone, the latter by the operator's."""
     await planted(vault, sql, shown(1))
     claim = await claim_first(vault)
     if state == "dead":
@@ -179,8 +179,9 @@ async def test_only_force_claims_what_is_to_be_left_alone(vault: Vault, sql: Sql
 
     async def taken(*, force: bool) -> Claim | None:
         return await claims.claim_one(
-            vault, claim.id, owner=uuid4(), now=LATER, until=LATER + HOUR, force=force
-        )
+            vault, claim.id, owner=uuid4(), now=LATER, until=LATER + HOUR, force=force,
+            by_operator=force and state == "backoff",
+        )  # fmt: skip
 
     assert await taken(force=False) is None
     forced = await taken(force=True)
@@ -223,7 +224,7 @@ async def test_nothing_is_sent_that_would_outlast_its_claim(renewals: Renewals) 
     [user] = renewals.connect("strict")
     await renewals.synced()
     renewals.make_due()
-    times = iter([timedelta(), CLAIM_TIME - timedelta(seconds=30)])
+    times = iter([timedelta(), timedelta(), timedelta(), CLAIM_TIME - timedelta(seconds=30)])
     late = timedelta()
 
     def clock() -> datetime:
@@ -512,7 +513,7 @@ async def test_finding_due_grants_costs_what_is_due(vault: Vault, sql: Sql) -> N
     sql("ANALYZE grants")
     values = {
         "tenants": ["default"] * 2, "names": ["c", "d"], "quotas": [100, 100], "owner": uuid4(), "now": NOW,
-        "until": LATER, "limit": 128,
+        "until": LATER, "limit": 128, "due_by": NOW,
     }  # fmt: skip
     explain = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {claims._CLAIM_DUE}")
     async with vault.engine.connect() as connection:

@@ -199,7 +199,7 @@ async def test_a_blocked_connection_says_when_to_come_back(
     """Behind an open circuit fresh tokens are served; for others the reader is told who mends it and when to ask."""
     grant_id = await rows.add()
     rows.sql(
-        "UPDATE connections SET circuit_opened_at = now(), circuit_until = now() + interval '40 s',"
+        "UPDATE connections SET circuit_blame = 'operator', circuit_opened_at = now(), circuit_until = now() + interval '40 s',"
         " circuit_code = 'invalid_client', circuit_failures = 1"
     )
     reader = open_reader()

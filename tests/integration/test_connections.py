@@ -415,7 +415,7 @@ async def test_a_probe_that_succeeds_closes_the_circuit(vault: Vault) -> None:
     await show(vault, GOOGLE)
     await opened(vault, await loaded(vault), began=NOW, now=NOW)
     for _ in range(2):
-        await table.close_circuit(vault, tenant="default", name="google")
+        await table.close_circuit(vault, tenant="default", name="google", now=NOW)
         assert (await loaded(vault)).circuit_opened_at is None
     assert await opened(vault, await loaded(vault), began=NOW, now=NOW) == NOW + MINUTE
 

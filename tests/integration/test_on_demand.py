@@ -25,13 +25,15 @@ LONG = 3500.0
 
 
 async def refresh(
-    worker: Runtime, user: str, connection: str = "c", *, min_ttl: float | None = LONG, force: bool = False
-) -> Refreshed:
+    worker: Runtime, user: str, connection: str = "c", *, min_ttl: float | None = LONG, force: bool = False,
+    by_operator: bool = True,
+) -> Refreshed:  # fmt: skip
     """Ask for a grant's fresh token."""
     async with asyncio.timeout(20):
         return await worker.on_demand.refresh(
-            tenants=["default"], user_id=user, connection=connection, min_ttl=min_ttl, force=force
-        )
+            tenants=["default"], user_id=user, connection=connection, min_ttl=min_ttl, force=force,
+            by_operator=by_operator,
+        )  # fmt: skip
 
 
 async def one(

@@ -208,7 +208,13 @@ def _wrong(connections: Iterable[dict[str, Any]]) -> Iterable[Check]:
     """Name connections whose grants are not renewed; those that bring no tokens at all are well so."""
     for row in connections:
         name = f"connection {row['name']}"
-        if row["circuit_code"]:
+        if row["circuit_blame"] == "nobody":
+            yield Check(
+                name, Result.WARN,
+                f"the provider is away ({row['circuit_code']}) since {output.text(row['circuit_opened_at'])}: "
+                "it is probed every few minutes, and what waited is renewed when it is back",
+            )  # fmt: skip
+        elif row["circuit_code"]:
             yield Check(
                 name, Result.FAIL,
                 f"the provider refuses its client ({row['circuit_code']}) since {output.text(row['circuit_opened_at'])}: "

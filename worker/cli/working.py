@@ -225,8 +225,9 @@ async def refresh(
 
     async with open_runtime(settings, connections=3) as runtime:
         return await runtime.on_demand.refresh(
-            tenants=tenants, user_id=user_id, connection=connection, min_ttl=min_ttl, force=force
-        )
+            tenants=tenants, user_id=user_id, connection=connection, min_ttl=min_ttl, force=force,
+            by_operator=True,
+        )  # fmt: skip
 
 
 def _show_refreshed(refreshed: Refreshed, as_json: bool) -> int:

@@ -58,6 +58,7 @@ class Provider:
 
     Its policy:
         rotates: whether a renewal ends the refresh token that it spent. True where that is not known.
+        keeps_old_refresh: answers bring a new refresh token while the old one lives on: no sign of rotation.
         grace: seconds for which a spent refresh token still works; 0 none, None not known.
         idle_life, absolute_life: how long a refresh token lives unused, and at most.
         margin: renew this long before the end, where the usual margin does not serve; an upper bound,
@@ -84,6 +85,7 @@ class Provider:
     dead_grant_texts: tuple[str, ...] = ()
 
     rotates: bool = True
+    keeps_old_refresh: bool = False
     grace: float | None = None
     idle_life: timedelta | None = None
     absolute_life: timedelta | None = None

@@ -32,7 +32,12 @@ class _Unfit(Exception):
 
 
 def resolve(
-    strategy: str, options: Mapping[str, Any] | None, override: Override | None, *, allow_loopback_http: bool
+    strategy: str,
+    options: Mapping[str, Any] | None,
+    override: Override | None,
+    *,
+    allow_loopback_http: bool,
+    declared: Mapping[str, Provider] | None = None,
 ) -> Client | Problem:
     """Return the client that renews a connection's tokens, or why there is none. Never raises.
 
@@ -42,19 +47,25 @@ def resolve(
         override: what the operator set; each value counts more than Auth0's.
         allow_loopback_http: whether a token URL *from Auth0* may be plain HTTP towards loopback; true for an
             emulated tenant. The operator's own may always be.
+        declared: providers by name that count before the built-in ones.
     """
     override = override or Override()
     try:
-        return _resolve(strategy, options, override, allow_loopback_http)
+        return _resolve(strategy, options, override, allow_loopback_http, declared or {})
     except _Unfit as unfit:
         return unfit.problem
 
 
 def _resolve(
-    strategy: str, options: Mapping[str, Any] | None, override: Override, allow_loopback_http: bool
+    strategy: str,
+    options: Mapping[str, Any] | None,
+    override: Override,
+    allow_loopback_http: bool,
+    declared: Mapping[str, Provider],
 ) -> Client:
     shown = options or {}
-    provider = _provider(strategy, override, override.token_url or _shown_token_url(shown))
+    provider = _provider(strategy, override, override.token_url or _shown_token_url(shown), declared)
+    provider = declared.get(provider.name, provider)
     header_client = _header_client(shown)
     auth = (
         override.client_auth or _shown_auth(shown) or (ClientAuth.BASIC if header_client else provider.auth)
@@ -83,12 +94,14 @@ def _resolve(
     )
 
 
-def _provider(strategy: str, override: Override, token_url: str | None) -> Provider:
+def _provider(
+    strategy: str, override: Override, token_url: str | None, declared: Mapping[str, Provider]
+) -> Provider:
     if strategy in TOKENLESS_STRATEGIES:
         raise _Unfit("unsupported_strategy", f"connections of strategy {strategy} bring no provider's tokens")
     if override.provider:
         try:
-            return registry.get(override.provider)
+            return declared.get(override.provider) or registry.get(override.provider)
         except ConfigurationError as error:
             raise _Unfit("unknown_provider", f"the provider set for the connection: {error}") from None
     provider = registry.for_strategy(strategy)

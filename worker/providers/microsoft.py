@@ -100,10 +100,27 @@ _HOSTS = (
 )
 _IDLE = timedelta(days=90)
 
-AZURE_AD = Microsoft(name="azure-ad", strategies=("waad",), hosts=_HOSTS, rotates=False, idle_life=_IDLE)
+AZURE_AD = Microsoft(
+    name="azure-ad",
+    strategies=("waad",),
+    hosts=_HOSTS,
+    rotates=False,
+    keeps_old_refresh=True,
+    idle_life=_IDLE,
+)
 MICROSOFT_ACCOUNT = Microsoft(
-    name="microsoft", strategies=("windowslive", "office365"), tenant="common", rotates=False, idle_life=_IDLE
+    name="microsoft",
+    strategies=("windowslive", "office365"),
+    tenant="common",
+    rotates=False,
+    keeps_old_refresh=True,
+    idle_life=_IDLE,
 )
 SHAREPOINT = SharePoint(
-    name="sharepoint", strategies=("sharepoint",), tenant="common", rotates=False, idle_life=_IDLE
+    name="sharepoint",
+    strategies=("sharepoint",),
+    tenant="common",
+    rotates=False,
+    keeps_old_refresh=True,
+    idle_life=_IDLE,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from math import ceil
 from typing import Any
 
@@ -17,6 +18,8 @@ QUEUE = "interactive"
 
 # A Redis that takes longer to answer is of no use to somebody who waits, in seconds.
 PATIENCE = 2.0
+# A read is noted once in this time, in seconds, while no worker has taken the note.
+NOTE_ONCE = 60.0
 _SOCKET = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
 
 
@@ -31,6 +34,7 @@ class Asking:
         self._url = redis_url
         self._marks: redis.Redis = redis.Redis.from_url(redis_url.reveal(), **_SOCKET)
         self._lock = threading.Lock()
+        self._noting = threading.Lock()
         self._app: Any = None
 
     def ask(self, served: Served, min_ttl: float | None, wait: float) -> None:
@@ -62,6 +66,22 @@ class Asking:
             )
         except (redis.RedisError, OperationalError, OSError):
             raise TemporarilyUnavailable("Redis does not answer: no refresh can be asked for", 5) from None
+
+    def note_read(self, served: Served) -> None:
+        """Let the workers know that a fresh token is read, without waiting: a note that is lost costs little.
+
+        The note is a refresh asked for that finds the token fresh. One is under way at a time.
+        """
+        if self._noting.acquire(blocking=False):
+            threading.Thread(target=self._note, args=(served,), name="token-vault-note", daemon=True).start()
+
+    def _note(self, served: Served) -> None:
+        try:
+            self.ask(served, None, NOTE_ONCE)
+        except TemporarilyUnavailable:
+            time.sleep(NOTE_ONCE)  # meanwhile nobody else tries
+        finally:
+            self._noting.release()
 
     def _producer(self) -> Any:
         with self._lock:

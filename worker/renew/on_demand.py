@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from worker.connections import Connection, Connections
 from worker.errors import TokenNotFound
 from worker.renew.engine import CLAIM_TIME, Engine
 from worker.renew.outcome import Outcome
-from worker.vault import claims, grants
+from worker.vault import claims, due, grants
 from worker.vault import connections as circuits
 from worker.vault.database import Vault
 from worker.vault.serving import CHANNEL, SELECT_SERVED, Served, choose
@@ -70,6 +71,7 @@ class OnDemand:
         connection: str,
         min_ttl: float | None = None,
         force: bool = False,
+        by_operator: bool = False,
     ) -> Refreshed:
         """Make sure that a grant's token is fresh, and wake whoever waits for it.
 
@@ -78,24 +80,28 @@ class OnDemand:
             user_id: Auth0's user id; empty for the connection's admin grant.
             connection: the connection's name.
             min_ttl: seconds of life wanted; None for the default.
-            force: renew even a fresh token, one that waits in backoff, or one behind an open circuit.
+            force: renew even a fresh token, and try a dead grant, once a day at the most.
+            by_operator: with force, renew a dead grant at any time, one that waits in backoff or in doubt, or one
+                behind an open circuit.
 
         Raises:
             TokenNotFound: the vault has no such grant.
         """
         served = await self._read(tenants, user_id, connection)
+        await self._note_read(served)
         began, outcome = served, Outcome.FRESH
+        by_operator = by_operator and force
         deadline = asyncio.get_running_loop().time() + WAIT
         while True:
             loaded = await self._connections.load([served.tenant], connection)
             ready = loaded[served.tenant, connection]
             if not force and served.is_fresh(_within_reach(served, min_ttl)):
                 break
-            if (held_back := await self._held_back(served, ready, force)) is not None:
+            if (held_back := await self._held_back(served, ready, force, by_operator)) is not None:
                 outcome = held_back
                 break
             outcome = await self._engine.renew_one(
-                served.id, connection=ready, seen=served.access_version, force=force
+                served.id, connection=ready, seen=served.access_version, force=force, by_operator=by_operator
             )
             if outcome is not Outcome.BUSY:
                 served = await self._read(tenants, user_id, connection)
@@ -121,20 +127,39 @@ class OnDemand:
             raise TokenNotFound(f"the vault has no grant of {who} for connection {connection}")
         return served
 
-    async def _held_back(self, served: Served, ready: Connection, force: bool) -> Outcome | None:
+    async def _note_read(self, served: Served) -> None:
+        """Note that the grant is wanted, where that decides whether it is kept fresh."""
+        loaded = await self._connections.load([served.tenant], served.connection)
+        upkeep = loaded[served.tenant, served.connection].upkeep
+        if upkeep.read_window is None or (served.last_read_at is not None and not served.wants_notice):
+            return
+        fresh = due.while_fresh(served.expires_at, served.obtained_at or served.now, random.random(), upkeep)  # noqa: S311  # jitter
+        await grants.note_read(self._vault, served.id, now=served.now, due_at=fresh)
+
+    async def _held_back(
+        self, served: Served, ready: Connection, force: bool, by_operator: bool
+    ) -> Outcome | None:
         """Why no call may be made now, if so."""
         if ready.client is None or served.state == "unrenewable":
             return Outcome.UNRENEWABLE
-        if force:
+        if by_operator:
             return None
-        if served.state == "reauthorization_required":
+        if served.state == "reauthorization_required" and not (force and await self._may_be_tried(served)):
             return Outcome.DEAD
         paused = await self._pause(served) > 0
         if await self._is_blocked(served, ready, paused):
-            return Outcome.BLOCKED
+            return Outcome.BLOCKED if ready.circuit_blame == "operator" else Outcome.RETRY
         if paused:
             return Outcome.IN_DOUBT if served.state == "in_doubt" else Outcome.RETRY
         return None
+
+    async def _may_be_tried(self, served: Served) -> bool:
+        """Whether a dead grant was not tried lately."""
+        statement = text(
+            "SELECT 1 FROM grants WHERE id = :id AND (forced_at IS NULL OR forced_at <= :before)"
+        )
+        values = {"id": served.id, "before": served.now - claims.FORCED_AGAIN}
+        return bool(await self._vault.run(statement, values))
 
     async def _is_blocked(self, served: Served, ready: Connection, paused: bool) -> bool:
         """Whether the connection's open circuit forbids a call; when its own pause is over, it is due one."""
@@ -191,7 +216,8 @@ class OnDemand:
             until = ready.circuit_until
             retry_after = max(1.0, (until - served.now).total_seconds()) if until else 60.0
         elif not served.is_fresh(_within_reach(served, min_ttl)) and state in ("active", "in_doubt"):
-            retry_after = max(1.0, await self._pause(served))
+            closed_for = (ready.circuit_until - served.now).total_seconds() if ready.circuit_until else 0.0
+            retry_after = max(1.0, closed_for, await self._pause(served))
         return Refreshed(
             tenant=served.tenant,
             user_id=served.user_id,

@@ -54,11 +54,13 @@ class Decision:
         opens_circuit: whether the connection's circuit opens; where the refusal might be this grant's own
             trouble, only once another grant is refused as well.
         columns: keyword arguments of ``claims.release``.
+        away: the provider did not answer for itself, or asked to be left alone.
     """
 
     outcome: Outcome
     opens_circuit: bool
     columns: dict[str, Any]
+    away: bool = False
 
 
 def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime, chance: float) -> Decision:
@@ -75,14 +77,14 @@ def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime,
         columns |= {"state": "in_doubt", "reason": refused.code, "in_doubt": True}
         columns |= {"reason_since": claim.doubt_since or claim.began}
         columns["due_at"] = max(allowed_at, doubt_due_at(claim, provider, now=now, retry_at=retry_at))
-        return Decision(Outcome.IN_DOUBT, False, columns)
+        return Decision(Outcome.IN_DOUBT, False, columns, away=True)
     if refused.blame is Blame.IN_DOUBT and not claim.attempts:
         columns["due_at"] = allowed_at  # nothing was spent: the first retry is made at once
     if refused.blame is Blame.OPERATOR or (refused.blame is Blame.UNKNOWN and attempts >= UNKNOWN_TRIES):
         # The grant is as good as before. It moves on a little so that a probe of the connection picks another
         # grant: should only this one be refused so, it must not keep all others blocked.
         return Decision(Outcome.BLOCKED, True, columns)
-    return Decision(Outcome.RETRY, False, columns)
+    return Decision(Outcome.RETRY, False, columns, away=refused.blame in (Blame.NOBODY, Blame.IN_DOUBT))
 
 
 def _dead(refused: Refused, claim: Claim, columns: dict[str, Any], now: datetime) -> Decision:
@@ -103,7 +105,9 @@ def _still_dead(refused: Refused, columns: dict[str, Any]) -> Decision:
     columns |= {"due_at": None, "settled": refused.blame is Blame.USER}
     if refused.blame is Blame.OPERATOR:
         return Decision(Outcome.BLOCKED, True, columns)
-    return Decision(Outcome.DEAD if refused.blame is Blame.USER else Outcome.RETRY, False, columns)
+    if refused.blame is Blame.USER:
+        return Decision(Outcome.DEAD, False, columns)
+    return Decision(Outcome.RETRY, False, columns, away=refused.blame in (Blame.NOBODY, Blame.IN_DOUBT))
 
 
 def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: datetime) -> datetime:

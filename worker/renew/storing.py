@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
@@ -85,19 +85,33 @@ class Storing:
             stored += 1
         return stored
 
-    async def store(self, claim: Claim, pair: TokenPair, *, sent_at: datetime) -> Outcome:
+    async def store(
+        self,
+        claim: Claim,
+        pair: TokenPair,
+        *,
+        sent_at: datetime,
+        upkeep: due.Upkeep,
+        life: timedelta | None = None,
+    ) -> Outcome:
         """Commit the pair. Where Postgres cannot take it, it goes to disk first, and is then offered again.
 
         Args:
             sent_at: when the request was sent, on the database's clock.
+            upkeep: how the connection's grants are kept.
+            life: how long the connection's tokens live, as other answers have said.
 
         Returns:
             ``RENEWED``, ``SUPERSEDED`` by a newer login, or ``SPOOLED``.
         """
-        if pair.expires_at is None and claim.life is not None:
+        life = claim.life or life
+        if pair.expires_at is None and life is not None:
             # A provider that leaves the life out for once has not made it longer.
-            pair = replace(pair, expires_at=sent_at + claim.life)
-        due_at = due.after_renewal(pair.expires_at, sent_at, self._chance())
+            pair = replace(pair, expires_at=sent_at + life)
+        due_at = due.after_renewal(
+            pair.expires_at, sent_at, self._chance(), upkeep, last_read_at=claim.last_read_at,
+            refresh_expires_at=pair.refresh_expires_at or (None if pair.refresh else claim.refresh_expires_at),
+        )  # fmt: skip
         give_up, pause, spooled = time.monotonic() + STORE_PATIENCE, 0.2, None
         while True:
             try:

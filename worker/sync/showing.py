@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from worker import auth0, providers
 from worker.connections import Connection
 from worker.tokens import GrantKey, TokenPair
+from worker.vault.due import EAGER
 from worker.vault.grants import ShownGrant
 
 
@@ -34,6 +35,7 @@ def shown_grants(
             issued_at=issued_at,
             user_created_at=user.created_at,
             exchangeable=_exchangeable(connection),
+            upkeep=connection.upkeep if connection else EAGER,
         )
 
 
@@ -78,6 +80,6 @@ def _ends(issued_at: datetime | None, expires_in: float | None) -> datetime | No
 
 
 def _exchangeable(connection: Connection | None) -> bool:
-    if connection is None or connection.client is None:
+    if connection is None or connection.provider is None:
         return False
-    return not providers.get(connection.client.provider).needs_refresh_token
+    return not connection.provider.needs_refresh_token

@@ -82,6 +82,11 @@ def action(event: Event) -> str:
                 f"The provider refuses the client of connection {event.connection} ({event.reason}): the operator has "
                 "to correct its client id and secret at Auth0; its users need do nothing."
             )
+        case EventKind.BROKEN if event.state == "away":
+            said = (
+                f"Nothing: the provider of connection {event.connection} does not answer ({event.reason}). Tokens are "
+                "served until they end, and renewed when it is back."
+            )
         case EventKind.BROKEN:
             said = f"The operator has to mend connection {event.connection}: {event.message or event.reason}."
         case EventKind.FORGOTTEN:

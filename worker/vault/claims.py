@@ -25,6 +25,9 @@ from worker.vault.keyring import Place
 from worker.vault.serving import CHANNEL
 from worker.vault.tables import GrantRow
 
+# A dead grant costs its provider no more than a call in this time, however often an app insists.
+FORCED_AGAIN = timedelta(days=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -50,6 +53,8 @@ class Claim:
     doubt_since: datetime | None
     attempts: int
     obtained_at: datetime | None = None
+    refresh_expires_at: datetime | None = None
+    last_read_at: datetime | None = None
 
     @property
     def life(self) -> timedelta | None:
@@ -76,7 +81,7 @@ WITH asked AS (
 ), due AS (
     SELECT g.id FROM open_connections o CROSS JOIN LATERAL (
         SELECT id FROM grants
-        WHERE grants.tenant = o.tenant AND grants.connection = o.name AND due_at <= :now
+        WHERE grants.tenant = o.tenant AND grants.connection = o.name AND due_at <= :due_by
         ORDER BY due_at LIMIT o.quota FOR UPDATE SKIP LOCKED
     ) g
     LIMIT :limit
@@ -86,19 +91,22 @@ UPDATE grants SET
     doubt_since = CASE WHEN claim_owner IS NULL THEN doubt_since ELSE coalesce(doubt_since, claim_began) END
 FROM due WHERE grants.id = due.id
 RETURNING grants.id, tenant, connection, user_id, provider_user_id, state, access_sealed, access_version,
-    refresh_sealed, refresh_version, expires_at, doubt_since, attempts, obtained_at
+    refresh_sealed, refresh_version, expires_at, doubt_since, attempts, obtained_at, refresh_expires_at, last_read_at
 """)
 
 _CLAIM_ONE = text("""
 UPDATE grants SET
     claim_owner = :owner, claim_began = :now, claim_until = :until,
     due_at = CASE WHEN state = 'reauthorization_required' THEN NULL ELSE CAST(:until AS timestamptz) END,
-    doubt_since = CASE WHEN claim_owner IS NULL THEN doubt_since ELSE coalesce(doubt_since, claim_began) END
+    doubt_since = CASE WHEN claim_owner IS NULL THEN doubt_since ELSE coalesce(doubt_since, claim_began) END,
+    forced_at = CASE WHEN state = 'reauthorization_required' THEN :now ELSE forced_at END
 WHERE id = :id AND state <> 'erased' AND (claim_until IS NULL OR claim_until <= :now)
     AND access_version = coalesce(CAST(:seen AS bigint), access_version)
-    AND (:force OR (state <> 'reauthorization_required' AND (attempts = 0 OR due_at <= :now)))
+    AND (:by_operator OR CASE WHEN state = 'reauthorization_required'
+        THEN :force AND (forced_at IS NULL OR forced_at <= :forced_before)
+        ELSE attempts = 0 OR due_at <= :now END)
 RETURNING id, tenant, connection, user_id, provider_user_id, state, access_sealed, access_version,
-    refresh_sealed, refresh_version, expires_at, doubt_since, attempts, obtained_at
+    refresh_sealed, refresh_version, expires_at, doubt_since, attempts, obtained_at, refresh_expires_at, last_read_at
 """)
 
 # One statement, so that the pair is committed with the answer and nothing can come between. Each token is
@@ -179,6 +187,7 @@ async def claim_due(
     now: datetime,
     until: datetime,
     limit: int,
+    due_by: datetime | None = None,
 ) -> list[Claim]:
     """Claim due grants for one owner, and commit the claims.
 
@@ -188,10 +197,12 @@ async def claim_due(
         now: the database's time.
         until: the claims' deadline, beyond the longest possible call.
         limit: how many grants at the most, all together.
+        due_by: those that were due then; by default now.
     """
     values = {
         "tenants": [tenant for tenant, _ in quotas], "names": [name for _, name in quotas],
         "quotas": list(quotas.values()), "owner": owner, "now": now, "until": until, "limit": limit,
+        "due_by": due_by or now,
     }  # fmt: skip
     async with vault.statement() as connection:
         rows = (await connection.execute(_CLAIM_DUE, values)).all()
@@ -207,6 +218,7 @@ async def claim_one(
     until: datetime,
     seen: int | None = None,
     force: bool = False,
+    by_operator: bool = False,
 ) -> Claim | None:
     """Claim one grant whatever its due time, and commit.
 
@@ -214,13 +226,17 @@ async def claim_one(
         owner: names the attempt.
         now, until: as for ``claim_due``.
         seen: the version of the access token that is to be replaced; None for whichever there is.
-        force: a dead grant too, and one that waits in backoff.
+        force: a dead grant too, once a day at the most.
+        by_operator: a dead grant at any time, and one that waits in backoff.
 
     Returns:
         None where another holds it, or where it is not any more as the caller saw it: it looks again then.
     """
     async with vault.statement() as connection:
-        values = {"id": grant_id, "owner": owner, "now": now, "until": until, "seen": seen, "force": force}
+        values = {
+            "id": grant_id, "owner": owner, "now": now, "until": until, "seen": seen, "force": force,
+            "by_operator": by_operator, "forced_before": now - FORCED_AGAIN,
+        }  # fmt: skip
         row = (await connection.execute(_CLAIM_ONE, values)).one_or_none()
     return None if row is None else _claim(row, owner, now, until)
 

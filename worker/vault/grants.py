@@ -34,6 +34,7 @@ class ShownGrant:
         issued_at: of the access token, where something sound says so.
         user_created_at: when the user was made at Auth0; None for admin tokens.
         exchangeable: the provider renews with the access token itself, without a refresh token.
+        upkeep: how the connection's grants are kept.
     """
 
     key: GrantKey
@@ -43,6 +44,7 @@ class ShownGrant:
     issued_at: datetime | None
     user_created_at: datetime | None = None
     exchangeable: bool = False
+    upkeep: due.Upkeep = due.EAGER
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ SELECT g.id, g.tenant, g.connection, g.user_id, g.provider_user_id, g.state, g.r
     g.access_version, g.access_sealed IS NOT NULL AS has_access, g.refresh_version,
     g.refresh_sealed IS NOT NULL AS has_refresh, g.expires_at, g.refresh_expires_at, g.scopes, g.obtained_at,
     g.obtained_from, g.shown_access, g.shown_refresh, g.shown_updated_at, g.user_created_at, g.due_at,
-    g.claim_owner, g.claim_began, g.claim_until, g.awaited, g.doubt_since, g.attempts, g.last_error
+    g.claim_owner, g.claim_began, g.claim_until, g.awaited, g.doubt_since, g.attempts, g.last_error, g.last_read_at
 FROM grants g
 JOIN unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:tenants AS text[]), CAST(:subjects AS text[]))
     AS asked(user_id, connection, tenant, provider_user_id) USING (user_id, connection, tenant, provider_user_id)
@@ -327,10 +329,13 @@ def _taken(
     if columns["state"] in ("active", "in_doubt") and columns["claim_owner"] is None:
         has_access = verdict.access or bool(row.get("has_access"))
         columns["due_at"] = (
-            due.after_sync(columns["expires_at"], columns["obtained_at"], now, random.random())  # noqa: S311  # jitter
-            if has_access
+            due.after_sync(
+                columns["expires_at"], columns["obtained_at"], now, random.random(),  # noqa: S311  # jitter
+                grant.upkeep, row.get("last_read_at"),
+            )
+            if has_access or grant.upkeep.sleeps(row.get("last_read_at"), now)
             else now
-        )
+        )  # fmt: skip
     return columns
 
 
@@ -401,6 +406,23 @@ async def _update(connection: AsyncConnection, writes: _Writes) -> None:
         )
     for row_id in writes.awaited:
         await notify(connection, row_id)
+
+
+_NOTE_READ = text("""
+UPDATE grants SET last_read_at = :now,
+    due_at = CASE WHEN state = 'active' AND claim_owner IS NULL AND attempts = 0 THEN least(due_at, :due_at) ELSE due_at END
+WHERE id = :id AND (last_read_at IS NULL OR last_read_at < :noted)
+""")
+
+
+async def note_read(vault: Vault, grant_id: int, *, now: datetime, due_at: datetime) -> None:
+    """Note that a grant is read, at most once in ``due.READ_NOTICE``, and wake it.
+
+    Args:
+        due_at: when it is due that is kept fresh from now on.
+    """
+    values = {"id": grant_id, "now": now, "noted": now - due.READ_NOTICE, "due_at": due_at}
+    await vault.run(_NOTE_READ, values)
 
 
 async def notify(connection: AsyncConnection, grant_id: int) -> None:

@@ -155,7 +155,7 @@ _GRANTS = (
 )
 
 _CONNECTIONS = """
-SELECT c.tenant, c.name, c.strategy, c.provider, c.problem, c.problem_message, c.notes, c.circuit_code,
+SELECT c.tenant, c.name, c.strategy, c.provider, c.problem, c.problem_message, c.notes, c.circuit_code, c.circuit_blame,
     c.circuit_opened_at, c.circuit_until, s.state, s.grants, s.next_expiry
 FROM connections c
 LEFT JOIN (

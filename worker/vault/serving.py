@@ -17,7 +17,7 @@ CHANNEL = "token_vault_grants"
 # may be wrong. A reader needs no more than SELECT on this view.
 SELECT_SERVED = """
 SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since, access_sealed, access_version,
-    expires_at, scopes, obtained_at, obtained_from, now()
+    expires_at, scopes, obtained_at, obtained_from, last_read_at, now()
 FROM served_tokens WHERE user_id = %s AND connection = %s
 """
 
@@ -70,12 +70,18 @@ class Served(NamedTuple):
     scopes: list[str] | None
     obtained_at: datetime | None
     obtained_from: str
+    last_read_at: datetime | None
     now: datetime
 
     @property
     def key(self) -> GrantKey:
         """What names the grant."""
         return GrantKey(self.tenant, self.connection, self.user_id, self.provider_user_id)
+
+    @property
+    def wants_notice(self) -> bool:
+        """Whether the workers want to know that it is read: it is renewed on read, and the last note is old."""
+        return self.last_read_at is not None and self.now - self.last_read_at > due.READ_NOTICE
 
     def is_fresh(self, min_ttl: float | None, now: datetime | None = None) -> bool:
         """Whether the token may be handed out.

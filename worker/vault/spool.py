@@ -145,8 +145,11 @@ def _text(value: object) -> str:
 
 def _read(path: Path, plain: dict[str, Any]) -> Spooled:
     claim, pair = plain["claim"], plain["pair"]
-    for name in ("began", "until", "expires_at", "doubt_since", "obtained_at"):
-        claim[name] = _moment(claim[name])
+    for name in (
+        *("began", "until", "expires_at", "doubt_since", "obtained_at"),
+        *("refresh_expires_at", "last_read_at"),
+    ):
+        claim[name] = _moment(claim.get(name))
     claim |= {"key": GrantKey(**claim["key"]), "owner": UUID(claim["owner"])}
     return Spooled(
         path=path,

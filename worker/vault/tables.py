@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     Text,
@@ -92,16 +94,30 @@ class ConnectionRow(Base):
     circuit_opened_at: Mapped[datetime | None]
     circuit_until: Mapped[datetime | None]
     circuit_code: Mapped[str | None]
+    # Who has to act: the operator, or nobody where the provider is away.
+    circuit_blame: Mapped[str | None]
+    # Calls in a row that the provider did not answer for itself, with no answer of its own in between.
+    away: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # A grant whose refusal may be its own trouble or the connection's: another one refused decides it.
     suspect_grant: Mapped[int | None] = mapped_column(BigInteger)
     circuit_failures: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     synced_at: Mapped[datetime | None]
 
+    renew: Mapped[str] = mapped_column(server_default=text("'eager'"))
+    # What answers have shown of the provider, beyond what is declared of it.
+    seen_rotating: Mapped[bool] = mapped_column(server_default=text("false"))
+    seen_grace: Mapped[float | None] = mapped_column(Double)
+    seen_life: Mapped[timedelta | None] = mapped_column(Interval)
+    seen_refresh_life: Mapped[timedelta | None] = mapped_column(Interval)
+
     __table_args__ = (
         CheckConstraint(
-            "(circuit_opened_at IS NULL) = (circuit_until IS NULL) AND (circuit_opened_at IS NULL) = (circuit_code IS NULL)",
+            "(circuit_opened_at IS NULL) = (circuit_until IS NULL) AND (circuit_opened_at IS NULL) = (circuit_code IS NULL)"
+            " AND (circuit_opened_at IS NULL) = (circuit_blame IS NULL)",
             name="circuit_whole",
         ),
+        CheckConstraint("circuit_blame IN ('operator', 'nobody')", name="circuit_blame"),
+        CheckConstraint("renew IN ('eager', 'on-read')", name="renew"),
     )
 
 
@@ -155,6 +171,10 @@ class GrantRow(Base):
     last_renewed_at: Mapped[datetime | None]
     # The access token of which it was told that it ends with nothing to renew it.
     expiry_told_version: Mapped[int | None] = mapped_column(BigInteger)
+    # Noted coarsely, and only where a connection's grants are renewed on read.
+    last_read_at: Mapped[datetime | None]
+    # When a dead grant was last tried by force.
+    forced_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
 
     __table_args__ = (
