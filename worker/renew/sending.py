@@ -78,7 +78,7 @@ async def _last_look(
     context: SimpleNamespace,  # noqa: ARG001
     sent: aiohttp.TraceRequestHeadersSentParams,  # noqa: ARG001
 ) -> None:
-    """aiohttp calls this before it writes the first byte, whatever its name says."""
+    """Aiohttp calls this before it writes the first byte, whatever its name says."""
     if not _IN_TIME.get()():
         raise _TooLate
 
