@@ -38,6 +38,7 @@ class Result:
     seconds: float = 0.0
     seed: int = 0
     examples: list[str] = field(default_factory=list)
+    told: set[tuple[int, str]] = field(default_factory=set)
 
     @property
     def clean(self) -> bool:
@@ -46,7 +47,7 @@ class Result:
 
     def as_json(self) -> str:
         """The whole as JSON."""
-        return json.dumps(asdict(self), indent=2)
+        return json.dumps(asdict(self) | {"told": len(self.told)}, indent=2)
 
 
 def judge(stage: Stage, row: Row) -> str:
@@ -89,8 +90,10 @@ def note(result: Result, row: Row, verdict: str) -> None:
         "lost inside": "lost_inside_reported", "lost outside": "lost_outside", "silent": "silent_losses",
         "older": "older_pair_kept",
     }.get(verdict)  # fmt: skip
-    if counted is None:
-        return
+    case = (row["id"], str(row["reason_since"]))
+    if counted is None or case in result.told:
+        return  # a loss is told once, however long its user takes to come back
+    result.told.add(case)
     setattr(result, counted, getattr(result, counted) + 1)
     if counted in FORBIDDEN and len(result.examples) < 20:
         seen = {

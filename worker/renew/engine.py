@@ -238,6 +238,8 @@ class Engine:
                     self._vault, tenant=claim.key.tenant, name=claim.key.connection, now=now
                 )
             return request.outcome
+        if claim.doubt_since is not None and not await claims.still_holds(self._vault, claim):
+            return Outcome.SUPERSEDED
         result = await self._call(provider, request, now, in_time)
         if isinstance(result, Refused):
             return await self._refused(lane, claim, provider, result, clock)
