@@ -15,6 +15,7 @@ import psycopg
 
 from tests.faults.injecting import Injector
 from tests.faults.reconciling import FORBIDDEN, Result, heal, measure, reconcile
+from tests.faults.refreshing import refresh
 from tests.faults.stage import Stage, cast, stage
 
 
@@ -33,7 +34,7 @@ def attack(
     with stage(folder, grants=grants, life=life, scale=scale) as made:
         cast(made, readers=2, seed=seed)
         _say(tell, "the vault fills")
-        _synced(made, grants)
+        made.filled()
         (made.control / "measuring").touch()
         time.sleep(min(life / 2, 20))
         (made.control / "measuring").unlink()
@@ -71,13 +72,6 @@ def _inject(made: Stage, injector: Injector, result: Result, faults: int, second
             _bar(tell, number + 1, faults)
 
 
-def _synced(made: Stage, grants: int) -> None:
-    deadline = time.monotonic() + 180
-    while made.sql("SELECT count(*) AS n FROM grants")[0]["n"] < len(made.people):
-        assert time.monotonic() < deadline, "the vault did not fill"
-        time.sleep(0.5)
-
-
 def _say(tell: bool, what: str) -> None:
     if tell:
         print(f"\r\033[K{what}", file=sys.stderr, flush=True)
@@ -108,6 +102,13 @@ def main() -> int:
     """Exit with 0 only when nothing happened that must not."""
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    if options.refreshers:
+        spends = refresh(folder, rounds=options.refreshers, seed=options.seed, scale=options.scale)
+        print(
+            "\n".join(f"{rounds:>8} rounds with {times} spends" for times, rounds in sorted(spends.items()))
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        return 0 if spends == {1: options.refreshers} else 1
     life = options.life or max(30.0, options.grants / 20)
     result = attack(
         folder, grants=options.grants, faults=options.faults, seed=options.seed,
@@ -123,6 +124,9 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument(
+        "--refreshers", type=int, help="instead: so many rounds of 64 refreshers on one grant"
+    )
     parser.add_argument("--grants", type=int, default=10_000)
     parser.add_argument("--faults", type=int, default=1_000)
     parser.add_argument(

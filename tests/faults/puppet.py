@@ -192,7 +192,53 @@ def _reader(arguments: dict[str, Any]) -> None:
             time.sleep(arguments["pause"])
 
 
-_ROLES: dict[str, Callable[[dict[str, Any]], None]] = {"celery": _celery, "reader": _reader}
+def _crowd(arguments: dict[str, Any]) -> None:
+    """Let 64 refreshers want one grant at the same moment, some grants side by side."""
+    import asyncio
+
+    people = json.loads(Path(arguments["people"]).read_text())
+    with Path(arguments["done"]).open("a", buffering=1) as done:
+        asyncio.run(_rounds(arguments | {"people": people, "played": lambda user: done.write(f"{user}\n")}))
+
+
+async def _rounds(arguments: dict[str, Any]) -> None:
+    import asyncio
+
+    from sqlalchemy import text
+
+    from worker import settings
+    from worker.client import AsyncTokenVault
+    from worker.runtime import open_runtime
+
+    people, played = arguments["people"], arguments["played"]
+    room, min_ttl = asyncio.Semaphore(arguments["beside"]), arguments["life"] * 0.45
+    due = text("UPDATE grants SET due_at = now() WHERE user_id = :user_id AND claim_owner IS NULL")
+    async with open_runtime(settings.load(), connections=16) as runtime, AsyncTokenVault.from_env() as reader:
+
+        async def one_round(user_id: str, connection: str) -> None:
+            async with room:
+                await runtime.vault.run(due, {"user_id": user_id})
+                on_demand = [
+                    runtime.on_demand.refresh(
+                        tenants=runtime.tenants, user_id=user_id, connection=connection, min_ttl=min_ttl
+                    )
+                    for _ in range(30)
+                ]
+                readers = [reader.user_token(user_id, connection, min_ttl=min_ttl, wait=2) for _ in range(30)]
+                batches = [runtime.engine.renew_due(runtime.tenants) for _ in range(4)]
+                crowd: list[Any] = [*on_demand, *readers, *batches]
+                random.shuffle(crowd)
+                await asyncio.gather(*crowd, return_exceptions=True)
+            played(user_id)
+
+        await asyncio.gather(*(one_round(*who) for who in people))
+
+
+_ROLES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "celery": _celery,
+    "reader": _reader,
+    "crowd": _crowd,
+}
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import signal as signals
 import subprocess
 import sys
 import time
@@ -20,7 +20,7 @@ from celery import Celery
 from psycopg.rows import dict_row
 
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
-from tests.emulators.control import ROOT, Emulation, running
+from tests.emulators.control import ROOT, Emulation, digest, running
 from tests.faults import puppet
 from tests.processes import site
 from worker import embedded
@@ -146,7 +146,7 @@ class Stage:
     def kill_all(self) -> None:
         """End all processes of the stage."""
         for name in self.pids:
-            self.signal(name, signal.SIGKILL)
+            self.signal(name, signals.SIGKILL)
 
     def send(self, *messages: tuple[str, str, dict[str, Any]]) -> None:
         """Queue tasks: name, queue, arguments of each. A Redis that is away loses them."""
@@ -159,7 +159,7 @@ class Stage:
 
     # Servers
 
-    def stop_server(self, server: str, how: signal.Signals) -> None:
+    def stop_server(self, server: str, how: signals.Signals) -> None:
         """Stop Postgres or Redis and wait until it is gone."""
         folder = self.home / server
         os.kill(int((folder / "server.pid").read_text()), how)
@@ -201,6 +201,18 @@ class Stage:
         place = Place.of_grant(key, "refresh", row["refresh_version"])
         return ring.open(place, row["refresh_sealed"]).reveal()
 
+    def digest(self, row: Row) -> str:
+        """Name a row's refresh token as the providers' ledger does."""
+        return digest(self.refresh_token(row) or "")
+
+    def filled(self) -> None:
+        """Wait until the vault has everybody."""
+        _until(
+            lambda: self.sql("SELECT count(*) AS n FROM grants")[0]["n"] >= len(self.people),
+            180,
+            "all are synced",
+        )
+
     def spooled(self) -> list[Path]:
         """The answers that wait on disk."""
         folder = Path(self.environment["TOKEN_VAULT_HOME"]) / "spool"
@@ -227,7 +239,9 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path, *, grants: int, life: float, scale: float) -> Iterator[Stage]:
+def stage(
+    folder: Path, *, grants: int, life: float, scale: float, fresh_for: float | None = None
+) -> Iterator[Stage]:
     """Set everything up: four strict connections, one that forgives for some seconds, one that does not rotate."""
     with ExitStack() as stack:
         home = folder / "servers"
@@ -242,12 +256,16 @@ def stage(folder: Path, *, grants: int, life: float, scale: float) -> Iterator[S
             site(servers, emulation, folder, schedule=f"renew = {5 / scale}\nsync = 20\nconnections = 60")
         )
         found = Stage(home, folder, emulation, made.environment, life, scale, stack)
-        shares = dict.fromkeys(connections, grants * 2 // 10)
-        shares |= {"forgiving": grants // 10, "google": grants // 10}
+        strict = connections[:-2]
+        shares = {name: grants // len(strict) + (n < grants % len(strict)) for n, name in enumerate(strict)}
+        if fresh_for is None:
+            shares = dict.fromkeys(strict, grants * 2 // 10)
+            shares |= {"forgiving": grants // 10, "google": grants // 10}
         for name, count in shares.items():
             for part in range(10):  # they logged in one after the other, as people do
                 n = count // 10 + (part < count % 10)
-                users = emulation.add_users(name, n, expires_in=life * (0.5 + part / 20)) if n else []
+                ends = life * (0.5 + part / 20) if fresh_for is None else fresh_for
+                users = emulation.add_users(name, n, expires_in=ends) if n else []
                 found.people += [(user, name) for user in users]
         (folder / "people.json").write_text(json.dumps(found.people))
         found.start_zygote()
