@@ -85,7 +85,7 @@ class Stage:
         environment = self.environment | {
             "FAULTS_CONTROL": str(self.control), "FAULTS_SCALE": str(self.scale),
         }  # fmt: skip
-        log = (self.folder / "zygote.log").open("ab")
+        log = self.stack.enter_context((self.folder / "zygote.log").open("ab"))
         self.zygote = self.stack.enter_context(
             subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.puppet"],
@@ -220,7 +220,7 @@ class Stage:
 
     def quiet(self, patience: float) -> bool:
         """Wait until nothing is claimed, overdue, in doubt or spooled."""
-        deadline = time.monotonic() + patience
+        deadline, forced = time.monotonic() + patience, set[str]()
         busy = (
             "SELECT count(*) AS n FROM grants WHERE claim_owner IS NOT NULL OR state = 'in_doubt'"
             " OR doubt_since IS NOT NULL AND state = 'active' OR due_at < now() - interval '3 s'"
@@ -230,7 +230,10 @@ class Stage:
             for row in self.sql(
                 "SELECT user_id, connection FROM grants WHERE claim_owner IS NULL"
                 " AND (state = 'in_doubt' OR state = 'active' AND doubt_since IS NOT NULL) LIMIT 300"
-            ):  # decided now, as an operator would: by force
+            ):  # decided now, as an operator would: by force, once
+                if row["user_id"] in forced:
+                    continue
+                forced.add(row["user_id"])
                 self.send(("worker.refresh_token", "interactive", {**row, "force": True}))
             if not self.sql(busy)[0]["n"] and not self.spooled():
                 return True

@@ -18,7 +18,14 @@ from uuid import uuid4
 import psycopg
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from psycopg.rows import dict_row
 
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
@@ -144,6 +151,17 @@ class Protocol(RuleBasedStateMachine):
         self.now += timedelta(seconds=seconds)
         self.provider.now = self.now
 
+    @precondition(lambda self: self.row()["claim_until"] is not None)
+    @rule()
+    def the_claim_runs_out(self) -> None:
+        self.now = self.provider.now = max(self.now, self.row()["claim_until"])
+
+    @precondition(lambda self: self.row()["due_at"] is not None)
+    @rule()
+    def it_falls_due(self) -> None:
+        self.now = self.provider.now = max(self.now, self.row()["due_at"])
+
+    @precondition(lambda self: (self.row()["due_at"] or self.now + LIFE) <= self.now)
     @rule()
     def claim_due(self) -> None:
         until = self.now + CLAIM_TIME
@@ -155,6 +173,7 @@ class Protocol(RuleBasedStateMachine):
         for claim in found:
             self.begin(claim)
 
+    @precondition(lambda self: self.row()["claim_until"] is None or self.row()["claim_until"] <= self.now)
     @rule(force=st.booleans())
     def claim_one(self, force: bool) -> None:
         until, grant = self.now + CLAIM_TIME, self.row()["id"]
@@ -170,7 +189,8 @@ class Protocol(RuleBasedStateMachine):
         else:
             self.attempts.append(Attempt(claim))
 
-    @rule(number=st.integers(0, 9), carried_out=st.booleans())
+    @precondition(lambda self: any(attempt.sent_at is None for attempt in self.attempts))
+    @rule(number=st.integers(0, 9), carried_out=st.sampled_from([True, True, False]))
     def send(self, number: int, carried_out: bool) -> None:
         attempt = self.pick(number, sent=False)
         if attempt is None:
@@ -192,6 +212,7 @@ class Protocol(RuleBasedStateMachine):
         if carried_out:
             attempt.answer = self.provider.redeem(refresh.reveal(), in_doubt=doubted)
 
+    @precondition(lambda self: any(attempt.sent_at is not None for attempt in self.attempts))
     @rule(number=st.integers(0, 9), lost=st.sampled_from([False, False, False, True]))
     def answer_comes(self, number: int, lost: bool) -> None:
         attempt = self.pick(number, sent=True)
@@ -211,6 +232,7 @@ class Protocol(RuleBasedStateMachine):
         if not released and decision.outcome is Outcome.LOST:
             self.run(claims.refused_after_all(self.vault, claim, now=self.now))
 
+    @precondition(lambda self: any(attempt.sent_at is not None for attempt in self.attempts))
     @rule(number=st.integers(0, 9))
     def answer_is_spooled(self, number: int) -> None:
         attempt = self.pick(number, sent=True)
@@ -219,16 +241,19 @@ class Protocol(RuleBasedStateMachine):
             due_at = attempt.sent_at + LIFE / 2
             self.spool.keep(attempt.claim, attempt.answer, obtained_at=attempt.sent_at, due_at=due_at)
 
+    @precondition(lambda self: bool(self.spool.waiting()))
     @rule()
     def spool_is_replayed(self) -> None:
         self.run(self.storing.replay())
 
+    @precondition(lambda self: bool(self.attempts))
     @rule(number=st.integers(0, 9), sent=st.booleans())
     def worker_dies(self, number: int, sent: bool) -> None:
         attempt = self.pick(number, sent=sent)
         if attempt:
             self.attempts.remove(attempt)
 
+    @precondition(lambda self: self.now > EPOCH + LIFE)
     @rule(silent=st.booleans())
     def user_logs_in(self, silent: bool) -> None:
         self.now += timedelta(seconds=1)
@@ -240,16 +265,19 @@ class Protocol(RuleBasedStateMachine):
         self.erased = False
         self.show(self.shown)
 
+    @precondition(lambda self: self.now > EPOCH + LIFE)
     @rule()
     def auth0_shows_its_old_copy(self) -> None:
         self.show(self.shown)
 
+    @precondition(lambda self: self.now > EPOCH + LIFE)
     @rule()
     def accounts_are_linked(self) -> None:
         self.user = "u|2" if self.user == "u|1" else "u|1"
         self.now += timedelta(seconds=1)
         self.show(self.shown)
 
+    @precondition(lambda self: self.now > EPOCH + LIFE)
     @rule()
     def user_is_forgotten(self) -> None:
         self.erased = True

@@ -10,9 +10,9 @@ from tests.faults.refreshing import refresh
 
 def test_no_fault_loses_a_grant_outside_the_window(tmp_path: Path) -> None:
     """Killed, cut off, paused, restarted: no loss outside the window or in silence, no double spend, nothing stale."""
-    result = attack(tmp_path, grants=120, faults=24, seed=7, seconds=20, life=30, scale=20, tell=False)
+    result = attack(tmp_path, grants=100, faults=20, seed=7, seconds=14, life=24, scale=20, tell=False)
     assert result.clean, table(result)
-    assert sum(result.faults.values()) == 24
+    assert sum(result.faults.values()) == 20
     assert result.renewals > result.grants / 2
     assert result.reads > 100
 
