@@ -196,9 +196,7 @@ class Provider:
         """
         code = known[0] if known and known[1] is Blame.NOBODY else f"http_{status}"
         began = status >= 500 and code not in ("temporarily_unavailable", "slow_down")
-        if (
-            began and self.rotates
-        ):  # forgiven for some seconds or not: it is noted that the token may be spent
+        if began and not self.forgives_retry:  # a grace may be over when the retry is made: it is noted
             return Refused(Blame.IN_DOUBT, code, wait, spent=True)
         return Refused(Blame.NOBODY, code, wait)
 
