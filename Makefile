@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench lock clean
+.PHONY: help run test faults lint bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -14,6 +14,9 @@ run: $(VENV)/.runtime ## start the vault in the foreground (an emulated tenant w
 
 test: $(VENV)/.dev ## run every test, on embedded servers
 	$(BIN)/pytest $(ARGS)
+
+faults: $(VENV)/.dev ## attack the renewal of 10,000 grants with 1,000 faults, and reconcile (ARGS="--grants 500 --faults 100")
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy strict, import contracts, migrations in step with models
 	$(BIN)/ruff check .

@@ -21,6 +21,10 @@ VISIBILITY = 3600
 # How often beat asks whether a sync is due, in seconds at the most; Postgres knows when the last one began.
 LOOK = 30.0
 
+# Messages expire by the clock of the host that takes them, in seconds: a worker whose clock is fast by less than
+# this must not drop every tick.
+SKEW = 300.0
+
 
 def make_app(settings: Settings) -> Celery:
     """Build the application for these settings."""
@@ -58,19 +62,19 @@ def make_app(settings: Settings) -> Celery:
             "renew": {
                 "task": "worker.renew_due",
                 "schedule": settings.schedule.renew,
-                # A late tick is dropped: the next one looks for the same rows.
-                "options": {"expires": settings.schedule.renew},
+                # A tick that is very late is dropped: the next one looks for the same rows.
+                "options": {"expires": settings.schedule.renew + SKEW},
             },
-            "sync": {"task": "worker.sync_due", "schedule": look, "options": {"expires": look}},
+            "sync": {"task": "worker.sync_due", "schedule": look, "options": {"expires": look + SKEW}},
             "changes": {
                 "task": "worker.sync_changes",
                 "schedule": changes,
-                "options": {"expires": changes},
+                "options": {"expires": changes + SKEW},
             },
             "events": {
                 "task": "worker.deliver_events",
                 "schedule": settings.schedule.events,
-                "options": {"expires": settings.schedule.events},
+                "options": {"expires": settings.schedule.events + SKEW},
             },
         },
     )
@@ -96,7 +100,7 @@ def _configure_logging(**_: object) -> None:
 @beat_init.connect
 def _look_at_once(**_: object) -> None:
     """Beat's first tick comes an interval after its start; a new vault is not left empty for so long."""
-    app.send_task("worker.sync_due", expires=LOOK)
+    app.send_task("worker.sync_due", expires=LOOK + SKEW)
 
 
 app = make_app(configuration.load())

@@ -263,8 +263,8 @@ class Emulation(ScaleControl):
 
         Not carried out: an HTTP status such as "503" (with `retry_after`), "html200", "reset_before".
         "error:<code>[:description]" is the provider's own error, the refresh token unspent; `extra` is merged
-        into its body. Carried out: "empty200", "malformed_json", "reset_after", "hang" (until `release` or the
-        client leaves), "delay:<seconds>" (real ones), "slow:<seconds>" (of the
+        into its body. Carried out: "empty200", "malformed_json", "cut" (half an answer, then a reset), "reset_after",
+        "hang" (until `release` or the client leaves), "delay:<seconds>" (real ones), "slow:<seconds>" (of the
         emulation's clock), "override:<JSON object merged over the answer>". `carried_out`
         overrides which it is.
         """

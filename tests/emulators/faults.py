@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-CARRIED_OUT = {"empty200", "malformed_json", "reset_after", "hang", "delay", "slow", "override"}
+CARRIED_OUT = {"empty200", "malformed_json", "cut", "reset_after", "hang", "delay", "slow", "override"}
 NOT_CARRIED_OUT = {"html200", "reset_before"}
 
 

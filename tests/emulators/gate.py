@@ -52,6 +52,7 @@ class Gate:
             )
             return
         entry = scope["entry"] = self._journal.open(self._clock.now(), scope["method"], path)
+        entry["note"] = dict(scope["headers"]).get(b"x-note", b"").decode()  # what a test says of its request
         fault = self._faults.take(path)
         if fault is None:
             await self._app(scope, receive, _noting(send, entry))
@@ -75,6 +76,15 @@ class Gate:
             case "hang":
                 if await self._hang(receive):
                     return
+            case "cut":
+                await send(
+                    {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+                )
+                half = answer.body[: len(answer.body) // 2]
+                await send({"type": "http.response.body", "body": half, "more_body": True})
+                await asyncio.sleep(0)  # the half leaves with this turn of the loop
+                await self._reset(scope, receive)
+                return
             case "delay":
                 await asyncio.sleep(float(fault.argument))
             case "slow":

@@ -28,6 +28,7 @@ class Journal:
             "status": None,
             "error": None,
             "fault": None,
+            "note": "",
             "outcome": "unanswered",
         }
         self._entries.append(entry)

@@ -311,28 +311,57 @@ async def test_a_late_answer_is_stored_under_another_ones_claim(vault: Vault, sq
     second = await claim_first(vault, LATER, AFTERWARDS)
     assert await store(vault, late)
     [row] = sql("SELECT * FROM grants")
-    assert row["claim_owner"] == second.owner
+    assert row["claim_owner"] is None  # left behind, it would put a grant in doubt that never was
     assert not await claims.release(
         vault, second, due_at=None, state="reauthorization_required", reason="invalid_grant"
     )
     assert not await store(vault, second, access="not this", refresh="nor this")
     [row] = sql("SELECT * FROM grants")
     assert opened(vault, row) == ("renewed", "rotated")
-    assert row["state"] == "active"
+    assert (row["state"], row["due_at"]) == (
+        "in_doubt",
+        late.began,
+    )  # the second may have presented it as well
+    assert not await claims.still_holds(vault, second)
 
 
 async def test_a_late_answer_heals_what_was_given_up(vault: Vault, sql: Sql) -> None:
-    """Where the one who took over was refused, the first one's late answer brings the grant back."""
+    """Where the one who took over was refused, the first one's late answer is kept, and tried at once.
+
+    A provider that took the second presentation for theft has revoked the new pair too: it is still in doubt, so
+    that a refusal will be called what it is.
+    """
     await planted(vault, sql, shown(1))
     late = await claim_first(vault)
     second = await claim_first(vault, LATER, AFTERWARDS)
     assert await claims.release(
-        vault, second, due_at=None, state="reauthorization_required", reason="lost_in_rotation"
+        vault,
+        second,
+        due_at=None,
+        state="reauthorization_required",
+        reason="lost_in_rotation",
+        reason_since=NOW,
     )
     assert await store(vault, late)
     [row] = sql("SELECT * FROM grants")
-    assert (row["state"], row["reason"], row["due_at"]) == ("active", None, AFTERWARDS)
+    assert (row["state"], row["doubt_since"], row["due_at"]) == ("in_doubt", NOW, late.began)
     assert opened(vault, row) == ("renewed", "rotated")
+
+
+async def test_a_refusal_just_after_a_late_answer_puts_the_new_pair_in_doubt(vault: Vault, sql: Sql) -> None:
+    """Who took over presented the token too, and may have had the family revoked: what descends is tried at once."""
+    await planted(vault, sql, shown(1))
+    late = await claim_first(vault)
+    second = await claim_first(vault, LATER, AFTERWARDS)
+    assert await store(vault, late)
+    third = await claim_first(vault, LATER, AFTERWARDS)
+    assert await store(vault, third, access="again", refresh="rotated again")
+    assert sql("SELECT state, doubt_since FROM grants") == [{"state": "active", "doubt_since": None}]
+    assert await claims.refused_after_all(vault, second, now=AFTERWARDS)
+    [row] = sql("SELECT * FROM grants")
+    assert (row["state"], row["doubt_since"], row["due_at"]) == ("in_doubt", NOW, AFTERWARDS)
+    assert opened(vault, row) == ("again", "rotated again")
+    assert not await claims.refused_after_all(vault, second, now=AFTERWARDS)
 
 
 async def test_an_answer_stored_twice_changes_nothing(vault: Vault, sql: Sql) -> None:

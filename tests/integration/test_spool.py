@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from worker.renew import storing
 from worker.renew.outcome import Outcome
 from worker.runtime import Runtime
 from worker.tokens import Secret
+from worker.vault.database import Vault
+from worker.vault.spool import Spool
 
 Sql = Callable[..., list[dict[str, Any]]]
 USER = "bitbucket|{1}"
@@ -120,6 +124,58 @@ async def test_no_request_is_sent_while_the_spool_cannot_be_written(
     with pytest.raises(ConfigurationError, match=r"spool .* cannot be written"):
         await one_due.engine.renew_due(one_due.tenants)
     assert tenant.calls("/idp") == {}
+
+
+async def test_no_request_is_sent_while_postgres_is_known_to_be_away(
+    impatient: None, one_due: Runtime, tenant: Emulation, database_url: Secret, sql: Sql
+) -> None:
+    """After an answer that could not be committed no other grant is renewed until Postgres answers again."""
+    tenant.add_user("bitbucket|{2}", [{"connection": "bitbucket"}])
+    await (await one_due.sync("default")).everything()
+    sql("UPDATE grants SET due_at = now() - interval '1 s' * (2 - id)")
+    renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
+    await carried_out(tenant)
+    asked = asyncio.Event()
+    with postgres_away(database_url), pytest.MonkeyPatch.context() as patch:
+        looking = type(one_due.vault).now
+
+        async def now(vault: Vault) -> datetime:
+            asked.set()
+            return await looking(vault)
+
+        patch.setattr(type(one_due.vault), "now", now)
+        tenant.release()
+        await until(lambda: bool(files(one_due)))
+        await asked.wait()  # the first was given up on, and whoever is next asks whether Postgres is back
+        assert sum(tenant.calls("/idp/bitbucket").values()) == 1
+    outcomes = await renewing
+    assert outcomes == {Outcome.SPOOLED: 1, Outcome.RENEWED: 1}
+    assert sum(tenant.calls("/idp/bitbucket").values()) == 2
+
+
+async def test_an_answer_that_no_disk_takes_either_is_offered_until_postgres_takes_it(
+    impatient: None,
+    one_due: Runtime,
+    tenant: Emulation,
+    database_url: Secret,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With Postgres away and the disk full an answer lives on in memory, beyond all patience, and is committed."""
+    tries = []
+
+    def full(*_: object, **__: object) -> Path:
+        tries.append(time.monotonic())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Spool, "keep", full)
+    renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
+    await carried_out(tenant)
+    with postgres_away(database_url):
+        tenant.release()
+        await until(lambda: len(tries) > 3 and tries[-1] - tries[0] > storing.STORE_PATIENCE)
+        assert not renewing.done()
+    assert await renewing == {Outcome.RENEWED: 1}
+    await assert_next_renewal_succeeds(one_due, tenant, database_url)
 
 
 async def test_an_older_answer_in_the_spool_does_not_replace_a_newer_login(

@@ -384,6 +384,17 @@ async def test_an_answer_that_is_arriving_is_read_although_time_is_up(
     assert result.body == PAIR
 
 
+async def test_nothing_is_written_when_the_claim_has_run_out_while_connecting(
+    http: httpx.AsyncClient, serve: Serve
+) -> None:
+    """Time is looked at once more when the connection stands: a process that was paused there sends nothing."""
+    server = await serve(answers)
+    result = await send(http, post(server.url), lambda: False)
+    assert result == NoAnswer(sent=False, code="too_late")
+    assert isinstance(await send(http, post(server.url), lambda: True), Answer)
+    assert len(server.requests) == 1
+
+
 async def test_a_cancelled_call_lets_go_of_its_connection(http: httpx.AsyncClient, serve: Serve) -> None:
     """A call that is cancelled leaves no request running behind."""
     arrived, left = asyncio.Event(), asyncio.Event()

@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import inf
 from typing import Any, Literal
 from urllib.parse import quote_plus, urlencode
 
@@ -93,8 +94,8 @@ class Provider:
 
     @property
     def forgives_retry(self) -> bool:
-        """Whether the same refresh token may safely be sent again after an unknown outcome."""
-        return not self.rotates or bool(self.grace)
+        """Whether the same refresh token may be sent again after an unknown outcome, however much later."""
+        return not self.rotates or self.grace == inf
 
     # What Auth0's connection options say, for providers whose endpoint or request depends on them.
 
@@ -216,7 +217,7 @@ class Provider:
         """
         code = known[0] if known and known[1] is Blame.NOBODY else f"http_{status}"
         began = status >= 500 and code not in ("temporarily_unavailable", "slow_down")
-        if began and not self.forgives_retry:
+        if began and not self.forgives_retry:  # a grace may be over when the retry is made: it is noted
             return Refused(Blame.IN_DOUBT, code, wait, spent=True)
         return Refused(Blame.NOBODY, code, wait)
 

@@ -255,14 +255,12 @@ class Engine:
             lane.began.pop(claim.id, None)
 
     async def _renew(self, lane: _Lane, claim: Claim, clock: Callable[[], datetime]) -> Outcome:
-        await self._storing.possible()  # while answers cannot be committed, no more are asked for
+        def in_time() -> bool:
+            return clock() + timedelta(seconds=CALL_TIMEOUT) < claim.until
+
+        await self._storing.possible(in_time)  # while answers cannot be committed, no more are asked for
         now, client, provider = clock(), lane.connection.client, lane.connection.provider
-        if (
-            client is None
-            or provider is None
-            or lane.broken
-            or now + timedelta(seconds=CALL_TIMEOUT) >= claim.until
-        ):
+        if client is None or provider is None or lane.broken or not in_time():
             await claims.release_unspent(self._vault, [claim], due_at=now)
             return Outcome.UNSENT
         # The attempt begins here: what came before was waiting.
@@ -275,7 +273,9 @@ class Engine:
                     self._vault, tenant=claim.key.tenant, name=claim.key.connection, now=now
                 )
             return request.outcome
-        result = await self._call(provider, request, now)
+        if claim.doubt_since is not None and not await claims.still_holds(self._vault, claim):
+            return Outcome.SUPERSEDED
+        result = await self._call(provider, request, now, in_time)
         if isinstance(result, Refused):
             return await self._refused(lane, claim, provider, result, clock)
         stored = lane.connection.stored
@@ -347,9 +347,13 @@ class Engine:
         return Decision(Outcome.UNSENT, False, {"due_at": alive})
 
     async def _call(
-        self, provider: providers.Provider, request: RefreshRequest, sent_at: datetime
+        self,
+        provider: providers.Provider,
+        request: RefreshRequest,
+        sent_at: datetime,
+        in_time: Callable[[], bool],
     ) -> Renewed | Refused:
-        answer = await send(self._http, request)
+        answer = await send(self._http, request, in_time)
         if isinstance(answer, Answer):
             return provider.read(answer.status, answer.headers, answer.body, sent_at=sent_at)
         return providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
@@ -452,6 +456,8 @@ class Engine:
         decision: Decision = decide(refused, claim, provider, now=now, chance=self._chance())
         released = await claims.release(self._vault, claim, **decision.columns)
         outcome = decision.outcome
+        if not released and outcome is Outcome.LOST:
+            await claims.refused_after_all(self._vault, claim, now=now)
         if decision.away:
             lane.shrink()
             lane.away = True

@@ -7,9 +7,11 @@ may have.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import SimpleNamespace
 
 import aiohttp
 import httpx
@@ -60,6 +62,27 @@ class NoAnswer:
     code: str
 
 
+class _TooLate(Exception):
+    """The claim's time was up before anything was written."""
+
+
+def _always() -> bool:
+    return True
+
+
+_IN_TIME: ContextVar[Callable[[], bool]] = ContextVar("in_time", default=_always)
+
+
+async def _last_look(
+    session: aiohttp.ClientSession,  # noqa: ARG001
+    context: SimpleNamespace,  # noqa: ARG001
+    sent: aiohttp.TraceRequestHeadersSentParams,  # noqa: ARG001
+) -> None:
+    """Aiohttp calls this before it writes the first byte, whatever its name says."""
+    if not _IN_TIME.get()():
+        raise _TooLate
+
+
 class _Transport(AiohttpTransport):
     """aiohttp under httpx, without cookies, ``.netrc`` or a pool that keeps stale connections."""
 
@@ -67,9 +90,12 @@ class _Transport(AiohttpTransport):
         connector = aiohttp.TCPConnector(
             ssl=self.ssl_context, limit=self.limits.max_connections or 0, keepalive_timeout=KEEPALIVE
         )
+        looking = aiohttp.TraceConfig()
+        looking.on_request_headers_sent.append(_last_look)
         session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False
-        )
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False,
+            trace_configs=[looking],
+        )  # fmt: skip
         # Left to itself, aiohttp sends a GET whose answer is lost a second time.
         session._retry_connection = False
         return session
@@ -88,8 +114,16 @@ def http_client(connections: int = 100) -> httpx.AsyncClient:
     )
 
 
-async def send(http: httpx.AsyncClient, request: RefreshRequest) -> Answer | NoAnswer:
-    """Send a refresh request once; nothing is ever repeated here."""
+async def send(
+    http: httpx.AsyncClient, request: RefreshRequest, in_time: Callable[[], bool] = _always
+) -> Answer | NoAnswer:
+    """Send a refresh request once; nothing is ever repeated here.
+
+    Args:
+        in_time: asked when the connection stands and nothing is written yet: a process that was paused while
+            connecting may wake when its claim is another's.
+    """
+    _IN_TIME.set(in_time)
     exchange = asyncio.create_task(_exchange(http, request))
     try:
         for patience in (CALL_TIMEOUT, DRAIN):
@@ -112,6 +146,8 @@ async def _exchange(http: httpx.AsyncClient, request: RefreshRequest) -> Answer 
                 if len(body) > MAX_ANSWER:
                     return NoAnswer(sent=True, code="answer_too_large")
             return Answer(response.status_code, response.headers, bytes(body))
+    except _TooLate:
+        return NoAnswer(sent=False, code="too_late")
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError):
         return NoAnswer(sent=False, code="bad_token_url")
     except (httpx.TransportError, httpx.DecodingError, aiohttp.ClientError) as error:

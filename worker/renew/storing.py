@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import structlog
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
@@ -23,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 # An answer that Postgres cannot take is offered again for this long, in seconds; then the next run replays it.
 STORE_PATIENCE = 30.0
+# Between two offers, in seconds.
+LONGEST_PAUSE = 5.0
 
 
 class Storing:
@@ -42,9 +45,20 @@ class Storing:
         self._up = asyncio.Event()
         self._up.set()
 
-    async def possible(self) -> None:
-        """Wait until answers can be committed again."""
-        await self._up.wait()
+    async def possible(self, in_time: Callable[[], bool]) -> None:
+        """Wait until answers can be committed again, as long as there is still time for a call.
+
+        Postgres is asked itself: a commit that was given up on says nothing of whether it is back.
+        """
+        pause = 0.2
+        while not self._up.is_set() and in_time():
+            try:
+                await self._vault.now()
+            except (SQLAlchemyError, OSError):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+            else:
+                self._up.set()
 
     def check(self) -> None:
         """Make sure that an answer could be kept on disk.
@@ -120,16 +134,24 @@ class Storing:
                 )
             except (SQLAlchemyError, OSError) as error:
                 self._up.clear()
-                spooled = spooled or self._spool.keep(claim, pair, obtained_at=sent_at, due_at=due_at)
                 log.warning("renew.commit_failed", grant=claim.id, problem=type(error).__name__)
-                if time.monotonic() > give_up:
-                    self._up.set()
+                spooled = spooled or self._kept(claim, pair, sent_at, due_at)
+                # What is on no disk either is offered for as long as this process lives.
+                if spooled and time.monotonic() > give_up:
                     return Outcome.SPOOLED
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
+                pause = min(pause * 2, LONGEST_PAUSE)
             else:
                 self._up.set()
                 if spooled:
                     stored = stored or not spooled.exists()  # a replay was quicker
                     self._spool.drop(spooled)
                 return Outcome.RENEWED if stored else Outcome.SUPERSEDED
+
+    def _kept(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Path | None:
+        """Put the answer on disk; None where the disk does not take it either."""
+        try:
+            return self._spool.keep(claim, pair, obtained_at=sent_at, due_at=due_at)
+        except OSError as error:
+            log.error("spool.failed", grant=claim.id, problem=error.strerror)  # noqa: TRY400
+            return None

@@ -111,6 +111,8 @@ RETURNING id, tenant, connection, user_id, provider_user_id, state, access_seale
 
 # One statement, so that the pair is committed with the answer and nothing can come between. Each token is
 # compared by itself: a login that brought only a newer access token must not cost us the rotated refresh token.
+# A claim of whoever took over is on the token that is replaced, and void. That one may have presented the token
+# again, and the provider have revoked the new pair with the old: it is kept, and tried at once, in doubt.
 _STORE = text("""
 WITH stored AS (
     UPDATE grants SET
@@ -123,20 +125,22 @@ WITH stored AS (
         obtained_at = CASE WHEN same_access THEN :obtained_at ELSE obtained_at END,
         obtained_from = CASE WHEN same_access THEN 'renewal' ELSE obtained_from END,
         scopes = CASE WHEN same_access THEN coalesce(CAST(:scopes AS text[]), scopes) ELSE scopes END,
-        due_at = CASE WHEN same_access THEN :due_at ELSE least(due_at, :due_at) END,
-        state = CASE WHEN same_refresh THEN 'active' ELSE state END,
-        reason = CASE WHEN same_refresh THEN NULL ELSE reason END,
-        reason_since = CASE WHEN same_refresh THEN NULL ELSE reason_since END,
-        doubt_since = CASE WHEN same_refresh THEN NULL ELSE doubt_since END,
+        due_at = CASE WHEN presented_since THEN :obtained_at WHEN same_access THEN :due_at ELSE least(due_at, :due_at) END,
+        state = CASE WHEN presented_since THEN 'in_doubt' ELSE 'active' END,
+        reason = CASE WHEN presented_since THEN 'reused' END,
+        reason_since = CASE WHEN presented_since THEN coalesce(claim_began, reason_since, :obtained_at) END,
+        doubt_since = CASE WHEN presented_since THEN coalesce(claim_began, reason_since, :obtained_at) END,
         attempts = CASE WHEN same_refresh THEN 0 ELSE attempts END,
         last_error = CASE WHEN same_refresh THEN NULL ELSE last_error END,
         last_renewed_at = :obtained_at,
-        claim_owner = CASE WHEN claim_owner = :owner THEN NULL ELSE claim_owner END,
-        claim_began = CASE WHEN claim_owner = :owner THEN NULL ELSE claim_began END,
-        claim_until = CASE WHEN claim_owner = :owner THEN NULL ELSE claim_until END,
+        claim_owner = CASE WHEN claim_owner = :owner OR fresh_refresh THEN NULL ELSE claim_owner END,
+        claim_began = CASE WHEN claim_owner = :owner OR fresh_refresh THEN NULL ELSE claim_began END,
+        claim_until = CASE WHEN claim_owner = :owner OR fresh_refresh THEN NULL ELSE claim_until END,
         awaited = false
     FROM (
         SELECT id AS held, awaited AS was_awaited,
+            CAST(:refresh_sealed AS bytea) IS NOT NULL AND claim_owner IS DISTINCT FROM :owner
+                AND (claim_owner IS NOT NULL OR coalesce(reason = 'lost_in_rotation', false)) AS presented_since,
             refresh_version = :refresh_version AS same_refresh,
             refresh_version = :refresh_version AND CAST(:refresh_sealed AS bytea) IS NOT NULL AS fresh_refresh,
             refresh_version = :refresh_version AND access_version = :access_version AS same_access
@@ -349,6 +353,42 @@ async def release(
         "attempts": claim.attempts if attempts is None else attempts, "last_error": last_error,
     }  # fmt: skip
     return bool(await vault.run(_RELEASE, values))
+
+
+_REFUSED_AFTER_ALL = text("""
+UPDATE grants SET state = 'in_doubt', reason = 'reused', reason_since = :began, doubt_since = :began, due_at = :now
+WHERE id = :id AND refresh_version > :refresh_version AND obtained_from = 'renewal' AND claim_owner IS NULL
+    AND state = 'active'
+RETURNING id
+""")
+
+
+async def still_holds(vault: Vault, claim: Claim) -> bool:
+    """Whether a claim still stands; asked before a token in doubt is presented, as its first answer may be in."""
+    statement = select(GrantRow.id).where(
+        GrantRow.id == claim.id,
+        GrantRow.claim_owner == claim.owner,
+        GrantRow.refresh_version == claim.refresh_version,
+    )
+    return bool(await vault.run(statement))
+
+
+async def refused_after_all(vault: Vault, claim: Claim, *, now: datetime) -> bool:
+    """Put a grant in doubt whose refresh token was presented again just before its late answer was stored.
+
+    The provider may have taken the second presentation for theft and revoked the pair that is now held: that is
+    found out at once, and if it is so, it is a loss in rotation since that presentation began.
+
+    Returns:
+        False where what is held does not descend from the claimed token.
+    """
+    values = {
+        "id": claim.id,
+        "refresh_version": claim.refresh_version,
+        "began": claim.doubt_since,
+        "now": now,
+    }
+    return bool(await vault.run(_REFUSED_AFTER_ALL, values))
 
 
 async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: datetime) -> None:

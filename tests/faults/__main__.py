@@ -1,0 +1,146 @@
+"""`python -m tests.faults`: attack the renewal engine, and reconcile what the providers issued with what it holds."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+
+from tests.faults.injecting import Injector
+from tests.faults.reconciling import FORBIDDEN, Result, heal, measure, reconcile
+from tests.faults.refreshing import refresh
+from tests.faults.stage import Stage, cast, stage
+
+
+def attack(
+    folder: Path, *, grants: int, faults: int, seed: int, seconds: float, life: float, scale: float,
+    tell: bool = True,
+) -> Result:  # fmt: skip
+    """Run everything once.
+
+    Args:
+        seconds: how long faults are injected.
+        life: of access tokens, in seconds.
+        scale: by how much calls and claims are shorter than in production.
+    """
+    began, result = time.monotonic(), Result(seed=seed)
+    with stage(folder, grants=grants, life=life, scale=scale) as made:
+        cast(made, readers=2, seed=seed)
+        _say(tell, "the vault fills")
+        made.filled()
+        (made.control / "measuring").touch()
+        time.sleep(min(life / 2, 20))
+        (made.control / "measuring").unlink()
+        measure(made, result)
+        injector = Injector(made, seed)
+        _inject(made, injector, result, faults, seconds, tell)
+        _say(tell, "no more faults; until all is quiet")
+        made.emulation.clear_faults()
+        time.sleep(180 / scale)  # whoever is paused wakes
+        made.mend()
+        made.send(("worker.sync_all", "sync", {"full": True}))
+        time.sleep(5)
+        result.not_quiet = int(not made.quiet(240))
+        made.kill_all()
+        result.faults = dict(sorted(injector.counts.items()))
+        result.grants = made.sql("SELECT count(*) AS n FROM grants")[0]["n"]
+        _say(tell, "reconciling")
+        reconcile(made, result)
+    result.seconds = round(time.monotonic() - began, 1)
+    return result
+
+
+def _inject(made: Stage, injector: Injector, result: Result, faults: int, seconds: float, tell: bool) -> None:
+    chance, began = random.Random(result.seed), time.monotonic()
+    for number, kind in enumerate(injector.plan(faults)):
+        due = began + seconds * (number + chance.random()) / faults
+        while time.monotonic() < due:
+            made.mend()
+            time.sleep(min(0.2, max(0.0, due - time.monotonic())))
+        injector.inject(kind)
+        made.mend()
+        if number % 10 == 9:
+            with suppress(OSError, psycopg.Error):  # a server may just be starting
+                heal(made, result)
+            _bar(tell, number + 1, faults)
+
+
+def _say(tell: bool, what: str) -> None:
+    if tell:
+        print(f"\r\033[K{what}", file=sys.stderr, flush=True)
+
+
+def _bar(tell: bool, done: int, faults: int) -> None:
+    if tell:
+        full = 40 * done // faults
+        print(
+            f"\r[{'#' * full}{'.' * (40 - full)}] {done}/{faults} faults", end="", file=sys.stderr, flush=True
+        )
+
+
+def table(result: Result) -> str:
+    """Write the result for people."""
+    lines = [f"{'faults injected':44}{sum(result.faults.values()):>8}"]
+    lines += [f"  {kind:42}{count:>8}" for kind, count in result.faults.items()]
+    for name in (
+        "grants", "renewals", "lost_inside_reported", "retries_in_doubt", "reads", *FORBIDDEN,
+    ):  # fmt: skip
+        lines.append(f"{name.replace('_', ' '):44}{getattr(result, name):>8}")
+    lines.append(f"window in ms: {result.window_ms}; reads refused: {result.reads_refused}")
+    lines.append(f"seed {result.seed}, {result.seconds:.0f} s: {'clean' if result.clean else 'NOT CLEAN'}")
+    return "\n".join([*lines, *result.examples])
+
+
+def main() -> int:
+    """Exit with 0 only when nothing happened that must not."""
+    options = _options()
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    if options.refreshers:
+        spends = refresh(folder, rounds=options.refreshers, seed=options.seed, scale=options.scale)
+        print(
+            "\n".join(f"{rounds:>8} rounds with {times} spends" for times, rounds in sorted(spends.items()))
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        return 0 if spends == {1: options.refreshers} else 1
+    life = options.life or max(30.0, options.grants / 20)
+    result = attack(
+        folder, grants=options.grants, faults=options.faults, seed=options.seed,
+        seconds=options.seconds or options.faults * 1.2, life=life, scale=options.scale,
+    )  # fmt: skip
+    print(result.as_json() if options.json else table(result))
+    if options.keep:
+        print(f"kept: {folder}", file=sys.stderr)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0 if result.clean else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument(
+        "--refreshers", type=int, help="instead: so many rounds of 64 refreshers on one grant"
+    )
+    parser.add_argument("--grants", type=int, default=10_000)
+    parser.add_argument("--faults", type=int, default=1_000)
+    parser.add_argument(
+        "--seconds", type=float, help="over which faults are injected; default 1.2 s for each"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--life", type=float, help="of access tokens in seconds; default a twentieth of the grants"
+    )
+    parser.add_argument("--scale", type=float, default=10.0, help="by how much calls and claims are shorter")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="leave logs and servers' data behind")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

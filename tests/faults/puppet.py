@@ -1,0 +1,271 @@
+"""The real worker, beat and reader processes, with strings attached: they die or stop at a named point when told.
+
+One process imports everything and forks each of the others, so that a killed worker is back in a moment. The
+production code has no hooks: the functions that are the steps of a renewal are wrapped here, in that process alone.
+A point is armed by a file of its name in the control folder; whoever reaches it first takes the file away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+POINTS = (
+    "claimed", "opened", "sent", "answered", "committed", "releasing", "released", "counting", "counted",
+    "spooling", "spooled", "replaying", "replayed", "taking", "taken",
+)  # fmt: skip
+
+_doubt: ContextVar[bool] = ContextVar("doubt", default=False)
+_real_time = time.time
+
+
+class Strings:
+    """The points of one process."""
+
+    def __init__(self, control: Path) -> None:
+        self._control = control
+
+    def reached(self, point: str) -> None:
+        """Do what the point is armed with, if it is."""
+        taken = self._control / f".{point}.{os.getpid()}"
+        try:
+            (self._control / point).rename(taken)
+        except FileNotFoundError:
+            return
+        number = int(taken.read_text())
+        if number == signal.SIGSTOP:
+            (self._control / f"stopped.{os.getpid()}").touch()
+        os.kill(os.getpid(), number)
+
+    def committed(self, user_id: str, connection: str, access: str) -> None:
+        """Note when a pair was committed, while that is being measured."""
+        if (self._control / "measuring").exists():
+            from tests.emulators.control import digest
+
+            line = {"user": user_id, "connection": connection, "access": digest(access), "at": _real_time()}
+            with (self._control / f"commits.{os.getpid()}").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def around(self, room: Any, name: str, before: str | None = None, after: str | None = None) -> None:
+        """Wrap a coroutine function of a module or class with a point before and one after it."""
+        inner = getattr(room, name)
+
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if before:
+                self.reached(before)
+            result = await inner(*args, **kwargs)
+            if after and (result or inner.__name__ == "_count"):
+                self.reached(after)
+            return result
+
+        setattr(room, name, wrapped)
+
+    def attach(self) -> None:
+        """Wrap the steps."""
+        from worker.renew import engine, storing
+        from worker.vault import claims, grants, records
+        from worker.vault.spool import Spool
+
+        self.around(claims, "claim_due", after="claimed")
+        self.around(claims, "claim_one", after="claimed")
+        self.around(claims, "release", before="releasing", after="released")
+        self.around(records, "count_renewals", before="counting")
+        self.around(engine.Engine, "_count", after="counted")
+        self.around(storing.Storing, "_replay", after="replayed")
+        self.around(grants, "take", before="taking", after="taken")
+        self._attach_call(engine, claims)
+        self._attach_commit(claims)
+        self._attach_spool(Spool)
+
+    def _attach_call(self, engine: Any, claims: Any) -> None:
+        opening, sending = claims.open_refresh, engine.send
+
+        def open_refresh(vault: Any, claim: Any) -> Any:
+            opened = opening(vault, claim)
+            _doubt.set(claim.doubt_since is not None)
+            self.reached("opened")
+            return opened
+
+        async def send(http: Any, request: Any, *rest: Any) -> Any:
+            import asyncio
+
+            noted = {**request.headers, "X-Note": "in doubt" if _doubt.get() else ""}
+            call = asyncio.ensure_future(sending(http, replace(request, headers=noted), *rest))
+            await asyncio.wait({call}, timeout=0.002)  # by now it is on its way
+            self.reached("sent")
+            answer = await call
+            self.reached("answered")
+            return answer
+
+        claims.open_refresh, engine.send = open_refresh, send
+
+    def _attach_commit(self, claims: Any) -> None:
+        storing = claims.store_renewed
+
+        async def store_renewed(vault: Any, claim: Any, pair: Any, **rest: Any) -> Any:
+            stored = await storing(vault, claim, pair, **rest)
+            self.committed(claim.key.user_id, claim.key.connection, pair.access.reveal())
+            self.reached("committed")
+            return stored
+
+        claims.store_renewed = store_renewed
+
+    def _attach_spool(self, spool: Any) -> None:
+        settle, keep, read = spool._settle, spool.keep, spool.read
+
+        def _settle(*args: Any) -> Any:
+            self.reached("spooling")
+            return settle(*args)
+
+        def kept(*args: Any, **rest: Any) -> Any:
+            path = keep(*args, **rest)
+            self.reached("spooled")
+            return path
+
+        def reading(*args: Any) -> Any:
+            answer = read(*args)
+            self.reached("replaying")
+            return answer
+
+        spool._settle, spool.keep, spool.read = _settle, kept, reading
+
+
+def compress(scale: float) -> None:
+    """Make every time of a call and of its claim shorter by the same factor: their order is what is tested."""
+    from worker.renew import engine, on_demand, outcome, sending, storing
+    from worker.vault import due
+
+    for room, names in (
+        (sending, ("CALL_TIMEOUT", "DRAIN", "CONNECT_TIMEOUT")), (engine, ("CALL_TIMEOUT", "CLAIM_TIME")),
+        (on_demand, ("CLAIM_TIME", "WAIT")), (storing, ("STORE_PATIENCE", "LONGEST_PAUSE")),
+        (outcome, ("LAST_MOMENT",)), (due, ("MARGIN_CAP", "BACKOFF_FIRST", "BACKOFF_CAP")),
+    ):  # fmt: skip
+        for name in names:
+            setattr(room, name, getattr(room, name) / scale)
+    begin = engine.Engine.renew_due
+
+    async def renew_due(self: Any, tenants: Any, **rest: Any) -> Any:
+        return await begin(self, tenants, **({"budget": 50.0 / scale} | rest))
+
+    engine.Engine.renew_due = renew_due  # type: ignore[method-assign]
+
+
+def _celery(arguments: dict[str, Any]) -> None:
+    from worker.app import app
+
+    Strings(Path(os.environ["FAULTS_CONTROL"])).attach()
+    if skew := arguments.get("skew", 0.0):
+        time.time = lambda: _real_time() + skew
+    app.start(argv=arguments["argv"])
+
+
+def _reader(arguments: dict[str, Any]) -> None:
+    """Read grants at random all the while, and ask the provider whether what was handed out had ended before."""
+    from tests.emulators.control import Emulation
+    from worker.client import TokenVault
+
+    emulation, chance = Emulation.at(arguments["emulation"]), random.Random(arguments["seed"])
+    people: list[list[str]] = json.loads(Path(arguments["people"]).read_text())
+    with TokenVault.from_env() as vault, Path(arguments["reads"]).open("a") as reads:
+        while True:
+            (user_id, connection), before = chance.choice(people), emulation.now()
+            min_ttl = chance.choice([None, None, None, arguments["life"] * 0.45])
+            try:
+                token = vault.user_token(user_id, connection, min_ttl=min_ttl, wait=1)
+            except Exception as error:  # whatever it is, it is no expired token
+                line: dict[str, Any] = {"refused": type(error).__name__}
+            else:
+                held = emulation.holder(token.value)
+                ended = held is None or (held["expires_at"] is not None and held["expires_at"] <= before)
+                line = {"served": user_id, "expired": ended, "held": held if ended else None}
+            reads.write(json.dumps(line) + "\n")
+            reads.flush()
+            time.sleep(arguments["pause"])
+
+
+def _crowd(arguments: dict[str, Any]) -> None:
+    """Let 64 refreshers want one grant at the same moment, some grants side by side."""
+    import asyncio
+
+    people = json.loads(Path(arguments["people"]).read_text())
+    with Path(arguments["done"]).open("a", buffering=1) as done:
+        asyncio.run(_rounds(arguments | {"people": people, "played": lambda user: done.write(f"{user}\n")}))
+
+
+async def _rounds(arguments: dict[str, Any]) -> None:
+    import asyncio
+
+    from sqlalchemy import text
+
+    from worker import settings
+    from worker.client import AsyncTokenVault
+    from worker.runtime import open_runtime
+
+    people, played = arguments["people"], arguments["played"]
+    room, min_ttl = asyncio.Semaphore(arguments["beside"]), arguments["life"] * 0.45
+    due = text("UPDATE grants SET due_at = now() WHERE user_id = :user_id AND claim_owner IS NULL")
+    async with open_runtime(settings.load(), connections=16) as runtime, AsyncTokenVault.from_env() as reader:
+
+        async def one_round(user_id: str, connection: str) -> None:
+            async with room:
+                await runtime.vault.run(due, {"user_id": user_id})
+                on_demand = [
+                    runtime.on_demand.refresh(
+                        tenants=runtime.tenants, user_id=user_id, connection=connection, min_ttl=min_ttl
+                    )
+                    for _ in range(30)
+                ]
+                readers = [reader.user_token(user_id, connection, min_ttl=min_ttl, wait=2) for _ in range(30)]
+                batches = [runtime.engine.renew_due(runtime.tenants) for _ in range(4)]
+                crowd: list[Any] = [*on_demand, *readers, *batches]
+                random.shuffle(crowd)
+                await asyncio.gather(*crowd, return_exceptions=True)
+            played(user_id)
+
+        await asyncio.gather(*(one_round(*who) for who in people))
+
+
+_ROLES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "celery": _celery,
+    "reader": _reader,
+    "crowd": _crowd,
+}
+
+
+def main() -> None:
+    """Fork one process for each line of JSON on stdin, and answer with its process id."""
+
+    import worker.app
+    import worker.client  # noqa: F401
+
+    compress(float(os.environ["FAULTS_SCALE"]))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for them
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        sys.stdout.flush()
+        if pid := os.fork():
+            print(pid, flush=True)
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        log = os.open(arguments["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        try:
+            _ROLES[arguments["role"]](arguments)
+        finally:
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

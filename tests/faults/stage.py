@@ -1,0 +1,314 @@
+"""Where the faults happen: real servers that can be stopped, a clock that can be moved, processes that can be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal as signals
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import redis
+from celery import Celery
+from psycopg.rows import dict_row
+
+from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from tests.emulators.control import ROOT, Emulation, digest, running
+from tests.faults import puppet
+from tests.processes import site
+from worker import embedded
+from worker.embedded import locks
+from worker.embedded.postgres import Postgres
+from worker.embedded.redis import Redis
+from worker.tokens import GrantKey
+from worker.vault.keyring import KeyRing, Place
+from worker.vault.migrating import migrate
+
+Row = dict[str, Any]
+
+# The database's clock is the vault's: all of its statements ask for it by these names, and get a time that can be
+# moved. Whoever moves it holds the row, so that nobody sees the old time of one clock with the new one of another.
+_CLOCK = """
+CREATE TABLE moved (by interval NOT NULL);
+INSERT INTO moved VALUES ('0');
+CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql STABLE AS
+    'SELECT pg_catalog.now() + by FROM public.moved';
+CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+    'SELECT pg_catalog.clock_timestamp() + by FROM public.moved';
+ALTER ROLE CURRENT_USER SET search_path = public, pg_catalog;
+"""
+
+# Each strict provider spends a refresh token once, forgives nothing, and revokes the family when it comes again.
+STRICT: Mapping[str, Any] = {
+    "rotates": True, "grace": 0.0, "reuse_revokes_family": True, "old_access_dies": False,
+}  # fmt: skip
+
+
+@dataclass
+class Stage:
+    """One vault under attack.
+
+    Attributes:
+        life: of the providers' access tokens, in seconds.
+        scale: by how much calls and claims are shorter than in production.
+    """
+
+    home: Path
+    folder: Path
+    emulation: Emulation
+    environment: dict[str, str]
+    life: float
+    scale: float
+    stack: ExitStack
+    zygote: subprocess.Popen[str] | None = None
+    pids: dict[str, int] = field(default_factory=dict)
+    people: list[tuple[str, str]] = field(default_factory=list)
+    _makers: dict[str, Callable[[], int]] = field(default_factory=dict)
+
+    @property
+    def control(self) -> Path:
+        """The folder by which points are armed."""
+        return self.folder / "control"
+
+    # Processes
+
+    def start_zygote(self) -> None:
+        """Start the process that all others are forked from."""
+        self.control.mkdir(exist_ok=True)
+        environment = self.environment | {
+            "FAULTS_CONTROL": str(self.control), "FAULTS_SCALE": str(self.scale),
+        }  # fmt: skip
+        log = self.stack.enter_context((self.folder / "zygote.log").open("ab"))
+        self.zygote = self.stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.puppet"],
+                cwd=ROOT,
+                env=environment,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        )
+        self.stack.callback(self.zygote.kill)
+        self.stack.callback(self.kill_all)
+
+    def fork(self, name: str, **arguments: Any) -> None:
+        """Start a process, now and whenever it is found dead."""
+
+        def make() -> int:
+            assert self.zygote is not None
+            assert self.zygote.stdin is not None
+            assert self.zygote.stdout is not None
+            given = {"log": str(self.folder / f"{name}.log")} | arguments
+            self.zygote.stdin.write(json.dumps(given) + "\n")
+            self.zygote.stdin.flush()
+            return int(self.zygote.stdout.readline())
+
+        self._makers[name] = make
+        self.pids[name] = make()
+
+    def celery(self, name: str, queues: str | None, threads: int = 4, skew: float = 0.0) -> None:
+        """Start a Celery worker, or with no queues a beat."""
+        argv = ["beat"]
+        if queues:
+            argv = ["worker", "-Q", queues, "-P", "threads", "-c", str(threads), "-n", f"{name}@%h"]
+            argv += ["--without-gossip", "--without-mingle"]
+        self.fork(name, role="celery", argv=argv, skew=skew)
+
+    def alive(self, name: str) -> bool:
+        """Whether a process runs."""
+        try:
+            os.kill(self.pids[name], 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def mend(self) -> int:
+        """Start again what was killed; says how many."""
+        dead = [name for name in self.pids if not self.alive(name)]
+        for name in dead:
+            self.pids[name] = self._makers[name]()
+        return len(dead)
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a process a signal."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pids[name], number)
+
+    def kill_all(self) -> None:
+        """End all processes of the stage."""
+        for name in self.pids:
+            self.signal(name, signals.SIGKILL)
+
+    def send(self, *messages: tuple[str, str, dict[str, Any]]) -> None:
+        """Queue tasks: name, queue, arguments of each. A Redis that is away loses them."""
+        app = Celery("faults", broker=self.environment["REDIS_URL"], set_as_current=False)
+        app.conf.update(task_serializer="json", broker_connection_retry=False)
+        with suppress(Exception):
+            for name, queue, arguments in messages:
+                app.send_task(name, kwargs=arguments, queue=queue, ignore_result=True, retry=False)
+        app.close()
+
+    # Servers
+
+    def stop_server(self, server: str, how: signals.Signals) -> None:
+        """Stop Postgres or Redis and wait until it is gone."""
+        folder = self.home / server
+        os.kill(int((folder / "server.pid").read_text()), how)
+        _until(lambda: not locks.is_held(folder / "alive.lock"), 30, f"{server} is gone")
+
+    def start_server(self, server: str) -> None:
+        """Start it again, at the same address."""
+        made = Postgres(self.home) if server == "postgres" else Redis(self.home)
+        self.stack.enter_context(made.running())
+
+    def flush_redis(self) -> None:
+        """Empty Redis."""
+        with redis.Redis.from_url(self.environment["REDIS_URL"]) as connection:
+            connection.flushall()
+
+    # The vault
+
+    def sql(self, statement: str, *values: object) -> list[Row]:
+        """Run a statement on the vault's database, over a connection of its own."""
+        with psycopg.connect(
+            self.environment["DATABASE_URL"], autocommit=True, row_factory=dict_row, prepare_threshold=None
+        ) as connection:
+            cursor = connection.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def leap(self, seconds: float) -> None:
+        """Let this much time pass at once, for the database and the providers alike."""
+        with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
+            connection.execute("LOCK TABLE moved IN ACCESS EXCLUSIVE MODE")
+            connection.execute("UPDATE moved SET by = by + make_interval(secs => %s)", (seconds,))
+            self.emulation.advance(seconds)
+
+    def refresh_token(self, row: Row) -> str | None:
+        """Open a row's refresh token."""
+        if row["refresh_sealed"] is None:
+            return None
+        key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
+        ring = KeyRing("refresh", [REFRESH_KEY])
+        place = Place.of_grant(key, "refresh", row["refresh_version"])
+        return ring.open(place, row["refresh_sealed"]).reveal()
+
+    def digest(self, row: Row) -> str:
+        """Name a row's refresh token as the providers' ledger does."""
+        return digest(self.refresh_token(row) or "")
+
+    def filled(self) -> None:
+        """Wait until the vault has everybody."""
+        _until(
+            lambda: self.sql("SELECT count(*) AS n FROM grants")[0]["n"] >= len(self.people),
+            180,
+            "all are synced",
+        )
+
+    def spooled(self) -> list[Path]:
+        """The answers that wait on disk."""
+        folder = Path(self.environment["TOKEN_VAULT_HOME"]) / "spool"
+        return [path for path in folder.glob("*") if path.name[0] != "."] if folder.is_dir() else []
+
+    def quiet(self, patience: float) -> bool:
+        """Wait until nothing is claimed, overdue, in doubt or spooled."""
+        deadline, forced = time.monotonic() + patience, set[str]()
+        busy = (
+            "SELECT count(*) AS n FROM grants WHERE claim_owner IS NOT NULL OR state = 'in_doubt'"
+            " OR doubt_since IS NOT NULL AND state = 'active' OR due_at < now() - interval '3 s'"
+        )
+        while time.monotonic() < deadline:
+            self.mend()
+            for row in self.sql(
+                "SELECT user_id, connection FROM grants WHERE claim_owner IS NULL"
+                " AND (state = 'in_doubt' OR state = 'active' AND doubt_since IS NOT NULL) LIMIT 300"
+            ):  # decided now, as an operator would: by force, once
+                if row["user_id"] in forced:
+                    continue
+                forced.add(row["user_id"])
+                self.send(("worker.refresh_token", "interactive", {**row, "force": True}))
+            if not self.sql(busy)[0]["n"] and not self.spooled():
+                return True
+            time.sleep(2)
+        return False
+
+
+@contextmanager
+def stage(
+    folder: Path, *, grants: int, life: float, scale: float, fresh_for: float | None = None
+) -> Iterator[Stage]:
+    """Set everything up: four strict connections, one that forgives for some seconds, one that does not rotate."""
+    with ExitStack() as stack:
+        home = folder / "servers"
+        servers = stack.enter_context(embedded.servers(home, durable=True))
+        with psycopg.connect(servers.database_url.reveal(), autocommit=True) as connection:
+            connection.execute(_CLOCK)
+        migrate(servers.database_url)
+        emulation = stack.enter_context(running())
+        emulation.set_window(None)  # how a tenant of any size is listed is not what is tested here
+        connections = _connections(emulation, life)
+        made = stack.enter_context(
+            site(servers, emulation, folder, schedule=f"renew = {5 / scale}\nsync = 20\nconnections = 60")
+        )
+        found = Stage(home, folder, emulation, made.environment, life, scale, stack)
+        strict = connections[:-2]
+        shares = {name: grants // len(strict) + (n < grants % len(strict)) for n, name in enumerate(strict)}
+        if fresh_for is None:
+            shares = dict.fromkeys(strict, grants * 2 // 10)
+            shares |= {"forgiving": grants // 10, "google": grants // 10}
+        for name, count in shares.items():
+            for part in range(10):  # they logged in one after the other, as people do
+                n = count // 10 + (part < count % 10)
+                ends = life * (0.5 + part / 20) if fresh_for is None else fresh_for
+                users = emulation.add_users(name, n, expires_in=ends) if n else []
+                found.people += [(user, name) for user in users]
+        (folder / "people.json").write_text(json.dumps(found.people))
+        found.start_zygote()
+        yield found
+
+
+def _connections(emulation: Emulation, life: float) -> list[str]:
+    names = [f"strict-{n}" for n in range(1, 5)]
+    for name in names:
+        emulation.configure_provider(name, like="custom", access_life=life, **STRICT)
+        emulation.add_connection(name, "oauth2", name)
+    emulation.configure_provider("forgiving", like="okta", access_life=life, grace=30.0)
+    emulation.add_connection("forgiving", "okta", "forgiving")
+    emulation.configure_provider("google", access_life=life)
+    emulation.add_connection("google", "google-oauth2", "google")
+    return [*names, "forgiving", "google"]
+
+
+def cast(stage: Stage, *, readers: int, seed: int) -> None:
+    """Let the workers, two beats and the readers begin; one worker's host is five minutes fast, one slow."""
+    stage.celery("bulk-1", "renew,sync")
+    stage.celery("bulk-2", "renew", skew=-300.0)
+    stage.celery("interactive", "interactive", threads=8)
+    stage.celery("beat-1", None)
+    stage.celery("beat-2", None)
+    for number in range(readers):
+        stage.fork(
+            f"reader-{number}", role="reader", emulation=stage.emulation.base_url, seed=seed + number,
+            people=str(stage.folder / "people.json"), reads=str(stage.folder / f"reads-{number}.jsonl"),
+            life=stage.life, pause=0.05,
+        )  # fmt: skip
+
+
+WORKERS = ("bulk-1", "bulk-2", "interactive")
+POINTS = puppet.POINTS
+ACCESS = ACCESS_KEY
+
+
+def _until(holds: Callable[[], bool], patience: float, what: str) -> None:
+    deadline = time.monotonic() + patience
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {patience:.0f} s in vain until {what}"
+        time.sleep(0.02)

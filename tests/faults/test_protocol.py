@@ -1,0 +1,345 @@
+"""The protocol of claim, call and commit against a model of a strict provider, through wild interleavings.
+
+The functions are the real ones, on a real Postgres; only time and the provider are the test's own.
+``PROTOCOL_EXAMPLES=5000 pytest tests/faults/test_protocol.py`` explores more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+from uuid import uuid4
+
+import psycopg
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from psycopg.rows import dict_row
+
+from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from tests.histories import EPOCH
+from tests.renewing import opened
+from worker import providers
+from worker.providers import Blame, Refused
+from worker.renew.engine import CLAIM_TIME
+from worker.renew.outcome import NOTHING_TO_SPEND, Outcome, decide, wait_in_doubt
+from worker.renew.sending import CALL_TIMEOUT
+from worker.renew.storing import Storing
+from worker.tokens import GrantKey, Secret, TokenPair
+from worker.vault import claims, grants
+from worker.vault.claims import Claim
+from worker.vault.database import Vault, open_vault
+from worker.vault.due import EAGER
+from worker.vault.grants import ShownGrant
+from worker.vault.spool import Spool
+
+T = TypeVar("T")
+LIFE = timedelta(hours=1)
+STRICT = providers.get("bitbucket")  # rotates, forgives nothing
+INVALID = Refused(Blame.USER, "invalid_grant")
+
+
+@dataclass
+class StrictProvider:
+    """Takes each refresh token once; one that comes again ends its whole family."""
+
+    now: datetime = EPOCH
+    families: int = 0
+    live: set[str] = field(default_factory=set)
+    known: dict[str, int] = field(default_factory=dict)
+    spent: set[str] = field(default_factory=set)
+    double_spends: int = 0
+
+    def login(self) -> TokenPair:
+        """Begin a family."""
+        self.families += 1
+        return self._issue(self.families, 0)
+
+    def redeem(self, refresh: str, *, in_doubt: bool) -> TokenPair | Refused:
+        """Renew, by the strictest rules."""
+        if refresh in self.spent:
+            self.double_spends += not in_doubt
+            self.live = {token for token in self.live if self.known[token] != self.known[refresh]}
+            return INVALID
+        if refresh not in self.live:
+            return INVALID
+        self.live.discard(refresh)
+        self.spent.add(refresh)
+        _, family, renewal = refresh.split("-")
+        return self._issue(int(family), int(renewal) + 1)
+
+    def _issue(self, family: int, renewal: int) -> TokenPair:
+        refresh = f"refresh-{family}-{renewal}"
+        self.live.add(refresh)
+        self.known[refresh] = family
+        access = Secret(f"access-{family}-{renewal}")
+        return TokenPair(access, Secret(refresh), expires_at=self.now + LIFE)
+
+
+@dataclass
+class Attempt:
+    """One worker's work on one claim: nothing sent yet, or an answer on its way to it."""
+
+    claim: Claim
+    sent_at: datetime | None = None
+    answer: TokenPair | Refused | None = None
+
+
+class Protocol(RuleBasedStateMachine):
+    """One grant, any number of workers, deaths, late answers, logins, moves and an erasure."""
+
+    vault: ClassVar[Vault]
+    runner: ClassVar[asyncio.Runner]
+    connection: ClassVar[psycopg.Connection[dict[str, Any]]]
+    folder: ClassVar[Path]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.provider, self.now, self.user = StrictProvider(), EPOCH, "u|1"
+        self.attempts: list[Attempt] = []
+        self.erased = False
+        self.versions, self.age = (0, 0), (0, 0)
+        self.spool = Spool(self.folder / uuid4().hex, self.vault.refresh)
+        self.spool.check()
+        self.storing = Storing(self.vault, self.spool, lambda: 0.5)
+        self.connection.execute("TRUNCATE grants, connections RESTART IDENTITY CASCADE")
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run one of the vault's functions to its end."""
+        return self.runner.run(work)
+
+    def row(self) -> dict[str, Any]:
+        """Read the grant."""
+        [row] = self.connection.execute("SELECT * FROM grants").fetchall()
+        return row
+
+    def pick(self, number: int, *, sent: bool) -> Attempt | None:
+        """One of the attempts that have, or have not, been sent."""
+        fit = [attempt for attempt in self.attempts if (attempt.sent_at is not None) is sent]
+        return fit[number % len(fit)] if fit else None
+
+    @initialize()
+    def first_login(self) -> None:
+        """The user signs in for the first time."""
+        self.shown = self.provider.login()
+        self.show(self.shown)
+
+    def show(self, pair: TokenPair) -> None:
+        """Let Auth0 show this, and the vault look."""
+        shown = ShownGrant(
+            GrantKey("default", "c", self.user, "1"),
+            "bitbucket",
+            pair,
+            updated_at=self.now,
+            issued_at=self.now,
+        )
+        self.run(grants.take(self.vault, [shown], now=self.now))
+
+    @rule(seconds=st.sampled_from([1, 30, 100, 161, 600, 3500]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.provider.now = self.now
+
+    @precondition(lambda self: self.row()["claim_until"] is not None)
+    @rule()
+    def the_claim_runs_out(self) -> None:
+        self.now = self.provider.now = max(self.now, self.row()["claim_until"])
+
+    @precondition(lambda self: self.row()["due_at"] is not None)
+    @rule()
+    def it_falls_due(self) -> None:
+        self.now = self.provider.now = max(self.now, self.row()["due_at"])
+
+    @precondition(lambda self: (self.row()["due_at"] or self.now + LIFE) <= self.now)
+    @rule()
+    def claim_due(self) -> None:
+        until = self.now + CLAIM_TIME
+        found = self.run(
+            claims.claim_due(
+                self.vault, {("default", "c"): 5}, owner=uuid4(), now=self.now, until=until, limit=5
+            )
+        )
+        for claim in found:
+            self.begin(claim)
+
+    @precondition(lambda self: self.row()["claim_until"] is None or self.row()["claim_until"] <= self.now)
+    @rule(force=st.booleans())
+    def claim_one(self, force: bool) -> None:
+        until, grant = self.now + CLAIM_TIME, self.row()["id"]
+        work = claims.claim_one(self.vault, grant, owner=uuid4(), now=self.now, until=until, force=force)
+        if claim := self.run(work):
+            self.begin(claim, force=force)
+
+    def begin(self, claim: Claim, *, force: bool = False) -> None:
+        """Wait with a token in doubt, as the engine does, or begin."""
+        waiting = None if force else wait_in_doubt(claim, STRICT, now=self.now)
+        if waiting:
+            self.run(claims.release(self.vault, claim, **waiting.columns))
+        else:
+            self.attempts.append(Attempt(claim))
+
+    @precondition(lambda self: any(attempt.sent_at is None for attempt in self.attempts))
+    @rule(number=st.integers(0, 9), carried_out=st.sampled_from([True, True, False]))
+    def send(self, number: int, carried_out: bool) -> None:
+        attempt = self.pick(number, sent=False)
+        if attempt is None:
+            return
+        claim = attempt.claim
+        doubted = claim.doubt_since is not None
+        late = self.now + timedelta(seconds=CALL_TIMEOUT) >= claim.until
+        if late or (doubted and not self.run(claims.still_holds(self.vault, claim))):
+            self.attempts.remove(attempt)
+            self.run(claims.release_unspent(self.vault, [claim], due_at=self.now))
+            return
+        refresh = claims.open_refresh(self.vault, claim)
+        if refresh is None:  # a silent login after an erasure
+            self.attempts.remove(attempt)
+            self.run(claims.release(self.vault, claim, **NOTHING_TO_SPEND.columns))
+            return
+        attempt.sent_at = self.now
+        attempt.answer = Refused(Blame.IN_DOUBT, "timeout", spent=True)
+        if carried_out:
+            attempt.answer = self.provider.redeem(refresh.reveal(), in_doubt=doubted)
+
+    @precondition(lambda self: any(attempt.sent_at is not None for attempt in self.attempts))
+    @rule(number=st.integers(0, 9), lost=st.sampled_from([False, False, False, True]))
+    def answer_comes(self, number: int, lost: bool) -> None:
+        attempt = self.pick(number, sent=True)
+        if attempt is None or attempt.sent_at is None or attempt.answer is None:
+            return
+        self.attempts.remove(attempt)
+        answer = Refused(Blame.IN_DOUBT, "timeout", spent=True) if lost else attempt.answer
+        if isinstance(answer, TokenPair):
+            self.run(self.storing.store(attempt.claim, answer, sent_at=attempt.sent_at, upkeep=EAGER))
+        else:
+            self.refused(attempt.claim, answer)
+
+    def refused(self, claim: Claim, refused: Refused) -> None:
+        """Write down a refusal, as the engine does."""
+        decision = decide(refused, claim, STRICT, now=self.now, chance=0.5)
+        released = self.run(claims.release(self.vault, claim, **decision.columns))
+        if not released and decision.outcome is Outcome.LOST:
+            self.run(claims.refused_after_all(self.vault, claim, now=self.now))
+
+    @precondition(lambda self: any(attempt.sent_at is not None for attempt in self.attempts))
+    @rule(number=st.integers(0, 9))
+    def answer_is_spooled(self, number: int) -> None:
+        attempt = self.pick(number, sent=True)
+        if attempt and attempt.sent_at and isinstance(attempt.answer, TokenPair):
+            self.attempts.remove(attempt)
+            due_at = attempt.sent_at + LIFE / 2
+            self.spool.keep(attempt.claim, attempt.answer, obtained_at=attempt.sent_at, due_at=due_at)
+
+    @precondition(lambda self: bool(self.spool.waiting()))
+    @rule()
+    def spool_is_replayed(self) -> None:
+        self.run(self.storing.replay())
+
+    @precondition(lambda self: bool(self.attempts))
+    @rule(number=st.integers(0, 9), sent=st.booleans())
+    def worker_dies(self, number: int, sent: bool) -> None:
+        attempt = self.pick(number, sent=sent)
+        if attempt:
+            self.attempts.remove(attempt)
+
+    @precondition(lambda self: self.now > EPOCH + LIFE)
+    @rule(silent=st.booleans())
+    def user_logs_in(self, silent: bool) -> None:
+        self.now += timedelta(seconds=1)
+        if silent:
+            access = Secret(f"silent-{self.now.timestamp()}")
+            self.show(TokenPair(access, None, expires_at=self.now + LIFE))
+            return
+        self.shown = self.provider.login()
+        self.erased = False
+        self.show(self.shown)
+
+    @precondition(lambda self: self.now > EPOCH + LIFE)
+    @rule()
+    def auth0_shows_its_old_copy(self) -> None:
+        self.show(self.shown)
+
+    @precondition(lambda self: self.now > EPOCH + LIFE)
+    @rule()
+    def accounts_are_linked(self) -> None:
+        self.user = "u|2" if self.user == "u|1" else "u|1"
+        self.now += timedelta(seconds=1)
+        self.show(self.shown)
+
+    @precondition(lambda self: self.now > EPOCH + LIFE)
+    @rule()
+    def user_is_forgotten(self) -> None:
+        self.erased = True
+        self.connection.execute(
+            "UPDATE grants SET state = 'erased', reason = NULL, access_sealed = NULL, refresh_sealed = NULL,"
+            " due_at = NULL, claim_owner = NULL, claim_began = NULL, claim_until = NULL, doubt_since = NULL"
+        )
+        self.age = (self.provider.families, 0)
+
+    @invariant()
+    def each_token_is_presented_once(self) -> None:
+        """A refresh token that was carried out comes again only in doubt."""
+        assert self.provider.double_spends == 0
+
+    @invariant()
+    def nothing_gets_older_or_lost(self) -> None:
+        """Versions and tokens only go forward; a token that is held is live, or the journal knows of the doubt."""
+        if not self.provider.families:
+            return
+        row = self.row()
+        versions = (row["access_version"], row["refresh_version"])
+        assert versions[0] >= self.versions[0]
+        assert versions[1] >= self.versions[1]
+        self.versions = versions
+        if self.erased:
+            return
+        held = opened(self.vault, row).refresh
+        if held is None and row["state"] in ("erased", "unrenewable"):
+            return  # a silent login after an erasure brings no refresh token
+        assert held is not None
+        _, family, renewal = held.split("-")
+        assert (int(family), int(renewal)) >= self.age
+        self.age = (int(family), int(renewal))
+        told = (
+            row["state"] in ("in_doubt", "reauthorization_required")
+            or row["doubt_since"]
+            or row["claim_owner"]
+        )
+        if not told and not self.attempts and not self.spool.waiting():
+            assert held in self.provider.live, f"a silent loss: {held}"
+        if row["state"] == "reauthorization_required" and not self.attempts and not self.spool.waiting():
+            assert held not in self.provider.live, f"given up though it lives: {held}"
+            assert row["reason"] == "lost_in_rotation", "nobody withdrew it"
+
+
+def test_no_interleaving_loses_a_grant_in_silence(database_url: Secret, tmp_path: Path) -> None:
+    """Whatever the order: each token is presented once unless in doubt, none gets older, and no loss is silent."""
+    with (
+        psycopg.connect(database_url.reveal(), autocommit=True, row_factory=dict_row) as connection,
+        asyncio.Runner() as runner,
+    ):
+        opening = open_vault(database_url, [ACCESS_KEY], [REFRESH_KEY])
+        Protocol.vault = runner.run(opening.__aenter__())
+        Protocol.runner, Protocol.connection, Protocol.folder = runner, connection, tmp_path
+        try:
+            run_state_machine_as_test(
+                Protocol,
+                settings=settings(
+                    max_examples=int(os.environ.get("PROTOCOL_EXAMPLES", "60")), stateful_step_count=30,
+                    deadline=None, suppress_health_check=list(HealthCheck),
+                ),
+            )  # fmt: skip
+        finally:
+            runner.run(opening.__aexit__(None, None, None))

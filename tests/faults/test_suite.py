@@ -1,0 +1,22 @@
+"""The fault suite, short: what `make faults` does for long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.__main__ import attack, table
+from tests.faults.refreshing import refresh
+
+
+def test_no_fault_loses_a_grant_outside_the_window(tmp_path: Path) -> None:
+    """Killed, cut off, paused, restarted: no loss outside the window or in silence, no double spend, nothing stale."""
+    result = attack(tmp_path, grants=100, faults=20, seed=7, seconds=14, life=24, scale=20, tell=False)
+    assert result.clean, table(result)
+    assert sum(result.faults.values()) == 20
+    assert result.renewals > result.grants / 2
+    assert result.reads > 100
+
+
+def test_64_refreshers_on_one_grant_make_one_spend(tmp_path: Path) -> None:
+    """Batches, on-demand refreshes and readers at once, a slow provider, and Redis killed: one spend each round."""
+    assert refresh(tmp_path, rounds=12, seed=7, scale=40) == {1: 12}
