@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 from tests.faults.stage import POINTS, WORKERS, Stage
@@ -130,17 +130,18 @@ class Injector:
         else:
             if not self._arm(point, signal.SIGSTOP, 4):
                 return "nobody came by"
-            pid = next(iter(self._stopped()))
+            pid = self._stopped()
         waking = threading.Timer(165 / self._stage.scale, _signal, (pid, signal.SIGCONT))
         waking.daemon = True
         waking.start()
         return point
 
-    def _stopped(self) -> Iterator[int]:
-        """The processes that have stopped themselves since this was last asked."""
-        for path in self._stage.control.glob("stopped.*"):
-            path.unlink()
-            yield int(path.suffix[1:])
+    def _stopped(self) -> int:
+        """The process that has just stopped itself."""
+        while not (marks := list(self._stage.control.glob("stopped.*"))):
+            time.sleep(0.01)
+        marks[0].unlink()
+        return int(marks[0].suffix[1:])
 
     def _restart(self, server: str, how: signal.Signals) -> str | None:
         self._stage.stop_server(server, how)

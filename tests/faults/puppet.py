@@ -24,7 +24,7 @@ POINTS = (
     "spooling", "spooled", "replaying", "replayed", "taking", "taken",
 )  # fmt: skip
 
-_doubt: ContextVar[bool] = ContextVar("doubt", default=False)
+_note: ContextVar[str] = ContextVar("note", default="")
 _real_time = time.time
 
 
@@ -91,14 +91,16 @@ class Strings:
 
         def open_refresh(vault: Any, claim: Any) -> Any:
             opened = opening(vault, claim)
-            _doubt.set(claim.doubt_since is not None)
+            # A dead grant's token is presented by force alone, when the loss has been told.
+            dead = claim.state == "reauthorization_required"
+            _note.set("forced" if dead else "in doubt" if claim.doubt_since else "")
             self.reached("opened")
             return opened
 
         async def send(http: Any, request: Any, *rest: Any) -> Any:
             import asyncio
 
-            noted = {**request.headers, "X-Note": "in doubt" if _doubt.get() else ""}
+            noted = {**request.headers, "X-Note": _note.get()}
             call = asyncio.ensure_future(sending(http, replace(request, headers=noted), *rest))
             await asyncio.wait({call}, timeout=0.002)  # by now it is on its way
             self.reached("sent")

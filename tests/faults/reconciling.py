@@ -29,6 +29,7 @@ class Result:
     silent_losses: int = 0
     double_spends: int = 0
     retries_in_doubt: int = 0
+    forced_when_dead: int = 0
     reads: int = 0
     reads_refused: dict[str, int] = field(default_factory=dict)
     expired_served: int = 0
@@ -119,6 +120,8 @@ def _calls(stage: Stage, result: Result) -> None:
         if spent[call["token"]] and "/google/" not in call["path"]:
             if call["note"] == "in doubt":
                 result.retries_in_doubt += 1
+            elif call["note"] == "forced":
+                result.forced_when_dead += 1
             else:
                 result.double_spends += 1
                 result.examples.append(f"double spend: {call}")

@@ -226,6 +226,39 @@ async def test_the_scope_shrinks(renewals: Renewals) -> None:
     assert renewals.holds_what_lives(worker.vault, user, "c")
 
 
+async def test_an_id_token_that_does_not_verify(renewals: Renewals) -> None:
+    """What else an answer carries is not looked at before its pair is committed: no rotated token is lost to it."""
+    renewals.connect("c", id_token=True)
+    worker, user = await due(renewals)
+    override(renewals, "c", {"id_token": "not.a.token"})
+    assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 1}
+    assert renewals.holds_what_lives(worker.vault, user, "c")
+
+
+async def test_the_way_of_authentication_is_wrong(renewals: Renewals) -> None:
+    """A client that is refused is not tried in another way: the refresh token goes out once."""
+    renewals.connect("c", client_auth=["basic"])
+    worker, _ = await due(renewals)
+    assert await worker.engine.renew_due(worker.tenants) == {Outcome.BLOCKED: 1}
+    assert len(renewals.token_calls("c")) == 1
+    assert renewals.states() == {"active"}
+
+
+async def test_the_loser_of_a_race_clears_nothing(renewals: Renewals) -> None:
+    """Two workers with the same token: the refusal of the slower one leaves the winner's pair as it is."""
+    renewals.connect("c", reuse_revokes_family=False)
+    first, user = await due(renewals)
+    answered = await under_way(renewals, first)
+    renewals.sql("UPDATE grants SET claim_until = now(), due_at = now(), expires_at = now() WHERE true")
+    second = await renewals.worker()
+    assert await second.engine.renew_due(second.tenants) == {Outcome.LOST: 1}
+    assert await answered() == {Outcome.RENEWED: 1}
+    renewals.make_due()
+    assert await second.engine.renew_due(second.tenants) == {Outcome.RENEWED: 1}
+    assert renewals.row(user)["state"] == "active"
+    assert renewals.holds_what_lives(second.vault, user, "c")
+
+
 async def test_html_with_status_200(renewals: Renewals) -> None:
     """A sign-in page in place of an answer is no answer: the outcome is in doubt, the pair stays."""
     renewals.connect("c")
