@@ -69,7 +69,11 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         ):
             furnish(tenant)
             with site(
-                servers, tenant, folder, schedule="renew = 1\nsync = 3", TOKEN_VAULT_LOG_LEVEL="DEBUG"
+                servers,
+                tenant,
+                folder,
+                schedule="renew = 1\nchanges = 2\nfull = 3",
+                TOKEN_VAULT_LOG_LEVEL="DEBUG",
             ) as here:
                 Day(tenant, here, servers, found).pass_()
                 collect(found, here, servers)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.emulators.control import Emulation
 from tests.integration.test_cli_commands import _log_to_stderr
@@ -36,7 +37,10 @@ def receiver(environment: Path, tenant: Emulation) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def run(receiver: Receiver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(
+    receiver: Receiver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Run]:
+    log_before = structlog.get_config()
     monkeypatch.setattr("worker.logs.configure", _log_to_stderr)
     monkeypatch.setattr("worker.cli.doctor.PING_SECONDS", 0.2)
 
@@ -47,7 +51,8 @@ def run(receiver: Receiver, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         assert SECRET not in captured.out + captured.err
         return code, captured.out + captured.err
 
-    return ran
+    yield ran
+    structlog.configure(**log_before)
 
 
 def deliver() -> None:
