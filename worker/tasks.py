@@ -306,6 +306,9 @@ async def _is_past(runtime: Runtime, moment: datetime | None, seconds: float) ->
 
 
 async def _take_changes(runtime: Runtime, tenant: str) -> None:
+    began = await records.last_began(runtime.vault, tenant, "changes")
+    if not await _is_past(runtime, began, runtime.settings.schedule.changes / 2):
+        return  # two beats, or ticks that had piled up
     await (await runtime.sync(tenant)).changes(budget=SLICE)
     await (await runtime.erasure(tenant)).sweep()
 

@@ -198,6 +198,10 @@ class Day:
             " CREATE TRIGGER refuse BEFORE UPDATE ON grants FOR EACH ROW"
             " WHEN (NEW.access_version > OLD.access_version) EXECUTE FUNCTION refuse()"
         )
+        self.sql(  # what went before may have passed for a provider that is away
+            "UPDATE connections SET circuit_opened_at = NULL, circuit_until = NULL, circuit_code = NULL,"
+            " circuit_blame = NULL, away = 0 WHERE name = 'calm'"
+        )
         self.sql("UPDATE grants SET due_at = now() WHERE connection = 'calm' AND due_at IS NOT NULL")
         next(process for process in self.here.processes if process.name == "bulk").says("renew.commit_failed")
         for _ in range(20):

@@ -49,7 +49,7 @@ def test_worked_example(acme: Provider) -> None:
     assert got == Renewed(TokenPair(Secret("a"), Secret("r2"), SENT + timedelta(hours=1)))
     gone = acme.read(400, {}, b'{"error": "grant_is_gone"}', sent_at=SENT)
     assert gone == Refused(Blame.USER, "grant_is_gone")
-    assert acme.read(502, {}, b"", sent_at=SENT) == Refused(Blame.NOBODY, "http_502")
+    assert acme.read(502, {}, b"", sent_at=SENT) == Refused(Blame.IN_DOUBT, "http_502", spent=True)
 
 
 def test_every_table_row_exists() -> None:
