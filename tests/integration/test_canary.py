@@ -72,7 +72,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
                 servers,
                 tenant,
                 folder,
-                schedule="renew = 1\nchanges = 2\nfull = 3",
+                schedule="renew = 1\nchanges = 2\nconnections = 2\nfull = 3",
                 TOKEN_VAULT_LOG_LEVEL="DEBUG",
             ) as here:
                 Day(tenant, here, servers, found).pass_()
