@@ -256,7 +256,12 @@ def stage(
         emulation.set_window(None)  # how a tenant of any size is listed is not what is tested here
         connections = _connections(emulation, life)
         made = stack.enter_context(
-            site(servers, emulation, folder, schedule=f"renew = {5 / scale}\nsync = 20\nconnections = 60")
+            site(
+                servers,
+                emulation,
+                folder,
+                schedule=f"renew = {5 / scale}\nchanges = 20\nconnections = 60\nfull = 600",
+            )
         )
         found = Stage(home, folder, emulation, made.environment, life, scale, stack)
         strict = connections[:-2]

@@ -1,0 +1,201 @@
+"""Erasing: what is gone is confirmed first, what is only elsewhere moves, and nothing comes back by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests import rows
+from tests.emulators.control import Emulation
+from tests.integration.test_walk import SCOPES, Bench
+from tests.rows import Sql
+from worker.runtime import Runtime
+from worker.settings import ConnectionSettings
+from worker.vault import missing
+
+
+@pytest.fixture
+async def bench(tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime]], sql: Sql) -> Bench:
+    """Five users of a provider that rotates, synced; the tenant's log is read."""
+    tenant.set_scopes(SCOPES)
+    tenant.configure_provider("bitbucket", rotates=True, grace=0)
+    tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
+    tenant.add_connection("google-oauth2", "google-oauth2", "google")
+    tenant.add_users("bitbucket", 5)
+    runtime = await open_worker()
+    made = Bench(tenant, runtime, await runtime.sync("default"), sql)
+    await made.sync.everything()
+    return made
+
+
+async def sweep(bench: Bench, **settings: Any) -> Any:
+    """Take what changed, then confirm and erase."""
+    await bench.sync.changes()
+    return await bench.erasure(**settings).sweep()
+
+
+def tombstones(bench: Bench) -> list[dict[str, Any]]:
+    return bench.sql("SELECT * FROM grants WHERE state = 'erased' ORDER BY id")
+
+
+async def test_a_deleted_user_is_erased(bench: Bench) -> None:
+    """No ciphertext stays, nothing names the user, and one event tells of it."""
+    user = sorted(bench.users())[0]
+    bench.tenant.delete_user(user)
+    assert (await sweep(bench)).erased == 1
+    [row] = tombstones(bench)
+    assert (row["access_sealed"], row["refresh_sealed"], row["due_at"], row["reason"]) == (
+        None, None, None, "deleted"
+    )  # fmt: skip
+    subject = user.rpartition("|")[2]
+    named = {name: value for name, value in row.items() if subject in str(value) and name != "tenant"}
+    assert {name for name in named if "provider_user_id" in name or name == "user_id"} == set()
+    told = bench.sql("SELECT kind, user_id, reason FROM outbox WHERE kind = 'user.forgotten'")
+    assert told == [{"kind": "user.forgotten", "user_id": user, "reason": "deleted"}]
+    assert (await sweep(bench)).erased == 0
+    assert len(bench.sql("SELECT 1 FROM outbox WHERE kind = 'user.forgotten'")) == 1
+
+
+async def test_what_seems_gone_waits_until_it_is_settled(bench: Bench) -> None:
+    """Until somebody has seemed gone for long enough, nothing is erased."""
+    user = sorted(bench.users())[0]
+    bench.tenant.delete_user(user)
+    assert (await sweep(bench, settle=300)).erased == 0
+    assert bench.missing() == {user}
+
+
+async def test_a_search_that_lacks_a_user_proves_nothing(bench: Bench) -> None:
+    """Whoever Auth0 has by id keeps the tokens, whatever a list did not show."""
+    user = sorted(bench.users())[0]
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", [user], now=now)
+    swept = await bench.erasure().sweep()
+    assert (swept.erased, swept.found, bench.missing()) == (0, 1, set())
+
+
+async def test_a_deletion_that_was_a_link_moves_the_tokens(bench: Bench) -> None:
+    """The identity is another user's now: its refresh token, which we have renewed since, moves with it."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.sql("UPDATE grants SET due_at = now()")
+    await bench.runtime.engine.renew_due(["default"])
+    [before] = bench.sql("SELECT * FROM grants WHERE user_id = %s", secondary)
+    held = rows.opened(bench.runtime.vault, before)
+    bench.tenant.link(primary, secondary)
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", [secondary], now=now)
+    assert (await bench.erasure().sweep()).erased == 0
+    [after] = bench.sql("SELECT * FROM grants WHERE id = %s", before["id"])
+    assert (after["user_id"], after["missing_since"]) == (primary, None)
+    assert rows.opened(bench.runtime.vault, after) == held
+    assert (await sweep(bench)).erased == 0
+
+
+async def test_an_unlinked_identity_moves_back(bench: Bench) -> None:
+    """It is a user of its own again, and keeps the tokens that we renewed."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.tenant.link(primary, secondary)
+    await sweep(bench)
+    bench.sql("UPDATE grants SET due_at = now()")
+    await bench.runtime.engine.renew_due(["default"])
+    bench.tenant.unlink(primary, "bitbucket")
+    for _ in range(2):
+        await sweep(bench)
+    assert bench.newest_shown()
+    assert tombstones(bench) == []
+    for row in bench.sql("SELECT * FROM grants"):
+        live = bench.tenant.live(row["user_id"], row["connection"])
+        assert rows.opened(bench.runtime.vault, row)[1] == live["refresh_token"]
+
+
+async def test_a_list_that_lags_brings_nothing_back_and_a_login_does(bench: Bench) -> None:
+    """What was erased is known by what Auth0 showed of it; who signs in again has consented again."""
+    user = sorted(bench.users())[0]
+    shown = bench.tenant.user(user)
+    erasure = bench.erasure()
+    assert (await erasure.forget(user)).erased == 1
+    assert (await bench.sync.user(user)).tally.unchanged == 1
+    assert user not in bench.users()
+    bench.tenant.set_user(user, updated_at="2099-01-01T00:00:00.000Z", nickname="changed")
+    await bench.sync.everything(full=True)
+    assert user not in bench.users()
+    bench.tenant.set_user(user, updated_at=shown["updated_at"])
+    bench.tenant.login(user)
+    assert (await bench.sync.user(user)).tally.new == 1
+    assert user in bench.users()
+    assert (await erasure.forget(user)).erased == 1  # and once more: one tombstone stays
+    assert len(tombstones(bench)) == 1
+
+
+async def test_too_many_at_once_are_not_erased_unasked(bench: Bench) -> None:
+    """A tenant that seems empty is more likely the wrong one: nothing is erased until the operator says so."""
+    bench.tenant.add_users("google-oauth2", 40)
+    await bench.sync.everything()
+    for user in sorted(bench.users())[:30]:
+        bench.tenant.delete_user(user)
+    swept = await sweep(bench)
+    assert (swept.erased, len(swept.problems)) == (0, 1)
+    assert "token-vault sync --erase" in swept.problems[0]
+    assert len(bench.users()) == 45
+    assert (await bench.erasure().sweep(anyway=True)).erased == 30
+
+
+async def test_a_grant_in_use_is_erased_later(bench: Bench) -> None:
+    """With a revocation URL, a call under way is waited for: its answer would bring a pair that nobody revokes."""
+    user = sorted(bench.users())[0]
+    configure(bench)
+    bench.sql(
+        "UPDATE grants SET claim_owner = gen_random_uuid(), claim_began = now(), claim_until = now() + interval '1 min'"
+        " WHERE user_id = %s", user
+    )  # fmt: skip
+    swept = await bench.erasure().forget(user)
+    assert (swept.erased, swept.waiting) == (0, 1)
+    bench.sql("UPDATE grants SET claim_owner = NULL, claim_began = NULL, claim_until = NULL")
+    assert (await bench.erasure().forget(user)).erased == 1
+
+
+def configure(bench: Bench) -> None:
+    """Set the provider's revocation URL for the connection."""
+    url = bench.tenant.revocation_url("bitbucket")
+    settings = bench.runtime.settings.model_copy(
+        update={"connections": {**bench.runtime.settings.connections, "bitbucket": connection_of(bench, url)}}
+    )
+    bench.runtime.connections._settings = settings
+
+
+def connection_of(bench: Bench, url: str) -> ConnectionSettings:
+    before = bench.runtime.settings.connections.get("bitbucket") or ConnectionSettings()
+    return before.model_copy(update={"revocation_url": url})
+
+
+async def test_a_grant_is_revoked_before_it_is_erased(bench: Bench) -> None:
+    """The provider takes neither token any more; one that does not answer does not keep the grant alive here."""
+    first, second = sorted(bench.users())[:2]
+    configure(bench)
+    swept = await bench.erasure().forget(first)
+    assert (swept.erased, swept.not_revoked) == (1, 0)
+    assert bench.tenant.live(first, "bitbucket")["refresh_token"] is None
+    bench.tenant.fail_next("/idp/bitbucket/revoke", 1, "503")
+    swept = await bench.erasure().forget(second)
+    assert (swept.erased, swept.not_revoked) == (1, 1)
+    assert second not in bench.users()
+
+
+async def test_old_tombstones_are_deleted(bench: Bench) -> None:
+    """After their time nothing is left of an erased grant."""
+    user = sorted(bench.users())[0]
+    await bench.erasure().forget(user)
+    bench.sql("UPDATE grants SET reason_since = now() - interval '31 d' WHERE state = 'erased'")
+    await bench.erasure().sweep()
+    assert tombstones(bench) == []
+
+
+async def test_a_user_who_cannot_be_read_is_not_erased(bench: Bench) -> None:
+    """A malformed answer, or one without identities, says nothing about who is gone."""
+    user = sorted(bench.users())[0]
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", [user], now=now)
+    bench.tenant.fail_next("/api/v2/users/", 1, 'override:{"identities": []}')
+    swept = await bench.erasure().sweep()
+    assert (swept.erased, swept.waiting) == (0, 1)
