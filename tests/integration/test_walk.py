@@ -258,3 +258,22 @@ async def test_two_tenants_do_not_stop_each_other(bench: Bench) -> None:
     assert await bench.sync.is_under_way()
     assert not await other.is_under_way()
     assert (await bench.sync.everything()).tally.new == 250
+
+
+async def test_a_tenant_whose_log_cannot_be_read(bench: Bench) -> None:
+    """An error of the log costs no token: changes are found by a walk by change, and the report says why."""
+    users = bench.tenant.add_users("google-oauth2", 3)
+    bench.tenant.fail_next("/api/v2/logs", 1000, "html200")
+    report = await bench.sync.everything()
+    assert (report.ok, len(bench.users())) == (True, 3)
+    bench.tenant.login(users[0])
+    assert (await bench.sync.changes()).tally.changed == 1
+
+
+async def test_a_login_that_lists_do_not_show_yet(bench: Bench) -> None:
+    """What the log told shortly before a full sync is read again after it: the lists may have lagged behind."""
+    users = bench.tenant.add_users("google-oauth2", 3)
+    bench.tenant.set_list_lag(users[1])
+    bench.tenant.login(users[1])
+    await bench.sync.everything()
+    assert (await bench.sync.changes()).tally.changed == 1

@@ -198,11 +198,16 @@ class ManagementClient:
             raise logs.gone(endpoint, response)
         return logs.read_log_page(self._good(response, endpoint), response.headers, endpoint, after, take)
 
-    async def newest_log(self) -> LogEntry | None:
-        """Return the newest entry of the log, to read on from; None where the log is empty."""
+    async def newest_log(self, before: datetime | None = None) -> LogEntry | None:
+        """Return the newest entry of the log, or the newest before a time, to read on from; None where there is none."""
         endpoint = self._logs()
-        query = {"sort": "date:-1", "page": "0", "per_page": "1"}
+        query = {"sort": "date:-1", "page": "0", "per_page": "1"} | searching.until("date", before)
         return logs.read_newest(await self._get(endpoint, "/api/v2/logs", query), endpoint)
+
+    async def oldest_log(self) -> LogEntry | None:
+        """Return the oldest entry that the log shows; None where the log is empty."""
+        query = {"sort": "date:1", "page": "0", "per_page": "1"}
+        return logs.read_newest(await self._get(self._logs(), "/api/v2/logs", query), self._logs())
 
     def events(
         self, *, after: str | None, types: Sequence[str] = events.TYPES

@@ -25,6 +25,11 @@ def ordered(
     return {"sort": f"{field}:1"} | _search(terms)
 
 
+def until(field: str, moment: datetime | None) -> dict[str, str]:
+    """Return the parameter that leaves out what comes after a time."""
+    return {} if moment is None else {"q": f"{field}:[* TO {_bound(moment)}]"}
+
+
 def by_identity(connection: str, provider_user_id: str) -> dict[str, str] | None:
     """Return the parameters of a search for an identity; None where nobody can have it."""
     if not text(connection) or not text(provider_user_id):

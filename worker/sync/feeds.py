@@ -11,7 +11,14 @@ import structlog
 from worker.auth0 import Event, LogPage, ManagementClient
 from worker.auth0.answers import OPTIONAL_SCOPES
 from worker.auth0.paging import PER_PAGE
-from worker.errors import Auth0EventsGone, Auth0LogGone, MissingScope
+from worker.errors import (
+    Auth0Error,
+    Auth0EventsGone,
+    Auth0LogGone,
+    Auth0RateLimited,
+    Auth0Unreachable,
+    MissingScope,
+)
 from worker.sync.keeping import Keeping
 from worker.sync.report import Report
 from worker.sync.walking import LAG
@@ -65,6 +72,12 @@ class Feeds:
             await self._walk_from(before.read_until if before and before.read_until else now)
             await positions.drop(self._vault, self._tenant, LOG)
             return False
+        except (Auth0Unreachable, Auth0RateLimited):
+            raise
+        except Auth0Error as refused:  # a log that cannot be read costs no token
+            report.note(f"{refused}: users who changed are looked for by the time of their last change")
+            await self._walk_from(now)
+            return False
         return True
 
     async def _allowed(self, scope: str) -> None:
@@ -81,8 +94,14 @@ class Feeds:
         return position.read_until is None or now - position.read_until > self._retention
 
     async def _seed(self, before: Position | None, now: datetime, report: Report) -> None:
-        """Go to the log's newest entry; what lies between is left to a walk by change."""
-        newest = await self._auth0.newest_log()
+        """Go to where the log was a little while ago; what lies in between is left to a walk by change.
+
+        Not to its newest entry: the lists that are read next may not show yet what the log has told already.
+        """
+        entry = await self._auth0.newest_log(before=now - LAG)
+        if entry is None:  # a log that has only begun
+            entry = await self._auth0.oldest_log()
+            await self._keeping.by_id(entry.users if entry else (), await self._keeping.known(), report)
         if before is not None:
             report.note(
                 f"the tenant's log was last read at {before.read_until:%Y-%m-%d %H:%M}Z, and may not reach back so far: "
@@ -90,7 +109,7 @@ class Feeds:
             )
             log.warning("sync.gap", tenant=self._tenant, read_until=before.read_until)
             await self._walk_from(before.read_until or now)
-        mark = None if newest is None else newest.log_id
+        mark = None if entry is None else entry.log_id
         await positions.put(self._vault, self._tenant, LOG, Position(mark, read_until=now))
 
     async def _walk_from(self, moment: datetime) -> None:

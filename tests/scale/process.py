@@ -1,0 +1,89 @@
+"""One process that syncs the emulated tenant, by the tenant's own clock; it can be killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from tests.emulators.control import Emulation
+from worker.auth0 import PLANS, Budget, ManagementClient
+from worker.erasure import Erasure
+from worker.runtime import Runtime, credentials_of, open_runtime
+from worker.settings import Deletion, load
+from worker.sync.engine import Sync
+from worker.sync.token_store import VaultTokenStore
+from worker.tokens import Secret
+
+MINUTES_AN_HOUR = 60
+
+
+class EmulatedTime:
+    """The tenant's clock, which runs faster than ours: limits are kept by it, and waits are as much shorter."""
+
+    def __init__(self, tenant: Emulation, speed: float) -> None:
+        self._speed, self._began, self._at = speed, tenant.now(), time.monotonic()
+
+    def epoch(self) -> float:
+        return self._began + (time.monotonic() - self._at) * self._speed
+
+    def utc(self) -> datetime:
+        return datetime.fromtimestamp(self.epoch(), UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / self._speed)
+
+
+@asynccontextmanager
+async def opened(
+    tenant: Emulation, plan: str, speed: float
+) -> AsyncIterator[tuple[Runtime, ManagementClient, EmulatedTime]]:
+    """The vault, and a client within the plan's limits, none of them left to others."""
+    clock = EmulatedTime(tenant, speed)
+    async with open_runtime(load()) as runtime:
+        credentials = credentials_of(runtime.settings, "default")
+        budget = Budget(
+            "default",
+            PLANS[plan],
+            share=0,
+            redis_url=Secret(os.environ["REDIS_URL"]),
+            clock=clock.utc,
+            sleep=clock.sleep,
+        )
+        store = VaultTokenStore(runtime.vault, "default", credentials)
+        async with ManagementClient(
+            credentials, store, clock=clock.utc, sleep=clock.sleep, budget=budget
+        ) as client:
+            yield runtime, client, clock
+
+
+async def work(what: str, base_url: str, plan: str, speed: float) -> dict[str, object]:
+    """Do one part, and tell how long it took by the tenant's clock, in seconds."""
+    with Emulation.at(base_url) as tenant:
+        async with opened(tenant, plan, speed) as (runtime, client, clock):
+            sync = Sync("default", runtime.vault, runtime.connections, client)
+            erasure = Erasure(
+                "default", runtime.vault, runtime.connections, client, runtime.http, Deletion(settle=0)
+            )
+            began = clock.epoch()
+            if what == "walk":
+                report = await sync.everything()
+            elif what == "settle":
+                for _ in range(3):
+                    report = await sync.changes()
+                    await erasure.sweep(anyway=True)
+            else:
+                for minute in range(MINUTES_AN_HOUR):
+                    report = await sync.changes()
+                    await clock.sleep(max(0.0, began + 60 * (minute + 1) - clock.epoch()))
+            return {"seconds": clock.epoch() - began, "seen": report.seen, "problems": report.problems}
+
+
+if __name__ == "__main__":
+    part, url, named, rate = sys.argv[1:]
+    print(json.dumps(asyncio.run(work(part, url, named, float(rate)))), flush=True)
