@@ -145,7 +145,7 @@ class Sync:
                 await self._auth0.require(*USER_SCOPES)
                 logged = await self._feeds.begin(report)
                 if logged:
-                    await self._feeds.read_log(report)
+                    await self._feeds.read_log(report, budget)
                 await self._changed(report, budget, progress, again=not logged)
         return report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -118,14 +119,18 @@ class Feeds:
             mark = (moment - LAG).isoformat()
             await positions.put(self._vault, self._tenant, UPDATED, Position(mark))
 
-    async def read_log(self, report: Report) -> None:
-        """Ask for the users whom the log names since it was last read, page by page.
+    async def read_log(self, report: Report, budget: float | None = None) -> None:
+        """Ask for the users whom the log names since it was last read, page by page, until the time is up.
+
+        Args:
+            budget: seconds.
 
         Raises:
             Auth0Error: as the client does; pages read until then are committed.
         """
         position = await positions.read(self._vault, self._tenant, LOG)
         known = await self._keeping.known()
+        stop_at = None if budget is None else time.monotonic() + budget
         while position is not None:
             now = await self._vault.now()
             try:
@@ -143,6 +148,9 @@ class Feeds:
             position = replace(position, mark=page.after, read_until=now)
             await positions.put(self._vault, self._tenant, LOG, position)
             if len(page.entries) + len(page.malformed) < PER_PAGE:
+                return
+            if stop_at is not None and time.monotonic() > stop_at:
+                report.finished = False
                 return
 
     async def _page(self, position: Position) -> LogPage | None:
