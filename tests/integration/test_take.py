@@ -307,6 +307,7 @@ async def test_an_access_token_alone_does_not_heal_a_dead_grant(vault: Vault, sq
 async def test_a_grant_in_doubt_is_healed_by_a_login_alone(vault: Vault, sql: Sql) -> None:
     """In doubt, a grant is still ours to renew: an access token of unknown issue is no news, a login is."""
     await take(vault, [shown()], now=NOW)
+    await renewed(vault, sql, "access-1b", "refresh-1b")
     claim = await claimed(vault, row_of(sql)["id"])
     await claims.release(
         vault, claim, due_at=NOW + MINUTE, state="in_doubt", reason="read_timeout", in_doubt=True
@@ -318,6 +319,17 @@ async def test_a_grant_in_doubt_is_healed_by_a_login_alone(vault: Vault, sql: Sq
     assert (await take(vault, [login], now=NOW)).changed == 1
     assert (row_of(sql)["state"], row_of(sql)["doubt_since"]) == ("active", None)
     assert opened(vault, sql) == ("access-3", "refresh-3")
+
+
+async def test_a_silent_login_is_newer_than_what_auth0_showed_before(vault: Vault, sql: Sql) -> None:
+    """As long as we have not renewed it, a changed access token is news, whenever it was issued."""
+    await take(vault, [shown()], now=NOW)
+    silent = shown(access="access-2", refresh=None, at=NOW + MINUTE, issued_at=None)
+    assert (await take(vault, [silent], now=NOW)).changed == 1
+    assert opened(vault, sql) == ("access-2", "refresh-1")
+    behind = shown(access="access-1", refresh="refresh-1", at=NOW)
+    assert (await take(vault, [behind], now=NOW)).changed == 0
+    assert opened(vault, sql) == ("access-2", "refresh-1")
 
 
 async def test_a_login_during_a_renewal_wins(vault: Vault, sql: Sql) -> None:

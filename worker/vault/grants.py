@@ -266,6 +266,7 @@ def _as_held(row: Mapping[str, Any]) -> Held:
         expires_at=row["expires_at"],
         obtained_at=row["obtained_at"],
         renewable=row["state"] in ("active", "in_doubt"),
+        from_auth0=row["obtained_from"] == "auth0",
     )
 
 

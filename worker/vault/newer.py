@@ -38,6 +38,7 @@ class Held:
         expires_at: its end, None where unknown.
         obtained_at: when it was issued, None where unknown.
         renewable: whether the vault can renew it.
+        from_auth0: the access token held is one that Auth0 showed: we have not renewed it since.
     """
 
     shown_access: bytes | None
@@ -47,6 +48,7 @@ class Held:
     expires_at: datetime | None
     obtained_at: datetime | None
     renewable: bool
+    from_auth0: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ def _access_is_newer(held: Held, shown: Shown, now: datetime) -> bool:
     """Whether a changed access token without a new refresh token is better than the one held."""
     if not held.has_access or not held.renewable:
         return True
+    if held.from_auth0:
+        return True  # both are Auth0's, and what it shows now is not behind what it showed then
     if held.expires_at is not None and held.expires_at <= now:
         return True
     # Changed, but it may have been issued before our last renewal: only a known, later time of issue counts.
