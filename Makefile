@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults lint bench lock clean
+.PHONY: help run scale test faults lint bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -24,6 +24,9 @@ lint: $(VENV)/.dev ## ruff, mypy strict, import contracts, migrations in step wi
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.alembic_check
+
+scale: $(VENV)/.dev ## sync a changing tenant of 100,000 users at each plan's limits, and reconcile (ARGS="--plans free --users 5000")
+	$(BIN)/python -m tests.scale $(ARGS)
 
 bench: $(VENV)/.dev ## measure, and rewrite the tables in docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)

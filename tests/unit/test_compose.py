@@ -47,10 +47,11 @@ def test_the_services_are_read() -> None:
         "migrate",
         "worker-bulk",
         "worker-interactive",
+        "follow",
         "beat",
         "demo",
     }
-    assert set(COMMANDS) == {"migrate", "worker-bulk", "worker-interactive", "beat"}
+    assert set(COMMANDS) == {"migrate", "worker-bulk", "worker-interactive", "follow", "beat"}
 
 
 def test_every_variable_is_known() -> None:
