@@ -22,7 +22,9 @@ from worker.vault.keyring import KeyRing
 from worker.vault.migrating import migrate
 
 TENANT = "default"
-TABLES = "grants, connections, sync_runs, renewal_counts, management_tokens"
+TABLES = (
+    "outbox, deliveries, grants, connections, sync_runs, sync_positions, renewal_counts, management_tokens"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ from worker.vault.sharing import held_alone
 log = structlog.get_logger(__name__)
 
 GRANTS_AT_A_TIME = 100
+# A sweep that is held back is recorded this often.
+HELD_BACK = timedelta(hours=1)
 # So few users may always seem gone at once, whatever part of the tenant's they are.
 FEW = 20
 
@@ -104,13 +106,17 @@ class Erasure:
             if not anyway and (too_many := await self._too_many()):
                 swept.problems.append(too_many)
                 log.error("erasure.held_back", tenant=self._tenant, problem=too_many)
-                await records.note_sweep(self._vault, tenant=self._tenant, began=now, gone=0, error=too_many)
+                last = await records.last_began(self._vault, self._tenant, "sweep")
+                if last is None or now - last > HELD_BACK:
+                    await records.note_sweep(
+                        self._vault, tenant=self._tenant, began=now, gone=0, error=too_many
+                    )
                 return swept
-            report, last = Report(self._tenant, "sweep"), 0
+            report, after = Report(self._tenant, "sweep"), 0
             while found := await missing.waiting(
-                self._vault, self._tenant, before=before, after=last, limit=GRANTS_AT_A_TIME
+                self._vault, self._tenant, before=before, after=after, limit=GRANTS_AT_A_TIME
             ):
-                last = found[-1].id
+                after = found[-1].id
                 await self._confirm(found, report, swept)
             swept.problems += report.problems
             if swept.erased:
