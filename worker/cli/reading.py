@@ -247,7 +247,7 @@ def connection_row(row: Mapping[str, Any], now: datetime, *, in_full: bool = Fal
 def run_of(run: Mapping[str, Any], now: datetime) -> str:
     """Write a sync run of ``records.status`` in words."""
     ended = f"ended {output.ago(run['finished_at'], now)}" if run["finished_at"] else "under way"
-    counts = {name: run[name] for name in ("seen", "new", "changed", "stale", "failed") if run[name]}
+    counts = {name: run[name] for name in ("seen", "new", "changed", "stale", "gone", "failed") if run[name]}
     return f"{ended}, {output.text(counts) or 'nothing seen'}" + (f"; {run['error']}" if run["error"] else "")
 
 
