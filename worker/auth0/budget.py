@@ -37,6 +37,8 @@ REDIS_AWAY = 5.0
 HORIZON = 0.25
 # Calls that more urgent ones find ready, at the most: filling it up again holds bulk calls back.
 RESERVE = 5.0
+# A horizon behind now: the bucket is looked at, and no slot is given.
+NO_SLOT = -1.0
 # After so long, in seconds, a bulk call is as urgent as any: it must not starve.
 BULK_PATIENCE = 10.0
 
@@ -117,6 +119,7 @@ class Budget:
             self._redis = _redis_at(redis_url)
             self._script = self._redis.register_script(_SCRIPT)
         self._away_until: float | None = None
+        self._begun = False
         self._shares = {name: self._share_of(name, limit) for name, limit in plan.limits.items()}
 
     async def aclose(self) -> None:
@@ -136,6 +139,7 @@ class Budget:
             Auth0RateLimited: the wait would be longer than ``longest``.
         """
         share = self._shares[self._plan.bucket(group)]
+        await self._begin()
         while True:
             if urgent:
                 grant = await self._take(share, Terms(0.0, self._longest))
@@ -147,6 +151,13 @@ class Budget:
             await self._sleep(grant.slot.wait)
             if not await self._paused_since(share, grant):
                 return grant
+
+    async def _begin(self) -> None:
+        """Let all buckets fill from this process's first call on: each is empty until somebody looks at it."""
+        if not self._begun:
+            self._begun = True
+            for share in self._shares.values():
+                await self._take(share, Terms(0.0, NO_SLOT))
 
     def learn(self, grant: Grant, headers: httpx.Headers) -> None:
         """Note what Auth0 says of its bucket; the next slot is asked for with it.
