@@ -156,7 +156,8 @@ def budget_of(settings: Settings, tenant: str) -> Budget | None:
     plan = plan_of(configured)
     if plan is None:
         return None
-    return Budget(tenant, plan, share=configured.share, redis_url=redis_url(settings))
+    presumed = configured.plan is None and configured.limits is None
+    return Budget(tenant, plan, share=configured.share, presumed=presumed, redis_url=redis_url(settings))
 
 
 def credentials_of(settings: Settings, tenant: str) -> Credentials:

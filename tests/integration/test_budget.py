@@ -397,3 +397,26 @@ async def test_a_client_asks_before_each_call(redis_url: Secret) -> None:
         assert pause >= START.timestamp() + 9
         assert (await other.acquire("other")).slot.at > pause
         await other.aclose()
+
+
+@pytest.mark.parametrize(
+    ("group", "shown", "plan", "needless"),
+    [
+        ("read_users", "50", "enterprise", False),
+        ("read_users", "40", "essentials", False),
+        ("read_users", "2", "free", False),
+        ("connections", "10", "free", False),
+        ("read_users", None, "free", True),
+        ("other", None, "free", False),
+    ],
+)
+async def test_a_plan_that_nobody_named_is_told_by_the_answers(
+    group: str, shown: str | None, plan: str, needless: bool
+) -> None:
+    """At first the smallest is kept, then the one whose limit is shown; where none is shown there is none."""
+    budget = Budget("default", PLANS["free"], presumed=True, sleep=lambda _: asyncio.sleep(0))
+    grant = await budget.acquire(group)
+    budget.learn(grant, httpx.Headers({} if shown is None else {"x-ratelimit-limit": shown}), group)
+    assert (budget._plan.name, budget.is_needless) == (plan, needless)
+    budget.learn(grant, httpx.Headers({"x-ratelimit-limit": "2"}), group)  # a late answer does no harm
+    assert budget._plan.name == plan

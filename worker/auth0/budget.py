@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from worker.auth0.bucket import Bucket, Seen, Slot, Terms
 from worker.auth0.models import seconds
 from worker.auth0.pace import Clock, Sleep
-from worker.auth0.plans import Limit, Plan
+from worker.auth0.plans import PLANS, Limit, Plan, presumed_plan
 from worker.errors import Auth0RateLimited, ConfigurationError
 from worker.tokens import Secret
 
@@ -92,6 +92,8 @@ class Budget:
         tenant: its name in the settings.
         plan: what Auth0 allows.
         share: what is left to others, from 0 to below 1.
+        presumed: nobody has named the plan: it is changed for the one whose limits the answers show, and no budget
+            is kept of a tenant that shows none.
         redis_url: None for a budget of this process alone.
         clock: None for the clock of Redis, which is the same for all; given where time is made up.
         sleep: waits for a number of seconds.
@@ -107,6 +109,7 @@ class Budget:
         plan: Plan,
         *,
         share: float = DEFAULT_SHARE,
+        presumed: bool = False,
         redis_url: Secret | None = None,
         clock: Clock | None = None,
         sleep: Sleep = asyncio.sleep,
@@ -119,7 +122,8 @@ class Budget:
             self._redis = _redis_at(redis_url)
             self._script = self._redis.register_script(_SCRIPT)
         self._away_until: float | None = None
-        self._begun = False
+        self._begun, self._presumed = False, presumed
+        self.is_needless = False
         self._shares = {name: self._share_of(name, limit) for name, limit in plan.limits.items()}
 
     async def aclose(self) -> None:
@@ -159,14 +163,19 @@ class Budget:
             for share in self._shares.values():
                 await self._take(share, Terms(0.0, NO_SLOT))
 
-    def learn(self, grant: Grant, headers: httpx.Headers) -> None:
+    def learn(self, grant: Grant, headers: httpx.Headers, group: str = "other") -> None:
         """Note what Auth0 says of its bucket; the next slot is asked for with it.
+
+        Args:
+            group: of the call that was answered.
 
         Source: Auth0, "Rate Limit Headers". ``x-ratelimit-reset`` is left to the pause after a 429: whole
         seconds by another clock say nothing of a single token.
         """
-        share = self._shares[grant.group]
+        share = self._shares.get(grant.group)
         limit, remaining = (seconds(headers.get(f"x-ratelimit-{name}")) for name in ("limit", "remaining"))
+        if share is None or self._presume(group, limit):
+            return
         if limit:
             self._compare(share, limit)
         if remaining is None:
@@ -174,6 +183,22 @@ class Budget:
         seen = Seen(remaining, limit or 0.0, grant.slot.number, grant.slot.at)
         if grant.shared and (share.seen is None or share.seen.slot <= seen.slot):
             share.seen = seen
+
+    def _presume(self, group: str, limit: float | None) -> bool:
+        """Take the plan that an answer shows, where nobody has named one; returns whether another was taken."""
+        if not self._presumed or group == "other":  # a token is minted without these headers
+            return False
+        if limit is None:
+            self.is_needless = True
+            _log.info("auth0.no_limit_shown", tenant=self._tenant)
+            return True
+        shown = PLANS[presumed_plan(group, limit)]
+        if shown is self._plan:
+            return False
+        _log.warning("auth0.plan_presumed", tenant=self._tenant, plan=shown.name, shown=limit)
+        self._plan, self._presumed = shown, False
+        self._shares = {name: self._share_of(name, each) for name, each in shown.limits.items()}
+        return True
 
     async def pause(self, group: str, wait: float) -> None:
         """Let nobody make calls that this group's limit counts for so many seconds: a 429 came."""

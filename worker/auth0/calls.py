@@ -89,11 +89,11 @@ class Calls:
     async def _send_in_budget(
         self, endpoint: Endpoint, build: Callable[[], httpx.Request], *, stream: bool, urgent: bool
     ) -> httpx.Response:
-        if self._budget is None:
+        if self._budget is None or self._budget.is_needless:
             return await self.send_once(endpoint, build(), stream=stream)
         grant = await self._budget.acquire(endpoint.group, urgent=urgent, where=str(endpoint))
         response = await self.send_once(endpoint, build(), stream=stream)
-        self._budget.learn(grant, response.headers)
+        self._budget.learn(grant, response.headers, endpoint.group)
         return response
 
     async def send_once(

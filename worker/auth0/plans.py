@@ -73,6 +73,14 @@ _SELF_SERVICE = MappingProxyType(
     }
 )
 
+
+def presumed_plan(group: str, burst: float) -> str:
+    """The plan whose limit an answer shows, where it can be told by that; else the smallest."""
+    if burst >= 50:
+        return "enterprise"
+    return "essentials" if group == "read_users" and burst >= 30 else "free"
+
+
 PLANS: Mapping[str, Plan] = MappingProxyType(
     {
         plan.name: plan
