@@ -20,9 +20,6 @@ CONNECTION_SYNCS_A_DAY = 144
 CRAWLS_A_DAY = 24
 # A sign-in writes the login and the exchange of its code.
 LOG_ENTRIES_A_LOGIN = 2
-# Above so many pages, ids come from an export job: one to start it, some to ask whether it is done, one to fetch.
-EXPORT_ABOVE_PAGES = 1000
-EXPORT_CALLS = 10
 
 # docs/benchmarks.md: whole renewals a second of one worker, on 2 cores that its servers share; and the memory of
 # the whole stack at its peak (Postgres, Redis, two workers, beat), of which a further worker takes a fifth.
@@ -89,18 +86,17 @@ def forecast(plan: Plan, demand: Demand, *, lists_carry_tokens: bool) -> Forecas
     polls = LOG_POLLS_A_DAY * max(
         1, ceil(demand.logins_per_day * LOG_ENTRIES_A_LOGIN / LOG_POLLS_A_DAY / PAGE)
     )
-    exported = pages > EXPORT_ABOVE_PAGES
     daily = {
         "log": float(polls),
         "logins": demand.logins_per_day,
         "connections": float(CONNECTION_SYNCS_A_DAY * connection_pages),
-        "reconciliation": float(EXPORT_CALLS if exported else pages),
+        "reconciliation": float(pages),
     }
     groups = {
         "logs": daily["log"],
-        "read_users": daily["logins"] + (0.0 if exported else daily["reconciliation"]),
+        "read_users": daily["logins"] + daily["reconciliation"],
         "connections": daily["connections"],
-        "other": daily["reconciliation"] if exported else 0.0,
+        "other": 0.0,
     }
     crawl = {group: calls * CRAWLS_A_DAY for group, calls in full.items()}
     duration = at_the_limit(plan, full, demand.share)
