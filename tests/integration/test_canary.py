@@ -137,6 +137,9 @@ class Day:
         self.here.worker("bulk", "renew,sync")
         self.here.worker("interactive", "interactive")
         self.ask(("worker.sync_all", "sync", {"full": True}))
+        self.here.send(
+            ("worker.refresh_token", "interactive", {"user_id": "of no connection"})
+        )  # an app's mistake
         self.sql("UPDATE grants SET due_at = now() WHERE due_at IS NOT NULL")
         until(lambda: self.sql("SELECT 1 FROM grants WHERE last_renewed_at IS NOT NULL"), what="renewal")
         lies = self.auth0_lies()

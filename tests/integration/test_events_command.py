@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kombu.pools
 import pytest
 import structlog
 
@@ -41,6 +42,7 @@ def run(
     receiver: Receiver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Run]:
     log_before = structlog.get_config()
+    kombu.pools.reset()  # type: ignore[no-untyped-call]  # connections to Redis that another test has ended
     monkeypatch.setattr("worker.logs.configure", _log_to_stderr)
     monkeypatch.setattr("worker.cli.doctor.PING_SECONDS", 0.2)
 
