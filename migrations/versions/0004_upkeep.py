@@ -48,36 +48,6 @@ SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_
 FROM grants
 """
 
-TOKEN_STATUS_BEFORE = """
-CREATE VIEW token_status AS
-SELECT g.id, g.tenant, g.connection, c.strategy, c.provider,
-    CASE WHEN g.user_id = '' THEN 'admin' ELSE 'user' END AS kind,
-    nullif(g.user_id, '') AS user_id, nullif(g.provider_user_id, '') AS provider_user_id,
-    CASE
-        WHEN g.state IN ('erased', 'reauthorization_required') THEN g.state
-        WHEN g.state = 'unrenewable' OR c.problem IS NOT NULL
-            THEN CASE WHEN g.expires_at <= now() THEN 'expired' ELSE 'unrenewable' END
-        WHEN c.circuit_opened_at IS NOT NULL THEN 'blocked'
-        ELSE g.state
-    END AS state,
-    CASE
-        WHEN g.state IN ('erased', 'reauthorization_required') THEN g.reason
-        ELSE coalesce(c.problem, g.reason, c.circuit_code)
-    END AS reason,
-    coalesce(g.reason_since, c.circuit_opened_at, g.doubt_since) AS reason_since,
-    g.expires_at, g.refresh_sealed IS NOT NULL AS has_refresh_token, g.refresh_expires_at, g.scopes,
-    g.obtained_at, g.obtained_from, g.last_renewed_at, g.due_at AS next_renewal_at,
-    g.attempts, g.last_error, g.claim_until AS in_flight_until, c.circuit_until AS blocked_until, g.created_at
-FROM grants g JOIN connections c ON c.tenant = g.tenant AND c.name = g.connection
-"""
-
-SERVED_TOKENS_BEFORE = """
-CREATE VIEW served_tokens AS
-SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since,
-    access_sealed, access_version, expires_at, scopes, obtained_at, obtained_from
-FROM grants
-"""
-
 # A circuit that opens for the provider's absence says so, and one that stays open tells when the blame changes.
 CONNECTIONS_TELL = """
 CREATE OR REPLACE FUNCTION connections_tell() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -106,7 +76,8 @@ CREATE TRIGGER connections_tell AFTER UPDATE ON connections FOR EACH ROW
     EXECUTE FUNCTION connections_tell();
 """
 
-CONNECTIONS_TELL_BEFORE = import_module("migrations.versions.0003_outbox").CONNECTIONS_TELL
+# What stood here before is what the earlier migrations made.
+VAULT, OUTBOX = (import_module(f"migrations.versions.{name}") for name in ("0001_vault", "0003_outbox"))
 
 
 def upgrade() -> None:
@@ -145,11 +116,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP TRIGGER connections_tell ON connections")
     op.execute("DROP FUNCTION connections_tell()")
-    op.execute(CONNECTIONS_TELL_BEFORE)
+    op.execute(OUTBOX.CONNECTIONS_TELL)
     op.execute("DROP VIEW served_tokens")
     op.execute("DROP VIEW token_status")
-    op.execute(TOKEN_STATUS_BEFORE)
-    op.execute(SERVED_TOKENS_BEFORE)
+    op.execute(VAULT.TOKEN_STATUS)
+    op.execute(VAULT.SERVED_TOKENS)
     op.drop_column("grants", "forced_at")
     op.drop_column("grants", "last_read_at")
     op.drop_constraint(op.f("connections_renew_check"), "connections")
