@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("patient")
 ACCESS_KEY = KeyRing.generate()
 REFRESH_KEY = KeyRing.generate()
 # The fingerprint key is the vault's own and stays; everything else is emptied before each test.
-TABLES = "outbox, deliveries, grants, connections, sync_runs, sync_positions, renewal_counts, management_tokens, vault_secrets"
+TABLES = "outbox, deliveries, grants, connections, sync_runs, sync_positions, wanted_users, renewal_counts, management_tokens, vault_secrets"
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def exporting(content: bytes, *statuses: str, file: Callable[[Request], Answer] 
 
 async def exported(server: Server, time: FakeTime | None = None) -> list[ExportedUser]:
     async with client_of(server, time or FakeTime()) as client, asyncio.timeout(20):
-        return [user async for user in client.export_users()]
+        return [user async for user in client.export.users(await client.export.begin())]
 
 
 async def failing(server: Server, kind: type[Auth0Error], match: str) -> None:
@@ -98,8 +98,7 @@ async def test_an_empty_tenant() -> None:
 async def test_one_connection() -> None:
     """A job may be of one connection, with other fields."""
     async with running(exporting(TWO)) as server, client_of(server, FakeTime()) as client:
-        async for _ in client.export_users(fields=["user_id"], connection_id="con_1"):
-            pass
+        await client.export.begin(["user_id"], connection_id="con_1")
         body = json.loads(server.calls[0].body)
         assert (body["connection_id"], body["fields"]) == ("con_1", [{"name": "user_id"}])
 
@@ -112,6 +111,18 @@ async def test_looks_grow_apart() -> None:
         assert time.sleeps[:3] == [1, 1.5, 2.25]
         assert time.sleeps == sorted(time.sleeps)
         assert time.sleeps[-1] == 15
+
+
+async def test_a_job_is_waited_for_a_while() -> None:
+    """Whether a job is done can be asked with a bound; a job that is done is read without another."""
+    async with running(exporting(TWO, *["pending"] * 4, "completed")) as server:
+        async with client_of(server, time := FakeTime()) as client:
+            job = await client.export.begin()
+            assert not await client.export.is_done(job, patience=2)
+            assert sum(time.sleeps) == 2.5
+            assert await client.export.is_done(job, patience=60)
+            assert len([user async for user in client.export.users(job)]) == 2
+        assert [call.method for call in server.calls].count("POST") == 1
 
 
 async def test_a_failed_job() -> None:
@@ -204,7 +215,7 @@ async def test_a_large_file_costs_no_memory() -> None:
     """Many users are read in the memory of a few."""
     content = gzip.compress(b"".join(line(i) for i in range(150_000)))
     async with running(exporting(content)) as server, client_of(server, FakeTime()) as client:
-        users = client.export_users()
+        users = client.export.users(await client.export.begin())
         await anext(users)
         tracemalloc.start()
         number = 1

@@ -42,8 +42,8 @@ def test_a_worked_example() -> None:
     bare = forecast(PLANS["enterprise"], demand, lists_carry_tokens=False)
     assert bare.full_sync_calls == {"read_users": 1011 + 100_000, "connections": 3, "other": 1}
     assert bare.full_sync_seconds == pytest.approx(101_015 / 8)
-    assert bare.daily_calls == {"log": 1440, "logins": 20_000, "connections": 432, "reconciliation": 1011}
-    assert bare.load == pytest.approx(22_883 / 8 / 86_400)
+    assert bare.daily_calls == {"log": 1440, "logins": 20_000, "connections": 432, "reconciliation": 130}
+    assert bare.load == pytest.approx(22_002 / 8 / 86_400)
     assert bare.crawl_calls == 24 * 101_015
     assert bare.renewals_per_second == pytest.approx(100_000 / 2850)
     assert (bare.workers, bare.cores, bare.megabytes) == (1, 2, 396)

@@ -20,7 +20,7 @@ from worker.auth0.calls import Calls, mint
 from worker.auth0.counting import Counts
 from worker.auth0.credentials import Credentials
 from worker.auth0.events import Event
-from worker.auth0.export import ExportedUser
+from worker.auth0.export import Export
 from worker.auth0.logs import LogEntry, LogPage
 from worker.auth0.management_token import ManagementToken, SharedToken, TokenStore
 from worker.auth0.models import Connection, Unreadable, User, UserPage, read_page, read_user
@@ -246,33 +246,23 @@ class ManagementClient:
 
         return events.listen(connect, endpoint, after or "", self._timeouts.silence)
 
-    def export_users(
-        self, *, fields: Sequence[str] = export.FIELDS, connection_id: str | None = None
-    ) -> AsyncGenerator[ExportedUser, None]:
-        """Go through all users by an export job: a handful of calls, however many users there are.
+    @property
+    def export(self) -> Export:
+        """All users by an export job: a handful of calls, however many users there are.
 
         It shows the users as they were when the job ran, without tokens, in no order.
-
-        Args:
-            fields: the fields to export, ``user_id`` among them.
-            connection_id: only the users of this connection, by its id.
-
-        Raises:
-            Auth0Refused: the job failed at Auth0.
-            MalformedAnswer: the job or the file is not what Auth0 documents, or the file is cut off.
         """
         created = self._endpoint("POST /api/v2/jobs/users-exports", "read:users")
-        polled = self._endpoint("GET /api/v2/jobs/{id}", "read:users", subject="export job")
-        body = export.job_of(fields, connection_id)
+        looked = self._endpoint("GET /api/v2/jobs/{id}", "read:users", subject="export job")
 
-        async def create() -> Any:
+        async def create(body: Mapping[str, Any]) -> Any:
             response = await self._answer(created, "/api/v2/jobs/users-exports", {}, json=body)
             return self._good(response, created)
 
-        async def poll(job: str) -> Any:
-            return await self._get(polled, f"/api/v2/jobs/{_segment(job, polled)}", {})
+        async def look(job: str) -> Any:
+            return await self._get(looked, f"/api/v2/jobs/{_segment(job, looked)}", {})
 
-        return export.run(create, poll, self._download, polled, self._sleep)
+        return Export(create, look, self._download, looked, self._sleep)
 
     async def counts(self) -> Counts:
         """Count users, logins and connections, in two calls and one for each 100 connections."""

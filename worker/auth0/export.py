@@ -6,7 +6,7 @@ Source: Auth0, "Bulk User Exports"; Management API v2, "Create export users job"
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -53,80 +53,114 @@ class ExportedUser:
     created_at: datetime | None
 
 
-def job_of(fields: Sequence[str], connection_id: str | None) -> dict[str, Any]:
-    """Return the body of the request for a job."""
-    job: dict[str, Any] = {"format": "json", "fields": [{"name": name} for name in fields]}
-    return job | ({"connection_id": connection_id} if connection_id else {})
+class Export:
+    """Makes exports, and reads them.
 
-
-async def run(
-    create: Callable[[], Awaitable[Any]],
-    look: Callable[[str], Awaitable[Any]],
-    download: Callable[[str], Awaitable[httpx.Response]],
-    endpoint: Endpoint,
-    sleep: Sleep,
-) -> AsyncGenerator[ExportedUser, None]:
-    """Create a job, wait until it is done, and yield what its file holds; unreadable lines are counted.
-
-    Raises:
-        Auth0Refused: the job failed.
-        Auth0Unreachable: it takes for ever, or the file cannot be got or broke off.
-        MalformedAnswer: the job or the file does not read as documented.
+    Args:
+        create: asks for a job.
+        look: gets a job by its id.
+        download: gets the file of a job.
+        endpoint: of ``look``, for errors.
+        sleep: waits for so many seconds.
     """
-    job = await create()
-    name = text(job.get("id")) if isinstance(job, dict) else None
-    if not name:
-        raise MalformedAnswer(f"{endpoint}: the new job has no id", status=200)
-    malformed = 0
-    async with aclosing(await _file(name, look, download, endpoint, sleep)) as response:
-        raw = streaming.pieces(response, FILE)
-        # Zipped as a file, or by the server on the way, or both.
-        plain = streaming.unzipped(streaming.unzipped(raw, FILE), FILE)
-        async with aclosing(raw), aclosing(plain), aclosing(streaming.lines(plain, FILE)) as lines:
-            async for line in lines:
-                if user := _read(line):
-                    yield user
-                elif line.strip():
-                    malformed += 1
-    if malformed:
-        _log.warning("auth0.export_malformed", domain=endpoint.host, malformed=malformed)
 
+    def __init__(
+        self,
+        create: Callable[[Mapping[str, Any]], Awaitable[Any]],
+        look: Callable[[str], Awaitable[Any]],
+        download: Callable[[str], Awaitable[httpx.Response]],
+        endpoint: Endpoint,
+        sleep: Sleep,
+    ) -> None:
+        self._create, self._look, self._download = create, look, download
+        self._endpoint, self._sleep = endpoint, sleep
 
-async def _file(
-    job: str,
-    look: Callable[[str], Awaitable[Any]],
-    download: Callable[[str], Awaitable[httpx.Response]],
-    endpoint: Endpoint,
-    sleep: Sleep,
-) -> httpx.Response:
-    for _ in range(DOWNLOADS):
-        location = await _location(job, look, endpoint, sleep)
-        problem: Auth0Error
-        try:
-            response = await download(location)
-        except Auth0Unreachable as error:
-            problem = error
-            continue
-        if response.status_code == 200:
-            return response
-        problem = Auth0Unreachable(f"{FILE}: refused", status=response.status_code)
-    raise problem
+    async def begin(self, fields: Sequence[str] = FIELDS, *, connection_id: str | None = None) -> str:
+        """Ask for a job; returns its id, which is good for a day.
 
+        Args:
+            fields: the fields to export, ``user_id`` among them.
+            connection_id: only the users of this connection, by its id.
 
-async def _location(job: str, look: Callable[[str], Awaitable[Any]], endpoint: Endpoint, sleep: Sleep) -> str:
-    waited, wait = 0.0, FIRST_WAIT
-    while waited < PATIENCE:
-        seen = await look(job)
-        status = seen.get("status") if isinstance(seen, dict) else None
-        if status == "completed":
-            return _checked(seen.get("location"), endpoint)
-        if status == "failed":
-            raise Auth0Refused(f"{endpoint}: the export failed at Auth0; its job says why", status=200)
-        if not isinstance(status, str):
-            raise MalformedAnswer(f"{endpoint}: the job has no status", status=200)
-        await sleep(wait)
-        waited, wait = waited + wait, min(LONGEST_WAIT, wait * 1.5)
-    raise Auth0Unreachable(f"{endpoint}: the export is not done after {waited / 60:.0f} minutes")
+        Raises:
+            MalformedAnswer: the job has no id.
+        """
+        wanted: dict[str, Any] = {"format": "json", "fields": [{"name": name} for name in fields]}
+        job = await self._create(wanted | ({"connection_id": connection_id} if connection_id else {}))
+        name = text(job.get("id")) if isinstance(job, dict) else None
+        if not name:
+            raise MalformedAnswer(f"{self._endpoint}: the new job has no id", status=200)
+        return name
+
+    async def is_done(self, job: str, *, patience: float) -> bool:
+        """Wait for a job for so many seconds; returns whether it is done.
+
+        Raises:
+            Auth0NotFound: Auth0 does not know the job (any more).
+            Auth0Refused: it failed.
+            MalformedAnswer: it does not read as documented.
+        """
+        return await self._location(job, patience) is not None
+
+    async def users(self, job: str) -> AsyncGenerator[ExportedUser, None]:
+        """Wait for a job, and yield what its file holds; unreadable lines are counted.
+
+        Raises:
+            Auth0NotFound: Auth0 does not know the job (any more).
+            Auth0Refused: it failed.
+            Auth0Unreachable: it takes for ever, or the file cannot be got or broke off.
+            MalformedAnswer: the job or the file does not read as documented.
+        """
+        malformed = 0
+        async with aclosing(await self._file(job)) as response:
+            raw = streaming.pieces(response, FILE)
+            # Zipped as a file, or by the server on the way, or both.
+            plain = streaming.unzipped(streaming.unzipped(raw, FILE), FILE)
+            async with aclosing(raw), aclosing(plain), aclosing(streaming.lines(plain, FILE)) as lines:
+                async for line in lines:
+                    if user := _read(line):
+                        yield user
+                    elif line.strip():
+                        malformed += 1
+        if malformed:
+            _log.warning("auth0.export_malformed", domain=self._endpoint.host, malformed=malformed)
+
+    async def _file(self, job: str) -> httpx.Response:
+        for _ in range(DOWNLOADS):
+            location = await self._location(job, PATIENCE)
+            problem: Auth0Error
+            if location is None:
+                raise Auth0Unreachable(
+                    f"{self._endpoint}: the export is not done after {PATIENCE / 60:.0f} minutes"
+                )
+            try:
+                response = await self._download(location)
+            except Auth0Unreachable as error:
+                problem = error
+                continue
+            if response.status_code == 200:
+                return response
+            problem = Auth0Unreachable(f"{FILE}: refused", status=response.status_code)
+        raise problem
+
+    async def _location(self, job: str, patience: float) -> str | None:
+        """Look at a job until it names its file; None when the patience is at its end."""
+        waited, wait = 0.0, FIRST_WAIT
+        while True:
+            seen = await self._look(job)
+            status = seen.get("status") if isinstance(seen, dict) else None
+            if status == "completed":
+                return _checked(seen.get("location"), self._endpoint)
+            if status == "failed":
+                raise Auth0Refused(
+                    f"{self._endpoint}: the export failed at Auth0; its job says why", status=200
+                )
+            if not isinstance(status, str):
+                raise MalformedAnswer(f"{self._endpoint}: the job has no status", status=200)
+            if waited >= patience:
+                return None
+            await self._sleep(wait)
+            waited, wait = waited + wait, min(LONGEST_WAIT, wait * 1.5)
 
 
 def _checked(location: object, endpoint: Endpoint) -> str:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from math import ceil
 
 from worker.auth0.plans import Plan
+from worker.sync.reconciling import LARGE
 from worker.vault.due import margin
 
 DAY = 86_400.0
@@ -15,6 +16,8 @@ DAY = 86_400.0
 PAGE = 100
 # A keyset page begins with the last user of the one before.
 NEW_IN_A_PAGE = PAGE - 1
+# Looks at an export job that takes half an hour.
+EXPORT_CALLS = 130
 LOG_POLLS_A_DAY = 1440
 CONNECTION_SYNCS_A_DAY = 144
 CRAWLS_A_DAY = 24
@@ -80,6 +83,7 @@ class Forecast:
 
 def forecast(plan: Plan, demand: Demand, *, lists_carry_tokens: bool) -> Forecast:
     """Work out what a demand costs on a plan."""
+    by_export = demand.users >= LARGE
     pages, connection_pages = user_pages(demand.users), max(1, ceil(demand.connections / PAGE))
     by_id = 0 if lists_carry_tokens else demand.users
     full = {"read_users": float(pages + by_id), "connections": float(connection_pages), "other": 1.0}
@@ -90,13 +94,13 @@ def forecast(plan: Plan, demand: Demand, *, lists_carry_tokens: bool) -> Forecas
         "log": float(polls),
         "logins": demand.logins_per_day,
         "connections": float(CONNECTION_SYNCS_A_DAY * connection_pages),
-        "reconciliation": float(pages),
+        "reconciliation": float(EXPORT_CALLS if by_export else pages),
     }
     groups = {
         "logs": daily["log"],
-        "read_users": daily["logins"] + daily["reconciliation"],
+        "read_users": daily["logins"] + (0.0 if by_export else daily["reconciliation"]),
         "connections": daily["connections"],
-        "other": 0.0,
+        "other": daily["reconciliation"] if by_export else 0.0,
     }
     crawl = {group: calls * CRAWLS_A_DAY for group, calls in full.items()}
     duration = at_the_limit(plan, full, demand.share)

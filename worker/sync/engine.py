@@ -15,6 +15,7 @@ from worker.connections import Connections
 from worker.errors import Auth0Error, Auth0NotFound, MissingScope
 from worker.sync.feeds import UPDATED, Feeds
 from worker.sync.keeping import Keeping
+from worker.sync.reconciling import EXPORT, Reconciling
 from worker.sync.report import Progress, Report
 from worker.sync.walking import LAG, Walking
 from worker.vault import missing, positions, records
@@ -57,6 +58,7 @@ class Sync:
         self._auth0 = auth0
         self._keeping = Keeping(tenant, vault, connections, auth0)
         self._walking = Walking(tenant, vault, auth0, self._keeping)
+        self._reconciling = Reconciling(tenant, vault, auth0, self._keeping)
         self._feeds = Feeds(tenant, vault, auth0, self._keeping, retention=retention)
 
     # What can be asked for
@@ -81,14 +83,22 @@ class Sync:
         return changes
 
     async def is_under_way(self) -> bool:
-        """Whether a walk through everybody was begun and has not come to its end."""
-        return await positions.read(self._vault, self._tenant, USERS) is not None
+        """Whether a sync of everybody was begun and has not come to its end."""
+        return any(await self._under_way())
+
+    async def _under_way(self) -> tuple[Position | None, Position | None]:
+        """How far a walk is, and how far a reconciliation by an export."""
+        return (
+            await positions.read(self._vault, self._tenant, USERS),
+            await positions.read(self._vault, self._tenant, EXPORT),
+        )
 
     async def everything(
         self, *, full: bool = False, budget: float | None = None, progress: Progress | None = None
     ) -> Report:
         """Sync all connections, then all users; one process at a time, others skip.
 
+        A large tenant that was gone through before is reconciled by an export instead of a walk, unless ``full``.
         It goes on from where an earlier one was stopped, unless ``full``.
 
         Args:
@@ -105,16 +115,20 @@ class Sync:
                 return replace(report, skipped=True)
             if full:
                 await positions.drop(self._vault, self._tenant, USERS)
-            position = await positions.read(self._vault, self._tenant, USERS)
-            async with self._recorded(report, position) as (run_id, began):
-                if position is None:
+                await self._reconciling.drop()
+            walk, export = await self._under_way()
+            async with self._recorded(report, walk or export) as (run_id, began):
+                if not (walk or export):
                     await self._feeds.begin(report)
                     await self._connections_if_allowed(report)
-                    position = Position()
                 await self._auth0.require(*USER_SCOPES)
+                if not (walk or full) and await self._reconciling.go(
+                    export, run_id, began, report, budget=budget, progress=progress
+                ):
+                    return report
                 if await self._walking.go(
                     USERS,
-                    replace(position, run_id=run_id),
+                    replace(walk or Position(), run_id=run_id),
                     report,
                     everybody=True,
                     full=full,

@@ -118,7 +118,7 @@ class Walking:
         """Ask by id for everybody whose time is in one millisecond, the ids from an export of all users."""
         wanted = [
             user.user_id
-            async for user in self._auth0.export_users()
+            async for user in self._auth0.export.users(await self._auth0.export.begin())
             if (at := user.created_at if by == "created_at" else user.updated_at) is not None
             and moment <= at < moment + MILLISECOND
         ]

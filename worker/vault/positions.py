@@ -17,8 +17,8 @@ class Position:
     """Where a feed is to be gone on with.
 
     Attributes:
-        mark: in the feed's own terms: a log id, an event id, or a time in ISO 8601; None for its beginning.
-        page: within those that share one time.
+        mark: in the feed's own terms: a log id, an event id, a job's id, or a time in ISO 8601; None for its beginning.
+        page: within those that share one time; of an export, the number of its users once it was read.
         read_until: up to when the feed is known to be read.
         run_id: the run that is under way.
     """

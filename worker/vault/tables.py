@@ -259,7 +259,8 @@ class SyncPosition(Base):
     __tablename__ = "sync_positions"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
-    # `users` and `connection …`: a walk by creation. `updated`: a walk by change. `log`, `events`: Auth0's feeds.
+    # `users` and `users of …`: a walk by creation. `updated`: a walk by change. `log`, `events`: Auth0's feeds.
+    # `export`: a reconciliation by an export job.
     feed: Mapped[str] = mapped_column(primary_key=True)
     # Where to go on, in the feed's own terms: an id, or a time.
     mark: Mapped[str | None]
@@ -268,6 +269,15 @@ class SyncPosition(Base):
     read_until: Mapped[datetime | None]
     # The run that is under way.
     run_id: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class WantedUser(Base):
+    """A user whom an export names as changed, until it was asked for by id."""
+
+    __tablename__ = "wanted_users"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(primary_key=True)
 
 
 class RenewalCount(Base):
