@@ -16,6 +16,7 @@ from worker.vault.connections import StoredConnection
 from worker.vault.database import Vault
 from worker.vault.due import EAGER, Upkeep
 
+DELETED = providers.Problem("deleted", "Auth0 does not have this connection any more")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -124,13 +125,15 @@ class Connections:
             except CannotOpen as error:
                 return providers.Problem("cannot_open", str(error))
             self._options[key] = cached
-        return providers.resolve(
+        resolved = providers.resolve(
             stored.strategy,
             cached[1],
             override(self._settings.connection(stored.tenant, stored.name)),
             allow_loopback_http=self._tenant_is_on_loopback(stored.tenant),
             declared=self._declared,
         )
+        is_deleted = stored.missing_since is not None and stored.options_sealed is None
+        return DELETED if is_deleted and isinstance(resolved, providers.Problem) else resolved
 
     def _fingerprint(self, client: providers.Client) -> bytes:
         extra = [part for pair in sorted(client.extra.items()) for part in pair]

@@ -199,3 +199,88 @@ async def test_a_user_who_cannot_be_read_is_not_erased(bench: Bench) -> None:
     bench.tenant.fail_next("/api/v2/users/", 1, 'override:{"identities": []}')
     swept = await bench.erasure().sweep()
     assert (swept.erased, swept.waiting) == (0, 1)
+
+
+# Connections
+
+
+async def with_admin(bench: Bench) -> str:
+    """A connection with an administrator's consent, synced."""
+    bench.tenant.add_connection("corp-google", "google-apps", "google", admin=True)
+    await bench.sync.connections()
+    return "corp-google"
+
+
+def admin_grants(bench: Bench) -> list[dict[str, Any]]:
+    return bench.sql("SELECT * FROM grants WHERE user_id = ''")
+
+
+async def test_a_deleted_connection_loses_its_admin_tokens(bench: Bench) -> None:
+    """Its client too is erased, as nobody's grant needs it; when it is made again all comes back."""
+    name = await with_admin(bench)
+    bench.tenant.delete_connection(name)
+    await bench.sync.connections()
+    assert (await sweep(bench)).erased == 1
+    [row] = bench.sql(f"SELECT * FROM connections WHERE name = '{name}'")
+    assert (admin_grants(bench), row["options_sealed"]) == ([], None)
+    assert (await sweep(bench)).erased == 0
+    await with_admin(bench)
+    assert len(admin_grants(bench)) == 1
+    told = bench.sql(f"SELECT kind, reason FROM outbox WHERE connection = '{name}' ORDER BY at")
+    assert [(each["kind"], each["reason"]) for each in told] == [
+        ("connection.broken", "deleted"), ("connection.mended", None),
+    ]  # fmt: skip
+
+
+async def test_a_connections_client_outlives_it_while_grants_need_it(bench: Bench) -> None:
+    """The users of a connection that Auth0 deleted are erased one by one; until then their tokens are renewed."""
+    bench.tenant.delete_connection("bitbucket")
+    await bench.sync.connections()
+    await bench.erasure().sweep(anyway=True)
+    [row] = bench.sql("SELECT * FROM connections WHERE name = 'bitbucket'")
+    assert row["options_sealed"] is not None
+    for user in bench.users():
+        await bench.erasure().forget(user)
+    await bench.erasure().sweep(anyway=True)
+    [row] = bench.sql("SELECT * FROM connections WHERE name = 'bitbucket'")
+    assert row["options_sealed"] is None
+
+
+async def test_a_list_that_lacks_a_connection_proves_nothing(bench: Bench) -> None:
+    """Auth0 is asked for it by id before it counts as gone, and that has to settle."""
+    name = await with_admin(bench)
+    bench.tenant.fail_next("/api/v2/connections", 1, 'override:{"connections": [{"name": "odd"}]}')
+    await bench.sync.connections()
+    assert bench.sql("SELECT 1 FROM connections WHERE missing_since IS NOT NULL") == []
+    bench.tenant.delete_connection(name)
+    await bench.sync.connections()
+    assert (await sweep(bench, settle=300)).erased == 0
+    assert len(admin_grants(bench)) == 1
+
+
+async def test_another_tenants_credentials_erase_no_connection(bench: Bench) -> None:
+    """Where most connections seem gone, the operator is asked."""
+    name = await with_admin(bench)
+    for gone in (name, "google-oauth2"):
+        bench.tenant.delete_connection(gone)
+    await bench.sync.connections()
+    swept = await sweep(bench)
+    assert (swept.erased, len(admin_grants(bench))) == (0, 1)
+    [problem] = swept.problems
+    assert "2 of 3 connections seem to be gone" in problem
+    assert (await bench.erasure().sweep(anyway=True)).erased == 1
+
+
+async def test_admin_tokens_are_revoked_where_that_is_configured(bench: Bench) -> None:
+    """As with a user's grant, the provider is told first."""
+    name = await with_admin(bench)
+    settings = ConnectionSettings(revocation_url=bench.tenant.revocation_url("bitbucket"))
+    bench.runtime.connections._settings = bench.runtime.settings.model_copy(
+        update={"connections": {**bench.runtime.settings.connections, name: settings}}
+    )
+    bench.tenant.delete_connection(name)
+    await bench.sync.connections()
+    bench.calls()
+    await sweep(bench)
+    assert bench.tenant.calls("/idp/bitbucket/revoke")
+    assert admin_grants(bench) == []

@@ -286,6 +286,18 @@ class ManagementClient:
                 return connection
         raise Auth0NotFound(f"{self._host} has no connection {name!r}")
 
+    async def has_connection(self, connection_id: str) -> bool:
+        """Whether the tenant has the connection of this id, readable or not."""
+        endpoint = self._endpoint(
+            "GET /api/v2/connections/{id}", "read:connections", "connections", f"connection {connection_id!r}"
+        )
+        path = f"/api/v2/connections/{_segment(connection_id, endpoint)}"
+        try:
+            await self._get(endpoint, path, {"fields": "name", "include_fields": "true"})
+        except Auth0NotFound:
+            return False
+        return True
+
     def _connections(self, query: Mapping[str, str]) -> AsyncGenerator[Connection, None]:
         endpoint = self._endpoint("GET /api/v2/connections", "read:connections", "connections")
 

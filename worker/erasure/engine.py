@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import httpx
 import structlog
@@ -16,6 +16,7 @@ import structlog
 from worker.auth0 import ManagementClient, User
 from worker.connections import Connections
 from worker.erasure.revoking import Revoked, revoke
+from worker.providers import Client
 from worker.settings import Deletion, EventKind
 from worker.sync.keeping import Keeping
 from worker.sync.report import Report
@@ -112,6 +113,7 @@ class Erasure:
                         self._vault, tenant=self._tenant, began=now, gone=0, error=too_many
                     )
                 return swept
+            await self._sweep_connections(before, swept, anyway=anyway)
             report, after = Report(self._tenant, "sweep"), 0
             while found := await missing.waiting(
                 self._vault, self._tenant, before=before, after=after, limit=GRANTS_AT_A_TIME
@@ -136,6 +138,30 @@ class Erasure:
         await self._erase([(grant_id, key) for grant_id, key in held], "forgotten", swept)
         log.info("erasure.forgotten", tenant=self._tenant, erased=swept.erased)
         return swept
+
+    async def _sweep_connections(self, before: datetime, swept: Swept, *, anyway: bool) -> None:
+        """Erase what only the connection itself has: the admin's tokens and, once nobody needs it, its client."""
+        names, gone, everything = await missing.waiting_connections(self._vault, self._tenant, before=before)
+        if not anyway and 2 * gone > everything:
+            swept.problems.append(
+                f"{gone} of {everything} connections seem to be gone from Auth0's tenant {self._tenant}: their admin "
+                "tokens are kept. Where it is so, run `token-vault sync --erase`; else check that the tenant is the "
+                "right one"
+            )
+            return
+        for name in names:
+            if await self._is_revoked(name, swept):
+                async with self._vault.engine.begin() as transaction:
+                    erased = await erasing.erase_connection(transaction, self._tenant, name)
+                swept.erased += erased
+                if erased:
+                    log.info("erasure.connection", tenant=self._tenant, connection=name)
+
+    async def _is_revoked(self, name: str, swept: Swept) -> bool:
+        """Revoke a connection's admin grant where that is configured; False where it is in use just now."""
+        admin = await listing.admin(self._vault, self._tenant, name)
+        client = (await self._connections.load([self._tenant], name))[self._tenant, name].client
+        return admin is None or await self._revoke(admin, client, swept)
 
     async def _too_many(self) -> str | None:
         """Why nothing is erased, where more seem gone than is likely: a wrong tenant, or a search that failed."""
@@ -181,13 +207,9 @@ class Erasure:
         for grant_id, key in grants:
             connection = known.get((key.tenant, key.connection))
             client = connection.client if connection else None
+            if not await self._revoke(grant_id, client, swept):
+                continue
             now = await self._vault.now()
-            if client is not None and client.revocation_url is not None:
-                outcome = await revoke(self._vault, self._http, grant_id, client, now=now)
-                if outcome is Revoked.BUSY:
-                    swept.waiting += 1
-                    continue
-                swept.not_revoked += outcome is Revoked.FAILED
             async with self._vault.engine.begin() as transaction:
                 erased = await erasing.erase(self._vault, transaction, grant_id, key, reason=reason, now=now)
                 if erased is Erased.LAST and reason != "unlinked":
@@ -200,6 +222,15 @@ class Erasure:
                         reason=reason,
                     )
             swept.erased += erased is not Erased.NOTHING
+
+    async def _revoke(self, grant_id: int, client: Client | None, swept: Swept) -> bool:
+        """Revoke a grant where that is configured; False where it is in use just now."""
+        if client is None or client.revocation_url is None:
+            return True
+        outcome = await revoke(self._vault, self._http, grant_id, client, now=await self._vault.now())
+        swept.waiting += outcome is Revoked.BUSY
+        swept.not_revoked += outcome is Revoked.FAILED
+        return outcome is not Revoked.BUSY
 
 
 def _has(user: User | None, key: GrantKey) -> bool:

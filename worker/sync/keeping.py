@@ -57,8 +57,11 @@ class Keeping:
         """
         await self._auth0.require("read:connections")
         async with held(self._vault, self._turn):
+            shown = []
             async for connection in self._auth0.connections():
                 await self._connection(connection, report)
+                shown.append(connection.name)
+            await self._mark_gone(shown)
         await self._check_options_scope(report)
 
     async def one_connection(self, name: str, report: Report) -> None:
@@ -72,6 +75,14 @@ class Keeping:
         async with held(self._vault, self._turn):
             await self._connection(await self._auth0.connection(name), report)
         await self._check_options_scope(report)
+
+    async def _mark_gone(self, shown: Sequence[str]) -> None:
+        """Mark the connections that a list lacks, once Auth0 has said of each that there is none of its id."""
+        absent = await missing.absent_connections(self._vault, self._tenant, shown)
+        for name, auth0_id in absent.items():
+            if not await self._auth0.has_connection(auth0_id):
+                now = await self._vault.now()
+                await missing.mark_connection(self._vault, self._tenant, name, now=now)
 
     @property
     def _turn(self) -> str:

@@ -58,6 +58,7 @@ class StoredConnection:
     seen_grace: float | None
     seen_life: timedelta | None
     seen_refresh_life: timedelta | None
+    missing_since: datetime | None
 
 
 _STORED = (
@@ -66,6 +67,7 @@ _STORED = (
     ConnectionRow.client_fingerprint, ConnectionRow.circuit_opened_at, ConnectionRow.circuit_until, ConnectionRow.circuit_code,
     ConnectionRow.circuit_blame, ConnectionRow.suspect_grant, ConnectionRow.away, ConnectionRow.renew,
     ConnectionRow.seen_rotating, ConnectionRow.seen_grace, ConnectionRow.seen_life, ConnectionRow.seen_refresh_life,
+    ConnectionRow.missing_since,
 )  # fmt: skip
 
 
@@ -114,6 +116,7 @@ async def store(
     before = await stored(vault, [tenant], name)
     columns: dict[str, Any] = {
         "auth0_id": auth0_id, "strategy": strategy, "notes": list(notes), "synced_at": now,
+        "missing_since": None,
     }  # fmt: skip
     if options is not None and not (before and _same_options(vault, before[0], options)):
         version = (before[0].options_version if before else 0) + 1

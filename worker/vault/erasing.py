@@ -52,6 +52,22 @@ WHERE state = 'erased'
 _FORGET = text("DELETE FROM grants WHERE state = 'erased' AND user_id <> '' AND reason_since < :before")
 
 
+_LOCK_CONNECTION = text("""
+SELECT FROM connections WHERE tenant = :tenant AND name = :name AND missing_since IS NOT NULL FOR UPDATE
+""")
+
+_DROP_ADMIN = text("""
+DELETE FROM grants WHERE tenant = :tenant AND connection = :name AND user_id = '' RETURNING id
+""")
+
+# Its users' grants, linked ones among them, may outlive it: they are renewed with its client as long as they are held.
+_EMPTY_CONNECTION = text("""
+UPDATE connections c SET options_sealed = NULL, auth0_id = NULL
+WHERE tenant = :tenant AND name = :name AND NOT EXISTS (
+    SELECT FROM grants g WHERE g.tenant = c.tenant AND g.connection = c.name AND g.state <> 'erased')
+""")
+
+
 def _name(vault: Vault, key: GrantKey) -> str:
     """What stands for an identity in its tombstone; linking the account does not change it."""
     return f"~{vault.fingerprints.of(key.tenant, key.connection, key.provider_user_id).hex()}"
@@ -89,6 +105,22 @@ async def erase(
     await connection.execute(_BURY, values)
     await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
     return Erased.LAST if len(held) == 1 else Erased.ONE
+
+
+async def erase_connection(connection: AsyncConnection, tenant: str, name: str) -> bool:
+    """Erase a connection's admin grant, and its client once nobody's grant needs it, inside the caller's transaction.
+
+    Returns:
+        Whether there was an admin grant. Nothing is done for a connection that Auth0 has again.
+    """
+    values = {"tenant": tenant, "name": name}
+    if (await connection.execute(_LOCK_CONNECTION, values)).first() is None:
+        return False
+    erased = list((await connection.execute(_DROP_ADMIN, values)).scalars())
+    for grant_id in erased:
+        await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
+    await connection.execute(_EMPTY_CONNECTION, values)
+    return bool(erased)
 
 
 async def tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantKey, Mapping[str, Any]]:

@@ -67,6 +67,15 @@ async def tenants(vault: Vault, name: str | None = None) -> list[str]:
     return [row[0] for row in await vault.run(statement, {"name": name})]
 
 
+async def admin(vault: Vault, tenant: str, connection: str) -> int | None:
+    """The id of a connection's admin grant; None where there is none."""
+    statement = text(
+        "SELECT id FROM grants WHERE tenant = :tenant AND connection = :connection AND user_id = ''"
+    )
+    rows = await vault.run(statement, {"tenant": tenant, "connection": connection})
+    return rows[0][0] if rows else None
+
+
 async def keys(vault: Vault, tenant: str, user_id: str) -> list[tuple[int, GrantKey]]:
     """The ids and keys of a user's grants that are not erased."""
     statement = text("""

@@ -47,6 +47,21 @@ WHERE g.user_id = ANY(:user_ids) AND g.tenant = :tenant AND g.missing_since IS N
 RETURNING id
 """)
 
+_ABSENT_CONNECTIONS = text("""
+SELECT name, auth0_id FROM connections
+WHERE tenant = :tenant AND auth0_id IS NOT NULL AND missing_since IS NULL AND NOT name = ANY(:shown) ORDER BY name
+""")
+
+_MARK_CONNECTION = text("""
+UPDATE connections SET missing_since = :now WHERE tenant = :tenant AND name = :name AND missing_since IS NULL
+""")
+
+_CONNECTIONS = text("""
+SELECT coalesce(array_agg(name ORDER BY name) FILTER (WHERE missing_since <= :before), '{}'),
+    count(*) FILTER (WHERE missing_since IS NOT NULL), count(*)
+FROM connections WHERE tenant = :tenant AND auth0_id IS NOT NULL
+""")
+
 _WAITING = text("""
 SELECT id, tenant, connection, user_id, provider_user_id, missing_since FROM grants
 WHERE tenant = :tenant AND missing_since <= :before AND id > :after
@@ -125,6 +140,23 @@ async def mark_unlinked(
         "subjects": [subject for _, _, subject in shown],
     }  # fmt: skip
     return len(await vault.run(_MARK_UNLINKED, values))
+
+
+async def absent_connections(vault: Vault, tenant: str, shown: Sequence[str]) -> dict[str, str]:
+    """The names and Auth0's ids of connections that it once had, without these and those already marked."""
+    rows = await vault.run(_ABSENT_CONNECTIONS, {"tenant": tenant, "shown": list(shown)})
+    return {name: auth0_id for name, auth0_id in rows}  # noqa: C416  # rows are not pairs to dict()
+
+
+async def mark_connection(vault: Vault, tenant: str, name: str, *, now: datetime) -> None:
+    """Mark a connection that Auth0 says it does not have."""
+    await vault.run(_MARK_CONNECTION, {"tenant": tenant, "name": name, "now": now})
+
+
+async def waiting_connections(vault: Vault, tenant: str, *, before: datetime) -> tuple[list[str], int, int]:
+    """The connections marked before then; how many are marked, and how many there are in all."""
+    ((names, gone, everything),) = await vault.run(_CONNECTIONS, {"tenant": tenant, "before": before})
+    return list(names), int(gone), int(everything)
 
 
 async def waiting(vault: Vault, tenant: str, *, before: datetime, after: int, limit: int) -> list[Missing]:

@@ -102,6 +102,8 @@ class ConnectionRow(Base):
     suspect_grant: Mapped[int | None] = mapped_column(BigInteger)
     circuit_failures: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     synced_at: Mapped[datetime | None]
+    # Since when Auth0 does not seem to have it any more.
+    missing_since: Mapped[datetime | None]
 
     renew: Mapped[str] = mapped_column(server_default=text("'eager'"))
     # What answers have shown of the provider, beyond what is declared of it.

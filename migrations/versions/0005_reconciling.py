@@ -1,4 +1,4 @@
-"""Users whom an export of the tenant names as changed, until each was asked for.
+"""Reconciling: users whom an export names as changed until each was asked for, and connections that seem gone.
 
 Revision ID: 0005
 Revises: 0004
@@ -20,7 +20,9 @@ def upgrade() -> None:
         sa.Column("user_id", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("tenant", "user_id", name=op.f("wanted_users_pkey")),
     )
+    op.add_column("connections", sa.Column("missing_since", sa.DateTime(timezone=True), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("connections", "missing_since")
     op.drop_table("wanted_users")
