@@ -18,23 +18,14 @@ from typing import Self
 
 import psycopg
 
-from worker import embedded
-from worker import settings as configuration
-from worker.errors import (
-    ReauthorizationRequired,
-    TemporarilyUnavailable,
-    TokenExpired,
-    TokenNotFound,
-)
-from worker.reading.asking import Asking
+from worker.errors import TokenNotFound
 from worker.reading.listening import AsyncListener, Listener
 from worker.reading.pool import AsyncPool, Pool
+from worker.reading.reader import Reader
 from worker.reading.token import Token
-from worker.settings import Settings
 from worker.tokens import Secret
 from worker.vault.failures import failure
-from worker.vault.keyring import KeyRing, Place
-from worker.vault.serving import SELECT_SERVED, SELECT_STANDING, Served, Standing, choose
+from worker.vault.serving import SELECT_SERVED, SELECT_STANDING, Served, Standing
 
 __all__ = ["AsyncTokenVault", "Token", "TokenVault"]
 
@@ -42,103 +33,7 @@ DEFAULT_WAIT = 5.0
 ADMIN = ""
 
 
-class _Reader:
-    """What both readers share: everything but waiting for the network."""
-
-    def __init__(
-        self,
-        database_url: Secret,
-        access_keys: Sequence[Secret],
-        *,
-        redis_url: Secret | None = None,
-        tenant: str | None = None,
-    ) -> None:
-        self._database_url = database_url
-        self._ring = KeyRing("access", access_keys)
-        self._asking = Asking(redis_url) if redis_url else None
-        self._tenant = tenant
-
-    @classmethod
-    def from_env(cls, *, tenant: str | None = None) -> Self:
-        """Make a reader from ``DATABASE_URL``, ``VAULT_ACCESS_KEYS`` and, for on-demand refresh, ``REDIS_URL``.
-
-        Without ``DATABASE_URL`` it reads the vault that runs under ``TOKEN_VAULT_HOME``.
-
-        Raises:
-            ConfigurationError: a variable is missing or wrong.
-        """
-        settings = configuration.load_reader()
-        database_url, redis_url = _addresses(settings)
-        return cls(database_url, settings.access_keys, redis_url=redis_url, tenant=tenant)
-
-    def _pick(self, rows: Sequence[tuple[object, ...]], user_id: str, connection: str) -> Served:
-        served = choose(
-            [row for row in map(Served._make, rows) if self._tenant in (None, row.tenant)], user_id
-        )
-        if served is None or served.state == "erased":
-            who = f"user {user_id}" if user_id else "the admin"
-            raise TokenNotFound(f"the vault has no token of {who} for connection {connection}")
-        return served
-
-    def _open(self, served: Served) -> Token:
-        if served.access_sealed is None:
-            raise TokenNotFound(f"the vault has no access token of {served.key}")
-        place = Place.of_grant(served.key, "access", served.access_version)
-        scopes = None if served.scopes is None else tuple(served.scopes)
-        return Token(self._ring.open(place, served.access_sealed).reveal(), served.expires_at, scopes)
-
-    def _stand(self, served: Served, standing: Standing | None, min_ttl: float | None) -> Token | None:
-        """Judge a token that is not fresh: hand it out all the same, or None where a refresh may help.
-
-        Raises:
-            ReauthorizationRequired, TokenExpired, TemporarilyUnavailable: a refresh cannot help now.
-        """
-        state = standing.state if standing else "erased"
-        if state == "reauthorization_required":
-            raise ReauthorizationRequired(served.reason or "unknown", served.reason_since)
-        if state in ("unrenewable", "expired"):
-            if served.expires_at is None and served.access_sealed is not None:
-                return self._open(served)  # of unknown age, and nobody can renew it
-            raise TokenExpired(
-                f"the token of {served.key} ends too soon and cannot be renewed "
-                f"({standing.reason if standing else state})"
-            )
-        if state == "erased":
-            raise TokenNotFound(f"the vault has no token of {served.key}")
-        if state == "blocked" and standing is not None:
-            raise TemporarilyUnavailable(
-                f"connection {served.connection} is blocked ({standing.reason}): the operator has to mend it",
-                standing.seconds_blocked,
-            )
-        life = served.expires_at - served.obtained_at if served.expires_at and served.obtained_at else None
-        renewed = served.obtained_from == "renewal"
-        if renewed and min_ttl is not None and life is not None and life.total_seconds() <= min_ttl:
-            raise TokenExpired(
-                f"tokens of connection {served.connection} live {life.total_seconds():.0f} s, "
-                f"less than the {min_ttl:.0f} s asked for: ask for less"
-            )
-        return None
-
-    def _note(self, served: Served) -> None:
-        if self._asking is not None and served.wants_notice:
-            self._asking.note_read(served)
-
-    def _asker(self, served: Served) -> Asking:
-        if self._asking is None:
-            raise TemporarilyUnavailable(
-                f"the token of {served.key} is not fresh, and without REDIS_URL no refresh can be asked for",
-                5,
-            )
-        return self._asking
-
-    @staticmethod
-    def _late(served: Served, standing: Standing | None) -> TemporarilyUnavailable:
-        return TemporarilyUnavailable(
-            f"no fresh token of {served.key} came in time", standing.seconds_to_retry if standing else 5
-        )
-
-
-class TokenVault(_Reader):
+class TokenVault(Reader):
     """Reads tokens; safe to share between threads.
 
     Args:
@@ -241,7 +136,7 @@ class TokenVault(_Reader):
         raise self._late(served, standing)
 
 
-class AsyncTokenVault(_Reader):
+class AsyncTokenVault(Reader):
     """Reads tokens from asyncio; see ``TokenVault`` for arguments and errors."""
 
     def __init__(
@@ -336,10 +231,3 @@ async def _told(told: asyncio.Event, seconds: float) -> bool:
         return False
     told.clear()
     return True
-
-
-def _addresses(settings: Settings) -> tuple[Secret, Secret | None]:
-    if settings.database_url is not None:
-        return settings.database_url, settings.redis_url
-    found = embedded.running(settings.home)
-    return found.database_url, settings.redis_url or found.redis_url or None

@@ -71,7 +71,7 @@ class Strings:
 
     def attach(self) -> None:
         """Wrap the steps."""
-        from worker.renew import engine, storing
+        from worker.renew import attempt, engine, storing
         from worker.vault import claims, grants, records
         from worker.vault.spool import Spool
 
@@ -82,12 +82,12 @@ class Strings:
         self.around(engine.Engine, "_count", after="counted")
         self.around(storing.Storing, "_replay", after="replayed")
         self.around(grants, "take", before="taking", after="taken")
-        self._attach_call(engine, claims)
+        self._attach_call(attempt, claims)
         self._attach_commit(claims)
         self._attach_spool(Spool)
 
-    def _attach_call(self, engine: Any, claims: Any) -> None:
-        opening, sending = claims.open_refresh, engine.send
+    def _attach_call(self, attempt: Any, claims: Any) -> None:
+        opening, sending = claims.open_refresh, attempt.send
 
         def open_refresh(vault: Any, claim: Any) -> Any:
             opened = opening(vault, claim)
@@ -108,7 +108,7 @@ class Strings:
             self.reached("answered")
             return answer
 
-        claims.open_refresh, engine.send = open_refresh, send
+        claims.open_refresh, attempt.send = open_refresh, send
 
     def _attach_commit(self, claims: Any) -> None:
         storing = claims.store_renewed
@@ -143,11 +143,12 @@ class Strings:
 
 def compress(scale: float) -> None:
     """Make every time of a call and of its claim shorter by the same factor: their order is what is tested."""
-    from worker.renew import engine, on_demand, outcome, sending, storing
+    from worker.renew import attempt, engine, on_demand, outcome, sending, storing
     from worker.vault import due
 
     for room, names in (
-        (sending, ("CALL_TIMEOUT", "DRAIN", "CONNECT_TIMEOUT")), (engine, ("CALL_TIMEOUT", "CLAIM_TIME")),
+        (sending, ("CALL_TIMEOUT", "DRAIN", "CONNECT_TIMEOUT")),
+        (attempt, ("CALL_TIMEOUT",)), (engine, ("CLAIM_TIME",)),
         (on_demand, ("CLAIM_TIME", "WAIT")), (storing, ("STORE_PATIENCE", "LONGEST_PAUSE")),
         (outcome, ("LAST_MOMENT",)), (due, ("MARGIN_CAP", "BACKOFF_FIRST", "BACKOFF_CAP")),
     ):  # fmt: skip

@@ -14,7 +14,8 @@ from uuid import uuid4
 
 from tests.renewing import Renewals, until
 from worker.connections import Connections
-from worker.renew.engine import PER_CONNECTION, WINDOW, Engine
+from worker.renew.engine import WINDOW, Engine
+from worker.renew.lanes import PER_CONNECTION
 from worker.renew.outcome import UNKNOWN_TRIES, Outcome
 from worker.renew.sending import http_client
 from worker.runtime import Runtime

@@ -15,6 +15,7 @@ from cryptography.fernet import Fernet
 
 from worker import settings as configuration
 from worker.cli import app as cli
+from worker.settings.environment import Environment
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -56,7 +57,7 @@ def test_the_services_are_read() -> None:
 
 def test_every_variable_is_known() -> None:
     """No variable is set that the settings would silently ignore, and a `_FILE` only where a secret is meant."""
-    known = {name.upper() for name in configuration._Environment.model_fields}
+    known = {name.upper() for name in Environment.model_fields}
     known |= {f"{name}_FILE" for name in configuration.SECRET_NAMES}
     found = re.findall(r"(?:^ +|\{ )([A-Z][A-Z0-9_]+): ", COMPOSE, re.M)
     given = {name for name in found if not name.startswith("POSTGRES_")}  # the image's own

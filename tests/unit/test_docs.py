@@ -23,6 +23,7 @@ from worker.auth0.answers import OPTIONAL_SCOPES, SCOPES
 from worker.cli import app as cli
 from worker.errors import AccessDenied, TokenNotFound
 from worker.runtime import Runtime
+from worker.settings.environment import Environment
 from worker.tokens import Secret
 from worker.vault.failures import failure
 from worker.vault.tables import GRANT_STATES
@@ -95,7 +96,7 @@ def test_the_schedule_shown_is_the_default() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_variables_exist(page: Path) -> None:
     """Every variable of the environment that is named is one that is read."""
-    known = {name.upper() for name in configuration._Environment.model_fields} | {"TOKEN_VAULT_LOG_LEVEL"}
+    known = {name.upper() for name in Environment.model_fields} | {"TOKEN_VAULT_LOG_LEVEL"}
     known |= {f"{name}_FILE" for name in configuration.SECRET_NAMES}
     named = set(re.findall(r"\b(?:AUTH0|VAULT|TOKEN_VAULT|DATABASE|REDIS)_[A-Z0-9_]*[A-Z0-9]\b", text(page)))
     assert named <= known

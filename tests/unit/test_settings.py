@@ -427,6 +427,25 @@ def test_a_table_adds_to_the_tenant_of_the_environment(
     refused("AUTH0_CLIENT_SECRET and client_secret_file", "keep one")
 
 
+@pytest.mark.parametrize("name", ["domain", "client_id", "client_secret", "private_key", "audience", "plan"])
+def test_no_source_overrules_the_other(
+    env: Callable[..., None], toml: Callable[[str], Path], name: str
+) -> None:
+    """Whatever both ``AUTH0_*`` and ``[tenants.default]`` say is refused by both names."""
+    env(**TENANT | {f"AUTH0_{name.upper()}": "canary"})
+    toml(f'[tenants.default]\n{name} = "canary"')
+    refused(f"AUTH0_{name.upper()} and {name} of [tenants.default]", "keep one")
+
+
+def test_a_second_credential_in_the_table_is_refused(
+    env: Callable[..., None], toml: Callable[[str], Path]
+) -> None:
+    """A private key in ``[tenants.default]`` does not overrule ``AUTH0_CLIENT_SECRET``, nor the other way."""
+    env(**TENANT)
+    toml('[tenants.default]\nprivate_key = "canary"')
+    refused("tenants.default", "give either client_secret or private_key")
+
+
 def test_a_plan_alone_is_no_tenant(env: Callable[..., None], toml: Callable[[str], Path]) -> None:
     """``AUTH0_PLAN`` without a tenant is nothing; a tenant that the file calls default it adds to."""
     env(AUTH0_PLAN="enterprise", AUTH0_AUDIENCE="https://acme.auth0.com/api/v2/")

@@ -1,0 +1,49 @@
+"""What answers show of a provider, kept with its connection: renewal becomes more careful by it, never bolder."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.providers import Provider
+from worker.renew.lanes import Lane
+from worker.tokens import TokenPair
+from worker.vault import claims
+from worker.vault import connections as circuits
+from worker.vault.claims import Claim
+from worker.vault.database import Vault
+
+log = structlog.get_logger(__name__)
+
+
+async def from_pair(vault: Vault, lane: Lane, claim: Claim, pair: TokenPair, sent_at: datetime) -> None:
+    """Keep what the answer has shown of its provider, where that is new."""
+    stored, provider = lane.connection.stored, lane.connection.provider
+    life, refresh_life = (end and end - sent_at for end in (pair.expires_at, pair.refresh_expires_at))
+    news: dict[str, Any] = {}
+    if pair.refresh and provider and not (provider.rotates or provider.keeps_old_refresh):
+        news["rotating"] = pair.refresh != claims.open_refresh(vault, claim)
+    for name, seen, shown in (
+        ("life", stored.seen_life, life), ("refresh_life", stored.seen_refresh_life, refresh_life)
+    ):  # fmt: skip
+        if shown and (seen is None or shown < seen * 0.9):  # lives that differ a little are no news
+            news[name] = shown
+    if any(news.values()) and lane.learned != news:
+        lane.learned = news
+        try:
+            await circuits.learn(vault, tenant=claim.key.tenant, name=claim.key.connection, **news)
+        except (SQLAlchemyError, OSError) as error:  # the next answer shows it again
+            log.warning("renew.unlearned", problem=type(error).__name__)
+
+
+async def from_loss(vault: Vault, claim: Claim, provider: Provider) -> None:
+    """Keep how short a provider's grace was: a token in doubt was refused within what was said to be its grace."""
+    if provider.grace and claim.doubt_since:
+        lasted = (claim.began - claim.doubt_since).total_seconds()
+        if lasted < provider.grace:
+            await circuits.learn(
+                vault, tenant=claim.key.tenant, name=claim.key.connection, grace=max(lasted, 0)
+            )

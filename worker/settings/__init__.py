@@ -1,0 +1,32 @@
+"""Settings from the environment and one TOML file, validated once.
+
+Every secret can also be given as ``NAME_FILE``, the path of a file that holds it (container secrets).
+"""
+
+from __future__ import annotations
+
+from worker.settings.connections import ConnectionSettings, ProviderSettings
+from worker.settings.environment import SECRET_NAMES
+from worker.settings.events import EventKind, EventSettings, WebhookSettings, webhook_key
+from worker.settings.file import Deletion, Schedule
+from worker.settings.keys import home_keys, key_file
+from worker.settings.loading import Settings, load, load_reader
+from worker.settings.tenants import TenantSettings
+
+__all__ = [
+    "SECRET_NAMES",
+    "ConnectionSettings",
+    "Deletion",
+    "EventKind",
+    "EventSettings",
+    "ProviderSettings",
+    "Schedule",
+    "Settings",
+    "TenantSettings",
+    "WebhookSettings",
+    "home_keys",
+    "key_file",
+    "load",
+    "load_reader",
+    "webhook_key",
+]

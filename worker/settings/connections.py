@@ -1,0 +1,73 @@
+"""What the operator says of providers and connections, and of how their grants are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from worker.settings.section import SecretField, Section
+
+Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
+
+
+class UpkeepSettings(Section):
+    """How grants are kept: always fresh, or only those that are read.
+
+    Attributes:
+        read_window: seconds; a grant read within it is kept fresh under ``on-read``.
+        keep_alive: seconds after which an unused refresh token is used at the latest.
+    """
+
+    renew: Literal["eager", "on-read"] | None = None
+    # Reads are noted twice a day at the most: a shorter window could close between two notes.
+    read_window: Annotated[float, Field(ge=86_400, le=10 * 365 * 86_400, allow_inf_nan=False)] | None = None
+    keep_alive: Seconds | None = None
+
+
+class ProviderSettings(UpkeepSettings):
+    """What the operator says of a provider: it corrects a built-in declaration, or makes a new generic one.
+
+    Attributes:
+        rotates: whether a renewal ends the refresh token that it spent.
+        grace: seconds for which a spent refresh token still works.
+        idle_life, absolute_life: seconds that a refresh token lives unused, and at most.
+        margin: seconds before a token's end at which it is renewed.
+        expires_unit: what ``expires_in`` counts.
+        default_life: seconds an access token lives where the answer does not say it.
+    """
+
+    rotates: bool | None = None
+    grace: Annotated[float, Field(ge=0, le=10 * 365 * 86_400, allow_inf_nan=False)] | None = None
+    idle_life: Seconds | None = None
+    absolute_life: Seconds | None = None
+    margin: Seconds | None = None
+    expires_unit: Literal["seconds", "milliseconds", "absolute"] | None = None
+    default_life: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.keep_alive and self.idle_life and self.keep_alive >= self.idle_life:
+            raise ValueError("keep_alive must be shorter than idle_life, or the refresh token dies before")
+        if self.grace and self.rotates is False:
+            raise ValueError("grace has no meaning where rotates is false: a refresh token outlives its use")
+        return self
+
+
+class ConnectionSettings(UpkeepSettings):
+    """What the operator sets for a connection; each overrides what Auth0 shows."""
+
+    tenant: str | None = None
+    provider: str | None = None
+    token_url: str | None = None
+    client_id: str | None = None
+    client_secret: SecretField | None = None
+    client_auth: (
+        Literal["post", "basic", "none", "client_secret_post", "client_secret_basic", "private_key_jwt"]
+        | None
+    ) = None
+    scope: str | None = None
+    redirect_uri: str | None = None
+    revocation_url: str | None = None
+    extra: Mapping[str, str] = Field(default_factory=dict)

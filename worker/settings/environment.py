@@ -1,0 +1,150 @@
+"""What the environment gives: each secret ``NAME`` also as ``NAME_FILE``, the path of a file that holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from worker.errors import ConfigurationError
+from worker.settings.keys import home_keys
+from worker.settings.paths import absolute, secret_file
+from worker.settings.problems import explain
+from worker.settings.section import SecretField
+from worker.tokens import Secret
+
+SECRET_NAMES = (
+    "AUTH0_CLIENT_SECRET",
+    "AUTH0_PRIVATE_KEY",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "VAULT_ACCESS_KEYS",
+    "VAULT_REFRESH_KEYS",
+)
+
+
+def _keys(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(Secret(key) for part in value.replace("\n", ",").split(",") if (key := part.strip()))
+    return value
+
+
+KeysField = Annotated[tuple[Secret, ...], BeforeValidator(_keys)]
+
+
+class ReaderEnvironment(BaseSettings):
+    """What a reader is told; whatever else stands in its environment is another program's."""
+
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True,
+        extra="ignore",
+        arbitrary_types_allowed=True,
+        enable_decoding=False,
+        hide_input_in_errors=True,
+    )
+
+    database_url: SecretField | None = None
+    redis_url: SecretField | None = None
+    vault_access_keys: KeysField = ()
+    token_vault_home: Path = Path(".token-vault")
+
+    @property
+    def home(self) -> Path:
+        """Where embedded servers and generated keys live."""
+        return absolute(self.token_vault_home, "TOKEN_VAULT_HOME")
+
+    @property
+    def spool(self) -> Path:
+        """Where answers wait that Postgres could not take."""
+        return self.home / "spool"
+
+    @property
+    def access_keys(self) -> tuple[Secret, ...]:
+        """The ring that readers have: as given, or as an embedded vault keeps it."""
+        return self.vault_access_keys or self._kept("access")
+
+    @property
+    def refresh_keys(self) -> tuple[Secret, ...]:
+        """The ring that no reader has."""
+        return ()
+
+    def _kept(self, ring: str) -> tuple[Secret, ...]:
+        return home_keys(self.home, ring) if self.database_url is None else ()
+
+    @classmethod
+    def read(cls) -> Self:
+        """Read the variables that this class has fields for.
+
+        Raises:
+            ConfigurationError: naming the variable, never a value.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            raise ConfigurationError(f"the environment: {explain(error)}") from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Variables first, then the files that other variables name."""
+        del init_settings, dotenv_settings, file_secret_settings
+        return env_settings, InitSettingsSource(settings_cls, _secret_files(settings_cls.model_fields.keys()))
+
+
+class Environment(ReaderEnvironment):
+    """What a worker and the command are told."""
+
+    auth0_domain: str | None = None
+    auth0_client_id: str | None = None
+    auth0_client_secret: SecretField | None = None
+    auth0_private_key: SecretField | None = None
+    auth0_audience: str | None = None
+    auth0_plan: str | None = None
+    vault_refresh_keys: KeysField = ()
+    token_vault_config: Path | None = None
+    token_vault_spool: Path | None = None
+
+    @property
+    def spool(self) -> Path:
+        """As given, or the default."""
+        given = self.token_vault_spool
+        return absolute(given, "TOKEN_VAULT_SPOOL") if given else super().spool
+
+    @property
+    def refresh_keys(self) -> tuple[Secret, ...]:
+        """The ring that opens refresh tokens: as given, or as an embedded vault keeps it."""
+        return self.vault_refresh_keys or self._kept("refresh")
+
+    @property
+    def tenant(self) -> dict[str, Any]:
+        """What ``AUTH0_*`` say of a tenant, by the names that a table of the file has for it."""
+        names = ("domain", "client_id", "client_secret", "private_key", "audience", "plan")
+        return {name: value for name in names if (value := getattr(self, f"auth0_{name}"))}
+
+
+def _secret_files(fields: Iterable[str]) -> dict[str, Any]:
+    """Read ``NAME_FILE`` for each secret ``NAME`` among the fields."""
+    found: dict[str, Any] = {}
+    for field in fields:
+        name = field.upper()
+        path = os.environ.get(f"{name}_FILE") if name in SECRET_NAMES else None
+        if path and os.environ.get(name):
+            raise ConfigurationError(f"both {name} and {name}_FILE are set: keep one")
+        if path:
+            found[field] = secret_file(path, f"{name}_FILE")
+    return found

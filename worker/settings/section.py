@@ -1,0 +1,48 @@
+"""The table of the TOML file from which all are made, and the secrets that stand in one."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+from worker.settings.paths import read_secret_file
+from worker.tokens import Secret
+
+
+def _secret(value: object) -> object:
+    return Secret(value) if isinstance(value, str) else value
+
+
+SecretField = Annotated[Secret, BeforeValidator(_secret)]
+
+
+class Section(BaseModel):
+    """A table of the TOML file: unknown names are errors, so that a typing mistake is not silently nothing."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _indirect_secrets(cls, values: Any) -> Any:
+        """Replace ``x_env`` and ``x_file`` by the secret ``x`` that they point to."""
+        if not isinstance(values, dict):
+            return values
+        resolved = dict(values)
+        for name in ("client_secret", "private_key", "secret"):
+            if name not in cls.model_fields:
+                continue
+            variable, path = resolved.pop(f"{name}_env", None), resolved.pop(f"{name}_file", None)
+            if sum(source is not None for source in (variable, path, resolved.get(name))) > 1:
+                raise ValueError(f"give only one of {name}, {name}_env, {name}_file")
+            if variable is not None:
+                # Not echoed, like the path below: the secret itself may stand there by mistake.
+                if not os.environ.get(str(variable)):
+                    raise ValueError(f"{name}_env names an environment variable that is not set")
+                resolved[name] = os.environ[str(variable)]
+            if path is not None:
+                resolved[name] = read_secret_file(str(path), f"{name}_file")
+        return resolved

@@ -1,0 +1,90 @@
+"""Auth0 tenants, and the limits of their plans."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from worker.settings.section import SecretField, Section
+
+PlanName = Literal[
+    "free", "essentials", "professional", "enterprise", "enterprise-dev", "custom", "unlimited"
+]
+
+
+class LimitSettings(Section):
+    """One rate limit of a custom plan: a rate, given in one of two units, and a burst."""
+
+    per_second: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    burst: float = Field(ge=1, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> Self:
+        if (self.per_second is None) == (self.per_minute is None):
+            raise ValueError("give either per_second or per_minute")
+        return self
+
+    @property
+    def rate(self) -> float:
+        """Calls a second."""
+        return self.per_second or (self.per_minute or 0.0) / 60
+
+
+class LimitsSettings(Section):
+    """The rate limits of a custom plan by group of endpoints; ``all`` counts what has none of its own."""
+
+    all: LimitSettings | None = None
+    read_users: LimitSettings | None = None
+    connections: LimitSettings | None = None
+    logs: LimitSettings | None = None
+    other: LimitSettings | None = None
+
+    @model_validator(mode="after")
+    def _rest(self) -> Self:
+        if self.all is None and self.other is None:
+            raise ValueError("give a limit for all, or for other")
+        return self
+
+    def given(self) -> dict[str, LimitSettings]:
+        """The limits by group, those that are set."""
+        return {name: limit for name in type(self).model_fields if (limit := getattr(self, name)) is not None}
+
+
+class TenantSettings(Section):
+    """One Auth0 tenant, the machine-to-machine application that reads it, and how much of its limit is ours.
+
+    Attributes:
+        plan: whose rate limits hold; None where nothing was said, which is taken for the smallest
+            unless there are ``limits``.
+        share: of each limit, what is left to the operator's other programs.
+        limits: of plan ``custom``.
+    """
+
+    domain: str
+    client_id: str
+    client_secret: SecretField | None = None
+    private_key: SecretField | None = None
+    audience: str | None = None
+    plan: PlanName | None = None
+    share: float = Field(default=0.2, ge=0, lt=1)
+    limits: LimitsSettings | None = None
+    # Seconds for which the tenant keeps its log: a day on the smallest plan.
+    log_retention: float = Field(default=86_400, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _limits_are_custom(self) -> Self:
+        if self.plan == "custom" and self.limits is None:
+            raise ValueError("plan custom needs a table of limits")
+        if self.limits is not None and self.plan not in (None, "custom"):
+            raise ValueError("limits are for plan custom")
+        return self
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> Self:
+        if bool(self.client_secret) == bool(self.private_key):
+            raise ValueError(
+                "give either client_secret or private_key (AUTH0_CLIENT_SECRET or AUTH0_PRIVATE_KEY)"
+            )
+        return self
