@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -297,14 +296,13 @@ async def test_a_hanging_provider_does_not_starve_the_others(renewals: Renewals)
     """While one provider hangs, with more due than a worker holds at once, the others' grants are renewed at once."""
     renewals.connect("hangs", users=WINDOW + 20)
     renewals.connect("well", users=60)
-    worker = await renewals.synced(patience=6)
+    worker = await renewals.synced(patience=60)
     renewals.make_due()
     renewals.tenant.fail_next("/idp/hangs", 1, "delay:0")  # the first call goes well, and others follow
     renewals.tenant.fail_next("/idp/hangs", 1000, "hang", carried_out=False)
-    began = time.monotonic()
     running = asyncio.create_task(worker.engine.renew_due(worker.tenants, budget=1))
     await until(lambda: {row["obtained_from"] for row in renewals.rows("well")} == {"renewal"})
-    assert time.monotonic() - began < 4
+    assert not running.done()
     assert len(renewals.token_calls("hangs")) <= PER_CONNECTION
     renewals.tenant.clear_faults()
     renewals.tenant.release()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import pickle
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -227,10 +227,9 @@ async def test_redis_down(rows: Rows, open_reader: OpenReader) -> None:
     reader = open_reader(redis=NOWHERE)
     assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
     rows.age(grant_id, 5)
-    began = time.monotonic()
     with pytest.raises(TemporarilyUnavailable, match="Redis"):
-        await reader.user_token(USER, CONNECTION, wait=30)
-    assert time.monotonic() - began < 5
+        async with asyncio.timeout(60):
+            await reader.user_token(USER, CONNECTION, wait=3600)
 
 
 async def test_terminated_connections_are_replaced(rows: Rows, open_reader: OpenReader) -> None:
@@ -295,10 +294,9 @@ async def test_a_database_that_lets_nobody_in(
         url, says = renamed(database_url, "nowhere").reveal(), "does not exist"
     else:
         url, says, expected = f"{user}@127.0.0.1:1/vault", "does not answer", TemporarilyUnavailable
-    began = time.monotonic()
     with pytest.raises(expected, match=says) as told:
-        await open_reader(database=Secret(url)).user_token(USER, CONNECTION)
-    assert time.monotonic() - began < 5
+        async with asyncio.timeout(60):
+            await open_reader(database=Secret(url)).user_token(USER, CONNECTION, wait=3600)
     assert password not in str(told.value)
     assert "not-the-password" not in str(told.value)
 
@@ -394,9 +392,8 @@ async def test_a_restarted_postgres(tmp_path: Path) -> None:
             await expect(readers, TemporarilyUnavailable)
 
 
-async def expect(readers: list[Reader], error: type[VaultError], within: float = 5) -> None:
+async def expect(readers: list[Reader], error: type[VaultError]) -> None:
     for reader in readers:
-        began = time.monotonic()
         with pytest.raises(error):
-            await reader.user_token(USER, CONNECTION)
-        assert time.monotonic() - began < within
+            async with asyncio.timeout(60):
+                await reader.user_token(USER, CONNECTION, wait=3600)
