@@ -36,6 +36,7 @@ def attack(
         _say(tell, "the vault fills")
         made.filled()
         (made.control / "measuring").touch()
+        made.sql("UPDATE grants SET due_at = now() WHERE id % 10 = 0 AND claim_owner IS NULL RETURNING id")
         time.sleep(min(life / 2, 20))
         (made.control / "measuring").unlink()
         measure(made, result)

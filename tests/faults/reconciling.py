@@ -152,7 +152,7 @@ def measure(stage: Stage, result: Result) -> None:
     """Measure the window: from the provider's commit to ours, in renewals that nothing disturbed."""
     waits: list[float] = []
     for path in stage.control.glob("commits.*"):
-        for line in map(json.loads, path.read_text().splitlines()[-200:]):
+        for line in map(json.loads, path.read_text().splitlines()[-500:]):
             for pair in stage.emulation.ledger(line["user"], line["connection"]):
                 if pair["access"] == line["access"]:
                     waits.append((line["at"] - pair["issued_at"]) * 1000)
