@@ -408,3 +408,24 @@ async def test_a_reader_without_the_new_key_is_told_which_ring_lacks_it(
     [row] = sql("SELECT * FROM grants WHERE user_id = 'auth0|1'")
     with pytest.raises(CannotOpen, match=r"VAULT_ACCESS_KEYS.*has to be in the ring of every process"):
         opened(filled, row)
+
+
+async def test_the_doctor_warns_of_what_does_not_open(
+    filled: Vault, run: Callable[..., Ran], sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is under an older key is well and named; what is under none is a warning that says where to look."""
+    monkeypatch.setattr("worker.cli.doctor.PING_SECONDS", 0.2)
+
+    async def found() -> tuple[str, str]:
+        _, said = await asyncio.to_thread(run, "doctor")
+        [check] = [check for check in said["checks"] if check["name"] == "ciphertexts"]
+        return check["result"], check["message"]
+
+    result, message = await found()
+    assert result == "ok"
+    assert "under older keys, until `token-vault keys rotate`" in message
+    sealed = KeyRing("access", [LOST]).seal(Place.of_grant(user(4), "access", 1), Secret("lost"))
+    sql("UPDATE grants SET access_sealed = %s WHERE user_id = 'auth0|4'", sealed)
+    result, message = await found()
+    assert result == "warn"
+    assert "1 do not open: `token-vault keys status`" in message

@@ -72,19 +72,18 @@ def inspect(
     spool: Spool | None,
     progress: Progress = lambda _done, _total: None,
     *,
-    at_most: int | None = None,
+    pages_at_most: int | None = None,
 ) -> list[Tally]:
     """Count what is under which key.
 
     Args:
         rings: those at hand; what is under another one is not looked at.
         spool: of this machine, with the refresh ring.
-        at_most: look at so many of each kind, in whole pages; None for all.
+        pages_at_most: look at so many pages of each kind; None for all.
 
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
-    pages_at_most = None if at_most is None else -(-at_most // PAGE)
     return _walk(database_url, rings, spool, progress, _count, pages_at_most)
 
 
