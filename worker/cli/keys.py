@@ -167,8 +167,8 @@ def _name_problems(tally: Tally) -> None:
         output.note(f"… and {tally.unopened - len(tally.problems)} more of the {tally.holds}")
     if tally.unopened:
         output.note(
-            f"{tally.holds}: put the key that sealed them back at the end of VAULT_{tally.ring.upper()}_KEYS and run "
-            f"this again; where it is lost, {_MENDS[tally.holds]}"
+            f"{tally.holds}: put a key that is missing back at the end of VAULT_{tally.ring.upper()}_KEYS and run this "
+            f"again; where it is lost, or the ciphertext itself is wrong, {_MENDS[tally.holds]}"
         )
 
 
