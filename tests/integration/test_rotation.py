@@ -89,8 +89,11 @@ def two_keys(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def run(two_keys: None, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Callable[..., Ran]]:
+async def run(
+    two_keys: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Ran]]:
     """Run a command with ``--json``; nothing that any of them says may hold a token or a key."""
+    monkeypatch.setattr("worker.logs.configure", lambda **_: None)  # other tests log too
     said: list[str] = []
 
     def ran(*arguments: str) -> Ran:
