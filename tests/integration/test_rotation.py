@@ -17,6 +17,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+import structlog
 from sqlalchemy import LargeBinary
 
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
@@ -93,7 +94,9 @@ async def run(
     two_keys: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[..., Ran]]:
     """Run a command with ``--json``; nothing that any of them says may hold a token or a key."""
-    monkeypatch.setattr("worker.logs.configure", lambda **_: None)  # other tests log too
+    # Other tests log too: what commands set is taken back.
+    log_before = structlog.get_config()
+    monkeypatch.setattr("worker.logs.configure", log_to_stderr)
     said: list[str] = []
 
     def ran(*arguments: str) -> Ran:
@@ -105,8 +108,16 @@ async def run(
         return code, json.loads(captured.out)
 
     yield ran
+    structlog.configure(**log_before)
     for secret in (CANARY, *(key.reveal() for key in (ACCESS_KEY, REFRESH_KEY, NEW_ACCESS, NEW_REFRESH))):
         assert not any(secret in each for each in said)
+
+
+def log_to_stderr(**_: object) -> None:
+    """Log as commands do, to where they do."""
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr), cache_logger_on_first_use=False
+    )
 
 
 def without_ciphertexts(sql: Sql) -> dict[str, list[dict[str, Any]]]:
