@@ -1,4 +1,4 @@
-"""``python -m benchmarks [read renew sync tick memory]``: measure, print the table, keep it in docs/benchmarks.md."""
+"""``python -m benchmarks [read renew sync tick rotate memory]``: measure, print the table, keep it in docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import memory, read, renew, sync, tick
+from benchmarks import memory, read, renew, rotate, sync, tick
 from benchmarks.stage import Result, Stage, stage
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -22,6 +22,7 @@ MEASURES: dict[str, Callable[[Stage], list[Result]]] = {
     "renew": renew.measure,
     "sync": sync.measure,
     "tick": tick.measure,
+    "rotate": rotate.measure,
     "memory": memory.measure,
 }
 COLUMNS = ("what", "the vault", "against", "ratio", "wanted", "")

@@ -3,6 +3,7 @@
     VaultError
     ├── ConfigurationError           the operator mends a setting, a key or a grant at Auth0
     │   ├── CannotOpen               a ciphertext does not open with these keys, or not in this place
+    │   │   └── OutOfPlace           it opens, but was sealed for another place
     │   └── MissingScope             the machine-to-machine application lacks a Management API scope
     ├── TokenNotFound                nothing is stored for what was asked
     ├── ReauthorizationRequired      the user must consent again
@@ -38,6 +39,10 @@ class ConfigurationError(VaultError):
 
 class CannotOpen(ConfigurationError):
     """A ciphertext does not open with the keys at hand, or was found in another place than its own."""
+
+
+class OutOfPlace(CannotOpen):
+    """A ciphertext was found in another place than the one it was sealed for."""
 
 
 class MissingScope(ConfigurationError):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import traceback
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ from cryptography.fernet import Fernet
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from worker.errors import CannotOpen, ConfigurationError
+from worker.errors import CannotOpen, ConfigurationError, OutOfPlace
 from worker.tokens import GrantKey, Secret
 from worker.vault.keyring import Fingerprints, KeyRing, Place
 
@@ -193,3 +194,51 @@ def _open(ciphertext: bytes) -> Secret | CannotOpen:
 def _all_of(error: BaseException) -> str:
     """What a log shows of an error: its whole chain."""
     return "".join(traceback.format_exception(error)) + repr(error)
+
+
+@given(PLACES, TEXT, st.integers(0, 2), st.integers(0, 2**40))
+def test_what_is_sealed_again_is_the_same_under_the_first_key(
+    place: Place, value: str, position: int, sealed_at: int
+) -> None:
+    """Whatever key of the ring sealed a secret, it comes under the first, in its place and with its time."""
+    keys = [NEW, OLD, OTHER]
+    plaintext = place.header() + value.encode()
+    sealed = Fernet(keys[position].reveal()).encrypt_at_time(plaintext, sealed_at)
+    assert ring(*keys).position(place, sealed) == position
+    fresh = ring(*keys).reseal(place, sealed)
+    if position == 0:
+        assert fresh is None
+        return
+    assert fresh is not None
+    assert ring(NEW).open(place, fresh).reveal() == value
+    assert Fernet(NEW.reveal()).extract_timestamp(fresh) == sealed_at
+
+
+@given(PLACES, PLACES, TEXT, st.sampled_from([NEW, OLD]))
+def test_what_is_out_of_place_is_not_sealed_again(
+    place: Place, elsewhere: Place, value: str, key: Secret
+) -> None:
+    """A ciphertext in another place than its own is refused under whatever key it is: nothing makes it good."""
+    assume(place != elsewhere)
+    sealed = ring(key).seal(place, Secret(value))
+    for look in (ring(NEW, OLD).reseal, ring(NEW, OLD).position):
+        with pytest.raises(OutOfPlace):
+            look(elsewhere, sealed)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_not_sealed_again(ciphertext: bytes) -> None:
+    """What was never sealed is refused in the vault's own words."""
+    with pytest.raises(CannotOpen, match="does not open with VAULT_REFRESH_KEYS"):
+        ring(NEW, OLD).reseal(PLACE, ciphertext)
+
+
+def test_a_key_is_named_without_being_told() -> None:
+    """Each key of a ring has a short name of its own that is the same everywhere and no part of the key."""
+    names = ring(NEW, OLD).fingerprints
+    assert names == (ring(NEW).fingerprints + KeyRing("access", [OLD]).fingerprints)
+    assert len(set(names)) == 2
+    assert all(re.fullmatch("[0-9a-f]{8}", name) for name in names)
+    with pytest.raises(CannotOpen) as caught:
+        ring(NEW, OTHER).open(PLACE, ring(OLD).seal(PLACE, Secret(CANARY)))
+    assert names[0] in str(caught.value)

@@ -77,6 +77,7 @@ def _examine(checks: list[Check]) -> None:
         if checks[-1].result is Result.OK:
             checks.append(_workers(complete))
         checks += asyncio.run(_vault(complete))
+        checks.append(_sealed(complete))
 
 
 def _keys(settings: Settings) -> list[Check]:
@@ -87,7 +88,7 @@ def _keys(settings: Settings) -> list[Check]:
                 "keys", Result.FAIL,
                 "both rings share a key, so every reader could open refresh tokens: put a new key of its own at the "
                 "head of VAULT_ACCESS_KEYS and of VAULT_REFRESH_KEYS. Keep the shared key at their end, as older "
-                "rows need it, and give readers a ring without it once every token has been renewed",
+                "rows need it until `token-vault keys rotate` says that it may go",
             )
         ]  # fmt: skip
     rings = {"access": len(settings.access_keys), "refresh": len(settings.refresh_keys)}
@@ -136,6 +137,31 @@ def _workers(settings: Settings) -> Check:
         mend = "start `token-vault up`, or a worker with `celery -A worker.app worker -Q …`"
         return Check("workers", Result.WARN, f"no worker takes from {', '.join(idle)}: {mend}")
     return Check("workers", Result.OK, f"alive: {', '.join(sorted(answers))}")
+
+
+def _sealed(settings: Settings) -> Check:
+    """Open a sample of what is sealed, and everything in the spool: looking at all of it is `keys status`."""
+    from worker.vault import rotating
+    from worker.vault.keyring import KeyRing
+    from worker.vault.spool import Spool
+
+    rings: rotating.Rings = {
+        "access": KeyRing("access", settings.access_keys),
+        "refresh": KeyRing("refresh", settings.refresh_keys),
+    }
+    spool = Spool(settings.spool, rings["refresh"])
+    tallies = rotating.inspect(premises.database_url(settings), rings, spool, pages_at_most=1)
+    unopened = sum(tally.unopened for tally in tallies)
+    opened = sum(tally.by_key.total() for tally in tallies)
+    if unopened:
+        said = (
+            f"of a sample of {opened + unopened} ciphertexts {unopened} do not open: `token-vault keys status` "
+            "names them, and who mends it"
+        )
+        return Check("ciphertexts", Result.WARN, said)
+    older = opened - sum(tally.by_key[0] for tally in tallies)
+    hint = f"; {older} under older keys, until `token-vault keys rotate`" if older else ""
+    return Check("ciphertexts", Result.OK, f"a sample of {opened} opens{hint}")
 
 
 async def _vault(settings: Settings) -> list[Check]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli import output
+from worker.cli import output, premises
 from worker.cli.options import Json
+from worker.cli.working import quiet_log
+
+if TYPE_CHECKING:
+    from worker.tokens import Secret
+    from worker.vault.keyring import KeyRing, RingName
+    from worker.vault.rotating import Tally
+    from worker.vault.spool import Spool
 
 app = typer.Typer(help="The vault's encryption keys.", no_args_is_help=True)
 
@@ -18,11 +27,6 @@ class Ring(StrEnum):
 
     ACCESS = "access"
     REFRESH = "refresh"
-
-
-@app.callback()
-def _keys() -> None:
-    """Keep the group a group while it has one command."""
 
 
 @app.command()
@@ -42,3 +46,167 @@ def generate(
         for name, key in made.items():
             output.say(f"VAULT_{name.upper()}_KEYS={key}")
     return output.OK
+
+
+@app.command()
+def status(as_json: Json = False) -> int:
+    """Count what is under which key of each ring, in the vault and in this machine's spool.
+
+    Every ciphertext is opened for it, as none names its key. Exits 1 where one does not open.
+    """
+    from worker.vault import rotating
+
+    quiet_log()
+    with _at_hand() as (url, rings, spool), output.progress("ciphertexts") as bar:
+        tallies = rotating.inspect(url, rings, spool, bar)
+    _show(tallies, rings, as_json=as_json, resealed=None)
+    return output.NOT_SO if any(tally.unopened for tally in tallies) else output.OK
+
+
+@app.command()
+def rotate(as_json: Json = False) -> int:
+    """Encrypt again, under the first key of its ring, whatever is under an older one.
+
+    Safe beside running workers and readers, once all of them have the new key in their rings. Where it is killed,
+    run it again. Exits 0 when every ciphertext is under the first key of its ring, and older keys may go.
+    """
+    from worker.vault import rotating
+
+    quiet_log()
+    with _at_hand() as (url, rings, spool):
+        with output.progress("ciphertexts") as bar:
+            tallies = rotating.rotate(url, rings, spool, bar)
+        resealed = {(tally.ring, tally.holds): tally.resealed for tally in tallies}
+        if any(resealed.values()):
+            # What a worker has sealed meanwhile, behind the place where we were, is under its own first key.
+            with output.progress("looking once more") as bar:
+                tallies = rotating.inspect(url, rings, spool, bar)
+    _show(tallies, rings, as_json=as_json, resealed=resealed)
+    return output.NOT_SO if any(tally.outdated for tally in tallies) else output.OK
+
+
+@contextmanager
+def _at_hand() -> Iterator[tuple[Secret, dict[RingName, KeyRing], Spool | None]]:
+    """The database, the rings whose keys are given here, and with the refresh ring the spool."""
+    from worker.vault.keyring import KeyRing
+    from worker.vault.spool import Spool
+
+    settings = premises.configured()
+    given = {"access": settings.access_keys, "refresh": settings.refresh_keys}
+    names = [name for name in premises.BOTH if given[name]] or premises.BOTH
+    with premises.opened(rings=names) as complete:
+        keys = {"access": complete.access_keys, "refresh": complete.refresh_keys}
+        rings = {name: KeyRing(name, keys[name]) for name in premises.BOTH if keys[name]}
+        spool = Spool(complete.spool, rings["refresh"]) if "refresh" in rings else None
+        yield premises.database_url(complete), rings, spool
+
+
+def _show(
+    tallies: Sequence[Tally],
+    rings: dict[RingName, KeyRing],
+    *,
+    as_json: bool,
+    resealed: dict[tuple[RingName, str], int] | None,
+) -> None:
+    if as_json:
+        output.document(_document(tallies, rings, resealed))
+        return
+    columns = ["ring", "what", "first key", "older keys", "none of the keys"]
+    rows = [
+        [tally.ring, tally.holds, tally.by_key[0], _older(tally, rings[tally.ring]) or 0, tally.unopened]
+        for tally in tallies
+    ]
+    if resealed is not None:
+        columns.insert(2, "re-encrypted")
+        for row, tally in zip(rows, tallies, strict=True):
+            row.insert(2, resealed[tally.ring, tally.holds])
+    output.table(columns, rows)
+    for name, ring in rings.items():
+        output.say(_verdict(name, ring, [tally for tally in tallies if tally.ring == name]))
+    for tally in tallies:
+        _name_problems(tally)
+    for name in premises.BOTH:
+        if name not in rings:
+            output.note(f"the {name} ring was left alone: VAULT_{name.upper()}_KEYS is not set here")
+
+
+def _older(tally: Tally, ring: KeyRing) -> str:
+    return ", ".join(
+        f"{count} under {ring.fingerprints[position]}"
+        for position, count in sorted(tally.by_key.items())
+        if position and count
+    )
+
+
+def _verdict(name: RingName, ring: KeyRing, tallies: Sequence[Tally]) -> str:
+    """Say whether a ring's older keys may go."""
+    variable, first, *older = f"VAULT_{name.upper()}_KEYS", *ring.fingerprints
+    outdated = sum(tally.outdated for tally in tallies)
+    if not outdated:
+        said = f"{name} ring: all is under the first key ({first}); "
+        return said + (
+            f"{', '.join(older)} may be taken out of {variable}" + _ELSEWHERE * (name == "refresh")
+            if older
+            else "there is no other"
+        )
+    if any(tally.unopened for tally in tallies):
+        return f"{name} ring: keep every key in {variable}, as {outdated} ciphertexts are not under the first ({first})"
+    return (
+        f"{name} ring: keep the older keys in {variable}: {outdated} ciphertexts are not under the first key ({first}). "
+        "See that every worker has it first in its ring, then run `token-vault keys rotate`"
+    )
+
+
+_ELSEWHERE = ", once the spools of the workers on other machines are rotated too, or empty"
+
+
+def _name_problems(tally: Tally) -> None:
+    for problem in tally.problems:
+        output.note(problem)
+    if tally.unopened > len(tally.problems):
+        output.note(f"… and {tally.unopened - len(tally.problems)} more of the {tally.holds}")
+    if tally.unopened:
+        output.note(
+            f"{tally.holds}: put a key that is missing back at the end of VAULT_{tally.ring.upper()}_KEYS and run this "
+            f"again; where it is lost, or the ciphertext itself is wrong, {_MENDS[tally.holds]}"
+        )
+
+
+_MENDS = {
+    "check of the ring": "the vault opens for nobody",
+    "access tokens": "renewal replaces them; those that cannot be renewed, their users by signing in",
+    "fingerprint key": "the vault opens for nobody",
+    "connections' options": "the next sync brings them anew",
+    "management tokens": "the next call to Auth0 mints one",
+    "refresh tokens": "their users have to sign in again",
+    "answers in this machine's spool": "their users have to sign in again",
+}
+
+
+def _document(
+    tallies: Sequence[Tally],
+    rings: dict[RingName, KeyRing],
+    resealed: dict[tuple[RingName, str], int] | None,
+) -> dict[str, Any]:
+    return {
+        "ok": not any(tally.unopened if resealed is None else tally.outdated for tally in tallies),
+        "rings": {
+            name: {
+                "keys": list(ring.fingerprints),
+                "older_keys_removable": not any(tally.outdated for tally in tallies if tally.ring == name),
+            }
+            for name, ring in rings.items()
+        },
+        "left_alone": [name for name in premises.BOTH if name not in rings],
+        "ciphertexts": [
+            {
+                "ring": tally.ring,
+                "what": tally.holds,
+                "by_key": {key: tally.by_key[n] for n, key in enumerate(rings[tally.ring].fingerprints)},
+                "none": tally.unopened,
+                "problems": tally.problems,
+            }
+            | ({} if resealed is None else {"re_encrypted": resealed[tally.ring, tally.holds]})
+            for tally in tallies
+        ],
+    }

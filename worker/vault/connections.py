@@ -71,7 +71,8 @@ _STORED = (
 )  # fmt: skip
 
 
-def _place(tenant: str, name: str, version: int) -> Place:
+def place_of_options(tenant: str, name: str, version: int) -> Place:
+    """Where a connection's options are sealed for."""
     return Place("connections", (tenant, name), "options", version)
 
 
@@ -83,7 +84,7 @@ def open_options(vault: Vault, stored: StoredConnection) -> Mapping[str, Any] | 
     """
     if stored.options_sealed is None:
         return None
-    place = _place(stored.tenant, stored.name, stored.options_version)
+    place = place_of_options(stored.tenant, stored.name, stored.options_version)
     options: Mapping[str, Any] = json.loads(vault.refresh.open(place, stored.options_sealed).reveal())
     return options
 
@@ -120,7 +121,7 @@ async def store(
     }  # fmt: skip
     if options is not None and not (before and _same_options(vault, before[0], options)):
         version = (before[0].options_version if before else 0) + 1
-        sealed = vault.refresh.seal(_place(tenant, name, version), Secret(json.dumps(options)))
+        sealed = vault.refresh.seal(place_of_options(tenant, name, version), Secret(json.dumps(options)))
         columns |= {"options_sealed": sealed, "options_version": version}
     statement = insert(ConnectionRow).values(tenant=tenant, name=name, **columns)
     async with vault.engine.begin() as connection:

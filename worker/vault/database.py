@@ -22,8 +22,8 @@ from worker.vault.tables import VaultSecret
 
 MIGRATIONS = Path(__file__).parent.parent.parent / "migrations"
 
-_FINGERPRINT_KEY = Place("vault_secrets", ("fingerprint_key",), "sealed")
-_ACCESS_CHECK = Place("vault_secrets", ("access_ring_check",), "sealed")
+FINGERPRINT_KEY = Place("vault_secrets", ("fingerprint_key",), "sealed")
+ACCESS_CHECK = Place("vault_secrets", ("access_ring_check",), "sealed")
 
 
 def sqlalchemy_url(database_url: Secret) -> str:
@@ -119,8 +119,8 @@ async def open_vault(
     )
     try:
         async with readable(), engine.begin() as connection:
-            fingerprint_key = await _own_secret(connection, refresh, _FINGERPRINT_KEY)
-            await _own_secret(connection, access, _ACCESS_CHECK)
+            fingerprint_key = await _own_secret(connection, refresh, FINGERPRINT_KEY)
+            await _own_secret(connection, access, ACCESS_CHECK)
         yield Vault(engine, access, refresh, Fingerprints(fingerprint_key))
     finally:
         await engine.dispose()

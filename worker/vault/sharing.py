@@ -16,7 +16,8 @@ from worker.vault.keyring import Place
 from worker.vault.tables import ManagementTokenRow
 
 
-def _place(tenant: str) -> Place:
+def place_of_token(tenant: str) -> Place:
+    """Where a tenant's management token is sealed for."""
     return Place("management_tokens", (tenant,), "sealed")
 
 
@@ -35,7 +36,7 @@ async def read(
     if row is None:
         return None
     try:
-        value = vault.refresh.open(_place(tenant), row.sealed)
+        value = vault.refresh.open(place_of_token(tenant), row.sealed)
     except CannotOpen:
         return None  # a new one is minted and takes its place
     return value, row.expires_at, None if row.scopes is None else frozenset(row.scopes)
@@ -53,7 +54,7 @@ async def write(
     """Share a token, encrypted."""
     columns = {
         "minted_with": minted_with,
-        "sealed": vault.refresh.seal(_place(tenant), token),
+        "sealed": vault.refresh.seal(place_of_token(tenant), token),
         "expires_at": expires_at,
         "scopes": None if scopes is None else sorted(scopes),
     }

@@ -104,6 +104,51 @@ class Spool:
             return None
         return _read(path, json.loads(self._ring.open(_place(path.name), sealed).reveal()))
 
+    def files(self) -> list[Path]:
+        """All answers on disk, those that Postgres refused among them."""
+        if not self._folder.is_dir():
+            return []
+        return [path for path in self._folder.iterdir() if not path.name.startswith(".")]
+
+    def position(self, path: Path) -> int | None:
+        """Say which key of the ring sealed an answer, 0 for the first; None where it has just been stored.
+
+        Raises:
+            CannotOpen: no key of the ring did, or it is another file's answer.
+        """
+        with suppress(FileNotFoundError):
+            return self._ring.position(_place(path.stem), path.read_bytes())
+        return None
+
+    def reseal(self, path: Path) -> bool:
+        """Put an answer under the ring's first key, in one step; False where that is so, or it has just been stored.
+
+        Should a worker store it in between, its file comes back: storing an answer twice does nothing. It keeps its
+        owner, as it may be another's than whose command this is, and its time, by which answers are put in order.
+
+        Raises:
+            CannotOpen: no key of the ring opens it, or it is another file's answer.
+        """
+        fresh_file = self._folder / f".{path.name}.{uuid4().hex}.resealed"
+        try:
+            held = path.stat()
+            fresh = self._ring.reseal(_place(path.stem), path.read_bytes())
+            if fresh is None:
+                return False
+            self._write(fresh_file, fresh, like=held)
+            path.stat()
+            self._settle(fresh_file, path)
+        except FileNotFoundError:
+            return False
+        finally:
+            fresh_file.unlink(missing_ok=True)
+        return True
+
+    def sweep(self) -> None:
+        """Remove what a ``reseal`` that was killed has left: copies of answers that are all in their places."""
+        for path in self._folder.glob(".*.resealed"):
+            path.unlink(missing_ok=True)
+
     def reject(self, path: Path) -> Path:
         """Put an answer aside that Postgres refuses for what it holds; it is kept for the operator."""
         return path.rename(path.with_suffix(".rejected"))
@@ -112,11 +157,14 @@ class Spool:
         """Remove an answer that is stored, or that a newer one has overtaken."""
         path.unlink(missing_ok=True)
 
-    def _write(self, path: Path, content: bytes) -> Path:
+    def _write(self, path: Path, content: bytes, *, like: os.stat_result | None = None) -> Path:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
+            if like is not None:
+                os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.utime(file.fileno(), ns=(like.st_atime_ns, like.st_mtime_ns))
             os.fsync(file.fileno())
         return path
 
