@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -193,3 +194,31 @@ async def assert_next_renewal_succeeds(runtime: Runtime, tenant: Emulation, data
         connection.execute("UPDATE grants SET due_at = now()")
     assert await runtime.engine.renew_due(runtime.tenants) == {Outcome.RENEWED: 1}
     assert tenant.double_spends() == 0
+
+
+@pytest.mark.parametrize("left", ["whole", "half", "just now"])
+async def test_a_worker_that_dies_before_a_file_has_its_name(
+    one_due: Runtime,
+    tenant: Emulation,
+    open_worker: Open,
+    database_url: Secret,
+    impatient: None,
+    left: str,
+) -> None:
+    """An answer that is whole on disk is stored as any other; half of one, or one being written, is left alone."""
+    running = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
+    await carried_out(tenant)
+    with postgres_away(database_url):
+        tenant.release()
+        await running
+    [kept] = files(one_due)
+    unfinished = kept.rename(kept.with_name(f".{kept.name}.new"))
+    if left == "half":
+        unfinished.write_bytes(unfinished.read_bytes()[:-40])
+    if left != "just now":
+        os.utime(unfinished, (time.time() - 120,) * 2)
+    await (await open_worker()).engine._storing.replay()
+    assert unfinished.exists() == (left != "whole")
+    with psycopg.connect(database_url.reveal()) as connection:
+        [(version,)] = connection.execute("SELECT refresh_version FROM grants").fetchall()
+    assert version == (2 if left == "whole" else 1)

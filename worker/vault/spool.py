@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from worker.errors import ConfigurationError
+from worker.errors import CannotOpen, ConfigurationError
 from worker.tokens import GrantKey, Secret, TokenPair
 from worker.vault.claims import Claim
 from worker.vault.keyring import KeyRing, Place
+
+# A file that is still without its name after so many seconds has lost its process.
+UNFINISHED = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class Spool:
         """The answers on disk, oldest first."""
         if not self._folder.is_dir():
             return []
+        self._finish()
         kept = []
         for path in self._folder.iterdir():
             if path.suffix or path.name.startswith("."):
@@ -91,6 +96,15 @@ class Spool:
             with suppress(FileNotFoundError):  # another process has just stored it
                 kept.append((path.stat().st_mtime_ns, path))
         return [path for _, path in sorted(kept)]
+
+    def _finish(self) -> None:
+        """Name the whole answers of processes that were killed just before they could."""
+        for path in self._folder.glob(".*.new"):
+            with suppress(FileNotFoundError, CannotOpen):
+                if time.time() - path.stat().st_mtime > UNFINISHED:
+                    name = path.name.removeprefix(".").removesuffix(".new")
+                    self._ring.open(_place(name), path.read_bytes())
+                    self._settle(path, self._folder / name)
 
     def read(self, path: Path) -> Spooled | None:
         """Open one answer; None where another process has just stored it.
