@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import structlog
 from celery import Task, shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
+from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 
 from worker import settings as configuration
@@ -38,6 +39,9 @@ RETRY_AFTER = 15.0
 
 # A walk through all users is cut into tasks of so many seconds.
 SLICE = 45.0
+# Messages expire by the clock of the host that takes them, in seconds: a worker whose clock is fast by less than
+# this must not drop every tick.
+SKEW = 300.0
 # A full sync that failed is tried again after so many seconds.
 TRY_AGAIN = 600.0
 
@@ -208,9 +212,13 @@ def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
 def sync_due(self: Task) -> None:
     """Go on with walks through all users, and begin those that are due, as the connections are."""
     runtime = _process.runtime()
-    unfinished = _process.run(lambda: _each_tenant(runtime, _catch_up_if_due))
-    if any(unfinished):  # at once, in a new message: a task that takes hours could not be stopped
-        self.apply_async(expires=SLICE)
+    while any(_process.run(lambda: _each_tenant(runtime, _catch_up_if_due))):
+        try:  # at once, in a new message: a task that takes hours could not be stopped
+            self.apply_async(expires=SLICE + SKEW)
+        except OperationalError as error:  # Redis is away, and nothing that a walk needs is
+            log.warning("sync.not_handed_on", error=type(error).__name__)
+            continue
+        return
 
 
 @shared_task(name="worker.sync_changes", ignore_result=True)
@@ -280,9 +288,6 @@ async def _each_tenant(
 async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
     """Returns whether there is more to do at once. What is due is asked of Postgres: two beats do no harm."""
     schedule, sync = runtime.settings.schedule, await runtime.sync(tenant)
-    now = await runtime.vault.now()
-    await records.forget_old(runtime.vault, now=now)
-    await outbox.forget_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
     if await sync.is_under_way() or await _is_full_due(runtime, tenant):
         report = await sync.everything(budget=SLICE)
         return not report.finished
@@ -309,6 +314,9 @@ async def _take_changes(runtime: Runtime, tenant: str) -> None:
     began = await records.last_began(runtime.vault, tenant, "changes")
     if not await _is_past(runtime, began, runtime.settings.schedule.changes / 2):
         return  # two beats, or ticks that had piled up
+    now = await runtime.vault.now()
+    await records.forget_old(runtime.vault, now=now)
+    await outbox.forget_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
     await (await runtime.sync(tenant)).changes(budget=SLICE)
     await (await runtime.erasure(tenant)).sweep()
 

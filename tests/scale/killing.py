@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import psycopg
@@ -163,12 +164,9 @@ def _count(result: Result, tenant: Emulation) -> None:
     times = [call["time"] for call in served]
     ends = [kill.at for kill in result.kills[1:]] + [times[-1]]
     for kill, end in zip(result.kills, ends, strict=True):
-        waits = [
-            after - before
-            for before, after in zip(times, times[1:], strict=False)
-            if kill.at <= after and before <= end
-        ]
-        kill.gap = max(waits, default=0.0)
+        later = [(before, after) for before, after in pairwise(times) if kill.at <= after]
+        within = [pair for pair in later if pair[1] <= end] or later[:1]
+        kill.gap = max((after - before for before, after in within), default=0.0)
 
 
 _BUDGET = re.compile(r'"event": "auth0\.budget_(local|shared_again)".*"timestamp": "([^"]+)"')
