@@ -27,6 +27,7 @@ from worker.errors import (
 )
 from worker.renew.on_demand import Refreshed
 from worker.runtime import Runtime, open_runtime
+from worker.sync.engine import Sync
 from worker.sync.report import Report
 from worker.vault import outbox, records
 from worker.vault.database import explain
@@ -42,8 +43,8 @@ SLICE = 45.0
 # Messages expire by the clock of the host that takes them, in seconds: a worker whose clock is fast by less than
 # this must not drop every tick.
 SKEW = 300.0
-# A full sync that failed is tried again after so many seconds.
-TRY_AGAIN = 600.0
+# A full sync that failed is tried again after so many seconds, twice as many after each further failure, up to a bound.
+TRY_AGAIN, LONGEST_WAIT = 60.0, 600.0
 
 T = TypeVar("T")
 
@@ -288,7 +289,7 @@ async def _each_tenant(
 async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
     """Returns whether there is more to do at once. What is due is asked of Postgres: two beats do no harm."""
     schedule, sync = runtime.settings.schedule, await runtime.sync(tenant)
-    if await sync.is_under_way() or await _is_full_due(runtime, tenant):
+    if await _is_walk_due(runtime, tenant, sync):
         report = await sync.everything(budget=SLICE)
         return not report.finished
     if await _is_past(
@@ -298,12 +299,14 @@ async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
     return False
 
 
-async def _is_full_due(runtime: Runtime, tenant: str) -> bool:
-    """Whether the last full sync that came to its end is old, and the last try not quite new."""
-    complete = await records.last_complete(runtime.vault, tenant, "all")
-    if not await _is_past(runtime, complete and complete[0], runtime.settings.schedule.full):
-        return False
-    return await _is_past(runtime, await records.last_began(runtime.vault, tenant, "all"), TRY_AGAIN)
+async def _is_walk_due(runtime: Runtime, tenant: str, sync: Sync) -> bool:
+    """Whether a full sync is under way, or the last that came to its end is old; and failures were long enough ago."""
+    if not await sync.is_under_way():
+        complete = await records.last_complete(runtime.vault, tenant, "all")
+        if not await _is_past(runtime, complete and complete[0], runtime.settings.schedule.full):
+            return False
+    failures, failed_at = await records.failures(runtime.vault, tenant, "all")
+    return await _is_past(runtime, failed_at, min(TRY_AGAIN * 2 ** max(0, failures - 1), LONGEST_WAIT))
 
 
 async def _is_past(runtime: Runtime, moment: datetime | None, seconds: float) -> bool:

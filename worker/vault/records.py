@@ -231,3 +231,25 @@ async def last_began(vault: Vault, tenant: str, scope: str) -> datetime | None:
     )
     async with vault.engine.connect() as connection:
         return (await connection.execute(statement)).scalar_one()
+
+
+async def failures(vault: Vault, tenant: str, scope: str) -> tuple[int, datetime | None]:
+    """How many runs of this scope have failed since one came to its end, and when the last did.
+
+    One that was killed, or that is gone on with, has not failed.
+    """
+    last_complete = (
+        select(func.max(SyncRun.started_at))
+        .where(SyncRun.tenant == tenant, SyncRun.scope == scope, SyncRun.complete)
+        .scalar_subquery()
+    )
+    statement = select(func.count(), func.max(SyncRun.finished_at)).where(
+        SyncRun.tenant == tenant,
+        SyncRun.scope == scope,
+        ~SyncRun.complete,
+        SyncRun.finished_at.is_not(None),
+        SyncRun.started_at > func.coalesce(last_complete, text("'-infinity'")),
+    )
+    async with vault.engine.connect() as connection:
+        count, last = (await connection.execute(statement)).one()
+    return count, last
