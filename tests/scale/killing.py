@@ -73,8 +73,14 @@ class Result:
     @property
     def kept(self) -> bool:
         """Whether nobody is wrong, and no kill cost more than a page."""
-        above = max(self.repeated, self.pages - self.undisturbed - CLUSTER_PAGES)
-        return self.wrong == 0 and self.refused <= 1 and above <= len(self.kills)
+        again = [kill.again for kill in self.kills]
+        return (
+            self.wrong == 0
+            and self.refused <= 1
+            and sum(again) == self.repeated  # none before the first kill
+            and max(again, default=0) <= 1
+            and self.pages - self.undisturbed - CLUSTER_PAGES <= len(again)
+        )
 
     @property
     def in_time(self) -> bool:
@@ -95,11 +101,11 @@ def attacked(folder: Path, plan: str, users: int, kills: int, seed: int) -> Resu
         prepared(servers, tenant, plan, users, speed=1)
         here = stack.enter_context(site(servers, tenant, folder, schedule=SCHEDULE, AUTH0_PLAN=plan))
         service = Service(here, folder / "servers", tenant, stack)
-        result = Result(plan, users, undisturbed=user_pages(users))
+        result = Result(plan, users)
         database = stack.enter_context(psycopg.connect(servers.database_url.reveal(), autocommit=True))
         tenant.start_activity(**ACTIVITY)
         service.start()
-        result.kills = _kill(service, tenant, _moments(result.undisturbed, kills, seed))
+        result.kills = _kill(service, tenant, _moments(user_pages(users), kills, seed))
         while not (took := _took(database)):
             service.mend()
             time.sleep(0.1)
@@ -153,20 +159,29 @@ def _count(result: Result, tenant: Emulation) -> None:
     groups = tenant.limit_counts()["groups"]
     counted = groups.values() if bucket == EVERYTHING else [groups[bucket]]
     result.pages = _pages(tenant)
+    result.undisturbed = user_pages(max(result.users, tenant.count_alive()))
     result.beside = sum(group["calls"] - group["refused"] for group in counted) - result.pages
     limit = plan.limits[bucket]
     result.limit = max(0.0, result.undisturbed + result.beside - limit.burst) / limit.per_second
-    served = [
-        call for call in tenant.call_log("/api/v2/users") if f"{call['method']} {call['template']}" == LIST
-    ]
-    asked = Counter(call["query"] for call in served if call["status"] == 200)
-    result.repeated = asked.total() - len(asked)
-    times = [call["time"] for call in served]
-    ends = [kill.at for kill in result.kills[1:]] + [times[-1]]
-    for kill, end in zip(result.kills, ends, strict=True):
-        later = [(before, after) for before, after in pairwise(times) if kill.at <= after]
+    served = [call for call in tenant.call_log("/api/v2/users") if call["template"] == "/api/v2/users"]
+    _attribute(result, [(call["time"], call["query"]) for call in served if call["status"] == 200])
+
+
+def _attribute(result: Result, served: Sequence[tuple[float, str]]) -> None:
+    """Say of each kill what came of it, up to the next one."""
+    asked: Counter[str] = Counter()
+    for at, query in served:
+        before = [kill for kill in result.kills if kill.at <= at]
+        if asked[query]:
+            result.repeated += 1
+            if before:
+                before[-1].again += 1
+        asked[query] += 1
+    ends = [kill.at for kill in result.kills[1:]] + [served[-1][0]]
+    for kill, end in zip(result.kills, ends, strict=False):
+        later = [(a, b) for (a, _), (b, _) in pairwise(served) if kill.at <= b]
         within = [pair for pair in later if pair[1] <= end] or later[:1]
-        kill.gap = max((after - before for before, after in within), default=0.0)
+        kill.gap = max((b - a for a, b in within), default=0.0)
 
 
 _BUDGET = re.compile(r'"event": "auth0\.budget_(local|shared_again)".*"timestamp": "([^"]+)"')
@@ -200,7 +215,7 @@ def tables(result: Result) -> list[Table]:
     for name in rows:
         whole.add_column(name, justify="right")
     whole.add_row(*map(str, rows.values()))
-    for name in ("killed", "times", "restart, s", "longest time between two pages, s"):
+    for name in ("killed", "times", "pages again", "restart, s", "longest time between two pages, s"):
         kills.add_column(name, justify="left" if name == "killed" else "right")
     for kind in dict.fromkeys(kill.kind for kill in result.kills):
         these = [kill for kill in result.kills if kill.kind == kind]
@@ -208,7 +223,13 @@ def tables(result: Result) -> list[Table]:
             [f"{each:.1f}" for each in column]
             for column in zip(*((k.restart, k.gap) for k in these), strict=True)
         )
-        kills.add_row(kind, str(len(these)), " ".join(restarts), " ".join(gaps))
+        kills.add_row(
+            kind,
+            str(len(these)),
+            " ".join(str(kill.again) for kill in these),
+            " ".join(restarts),
+            " ".join(gaps),
+        )
     return [whole, kills]
 
 

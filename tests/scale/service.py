@@ -35,12 +35,14 @@ class Kill:
         kind: of what.
         at: when, by the tenant's clock.
         restart: seconds until it was ready again, with the pause.
-        gap: the longest time between two pages from then to the next kill, in seconds.
+        again: pages that were served from then to the next kill, and had been served before.
+        gap: the longest time between two pages in that time, in seconds.
     """
 
     kind: str
     at: float
     restart: float
+    again: int = 0
     gap: float = 0.0
 
 
