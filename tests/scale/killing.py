@@ -240,5 +240,8 @@ def main(plans: Sequence[str], users: int, kills: int, seed: int) -> int:
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
             result = attacked(Path(folder), plan, users, kills, seed)
         Console(width=200).print(*tables(result))
+        for holds, otherwise in ((result.kept, "a kill cost too much"), (result.in_time, "it took too long")):
+            if not holds:
+                print(f"{plan}: {otherwise}", flush=True)
         fine = fine and result.kept and result.in_time
     return 0 if fine else 1
