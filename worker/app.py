@@ -14,16 +14,14 @@ from worker import embedded, logs, tasks
 from worker import settings as configuration
 from worker.errors import ConfigurationError
 from worker.settings import Settings
+from worker.tasks import SKEW
 
 # A message whose worker died is delivered again after this time, in seconds: longer than any task takes, as
 # what is delivered twice is work done twice, though without harm.
 VISIBILITY = 3600
-# How often beat asks whether a sync is due, in seconds at the most; Postgres knows when the last one began.
-LOOK = 30.0
-
-# Messages expire by the clock of the host that takes them, in seconds: a worker whose clock is fast by less than
-# this must not drop every tick.
-SKEW = 300.0
+# How often beat asks whether a sync is due, in seconds at the most; Postgres knows when the last one began. A walk
+# whose worker was killed, its message with it, stands still until then.
+LOOK = 5.0
 
 
 def make_app(settings: Settings) -> Celery:

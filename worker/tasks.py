@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import structlog
 from celery import Task, shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
+from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 
 from worker import settings as configuration
@@ -26,6 +27,7 @@ from worker.errors import (
 )
 from worker.renew.on_demand import Refreshed
 from worker.runtime import Runtime, open_runtime
+from worker.sync.engine import Sync
 from worker.sync.report import Report
 from worker.vault import outbox, records
 from worker.vault.database import explain
@@ -38,8 +40,11 @@ RETRY_AFTER = 15.0
 
 # A walk through all users is cut into tasks of so many seconds.
 SLICE = 45.0
-# A full sync that failed is tried again after so many seconds.
-TRY_AGAIN = 600.0
+# Messages expire by the clock of the host that takes them, in seconds: a worker whose clock is fast by less than
+# this must not drop every tick.
+SKEW = 300.0
+# A full sync that failed is tried again after so many seconds, twice as many after each further failure, up to a bound.
+TRY_AGAIN, LONGEST_WAIT = 60.0, 600.0
 
 T = TypeVar("T")
 
@@ -208,9 +213,13 @@ def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
 def sync_due(self: Task) -> None:
     """Go on with walks through all users, and begin those that are due, as the connections are."""
     runtime = _process.runtime()
-    unfinished = _process.run(lambda: _each_tenant(runtime, _catch_up_if_due))
-    if any(unfinished):  # at once, in a new message: a task that takes hours could not be stopped
-        self.apply_async(expires=SLICE)
+    while any(_process.run(lambda: _each_tenant(runtime, _catch_up_if_due))):
+        try:  # at once, in a new message: a task that takes hours could not be stopped
+            self.apply_async(expires=SLICE + SKEW)
+        except OperationalError as error:  # Redis is away, and nothing that a walk needs is
+            log.warning("sync.not_handed_on", error=type(error).__name__)
+            continue
+        return
 
 
 @shared_task(name="worker.sync_changes", ignore_result=True)
@@ -280,10 +289,7 @@ async def _each_tenant(
 async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
     """Returns whether there is more to do at once. What is due is asked of Postgres: two beats do no harm."""
     schedule, sync = runtime.settings.schedule, await runtime.sync(tenant)
-    now = await runtime.vault.now()
-    await records.forget_old(runtime.vault, now=now)
-    await outbox.forget_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
-    if await sync.is_under_way() or await _is_full_due(runtime, tenant):
+    if await _is_walk_due(runtime, tenant, sync):
         report = await sync.everything(budget=SLICE)
         return not report.finished
     if await _is_past(
@@ -293,12 +299,14 @@ async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
     return False
 
 
-async def _is_full_due(runtime: Runtime, tenant: str) -> bool:
-    """Whether the last full sync that came to its end is old, and the last try not quite new."""
-    complete = await records.last_complete(runtime.vault, tenant, "all")
-    if not await _is_past(runtime, complete and complete[0], runtime.settings.schedule.full):
-        return False
-    return await _is_past(runtime, await records.last_began(runtime.vault, tenant, "all"), TRY_AGAIN)
+async def _is_walk_due(runtime: Runtime, tenant: str, sync: Sync) -> bool:
+    """Whether a full sync is under way, or the last that came to its end is old; and failures were long enough ago."""
+    if not await sync.is_under_way():
+        complete = await records.last_complete(runtime.vault, tenant, "all")
+        if not await _is_past(runtime, complete and complete[0], runtime.settings.schedule.full):
+            return False
+    failures, failed_at = await records.failures(runtime.vault, tenant, "all")
+    return await _is_past(runtime, failed_at, min(TRY_AGAIN * 2 ** max(0, failures - 1), LONGEST_WAIT))
 
 
 async def _is_past(runtime: Runtime, moment: datetime | None, seconds: float) -> bool:
@@ -309,6 +317,9 @@ async def _take_changes(runtime: Runtime, tenant: str) -> None:
     began = await records.last_began(runtime.vault, tenant, "changes")
     if not await _is_past(runtime, began, runtime.settings.schedule.changes / 2):
         return  # two beats, or ticks that had piled up
+    now = await runtime.vault.now()
+    await records.forget_old(runtime.vault, now=now)
+    await outbox.forget_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
     await (await runtime.sync(tenant)).changes(budget=SLICE)
     await (await runtime.erasure(tenant)).sweep()
 

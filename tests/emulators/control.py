@@ -350,7 +350,7 @@ class Emulation(ScaleControl):
     def call_log(self, prefix: str = "") -> list[Json]:
         """List the requests below a path, oldest first.
 
-        Each has `time`, `method`, `path`, `template`, `client_id`, `auth`, `grant`, `token` (digest of what
+        Each has `time`, `method`, `path`, `template`, `query` (of the Management API alone), `client_id`, `auth`, `grant`, `token` (digest of what
         was presented), `status`, `error`, `fault` and `outcome` (fault, else error, else status).
         """
         return list(self._do("call_log", prefix=prefix))

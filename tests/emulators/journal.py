@@ -21,6 +21,7 @@ class Journal:
             "method": method,
             "path": path,
             "template": path,
+            "query": "",
             "client_id": None,
             "auth": None,
             "grant": None,

@@ -321,6 +321,9 @@ def test_status(run: Run, company: Emulation, sql: Sql) -> None:
     assert status["last_sync"][0]["finished_at"].endswith("+00:00")
     assert status["renewals"]["last_hour"] == {"renewed": 5}
     assert "grants: active 5" in run("status").out
+    assert (status["last_changes"], "look for changes" in run("status").out) == ([], False)
+    sql("UPDATE sync_runs SET scope = 'changes' WHERE scope = 'all'")
+    assert "last look for changes at default: ended" in run("status").out
 
 
 def test_nothing_but_get_shows_a_token(run: Run, company: Emulation, sql: Sql) -> None:
@@ -432,7 +435,10 @@ def test_doctor_finds_nothing_wrong(run: Run, company: Emulation) -> None:
     found = {check["name"]: check["result"] for check in ran.json["checks"]}
     assert (ran.code, ran.json["ok"]) == (0, True), ran.out
     assert found.pop("workers") == "warn"
-    assert set(found.values()) == {"ok"}
+    assert {name for name, result in found.items() if result != "ok"} == {
+        "scope read:logs",
+        "scope read:events",
+    }
     assert {"database", "Redis", "key rings", "Auth0 default", "scope read:user_idp_tokens"} <= set(found)
 
 
@@ -442,7 +448,7 @@ def results(ran: Ran) -> dict[str, tuple[str, str]]:
 
 
 def test_doctor_names_each_mend(run: Run, company: Emulation, sql: Sql) -> None:
-    """A missing scope and a refused client each fail, with what to do; a connection without a client warns."""
+    """A missing scope and a refused client each fail, with what to do; what would be better with more is said."""
     company.add_connection("dev", "google-oauth2", "google", client_id="", client_secret="")
     company.add_users("dev", 1)
     run("sync")
@@ -457,6 +463,9 @@ def test_doctor_names_each_mend(run: Run, company: Emulation, sql: Sql) -> None:
     assert found["scope read:user_idp_tokens"][0] == "fail"
     assert "without their tokens" in found["scope read:user_idp_tokens"][1]
     assert found["scope read:users"][0] == "ok"
+    assert found["scope read:logs"][0] == "hint"
+    assert "walks through the users by their last update" in found["scope read:logs"][1]
+    assert found["scope read:events"][0] == "hint"
     assert found["connection bitbucket"][0] == "fail"
     assert "invalid_client" in found["connection bitbucket"][1]
     assert found["connection dev"][0] == "warn"

@@ -15,6 +15,7 @@ from worker.errors import Auth0Unreachable
 from worker.runtime import Runtime
 from worker.settings import Deletion
 from worker.sync.engine import Sync
+from worker.vault import records
 
 LIST, LOG = "GET /api/v2/users", "GET /api/v2/logs"
 SCOPES = [
@@ -166,6 +167,10 @@ async def test_the_log_names_whom_to_ask_for(bench: Bench) -> None:
     bench.tenant.login(user)
     report = await bench.sync.catch_up()
     assert (report.scope, report.seen, report.tally.changed) == ("changes", 1, 1)
+    found = await records.status(bench.runtime.vault, ["default"])
+    [full], [changes] = found["last_sync"], found["last_changes"]
+    assert (full["scope"], full["seen"], changes["seen"], changes["changed"]) == ("all", 600, 1, 1)
+    assert full["finished_at"] < changes["finished_at"]
     calls = bench.calls()
     assert (calls.pop(LOG), LIST in calls, sum(calls.values())) == (1, False, 2), (
         calls

@@ -1,17 +1,18 @@
-"""One process that syncs the emulated tenant, by the tenant's own clock; it can be killed and started again."""
+"""One process that syncs the emulated tenant, by the tenant's own clock."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from tests.emulators.control import Emulation
+from tests.emulators.control import ROOT, Emulation
 from worker.auth0 import PLANS, Budget, ManagementClient
 from worker.erasure import Erasure
 from worker.runtime import Runtime, credentials_of, open_runtime
@@ -82,6 +83,15 @@ async def work(what: str, base_url: str, plan: str, speed: float) -> dict[str, o
                     report = await sync.changes()
                     await clock.sleep(max(0.0, began + 60 * (minute + 1) - clock.epoch()))
             return {"seconds": clock.epoch() - began, "seen": report.seen, "problems": report.problems}
+
+
+def run(what: str, tenant: Emulation, environment: Mapping[str, str], plan: str, speed: float) -> float:
+    """Do one part in a process of its own; gives how long it took by the tenant's clock, in seconds."""
+    command = [sys.executable, "-m", "tests.scale.process", what, tenant.base_url, plan, str(speed)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{what} at plan {plan} failed with {done.returncode}")
+    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
 
 
 if __name__ == "__main__":

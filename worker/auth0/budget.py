@@ -32,7 +32,7 @@ DEFAULT_SHARE = 0.2
 ASSUMED_PROCESSES = 4
 # A Redis that takes longer to answer costs more than it saves; after a failure it is left alone for a while. Seconds.
 REDIS_PATIENCE = 0.25
-REDIS_AWAY = 5.0
+REDIS_AWAY = 1.0
 # How far ahead bulk calls may take slots, in seconds: more urgent calls wait behind these.
 HORIZON = 0.25
 # Calls that more urgent ones find ready, at the most: filling it up again holds bulk calls back.

@@ -25,6 +25,7 @@ class Result(StrEnum):
     """How a check came out."""
 
     OK = "ok"
+    HINT = "hint"
     WARN = "warn"
     FAIL = "fail"
 
@@ -176,7 +177,7 @@ async def _vault(settings: Settings) -> list[Check]:
 
 
 async def _auth0(runtime: Runtime, tenant: str) -> list[Check]:
-    from worker.auth0 import SCOPES
+    from worker.auth0 import OPTIONAL_SCOPES, SCOPES
 
     name = f"Auth0 {tenant}"
     try:
@@ -193,7 +194,13 @@ async def _auth0(runtime: Runtime, tenant: str) -> list[Check]:
             checks.append(Check(f"scope {scope}", Result.OK, "granted"))
         except MissingScope as missing:
             checks.append(Check(f"scope {scope}", Result.FAIL, str(missing)))
-    return checks
+    return [*checks, *(_optional(scope, without, scopes) for scope, without in OPTIONAL_SCOPES.items())]
+
+
+def _optional(scope: str, without: str, granted: frozenset[str]) -> Check:
+    if scope in granted:
+        return Check(f"scope {scope}", Result.OK, "granted")
+    return Check(f"scope {scope}", Result.HINT, f"not granted, and not needed: without it {without}")
 
 
 async def _connections(runtime: Runtime) -> list[Check]:

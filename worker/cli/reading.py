@@ -207,7 +207,7 @@ def show(
 def status(tenant: Tenant = None, as_json: Json = False) -> int:
     """Show how the vault is doing.
 
-    Grants by state, connections and their troubles, the last sync, renewals.
+    Grants by state, connections and their troubles, the last full sync and look for changes, renewals.
     """
     from worker.vault import records
 
@@ -220,6 +220,8 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
         output.say(f"last sync of {run['tenant']}: {run_of(run, now)}")
     if not found["last_sync"]:
         output.say("last sync: none yet")
+    for run in found["last_changes"]:
+        output.say(f"last look for changes at {run['tenant']}: {run_of(run, now)}")
     output.say(f"renewals: {found['renewals']['per_minute']} in the last minute; last hour: "
                f"{output.text(found['renewals']['last_hour']) or 'none'}")  # fmt: skip
     if any(found["events"].values()):

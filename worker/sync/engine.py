@@ -287,7 +287,7 @@ class Sync:
             error = str(failure) if isinstance(failure, Auth0Error | MissingScope) else type(failure).__name__
             raise
         finally:
-            ended = await self._vault.now() if report.finished or error else None
+            ended = await self._vault.now() if report.finished else None
             await records.update_run(
                 self._vault,
                 run_id,

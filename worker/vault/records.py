@@ -133,18 +133,20 @@ async def forget_old(vault: Vault, *, now: datetime) -> None:
 
 
 async def status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
-    """How the vault is: grants by state, connections, the last sync of each tenant, renewals of late."""
+    """How the vault is: grants by state, connections, each tenant's last full sync and last look for changes, renewals."""
     values = {"tenants": list(tenants)}
     async with vault.engine.connect() as connection:
         grants = await connection.execute(text(_GRANTS), values)
         connections = await connection.execute(text(_CONNECTIONS), values)
-        runs = await connection.execute(text(_LAST_RUNS), values)
+        full = await connection.execute(text(_LAST_RUNS), values | {"scope": "all"})
+        changes = await connection.execute(text(_LAST_RUNS), values | {"scope": "changes"})
         renewals = await connection.execute(text(_RENEWALS), values)
         events = await connection.execute(text(_EVENTS), values)
         return {
             "grants": {state: count for state, count in grants},  # noqa: C416  # rows are not pairs to dict()
             "connections": _connections([dict(row) for row in connections.mappings()]),
-            "last_sync": [dict(row) for row in runs.mappings()],
+            "last_sync": [dict(row) for row in full.mappings()],
+            "last_changes": [dict(row) for row in changes.mappings()],
             "renewals": _renewals([dict(row) for row in renewals.mappings()]),
             "events": dict(events.mappings().one()),
         }
@@ -167,9 +169,10 @@ ORDER BY c.tenant, c.name, s.state
 """
 
 _LAST_RUNS = """
-SELECT DISTINCT ON (tenant) tenant, scope, started_at, finished_at, seen, new, changed, unchanged, stale, gone, failed,
-    resumed, notes, error
-FROM sync_runs WHERE tenant = ANY(:tenants) AND scope = 'all' ORDER BY tenant, started_at DESC
+SELECT run.* FROM unnest(CAST(:tenants AS text[])) AS named (tenant) CROSS JOIN LATERAL (
+    SELECT tenant, scope, started_at, finished_at, seen, new, changed, unchanged, stale, gone, failed, resumed, notes, error
+    FROM sync_runs WHERE tenant = named.tenant AND scope = :scope ORDER BY started_at DESC LIMIT 1
+) run ORDER BY run.tenant
 """
 
 _RENEWALS = """
@@ -231,3 +234,25 @@ async def last_began(vault: Vault, tenant: str, scope: str) -> datetime | None:
     )
     async with vault.engine.connect() as connection:
         return (await connection.execute(statement)).scalar_one()
+
+
+async def failures(vault: Vault, tenant: str, scope: str) -> tuple[int, datetime | None]:
+    """How many runs of this scope have failed since one came to its end, and when the last did.
+
+    One that was killed, or that is gone on with, has not failed.
+    """
+    last_complete = (
+        select(func.max(SyncRun.started_at))
+        .where(SyncRun.tenant == tenant, SyncRun.scope == scope, SyncRun.complete)
+        .scalar_subquery()
+    )
+    statement = select(func.count(), func.max(SyncRun.finished_at)).where(
+        SyncRun.tenant == tenant,
+        SyncRun.scope == scope,
+        ~SyncRun.complete,
+        SyncRun.finished_at.is_not(None),
+        SyncRun.started_at > func.coalesce(last_complete, text("'-infinity'")),
+    )
+    async with vault.engine.connect() as connection:
+        count, last = (await connection.execute(statement)).one()
+    return count, last

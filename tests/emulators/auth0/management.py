@@ -83,6 +83,7 @@ class Management:
         try:
             caller = self._tokens.check(request)
             endpoint = f"{request.method} {request.scope['entry']['template']}"
+            request.scope["entry"]["query"] = request.url.query
             allowed, request.scope["entry"]["bucket"], headers = self.limits.take(group, endpoint)
             _admit(request, caller, scope, known, allowed)
             result = act(request, caller)

@@ -1,0 +1,131 @@
+"""What beat's ticks make of full syncs: those that fail, those whose worker is killed, those that nobody can take over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+from celery import Celery, current_app
+
+from tests.emulators.control import Emulation
+from tests.rows import Sql
+from worker import tasks
+from worker.errors import Auth0Unreachable
+from worker.runtime import Runtime
+
+Tick = Callable[[], Awaitable[bool]]
+
+
+@pytest.fixture
+async def runtime(tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime]]) -> Runtime:
+    """A vault beside a tenant of 350 users, whose calls do not wait between two attempts."""
+    tenant.add_connection("google-oauth2", "google-oauth2", "google")
+    tenant.seed_users(350, ["google-oauth2"])
+    opened = await open_worker()
+    (await opened.auth0("default"))._calls._pace._sleep = lambda _: asyncio.sleep(0)
+    return opened
+
+
+@pytest.fixture
+def tick(runtime: Runtime, tenant: Emulation) -> Tick:
+    """Looks as a tick does; says whether Auth0 was asked for anything."""
+
+    async def look() -> bool:
+        tenant.reset_calls()
+        try:
+            await tasks._catch_up_if_due(runtime, "default")
+        except Auth0Unreachable:
+            assert tenant.calls("/api/v2")
+        return bool(tenant.calls("/api/v2"))
+
+    return look
+
+
+def pass_time(sql: Sql, seconds: float) -> None:
+    """Let so much time pass for what is recorded."""
+    sql(
+        "UPDATE sync_runs SET started_at = started_at - make_interval(secs => %s),"
+        " finished_at = finished_at - make_interval(secs => %s)", seconds, seconds,
+    )  # fmt: skip
+
+
+def users(sql: Sql) -> int:
+    """How many users the vault holds tokens of."""
+    return int(sql("SELECT count(*) AS n FROM grants WHERE user_id <> ''")[0]["n"])
+
+
+async def test_a_walk_that_cannot_begin_is_tried_again_soon_then_less_often(
+    tenant: Emulation, tick: Tick, sql: Sql
+) -> None:
+    """A minute after the first failure, twice as long after each further one, ten minutes at the most."""
+    tenant.fail_next("/api/v2", 10_000, "503")
+    assert await tick()
+    for wait in (60, 120, 240, 480, 600, 600):
+        pass_time(sql, wait - 5)
+        assert not await tick()
+        pass_time(sql, 6)
+        assert await tick()
+    assert len(sql("SELECT 1 FROM sync_runs WHERE scope = 'all' AND error IS NOT NULL")) == 7
+    tenant.clear_faults()
+    pass_time(sql, 601)
+    assert await tick()
+    assert users(sql) == 350
+    tenant.fail_next("/api/v2", 10_000, "503")
+    pass_time(sql, 86_401)
+    assert await tick()
+    pass_time(sql, 61)  # what failed before the last success is forgotten
+    assert await tick()
+
+
+async def test_a_walk_that_fails_on_its_way_waits_too(
+    tenant: Emulation, tick: Tick, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is gone on with after a minute, not by each tick."""
+    monkeypatch.setattr(tasks, "SLICE", 0)
+    await tick()
+    assert users(sql) == 100
+    tenant.fail_next("/api/v2/users", 10_000, "503")
+    assert await tick()
+    assert not await tick()
+    tenant.clear_faults()
+    assert not await tick()
+    pass_time(sql, 61)
+    while await tick():
+        pass
+    assert users(sql) == 350
+
+
+async def test_a_walk_whose_worker_was_killed_goes_on_at_the_next_tick(tick: Tick, sql: Sql) -> None:
+    """Before its first page too: a run that nobody ended has not failed."""
+    sql("INSERT INTO sync_runs (tenant, scope, started_at) VALUES ('default', 'all', now())")
+    assert await tick()
+    assert users(sql) == 350
+
+
+@pytest.fixture
+def without_redis() -> Iterator[None]:
+    """No Redis takes this application's messages."""
+    before = current_app._get_current_object()
+    with Celery("without-redis", broker="redis://127.0.0.1:1/0") as app:
+        app.set_current()
+        yield
+    before.set_current()
+
+
+@pytest.fixture
+async def process(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks run here as in a worker, over this runtime and its loop."""
+    here, loop = tasks._Process(), asyncio.get_running_loop()
+    monkeypatch.setattr(here, "runtime", lambda: runtime)
+    monkeypatch.setattr(here, "_run", lambda work: asyncio.run_coroutine_threadsafe(work, loop).result())
+    monkeypatch.setattr(tasks, "_process", here)
+
+
+@pytest.mark.usefixtures("process", "without_redis")
+async def test_a_walk_goes_on_where_no_redis_takes_it_over(sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis carries the word from one slice of a walk to the next; without it the worker goes on by itself."""
+    monkeypatch.setattr(tasks, "SLICE", 0)
+    await asyncio.to_thread(tasks.sync_due.run)
+    assert users(sql) == 350
+    assert sql("SELECT complete, resumed FROM sync_runs") == [{"complete": True, "resumed": 3}]

@@ -1,0 +1,59 @@
+"""A tenant of real size that changes by itself, and what a vault has to hold of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import redis
+
+from tests.conftest import ACCESS_KEY, TABLES
+from tests.emulators.control import Emulation, digest
+from worker import embedded
+from worker.vault.keyring import KeyRing, Place
+
+LIST = "GET /api/v2/users"
+SCOPES = [
+    "read:users", "read:user_idp_tokens", "read:connections", "read:connections_options", "read:logs",
+]  # fmt: skip
+CONNECTIONS = ("google-oauth2", "bitbucket", "windowslive")
+ACTIVITY: dict[str, Any] = {"logins": 40, "creations": 6, "links": 1, "unlinks": 0.5, "deletions": 3}
+
+
+def prepared(servers: embedded.Servers, tenant: Emulation, plan: str, users: int, *, speed: float) -> None:
+    """An empty vault, and a tenant of so many users with a search that lags by five seconds."""
+    with psycopg.connect(servers.database_url.reveal(), autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
+    with redis.Redis.from_url(servers.redis_url.reveal()) as broker:
+        broker.flushall()
+    tenant.reset()
+    tenant.set_scopes(SCOPES)
+    for name in CONNECTIONS:
+        tenant.add_connection(name, name, {"google-oauth2": "google", "windowslive": "entra"}.get(name, name))
+    tenant.seed_users(users, list(CONNECTIONS), linked=0.02, cluster=250)
+    tenant.write_log("fapi")
+    tenant.set_search_lag(5)
+    tenant.set_plan(plan)
+    tenant.set_speed(speed)
+    tenant.reset_calls()
+
+
+def wrong(servers: embedded.Servers, tenant: Emulation) -> int:
+    """How many identities the vault lacks or has too many, or has with other tokens than Auth0 shows."""
+    ring = KeyRing("access", [ACCESS_KEY])
+    shown = {
+        (user["user_id"], identity["connection"], str(identity["provider_user_id"])): identity["shown_access"]
+        for user in tenant.alive()
+        for identity in user["identities"]
+    }
+    mistakes = 0
+    with psycopg.connect(servers.database_url.reveal()) as connection:
+        rows = connection.execute(
+            "SELECT user_id, connection, provider_user_id, access_version, access_sealed FROM grants"
+            " WHERE user_id <> '' AND state <> 'erased'"
+        )
+        for user, name, subject, version, sealed in rows:
+            place = Place("grants", ("default", name, user, subject), "access", version)
+            held = digest(ring.open(place, bytes(sealed)).reveal())
+            mistakes += shown.pop((user, name, subject), None) != held
+    return mistakes + len(shown)
