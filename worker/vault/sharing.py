@@ -15,7 +15,6 @@ from worker.vault.database import Vault
 from worker.vault.keyring import Place
 from worker.vault.tables import ManagementTokenRow
 
-
 _KEEPALIVES = text("""
 SELECT set_config('tcp_keepalives_idle', '60', false), set_config('tcp_keepalives_interval', '10', false),
     set_config('tcp_keepalives_count', '3', false)
