@@ -24,6 +24,8 @@ from worker.vault.migrating import migrate
 
 # Emulated seconds in a real one: as fast as one process keeps up with on two cores.
 CALLS_A_SECOND = 14.0
+# An export takes so many seconds of the tenant's clock.
+EXPORT = 600.0
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class Outcome:
     hour_calls: int
     hour_logins: int
     crawl_calls: int
+    reconciling_calls: int
 
     @property
     def clean(self) -> bool:
@@ -78,7 +81,9 @@ def one(
     plan: str,
     users: int,
 ) -> Outcome:
-    """A full sync while the tenant changes, the end reconciled, then an hour of ordinary activity."""
+    """A full sync while the tenant changes, the end held against Auth0, an hour of ordinary activity, and the day's
+    reconciliation.
+    """
     limits = PLANS[plan]
     limit = limits.limits[limits.bucket("read_users")]
     speed = max(1.0, CALLS_A_SECOND / limit.per_second)
@@ -98,11 +103,24 @@ def one(
     tenant.start_activity(**ACTIVITY)
     run("hour", tenant, environment, plan, 60)
     happened = tenant.stop_activity()
-    hour = sum(group["calls"] for group in tenant.limit_counts()["groups"].values())
+    hour = calls(tenant)
+    run("settle", tenant, environment, plan, 60)
+    tenant.set_export(seconds=EXPORT)
+    tenant.reset_calls()
+    run(
+        "walk", tenant, environment, plan, 60
+    )  # everybody was seen before: by an export, where there are many
+    reconciling = calls(tenant)
+    mistakes += wrong(servers, tenant)
     return Outcome(
         plan, users, seconds, (fewest - limit.burst) / limit.per_second, refused, pages, mistakes,
-        hour, happened.get("logins", 0), 4 * fewest,
+        hour, happened.get("logins", 0), 4 * fewest, reconciling,
     )  # fmt: skip
+
+
+def calls(tenant: Emulation) -> int:
+    """How many calls the Management API has had."""
+    return sum(int(group["calls"]) for group in tenant.limit_counts()["groups"].values())
 
 
 def table(outcomes: list[Outcome]) -> Table:
@@ -111,6 +129,7 @@ def table(outcomes: list[Outcome]) -> Table:
     for column in (
         "plan", "users", "full sync, s", "limit allows, s", "ratio", "429s", "pages", "wrong",
         "calls in an hour", "logins in it", "crawl every 15 min",
+        "calls to reconcile",
     ):  # fmt: skip
         made.add_column(column, justify="right")
     for each in outcomes:
@@ -118,6 +137,7 @@ def table(outcomes: list[Outcome]) -> Table:
             each.plan, f"{each.users:,}", f"{each.seconds:.0f}", f"{each.allowed:.0f}",
             f"{each.seconds / each.allowed:.2f}" if each.allowed > 0 else "", str(each.refused), str(each.calls),
             str(each.wrong), str(each.hour_calls), str(each.hour_logins), str(each.crawl_calls),
+            str(each.reconciling_calls),
         )  # fmt: skip
     return made
 
