@@ -13,6 +13,7 @@ from kombu.entity import Queue
 from worker import embedded, logs, tasks
 from worker import settings as configuration
 from worker.errors import ConfigurationError
+from worker.reading.asking import SKEW
 from worker.settings import Settings
 
 # A message whose worker died is delivered again after this time, in seconds: longer than any task takes, as
@@ -20,10 +21,6 @@ from worker.settings import Settings
 VISIBILITY = 3600
 # How often beat asks whether a sync is due, in seconds at the most; Postgres knows when the last one began.
 LOOK = 30.0
-
-# Messages expire by the clock of the host that takes them, in seconds: a worker whose clock is fast by less than
-# this must not drop every tick.
-SKEW = 300.0
 
 
 def make_app(settings: Settings) -> Celery:

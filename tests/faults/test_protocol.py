@@ -49,6 +49,7 @@ T = TypeVar("T")
 LIFE = timedelta(hours=1)
 STRICT = providers.get("bitbucket")  # rotates, forgives nothing
 INVALID = Refused(Blame.USER, "invalid_grant")
+NO_ANSWER = Refused(Blame.IN_DOUBT, "timeout", spent=True)
 
 
 @dataclass
@@ -125,16 +126,10 @@ class Protocol(RuleBasedStateMachine):
         [row] = self.connection.execute("SELECT * FROM grants").fetchall()
         return row
 
-    def pick(self, number: int, *, sent: bool) -> Attempt | None:
-        """One of the attempts that have, or have not, been sent."""
-        fit = [attempt for attempt in self.attempts if (attempt.sent_at is not None) is sent]
-        return fit[number % len(fit)] if fit else None
-
     @initialize()
     def first_login(self) -> None:
         """The user signs in for the first time."""
-        self.shown = self.provider.login()
-        self.show(self.shown)
+        self.show(self.login())
 
     def show(self, pair: TokenPair) -> None:
         """Let Auth0 show this, and the vault look."""
@@ -147,55 +142,107 @@ class Protocol(RuleBasedStateMachine):
         )
         self.run(grants.take(self.vault, [shown], now=self.now))
 
+    # The rules are few, with much to choose in each: hypothesis leaves some rules out of every example.
+
+    @rule(
+        wait=st.sampled_from(["not at all", "until it is due", "until the claim runs out"]),
+        on_demand=st.booleans(),
+        force=st.booleans(),
+        call=st.sampled_from(["carried out", "carried out", "lost on its way", "not yet sent"]),
+    )
+    def a_worker_comes(self, wait: str, on_demand: bool, force: bool, call: str) -> None:
+        """Somebody looks at the grant, claims it if there is no live claim, and presents its token or is slow."""
+        row = self.row()
+        moment = row["due_at"] if wait == "until it is due" else row["claim_until"]
+        if wait != "not at all" and moment is not None:
+            self.move(max(self.now, moment))
+        for attempt in self.claimed(on_demand=on_demand, force=force):
+            if call != "not yet sent":
+                self.send(attempt, carried_out=call == "carried out")
+
+    @precondition(lambda self: bool(self.attempts))
+    @rule(
+        number=st.integers(0, 9),
+        carried_out=st.sampled_from([True, True, False]),
+        end=st.sampled_from(["answered", "answered", "answered", "lost", "spooled", "dead"]),
+    )
+    def a_call_goes_on(self, number: int, carried_out: bool, end: str) -> None:
+        """A token is presented at last, or its answer comes, is lost, is put on disk, or finds nobody alive."""
+        attempt = self.attempts[number % len(self.attempts)]
+        if end == "dead":
+            self.attempts.remove(attempt)
+        elif attempt.sent_at is None:
+            self.send(attempt, carried_out=carried_out)
+        elif end == "spooled" and isinstance(attempt.answer, TokenPair):
+            self.attempts.remove(attempt)
+            due_at = attempt.sent_at + LIFE / 2
+            self.spool.keep(attempt.claim, attempt.answer, obtained_at=attempt.sent_at, due_at=due_at)
+        else:
+            self.answer(attempt, lost=end == "lost")
+
     @rule(seconds=st.sampled_from([1, 30, 100, 161, 600, 3500]))
     def time_passes(self, seconds: int) -> None:
-        self.now += timedelta(seconds=seconds)
-        self.provider.now = self.now
+        self.move(self.now + timedelta(seconds=seconds))
 
-    @precondition(lambda self: self.row()["claim_until"] is not None)
+    @precondition(lambda self: bool(self.spool.waiting()))
     @rule()
-    def the_claim_runs_out(self) -> None:
-        self.now = self.provider.now = max(self.now, self.row()["claim_until"])
+    def spool_is_replayed(self) -> None:
+        self.run(self.storing.replay())
 
-    @precondition(lambda self: self.row()["due_at"] is not None)
-    @rule()
-    def it_falls_due(self) -> None:
-        self.now = self.provider.now = max(self.now, self.row()["due_at"])
+    @rule(what=st.sampled_from(["login", "silent login", "old copy", "link", "forgotten"]))
+    def something_happens_at_auth0(self, what: str) -> None:
+        self.move(self.now + timedelta(seconds=1))
+        match what:
+            case "login":
+                self.erased = False
+                self.show(self.login())
+            case "silent login":
+                access = Secret(f"silent-{self.now.timestamp()}")
+                self.show(TokenPair(access, None, expires_at=self.now + LIFE))
+            case "old copy":
+                self.show(self.shown)
+            case "link":
+                self.user = "u|2" if self.user == "u|1" else "u|1"
+                self.show(self.shown)
+            case "forgotten":
+                self.forget()
 
-    @precondition(lambda self: (self.row()["due_at"] or self.now + LIFE) <= self.now)
-    @rule()
-    def claim_due(self) -> None:
-        until = self.now + CLAIM_TIME
-        found = self.run(
-            claims.claim_due(
-                self.vault, {("default", "c"): 5}, owner=uuid4(), now=self.now, until=until, limit=5
+    # What they are made of
+
+    def move(self, at: datetime) -> None:
+        """Let the time be this one."""
+        self.now = self.provider.now = at
+
+    def login(self) -> TokenPair:
+        """Let the user sign in; Auth0 shows that from now on."""
+        self.shown = self.provider.login()
+        return self.shown
+
+    def claimed(self, *, on_demand: bool, force: bool) -> list[Attempt]:
+        """Claim what is to be had, and wait with a token in doubt as the engine does."""
+        until, owner = self.now + CLAIM_TIME, uuid4()
+        if on_demand:
+            one = claims.claim_one(
+                self.vault, self.row()["id"], owner=owner, now=self.now, until=until, force=force
             )
-        )
-        for claim in found:
-            self.begin(claim)
-
-    @precondition(lambda self: self.row()["claim_until"] is None or self.row()["claim_until"] <= self.now)
-    @rule(force=st.booleans())
-    def claim_one(self, force: bool) -> None:
-        until, grant = self.now + CLAIM_TIME, self.row()["id"]
-        work = claims.claim_one(self.vault, grant, owner=uuid4(), now=self.now, until=until, force=force)
-        if claim := self.run(work):
-            self.begin(claim, force=force)
-
-    def begin(self, claim: Claim, *, force: bool = False) -> None:
-        """Wait with a token in doubt, as the engine does, or begin."""
-        waiting = None if force else wait_in_doubt(claim, STRICT, now=self.now)
-        if waiting:
-            self.run(claims.release(self.vault, claim, **waiting.columns))
+            found = [claim] if (claim := self.run(one)) else []
         else:
-            self.attempts.append(Attempt(claim))
+            quotas = {("default", "c"): 5}
+            found = self.run(
+                claims.claim_due(self.vault, quotas, owner=owner, now=self.now, until=until, limit=5)
+            )
+        begun = []
+        for claim in found:
+            waiting = None if on_demand and force else wait_in_doubt(claim, STRICT, now=self.now)
+            if waiting:
+                self.run(claims.release(self.vault, claim, **waiting.columns))
+            else:
+                begun.append(Attempt(claim))
+        self.attempts += begun
+        return begun
 
-    @precondition(lambda self: any(attempt.sent_at is None for attempt in self.attempts))
-    @rule(number=st.integers(0, 9), carried_out=st.sampled_from([True, True, False]))
-    def send(self, number: int, carried_out: bool) -> None:
-        attempt = self.pick(number, sent=False)
-        if attempt is None:
-            return
+    def send(self, attempt: Attempt, *, carried_out: bool) -> None:
+        """Present the token as the engine does, where there is still time and the claim stands."""
         claim = attempt.claim
         doubted = claim.doubt_since is not None
         late = self.now + timedelta(seconds=CALL_TIMEOUT) >= claim.until
@@ -209,78 +256,25 @@ class Protocol(RuleBasedStateMachine):
             self.run(claims.release(self.vault, claim, **NOTHING_TO_SPEND.columns))
             return
         attempt.sent_at = self.now
-        attempt.answer = Refused(Blame.IN_DOUBT, "timeout", spent=True)
+        attempt.answer = NO_ANSWER
         if carried_out:
             attempt.answer = self.provider.redeem(refresh.reveal(), in_doubt=doubted)
 
-    @precondition(lambda self: any(attempt.sent_at is not None for attempt in self.attempts))
-    @rule(number=st.integers(0, 9), lost=st.sampled_from([False, False, False, True]))
-    def answer_comes(self, number: int, lost: bool) -> None:
-        attempt = self.pick(number, sent=True)
-        if attempt is None or attempt.sent_at is None or attempt.answer is None:
-            return
+    def answer(self, attempt: Attempt, *, lost: bool) -> None:
+        """Let the answer come, however late, or its loss be noticed; it is written down as the engine does."""
         self.attempts.remove(attempt)
-        answer = Refused(Blame.IN_DOUBT, "timeout", spent=True) if lost else attempt.answer
+        answer = NO_ANSWER if lost or attempt.answer is None else attempt.answer
         if isinstance(answer, TokenPair):
+            assert attempt.sent_at is not None
             self.run(self.storing.store(attempt.claim, answer, sent_at=attempt.sent_at, upkeep=EAGER))
-        else:
-            self.refused(attempt.claim, answer)
-
-    def refused(self, claim: Claim, refused: Refused) -> None:
-        """Write down a refusal, as the engine does."""
-        decision = decide(refused, claim, STRICT, now=self.now, chance=0.5)
-        released = self.run(claims.release(self.vault, claim, **decision.columns))
-        if not released and decision.outcome is Outcome.LOST:
-            self.run(claims.refused_after_all(self.vault, claim, now=self.now))
-
-    @precondition(lambda self: any(attempt.sent_at is not None for attempt in self.attempts))
-    @rule(number=st.integers(0, 9))
-    def answer_is_spooled(self, number: int) -> None:
-        attempt = self.pick(number, sent=True)
-        if attempt and attempt.sent_at and isinstance(attempt.answer, TokenPair):
-            self.attempts.remove(attempt)
-            due_at = attempt.sent_at + LIFE / 2
-            self.spool.keep(attempt.claim, attempt.answer, obtained_at=attempt.sent_at, due_at=due_at)
-
-    @precondition(lambda self: bool(self.spool.waiting()))
-    @rule()
-    def spool_is_replayed(self) -> None:
-        self.run(self.storing.replay())
-
-    @precondition(lambda self: bool(self.attempts))
-    @rule(number=st.integers(0, 9), sent=st.booleans())
-    def worker_dies(self, number: int, sent: bool) -> None:
-        attempt = self.pick(number, sent=sent)
-        if attempt:
-            self.attempts.remove(attempt)
-
-    @precondition(lambda self: self.now > EPOCH + LIFE)
-    @rule(silent=st.booleans())
-    def user_logs_in(self, silent: bool) -> None:
-        self.now += timedelta(seconds=1)
-        if silent:
-            access = Secret(f"silent-{self.now.timestamp()}")
-            self.show(TokenPair(access, None, expires_at=self.now + LIFE))
             return
-        self.shown = self.provider.login()
-        self.erased = False
-        self.show(self.shown)
+        decision = decide(answer, attempt.claim, STRICT, now=self.now, chance=0.5)
+        released = self.run(claims.release(self.vault, attempt.claim, **decision.columns))
+        if not released and decision.outcome is Outcome.LOST:
+            self.run(claims.refused_after_all(self.vault, attempt.claim, now=self.now))
 
-    @precondition(lambda self: self.now > EPOCH + LIFE)
-    @rule()
-    def auth0_shows_its_old_copy(self) -> None:
-        self.show(self.shown)
-
-    @precondition(lambda self: self.now > EPOCH + LIFE)
-    @rule()
-    def accounts_are_linked(self) -> None:
-        self.user = "u|2" if self.user == "u|1" else "u|1"
-        self.now += timedelta(seconds=1)
-        self.show(self.shown)
-
-    @precondition(lambda self: self.now > EPOCH + LIFE)
-    @rule()
-    def user_is_forgotten(self) -> None:
+    def forget(self) -> None:
+        """Erase the user."""
         self.erased = True
         self.connection.execute(
             "UPDATE grants SET state = 'erased', reason = NULL, access_sealed = NULL, refresh_sealed = NULL,"

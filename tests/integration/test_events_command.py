@@ -190,7 +190,8 @@ async def test_beats_task_delivers(
 
 def test_beat_looks_for_events(receiver: Receiver) -> None:
     """Beat's tick names the task, on the least urgent queue, carries nothing, and is dropped when it is late."""
-    from worker.app import SKEW, make_app
+    from worker.app import make_app
+    from worker.reading.asking import SKEW
 
     app = make_app(load())
     tick = app.conf.beat_schedule["events"]
