@@ -258,7 +258,9 @@ class Protocol(RuleBasedStateMachine):
         attempt.sent_at = self.now
         attempt.answer = NO_ANSWER
         if carried_out:
-            attempt.answer = self.provider.redeem(refresh.reveal(), in_doubt=doubted)
+            # A dead grant's token is presented by force alone, after its loss was told.
+            told = doubted or claim.state == "reauthorization_required"
+            attempt.answer = self.provider.redeem(refresh.reveal(), in_doubt=told)
 
     def answer(self, attempt: Attempt, *, lost: bool) -> None:
         """Let the answer come, however late, or its loss be noticed; it is written down as the engine does."""
