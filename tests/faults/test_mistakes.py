@@ -18,6 +18,7 @@ from tests.readers import Rows, opening
 from tests.renewing import Renewals, opened
 from worker.errors import TemporarilyUnavailable
 from worker.renew import on_demand
+from worker.renew.engine import CLAIM_TIME
 from worker.renew.outcome import Outcome
 from worker.renew.sending import CALL_TIMEOUT, CONNECT_TIMEOUT, DRAIN
 from worker.settings import load
@@ -192,7 +193,7 @@ async def test_a_dead_grant_in_a_200_is_dead_and_asked_about_once(
 
 def test_a_claim_outlives_the_longest_call() -> None:
     """No call, connecting and its late answer included, can outlast the claim it is made under."""
-    assert 3 * timedelta(seconds=CONNECT_TIMEOUT + CALL_TIMEOUT + DRAIN) < on_demand.CLAIM_TIME
+    assert 3 * timedelta(seconds=CONNECT_TIMEOUT + CALL_TIMEOUT + DRAIN) < CLAIM_TIME
 
 
 async def test_a_claim_that_is_anothers_is_no_verdict(

@@ -80,7 +80,9 @@ async def test_the_lease_runs_out_during_the_call(renewals: Renewals, provider: 
     second = await renewals.worker()
     await second.engine.renew_due(second.tenants)
     await answered()
-    await second.engine.renew_due(second.tenants)  # nobody knows that the other did not present it: it is tried at once
+    await second.engine.renew_due(
+        second.tenants
+    )  # nobody knows that the other did not present it: it is tried at once
     assert renewals.tenant.double_spends() == 0
     row = renewals.row(user)
     assert (row["state"], row["doubt_since"], row["claim_owner"]) == ("active", None, None)
