@@ -147,17 +147,18 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(
         wait=st.sampled_from(["not at all", "until it is due", "until the claim runs out"]),
-        on_demand=st.booleans(),
-        force=st.booleans(),
+        who=st.sampled_from(
+            ["a batch", "a batch", "an app", "an app by force", "the operator", "the operator"]
+        ),
         call=st.sampled_from(["carried out", "carried out", "lost on its way", "not yet sent"]),
     )
-    def a_worker_comes(self, wait: str, on_demand: bool, force: bool, call: str) -> None:
+    def a_worker_comes(self, wait: str, who: str, call: str) -> None:
         """Somebody looks at the grant, claims it if there is no live claim, and presents its token or is slow."""
         row = self.row()
         moment = row["due_at"] if wait == "until it is due" else row["claim_until"]
         if wait != "not at all" and moment is not None:
             self.move(max(self.now, moment))
-        for attempt in self.claimed(on_demand=on_demand, force=force):
+        for attempt in self.claimed(who):
             if call != "not yet sent":
                 self.send(attempt, carried_out=call == "carried out")
 
@@ -219,22 +220,23 @@ class Protocol(RuleBasedStateMachine):
         self.shown = self.provider.login()
         return self.shown
 
-    def claimed(self, *, on_demand: bool, force: bool) -> list[Attempt]:
-        """Claim what is to be had, and wait with a token in doubt as the engine does."""
-        until, owner = self.now + CLAIM_TIME, uuid4()
-        if on_demand:
-            one = claims.claim_one(
-                self.vault, self.row()["id"], owner=owner, now=self.now, until=until, force=force
-            )
-            found = [claim] if (claim := self.run(one)) else []
-        else:
+    def claimed(self, who: str) -> list[Attempt]:
+        """Claim what is to be had, and wait with a token in doubt as the engine does: all but the operator do."""
+        until, owner, by_operator = self.now + CLAIM_TIME, uuid4(), who == "the operator"
+        if who == "a batch":
             quotas = {("default", "c"): 5}
             found = self.run(
                 claims.claim_due(self.vault, quotas, owner=owner, now=self.now, until=until, limit=5)
             )
+        else:
+            one = claims.claim_one(
+                self.vault, self.row()["id"], owner=owner, now=self.now, until=until,
+                force=who != "an app", by_operator=by_operator,
+            )  # fmt: skip
+            found = [claim] if (claim := self.run(one)) else []
         begun = []
         for claim in found:
-            waiting = None if on_demand and force else wait_in_doubt(claim, STRICT, now=self.now)
+            waiting = None if by_operator else wait_in_doubt(claim, STRICT, now=self.now)
             if waiting:
                 self.run(claims.release(self.vault, claim, **waiting.columns))
             else:
@@ -348,8 +350,8 @@ def test_no_interleaving_loses_a_grant_in_silence(model: type[Protocol]) -> None
     )  # fmt: skip
 
 
-FIRST = {"wait": "until it is due", "on_demand": False, "force": False, "call": "carried out"}
-SECOND = {"wait": "until the claim runs out", "on_demand": True, "force": True, "call": "carried out"}
+FIRST = {"wait": "until it is due", "who": "a batch", "call": "carried out"}
+SECOND = {"wait": "until the claim runs out", "who": "the operator", "call": "carried out"}
 LOGIN = {"what": "login"}
 
 
