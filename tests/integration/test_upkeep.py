@@ -290,7 +290,9 @@ async def test_several_hanging_providers_do_not_starve_the_others(
     worker = await renewals.synced(connections=1000)
     renewals.make_due()
     for name in hanging:
-        renewals.tenant.fail_next(f"/idp/{name}", 8, "delay:0")  # the first go well, and ever more follow at once
+        renewals.tenant.fail_next(
+            f"/idp/{name}", 8, "delay:0"
+        )  # the first go well, and ever more follow at once
         renewals.tenant.fail_next(f"/idp/{name}", 1000, "hang", carried_out=False)
     for name in ("well", "well-too"):  # those that hang have filled the window before these are through
         renewals.tenant.fail_next(f"/idp/{name}", 1000, "delay:0.2")
