@@ -13,8 +13,8 @@ from kombu.entity import Queue
 from worker import embedded, logs, tasks
 from worker import settings as configuration
 from worker.errors import ConfigurationError
+from worker.reading.asking import SKEW
 from worker.settings import Settings
-from worker.tasks import SKEW
 
 # A message whose worker died is delivered again after this time, in seconds: longer than any task takes, as
 # what is delivered twice is work done twice, though without harm.

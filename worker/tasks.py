@@ -25,6 +25,7 @@ from worker.errors import (
     TokenNotFound,
     VaultError,
 )
+from worker.reading.asking import SKEW
 from worker.renew.on_demand import Refreshed
 from worker.runtime import Runtime, open_runtime
 from worker.sync.engine import Sync
@@ -40,9 +41,6 @@ RETRY_AFTER = 15.0
 
 # A walk through all users is cut into tasks of so many seconds.
 SLICE = 45.0
-# Messages expire by the clock of the host that takes them, in seconds: a worker whose clock is fast by less than
-# this must not drop every tick.
-SKEW = 300.0
 # A full sync that failed is tried again after so many seconds, twice as many after each further failure, up to a bound.
 TRY_AGAIN, LONGEST_WAIT = 60.0, 600.0
 

@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
+from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 POINTS = (
     "claimed", "opened", "sent", "answered", "committed", "releasing", "released", "counting", "counted",
@@ -167,8 +168,22 @@ def _celery(arguments: dict[str, Any]) -> None:
 
     Strings(Path(os.environ["FAULTS_CONTROL"])).attach()
     if skew := arguments.get("skew", 0.0):
-        time.time = lambda: _real_time() + skew
+        _skewed(skew)
     app.start(argv=arguments["argv"])
+
+
+def _skewed(by: float) -> None:
+    """Let the clock of this process's host be off by so many seconds, for Celery's own dates too."""
+    from celery.app import base
+    from celery.worker import request
+
+    class Off(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(_real_time() + by, tz)
+
+    time.time = lambda: _real_time() + by
+    base.datetime = request.datetime = Off
 
 
 def _reader(arguments: dict[str, Any]) -> None:

@@ -293,10 +293,10 @@ def _connections(emulation: Emulation, life: float) -> list[str]:
 
 
 def cast(stage: Stage, *, readers: int, seed: int) -> None:
-    """Let the workers, two beats and the readers begin; one worker's host is five minutes fast, one slow."""
-    stage.celery("bulk-1", "renew,sync")
+    """Let the workers, two beats and the readers begin; two hosts are five minutes fast, one is as slow."""
+    stage.celery("bulk-1", "renew,sync", skew=300.0)
     stage.celery("bulk-2", "renew", skew=-300.0)
-    stage.celery("interactive", "interactive", threads=8)
+    stage.celery("interactive", "interactive", threads=8, skew=300.0)
     stage.celery("beat-1", None)
     stage.celery("beat-2", None)
     for number in range(readers):

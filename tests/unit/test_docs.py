@@ -29,8 +29,8 @@ from worker.vault.failures import failure
 from worker.vault.tables import GRANT_STATES
 
 ROOT = Path(__file__).parents[2]
-README, OPERATING, ARCHITECTURE = (
-    ROOT / name for name in ("README.md", "docs/operating.md", "docs/architecture.md")
+README, OPERATING, ARCHITECTURE, PROMISES = (
+    ROOT / name for name in ("README.md", "docs/operating.md", "docs/architecture.md", "docs/promises.md")
 )
 PAGES = sorted([README, ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
 DECISIONS = sorted(ROOT.glob("docs/adr/*.md"))
@@ -283,6 +283,17 @@ def test_rooms_are_told() -> None:
     floors = project["tool"]["importlinter"]["contracts"][0]["layers"]
     told = re.findall(r"`(\w+)`", " ".join(first_cells(ARCHITECTURE, "that is not in this list.")))
     assert told == [room for floor in floors for room in floor.split(" | ")]
+
+
+def test_promises_have_their_tests() -> None:
+    """Whatever could break has tests, and each that is named is there."""
+    rows = [row for row in text(PROMISES).splitlines() if row.startswith("| ") and "| tests |" not in row]
+    assert len(rows) > 40
+    for row in rows:
+        named = re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", row)
+        assert named, row
+        for name, file in named:
+            assert f"def {name}(" in text(ROOT / file), f"{file} has no {name}"
 
 
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.name)

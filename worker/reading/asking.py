@@ -16,6 +16,10 @@ from worker.vault.serving import Served
 TASK = "worker.refresh_token"
 QUEUE = "interactive"
 
+# Messages expire by the clock of the host that takes them, in seconds: hosts whose clocks are five minutes apart,
+# one ahead and one behind, must not drop what is sent between them.
+SKEW = 600.0
+
 # A Redis that takes longer to answer is of no use to somebody who waits, in seconds.
 PATIENCE = 2.0
 # A read is noted once in this time, in seconds, while no worker has taken the note.
@@ -61,7 +65,7 @@ class Asking:
                 queue=QUEUE,
                 ignore_result=True,
                 # After that nobody waits any more, and the next reader asks anew.
-                expires=max(wait, 30.0),
+                expires=max(wait, 30.0) + SKEW,
                 retry=False,
             )
         except (redis.RedisError, OperationalError, OSError):

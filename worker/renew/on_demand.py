@@ -128,10 +128,15 @@ class OnDemand:
         return served
 
     async def _note_read(self, served: Served) -> None:
-        """Note that the grant is wanted, where that decides whether it is kept fresh."""
+        """Note that the grant is wanted, where that decides whether it is kept fresh.
+
+        One that was noted before is noted again whatever decides now: its readers go on telling until it is.
+        """
+        if served.last_read_at is not None and not served.wants_notice:
+            return
         loaded = await self._connections.load([served.tenant], served.connection)
         upkeep = loaded[served.tenant, served.connection].upkeep
-        if upkeep.read_window is None or (served.last_read_at is not None and not served.wants_notice):
+        if upkeep.read_window is None and served.last_read_at is None:
             return
         fresh = due.while_fresh(served.expires_at, served.obtained_at or served.now, random.random(), upkeep)  # noqa: S311  # jitter
         await grants.note_read(self._vault, served.id, now=served.now, due_at=fresh)

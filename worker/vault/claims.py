@@ -111,8 +111,9 @@ RETURNING id, tenant, connection, user_id, provider_user_id, state, access_seale
 
 # One statement, so that the pair is committed with the answer and nothing can come between. Each token is
 # compared by itself: a login that brought only a newer access token must not cost us the rotated refresh token.
-# A claim of whoever took over is on the token that is replaced, and void. That one may have presented the token
-# again, and the provider have revoked the new pair with the old: it is kept, and tried at once, in doubt.
+# A claim of whoever took over is on the token that is replaced, and void. That one, or one whose own outcome was
+# unknown, may have presented the token again, and the provider have revoked the new pair with the old: it is kept,
+# and tried at once, in doubt.
 _STORE = text("""
 WITH stored AS (
     UPDATE grants SET
@@ -140,7 +141,8 @@ WITH stored AS (
     FROM (
         SELECT id AS held, awaited AS was_awaited,
             CAST(:refresh_sealed AS bytea) IS NOT NULL AND claim_owner IS DISTINCT FROM :owner
-                AND (claim_owner IS NOT NULL OR coalesce(reason = 'lost_in_rotation', false)) AS presented_since,
+                AND (claim_owner IS NOT NULL OR doubt_since IS NOT NULL OR coalesce(reason = 'lost_in_rotation', false))
+                AS presented_since,
             refresh_version = :refresh_version AS same_refresh,
             refresh_version = :refresh_version AND CAST(:refresh_sealed AS bytea) IS NOT NULL AS fresh_refresh,
             refresh_version = :refresh_version AND access_version = :access_version AS same_access

@@ -202,7 +202,8 @@ _NOTHING_SEEN: Mapping[str, Any] = {
 
 _WAKE = text("""
 UPDATE grants SET due_at = now() + random() * interval '10 minutes'
-WHERE tenant = :tenant AND connection = :name AND due_at > expires_at AND claim_owner IS NULL AND attempts = 0
+WHERE tenant = :tenant AND connection = :name AND claim_owner IS NULL AND attempts = 0
+    AND due_at IS NOT NULL AND (expires_at IS NULL OR due_at > expires_at)
 """)
 
 # What waited behind a circuit becomes due in the order in which its tokens end, slowly at first. A token that
