@@ -18,6 +18,7 @@ from tests.readers import on_demand_worker, opening
 from tests.renewing import Renewals, opened, until
 from worker.connections import Connections
 from worker.renew import engine as engines
+from worker.renew import lanes
 from worker.renew.engine import WINDOW, Engine
 from worker.renew.on_demand import OnDemand
 from worker.renew.outcome import Outcome
@@ -281,7 +282,8 @@ async def test_several_hanging_providers_do_not_starve_the_others(
     renewals: Renewals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While four providers hang, each with more due than a worker holds at once, the healthy ones are renewed."""
-    monkeypatch.setattr(engines, "HANGING", 0.5)
+    for where in (engines, lanes):
+        monkeypatch.setattr(where, "HANGING", 0.5)
     hanging = [f"hangs-{number}" for number in range(4)]
     for name in hanging:
         renewals.connect(name, users=WINDOW + 10)
