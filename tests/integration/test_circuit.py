@@ -19,8 +19,7 @@ from worker.renew.outcome import UNKNOWN_TRIES, Outcome
 from worker.renew.sending import http_client
 from worker.runtime import Runtime
 from worker.settings import load
-from worker.vault import claims
-from worker.vault import connections as circuits
+from worker.vault import circuits, claims
 from worker.vault.spool import Spool
 
 

@@ -16,6 +16,7 @@ from worker.errors import CannotOpen
 from worker.providers import ClientAuth
 from worker.settings import ConnectionSettings, Schedule, Settings, TenantSettings
 from worker.tokens import Secret
+from worker.vault import circuits
 from worker.vault import connections as table
 from worker.vault.database import Vault
 from worker.vault.keyring import KeyRing, Place
@@ -343,7 +344,7 @@ async def test_a_fingerprint_changes_with_the_client_alone(vault: Vault) -> None
 
 async def opened(vault: Vault, connection: Connection, *, began: datetime, now: datetime) -> datetime | None:
     """Open the circuit for a client that was refused."""
-    return await table.open_circuit(
+    return await circuits.open_circuit(
         vault, tenant="default", name="google", fingerprint=connection.fingerprint, code="invalid_client",
         began=began, now=now,
     )  # fmt: skip
@@ -415,7 +416,7 @@ async def test_a_probe_that_succeeds_closes_the_circuit(vault: Vault) -> None:
     await show(vault, GOOGLE)
     await opened(vault, await loaded(vault), began=NOW, now=NOW)
     for _ in range(2):
-        await table.close_circuit(vault, tenant="default", name="google", now=NOW)
+        await circuits.close_circuit(vault, tenant="default", name="google", now=NOW)
         assert (await loaded(vault)).circuit_opened_at is None
     assert await opened(vault, await loaded(vault), began=NOW, now=NOW) == NOW + MINUTE
 

@@ -20,7 +20,7 @@ from worker.renew.outcome import Outcome
 from worker.renew.sending import http_client
 from worker.runtime import Runtime
 from worker.settings import load
-from worker.vault.connections import AWAY_AFTER, RECOVERY_BURST, RECOVERY_RATE
+from worker.vault.circuits import AWAY_AFTER, RECOVERY_BURST, RECOVERY_RATE
 from worker.vault.spool import Spool
 
 STORM = 200

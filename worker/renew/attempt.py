@@ -18,8 +18,7 @@ from worker.renew.lanes import Lane
 from worker.renew.outcome import NOTHING_TO_SPEND, Decision, Outcome, decide, unreadable, wait_in_doubt
 from worker.renew.sending import CALL_TIMEOUT, Answer, send
 from worker.renew.storing import Storing
-from worker.vault import claims, due
-from worker.vault import connections as circuits
+from worker.vault import circuits, claims, due
 from worker.vault.claims import Claim
 from worker.vault.database import Vault
 

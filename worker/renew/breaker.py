@@ -11,7 +11,7 @@ import structlog
 from worker.providers import CLIENT_REFUSED, Refused
 from worker.renew.lanes import Lane
 from worker.renew.outcome import UNKNOWN_TRIES
-from worker.vault import connections as circuits
+from worker.vault import circuits
 from worker.vault.claims import Claim
 from worker.vault.database import Vault
 

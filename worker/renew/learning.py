@@ -11,8 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.providers import Provider
 from worker.renew.lanes import Lane
 from worker.tokens import TokenPair
-from worker.vault import claims
-from worker.vault import connections as circuits
+from worker.vault import claims, connections
 from worker.vault.claims import Claim
 from worker.vault.database import Vault
 
@@ -34,7 +33,7 @@ async def from_pair(vault: Vault, lane: Lane, claim: Claim, pair: TokenPair, sen
     if any(news.values()) and lane.learned != news:
         lane.learned = news
         try:
-            await circuits.learn(vault, tenant=claim.key.tenant, name=claim.key.connection, **news)
+            await connections.learn(vault, tenant=claim.key.tenant, name=claim.key.connection, **news)
         except (SQLAlchemyError, OSError) as error:  # the next answer shows it again
             log.warning("renew.unlearned", problem=type(error).__name__)
 
@@ -44,6 +43,6 @@ async def from_loss(vault: Vault, claim: Claim, provider: Provider) -> None:
     if provider.grace and claim.doubt_since:
         lasted = (claim.began - claim.doubt_since).total_seconds()
         if lasted < provider.grace:
-            await circuits.learn(
+            await connections.learn(
                 vault, tenant=claim.key.tenant, name=claim.key.connection, grace=max(lasted, 0)
             )

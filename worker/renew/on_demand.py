@@ -16,8 +16,7 @@ from worker.connections import Connection, Connections
 from worker.errors import TokenNotFound
 from worker.renew.engine import CLAIM_TIME, Engine
 from worker.renew.outcome import Outcome
-from worker.vault import claims, due, grants
-from worker.vault import connections as circuits
+from worker.vault import circuits, claims, due, grants
 from worker.vault.database import Vault
 from worker.vault.serving import CHANNEL, SELECT_SERVED, Served, choose
 
