@@ -42,6 +42,7 @@ def refresh(folder: Path, *, rounds: int, seed: int, scale: float, beside: int =
         )
         while made.alive("crowd") and (not done.exists() or len(done.read_text().split()) < rounds):
             time.sleep(chance.uniform(1, 4))
+            made.mend("interactive")  # Celery may end when it loses Redis; a service manager starts it again
             if chance.random() < 0.5:
                 made.flush_redis()
             else:

@@ -131,9 +131,9 @@ class Stage:
             return False
         return True
 
-    def mend(self) -> int:
-        """Start again what was killed; says how many."""
-        dead = [name for name in self.pids if not self.alive(name)]
+    def mend(self, *names: str) -> int:
+        """Start again what has ended, of these or of all; says how many."""
+        dead = [name for name in names or self.pids if not self.alive(name)]
         for name in dead:
             self.pids[name] = self._makers[name]()
         return len(dead)
