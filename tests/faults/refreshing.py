@@ -16,7 +16,7 @@ from tests.emulators.faults import CARRIED_OUT
 from tests.faults.stage import stage
 
 
-def refresh(folder: Path, *, rounds: int, seed: int, scale: float, beside: int = 8) -> Counter[int]:
+def refresh(folder: Path, *, rounds: int, seed: int, scale: float, beside: int = 16) -> Counter[int]:
     """Run the rounds; how many of them led to how many spends of the refresh token they began with."""
     chance, life = random.Random(seed), max(900.0, rounds * 2.0)
     with stage(folder, grants=rounds, life=life, scale=scale, fresh_for=life * 0.4) as made:
