@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from worker.cli import output
-from worker.cli.reading import COLUMNS, connection_row, run_of
+from worker.cli.reading import connections_table, run_of
 from worker.cli.supervise import Child
 
 EVERY = 10.0  # seconds between lines where nothing changes
@@ -77,10 +77,10 @@ class Table:
     def show(self, status: Status, children: Sequence[Child]) -> None:
         """Draw the table."""
         now = datetime.now(UTC)
-        rows = [connection_row(row, now) for row in status["connections"]]
+        connections = output.drawn(*connections_table(status["connections"], now))
         above = [Text(output.printable(said)) for said in (*summary(status, now), *processes(children))]
         hint = Text(output.printable(self._hint), style="bold")
-        self._live.update(Group("", hint, *above, "", output.drawn(COLUMNS, rows)), refresh=True)
+        self._live.update(Group("", hint, *above, "", connections), refresh=True)
 
 
 class Lines:
@@ -166,7 +166,10 @@ def _state(child: Child) -> dict[str, Any]:
 
 def _troubles(status: Status) -> dict[str, str]:
     """Return what is wrong with each connection; empty where nothing is."""
+    several = len({row["tenant"] for row in status["connections"]}) > 1
     return {
-        f"connection {row['name']}": row["circuit_code"] or row["problem"] or ""
+        f"connection {row['name']}" + (f" of {row['tenant']}" if several else ""): row["circuit_code"]
+        or row["problem"]
+        or ""
         for row in status["connections"]
     }

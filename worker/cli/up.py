@@ -242,12 +242,14 @@ class Up:
         if self._hinted or not active:
             return
         user, connection = EXAMPLE
+        of: tuple[str, ...] = ()
         if self._demo is None:
             found = await listing.grants(vault, tenants, state="active", limit=1)
             if not found:
                 return
             user, connection = found[0]["user_id"], found[0]["connection"]
-        wanted = ("--user", user, "--connection", connection) if user else ("--admin", connection)
+            of = ("--tenant", found[0]["tenant"]) if len(tenants) > 1 else ()
+        wanted = ("--user", user, "--connection", connection, *of) if user else ("--admin", connection, *of)
         self._screen.hint(f"a token, in another terminal: {output.command_line('get', *wanted)}")
         self._hinted = True
 
