@@ -137,7 +137,7 @@ def summary(status: Status, now: datetime) -> list[str]:
     last_hour = output.text(renewals["last_hour"]) or "none"
     return [
         f"grants: {output.text(status['grants']) or 'none yet'}",
-        f"renewed in the last minute: {renewals['per_minute']}; renewals in the last hour: {last_hour}",
+        f"renewed in the last full minute: {renewals['per_minute']}; renewals in the last hour: {last_hour}",
         *(syncs or ["no sync yet"]),
     ]
 

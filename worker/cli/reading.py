@@ -133,7 +133,7 @@ def list_(
     user: User = None,
     connection: Connection = None,
     state: Annotated[
-        str | None, typer.Option(help="As `status` counts them, e.g. active or blocked.")
+        str | None, typer.Option(metavar="STATE", help="As `status` counts them, e.g. active or blocked.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")] = 100,
     tenant: Tenant = None,
@@ -223,7 +223,7 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
         output.say("last sync: none yet")
     for run in found["last_changes"]:
         output.say(f"last look for changes at {run['tenant']}: {run_of(run, now)}")
-    output.say(f"renewals: {found['renewals']['per_minute']} in the last minute; last hour: "
+    output.say(f"renewals: {found['renewals']['per_minute']} in the last full minute; last hour: "
                f"{output.text(found['renewals']['last_hour']) or 'none'}")  # fmt: skip
     if any(found["events"].values()):
         output.say(f"events: {output.text(found['events'])}")
