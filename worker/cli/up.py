@@ -80,7 +80,9 @@ def _headline(settings: Settings, demo: Demo | None) -> str:
     if demo is None:
         return f"starting with {', '.join(tenant.domain for tenant in settings.tenants.values())}"
     why = "asked for by --demo" if settings.tenants else "no AUTH0_DOMAIN is set"
-    return f"DEMO: starting with an emulated Auth0 tenant ({why}); data under {output.path(settings.home)}"
+    said = f"DEMO: starting with an emulated Auth0 tenant ({why}); data under {output.path(settings.home)}"
+    # The demo has a file of its own. Nobody should wait for a webhook that it does not know.
+    return f"{said}; TOKEN_VAULT_CONFIG is not used" if os.environ.get("TOKEN_VAULT_CONFIG") else said
 
 
 class Up:
