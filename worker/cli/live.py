@@ -90,6 +90,7 @@ class Lines:
         self._json = as_json
         self._shown = -EVERY
         self._known: dict[str, str] = {}
+        self._told: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +119,9 @@ class Lines:
             return
         self._shown = time.monotonic()
         states = [_state(child) for child in children]
-        self._print({"status": status, "processes": states}, "; ".join(summary(status, now)))
+        news = [line for line in troubles(children) if line not in self._told]
+        self._told = troubles(children)
+        self._print({"status": status, "processes": states}, "; ".join((*summary(status, now), *news)))
 
     def _print(self, document: dict[str, Any], text: str) -> None:
         if self._json:
@@ -144,9 +147,12 @@ def summary(status: Status, now: datetime) -> list[str]:
 
 def processes(children: Sequence[Child]) -> list[str]:
     """Write how the child processes are, and the last trouble that one had."""
-    lines = ["processes: " + ", ".join(_in_words(child) for child in children)]
-    troubled = [child for child in children if child.log.trouble]
-    return lines + [f"last of {child.name}: {child.log.trouble}" for child in troubled]
+    return ["processes: " + ", ".join(_in_words(child) for child in children), *troubles(children)]
+
+
+def troubles(children: Sequence[Child]) -> list[str]:
+    """Write the last trouble of each child process that had one."""
+    return [f"last of {child.name}: {child.log.trouble}" for child in children if child.log.trouble]
 
 
 def _in_words(child: Child) -> str:
