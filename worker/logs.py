@@ -8,6 +8,9 @@ import sys
 
 import structlog
 
+from worker.errors import ConfigurationError
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # These name whole URLs and headers at their lower levels; a token endpoint's URL can hold a token.
 _TALKATIVE = ("httpx", "httpcore", "aiohttp", "asyncio", "psycopg", "sqlalchemy", "alembic", "amqp", "kombu")
 
@@ -18,8 +21,13 @@ def configure(*, level: str | None = None, stream_json: bool | None = None) -> N
     Args:
         level: ``TOKEN_VAULT_LOG_LEVEL``, by default INFO.
         stream_json: JSON lines; by default wherever standard error is no terminal.
+
+    Raises:
+        ConfigurationError: there is no such level.
     """
     chosen = (level or os.environ.get("TOKEN_VAULT_LOG_LEVEL") or "INFO").upper()
+    if chosen not in LEVELS:
+        raise ConfigurationError(f"TOKEN_VAULT_LOG_LEVEL is none of {', '.join(LEVELS)}")
     as_json = not sys.stderr.isatty() if stream_json is None else stream_json
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -29,6 +29,9 @@ def build(world: World, transports: Transports) -> Gate:
     async def logs(request: Request) -> Response:
         return management.answer(request, "read:logs", "logs", None, world.log.answer)
 
+    async def stats(request: Request) -> Response:
+        return management.answer(request, "read:stats", "other", {"from", "to"}, world.log.daily)
+
     async def events(request: Request) -> Response:
         known = {"event_type", "from", "from_timestamp"}
         return management.answer(request, "read:events", "other", known, world.events.answer)
@@ -69,6 +72,7 @@ def build(world: World, transports: Transports) -> Gate:
         Route("/api/v2/connections", management.list_connections),
         Route("/api/v2/connections/{id}", connection),
         Route("/api/v2/logs", logs),
+        Route("/api/v2/stats/daily", stats),
         Route("/api/v2/events", events),
         Route("/api/v2/jobs/users-exports", export, methods=["POST"]),
         Route("/api/v2/jobs/{id}", job),

@@ -6,9 +6,11 @@ from typing import Any
 
 from tests.emulators import logins, wiring
 from tests.emulators.auth0.connections import V1
+from tests.emulators.auth0.settings import SCOPES as DEFAULT_SCOPES
 from tests.emulators.world import World
 
 RELOGIN_EVERY = 15.0  # seconds
+SCOPES = [*DEFAULT_SCOPES, "read:logs", "read:events", "read:stats"]
 SEED = 20260401
 
 CONNECTIONS: list[dict[str, Any]] = [

@@ -18,6 +18,8 @@ from tests.faults.reconciling import FORBIDDEN, Result, heal, measure, reconcile
 from tests.faults.refreshing import refresh
 from tests.faults.stage import Stage, cast, stage
 
+FEWEST = 20  # grants
+
 
 def attack(
     folder: Path, *, grants: int, faults: int, seed: int, seconds: float, life: float, scale: float,
@@ -75,11 +77,11 @@ def _inject(made: Stage, injector: Injector, result: Result, faults: int, second
 
 def _say(tell: bool, what: str) -> None:
     if tell:
-        print(f"\r\033[K{what}", file=sys.stderr, flush=True)
+        print(f"\r\033[K{what}" if sys.stderr.isatty() else what, file=sys.stderr, flush=True)
 
 
 def _bar(tell: bool, done: int, faults: int) -> None:
-    if tell:
+    if tell and sys.stderr.isatty():
         full = 40 * done // faults
         print(
             f"\r[{'#' * full}{'.' * (40 - full)}] {done}/{faults} faults", end="", file=sys.stderr, flush=True
@@ -124,7 +126,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser = argparse.ArgumentParser(prog="make faults", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "--refreshers", type=int, help="instead: so many rounds of 64 refreshers on one grant"
     )
@@ -140,7 +142,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=10.0, help="by how much calls and claims are shorter")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", action="store_true", help="leave logs and servers' data behind")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.grants < FEWEST or given.faults < 1:
+        parser.error(
+            f"--grants is at least {FEWEST}, so that each provider has some, and --faults at least 1"
+        )
+    return given
 
 
 if __name__ == "__main__":

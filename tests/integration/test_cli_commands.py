@@ -130,6 +130,8 @@ def test_help_loads_nothing_heavy() -> None:
         ["list", "--state", "nonsense"],
         ["list", "--limit", "0"],
         ["sync", "--user", "u", "--connection", "c"],
+        ["sync", "--user", "u", "--full"],
+        ["sync", "--connection", "c", "--erase"],
         ["renew", "--force"],
         ["renew", "--min-ttl", "5"],
         ["renew", "--due", "--admin", "c"],
@@ -308,6 +310,17 @@ def test_show(run: Run, company: Emulation) -> None:
     assert run("show", "--user", "google-oauth2|1111", "--connection", "bitbucket").code == 1
 
 
+def test_show_parts_grants(run: Run, tenant: Emulation) -> None:
+    """Several grants of a user are shown with an empty line between."""
+    tenant.add_connection("google-oauth2", "google-oauth2", "google")
+    tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
+    linked = {"connection": "bitbucket", "user_id": "bitbucket-1"}
+    tenant.add_user("google-oauth2|1111", [{"connection": "google-oauth2"}, linked])
+    run("sync")
+    shown = run("show", "--user", "google-oauth2|1111").out.split("\n\n")
+    assert [each.count("\nconnection ") for each in shown] == [1, 1]
+
+
 def test_status(run: Run, company: Emulation, sql: Sql) -> None:
     """The status counts grants by state, names connections, the last sync and renewals."""
     assert run("status", "--json").json["grants"] == {}
@@ -324,6 +337,25 @@ def test_status(run: Run, company: Emulation, sql: Sql) -> None:
     assert (status["last_changes"], "look for changes" in run("status").out) == ([], False)
     sql("UPDATE sync_runs SET scope = 'changes' WHERE scope = 'all'")
     assert "last look for changes at default: ended" in run("status").out
+
+
+def test_several_tenants_are_told_apart(
+    run: Run, company: Emulation, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are several tenants, each row of a table begins with its own: connections may have one name."""
+    run("sync")
+    assert run("status").out.count("\nbitbucket ") == 1
+    sql("INSERT INTO connections (tenant, name, strategy) VALUES ('second', 'bitbucket', 'bitbucket')")
+    sql("UPDATE grants SET tenant = 'second' WHERE user_id = 'bitbucket|bitbucket-0'")
+    for name in ("AUTH0_DOMAIN", "AUTH0_CLIENT_ID", "AUTH0_CLIENT_SECRET"):
+        monkeypatch.delenv(name)  # what the vault holds is shown
+    for command in (["status"], ["list"]):
+        said = run(*command).out
+        assert "\ntenant   connection " in f"\n{said}"
+        assert "\ndefault  bitbucket " in said
+        assert "\nsecond   bitbucket " in said
+    assert run("list", "--tenant", "second").out.startswith("connection ")
+    assert run("events").out.startswith("tenant  time ")
 
 
 def test_nothing_but_get_shows_a_token(run: Run, company: Emulation, sql: Sql) -> None:

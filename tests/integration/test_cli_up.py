@@ -201,6 +201,20 @@ def test_a_real_tenant_is_synced_at_once(
     assert not (tmp_path / "home/postgres").exists()
 
 
+def test_why_nothing_comes_is_told_without_a_terminal_too(tmp_path: Path) -> None:
+    """Where a tenant cannot be synced, `up` repeats the worker's reason and does not just say that nothing is there."""
+    tenant = {
+        "AUTH0_DOMAIN": "http://tenant.example/x",
+        "AUTH0_CLIENT_ID": "a",
+        "AUTH0_CLIENT_SECRET": "canary",
+    }
+    with up(tmp_path, environment(tmp_path / "home", **tenant)) as running:
+        running.until(lambda: "last of bulk worker: " in running.said)
+        assert "AUTH0_DOMAIN must be a host name alone" in running.said
+        assert "canary" not in running.said
+        assert running.stop() == 0
+
+
 def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
     """When `up` is killed outright its children end too, and the next command works and cleans up."""
     env = environment(tmp_path / "home")

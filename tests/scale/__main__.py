@@ -113,7 +113,7 @@ def one(
     reconciling = calls(tenant)
     mistakes += wrong(servers, tenant)
     return Outcome(
-        plan, users, seconds, (fewest - limit.burst) / limit.per_second, refused, pages, mistakes,
+        plan, users, seconds, max(0.0, (fewest - limit.burst) / limit.per_second), refused, pages, mistakes,
         hour, happened.get("logins", 0), 4 * fewest, reconciling,
     )  # fmt: skip
 
@@ -144,9 +144,9 @@ def table(outcomes: list[Outcome]) -> Table:
 
 def main() -> int:
     """Run it; 0 where each plan is as it should be."""
-    parser = argparse.ArgumentParser(prog="make scale")
+    parser = argparse.ArgumentParser(prog="make scale", allow_abbrev=False)
     parser.add_argument("--users", type=int, default=100_000)
-    parser.add_argument("--plans", nargs="*", default=list(PLANS))
+    parser.add_argument("--plans", nargs="+", choices=list(PLANS), default=list(PLANS))
     parser.add_argument(
         "--kills", type=int, help="sync with a real worker, beat and Redis, and kill each of them so often"
     )
@@ -159,7 +159,8 @@ def main() -> int:
         for plan in given.plans:
             outcomes.append(one(servers, tenant, environment, plan, given.users))
             Console(width=200).print(table(outcomes[-1:]))
-    Console(width=200).print(table(outcomes))
+    if len(outcomes) > 1:
+        Console(width=200).print(table(outcomes))
     return 0 if all(outcome.clean for outcome in outcomes) else 1
 
 

@@ -89,13 +89,32 @@ def test_a_native_login(tenant: Emulation, api: Api) -> None:
 
 
 def test_the_log_needs_its_scope(tenant: Emulation) -> None:
-    """Without read:logs or read:events the feeds are forbidden."""
+    """Without read:logs, read:events or read:stats the feeds and the counts are forbidden."""
     tenant.set_scopes(ALL)
     api = Api(tenant)
-    for path, scope in (("/logs", "read:logs"), ("/events", "read:events")):
+    for path, scope in (("/logs", "read:logs"), ("/events", "read:events"), ("/stats/daily", "read:stats")):
         answer = api.get(path)
         assert answer.status_code == 403
         assert answer.json()["message"].endswith(scope)
+
+
+def test_logins_by_day(tenant: Emulation) -> None:
+    """The logins and sign-ups of each day are counted, of those days that are asked for."""
+    tenant.set_scopes([*ALL, "read:stats"])
+    tenant.set_clock(1_767_225_600 - 1)  # the last second of 2025, UTC
+    [user_id] = tenant.add_users("partner", 1)
+    tenant.login(user_id)
+    tenant.advance(1)
+    tenant.login(user_id)
+    tenant.login(user_id)
+    api = Api(tenant)
+    days = api.get("/stats/daily", **{"from": "20251231", "to": "20260101"}).json()
+    assert [(day["date"][:10], day["logins"], day["signups"]) for day in days] == [
+        ("2025-12-31", 1, 1), ("2026-01-01", 2, 0),
+    ]  # fmt: skip
+    assert [
+        day["logins"] for day in api.get("/stats/daily", **{"from": "20260101", "to": "20260101"}).json()
+    ] == [2]
 
 
 def test_the_log_is_late_and_forgets(tenant: Emulation, api: Api) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from worker import logs
 from worker.errors import ConfigurationError
 from worker.settings import SECRET_NAMES, Settings, home_keys, key_file, load
 from worker.tokens import Secret
@@ -295,14 +296,14 @@ def test_secrets_in_the_file_can_be_pointed_to(
     ("text", "named"),
     [
         ('[connections.x]\nclient_sekret = "canary"', ["connections.x.client_sekret"]),
-        ('[conections.x]\nclient_secret = "canary"', ["conections"]),
+        ('[conections.x]\nclient_secret = "canary"', ["[conections] there is no such setting"]),
         ('[connections.x]\nclient_auth = "canary"', ["connections.x.client_auth"]),
         ("[connections.x]\nclient_secret = 42", ["connections.x.client_secret"]),
         ('[connections.x]\nclient_secret = ["canary"]', ["connections.x.client_secret"]),
         ('[connections.x]\nextra = "canary"', ["connections.x.extra"]),
         ('connections = "canary"', ["connections"]),
         ('[connections]\nx = "canary"', ["connections.x"]),
-        ('[connections.x]\nclient_secret = "canary"\nclient_secret_env = "PATH"', ["connections.x", "only one of"]),
+        ('[connections.x]\nclient_secret = "canary"\nclient_secret_env = "PATH"', ["[connections.x] give only one of"]),
         ('[connections.x]\nclient_secret_env = "canary"', ["connections.x", "client_secret_env", "not set"]),
         ('[connections.x]\nclient_secret_file = "canary"', ["connections.x", "client_secret_file", "FileNotFound"]),
         ('[connections.x]\nclient_secret_file = "canary\\u0000"', ["connections.x", "client_secret_file"]),
@@ -478,3 +479,11 @@ def test_a_custom_plan_has_limits(env: Callable[..., None], toml: Callable[[str]
     toml("")
     env(AUTH0_PLAN="gold")
     refused("plan")
+
+
+def test_a_log_level_that_is_none_is_named(env: Callable[..., None]) -> None:
+    """A wrong level is an error that names the variable and the levels there are."""
+    env(TOKEN_VAULT_LOG_LEVEL="canary")
+    with pytest.raises(ConfigurationError, match=r"TOKEN_VAULT_LOG_LEVEL is none of DEBUG, INFO") as found:
+        logs.configure()
+    assert "canary" not in str(found.value)

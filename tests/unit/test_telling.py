@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.receivers import KEY, SECRET, Got, signature
 from worker.errors import ConfigurationError
 from worker.settings import EventKind, EventSettings, WebhookSettings, load, webhook_key
 from worker.telling import payload, signing
+from worker.telling.sending import http_client, post
 from worker.tokens import Secret
 from worker.vault.outbox import Event
 
@@ -157,3 +159,12 @@ def test_events_outlive_their_deliveries() -> None:
     """Events that are forgotten before they are given up would be lost silently: that is refused."""
     with pytest.raises(ValidationError, match="keep"):
         EventSettings(keep=timedelta(days=1).total_seconds())
+
+
+async def test_a_receiver_that_is_not_there_is_unreachable() -> None:
+    """A refused connection is told as that, and not as a receiver that is slow."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # and nobody listens
+        async with http_client() as http:
+            result = await post(http, f"http://127.0.0.1:{sock.getsockname()[1]}/", b"{}", {})
+    assert (result.status, result.error, result.is_away) == (None, "unreachable", True)

@@ -13,7 +13,7 @@ import typer
 
 from worker.cli import output, premises
 from worker.cli.options import Connection, Json, Tenant, User
-from worker.cli.reading import looked
+from worker.cli.reading import looked, tenant_first
 from worker.cli.working import chosen, quiet_log
 from worker.errors import ConfigurationError
 
@@ -76,23 +76,22 @@ def events(
             limit=limit + 1,
         )  # fmt: skip
 
-    found, _ = looked(look, tenant)
+    found, tenants, _ = looked(look, tenant)
     more, found = len(found) > limit, found[:limit]
     for row in found:
         row["id"] = name_of(row["id"])
     if as_json:
         output.document({"events": found, "more": more})
         return output.OK
-    output.table(
-        ["time", "event", "connection", "user", "reason", "deliveries", "id"],
+    columns = ("time", "event", "connection", "user", "reason", "deliveries", "id")
+    rows = [
         [
-            [
-                row["at"], row["kind"], row["connection"], "(admin)" if row["user_id"] == "" else row["user_id"],
-                row["reason"], ", ".join(map(_delivery, row["deliveries"])), row["id"],
-            ]
-            for row in found
-        ],
-    )  # fmt: skip
+            row["at"], row["kind"], row["connection"], "(admin)" if row["user_id"] == "" else row["user_id"],
+            row["reason"], ", ".join(map(_delivery, row["deliveries"])), row["id"],
+        ]
+        for row in found
+    ]  # fmt: skip
+    output.table(*tenant_first(columns, rows, found, tenants))
     if more:
         output.note(f"these are the newest {limit}; --limit shows more")
     return output.OK

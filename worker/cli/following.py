@@ -24,9 +24,10 @@ RESERVE = 15.0
 
 
 def follow(tenant: Tenant = None) -> int:
-    """Take logins within seconds, from the tenants' events; runs until it is stopped.
+    """Take what the tenants' events tell, within seconds.
 
-    Of several such services one follows each tenant, the others wait in reserve. Needs the scope read:events.
+    Runs until it is stopped. Of several such services one follows each tenant, the others wait in reserve. Needs the
+    scope read:events.
     """
     from worker import logs
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from worker.cli import output
-from worker.cli.reading import COLUMNS, connection_row, run_of
+from worker.cli.reading import connections_table, run_of
 from worker.cli.supervise import Child
 
 EVERY = 10.0  # seconds between lines where nothing changes
@@ -77,10 +77,10 @@ class Table:
     def show(self, status: Status, children: Sequence[Child]) -> None:
         """Draw the table."""
         now = datetime.now(UTC)
-        rows = [connection_row(row, now) for row in status["connections"]]
+        connections = output.drawn(*connections_table(status["connections"], now))
         above = [Text(output.printable(said)) for said in (*summary(status, now), *processes(children))]
         hint = Text(output.printable(self._hint), style="bold")
-        self._live.update(Group("", hint, *above, "", output.drawn(COLUMNS, rows)), refresh=True)
+        self._live.update(Group("", hint, *above, "", connections), refresh=True)
 
 
 class Lines:
@@ -90,6 +90,7 @@ class Lines:
         self._json = as_json
         self._shown = -EVERY
         self._known: dict[str, str] = {}
+        self._told: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +119,9 @@ class Lines:
             return
         self._shown = time.monotonic()
         states = [_state(child) for child in children]
-        self._print({"status": status, "processes": states}, "; ".join(summary(status, now)))
+        news = [line for line in troubles(children) if line not in self._told]
+        self._told = troubles(children)
+        self._print({"status": status, "processes": states}, "; ".join((*summary(status, now), *news)))
 
     def _print(self, document: dict[str, Any], text: str) -> None:
         if self._json:
@@ -137,16 +140,19 @@ def summary(status: Status, now: datetime) -> list[str]:
     last_hour = output.text(renewals["last_hour"]) or "none"
     return [
         f"grants: {output.text(status['grants']) or 'none yet'}",
-        f"renewed in the last minute: {renewals['per_minute']}; renewals in the last hour: {last_hour}",
+        f"renewed in the last full minute: {renewals['per_minute']}; renewals in the last hour: {last_hour}",
         *(syncs or ["no sync yet"]),
     ]
 
 
 def processes(children: Sequence[Child]) -> list[str]:
     """Write how the child processes are, and the last trouble that one had."""
-    lines = ["processes: " + ", ".join(_in_words(child) for child in children)]
-    troubled = [child for child in children if child.log.trouble]
-    return lines + [f"last of {child.name}: {child.log.trouble}" for child in troubled]
+    return ["processes: " + ", ".join(_in_words(child) for child in children), *troubles(children)]
+
+
+def troubles(children: Sequence[Child]) -> list[str]:
+    """Write the last trouble of each child process that had one."""
+    return [f"last of {child.name}: {child.log.trouble}" for child in children if child.log.trouble]
 
 
 def _in_words(child: Child) -> str:
@@ -166,7 +172,10 @@ def _state(child: Child) -> dict[str, Any]:
 
 def _troubles(status: Status) -> dict[str, str]:
     """Return what is wrong with each connection; empty where nothing is."""
+    several = len({row["tenant"] for row in status["connections"]}) > 1
     return {
-        f"connection {row['name']}": row["circuit_code"] or row["problem"] or ""
+        f"connection {row['name']}" + (f" of {row['tenant']}" if several else ""): row["circuit_code"]
+        or row["problem"]
+        or ""
         for row in status["connections"]
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -133,7 +133,7 @@ def list_(
     user: User = None,
     connection: Connection = None,
     state: Annotated[
-        str | None, typer.Option(help="As `status` counts them, e.g. active or blocked.")
+        str | None, typer.Option(metavar="STATE", help="As `status` counts them, e.g. active or blocked.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")] = 100,
     tenant: Tenant = None,
@@ -150,21 +150,20 @@ def list_(
             vault, tenants, user_id=user, connection=connection, state=state, limit=limit + 1
         )
 
-    found, now = looked(look, tenant)
-    more = len(found) > limit
+    found, tenants, now = looked(look, tenant)
+    more, found = len(found) > limit, found[:limit]
     if as_json:
-        output.document({"grants": found[:limit], "more": more})
+        output.document({"grants": found, "more": more})
         return output.OK
-    output.table(
-        ["connection", "user", "state", "reason", "expires", "next renewal"],
+    columns = ("connection", "user", "state", "reason", "expires", "next renewal")
+    rows = [
         [
-            [
-                row["connection"], row["user_id"] or "(admin)", row["state"], row["reason"],
-                output.ago(row["expires_at"], now), output.ago(row["blocked_until"] or row["next_renewal_at"], now),
-            ]
-            for row in found[:limit]
-        ],
-    )  # fmt: skip
+            row["connection"], row["user_id"] or "(admin)", row["state"], row["reason"],
+            output.ago(row["expires_at"], now), output.ago(row["blocked_until"] or row["next_renewal_at"], now),
+        ]
+        for row in found
+    ]  # fmt: skip
+    output.table(*tenant_first(columns, rows, found, tenants))
     if more:
         output.note(f"these are the first {limit}; --limit shows more")
     return output.OK
@@ -192,14 +191,16 @@ def show(
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
         return await listing.grants(vault, tenants, user_id=user or "", connection=admin or connection)
 
-    found, _ = looked(look, tenant)
+    found, _, _ = looked(look, tenant)
     if not found:
         who = f"user {user}" if user else f"the admin of {admin}"
         raise TokenNotFound(f"the vault has no grant of {who}" + (f" for {connection}" if connection else ""))
     if as_json:
         output.document({"grants": found})
         return output.OK
-    for row in found:
+    for number, row in enumerate(found):
+        if number:
+            output.say("")
         output.table(["", ""], [[name.replace("_", " "), value] for name, value in row.items()])
     return output.OK
 
@@ -211,7 +212,7 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
     """
     from worker.vault import records
 
-    found, now = looked(records.status, tenant)
+    found, _, now = looked(records.status, tenant)
     if as_json:
         output.document(found)
         return output.OK
@@ -222,20 +223,37 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
         output.say("last sync: none yet")
     for run in found["last_changes"]:
         output.say(f"last look for changes at {run['tenant']}: {run_of(run, now)}")
-    output.say(f"renewals: {found['renewals']['per_minute']} in the last minute; last hour: "
+    output.say(f"renewals: {found['renewals']['per_minute']} in the last full minute; last hour: "
                f"{output.text(found['renewals']['last_hour']) or 'none'}")  # fmt: skip
     if any(found["events"].values()):
         output.say(f"events: {output.text(found['events'])}")
     output.say("")
-    output.table(COLUMNS, [connection_row(row, now, in_full=True) for row in found["connections"]])
+    output.table(*connections_table(found["connections"], now, in_full=True))
     return output.OK
 
 
-COLUMNS = ("connection", "provider", "grants", "next expiry", "trouble")
+def connections_table(
+    found: Sequence[Mapping[str, Any]], now: datetime, *, in_full: bool = False
+) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    """Write the connections of ``records.status`` as columns and rows."""
+    columns = ("connection", "provider", "grants", "next expiry", "trouble")
+    rows = [_connection_row(row, now, in_full=in_full) for row in found]
+    return tenant_first(columns, rows, found, {row["tenant"] for row in found})
 
 
-def connection_row(row: Mapping[str, Any], now: datetime, *, in_full: bool = False) -> list[str]:
-    """Write a connection of ``records.status`` as a row of the table of connections."""
+def tenant_first(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    found: Sequence[Mapping[str, Any]],
+    tenants: Collection[str],
+) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    """Put the tenant of what was found before each row, where there are several: their names may be the same."""
+    if len(tenants) < 2:
+        return columns, rows
+    return ["tenant", *columns], [[of["tenant"], *row] for of, row in zip(found, rows, strict=True)]
+
+
+def _connection_row(row: Mapping[str, Any], now: datetime, *, in_full: bool) -> list[str]:
     trouble = (row["problem_message"] if in_full else row["problem"]) or ""
     if row["circuit_code"]:
         trouble = f"{row['circuit_code']} since {output.text(row['circuit_opened_at'])}"
@@ -253,8 +271,10 @@ def run_of(run: Mapping[str, Any], now: datetime) -> str:
     return f"{ended}, {output.text(counts) or 'nothing seen'}" + (f"; {run['error']}" if run["error"] else "")
 
 
-def looked(look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None) -> tuple[T, datetime]:
-    """Open the vault, look once, and return what was found with the time it was looked at."""
+def looked(
+    look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None
+) -> tuple[T, Sequence[str], datetime]:
+    """Open the vault, look once, and return what was found, the tenants that were meant, and the time."""
     quiet_log()
     with premises.opened() as settings:
         return asyncio.run(_look(settings, look, tenant))
@@ -262,7 +282,7 @@ def looked(look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | N
 
 async def _look(
     settings: Settings, look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None
-) -> tuple[T, datetime]:
+) -> tuple[T, Sequence[str], datetime]:
     from worker.vault import listing
     from worker.vault.database import open_vault
 
@@ -270,4 +290,4 @@ async def _look(
     async with open_vault(premises.database_url(settings), *keys, connections=1) as vault:
         # What the vault holds can be looked at where no tenant is configured, too: on a dashboard's host, say.
         tenants = chosen(settings, tenant) if settings.tenants else await listing.tenants(vault, tenant)
-        return await look(vault, tenants), datetime.now(UTC)
+        return await look(vault, tenants), tenants, datetime.now(UTC)

@@ -80,7 +80,9 @@ def _headline(settings: Settings, demo: Demo | None) -> str:
     if demo is None:
         return f"starting with {', '.join(tenant.domain for tenant in settings.tenants.values())}"
     why = "asked for by --demo" if settings.tenants else "no AUTH0_DOMAIN is set"
-    return f"DEMO: starting with an emulated Auth0 tenant ({why}); data under {output.path(settings.home)}"
+    said = f"DEMO: starting with an emulated Auth0 tenant ({why}); data under {output.path(settings.home)}"
+    # The demo has a file of its own. Nobody should wait for a webhook that it does not know.
+    return f"{said}; TOKEN_VAULT_CONFIG is not used" if os.environ.get("TOKEN_VAULT_CONFIG") else said
 
 
 class Up:
@@ -242,12 +244,14 @@ class Up:
         if self._hinted or not active:
             return
         user, connection = EXAMPLE
+        of: tuple[str, ...] = ()
         if self._demo is None:
             found = await listing.grants(vault, tenants, state="active", limit=1)
             if not found:
                 return
             user, connection = found[0]["user_id"], found[0]["connection"]
-        wanted = ("--user", user, "--connection", connection) if user else ("--admin", connection)
+            of = ("--tenant", found[0]["tenant"]) if len(tenants) > 1 else ()
+        wanted = ("--user", user, "--connection", connection, *of) if user else ("--admin", connection, *of)
         self._screen.hint(f"a token, in another terminal: {output.command_line('get', *wanted)}")
         self._hinted = True
 

@@ -63,6 +63,10 @@ def sync(
     """
     if user is not None and connection is not None:
         raise ConfigurationError("give --user or --connection, not both")
+    if (full or erase) and (user or connection):
+        raise ConfigurationError(
+            "--full and --erase are of all users: give neither with --user or --connection"
+        )
     quiet_log()
     with premises.opened() as settings:
         tenants = chosen(settings, tenant)
@@ -257,7 +261,7 @@ def chosen(settings: Settings, tenant: str | None) -> list[str]:
 
         if settings.tenants:
             raise ConfigurationError(
-                f"no tenant is called {tenant}: {', '.join(settings.tenants)} are configured"
+                f"no tenant is called {tenant}; configured: {', '.join(settings.tenants)}"
             )
         credentials_of(settings, tenant or "")
     return [tenant] if tenant else list(settings.tenants)

@@ -168,6 +168,7 @@ class Feeds:
             Auth0Error: as the client does.
         """
         position = await positions.read(self._vault, self._tenant, EVENTS) or Position()
+        log.info("sync.following", tenant=self._tenant)
         arrived: asyncio.Queue[Event | None] = asyncio.Queue()
         listening = asyncio.create_task(self._listen(position.mark, arrived))
         stopping = asyncio.create_task(stop.wait())

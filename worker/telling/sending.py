@@ -77,6 +77,16 @@ async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[
     except httpx.InvalidURL:
         return Result(None, "bad_url")
     except (httpx.HTTPError, aiohttp.ClientError) as error:
-        timed_out = isinstance(error, httpx.TimeoutException)
-        unreachable = isinstance(error, httpx.ConnectError)
-        return Result(None, "timeout" if timed_out else "unreachable" if unreachable else "connection_lost")
+        return Result(None, _in_a_word(error))
+
+
+def _in_a_word(error: Exception) -> str:
+    """Judge by aiohttp's own exception: the transport reports a refused connection as a timeout."""
+    cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+    if isinstance(cause, TimeoutError | httpx.TimeoutException):
+        return "timeout"
+    return (
+        "unreachable"
+        if isinstance(cause, aiohttp.ClientConnectorError | httpx.ConnectError)
+        else "connection_lost"
+    )

@@ -55,6 +55,18 @@ class TenantLog:
             return self._by_checkpoint(request)
         return self._by_criteria(request)
 
+    def daily(self, request: Request, _: Any) -> Any:
+        """GET /api/v2/stats/daily: logins and sign-ups of each day that had any, days in UTC as YYYYMMDD."""
+        begin, end = (request.query_params.get(name, "") for name in ("from", "to"))
+        days: dict[str, Json] = {}
+        for entry in self._entries:
+            day = entry["date"][:10]
+            if begin <= day.replace("-", "") <= (end or "9"):
+                counts = days.setdefault(day, {"date": f"{day}T00:00:00.000Z", "logins": 0, "signups": 0})
+                counts["logins"] += entry["type"] == "s"
+                counts["signups"] += entry["type"] == "ss"
+        return list(days.values())
+
     def _by_checkpoint(self, request: Request) -> Response:
         # Any other parameter is ignored here.
         mark, size = request.query_params.get("from", ""), number(request, "take", 50, 100)
