@@ -231,22 +231,33 @@ async def _rounds(arguments: dict[str, Any]) -> None:
     people, played = arguments["people"], arguments["played"]
     room, min_ttl = asyncio.Semaphore(arguments["beside"]), arguments["life"] * 0.45
     due = text("UPDATE grants SET due_at = now() WHERE user_id = :user_id AND claim_owner IS NULL")
+    untouched = text("""
+        SELECT 1 FROM grants
+        WHERE user_id = :user_id AND refresh_version = 1 AND doubt_since IS NULL AND state = 'active'
+    """)
     async with open_runtime(settings.load(), connections=16) as runtime, AsyncTokenVault.from_env() as reader:
+
+        async def rush(user_id: str, connection: str) -> None:
+            await runtime.vault.run(due, {"user_id": user_id})
+            on_demand = [
+                runtime.on_demand.refresh(
+                    tenants=runtime.tenants, user_id=user_id, connection=connection, min_ttl=min_ttl
+                )
+                for _ in range(30)
+            ]
+            readers = [reader.user_token(user_id, connection, min_ttl=min_ttl, wait=2) for _ in range(30)]
+            batches = [runtime.engine.renew_due(runtime.tenants) for _ in range(4)]
+            crowd: list[Any] = [*on_demand, *readers, *batches]
+            random.shuffle(crowd)
+            await asyncio.gather(*crowd, return_exceptions=True)
 
         async def one_round(user_id: str, connection: str) -> None:
             async with room:
-                await runtime.vault.run(due, {"user_id": user_id})
-                on_demand = [
-                    runtime.on_demand.refresh(
-                        tenants=runtime.tenants, user_id=user_id, connection=connection, min_ttl=min_ttl
-                    )
-                    for _ in range(30)
-                ]
-                readers = [reader.user_token(user_id, connection, min_ttl=min_ttl, wait=2) for _ in range(30)]
-                batches = [runtime.engine.renew_due(runtime.tenants) for _ in range(4)]
-                crowd: list[Any] = [*on_demand, *readers, *batches]
-                random.shuffle(crowd)
-                await asyncio.gather(*crowd, return_exceptions=True)
+                await rush(user_id, connection)
+                # Where calls that came too late have opened the connection's circuit, all are told to come again.
+                while await runtime.vault.run(untouched, {"user_id": user_id}):
+                    await asyncio.sleep(0.2)
+                    await rush(user_id, connection)
             played(user_id)
 
         await asyncio.gather(*(one_round(*who) for who in people))
