@@ -66,6 +66,17 @@ async def test_what_seems_gone_waits_until_it_is_settled(bench: Bench) -> None:
     assert bench.missing() == {user}
 
 
+async def test_the_operator_need_not_wait(bench: Bench) -> None:
+    """Whoever says that it is so has it erased now; it is confirmed by id all the same."""
+    gone, found = sorted(bench.users())[:2]
+    bench.tenant.delete_user(gone)
+    await bench.sync.changes()
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", [found], now=now)
+    swept = await bench.erasure(settle=300).sweep(anyway=True)
+    assert (swept.erased, swept.found, found in bench.users()) == (1, 1, True)
+
+
 async def test_a_search_that_lacks_a_user_proves_nothing(bench: Bench) -> None:
     """Whoever Auth0 has by id keeps the tokens, whatever a list did not show."""
     user = sorted(bench.users())[0]

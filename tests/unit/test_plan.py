@@ -1,8 +1,10 @@
 """What `token-vault plan` works out, and what it asks for."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,10 +92,15 @@ def test_lists_with_tokens_never_cost_more(plan: str, demand: Demand) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def nothing_configured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     for name in ("AUTH0_DOMAIN", "DATABASE_URL", "REDIS_URL", "TOKEN_VAULT_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TOKEN_VAULT_HOME", str(tmp_path_factory.mktemp("home") / "none"))
+    log_before = structlog.get_config()
+    yield
+    structlog.configure(**log_before)
 
 
 def test_the_command_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:

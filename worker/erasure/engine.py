@@ -91,14 +91,14 @@ class Erasure:
         """Confirm and erase all that has seemed gone for long enough; one process at a time, others skip.
 
         Args:
-            anyway: the operator knows how many seem gone, and says that it is so.
+            anyway: the operator knows how many seem gone, and says that it is so: nothing is held back or waited for.
 
         Raises:
             Auth0Error, ConfigurationError: after what was confirmed until then is erased.
         """
         swept = Swept(self._tenant)
         now = await self._vault.now()
-        before = now - timedelta(seconds=self._settings.settle)
+        before = now if anyway else now - timedelta(seconds=self._settings.settle)
         await erasing.forget_tombstones(self._vault, before=now - timedelta(seconds=self._settings.keep))
         async with held_alone(self._vault, f"sweep of {self._tenant}") as alone:
             if not alone:
