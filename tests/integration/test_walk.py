@@ -11,7 +11,7 @@ import pytest
 from tests.emulators.control import Emulation
 from tests.rows import Sql
 from worker.erasure import Erasure
-from worker.errors import Auth0Unreachable
+from worker.errors import Auth0Refused, Auth0Unreachable
 from worker.runtime import Runtime
 from worker.settings import Deletion
 from worker.sync.engine import Sync
@@ -281,3 +281,31 @@ async def test_a_login_that_lists_do_not_show_yet(bench: Bench) -> None:
     bench.tenant.login(users[1])
     await bench.sync.everything()
     assert (await bench.sync.changes()).tally.changed == 1
+
+
+async def test_a_user_whom_auth0_will_not_show_stands_in_nobodys_way(bench: Bench) -> None:
+    """The log names an id that Auth0 calls none: it is noted once, and the log is read on."""
+    users = bench.tenant.add_users("google-oauth2", 3)
+    await bench.sync.everything()
+    bench.tenant.write_log("s", user_id="odd")
+    bench.tenant.fail_next("/api/v2/users/odd", 1000, "400")
+    bench.tenant.login(users[0])
+    report = await bench.sync.changes()
+    assert (report.tally.changed, report.failed) == (1, 1)
+    assert (await bench.sync.changes()).seen == 0
+
+
+async def test_a_page_that_fails_is_asked_for_no_further(bench: Bench) -> None:
+    """When asking by id fails, calls of the same page that nobody waits for any more are not made."""
+    users = bench.tenant.add_users("google-oauth2", 60)
+    await bench.sync.everything()
+    await bench.sync.changes()
+    for user in users:
+        bench.tenant.login(user)
+    bench.tenant.fail_next(f"/api/v2/users/{users[0]}", 1, "403")
+    with pytest.raises(Auth0Refused):
+        await bench.sync.changes()
+    bench.calls()
+    for _ in range(20):
+        await bench.runtime.vault.now()  # time for calls that were left to themselves
+    assert bench.calls().get("GET /api/v2/users/{id}", 0) <= 4

@@ -5,17 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 
+import structlog
+
 from worker import providers
 from worker.auth0 import Connection as ShownConnection
 from worker.auth0 import ManagementClient, User, UserPage
 from worker.connections import Connection, Connections
-from worker.errors import Auth0NotFound, MalformedAnswer, MissingScope
+from worker.errors import (
+    Auth0Error,
+    Auth0NotFound,
+    Auth0RateLimited,
+    Auth0Refused,
+    Auth0Unreachable,
+    MissingScope,
+)
 from worker.sync.report import Report
 from worker.sync.showing import carries_tokens, may_hide_tokens, shown_admin_grant, shown_grants
 from worker.vault import connections as table
 from worker.vault import grants, listing, missing
 from worker.vault.database import Vault
 from worker.vault.sharing import held
+
+log = structlog.get_logger(__name__)
 
 # Users asked for by id at a time.
 BY_ID_AT_A_TIME = 4
@@ -163,6 +174,7 @@ class Keeping:
         )
 
     async def _ask(self, user_ids: Sequence[str], report: Report) -> dict[str, User | None]:
+        """Ask for users by id. One whom Auth0 will not show, as for an id that is none, stands in nobody's way."""
         limit = asyncio.Semaphore(BY_ID_AT_A_TIME)
         answers: dict[str, User | None] = {}
 
@@ -172,11 +184,21 @@ class Keeping:
                     answers[user_id] = await self._auth0.user(user_id)
                 except Auth0NotFound:
                     answers[user_id] = None
-                except MalformedAnswer as malformed:
+                except (Auth0Unreachable, Auth0RateLimited, Auth0Refused):
+                    raise
+                except Auth0Error as refused:
                     report.failed += 1
-                    report.problems.append(str(malformed))
+                    report.problems.append(str(refused))
+                    log.warning(
+                        "sync.user_unreadable", tenant=self._tenant, user_id=user_id, problem=str(refused)
+                    )
 
-        await asyncio.gather(*map(one, user_ids))
+        asking = [asyncio.ensure_future(one(user_id)) for user_id in user_ids]
+        try:
+            await asyncio.gather(*asking)
+        finally:  # the rest would go on asking, and nobody would keep what they are told
+            for each in asking:
+                each.cancel()
         return answers
 
     async def _changed(self, users: Sequence[User], *, full: bool) -> list[str]:
