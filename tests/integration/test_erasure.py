@@ -141,6 +141,20 @@ async def test_too_many_at_once_are_not_erased_unasked(bench: Bench) -> None:
     assert (await bench.erasure().sweep(anyway=True)).erased == 30
 
 
+async def test_who_is_shown_again_does_not_seem_gone(bench: Bench) -> None:
+    """Once the settings name the right tenant again, its lists take the marks off, and nothing is held back."""
+    bench.tenant.add_users("google-oauth2", 40)
+    await bench.sync.everything()
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", sorted(bench.users()), now=now)
+    await bench.sync.everything()
+    assert len(bench.missing()) == 45  # so soon, the list may only lag behind
+    bench.sql("UPDATE grants SET missing_since = missing_since - interval '1 h'")
+    await bench.sync.everything()
+    swept = await bench.erasure().sweep()
+    assert (swept.problems, bench.missing()) == ([], set())
+
+
 async def test_a_grant_in_use_is_erased_later(bench: Bench) -> None:
     """With a revocation URL, a call under way is waited for: its answer would bring a pair that nobody revokes."""
     user = sorted(bench.users())[0]

@@ -14,10 +14,10 @@ from worker.auth0 import ManagementClient
 from worker.connections import Connections
 from worker.errors import Auth0Error, Auth0NotFound, MissingScope
 from worker.sync.feeds import UPDATED, Feeds
-from worker.sync.keeping import Keeping
+from worker.sync.keeping import LAG, Keeping
 from worker.sync.reconciling import EXPORT, Reconciling
 from worker.sync.report import Progress, Report
-from worker.sync.walking import LAG, Walking
+from worker.sync.walking import Walking
 from worker.vault import missing, positions, records
 from worker.vault.database import Vault
 from worker.vault.positions import Position

@@ -20,9 +20,8 @@ from worker.errors import (
     Auth0Unreachable,
     MissingScope,
 )
-from worker.sync.keeping import Keeping
+from worker.sync.keeping import LAG, Keeping
 from worker.sync.report import Report
-from worker.sync.walking import LAG
 from worker.vault import positions
 from worker.vault.database import Vault
 from worker.vault.positions import Position

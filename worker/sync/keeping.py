@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -20,7 +21,13 @@ from worker.errors import (
     MissingScope,
 )
 from worker.sync.report import Report
-from worker.sync.showing import carries_tokens, may_hide_tokens, shown_admin_grant, shown_grants
+from worker.sync.showing import (
+    carries_tokens,
+    may_hide_tokens,
+    shown_admin_grant,
+    shown_grants,
+    without_tokens,
+)
 from worker.vault import connections as table
 from worker.vault import grants, listing, missing
 from worker.vault.database import Vault
@@ -28,6 +35,8 @@ from worker.vault.sharing import held
 
 log = structlog.get_logger(__name__)
 
+# Auth0's search lags behind its users, and clocks may differ: nothing is concluded from what happened so lately.
+LAG = timedelta(minutes=10)
 # Users asked for by id at a time.
 BY_ID_AT_A_TIME = 4
 # Grants are taken by so many users at a time.
@@ -153,17 +162,32 @@ class Keeping:
         """
         found: dict[str, User | None] = {}
         for start in range(0, len(user_ids), USERS_AT_A_TIME):
+            asked_at = await self._vault.now()
             answers = await self._ask(user_ids[start : start + USERS_AT_A_TIME], report)
-            await self.users([user for user in answers.values() if user is not None], known, report)
+            users = [user for user in answers.values() if user is not None]
+            await self.users(users, known, report, marked_before=asked_at)
+            await self._note_without_tokens(users)
             found |= answers
         gone = [user_id for user_id, user in found.items() if user is None]
         report.gone += await missing.mark_users(self._vault, self._tenant, gone, now=await self._vault.now())
         return found
 
     async def users(
-        self, users: Sequence[User], known: Mapping[tuple[str, str], Connection], report: Report
+        self,
+        users: Sequence[User],
+        known: Mapping[tuple[str, str], Connection],
+        report: Report,
+        *,
+        marked_before: datetime | None = None,
     ) -> None:
-        """Keep what is news in the grants of users, and mark what the vault holds of them beside."""
+        """Keep what is news in the grants of users, and mark what the vault holds of them beside.
+
+        Args:
+            marked_before: what is shown does not seem gone any more if it was marked by then; of a list, if that
+                is longer ago than it may lag behind.
+        """
+        if not users:
+            return
         now = await self._vault.now()
         shown = {grant.key: grant for user in users for grant in shown_grants(user, self._tenant, known)}
         report.tally.add(await grants.take(self._vault, list(shown.values()), now=now))
@@ -172,6 +196,15 @@ class Keeping:
         report.gone += await missing.mark_unlinked(
             self._vault, self._tenant, [user.user_id for user in whole], _identities(whole), now=now
         )
+        await missing.unmark_shown(
+            self._vault, self._tenant, _identities(users), before=marked_before or now - LAG
+        )
+
+    async def _note_without_tokens(self, users: Sequence[User]) -> None:
+        """Note identities that show no token any more: else their users would be asked for each day, as changed."""
+        scopes = await self._auth0.scopes()
+        if scopes is None or "read:user_idp_tokens" in scopes:  # without it none would be shown of anybody
+            await grants.note_sight(self._vault, list(without_tokens(users, self._tenant)))
 
     async def _ask(self, user_ids: Sequence[str], report: Report) -> dict[str, User | None]:
         """Ask for users by id. One whom Auth0 will not show, as for an id that is none, stands in nobody's way."""

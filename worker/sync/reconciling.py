@@ -13,9 +13,8 @@ import structlog
 from worker.auth0 import ManagementClient
 from worker.auth0.paging import PER_PAGE
 from worker.errors import Auth0Error, Auth0RateLimited, Auth0Unreachable, MalformedAnswer, MissingScope
-from worker.sync.keeping import Keeping
+from worker.sync.keeping import LAG, Keeping
 from worker.sync.report import Progress, Report
-from worker.sync.walking import LAG
 from worker.vault import positions, records, wanted
 from worker.vault.database import Vault
 from worker.vault.positions import Position

@@ -5,20 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from worker.auth0 import ManagementClient, UserPage
 from worker.connections import Connection
 from worker.errors import PagingWindowExceeded
-from worker.sync.keeping import Keeping
+from worker.sync.keeping import LAG, Keeping
 from worker.sync.report import Progress, Report
 from worker.sync.walk import MILLISECOND, Field, Place, Step, Walk, read, written
 from worker.vault import missing, positions
 from worker.vault.database import Vault
 from worker.vault.positions import Position
-
-# Auth0's search lags behind its users, and clocks may differ: nothing is concluded from what happened so lately.
-LAG = timedelta(minutes=10)
 
 
 class Walking:

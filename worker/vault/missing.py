@@ -47,6 +47,15 @@ WHERE g.user_id = ANY(:user_ids) AND g.tenant = :tenant AND g.missing_since IS N
 RETURNING id
 """)
 
+# The few that are marked are found by their own index.
+_UNMARK_SHOWN = text("""
+UPDATE grants g SET missing_since = NULL
+FROM unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:subjects AS text[]))
+    AS shown(user_id, connection, provider_user_id)
+WHERE g.tenant = :tenant AND g.missing_since <= :before AND shown.user_id = g.user_id
+    AND shown.connection = g.connection AND shown.provider_user_id = g.provider_user_id
+""")
+
 _ABSENT_CONNECTIONS = text("""
 SELECT name, auth0_id FROM connections
 WHERE tenant = :tenant AND auth0_id IS NOT NULL AND missing_since IS NULL AND NOT name = ANY(:shown) ORDER BY name
@@ -140,6 +149,20 @@ async def mark_unlinked(
         "subjects": [subject for _, _, subject in shown],
     }  # fmt: skip
     return len(await vault.run(_MARK_UNLINKED, values))
+
+
+async def unmark_shown(
+    vault: Vault, tenant: str, identities: Iterable[Identity], *, before: datetime
+) -> None:
+    """Take the mark off those of these identities that were marked by then: Auth0 has shown them since."""
+    shown = list(identities)
+    values = {
+        "tenant": tenant, "before": before,
+        "users": [user for user, _, _ in shown],
+        "connections": [connection for _, connection, _ in shown],
+        "subjects": [subject for _, _, subject in shown],
+    }  # fmt: skip
+    await vault.run(_UNMARK_SHOWN, values)
 
 
 async def absent_connections(vault: Vault, tenant: str, shown: Sequence[str]) -> dict[str, str]:
