@@ -141,6 +141,15 @@ async def test_too_many_at_once_are_not_erased_unasked(bench: Bench) -> None:
     assert (await bench.erasure().sweep(anyway=True)).erased == 30
 
 
+async def test_all_of_a_few_are_not_erased_unasked(bench: Bench) -> None:
+    """However few a tenant has: when most of them seem gone, it is more likely the wrong one."""
+    for user in sorted(bench.users())[:3]:
+        bench.tenant.delete_user(user)
+    swept = await sweep(bench)
+    assert (swept.erased, len(swept.problems)) == (0, 1)
+    assert (await bench.erasure().sweep(anyway=True)).erased == 3
+
+
 async def test_who_is_shown_again_does_not_seem_gone(bench: Bench) -> None:
     """Once the settings name the right tenant again, its lists take the marks off, and nothing is held back."""
     bench.tenant.add_users("google-oauth2", 40)
@@ -167,6 +176,56 @@ async def test_a_grant_in_use_is_erased_later(bench: Bench) -> None:
     assert (swept.erased, swept.waiting) == (0, 1)
     bench.sql("UPDATE grants SET claim_owner = NULL, claim_began = NULL, claim_until = NULL")
     assert (await bench.erasure().forget(user)).erased == 1
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "attempts = 3, due_at = now() + interval '20 min'",
+        "state = 'reauthorization_required', reason = 'invalid_grant', due_at = NULL, forced_at = now()",
+    ],
+)
+async def test_a_grant_in_backoff_is_not_in_use(bench: Bench, state: str) -> None:
+    """Nor is a dead one that an app insisted on today: with a revocation URL, too, they are erased at once."""
+    user = sorted(bench.users())[0]
+    configure(bench)
+    bench.sql(f"UPDATE grants SET {state} WHERE user_id = %s", user)
+    swept = await bench.erasure().forget(user)
+    assert (swept.erased, swept.waiting) == (1, 0)
+
+
+async def test_a_login_before_forgetting_is_no_new_one(bench: Bench) -> None:
+    """Though the vault had not seen it yet."""
+    user = sorted(bench.users())[0]
+    await bench.sync.changes()
+    bench.tenant.login(user)
+    assert (await bench.erasure().forget(user)).erased == 1
+    await bench.sync.changes()
+    assert user not in bench.users()
+
+
+async def test_forgetting_does_not_need_auth0(bench: Bench) -> None:
+    """Who is to be forgotten is, whether Auth0 answers or not."""
+    user = sorted(bench.users())[0]
+    bench.tenant.fail_next("/api/v2/users", 1, "403")
+    assert (await bench.erasure().forget(user)).erased == 1
+
+
+async def test_a_linked_identity_that_shows_no_token_moves_too(bench: Bench) -> None:
+    """Nobody would take it to its new user otherwise, and Auth0 be asked for both of them each minute."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.tenant.link(primary, secondary)
+    identities = bench.tenant.user(primary)["identities"]
+    bare = [
+        {name: value for name, value in each.items() if name not in ("access_token", "refresh_token")}
+        for each in identities
+    ]
+    bench.tenant.set_user(primary, identities=[identities[0], *bare[1:]])
+    [before] = bench.sql("SELECT * FROM grants WHERE user_id = %s", secondary)
+    await sweep(bench)
+    [after] = bench.sql("SELECT * FROM grants WHERE id = %s", before["id"])
+    assert (after["user_id"], after["missing_since"]) == (primary, None)
+    assert rows.opened(bench.runtime.vault, after) == rows.opened(bench.runtime.vault, before)
 
 
 def configure(bench: Bench) -> None:

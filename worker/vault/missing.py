@@ -84,6 +84,13 @@ SELECT count(DISTINCT user_id) FILTER (WHERE missing_since IS NOT NULL), count(D
 FROM grants WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased'
 """)
 
+_PRESENT = text("""
+SELECT count(*) FROM (
+    SELECT FROM grants
+    WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased' AND missing_since IS NULL LIMIT :limit
+) present
+""")
+
 _COUNT = text(
     "SELECT count(DISTINCT user_id) FROM grants WHERE tenant = :tenant AND missing_since IS NOT NULL"
 )
@@ -200,6 +207,12 @@ async def found(vault: Vault, grant_ids: Sequence[int]) -> None:
 async def count(vault: Vault, tenant: str) -> int:
     """How many users seem gone; costs what is marked."""
     ((number,),) = await vault.run(_COUNT, {"tenant": tenant})
+    return int(number)
+
+
+async def present(vault: Vault, tenant: str, *, limit: int) -> int:
+    """How many users' grants do not seem gone, counted up to a limit."""
+    ((number,),) = await vault.run(_PRESENT, {"tenant": tenant, "limit": limit})
     return int(number)
 
 
