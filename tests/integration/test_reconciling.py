@@ -173,6 +173,15 @@ async def test_a_job_that_auth0_has_forgotten(bench: Bench) -> None:
     assert (report.ok, report.seen, bench.calls()[LIST]) == (True, 500, 6)
 
 
+async def test_a_job_that_was_done_while_nobody_looked(bench: Bench) -> None:
+    """A worker that was away for hours reads it, instead of going through everybody."""
+    bench.tenant.set_export(seconds=0.5)
+    assert not (await bench.sync.everything(budget=0)).finished
+    bench.sql("UPDATE sync_runs SET started_at = started_at - interval '3 h' WHERE NOT complete")
+    report = await bench.sync.everything(budget=60)
+    assert (report.ok, report.notes, bench.calls().get(LIST, 0)) == (True, [], 0)
+
+
 async def test_full_gives_up_what_was_begun(bench: Bench) -> None:
     """Whoever asks for a full sync gets a walk, and no export goes on after it."""
     bench.tenant.set_export(seconds=60)

@@ -309,3 +309,56 @@ async def test_a_page_that_fails_is_asked_for_no_further(bench: Bench) -> None:
     for _ in range(20):
         await bench.runtime.vault.now()  # time for calls that were left to themselves
     assert bench.calls().get("GET /api/v2/users/{id}", 0) <= 4
+
+
+async def test_a_backlog_of_the_log_is_not_read_until_now(bench: Bench) -> None:
+    """It is read up to what its last page tells of: were it gone then, the gap would begin there."""
+    bench.tenant.advance(-86400)
+    users = bench.tenant.add_users("google-oauth2", 3)
+    await bench.sync.everything()
+    await bench.sync.changes()
+    for _ in range(150):
+        bench.tenant.write_log("fapi")
+    bench.tenant.login(users[0])
+    bench.tenant.advance(20 * 3600)
+    assert not (await bench.sync.changes(budget=0)).finished
+    behind = "SELECT 1 FROM sync_positions WHERE feed = 'log' AND read_until < now() - interval '20 h'"
+    assert len(bench.sql(behind)) == 1
+    bench.tenant.set_log(retention=3600, gone="400")
+    assert (await bench.sync.changes()).tally.changed == 1
+    assert bench.sql(behind) == []
+
+
+async def test_a_log_that_cannot_be_read_any_more(bench: Bench) -> None:
+    """Those who changed since it was read are walked through, and deletions swept all the same."""
+    bench.tenant.advance(-7200)
+    users = bench.tenant.add_users("google-oauth2", 3)
+    await bench.sync.everything()
+    await bench.sync.changes()
+    bench.sql("UPDATE sync_positions SET read_until = now() - interval '2 h' WHERE feed = 'log'")
+    bench.tenant.advance(1800)
+    bench.tenant.login(users[0])
+    bench.tenant.advance(5400)
+    bench.tenant.fail_next("/api/v2/logs", 1000, "html200")
+    report = await bench.sync.changes()
+    assert (report.ok, report.tally.changed, len(report.notes)) == (True, 1, 1)
+    bench.tenant.clear_faults()
+    report = await bench.sync.changes()
+    assert (report.notes, report.seen > 0) == ([], True)
+
+
+async def test_a_database_users_login_costs_no_call(bench: Bench) -> None:
+    """It brings no provider's tokens; of a deletion such a user is told of like any."""
+    bench.tenant.add_connection("db", "auth0", None)
+    bench.tenant.add_user("auth0|a", [{"connection": "db", "provider": "auth0", "user_id": "a"}])
+    users = bench.tenant.add_users("google-oauth2", 2)
+    await bench.sync.everything()
+    await bench.sync.changes()
+    bench.calls()
+    bench.tenant.login("auth0|a", "db")
+    bench.tenant.login(users[0])
+    await bench.sync.changes()
+    assert bench.calls()["GET /api/v2/users/{id}"] == 1
+    bench.tenant.delete_user("auth0|a")
+    await bench.sync.changes()
+    assert bench.calls()["GET /api/v2/users/{id}"] == 1

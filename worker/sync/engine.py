@@ -157,9 +157,7 @@ class Sync:
                 return replace(report, skipped=True)
             async with self._recorded(report, None):
                 await self._auth0.require(*USER_SCOPES)
-                logged = await self._feeds.begin(report)
-                if logged:
-                    await self._feeds.read_log(report, budget)
+                logged = await self._feeds.begin(report) and await self._feeds.read_log(report, budget)
                 await self._changed(report, budget, progress, again=not logged)
         return report
 

@@ -103,9 +103,11 @@ class Reconciling:
     async def _is_done(self, job: str, began: datetime, budget: float | None) -> bool:
         if budget is None:
             return True  # it is waited for where it is read
+        if await self._auth0.export.is_done(job, patience=budget):
+            return True
         if await self._vault.now() - began > PATIENCE:
             raise Auth0Unreachable(f"an export is not done after {PATIENCE}")
-        return await self._auth0.export.is_done(job, patience=budget)
+        return False
 
     async def _compare(
         self,
