@@ -286,15 +286,15 @@ async def _each_tenant(
 
 async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
     """Returns whether there is more to do at once. What is due is asked of Postgres: two beats do no harm."""
-    schedule, sync = runtime.settings.schedule, await runtime.sync(tenant)
+    schedule, sync, more = runtime.settings.schedule, await runtime.sync(tenant), False
     if await _is_walk_due(runtime, tenant, sync):
-        report = await sync.everything(budget=SLICE)
-        return not report.finished
+        more = not (await sync.everything(budget=SLICE)).finished
+    # Between two slices of a walk as well: it may take days, and what it finds is renewed with these.
     if await _is_past(
         runtime, await records.last_began(runtime.vault, tenant, "connections"), schedule.connections
     ):
         await sync.connections()
-    return False
+    return more
 
 
 async def _is_walk_due(runtime: Runtime, tenant: str, sync: Sync) -> bool:

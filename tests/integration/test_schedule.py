@@ -129,3 +129,17 @@ async def test_a_walk_goes_on_where_no_redis_takes_it_over(sql: Sql, monkeypatch
     await asyncio.to_thread(tasks.sync_due.run)
     assert users(sql) == 350
     assert sql("SELECT complete, resumed FROM sync_runs") == [{"complete": True, "resumed": 3}]
+
+
+async def test_connections_are_read_during_a_walk_of_hours(
+    tenant: Emulation, runtime: Runtime, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every ten minutes as ever: whoever the walk finds is renewed with what a connection's options say."""
+    monkeypatch.setattr(tasks, "SLICE", 0)
+    assert await tasks._catch_up_if_due(runtime, "default")
+    tenant.add_connection("later", "bitbucket", "bitbucket")
+    assert await tasks._catch_up_if_due(runtime, "default")
+    assert sql("SELECT 1 FROM connections WHERE name = 'later'") == []
+    pass_time(sql, 601)
+    assert await tasks._catch_up_if_due(runtime, "default")
+    assert len(sql("SELECT 1 FROM connections WHERE name = 'later'")) == 1

@@ -362,3 +362,22 @@ async def test_a_database_users_login_costs_no_call(bench: Bench) -> None:
     bench.tenant.delete_user("auth0|a")
     await bench.sync.changes()
     assert bench.calls()["GET /api/v2/users/{id}"] == 1
+
+
+async def test_users_without_tokens_where_lists_show_none(bench: Bench) -> None:
+    """The first walk asks for everybody by id; later ones for those who changed, and `--full` for all again."""
+    by_id = "GET /api/v2/users/{id}"
+    bench.tenant.set_list_tokens(False)
+    bench.tenant.add_users("google-oauth2", 5)
+    bare = bench.tenant.add_users("google-oauth2", 5, prefix="bare", at=1.7e9)
+    for user in bare:
+        bench.tenant.set_identity(user, "google-oauth2", touch=False, access_token=None, refresh_token=None)
+    await bench.sync.everything()
+    assert bench.calls()[by_id] == 10
+    await bench.sync.everything()
+    assert bench.calls().get(by_id, 0) == 0
+    bench.tenant.login(bare[0])
+    await bench.sync.everything()
+    assert (bench.calls()[by_id], bare[0] in bench.users()) == (1, True)
+    await bench.sync.everything(full=True)
+    assert bench.calls()[by_id] == 10

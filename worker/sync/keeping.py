@@ -136,12 +136,22 @@ class Keeping:
             report.tally.add(await grants.take(self._vault, [admin], now=now))
 
     async def page(
-        self, page: UserPage, known: Mapping[tuple[str, str], Connection], report: Report, *, full: bool
+        self,
+        page: UserPage,
+        known: Mapping[tuple[str, str], Connection],
+        report: Report,
+        *,
+        full: bool,
+        since: datetime | None = None,
     ) -> None:
         """Keep a page of a list, and ask by id for those whose tokens it may hide.
 
         Whether lists carry tokens is not documented. One that is seen says that they do: then an identity without
         any has none, and asking for its user would show nothing more.
+
+        Args:
+            full: ask for unchanged users too.
+            since: when everybody was last seen: of whom the vault holds nothing, only who changed since is asked for.
         """
         self._lists_carry_tokens |= any(carries_tokens(user) for user in page.users)
         hidden = [] if self._lists_carry_tokens else [user for user in page.users if may_hide_tokens(user)]
@@ -150,7 +160,7 @@ class Keeping:
         report.failed += len(page.malformed)
         report.problems += page.malformed
         if hidden:
-            await self.by_id(await self._changed(hidden, full=full), known, report)
+            await self.by_id(await self._changed(hidden, full=full, since=since), known, report)
 
     async def by_id(
         self, user_ids: Sequence[str], known: Mapping[tuple[str, str], Connection], report: Report
@@ -234,7 +244,7 @@ class Keeping:
                 each.cancel()
         return answers
 
-    async def _changed(self, users: Sequence[User], *, full: bool) -> list[str]:
+    async def _changed(self, users: Sequence[User], *, full: bool, since: datetime | None) -> list[str]:
         """Those of a list who changed since the vault last saw them."""
         if full:
             return [user.user_id for user in users]
@@ -242,7 +252,12 @@ class Keeping:
         return [
             user.user_id
             for user in users
-            if user.updated_at is None or last_shown.get(user.user_id) != user.updated_at
+            if user.updated_at is None
+            or (
+                last_shown[user.user_id] != user.updated_at
+                if user.user_id in last_shown
+                else since is None or user.updated_at >= since
+            )
         ]
 
 
