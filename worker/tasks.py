@@ -15,6 +15,7 @@ from celery import Task, shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from worker import settings as configuration
 from worker.errors import (
@@ -270,15 +271,18 @@ def _sync(task: Task, tenant: str, run: Any, *, urgent: bool = False) -> dict[st
 async def _each_tenant(
     runtime: Runtime, work: Callable[[Runtime, str], Coroutine[Any, Any, T]]
 ) -> list[T | None]:
-    """Do something for all tenants at once; one tenant's failure does not stop another."""
+    """Do something for all tenants, some at a time; one tenant's failure does not stop another."""
 
     async def one(tenant: str) -> T | None:
         try:
-            return await work(runtime, tenant)
+            async with runtime.turns[work.__name__]:
+                return await work(runtime, tenant)
         except VaultError as error:  # the next tick tries again
             log.warning("sync.postponed", tenant=tenant, problem=str(error))
         except DBAPIError as error:
             log.warning("sync.postponed", tenant=tenant, problem=str(explain(error)))
+        except PoolTimeout:
+            log.warning("sync.postponed", tenant=tenant, problem="all connections to Postgres are in use")
         return None
 
     return await asyncio.gather(*map(one, runtime.tenants))

@@ -12,7 +12,8 @@ from tests.emulators.control import Emulation
 from tests.rows import Sql
 from worker import tasks
 from worker.errors import Auth0Unreachable
-from worker.runtime import Runtime
+from worker.runtime import Runtime, open_runtime
+from worker.settings import Settings
 
 Tick = Callable[[], Awaitable[bool]]
 
@@ -143,3 +144,20 @@ async def test_connections_are_read_during_a_walk_of_hours(
     pass_time(sql, 601)
     assert await tasks._catch_up_if_due(runtime, "default")
     assert len(sql("SELECT 1 FROM connections WHERE name = 'later'")) == 1
+
+
+async def test_many_tenants_leave_each_other_connections(
+    tenant: Emulation, settings: Callable[[], Settings], sql: Sql
+) -> None:
+    """More tenants than the pool has connections: their locks hold some, and all of them get on."""
+    tenant.add_connection("google-oauth2", "google-oauth2", "google")
+    tenant.add_users("google-oauth2", 3)
+    one = settings()
+    tenants = {f"tenant-{number}": one.tenants["default"] for number in range(25)}
+    async with open_runtime(one.model_copy(update={"tenants": tenants}), connections=20) as runtime:
+        await asyncio.gather(
+            tasks._each_tenant(runtime, tasks._catch_up_if_due),
+            tasks._each_tenant(runtime, tasks._take_changes),
+        )
+    runs = sql("SELECT scope, count(*) AS n FROM sync_runs WHERE complete GROUP BY scope")
+    assert {run["scope"]: run["n"] for run in runs} == {"all": 25, "changes": 25}
