@@ -45,6 +45,9 @@ SLICE = 45.0
 # A full sync that failed is tried again after so many seconds, twice as many after each further failure, up to a bound.
 TRY_AGAIN, LONGEST_WAIT = 60.0, 600.0
 
+# What passes by itself, sooner or later.
+_MAY_PASS = (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable)
+
 T = TypeVar("T")
 
 
@@ -204,8 +207,16 @@ def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
     Args:
         full: walk through all users, instead of asking for those who changed.
     """
-    tenants = _process.runtime().tenants
-    return [_sync(self, tenant, lambda sync: sync.catch_up(full=full)) for tenant in tenants]
+    reports, postponed = [], None
+    for tenant in _process.runtime().tenants:
+        try:
+            reports.append(_run_sync(tenant, lambda sync: sync.catch_up(full=full)))
+        except VaultError as error:
+            reports.append(_failed(tenant, error))
+            postponed = error if isinstance(error, _MAY_PASS) else postponed
+    if postponed:
+        _retry(self, postponed)
+    return reports
 
 
 @shared_task(name="worker.sync_due", ignore_result=True, bind=True)
@@ -251,21 +262,34 @@ def _tenant(name: str | None) -> str:
 
 def _sync(task: Task, tenant: str, run: Any, *, urgent: bool = False) -> dict[str, Any]:
     """Run a sync; what may pass is retried by Celery, what the operator must mend is reported."""
+    try:
+        return _run_sync(tenant, run, urgent=urgent)
+    except Auth0NotFound as error:
+        return {"tenant": tenant, "state": "not_found", "problems": [str(error)]}
+    except _MAY_PASS as error:
+        failed = _failed(tenant, error)
+        _retry(task, error)
+        return failed
 
+
+def _run_sync(tenant: str, run: Any, *, urgent: bool = False) -> dict[str, Any]:
     async def work() -> Report:
         report: Report = await run(await _process.runtime().sync(tenant, urgent=urgent))
         return report
 
-    try:
-        return _plain(_process.run(work))
-    except Auth0NotFound as error:
-        return {"tenant": tenant, "state": "not_found", "problems": [str(error)]}
-    except (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable) as error:
-        log.warning("sync.postponed", tenant=tenant, problem=str(error))
-        if task.max_retries and task.request.retries < task.max_retries:
-            wait = getattr(error, "retry_after", None) or RETRY_AFTER * 2**task.request.retries
-            raise task.retry(countdown=wait) from None
-        return {"tenant": tenant, "state": "failed", "problems": [str(error)]}
+    return _plain(_process.run(work))
+
+
+def _failed(tenant: str, error: VaultError) -> dict[str, Any]:
+    log.warning("sync.postponed", tenant=tenant, problem=str(error))
+    return {"tenant": tenant, "state": "failed", "problems": [str(error)]}
+
+
+def _retry(task: Task, error: VaultError) -> None:
+    """Have Celery run the task again later, unless that was tried often enough."""
+    if task.max_retries and task.request.retries < task.max_retries:
+        wait = getattr(error, "retry_after", None) or RETRY_AFTER * 2**task.request.retries
+        raise task.retry(countdown=wait) from None
 
 
 async def _each_tenant(

@@ -226,6 +226,9 @@ async def test_a_linked_identity_that_shows_no_token_moves_too(bench: Bench) -> 
     [after] = bench.sql("SELECT * FROM grants WHERE id = %s", before["id"])
     assert (after["user_id"], after["missing_since"]) == (primary, None)
     assert rows.opened(bench.runtime.vault, after) == rows.opened(bench.runtime.vault, before)
+    bench.sql("UPDATE grants SET created_at = created_at - interval '1 d'")
+    await bench.sync.everything()  # it counts as of the time at which its new user was made
+    assert bench.missing() == set()
 
 
 def configure(bench: Bench) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from celery import Celery, current_app
+from celery.exceptions import Retry
 
 from tests.emulators.control import Emulation
 from tests.rows import Sql
@@ -14,6 +15,7 @@ from worker import tasks
 from worker.errors import Auth0Unreachable
 from worker.runtime import Runtime, open_runtime
 from worker.settings import Settings
+from worker.tokens import Secret
 
 Tick = Callable[[], Awaitable[bool]]
 
@@ -161,3 +163,24 @@ async def test_many_tenants_leave_each_other_connections(
         )
     runs = sql("SELECT scope, count(*) AS n FROM sync_runs WHERE complete GROUP BY scope")
     assert {run["scope"]: run["n"] for run in runs} == {"all": 25, "changes": 25}
+
+
+@pytest.mark.usefixtures("process")
+async def test_one_tenants_failure_does_not_stop_an_app_from_syncing_another(
+    tenant: Emulation, runtime: Runtime, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refused one is named in what ``worker.sync_all`` returns, and the other is synced."""
+    configured = runtime.settings.tenants["default"]
+    refused = configured.model_copy(update={"client_secret": Secret("another")})
+    tenants = {"refused": refused, "default": configured}
+    monkeypatch.setattr(runtime, "settings", runtime.settings.model_copy(update={"tenants": tenants}))
+    first, second = await asyncio.to_thread(tasks.sync_all.run)
+    assert (first["tenant"], first["state"], second["seen"], users(sql)) == ("refused", "failed", 350, 350)
+    tenant.fail_next(
+        "/oauth/token", 10_000, "503"
+    )  # that may pass: what is retried is the whole, once each is tried
+    (await runtime.auth0("refused"))._calls._pace._sleep = lambda _: asyncio.sleep(0)
+    sql("DELETE FROM grants")
+    with pytest.raises(Retry):
+        await asyncio.to_thread(tasks.sync_all.run, full=True)
+    assert users(sql) == 350

@@ -208,6 +208,7 @@ class Erasure:
                 # Another user has it now. Asking for that user moves the grant, with the tokens we have renewed.
                 found = await self._keeping.by_id([user.user_id for user in holders], known, report)
                 await move(self._vault, list(_moves(each, found.values())))
+                await self._keeping.note_without_tokens([user for user in found.values() if user])
                 swept.waiting += 1
                 continue
             reason = "deleted" if users[each.key.user_id] is None else "unlinked"

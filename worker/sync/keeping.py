@@ -176,7 +176,7 @@ class Keeping:
             answers = await self._ask(user_ids[start : start + USERS_AT_A_TIME], report)
             users = [user for user in answers.values() if user is not None]
             await self.users(users, known, report, marked_before=asked_at)
-            await self._note_without_tokens(users)
+            await self.note_without_tokens(users)
             found |= answers
         gone = [user_id for user_id, user in found.items() if user is None]
         report.gone += await missing.mark_users(self._vault, self._tenant, gone, now=await self._vault.now())
@@ -210,7 +210,7 @@ class Keeping:
             self._vault, self._tenant, _identities(users), before=marked_before or now - LAG
         )
 
-    async def _note_without_tokens(self, users: Sequence[User]) -> None:
+    async def note_without_tokens(self, users: Sequence[User]) -> None:
         """Note identities that show no token any more: else their users would be asked for each day, as changed."""
         scopes = await self._auth0.scopes()
         if scopes is None or "read:user_idp_tokens" in scopes:  # without it none would be shown of anybody

@@ -58,12 +58,15 @@ def carries_tokens(user: auth0.User) -> bool:
     return any(identity.access_token or identity.refresh_token for identity in user.identities)
 
 
-def without_tokens(users: Iterable[auth0.User], tenant: str) -> Iterator[tuple[GrantKey, datetime]]:
-    """Yield the identities of users that show no token, with their users' last change."""
+def without_tokens(
+    users: Iterable[auth0.User], tenant: str
+) -> Iterator[tuple[GrantKey, datetime, datetime | None]]:
+    """Yield the identities of users that show no token, with their users' last change and when they were made."""
     for user in users:
         for identity in user.identities:
             if user.updated_at and not (identity.access_token or identity.refresh_token):
-                yield GrantKey(tenant, identity.connection, user.user_id, identity.user_id), user.updated_at
+                key = GrantKey(tenant, identity.connection, user.user_id, identity.user_id)
+                yield key, user.updated_at, user.created_at
 
 
 def may_hide_tokens(user: auth0.User) -> bool:
