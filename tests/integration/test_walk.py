@@ -381,3 +381,20 @@ async def test_users_without_tokens_where_lists_show_none(bench: Bench) -> None:
     assert (bench.calls()[by_id], bare[0] in bench.users()) == (1, True)
     await bench.sync.everything(full=True)
     assert bench.calls()[by_id] == 10
+
+
+async def test_a_walk_of_a_connection_that_was_left_long_ago(bench: Bench) -> None:
+    """It begins anew: nothing may have told since who changed behind it."""
+    bench.tenant.seed_users(300, ["google-oauth2"])
+    await bench.sync.everything()
+
+    def killed(seen: int, _: int | None) -> None:
+        if seen > 100:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await bench.sync.connection("google-oauth2", progress=killed)
+    bench.tenant.login(bench.sql("SELECT * FROM grants ORDER BY user_created_at")[0]["user_id"])
+    bench.sql("UPDATE sync_runs SET started_at = started_at - interval '2 d' WHERE scope = 'connection'")
+    report = await bench.sync.connection("google-oauth2")
+    assert (report.ok, report.seen, report.tally.changed) == (True, 300, 1)
