@@ -11,6 +11,7 @@ from tests import rows
 from tests.emulators.control import Emulation
 from tests.integration.test_walk import SCOPES, Bench
 from tests.rows import Sql
+from worker.errors import Auth0Error
 from worker.runtime import Runtime
 from worker.settings import ConnectionSettings
 from worker.vault import missing
@@ -148,6 +149,25 @@ async def test_all_of_a_few_are_not_erased_unasked(bench: Bench) -> None:
     swept = await sweep(bench)
     assert (swept.erased, len(swept.problems)) == (0, 1)
     assert (await bench.erasure().sweep(anyway=True)).erased == 3
+
+
+async def test_a_search_that_auth0_refuses_keeps_only_its_own_grant(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one for an id too long for a query: the others that are gone are erased."""
+    gone = sorted(bench.users())[:2]
+    for user in gone:
+        bench.tenant.delete_user(user)
+    asking = type(bench.sync._auth0).users_with_identity
+
+    async def refused(self: Any, connection: str, provider_user_id: str) -> Any:
+        if gone[0].endswith(provider_user_id):
+            raise Auth0Error("the request line is too long for Auth0; ask for less", status=414)
+        return await asking(self, connection, provider_user_id)
+
+    monkeypatch.setattr(type(bench.sync._auth0), "users_with_identity", refused)
+    swept = await sweep(bench)
+    assert (swept.erased, swept.waiting, len(swept.problems)) == (1, 1, 1)
 
 
 async def test_who_is_shown_again_does_not_seem_gone(bench: Bench) -> None:

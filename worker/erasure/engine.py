@@ -6,7 +6,7 @@ identity is another user's now. A refresh token that we have renewed exists nowh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -14,9 +14,9 @@ import httpx
 import structlog
 
 from worker.auth0 import ManagementClient, User
-from worker.connections import Connections
+from worker.connections import Connection, Connections
 from worker.erasure.revoking import Revoked, revoke
-from worker.errors import Auth0Error, ConfigurationError, MissingScope
+from worker.errors import CONCERNS_ALL, Auth0Error, ConfigurationError, MissingScope
 from worker.providers import Client
 from worker.settings import Deletion, EventKind
 from worker.sync.keeping import Keeping
@@ -202,17 +202,29 @@ class Erasure:
         for each in suspects:
             if each in present or each in unreadable:
                 continue
-            if holders := await self._auth0.users_with_identity(
-                each.key.connection, each.key.provider_user_id
-            ):
-                # Another user has it now. Asking for that user moves the grant, with the tokens we have renewed.
-                found = await self._keeping.by_id([user.user_id for user in holders], known, report)
-                await move(self._vault, list(_moves(each, found.values())))
-                await self._keeping.note_without_tokens([user for user in found.values() if user])
+            if await self._may_be_elsewhere(each, known, report, swept):
                 swept.waiting += 1
                 continue
             reason = "deleted" if users[each.key.user_id] is None else "unlinked"
             await self._erase([(each.id, each.key)], reason, swept)
+
+    async def _may_be_elsewhere(
+        self, suspect: Missing, known: Mapping[tuple[str, str], Connection], report: Report, swept: Swept
+    ) -> bool:
+        """Whether another user may have the identity now: asking for that user moves the grant, with our tokens."""
+        key = suspect.key
+        try:
+            holders = await self._auth0.users_with_identity(key.connection, key.provider_user_id)
+        except CONCERNS_ALL:
+            raise
+        except Auth0Error as refused:  # a search for this one: the others are not to wait for it
+            swept.problems.append(str(refused))
+            return True
+        found = await self._keeping.by_id([user.user_id for user in holders], known, report)
+        users = [user for user in found.values() if user is not None]
+        await move(self._vault, list(_moves(suspect, users)))
+        await self._keeping.note_without_tokens(users)
+        return bool(holders)
 
     async def _erase(self, grants: Iterable[tuple[int, GrantKey]], reason: str, swept: Swept) -> None:
         """Revoke where that is configured, then overwrite with nothing."""
@@ -253,9 +265,9 @@ def _has(user: User | None, key: GrantKey) -> bool:
     )
 
 
-def _moves(suspect: Missing, users: Iterable[User | None]) -> Iterator[tuple[int, GrantKey, datetime | None]]:
+def _moves(suspect: Missing, users: Iterable[User]) -> Iterator[tuple[int, GrantKey, datetime | None]]:
     """Where a grant goes whose identity shows no token with the user who has it now: no sync would take it there."""
-    for user in filter(None, users):
+    for user in users:
         for identity in user.identities:
             key = GrantKey(suspect.key.tenant, identity.connection, user.user_id, identity.user_id)
             if key == replace(suspect.key, user_id=user.user_id) and not (

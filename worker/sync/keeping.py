@@ -13,11 +13,9 @@ from worker.auth0 import Connection as ShownConnection
 from worker.auth0 import ManagementClient, User, UserPage
 from worker.connections import Connection, Connections
 from worker.errors import (
+    CONCERNS_ALL,
     Auth0Error,
     Auth0NotFound,
-    Auth0RateLimited,
-    Auth0Refused,
-    Auth0Unreachable,
     MissingScope,
 )
 from worker.sync.report import Report
@@ -227,7 +225,7 @@ class Keeping:
                     answers[user_id] = await self._auth0.user(user_id)
                 except Auth0NotFound:
                     answers[user_id] = None
-                except (Auth0Unreachable, Auth0RateLimited, Auth0Refused):
+                except CONCERNS_ALL:
                     raise
                 except Auth0Error as refused:
                     report.failed += 1
