@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,10 @@ from worker.tokens import Secret
 from worker.vault.database import Vault, open_vault
 from worker.vault.spool import Spool
 
+# So many tenants are looked after at a time in one kind of work: each holds a connection or two for its locks while
+# it needs one more, and were all of them held so, nobody would get on.
+TENANTS_AT_A_TIME = 5
+
 
 @dataclass(slots=True)
 class Runtime:
@@ -33,6 +39,7 @@ class Runtime:
 
     Attributes:
         tenants: the names of the configured tenants.
+        turns: of the tenants, for each kind of work.
     """
 
     settings: Settings
@@ -43,6 +50,9 @@ class Runtime:
     http: httpx.AsyncClient
     deliverer: Deliverer
     _open: AsyncExitStack
+    turns: defaultdict[str, asyncio.Semaphore] = field(
+        default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(TENANTS_AT_A_TIME))
+    )
     _auth0: dict[str, ManagementClient] = field(default_factory=dict)
 
     @property

@@ -15,6 +15,7 @@ from celery import Task, shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from worker import settings as configuration
 from worker.errors import (
@@ -43,6 +44,9 @@ RETRY_AFTER = 15.0
 SLICE = 45.0
 # A full sync that failed is tried again after so many seconds, twice as many after each further failure, up to a bound.
 TRY_AGAIN, LONGEST_WAIT = 60.0, 600.0
+
+# What passes by itself, sooner or later.
+_MAY_PASS = (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable)
 
 T = TypeVar("T")
 
@@ -203,8 +207,16 @@ def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
     Args:
         full: walk through all users, instead of asking for those who changed.
     """
-    tenants = _process.runtime().tenants
-    return [_sync(self, tenant, lambda sync: sync.catch_up(full=full)) for tenant in tenants]
+    reports, postponed = [], None
+    for tenant in _process.runtime().tenants:
+        try:
+            reports.append(_run_sync(tenant, lambda sync: sync.catch_up(full=full)))
+        except VaultError as error:
+            reports.append(_failed(tenant, error))
+            postponed = error if isinstance(error, _MAY_PASS) else postponed
+    if postponed:
+        _retry(self, postponed)
+    return reports
 
 
 @shared_task(name="worker.sync_due", ignore_result=True, bind=True)
@@ -250,35 +262,51 @@ def _tenant(name: str | None) -> str:
 
 def _sync(task: Task, tenant: str, run: Any, *, urgent: bool = False) -> dict[str, Any]:
     """Run a sync; what may pass is retried by Celery, what the operator must mend is reported."""
+    try:
+        return _run_sync(tenant, run, urgent=urgent)
+    except Auth0NotFound as error:
+        return {"tenant": tenant, "state": "not_found", "problems": [str(error)]}
+    except _MAY_PASS as error:
+        failed = _failed(tenant, error)
+        _retry(task, error)
+        return failed
 
+
+def _run_sync(tenant: str, run: Any, *, urgent: bool = False) -> dict[str, Any]:
     async def work() -> Report:
         report: Report = await run(await _process.runtime().sync(tenant, urgent=urgent))
         return report
 
-    try:
-        return _plain(_process.run(work))
-    except Auth0NotFound as error:
-        return {"tenant": tenant, "state": "not_found", "problems": [str(error)]}
-    except (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable) as error:
-        log.warning("sync.postponed", tenant=tenant, problem=str(error))
-        if task.max_retries and task.request.retries < task.max_retries:
-            wait = getattr(error, "retry_after", None) or RETRY_AFTER * 2**task.request.retries
-            raise task.retry(countdown=wait) from None
-        return {"tenant": tenant, "state": "failed", "problems": [str(error)]}
+    return _plain(_process.run(work))
+
+
+def _failed(tenant: str, error: VaultError) -> dict[str, Any]:
+    log.warning("sync.postponed", tenant=tenant, problem=str(error))
+    return {"tenant": tenant, "state": "failed", "problems": [str(error)]}
+
+
+def _retry(task: Task, error: VaultError) -> None:
+    """Have Celery run the task again later, unless that was tried often enough."""
+    if task.max_retries and task.request.retries < task.max_retries:
+        wait = getattr(error, "retry_after", None) or RETRY_AFTER * 2**task.request.retries
+        raise task.retry(countdown=wait) from None
 
 
 async def _each_tenant(
     runtime: Runtime, work: Callable[[Runtime, str], Coroutine[Any, Any, T]]
 ) -> list[T | None]:
-    """Do something for all tenants at once; one tenant's failure does not stop another."""
+    """Do something for all tenants, some at a time; one tenant's failure does not stop another."""
 
     async def one(tenant: str) -> T | None:
         try:
-            return await work(runtime, tenant)
+            async with runtime.turns[work.__name__]:
+                return await work(runtime, tenant)
         except VaultError as error:  # the next tick tries again
             log.warning("sync.postponed", tenant=tenant, problem=str(error))
         except DBAPIError as error:
             log.warning("sync.postponed", tenant=tenant, problem=str(explain(error)))
+        except PoolTimeout:
+            log.warning("sync.postponed", tenant=tenant, problem="all connections to Postgres are in use")
         return None
 
     return await asyncio.gather(*map(one, runtime.tenants))
@@ -286,15 +314,15 @@ async def _each_tenant(
 
 async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
     """Returns whether there is more to do at once. What is due is asked of Postgres: two beats do no harm."""
-    schedule, sync = runtime.settings.schedule, await runtime.sync(tenant)
+    schedule, sync, more = runtime.settings.schedule, await runtime.sync(tenant), False
     if await _is_walk_due(runtime, tenant, sync):
-        report = await sync.everything(budget=SLICE)
-        return not report.finished
+        more = not (await sync.everything(budget=SLICE)).finished
+    # Between two slices of a walk as well: it may take days, and what it finds is renewed with these.
     if await _is_past(
         runtime, await records.last_began(runtime.vault, tenant, "connections"), schedule.connections
     ):
         await sync.connections()
-    return False
+    return more
 
 
 async def _is_walk_due(runtime: Runtime, tenant: str, sync: Sync) -> bool:

@@ -11,6 +11,7 @@ from tests import rows
 from tests.emulators.control import Emulation
 from tests.integration.test_walk import SCOPES, Bench
 from tests.rows import Sql
+from worker.errors import Auth0Error
 from worker.runtime import Runtime
 from worker.settings import ConnectionSettings
 from worker.vault import missing
@@ -152,6 +153,48 @@ async def test_too_many_at_once_are_not_erased_unasked(bench: Bench) -> None:
     assert (await bench.erasure().sweep(anyway=True)).erased == 30
 
 
+async def test_all_of_a_few_are_not_erased_unasked(bench: Bench) -> None:
+    """However few a tenant has: when most of them seem gone, it is more likely the wrong one."""
+    for user in sorted(bench.users())[:3]:
+        bench.tenant.delete_user(user)
+    swept = await sweep(bench)
+    assert (swept.erased, len(swept.problems)) == (0, 1)
+    assert (await bench.erasure().sweep(anyway=True)).erased == 3
+
+
+async def test_a_search_that_auth0_refuses_keeps_only_its_own_grant(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one for an id too long for a query: the others that are gone are erased."""
+    gone = sorted(bench.users())[:2]
+    for user in gone:
+        bench.tenant.delete_user(user)
+    asking = type(bench.sync._auth0).users_with_identity
+
+    async def refused(self: Any, connection: str, provider_user_id: str) -> Any:
+        if gone[0].endswith(provider_user_id):
+            raise Auth0Error("the request line is too long for Auth0; ask for less", status=414)
+        return await asking(self, connection, provider_user_id)
+
+    monkeypatch.setattr(type(bench.sync._auth0), "users_with_identity", refused)
+    swept = await sweep(bench)
+    assert (swept.erased, swept.waiting, len(swept.problems)) == (1, 1, 1)
+
+
+async def test_who_is_shown_again_does_not_seem_gone(bench: Bench) -> None:
+    """Once the settings name the right tenant again, its lists take the marks off, and nothing is held back."""
+    bench.tenant.add_users("google-oauth2", 40)
+    await bench.sync.everything()
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", sorted(bench.users()), now=now)
+    await bench.sync.everything()
+    assert len(bench.missing()) == 45  # so soon, the list may only lag behind
+    bench.sql("UPDATE grants SET missing_since = missing_since - interval '1 h'")
+    await bench.sync.everything()
+    swept = await bench.erasure().sweep()
+    assert (swept.problems, bench.missing()) == ([], set())
+
+
 async def test_a_grant_in_use_is_erased_later(bench: Bench) -> None:
     """With a revocation URL, a call under way is waited for: its answer would bring a pair that nobody revokes."""
     user = sorted(bench.users())[0]
@@ -164,6 +207,59 @@ async def test_a_grant_in_use_is_erased_later(bench: Bench) -> None:
     assert (swept.erased, swept.waiting) == (0, 1)
     bench.sql("UPDATE grants SET claim_owner = NULL, claim_began = NULL, claim_until = NULL")
     assert (await bench.erasure().forget(user)).erased == 1
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "attempts = 3, due_at = now() + interval '20 min'",
+        "state = 'reauthorization_required', reason = 'invalid_grant', due_at = NULL, forced_at = now()",
+    ],
+)
+async def test_a_grant_in_backoff_is_not_in_use(bench: Bench, state: str) -> None:
+    """Nor is a dead one that an app insisted on today: with a revocation URL, too, they are erased at once."""
+    user = sorted(bench.users())[0]
+    configure(bench)
+    bench.sql(f"UPDATE grants SET {state} WHERE user_id = %s", user)
+    swept = await bench.erasure().forget(user)
+    assert (swept.erased, swept.waiting) == (1, 0)
+
+
+async def test_a_login_before_forgetting_is_no_new_one(bench: Bench) -> None:
+    """Though the vault had not seen it yet."""
+    user = sorted(bench.users())[0]
+    await bench.sync.changes()
+    bench.tenant.login(user)
+    assert (await bench.erasure().forget(user)).erased == 1
+    await bench.sync.changes()
+    assert user not in bench.users()
+
+
+async def test_forgetting_does_not_need_auth0(bench: Bench) -> None:
+    """Who is to be forgotten is, whether Auth0 answers or not."""
+    user = sorted(bench.users())[0]
+    bench.tenant.fail_next("/api/v2/users", 1, "403")
+    assert (await bench.erasure().forget(user)).erased == 1
+
+
+async def test_a_linked_identity_that_shows_no_token_moves_too(bench: Bench) -> None:
+    """Nobody would take it to its new user otherwise, and Auth0 be asked for both of them each minute."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.tenant.link(primary, secondary)
+    identities = bench.tenant.user(primary)["identities"]
+    bare = [
+        {name: value for name, value in each.items() if name not in ("access_token", "refresh_token")}
+        for each in identities
+    ]
+    bench.tenant.set_user(primary, identities=[identities[0], *bare[1:]])
+    [before] = bench.sql("SELECT * FROM grants WHERE user_id = %s", secondary)
+    await sweep(bench)
+    [after] = bench.sql("SELECT * FROM grants WHERE id = %s", before["id"])
+    assert (after["user_id"], after["missing_since"]) == (primary, None)
+    assert rows.opened(bench.runtime.vault, after) == rows.opened(bench.runtime.vault, before)
+    bench.sql("UPDATE grants SET created_at = created_at - interval '1 d'")
+    await bench.sync.everything()  # it counts as of the time at which its new user was made
+    assert bench.missing() == set()
 
 
 def configure(bench: Bench) -> None:

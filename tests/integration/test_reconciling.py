@@ -173,6 +173,15 @@ async def test_a_job_that_auth0_has_forgotten(bench: Bench) -> None:
     assert (report.ok, report.seen, bench.calls()[LIST]) == (True, 500, 6)
 
 
+async def test_a_job_that_was_done_while_nobody_looked(bench: Bench) -> None:
+    """A worker that was away for hours reads it, instead of going through everybody."""
+    bench.tenant.set_export(seconds=0.5)
+    assert not (await bench.sync.everything(budget=0)).finished
+    bench.sql("UPDATE sync_runs SET started_at = started_at - interval '3 h' WHERE NOT complete")
+    report = await bench.sync.everything(budget=60)
+    assert (report.ok, report.notes, bench.calls().get(LIST, 0)) == (True, [], 0)
+
+
 async def test_full_gives_up_what_was_begun(bench: Bench) -> None:
     """Whoever asks for a full sync gets a walk, and no export goes on after it."""
     bench.tenant.set_export(seconds=60)
@@ -189,3 +198,44 @@ async def test_an_outage_before_there_is_a_job(bench: Bench) -> None:
         await bench.sync.everything()
     bench.tenant.clear_faults()
     assert (await bench.sync.everything()).ok
+
+
+async def test_a_kill_before_it_is_left_to_a_walk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who differ are counted anew: a walk is made, and nobody of them asked for by id."""
+    for user_id in ids(bench)[:30]:
+        bench.tenant.login(user_id, "google-oauth2")
+    leave = reconciling.Reconciling._leave
+
+    async def killed(*_: Any, **__: Any) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(reconciling.Reconciling, "_leave", killed)
+    with pytest.raises(asyncio.CancelledError):
+        await bench.sync.everything()
+    monkeypatch.setattr(reconciling.Reconciling, "_leave", leave)
+    assert (await bench.sync.everything()).ok
+    calls = bench.calls()
+    assert (calls.get(BY_ID, 0), calls[LIST]) == (0, 6)
+
+
+async def test_an_identity_that_shows_no_token_any_more_is_asked_for_once(bench: Bench) -> None:
+    """Its user changed, and once that was seen nobody is asked in vain each day; what is held is kept."""
+    user = ids(bench)[0]
+    bench.tenant.set_identity(user, "google-oauth2", access_token=None, refresh_token=None, expires_in=None)
+    await bench.sync.everything()
+    assert bench.calls()[BY_ID] == 1
+    await bench.sync.everything()
+    assert bench.calls().get(BY_ID, 0) == 0
+    [row] = bench.sql("SELECT * FROM grants WHERE user_id = %s", user)
+    assert row["refresh_sealed"]
+    bench.tenant.login(user)
+    await bench.sync.everything()
+    assert bench.newest_shown()
+
+
+async def test_who_seemed_gone_and_is_in_the_export(bench: Bench) -> None:
+    """Asked for by id, which takes the mark off: it would hold back every sweep after it."""
+    user = ids(bench)[0]
+    bench.sql("UPDATE grants SET missing_since = now() - interval '1 h' WHERE user_id = %s", user)
+    await bench.sync.everything()
+    assert (bench.calls()[BY_ID], bench.missing()) == (1, set())

@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from celery import Celery, current_app
+from celery.exceptions import Retry
 
 from tests.emulators.control import Emulation
 from tests.rows import Sql
 from worker import tasks
 from worker.errors import Auth0Unreachable
-from worker.runtime import Runtime
+from worker.runtime import Runtime, open_runtime
+from worker.settings import Settings
+from worker.tokens import Secret
 
 Tick = Callable[[], Awaitable[bool]]
 
@@ -129,3 +132,55 @@ async def test_a_walk_goes_on_where_no_redis_takes_it_over(sql: Sql, monkeypatch
     await asyncio.to_thread(tasks.sync_due.run)
     assert users(sql) == 350
     assert sql("SELECT complete, resumed FROM sync_runs") == [{"complete": True, "resumed": 3}]
+
+
+async def test_connections_are_read_during_a_walk_of_hours(
+    tenant: Emulation, runtime: Runtime, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every ten minutes as ever: whoever the walk finds is renewed with what a connection's options say."""
+    monkeypatch.setattr(tasks, "SLICE", 0)
+    assert await tasks._catch_up_if_due(runtime, "default")
+    tenant.add_connection("later", "bitbucket", "bitbucket")
+    assert await tasks._catch_up_if_due(runtime, "default")
+    assert sql("SELECT 1 FROM connections WHERE name = 'later'") == []
+    pass_time(sql, 601)
+    assert await tasks._catch_up_if_due(runtime, "default")
+    assert len(sql("SELECT 1 FROM connections WHERE name = 'later'")) == 1
+
+
+async def test_many_tenants_leave_each_other_connections(
+    tenant: Emulation, settings: Callable[[], Settings], sql: Sql
+) -> None:
+    """More tenants than the pool has connections: their locks hold some, and all of them get on."""
+    tenant.add_connection("google-oauth2", "google-oauth2", "google")
+    tenant.add_users("google-oauth2", 3)
+    one = settings()
+    tenants = {f"tenant-{number}": one.tenants["default"] for number in range(25)}
+    async with open_runtime(one.model_copy(update={"tenants": tenants}), connections=20) as runtime:
+        await asyncio.gather(
+            tasks._each_tenant(runtime, tasks._catch_up_if_due),
+            tasks._each_tenant(runtime, tasks._take_changes),
+        )
+    runs = sql("SELECT scope, count(*) AS n FROM sync_runs WHERE complete GROUP BY scope")
+    assert {run["scope"]: run["n"] for run in runs} == {"all": 25, "changes": 25}
+
+
+@pytest.mark.usefixtures("process")
+async def test_one_tenants_failure_does_not_stop_an_app_from_syncing_another(
+    tenant: Emulation, runtime: Runtime, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refused one is named in what ``worker.sync_all`` returns, and the other is synced."""
+    configured = runtime.settings.tenants["default"]
+    refused = configured.model_copy(update={"client_secret": Secret("another")})
+    tenants = {"refused": refused, "default": configured}
+    monkeypatch.setattr(runtime, "settings", runtime.settings.model_copy(update={"tenants": tenants}))
+    first, second = await asyncio.to_thread(tasks.sync_all.run)
+    assert (first["tenant"], first["state"], second["seen"], users(sql)) == ("refused", "failed", 350, 350)
+    tenant.fail_next(
+        "/oauth/token", 10_000, "503"
+    )  # that may pass: what is retried is the whole, once each is tried
+    (await runtime.auth0("refused"))._calls._pace._sleep = lambda _: asyncio.sleep(0)
+    sql("DELETE FROM grants")
+    with pytest.raises(Retry):
+        await asyncio.to_thread(tasks.sync_all.run, full=True)
+    assert users(sql) == 350

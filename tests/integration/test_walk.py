@@ -11,7 +11,7 @@ import pytest
 from tests.emulators.control import Emulation
 from tests.rows import Sql
 from worker.erasure import Erasure
-from worker.errors import Auth0Unreachable
+from worker.errors import Auth0Refused, Auth0Unreachable
 from worker.runtime import Runtime
 from worker.settings import Deletion
 from worker.sync.engine import Sync
@@ -281,3 +281,120 @@ async def test_a_login_that_lists_do_not_show_yet(bench: Bench) -> None:
     bench.tenant.login(users[1])
     await bench.sync.everything()
     assert (await bench.sync.changes()).tally.changed == 1
+
+
+async def test_a_user_whom_auth0_will_not_show_stands_in_nobodys_way(bench: Bench) -> None:
+    """The log names an id that Auth0 calls none: it is noted once, and the log is read on."""
+    users = bench.tenant.add_users("google-oauth2", 3)
+    await bench.sync.everything()
+    bench.tenant.write_log("s", user_id="odd")
+    bench.tenant.fail_next("/api/v2/users/odd", 1000, "400")
+    bench.tenant.login(users[0])
+    report = await bench.sync.changes()
+    assert (report.tally.changed, report.failed) == (1, 1)
+    assert (await bench.sync.changes()).seen == 0
+
+
+async def test_a_page_that_fails_is_asked_for_no_further(bench: Bench) -> None:
+    """When asking by id fails, calls of the same page that nobody waits for any more are not made."""
+    users = bench.tenant.add_users("google-oauth2", 60)
+    await bench.sync.everything()
+    await bench.sync.changes()
+    for user in users:
+        bench.tenant.login(user)
+    bench.tenant.fail_next(f"/api/v2/users/{users[0]}", 1, "403")
+    with pytest.raises(Auth0Refused):
+        await bench.sync.changes()
+    bench.calls()
+    for _ in range(20):
+        await bench.runtime.vault.now()  # time for calls that were left to themselves
+    assert bench.calls().get("GET /api/v2/users/{id}", 0) <= 4
+
+
+async def test_a_backlog_of_the_log_is_not_read_until_now(bench: Bench) -> None:
+    """It is read up to what its last page tells of: were it gone then, the gap would begin there."""
+    bench.tenant.advance(-86400)
+    users = bench.tenant.add_users("google-oauth2", 3)
+    await bench.sync.everything()
+    await bench.sync.changes()
+    for _ in range(150):
+        bench.tenant.write_log("fapi")
+    bench.tenant.login(users[0])
+    bench.tenant.advance(20 * 3600)
+    assert not (await bench.sync.changes(budget=0)).finished
+    behind = "SELECT 1 FROM sync_positions WHERE feed = 'log' AND read_until < now() - interval '20 h'"
+    assert len(bench.sql(behind)) == 1
+    bench.tenant.set_log(retention=3600, gone="400")
+    assert (await bench.sync.changes()).tally.changed == 1
+    assert bench.sql(behind) == []
+
+
+async def test_a_log_that_cannot_be_read_any_more(bench: Bench) -> None:
+    """Those who changed since it was read are walked through, and deletions swept all the same."""
+    bench.tenant.advance(-7200)
+    users = bench.tenant.add_users("google-oauth2", 3)
+    await bench.sync.everything()
+    await bench.sync.changes()
+    bench.sql("UPDATE sync_positions SET read_until = now() - interval '2 h' WHERE feed = 'log'")
+    bench.tenant.advance(1800)
+    bench.tenant.login(users[0])
+    bench.tenant.advance(5400)
+    bench.tenant.fail_next("/api/v2/logs", 1000, "html200")
+    report = await bench.sync.changes()
+    assert (report.ok, report.tally.changed, len(report.notes)) == (True, 1, 1)
+    bench.tenant.clear_faults()
+    report = await bench.sync.changes()
+    assert (report.notes, report.seen > 0) == ([], True)
+
+
+async def test_a_database_users_login_costs_no_call(bench: Bench) -> None:
+    """It brings no provider's tokens; of a deletion such a user is told of like any."""
+    bench.tenant.add_connection("db", "auth0", None)
+    bench.tenant.add_user("auth0|a", [{"connection": "db", "provider": "auth0", "user_id": "a"}])
+    users = bench.tenant.add_users("google-oauth2", 2)
+    await bench.sync.everything()
+    await bench.sync.changes()
+    bench.calls()
+    bench.tenant.login("auth0|a", "db")
+    bench.tenant.login(users[0])
+    await bench.sync.changes()
+    assert bench.calls()["GET /api/v2/users/{id}"] == 1
+    bench.tenant.delete_user("auth0|a")
+    await bench.sync.changes()
+    assert bench.calls()["GET /api/v2/users/{id}"] == 1
+
+
+async def test_users_without_tokens_where_lists_show_none(bench: Bench) -> None:
+    """The first walk asks for everybody by id; later ones for those who changed, and `--full` for all again."""
+    by_id = "GET /api/v2/users/{id}"
+    bench.tenant.set_list_tokens(False)
+    bench.tenant.add_users("google-oauth2", 5)
+    bare = bench.tenant.add_users("google-oauth2", 5, prefix="bare", at=1.7e9)
+    for user in bare:
+        bench.tenant.set_identity(user, "google-oauth2", touch=False, access_token=None, refresh_token=None)
+    await bench.sync.everything()
+    assert bench.calls()[by_id] == 10
+    await bench.sync.everything()
+    assert bench.calls().get(by_id, 0) == 0
+    bench.tenant.login(bare[0])
+    await bench.sync.everything()
+    assert (bench.calls()[by_id], bare[0] in bench.users()) == (1, True)
+    await bench.sync.everything(full=True)
+    assert bench.calls()[by_id] == 10
+
+
+async def test_a_walk_of_a_connection_that_was_left_long_ago(bench: Bench) -> None:
+    """It begins anew: nothing may have told since who changed behind it."""
+    bench.tenant.seed_users(300, ["google-oauth2"])
+    await bench.sync.everything()
+
+    def killed(seen: int, _: int | None) -> None:
+        if seen > 100:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await bench.sync.connection("google-oauth2", progress=killed)
+    bench.tenant.login(bench.sql("SELECT * FROM grants ORDER BY user_created_at")[0]["user_id"])
+    bench.sql("UPDATE sync_runs SET started_at = started_at - interval '2 d' WHERE scope = 'connection'")
+    report = await bench.sync.connection("google-oauth2")
+    assert (report.ok, report.seen, report.tally.changed) == (True, 300, 1)

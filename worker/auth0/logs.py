@@ -20,8 +20,9 @@ from worker.errors import Auth0LogGone, MalformedAnswer
 
 GONE = frozenset({400, 404, 410})
 
-# Logins, sign-ups, native logins, deletions.
-_TELLING = frozenset({"s", "ss", "sens", "sdu"})
+# Logins, sign-ups, native logins.
+_LOGINS = frozenset({"s", "ss", "sens"})
+_DELETION = "sdu"
 _USER_PATH = re.compile(r"/api/v2/users/([^/?]+)(?:/identities(?:/([^/?]+)/([^/?]+))?)?/?(?:\?.*)?")
 
 
@@ -38,6 +39,7 @@ class LogEntry:
         connection: the connection's name; None where absent.
         tells: whether the identities of these users may be others since: a login, a sign-up, a deletion, or a
             write that links or deletes. Most writes only change a profile.
+        strategy: of the connection that the entry is about, e.g. ``auth0`` for a database; None where absent.
     """
 
     log_id: str
@@ -46,6 +48,12 @@ class LogEntry:
     users: tuple[str, ...]
     connection: str | None
     tells: bool = False
+    strategy: str | None = None
+
+    @property
+    def is_login(self) -> bool:
+        """Whether it tells of a login or a sign-up."""
+        return self.type in _LOGINS
 
 
 @dataclass(frozen=True)
@@ -124,13 +132,19 @@ def read_log_entry(raw: object, position: int) -> LogEntry:
     named = [raw.get("user_id"), *(_written(raw.get("details")) if kind == "sapi" else ())]
     users = dict.fromkeys(user for user in map(text, named) if user)
     return LogEntry(
-        log_id, moment(raw.get("date")), kind, tuple(users), text(raw.get("connection")), _tells(kind, raw)
+        log_id,
+        moment(raw.get("date")),
+        kind,
+        tuple(users),
+        text(raw.get("connection")),
+        _tells(kind, raw),
+        text(raw.get("strategy")),
     )
 
 
 def _tells(kind: str, raw: dict[str, Any]) -> bool:
     if kind != "sapi":
-        return kind in _TELLING
+        return kind in _LOGINS or kind == _DELETION
     request = _object(_object(raw.get("details")).get("request"))
     path, method = request.get("path"), request.get("method")
     if not isinstance(path, str) or not isinstance(method, str):

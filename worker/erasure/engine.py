@@ -6,25 +6,27 @@ identity is another user's now. A refresh token that we have renewed exists nowh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import httpx
 import structlog
 
 from worker.auth0 import ManagementClient, User
-from worker.connections import Connections
+from worker.connections import Connection, Connections
 from worker.erasure.revoking import Revoked, revoke
+from worker.errors import CONCERNS_ALL, Auth0Error, ConfigurationError, MissingScope
 from worker.providers import Client
 from worker.settings import Deletion, EventKind
 from worker.sync.keeping import Keeping
 from worker.sync.report import Report
 from worker.tokens import GrantKey
-from worker.vault import erasing, listing, missing, outbox, records
+from worker.vault import erasing, listing, missing, outbox, records, wanted
 from worker.vault.database import Vault
 from worker.vault.erasing import Erased
 from worker.vault.missing import Missing
+from worker.vault.moving import move
 from worker.vault.sharing import held_alone
 
 log = structlog.get_logger(__name__)
@@ -32,7 +34,7 @@ log = structlog.get_logger(__name__)
 GRANTS_AT_A_TIME = 100
 # A sweep that is held back is recorded this often.
 HELD_BACK = timedelta(hours=1)
-# So few users may always seem gone at once, whatever part of the tenant's they are.
+# So few users may always seem gone at once, unless they are more than half of the tenant's.
 FEW = 20
 
 
@@ -134,6 +136,11 @@ class Erasure:
         What Auth0 goes on showing of the user is not taken again; a new login is.
         """
         swept = Swept(self._tenant)
+        try:  # a login that was not seen yet would pass for a new one
+            await self._keeping.by_id([user_id], await self._keeping.known(), Report(self._tenant, "user"))
+        except (Auth0Error, MissingScope, ConfigurationError) as error:
+            log.warning("erasure.not_seen_before", tenant=self._tenant, problem=str(error))
+        await wanted.asked(self._vault, self._tenant, [user_id])
         held = await listing.keys(self._vault, self._tenant, user_id)
         await self._erase([(grant_id, key) for grant_id, key in held], "forgotten", swept)
         log.info("erasure.forgotten", tenant=self._tenant, erased=swept.erased)
@@ -165,7 +172,11 @@ class Erasure:
 
     async def _too_many(self) -> str | None:
         """Why nothing is erased, where more seem gone than is likely: a wrong tenant, or a search that failed."""
-        if await missing.count(self._vault, self._tenant) <= FEW:
+        marked = await missing.count(self._vault, self._tenant)
+        # One of one, or one of two, may well be deleted; all of a few are more likely another tenant's.
+        if marked <= 1 or (
+            marked <= FEW and await missing.present(self._vault, self._tenant, limit=marked) >= marked
+        ):
             return None
         gone, everybody = await missing.share(self._vault, self._tenant)
         if gone <= self._settings.share * everybody:
@@ -191,15 +202,29 @@ class Erasure:
         for each in suspects:
             if each in present or each in unreadable:
                 continue
-            if holders := await self._auth0.users_with_identity(
-                each.key.connection, each.key.provider_user_id
-            ):
-                # Another user has it now. Asking for that user moves the grant, with the tokens we have renewed.
-                await self._keeping.by_id([user.user_id for user in holders], known, report)
+            if await self._may_be_elsewhere(each, known, report, swept):
                 swept.waiting += 1
                 continue
             reason = "deleted" if users[each.key.user_id] is None else "unlinked"
             await self._erase([(each.id, each.key)], reason, swept)
+
+    async def _may_be_elsewhere(
+        self, suspect: Missing, known: Mapping[tuple[str, str], Connection], report: Report, swept: Swept
+    ) -> bool:
+        """Whether another user may have the identity now: asking for that user moves the grant, with our tokens."""
+        key = suspect.key
+        try:
+            holders = await self._auth0.users_with_identity(key.connection, key.provider_user_id)
+        except CONCERNS_ALL:
+            raise
+        except Auth0Error as refused:  # a search for this one: the others are not to wait for it
+            swept.problems.append(str(refused))
+            return True
+        found = await self._keeping.by_id([user.user_id for user in holders], known, report)
+        users = [user for user in found.values() if user is not None]
+        await move(self._vault, list(_moves(suspect, users)))
+        await self._keeping.note_without_tokens(users)
+        return bool(holders)
 
     async def _erase(self, grants: Iterable[tuple[int, GrantKey]], reason: str, swept: Swept) -> None:
         """Revoke where that is configured, then overwrite with nothing."""
@@ -238,6 +263,17 @@ def _has(user: User | None, key: GrantKey) -> bool:
         (identity.connection, identity.user_id) == (key.connection, key.provider_user_id)
         for identity in user.identities
     )
+
+
+def _moves(suspect: Missing, users: Iterable[User]) -> Iterator[tuple[int, GrantKey, datetime | None]]:
+    """Where a grant goes whose identity shows no token with the user who has it now: no sync would take it there."""
+    for user in users:
+        for identity in user.identities:
+            key = GrantKey(suspect.key.tenant, identity.connection, user.user_id, identity.user_id)
+            if key == replace(suspect.key, user_id=user.user_id) and not (
+                identity.access_token or identity.refresh_token
+            ):
+                yield suspect.id, key, user.updated_at
 
 
 def _is_partial(user: User | None) -> bool:

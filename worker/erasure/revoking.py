@@ -36,7 +36,7 @@ async def revoke(
 ) -> Revoked:
     """Claim a grant and revoke it at its provider; the claim is left to the erasure that follows."""
     claim = await claims.claim_one(
-        vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, force=True
+        vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, by_operator=True
     )
     if claim is None:
         return Revoked.BUSY

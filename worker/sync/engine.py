@@ -14,10 +14,10 @@ from worker.auth0 import ManagementClient
 from worker.connections import Connections
 from worker.errors import Auth0Error, Auth0NotFound, MissingScope
 from worker.sync.feeds import UPDATED, Feeds
-from worker.sync.keeping import Keeping
+from worker.sync.keeping import LAG, Keeping
 from worker.sync.reconciling import EXPORT, Reconciling
 from worker.sync.report import Progress, Report
-from worker.sync.walking import LAG, Walking
+from worker.sync.walking import Walking
 from worker.vault import missing, positions, records
 from worker.vault.database import Vault
 from worker.vault.positions import Position
@@ -157,9 +157,7 @@ class Sync:
                 return replace(report, skipped=True)
             async with self._recorded(report, None):
                 await self._auth0.require(*USER_SCOPES)
-                logged = await self._feeds.begin(report)
-                if logged:
-                    await self._feeds.read_log(report, budget)
+                logged = await self._feeds.begin(report) and await self._feeds.read_log(report, budget)
                 await self._changed(report, budget, progress, again=not logged)
         return report
 
@@ -212,7 +210,7 @@ class Sync:
         async with self._alone(feed) as alone:
             if not alone:
                 return replace(report, skipped=True)
-            position = None if full else await positions.read(self._vault, self._tenant, feed)
+            position = None if full else await self._left(feed)
             async with self._recorded(report, position) as (run_id, _):
                 await self._keeping.one_connection(name, report)
                 await self._auth0.require(*USER_SCOPES)
@@ -220,6 +218,12 @@ class Sync:
                 await self._walking.go(feed, begun, report, connection=name, full=full, progress=progress)
                 await positions.drop(self._vault, self._tenant, feed)
         return report
+
+    async def _left(self, feed: str) -> Position | None:
+        """Where a walk was left; None where that is so long ago that the log may not tell who changed behind it."""
+        position = await positions.read(self._vault, self._tenant, feed)
+        began = await records.began(self._vault, position.run_id) if position and position.run_id else None
+        return position if began and await self._vault.now() - began < RETENTION else None
 
     async def connections(self) -> Report:
         """Sync all connections, and no users.

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from worker.auth0 import Event, LogPage, ManagementClient
+from worker import providers
+from worker.auth0 import Event, LogEntry, LogPage, ManagementClient
 from worker.auth0.answers import OPTIONAL_SCOPES
 from worker.auth0.paging import PER_PAGE
 from worker.errors import (
@@ -20,9 +21,8 @@ from worker.errors import (
     Auth0Unreachable,
     MissingScope,
 )
-from worker.sync.keeping import Keeping
+from worker.sync.keeping import LAG, Keeping
 from worker.sync.report import Report
-from worker.sync.walking import LAG
 from worker.vault import positions
 from worker.vault.database import Vault
 from worker.vault.positions import Position
@@ -75,11 +75,17 @@ class Feeds:
             return False
         except (Auth0Unreachable, Auth0RateLimited):
             raise
-        except Auth0Error as refused:  # a log that cannot be read costs no token
-            report.note(f"{refused}: users who changed are looked for by the time of their last change")
-            await self._walk_from(now)
+        except Auth0Error as refused:
+            await self._do_without(before, now, refused, report)
             return False
         return True
+
+    async def _do_without(
+        self, position: Position | None, now: datetime, refused: Auth0Error, report: Report
+    ) -> None:
+        """A log that cannot be read costs no token: those who changed since it was read are walked through."""
+        report.note(f"{refused}: users who changed are looked for by the time of their last change")
+        await self._walk_from(position.read_until if position and position.read_until else now)
 
     async def _allowed(self, scope: str) -> None:
         """As ``require``, but without a token minted for it each time: the scope is not needed.
@@ -119,11 +125,14 @@ class Feeds:
             mark = (moment - LAG).isoformat()
             await positions.put(self._vault, self._tenant, UPDATED, Position(mark))
 
-    async def read_log(self, report: Report, budget: float | None = None) -> None:
+    async def read_log(self, report: Report, budget: float | None = None) -> bool:
         """Ask for the users whom the log names since it was last read, page by page, until the time is up.
 
         Args:
             budget: seconds.
+
+        Returns:
+            Whether the log can be read, as ``begin`` does.
 
         Raises:
             Auth0Error: as the client does; pages read until then are committed.
@@ -137,21 +146,31 @@ class Feeds:
                 page = await self._page(position)
             except Auth0LogGone:
                 await self._seed(position, now, report)
-                return
+                return True
+            except (Auth0Unreachable, Auth0RateLimited):
+                raise
+            except Auth0Error as refused:
+                await self._do_without(position, now, refused, report)
+                return False
             if page is None:
-                return
+                return True
             report.failed += len(page.malformed)
             report.problems += page.malformed
-            named = dict.fromkeys(user_id for entry in page.entries if entry.tells for user_id in entry.users)
+            named = dict.fromkeys(
+                user_id for entry in page.entries if _tells(entry) for user_id in entry.users
+            )
             report.seen += len(named)
             await self._keeping.by_id(list(named), known, report)
-            position = replace(position, mark=page.after, read_until=now)
+            more = len(page.entries) + len(page.malformed) >= PER_PAGE
+            until = _newest(page, now) or position.read_until if more else now
+            position = replace(position, mark=page.after, read_until=until)
             await positions.put(self._vault, self._tenant, LOG, position)
-            if len(page.entries) + len(page.malformed) < PER_PAGE:
-                return
+            if not more:
+                return True
             if stop_at is not None and time.monotonic() > stop_at:
                 report.finished = False
-                return
+                return True
+        return True
 
     async def _page(self, position: Position) -> LogPage | None:
         if position.mark is not None:
@@ -214,3 +233,14 @@ class Feeds:
         await self._keeping.by_id(list(named), await self._keeping.known(), report)
         await positions.put(self._vault, self._tenant, EVENTS, Position(events[-1].id))
         log.info("sync.followed", tenant=self._tenant, events=len(events), users=len(named))
+
+
+def _tells(entry: LogEntry) -> bool:
+    """Whether to ask for the users of an entry: not after a login that brings no provider's tokens."""
+    return entry.tells and not (entry.is_login and entry.strategy in providers.TOKENLESS_STRATEGIES)
+
+
+def _newest(page: LogPage, now: datetime) -> datetime | None:
+    """Up to when a page reaches that has others after it; None where no entry says."""
+    dates = [entry.date for entry in page.entries if entry.date]
+    return min(now, max(dates)) if dates else None

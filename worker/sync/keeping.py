@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import structlog
 
 from worker import providers
 from worker.auth0 import Connection as ShownConnection
 from worker.auth0 import ManagementClient, User, UserPage
 from worker.connections import Connection, Connections
-from worker.errors import Auth0NotFound, MalformedAnswer, MissingScope
+from worker.errors import (
+    CONCERNS_ALL,
+    Auth0Error,
+    Auth0NotFound,
+    MissingScope,
+)
 from worker.sync.report import Report
-from worker.sync.showing import carries_tokens, may_hide_tokens, shown_admin_grant, shown_grants
+from worker.sync.showing import (
+    carries_tokens,
+    may_hide_tokens,
+    shown_admin_grant,
+    shown_grants,
+    without_tokens,
+)
 from worker.vault import connections as table
 from worker.vault import grants, listing, missing
 from worker.vault.database import Vault
 from worker.vault.sharing import held
 
+log = structlog.get_logger(__name__)
+
+# Auth0's search lags behind its users, and clocks may differ: nothing is concluded from what happened so lately.
+LAG = timedelta(minutes=10)
 # Users asked for by id at a time.
 BY_ID_AT_A_TIME = 4
 # Grants are taken by so many users at a time.
@@ -116,12 +134,22 @@ class Keeping:
             report.tally.add(await grants.take(self._vault, [admin], now=now))
 
     async def page(
-        self, page: UserPage, known: Mapping[tuple[str, str], Connection], report: Report, *, full: bool
+        self,
+        page: UserPage,
+        known: Mapping[tuple[str, str], Connection],
+        report: Report,
+        *,
+        full: bool,
+        since: datetime | None = None,
     ) -> None:
         """Keep a page of a list, and ask by id for those whose tokens it may hide.
 
         Whether lists carry tokens is not documented. One that is seen says that they do: then an identity without
         any has none, and asking for its user would show nothing more.
+
+        Args:
+            full: ask for unchanged users too.
+            since: when everybody was last seen: of whom the vault holds nothing, only who changed since is asked for.
         """
         self._lists_carry_tokens |= any(carries_tokens(user) for user in page.users)
         hidden = [] if self._lists_carry_tokens else [user for user in page.users if may_hide_tokens(user)]
@@ -130,7 +158,7 @@ class Keeping:
         report.failed += len(page.malformed)
         report.problems += page.malformed
         if hidden:
-            await self.by_id(await self._changed(hidden, full=full), known, report)
+            await self.by_id(await self._changed(hidden, full=full, since=since), known, report)
 
     async def by_id(
         self, user_ids: Sequence[str], known: Mapping[tuple[str, str], Connection], report: Report
@@ -142,17 +170,32 @@ class Keeping:
         """
         found: dict[str, User | None] = {}
         for start in range(0, len(user_ids), USERS_AT_A_TIME):
+            asked_at = await self._vault.now()
             answers = await self._ask(user_ids[start : start + USERS_AT_A_TIME], report)
-            await self.users([user for user in answers.values() if user is not None], known, report)
+            users = [user for user in answers.values() if user is not None]
+            await self.users(users, known, report, marked_before=asked_at)
+            await self.note_without_tokens(users)
             found |= answers
         gone = [user_id for user_id, user in found.items() if user is None]
         report.gone += await missing.mark_users(self._vault, self._tenant, gone, now=await self._vault.now())
         return found
 
     async def users(
-        self, users: Sequence[User], known: Mapping[tuple[str, str], Connection], report: Report
+        self,
+        users: Sequence[User],
+        known: Mapping[tuple[str, str], Connection],
+        report: Report,
+        *,
+        marked_before: datetime | None = None,
     ) -> None:
-        """Keep what is news in the grants of users, and mark what the vault holds of them beside."""
+        """Keep what is news in the grants of users, and mark what the vault holds of them beside.
+
+        Args:
+            marked_before: what is shown does not seem gone any more if it was marked by then; of a list, if that
+                is longer ago than it may lag behind.
+        """
+        if not users:
+            return
         now = await self._vault.now()
         shown = {grant.key: grant for user in users for grant in shown_grants(user, self._tenant, known)}
         report.tally.add(await grants.take(self._vault, list(shown.values()), now=now))
@@ -161,8 +204,18 @@ class Keeping:
         report.gone += await missing.mark_unlinked(
             self._vault, self._tenant, [user.user_id for user in whole], _identities(whole), now=now
         )
+        await missing.unmark_shown(
+            self._vault, self._tenant, _identities(users), before=marked_before or now - LAG
+        )
+
+    async def note_without_tokens(self, users: Sequence[User]) -> None:
+        """Note identities that show no token any more: else their users would be asked for each day, as changed."""
+        scopes = await self._auth0.scopes()
+        if scopes is None or "read:user_idp_tokens" in scopes:  # without it none would be shown of anybody
+            await grants.note_sight(self._vault, list(without_tokens(users, self._tenant)))
 
     async def _ask(self, user_ids: Sequence[str], report: Report) -> dict[str, User | None]:
+        """Ask for users by id. One whom Auth0 will not show, as for an id that is none, stands in nobody's way."""
         limit = asyncio.Semaphore(BY_ID_AT_A_TIME)
         answers: dict[str, User | None] = {}
 
@@ -172,14 +225,24 @@ class Keeping:
                     answers[user_id] = await self._auth0.user(user_id)
                 except Auth0NotFound:
                     answers[user_id] = None
-                except MalformedAnswer as malformed:
+                except CONCERNS_ALL:
+                    raise
+                except Auth0Error as refused:
                     report.failed += 1
-                    report.problems.append(str(malformed))
+                    report.problems.append(str(refused))
+                    log.warning(
+                        "sync.user_unreadable", tenant=self._tenant, user_id=user_id, problem=str(refused)
+                    )
 
-        await asyncio.gather(*map(one, user_ids))
+        asking = [asyncio.ensure_future(one(user_id)) for user_id in user_ids]
+        try:
+            await asyncio.gather(*asking)
+        finally:  # the rest would go on asking, and nobody would keep what they are told
+            for each in asking:
+                each.cancel()
         return answers
 
-    async def _changed(self, users: Sequence[User], *, full: bool) -> list[str]:
+    async def _changed(self, users: Sequence[User], *, full: bool, since: datetime | None) -> list[str]:
         """Those of a list who changed since the vault last saw them."""
         if full:
             return [user.user_id for user in users]
@@ -187,7 +250,12 @@ class Keeping:
         return [
             user.user_id
             for user in users
-            if user.updated_at is None or last_shown.get(user.user_id) != user.updated_at
+            if user.updated_at is None
+            or (
+                last_shown[user.user_id] != user.updated_at
+                if user.user_id in last_shown
+                else since is None or user.updated_at >= since
+            )
         ]
 
 

@@ -13,9 +13,8 @@ import structlog
 from worker.auth0 import ManagementClient
 from worker.auth0.paging import PER_PAGE
 from worker.errors import Auth0Error, Auth0RateLimited, Auth0Unreachable, MalformedAnswer, MissingScope
-from worker.sync.keeping import Keeping
+from worker.sync.keeping import LAG, Keeping
 from worker.sync.report import Progress, Report
-from worker.sync.walking import LAG
 from worker.vault import positions, records, wanted
 from worker.vault.database import Vault
 from worker.vault.positions import Position
@@ -104,9 +103,11 @@ class Reconciling:
     async def _is_done(self, job: str, began: datetime, budget: float | None) -> bool:
         if budget is None:
             return True  # it is waited for where it is read
+        if await self._auth0.export.is_done(job, patience=budget):
+            return True
         if await self._vault.now() - began > PATIENCE:
             raise Auth0Unreachable(f"an export is not done after {PATIENCE}")
-        return await self._auth0.export.is_done(job, patience=budget)
+        return False
 
     async def _compare(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from worker import auth0, providers
@@ -56,6 +56,17 @@ def shown_admin_grant(connection: auth0.Connection, tenant: str, now: datetime) 
 def carries_tokens(user: auth0.User) -> bool:
     """Whether any identity shows a token."""
     return any(identity.access_token or identity.refresh_token for identity in user.identities)
+
+
+def without_tokens(
+    users: Iterable[auth0.User], tenant: str
+) -> Iterator[tuple[GrantKey, datetime, datetime | None]]:
+    """Yield the identities of users that show no token, with their users' last change and when they were made."""
+    for user in users:
+        for identity in user.identities:
+            if user.updated_at and not (identity.access_token or identity.refresh_token):
+                key = GrantKey(tenant, identity.connection, user.user_id, identity.user_id)
+                yield key, user.updated_at, user.created_at
 
 
 def may_hide_tokens(user: auth0.User) -> bool:

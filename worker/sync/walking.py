@@ -5,20 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from worker.auth0 import ManagementClient, UserPage
 from worker.connections import Connection
 from worker.errors import PagingWindowExceeded
-from worker.sync.keeping import Keeping
+from worker.sync.keeping import LAG, Keeping
 from worker.sync.report import Progress, Report
 from worker.sync.walk import MILLISECOND, Field, Place, Step, Walk, read, written
-from worker.vault import missing, positions
+from worker.vault import missing, positions, records
 from worker.vault.database import Vault
 from worker.vault.positions import Position
-
-# Auth0's search lags behind its users, and clocks may differ: nothing is concluded from what happened so lately.
-LAG = timedelta(minutes=10)
 
 
 class Walking:
@@ -65,11 +62,13 @@ class Walking:
             Whether the end was reached.
         """
         known = await self._keeping.known()
+        last = await records.last_complete(self._vault, self._tenant, "all")
+        since = last[0] - LAG if last and everybody else None
         stop_at = None if budget is None else time.monotonic() + budget
         place = read(position.mark, position.page)
         await positions.put(self._vault, self._tenant, feed, position)
         async for step in self._steps(by, place, known, report, connection):
-            await self._keeping.page(step.page, known, report, full=full)
+            await self._keeping.page(step.page, known, report, full=full, since=since)
             if everybody:
                 await self._mark_missing(step, report)
             if progress:

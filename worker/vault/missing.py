@@ -47,6 +47,15 @@ WHERE g.user_id = ANY(:user_ids) AND g.tenant = :tenant AND g.missing_since IS N
 RETURNING id
 """)
 
+# The few that are marked are found by their own index.
+_UNMARK_SHOWN = text("""
+UPDATE grants g SET missing_since = NULL
+FROM unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:subjects AS text[]))
+    AS shown(user_id, connection, provider_user_id)
+WHERE g.tenant = :tenant AND g.missing_since <= :before AND shown.user_id = g.user_id
+    AND shown.connection = g.connection AND shown.provider_user_id = g.provider_user_id
+""")
+
 _ABSENT_CONNECTIONS = text("""
 SELECT name, auth0_id FROM connections
 WHERE tenant = :tenant AND auth0_id IS NOT NULL AND missing_since IS NULL AND NOT name = ANY(:shown) ORDER BY name
@@ -73,6 +82,13 @@ _FOUND = text("UPDATE grants SET missing_since = NULL WHERE id = ANY(:ids) AND m
 _SHARE = text("""
 SELECT count(DISTINCT user_id) FILTER (WHERE missing_since IS NOT NULL), count(DISTINCT user_id)
 FROM grants WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased'
+""")
+
+_PRESENT = text("""
+SELECT count(*) FROM (
+    SELECT FROM grants
+    WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased' AND missing_since IS NULL LIMIT :limit
+) present
 """)
 
 _COUNT = text(
@@ -142,6 +158,20 @@ async def mark_unlinked(
     return len(await vault.run(_MARK_UNLINKED, values))
 
 
+async def unmark_shown(
+    vault: Vault, tenant: str, identities: Iterable[Identity], *, before: datetime
+) -> None:
+    """Take the mark off those of these identities that were marked by then: Auth0 has shown them since."""
+    shown = list(identities)
+    values = {
+        "tenant": tenant, "before": before,
+        "users": [user for user, _, _ in shown],
+        "connections": [connection for _, connection, _ in shown],
+        "subjects": [subject for _, _, subject in shown],
+    }  # fmt: skip
+    await vault.run(_UNMARK_SHOWN, values)
+
+
 async def absent_connections(vault: Vault, tenant: str, shown: Sequence[str]) -> dict[str, str]:
     """The names and Auth0's ids of connections that it once had, without these and those already marked."""
     rows = await vault.run(_ABSENT_CONNECTIONS, {"tenant": tenant, "shown": list(shown)})
@@ -177,6 +207,12 @@ async def found(vault: Vault, grant_ids: Sequence[int]) -> None:
 async def count(vault: Vault, tenant: str) -> int:
     """How many users seem gone; costs what is marked."""
     ((number,),) = await vault.run(_COUNT, {"tenant": tenant})
+    return int(number)
+
+
+async def present(vault: Vault, tenant: str, *, limit: int) -> int:
+    """How many users' grants do not seem gone, counted up to a limit."""
+    ((number,),) = await vault.run(_PRESENT, {"tenant": tenant, "limit": limit})
     return int(number)
 
 

@@ -106,6 +106,13 @@ async def resume_run(vault: Vault, run_id: int) -> tuple[datetime, Counts] | Non
     )
 
 
+async def began(vault: Vault, run_id: int) -> datetime | None:
+    """When a run began; None where it is not recorded any more."""
+    async with vault.engine.connect() as connection:
+        found = await connection.execute(select(SyncRun.started_at).where(SyncRun.id == run_id))
+        return found.scalar_one_or_none()
+
+
 async def update_run(
     vault: Vault,
     run_id: int,

@@ -20,15 +20,18 @@ _LINES = text("""
 INSERT INTO exported SELECT * FROM unnest(CAST(:user_ids AS text[]), CAST(:times AS timestamptz[]))
 """)
 
-# Who has no token has no row here: such a user is asked for only when changed since everybody was last seen.
+# Who has no token has no row here: such a user is asked for only when changed since everybody was last seen. Who
+# has seemed gone for a while and is named all the same is asked for, which takes the mark off.
 _WANTED = text("""
 INSERT INTO wanted_users (tenant, user_id)
 SELECT DISTINCT :tenant, e.user_id
 FROM exported e LEFT JOIN (
-    SELECT user_id, min(coalesce(shown_updated_at, '-infinity')) AS shown FROM grants
+    SELECT user_id, min(coalesce(shown_updated_at, '-infinity')) AS shown,
+        bool_or(missing_since < :until) AS seems_gone
+    FROM grants
     WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased' GROUP BY user_id
 ) held ON held.user_id = e.user_id
-WHERE e.updated_at IS NULL OR e.updated_at > coalesce(held.shown, :since)
+WHERE e.updated_at IS NULL OR e.updated_at > coalesce(held.shown, :since) OR held.seems_gone
 ON CONFLICT DO NOTHING
 """)
 
@@ -74,6 +77,8 @@ async def compare(
     """
     users = 0
     async with vault.engine.begin() as connection:
+        # What a killed process noted of the same export would not be counted again.
+        await connection.execute(delete(WantedUser).where(WantedUser.tenant == tenant))
         await connection.execute(_EXPORTED)
         async for lines in exported:
             await connection.execute(
