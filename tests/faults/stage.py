@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal as signals
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import redis
@@ -168,6 +170,9 @@ class Stage:
     def start_server(self, server: str) -> None:
         """Start it again, at the same address."""
         made = Postgres(self.home) if server == "postgres" else Redis(self.home)
+        url = self.environment["DATABASE_URL" if server == "postgres" else "REDIS_URL"]
+        # While it was away the port may have been given to somebody's outgoing connection.
+        _until(lambda: _is_free(int(urlsplit(url).port or 0)), 60, f"the port of {server} is free")
         self.stack.enter_context(made.running())
 
     def flush_redis(self) -> None:
@@ -310,6 +315,16 @@ def cast(stage: Stage, *, readers: int, seed: int) -> None:
 WORKERS = ("bulk-1", "bulk-2", "interactive")
 POINTS = puppet.POINTS
 ACCESS = ACCESS_KEY
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _until(holds: Callable[[], bool], patience: float, what: str) -> None:

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import psycopg
 import pytest
 
-from tests.renewing import Renewals, Row, opened
+from tests.renewing import Renewals, Row, opened, until
+from worker.renew import storing
 from worker.renew.outcome import LAST_MOMENT, UNKNOWN_TRIES, Outcome
 from worker.runtime import Runtime
+from worker.tokens import Secret
 
 HOUR = timedelta(hours=1)
 
@@ -486,3 +489,40 @@ async def test_a_key_that_is_missing_costs_no_token(renewals: Renewals) -> None:
     renewals.sql("UPDATE grants SET refresh_sealed = %s", sealed)
     renewals.make_due()
     assert await renew(renewals, worker) is Outcome.RENEWED
+
+
+# The window
+
+
+async def test_no_more_is_asked_for_while_answers_wait_for_their_commit(
+    renewals: Renewals, database_url: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that dies loses what it has not committed: answers must not queue up behind a slow commit."""
+    monkeypatch.setattr(storing, "ANSWERS", 1)
+    users = renewals.connect("c", users=6)
+    worker = await renewals.synced(patience=60)
+    loaded = await worker.connections.load(["default"])
+    ids = {row["user_id"]: row["id"] for row in renewals.rows("c")}
+
+    def renewing(user: str) -> asyncio.Task[Outcome]:
+        return asyncio.create_task(worker.engine.renew_one(ids[user], connection=loaded["default", "c"]))
+
+    renewals.make_due()
+    renewals.tenant.fail_next("/idp/c", 1, "hang")
+    first = renewing(users[0])
+    await renewals.called("c")
+    async with await psycopg.AsyncConnection.connect(database_url.reveal()) as locking:
+        await locking.execute("SELECT FROM grants WHERE id = %s FOR UPDATE", (ids[users[0]],))
+        renewals.tenant.release()
+        await until(lambda: worker.engine._storing._waiting == 1)
+        others = [renewing(user) for user in users[1:]]
+        await until(
+            lambda: (
+                renewals.sql("SELECT count(*) AS n FROM grants WHERE claim_owner IS NOT NULL")[0]["n"] == 6
+            )
+        )
+        assert not first.done()
+        assert len(renewals.token_calls("c")) == 1
+        await locking.rollback()
+    assert set(await asyncio.gather(first, *others)) == {Outcome.RENEWED}
+    assert len(renewals.token_calls("c")) == 6

@@ -27,6 +27,11 @@ STORE_PATIENCE = 30.0
 # Between two offers, in seconds.
 LONGEST_PAUSE = 5.0
 
+# Who dies loses the answers that are not committed, so they must not queue up: while so many wait for their commit, or
+# the event loop takes so many seconds for one round and leaves others in their sockets, no more are asked for.
+ANSWERS = 8
+PROMPT = 0.02
+
 
 class Storing:
     """Stores answers in one vault.
@@ -44,12 +49,19 @@ class Storing:
         self._replaying = asyncio.Lock()
         self._up = asyncio.Event()
         self._up.set()
+        self._turn = asyncio.Lock()
+        self._waiting = 0
 
     async def possible(self, in_time: Callable[[], bool]) -> None:
-        """Wait until answers can be committed again, as long as there is still time for a call.
+        """Wait until an answer can be committed as soon as it is there, as long as there is still time for a call."""
+        await self._back(in_time)
+        async with self._turn:
+            # Nothing tells that rounds are short again.
+            while in_time() and (self._waiting >= ANSWERS or await _round() > PROMPT):  # noqa: ASYNC110
+                await asyncio.sleep(PROMPT)
 
-        Postgres is asked itself: a commit that was given up on says nothing of whether it is back.
-        """
+    async def _back(self, in_time: Callable[[], bool]) -> None:
+        """Wait until Postgres is back. It is asked itself: a commit that was given up on says nothing of it."""
         pause = 0.2
         while not self._up.is_set() and in_time():
             try:
@@ -126,6 +138,14 @@ class Storing:
             pair.expires_at, sent_at, self._chance(), upkeep, last_read_at=claim.last_read_at,
             refresh_expires_at=pair.refresh_expires_at or (None if pair.refresh else claim.refresh_expires_at),
         )  # fmt: skip
+        self._waiting += 1
+        try:
+            return await self._offer(claim, pair, sent_at, due_at)
+        finally:
+            self._waiting -= 1
+
+    async def _offer(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Outcome:
+        """Offer an answer to Postgres until it is stored, or on disk and given up on."""
         give_up, pause, spooled = time.monotonic() + STORE_PATIENCE, 0.2, None
         while True:
             try:
@@ -155,3 +175,11 @@ class Storing:
         except OSError as error:
             log.error("spool.failed", grant=claim.id, problem=error.strerror)  # noqa: TRY400
             return None
+
+
+async def _round() -> float:
+    """How long the event loop takes for one round, in seconds."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await asyncio.sleep(0)
+    return loop.time() - began
