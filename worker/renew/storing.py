@@ -31,6 +31,8 @@ LONGEST_PAUSE = 5.0
 # the event loop takes so many seconds for one round and leaves others in their sockets, no more are asked for.
 ANSWERS = 8
 PROMPT = 0.02
+# A commit takes so many seconds.
+COMMIT = 0.002
 
 
 class Storing:
@@ -56,9 +58,11 @@ class Storing:
         """Wait until an answer can be committed as soon as it is there, as long as there is still time for a call."""
         await self._back(in_time)
         async with self._turn:
-            # Nothing tells that rounds are short again.
-            while in_time() and (self._waiting >= ANSWERS or await _round() > PROMPT):  # noqa: ASYNC110
-                await asyncio.sleep(PROMPT)
+            while in_time():
+                if self._waiting >= ANSWERS:
+                    await asyncio.sleep(COMMIT)
+                elif await _round() <= PROMPT:
+                    return
 
     async def _back(self, in_time: Callable[[], bool]) -> None:
         """Wait until Postgres is back. It is asked itself: a commit that was given up on says nothing of it."""
