@@ -17,6 +17,7 @@ from tests.integration.test_cli_commands import _log_to_stderr
 from tests.receivers import SECRET, Receiver, receiving
 from worker import tasks
 from worker.cli import main
+from worker.process import Process
 from worker.runtime import open_runtime
 from worker.settings import EventKind, load
 from worker.vault import outbox
@@ -173,7 +174,7 @@ async def test_beats_task_delivers(
     receiver: Receiver, vault: Vault, monkeypatch: pytest.MonkeyPatch, redis_url: object
 ) -> None:
     """The task takes no argument and gives no result: it looks."""
-    process = tasks._Process()
+    process = Process()
     monkeypatch.setattr(tasks, "_process", process)
     async with vault.engine.begin() as connection:
         await outbox.tell(connection, EventKind.BROKEN, tenant="default", name="c")

@@ -13,6 +13,7 @@ from tests.emulators.control import Emulation
 from tests.rows import Sql
 from worker import tasks
 from worker.errors import Auth0Unreachable
+from worker.process import Process
 from worker.runtime import Runtime, open_runtime
 from worker.settings import Settings
 from worker.tokens import Secret
@@ -119,7 +120,7 @@ def without_redis() -> Iterator[None]:
 @pytest.fixture
 async def process(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks run here as in a worker, over this runtime and its loop."""
-    here, loop = tasks._Process(), asyncio.get_running_loop()
+    here, loop = Process(), asyncio.get_running_loop()
     monkeypatch.setattr(here, "runtime", lambda: runtime)
     monkeypatch.setattr(here, "_run", lambda work: asyncio.run_coroutine_threadsafe(work, loop).result())
     monkeypatch.setattr(tasks, "_process", here)

@@ -1,0 +1,80 @@
+"""What all tasks of one process share."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from worker import settings as configuration
+from worker.runtime import Runtime, open_runtime
+from worker.vault.database import explain
+
+T = TypeVar("T")
+
+
+class Process:
+    """One event loop and one open runtime for all tasks of this process, made when the first task comes.
+
+    A loop of its own keeps connections to Postgres and to the providers open between tasks, whatever pool
+    Celery runs them in.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._opened: AsyncExitStack | None = None
+        self._runtime: Runtime | None = None
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine on the process's loop and wait for it.
+
+        Where Postgres was restarted under the pool's connections it is run once more over new ones: all
+        of this project's work is safe to run twice.
+
+        Raises:
+            VaultError: the database's failures among them, in the vault's own words.
+        """
+        try:
+            return self._run(work())
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise explain(error) from None
+        try:
+            return self._run(work())
+        except DBAPIError as error:
+            raise explain(error) from None
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="vault", daemon=True)
+                self._thread.start()
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def runtime(self) -> Runtime:
+        """Return the open runtime; a failure to open it is the next task's to try again."""
+        with self._opening:
+            return self._runtime or self.run(self._open)
+
+    async def _open(self) -> Runtime:
+        async with AsyncExitStack() as stack:
+            runtime = await stack.enter_async_context(open_runtime(configuration.load(), connections=20))
+            self._opened, self._runtime = stack.pop_all(), runtime
+        return runtime
+
+    def close(self) -> None:
+        """Close the runtime and stop the loop."""
+        loop, opened, self._opened, self._runtime = self._loop, self._opened, None, None
+        if loop is None:
+            return
+        if opened is not None:
+            asyncio.run_coroutine_threadsafe(opened.aclose(), loop).result(timeout=10)
+        loop.call_soon_threadsafe(loop.stop)
+        self._loop = None
