@@ -16,8 +16,15 @@ from tests.emulators.faults import CARRIED_OUT
 from tests.faults.stage import stage
 
 
-def refresh(folder: Path, *, rounds: int, seed: int, scale: float, beside: int = 16) -> Counter[int]:
-    """Run the rounds; how many of them led to how many spends of the refresh token they began with."""
+def refresh(
+    folder: Path, *, rounds: int, seed: int, scale: float, beside: int = 16
+) -> tuple[Counter[int], int]:
+    """Run the rounds.
+
+    Returns:
+        How many of them led to how many spends of the refresh token they began with; and how many calls ended before
+        the provider had read them, nothing being spent and the outcome in doubt, as it has to be.
+    """
     chance, life = random.Random(seed), max(900.0, rounds * 2.0)
     with stage(folder, grants=rounds, life=life, scale=scale, fresh_for=life * 0.4) as made:
         made.celery("sync", "sync")
@@ -49,6 +56,9 @@ def refresh(folder: Path, *, rounds: int, seed: int, scale: float, beside: int =
                 made.stop_server("redis", signal.SIGKILL)
                 made.start_server("redis")
         played = set(done.read_text().split())
+        doubted = {
+            row["user_id"] for row in made.sql("SELECT user_id FROM grants WHERE doubt_since IS NOT NULL")
+        }
         made.kill_all()
         spends = Counter(dict.fromkeys(played, 0))
         for call in made.emulation.call_log("/idp/"):
@@ -59,4 +69,9 @@ def refresh(folder: Path, *, rounds: int, seed: int, scale: float, beside: int =
                 and (call["fault"] in CARRIED_OUT or call["status"] == 200)
             ):
                 spends[user] += 1
-    return Counter(spends.values())
+        unread = {
+            user
+            for user in doubted & played
+            if not spends[user] and made.emulation.ledger(user, before[user]["connection"])[0]["live"]
+        }
+    return Counter(times for user, times in spends.items() if user not in unread), len(unread)
