@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import psycopg
 from rich.console import Console
@@ -176,13 +177,25 @@ def _count(result: Result, tenant: Emulation) -> None:
     bucket = plan.bucket("read_users")
     groups = tenant.limit_counts()["groups"]
     counted = groups.values() if bucket == EVERYTHING else [groups[bucket]]
-    result.pages = _pages(tenant)
+    served = [
+        (call["time"], call["query"])
+        for call in tenant.call_log("/api/v2/users")
+        # The sweep looks for identities by the same endpoint: who seems unlinked may be another user's.
+        if call["template"] == "/api/v2/users"
+        and call["status"] == 200
+        and "identities" not in _asked(call["query"])
+    ]
+    result.pages = len(served)
     result.undisturbed = user_pages(max(result.users, tenant.count_alive()))
     result.beside = sum(group["calls"] - group["refused"] for group in counted) - result.pages
     limit = plan.limits[bucket]
-    served = [call for call in tenant.call_log("/api/v2/users") if call["template"] == "/api/v2/users"]
-    _attribute(result, [(call["time"], call["query"]) for call in served if call["status"] == 200])
+    _attribute(result, served)
     result.limit = max(0.0, result.pages - result.repeated + result.beside - limit.burst) / limit.per_second
+
+
+def _asked(query: str) -> str:
+    """The search itself."""
+    return "".join(parse_qs(query).get("q", []))
 
 
 def _attribute(result: Result, served: Sequence[tuple[float, str]]) -> None:

@@ -35,7 +35,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("read_window = 3600", ".read_window", "greater than or equal to 86400"),
         ('renew = "sometimes"', ".renew", "'eager' or 'on-read'"),
         ('expires_unit = "minutes"', ".expires_unit", "'seconds', 'milliseconds' or 'absolute'"),
-        ("rotate = true", ".rotate", "not permitted"),
+        ("rotate = true", ".rotate", "no such setting"),
         ("keep_alive = 100\nidle_life = 100", "", "keep_alive must be shorter than idle_life"),
         ("grace = 30\nrotates = false", "", "grace has no meaning where rotates is false"),
     ],
