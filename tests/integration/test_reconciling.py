@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.emulators.control import Emulation
 from tests.integration.test_walk import LIST, SCOPES, Bench
@@ -125,6 +126,16 @@ async def test_a_walk_where_there_is_no_good_export(bench: Bench, problem: str) 
     [note] = report.notes
     assert note.endswith("all users are gone through instead")
     assert bench.calls()[LIST] == 6
+
+
+async def test_a_role_that_may_not_make_temporary_tables(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, and a walk is made instead."""
+    monkeypatch.setattr(wanted, "_EXPORTED", text("SELECT not_allowed()"))
+    report = await bench.sync.everything()
+    assert (report.ok, report.seen) == (True, 500)
+    assert "GRANT TEMPORARY" in report.notes[0]
 
 
 async def test_it_is_gone_on_with(bench: Bench) -> None:

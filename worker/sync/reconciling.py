@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
+from sqlalchemy.exc import ProgrammingError
 
 from worker.auth0 import ManagementClient
 from worker.auth0.paging import PER_PAGE
@@ -90,6 +91,10 @@ class Reconciling:
             raise
         except (Auth0Error, MissingScope) as problem:  # the file's host, too, may be out of reach
             return await self._leave(report, str(problem))
+        except ProgrammingError:
+            return await self._leave(
+                report, "the database's role may not make temporary tables (GRANT TEMPORARY)"
+            )
         report.seen = max(report.seen, position.page)
         if await self._ask(report, stop_at, progress):
             await positions.drop(self._vault, self._tenant, EXPORT)
