@@ -6,15 +6,12 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable
-from datetime import timedelta
 
 import psycopg
 from cryptography.fernet import Fernet
 
-from benchmarks.stage import TENANT, Result, Stage
+from benchmarks.stage import Result, Stage, fill
 from worker.client import TokenVault
-from worker.tokens import GrantKey, Secret, TokenPair
-from worker.vault.grants import ShownGrant, take
 
 GRANTS = 1000
 READS = 4000
@@ -26,7 +23,7 @@ STATEMENT = "SELECT access_sealed, expires_at FROM grants WHERE user_id = %s AND
 def measure(stage: Stage) -> list[Result]:
     """Read the same rows by ``TokenVault`` and by hand, in turn."""
     stage.empty()
-    asyncio.run(_fill(stage))
+    asyncio.run(fill(stage, GRANTS, TOKEN))
     users = [f"auth0|{number % GRANTS}" for number in range(READS)]
     fernet = Fernet(stage.access_key.reveal())
     with (
@@ -69,19 +66,3 @@ def _rate(read: Callable[[str], None], users: list[str]) -> float:
     for user in users:
         read(user)
     return len(users) / (time.perf_counter() - began)
-
-
-async def _fill(stage: Stage) -> None:
-    async with stage.worker() as runtime:
-        now = await runtime.vault.now()
-        shown = [
-            ShownGrant(
-                key=GrantKey(TENANT, "partner", f"auth0|{number}", str(number)),
-                strategy="oauth2",
-                pair=TokenPair(Secret(TOKEN), Secret("r" * 100), now + timedelta(hours=1)),
-                updated_at=now,
-                issued_at=now,
-            )
-            for number in range(GRANTS)
-        ]
-        await take(runtime.vault, shown, now=now)

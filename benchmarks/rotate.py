@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import timedelta
 
 import psycopg
 from cryptography.fernet import Fernet, MultiFernet
 
-from benchmarks.stage import TENANT, Result, Stage
-from worker.tokens import GrantKey, Secret, TokenPair
+from benchmarks.stage import Result, Stage, fill
+from worker.tokens import Secret
 from worker.vault import rotating
-from worker.vault.grants import ShownGrant, take
 from worker.vault.keyring import KeyRing
 
 GRANTS = 20_000
-PAGE = 500
 TOKEN = "t" * 1800
 SEALED = "SELECT access_sealed FROM grants UNION ALL SELECT refresh_sealed FROM grants"
 
@@ -24,7 +21,7 @@ SEALED = "SELECT access_sealed FROM grants UNION ALL SELECT refresh_sealed FROM 
 def measure(stage: Stage) -> list[Result]:
     """Rotate both rings of a vault, and before it the same ciphertexts by hand, without a database."""
     stage.empty()
-    asyncio.run(_fill(stage))
+    asyncio.run(fill(stage, GRANTS, TOKEN))
     fresh = KeyRing.generate()
     by_hand = _by_hand(stage, fresh)
     url = stage.servers.database_url
@@ -67,20 +64,3 @@ def _by_hand(stage: Stage, fresh: Secret) -> float:
         for each in part:
             ring.rotate(each)
     return len(sealed) / (time.perf_counter() - began)
-
-
-async def _fill(stage: Stage) -> None:
-    async with stage.worker() as runtime:
-        now = await runtime.vault.now()
-        for first in range(0, GRANTS, PAGE):
-            shown = [
-                ShownGrant(
-                    key=GrantKey(TENANT, "partner", f"auth0|{number}", str(number)),
-                    strategy="oauth2",
-                    pair=TokenPair(Secret(TOKEN), Secret("r" * 100), now + timedelta(hours=1)),
-                    updated_at=now,
-                    issued_at=now,
-                )
-                for number in range(first, first + PAGE)
-            ]
-            await take(runtime.vault, shown, now=now)

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -17,11 +18,14 @@ from tests.emulators.control import Emulation, running
 from worker import embedded, logs
 from worker.runtime import Runtime, open_runtime
 from worker.settings import load
-from worker.tokens import Secret
+from worker.tokens import GrantKey, Secret, TokenPair
+from worker.vault.grants import ShownGrant, take
 from worker.vault.keyring import KeyRing
 from worker.vault.migrating import migrate
 
 TENANT = "default"
+# So many grants are taken at a time.
+PAGE = 500
 TABLES = (
     "outbox, deliveries, grants, connections, sync_runs, sync_positions, renewal_counts, management_tokens"
 )
@@ -79,6 +83,24 @@ class Stage:
         """Empty the vault and the emulation."""
         self.sql(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
         self.emulation.reset()
+
+
+async def fill(stage: Stage, grants: int, token: str) -> None:
+    """Let the vault take so many grants with access tokens like this."""
+    async with stage.worker() as runtime:
+        now = await runtime.vault.now()
+        for first in range(0, grants, PAGE):
+            shown = [
+                ShownGrant(
+                    key=GrantKey(TENANT, "partner", f"auth0|{number}", str(number)),
+                    strategy="oauth2",
+                    pair=TokenPair(Secret(token), Secret("r" * 100), now + timedelta(hours=1)),
+                    updated_at=now,
+                    issued_at=now,
+                )
+                for number in range(first, min(first + PAGE, grants))
+            ]
+            await take(runtime.vault, shown, now=now)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal as signals
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from worker import embedded
 from worker.embedded import locks
 from worker.embedded.postgres import Postgres
 from worker.embedded.redis import Redis
+from worker.embedded.server import is_free
 from worker.tokens import GrantKey
 from worker.vault.keyring import KeyRing, Place
 from worker.vault.migrating import migrate
@@ -172,7 +172,7 @@ class Stage:
         made = Postgres(self.home) if server == "postgres" else Redis(self.home)
         url = self.environment["DATABASE_URL" if server == "postgres" else "REDIS_URL"]
         # While it was away the port may have been given to somebody's outgoing connection.
-        _until(lambda: _is_free(int(urlsplit(url).port or 0)), 60, f"the port of {server} is free")
+        _until(lambda: is_free(int(urlsplit(url).port or 0)), 60, f"the port of {server} is free")
         self.stack.enter_context(made.running())
 
     def flush_redis(self) -> None:
@@ -315,16 +315,6 @@ def cast(stage: Stage, *, readers: int, seed: int) -> None:
 WORKERS = ("bulk-1", "bulk-2", "interactive")
 POINTS = puppet.POINTS
 ACCESS = ACCESS_KEY
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _until(holds: Callable[[], bool], patience: float, what: str) -> None:

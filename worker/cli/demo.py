@@ -19,6 +19,7 @@ from worker.cli.premises import DEMO_CONFIG
 from worker.cli.supervise import Child
 from worker.embedded import own_home
 from worker.embedded.files import own_folder, write_private
+from worker.embedded.server import is_free
 from worker.errors import ConfigurationError
 from worker.tokens import Secret
 
@@ -144,23 +145,13 @@ def _port(remembered: Path) -> int:
     """Return the port of the last start, or another one where that is taken."""
     with suppress(FileNotFoundError, ValueError):
         port = int(remembered.read_text())
-        if _is_free(port):
+        if is_free(port):
             return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     write_private(remembered, str(port))
     return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            return False
-        return True
 
 
 def _client_secret(file: Path) -> Secret:

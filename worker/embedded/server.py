@@ -170,7 +170,7 @@ class Server(ABC):
 
     def _start(self, known: Access | None, alive: int) -> None:
         access = known or Access(_free_port(), Secret(secrets.token_urlsafe(32)))
-        if not _is_free(access.port):
+        if not is_free(access.port):
             access = self.moved(access)
         self.prepare(access, alive, forgotten=known is None)
         # after prepare: a password is only noted once the server's data has it
@@ -256,12 +256,13 @@ def _free_port() -> int:
         return port
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port of 127.0.0.1 just now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError:
+        except (OSError, OverflowError):
             return False
         return True
 

@@ -167,8 +167,10 @@ class Erasure:
     async def _is_revoked(self, name: str, swept: Swept) -> bool:
         """Revoke a connection's admin grant where that is configured; False where it is in use just now."""
         admin = await listing.admin(self._vault, self._tenant, name)
+        if admin is None:
+            return True
         client = (await self._connections.load([self._tenant], name))[self._tenant, name].client
-        return admin is None or await self._revoke(admin, client, swept)
+        return await self._revoke(admin, client, swept)
 
     async def _too_many(self) -> str | None:
         """Why nothing is erased, where more seem gone than is likely: a wrong tenant, or a search that failed."""

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.exc import ProgrammingError
 
-from worker.auth0 import ManagementClient
+from worker.auth0 import ManagementClient, export
 from worker.auth0.paging import PER_PAGE
 from worker.errors import Auth0Error, Auth0RateLimited, Auth0Unreachable, MalformedAnswer, MissingScope
 from worker.sync.keeping import LAG, Keeping
@@ -27,8 +27,6 @@ EXPORT = "export"
 LARGE = 20_000
 # An export of fewer than this share of the users seen last is not believed.
 BELIEVED = 0.5
-# A job that is not done by then is given up.
-PATIENCE = timedelta(hours=2)
 # So many lines of an export are given to Postgres at a time.
 LINES = 1000
 # Between two commits so many users are asked for by id: a kill repeats these at the most.
@@ -110,8 +108,8 @@ class Reconciling:
             return True  # it is waited for where it is read
         if await self._auth0.export.is_done(job, patience=budget):
             return True
-        if await self._vault.now() - began > PATIENCE:
-            raise Auth0Unreachable(f"an export is not done after {PATIENCE}")
+        if await self._vault.now() - began > timedelta(seconds=export.PATIENCE):
+            raise Auth0Unreachable(f"an export is not done after {export.PATIENCE / 60:.0f} minutes")
         return False
 
     async def _compare(

@@ -62,8 +62,8 @@ class Walking:
             Whether the end was reached.
         """
         known = await self._keeping.known()
-        last = await records.last_complete(self._vault, self._tenant, "all")
-        since = last[0] - LAG if last and everybody else None
+        last = await records.last_complete(self._vault, self._tenant, "all") if everybody else None
+        since = last[0] - LAG if last else None
         stop_at = None if budget is None else time.monotonic() + budget
         place = read(position.mark, position.page)
         await positions.put(self._vault, self._tenant, feed, position)

@@ -148,13 +148,7 @@ async def mark_unlinked(
     """Mark what the vault holds of these users beside the identities that they are shown with."""
     if not user_ids:
         return 0
-    shown = list(identities)
-    values = {
-        "tenant": tenant, "user_ids": list(user_ids), "now": now,
-        "users": [user for user, _, _ in shown],
-        "connections": [connection for _, connection, _ in shown],
-        "subjects": [subject for _, _, subject in shown],
-    }  # fmt: skip
+    values = {"tenant": tenant, "user_ids": list(user_ids), "now": now} | _by_column(identities)
     return len(await vault.run(_MARK_UNLINKED, values))
 
 
@@ -162,14 +156,16 @@ async def unmark_shown(
     vault: Vault, tenant: str, identities: Iterable[Identity], *, before: datetime
 ) -> None:
     """Take the mark off those of these identities that were marked by then: Auth0 has shown them since."""
+    await vault.run(_UNMARK_SHOWN, {"tenant": tenant, "before": before} | _by_column(identities))
+
+
+def _by_column(identities: Iterable[Identity]) -> dict[str, list[str]]:
     shown = list(identities)
-    values = {
-        "tenant": tenant, "before": before,
+    return {
         "users": [user for user, _, _ in shown],
         "connections": [connection for _, connection, _ in shown],
         "subjects": [subject for _, _, subject in shown],
-    }  # fmt: skip
-    await vault.run(_UNMARK_SHOWN, values)
+    }
 
 
 async def absent_connections(vault: Vault, tenant: str, shown: Sequence[str]) -> dict[str, str]:

@@ -86,12 +86,9 @@ class Spool:
 
     def waiting(self) -> list[Path]:
         """The answers on disk, oldest first."""
-        if not self._folder.is_dir():
-            return []
-        self._finish()
         kept = []
-        for path in self._folder.iterdir():
-            if path.suffix or path.name.startswith("."):
+        for path in self.files():
+            if path.suffix:
                 continue
             with suppress(FileNotFoundError):  # another process has just stored it
                 kept.append((path.stat().st_mtime_ns, path))
@@ -122,6 +119,7 @@ class Spool:
         """All answers on disk, those that Postgres refused among them."""
         if not self._folder.is_dir():
             return []
+        self._finish()
         return [path for path in self._folder.iterdir() if not path.name.startswith(".")]
 
     def position(self, path: Path) -> int | None:
