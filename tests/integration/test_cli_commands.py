@@ -170,6 +170,7 @@ def test_sync_and_renew(run: Run, company: Emulation, sql: Sql) -> None:
         "tenant": "default", "seen": 4, "new": 5, "connections": 3, "failed": 0, "problems": [],
     }  # fmt: skip
     assert "4 users; grants: 0 new, 0 changed, 5 unchanged" in run("sync", "--full").out
+    assert run("sync", "--full", "--connection", "google-oauth2").code == 0
     sql("UPDATE grants SET due_at = now()")
     renewed = run("renew", "--json")
     assert (renewed.code, renewed.json) == (0, {"ok": True, "outcomes": {"renewed": 5}})

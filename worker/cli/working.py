@@ -63,9 +63,10 @@ def sync(
     """
     if user is not None and connection is not None:
         raise ConfigurationError("give --user or --connection, not both")
-    if (full or erase) and (user or connection):
+    if (full and user) or (erase and (user or connection)):
         raise ConfigurationError(
-            "--full and --erase are of all users: give neither with --user or --connection"
+            "--full is of all users, or of one connection's; --erase is of all: give neither with --user, and "
+            "--erase not with --connection"
         )
     quiet_log()
     with premises.opened() as settings:
