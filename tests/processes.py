@@ -103,7 +103,7 @@ class Site:
     def worker(self, name: str, queues: str, threads: int = 4) -> Process:
         """Start a Celery worker and wait until it is ready."""
         process = self.start(
-            name, *_CELERY, "worker", "-Q", queues, "-P", "threads", "-c", str(threads), "-n", f"{name}@%h"
+            name, *_CELERY, "worker", "-Q", queues, "-P", "threads", "-c", str(threads), "-n", f"{name}@%h", *_ALONE
         )
         process.says("ready.")
         return process
@@ -141,6 +141,8 @@ class Site:
 
 
 _CELERY = (sys.executable, "-m", "celery", "-A", "worker.app")
+# Workers have nothing to tell each other that Postgres does not know.
+_ALONE = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
 @contextmanager

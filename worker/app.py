@@ -19,6 +19,9 @@ from worker.settings import Settings
 # A message whose worker died is delivered again after this time, in seconds: longer than any task takes, as
 # what is delivered twice is work done twice, though without harm.
 VISIBILITY = 3600
+# A Redis that has not answered for so long, in seconds, is given up and connected to anew: a host that loses power
+# says no word, and a connection to it would be listened to for ever.
+SILENCE = 5.0
 # How often beat asks whether a sync is due, in seconds at the most; Postgres knows when the last one began. A walk
 # whose worker was killed, its message with it, stands still until then.
 LOOK = 5.0
@@ -52,8 +55,17 @@ def make_app(settings: Settings) -> Celery:
         worker_prefetch_multiplier=1,
         # The work waits for the network nearly all the time: threads share one event loop and one pool.
         worker_pool="threads",
-        broker_transport_options={"visibility_timeout": VISIBILITY},
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY,
+            "socket_timeout": SILENCE,
+            "socket_connect_timeout": SILENCE,
+            "health_check_interval": SILENCE,
+        },
+        redis_socket_timeout=SILENCE,
+        redis_socket_connect_timeout=SILENCE,
+        redis_backend_health_check_interval=SILENCE,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # an outage may outlast any number
         worker_redirect_stdouts=False,
         beat_scheduler="celery.beat:Scheduler",  # keeps nothing on disk: what is due is asked of Postgres
         beat_schedule={

@@ -182,10 +182,13 @@ def credentials_of(settings: Settings, tenant: str) -> Credentials:
             "no Auth0 tenant is configured: set AUTH0_DOMAIN, AUTH0_CLIENT_ID and AUTH0_CLIENT_SECRET "
             "(or AUTH0_PRIVATE_KEY)"
         )
-    return Credentials(
-        domain=configured.domain,
-        client_id=configured.client_id,
-        client_secret=configured.client_secret,
-        private_key=configured.private_key,
-        audience=configured.audience,
-    )
+    try:
+        return Credentials(
+            domain=configured.domain,
+            client_id=configured.client_id,
+            client_secret=configured.client_secret,
+            private_key=configured.private_key,
+            audience=configured.audience,
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"tenant {tenant}: {error}") from None

@@ -130,7 +130,7 @@ def test_help_loads_nothing_heavy() -> None:
         ["list", "--state", "nonsense"],
         ["list", "--limit", "0"],
         ["sync", "--user", "u", "--connection", "c"],
-        ["sync", "--user", "u", "--full"],
+        ["sync", "--user", "u", "--erase"],
         ["sync", "--connection", "c", "--erase"],
         ["renew", "--force"],
         ["renew", "--min-ttl", "5"],

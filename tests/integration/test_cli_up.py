@@ -203,16 +203,31 @@ def test_a_real_tenant_is_synced_at_once(
 
 def test_why_nothing_comes_is_told_without_a_terminal_too(tmp_path: Path) -> None:
     """Where a tenant cannot be synced, `up` repeats the worker's reason and does not just say that nothing is there."""
-    tenant = {
-        "AUTH0_DOMAIN": "http://tenant.example/x",
-        "AUTH0_CLIENT_ID": "a",
-        "AUTH0_CLIENT_SECRET": "canary",
-    }
+    tenant = {"AUTH0_DOMAIN": "http://127.0.0.1:9", "AUTH0_CLIENT_ID": "a", "AUTH0_CLIENT_SECRET": "canary"}
     with up(tmp_path, environment(tmp_path / "home", **tenant)) as running:
         running.until(lambda: "last of bulk worker: " in running.said)
-        assert "AUTH0_DOMAIN must be a host name alone" in running.said
+        assert "at 127.0.0.1:9: no answer" in running.said
         assert "canary" not in running.said
         assert running.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"AUTH0_DOMAIN": "http://tenant.example/x"}, "AUTH0_DOMAIN must be a host name alone"),
+        ({"AUTH0_CLIENT_SECRET": "", "AUTH0_PRIVATE_KEY": "canary"}, "AUTH0_PRIVATE_KEY is not an unencrypted"),
+    ],
+)
+def test_credentials_that_do_not_read_are_refused_at_once(
+    tmp_path: Path, wrong: dict[str, str], said: str
+) -> None:
+    """Nothing is started for a tenant whose domain or key cannot be one, and the value is not repeated."""
+    tenant = {"AUTH0_DOMAIN": "tenant.example", "AUTH0_CLIENT_ID": "a", "AUTH0_CLIENT_SECRET": "canary"}
+    ran = run("up", env=environment(tmp_path / "home", **tenant | wrong))
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"token-vault: tenant default: {said}")
+    assert "canary" not in ran.stderr + ran.stdout
+    assert not (tmp_path / "home/postgres").exists()
 
 
 def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class Credentials:
         key_id: the key's id at Auth0; optional, Auth0 tries all keys of the application without it.
 
     Raises:
-        ConfigurationError: the domain is not one, or there is neither a secret nor a key.
+        ConfigurationError: the domain is not one, there is neither a secret nor a key, or the key does not read.
     """
 
     domain: str
@@ -55,6 +55,8 @@ class Credentials:
             raise ConfigurationError("AUTH0_CLIENT_ID is empty: set the machine-to-machine application's id")
         if not self.client_secret and not self.private_key:
             raise ConfigurationError("set AUTH0_CLIENT_SECRET or AUTH0_PRIVATE_KEY")
+        if self.private_key:
+            _signing_key(self.private_key)
 
     @property
     def base_url(self) -> str:
@@ -71,9 +73,6 @@ class Credentials:
         """Return the body of one token request; each call makes a new single-use assertion.
 
         Source: Auth0, "Client Credentials Flow" and "Authenticate with Private Key JWT"; RFC 7523 section 2.2.
-
-        Raises:
-            ConfigurationError: the private key cannot be read or is of an unsupported kind.
         """
         body = {
             "grant_type": "client_credentials",

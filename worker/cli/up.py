@@ -70,10 +70,13 @@ def up(
 
 
 def _wants_demo(settings: Settings, demo: bool | None) -> bool:
-    if demo is False or (demo is None and settings.tenants):
-        chosen(settings, None)
-        return False
-    return True
+    if demo or (demo is None and not settings.tenants):
+        return True
+    from worker.runtime import credentials_of
+
+    for tenant in chosen(settings, None):
+        credentials_of(settings, tenant)  # one that does not read is told here, and not by workers again and again
+    return False
 
 
 def _headline(settings: Settings, demo: Demo | None) -> str:

@@ -63,11 +63,8 @@ def sync(
     """
     if user is not None and connection is not None:
         raise ConfigurationError("give --user or --connection, not both")
-    if (full and user) or (erase and (user or connection)):
-        raise ConfigurationError(
-            "--full is of all users, or of one connection's; --erase is of all: give neither with --user, and "
-            "--erase not with --connection"
-        )
+    if erase and (user or connection):
+        raise ConfigurationError("--erase is of all users: give it without --user and --connection")
     quiet_log()
     with premises.opened() as settings:
         tenants = chosen(settings, tenant)
@@ -118,7 +115,7 @@ async def _sync_one(
 ) -> Report:
     one = await runtime.sync(tenant, urgent=user is not None)
     if user is not None:
-        return await one.user(user)
+        return await one.user(user)  # whole, with --full and without
     if connection is not None:
         return await one.connection(connection, full=full, progress=bar)
     return await one.catch_up(full=full, progress=bar)

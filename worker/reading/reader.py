@@ -56,7 +56,8 @@ class Reader:
         )
         if served is None or served.state == "erased":
             who = f"user {user_id}" if user_id else "the admin"
-            raise TokenNotFound(f"the vault has no token of {who} for connection {connection}")
+            where = f" in tenant {self._tenant}" if self._tenant else ""
+            raise TokenNotFound(f"the vault has no token of {who} for connection {connection}{where}")
         return served
 
     def _open(self, served: Served) -> Token:
