@@ -6,6 +6,7 @@ from alembic import context
 from sqlalchemy import create_engine, pool, text
 
 from worker.vault.database import sqlalchemy_url
+from worker.vault.reaching import REACH
 from worker.vault.tables import Base
 
 # Any number that no other program uses: two `migrate` at once take turns instead of colliding.
@@ -17,7 +18,9 @@ target_metadata = Base.metadata
 
 def run_online() -> None:
     """Migrate the database that the caller put into the configuration."""
-    engine = create_engine(sqlalchemy_url(config.attributes["database_url"]), poolclass=pool.NullPool)
+    engine = create_engine(
+        sqlalchemy_url(config.attributes["database_url"]), poolclass=pool.NullPool, connect_args=REACH
+    )
     with engine.connect() as connection:
         connection.execute(text("SET lock_timeout = '10s'"))
         connection.execute(text("SET statement_timeout = '10min'"))

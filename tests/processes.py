@@ -103,7 +103,18 @@ class Site:
     def worker(self, name: str, queues: str, threads: int = 4) -> Process:
         """Start a Celery worker and wait until it is ready."""
         process = self.start(
-            name, *_CELERY, "worker", "-Q", queues, "-P", "threads", "-c", str(threads), "-n", f"{name}@%h", *_ALONE
+            name,
+            *_CELERY,
+            "worker",
+            "-Q",
+            queues,
+            "-P",
+            "threads",
+            "-c",
+            str(threads),
+            "-n",
+            f"{name}@%h",
+            *_ALONE,
         )
         process.says("ready.")
         return process

@@ -215,7 +215,10 @@ def test_why_nothing_comes_is_told_without_a_terminal_too(tmp_path: Path) -> Non
     ("wrong", "said"),
     [
         ({"AUTH0_DOMAIN": "http://tenant.example/x"}, "AUTH0_DOMAIN must be a host name alone"),
-        ({"AUTH0_CLIENT_SECRET": "", "AUTH0_PRIVATE_KEY": "canary"}, "AUTH0_PRIVATE_KEY is not an unencrypted"),
+        (
+            {"AUTH0_CLIENT_SECRET": "", "AUTH0_PRIVATE_KEY": "canary"},
+            "AUTH0_PRIVATE_KEY is not an unencrypted",
+        ),
     ],
 )
 def test_credentials_that_do_not_read_are_refused_at_once(

@@ -55,7 +55,9 @@ def test_work_goes_on_when_connections_die_without_a_word(
     assert line.go_dead() > 3
     sql("UPDATE grants SET due_at = now(), last_renewed_at = NULL")
     until(
-        lambda: sql("SELECT 1 FROM grants HAVING count(last_renewed_at) = 2"), PATIENCE, "beat and worker are back"
+        lambda: sql("SELECT 1 FROM grants HAVING count(last_renewed_at) = 2"),
+        PATIENCE,
+        "beat and worker are back",
     )
     here.environment["REDIS_URL"] = servers.redis_url.reveal()
     user, forced = "bitbucket|bitbucket-0", {"connection": "bitbucket", "force": True}

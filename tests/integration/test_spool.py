@@ -114,6 +114,22 @@ async def test_a_worker_that_dies_with_a_spooled_answer_loses_nothing(
     await assert_next_renewal_succeeds(successor, tenant, database_url)
 
 
+async def test_an_answer_whose_commit_hangs_is_on_disk_meanwhile(
+    one_due: Runtime, tenant: Emulation, database_url: Secret
+) -> None:
+    """A commit that neither comes nor fails, as on a dead line, is no reason to have the answer in memory alone."""
+    renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
+    await carried_out(tenant)
+    with psycopg.connect(database_url.reveal()) as blocker:
+        blocker.execute("SELECT 1 FROM grants FOR UPDATE")
+        tenant.release()
+        await until(lambda: bool(files(one_due)))
+        assert not renewing.done()
+    assert await renewing == {Outcome.RENEWED: 1}
+    assert files(one_due) == []
+    await assert_next_renewal_succeeds(one_due, tenant, database_url)
+
+
 async def test_no_request_is_sent_while_the_spool_cannot_be_written(
     one_due: Runtime, tenant: Emulation
 ) -> None:

@@ -115,9 +115,10 @@ def _only_connection(settings: Settings, user_id: str, tenant: str | None) -> st
     """
     import psycopg
 
+    from worker.vault.reaching import REACH
     from worker.vault.serving import SELECT_CONNECTIONS
 
-    with psycopg.connect(premises.database_url(settings).reveal(), connect_timeout=10) as connection:
+    with psycopg.connect(premises.database_url(settings).reveal(), **REACH) as connection:
         found = connection.execute(SELECT_CONNECTIONS, {"user_id": user_id, "tenant": tenant}).fetchall()
     names = [name for (name,) in found]
     if not names:

@@ -75,7 +75,9 @@ def _wants_demo(settings: Settings, demo: bool | None) -> bool:
     from worker.runtime import credentials_of
 
     for tenant in chosen(settings, None):
-        credentials_of(settings, tenant)  # one that does not read is told here, and not by workers again and again
+        credentials_of(
+            settings, tenant
+        )  # one that does not read is told here, and not by workers again and again
     return False
 
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import psycopg
 
 from worker.tokens import Secret
+from worker.vault.reaching import REACH
 from worker.vault.serving import CHANNEL
 
 # The connection is kept this long after the last wait, in seconds.
@@ -61,7 +62,7 @@ class Listener:
         with (
             suppress(psycopg.Error),
             psycopg.connect(
-                self._url.reveal(), autocommit=True, application_name=_NAME, connect_timeout=10
+                self._url.reveal(), autocommit=True, application_name=_NAME, **REACH
             ) as connection,
         ):
             connection.execute(f"LISTEN {CHANNEL}")
@@ -129,7 +130,7 @@ class AsyncListener:
     async def _listen(self) -> None:
         with suppress(psycopg.Error):
             async with await psycopg.AsyncConnection.connect(
-                self._url.reveal(), autocommit=True, application_name=_NAME, connect_timeout=10
+                self._url.reveal(), autocommit=True, application_name=_NAME, **REACH
             ) as connection:
                 await connection.execute(f"LISTEN {CHANNEL}")
                 self._listening.set()

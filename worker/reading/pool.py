@@ -19,6 +19,7 @@ from psycopg.pq import TransactionStatus
 from worker.errors import TemporarilyUnavailable
 from worker.tokens import Secret
 from worker.vault.failures import failure
+from worker.vault.reaching import REACH
 
 # Connections of one reader at the most, and seconds to wait for one of them.
 MOST = 10
@@ -30,7 +31,7 @@ CONNECT: dict[str, Any] = {
     "autocommit": True,
     "prepare_threshold": 0,
     "application_name": "token-vault reader",
-    "connect_timeout": 10,
+    **REACH,
 }
 
 # A name that Postgres cannot even hold (NUL, half a surrogate pair): no row has it.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 STORE_PATIENCE = 30.0
 # Between two offers, in seconds.
 LONGEST_PAUSE = 5.0
+# A commit that takes longer may be waiting on a dead line: by then the answer is on disk as well, in seconds.
+SLOW = 1.0
 
 # Who dies loses the answers that are not committed, so they must not queue up: while so many wait for their commit, or
 # the event loop takes so many seconds for one round and leaves others in their sockets, no more are asked for.
@@ -150,16 +153,23 @@ class Storing:
 
     async def _offer(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Outcome:
         """Offer an answer to Postgres until it is stored, or on disk and given up on."""
-        give_up, pause, spooled = time.monotonic() + STORE_PATIENCE, 0.2, None
+        give_up, pause = time.monotonic() + STORE_PATIENCE, 0.2
+        spooled: Path | None = None
+
+        def keep(problem: str) -> None:
+            nonlocal spooled
+            self._up.clear()
+            log.warning("renew.commit_failed", grant=claim.id, problem=problem)
+            spooled = spooled or self._kept(claim, pair, sent_at, due_at)
+
         while True:
             try:
-                stored = await claims.store_renewed(
-                    self._vault, claim, pair, obtained_at=sent_at, due_at=due_at
-                )
+                with _later(SLOW, keep, "slow"):
+                    stored = await claims.store_renewed(
+                        self._vault, claim, pair, obtained_at=sent_at, due_at=due_at
+                    )
             except (SQLAlchemyError, OSError) as error:
-                self._up.clear()
-                log.warning("renew.commit_failed", grant=claim.id, problem=type(error).__name__)
-                spooled = spooled or self._kept(claim, pair, sent_at, due_at)
+                keep(type(error).__name__)
                 # What is on no disk either is offered for as long as this process lives.
                 if spooled and time.monotonic() > give_up:
                     return Outcome.SPOOLED
@@ -167,10 +177,8 @@ class Storing:
                 pause = min(pause * 2, LONGEST_PAUSE)
             else:
                 self._up.set()
-                if spooled:
-                    stored = stored or not spooled.exists()  # a replay was quicker
-                    self._spool.drop(spooled)
-                return Outcome.RENEWED if stored else Outcome.SUPERSEDED
+                replayed = spooled is not None and not self._spool.drop(spooled)
+                return Outcome.RENEWED if stored or replayed else Outcome.SUPERSEDED
 
     def _kept(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Path | None:
         """Put the answer on disk; None where the disk does not take it either."""
@@ -179,6 +187,16 @@ class Storing:
         except OSError as error:
             log.error("spool.failed", grant=claim.id, problem=error.strerror)  # noqa: TRY400
             return None
+
+
+@contextmanager
+def _later(seconds: float, do: Callable[[str], None], word: str) -> Iterator[None]:
+    """Do something where the block takes longer."""
+    timer = asyncio.get_running_loop().call_later(seconds, do, word)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def _round() -> float:

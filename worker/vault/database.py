@@ -18,6 +18,7 @@ from worker.errors import CannotOpen, ConfigurationError, VaultError
 from worker.tokens import Secret
 from worker.vault.failures import failure, not_a_url
 from worker.vault.keyring import Fingerprints, KeyRing, Place
+from worker.vault.reaching import REACH
 from worker.vault.tables import VaultSecret
 
 MIGRATIONS = Path(__file__).parent.parent.parent / "migrations"
@@ -115,7 +116,7 @@ async def open_vault(
         max_overflow=0,
         hide_parameters=True,  # an error message must not show what was sent
         # application_name tells the operator who holds a connection.
-        connect_args={"application_name": "token-vault", "connect_timeout": 10},
+        connect_args={"application_name": "token-vault", **REACH},
     )
     try:
         async with readable(), engine.begin() as connection:

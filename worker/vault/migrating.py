@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from worker.tokens import Secret
 from worker.vault.database import MIGRATIONS, explain, sqlalchemy_url
+from worker.vault.reaching import REACH
 
 
 def configuration(database_url: Secret) -> Config:
@@ -38,7 +39,9 @@ def revisions(database_url: Secret) -> tuple[str | None, str | None]:
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
-    engine = create_engine(sqlalchemy_url(database_url), poolclass=pool.NullPool, hide_parameters=True)
+    engine = create_engine(
+        sqlalchemy_url(database_url), poolclass=pool.NullPool, hide_parameters=True, connect_args=REACH
+    )
     try:
         with engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()

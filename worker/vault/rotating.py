@@ -21,6 +21,7 @@ from worker.errors import CannotOpen
 from worker.tokens import Secret
 from worker.vault.database import explain, sqlalchemy_url
 from worker.vault.keyring import KeyRing, RingName
+from worker.vault.reaching import REACH
 from worker.vault.sealed import COLUMNS, Column, Found, again, count, pages, swap
 from worker.vault.spool import Spool
 
@@ -196,7 +197,7 @@ def _connected(database_url: Secret) -> Iterator[Connection]:
         poolclass=pool.NullPool,
         isolation_level="AUTOCOMMIT",
         hide_parameters=True,  # an error message must not show what was sent
-        connect_args={"application_name": "token-vault keys", "connect_timeout": 10},
+        connect_args={"application_name": "token-vault keys", **REACH},
     )
     try:
         with engine.connect() as connection:

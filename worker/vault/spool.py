@@ -165,9 +165,13 @@ class Spool:
         """Put an answer aside that Postgres refuses for what it holds; it is kept for the operator."""
         return path.rename(path.with_suffix(".rejected"))
 
-    def drop(self, path: Path) -> None:
-        """Remove an answer that is stored, or that a newer one has overtaken."""
-        path.unlink(missing_ok=True)
+    def drop(self, path: Path) -> bool:
+        """Remove an answer that is stored, or that a newer one has overtaken; False where another was quicker."""
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def _write(self, path: Path, content: bytes, *, like: os.stat_result | None = None) -> Path:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
