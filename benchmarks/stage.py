@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 
+from tests.conftest import TABLES
 from tests.emulators.control import Emulation, running
 from worker import embedded, logs
 from worker.runtime import Runtime, open_runtime
@@ -26,9 +27,6 @@ from worker.vault.migrating import migrate
 TENANT = "default"
 # So many grants are taken at a time.
 PAGE = 500
-TABLES = (
-    "outbox, deliveries, grants, connections, sync_runs, sync_positions, renewal_counts, management_tokens"
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,9 +200,9 @@ class Renewals:
         return opened(vault, self.row(user_id, connection)) == (live["access_token"], live["refresh_token"])
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that happens in another process."""
-    async with asyncio.timeout(10):
+async def until(holds: Callable[[], object]) -> None:
+    """Wait for something that happens in another task or process."""
+    async with asyncio.timeout(20):
         while not holds():  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(0.01)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.renewing import until
 from worker.cli import supervise
 from worker.cli.supervise import Child, Log
 
@@ -26,13 +27,6 @@ def child(program: str, folder: Path, tell: Callable[[str], None] = print) -> Ch
 
 def _is_up(lingers: Child) -> bool:
     return lingers.log.last == "up"
-
-
-async def until(holds: Callable[[], object]) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110  # other processes set no event
-            await asyncio.sleep(0.02)
 
 
 async def test_a_child_that_ends_is_told_of_and_started_again(

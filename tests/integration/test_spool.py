@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from tests.emulators.control import Emulation
+from tests.renewing import until
 from worker.errors import ConfigurationError
 from worker.renew import storing
 from worker.renew.outcome import Outcome
@@ -40,14 +41,6 @@ def postgres_away(database_url: Secret) -> Iterator[None]:
             yield
         finally:
             connection.execute("ALTER DATABASE token_vault ALLOW_CONNECTIONS true")
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that another task or process does."""
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tests import rows
 from tests.emulators.control import Emulation
+from tests.renewing import until
 from tests.rows import Sql
 from worker.auth0 import ManagementClient
 from worker.errors import (
@@ -358,13 +359,6 @@ async def test_an_older_answer_about_a_connection_does_not_come_last(
     await asyncio.gather(late, later)
     assert bench.held("", "corp-google") == (live["admin_access_token"], live["admin_refresh_token"])
     assert tenant.admin_live("corp-google")["refresh_token"] == live["admin_refresh_token"]
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Return when it is so."""
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def test_the_end_of_an_admin_token_is_a_moment_for_google(
