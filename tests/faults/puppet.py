@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
@@ -226,7 +227,8 @@ async def _rounds(arguments: dict[str, Any]) -> None:
 
     from worker import settings
     from worker.client import AsyncTokenVault
-    from worker.runtime import open_runtime
+    from worker.runtime import database_url, open_runtime
+    from worker.vault.database import open_vault
 
     people, played = arguments["people"], arguments["played"]
     room, min_ttl = asyncio.Semaphore(arguments["beside"]), arguments["life"] * 0.45
@@ -235,10 +237,16 @@ async def _rounds(arguments: dict[str, Any]) -> None:
         SELECT 1 FROM grants
         WHERE user_id = :user_id AND refresh_version = 1 AND doubt_since IS NULL AND state = 'active'
     """)
-    async with open_runtime(settings.load(), connections=16) as runtime, AsyncTokenVault.from_env() as reader:
+    known = settings.load()
+    async with (
+        open_runtime(known, connections=16) as runtime,
+        AsyncTokenVault.from_env() as reader,
+        # Beside the crowd's connections: what a round has to know must not wait behind those who play it.
+        open_vault(database_url(known), known.access_keys, known.refresh_keys, connections=2) as own,
+    ):
 
         async def rush(user_id: str, connection: str) -> None:
-            await runtime.vault.run(due, {"user_id": user_id})
+            await own.run(due, {"user_id": user_id})
             on_demand = [
                 runtime.on_demand.refresh(
                     tenants=runtime.tenants, user_id=user_id, connection=connection, min_ttl=min_ttl
@@ -255,7 +263,7 @@ async def _rounds(arguments: dict[str, Any]) -> None:
             async with room:
                 await rush(user_id, connection)
                 # Where calls that came too late have opened the connection's circuit, all are told to come again.
-                while await runtime.vault.run(untouched, {"user_id": user_id}):
+                while await own.run(untouched, {"user_id": user_id}):
                     await asyncio.sleep(0.2)
                     await rush(user_id, connection)
             played(user_id)
@@ -292,6 +300,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         try:
             _ROLES[arguments["role"]](arguments)
+        except BaseException:
+            traceback.print_exc()  # into its log
         finally:
             os._exit(1)
 

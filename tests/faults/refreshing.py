@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -56,6 +57,8 @@ def refresh(
                 made.stop_server("redis", signal.SIGKILL)
                 made.start_server("redis")
         played = set(done.read_text().split())
+        if len(played) < rounds:
+            print(f"the crowd ended early: {made.said('crowd')[-2000:]}", file=sys.stderr)
         doubted = {
             row["user_id"] for row in made.sql("SELECT user_id FROM grants WHERE doubt_since IS NOT NULL")
         }

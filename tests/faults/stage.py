@@ -125,6 +125,10 @@ class Stage:
             argv += ["--without-gossip", "--without-mingle"]
         self.fork(name, role="celery", argv=argv, skew=skew)
 
+    def said(self, name: str) -> str:
+        """What a process has written so far."""
+        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+
     def alive(self, name: str) -> bool:
         """Whether a process runs."""
         try:
