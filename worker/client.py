@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -23,7 +22,6 @@ from worker.reading.listening import AsyncListener, Listener
 from worker.reading.pool import AsyncPool, Pool
 from worker.reading.reader import Reader
 from worker.reading.token import Token
-from worker.tokens import Secret
 from worker.vault.failures import failure
 from worker.vault.serving import SELECT_SERVED, SELECT_STANDING, Served, Standing
 
@@ -34,7 +32,7 @@ ADMIN = ""
 
 
 class TokenVault(Reader):
-    """Reads tokens; safe to share between threads.
+    """Reads tokens; safe to share between threads, and with processes that are forked later.
 
     Args:
         database_url: of the vault.
@@ -43,17 +41,11 @@ class TokenVault(Reader):
         tenant: the tenant's name, where the vault has several.
     """
 
-    def __init__(
-        self,
-        database_url: Secret,
-        access_keys: Sequence[Secret],
-        *,
-        redis_url: Secret | None = None,
-        tenant: str | None = None,
-    ) -> None:
-        super().__init__(database_url, access_keys, redis_url=redis_url, tenant=tenant)
-        self._pool = Pool(database_url)
-        self._listener = Listener(database_url)
+    def begin(self) -> None:
+        """Begin with nothing open; called once more in each forked process."""
+        super().begin()
+        self._pool = Pool(self._database_url)
+        self._listener = Listener(self._database_url)
 
     def user_token(
         self, user_id: str, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
@@ -137,19 +129,12 @@ class TokenVault(Reader):
 
 
 class AsyncTokenVault(Reader):
-    """Reads tokens from asyncio; see ``TokenVault`` for arguments and errors."""
+    """Reads tokens from asyncio, in any number of event loops; see ``TokenVault`` for arguments and errors."""
 
-    def __init__(
-        self,
-        database_url: Secret,
-        access_keys: Sequence[Secret],
-        *,
-        redis_url: Secret | None = None,
-        tenant: str | None = None,
-    ) -> None:
-        super().__init__(database_url, access_keys, redis_url=redis_url, tenant=tenant)
-        self._pool = AsyncPool(database_url)
-        self._listener = AsyncListener(database_url)
+    def begin(self) -> None:
+        """Begin with nothing open; called once more in each forked process."""
+        super().begin()
+        self._loops: dict[asyncio.AbstractEventLoop, tuple[AsyncPool, AsyncListener]] = {}
 
     async def user_token(
         self, user_id: str, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
@@ -167,6 +152,8 @@ class AsyncTokenVault(Reader):
         """Close the connections."""
         await self._listener.close()
         await self._pool.close()
+        for other, _ in self._loops.values():
+            other.abandon()
 
     async def __aenter__(self) -> Self:
         return self
@@ -175,6 +162,24 @@ class AsyncTokenVault(Reader):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def _here(self) -> tuple[AsyncPool, AsyncListener]:
+        """What waits in this event loop: an app may run one after the other, or one in each thread."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            for ended in [other for other in list(self._loops) if other.is_closed()]:
+                if gone := self._loops.pop(ended, None):
+                    gone[0].abandon()
+            self._loops[loop] = AsyncPool(self._database_url), AsyncListener(self._database_url)
+        return self._loops[loop]
+
+    @property
+    def _pool(self) -> AsyncPool:
+        return self._here()[0]
+
+    @property
+    def _listener(self) -> AsyncListener:
+        return self._here()[1]
 
     async def _token(self, user_id: str, connection: str, min_ttl: float | None, wait: float) -> Token:
         served = await self._read(user_id, connection)

@@ -159,6 +159,11 @@ class AsyncPool:
         for connection in self._resting.empty(close=True):
             await connection.close()
 
+    def abandon(self) -> None:
+        """Close what rests, from outside of the event loop that it was used in."""
+        for connection in self._resting.empty(close=True):
+            connection.pgconn.finish()
+
     async def _read(
         self, connection: psycopg.AsyncConnection[Any], statement: str, values: Sequence[object]
     ) -> Rows:

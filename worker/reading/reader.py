@@ -14,6 +14,7 @@ from worker.errors import (
     TokenNotFound,
 )
 from worker.reading.asking import Asking
+from worker.reading.forking import begin_in_each_process
 from worker.reading.token import Token
 from worker.settings import Settings
 from worker.tokens import Secret
@@ -33,9 +34,15 @@ class Reader:
         tenant: str | None = None,
     ) -> None:
         self._database_url = database_url
+        self._redis_url = redis_url
         self._ring = KeyRing("access", access_keys)
-        self._asking = Asking(redis_url) if redis_url else None
+        self._asking: Asking | None = None
         self._tenant = tenant
+        begin_in_each_process(self)
+
+    def begin(self) -> None:
+        """Begin with nothing open; called once more in each forked process."""
+        self._asking = Asking(self._redis_url) if self._redis_url else None
 
     @classmethod
     def from_env(cls, *, tenant: str | None = None) -> Self:
