@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from math import ceil
 from typing import Any
 
 import redis
 
-from worker.errors import TemporarilyUnavailable
+from worker.errors import ConfigurationError, TemporarilyUnavailable
 from worker.tokens import Secret
 from worker.vault.serving import Served
 
@@ -32,11 +33,14 @@ class Asking:
 
     A short-lived mark in Redis, for this version of the token, keeps other readers from queueing the same again.
     It only saves messages: what guards the refresh token is the claim in Postgres.
+
+    Raises:
+        ConfigurationError: ``redis_url`` is no address of Redis.
     """
 
     def __init__(self, redis_url: Secret) -> None:
         self._url = redis_url
-        self._marks: redis.Redis = redis.Redis.from_url(redis_url.reveal(), **_SOCKET)
+        self._marks = _redis_at(redis_url)
         self._lock = threading.Lock()
         self._noting = threading.Lock()
         self._app: Any = None
@@ -97,3 +101,10 @@ class Asking:
                     task_serializer="json", broker_connection_retry=False, broker_transport_options=_SOCKET
                 )
             return self._app
+
+
+def _redis_at(url: Secret) -> redis.Redis:
+    with suppress(ValueError):
+        return redis.Redis.from_url(url.reveal(), **_SOCKET)
+    # Outside of the except: the error may hold the address with its password.
+    raise ConfigurationError("the Redis address does not read: redis://:password@host:6379/0")
