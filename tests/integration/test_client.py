@@ -232,6 +232,26 @@ async def test_redis_down(rows: Rows, open_reader: OpenReader) -> None:
             await reader.user_token(USER, CONNECTION, wait=3600)
 
 
+async def test_a_postgres_that_does_not_answer(
+    rows: Rows, open_reader: OpenReader, database_url: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Postgres takes a question and keeps it, as while a migration holds the table, a reader gives up by itself."""
+    monkeypatch.setattr("worker.reading.pool.ANSWER", 0.5)
+    await rows.add()
+    reader = open_reader()
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+    async with await psycopg.AsyncConnection.connect(database_url.reveal()) as migration:
+        await migration.execute("LOCK TABLE grants IN ACCESS EXCLUSIVE MODE")
+        for _ in range(2):  # over the connection that was at rest, and over a new one
+            reading = asyncio.create_task(reader.user_token(USER, CONNECTION, wait=0))
+            done, _ = await asyncio.wait({reading}, timeout=20)
+            if not done:
+                await migration.rollback()
+            with pytest.raises(TemporarilyUnavailable, match="Postgres does not answer"):
+                await reading
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+
+
 async def test_terminated_connections_are_replaced(rows: Rows, open_reader: OpenReader) -> None:
     """Postgres may drop every connection of a reader: the next read goes over a new one, unnoticed."""
     await rows.add()
