@@ -206,7 +206,7 @@ class AsyncTokenVault(Reader):
                 served = await self._read(served.user_id, served.connection)
                 if served.is_fresh(min_ttl):
                     return self._open(served)
-                await asyncio.to_thread(asking.ask, served, min_ttl, wait)
+                await asking.ask_from_loop(served, min_ttl, wait)
                 while (remaining := deadline - time.monotonic()) > 0:
                     woken = await _told(told, remaining)
                     served = await self._read(served.user_id, served.connection)

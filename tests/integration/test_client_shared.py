@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -108,3 +110,22 @@ async def test_one_event_loop_after_the_other(rows: Rows, database_url: Secret, 
     for work in (crowd, crowd, crowd_and_close):
         said = await asyncio.to_thread(asyncio.run, work())
         assert said == {"TemporarilyUnavailable": 25}
+
+
+async def test_no_thread_is_free_to_ask_redis(
+    rows: Rows, database_url: Secret, redis_url: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all threads of an event loop are taken, as by a crowd before a silent Redis, a reader gives up by itself."""
+    monkeypatch.setattr("worker.reading.asking.PATIENCE", 0.2)
+    await rows.add(expires_in=-1)
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as taken:
+        asyncio.get_running_loop().set_default_executor(taken)
+        asyncio.get_running_loop().run_in_executor(None, release.wait)
+        async with AsyncTokenVault(database_url, [ACCESS_KEY], redis_url=redis_url) as vault:
+            reading = asyncio.create_task(vault.user_token("oauth2|u1", CONNECTION, wait=0))
+            done, _ = await asyncio.wait({reading}, timeout=20)
+            release.set()
+            with pytest.raises(TemporarilyUnavailable, match="Redis"):
+                await reading
+    assert done

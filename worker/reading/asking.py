@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from contextlib import suppress
@@ -73,7 +74,15 @@ class Asking:
                 retry=False,
             )
         except (redis.RedisError, OperationalError, OSError):
-            raise TemporarilyUnavailable("Redis does not answer: no refresh can be asked for", 5) from None
+            raise _silent() from None
+
+    async def ask_from_loop(self, served: Served, min_ttl: float | None, wait: float) -> None:
+        """Ask in a thread, as ``ask`` does; a crowd that finds all threads taken does not stand in line for one."""
+        try:
+            async with asyncio.timeout(2 * PATIENCE):
+                await asyncio.to_thread(self.ask, served, min_ttl, wait)
+        except TimeoutError:
+            raise _silent() from None
 
     def note_read(self, served: Served) -> None:
         """Let the workers know that a fresh token is read, without waiting: a note that is lost costs little.
@@ -101,6 +110,10 @@ class Asking:
                     task_serializer="json", broker_connection_retry=False, broker_transport_options=_SOCKET
                 )
             return self._app
+
+
+def _silent() -> TemporarilyUnavailable:
+    return TemporarilyUnavailable("Redis does not answer: no refresh can be asked for", 5)
 
 
 def _redis_at(url: Secret) -> redis.Redis:
