@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from psycopg.conninfo import make_conninfo
 
 from tests.emulators.control import Emulation
 from tests.readers import CROWDS, KINDS, OpenReader, Reader, Rows, Sql, on_demand_worker, opening
@@ -248,6 +249,27 @@ async def test_a_lost_listener(rows: Rows, open_reader: OpenReader, selects: Cou
         rows.age(grant_id, 3600)
         assert (await waiting).value == "token-of-u1"
     assert selects["all"] < 15
+
+
+async def test_postgres_lets_nobody_listen(
+    rows: Rows, database_url: Secret, redis_url: Secret, open_reader: OpenReader
+) -> None:
+    """Where the listening connection is refused, a refresh is asked for all the same, and read when the wait is over."""
+    grant_id = await rows.add(expires_in=-1)
+    rows.sql("CREATE ROLE lonely LOGIN PASSWORD 'l' CONNECTION LIMIT 1")
+    try:
+        rows.sql("GRANT SELECT ON served_tokens, token_status TO lonely")
+        reader = open_reader(
+            database=Secret(make_conninfo(database_url.reveal(), user="lonely", password="l"))
+        )
+        reading = asyncio.create_task(reader.user_token(USER, CONNECTION, wait=4))
+        with redis.Redis.from_url(redis_url.reveal()) as queue:
+            assert await asyncio.to_thread(queue.blpop, ["interactive"], 60)
+        rows.age(grant_id, 3600)
+        assert (await reading).value == "token-of-u1"
+    finally:
+        rows.sql("REVOKE ALL ON served_tokens, token_status FROM lonely")
+        rows.sql("DROP ROLE lonely")
 
 
 async def test_a_cancelled_wait(rows: Rows, open_reader: OpenReader) -> None:
