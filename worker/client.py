@@ -87,6 +87,7 @@ class TokenVault(Reader):
         self.close()
 
     def _token(self, user_id: str, connection: str, min_ttl: float | None, wait: float) -> Token:
+        _check(user_id, connection)
         served = self._read(user_id, connection)
         if served.is_fresh(min_ttl):
             self._note(served)
@@ -182,6 +183,7 @@ class AsyncTokenVault(Reader):
         return self._here()[1]
 
     async def _token(self, user_id: str, connection: str, min_ttl: float | None, wait: float) -> Token:
+        _check(user_id, connection)
         served = await self._read(user_id, connection)
         if served.is_fresh(min_ttl):
             self._note(served)
@@ -226,6 +228,12 @@ def _named(user_id: str) -> str:
     if not user_id:
         raise TokenNotFound("the user id is empty")
     return user_id
+
+
+def _check(user_id: object, connection: object) -> None:
+    """Refuse what can be no name; Postgres would be blamed for it, as one that does not answer."""
+    if not isinstance(user_id, str) or not isinstance(connection, str):
+        raise TypeError("user_id and connection are strings")
 
 
 async def _told(told: asyncio.Event, seconds: float) -> bool:

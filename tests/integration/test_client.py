@@ -357,6 +357,15 @@ async def test_nothing_stored(rows: Rows, open_reader: OpenReader) -> None:
         await reader.user_token(USER, CONNECTION, wait=30)
 
 
+@pytest.mark.parametrize("name", [7, b"u1", ["u1"]])
+async def test_what_is_no_string_is_no_name(open_reader: OpenReader, name: Any) -> None:
+    """A caller's mistake is told as one, and not as a Postgres that does not answer."""
+    with pytest.raises(TypeError, match="are strings"):
+        await open_reader().user_token(name, CONNECTION)
+    with pytest.raises(TypeError, match="are strings"):
+        await open_reader().admin_token(name)
+
+
 async def test_hostile_names(rows: Rows, open_reader: OpenReader) -> None:
     """Names are data: quotes, wildcards, great length and what no database can hold find nothing; nor does none."""
     await rows.add("", "corp-google", value="admin-token")
