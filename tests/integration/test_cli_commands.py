@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -459,6 +460,19 @@ def test_migrate(run: Run, empty_database: str) -> None:
     assert (first["from"], bool(first["to"])) == (None, True)
     assert run("migrate", "--json").json == {"from": first["to"], "to": first["to"]}
     assert run("status").code == 0
+
+
+def test_a_newer_vault(run: Run, empty_database: str) -> None:
+    """After a downgrade of the program, it says that the database is ahead, and does not ask to migrate or report it."""
+    assert run("migrate").code == 0
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for command in ("migrate", "doctor"):
+        ran = run(command)
+        said = ran.out + ran.err
+        assert ran.code != 0
+        assert "revision 9999, which a newer version" in said
+        assert "token-vault migrate" not in said
 
 
 def test_doctor_finds_nothing_wrong(run: Run, company: Emulation) -> None:
