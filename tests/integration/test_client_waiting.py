@@ -7,7 +7,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -249,6 +249,20 @@ async def test_a_lost_listener(rows: Rows, open_reader: OpenReader, selects: Cou
         rows.age(grant_id, 3600)
         assert (await waiting).value == "token-of-u1"
     assert selects["all"] < 15
+
+
+async def test_a_note_keeps_nobody_from_asking(
+    rows: Rows, redis_url: Secret, open_reader: OpenReader
+) -> None:
+    """Who wants more life than a token has is heard, although a read of it has just been noted as good enough."""
+    await rows.add(expires_in=1200, last_read_at=datetime(2026, 1, 1, tzinfo=UTC))
+    reader = open_reader()
+    await reader.user_token(USER, CONNECTION)
+    with redis.Redis.from_url(redis_url.reveal()) as queue:
+        assert await asyncio.to_thread(queue.blpop, ["interactive"], 60)  # the note
+    with pytest.raises(TemporarilyUnavailable):
+        await reader.user_token(USER, CONNECTION, min_ttl=1800)
+    assert queued(redis_url) == 1
 
 
 async def test_postgres_lets_nobody_listen(

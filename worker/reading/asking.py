@@ -52,10 +52,12 @@ class Asking:
         Raises:
             TemporarilyUnavailable: Redis does not answer.
         """
+        self._queue(served, min_ttl, wait, mark=f"token-vault:asked:{served.id}:{served.access_version}")
+
+    def _queue(self, served: Served, min_ttl: float | None, wait: float, *, mark: str) -> None:
         from kombu.exceptions import OperationalError
 
         try:
-            mark = f"token-vault:asked:{served.id}:{served.access_version}"
             if not self._marks.set(mark, "", nx=True, ex=ceil(min(max(wait, 1), 5))):
                 return
             self._producer().send_task(
@@ -94,7 +96,10 @@ class Asking:
 
     def _note(self, served: Served) -> None:
         try:
-            self.ask(served, None, NOTE_ONCE)
+            # A mark of its own: somebody who wants more life than the token has must still be heard.
+            self._queue(
+                served, None, NOTE_ONCE, mark=f"token-vault:noted:{served.id}:{served.access_version}"
+            )
         except TemporarilyUnavailable:
             time.sleep(NOTE_ONCE)  # meanwhile nobody else tries
         finally:
