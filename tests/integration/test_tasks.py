@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from celery.exceptions import Retry
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker import tasks
+from worker.errors import TemporarilyUnavailable
 from worker.process import Process
-from worker.runtime import Runtime
 
 
 @pytest.fixture
-def process(environment: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def process(environment: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
     """What all tasks share, on an empty vault."""
     own = Process()
     monkeypatch.setattr(tasks, "_process", own)
-    yield
+    yield own
     own.close()
 
 
@@ -42,7 +44,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("task", "arguments"), WRONG)
-def test_a_mistake_is_told_as_one(process: Runtime, task: str, arguments: dict[str, Any]) -> None:
+def test_a_mistake_is_told_as_one(process: Process, task: str, arguments: dict[str, Any]) -> None:
     """What can be no name, no number and no truth is refused by its argument, and blames nobody else."""
     with pytest.raises(ValueError, match=r"is no name|is a number|is true or false"):
         getattr(tasks, task)(**arguments)
@@ -52,7 +54,30 @@ def test_a_mistake_is_told_as_one(process: Runtime, task: str, arguments: dict[s
     "arguments",
     [{}, {"user_id": "u1"}, {"user_id": "", "connection": "c"}, {"user_id": "u1", "admin_connection": "c"}],
 )
-def test_neither_user_nor_admin(process: Runtime, arguments: dict[str, Any]) -> None:
+def test_neither_user_nor_admin(process: Process, arguments: dict[str, Any]) -> None:
     """Either a user with a connection is named, or a connection alone."""
     with pytest.raises(ValueError, match="give user_id and connection, or admin_connection alone"):
         tasks.refresh_token(**arguments)
+
+
+def test_all_connections_are_in_use(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no connection to Postgres gets free in time, a task fails as one that may be tried again, and a sync is."""
+    runtime = process.runtime()
+    monkeypatch.setattr(runtime.vault.engine.pool, "_timeout", 0.2)
+
+    async def taken() -> list[AsyncConnection]:
+        return [await runtime.vault.engine.connect() for _ in range(20)]
+
+    async def release(held: list[AsyncConnection]) -> None:
+        for connection in held:
+            await connection.close()
+
+    held = process.run(taken)
+    try:
+        with pytest.raises(TemporarilyUnavailable, match="connections to Postgres are in use"):
+            tasks.refresh_token(user_id="u1", connection="custom")
+        with pytest.raises(Retry):
+            tasks.sync_user(user_id="u1")
+        tasks.renew_due()  # the next tick looks again
+    finally:
+        process.run(lambda: release(held))
