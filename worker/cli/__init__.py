@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import typer
@@ -74,11 +75,18 @@ def _run(arguments: list[str], *, as_json: bool) -> int:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: what it started is stopped."""
+    """Let SIGTERM end a command as Ctrl-C does: what is under way is seen to its end, what it started is stopped."""
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        # Within ``asyncio.run`` that of SIGINT cancels the command's task alone. An exception raised here would have
+        # all tasks cancelled, the one among them that holds a provider's only answer.
+        as_interrupt = signal.getsignal(signal.SIGINT)
+        (as_interrupt if callable(as_interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
