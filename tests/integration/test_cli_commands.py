@@ -404,7 +404,7 @@ def test_an_unforeseen_failure_is_one_line(
     assert "canary-token" not in ran.out + ran.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
     "which", [[], ["--user", "google-oauth2|1111", "--connection", "google-oauth2", "--force"]]
 )
