@@ -251,6 +251,18 @@ async def test_a_lost_listener(rows: Rows, open_reader: OpenReader, selects: Cou
     assert selects["all"] < 15
 
 
+async def test_an_app_with_a_broker_of_its_own(
+    rows: Rows, redis_url: Secret, open_reader: OpenReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh is asked for where REDIS_URL says, whatever Celery's own variables name in the app that reads."""
+    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_WRITE_URL"):
+        monkeypatch.setenv(name, f"{redis_url.reveal().rpartition('/')[0]}/5")
+    await rows.add(expires_in=-1)
+    with pytest.raises(TemporarilyUnavailable, match="in time"):
+        await open_reader().user_token(USER, CONNECTION)
+    assert queued(redis_url) == 1
+
+
 async def test_a_note_keeps_nobody_from_asking(
     rows: Rows, redis_url: Secret, open_reader: OpenReader
 ) -> None:

@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from worker import tasks
 from worker.errors import TemporarilyUnavailable
 from worker.process import Process
+from worker.settings import load
+from worker.tokens import Secret
 
 
 @pytest.fixture
@@ -81,3 +83,16 @@ def test_all_connections_are_in_use(process: Process, monkeypatch: pytest.Monkey
         tasks.renew_due()  # the next tick looks again
     finally:
         process.run(lambda: release(held))
+
+
+def test_workers_take_from_the_redis_they_are_told(
+    environment: object, redis_url: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables of Celery's that another application left in the environment lead workers and beat nowhere else."""
+    from worker.app import make_app
+
+    for name in ("BROKER_URL", "BROKER_READ_URL", "BROKER_WRITE_URL", "RESULT_BACKEND"):
+        monkeypatch.setenv(f"CELERY_{name}", "redis://elsewhere.example/0")
+    conf = make_app(load()).conf
+    urls = {conf.broker_url, conf.broker_read_url, conf.broker_write_url, conf.result_backend}
+    assert urls == {redis_url.reveal()}

@@ -60,21 +60,25 @@ class Asking:
         try:
             if not self._marks.set(mark, "", nx=True, ex=ceil(min(max(wait, 1), 5))):
                 return
-            self._producer().send_task(
-                TASK,
-                kwargs={
-                    "user_id": served.user_id or None,
-                    "connection": served.connection if served.user_id else None,
-                    "admin_connection": None if served.user_id else served.connection,
-                    "min_ttl": min_ttl,
-                    "tenant": served.tenant,
-                },
-                queue=QUEUE,
-                ignore_result=True,
-                # After that nobody waits any more, and the next reader asks anew.
-                expires=max(wait, 30.0) + SKEW,
-                retry=False,
-            )
+            app = self._producer()
+            # Over a connection of its own: the pools of connections and CELERY_BROKER_URL are the app's that reads.
+            with app.connection_for_write(self._url.reveal()) as connection:
+                app.send_task(
+                    TASK,
+                    kwargs={
+                        "user_id": served.user_id or None,
+                        "connection": served.connection if served.user_id else None,
+                        "admin_connection": None if served.user_id else served.connection,
+                        "min_ttl": min_ttl,
+                        "tenant": served.tenant,
+                    },
+                    queue=QUEUE,
+                    ignore_result=True,
+                    # After that nobody waits any more, and the next reader asks anew.
+                    expires=max(wait, 30.0) + SKEW,
+                    retry=False,
+                    connection=connection,
+                )
         except (redis.RedisError, OperationalError, OSError):
             raise _silent() from None
 
