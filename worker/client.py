@@ -28,6 +28,7 @@ from worker.vault.serving import SELECT_SERVED, SELECT_STANDING, Served, Standin
 __all__ = ["AsyncTokenVault", "Token", "TokenVault"]
 
 DEFAULT_WAIT = 5.0
+LONGEST_WAIT = 86_400.0  # seconds; for ever is no time that threads and messages know
 ADMIN = ""
 
 
@@ -56,7 +57,7 @@ class TokenVault(Reader):
             user_id: Auth0's user id.
             connection: the connection's name.
             min_ttl: seconds of life wanted; None for what renewal in time always leaves.
-            wait: seconds to wait for an on-demand refresh.
+            wait: seconds to wait for an on-demand refresh; a day at the most.
 
         Raises:
             TokenNotFound: nothing is stored for them.
@@ -106,6 +107,7 @@ class TokenVault(Reader):
         token = self._stand(served, standing, min_ttl)
         if token is not None:
             return token
+        wait = min(wait, LONGEST_WAIT)
         asking, deadline = self._asker(served), time.monotonic() + wait
         try:
             with self._listener.waiting(served.id, patience=wait) as told:
@@ -202,6 +204,7 @@ class AsyncTokenVault(Reader):
         token = self._stand(served, standing, min_ttl)
         if token is not None:
             return token
+        wait = min(wait, LONGEST_WAIT)
         asking, deadline = self._asker(served), time.monotonic() + wait
         try:
             async with self._listener.waiting(served.id, patience=wait) as told:

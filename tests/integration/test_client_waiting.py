@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
 from collections import Counter
@@ -249,6 +250,19 @@ async def test_a_lost_listener(rows: Rows, open_reader: OpenReader, selects: Cou
         rows.age(grant_id, 3600)
         assert (await waiting).value == "token-of-u1"
     assert selects["all"] < 15
+
+
+async def test_a_wait_for_as_long_as_it_takes(rows: Rows, redis_url: Secret, open_reader: OpenReader) -> None:
+    """An infinite wait is one."""
+    grant_id = await rows.add(expires_in=-1)
+    reading = asyncio.create_task(open_reader().user_token(USER, CONNECTION, wait=math.inf))
+    with redis.Redis.from_url(redis_url.reveal()) as queue:
+        taking = asyncio.create_task(asyncio.to_thread(queue.blpop, ["interactive"], 60))
+        await asyncio.wait({taking, reading}, return_when=asyncio.FIRST_COMPLETED)
+        rows.age(grant_id, 3600)
+        rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+        assert (await reading).value == "token-of-u1"
+        await taking
 
 
 async def test_an_app_with_a_broker_of_its_own(
