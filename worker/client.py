@@ -124,7 +124,7 @@ class TokenVault(Reader):
                         return self._open(served)
                     standing = self._standing(served)
                     self._stand(served, standing, min_ttl)
-                    if woken:
+                    if woken and self._is_over(served, standing):
                         break
         except psycopg.Error as error:
             raise failure(error) from None
@@ -219,7 +219,7 @@ class AsyncTokenVault(Reader):
                         return self._open(served)
                     standing = await self._standing(served)
                     self._stand(served, standing, min_ttl)
-                    if woken:
+                    if woken and self._is_over(served, standing):
                         break
         except psycopg.Error as error:
             raise failure(error) from None

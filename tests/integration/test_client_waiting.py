@@ -252,6 +252,21 @@ async def test_a_lost_listener(rows: Rows, open_reader: OpenReader, selects: Cou
     assert selects["all"] < 15
 
 
+async def test_the_end_of_somebody_elses_refresh(
+    rows: Rows, redis_url: Secret, open_reader: OpenReader
+) -> None:
+    """Who wants more life goes on waiting when another's refresh ends that found the token good enough."""
+    grant_id = await rows.add(expires_in=1200)
+    reading = asyncio.create_task(open_reader().user_token(USER, CONNECTION, min_ttl=1800, wait=60))
+    with redis.Redis.from_url(redis_url.reveal()) as queue:
+        assert await asyncio.to_thread(queue.blpop, ["interactive"], 60)
+    rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+    await asyncio.wait({reading}, timeout=1)
+    rows.age(grant_id, 3600)
+    rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+    assert (await reading).expires_at is not None
+
+
 async def test_a_wait_for_as_long_as_it_takes(rows: Rows, redis_url: Secret, open_reader: OpenReader) -> None:
     """An infinite wait is one."""
     grant_id = await rows.add(expires_in=-1)

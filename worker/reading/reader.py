@@ -106,6 +106,11 @@ class Reader:
             )
         return None
 
+    @staticmethod
+    def _is_over(served: Served, standing: Standing | None) -> bool:
+        """Whether a refresh that ended was ours: not one for somebody whom the token at hand suited."""
+        return standing is None or standing.attempts > 0 or not served.is_fresh(None)
+
     def _note(self, served: Served) -> None:
         if self._asking is not None and served.wants_notice:
             self._asking.note_read(served)
