@@ -155,7 +155,7 @@ class AsyncTokenVault(Reader):
         """Close the connections."""
         await self._listener.close()
         await self._pool.close()
-        for other, _ in self._loops.values():
+        for other, _ in list(self._loops.values()):
             other.abandon()
 
     async def __aenter__(self) -> Self:
