@@ -6,6 +6,8 @@ twice, and a tick that is lost is made good by the next.
 
 from __future__ import annotations
 
+import os
+
 from celery import Celery
 from celery.signals import beat_init, setup_logging
 from kombu.entity import Queue
@@ -26,11 +28,21 @@ SILENCE = 5.0
 # whose worker was killed, its message with it, stands still until then.
 LOOK = 5.0
 
+# Celery would take these for more than what it is told here: they are meant for some other application.
+_OVERRULING = (
+    "CELERY_BROKER_URL",
+    "CELERY_BROKER_READ_URL",
+    "CELERY_BROKER_WRITE_URL",
+    "CELERY_RESULT_BACKEND",
+)
+
 
 def make_app(settings: Settings) -> Celery:
     """Build the application for these settings."""
     app = Celery("token-vault", set_as_current=True)
     broker = _redis_url(settings)
+    for name in _OVERRULING:
+        os.environ.pop(name, None)
     look = min(LOOK, settings.schedule.full, settings.schedule.connections)
     changes = settings.schedule.changes
     app.conf.update(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -23,18 +22,18 @@ from worker.reading.listening import AsyncListener, Listener
 from worker.reading.pool import AsyncPool, Pool
 from worker.reading.reader import Reader
 from worker.reading.token import Token
-from worker.tokens import Secret
 from worker.vault.failures import failure
 from worker.vault.serving import SELECT_SERVED, SELECT_STANDING, Served, Standing
 
 __all__ = ["AsyncTokenVault", "Token", "TokenVault"]
 
 DEFAULT_WAIT = 5.0
+LONGEST_WAIT = 86_400.0  # seconds; for ever is no time that threads and messages know
 ADMIN = ""
 
 
 class TokenVault(Reader):
-    """Reads tokens; safe to share between threads.
+    """Reads tokens; safe to share between threads, and with processes that are forked later.
 
     Args:
         database_url: of the vault.
@@ -43,17 +42,11 @@ class TokenVault(Reader):
         tenant: the tenant's name, where the vault has several.
     """
 
-    def __init__(
-        self,
-        database_url: Secret,
-        access_keys: Sequence[Secret],
-        *,
-        redis_url: Secret | None = None,
-        tenant: str | None = None,
-    ) -> None:
-        super().__init__(database_url, access_keys, redis_url=redis_url, tenant=tenant)
-        self._pool = Pool(database_url)
-        self._listener = Listener(database_url)
+    def begin(self) -> None:
+        """Begin with nothing open; called once more in each forked process."""
+        super().begin()
+        self._pool = Pool(self._database_url)
+        self._listener = Listener(self._database_url)
 
     def user_token(
         self, user_id: str, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
@@ -64,7 +57,7 @@ class TokenVault(Reader):
             user_id: Auth0's user id.
             connection: the connection's name.
             min_ttl: seconds of life wanted; None for what renewal in time always leaves.
-            wait: seconds to wait for an on-demand refresh.
+            wait: seconds to wait for an on-demand refresh; a day at the most.
 
         Raises:
             TokenNotFound: nothing is stored for them.
@@ -95,6 +88,7 @@ class TokenVault(Reader):
         self.close()
 
     def _token(self, user_id: str, connection: str, min_ttl: float | None, wait: float) -> Token:
+        _check(user_id, connection)
         served = self._read(user_id, connection)
         if served.is_fresh(min_ttl):
             self._note(served)
@@ -113,6 +107,7 @@ class TokenVault(Reader):
         token = self._stand(served, standing, min_ttl)
         if token is not None:
             return token
+        wait = min(wait, LONGEST_WAIT)
         asking, deadline = self._asker(served), time.monotonic() + wait
         try:
             with self._listener.waiting(served.id, patience=wait) as told:
@@ -129,7 +124,7 @@ class TokenVault(Reader):
                         return self._open(served)
                     standing = self._standing(served)
                     self._stand(served, standing, min_ttl)
-                    if woken:
+                    if woken and self._is_over(served, standing):
                         break
         except psycopg.Error as error:
             raise failure(error) from None
@@ -137,19 +132,12 @@ class TokenVault(Reader):
 
 
 class AsyncTokenVault(Reader):
-    """Reads tokens from asyncio; see ``TokenVault`` for arguments and errors."""
+    """Reads tokens from asyncio, in any number of event loops; see ``TokenVault`` for arguments and errors."""
 
-    def __init__(
-        self,
-        database_url: Secret,
-        access_keys: Sequence[Secret],
-        *,
-        redis_url: Secret | None = None,
-        tenant: str | None = None,
-    ) -> None:
-        super().__init__(database_url, access_keys, redis_url=redis_url, tenant=tenant)
-        self._pool = AsyncPool(database_url)
-        self._listener = AsyncListener(database_url)
+    def begin(self) -> None:
+        """Begin with nothing open; called once more in each forked process."""
+        super().begin()
+        self._loops: dict[asyncio.AbstractEventLoop, tuple[AsyncPool, AsyncListener]] = {}
 
     async def user_token(
         self, user_id: str, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
@@ -167,6 +155,8 @@ class AsyncTokenVault(Reader):
         """Close the connections."""
         await self._listener.close()
         await self._pool.close()
+        for other, _ in list(self._loops.values()):
+            other.abandon()
 
     async def __aenter__(self) -> Self:
         return self
@@ -176,7 +166,26 @@ class AsyncTokenVault(Reader):
     ) -> None:
         await self.close()
 
+    def _here(self) -> tuple[AsyncPool, AsyncListener]:
+        """What waits in this event loop: an app may run one after the other, or one in each thread."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            for ended in [other for other in list(self._loops) if other.is_closed()]:
+                if gone := self._loops.pop(ended, None):
+                    gone[0].abandon()
+            self._loops[loop] = AsyncPool(self._database_url), AsyncListener(self._database_url)
+        return self._loops[loop]
+
+    @property
+    def _pool(self) -> AsyncPool:
+        return self._here()[0]
+
+    @property
+    def _listener(self) -> AsyncListener:
+        return self._here()[1]
+
     async def _token(self, user_id: str, connection: str, min_ttl: float | None, wait: float) -> Token:
+        _check(user_id, connection)
         served = await self._read(user_id, connection)
         if served.is_fresh(min_ttl):
             self._note(served)
@@ -195,13 +204,14 @@ class AsyncTokenVault(Reader):
         token = self._stand(served, standing, min_ttl)
         if token is not None:
             return token
+        wait = min(wait, LONGEST_WAIT)
         asking, deadline = self._asker(served), time.monotonic() + wait
         try:
             async with self._listener.waiting(served.id, patience=wait) as told:
                 served = await self._read(served.user_id, served.connection)
                 if served.is_fresh(min_ttl):
                     return self._open(served)
-                await asyncio.to_thread(asking.ask, served, min_ttl, wait)
+                await asking.ask_from_loop(served, min_ttl, wait)
                 while (remaining := deadline - time.monotonic()) > 0:
                     woken = await _told(told, remaining)
                     served = await self._read(served.user_id, served.connection)
@@ -209,7 +219,7 @@ class AsyncTokenVault(Reader):
                         return self._open(served)
                     standing = await self._standing(served)
                     self._stand(served, standing, min_ttl)
-                    if woken:
+                    if woken and self._is_over(served, standing):
                         break
         except psycopg.Error as error:
             raise failure(error) from None
@@ -221,6 +231,12 @@ def _named(user_id: str) -> str:
     if not user_id:
         raise TokenNotFound("the user id is empty")
     return user_id
+
+
+def _check(user_id: object, connection: object) -> None:
+    """Refuse what can be no name; Postgres would be blamed for it, as one that does not answer."""
+    if not isinstance(user_id, str) or not isinstance(connection, str):
+        raise TypeError("user_id and connection are strings")
 
 
 async def _told(told: asyncio.Event, seconds: float) -> bool:

@@ -25,12 +25,18 @@ No message holds a token, a client secret or a key. Each says what is wrong, whe
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 
 class VaultError(Exception):
-    """Base of all errors that the vault raises on purpose."""
+    """Base of all errors that the vault raises on purpose; each can be pickled, to cross into another process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By itself ``pickle`` would call the class with the message alone, which several of them refuse.
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class ConfigurationError(VaultError):
@@ -93,7 +99,10 @@ class TemporarilyUnavailable(VaultError):
 
     def __init__(self, message: str, retry_after: float) -> None:
         self.retry_after = retry_after
-        super().__init__(message)
+        super().__init__(message, retry_after)  # Celery makes a task's error anew from these
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class AccessDenied(VaultError):

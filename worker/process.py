@@ -9,10 +9,13 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from worker import settings as configuration
+from worker.errors import TemporarilyUnavailable
 from worker.runtime import Runtime, open_runtime
 from worker.vault.database import explain
+from worker.vault.failures import RETRY_AFTER
 
 T = TypeVar("T")
 
@@ -56,7 +59,10 @@ class Process:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="vault", daemon=True)
                 self._thread.start()
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        except PoolTimeout:
+            raise TemporarilyUnavailable("all connections to Postgres are in use", RETRY_AFTER) from None
 
     def runtime(self) -> Runtime:
         """Return the open runtime; a failure to open it is the next task's to try again."""
@@ -78,3 +84,7 @@ class Process:
             asyncio.run_coroutine_threadsafe(opened.aclose(), loop).result(timeout=10)
         loop.call_soon_threadsafe(loop.stop)
         self._loop = None
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+            if not self._thread.is_alive():
+                loop.close()

@@ -106,6 +106,12 @@ def refresh_token(
     Returns:
         ``state`` (``not_found`` among them), ``renewed``, ``expires_at``, ``reason``, ``since``, ``retry_after``.
     """
+    _check(
+        user_id=user_id or "",
+        connection=connection or "",
+        admin_connection=admin_connection or "",
+        tenant=tenant or "",
+    )
     # An empty user id would name the admin grant: it is refused like a missing one.
     if bool(admin_connection) == bool(user_id and connection) or (
         admin_connection and (user_id or connection)
@@ -113,6 +119,8 @@ def refresh_token(
         raise ValueError("give user_id and connection, or admin_connection alone")
     if min_ttl is not None and (isinstance(min_ttl, bool) or not isinstance(min_ttl, int | float)):
         raise ValueError("min_ttl is a number of seconds")
+    if force not in (True, False):
+        raise ValueError("force is true or false")
     runtime = _process.runtime()
     wanted_user, wanted_connection = (user_id or "", connection or admin_connection or "")
     try:
@@ -142,6 +150,8 @@ def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
     Args:
         full: walk through all users, instead of asking for those who changed.
     """
+    if full not in (True, False):
+        raise ValueError("full is true or false")
     reports, postponed = [], None
     for tenant in _process.runtime().tenants:
         try:
@@ -177,13 +187,27 @@ def sync_changes() -> None:
 @shared_task(name="worker.sync_user", bind=True, max_retries=RETRIES)
 def sync_user(self: Task, user_id: str, tenant: str | None = None) -> dict[str, Any]:
     """Sync one user: every identity with its tokens, as Auth0 has them now."""
+    _check(user_id=user_id)
     return _sync(self, _tenant(tenant), lambda sync: sync.user(user_id), urgent=True)
 
 
 @shared_task(name="worker.sync_connection", bind=True, max_retries=RETRIES)
 def sync_connection(self: Task, connection: str, tenant: str | None = None) -> dict[str, Any]:
     """Sync one connection and the users who have an identity of it."""
+    _check(connection=connection)
     return _sync(self, _tenant(tenant), lambda sync: sync.connection(connection))
+
+
+def _check(**names: object) -> None:
+    """Refuse what can be no name; Postgres or Auth0 would be blamed for it, and asked again and again."""
+    for argument, value in names.items():
+        if not _is_name(value):
+            raise ValueError(f"{argument} is no name")
+
+
+def _is_name(value: object) -> bool:
+    # JSON can hold half a surrogate pair, and both of these; Postgres cannot.
+    return isinstance(value, str) and not any(each == "\0" or "\ud800" <= each <= "\udfff" for each in value)
 
 
 def _tenant(name: str | None) -> str:

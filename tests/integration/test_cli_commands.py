@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ import structlog
 
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.emulators.control import Emulation
+from tests.processes import until
 from worker import embedded
 from worker.cli import main
 from worker.settings import Settings
@@ -125,6 +128,9 @@ def test_help_loads_nothing_heavy() -> None:
         ["get", "--user", "u", "--admin", "c"],
         ["get", "--admin", "c", "--connection", "c"],
         ["get", "--user", ""],
+        ["get", "--user", "\udcff"],
+        ["list", "--connection", "\udcff"],
+        ["events", "--since", "999999999d"],
         ["get", "--user", "u", "--min-ttl", "-1"],
         ["show"],
         ["list", "--state", "nonsense"],
@@ -401,6 +407,30 @@ def test_an_unforeseen_failure_is_one_line(
     assert "canary-token" not in ran.out + ran.err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "which", [[], ["--user", "google-oauth2|1111", "--connection", "google-oauth2", "--force"]]
+)
+def test_an_interrupted_renewal_is_seen_to_its_end(
+    run: Run, company: Emulation, sql: Sql, number: signal.Signals, which: list[str]
+) -> None:
+    """A signal in the middle of a call ends the command when the answer is stored: it may be the only one."""
+    run("sync")
+    sql("UPDATE grants SET due_at = now() - interval '1 s' WHERE user_id = 'google-oauth2|1111'")
+    before = company.live("google-oauth2|1111", "google-oauth2")["access_token"]
+    company.reset_calls()
+    company.fail_next("/idp/google", 1, "delay:3")
+    program = "import sys; from worker.cli import main; sys.exit(main())"
+    command = subprocess.Popen([sys.executable, "-c", program, "renew", *which], stderr=subprocess.PIPE)
+    until(lambda: sql("SELECT 1 FROM grants WHERE claim_owner IS NOT NULL"), what="the grant is claimed")
+    command.send_signal(number)
+    said = command.communicate(timeout=60)[1]
+    assert (command.returncode, said) == (130, b"")
+    assert company.live("google-oauth2|1111", "google-oauth2")["access_token"] != before
+    (row,) = sql("SELECT claim_owner, obtained_from FROM grants WHERE user_id = 'google-oauth2|1111'")
+    assert (row["claim_owner"], row["obtained_from"]) == (None, "renewal")
+
+
 def test_an_interrupted_command_says_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends a command quietly, with exit code 130."""
 
@@ -459,6 +489,19 @@ def test_migrate(run: Run, empty_database: str) -> None:
     assert (first["from"], bool(first["to"])) == (None, True)
     assert run("migrate", "--json").json == {"from": first["to"], "to": first["to"]}
     assert run("status").code == 0
+
+
+def test_a_newer_vault(run: Run, empty_database: str) -> None:
+    """After a downgrade of the program, it says that the database is ahead, and does not ask to migrate or report it."""
+    assert run("migrate").code == 0
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for command in ("migrate", "doctor"):
+        ran = run(command)
+        said = ran.out + ran.err
+        assert ran.code != 0
+        assert "revision 9999, which a newer version" in said
+        assert "token-vault migrate" not in said
 
 
 def test_doctor_finds_nothing_wrong(run: Run, company: Emulation) -> None:

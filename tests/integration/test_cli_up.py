@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -271,6 +272,40 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
         running.until(lambda: "interactive worker ended (SIGKILL); it starts again in 1 s" in running.said)
         running.until(lambda: workers() and workers() != [pid])
         assert running.stop() == 0
+
+
+@pytest.mark.parametrize("ends", [os.pipe, pty.openpty], ids=["pipe", "terminal"])
+def test_nobody_reads_what_it_says(tmp_path: Path, ends: Callable[[], tuple[int, int]]) -> None:
+    """Where its pipe or terminal is closed, `up` goes on, and stops in order when it is told to."""
+    home, errors = tmp_path / "home", tmp_path / "errors"
+    reading, writing = ends()
+    command = [sys.executable, "-c", "import sys; from worker.cli import main; sys.exit(main())", "up"]
+    with errors.open("w") as log:
+        running = subprocess.Popen(command, env=environment(home), stdout=writing, stderr=log)
+    try:
+        os.close(writing)
+        os.read(reading, 1)
+        os.close(reading)
+        deadline = time.monotonic() + PATIENCE
+        while running.poll() is None and not _renews(home) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert _renews(home)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(PATIENCE) == 0
+        assert errors.read_text() == ""
+        assert gone(home)
+    finally:
+        running.kill()
+        running.wait()
+
+
+def _renews(home: Path) -> bool:
+    found = embedded.find(home)
+    if found is None:
+        return False
+    with suppress(psycopg.Error), psycopg.connect(found.database_url.reveal()) as connection:
+        return connection.execute("SELECT 1 FROM renewal_counts").fetchone() is not None
+    return False
 
 
 def _read(path: Path) -> bytes:

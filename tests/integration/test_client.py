@@ -232,6 +232,26 @@ async def test_redis_down(rows: Rows, open_reader: OpenReader) -> None:
             await reader.user_token(USER, CONNECTION, wait=3600)
 
 
+async def test_a_postgres_that_does_not_answer(
+    rows: Rows, open_reader: OpenReader, database_url: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Postgres takes a question and keeps it, as while a migration holds the table, a reader gives up by itself."""
+    monkeypatch.setattr("worker.reading.pool.ANSWER", 0.5)
+    await rows.add()
+    reader = open_reader()
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+    async with await psycopg.AsyncConnection.connect(database_url.reveal()) as migration:
+        await migration.execute("LOCK TABLE grants IN ACCESS EXCLUSIVE MODE")
+        for _ in range(2):  # over the connection that was at rest, and over a new one
+            reading = asyncio.create_task(reader.user_token(USER, CONNECTION, wait=0))
+            done, _ = await asyncio.wait({reading}, timeout=20)
+            if not done:
+                await migration.rollback()
+            with pytest.raises(TemporarilyUnavailable, match="Postgres does not answer"):
+                await reading
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+
+
 async def test_terminated_connections_are_replaced(rows: Rows, open_reader: OpenReader) -> None:
     """Postgres may drop every connection of a reader: the next read goes over a new one, unnoticed."""
     await rows.add()
@@ -335,6 +355,15 @@ async def test_nothing_stored(rows: Rows, open_reader: OpenReader) -> None:
     rows.sql("UPDATE grants SET state = 'erased', access_sealed = NULL, refresh_sealed = NULL, due_at = NULL")
     with pytest.raises(TokenNotFound):
         await reader.user_token(USER, CONNECTION, wait=30)
+
+
+@pytest.mark.parametrize("name", [7, b"u1", ["u1"]])
+async def test_what_is_no_string_is_no_name(open_reader: OpenReader, name: Any) -> None:
+    """A caller's mistake is told as one, and not as a Postgres that does not answer."""
+    with pytest.raises(TypeError, match="are strings"):
+        await open_reader().user_token(name, CONNECTION)
+    with pytest.raises(TypeError, match="are strings"):
+        await open_reader().admin_token(name)
 
 
 async def test_hostile_names(rows: Rows, open_reader: OpenReader) -> None:

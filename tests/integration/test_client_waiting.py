@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import redis
+from psycopg.conninfo import make_conninfo
 
 from tests.emulators.control import Emulation
 from tests.readers import CROWDS, KINDS, OpenReader, Reader, Rows, Sql, on_demand_worker, opening
@@ -248,6 +250,81 @@ async def test_a_lost_listener(rows: Rows, open_reader: OpenReader, selects: Cou
         rows.age(grant_id, 3600)
         assert (await waiting).value == "token-of-u1"
     assert selects["all"] < 15
+
+
+async def test_the_end_of_somebody_elses_refresh(
+    rows: Rows, redis_url: Secret, open_reader: OpenReader
+) -> None:
+    """Who wants more life goes on waiting when another's refresh ends that found the token good enough."""
+    grant_id = await rows.add(expires_in=1200)
+    reading = asyncio.create_task(open_reader().user_token(USER, CONNECTION, min_ttl=1800, wait=60))
+    with redis.Redis.from_url(redis_url.reveal()) as queue:
+        assert await asyncio.to_thread(queue.blpop, ["interactive"], 60)
+    rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+    await asyncio.wait({reading}, timeout=1)
+    rows.age(grant_id, 3600)
+    rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+    assert (await reading).expires_at is not None
+
+
+async def test_a_wait_for_as_long_as_it_takes(rows: Rows, redis_url: Secret, open_reader: OpenReader) -> None:
+    """An infinite wait is one."""
+    grant_id = await rows.add(expires_in=-1)
+    reading = asyncio.create_task(open_reader().user_token(USER, CONNECTION, wait=math.inf))
+    with redis.Redis.from_url(redis_url.reveal()) as queue:
+        taking = asyncio.create_task(asyncio.to_thread(queue.blpop, ["interactive"], 60))
+        await asyncio.wait({taking, reading}, return_when=asyncio.FIRST_COMPLETED)
+        rows.age(grant_id, 3600)
+        rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+        assert (await reading).value == "token-of-u1"
+        await taking
+
+
+async def test_an_app_with_a_broker_of_its_own(
+    rows: Rows, redis_url: Secret, open_reader: OpenReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh is asked for where REDIS_URL says, whatever Celery's own variables name in the app that reads."""
+    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_WRITE_URL"):
+        monkeypatch.setenv(name, f"{redis_url.reveal().rpartition('/')[0]}/5")
+    await rows.add(expires_in=-1)
+    with pytest.raises(TemporarilyUnavailable, match="in time"):
+        await open_reader().user_token(USER, CONNECTION)
+    assert queued(redis_url) == 1
+
+
+async def test_a_note_keeps_nobody_from_asking(
+    rows: Rows, redis_url: Secret, open_reader: OpenReader
+) -> None:
+    """Who wants more life than a token has is heard, although a read of it has just been noted as good enough."""
+    await rows.add(expires_in=1200, last_read_at=datetime(2026, 1, 1, tzinfo=UTC))
+    reader = open_reader()
+    await reader.user_token(USER, CONNECTION)
+    with redis.Redis.from_url(redis_url.reveal()) as queue:
+        assert await asyncio.to_thread(queue.blpop, ["interactive"], 60)  # the note
+    with pytest.raises(TemporarilyUnavailable):
+        await reader.user_token(USER, CONNECTION, min_ttl=1800)
+    assert queued(redis_url) == 1
+
+
+async def test_postgres_lets_nobody_listen(
+    rows: Rows, database_url: Secret, redis_url: Secret, open_reader: OpenReader
+) -> None:
+    """Where the listening connection is refused, a refresh is asked for all the same, and read when the wait is over."""
+    grant_id = await rows.add(expires_in=-1)
+    rows.sql("CREATE ROLE lonely LOGIN PASSWORD 'l' CONNECTION LIMIT 1")
+    try:
+        rows.sql("GRANT SELECT ON served_tokens, token_status TO lonely")
+        reader = open_reader(
+            database=Secret(make_conninfo(database_url.reveal(), user="lonely", password="l"))
+        )
+        reading = asyncio.create_task(reader.user_token(USER, CONNECTION, wait=4))
+        with redis.Redis.from_url(redis_url.reveal()) as queue:
+            assert await asyncio.to_thread(queue.blpop, ["interactive"], 60)
+        rows.age(grant_id, 3600)
+        assert (await reading).value == "token-of-u1"
+    finally:
+        rows.sql("REVOKE ALL ON served_tokens, token_status FROM lonely")
+        rows.sql("DROP ROLE lonely")
 
 
 async def test_a_cancelled_wait(rows: Rows, open_reader: OpenReader) -> None:

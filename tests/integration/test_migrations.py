@@ -21,6 +21,7 @@ from worker.client import TokenVault
 from worker.errors import AccessDenied, ConfigurationError, TemporarilyUnavailable, TokenNotFound, VaultError
 from worker.tokens import GrantKey, Secret
 from worker.vault.database import open_vault
+from worker.vault.failures import failure
 from worker.vault.keyring import KeyRing, Place
 from worker.vault.migrating import configuration, migrate, revisions
 
@@ -109,6 +110,17 @@ def test_migrating_again_changes_nothing(empty: Secret) -> None:
     assert run(empty, "SELECT tenant FROM sync_runs") == [("default",)]
     current, newest = revisions(empty)
     assert current == newest is not None
+
+
+def test_a_table_that_somebody_holds_is_told_as_that(empty: Secret) -> None:
+    """A migration that gave up waiting for a table does not say that Postgres is away."""
+    run(empty, "CREATE TABLE held ()")
+    with psycopg.connect(empty.reveal()) as holder, psycopg.connect(empty.reveal()) as waiting:
+        holder.execute("LOCK TABLE held")
+        waiting.execute("SET lock_timeout = '10ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable) as refused:
+            waiting.execute("LOCK TABLE held")
+    assert "a lock that another connection holds" in str(failure(refused.value))
 
 
 def test_two_migrations_at_once_take_turns(empty: Secret) -> None:

@@ -123,6 +123,22 @@ def test_commands_exist(page: Path) -> None:
         assert set(commands) <= set(re.findall(r"\w+", told))
 
 
+def test_commands_speak_json() -> None:
+    """Every command has ``--json`` but the one that the README excepts."""
+
+    def without(group: Any, of: str = "") -> Iterator[str]:
+        for name, each in group.commands.items():
+            if not any("--json" in parameter.opts for parameter in each.params) and not hasattr(
+                each, "commands"
+            ):
+                yield of + name
+            if hasattr(each, "commands"):
+                yield from without(each, f"{name} ")
+
+    excepted = re.findall(r"but for `(\w+)`, `--json`", text(README))
+    assert list(without(typer.main.get_group(cli))) == excepted
+
+
 def test_targets_exist() -> None:
     """Every `make …` of the README is a target of the Makefile."""
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from worker import logs
+from worker.client import TokenVault
 from worker.errors import ConfigurationError
 from worker.settings import SECRET_NAMES, Settings, home_keys, key_file, load
 from worker.tokens import Secret
+from worker.vault.keyring import KeyRing
 
 CANARY = "canary-s3cr3t"
 TENANT = {"AUTH0_DOMAIN": "acme.eu.auth0.com", "AUTH0_CLIENT_ID": "m2m", "AUTH0_CLIENT_SECRET": CANARY}
@@ -155,11 +157,32 @@ def test_keys_are_parted_by_commas_or_lines(env: Callable[..., None], given: str
 @pytest.mark.parametrize("name", SECRET_NAMES)
 def test_each_secret_can_come_from_a_file(env: Callable[..., None], bare: Path, name: str) -> None:
     """NAME_FILE gives what NAME would have given, without the line break at its end."""
-    (bare / "secret").write_text(f"{CANARY}\n", encoding="utf-8")
+    value = f"redis://:{CANARY}@host/0" if name == "REDIS_URL" else CANARY
+    (bare / "secret").write_text(f"{value}\n", encoding="utf-8")
     env(**TENANT | {"AUTH0_CLIENT_SECRET": None} if name.startswith("AUTH0_") else {})
     env(**{f"{name}_FILE": bare / "secret"})
     found = ATTRIBUTES[name](load())
-    assert found == ((Secret(CANARY),) if name.endswith("_KEYS") else Secret(CANARY))
+    assert found == ((Secret(value),) if name.endswith("_KEYS") else Secret(value))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host:6379",
+        "http://host/0",
+        "redis://:canary/half@host:6379/0",
+        "redis://host:canary/0",
+        "redis://[::1/0",
+    ],
+)
+def test_an_address_that_is_none_of_redis_is_refused(env: Callable[..., None], url: str) -> None:
+    """An address that does not read is told at once, by its variable: a parser's words would show half a password."""
+    env(REDIS_URL=url)
+    assert "[redis_url]" in refused("Redis")
+    with pytest.raises(ConfigurationError) as told:
+        TokenVault(Secret("postgresql://host/name"), [KeyRing.generate()], redis_url=Secret(url))
+    assert "canary" not in "".join(traceback.format_exception(told.value))
+    assert told.value.__context__ is None
 
 
 @pytest.mark.parametrize("name", SECRET_NAMES)
@@ -404,6 +427,7 @@ def test_settings_print_no_secret(env: Callable[..., None], toml: Callable[[str]
     """The settings as a whole can be printed."""
     toml('[connections.x]\nclient_secret = "canary"')
     env(**TENANT, **{name: "canary-x" for name in SECRET_NAMES if not name.startswith("AUTH0_")})
+    env(REDIS_URL="redis://:canary-x@host/0")
     settings = load()
     for text in (repr(settings), str(settings), str(settings.model_dump()), f"{settings}"):
         assert "canary" not in text

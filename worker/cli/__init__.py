@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import typer
@@ -74,15 +75,32 @@ def _run(arguments: list[str], *, as_json: bool) -> int:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: what it started is stopped."""
+    """Let SIGTERM, and the end of its terminal, end a command as Ctrl-C does.
+
+    What is under way is seen to its end, and what it started is stopped.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:  # the shell sends it, and then the kernel: no haste is meant
+            signal.signal(number, signal.SIG_IGN)
+        # Within ``asyncio.run`` that of SIGINT cancels the command's task alone. An exception raised here would have
+        # all tasks cancelled, the one among them that holds a provider's only answer.
+        as_interrupt = signal.getsignal(signal.SIGINT)
+        (as_interrupt if callable(as_interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # One that is ignored stays so, as under nohup.
+    numbers = [
+        each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _unforeseen(error: Exception) -> VaultError:

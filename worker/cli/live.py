@@ -1,4 +1,4 @@
-"""How ``up`` shows what it does: a live table on a terminal, else lines."""
+"""How ``up`` shows what it does: a live table on a terminal, else lines. It goes on where nobody sees them any more."""
 
 from __future__ import annotations
 
@@ -63,12 +63,14 @@ class Table:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.stop()
+        with output.unless_nobody_reads():
+            self._live.stop()
 
     def tell(self, text: str) -> None:
         """Print a line above the table."""
         at = datetime.now().astimezone().strftime("%H:%M:%S")
-        self._console.print(Text.assemble((f"{at}  ", "dim"), output.printable(text)))
+        with output.unless_nobody_reads():
+            self._console.print(Text.assemble((f"{at}  ", "dim"), output.printable(text)))
 
     def hint(self, text: str) -> None:
         """Keep a line at the top of the table."""
@@ -80,7 +82,8 @@ class Table:
         connections = output.drawn(*connections_table(status["connections"], now))
         above = [Text(output.printable(said)) for said in (*summary(status, now), *processes(children))]
         hint = Text(output.printable(self._hint), style="bold")
-        self._live.update(Group("", hint, *above, "", connections), refresh=True)
+        with output.unless_nobody_reads():
+            self._live.update(Group("", hint, *above, "", connections), refresh=True)
 
 
 class Lines:
@@ -129,8 +132,9 @@ class Lines:
         else:
             at = datetime.now().astimezone().strftime("%H:%M:%S")
             said = f"{at}  {output.printable(text)}"
-        sys.stdout.write(said + "\n")
-        sys.stdout.flush()
+        with output.unless_nobody_reads():
+            sys.stdout.write(said + "\n")
+            sys.stdout.flush()
 
 
 def summary(status: Status, now: datetime) -> list[str]:

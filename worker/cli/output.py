@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -62,6 +63,16 @@ def complain(error: VaultError, *, as_json: bool) -> int:
 def exit_code(error: VaultError) -> int:
     """Return 2 where the operator's configuration is at fault, else 1."""
     return MISUSED if isinstance(error, ConfigurationError) else NOT_SO
+
+
+@contextmanager
+def unless_nobody_reads() -> Iterator[None]:
+    """Write within the block what may get lost: the reader of a pipe ends, a terminal is closed, a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EIO):  # and so it stays: what is buffered goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from contextlib import suppress
 from math import ceil
 from typing import Any
 
 import redis
 
-from worker.errors import TemporarilyUnavailable
+from worker.errors import ConfigurationError, TemporarilyUnavailable
 from worker.tokens import Secret
 from worker.vault.serving import Served
 
@@ -32,11 +34,14 @@ class Asking:
 
     A short-lived mark in Redis, for this version of the token, keeps other readers from queueing the same again.
     It only saves messages: what guards the refresh token is the claim in Postgres.
+
+    Raises:
+        ConfigurationError: ``redis_url`` is no address of Redis.
     """
 
     def __init__(self, redis_url: Secret) -> None:
         self._url = redis_url
-        self._marks: redis.Redis = redis.Redis.from_url(redis_url.reveal(), **_SOCKET)
+        self._marks = _redis_at(redis_url)
         self._lock = threading.Lock()
         self._noting = threading.Lock()
         self._app: Any = None
@@ -47,29 +52,43 @@ class Asking:
         Raises:
             TemporarilyUnavailable: Redis does not answer.
         """
+        self._queue(served, min_ttl, wait, mark=f"token-vault:asked:{served.id}:{served.access_version}")
+
+    def _queue(self, served: Served, min_ttl: float | None, wait: float, *, mark: str) -> None:
         from kombu.exceptions import OperationalError
 
         try:
-            mark = f"token-vault:asked:{served.id}:{served.access_version}"
             if not self._marks.set(mark, "", nx=True, ex=ceil(min(max(wait, 1), 5))):
                 return
-            self._producer().send_task(
-                TASK,
-                kwargs={
-                    "user_id": served.user_id or None,
-                    "connection": served.connection if served.user_id else None,
-                    "admin_connection": None if served.user_id else served.connection,
-                    "min_ttl": min_ttl,
-                    "tenant": served.tenant,
-                },
-                queue=QUEUE,
-                ignore_result=True,
-                # After that nobody waits any more, and the next reader asks anew.
-                expires=max(wait, 30.0) + SKEW,
-                retry=False,
-            )
+            app = self._producer()
+            # Over a connection of its own: the pools of connections and CELERY_BROKER_URL are the app's that reads.
+            with app.connection_for_write(self._url.reveal()) as connection:
+                app.send_task(
+                    TASK,
+                    kwargs={
+                        "user_id": served.user_id or None,
+                        "connection": served.connection if served.user_id else None,
+                        "admin_connection": None if served.user_id else served.connection,
+                        "min_ttl": min_ttl,
+                        "tenant": served.tenant,
+                    },
+                    queue=QUEUE,
+                    ignore_result=True,
+                    # After that nobody waits any more, and the next reader asks anew.
+                    expires=max(wait, 30.0) + SKEW,
+                    retry=False,
+                    connection=connection,
+                )
         except (redis.RedisError, OperationalError, OSError):
-            raise TemporarilyUnavailable("Redis does not answer: no refresh can be asked for", 5) from None
+            raise _silent() from None
+
+    async def ask_from_loop(self, served: Served, min_ttl: float | None, wait: float) -> None:
+        """Ask in a thread, as ``ask`` does; a crowd that finds all threads taken does not stand in line for one."""
+        try:
+            async with asyncio.timeout(2 * PATIENCE):
+                await asyncio.to_thread(self.ask, served, min_ttl, wait)
+        except TimeoutError:
+            raise _silent() from None
 
     def note_read(self, served: Served) -> None:
         """Let the workers know that a fresh token is read, without waiting: a note that is lost costs little.
@@ -81,7 +100,10 @@ class Asking:
 
     def _note(self, served: Served) -> None:
         try:
-            self.ask(served, None, NOTE_ONCE)
+            # A mark of its own: somebody who wants more life than the token has must still be heard.
+            self._queue(
+                served, None, NOTE_ONCE, mark=f"token-vault:noted:{served.id}:{served.access_version}"
+            )
         except TemporarilyUnavailable:
             time.sleep(NOTE_ONCE)  # meanwhile nobody else tries
         finally:
@@ -97,3 +119,14 @@ class Asking:
                     task_serializer="json", broker_connection_retry=False, broker_transport_options=_SOCKET
                 )
             return self._app
+
+
+def _silent() -> TemporarilyUnavailable:
+    return TemporarilyUnavailable("Redis does not answer: no refresh can be asked for", 5)
+
+
+def _redis_at(url: Secret) -> redis.Redis:
+    with suppress(ValueError):
+        return redis.Redis.from_url(url.reveal(), **_SOCKET)
+    # Outside of the except: the error may hold the address with its password.
+    raise ConfigurationError("the Redis address does not read: redis://:password@host:6379/0")

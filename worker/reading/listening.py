@@ -26,7 +26,7 @@ class Listener:
         self._url = database_url
         self._lock = threading.Lock()
         self._waiters: defaultdict[int, set[threading.Event]] = defaultdict(set)
-        self._listening = threading.Event()
+        self._settled = threading.Event()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -34,17 +34,23 @@ class Listener:
     def waiting(self, grant_id: int, *, patience: float) -> Iterator[threading.Event]:
         """Yield an event that is set when this grant's refresh ends; listening has begun by then.
 
+        Where Postgres lets nobody listen, as a replica does or one without a free connection, it is never set.
+
         Args:
-            patience: seconds to wait for the listening connection; the event may then never be set.
+            patience: seconds to wait for the listening connection; the event may then never be set either.
         """
         told = threading.Event()
         with self._lock:
             self._waiters[grant_id].add(told)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._listen, name="token-vault listener", daemon=True)
+                self._settled = threading.Event()
+                self._thread = threading.Thread(
+                    target=self._listen, args=(self._settled,), name="token-vault listener", daemon=True
+                )
                 self._thread.start()
+            settled = self._settled
         try:
-            self._listening.wait(patience)
+            settled.wait(patience)
             yield told
         finally:
             with self._lock:
@@ -56,7 +62,7 @@ class Listener:
         """Stop listening."""
         self._closed = True
 
-    def _listen(self) -> None:
+    def _listen(self, settled: threading.Event) -> None:
         # A lost connection ends this thread; who waits then reads the row at the end of its patience, and the
         # next wait begins a new one.
         with (
@@ -66,25 +72,24 @@ class Listener:
             ) as connection,
         ):
             connection.execute(f"LISTEN {CHANNEL}")
-            self._listening.set()
+            settled.set()
             while not self._closed and not self._may_end():
                 for notification in connection.notifies(timeout=IDLE, stop_after=1):
                     self._tell(notification.payload)
         self._ended()
+        settled.set()
 
     def _may_end(self) -> bool:
         """End when nobody waits; decided under the lock, so that no new wait joins a listener that ends."""
         with self._lock:
             if self._waiters:
                 return False
-            self._listening.clear()
             self._thread = None
             return True
 
     def _ended(self) -> None:
         with self._lock:
             if self._thread is threading.current_thread():
-                self._listening.clear()
                 self._thread = None
 
     def _tell(self, payload: str) -> None:
@@ -99,21 +104,21 @@ class AsyncListener:
     def __init__(self, database_url: Secret) -> None:
         self._url = database_url
         self._waiters: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
-        self._listening = asyncio.Event()
+        self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def waiting(self, grant_id: int, *, patience: float) -> AsyncIterator[asyncio.Event]:
-        """Yield an event that is set when this grant's refresh ends; listening has begun by then."""
+        """Yield an event that is set when this grant's refresh ends; as ``Listener.waiting``."""
         told = asyncio.Event()
         self._waiters[grant_id].add(told)
         if self._task is None or self._task.done():
-            self._listening.clear()
-            self._task = asyncio.create_task(self._listen())
+            self._settled = asyncio.Event()
+            self._task = asyncio.create_task(self._listen(self._settled))
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
-                    await self._listening.wait()
+                    await self._settled.wait()
             yield told
         finally:
             self._waiters[grant_id].discard(told)
@@ -127,17 +132,20 @@ class AsyncListener:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _listen(self) -> None:
-        with suppress(psycopg.Error):
-            async with await psycopg.AsyncConnection.connect(
-                self._url.reveal(), autocommit=True, application_name=_NAME, **REACH
-            ) as connection:
-                await connection.execute(f"LISTEN {CHANNEL}")
-                self._listening.set()
-                while self._waiters:
-                    async for notification in connection.notifies(timeout=IDLE, stop_after=1):
-                        self._tell(notification.payload)
-                self._task = None  # before the connection closes: a wait that comes now begins anew
+    async def _listen(self, settled: asyncio.Event) -> None:
+        try:
+            with suppress(psycopg.Error):
+                async with await psycopg.AsyncConnection.connect(
+                    self._url.reveal(), autocommit=True, application_name=_NAME, **REACH
+                ) as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    settled.set()
+                    while self._waiters:
+                        async for notification in connection.notifies(timeout=IDLE, stop_after=1):
+                            self._tell(notification.payload)
+                    self._task = None  # before the connection closes: a wait that comes now begins anew
+        finally:
+            settled.set()
 
     def _tell(self, payload: str) -> None:
         for told in self._waiters.get(int(payload), ()) if payload.isdigit() else ():

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
 from worker.errors import TemporarilyUnavailable
@@ -24,6 +25,8 @@ from worker.vault.reaching import REACH
 # Connections of one reader at the most, and seconds to wait for one of them.
 MOST = 10
 PATIENCE = 10.0
+# Seconds to wait for an answer: a migration may hold the table, a server be stopped with all its connections open.
+ANSWER = 10.0
 # Seconds after which a connection that nobody needed is closed.
 REST = 300.0
 
@@ -38,7 +41,41 @@ CONNECT: dict[str, Any] = {
 _UNHEARD_OF = (psycopg.DataError, UnicodeEncodeError)
 
 Rows = list[tuple[object, ...]]
+R = TypeVar("R")
 C = TypeVar("C", bound="psycopg.Connection[Any] | psycopg.AsyncConnection[Any]")
+
+
+class _NoAnswer(psycopg.InterfaceError):
+    """Postgres took a question and has not answered in time."""
+
+
+class _Connection(psycopg.Connection[Any]):
+    """One that waits no longer than it should."""
+
+    def wait(self, gen: PQGen[R], *arguments: Any, **named: Any) -> R:
+        return super().wait(_bounded(gen), *arguments, **named)
+
+
+class _AsyncConnection(psycopg.AsyncConnection[Any]):
+    """The same for asyncio."""
+
+    async def wait(self, gen: PQGen[R], *arguments: Any, **named: Any) -> R:
+        return await super().wait(_bounded(gen), *arguments, **named)
+
+
+def _bounded(gen: PQGen[R]) -> PQGen[R]:
+    """Go through what the driver does with the socket; it looks up ten times a second where nothing comes."""
+    deadline = time.monotonic() + ANSWER
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > deadline:
+                raise _NoAnswer
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        result: R = end.value
+        return result
 
 
 class _Resting(Generic[C]):
@@ -100,7 +137,7 @@ class Pool:
                         raise
                     for dropped in self._resting.empty():
                         dropped.close()
-            return self._read(psycopg.connect(self._url.reveal(), **CONNECT), statement, values)
+            return self._read(_Connection.connect(self._url.reveal(), **CONNECT), statement, values)
         except _UNHEARD_OF:
             return []
         except psycopg.Error as error:
@@ -145,7 +182,7 @@ class AsyncPool:
                         raise
                     for dropped in self._resting.empty():
                         await dropped.close()
-            connection = await psycopg.AsyncConnection.connect(self._url.reveal(), **CONNECT)
+            connection = await _AsyncConnection.connect(self._url.reveal(), **CONNECT)
             return await self._read(connection, statement, values)
         except _UNHEARD_OF:
             return []
@@ -158,6 +195,11 @@ class AsyncPool:
         """Close the connections; those in use are closed after it."""
         for connection in self._resting.empty(close=True):
             await connection.close()
+
+    def abandon(self) -> None:
+        """Close what rests, from outside of the event loop that it was used in."""
+        for connection in self._resting.empty(close=True):
+            connection.pgconn.finish()
 
     async def _read(
         self, connection: psycopg.AsyncConnection[Any], statement: str, values: Sequence[object]

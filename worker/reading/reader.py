@@ -14,6 +14,7 @@ from worker.errors import (
     TokenNotFound,
 )
 from worker.reading.asking import Asking
+from worker.reading.forking import begin_in_each_process
 from worker.reading.token import Token
 from worker.settings import Settings
 from worker.tokens import Secret
@@ -33,9 +34,15 @@ class Reader:
         tenant: str | None = None,
     ) -> None:
         self._database_url = database_url
+        self._redis_url = redis_url
         self._ring = KeyRing("access", access_keys)
-        self._asking = Asking(redis_url) if redis_url else None
+        self._asking: Asking | None = None
         self._tenant = tenant
+        begin_in_each_process(self)
+
+    def begin(self) -> None:
+        """Begin with nothing open; called once more in each forked process."""
+        self._asking = Asking(self._redis_url) if self._redis_url else None
 
     @classmethod
     def from_env(cls, *, tenant: str | None = None) -> Self:
@@ -98,6 +105,11 @@ class Reader:
                 f"less than the {min_ttl:.0f} s asked for: ask for less"
             )
         return None
+
+    @staticmethod
+    def _is_over(served: Served, standing: Standing | None) -> bool:
+        """Whether a refresh that ended was ours: not one for somebody whom the token at hand suited."""
+        return standing is None or standing.attempts > 0 or not served.is_fresh(None)
 
     def _note(self, served: Served) -> None:
         if self._asking is not None and served.wants_notice:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -38,6 +40,20 @@ def _keys(value: object) -> object:
     return value
 
 
+def _redis_address(url: Secret | None) -> Secret | None:
+    if url is None or _is_redis(url):
+        return url
+    # What the parser says of it may hold the password, and is not passed on.
+    raise ValueError("is not an address of Redis, such as redis://:password@host:6379/0")
+
+
+def _is_redis(url: Secret) -> bool:
+    with suppress(ValueError):
+        parts = urlsplit(url.reveal())
+        return parts.scheme in ("redis", "rediss", "unix") and (parts.port is None or parts.port > 0)
+    return False
+
+
 KeysField = Annotated[tuple[Secret, ...], BeforeValidator(_keys)]
 
 
@@ -53,7 +69,7 @@ class ReaderEnvironment(BaseSettings):
     )
 
     database_url: SecretField | None = None
-    redis_url: SecretField | None = None
+    redis_url: Annotated[SecretField | None, AfterValidator(_redis_address)] = None
     vault_access_keys: KeysField = ()
     token_vault_home: Path = Path(".token-vault")
 

@@ -11,6 +11,10 @@ RETRY_AFTER = 5.0
 
 _NOT_MIGRATED = ("42P01", "42703", "3F000")
 _WRONG_LOGIN = ("28P01", "28000")
+_HELD = (
+    "Postgres waited in vain for a lock that another connection holds (pg_stat_activity names it): try again when that "
+    "one is done"
+)
 
 
 def failure(error: BaseException | None) -> VaultError:
@@ -33,7 +37,10 @@ def failure(error: BaseException | None) -> VaultError:
         return AccessDenied(
             "the Postgres role in DATABASE_URL may not do this: grant it what docs/operating.md lists"
         )
-    return TemporarilyUnavailable(f"Postgres does not answer ({code or type(error).__name__})", RETRY_AFTER)
+    return TemporarilyUnavailable(
+        _HELD if code == "55P03" else f"Postgres does not answer ({code or type(error).__name__})",
+        RETRY_AFTER,
+    )
 
 
 def not_a_url() -> ConfigurationError:

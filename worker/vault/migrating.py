@@ -9,6 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, pool
 from sqlalchemy.exc import DBAPIError
 
+from worker.errors import ConfigurationError
 from worker.tokens import Secret
 from worker.vault.database import MIGRATIONS, explain, sqlalchemy_url
 from worker.vault.reaching import REACH
@@ -37,7 +38,8 @@ def revisions(database_url: Secret) -> tuple[str | None, str | None]:
     """Return the database's revision and the newest one of this version.
 
     Raises:
-        ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
+        ConfigurationError: a newer version has migrated the database, or as ``explain``.
+        TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
     engine = create_engine(
         sqlalchemy_url(database_url), poolclass=pool.NullPool, hide_parameters=True, connect_args=REACH
@@ -47,4 +49,10 @@ def revisions(database_url: Secret) -> tuple[str | None, str | None]:
             current = MigrationContext.configure(connection).get_current_revision()
     except DBAPIError as error:
         raise explain(error) from None
-    return current, ScriptDirectory.from_config(configuration(database_url)).get_current_head()
+    scripts = ScriptDirectory.from_config(configuration(database_url))
+    if current is not None and current not in {each.revision for each in scripts.walk_revisions()}:
+        raise ConfigurationError(
+            f"the database is at revision {current}, which a newer version of this program has made: install that one, "
+            "or restore the database of this one's time"
+        )
+    return current, scripts.get_current_head()

@@ -29,18 +29,19 @@ WHERE user_id = %(user_id)s AND state <> 'erased' AND (%(tenant)s::text IS NULL 
 # How a grant stands when its token is not fresh, its connection's troubles included.
 SELECT_STANDING = """
 SELECT state, reason, coalesce(extract(epoch FROM blocked_until - now()), 0)::float8,
-    coalesce(extract(epoch FROM next_renewal_at - now()), 0)::float8
+    coalesce(extract(epoch FROM next_renewal_at - now()), 0)::float8, attempts
 FROM token_status WHERE id = %s
 """
 
 
 class Standing(NamedTuple):
-    """How a grant stands: its state as ``token_status`` shows it, and how long to wait, in seconds."""
+    """How a grant stands: its state as ``token_status`` shows it, how long to wait, in seconds, and its failed attempts."""
 
     state: str
     reason: str | None
     blocked_for: float
     next_renewal_in: float
+    attempts: int
 
     @property
     def seconds_blocked(self) -> float:
