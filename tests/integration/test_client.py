@@ -182,6 +182,18 @@ async def test_an_unknown_end_is_told_as_unknown(rows: Rows, open_reader: OpenRe
         assert (token.value, token.expires_at) == (f"token-of-{user}", None)
 
 
+async def test_a_dead_grants_token_of_unknown_end_is_not_served_for_ever(
+    rows: Rows, open_reader: OpenReader
+) -> None:
+    """With its grant dead and no end of its own in sight, a token is as good as ended: the user has to consent."""
+    await rows.add(expires_in=None)
+    rows.sql(
+        "UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', reason_since = now(), due_at = NULL"
+    )
+    with pytest.raises(ReauthorizationRequired):
+        await open_reader().user_token(USER, CONNECTION)
+
+
 async def test_a_token_of_unknown_age_is_renewed_first(
     rows: Rows, open_reader: OpenReader, queued: Callable[[], Any]
 ) -> None:

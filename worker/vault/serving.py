@@ -95,8 +95,9 @@ class Served(NamedTuple):
             return False
         if self.expires_at is None:
             # Straight from its provider, or beyond renewal: served with the expiry marked unknown. One that
-            # Auth0 showed, of unknown age, is renewed first.
-            return self.obtained_from == "renewal" or self.state == "unrenewable"
+            # Auth0 showed, of unknown age, is renewed first; and one whose grant is dead would be served for ever.
+            renewed = self.obtained_from == "renewal" and self.state != "reauthorization_required"
+            return renewed or self.state == "unrenewable"
         if min_ttl is None:
             min_ttl = due.default_min_ttl(self.expires_at, self.obtained_at).total_seconds()
         # Whatever is asked for, a token that has ended is not fresh.
