@@ -135,6 +135,8 @@ def test_help_loads_nothing_heavy() -> None:
         ["show"],
         ["list", "--state", "nonsense"],
         ["list", "--limit", "0"],
+        ["list", "--limit", "9" * 20],
+        ["events", "--limit", "9" * 20],
         ["sync", "--user", "u", "--connection", "c"],
         ["sync", "--user", "u", "--erase"],
         ["sync", "--connection", "c", "--erase"],

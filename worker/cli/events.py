@@ -54,7 +54,7 @@ def events(
     undelivered: Annotated[
         bool, typer.Option("--undelivered", help="With a delivery still waited for, or given up.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=2**31, metavar="N", help="How many at the most.")] = 50,
     tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:

@@ -136,7 +136,7 @@ def list_(
     state: Annotated[
         str | None, typer.Option(metavar="STATE", help="As `status` counts them, e.g. active or blocked.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=2**31, metavar="N", help="How many at the most.")] = 100,
     tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
