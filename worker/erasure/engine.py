@@ -143,6 +143,9 @@ class Erasure:
         await wanted.asked(self._vault, self._tenant, [user_id])
         held = await listing.keys(self._vault, self._tenant, user_id)
         await self._erase([(grant_id, key) for grant_id, key in held], "forgotten", swept)
+        if not swept.waiting:  # of grants that were moved or unlinked before, too
+            async with self._vault.engine.begin() as transaction:
+                await outbox.forget_user(transaction, self._tenant, user_id)
         log.info("erasure.forgotten", tenant=self._tenant, erased=swept.erased)
         return swept
 

@@ -13,10 +13,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, insert, text
+from sqlalchemy import delete, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.settings import EventKind
+from worker.tokens import GrantKey
 from worker.vault.database import Vault
 from worker.vault.tables import OutboxRow
 
@@ -94,16 +95,37 @@ async def tell(
         reason: a code, never personal data.
     """
     if kind is EventKind.FORGOTTEN:
-        await connection.execute(
-            delete(OutboxRow).where(
-                OutboxRow.tenant == tenant, OutboxRow.user_id == user_id, OutboxRow.kind != kind.value
-            )
-        )
+        await forget_user(connection, tenant, user_id)
     await connection.execute(
         insert(OutboxRow).values(
             kind=kind.value, tenant=tenant, connection=name, user_id=user_id, state=state, reason=reason, since=since
         )
     )  # fmt: skip
+
+
+async def forget_user(connection: AsyncConnection, tenant: str, user_id: str | None) -> None:
+    """Delete what was told of a user, but not that the user is forgotten; in the caller's transaction."""
+    await connection.execute(
+        delete(OutboxRow).where(
+            OutboxRow.tenant == tenant,
+            OutboxRow.user_id == user_id,
+            OutboxRow.kind != EventKind.FORGOTTEN.value,
+        )
+    )
+
+
+async def move(connection: AsyncConnection, old: GrantKey, user_id: str) -> None:
+    """Let what was told of a grant name the user who has it now: who has to act, and who may be forgotten."""
+    await connection.execute(
+        update(OutboxRow)
+        .where(
+            OutboxRow.tenant == old.tenant,
+            OutboxRow.user_id == old.user_id,
+            OutboxRow.connection == old.connection,
+            OutboxRow.provider_user_id == old.provider_user_id,
+        )
+        .values(user_id=user_id)
+    )
 
 
 # One range of the index for each connection that can be renewed: elsewhere the connection's own event says it all.
