@@ -74,7 +74,7 @@ async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[
             return Result(answer.status_code, None, answer.headers)
     except TimeoutError:
         return Result(None, "timeout")
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, ValueError):  # a host that has no name in DNS is found out by a UnicodeError
         return Result(None, "bad_url")
     except (httpx.HTTPError, aiohttp.ClientError) as error:
         return Result(None, _in_a_word(error))
