@@ -126,6 +126,28 @@ async def test_a_circuit_that_flaps_is_told_of_at_each_turn(renewals: Renewals, 
     assert told(sql) == ["connection.broken", "connection.mended"] * 2
 
 
+async def test_one_call_without_an_answer_does_not_acquit_a_client_that_is_refused(
+    renewals: Renewals, sql: Sql
+) -> None:
+    """A refusal is an answer of the provider's own: an outage from before it is over, and tells nothing more."""
+    renewals.connect("c")
+    worker = await renewals.synced()
+
+    async def probe(*, fails: bool) -> None:
+        renewals.tenant.fail_next("/idp/c", int(fails), "503")
+        renewals.end_pause("c")
+        renewals.make_due()
+        await worker.engine.renew_due(worker.tenants)
+
+    for _ in range(5):
+        await probe(fails=True)
+    assert [row["state"] for row in sql("SELECT state FROM outbox ORDER BY at")] == ["away"]
+    wrong_secret(renewals, "c")
+    await probe(fails=False)
+    await probe(fails=True)
+    assert [row["state"] for row in sql("SELECT state FROM outbox ORDER BY at")] == ["away", "blocked"]
+
+
 async def test_a_connection_without_a_client_is_told_with_its_mend(renewals: Renewals, sql: Sql) -> None:
     """A client that vanishes at Auth0 breaks its connection once, in words that say who mends it."""
     renewals.connect("c", users=3)
