@@ -30,11 +30,11 @@ def _moment(value: str | None) -> datetime | None:
     """Read a time in ISO 8601 (UTC where it names no zone), or a span before now, like 90m or 7d."""
     if value is None:
         return None
-    if span := re.fullmatch(r"(\d{1,9})([smhd])", value):
-        return datetime.now(UTC) - timedelta(**{_SPANS[span[2]]: int(span[1])})
     try:
+        if span := re.fullmatch(r"(\d{1,9})([smhd])", value):
+            return datetime.now(UTC) - timedelta(**{_SPANS[span[2]]: int(span[1])})
         found = datetime.fromisoformat(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise typer.BadParameter(
             "give a time like 2026-01-31T12:00Z, or a span like 90m, 24h or 7d"
         ) from None
