@@ -307,6 +307,16 @@ async def test_what_ended_before_it_came_is_no_news(unrenewable: str, vault: Vau
     assert await look(vault, timedelta(minutes=40)) == 1
 
 
+@pytest.mark.parametrize("problem", ["not_shown", "unsupported_strategy"])
+async def test_what_ends_is_told_where_no_event_tells_of_its_connection(
+    unrenewable: str, vault: Vault, sql: Sql, problem: str
+) -> None:
+    """A problem that is no event of the connection's keeps no grant from being told of."""
+    sql("UPDATE connections SET problem = %s", problem)
+    assert await look(vault, timedelta(minutes=40)) == 1
+    assert told(sql) == ["grant.expiring"]
+
+
 async def test_looking_costs_what_ends(unrenewable: str, vault: Vault, sql: Sql) -> None:
     """The look walks a range of an index, not the grants."""
     sql("SET enable_seqscan = off")

@@ -128,7 +128,8 @@ async def move(connection: AsyncConnection, old: GrantKey, user_id: str) -> None
     )
 
 
-# One range of the index for each connection that can be renewed: elsewhere the connection's own event says it all.
+# One range of the index for each connection, but where the connection's own event says it all: of two problems there
+# is none.
 # A token that ended before its grant came to the vault is no news, and neither is one that ended long ago.
 _TELL_EXPIRING = text("""
 WITH ending AS (
@@ -139,7 +140,7 @@ WITH ending AS (
             AND expires_at <= CAST(:ahead AS timestamptz) AND expires_at > CAST(:since AS timestamptz) AND expires_at > created_at
         ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ) g
-    WHERE c.tenant = ANY(:tenants) AND c.problem IS NULL LIMIT :limit
+    WHERE c.tenant = ANY(:tenants) AND coalesce(c.problem IN ('not_shown', 'unsupported_strategy'), true) LIMIT :limit
 )
 UPDATE grants SET expiry_told_version = access_version FROM ending WHERE grants.id = ending.id RETURNING grants.id
 """)
