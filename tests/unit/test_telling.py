@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import socket
@@ -181,3 +182,16 @@ async def test_a_url_that_nothing_can_be_sent_to_is_a_failure_and_no_exception(u
     async with http_client() as http:
         result = await post(http, url, b"{}", {})
     assert (result.status, result.error) == (None, "bad_url")
+
+
+async def test_a_receiver_whose_tls_is_broken_is_not_told_as_unreachable() -> None:
+    """Its operator looks for a certificate then, and not for a network."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, http_client() as http:
+        port = server.sockets[0].getsockname()[1]
+        result = await post(http, f"https://127.0.0.1:{port}/", b"{}", {})
+    assert (result.status, result.error, result.is_away) == (None, "tls_failed", True)
