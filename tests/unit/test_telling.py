@@ -175,7 +175,8 @@ async def test_a_receiver_that_is_not_there_is_unreachable() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://a..b/hook", f"https://{'a' * 64}.test/", "https://xn--a.test/", "https://u:p@127.0.0.1:9/"]
+    "url",
+    ["https://a..b/hook", f"https://{'a' * 64}.test/", "https://xn--a.test/", "https://u:p@127.0.0.1:9/"],
 )
 async def test_a_url_that_nothing_can_be_sent_to_is_a_failure_and_no_exception(url: str) -> None:
     """A delivery is counted as tried then, and given up in time."""
