@@ -257,6 +257,20 @@ async def test_what_was_told_of_a_linked_identity_goes_with_its_new_user(bench: 
     assert [row["kind"] for row in bench.sql("SELECT kind FROM outbox")] == ["user.forgotten"]
 
 
+async def test_a_deleted_user_is_told_as_forgotten_whose_other_identity_went_elsewhere(bench: Bench) -> None:
+    """What moves in the same sweep is not held of the user any more: the last that is erased tells it."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.tenant.link(primary, secondary)
+    await sweep(bench)
+    bench.tenant.unlink(primary, "bitbucket")
+    bench.tenant.delete_user(primary)
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", [primary], now=now)
+    assert (await bench.erasure().sweep(anyway=True)).erased == 1
+    assert primary not in bench.users()
+    assert [row["user_id"] for row in bench.sql("SELECT * FROM outbox")] == [primary]
+
+
 async def test_forgetting_leaves_no_event_of_whom_the_vault_holds_no_more(bench: Bench) -> None:
     """A user whose last grant was unlinked or erased is forgotten in the events too."""
     user = sorted(bench.users())[0]

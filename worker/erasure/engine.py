@@ -204,14 +204,19 @@ class Erasure:
             each for each in suspects if each.key.user_id not in users or _is_partial(users[each.key.user_id])
         ]
         swept.waiting += len(set(unreadable) - set(present))
-        for each in suspects:
-            if each in present or each in unreadable:
-                continue
-            if await self._may_be_elsewhere(each, known, report, swept):
-                swept.waiting += 1
-                continue
-            reason = "deleted" if users[each.key.user_id] is None else "unlinked"
-            await self._erase([(each.id, each.key)], reason, swept)
+        kept = set(present) | set(unreadable)
+        for user_id in asked:
+            gone = []
+            for each in suspects:
+                if each.key.user_id != user_id or each in kept:
+                    continue
+                if await self._may_be_elsewhere(each, known, report, swept):
+                    swept.waiting += 1
+                else:
+                    gone.append((each.id, each.key))
+            # What is another's moves first, so that the last one erased is known to be the user's last.
+            if gone:
+                await self._erase(gone, "deleted" if users.get(user_id) is None else "unlinked", swept)
 
     async def _may_be_elsewhere(
         self, suspect: Missing, known: Mapping[tuple[str, str], Connection], report: Report, swept: Swept
