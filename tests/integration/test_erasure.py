@@ -242,6 +242,44 @@ async def test_forgetting_does_not_need_auth0(bench: Bench) -> None:
     assert (await bench.erasure().forget(user)).erased == 1
 
 
+async def test_what_was_told_of_a_linked_identity_goes_with_its_new_user(bench: Bench) -> None:
+    """It names who has to act now, and no event told before is left of a user who is forgotten."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.sql(
+        "UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', due_at = NULL"
+        " WHERE user_id = %s",
+        secondary,
+    )
+    bench.tenant.link(primary, secondary)
+    await sweep(bench)
+    assert [row["user_id"] for row in bench.sql("SELECT user_id FROM outbox")] == [primary]
+    assert (await bench.erasure().forget(primary)).erased == 2
+    assert [row["kind"] for row in bench.sql("SELECT kind FROM outbox")] == ["user.forgotten"]
+
+
+async def test_a_deleted_user_is_told_as_forgotten_whose_other_identity_went_elsewhere(bench: Bench) -> None:
+    """What moves in the same sweep is not held of the user any more: the last that is erased tells it."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.tenant.link(primary, secondary)
+    await sweep(bench)
+    bench.tenant.unlink(primary, "bitbucket")
+    bench.tenant.delete_user(primary)
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", [primary], now=now)
+    assert (await bench.erasure().sweep(anyway=True)).erased == 1
+    assert primary not in bench.users()
+    assert [row["user_id"] for row in bench.sql("SELECT * FROM outbox")] == [primary]
+
+
+async def test_forgetting_leaves_no_event_of_whom_the_vault_holds_no_more(bench: Bench) -> None:
+    """A user whose last grant was unlinked or erased is forgotten in the events too."""
+    user = sorted(bench.users())[0]
+    bench.sql("INSERT INTO outbox (kind, tenant, user_id) VALUES ('grant.expiring', 'default', 'x|1')")
+    bench.sql("INSERT INTO outbox (kind, tenant, user_id) VALUES ('grant.expiring', 'default', %s)", user)
+    assert (await bench.erasure().forget("x|1")).erased == 0
+    assert [row["user_id"] for row in bench.sql("SELECT user_id FROM outbox")] == [user]
+
+
 async def test_a_linked_identity_that_shows_no_token_moves_too(bench: Bench) -> None:
     """Nobody would take it to its new user otherwise, and Auth0 be asked for both of them each minute."""
     primary, secondary = sorted(bench.users())[:2]

@@ -113,6 +113,12 @@ def test_events_are_listed_newest_first(run: Run, three: None) -> None:
     assert run("events", "--since", "yesterday")[0] == 2
 
 
+def test_a_span_longer_than_all_time_is_refused_in_words(run: Run) -> None:
+    """What was typed is wrong, and not the program."""
+    code, out = run("events", "--since", "999999999d")
+    assert (code, "unforeseen" in out) == (2, False), out
+
+
 def test_what_failed_is_listed_and_sent_again(run: Run, three: None, receiver: Receiver) -> None:
     """A receiver that gave up gets the same events, under the same ids, when the operator says so."""
     receiver.status = 410

@@ -180,6 +180,24 @@ async def test_a_receiver_that_asks_for_time_gets_it(deliverers: Deliverers, rec
     assert await deliverer.deliver_due(TENANTS) == {"refused": 1}
 
 
+async def test_a_receiver_that_asks_for_time_is_not_asked_for_the_next_event_either(
+    deliverers: Deliverers, receiver: Receiver
+) -> None:
+    """`Retry-After` is the receiver's, however many events wait or come meanwhile; then all of them go."""
+    receiver.status, receiver.headers = 429, {"retry-after": "600"}
+    deliverer = await deliverers.make(a=webhook(receiver))
+    await tell(deliverers.vault, times=30)
+    for _ in range(5):
+        await deliverer.deliver_due(TENANTS)
+        await tell(deliverers.vault)
+        deliverers.clock.pass_by(seconds=60)
+    assert len(receiver.got) == 1
+    receiver.status, receiver.headers = 200, {}
+    deliverers.clock.pass_by(seconds=300)
+    await deliverer.deliver_due(TENANTS)
+    assert len(set(receiver.ids)) == 35
+
+
 async def test_one_receiver_is_never_in_the_way_of_another(
     deliverers: Deliverers, receiver: Receiver, other: Receiver
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -18,7 +19,7 @@ from worker.renew import storing
 from worker.renew.outcome import Outcome
 from worker.settings import EventKind
 from worker.tokens import Secret
-from worker.vault import outbox
+from worker.vault import claims, outbox
 from worker.vault.database import Vault
 
 Sql = Callable[..., list[dict[str, Any]]]
@@ -125,6 +126,28 @@ async def test_a_circuit_that_flaps_is_told_of_at_each_turn(renewals: Renewals, 
     assert told(sql) == ["connection.broken", "connection.mended"] * 2
 
 
+async def test_one_call_without_an_answer_does_not_acquit_a_client_that_is_refused(
+    renewals: Renewals, sql: Sql
+) -> None:
+    """A refusal is an answer of the provider's own: an outage from before it is over, and tells nothing more."""
+    renewals.connect("c")
+    worker = await renewals.synced()
+
+    async def probe(*, fails: bool) -> None:
+        renewals.tenant.fail_next("/idp/c", int(fails), "503")
+        renewals.end_pause("c")
+        renewals.make_due()
+        await worker.engine.renew_due(worker.tenants)
+
+    for _ in range(5):
+        await probe(fails=True)
+    assert [row["state"] for row in sql("SELECT state FROM outbox ORDER BY at")] == ["away"]
+    wrong_secret(renewals, "c")
+    await probe(fails=False)
+    await probe(fails=True)
+    assert [row["state"] for row in sql("SELECT state FROM outbox ORDER BY at")] == ["away", "blocked"]
+
+
 async def test_a_connection_without_a_client_is_told_with_its_mend(renewals: Renewals, sql: Sql) -> None:
     """A client that vanishes at Auth0 breaks its connection once, in words that say who mends it."""
     renewals.connect("c", users=3)
@@ -159,6 +182,60 @@ async def test_a_replayed_answer_tells_what_it_changes_once(
         await asyncio.gather(*(each.engine.renew_due(each.tenants) for each in successors))
         kinds = connection.execute("SELECT kind FROM outbox ORDER BY at").fetchall()
     assert [kind for (kind,) in kinds] == ["grant.reauthorization_required", "grant.healed"]
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+async def test_a_loss_that_a_late_answer_puts_in_doubt_is_told_once_and_healed_only_if_it_is(
+    monkeypatch: pytest.MonkeyPatch, renewals: Renewals, database_url: Secret, *, revoked: bool
+) -> None:
+    """Neither a second death, nor silence where the late pair lives: the doubt between is nobody's news."""
+    monkeypatch.setattr(storing, "STORE_PATIENCE", 0.3)
+    [user] = renewals.connect("c")
+    worker = await renewals.synced()
+    renewals.make_due()
+    renewals.tenant.fail_next("/idp/c", 1, "hang")
+    renewing = asyncio.create_task(worker.engine.renew_due(worker.tenants))
+    await until(lambda: len(renewals.tenant.ledger(user, "c")) > 1)
+    with postgres_away(database_url):
+        renewals.tenant.release()
+        assert await renewing == {Outcome.SPOOLED: 1}
+    if revoked:
+        renewals.tenant.revoke(user, "c")
+    with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
+        connection.execute(
+            "UPDATE grants SET state = 'reauthorization_required', reason = 'lost_in_rotation', due_at = NULL,"
+            " claim_owner = NULL, claim_began = NULL, claim_until = NULL"
+        )
+        successor = await renewals.worker()
+        for _ in range(2):
+            await successor.engine.renew_due(successor.tenants)
+        kinds = connection.execute("SELECT kind FROM outbox ORDER BY at").fetchall()
+    after = [] if revoked else ["grant.healed"]
+    assert [kind for (kind,) in kinds] == ["grant.lost_in_rotation", *after]
+
+
+async def test_a_dead_grant_whose_forced_call_is_killed_stays_as_dead_as_it_was(
+    renewals: Renewals, sql: Sql
+) -> None:
+    """No doubt, no second death, and no loss in rotation of what the provider had refused before."""
+    [user] = renewals.connect("c")
+    worker = await renewals.synced()
+    renewals.tenant.revoke(user, "c")
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    now = await worker.vault.now()
+    claim = await claims.claim_one(
+        worker.vault, renewals.row(user)["id"], owner=uuid4(), now=now, until=now, force=True
+    )
+    assert claim is not None  # and its owner is killed
+    sql("UPDATE grants SET forced_at = forced_at - interval '2 days'")
+    await worker.on_demand.refresh(tenants=worker.tenants, user_id=user, connection="c", force=True)
+    sql("UPDATE grants SET expires_at = now()")
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    row = renewals.row(user)
+    assert (row["state"], row["reason"]) == ("reauthorization_required", "invalid_grant")
+    assert told(sql) == ["grant.reauthorization_required"]
 
 
 async def test_what_is_rolled_back_is_not_told(renewals: Renewals, sql: Sql) -> None:
@@ -228,6 +305,16 @@ async def test_what_ended_before_it_came_is_no_news(unrenewable: str, vault: Vau
     assert await look(vault, timedelta(minutes=40)) == 0
     sql("UPDATE connections SET problem = NULL")
     assert await look(vault, timedelta(minutes=40)) == 1
+
+
+@pytest.mark.parametrize("problem", ["not_shown", "unsupported_strategy"])
+async def test_what_ends_is_told_where_no_event_tells_of_its_connection(
+    unrenewable: str, vault: Vault, sql: Sql, problem: str
+) -> None:
+    """A problem that is no event of the connection's keeps no grant from being told of."""
+    sql("UPDATE connections SET problem = %s", problem)
+    assert await look(vault, timedelta(minutes=40)) == 1
+    assert told(sql) == ["grant.expiring"]
 
 
 async def test_looking_costs_what_ends(unrenewable: str, vault: Vault, sql: Sql) -> None:

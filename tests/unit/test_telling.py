@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import socket
@@ -109,6 +110,9 @@ def test_every_event_says_what_to_do(kind: EventKind, user_id: str | None) -> No
         ({"url": "http://example.com/"}, "https"),
         ({"url": "ftp://localhost/"}, "https"),
         ({"url": "nowhere"}, "https"),
+        ({"url": "https://user:canary@example.com/"}, "user"),
+        ({"url": "https://example.com:99999/"}, "host"),
+        ({"url": "https://example..com/"}, "host"),
         ({"secret": "whsec_canary"}, "whsec_"),
         ({"secret": base64.b64encode(KEY).decode()}, "whsec_"),
         ({"secret": []}, "empty"),
@@ -168,3 +172,27 @@ async def test_a_receiver_that_is_not_there_is_unreachable() -> None:
         async with http_client() as http:
             result = await post(http, f"http://127.0.0.1:{sock.getsockname()[1]}/", b"{}", {})
     assert (result.status, result.error, result.is_away) == (None, "unreachable", True)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://a..b/hook", f"https://{'a' * 64}.test/", "https://xn--a.test/", "https://u:p@127.0.0.1:9/"],
+)
+async def test_a_url_that_nothing_can_be_sent_to_is_a_failure_and_no_exception(url: str) -> None:
+    """A delivery is counted as tried then, and given up in time."""
+    async with http_client() as http:
+        result = await post(http, url, b"{}", {})
+    assert (result.status, result.error) == (None, "bad_url")
+
+
+async def test_a_receiver_whose_tls_is_broken_is_not_told_as_unreachable() -> None:
+    """Its operator looks for a certificate then, and not for a network."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, http_client() as http:
+        port = server.sockets[0].getsockname()[1]
+        result = await post(http, f"https://127.0.0.1:{port}/", b"{}", {})
+    assert (result.status, result.error, result.is_away) == (None, "tls_failed", True)

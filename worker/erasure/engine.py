@@ -143,6 +143,9 @@ class Erasure:
         await wanted.asked(self._vault, self._tenant, [user_id])
         held = await listing.keys(self._vault, self._tenant, user_id)
         await self._erase([(grant_id, key) for grant_id, key in held], "forgotten", swept)
+        if not swept.waiting:  # of grants that were moved or unlinked before, too
+            async with self._vault.engine.begin() as transaction:
+                await outbox.forget_user(transaction, self._tenant, user_id)
         log.info("erasure.forgotten", tenant=self._tenant, erased=swept.erased)
         return swept
 
@@ -201,14 +204,19 @@ class Erasure:
             each for each in suspects if each.key.user_id not in users or _is_partial(users[each.key.user_id])
         ]
         swept.waiting += len(set(unreadable) - set(present))
-        for each in suspects:
-            if each in present or each in unreadable:
-                continue
-            if await self._may_be_elsewhere(each, known, report, swept):
-                swept.waiting += 1
-                continue
-            reason = "deleted" if users[each.key.user_id] is None else "unlinked"
-            await self._erase([(each.id, each.key)], reason, swept)
+        kept = set(present) | set(unreadable)
+        for user_id in asked:
+            gone = []
+            for each in suspects:
+                if each.key.user_id != user_id or each in kept:
+                    continue
+                if await self._may_be_elsewhere(each, known, report, swept):
+                    swept.waiting += 1
+                else:
+                    gone.append((each.id, each.key))
+            # What is another's moves first, so that the last one erased is known to be the user's last.
+            if gone:
+                await self._erase(gone, "deleted" if users.get(user_id) is None else "unlinked", swept)
 
     async def _may_be_elsewhere(
         self, suspect: Missing, known: Mapping[tuple[str, str], Connection], report: Report, swept: Swept

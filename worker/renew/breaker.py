@@ -54,9 +54,8 @@ class Breaker:
             await circuits.close_circuit(
                 self._vault, tenant=connection.tenant, name=connection.name, now=clock()
             )
-        elif connection.away or lane.away:
-            lane.away = False
-            await circuits.count_back(self._vault, tenant=connection.tenant, name=connection.name)
+        else:
+            await self._count_back(lane)
 
     async def away(self, lane: Lane, claim: Claim, refused: Refused, now: datetime) -> None:
         """A call without an answer of the provider's own; the circuit opens after several in a row."""
@@ -66,10 +65,17 @@ class Breaker:
 
     async def refused(self, lane: Lane, claim: Claim, refused: Refused, now: datetime) -> bool:
         """A refusal of the client, perhaps; returns whether it is, and the circuit has opened."""
+        await self._count_back(lane)  # an answer of its own, whomever it blames
         if not await self._is_the_connections(lane, claim, refused):
             return False
         await self._break(lane, claim, refused, now, blame="operator")
         return True
+
+    async def _count_back(self, lane: Lane) -> None:
+        connection = lane.connection
+        if connection.away or lane.away:
+            lane.away = False
+            await circuits.count_back(self._vault, tenant=connection.tenant, name=connection.name)
 
     async def _is_the_connections(self, lane: Lane, claim: Claim, refused: Refused) -> bool:
         """Whether a refusal is the connection's trouble: some words may also be provoked by one odd grant.

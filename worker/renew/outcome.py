@@ -133,7 +133,7 @@ def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decisio
     Returns:
         A release that puts the next use of the refresh token off, or None where it may be used now.
     """
-    if claim.doubt_since is None or claim.state == "in_doubt":
+    if claim.doubt_since is None or claim.state != "active":  # the verdict on a dead one stands
         return None
     due_at = doubt_due_at(claim, provider, now=now, retry_at=now)
     if due_at <= now:

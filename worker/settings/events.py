@@ -8,7 +8,7 @@ import string
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -55,6 +55,13 @@ def _webhook_secrets(value: object) -> object:
     return tuple(map(Secret, parts))
 
 
+def _has_an_address(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0 and bool((parts.hostname or "").encode("idna"))
+    except ValueError:
+        return False
+
+
 class WebhookSettings(Section):
     """Where events are posted, and which.
 
@@ -75,6 +82,10 @@ class WebhookSettings(Section):
         loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
         if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
             raise ValueError("url has to be https; plain http goes to loopback only")
+        if parts.username is not None:
+            raise ValueError("url must hold no user or password: the signature says who sends")
+        if not _has_an_address(parts):
+            raise ValueError("url has no host and port that there could be")
         if not self.secret:
             raise ValueError("secret is empty")
         for secret in self.secret:

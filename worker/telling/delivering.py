@@ -64,6 +64,8 @@ class Deliverer:
         self._chance = chance
         # Of this process: the next tick does not wait behind a slow receiver that this one is still busy with.
         self._busy: set[str] = set()
+        # Until when receivers have asked to be left alone; each process has to be told.
+        self._quiet: dict[str, datetime] = {}
 
     async def deliver_due(self, tenants: Sequence[str], *, budget: float = BUDGET) -> Counter[str]:
         """Tell of tokens about to end, and deliver what is due.
@@ -101,6 +103,8 @@ class Deliverer:
             going_well = False
             while time.monotonic() < stop_at:
                 now = await self._time()
+                if now < self._quiet.get(name, now):
+                    return
                 claimed = await outbox.claim(
                     self._vault, name, now=now, until=now + CLAIM_TIME, limit=AT_A_TIME
                 )
@@ -136,6 +140,8 @@ class Deliverer:
         await outbox.refused(
             self._vault, delivery, status=result.status, error=result.error, next_at=next_at, final=final
         )
+        if result.is_away:
+            self._quiet[delivery.webhook] = now + _asked(result, now)
         counts["failed" if final else "refused"] += 1
         log.warning(
             "event.failed" if final else "event.refused", webhook=delivery.webhook,
@@ -155,9 +161,13 @@ class Deliverer:
         return now - delivery.queued_at >= timedelta(seconds=self._events.give_up)
 
     def _again(self, delivery: Delivery, result: Result, now: datetime) -> datetime:
-        asked = retry_after(result.headers, now) or 0
-        wait = min(asked, RETRY_AFTER_CAP.total_seconds())
+        wait = _asked(result, now).total_seconds()
         return due.after_failure(delivery.attempts + 1, now, self._chance(), wait)
+
+
+def _asked(result: Result, now: datetime) -> timedelta:
+    """How long a receiver asks to be left alone."""
+    return min(timedelta(seconds=retry_after(result.headers, now) or 0), RETRY_AFTER_CAP)
 
 
 def wanted(webhooks: Mapping[str, WebhookSettings]) -> list[Wanted]:

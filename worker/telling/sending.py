@@ -74,10 +74,10 @@ async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[
             return Result(answer.status_code, None, answer.headers)
     except TimeoutError:
         return Result(None, "timeout")
-    except httpx.InvalidURL:
-        return Result(None, "bad_url")
     except (httpx.HTTPError, aiohttp.ClientError) as error:
         return Result(None, _in_a_word(error))
+    except (httpx.InvalidURL, ValueError):  # a host that has no name in DNS is found out by a UnicodeError
+        return Result(None, "bad_url")
 
 
 def _in_a_word(error: Exception) -> str:
@@ -85,6 +85,8 @@ def _in_a_word(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
     if isinstance(cause, TimeoutError | httpx.TimeoutException):
         return "timeout"
+    if isinstance(cause, aiohttp.ClientSSLError):
+        return "tls_failed"
     return (
         "unreachable"
         if isinstance(cause, aiohttp.ClientConnectorError | httpx.ConnectError)

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from worker.errors import CannotOpen
 from worker.tokens import GrantKey
+from worker.vault import outbox
 from worker.vault.database import Vault
 from worker.vault.keyring import KeyRing, Place
 from worker.vault.tables import GrantRow
@@ -58,6 +59,7 @@ async def _move(vault: Vault, grant_id: int, key: GrantKey, updated_at: datetime
                 ),
             }
             await connection.execute(update(GrantRow).where(GrantRow.id == grant_id).values(columns))
+            await outbox.move(connection, old, key.user_id)
     except CannotOpen as error:
         log.error("grant.unmovable", grant=grant_id, problem=str(error))  # noqa: TRY400  # the message says it all
         return False

@@ -13,10 +13,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, insert, text
+from sqlalchemy import delete, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.settings import EventKind
+from worker.tokens import GrantKey
 from worker.vault.database import Vault
 from worker.vault.tables import OutboxRow
 
@@ -94,11 +95,7 @@ async def tell(
         reason: a code, never personal data.
     """
     if kind is EventKind.FORGOTTEN:
-        await connection.execute(
-            delete(OutboxRow).where(
-                OutboxRow.tenant == tenant, OutboxRow.user_id == user_id, OutboxRow.kind != kind.value
-            )
-        )
+        await forget_user(connection, tenant, user_id)
     await connection.execute(
         insert(OutboxRow).values(
             kind=kind.value, tenant=tenant, connection=name, user_id=user_id, state=state, reason=reason, since=since
@@ -106,7 +103,33 @@ async def tell(
     )  # fmt: skip
 
 
-# One range of the index for each connection that can be renewed: elsewhere the connection's own event says it all.
+async def forget_user(connection: AsyncConnection, tenant: str, user_id: str | None) -> None:
+    """Delete what was told of a user, but not that the user is forgotten; in the caller's transaction."""
+    await connection.execute(
+        delete(OutboxRow).where(
+            OutboxRow.tenant == tenant,
+            OutboxRow.user_id == user_id,
+            OutboxRow.kind != EventKind.FORGOTTEN.value,
+        )
+    )
+
+
+async def move(connection: AsyncConnection, old: GrantKey, user_id: str) -> None:
+    """Let what was told of a grant name the user who has it now: who has to act, and who may be forgotten."""
+    await connection.execute(
+        update(OutboxRow)
+        .where(
+            OutboxRow.tenant == old.tenant,
+            OutboxRow.user_id == old.user_id,
+            OutboxRow.connection == old.connection,
+            OutboxRow.provider_user_id == old.provider_user_id,
+        )
+        .values(user_id=user_id)
+    )
+
+
+# One range of the index for each connection, but where the connection's own event says it all: of two problems there
+# is none.
 # A token that ended before its grant came to the vault is no news, and neither is one that ended long ago.
 _TELL_EXPIRING = text("""
 WITH ending AS (
@@ -117,7 +140,7 @@ WITH ending AS (
             AND expires_at <= CAST(:ahead AS timestamptz) AND expires_at > CAST(:since AS timestamptz) AND expires_at > created_at
         ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ) g
-    WHERE c.tenant = ANY(:tenants) AND c.problem IS NULL LIMIT :limit
+    WHERE c.tenant = ANY(:tenants) AND coalesce(c.problem IN ('not_shown', 'unsupported_strategy'), true) LIMIT :limit
 )
 UPDATE grants SET expiry_told_version = access_version FROM ending WHERE grants.id = ending.id RETURNING grants.id
 """)

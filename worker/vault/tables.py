@@ -173,6 +173,8 @@ class GrantRow(Base):
     last_renewed_at: Mapped[datetime | None]
     # The access token of which it was told that it ends with nothing to renew it.
     expiry_told_version: Mapped[int | None] = mapped_column(BigInteger)
+    # The trouble that was told last and is not healed; kept by the trigger that tells.
+    told: Mapped[str | None]
     # Noted coarsely, and only where a connection's grants are renewed on read.
     last_read_at: Mapped[datetime | None]
     # When a dead grant was last tried by force.
