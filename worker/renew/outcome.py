@@ -124,7 +124,11 @@ def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: d
     if claim.expires_at is None:
         return retry_at
     last_moment = LAST_MOMENT if claim.life is None else min(LAST_MOMENT, claim.life / 4)
-    return max(retry_at, claim.expires_at - last_moment)
+    # The refresh token may end first, of age or idleness: one that never arrived is of no use after that.
+    idle = claim.obtained_at + provider.idle_life if claim.obtained_at and provider.idle_life else None
+    ends = [end for end in (claim.refresh_expires_at, idle) if end is not None and end > now]
+    last = min([claim.expires_at, *ends])
+    return max(retry_at, last - last_moment)
 
 
 def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decision | None:
