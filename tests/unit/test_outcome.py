@@ -286,6 +286,24 @@ def test_what_has_waited_long_enough_is_sent(claim: Claim) -> None:
     assert wait_in_doubt(claim, ROTATES, now=NOW) is None
 
 
+def test_a_retry_that_comes_too_late_for_the_grace_serves_the_user_first() -> None:
+    """A retry planned within the grace that a worker comes to only afterwards waits for the token's last moment."""
+    claim = replace(CLAIM, state="in_doubt", doubt_since=NOW - timedelta(seconds=20), attempts=1)
+    assert wait_in_doubt(claim, FORGIVES, now=NOW) is None
+    late = wait_in_doubt(replace(claim, doubt_since=EARLIER), FORGIVES, now=NOW)
+    assert late is not None
+    assert claim.expires_at is not None
+    assert late.columns == {"due_at": claim.expires_at - LAST_MOMENT}
+    last = replace(claim, doubt_since=EARLIER, expires_at=NOW + LAST_MOMENT)
+    assert wait_in_doubt(last, FORGIVES, now=NOW) is None
+
+
+def test_a_pair_in_doubt_for_its_predecessor_is_tried_at_once() -> None:
+    """A token that was never presented itself is no reuse: whether it still lives is found out at once."""
+    claim = replace(CLAIM, state="in_doubt", doubt_since=EARLIER, attempts=0)
+    assert wait_in_doubt(claim, FORGIVES, now=NOW) is None
+
+
 # Unknown
 
 

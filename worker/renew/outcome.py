@@ -137,11 +137,16 @@ def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decisio
     Returns:
         A release that puts the next use of the refresh token off, or None where it may be used now.
     """
-    if claim.doubt_since is None or claim.state == "in_doubt":
+    if claim.doubt_since is None:
         return None
     due_at = doubt_due_at(claim, provider, now=now, retry_at=now)
     if due_at <= now:
         return None
+    if claim.state == "in_doubt":
+        # It has waited as long as was wise; but a retry that was meant for the grace may come too late for it. Where
+        # nothing has failed yet, the token itself was never presented, and only a predecessor's reuse is feared.
+        meant_for_grace = provider.grace and claim.attempts
+        return Decision(Outcome.IN_DOUBT, False, {"due_at": due_at}) if meant_for_grace else None
     columns = {
         "state": "in_doubt", "reason": "no_answer", "reason_since": claim.doubt_since, "due_at": due_at,
         "last_error": "no_answer", "attempts": max(claim.attempts, 1),
