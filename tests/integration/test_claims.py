@@ -374,6 +374,24 @@ async def test_an_answer_stored_twice_changes_nothing(vault: Vault, sql: Sql) ->
     assert sql("SELECT * FROM grants") == before
 
 
+async def test_an_old_answer_from_a_spool_raises_no_dead_grant(vault: Vault, sql: Sql) -> None:
+    """Where the provider does not rotate, an answer replayed days late brings nothing, and tells of no healing."""
+    await planted(vault, sql, shown(1))
+    late = await claim_first(vault)
+    second = await claim_first(vault, LATER, AFTERWARDS)
+    assert await store(vault, second, access="newer", refresh=None)
+    sql("UPDATE grants SET due_at = %s", AFTERWARDS)
+    third = await claim_first(vault, AFTERWARDS, AFTERWARDS + HOUR)
+    assert await claims.release(
+        vault, third, due_at=None, state="reauthorization_required", reason="invalid_grant", settled=True
+    )
+    before = sql("SELECT * FROM grants")
+    told = sql("SELECT count(*) FROM outbox")
+    assert not await store(vault, late, refresh=None)
+    assert sql("SELECT * FROM grants") == before
+    assert sql("SELECT count(*) FROM outbox") == told
+
+
 # Logins during the call
 
 

@@ -149,6 +149,7 @@ WITH stored AS (
         FROM grants WHERE id = :id AND user_id = :user_id FOR UPDATE
     ) now_held
     WHERE id = held AND same_refresh AND state <> 'erased'
+        AND (same_access OR fresh_refresh OR claim_owner = :owner)  -- else it says nothing of the grant as it is now
     RETURNING id, was_awaited, same_access
 )
 SELECT same_access, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM stored
