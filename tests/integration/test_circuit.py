@@ -198,6 +198,26 @@ async def test_a_probe_that_succeeds_closes_the_circuit(renewals: Renewals) -> N
     )
 
 
+async def test_dead_grants_do_not_keep_a_mended_connection_blocked(renewals: Renewals) -> None:
+    """A probe that meets a dead grant says nothing against the client: the next one is made at the next tick."""
+    *dead, alive = renewals.connect("c", users=4)
+    worker = await renewals.synced()
+    wrong_secret(renewals, "c")
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    assert renewals.circuit("c")["circuit_code"] == "invalid_client"
+    renewals.tenant.set_client_secret("c", "c", "secret-of-c")
+    for user in dead:
+        renewals.tenant.revoke(user, "c")
+    renewals.end_pause("c")
+    renewals.sql("UPDATE grants SET due_at = now() - interval '1 hour' WHERE user_id <> %s", alive)
+    for _ in range(4):
+        await worker.engine.renew_due(worker.tenants)
+    assert renewals.circuit("c")["circuit_opened_at"] is None
+    assert renewals.holds_what_lives(worker.vault, alive, "c")
+    assert renewals.row(alive)["obtained_from"] == "renewal"
+
+
 async def test_a_probe_that_died_is_made_again(renewals: Renewals) -> None:
     """A worker that dies during the probe delays the next one, and does not prevent it."""
     renewals.connect("c", users=2)
