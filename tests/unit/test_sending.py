@@ -267,7 +267,14 @@ async def test_connecting_gives_up_well_before_the_whole_call() -> None:
         assert max(client.timeout.pool, client.timeout.connect) <= sending.CALL_TIMEOUT / 2
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1/token", "nonsense", "http:///token", "http://[::/token"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://127.0.0.1/token", "nonsense", "http:///token", "http://[::/token"),
+        *("https://login..example/token", "https://.example/token", "https://xn--.example/token"),
+        f"https://{'a' * 64}.example/token",
+    ],
+)
 async def test_what_is_no_address_is_not_sent(http: httpx.AsyncClient, url: str) -> None:
     """An address that cannot be used is a mistake in the settings, not a doubt."""
     result = await send(http, post(url))

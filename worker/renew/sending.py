@@ -176,6 +176,9 @@ async def _exchange(
         return NoAnswer(sent=False, code="too_late")
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError):
         return NoAnswer(sent=False, code="bad_token_url")
+    except UnicodeError as error:  # a host that is no name; what does not decode had been sent
+        decoding = isinstance(error, UnicodeDecodeError)
+        return NoAnswer(sent=decoding, code="connection_lost" if decoding else "bad_token_url")
     except (httpx.TransportError, httpx.DecodingError, aiohttp.ClientError) as error:
         return arriving.whole() or _no_answer(error)
 
