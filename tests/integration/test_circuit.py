@@ -59,6 +59,20 @@ async def test_a_wrong_secret_costs_a_handful_of_calls(renewals: Renewals) -> No
     assert sum(row["attempts"] for row in renewals.rows()) <= 3
 
 
+async def test_a_refused_client_is_known_by_its_status_alone(renewals: Renewals) -> None:
+    """A gateway that answers 401 in words of its own costs a handful of calls too, and not one for each user."""
+    renewals.connect("c", users=100)
+    worker = await renewals.synced()
+    renewals.tenant.fail_next("/idp/c", 1000, "401")
+    for _ in range(3):
+        renewals.make_due()
+        await worker.engine.renew_due(worker.tenants)
+    # The second one says that it is not the first one's own trouble.
+    assert len(renewals.token_calls("c")) == 2
+    assert renewals.circuit("c")["circuit_code"] == "http_401"
+    assert renewals.states() == {"active"}
+
+
 async def test_a_secret_corrected_at_auth0_heals_by_itself(renewals: Renewals) -> None:
     """When a sync shows another secret, the circuit closes and the grants are renewed, without any other hand."""
     renewals.connect("c", users=40)
