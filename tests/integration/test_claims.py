@@ -392,6 +392,18 @@ async def test_an_old_answer_from_a_spool_raises_no_dead_grant(vault: Vault, sql
     assert sql("SELECT count(*) FROM outbox") == told
 
 
+@pytest.mark.parametrize(("refresh", "ends"), [("rotated again", None), (None, NOW + HOUR)])
+async def test_a_new_refresh_token_does_not_inherit_the_end_of_the_old_one(
+    vault: Vault, sql: Sql, refresh: str | None, ends: datetime | None
+) -> None:
+    """When a refresh token ends is what was said of that very one."""
+    await planted(vault, sql, shown(1))
+    told = TokenPair(Secret("renewed"), Secret("rotated"), AFTERWARDS + HOUR, NOW + HOUR)
+    assert await claims.store_renewed(vault, await claim_first(vault), told, obtained_at=NOW, due_at=NOW)
+    assert await store(vault, await claim_first(vault), refresh=refresh)
+    assert sql("SELECT refresh_expires_at FROM grants") == [{"refresh_expires_at": ends}]
+
+
 # Logins during the call
 
 

@@ -119,7 +119,7 @@ WITH stored AS (
     UPDATE grants SET
         refresh_sealed = CASE WHEN NOT fresh_refresh THEN refresh_sealed ELSE :refresh_sealed END,
         refresh_version = refresh_version + CAST(fresh_refresh AS integer),
-        refresh_expires_at = CASE WHEN fresh_refresh OR same_refresh THEN coalesce(:refresh_expires_at, refresh_expires_at) ELSE refresh_expires_at END,
+        refresh_expires_at = coalesce(CAST(:refresh_expires_at AS timestamptz), CASE WHEN NOT fresh_refresh THEN refresh_expires_at END),
         access_sealed = CASE WHEN same_access THEN :access_sealed ELSE access_sealed END,
         access_version = access_version + CAST(same_access AS integer),
         expires_at = CASE WHEN same_access THEN :expires_at ELSE expires_at END,
