@@ -374,6 +374,24 @@ async def test_an_answer_stored_twice_changes_nothing(vault: Vault, sql: Sql) ->
     assert sql("SELECT * FROM grants") == before
 
 
+async def test_a_grant_healed_while_it_was_forced_is_looked_at_again(vault: Vault, sql: Sql) -> None:
+    """A forced try that comes to nothing leaves a dead grant alone for good, but not one that lives by now."""
+    await planted(vault, sql, shown(1))
+    late = await claim_first(vault)
+    second = await claim_first(vault, LATER, AFTERWARDS)
+    assert await claims.release(
+        vault, second, due_at=None, state="reauthorization_required", reason="invalid_grant", settled=True
+    )
+    now, until = AFTERWARDS, AFTERWARDS + HOUR
+    forced = await claims.claim_one(vault, late.id, owner=uuid4(), now=now, until=until, force=True)
+    assert forced is not None
+    assert await store(vault, late, refresh=None)  # the provider does not rotate
+    assert await claims.release(vault, forced, due_at=None, attempts=1, last_error="http_503")
+    [row] = sql("SELECT state, due_at, claim_owner FROM grants")
+    assert (row["state"], row["claim_owner"]) == ("active", None)
+    assert row["due_at"] is not None
+
+
 async def test_an_old_answer_from_a_spool_raises_no_dead_grant(vault: Vault, sql: Sql) -> None:
     """Where the provider does not rotate, an answer replayed days late brings nothing, and tells of no healing."""
     await planted(vault, sql, shown(1))
