@@ -19,7 +19,7 @@ from tests.renewing import Renewals, Sql, opened
 from worker.renew.engine import CLAIM_TIME
 from worker.renew.outcome import Outcome
 from worker.tokens import GrantKey, Secret, TokenPair
-from worker.vault import claims, grants
+from worker.vault import claims, database, grants
 from worker.vault.claims import Claim
 from worker.vault.database import Vault
 from worker.vault.grants import ShownGrant
@@ -200,6 +200,27 @@ async def test_a_row_under_a_lock_is_not_waited_for(vault: Vault, sql: Sql, data
         async with asyncio.timeout(5):
             assert [claim.key.user_id for claim in await claim_all(vault)] == ["c|2"]
     assert [claim.key.user_id for claim in await claim_all(vault)] == ["c|1"]
+
+
+async def test_rows_locked_by_a_process_that_stands_still_are_claimed_in_the_end(
+    vault: Vault, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction left open by a paused process, or a host without power, does not keep grants un-renewed for hours."""
+    await planted(vault, sql, shown(1))
+    monkeypatch.setattr(database, "GIVEN_UP", {"idle_in_transaction_session_timeout": "200ms"})
+    await vault.engine.dispose()
+    paused = await vault.engine.connect()
+    await paused.execute(text("SELECT 1 FROM grants FOR UPDATE"))
+
+    async def claimed() -> bool:
+        return bool(await claim_all(vault))
+
+    assert not await claimed()
+    async with asyncio.timeout(20):
+        while not await claimed():  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.05)
+    await paused.invalidate()
+    await paused.close()
 
 
 async def test_the_claim_is_committed_before_the_request_is_sent(renewals: Renewals) -> None:
