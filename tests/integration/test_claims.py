@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -514,6 +515,22 @@ async def test_a_verdict_on_an_exchanged_token_already_replaced_is_not_believed(
     [row] = sql("SELECT * FROM grants")
     assert (row["state"], row["claim_owner"]) == ("active", None)
     assert opened(vault, row) == ("access-1-1", None)
+
+
+async def test_a_verdict_on_an_exchanged_token_that_a_late_answer_replaced_is_not_believed(
+    vault: Vault, sql: Sql
+) -> None:
+    """Where the access token itself is exchanged, what is said of the old one is not held against the new one."""
+    await planted(vault, sql, replace(shown(1, refresh=None), exchangeable=True))
+    late = await claim_first(vault)
+    second = await claim_first(vault, LATER, AFTERWARDS)
+    assert await store(vault, late, refresh=None)
+    assert not await claims.release(
+        vault, second, due_at=None, state="reauthorization_required", reason="facebook_190", settled=True
+    )
+    [row] = sql("SELECT * FROM grants")
+    assert (row["state"], row["claim_owner"], row["due_at"]) == ("active", None, AFTERWARDS)
+    assert opened(vault, row) == ("renewed", None)
 
 
 # Rows that go

@@ -134,9 +134,9 @@ WITH stored AS (
         attempts = CASE WHEN same_refresh THEN 0 ELSE attempts END,
         last_error = CASE WHEN same_refresh THEN NULL ELSE last_error END,
         last_renewed_at = :obtained_at,
-        claim_owner = CASE WHEN claim_owner = :owner OR fresh_refresh THEN NULL ELSE claim_owner END,
-        claim_began = CASE WHEN claim_owner = :owner OR fresh_refresh THEN NULL ELSE claim_began END,
-        claim_until = CASE WHEN claim_owner = :owner OR fresh_refresh THEN NULL ELSE claim_until END,
+        claim_owner = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_owner END,
+        claim_began = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_began END,
+        claim_until = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_until END,
         awaited = false
     FROM (
         SELECT id AS held, awaited AS was_awaited,
@@ -145,7 +145,10 @@ WITH stored AS (
                 AS presented_since,
             refresh_version = :refresh_version AS same_refresh,
             refresh_version = :refresh_version AND CAST(:refresh_sealed AS bytea) IS NOT NULL AS fresh_refresh,
-            refresh_version = :refresh_version AND access_version = :access_version AS same_access
+            refresh_version = :refresh_version AND access_version = :access_version AS same_access,
+            -- The token that was sent: without a refresh token it is the access token.
+            refresh_version = :refresh_version AND (CAST(:refresh_sealed AS bytea) IS NOT NULL
+                OR refresh_sealed IS NULL AND access_version = :access_version) AS is_replaced
         FROM grants WHERE id = :id AND user_id = :user_id FOR UPDATE
     ) now_held
     WHERE id = held AND same_refresh AND state <> 'erased'
