@@ -59,6 +59,20 @@ async def test_a_wrong_secret_costs_a_handful_of_calls(renewals: Renewals) -> No
     assert sum(row["attempts"] for row in renewals.rows()) <= 3
 
 
+async def test_a_refused_client_is_known_by_its_status_alone(renewals: Renewals) -> None:
+    """A gateway that answers 401 in words of its own costs a handful of calls too, and not one for each user."""
+    renewals.connect("c", users=100)
+    worker = await renewals.synced()
+    renewals.tenant.fail_next("/idp/c", 1000, "401")
+    for _ in range(3):
+        renewals.make_due()
+        await worker.engine.renew_due(worker.tenants)
+    # The second one says that it is not the first one's own trouble.
+    assert len(renewals.token_calls("c")) == 2
+    assert renewals.circuit("c")["circuit_code"] == "http_401"
+    assert renewals.states() == {"active"}
+
+
 async def test_a_secret_corrected_at_auth0_heals_by_itself(renewals: Renewals) -> None:
     """When a sync shows another secret, the circuit closes and the grants are renewed, without any other hand."""
     renewals.connect("c", users=40)
@@ -196,6 +210,26 @@ async def test_a_probe_that_succeeds_closes_the_circuit(renewals: Renewals) -> N
         None,
         0,
     )
+
+
+async def test_dead_grants_do_not_keep_a_mended_connection_blocked(renewals: Renewals) -> None:
+    """A probe that meets a dead grant says nothing against the client: the next one is made at the next tick."""
+    *dead, alive = renewals.connect("c", users=4)
+    worker = await renewals.synced()
+    wrong_secret(renewals, "c")
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    assert renewals.circuit("c")["circuit_code"] == "invalid_client"
+    renewals.tenant.set_client_secret("c", "c", "secret-of-c")
+    for user in dead:
+        renewals.tenant.revoke(user, "c")
+    renewals.end_pause("c")
+    renewals.sql("UPDATE grants SET due_at = now() - interval '1 hour' WHERE user_id <> %s", alive)
+    for _ in range(4):
+        await worker.engine.renew_due(worker.tenants)
+    assert renewals.circuit("c")["circuit_opened_at"] is None
+    assert renewals.holds_what_lives(worker.vault, alive, "c")
+    assert renewals.row(alive)["obtained_from"] == "renewal"
 
 
 async def test_a_probe_that_died_is_made_again(renewals: Renewals) -> None:

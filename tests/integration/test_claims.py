@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,7 +20,7 @@ from tests.renewing import Renewals, Sql, opened
 from worker.renew.engine import CLAIM_TIME
 from worker.renew.outcome import Outcome
 from worker.tokens import GrantKey, Secret, TokenPair
-from worker.vault import claims, grants
+from worker.vault import claims, database, grants
 from worker.vault.claims import Claim
 from worker.vault.database import Vault
 from worker.vault.grants import ShownGrant
@@ -202,6 +203,27 @@ async def test_a_row_under_a_lock_is_not_waited_for(vault: Vault, sql: Sql, data
     assert [claim.key.user_id for claim in await claim_all(vault)] == ["c|1"]
 
 
+async def test_rows_locked_by_a_process_that_stands_still_are_claimed_in_the_end(
+    vault: Vault, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction left open by a paused process, or a host without power, does not keep grants un-renewed for hours."""
+    await planted(vault, sql, shown(1))
+    monkeypatch.setattr(database, "GIVEN_UP", {"idle_in_transaction_session_timeout": "200ms"})
+    await vault.engine.dispose()
+    paused = await vault.engine.connect()
+    await paused.execute(text("SELECT 1 FROM grants FOR UPDATE"))
+
+    async def claimed() -> bool:
+        return bool(await claim_all(vault))
+
+    assert not await claimed()
+    async with asyncio.timeout(20):
+        while not await claimed():  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.05)
+    await paused.invalidate()
+    await paused.close()
+
+
 async def test_the_claim_is_committed_before_the_request_is_sent(renewals: Renewals) -> None:
     """While a request is under way, anybody can see in Postgres whose it is and since when."""
     [user] = renewals.connect("strict")
@@ -374,6 +396,54 @@ async def test_an_answer_stored_twice_changes_nothing(vault: Vault, sql: Sql) ->
     assert sql("SELECT * FROM grants") == before
 
 
+async def test_a_grant_healed_while_it_was_forced_is_looked_at_again(vault: Vault, sql: Sql) -> None:
+    """A forced try that comes to nothing leaves a dead grant alone for good, but not one that lives by now."""
+    await planted(vault, sql, shown(1))
+    late = await claim_first(vault)
+    second = await claim_first(vault, LATER, AFTERWARDS)
+    assert await claims.release(
+        vault, second, due_at=None, state="reauthorization_required", reason="invalid_grant", settled=True
+    )
+    now, until = AFTERWARDS, AFTERWARDS + HOUR
+    forced = await claims.claim_one(vault, late.id, owner=uuid4(), now=now, until=until, force=True)
+    assert forced is not None
+    assert await store(vault, late, refresh=None)  # the provider does not rotate
+    assert await claims.release(vault, forced, due_at=None, attempts=1, last_error="http_503")
+    [row] = sql("SELECT state, due_at, claim_owner FROM grants")
+    assert (row["state"], row["claim_owner"]) == ("active", None)
+    assert row["due_at"] is not None
+
+
+async def test_an_old_answer_from_a_spool_raises_no_dead_grant(vault: Vault, sql: Sql) -> None:
+    """Where the provider does not rotate, an answer replayed days late brings nothing, and tells of no healing."""
+    await planted(vault, sql, shown(1))
+    late = await claim_first(vault)
+    second = await claim_first(vault, LATER, AFTERWARDS)
+    assert await store(vault, second, access="newer", refresh=None)
+    sql("UPDATE grants SET due_at = %s", AFTERWARDS)
+    third = await claim_first(vault, AFTERWARDS, AFTERWARDS + HOUR)
+    assert await claims.release(
+        vault, third, due_at=None, state="reauthorization_required", reason="invalid_grant", settled=True
+    )
+    before = sql("SELECT * FROM grants")
+    told = sql("SELECT count(*) FROM outbox")
+    assert not await store(vault, late, refresh=None)
+    assert sql("SELECT * FROM grants") == before
+    assert sql("SELECT count(*) FROM outbox") == told
+
+
+@pytest.mark.parametrize(("refresh", "ends"), [("rotated again", None), (None, NOW + HOUR)])
+async def test_a_new_refresh_token_does_not_inherit_the_end_of_the_old_one(
+    vault: Vault, sql: Sql, refresh: str | None, ends: datetime | None
+) -> None:
+    """When a refresh token ends is what was said of that very one."""
+    await planted(vault, sql, shown(1))
+    told = TokenPair(Secret("renewed"), Secret("rotated"), AFTERWARDS + HOUR, NOW + HOUR)
+    assert await claims.store_renewed(vault, await claim_first(vault), told, obtained_at=NOW, due_at=NOW)
+    assert await store(vault, await claim_first(vault), refresh=refresh)
+    assert sql("SELECT refresh_expires_at FROM grants") == [{"refresh_expires_at": ends}]
+
+
 # Logins during the call
 
 
@@ -445,6 +515,22 @@ async def test_a_verdict_on_an_exchanged_token_already_replaced_is_not_believed(
     [row] = sql("SELECT * FROM grants")
     assert (row["state"], row["claim_owner"]) == ("active", None)
     assert opened(vault, row) == ("access-1-1", None)
+
+
+async def test_a_verdict_on_an_exchanged_token_that_a_late_answer_replaced_is_not_believed(
+    vault: Vault, sql: Sql
+) -> None:
+    """Where the access token itself is exchanged, what is said of the old one is not held against the new one."""
+    await planted(vault, sql, replace(shown(1, refresh=None), exchangeable=True))
+    late = await claim_first(vault)
+    second = await claim_first(vault, LATER, AFTERWARDS)
+    assert await store(vault, late, refresh=None)
+    assert not await claims.release(
+        vault, second, due_at=None, state="reauthorization_required", reason="facebook_190", settled=True
+    )
+    [row] = sql("SELECT * FROM grants")
+    assert (row["state"], row["claim_owner"], row["due_at"]) == ("active", None, AFTERWARDS)
+    assert opened(vault, row) == ("renewed", None)
 
 
 # Rows that go

@@ -123,6 +123,35 @@ async def test_an_answer_whose_commit_hangs_is_on_disk_meanwhile(
     await assert_next_renewal_succeeds(one_due, tenant, database_url)
 
 
+async def test_an_answer_whose_commit_is_cancelled_is_on_disk(
+    monkeypatch: pytest.MonkeyPatch,
+    one_due: Runtime,
+    tenant: Emulation,
+    open_worker: Open,
+    database_url: Secret,
+) -> None:
+    """A process that is told to end twice cancels what it has under way: the answer waits for the next one."""
+    monkeypatch.setattr(storing, "SLOW", 60)
+    renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
+    await carried_out(tenant)
+    with (
+        psycopg.connect(database_url.reveal(), autocommit=True) as looking,
+        psycopg.connect(database_url.reveal()) as blocker,
+    ):
+        blocker.execute("SELECT 1 FROM grants FOR UPDATE")
+        tenant.release()
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%WITH stored%'"
+        await until(lambda: bool(looking.execute(waits).fetchall()))
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+    assert len(files(one_due)) == 1
+    successor = await open_worker()
+    await successor.engine.renew_due(successor.tenants)
+    assert files(successor) == []
+    await assert_next_renewal_succeeds(successor, tenant, database_url)
+
+
 async def test_no_request_is_sent_while_the_spool_cannot_be_written(
     one_due: Runtime, tenant: Emulation
 ) -> None:

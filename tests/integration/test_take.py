@@ -422,6 +422,21 @@ async def test_a_grant_in_use_moves_when_its_call_has_ended(vault: Vault, sql: S
     assert opened(vault, sql, LINKED) == ("access-2", "refresh-2")
 
 
+async def test_a_dead_grant_moves_though_whoever_forced_it_died(vault: Vault, sql: Sql) -> None:
+    """A claim that has run out, and that nobody takes over as the grant is dead, keeps no new login from the vault."""
+    await take(vault, [shown()], now=NOW)
+    sql(
+        "UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', reason_since = %s, due_at = NULL,"
+        " claim_owner = gen_random_uuid(), claim_began = %s, claim_until = %s",
+        NOW, NOW, NOW + MINUTE,
+    )  # fmt: skip
+    linked = shown(LINKED, access="access-2", refresh="refresh-2", at=NOW + 2 * MINUTE)
+    await take(vault, [linked], now=NOW + 2 * MINUTE)
+    assert opened(vault, sql, LINKED) == ("access-2", "refresh-2")
+    row = row_of(sql, LINKED)
+    assert (row["state"], row["claim_owner"]) == ("active", None)
+
+
 async def test_an_answer_that_was_put_aside_follows_its_grant(vault: Vault, sql: Sql) -> None:
     """An answer stored after its grant has moved is sealed for the user it belongs to now."""
     await take(vault, [shown()], now=NOW)

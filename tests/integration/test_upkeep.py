@@ -161,6 +161,24 @@ async def test_the_shortest_life_seen_stands_in_for_one_that_is_missing(renewals
     assert row["expires_at"] - row["obtained_at"] == seen["seen_life"]
 
 
+@pytest.mark.parametrize("rotates", [False, True])
+async def test_the_rest_of_one_grants_life_is_no_rule_for_the_others(
+    renewals: Renewals, rotates: bool
+) -> None:
+    """A refresh token that ends for good, as LinkedIn's after a year, does not have its neighbours renewed all the time."""
+    first, second = renewals.connect("c", "google", "google-oauth2", users=2, rotates=rotates)
+    worker = await renewals.synced()
+    renewals.sql("UPDATE grants SET refresh_expires_at = now() + interval '300 s' WHERE user_id = %s", first)
+    for user, told in ((first, {"refresh_token_expires_in": 300}), (second, {})):
+        renewals.sql("UPDATE grants SET due_at = now() + interval '1 day'")
+        renewals.make_due(user)
+        answers(renewals, told)
+        assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 1}
+    row = renewals.row(second)
+    assert row["due_at"] - row["obtained_at"] > timedelta(minutes=40)
+    assert learned(renewals)["seen_refresh_life"] is None
+
+
 async def test_another_provider_forgets_what_one_has_shown(renewals: Renewals, environment: Path) -> None:
     """What answers have taught of one provider is not held against the next one on the connection."""
     renewals.connect("c")

@@ -222,6 +222,27 @@ def test_without_grace_the_user_is_served_first(provider: Provider, doubt_since:
     assert decided(spent, claim, provider).columns["due_at"] == claim.expires_at - LAST_MOMENT
 
 
+@pytest.mark.parametrize("ending", ["told", "idle"])
+def test_a_refresh_token_that_ends_first_is_tried_before_it_does(ending: str) -> None:
+    """A doubt does not wait for the access token's last moment where the refresh token would be dead by then."""
+    obtained_at, ends = NOW - timedelta(minutes=5), NOW + timedelta(minutes=25)
+    claim = replace(CLAIM, obtained_at=obtained_at, expires_at=NOW + timedelta(minutes=55))
+    provider = ROTATES
+    if ending == "told":
+        claim = replace(claim, refresh_expires_at=ends)
+    else:
+        provider = replace(ROTATES, idle_life=ends - obtained_at)
+    decision = decided(Refused(Blame.IN_DOUBT, "timeout", spent=True), claim, provider)
+    assert decision.columns["due_at"] == ends - LAST_MOMENT
+    waiting = wait_in_doubt(replace(claim, doubt_since=EARLIER), provider, now=NOW)
+    assert waiting is not None
+    assert waiting.columns["due_at"] == ends - LAST_MOMENT
+    over = replace(claim, refresh_expires_at=NOW - timedelta(seconds=1), doubt_since=EARLIER)
+    waiting = wait_in_doubt(over, ROTATES, now=NOW)
+    assert waiting is not None
+    assert waiting.columns["due_at"] == NOW + timedelta(minutes=55) - LAST_MOMENT
+
+
 @pytest.mark.parametrize("ends", [None, NOW - timedelta(hours=1), NOW + timedelta(seconds=30)])
 def test_without_a_token_to_serve_the_retry_is_soon(ends: datetime | None) -> None:
     """Where no token is being served any more, or nobody knows until when, waiting wins nothing."""
@@ -263,6 +284,24 @@ def test_a_dead_workers_attempt_is_in_doubt_like_any_other(provider: Provider, w
 def test_what_has_waited_long_enough_is_sent(claim: Claim) -> None:
     """A doubt is waited for once, and only while there is a token to serve."""
     assert wait_in_doubt(claim, ROTATES, now=NOW) is None
+
+
+def test_a_retry_that_comes_too_late_for_the_grace_serves_the_user_first() -> None:
+    """A retry planned within the grace that a worker comes to only afterwards waits for the token's last moment."""
+    claim = replace(CLAIM, state="in_doubt", doubt_since=NOW - timedelta(seconds=20), attempts=1)
+    assert wait_in_doubt(claim, FORGIVES, now=NOW) is None
+    late = wait_in_doubt(replace(claim, doubt_since=EARLIER), FORGIVES, now=NOW)
+    assert late is not None
+    assert claim.expires_at is not None
+    assert late.columns == {"due_at": claim.expires_at - LAST_MOMENT}
+    last = replace(claim, doubt_since=EARLIER, expires_at=NOW + LAST_MOMENT)
+    assert wait_in_doubt(last, FORGIVES, now=NOW) is None
+
+
+def test_a_pair_in_doubt_for_its_predecessor_is_tried_at_once() -> None:
+    """A token that was never presented itself is no reuse: whether it still lives is found out at once."""
+    claim = replace(CLAIM, state="in_doubt", doubt_since=EARLIER, attempts=0)
+    assert wait_in_doubt(claim, FORGIVES, now=NOW) is None
 
 
 # Unknown

@@ -232,7 +232,7 @@ class Erasure:
             return True
         found = await self._keeping.by_id([user.user_id for user in holders], known, report)
         users = [user for user in found.values() if user is not None]
-        await move(self._vault, list(_moves(suspect, users)))
+        await move(self._vault, list(_moves(suspect, users)), now=await self._vault.now())
         await self._keeping.note_without_tokens(users)
         return bool(holders)
 

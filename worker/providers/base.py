@@ -190,6 +190,9 @@ class Provider:
         if known:
             code, blame = known
             return Refused(blame, code, wait, spent=blame is Blame.IN_DOUBT and self.rotates)
+        if status == 401:
+            # RFC 6749 §5.2 has it for a refused client alone; a gateway says so in words of its own.
+            return Refused(Blame.OPERATOR, "http_401", wait)
         if succeeded and not any(fields.get(name) for name in self.error_names):
             code = "no_access_token" if fields else "unreadable_answer" if body.strip() else "empty_answer"
             return Refused(Blame.IN_DOUBT, code, wait, spent=self.rotates)

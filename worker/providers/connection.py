@@ -159,11 +159,11 @@ def _token_url(
 def _checked(url: str, what: str, *, allow_http: bool) -> str:
     parts = _split(url)
     plain = not any(character.isspace() or not character.isprintable() for character in url)
-    if parts.scheme not in ("https", "http") or not parts.hostname or parts.fragment or not plain:
+    if parts.scheme not in ("https", "http") or not _is_host(parts.hostname) or parts.fragment or not plain:
         raise _Unfit("bad_option", f"the {what} is not a URL: correct it")
     if parts.username is not None or parts.password is not None:
         raise _Unfit("bad_option", f"the {what} holds a user name or password: take it out")
-    if parts.scheme == "http" and not (allow_http and _is_loopback(parts.hostname)):
+    if parts.scheme == "http" and not (allow_http and _is_loopback(parts.hostname or "")):
         raise _Unfit(
             "insecure_token_url", f"the {what} is not https, so tokens would be sent readable: correct it"
         )
@@ -177,6 +177,14 @@ def _split(url: str) -> SplitResult:
         if parts.port != 0:  # reading the port is what checks it
             return parts
     return SplitResult("", "", "", "", "")
+
+
+def _is_host(name: str | None) -> bool:
+    """Whether a host name can be asked for at all: an empty or overlong label cannot."""
+    try:
+        return bool(name and name.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

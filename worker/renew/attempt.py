@@ -150,7 +150,7 @@ class Attempts:
             await self._breaker.away(lane, claim, refused, now)
         elif not decision.opens_circuit:
             lane.grow()
-            await self._breaker.answered(lane, clock)
+            await self._breaker.answered(lane, refused, clock)
             if outcome is Outcome.LOST:
                 await learning.from_loss(self._vault, claim, provider)
         elif not await self._breaker.refused(lane, claim, refused, now):

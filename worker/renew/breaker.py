@@ -8,7 +8,7 @@ from typing import Literal
 
 import structlog
 
-from worker.providers import CLIENT_REFUSED, Refused
+from worker.providers import CLIENT_REFUSED, Blame, Refused
 from worker.renew.lanes import Lane
 from worker.renew.outcome import UNKNOWN_TRIES
 from worker.vault import circuits
@@ -47,15 +47,20 @@ class Breaker:
         if connection.circuit_opened_at is not None:
             log.info("connection.mended", connection=connection.name)
 
-    async def answered(self, lane: Lane, clock: Callable[[], datetime]) -> None:
+    async def answered(self, lane: Lane, refused: Refused, clock: Callable[[], datetime]) -> None:
         """A verdict on one grant: the provider answers for itself, and takes the client."""
         connection = lane.connection
         if connection.circuit_blame == "nobody":
             await circuits.close_circuit(
                 self._vault, tenant=connection.tenant, name=connection.name, now=clock()
             )
-        else:
-            await self._count_back(lane)
+            return
+        if connection.circuit_blame == "operator" and refused.blame is Blame.USER:
+            # Some may look at the token before the client: not proof enough to let all in, so the next one is asked.
+            await circuits.probe_again(
+                self._vault, tenant=connection.tenant, name=connection.name, now=clock()
+            )
+        await self._count_back(lane)
 
     async def away(self, lane: Lane, claim: Claim, refused: Refused, now: datetime) -> None:
         """A call without an answer of the provider's own; the circuit opens after several in a row."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -17,14 +17,19 @@ from worker.vault.database import Vault
 
 log = structlog.get_logger(__name__)
 
+# An end that an answer puts off by less is the end of before, as providers count in whole seconds.
+PUT_OFF = timedelta(seconds=10)
+
 
 async def from_pair(vault: Vault, lane: Lane, claim: Claim, pair: TokenPair, sent_at: datetime) -> None:
     """Keep what the answer has shown of its provider, where that is new."""
     stored, provider = lane.connection.stored, lane.connection.provider
-    life, refresh_life = (end and end - sent_at for end in (pair.expires_at, pair.refresh_expires_at))
+    life = pair.expires_at and pair.expires_at - sent_at
+    is_new = pair.refresh is not None and pair.refresh != claims.open_refresh(vault, claim)
+    refresh_life = _refresh_life(claim, pair, sent_at) if is_new else None
     news: dict[str, Any] = {}
-    if pair.refresh and provider and not (provider.rotates or provider.keeps_old_refresh):
-        news["rotating"] = pair.refresh != claims.open_refresh(vault, claim)
+    if provider and not (provider.rotates or provider.keeps_old_refresh):
+        news["rotating"] = is_new
     for name, seen, shown in (
         ("life", stored.seen_life, life), ("refresh_life", stored.seen_refresh_life, refresh_life)
     ):  # fmt: skip
@@ -36,6 +41,18 @@ async def from_pair(vault: Vault, lane: Lane, claim: Claim, pair: TokenPair, sen
             await connections.learn(vault, tenant=claim.key.tenant, name=claim.key.connection, **news)
         except (SQLAlchemyError, OSError) as error:  # the next answer shows it again
             log.warning("renew.unlearned", problem=type(error).__name__)
+
+
+def _refresh_life(claim: Claim, pair: TokenPair, sent_at: datetime) -> timedelta | None:
+    """How long a new refresh token lives; None for the rest of a grant's life, which no renewal makes longer.
+
+    LinkedIn and Google count that down from consent: taken for a rule, one user's last minutes would have all
+    others renewed each minute.
+    """
+    ends, before = pair.refresh_expires_at, claim.refresh_expires_at
+    if ends is None or (before is not None and ends < before + PUT_OFF):
+        return None
+    return ends - sent_at
 
 
 async def from_loss(vault: Vault, claim: Claim, provider: Provider) -> None:

@@ -124,7 +124,11 @@ def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: d
     if claim.expires_at is None:
         return retry_at
     last_moment = LAST_MOMENT if claim.life is None else min(LAST_MOMENT, claim.life / 4)
-    return max(retry_at, claim.expires_at - last_moment)
+    # The refresh token may end first, of age or idleness: one that never arrived is of no use after that.
+    idle = claim.obtained_at + provider.idle_life if claim.obtained_at and provider.idle_life else None
+    ends = [end for end in (claim.refresh_expires_at, idle) if end is not None and end > now]
+    last = min([claim.expires_at, *ends])
+    return max(retry_at, last - last_moment)
 
 
 def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decision | None:
@@ -133,11 +137,17 @@ def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decisio
     Returns:
         A release that puts the next use of the refresh token off, or None where it may be used now.
     """
-    if claim.doubt_since is None or claim.state != "active":  # the verdict on a dead one stands
+    # The verdict on a dead one stands.
+    if claim.doubt_since is None or claim.state not in ("active", "in_doubt"):
         return None
     due_at = doubt_due_at(claim, provider, now=now, retry_at=now)
     if due_at <= now:
         return None
+    if claim.state == "in_doubt":
+        # It has waited as long as was wise; but a retry that was meant for the grace may come too late for it. Where
+        # nothing has failed yet, the token itself was never presented, and only a predecessor's reuse is feared.
+        meant_for_grace = provider.grace and claim.attempts
+        return Decision(Outcome.IN_DOUBT, False, {"due_at": due_at}) if meant_for_grace else None
     columns = {
         "state": "in_doubt", "reason": "no_answer", "reason_since": claim.doubt_since, "due_at": due_at,
         "last_error": "no_answer", "attempts": max(claim.attempts, 1),

@@ -7,9 +7,10 @@ may have.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import SimpleNamespace
 
@@ -60,6 +61,28 @@ class NoAnswer:
 
     sent: bool
     code: str
+
+
+@dataclass(slots=True, repr=False)
+class _Arriving:
+    """What has come of an answer so far."""
+
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytearray = field(default_factory=bytearray)
+
+    def answer(self) -> Answer:
+        return Answer(self.status, self.headers, bytes(self.body))
+
+    def whole(self) -> Answer | None:
+        """The answer, where it is a JSON object that is closed: nothing can follow, so all of it is there.
+
+        A peer that breaks off or falls silent just then has still handed over the only copy of a rotated token.
+        """
+        try:
+            return self.answer() if isinstance(json.loads(self.body), dict) else None
+        except (ValueError, RecursionError):
+            return None
 
 
 class _TooLate(Exception):
@@ -124,34 +147,40 @@ async def send(
             connecting may wake when its claim is another's.
     """
     _IN_TIME.set(in_time)
-    exchange = asyncio.create_task(_exchange(http, request))
+    arriving = _Arriving()
+    exchange = asyncio.create_task(_exchange(http, request, arriving))
     try:
         for patience in (CALL_TIMEOUT, DRAIN):
             if (await asyncio.wait({exchange}, timeout=patience))[0]:
                 return exchange.result()
-        return NoAnswer(sent=True, code="timeout")
+        return arriving.whole() or NoAnswer(sent=True, code="timeout")
     finally:
         exchange.cancel()
         await asyncio.gather(exchange, return_exceptions=True)
 
 
-async def _exchange(http: httpx.AsyncClient, request: RefreshRequest) -> Answer | NoAnswer:
+async def _exchange(
+    http: httpx.AsyncClient, request: RefreshRequest, arriving: _Arriving
+) -> Answer | NoAnswer:
     try:
         async with http.stream(
             request.method, request.url, headers=dict(request.headers), content=request.body
         ) as response:
-            body = bytearray()
+            arriving.status, arriving.headers = response.status_code, response.headers
             async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_ANSWER:
+                arriving.body += chunk
+                if len(arriving.body) > MAX_ANSWER:
                     return NoAnswer(sent=True, code="answer_too_large")
-            return Answer(response.status_code, response.headers, bytes(body))
+            return arriving.answer()
     except _TooLate:
         return NoAnswer(sent=False, code="too_late")
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError):
         return NoAnswer(sent=False, code="bad_token_url")
+    except UnicodeError as error:  # a host that is no name; what does not decode had been sent
+        decoding = isinstance(error, UnicodeDecodeError)
+        return NoAnswer(sent=decoding, code="connection_lost" if decoding else "bad_token_url")
     except (httpx.TransportError, httpx.DecodingError, aiohttp.ClientError) as error:
-        return _no_answer(error)
+        return arriving.whole() or _no_answer(error)
 
 
 def _no_answer(error: Exception) -> NoAnswer:

@@ -168,6 +168,9 @@ class Storing:
                     stored = await claims.store_renewed(
                         self._vault, claim, pair, obtained_at=sent_at, due_at=due_at
                     )
+            except asyncio.CancelledError:
+                keep("cancelled")  # this process ends, and nobody will hear whether Postgres took it
+                raise
             except (SQLAlchemyError, OSError) as error:
                 keep(type(error).__name__)
                 # What is on no disk either is offered for as long as this process lives.

@@ -119,7 +119,7 @@ WITH stored AS (
     UPDATE grants SET
         refresh_sealed = CASE WHEN NOT fresh_refresh THEN refresh_sealed ELSE :refresh_sealed END,
         refresh_version = refresh_version + CAST(fresh_refresh AS integer),
-        refresh_expires_at = CASE WHEN fresh_refresh OR same_refresh THEN coalesce(:refresh_expires_at, refresh_expires_at) ELSE refresh_expires_at END,
+        refresh_expires_at = coalesce(CAST(:refresh_expires_at AS timestamptz), CASE WHEN NOT fresh_refresh THEN refresh_expires_at END),
         access_sealed = CASE WHEN same_access THEN :access_sealed ELSE access_sealed END,
         access_version = access_version + CAST(same_access AS integer),
         expires_at = CASE WHEN same_access THEN :expires_at ELSE expires_at END,
@@ -134,9 +134,9 @@ WITH stored AS (
         attempts = CASE WHEN same_refresh THEN 0 ELSE attempts END,
         last_error = CASE WHEN same_refresh THEN NULL ELSE last_error END,
         last_renewed_at = :obtained_at,
-        claim_owner = CASE WHEN claim_owner = :owner OR fresh_refresh THEN NULL ELSE claim_owner END,
-        claim_began = CASE WHEN claim_owner = :owner OR fresh_refresh THEN NULL ELSE claim_began END,
-        claim_until = CASE WHEN claim_owner = :owner OR fresh_refresh THEN NULL ELSE claim_until END,
+        claim_owner = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_owner END,
+        claim_began = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_began END,
+        claim_until = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_until END,
         awaited = false
     FROM (
         SELECT id AS held, awaited AS was_awaited,
@@ -145,10 +145,14 @@ WITH stored AS (
                 AS presented_since,
             refresh_version = :refresh_version AS same_refresh,
             refresh_version = :refresh_version AND CAST(:refresh_sealed AS bytea) IS NOT NULL AS fresh_refresh,
-            refresh_version = :refresh_version AND access_version = :access_version AS same_access
+            refresh_version = :refresh_version AND access_version = :access_version AS same_access,
+            -- The token that was sent: without a refresh token it is the access token.
+            refresh_version = :refresh_version AND (CAST(:refresh_sealed AS bytea) IS NOT NULL
+                OR refresh_sealed IS NULL AND access_version = :access_version) AS is_replaced
         FROM grants WHERE id = :id AND user_id = :user_id FOR UPDATE
     ) now_held
     WHERE id = held AND same_refresh AND state <> 'erased'
+        AND (same_access OR fresh_refresh OR claim_owner = :owner)  -- else it says nothing of the grant as it is now
     RETURNING id, was_awaited, same_access
 )
 SELECT same_access, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM stored
@@ -162,7 +166,9 @@ WITH released AS (
         reason = CASE WHEN CAST(:state AS text) IS NULL THEN reason ELSE :reason END,
         reason_since = CASE WHEN CAST(:state AS text) IS NULL THEN reason_since ELSE CAST(:reason_since AS timestamptz) END,
         doubt_since = CASE WHEN :settled THEN NULL ELSE coalesce(doubt_since, CAST(:doubt_since AS timestamptz)) END,
-        due_at = CASE WHEN coalesce(CAST(:state AS text), state) IN ('active', 'in_doubt') THEN CAST(:due_at AS timestamptz) END,
+        -- Without a time for a grant that lives: it was dead when it was claimed, and an answer has come in since.
+        due_at = CASE WHEN coalesce(CAST(:state AS text), state) IN ('active', 'in_doubt')
+            THEN coalesce(CAST(:due_at AS timestamptz), due_at, now()) END,
         attempts = :attempts, last_error = coalesce(:last_error, last_error)
     FROM (SELECT id AS held, awaited AS was_awaited FROM grants WHERE id = :id FOR UPDATE) now_held
     WHERE id = held AND claim_owner = :owner

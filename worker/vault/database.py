@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Executable, make_url, select, text
+from sqlalchemy import Executable, event, make_url, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -25,6 +25,19 @@ MIGRATIONS = Path(__file__).parent.parent.parent / "migrations"
 
 FINGERPRINT_KEY = Place("vault_secrets", ("fingerprint_key",), "sealed")
 ACCESS_CHECK = Place("vault_secrets", ("access_ring_check",), "sealed")
+
+GIVEN_UP: Mapping[str, str] = {
+    # Who is paused, or whose host has lost power, says no word of it to Postgres either. The rows that its open
+    # transaction has locked are passed over by every claim: without an end, they are renewed no more.
+    "idle_in_transaction_session_timeout": "5min",
+    "tcp_keepalives_idle": "60s",
+    "tcp_keepalives_interval": "10s",
+    "tcp_keepalives_count": "3",
+}
+"""When Postgres gives up a connection of the vault, its transaction and its locks.
+
+Source: PostgreSQL documentation, 19.3.2 TCP Settings and 19.11.1 Statement Behavior.
+"""
 
 
 def sqlalchemy_url(database_url: Secret) -> str:
@@ -118,6 +131,7 @@ async def open_vault(
         # application_name tells the operator who holds a connection.
         connect_args={"application_name": "token-vault", **REACH},
     )
+    _give_up_silent_clients(engine)
     try:
         async with readable(), engine.begin() as connection:
             fingerprint_key = await _own_secret(connection, refresh, FINGERPRINT_KEY)
@@ -125,6 +139,20 @@ async def open_vault(
         yield Vault(engine, access, refresh, Fingerprints(fingerprint_key))
     finally:
         await engine.dispose()
+
+
+def _give_up_silent_clients(engine: AsyncEngine) -> None:
+    """Have Postgres give up those of an engine's connections whose client is not there any more."""
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def tell(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(
+            f"SELECT {', '.join(['set_config(%s, %s, false)'] * len(GIVEN_UP))}",
+            [part for pair in GIVEN_UP.items() for part in pair],
+        )
+        cursor.close()
+        connection.commit()
 
 
 async def _own_secret(connection: AsyncConnection, ring: KeyRing, place: Place) -> Secret:

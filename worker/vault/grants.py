@@ -112,7 +112,8 @@ async def take(vault: Vault, shown: Sequence[ShownGrant], *, now: datetime) -> T
     unknown, known, elsewhere = await _different(vault, asked)
     tally = Tally(unchanged=len(asked) - len(unknown) - len(known))
     if elsewhere:
-        moved = await move(vault, [(id_, grant.key, grant.updated_at) for (grant, _), id_ in elsewhere])
+        moves = [(id_, grant.key, grant.updated_at) for (grant, _), id_ in elsewhere]
+        moved = await move(vault, moves, now=now)
         known += [(grant, seen) for (grant, seen), _ in elsewhere if grant.key in moved]
         tally.unchanged -= len(moved)
     writes = _Writes()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 
 import structlog
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from worker.errors import CannotOpen
@@ -24,24 +24,31 @@ from worker.vault.tables import GrantRow
 log = structlog.get_logger(__name__)
 
 
-async def move(vault: Vault, moves: Sequence[tuple[int, GrantKey, datetime | None]]) -> set[GrantKey]:
+async def move(
+    vault: Vault, moves: Sequence[tuple[int, GrantKey, datetime | None]], *, now: datetime
+) -> set[GrantKey]:
     """Give grants to the users that Auth0 now shows them under.
 
     Args:
         moves: the id of each grant, its new key, and the ``updated_at`` of the user who has it now.
+        now: the database's time.
 
     Returns:
         The keys that were moved. One whose refresh token is in use stays for the next sync, as the answer
         under way is sealed for the user it was asked for. One that Auth0 has shown elsewhere since stays for good.
     """
-    return {key for grant_id, key, updated_at in moves if await _move(vault, grant_id, key, updated_at)}
+    return {key for grant_id, key, updated_at in moves if await _move(vault, grant_id, key, updated_at, now)}
 
 
-async def _move(vault: Vault, grant_id: int, key: GrantKey, updated_at: datetime | None) -> bool:
+async def _move(
+    vault: Vault, grant_id: int, key: GrantKey, updated_at: datetime | None, now: datetime
+) -> bool:
     newer: ColumnElement[bool] = GrantRow.shown_updated_at.is_(None)
     if updated_at is not None:
         newer |= GrantRow.shown_updated_at <= updated_at
-    wanted = select(GrantRow).where(GrantRow.id == grant_id, GrantRow.claim_owner.is_(None), newer)
+    # Nobody takes over the claim on a dead grant whose owner died while it was forced.
+    unused = or_(GrantRow.claim_until.is_(None), GrantRow.claim_until <= now)
+    wanted = select(GrantRow).where(GrantRow.id == grant_id, unused, newer)
     try:
         async with vault.engine.begin() as connection:
             row = (await connection.execute(wanted.with_for_update())).mappings().one_or_none()

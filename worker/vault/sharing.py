@@ -15,11 +15,6 @@ from worker.vault.database import Vault
 from worker.vault.keyring import Place
 from worker.vault.tables import ManagementTokenRow
 
-_KEEPALIVES = text("""
-SELECT set_config('tcp_keepalives_idle', '60', false), set_config('tcp_keepalives_interval', '10', false),
-    set_config('tcp_keepalives_count', '3', false)
-""")
-
 
 def place_of_token(tenant: str) -> Place:
     """Where a tenant's management token is sealed for."""
@@ -86,8 +81,6 @@ async def held_alone(vault: Vault, name: str) -> AsyncIterator[bool]:
         # Outside any transaction: a sync of hours must not look like a forgotten one.
         connection = await shared.execution_options(isolation_level="AUTOCOMMIT")
         take = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
-        # A host that loses its power says nothing: Postgres has to ask whether the holder lives.
-        await connection.execute(_KEEPALIVES)
         if not (await connection.execute(take, lock)).scalar_one():
             yield False
             return
