@@ -62,7 +62,13 @@ def test_full_answer() -> None:
     )
 
 
-@pytest.mark.parametrize("refresh", ["", " ", None, 0, False, [], {}, 17, "rt\n", "r\u00e9"])
+@pytest.mark.parametrize("refresh", ["rt\n", "r\u00e9", "r t", "r" * 20_000])
+def test_an_odd_refresh_token_is_kept(refresh: str) -> None:
+    """A provider may have rotated to what RFC 6749 does not allow: the old one is spent then, and this one is all."""
+    assert pair({"access_token": "at", "refresh_token": refresh}).refresh == Secret(refresh)
+
+
+@pytest.mark.parametrize("refresh", ["", " ", None, 0, False, [], {}, 17, "r\ud800"])
 def test_no_refresh_token(refresh: object) -> None:
     """An absent, null, empty or impossible refresh token never comes out as one."""
     assert pair({"access_token": "at", "refresh_token": refresh}).refresh is None

@@ -60,6 +60,21 @@ def secret(value: object) -> Secret | None:
     return Secret(value) if isinstance(value, str) and _TOKEN.fullmatch(value) else None
 
 
+def refresh_secret(value: object) -> Secret | None:
+    """Return a refresh token, None for what is none.
+
+    It goes back where it came from, percent-encoded: whatever a provider sends in spite of RFC 6749 §A.17 is
+    kept, as it may have rotated.
+    """
+    if not isinstance(value, str) or not value.strip():
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return None
+    return Secret(value)
+
+
 def number(value: object) -> float | None:
     """Return a finite number from a JSON number or a numeric string, None from anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):

@@ -230,7 +230,7 @@ class Provider:
             if access := reading.secret(holder.get("access_token")):
                 return TokenPair(
                     access=access,
-                    refresh=reading.secret(holder.get("refresh_token")),
+                    refresh=reading.refresh_secret(holder.get("refresh_token")),
                     expires_at=self._ends(holder, sent_at),
                     refresh_expires_at=_refresh_ends(holder, sent_at),
                     scopes=reading.scopes(holder.get("scope") or holder.get("scopes"), self.scope_separator),
