@@ -96,6 +96,10 @@ def _terminated_as_interrupted() -> Iterator[None]:
         each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN
     ]
     before = {number: signal.signal(number, interrupt) for number in numbers}
+    # But for SIGINT, which a script ignores for what it starts in the background: asyncio takes it over only where
+    # it has Python's own handler, and without that a SIGTERM would cancel all tasks.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
