@@ -20,9 +20,10 @@ from worker import embedded, logs
 from worker.runtime import Runtime, open_runtime
 from worker.settings import load
 from worker.tokens import GrantKey, Secret, TokenPair
-from worker.vault.grants import ShownGrant, take
+from worker.vault.grants import take
 from worker.vault.keyring import KeyRing
 from worker.vault.migrating import migrate
+from worker.vault.shown import ShownGrant
 
 TENANT = "default"
 # So many grants are taken at a time.

@@ -21,6 +21,7 @@ from worker.runtime import Runtime
 from worker.tokens import GrantKey, Secret, TokenPair
 from worker.vault import grants
 from worker.vault.database import Vault
+from worker.vault.shown import ShownGrant
 
 Sql = Callable[..., list[dict[str, Any]]]
 OpenReader = Callable[..., "Reader"]
@@ -113,7 +114,7 @@ class Rows:
         """
         key = GrantKey(tenant, connection, user_id, subject if user_id else "")
         pair = TokenPair(Secret(value), Secret(refresh) if refresh else None, None, None, scopes)
-        shown = grants.ShownGrant(key, "oauth2", pair, None, None)
+        shown = ShownGrant(key, "oauth2", pair, None, None)
         assert (await grants.take(self.vault, [shown], now=await self.vault.now())).new == 1
         self.sql("UPDATE connections SET problem = NULL, problem_message = NULL")
         (row,) = self.sql(

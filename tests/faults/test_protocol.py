@@ -43,7 +43,7 @@ from worker.vault import claims, grants
 from worker.vault.claims import Claim
 from worker.vault.database import Vault, open_vault
 from worker.vault.due import EAGER
-from worker.vault.grants import ShownGrant
+from worker.vault.shown import ShownGrant
 from worker.vault.spool import Spool
 
 T = TypeVar("T")

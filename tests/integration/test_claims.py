@@ -23,8 +23,8 @@ from worker.tokens import GrantKey, Secret, TokenPair
 from worker.vault import claims, database, grants
 from worker.vault.claims import Claim
 from worker.vault.database import Vault
-from worker.vault.grants import ShownGrant
 from worker.vault.serving import CHANNEL
+from worker.vault.shown import ShownGrant
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=2)

@@ -31,9 +31,10 @@ from worker.tokens import GrantKey, Secret, TokenPair
 from worker.vault import connections, rotating, sharing
 from worker.vault.claims import Claim, claim_one, store_renewed
 from worker.vault.database import Vault, open_vault
-from worker.vault.grants import ShownGrant, take
+from worker.vault.grants import take
 from worker.vault.keyring import KeyRing, Place
 from worker.vault.sealed import COLUMNS, swap
+from worker.vault.shown import ShownGrant
 from worker.vault.spool import Spool
 from worker.vault.tables import Base
 

@@ -19,9 +19,10 @@ from worker.tokens import GrantKey, Secret, TokenPair
 from worker.vault import claims
 from worker.vault.claims import Claim
 from worker.vault.database import Vault, open_vault
-from worker.vault.grants import ShownGrant, Tally, take
+from worker.vault.grants import Tally, take
 from worker.vault.keyring import KeyRing, Place
 from worker.vault.serving import CHANNEL
+from worker.vault.shown import ShownGrant
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

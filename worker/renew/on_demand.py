@@ -16,7 +16,7 @@ from worker.connections import Connection, Connections
 from worker.errors import TokenNotFound
 from worker.renew.engine import CLAIM_TIME, Engine
 from worker.renew.outcome import Outcome
-from worker.vault import circuits, claims, due, grants
+from worker.vault import circuits, claims, due, noting
 from worker.vault.database import Vault
 from worker.vault.serving import CHANNEL, SELECT_SERVED, Served, choose
 
@@ -113,7 +113,7 @@ class OnDemand:
             if served.obtained_at != began.obtained_at or served.state != began.state:
                 force, outcome = False, Outcome.FRESH  # somebody else's call did what was asked for
         async with self._vault.engine.begin() as open_connection:
-            await grants.notify(open_connection, served.id)
+            await noting.notify(open_connection, served.id)
         return await self._report(served, began, outcome, ready, min_ttl)
 
     async def _read(self, tenants: Sequence[str], user_id: str, connection: str) -> Served:
@@ -138,7 +138,7 @@ class OnDemand:
         if upkeep.read_window is None and served.last_read_at is None:
             return
         fresh = due.while_fresh(served.expires_at, served.obtained_at or served.now, random.random(), upkeep)  # noqa: S311  # jitter
-        await grants.note_read(self._vault, served.id, now=served.now, due_at=fresh)
+        await noting.note_read(self._vault, served.id, now=served.now, due_at=fresh)
 
     async def _held_back(
         self, served: Served, ready: Connection, force: bool, by_operator: bool

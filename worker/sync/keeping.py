@@ -27,7 +27,7 @@ from worker.sync.showing import (
     without_tokens,
 )
 from worker.vault import connections as table
-from worker.vault import grants, listing, missing
+from worker.vault import grants, listing, missing, noting
 from worker.vault.database import Vault
 from worker.vault.sharing import held
 
@@ -212,7 +212,7 @@ class Keeping:
         """Note identities that show no token any more: else their users would be asked for each day, as changed."""
         scopes = await self._auth0.scopes()
         if scopes is None or "read:user_idp_tokens" in scopes:  # without it none would be shown of anybody
-            await grants.note_sight(self._vault, list(without_tokens(users, self._tenant)))
+            await noting.note_sight(self._vault, list(without_tokens(users, self._tenant)))
 
     async def _ask(self, user_ids: Sequence[str], report: Report) -> dict[str, User | None]:
         """Ask for users by id. One whom Auth0 will not show, as for an id that is none, stands in nobody's way."""

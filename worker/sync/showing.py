@@ -9,7 +9,7 @@ from worker import auth0, providers
 from worker.connections import Connection
 from worker.tokens import GrantKey, TokenPair
 from worker.vault.due import EAGER
-from worker.vault.grants import ShownGrant
+from worker.vault.shown import ShownGrant
 
 
 def shown_grants(
