@@ -9,9 +9,11 @@ WORKDIR /src
 COPY requirements.lock ./
 RUN pip install --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY client client
 COPY migrations migrations
 COPY worker worker
-RUN pip install --no-deps --no-build-isolation .
+COPY emulators emulators
+RUN pip install --no-deps --no-build-isolation ./client .
 
 # One lock serves `make run` too; servers of its own, the emulation and build tools have no place in production.
 FROM build AS build-production
@@ -30,8 +32,7 @@ FROM base AS demo
 COPY --from=build /opt/token-vault /opt/token-vault
 COPY migrations /app/migrations
 COPY worker /app/worker
-COPY tests/__init__.py /app/tests/
-COPY tests/emulators /app/tests/emulators
+COPY emulators /app/emulators
 RUN install --directory --owner vault --group vault --mode 0700 /data
 ENV PYTHONPATH=/app TOKEN_VAULT_HOME=/data
 WORKDIR /app

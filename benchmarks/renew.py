@@ -11,8 +11,8 @@ import httpx
 from celery import Celery
 
 from benchmarks.stage import TENANT, Result, Stage, celery
-from worker.renew.outcome import Outcome
-from worker.renew.sending import http_client
+from worker.renewal.http import http_client
+from worker.renewal.outcome import Outcome
 
 GRANTS = 2000
 CONCURRENCY = (8, 32)

@@ -9,9 +9,9 @@ import psycopg
 from cryptography.fernet import Fernet, MultiFernet
 
 from benchmarks.stage import Result, Stage, fill
-from worker.tokens import Secret
-from worker.vault import rotating
-from worker.vault.keyring import KeyRing
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
+from worker.vault.rotation import rotate
 
 GRANTS = 20_000
 TOKEN = "t" * 1800
@@ -26,21 +26,21 @@ def measure(stage: Stage) -> list[Result]:
     by_hand = _by_hand(stage, fresh)
     url = stage.servers.database_url
     # Put back afterwards: other measurements open the same vault with the stage's own keys.
-    there: rotating.Rings = {
+    there: rotate.Rings = {
         "access": KeyRing("access", [fresh, stage.access_key]),
         "refresh": KeyRing("refresh", [fresh, stage.refresh_key]),
     }
-    back: rotating.Rings = {
+    back: rotate.Rings = {
         "access": KeyRing("access", [stage.access_key, fresh]),
         "refresh": KeyRing("refresh", [stage.refresh_key, fresh]),
     }
     began = time.perf_counter()
-    resealed = sum(tally.resealed for tally in rotating.rotate(url, there, None))
+    resealed = sum(tally.resealed for tally in rotate.rotate(url, there, None))
     rate = resealed / (time.perf_counter() - began)
     began = time.perf_counter()
-    counted = sum(tally.by_key.total() for tally in rotating.inspect(url, there, None))
+    counted = sum(tally.by_key.total() for tally in rotate.inspect(url, there, None))
     looked = counted / (time.perf_counter() - began)
-    rotating.rotate(url, back, None)
+    rotate.rotate(url, back, None)
     if resealed < 2 * GRANTS:
         raise SystemExit(f"{resealed} of {2 * GRANTS} ciphertexts were rotated")
     return [

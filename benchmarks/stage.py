@@ -14,16 +14,18 @@ from pathlib import Path
 
 import psycopg
 
+from emulators.control import Emulation, running
 from tests.conftest import TABLES
-from tests.emulators.control import Emulation, running
+from token_vault.grant_key import GrantKey
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
 from worker import embedded, logs
 from worker.runtime import Runtime, open_runtime
 from worker.settings import load
-from worker.tokens import GrantKey, Secret, TokenPair
-from worker.vault.grants import take
-from worker.vault.keyring import KeyRing
-from worker.vault.migrating import migrate
-from worker.vault.shown import ShownGrant
+from worker.token_pair import TokenPair
+from worker.vault.db.migrate import migrate
+from worker.vault.ingest.columns import IncomingGrant
+from worker.vault.ingest.take import ingest
 
 TENANT = "default"
 # So many grants are taken at a time.
@@ -90,7 +92,7 @@ async def fill(stage: Stage, grants: int, token: str) -> None:
         now = await runtime.vault.now()
         for first in range(0, grants, PAGE):
             shown = [
-                ShownGrant(
+                IncomingGrant(
                     key=GrantKey(TENANT, "partner", f"auth0|{number}", str(number)),
                     strategy="oauth2",
                     pair=TokenPair(Secret(token), Secret("r" * 100), now + timedelta(hours=1)),
@@ -99,7 +101,7 @@ async def fill(stage: Stage, grants: int, token: str) -> None:
                 )
                 for number in range(first, min(first + PAGE, grants))
             ]
-            await take(runtime.vault, shown, now=now)
+            await ingest(runtime.vault, shown, now=now)
 
 
 @contextmanager

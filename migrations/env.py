@@ -5,9 +5,9 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import create_engine, pool, text
 
-from worker.vault.database import sqlalchemy_url
-from worker.vault.reaching import REACH
-from worker.vault.tables import Base
+from token_vault.connect_args import CONNECT_ARGS
+from worker.vault.db.database import sqlalchemy_url
+from worker.vault.db.tables import Base
 
 # Any number that no other program uses: two `migrate` at once take turns instead of colliding.
 ADVISORY_LOCK = 7_160_426_118
@@ -19,7 +19,7 @@ target_metadata = Base.metadata
 def run_online() -> None:
     """Migrate the database that the caller put into the configuration."""
     engine = create_engine(
-        sqlalchemy_url(config.attributes["database_url"]), poolclass=pool.NullPool, connect_args=REACH
+        sqlalchemy_url(config.attributes["database_url"]), poolclass=pool.NullPool, connect_args=CONNECT_ARGS
     )
     with engine.connect() as connection:
         connection.execute(text("SET lock_timeout = '10s'"))

@@ -10,10 +10,10 @@ from pathlib import Path
 from alembic import command
 from alembic.util.exc import CommandError
 
+from token_vault.errors import VaultError
+from token_vault.secret import Secret
 from worker import embedded
-from worker.errors import VaultError
-from worker.tokens import Secret
-from worker.vault.migrating import configuration, migrate
+from worker.vault.db.migrate import configuration, migrate
 
 
 def drift(database_url: Secret) -> str | None:

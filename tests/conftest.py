@@ -12,15 +12,15 @@ import psycopg
 import pytest
 import redis as redis_client
 
-from tests.emulators.control import Emulation, running
+from emulators.control import Emulation, running
 from tests.renewing import Renewals
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
 from worker import embedded
 from worker.runtime import Runtime, open_runtime
 from worker.settings import Settings, load
-from worker.tokens import Secret
-from worker.vault.database import Vault, open_vault
-from worker.vault.keyring import KeyRing
-from worker.vault.migrating import migrate
+from worker.vault.db.database import Vault, open_vault
+from worker.vault.db.migrate import migrate
 
 # A slow machine is no failure of the code.
 hypothesis.settings.register_profile("patient", deadline=None)

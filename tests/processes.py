@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from emulators.control import ROOT, Emulation
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
-from tests.emulators.control import ROOT, Emulation
 from worker.embedded import Servers
 
 T = TypeVar("T")

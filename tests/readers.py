@@ -15,13 +15,15 @@ from typing import Any
 import redis
 
 from tests.conftest import ACCESS_KEY
+from token_vault.grant_key import GrantKey
+from token_vault.secret import Secret
 from worker.client import AsyncTokenVault, Token, TokenVault
-from worker.renew.on_demand import Refreshed
+from worker.renewal.on_demand import Refreshed
 from worker.runtime import Runtime
-from worker.tokens import GrantKey, Secret, TokenPair
-from worker.vault import grants
-from worker.vault.database import Vault
-from worker.vault.shown import ShownGrant
+from worker.token_pair import TokenPair
+from worker.vault.db.database import Vault
+from worker.vault.ingest import take
+from worker.vault.ingest.columns import IncomingGrant
 
 Sql = Callable[..., list[dict[str, Any]]]
 OpenReader = Callable[..., "Reader"]
@@ -114,8 +116,8 @@ class Rows:
         """
         key = GrantKey(tenant, connection, user_id, subject if user_id else "")
         pair = TokenPair(Secret(value), Secret(refresh) if refresh else None, None, None, scopes)
-        shown = ShownGrant(key, "oauth2", pair, None, None)
-        assert (await grants.take(self.vault, [shown], now=await self.vault.now())).new == 1
+        shown = IncomingGrant(key, "oauth2", pair, None, None)
+        assert (await take.ingest(self.vault, [shown], now=await self.vault.now())).new == 1
         self.sql("UPDATE connections SET problem = NULL, problem_message = NULL")
         (row,) = self.sql(
             "SELECT id FROM grants WHERE user_id = %s AND connection = %s AND tenant = %s AND provider_user_id = %s",

@@ -12,16 +12,16 @@ from uuid import uuid4
 
 import httpx
 
-from tests.emulators.control import Emulation
+from emulators.control import Emulation
+from token_vault.encryption_context import EncryptionContext
+from token_vault.grant_key import GrantKey
 from worker import providers
-from worker.renew.engine import CLAIM_TIME, Engine
-from worker.renew.on_demand import OnDemand
-from worker.renew.sending import http_client, send
+from worker.renewal.engine import CLAIM_TIME, RenewalEngine
+from worker.renewal.http import http_client, send
+from worker.renewal.on_demand import OnDemand
 from worker.runtime import Runtime
-from worker.tokens import GrantKey
 from worker.vault import claims
-from worker.vault.database import Vault
-from worker.vault.keyring import Place
+from worker.vault.db.database import Vault
 from worker.vault.spool import Spool
 
 Row = dict[str, Any]
@@ -84,7 +84,9 @@ class Renewals:
         http = await self._stack.enter_async_context(http_client(connections or 100))
         http.timeout = httpx.Timeout(patience)
         spool = Spool(runtime.settings.spool, runtime.vault.refresh)
-        runtime.engine = Engine(runtime.vault, runtime.connections, http, spool, now=now, chance=chance)
+        runtime.engine = RenewalEngine(
+            runtime.vault, runtime.connections, http, spool, now=now, chance=chance
+        )
         runtime.on_demand = OnDemand(runtime.vault, runtime.connections, runtime.engine, listeners=5)
         return runtime
 
@@ -213,6 +215,6 @@ def opened(vault: Vault, row: Row) -> Pair:
     found = []
     for ring, field in ((vault.access, "access"), (vault.refresh, "refresh")):
         sealed = row[f"{field}_sealed"]
-        place = Place.of_grant(key, field, row[f"{field}_version"])
+        place = EncryptionContext.of_grant(key, field, row[f"{field}_version"])
         found.append(None if sealed is None else ring.open(place, sealed).reveal())
     return Pair(*found)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from worker.tokens import GrantKey
-from worker.vault.database import Vault
-from worker.vault.keyring import Place
+from token_vault.encryption_context import EncryptionContext
+from token_vault.grant_key import GrantKey
+from worker.vault.db.database import Vault
 
 Sql = Callable[..., list[dict[str, Any]]]
 
@@ -27,6 +27,6 @@ def opened(vault: Vault, row: dict[str, Any]) -> tuple[str | None, str | None]:
     found: list[str | None] = []
     for ring in (vault.access, vault.refresh):
         sealed = row[f"{ring.name}_sealed"]
-        place = Place.of_grant(key, ring.name, row[f"{ring.name}_version"])
+        place = EncryptionContext.of_grant(key, ring.name, row[f"{ring.name}_version"])
         found.append(None if sealed is None else ring.open(place, sealed).reveal())
     return found[0], found[1]

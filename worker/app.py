@@ -12,9 +12,9 @@ from celery import Celery
 from celery.signals import beat_init, setup_logging
 from kombu.entity import Queue
 
+from token_vault.errors import ConfigurationError
 from worker import embedded, logs, tasks
 from worker import settings as configuration
-from worker.errors import ConfigurationError
 from worker.reading.asking import SKEW
 from worker.settings import Settings
 

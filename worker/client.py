@@ -17,13 +17,13 @@ from typing import Self
 
 import psycopg
 
-from worker.errors import TokenNotFound
+from token_vault.database_errors import failure
+from token_vault.errors import TokenNotFound
+from token_vault.read_model import SELECT_SERVED, SELECT_STANDING, GrantStatus, Served
 from worker.reading.listening import AsyncListener, Listener
 from worker.reading.pool import AsyncPool, Pool
 from worker.reading.reader import Reader
 from worker.reading.token import Token
-from worker.vault.failures import failure
-from worker.vault.serving import SELECT_SERVED, SELECT_STANDING, Served, Standing
 
 __all__ = ["AsyncTokenVault", "Token", "TokenVault"]
 
@@ -98,9 +98,9 @@ class TokenVault(Reader):
     def _read(self, user_id: str, connection: str) -> Served:
         return self._pick(self._pool.rows(SELECT_SERVED, (user_id, connection)), user_id, connection)
 
-    def _standing(self, served: Served) -> Standing | None:
+    def _standing(self, served: Served) -> GrantStatus | None:
         rows = self._pool.rows(SELECT_STANDING, (served.id,))
-        return Standing._make(rows[0]) if rows else None
+        return GrantStatus._make(rows[0]) if rows else None
 
     def _refreshed(self, served: Served, min_ttl: float | None, wait: float) -> Token:
         standing = self._standing(served)
@@ -195,9 +195,9 @@ class AsyncTokenVault(Reader):
     async def _read(self, user_id: str, connection: str) -> Served:
         return self._pick(await self._pool.rows(SELECT_SERVED, (user_id, connection)), user_id, connection)
 
-    async def _standing(self, served: Served) -> Standing | None:
+    async def _standing(self, served: Served) -> GrantStatus | None:
         rows = await self._pool.rows(SELECT_STANDING, (served.id,))
-        return Standing._make(rows[0]) if rows else None
+        return GrantStatus._make(rows[0]) if rows else None
 
     async def _refreshed(self, served: Served, min_ttl: float | None, wait: float) -> Token:
         standing = await self._standing(served)

@@ -8,7 +8,7 @@ import sys
 
 import structlog
 
-from worker.errors import ConfigurationError
+from token_vault.errors import ConfigurationError
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # These name whole URLs and headers at their lower levels; a token endpoint's URL can hold a token.

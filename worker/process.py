@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from token_vault.database_errors import RETRY_AFTER
+from token_vault.errors import TemporarilyUnavailable
 from worker import settings as configuration
-from worker.errors import TemporarilyUnavailable
 from worker.runtime import Runtime, open_runtime
-from worker.vault.database import explain
-from worker.vault.failures import RETRY_AFTER
+from worker.vault.db.database import explain
 
 T = TypeVar("T")
 

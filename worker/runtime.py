@@ -11,22 +11,22 @@ from datetime import timedelta
 
 import httpx
 
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker import embedded
-from worker.auth0 import PLANS, Budget, Credentials, Limit, ManagementClient, Plan
-from worker.connections import Connections
+from worker.auth0 import PLANS, Credentials, Limit, ManagementClient, Plan, RateLimitBudget
 from worker.erasure import Erasure
-from worker.errors import ConfigurationError
-from worker.renew.engine import WINDOW, Engine
-from worker.renew.on_demand import OnDemand
-from worker.renew.sending import http_client
+from worker.renewal.engine import WINDOW, RenewalEngine
+from worker.renewal.http import http_client
+from worker.renewal.on_demand import OnDemand
+from worker.resolved_connections import ConnectionResolver
 from worker.settings import Settings, TenantSettings
-from worker.sync.engine import Sync
+from worker.sync.tenant_sync import TenantSync
 from worker.sync.token_store import VaultTokenStore
-from worker.telling.delivering import Deliverer
-from worker.telling.sending import http_client as webhook_client
-from worker.tokens import Secret
-from worker.vault.database import Vault, open_vault
+from worker.vault.db.database import Vault, open_vault
 from worker.vault.spool import Spool
+from worker.webhooks.dispatcher import Dispatcher
+from worker.webhooks.http import http_client as webhook_client
 
 # So many tenants are looked after at a time in one kind of work: each holds a connection or two for its locks while
 # it needs one more, and were all of them held so, nobody would get on.
@@ -44,11 +44,11 @@ class Runtime:
 
     settings: Settings
     vault: Vault
-    connections: Connections
-    engine: Engine
+    connections: ConnectionResolver
+    engine: RenewalEngine
     on_demand: OnDemand
     http: httpx.AsyncClient
-    deliverer: Deliverer
+    deliverer: Dispatcher
     _open: AsyncExitStack
     turns: defaultdict[str, asyncio.Semaphore] = field(
         default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(TENANTS_AT_A_TIME))
@@ -73,7 +73,7 @@ class Runtime:
             self._auth0[tenant] = await self._open.enter_async_context(client)
         return self._auth0[tenant]
 
-    async def sync(self, tenant: str, *, urgent: bool = False) -> Sync:
+    async def sync(self, tenant: str, *, urgent: bool = False) -> TenantSync:
         """What syncs a tenant.
 
         Args:
@@ -84,7 +84,7 @@ class Runtime:
         """
         retention = timedelta(seconds=self.settings.tenants[tenant].log_retention)
         auth0 = await self.auth0(tenant)
-        return Sync(
+        return TenantSync(
             tenant, self.vault, self.connections, auth0.urgent if urgent else auth0, retention=retention
         )
 
@@ -116,11 +116,11 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
             )
         )
         http = await stack.enter_async_context(http_client(connections=4 * WINDOW))
-        known = Connections(vault, settings)
-        engine = Engine(vault, known, http, Spool(settings.spool, vault.refresh))
+        known = ConnectionResolver(vault, settings)
+        engine = RenewalEngine(vault, known, http, Spool(settings.spool, vault.refresh))
         on_demand = OnDemand(vault, known, engine, listeners=max(1, connections // 2))
         posting = await stack.enter_async_context(webhook_client())
-        deliverer = Deliverer(vault, settings.webhooks, settings.events, posting)
+        deliverer = Dispatcher(vault, settings.webhooks, settings.events, posting)
         yield Runtime(settings, vault, known, engine, on_demand, http, deliverer, stack)
 
 
@@ -160,14 +160,16 @@ def plan_of(configured: TenantSettings) -> Plan | None:
     return PLANS[configured.plan or "free"]
 
 
-def budget_of(settings: Settings, tenant: str) -> Budget | None:
+def budget_of(settings: Settings, tenant: str) -> RateLimitBudget | None:
     """The budget of a configured tenant; None where it is to have no limits."""
     configured = settings.tenants[tenant]
     plan = plan_of(configured)
     if plan is None:
         return None
     presumed = configured.plan is None and configured.limits is None
-    return Budget(tenant, plan, share=configured.share, presumed=presumed, redis_url=redis_url(settings))
+    return RateLimitBudget(
+        tenant, plan, share=configured.share, presumed=presumed, redis_url=redis_url(settings)
+    )
 
 
 def credentials_of(settings: Settings, tenant: str) -> Credentials:

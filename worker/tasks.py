@@ -15,22 +15,17 @@ from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from worker.errors import (
-    Auth0NotFound,
-    Auth0RateLimited,
-    Auth0Unreachable,
-    TemporarilyUnavailable,
-    TokenNotFound,
-    VaultError,
-)
+from token_vault.errors import TemporarilyUnavailable, TokenNotFound, VaultError
+from worker.auth0.errors import Auth0NotFound, Auth0RateLimited, Auth0Unreachable
 from worker.process import Process
 from worker.reading.asking import SKEW
-from worker.renew.on_demand import Refreshed
+from worker.renewal.on_demand import Refreshed
 from worker.runtime import Runtime
-from worker.sync.engine import Sync
-from worker.sync.report import Report
-from worker.vault import outbox, records
-from worker.vault.database import explain
+from worker.sync.report import SyncReport
+from worker.sync.tenant_sync import TenantSync
+from worker.vault import outbox
+from worker.vault.db.database import explain
+from worker.vault.sync_state import runs
 
 log = structlog.get_logger(__name__)
 
@@ -232,8 +227,8 @@ def _sync(task: Task, tenant: str, run: Any, *, urgent: bool = False) -> dict[st
 
 
 def _run_sync(tenant: str, run: Any, *, urgent: bool = False) -> dict[str, Any]:
-    async def work() -> Report:
-        report: Report = await run(await _process.runtime().sync(tenant, urgent=urgent))
+    async def work() -> SyncReport:
+        report: SyncReport = await run(await _process.runtime().sync(tenant, urgent=urgent))
         return report
 
     return _plain(_process.run(work))
@@ -278,19 +273,19 @@ async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
         more = not (await sync.everything(budget=SLICE)).finished
     # Between two slices of a walk as well: it may take days, and what it finds is renewed with these.
     if await _is_past(
-        runtime, await records.last_began(runtime.vault, tenant, "connections"), schedule.connections
+        runtime, await runs.last_began(runtime.vault, tenant, "connections"), schedule.connections
     ):
         await sync.connections()
     return more
 
 
-async def _is_walk_due(runtime: Runtime, tenant: str, sync: Sync) -> bool:
+async def _is_walk_due(runtime: Runtime, tenant: str, sync: TenantSync) -> bool:
     """Whether a full sync is under way, or the last that came to its end is old; and failures were long enough ago."""
     if not await sync.is_under_way():
-        complete = await records.last_complete(runtime.vault, tenant, "all")
+        complete = await runs.last_complete(runtime.vault, tenant, "all")
         if not await _is_past(runtime, complete and complete[0], runtime.settings.schedule.full):
             return False
-    failures, failed_at = await records.failures(runtime.vault, tenant, "all")
+    failures, failed_at = await runs.failures(runtime.vault, tenant, "all")
     return await _is_past(runtime, failed_at, min(TRY_AGAIN * 2 ** max(0, failures - 1), LONGEST_WAIT))
 
 
@@ -299,17 +294,17 @@ async def _is_past(runtime: Runtime, moment: datetime | None, seconds: float) ->
 
 
 async def _take_changes(runtime: Runtime, tenant: str) -> None:
-    began = await records.last_began(runtime.vault, tenant, "changes")
+    began = await runs.last_began(runtime.vault, tenant, "changes")
     if not await _is_past(runtime, began, runtime.settings.schedule.changes / 2):
         return  # two beats, or ticks that had piled up
     now = await runtime.vault.now()
-    await records.forget_old(runtime.vault, now=now)
+    await runs.forget_old(runtime.vault, now=now)
     await outbox.forget_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
     await (await runtime.sync(tenant)).changes(budget=SLICE)
     await (await runtime.erasure(tenant)).sweep()
 
 
-def _plain(result: Refreshed | Report) -> dict[str, Any]:
+def _plain(result: Refreshed | SyncReport) -> dict[str, Any]:
     """Turn a result into JSON: ids, states, numbers and times."""
     return {
         name: value.isoformat() if isinstance(value, datetime) else value

@@ -51,7 +51,7 @@ class Strings:
     def committed(self, user_id: str, connection: str, access: str) -> None:
         """Note when a pair was committed, while that is being measured."""
         if (self._control / "measuring").exists():
-            from tests.emulators.control import digest
+            from emulators.control import digest
 
             line = {"user": user_id, "connection": connection, "access": digest(access), "at": _real_time()}
             with (self._control / f"commits.{os.getpid()}").open("a") as file:
@@ -73,17 +73,19 @@ class Strings:
 
     def attach(self) -> None:
         """Wrap the steps."""
-        from worker.renew import attempt, engine, storing
-        from worker.vault import claims, grants, records
+        from worker.renewal import attempt, commit, engine
+        from worker.vault import claims
+        from worker.vault.ingest import take
         from worker.vault.spool import Spool
+        from worker.vault.sync_state import runs
 
         self.around(claims, "claim_due", after="claimed")
         self.around(claims, "claim_one", after="claimed")
         self.around(claims, "release", before="releasing", after="released")
-        self.around(records, "count_renewals", before="counting")
-        self.around(engine.Engine, "_count", after="counted")
-        self.around(storing.Storing, "_replay", after="replayed")
-        self.around(grants, "take", before="taking", after="taken")
+        self.around(runs, "count_renewals", before="counting")
+        self.around(engine.RenewalEngine, "_count", after="counted")
+        self.around(commit.AnswerCommitter, "_replay", after="replayed")
+        self.around(take, "take", before="taking", after="taken")
         self._attach_call(attempt, claims)
         self._attach_commit(claims)
         self._attach_spool(Spool)
@@ -145,23 +147,24 @@ class Strings:
 
 def compress(scale: float) -> None:
     """Make every time of a call and of its claim shorter by the same factor: their order is what is tested."""
-    from worker.renew import attempt, engine, on_demand, outcome, sending, storing
-    from worker.vault import due
+    from worker.renewal import attempt, commit, engine, on_demand, outcome
+    from worker.renewal import http as sending
+    from worker.vault import schedule
 
     for room, names in (
         (sending, ("CALL_TIMEOUT", "DRAIN", "CONNECT_TIMEOUT")),
         (attempt, ("CALL_TIMEOUT",)), (engine, ("CLAIM_TIME",)),
-        (on_demand, ("CLAIM_TIME", "WAIT")), (storing, ("STORE_PATIENCE", "LONGEST_PAUSE")),
-        (outcome, ("LAST_MOMENT",)), (due, ("MARGIN_CAP", "BACKOFF_FIRST", "BACKOFF_CAP")),
+        (on_demand, ("CLAIM_TIME", "WAIT")), (commit, ("STORE_PATIENCE", "LONGEST_PAUSE")),
+        (outcome, ("LAST_MOMENT",)), (schedule, ("MARGIN_CAP", "BACKOFF_FIRST", "BACKOFF_CAP")),
     ):  # fmt: skip
         for name in names:
             setattr(room, name, getattr(room, name) / scale)
-    begin = engine.Engine.renew_due
+    begin = engine.RenewalEngine.renew_due
 
     async def renew_due(self: Any, tenants: Any, **rest: Any) -> Any:
         return await begin(self, tenants, **({"budget": 50.0 / scale} | rest))
 
-    engine.Engine.renew_due = renew_due  # type: ignore[method-assign]
+    engine.RenewalEngine.renew_due = renew_due  # type: ignore[method-assign]
 
 
 def _celery(arguments: dict[str, Any]) -> None:
@@ -189,7 +192,7 @@ def _skewed(by: float) -> None:
 
 def _reader(arguments: dict[str, Any]) -> None:
     """Read grants at random all the while, and ask the provider whether what was handed out had ended before."""
-    from tests.emulators.control import Emulation
+    from emulators.control import Emulation
     from worker.client import TokenVault
 
     emulation, chance = Emulation.at(arguments["emulation"]), random.Random(arguments["seed"])
@@ -228,7 +231,7 @@ async def _rounds(arguments: dict[str, Any]) -> None:
     from worker import settings
     from worker.client import AsyncTokenVault
     from worker.runtime import database_url, open_runtime
-    from worker.vault.database import open_vault
+    from worker.vault.db.database import open_vault
 
     people, played = arguments["people"], arguments["played"]
     room, min_ttl = asyncio.Semaphore(arguments["beside"]), arguments["life"] * 0.45

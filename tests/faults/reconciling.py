@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from tests.emulators.control import digest
-from tests.emulators.faults import CARRIED_OUT
+from emulators.control import digest
+from emulators.faults import CARRIED_OUT
 from tests.faults.stage import Row, Stage
 
 FORBIDDEN = (

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.emulators.faults import CARRIED_OUT
+from emulators.faults import CARRIED_OUT
 from tests.faults.stage import stage
 
 

@@ -20,18 +20,19 @@ import redis
 from celery import Celery
 from psycopg.rows import dict_row
 
+from emulators.control import ROOT, Emulation, digest, running
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
-from tests.emulators.control import ROOT, Emulation, digest, running
 from tests.faults import puppet
 from tests.processes import site
+from token_vault.encryption_context import EncryptionContext
+from token_vault.grant_key import GrantKey
+from token_vault.keyring import KeyRing
 from worker import embedded
 from worker.embedded import locks
 from worker.embedded.postgres import Postgres
 from worker.embedded.redis import Redis
 from worker.embedded.server import is_free
-from worker.tokens import GrantKey
-from worker.vault.keyring import KeyRing, Place
-from worker.vault.migrating import migrate
+from worker.vault.db.migrate import migrate
 
 Row = dict[str, Any]
 
@@ -207,7 +208,7 @@ class Stage:
             return None
         key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
         ring = KeyRing("refresh", [REFRESH_KEY])
-        place = Place.of_grant(key, "refresh", row["refresh_version"])
+        place = EncryptionContext.of_grant(key, "refresh", row["refresh_version"])
         return ring.open(place, row["refresh_sealed"]).reveal()
 
     def digest(self, row: Row) -> str:

@@ -16,14 +16,14 @@ from tests.integration.test_circuit import configured
 from tests.integration.test_storms import Weather
 from tests.readers import Rows, opening
 from tests.renewing import Renewals, opened
-from worker.errors import TemporarilyUnavailable
-from worker.renew import on_demand
-from worker.renew.engine import CLAIM_TIME
-from worker.renew.outcome import Outcome
-from worker.renew.sending import CALL_TIMEOUT, CONNECT_TIMEOUT, DRAIN
+from token_vault.errors import TemporarilyUnavailable
+from token_vault.secret import Secret
+from worker.renewal import on_demand
+from worker.renewal.engine import CLAIM_TIME
+from worker.renewal.http import CALL_TIMEOUT, CONNECT_TIMEOUT, DRAIN
+from worker.renewal.outcome import Outcome
 from worker.settings import load
-from worker.tokens import Secret
-from worker.vault.database import Vault
+from worker.vault.db.database import Vault
 
 FIVE_MINUTES = timedelta(minutes=5)
 

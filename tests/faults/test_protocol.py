@@ -32,25 +32,28 @@ from psycopg.rows import dict_row
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.histories import EPOCH
 from tests.renewing import opened
+from token_vault.grant_key import GrantKey
+from token_vault.secret import Secret
 from worker import providers
-from worker.providers import Blame, Refused
-from worker.renew.engine import CLAIM_TIME
-from worker.renew.outcome import NOTHING_TO_SPEND, Outcome, decide, wait_in_doubt
-from worker.renew.sending import CALL_TIMEOUT
-from worker.renew.storing import Storing
-from worker.tokens import GrantKey, Secret, TokenPair
-from worker.vault import claims, grants
+from worker.providers import RefusalBlame, Refused
+from worker.renewal.commit import AnswerCommitter
+from worker.renewal.engine import CLAIM_TIME
+from worker.renewal.http import CALL_TIMEOUT
+from worker.renewal.outcome import NOTHING_TO_SPEND, Outcome, decide, wait_in_doubt
+from worker.token_pair import TokenPair
+from worker.vault import claims
 from worker.vault.claims import Claim
-from worker.vault.database import Vault, open_vault
-from worker.vault.due import EAGER
-from worker.vault.shown import ShownGrant
+from worker.vault.db.database import Vault, open_vault
+from worker.vault.ingest import take
+from worker.vault.ingest.columns import IncomingGrant
+from worker.vault.schedule import EAGER
 from worker.vault.spool import Spool
 
 T = TypeVar("T")
 LIFE = timedelta(hours=1)
 STRICT = providers.get("bitbucket")  # rotates, forgives nothing
-INVALID = Refused(Blame.USER, "invalid_grant")
-NO_ANSWER = Refused(Blame.IN_DOUBT, "timeout", spent=True)
+INVALID = Refused(RefusalBlame.USER, "invalid_grant")
+NO_ANSWER = Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True)
 
 
 @dataclass
@@ -115,7 +118,7 @@ class Protocol(RuleBasedStateMachine):
         self.versions, self.age = (0, 0), (0, 0)
         self.spool = Spool(self.folder / uuid4().hex, self.vault.refresh)
         self.spool.check()
-        self.storing = Storing(self.vault, self.spool, lambda: 0.5)
+        self.storing = AnswerCommitter(self.vault, self.spool, lambda: 0.5)
         self.connection.execute("TRUNCATE grants, connections RESTART IDENTITY CASCADE")
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -134,14 +137,14 @@ class Protocol(RuleBasedStateMachine):
 
     def show(self, pair: TokenPair) -> None:
         """Let Auth0 show this, and the vault look."""
-        shown = ShownGrant(
+        shown = IncomingGrant(
             GrantKey("default", "c", self.user, "1"),
             "bitbucket",
             pair,
             updated_at=self.now,
             issued_at=self.now,
         )
-        self.run(grants.take(self.vault, [shown], now=self.now))
+        self.run(take.ingest(self.vault, [shown], now=self.now))
 
     # The rules are few, with much to choose in each: hypothesis leaves some rules out of every example.
 
@@ -271,7 +274,7 @@ class Protocol(RuleBasedStateMachine):
         answer = NO_ANSWER if lost or attempt.answer is None else attempt.answer
         if isinstance(answer, TokenPair):
             assert attempt.sent_at is not None
-            self.run(self.storing.store(attempt.claim, answer, sent_at=attempt.sent_at, upkeep=EAGER))
+            self.run(self.storing.store(attempt.claim, answer, sent_at=attempt.sent_at, policy=EAGER))
             return
         decision = decide(answer, attempt.claim, STRICT, now=self.now, chance=0.5)
         released = self.run(claims.release(self.vault, attempt.claim, **decision.columns))

@@ -21,10 +21,10 @@ from psycopg.rows import dict_row
 
 from tests.integration.test_spool import postgres_away
 from tests.renewing import Renewals, opened, until
+from token_vault.secret import Secret
 from worker.providers import Client, Provider, RefreshRequest, registry
-from worker.renew.outcome import Outcome
+from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
-from worker.tokens import Secret
 
 HOUR = timedelta(hours=1)
 OVERLOADED = "AADSTS50196: The server terminated an operation because it encountered a client request loop."

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 from tests.simulated import START, SimulatedTime
 from tests.unit.auth0_server import Answer, FakeTime, client_of, running
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker import embedded
-from worker.auth0 import PLANS, Budget, Limit
-from worker.auth0.bucket import Bucket, Seen, Slot, Terms
-from worker.auth0.budget import _SCRIPT, ASSUMED_PROCESSES, REDIS_AWAY
-from worker.errors import Auth0RateLimited, ConfigurationError
-from worker.tokens import Secret
+from worker.auth0 import PLANS, Limit, RateLimitBudget
+from worker.auth0.errors import Auth0RateLimited
+from worker.auth0.ratelimit.bucket import BucketSlot, BucketTerms, ObservedLimits, TokenBucket
+from worker.auth0.ratelimit.budget import _SCRIPT, ASSUMED_PROCESSES, REDIS_AWAY
 
-Make = Callable[..., Budget]
+Make = Callable[..., RateLimitBudget]
 
 
 @pytest.fixture
@@ -35,14 +36,14 @@ async def make(redis_url: Secret, time: SimulatedTime) -> AsyncIterator[Make]:
     """Make the budget of one worker; each has its own connections."""
     async with AsyncExitStack() as stack:
 
-        def budget(plan: str = "enterprise", **settings: object) -> Budget:
+        def budget(plan: str = "enterprise", **settings: object) -> RateLimitBudget:
             given: dict[str, Any] = {
                 "redis_url": redis_url,
                 "clock": time,
                 "sleep": time.sleep,
                 "share": 0.0,
             } | settings
-            made = Budget("acme", PLANS[plan], **given)
+            made = RateLimitBudget("acme", PLANS[plan], **given)
             stack.push_async_callback(made.aclose)
             return made
 
@@ -50,7 +51,7 @@ async def make(redis_url: Secret, time: SimulatedTime) -> AsyncIterator[Make]:
 
 
 async def call(
-    budget: Budget,
+    budget: RateLimitBudget,
     time: SimulatedTime,
     calls: list[float],
     number: int,
@@ -128,7 +129,7 @@ async def test_urgent_calls_come_first(make: Make, time: SimulatedTime) -> None:
     """While three workers make bulk calls without end, an urgent call waits for a slot or two."""
     waits: list[float] = []
 
-    async def on_demand(budget: Budget) -> None:
+    async def on_demand(budget: RateLimitBudget) -> None:
         for _ in range(20):
             await time.sleep(7.3)
             asked = time.passed
@@ -220,7 +221,7 @@ async def test_headers_that_show_more_change_nothing(make: Make, time: Simulated
 
 async def test_clocks_of_workers_do_not_matter(redis_url: Secret) -> None:
     """Without an injected clock, time is that of Redis: what the worker's own clock says is never sent."""
-    budget = Budget("acme", PLANS["free"], redis_url=redis_url)
+    budget = RateLimitBudget("acme", PLANS["free"], redis_url=redis_url)
     grant = await budget.acquire("logs", urgent=True)
     await budget.aclose()
     with redis_client.Redis.from_url(redis_url.reveal()) as connection:
@@ -261,7 +262,9 @@ async def test_redis_that_dies_and_comes_back(
     shared: list[bool] = []
     with structlog.testing.capture_logs() as logs:
         with embedded.servers(home, postgres=False, durable=False) as servers:
-            budget = Budget("acme", PLANS["free"], redis_url=servers.redis_url, clock=time, sleep=time.sleep)
+            budget = RateLimitBudget(
+                "acme", PLANS["free"], redis_url=servers.redis_url, clock=time, sleep=time.sleep
+            )
 
             async def ask(number: int) -> None:
                 for _ in range(number):
@@ -282,7 +285,7 @@ async def test_a_redis_that_hangs_is_asked_once(time: SimulatedTime) -> None:
     taken: list[asyncio.StreamWriter] = []
     listener = await asyncio.start_server(lambda _, writer: taken.append(writer), "127.0.0.1", 0)
     url = Secret(f"redis://:canary@127.0.0.1:{listener.sockets[0].getsockname()[1]}/0")
-    budget = Budget("acme", PLANS["enterprise"], redis_url=url, clock=time, sleep=time.sleep)
+    budget = RateLimitBudget("acme", PLANS["enterprise"], redis_url=url, clock=time, sleep=time.sleep)
     with structlog.testing.capture_logs() as logs:
         await time.run(call(budget, time, [], 2))
     assert time.passed < REDIS_AWAY
@@ -298,7 +301,7 @@ async def test_a_redis_that_hangs_is_asked_once(time: SimulatedTime) -> None:
 def test_a_wrong_address_is_named_and_not_shown() -> None:
     """What is no address of Redis is the operator's to mend; the message does not show it."""
     with pytest.raises(ConfigurationError, match="REDIS_URL") as refused:
-        Budget("acme", PLANS["free"], redis_url=Secret("canary://x"))
+        RateLimitBudget("acme", PLANS["free"], redis_url=Secret("canary://x"))
     assert "canary" not in repr(refused.value.__context__) + str(refused.value)
 
 
@@ -327,8 +330,8 @@ def test_the_script_is_the_model(
     steps: list[tuple[float, tuple[Any, ...]]],
 ) -> None:
     """Whatever is asked in whatever order, the script in Redis answers as the bucket in Python does."""
-    model, now = Bucket(Limit(rate, burst), left), 1_774_000_000.0
-    last: Slot | None = None
+    model, now = TokenBucket(Limit(rate, burst), left), 1_774_000_000.0
+    last: BucketSlot | None = None
     with redis_client.Redis.from_url(servers.redis_url.reveal()) as connection:
         script = connection.register_script(_SCRIPT)
         connection.delete("model")
@@ -342,8 +345,8 @@ def test_the_script_is_the_model(
             seen = None
             if shown is not None and last is not None:
                 remaining, limit = shown
-                seen = Seen(remaining, limit, last.number, last.at)
-            terms = Terms(float(number), float(horizon))
+                seen = ObservedLimits(remaining, limit, last.number, last.at)
+            terms = BucketTerms(float(number), float(horizon))
             words = ("", "", "", "") if seen is None else (seen.remaining, seen.limit, seen.slot, seen.at)
             expected = model.take(now, terms, seen)
             wait, given_number, *_ = script(
@@ -364,14 +367,16 @@ def test_the_script_is_the_model(
 )
 def test_a_bucket_never_gives_more_than_its_limit(limit: Limit, gaps: list[float], keep: float) -> None:
     """In no window are there more slots than burst and rate allow, whatever is seen meanwhile."""
-    bucket, now = Bucket(limit), 0.0
+    bucket, now = TokenBucket(limit), 0.0
     slots: list[float] = []
     for index, gap in enumerate(gaps):
         now += gap
         seen = (
-            Seen(remaining=1000, limit=1000, slot=max(0, len(slots) - 1), at=now) if index % 3 == 0 else None
+            ObservedLimits(remaining=1000, limit=1000, slot=max(0, len(slots) - 1), at=now)
+            if index % 3 == 0
+            else None
         )
-        slots.append(bucket.take(now, Terms(keep if index % 2 else 0, 1e9), seen).at)
+        slots.append(bucket.take(now, BucketTerms(keep if index % 2 else 0, 1e9), seen).at)
     assert most_above(slots, limit.per_second) <= limit.burst + 1e-6
 
 
@@ -387,8 +392,8 @@ async def test_a_client_asks_before_each_call(redis_url: Secret) -> None:
             Answer(429, {}, {"Retry-After": "9"}),
             Answer(200, {"user_id": "auth0|1"}),
         ]
-        budget = Budget("acme", PLANS["free"], redis_url=redis_url, clock=time, sleep=time.sleep)
-        other = Budget("acme", PLANS["free"], redis_url=redis_url, clock=time, sleep=time.sleep)
+        budget = RateLimitBudget("acme", PLANS["free"], redis_url=redis_url, clock=time, sleep=time.sleep)
+        other = RateLimitBudget("acme", PLANS["free"], redis_url=redis_url, clock=time, sleep=time.sleep)
         async with client_of(server, time, budget=budget) as client:
             await client.urgent.user("auth0|1")
         with redis_client.Redis.from_url(redis_url.reveal()) as connection:
@@ -414,7 +419,7 @@ async def test_a_plan_that_nobody_named_is_told_by_the_answers(
     group: str, shown: str | None, plan: str, needless: bool
 ) -> None:
     """At first the smallest is kept, then the one whose limit is shown; where none is shown there is none."""
-    budget = Budget("default", PLANS["free"], presumed=True, sleep=lambda _: asyncio.sleep(0))
+    budget = RateLimitBudget("default", PLANS["free"], presumed=True, sleep=lambda _: asyncio.sleep(0))
     grant = await budget.acquire(group)
     budget.learn(grant, httpx.Headers({} if shown is None else {"x-ratelimit-limit": shown}), group)
     assert (budget._plan.name, budget.is_needless) == (plan, needless)

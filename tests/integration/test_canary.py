@@ -22,13 +22,13 @@ import psycopg
 import pytest
 import redis
 
+from emulators.control import Emulation, running
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
-from tests.emulators.control import Emulation, running
 from tests.hunting import Hunt, everything_in
 from tests.processes import Process, Site, site, until
+from token_vault.secret import Secret
 from worker import embedded
-from worker.tokens import Secret
-from worker.vault.migrating import migrate
+from worker.vault.db.migrate import migrate
 
 CANARIES = {
     name: f"canary-{name.replace(' ', '-')}-{os.urandom(16).hex()}"

@@ -12,14 +12,15 @@ from pathlib import Path
 from uuid import uuid4
 
 from tests.renewing import Renewals, until
-from worker.connections import Connections
-from worker.renew.engine import WINDOW, Engine
-from worker.renew.lanes import PER_CONNECTION
-from worker.renew.outcome import UNKNOWN_TRIES, Outcome
-from worker.renew.sending import http_client
+from worker.renewal.concurrency import PER_CONNECTION
+from worker.renewal.engine import WINDOW, RenewalEngine
+from worker.renewal.http import http_client
+from worker.renewal.outcome import UNKNOWN_TRIES, Outcome
+from worker.resolved_connections import ConnectionResolver
 from worker.runtime import Runtime
 from worker.settings import load
-from worker.vault import circuits, claims
+from worker.vault import claims
+from worker.vault.connections import circuits
 from worker.vault.spool import Spool
 
 
@@ -35,13 +36,15 @@ async def configured(
     line: str,
     now: Callable[[], datetime] | None = None,
     chance: Callable[[], float] = random.random,
-) -> AsyncIterator[Engine]:
+) -> AsyncIterator[RenewalEngine]:
     """An engine of a worker started after the operator set something for connection ``c``."""
     with environment.open("a", encoding="utf-8") as config:
         config.write(f'[connections."c"]\n{line}\n')
     spool = Spool(worker.settings.spool, worker.vault.refresh)
     async with http_client() as http:
-        yield Engine(worker.vault, Connections(worker.vault, load()), http, spool, now=now, chance=chance)
+        yield RenewalEngine(
+            worker.vault, ConnectionResolver(worker.vault, load()), http, spool, now=now, chance=chance
+        )
 
 
 async def test_a_wrong_secret_costs_a_handful_of_calls(renewals: Renewals) -> None:

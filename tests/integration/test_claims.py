@@ -17,14 +17,18 @@ import pytest
 from sqlalchemy import text
 
 from tests.renewing import Renewals, Sql, opened
-from worker.renew.engine import CLAIM_TIME
-from worker.renew.outcome import Outcome
-from worker.tokens import GrantKey, Secret, TokenPair
-from worker.vault import claims, database, grants
+from token_vault.grant_key import GrantKey
+from token_vault.read_model import CHANNEL
+from token_vault.secret import Secret
+from worker.renewal.engine import CLAIM_TIME
+from worker.renewal.outcome import Outcome
+from worker.token_pair import TokenPair
+from worker.vault import claims
 from worker.vault.claims import Claim
-from worker.vault.database import Vault
-from worker.vault.serving import CHANNEL
-from worker.vault.shown import ShownGrant
+from worker.vault.db import database
+from worker.vault.db.database import Vault
+from worker.vault.ingest import take
+from worker.vault.ingest.columns import IncomingGrant
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=2)
@@ -32,9 +36,9 @@ AFTERWARDS = NOW + timedelta(minutes=10)
 HOUR = timedelta(hours=1)
 
 
-def shown(number: int, *, login: int = 0, refresh: str | None = "", connection: str = "c") -> ShownGrant:
+def shown(number: int, *, login: int = 0, refresh: str | None = "", connection: str = "c") -> IncomingGrant:
     """What Auth0 shows of a user after this login; ``refresh`` None where it shows no refresh token."""
-    return ShownGrant(
+    return IncomingGrant(
         key=GrantKey("default", connection, f"c|{number}", str(number)),
         strategy="oauth2",
         pair=TokenPair(
@@ -47,9 +51,9 @@ def shown(number: int, *, login: int = 0, refresh: str | None = "", connection: 
     )
 
 
-async def planted(vault: Vault, sql: Sql, *wanted: ShownGrant) -> None:
+async def planted(vault: Vault, sql: Sql, *wanted: IncomingGrant) -> None:
     """Take grants into the vault, all due now."""
-    await grants.take(vault, wanted, now=NOW)
+    await take.ingest(vault, wanted, now=NOW)
     sql("UPDATE grants SET due_at = %s", NOW)
 
 
@@ -451,7 +455,7 @@ async def test_a_newer_login_outlives_an_older_answer(vault: Vault, sql: Sql) ->
     """A user who logged in during the call keeps the login's pair, and the claim is void."""
     await planted(vault, sql, shown(1))
     claim = await claim_first(vault)
-    await grants.take(vault, [shown(1, login=1)], now=NOW + timedelta(seconds=1))
+    await take.ingest(vault, [shown(1, login=1)], now=NOW + timedelta(seconds=1))
     [row] = sql("SELECT * FROM grants")
     assert row["claim_owner"] is None
     assert not await store(vault, claim)
@@ -465,7 +469,7 @@ async def test_a_login_with_an_access_token_alone_costs_no_rotated_refresh_token
     """A login during the call that brought no refresh token keeps its access token beside the rotated one."""
     await planted(vault, sql, shown(1))
     claim = await claim_first(vault)
-    await grants.take(vault, [shown(1, login=2, refresh=None)], now=NOW + timedelta(seconds=1))
+    await take.ingest(vault, [shown(1, login=2, refresh=None)], now=NOW + timedelta(seconds=1))
     assert await store(vault, claim)
     [row] = sql("SELECT * FROM grants")
     assert opened(vault, row) == ("access-1-2", "rotated")
@@ -476,7 +480,7 @@ async def test_an_answer_of_which_nothing_is_news_was_superseded(vault: Vault, s
     """An answer without a refresh token, whose access token a login has overtaken, counts as superseded."""
     await planted(vault, sql, shown(1))
     claim = await claim_first(vault)
-    await grants.take(vault, [shown(1, login=2, refresh=None)], now=NOW + timedelta(seconds=1))
+    await take.ingest(vault, [shown(1, login=2, refresh=None)], now=NOW + timedelta(seconds=1))
     assert not await store(vault, claim, refresh=None)
     [row] = sql("SELECT * FROM grants")
     assert opened(vault, row) == ("access-1-2", "refresh-1-0")
@@ -487,7 +491,7 @@ async def test_a_verdict_on_a_refresh_token_already_replaced_is_not_believed(vau
     """``invalid_grant`` for a refresh token that a login has replaced says nothing about the grant."""
     await planted(vault, sql, shown(1))
     claim = await claim_first(vault)
-    await grants.take(vault, [shown(1, login=1)], now=NOW + timedelta(seconds=1))
+    await take.ingest(vault, [shown(1, login=1)], now=NOW + timedelta(seconds=1))
     assert not await claims.release(
         vault, claim, due_at=None, state="reauthorization_required", reason="invalid_grant"
     )
@@ -502,12 +506,12 @@ async def test_a_verdict_on_an_exchanged_token_already_replaced_is_not_believed(
     """Where the access token itself is exchanged, a login that replaced it voids the claim on the old one."""
     first, second = (shown(1, login=login, refresh=None) for login in (0, 1))
     exchangeable = [
-        ShownGrant(s.key, s.strategy, s.pair, s.updated_at, s.issued_at, exchangeable=True)
+        IncomingGrant(s.key, s.strategy, s.pair, s.updated_at, s.issued_at, exchangeable=True)
         for s in (first, second)
     ]
     await planted(vault, sql, exchangeable[0])
     claim = await claim_first(vault)
-    await grants.take(vault, exchangeable[1:], now=NOW + timedelta(seconds=1))
+    await take.ingest(vault, exchangeable[1:], now=NOW + timedelta(seconds=1))
     assert not await claims.release(
         vault, claim, due_at=None, state="reauthorization_required", reason="facebook_190"
     )
@@ -583,7 +587,7 @@ async def test_whoever_waits_for_a_claim_is_told_of_its_end(
             case "unspent":
                 await claims.release_unspent(vault, [claim], due_at=NOW)
             case "login":
-                await grants.take(vault, [shown(1, login=1)], now=NOW)
+                await take.ingest(vault, [shown(1, login=1)], now=NOW)
     assert heard() == [str(claim.id)]
     [row] = sql("SELECT awaited FROM grants")
     assert not row["awaited"]

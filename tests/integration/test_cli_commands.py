@@ -18,14 +18,14 @@ import psycopg
 import pytest
 import structlog
 
+from emulators.control import Emulation
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
-from tests.emulators.control import Emulation
 from tests.processes import until
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
 from worker import embedded
 from worker.cli import main
 from worker.settings import Settings
-from worker.tokens import Secret
-from worker.vault.keyring import KeyRing
 
 Sql = Callable[..., list[dict[str, Any]]]
 
@@ -403,7 +403,7 @@ def test_an_unforeseen_failure_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise ValueError("canary-token")
 
-    monkeypatch.setattr("worker.vault.records.status", fail)
+    monkeypatch.setattr("worker.vault.sync_state.runs.status", fail)
     ran = run("status", "--json")
     assert ran.code == 1
     assert "unforeseen ValueError" in ran.json["error"]["message"]
@@ -464,7 +464,7 @@ def test_an_interrupted_command_says_nothing(run: Run, monkeypatch: pytest.Monke
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("worker.vault.records.status", interrupt)
+    monkeypatch.setattr("worker.vault.sync_state.runs.status", interrupt)
     assert run("status") == Ran(130, "", "")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.renewing import until
-from worker.cli import supervise
-from worker.cli.supervise import Child, Log
+from worker.cli.up import processes
+from worker.cli.up.processes import Child, Log
 
 LINGERS = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', file=sys.stderr, flush=True); time.sleep(60)"
 
@@ -33,8 +33,8 @@ async def test_a_child_that_ends_is_told_of_and_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each end is told with its code and the last words, and the pauses between starts grow."""
-    monkeypatch.setattr(supervise, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(supervise, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(processes, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(processes, "LONGEST_PAUSE", 0.02)
     told: list[str] = []
     ends = child("import sys; sys.exit('no such setting')", tmp_path, told.append)
     await until(lambda: len(told) >= 3)
@@ -72,7 +72,7 @@ async def test_a_program_that_cannot_run_is_told_of(tmp_path: Path) -> None:
 
 def test_a_log_is_bounded_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that grows too long begins anew, one older file is kept, and only the owner reads either."""
-    monkeypatch.setattr(supervise, "LOG_SIZE", 100)
+    monkeypatch.setattr(processes, "LOG_SIZE", 100)
     log = Log(tmp_path / "log")
     for number in range(50):
         log.write(f"line {number}, as long as lines are\n".encode())

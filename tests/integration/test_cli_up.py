@@ -17,10 +17,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.emulators.control import Emulation
+from emulators.control import Emulation
+from token_vault.errors import ConfigurationError
 from worker import embedded
-from worker.cli import premises
-from worker.errors import ConfigurationError
+from worker.cli import environment as premises
 from worker.settings import Settings, load
 
 PATIENCE = 90.0  # seconds, on a busy machine

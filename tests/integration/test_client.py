@@ -20,9 +20,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.readers import KINDS, OpenReader, Reader, Rows, Sql, message_arguments, opening
-from worker import embedded
-from worker.client import Token, TokenVault
-from worker.errors import (
+from token_vault.errors import (
     CannotOpen,
     ConfigurationError,
     ReauthorizationRequired,
@@ -31,10 +29,12 @@ from worker.errors import (
     TokenNotFound,
     VaultError,
 )
-from worker.tokens import Secret
-from worker.vault.database import Vault
-from worker.vault.keyring import KeyRing
-from worker.vault.migrating import migrate
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
+from worker import embedded
+from worker.client import Token, TokenVault
+from worker.vault.db.database import Vault
+from worker.vault.db.migrate import migrate
 
 USER, CONNECTION = "oauth2|u1", "custom"
 NOWHERE = Secret("redis://127.0.0.1:1/0")

@@ -16,11 +16,11 @@ import redis
 
 from tests.conftest import ACCESS_KEY
 from tests.readers import Rows, Sql
+from token_vault.errors import TemporarilyUnavailable
+from token_vault.read_model import CHANNEL
+from token_vault.secret import Secret
 from worker.client import AsyncTokenVault, TokenVault
-from worker.errors import TemporarilyUnavailable
-from worker.tokens import Secret
-from worker.vault.database import Vault
-from worker.vault.serving import CHANNEL
+from worker.vault.db.database import Vault
 
 CONNECTION = "custom"
 

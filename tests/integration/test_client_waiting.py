@@ -15,15 +15,15 @@ import pytest
 import redis
 from psycopg.conninfo import make_conninfo
 
-from tests.emulators.control import Emulation
+from emulators.control import Emulation
 from tests.readers import CROWDS, KINDS, OpenReader, Reader, Rows, Sql, on_demand_worker, opening
+from token_vault.errors import ReauthorizationRequired, TemporarilyUnavailable, TokenExpired
+from token_vault.read_model import CHANNEL
+from token_vault.secret import Secret
 from worker.client import AsyncTokenVault, Token
-from worker.errors import ReauthorizationRequired, TemporarilyUnavailable, TokenExpired
 from worker.reading.pool import AsyncPool, Pool
 from worker.runtime import Runtime
-from worker.tokens import Secret
-from worker.vault.database import Vault
-from worker.vault.serving import CHANNEL
+from worker.vault.db.database import Vault
 
 USER, CONNECTION = "oauth2|u1", "custom"
 OpenWorker = Callable[[], Awaitable[Runtime]]

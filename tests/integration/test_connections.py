@@ -11,15 +11,16 @@ import pytest
 
 from tests.conftest import ACCESS_KEY
 from tests.rows import Sql
-from worker.connections import Connection, Connections
-from worker.errors import CannotOpen
+from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import CannotOpen
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
 from worker.providers import ClientAuth
+from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.settings import ConnectionSettings, Schedule, Settings, TenantSettings
-from worker.tokens import Secret
-from worker.vault import circuits
-from worker.vault import connections as table
-from worker.vault.database import Vault
-from worker.vault.keyring import KeyRing, Place
+from worker.vault.connections import circuits
+from worker.vault.connections import stored as table
+from worker.vault.db.database import Vault
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -50,9 +51,9 @@ async def show(
     )  # fmt: skip
 
 
-async def loaded(vault: Vault, settings: Settings | None = None, name: str = "google") -> Connection:
+async def loaded(vault: Vault, settings: Settings | None = None, name: str = "google") -> ResolvedConnection:
     """The connection as a worker that has just started sees it."""
-    return (await Connections(vault, settings or configured()).load(["default"]))["default", name]
+    return (await ConnectionResolver(vault, settings or configured()).load(["default"]))["default", name]
 
 
 # What is stored
@@ -92,7 +93,7 @@ async def test_the_same_name_at_two_tenants_is_two_connections(vault: Vault) -> 
     """Each tenant's connection has credentials of its own."""
     await show(vault, GOOGLE)
     await show(vault, GOOGLE | {"client_id": "id-2"}, tenant="other")
-    both = await Connections(vault, configured()).load(["default", "other"])
+    both = await ConnectionResolver(vault, configured()).load(["default", "other"])
     clients = {tenant: connection.client for (tenant, _), connection in both.items()}
     assert {tenant: client and client.client_id for tenant, client in clients.items()} == {
         "default": "id-1",
@@ -123,7 +124,7 @@ async def test_options_out_of_place_are_a_problem_of_that_connection(
     await show(vault, GOOGLE)
     await show(vault, GOOGLE | {"client_secret": "canary-2"}, name="other")
     sql(f"UPDATE connections SET {damage} WHERE name = 'google'")
-    both = await Connections(vault, configured()).load(["default"])
+    both = await ConnectionResolver(vault, configured()).load(["default"])
     assert both["default", "other"].client is not None
     [broken] = [connection for (_, name), connection in both.items() if name != "other"]
     assert broken.client is None
@@ -138,7 +139,7 @@ async def test_options_that_do_not_open_are_replaced_by_those_shown_next(vault: 
     """After a key was lost, a sync mends the connections by itself."""
     await show(vault, GOOGLE)
     sealed = KeyRing("refresh", [KeyRing.generate()]).seal(
-        Place("connections", ("default", "google"), "options", 1), Secret(json.dumps(GOOGLE))
+        EncryptionContext("connections", ("default", "google"), "options", 1), Secret(json.dumps(GOOGLE))
     )
     sql("UPDATE connections SET options_sealed = %s", sealed)
     [stored] = await table.stored(vault, ["default"])
@@ -152,7 +153,7 @@ async def test_a_reader_cannot_open_options(vault: Vault) -> None:
     """Client secrets are under the refresh ring, which readers do not hold."""
     await show(vault, GOOGLE)
     [stored] = await table.stored(vault, ["default"])
-    place = Place("connections", ("default", "google"), "options", stored.options_version)
+    place = EncryptionContext("connections", ("default", "google"), "options", stored.options_version)
     assert stored.options_sealed is not None
     with pytest.raises(CannotOpen):
         KeyRing("access", [ACCESS_KEY]).open(place, stored.options_sealed)
@@ -228,7 +229,7 @@ async def test_a_stub_heals_when_its_connection_is_shown(vault: Vault, sql: Sql)
 async def test_what_has_not_changed_is_not_written(vault: Vault, sql: Sql) -> None:
     """Loading connections costs reads alone, however often it is done."""
     await show(vault, GOOGLE)
-    known = Connections(vault, configured())
+    known = ConnectionResolver(vault, configured())
     await known.load(["default"])
     before = sql("SELECT xmin::text, ctid::text FROM connections")
     await known.load(["default"])
@@ -269,7 +270,7 @@ async def test_an_emulated_tenant_may_name_endpoints_on_loopback(vault: Vault, d
 
 async def test_new_credentials_are_seen_without_a_restart(vault: Vault) -> None:
     """A worker that runs on takes what a sync stored."""
-    known = Connections(vault, configured())
+    known = ConnectionResolver(vault, configured())
     for number in range(3):
         await show(vault, GOOGLE | {"client_id": f"id-{number}"})
         client = (await known.load(["default"]))["default", "google"].client
@@ -280,7 +281,7 @@ async def test_new_credentials_are_seen_without_a_restart(vault: Vault) -> None:
 async def test_options_are_opened_once(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Options that have not changed cost a worker no decryption at its next tick."""
     await show(vault, GOOGLE)
-    known = Connections(vault, configured())
+    known = ConnectionResolver(vault, configured())
     await known.load(["default"])
     monkeypatch.setattr(table, "open_options", None)
     assert (await known.load(["default"]))["default", "google"].client is not None
@@ -289,11 +290,11 @@ async def test_options_are_opened_once(vault: Vault, monkeypatch: pytest.MonkeyP
 async def test_two_syncs_that_store_at_once_leave_no_worker_behind(vault: Vault) -> None:
     """Whichever of two syncs stored last, a worker that had seen the other's credentials takes these."""
     await show(vault, GOOGLE)
-    known = Connections(vault, configured())
+    known = ConnectionResolver(vault, configured())
     [before] = await table.stored(vault, ["default"])
     for number in (1, 2):  # both found the same version, and so both store the next one
         options = GOOGLE | {"client_id": f"id-{number}"}
-        place = Place("connections", ("default", "google"), "options", before.options_version + 1)
+        place = EncryptionContext("connections", ("default", "google"), "options", before.options_version + 1)
         await _overwrite(
             vault, vault.refresh.seal(place, Secret(json.dumps(options))), before.options_version + 1
         )
@@ -342,7 +343,9 @@ async def test_a_fingerprint_changes_with_the_client_alone(vault: Vault) -> None
     assert len(seen) == 8
 
 
-async def opened(vault: Vault, connection: Connection, *, began: datetime, now: datetime) -> datetime | None:
+async def opened(
+    vault: Vault, connection: ResolvedConnection, *, began: datetime, now: datetime
+) -> datetime | None:
     """Open the circuit for a client that was refused."""
     return await circuits.open_circuit(
         vault, tenant="default", name="google", fingerprint=connection.fingerprint, code="invalid_client",

@@ -20,11 +20,11 @@ import psycopg
 import pytest
 import redis
 
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker import embedded
 from worker.embedded.account import account
 from worker.embedded.redis import Redis
-from worker.errors import ConfigurationError
-from worker.tokens import Secret
 
 USES = """
 import sys

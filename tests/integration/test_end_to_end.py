@@ -13,8 +13,8 @@ import psycopg
 import pytest
 import redis
 
+from emulators.control import Emulation, running
 from tests.conftest import TABLES
-from tests.emulators.control import Emulation, running
 from tests.processes import Process, Site, site, until
 from worker.embedded import Servers
 

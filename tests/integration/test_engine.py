@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 from tests.renewing import Renewals, Row, opened, until
-from worker.renew import storing
-from worker.renew.outcome import LAST_MOMENT, UNKNOWN_TRIES, Outcome
+from token_vault.secret import Secret
+from worker.renewal import commit
+from worker.renewal.outcome import LAST_MOMENT, UNKNOWN_TRIES, Outcome
 from worker.runtime import Runtime
-from worker.tokens import Secret
 
 HOUR = timedelta(hours=1)
 
@@ -498,7 +498,7 @@ async def test_no_more_is_asked_for_while_answers_wait_for_their_commit(
     renewals: Renewals, database_url: Secret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that dies loses what it has not committed: answers must not queue up behind a slow commit."""
-    monkeypatch.setattr(storing, "ANSWERS", 1)
+    monkeypatch.setattr(commit, "ANSWERS", 1)
     users = renewals.connect("c", users=6)
     worker = await renewals.synced(patience=60)
     loaded = await worker.connections.load(["default"])

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from emulators.control import Emulation
 from tests import rows
-from tests.emulators.control import Emulation
 from tests.integration.test_walk import SCOPES, Bench
 from tests.rows import Sql
-from worker.errors import Auth0Error
+from worker.auth0.errors import Auth0Error
 from worker.runtime import Runtime
 from worker.settings import ConnectionSettings
-from worker.vault import missing
+from worker.vault.grants import missing
 
 
 @pytest.fixture

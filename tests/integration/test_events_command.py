@@ -12,7 +12,7 @@ import kombu.pools
 import pytest
 import structlog
 
-from tests.emulators.control import Emulation
+from emulators.control import Emulation
 from tests.integration.test_cli_commands import _log_to_stderr
 from tests.receivers import SECRET, Receiver, receiving
 from worker import tasks
@@ -21,7 +21,7 @@ from worker.process import Process
 from worker.runtime import open_runtime
 from worker.settings import EventKind, load
 from worker.vault import outbox
-from worker.vault.database import Vault
+from worker.vault.db.database import Vault
 
 Sql = Callable[..., list[dict[str, Any]]]
 Run = Callable[..., tuple[int, str]]

@@ -19,13 +19,13 @@ import pytest
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.receivers import KEY, SECRET, Receiver, receiving, signature
 from tests.renewing import until
+from token_vault.secret import Secret
 from worker.settings import EventKind, EventSettings, WebhookSettings
-from worker.telling.delivering import AT_A_TIME, Deliverer, wanted
-from worker.telling.payload import name_of
-from worker.telling.sending import http_client
-from worker.tokens import Secret
 from worker.vault import outbox
-from worker.vault.database import Vault
+from worker.vault.db.database import Vault
+from worker.webhooks.dispatcher import AT_A_TIME, Dispatcher, wanted
+from worker.webhooks.http import http_client
+from worker.webhooks.payload import name_of
 
 Sql = Callable[..., list[dict[str, Any]]]
 TENANTS = ["default"]
@@ -65,9 +65,9 @@ class Deliverers:
     def __init__(self, vault: Vault, stack: AsyncExitStack) -> None:
         self.vault, self._stack, self.clock = vault, stack, Clock()
 
-    async def make(self, events: EventSettings | None = None, **webhooks: WebhookSettings) -> Deliverer:
+    async def make(self, events: EventSettings | None = None, **webhooks: WebhookSettings) -> Dispatcher:
         http: httpx.AsyncClient = await self._stack.enter_async_context(http_client())
-        return Deliverer(
+        return Dispatcher(
             self.vault, webhooks, events or EventSettings(), http, now=self.clock, chance=lambda: 1.0
         )
 
@@ -268,10 +268,10 @@ async def test_a_killed_deliverer_is_succeeded(
     program = """
 import asyncio, json, sys
 from worker.settings import EventSettings, WebhookSettings
-from worker.telling.delivering import Deliverer
-from worker.telling.sending import http_client
-from worker.tokens import Secret
-from worker.vault.database import open_vault
+from worker.webhooks.dispatcher import Deliverer
+from worker.webhooks.http import http_client
+from token_vault.secret import Secret
+from worker.vault.db.database import open_vault
 
 async def main(url, access, refresh, hook):
     async with open_vault(Secret(url), [Secret(access)], [Secret(refresh)]) as vault, http_client() as http:

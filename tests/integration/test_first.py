@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tests.emulators.control import Emulation
-from worker.renew.outcome import Outcome
+from emulators.control import Emulation
+from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
 
 

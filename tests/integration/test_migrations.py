@@ -16,14 +16,22 @@ from sqlalchemy import make_url
 
 from tests.alembic_check import drift
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from token_vault.database_errors import failure
+from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import (
+    AccessDenied,
+    ConfigurationError,
+    TemporarilyUnavailable,
+    TokenNotFound,
+    VaultError,
+)
+from token_vault.grant_key import GrantKey
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
 from worker import embedded
 from worker.client import TokenVault
-from worker.errors import AccessDenied, ConfigurationError, TemporarilyUnavailable, TokenNotFound, VaultError
-from worker.tokens import GrantKey, Secret
-from worker.vault.database import open_vault
-from worker.vault.failures import failure
-from worker.vault.keyring import KeyRing, Place
-from worker.vault.migrating import configuration, migrate, revisions
+from worker.vault.db.database import open_vault
+from worker.vault.db.migrate import configuration, migrate, revisions
 
 PASSWORD = "p@ss/w:rd %canary'?#&"
 SCHEMA = """
@@ -125,7 +133,9 @@ def test_a_table_that_somebody_holds_is_told_as_that(empty: Secret) -> None:
 
 def test_two_migrations_at_once_take_turns(empty: Secret) -> None:
     """Two deployments that migrate at the same time both succeed."""
-    program = "import sys; from worker.vault.migrating import migrate; from worker.tokens import Secret; "
+    program = (
+        "import sys; from worker.vault.db.migrate import migrate; from token_vault.secret import Secret; "
+    )
     program += "migrate(Secret(sys.stdin.read()))"
     both = [
         subprocess.Popen(
@@ -211,7 +221,9 @@ async def test_any_password_works(empty: Secret) -> None:
 def test_a_reader_reads_the_views_alone(database_url: Secret, reader: Secret) -> None:
     """With SELECT on the two views a service reads its tokens, and nothing else of the vault."""
     key = GrantKey("default", "google-oauth2", "google-oauth2|1111", "1111")
-    sealed = KeyRing("access", [ACCESS_KEY]).seal(Place.of_grant(key, "access", 1), Secret("ya29.token"))
+    sealed = KeyRing("access", [ACCESS_KEY]).seal(
+        EncryptionContext.of_grant(key, "access", 1), Secret("ya29.token")
+    )
     with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
         connection.execute(
             "INSERT INTO connections (tenant, name, strategy) VALUES ('default', 'google-oauth2', 'x')"

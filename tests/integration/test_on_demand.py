@@ -11,13 +11,13 @@ import psycopg
 import pytest
 
 from tests.renewing import Renewals, opened
-from worker.errors import TokenNotFound
-from worker.renew import on_demand
-from worker.renew.on_demand import Refreshed
-from worker.renew.outcome import LAST_MOMENT, Outcome
+from token_vault.errors import TokenNotFound
+from token_vault.read_model import CHANNEL
+from token_vault.secret import Secret
+from worker.renewal import on_demand
+from worker.renewal.on_demand import Refreshed
+from worker.renewal.outcome import LAST_MOMENT, Outcome
 from worker.runtime import Runtime
-from worker.tokens import Secret
-from worker.vault.serving import CHANNEL
 
 LONG = 3500.0
 """More life than any synced token has left here, and less than a new one has."""

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.emulators.control import Emulation
+from emulators.control import Emulation
 from tests.integration.test_walk import LIST, SCOPES, Bench
 from tests.rows import Sql
-from worker.errors import Auth0Unreachable
+from worker.auth0.errors import Auth0Unreachable
 from worker.runtime import Runtime
-from worker.sync import reconciling
-from worker.vault import wanted
+from worker.sync import export_reconciliation
+from worker.vault.sync_state import export_diff
 
 JOB, LOOK, BY_ID = "POST /api/v2/jobs/users-exports", "GET /api/v2/jobs/{id}", "GET /api/v2/users/{id}"
 
@@ -28,7 +28,7 @@ async def bench(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Bench:
     """A tenant of 500 users that counts as large and has been walked through, a day ago by the vault's clock."""
-    monkeypatch.setattr(reconciling, "LARGE", 100)
+    monkeypatch.setattr(export_reconciliation, "LARGE", 100)
     tenant.set_scopes(SCOPES)
     tenant.add_connection("google-oauth2", "google-oauth2", "google")
     tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
@@ -132,7 +132,7 @@ async def test_a_role_that_may_not_make_temporary_tables(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told, and a walk is made instead."""
-    monkeypatch.setattr(wanted, "_EXPORTED", text("SELECT not_allowed()"))
+    monkeypatch.setattr(export_diff, "_EXPORTED", text("SELECT not_allowed()"))
     report = await bench.sync.everything()
     assert (report.ok, report.seen) == (True, 500)
     assert "GRANT TEMPORARY" in report.notes[0]
@@ -157,18 +157,18 @@ async def test_it_is_gone_on_with(bench: Bench) -> None:
 
 async def test_a_kill_between_asking_and_noting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job is kept, and only those are asked for again whose answers were not committed as asked."""
-    monkeypatch.setattr(reconciling, "ASKED_AT_A_TIME", 2)
+    monkeypatch.setattr(export_reconciliation, "ASKED_AT_A_TIME", 2)
     for user_id in ids(bench)[:5]:
         bench.tenant.login(user_id, "google-oauth2")
-    asked = wanted.asked
+    asked = export_diff.asked
 
     async def killed(*_: Any, **__: Any) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(wanted, "asked", killed)
+    monkeypatch.setattr(export_diff, "asked", killed)
     with pytest.raises(asyncio.CancelledError):
         await bench.sync.everything()
-    monkeypatch.setattr(wanted, "asked", asked)
+    monkeypatch.setattr(export_diff, "asked", asked)
     report = await bench.sync.everything()
     calls = bench.calls()
     assert (report.ok, report.seen, calls[JOB], calls[BY_ID]) == (True, 500, 1, 7)
@@ -215,15 +215,15 @@ async def test_a_kill_before_it_is_left_to_a_walk(bench: Bench, monkeypatch: pyt
     """Those who differ are counted anew: a walk is made, and nobody of them asked for by id."""
     for user_id in ids(bench)[:30]:
         bench.tenant.login(user_id, "google-oauth2")
-    leave = reconciling.Reconciling._leave
+    leave = export_reconciliation.ExportReconciler._leave
 
     async def killed(*_: Any, **__: Any) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(reconciling.Reconciling, "_leave", killed)
+    monkeypatch.setattr(export_reconciliation.ExportReconciler, "_leave", killed)
     with pytest.raises(asyncio.CancelledError):
         await bench.sync.everything()
-    monkeypatch.setattr(reconciling.Reconciling, "_leave", leave)
+    monkeypatch.setattr(export_reconciliation.ExportReconciler, "_leave", leave)
     assert (await bench.sync.everything()).ok
     calls = bench.calls()
     assert (calls.get(BY_ID, 0), calls[LIST]) == (0, 6)

@@ -20,23 +20,28 @@ import pytest
 import structlog
 from sqlalchemy import LargeBinary
 
+from emulators.control import Emulation
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
-from tests.emulators.control import Emulation
 from tests.rows import opened
+from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import CannotOpen
+from token_vault.grant_key import GrantKey
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
 from worker.cli import main
-from worker.errors import CannotOpen
-from worker.renew.outcome import Outcome
+from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
-from worker.tokens import GrantKey, Secret, TokenPair
-from worker.vault import connections, rotating, sharing
+from worker.token_pair import TokenPair
 from worker.vault.claims import Claim, claim_one, store_renewed
-from worker.vault.database import Vault, open_vault
-from worker.vault.grants import take
-from worker.vault.keyring import KeyRing, Place
-from worker.vault.sealed import COLUMNS, swap
-from worker.vault.shown import ShownGrant
+from worker.vault.connections import stored as connections
+from worker.vault.db import advisory_locks
+from worker.vault.db.database import Vault, open_vault
+from worker.vault.db.tables import Base
+from worker.vault.ingest.columns import IncomingGrant
+from worker.vault.ingest.take import ingest
+from worker.vault.rotation import rotate
+from worker.vault.rotation.sealed_columns import COLUMNS, swap
 from worker.vault.spool import Spool
-from worker.vault.tables import Base
 
 Sql = Callable[..., list[dict[str, Any]]]
 Ran = tuple[int, Any]
@@ -65,12 +70,12 @@ async def filled(vault: Vault) -> Vault:
             vault, tenant="default", name=name, auth0_id=f"con_{name}", strategy="oauth2",
             options={"client_secret": f"{CANARY}-client-secret"}, notes=[], now=now,
         )  # fmt: skip
-    await sharing.write(
+    await advisory_locks.write(
         vault, "default", b"credentials", token=Secret(f"{CANARY}-management"),
         expires_at=now + timedelta(hours=1), scopes=None,
     )  # fmt: skip
     shown = [
-        ShownGrant(
+        IncomingGrant(
             key=user(number), strategy="oauth2",
             pair=TokenPair(
                 Secret(f"{CANARY}-access-{number}"), Secret(f"{CANARY}-refresh-{number}"), now + timedelta(hours=1)
@@ -79,7 +84,7 @@ async def filled(vault: Vault) -> Vault:
         )
         for number in range(7)
     ]  # fmt: skip
-    await take(vault, shown, now=now)
+    await ingest(vault, shown, now=now)
     return vault
 
 
@@ -160,7 +165,7 @@ async def test_all_is_put_under_the_first_keys_and_nothing_else_changes(
     filled: Vault, run: Callable[..., Ran], sql: Sql, database_url: Secret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a rotation the old keys can go: every secret opens under the new ones, and no time or state has moved."""
-    monkeypatch.setattr(rotating, "PAGE", 2)
+    monkeypatch.setattr(rotate, "PAGE", 2)
     before = without_ciphertexts(sql)
     code, shown = run("keys", "status")
     assert (code, counts(shown)) == (0, [0, ALL, 0])
@@ -174,7 +179,7 @@ async def test_all_is_put_under_the_first_keys_and_nothing_else_changes(
             assert opened(renewed, row) == (f"{CANARY}-access-{number}", f"{CANARY}-refresh-{number}")
         for stored in await connections.stored(renewed, ["default"]):
             assert connections.open_options(renewed, stored) == {"client_secret": f"{CANARY}-client-secret"}
-        shared = await sharing.read(renewed, "default", b"credentials")
+        shared = await advisory_locks.read(renewed, "default", b"credentials")
         assert shared is not None
         assert shared[0].reveal() == f"{CANARY}-management"
         assert renewed.fingerprints.of_secret(Secret("a")) == filled.fingerprints.of_secret(Secret("a"))
@@ -204,15 +209,15 @@ async def test_a_renewal_between_reading_and_writing_wins(
             renewed.append(asyncio.run_coroutine_threadsafe(renewing, loop).result(30))
         return swap(connection, column, found, fresh)
 
-    monkeypatch.setattr(rotating, "swap", late)
-    await asyncio.to_thread(rotating.rotate, database_url, rings(), None)
+    monkeypatch.setattr(rotate, "swap", late)
+    await asyncio.to_thread(rotate.rotate, database_url, rings(), None)
     assert renewed == [{Outcome.RENEWED: 1}]
     [row] = sql("SELECT * FROM grants")
     async with open_vault(database_url, [NEW_ACCESS, ACCESS_KEY], [NEW_REFRESH]) as vault:
         live = tenant.live("bitbucket|{1}", "bitbucket")
         assert opened(vault, row) == (live["access_token"], live["refresh_token"])
     # The worker that still has the old key first has sealed an access token behind rotation's back: looking once more shows it.
-    found = await asyncio.to_thread(rotating.inspect, database_url, rings(), None)
+    found = await asyncio.to_thread(rotate.inspect, database_url, rings(), None)
     assert {tally.holds: tally.outdated for tally in found if tally.outdated} == {"access tokens": 1}
 
 
@@ -220,7 +225,7 @@ async def test_an_open_transaction_is_not_waited_for_and_its_token_is_kept(
     filled: Vault, sql: Sql, database_url: Secret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that another transaction is just writing is passed over, and looked at again as that has left it."""
-    newer = filled.refresh.seal(Place.of_grant(user(3), "refresh", 2), Secret("newer"))
+    newer = filled.refresh.seal(EncryptionContext.of_grant(user(3), "refresh", 2), Secret("newer"))
     sizes = []
     with psycopg.connect(database_url.reveal()) as other:
         other.execute(
@@ -234,8 +239,8 @@ async def test_an_open_transaction_is_not_waited_for_and_its_token_is_kept(
                 other.commit()
             return swapped
 
-        monkeypatch.setattr(rotating, "swap", watched)
-        tallies = await asyncio.to_thread(rotating.rotate, database_url, rings(), None)
+        monkeypatch.setattr(rotate, "swap", watched)
+        tallies = await asyncio.to_thread(rotate.rotate, database_url, rings(), None)
     assert sizes == [(7, 6), (1, 1)]
     assert sum(tally.outdated for tally in tallies) == 1  # its access token was held as well, all the time
     [row] = sql("SELECT * FROM grants WHERE user_id = 'auth0|3'")
@@ -304,7 +309,7 @@ async def test_what_a_lost_key_sealed_is_named_and_keeps_the_old_keys(
     filled: Vault, run: Callable[..., Ran], sql: Sql
 ) -> None:
     """A ciphertext under a key that is in no ring is named by its user, and no key is called removable."""
-    sealed = KeyRing("access", [LOST]).seal(Place.of_grant(user(4), "access", 1), Secret("lost"))
+    sealed = KeyRing("access", [LOST]).seal(EncryptionContext.of_grant(user(4), "access", 1), Secret("lost"))
     sql("UPDATE grants SET access_sealed = %s WHERE user_id = 'auth0|4'", sealed)
     code, rotated = run("keys", "rotate")
     assert (code, counts(rotated)) == (1, [ALL - 1, 0, 1])
@@ -318,12 +323,12 @@ async def test_what_a_lost_key_sealed_is_named_and_keeps_the_old_keys(
 async def test_problems_are_named_up_to_a_bound(filled: Vault, database_url: Secret) -> None:
     """With a wrong ring everything is counted, nothing changed, and not everything named."""
     wrong = KeyRing("refresh", [LOST])
-    before = rotating.NAMED
-    rotating.NAMED = 3
+    before = rotate.NAMED
+    rotate.NAMED = 3
     try:
-        tallies = await asyncio.to_thread(rotating.rotate, database_url, {"refresh": wrong}, None)
+        tallies = await asyncio.to_thread(rotate.rotate, database_url, {"refresh": wrong}, None)
     finally:
-        rotating.NAMED = before
+        rotate.NAMED = before
     assert {tally.holds: tally.unopened for tally in tallies}["refresh tokens"] == 7
     assert max(len(tally.problems) for tally in tallies) == 3
     assert sum(tally.resealed for tally in tallies) == 0
@@ -419,7 +424,7 @@ async def test_a_reader_without_the_new_key_is_told_which_ring_lacks_it(
     filled: Vault, sql: Sql, database_url: Secret
 ) -> None:
     """A process that lacks the key which a rotation has put first learns the variable, and what to do."""
-    await asyncio.to_thread(rotating.rotate, database_url, rings(), None)
+    await asyncio.to_thread(rotate.rotate, database_url, rings(), None)
     [row] = sql("SELECT * FROM grants WHERE user_id = 'auth0|1'")
     with pytest.raises(CannotOpen, match=r"VAULT_ACCESS_KEYS.*has to be in the ring of every process"):
         opened(filled, row)
@@ -439,7 +444,7 @@ async def test_the_doctor_warns_of_what_does_not_open(
     result, message = await found()
     assert result == "ok"
     assert "under older keys, until `token-vault keys rotate`" in message
-    sealed = KeyRing("access", [LOST]).seal(Place.of_grant(user(4), "access", 1), Secret("lost"))
+    sealed = KeyRing("access", [LOST]).seal(EncryptionContext.of_grant(user(4), "access", 1), Secret("lost"))
     sql("UPDATE grants SET access_sealed = %s WHERE user_id = 'auth0|4'", sealed)
     result, message = await found()
     assert result == "warn"

@@ -9,14 +9,14 @@ import pytest
 from celery import Celery, current_app
 from celery.exceptions import Retry
 
-from tests.emulators.control import Emulation
+from emulators.control import Emulation
 from tests.rows import Sql
+from token_vault.secret import Secret
 from worker import tasks
-from worker.errors import Auth0Unreachable
+from worker.auth0.errors import Auth0Unreachable
 from worker.process import Process
 from worker.runtime import Runtime, open_runtime
 from worker.settings import Settings
-from worker.tokens import Secret
 
 Tick = Callable[[], Awaitable[bool]]
 

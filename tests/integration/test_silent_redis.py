@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from tests.emulators.control import Emulation
+from emulators.control import Emulation
 from tests.line import Line, line_to
 from tests.processes import Site, site, until
 from worker.embedded import Servers

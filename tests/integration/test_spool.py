@@ -14,13 +14,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.emulators.control import Emulation
+from emulators.control import Emulation
 from tests.renewing import until
-from worker.errors import ConfigurationError
-from worker.renew import storing
-from worker.renew.outcome import Outcome
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
+from worker.renewal import commit
+from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
-from worker.tokens import Secret
 from worker.vault.spool import Spool
 
 Sql = Callable[..., list[dict[str, Any]]]
@@ -58,7 +58,7 @@ async def one_due(tenant: Emulation, open_worker: Open, sql: Sql) -> Runtime:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave an answer in the spool after half a second, as a worker does after half a minute or when it dies."""
-    monkeypatch.setattr(storing, "STORE_PATIENCE", 0.5)
+    monkeypatch.setattr(commit, "STORE_PATIENCE", 0.5)
 
 
 async def carried_out(tenant: Emulation) -> None:
@@ -131,7 +131,7 @@ async def test_an_answer_whose_commit_is_cancelled_is_on_disk(
     database_url: Secret,
 ) -> None:
     """A process that is told to end twice cancels what it has under way: the answer waits for the next one."""
-    monkeypatch.setattr(storing, "SLOW", 60)
+    monkeypatch.setattr(commit, "SLOW", 60)
     renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
     await carried_out(tenant)
     with (
@@ -200,7 +200,7 @@ async def test_an_answer_that_no_disk_takes_either_is_offered_until_postgres_tak
     await carried_out(tenant)
     with postgres_away(database_url):
         tenant.release()
-        await until(lambda: len(tries) > 3 and tries[-1] - tries[0] > storing.STORE_PATIENCE)
+        await until(lambda: len(tries) > 3 and tries[-1] - tries[0] > commit.STORE_PATIENCE)
         assert not renewing.done()
     assert await renewing == {Outcome.RENEWED: 1}
     await assert_next_renewal_succeeds(one_due, tenant, database_url)

@@ -13,14 +13,14 @@ import pytest
 
 from tests.integration.test_circuit import configured, wrong_secret
 from tests.renewing import Renewals
-from worker.connections import Connections
-from worker.renew.engine import Engine
-from worker.renew.on_demand import OnDemand
-from worker.renew.outcome import Outcome
-from worker.renew.sending import http_client
+from worker.renewal.engine import RenewalEngine
+from worker.renewal.http import http_client
+from worker.renewal.on_demand import OnDemand
+from worker.renewal.outcome import Outcome
+from worker.resolved_connections import ConnectionResolver
 from worker.runtime import Runtime
 from worker.settings import load
-from worker.vault.circuits import AWAY_AFTER, RECOVERY_BURST, RECOVERY_RATE
+from worker.vault.connections.circuits import AWAY_AFTER, RECOVERY_BURST, RECOVERY_RATE
 from worker.vault.spool import Spool
 
 STORM = 200
@@ -42,7 +42,7 @@ class Weather:
         self.now += timedelta(seconds=seconds)
         self.renewals.tenant.set_clock(self.now.timestamp())
 
-    async def last(self, engine: Engine, seconds: float, tick: float) -> Counter[Outcome]:
+    async def last(self, engine: RenewalEngine, seconds: float, tick: float) -> Counter[Outcome]:
         """Let time pass, a look at what is due in each tick; the calm connection's lag is kept."""
         outcomes: Counter[Outcome] = Counter()
         end = self.now + timedelta(seconds=seconds)
@@ -176,9 +176,9 @@ async def on_read(environment: Path, worker: Runtime, now: Callable[[], datetime
     """A worker started after the operator had Google's grants renewed on read, within a day; its ``engine`` beside it."""
     with environment.open("a", encoding="utf-8") as config:
         config.write('[providers.google]\nrenew = "on-read"\nread_window = 86400\n')
-    connections = Connections(worker.vault, load())
+    connections = ConnectionResolver(worker.vault, load())
     async with http_client() as http:
-        engine = Engine(
+        engine = RenewalEngine(
             worker.vault, connections, http, Spool(worker.settings.spool, worker.vault.refresh), now=now
         )
         yield OnDemand(worker.vault, connections, engine, listeners=2)

@@ -10,23 +10,18 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from emulators.control import Emulation
 from tests import rows
-from tests.emulators.control import Emulation
 from tests.renewing import until
 from tests.rows import Sql
+from token_vault.grant_key import GrantKey
 from worker.auth0 import ManagementClient
-from worker.errors import (
-    Auth0NotFound,
-    Auth0RateLimited,
-    Auth0Unreachable,
-    MissingScope,
-)
-from worker.renew.outcome import Outcome
+from worker.auth0.errors import Auth0NotFound, Auth0RateLimited, Auth0Unreachable, MissingScope
+from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime, credentials_of
-from worker.sync.engine import Sync
+from worker.sync.tenant_sync import TenantSync
 from worker.sync.token_store import VaultTokenStore
-from worker.tokens import GrantKey
-from worker.vault.grants import Tally
+from worker.vault.ingest.take import IngestStats
 
 SCOPES = {"read:users", "read:user_idp_tokens", "read:connections", "read:connections_options"}
 LIST = "/api/v2/users"
@@ -36,7 +31,9 @@ BY_ID = "GET /api/v2/users/{id}"
 class Bench:
     """An emulated tenant, a vault, and a sync between them that never really sleeps."""
 
-    def __init__(self, tenant: Emulation, runtime: Runtime, sync: Sync, sql: Sql, waits: list[float]) -> None:
+    def __init__(
+        self, tenant: Emulation, runtime: Runtime, sync: TenantSync, sql: Sql, waits: list[float]
+    ) -> None:
         self.tenant = tenant
         self.runtime = runtime
         self.sync = sync
@@ -88,7 +85,7 @@ async def open_bench(
             credentials = credentials_of(runtime.settings, "default")
             store = VaultTokenStore(runtime.vault, "default", credentials)
             auth0 = await stack.enter_async_context(ManagementClient(credentials, store, sleep=sleep))
-            sync = Sync("default", runtime.vault, runtime.connections, auth0)
+            sync = TenantSync("default", runtime.vault, runtime.connections, auth0)
             return Bench(tenant, runtime, sync, sql, waits)
 
         yield open_now
@@ -112,7 +109,7 @@ async def test_connections_come_first(open_bench: OpenBench, google: list[str]) 
     bench = await open_bench()
     report = await bench.sync.everything()
     assert report.ok
-    assert (report.connections, report.seen, report.tally) == (1, 5, Tally(new=5))
+    assert (report.connections, report.seen, report.tally) == (1, 5, IngestStats(new=5))
     asked = [call["path"] for call in bench.tenant.call_log("/api/v2")]
     assert asked[0] == "/api/v2/connections"
     assert set(asked[1:]) == {LIST}
@@ -133,7 +130,7 @@ async def test_every_identity_keeps_its_own_tokens(open_bench: OpenBench, tenant
         ],
     )
     bench = await open_bench()
-    assert (await bench.sync.everything()).tally == Tally(new=3)
+    assert (await bench.sync.everything()).tally == IngestStats(new=3)
     for number, connection, subject in (
         (0, "google-oauth2", "1111"),
         (1, "github", "4711"),
@@ -169,7 +166,7 @@ async def test_a_second_sync_changes_nothing(open_bench: OpenBench, google: list
     await bench.sync.everything()
     before = bench.sql("SELECT id, xmin::text, ctid::text FROM grants ORDER BY id")
     bench.tenant.reset_calls()
-    assert (await bench.sync.everything()).tally == Tally(unchanged=5)
+    assert (await bench.sync.everything()).tally == IngestStats(unchanged=5)
     assert bench.sql("SELECT id, xmin::text, ctid::text FROM grants ORDER BY id") == before
     assert bench.tenant.calls("/api/v2") == {"GET /api/v2/connections": 1, f"GET {LIST}": 1}
     assert bench.tenant.calls("/oauth/token") == {}
@@ -185,9 +182,9 @@ async def test_a_sync_after_a_renewal_takes_nothing_old(open_bench: OpenBench, t
     for _ in range(2):
         bench.sql("UPDATE grants SET due_at = now()")
         assert await bench.runtime.engine.renew_due(["default"]) == {Outcome.RENEWED: 3}
-        assert (await bench.sync.everything()).tally == Tally(unchanged=3)
+        assert (await bench.sync.everything()).tally == IngestStats(unchanged=3)
         tenant.set_user(users[0], updated_at="2099-01-01T00:00:00.000Z")
-        assert (await bench.sync.everything(full=True)).tally == Tally(unchanged=3)
+        assert (await bench.sync.everything(full=True)).tally == IngestStats(unchanged=3)
     for user in users:
         assert bench.held(user, "bitbucket") == tuple(tenant.live(user, "bitbucket").values())
     assert tenant.double_spends() == 0
@@ -201,7 +198,7 @@ async def test_a_login_is_taken(open_bench: OpenBench, google: list[str]) -> Non
     bench.tenant.advance(60)
     bench.tenant.login(google[0], consent=True)
     bench.tenant.login(google[1], consent=False)
-    assert (await bench.sync.everything()).tally == Tally(changed=2, unchanged=3)
+    assert (await bench.sync.everything()).tally == IngestStats(changed=2, unchanged=3)
     assert bench.held(google[0]) == bench.shown(google[0])
     assert bench.shown(google[1])[1] is None
     assert bench.held(google[1]) == (bench.shown(google[1])[0], refresh_before)
@@ -220,7 +217,7 @@ async def test_an_old_token_is_skipped_with_a_user_who_has_none(
     tenant.add_users("corp-saml", 2)
     bench = await open_bench()
     report = await bench.sync.everything()
-    assert (report.ok, report.seen, report.tally) == (True, 5, Tally())
+    assert (report.ok, report.seen, report.tally) == (True, 5, IngestStats())
     assert bench.grants() == 0
     assert BY_ID not in bench.tenant.calls("/api/v2")
 
@@ -280,7 +277,7 @@ async def test_a_connection_that_cannot_be_renewed_is_recorded(
     tenant.add_connection("google-oauth2", "google-oauth2", "google", client_id="", client_secret="")
     [user] = tenant.add_users("google-oauth2", 1)
     bench = await open_bench()
-    assert (await bench.sync.everything()).tally == Tally(new=1)
+    assert (await bench.sync.everything()).tally == IngestStats(new=1)
     assert bench.connection()["problem"] == "development_keys"
     assert "own client" in bench.connection()["problem_message"]
     assert bench.held(user) == bench.shown(user)
@@ -314,7 +311,7 @@ async def test_admin_tokens_are_taken(
     """The tokens that an administrator's consent left in a connection are its admin grant, and renew like any other."""
     tenant.add_connection(name, strategy, provider, admin=admin)
     bench = await open_bench()
-    assert (await bench.sync.everything()).tally == Tally(new=1)
+    assert (await bench.sync.everything()).tally == IngestStats(new=1)
     live = tenant.admin_live(name)
     assert bench.held("", name) == (live["access_token"], live["refresh_token"])
     assert bench.sql("SELECT kind, user_id, state FROM token_status") == [
@@ -326,16 +323,16 @@ async def test_admin_tokens_are_taken(
     bench.sql("UPDATE grants SET due_at = now()")
     assert await bench.runtime.engine.renew_due(["default"]) == {Outcome.RENEWED: 1}
     renewed = bench.held("", name)
-    assert (await bench.sync.everything()).tally == Tally(unchanged=1)
+    assert (await bench.sync.everything()).tally == IngestStats(unchanged=1)
     assert bench.held("", name) == renewed
     tenant.login_admin(name)
-    assert (await bench.sync.everything()).tally == Tally(changed=1)
+    assert (await bench.sync.everything()).tally == IngestStats(changed=1)
     live = tenant.admin_live(name)
     assert bench.held("", name) == (live["access_token"], live["refresh_token"])
 
 
 async def _options(bench: Bench, name: str) -> Any:
-    from worker.vault import connections as table
+    from worker.vault.connections import stored as table
 
     [stored] = await table.stored(bench.runtime.vault, ["default"], name)
     return table.open_options(bench.runtime.vault, stored)
@@ -410,7 +407,7 @@ async def test_a_missing_scope_for_connections_costs_the_renewals_alone(
     [problem] = report.problems
     assert "read:connections" in problem
     assert "no connection can be read" in problem
-    assert report.tally == Tally(new=5)
+    assert report.tally == IngestStats(new=5)
     assert bench.run()["error"] == problem
     assert bench.connection()["problem"] == "not_shown"
 
@@ -420,7 +417,7 @@ async def test_one_user_is_worth_having_without_connections(open_bench: OpenBenc
     bench = await open_bench()
     bench.tenant.set_scopes(sorted(SCOPES - {"read:connections"}))
     report = await bench.sync.user(google[0])
-    assert report.tally == Tally(new=1)
+    assert report.tally == IngestStats(new=1)
     assert [("read:connections" in problem) for problem in report.problems] == [True]
 
 
@@ -430,7 +427,7 @@ async def test_a_missing_scope_for_options_is_named(open_bench: OpenBench, googl
     bench.tenant.set_scopes(sorted(SCOPES - {"read:connections_options"}))
     report = await bench.sync.everything()
     assert [("read:connections_options" in problem) for problem in report.problems] == [True]
-    assert report.tally == Tally(new=5)
+    assert report.tally == IngestStats(new=5)
     assert bench.connection()["problem"] == "missing_options"
     assert "read:connections_options" in bench.connection()["notes"][0]
 
@@ -458,7 +455,7 @@ async def test_a_scope_granted_later_is_seen_by_the_next_command(
     bench.tenant.set_scopes(sorted(SCOPES))
     report = await (await open_bench()).sync.everything()
     assert report.ok
-    assert report.tally == Tally(new=5)
+    assert report.tally == IngestStats(new=5)
 
 
 async def test_workers_share_one_management_token(open_bench: OpenBench, google: list[str]) -> None:
@@ -481,14 +478,14 @@ async def test_users_are_asked_for_by_id_where_the_list_hides_their_tokens(
     """Each once; afterwards only those who changed, unless everything is wanted."""
     bench = await open_bench()
     bench.tenant.set_list_tokens(False)
-    assert (await bench.sync.everything()).tally == Tally(new=5)
+    assert (await bench.sync.everything()).tally == IngestStats(new=5)
     assert bench.tenant.calls("/api/v2")[BY_ID] == 5
     bench.tenant.reset_calls()
     assert (await bench.sync.everything()).seen == 5
     assert BY_ID not in bench.tenant.calls("/api/v2")
     bench.tenant.advance(60)
     bench.tenant.login(google[2])
-    assert (await bench.sync.everything()).tally == Tally(changed=1)
+    assert (await bench.sync.everything()).tally == IngestStats(changed=1)
     assert bench.tenant.calls("/api/v2")[BY_ID] == 1
     assert bench.held(google[2]) == bench.shown(google[2])
     await bench.sync.everything(full=True)
@@ -499,7 +496,7 @@ async def test_a_list_that_carries_tokens_is_believed(open_bench: OpenBench, goo
     """Beside users whose tokens the list shows, one without any is not asked for at every sync."""
     bench = await open_bench()
     bench.tenant.set_identity(google[0], "google-oauth2", access_token=None, refresh_token=None)
-    for tally in (Tally(new=4), Tally(unchanged=4)):
+    for tally in (IngestStats(new=4), IngestStats(unchanged=4)):
         assert (await bench.sync.everything()).tally == tally
     assert BY_ID not in bench.tenant.calls("/api/v2")
 
@@ -513,7 +510,7 @@ async def test_a_user_deleted_since_the_list_was_made_is_passed_over(
     bench.tenant.fail_next(f"{LIST}/{google[3]}", 1, "404")
     report = await bench.sync.everything()
     assert report.ok
-    assert report.tally == Tally(new=4)
+    assert report.tally == IngestStats(new=4)
 
 
 async def test_one_user_who_cannot_be_read_by_id_does_not_cost_the_others(
@@ -526,7 +523,7 @@ async def test_one_user_who_cannot_be_read_by_id_does_not_cost_the_others(
     report = await bench.sync.everything()
     assert not report.ok
     assert report.failed == 1
-    assert report.tally == Tally(new=4)
+    assert report.tally == IngestStats(new=4)
     assert google[3] in report.problems[0]
     assert "canary" not in report.problems[0]
 
@@ -542,7 +539,7 @@ async def test_a_list_that_lags_behind_does_no_harm(
     bench.tenant.login(google[0])
     bench.tenant.set_list_lag(google[0])
     bench.tenant.set_list_tokens(list_tokens)
-    assert (await bench.sync.user(google[0])).tally == Tally(changed=1)
+    assert (await bench.sync.user(google[0])).tally == IngestStats(changed=1)
     held = bench.held(google[0])
     assert held == bench.shown(google[0])
     tally = (await bench.sync.everything()).tally
@@ -567,7 +564,7 @@ async def test_malformed_entries_are_named_and_the_rest_is_kept(
     bench.tenant.set_user(google[1], identities=[good, {**canary, "connection": "google-oauth2"}, None, 7])
     bench.tenant.set_user(google[2], identities=[{**good, **canary, "user_id": ["canary"]}])
     report = await bench.sync.everything()
-    assert report.tally == Tally(new=3)
+    assert report.tally == IngestStats(new=3)
     assert report.failed == len(report.problems) == 5
     for user in google[:3]:
         assert any(user in problem for problem in report.problems)
@@ -595,7 +592,7 @@ async def test_odd_times_cost_no_token(
     bench.tenant.set_user(google[0], **fields)
     report = await bench.sync.everything()
     assert report.ok
-    assert report.tally == Tally(new=5)
+    assert report.tally == IngestStats(new=5)
     assert bench.held(google[0]) == bench.shown(google[0])
 
 
@@ -655,7 +652,7 @@ async def test_a_page_that_postgres_refuses_is_an_error(open_bench: OpenBench, g
     finally:
         bench.sql("ALTER TABLE grants DROP CONSTRAINT planted")
     assert bench.run()["error"] == "IntegrityError"
-    assert (await bench.sync.everything()).tally == Tally(new=5)
+    assert (await bench.sync.everything()).tally == IngestStats(new=5)
 
 
 async def test_more_users_than_one_query_shows(open_bench: OpenBench, tenant: Emulation) -> None:
@@ -665,7 +662,7 @@ async def test_more_users_than_one_query_shows(open_bench: OpenBench, tenant: Em
     tenant.add_users("google-oauth2", 1201)
     bench = await open_bench()
     report = await bench.sync.everything()
-    assert (report.seen, report.tally, report.gone) == (1201, Tally(new=1201), 0)
+    assert (report.seen, report.tally, report.gone) == (1201, IngestStats(new=1201), 0)
     assert bench.tenant.calls(LIST) == {f"GET {LIST}": 13}
 
 
@@ -701,11 +698,11 @@ async def test_a_second_sync_of_everything_at_the_same_time_is_skipped(
     skipped = await second.sync.everything()
     assert skipped.skipped
     assert not skipped.ok
-    other = Sync("other", second.runtime.vault, second.runtime.connections, second.sync._auth0)
+    other = TenantSync("other", second.runtime.vault, second.runtime.connections, second.sync._auth0)
     assert (await other.connections()).connections == 1
     first.tenant.release()
     assert (await crawling).ok
-    assert (await second.sync.everything()).tally == Tally(unchanged=5)
+    assert (await second.sync.everything()).tally == IngestStats(unchanged=5)
 
 
 async def test_a_sync_that_is_cancelled_leaves_whole_pages(open_bench: OpenBench, tenant: Emulation) -> None:
@@ -740,7 +737,7 @@ async def test_one_user_is_synced(open_bench: OpenBench, google: list[str]) -> N
     """A user asked for by id is taken with every identity, and nobody else is."""
     bench = await open_bench()
     report = await bench.sync.user(google[4])
-    assert (report.ok, report.seen, report.tally) == (True, 1, Tally(new=1))
+    assert (report.ok, report.seen, report.tally) == (True, 1, IngestStats(new=1))
     assert bench.held(google[4]) == bench.shown(google[4])
     assert bench.grants() == 1
     assert bench.connection()["provider"] == "google"  # not known before, so it was asked for as well
@@ -759,7 +756,7 @@ async def test_an_id_is_any_text(open_bench: OpenBench, tenant: Emulation) -> No
         tenant.add_user(user, [{"connection": "custom", "user_id": user.rpartition("|")[2]}])
     bench = await open_bench()
     for user in users:
-        assert (await bench.sync.user(user)).tally == Tally(new=1)
+        assert (await bench.sync.user(user)).tally == IngestStats(new=1)
         assert bench.held(user, "custom") == bench.shown(user)
 
 
@@ -783,6 +780,6 @@ async def test_one_connection_is_synced_with_its_users(
     users = tenant.add_users(name, 2)
     bench = await open_bench()
     report = await bench.sync.connection(name)
-    assert (report.ok, report.connections, report.seen, report.tally) == (True, 1, 2, Tally(new=2))
+    assert (report.ok, report.connections, report.seen, report.tally) == (True, 1, 2, IngestStats(new=2))
     assert bench.held(users[0], name) == bench.shown(users[0])
     assert bench.grants() == 2

@@ -14,15 +14,18 @@ from tests import rows
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.histories import HISTORIES, LIFE, Age, Auth0Copy, Event, age, name
 from tests.rows import Sql
-from worker.errors import CannotOpen, ConfigurationError
-from worker.tokens import GrantKey, Secret, TokenPair
+from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import CannotOpen, ConfigurationError
+from token_vault.grant_key import GrantKey
+from token_vault.keyring import KeyRing
+from token_vault.read_model import CHANNEL
+from token_vault.secret import Secret
+from worker.token_pair import TokenPair
 from worker.vault import claims
 from worker.vault.claims import Claim
-from worker.vault.database import Vault, open_vault
-from worker.vault.grants import Tally, take
-from worker.vault.keyring import KeyRing, Place
-from worker.vault.serving import CHANNEL
-from worker.vault.shown import ShownGrant
+from worker.vault.db.database import Vault, open_vault
+from worker.vault.ingest.columns import IncomingGrant
+from worker.vault.ingest.take import IngestStats, ingest
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -37,14 +40,14 @@ def shown(
     at: datetime | None = NOW,
     issued_at: datetime | None = NOW,
     **more: Any,
-) -> ShownGrant:
+) -> IncomingGrant:
     """What Auth0 shows of a grant that was logged in at `at`."""
     pair = TokenPair(
         Secret(access) if access else None,
         Secret(refresh) if refresh else None,
         issued_at + LIFE if issued_at and access else None,
     )
-    return ShownGrant(key, "google-oauth2", pair, at, issued_at, **more)
+    return IncomingGrant(key, "google-oauth2", pair, at, issued_at, **more)
 
 
 def row_of(sql: Sql, key: GrantKey = KEY) -> dict[str, Any]:
@@ -85,7 +88,7 @@ async def test_through_any_history_no_token_gets_older_or_lost(
     subject = str(uuid4())
     key = replace(KEY, user_id=f"google-oauth2|{subject}", provider_user_id=subject)
     auth0, renewals, newest, seen_access = Auth0Copy(), 0, None, set[str]()
-    await take(vault, [_of_copy(key, auth0, 0)], now=auth0.now)
+    await ingest(vault, [_of_copy(key, auth0, 0)], now=auth0.now)
     for event in history:
         access_before, refresh_before = opened(vault, sql, key)
         assert access_before is not None
@@ -104,7 +107,7 @@ async def test_through_any_history_no_token_gets_older_or_lost(
             )
         elif event.what == "see":
             copy = auth0.shown(event.lag)
-            tally = await take(vault, [_of_copy(key, auth0, event.lag)], now=auth0.now)
+            tally = await ingest(vault, [_of_copy(key, auth0, event.lag)], now=auth0.now)
             assert (tally.stale == 1) == (newest is not None and copy.updated_at < newest)
             newest = max(newest or copy.updated_at, copy.updated_at)
             access_after, _ = opened(vault, sql, key)
@@ -116,48 +119,50 @@ async def test_through_any_history_no_token_gets_older_or_lost(
         assert age(refresh) >= age(refresh_before)
 
 
-def _of_copy(key: GrantKey, auth0: Auth0Copy, lag: int) -> ShownGrant:
+def _of_copy(key: GrantKey, auth0: Auth0Copy, lag: int) -> IncomingGrant:
     copy = auth0.shown(lag)
     return shown(key, copy.access, copy.refresh, at=copy.updated_at, issued_at=copy.last_login)
 
 
 async def test_an_absent_refresh_token_erases_nothing(vault: Vault, sql: Sql) -> None:
     """A login that brings an access token alone leaves the refresh token, and the grant stays renewable."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     later = NOW + 10 * MINUTE
-    tally = await take(vault, [shown(access="access-2", refresh=None, at=later, issued_at=later)], now=later)
-    assert tally == Tally(changed=1)
+    tally = await ingest(
+        vault, [shown(access="access-2", refresh=None, at=later, issued_at=later)], now=later
+    )
+    assert tally == IngestStats(changed=1)
     assert opened(vault, sql) == ("access-2", "refresh-1")
     assert row_of(sql)["state"] == "active"
 
 
 async def test_auth0s_stale_copy_does_not_overwrite_a_rotated_token(vault: Vault, sql: Sql) -> None:
     """What Auth0 goes on showing after our renewal is no news, also with a newer time on it."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     await renewed(vault, sql, "access-2", "refresh-2")
-    assert await take(vault, [shown()], now=NOW) == Tally(unchanged=1)
+    assert await ingest(vault, [shown()], now=NOW) == IngestStats(unchanged=1)
     touched = shown(at=NOW + MINUTE)
-    assert await take(vault, [touched], now=NOW) == Tally(unchanged=1)
+    assert await ingest(vault, [touched], now=NOW) == IngestStats(unchanged=1)
     assert row_of(sql)["shown_updated_at"] == NOW + MINUTE
     assert opened(vault, sql) == ("access-2", "refresh-2")
 
 
 async def test_a_token_hidden_for_a_while_is_no_news_when_it_is_back(vault: Vault, sql: Sql) -> None:
     """A refresh token that Auth0 showed, then did not show, then shows again, has not changed."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     await renewed(vault, sql, "access-2", "refresh-2")
     for minute, refresh in ((1, None), (2, "refresh-1")):
-        assert (await take(vault, [shown(refresh=refresh, at=NOW + minute * MINUTE)], now=NOW)).changed == 0
+        assert (await ingest(vault, [shown(refresh=refresh, at=NOW + minute * MINUTE)], now=NOW)).changed == 0
     assert opened(vault, sql) == ("access-2", "refresh-2")
 
 
 async def test_what_holds_no_token_is_left_aside(vault: Vault, sql: Sql) -> None:
     """An identity without any token makes no grant, and erases none."""
-    assert await take(vault, [], now=NOW) == Tally()
-    assert await take(vault, [shown(access=None, refresh=None)], now=NOW) == Tally()
+    assert await ingest(vault, [], now=NOW) == IngestStats()
+    assert await ingest(vault, [shown(access=None, refresh=None)], now=NOW) == IngestStats()
     assert sql("SELECT 1 FROM grants") == []
-    await take(vault, [shown()], now=NOW)
-    assert await take(vault, [shown(access=None, refresh=None, at=NOW + MINUTE)], now=NOW) == Tally()
+    await ingest(vault, [shown()], now=NOW)
+    assert await ingest(vault, [shown(access=None, refresh=None, at=NOW + MINUTE)], now=NOW) == IngestStats()
     assert opened(vault, sql) == ("access-1", "refresh-1")
 
 
@@ -175,8 +180,8 @@ async def test_each_identity_has_tokens_of_its_own(vault: Vault, sql: Sql) -> No
         GrantKey("default", "google-oauth2"),
     ]
     page = [shown(key, f"access-{n}", f"refresh-{n}") for n, key in enumerate(keys)]
-    assert await take(vault, page, now=NOW) == Tally(new=len(keys))
-    assert await take(vault, page, now=NOW) == Tally(unchanged=len(keys))
+    assert await ingest(vault, page, now=NOW) == IngestStats(new=len(keys))
+    assert await ingest(vault, page, now=NOW) == IngestStats(unchanged=len(keys))
     for n, key in enumerate(keys):
         assert opened(vault, sql, key) == (f"access-{n}", f"refresh-{n}")
 
@@ -184,10 +189,10 @@ async def test_each_identity_has_tokens_of_its_own(vault: Vault, sql: Sql) -> No
 async def test_a_tenant_that_is_synced_later_has_grants_of_its_own(vault: Vault, sql: Sql) -> None:
     """A user id known from one tenant is new at another, and changes there alone."""
     other = replace(KEY, tenant="other")
-    await take(vault, [shown()], now=NOW)
-    assert await take(vault, [shown(other)], now=NOW) == Tally(new=1)
+    await ingest(vault, [shown()], now=NOW)
+    assert await ingest(vault, [shown(other)], now=NOW) == IngestStats(new=1)
     changed = shown(other, "access-2", "refresh-2", at=NOW + MINUTE)
-    assert await take(vault, [changed], now=NOW) == Tally(changed=1)
+    assert await ingest(vault, [changed], now=NOW) == IngestStats(changed=1)
     assert opened(vault, sql) == ("access-1", "refresh-1")
     assert opened(vault, sql, other) == ("access-2", "refresh-2")
 
@@ -201,21 +206,21 @@ async def test_an_admin_grant_changes_by_either_token(
     first = replace(
         shown(key, at=None, issued_at=None), pair=TokenPair(Secret("access-1"), Secret("refresh-1"), NOW)
     )
-    assert await take(vault, [first], now=NOW) == Tally(new=1)
-    assert await take(vault, [first], now=NOW) == Tally(unchanged=1)
+    assert await ingest(vault, [first], now=NOW) == IngestStats(new=1)
+    assert await ingest(vault, [first], now=NOW) == IngestStats(unchanged=1)
     again = replace(first, pair=TokenPair(Secret(access), Secret(refresh), NOW + LIFE))
-    assert await take(vault, [again], now=NOW) == Tally(changed=1)
-    assert await take(vault, [again], now=NOW) == Tally(unchanged=1)
+    assert await ingest(vault, [again], now=NOW) == IngestStats(changed=1)
+    assert await ingest(vault, [again], now=NOW) == IngestStats(unchanged=1)
     assert opened(vault, sql, key) == (access, refresh)
 
 
 async def test_all_that_comes_with_the_tokens_is_kept(vault: Vault, sql: Sql) -> None:
     """Scopes and the end of the refresh token are kept; where a later login does not name scopes, the old stay."""
     pair = TokenPair(Secret("a"), Secret("r"), NOW + LIFE, NOW + 90 * LIFE, ("openid", "drive"))
-    await take(vault, [replace(shown(), pair=pair)], now=NOW)
+    await ingest(vault, [replace(shown(), pair=pair)], now=NOW)
     row = row_of(sql)
     assert (row["scopes"], row["refresh_expires_at"]) == (["openid", "drive"], NOW + 90 * LIFE)
-    await take(vault, [shown(access="access-2", refresh="refresh-2", at=NOW + MINUTE)], now=NOW)
+    await ingest(vault, [shown(access="access-2", refresh="refresh-2", at=NOW + MINUTE)], now=NOW)
     row = row_of(sql)
     assert (row["scopes"], row["refresh_expires_at"]) == (["openid", "drive"], None)
 
@@ -223,11 +228,11 @@ async def test_all_that_comes_with_the_tokens_is_kept(vault: Vault, sql: Sql) ->
 async def test_one_identity_changes_alone(vault: Vault, sql: Sql) -> None:
     """A login by one of several linked identities leaves the others' tokens as they are."""
     other = replace(KEY, connection="bitbucket")
-    await take(vault, [shown(), shown(other)], now=NOW)
+    await ingest(vault, [shown(), shown(other)], now=NOW)
     await renewed(vault, sql, "access-2", "refresh-2", key=other)
     later = NOW + MINUTE
     page = [shown(access="access-3", refresh="refresh-3", at=later), shown(other, at=later)]
-    assert await take(vault, page, now=later) == Tally(changed=1, unchanged=1)
+    assert await ingest(vault, page, now=later) == IngestStats(changed=1, unchanged=1)
     assert opened(vault, sql) == ("access-3", "refresh-3")
     assert opened(vault, sql, other) == ("access-2", "refresh-2")
 
@@ -240,7 +245,7 @@ async def test_what_can_be_renewed_is_due(
     vault: Vault, sql: Sql, refresh: str | None, exchangeable: bool, state: str
 ) -> None:
     """A refresh token, or a provider that exchanges access tokens, makes a grant active and due; else it never is."""
-    await take(vault, [shown(refresh=refresh, exchangeable=exchangeable)], now=NOW)
+    await ingest(vault, [shown(refresh=refresh, exchangeable=exchangeable)], now=NOW)
     row = row_of(sql)
     assert row["state"] == state
     assert (row["due_at"] is not None) == (state == "active")
@@ -250,14 +255,14 @@ async def test_what_can_be_renewed_is_due(
 
 async def test_a_refresh_token_alone_is_due_at_once(vault: Vault, sql: Sql) -> None:
     """Where Auth0 shows no access token, renewal gets the first one."""
-    await take(vault, [shown(access=None)], now=NOW)
+    await ingest(vault, [shown(access=None)], now=NOW)
     assert row_of(sql)["due_at"] == NOW
     assert opened(vault, sql) == (None, "refresh-1")
 
 
 async def test_an_access_token_of_unknown_end_is_due_soon(vault: Vault, sql: Sql) -> None:
     """With linked accounts nothing says when a token was issued: it is renewed within minutes."""
-    await take(vault, [shown(issued_at=None)], now=NOW)
+    await ingest(vault, [shown(issued_at=None)], now=NOW)
     row = row_of(sql)
     assert (row["expires_at"], row["obtained_at"]) == (None, None)
     assert NOW <= row["due_at"] <= NOW + 5 * MINUTE
@@ -265,7 +270,7 @@ async def test_an_access_token_of_unknown_end_is_due_soon(vault: Vault, sql: Sql
 
 async def test_a_connection_that_auth0_has_not_shown_gets_a_stub(vault: Vault, sql: Sql) -> None:
     """A grant of a connection not yet synced is kept, and the connection says what is missing."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     [connection] = sql("SELECT * FROM connections")
     assert (connection["name"], connection["problem"]) == ("google-oauth2", "not_shown")
     assert "token-vault sync" in connection["problem_message"]
@@ -276,15 +281,15 @@ async def test_a_connection_that_auth0_has_not_shown_gets_a_stub(vault: Vault, s
 
 async def test_a_login_heals_a_dead_grant(vault: Vault, sql: Sql) -> None:
     """Consent given again makes the grant active, due, and forgets why it was dead."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     claim = await claimed(vault, row_of(sql)["id"])
     await claims.release(
         vault, claim, due_at=None, state="reauthorization_required", reason="invalid_grant", reason_since=NOW,
         in_doubt=True, attempts=7, last_error="invalid_grant",
     )  # fmt: skip
-    assert (await take(vault, [shown(at=NOW + MINUTE)], now=NOW)).changed == 0
+    assert (await ingest(vault, [shown(at=NOW + MINUTE)], now=NOW)).changed == 0
     assert row_of(sql)["state"] == "reauthorization_required"
-    await take(vault, [shown(access="access-2", refresh="refresh-2", at=NOW + 2 * MINUTE)], now=NOW)
+    await ingest(vault, [shown(access="access-2", refresh="refresh-2", at=NOW + 2 * MINUTE)], now=NOW)
     row = row_of(sql)
     assert (row["state"], row["reason"], row["reason_since"]) == ("active", None, None)
     assert (row["doubt_since"], row["attempts"], row["last_error"]) == (None, 0, None)
@@ -294,11 +299,11 @@ async def test_a_login_heals_a_dead_grant(vault: Vault, sql: Sql) -> None:
 
 async def test_an_access_token_alone_does_not_heal_a_dead_grant(vault: Vault, sql: Sql) -> None:
     """Without a new refresh token the grant stays dead, and its new access token is served until it ends."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     claim = await claimed(vault, row_of(sql)["id"])
     await claims.release(vault, claim, due_at=None, state="reauthorization_required", reason="invalid_grant")
     later = NOW + MINUTE
-    await take(vault, [shown(access="access-2", refresh=None, at=later, issued_at=later)], now=later)
+    await ingest(vault, [shown(access="access-2", refresh=None, at=later, issued_at=later)], now=later)
     row = row_of(sql)
     assert (row["state"], row["reason"], row["due_at"]) == ("reauthorization_required", "invalid_grant", None)
     assert opened(vault, sql) == ("access-2", "refresh-1")
@@ -307,38 +312,38 @@ async def test_an_access_token_alone_does_not_heal_a_dead_grant(vault: Vault, sq
 
 async def test_a_grant_in_doubt_is_healed_by_a_login_alone(vault: Vault, sql: Sql) -> None:
     """In doubt, a grant is still ours to renew: an access token of unknown issue is no news, a login is."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     await renewed(vault, sql, "access-1b", "refresh-1b")
     claim = await claimed(vault, row_of(sql)["id"])
     await claims.release(
         vault, claim, due_at=NOW + MINUTE, state="in_doubt", reason="read_timeout", in_doubt=True
     )
     touched = shown(access="access-2", refresh=None, at=NOW + MINUTE, issued_at=None)
-    assert (await take(vault, [touched], now=NOW)).changed == 0
+    assert (await ingest(vault, [touched], now=NOW)).changed == 0
     assert row_of(sql)["state"] == "in_doubt"
     login = shown(access="access-3", refresh="refresh-3", at=NOW + 2 * MINUTE, issued_at=None)
-    assert (await take(vault, [login], now=NOW)).changed == 1
+    assert (await ingest(vault, [login], now=NOW)).changed == 1
     assert (row_of(sql)["state"], row_of(sql)["doubt_since"]) == ("active", None)
     assert opened(vault, sql) == ("access-3", "refresh-3")
 
 
 async def test_a_silent_login_is_newer_than_what_auth0_showed_before(vault: Vault, sql: Sql) -> None:
     """As long as we have not renewed it, a changed access token is news, whenever it was issued."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     silent = shown(access="access-2", refresh=None, at=NOW + MINUTE, issued_at=None)
-    assert (await take(vault, [silent], now=NOW)).changed == 1
+    assert (await ingest(vault, [silent], now=NOW)).changed == 1
     assert opened(vault, sql) == ("access-2", "refresh-1")
     behind = shown(access="access-1", refresh="refresh-1", at=NOW)
-    assert (await take(vault, [behind], now=NOW)).changed == 0
+    assert (await ingest(vault, [behind], now=NOW)).changed == 0
     assert opened(vault, sql) == ("access-2", "refresh-1")
 
 
 async def test_a_login_during_a_renewal_wins(vault: Vault, sql: Sql) -> None:
     """A new refresh token voids the claim: the late answer stores nothing and releases nothing."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     claim = await claimed(vault, row_of(sql)["id"])
     later = NOW + timedelta(seconds=1)
-    await take(vault, [shown(access="access-2", refresh="refresh-2", at=later, issued_at=later)], now=later)
+    await ingest(vault, [shown(access="access-2", refresh="refresh-2", at=later, issued_at=later)], now=later)
     row = row_of(sql)
     assert (row["claim_owner"], row["claim_began"], row["claim_until"]) == (None, None, None)
     late = TokenPair(Secret("access-late"), Secret("refresh-late"), later + LIFE)
@@ -355,10 +360,10 @@ async def test_an_access_token_shown_during_a_renewal_does_not_cost_the_rotated_
     vault: Vault, sql: Sql
 ) -> None:
     """A login without a refresh token keeps its access token, and the answer's refresh token is stored."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     claim = await claimed(vault, row_of(sql)["id"])
     later = NOW + timedelta(seconds=1)
-    await take(vault, [shown(access="access-2", refresh=None, at=later, issued_at=later)], now=later)
+    await ingest(vault, [shown(access="access-2", refresh=None, at=later, issued_at=later)], now=later)
     assert row_of(sql)["due_at"] == claim.until
     late = TokenPair(Secret("access-late"), Secret("refresh-late"), later + LIFE)
     assert await claims.store_renewed(vault, claim, late, obtained_at=NOW, due_at=NOW + MINUTE)
@@ -370,14 +375,14 @@ async def test_who_waits_for_a_renewal_is_told_of_a_login(
     vault: Vault, sql: Sql, database_url: Secret
 ) -> None:
     """A login that voids a claim wakes those who wait for its outcome."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     grant_id = row_of(sql)["id"]
     await claimed(vault, grant_id)
     async with vault.engine.begin() as connection:
         assert await claims.mark_awaited(connection, grant_id, NOW)
     with psycopg.connect(database_url.reveal(), autocommit=True) as listening:
         listening.execute(f"LISTEN {CHANNEL}")
-        await take(vault, [shown(access="access-2", refresh="refresh-2", at=NOW + MINUTE)], now=NOW)
+        await ingest(vault, [shown(access="access-2", refresh="refresh-2", at=NOW + MINUTE)], now=NOW)
         assert [notice.payload for notice in listening.notifies(timeout=5, stop_after=1)] == [str(grant_id)]
     assert row_of(sql)["awaited"] is False
 
@@ -390,10 +395,12 @@ LINKED = replace(KEY, user_id="auth0|primary")
 async def test_an_identity_that_moves_takes_its_grant_along(vault: Vault, sql: Sql) -> None:
     """Linked to another user and unlinked again, an identity keeps the tokens that were renewed meanwhile."""
     other = replace(KEY, connection="bitbucket")
-    await take(vault, [shown(), shown(other)], now=NOW)
+    await ingest(vault, [shown(), shown(other)], now=NOW)
     await renewed(vault, sql, "access-2", "refresh-2")
     for minute, key in enumerate((LINKED, KEY), start=1):
-        assert await take(vault, [shown(key, at=NOW + minute * MINUTE)], now=NOW) == Tally(unchanged=1)
+        assert await ingest(vault, [shown(key, at=NOW + minute * MINUTE)], now=NOW) == IngestStats(
+            unchanged=1
+        )
         assert opened(vault, sql, key) == ("access-2", "refresh-2")
         assert row_of(sql, key)["shown_updated_at"] == NOW + minute * MINUTE
     assert opened(vault, sql, other) == ("access-1", "refresh-1")
@@ -402,37 +409,37 @@ async def test_an_identity_that_moves_takes_its_grant_along(vault: Vault, sql: S
 
 async def test_an_answer_from_before_the_link_moves_nothing_back(vault: Vault, sql: Sql) -> None:
     """A list that still shows the user who was linked away counts for nothing, also as a new grant."""
-    await take(vault, [shown()], now=NOW)
-    await take(vault, [shown(LINKED, at=NOW + MINUTE)], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
+    await ingest(vault, [shown(LINKED, at=NOW + MINUTE)], now=NOW)
     for late in (NOW, NOW + MINUTE - timedelta(milliseconds=1), None):
-        tally = await take(vault, [shown(at=late), shown(LINKED, at=NOW + MINUTE)], now=NOW)
+        tally = await ingest(vault, [shown(at=late), shown(LINKED, at=NOW + MINUTE)], now=NOW)
         assert (tally.new, tally.changed) == (0, 0)
         assert [row["user_id"] for row in sql("SELECT user_id FROM grants")] == [LINKED.user_id]
 
 
 async def test_a_grant_in_use_moves_when_its_call_has_ended(vault: Vault, sql: Sql) -> None:
     """While its refresh token is with the provider a grant stays where it is; the answer is stored either way."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     claim = await claimed(vault, row_of(sql)["id"])
     linked = shown(LINKED, at=NOW + MINUTE)
-    assert (await take(vault, [linked], now=NOW)).new == 0
+    assert (await ingest(vault, [linked], now=NOW)).new == 0
     assert row_of(sql)["user_id"] == KEY.user_id
     answer = TokenPair(Secret("access-2"), Secret("refresh-2"), NOW + LIFE)
     assert await claims.store_renewed(vault, claim, answer, obtained_at=NOW, due_at=NOW + MINUTE)
-    assert (await take(vault, [linked], now=NOW)).new == 0
+    assert (await ingest(vault, [linked], now=NOW)).new == 0
     assert opened(vault, sql, LINKED) == ("access-2", "refresh-2")
 
 
 async def test_a_dead_grant_moves_though_whoever_forced_it_died(vault: Vault, sql: Sql) -> None:
     """A claim that has run out, and that nobody takes over as the grant is dead, keeps no new login from the vault."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     sql(
         "UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', reason_since = %s, due_at = NULL,"
         " claim_owner = gen_random_uuid(), claim_began = %s, claim_until = %s",
         NOW, NOW, NOW + MINUTE,
     )  # fmt: skip
     linked = shown(LINKED, access="access-2", refresh="refresh-2", at=NOW + 2 * MINUTE)
-    await take(vault, [linked], now=NOW + 2 * MINUTE)
+    await ingest(vault, [linked], now=NOW + 2 * MINUTE)
     assert opened(vault, sql, LINKED) == ("access-2", "refresh-2")
     row = row_of(sql, LINKED)
     assert (row["state"], row["claim_owner"]) == ("active", None)
@@ -440,10 +447,10 @@ async def test_a_dead_grant_moves_though_whoever_forced_it_died(vault: Vault, sq
 
 async def test_an_answer_that_was_put_aside_follows_its_grant(vault: Vault, sql: Sql) -> None:
     """An answer stored after its grant has moved is sealed for the user it belongs to now."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     claim = await claimed(vault, row_of(sql)["id"])
     sql("UPDATE grants SET claim_owner = NULL, claim_began = NULL, claim_until = NULL")
-    await take(vault, [shown(LINKED, at=NOW + MINUTE)], now=NOW)
+    await ingest(vault, [shown(LINKED, at=NOW + MINUTE)], now=NOW)
     answer = TokenPair(Secret("access-2"), Secret("refresh-2"), NOW + LIFE)
     assert await claims.store_renewed(vault, claim, answer, obtained_at=NOW, due_at=NOW + MINUTE)
     assert opened(vault, sql, LINKED) == ("access-2", "refresh-2")
@@ -458,32 +465,32 @@ async def test_another_identity_with_the_same_tokens_is_another_grant(
     vault: Vault, sql: Sql, change: dict[str, str]
 ) -> None:
     """Only the same identity of the same connection and tenant can have moved."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     other = replace(LINKED, **change)
-    assert await take(vault, [shown(other, at=NOW + MINUTE)], now=NOW) == Tally(new=1)
+    assert await ingest(vault, [shown(other, at=NOW + MINUTE)], now=NOW) == IngestStats(new=1)
     assert opened(vault, sql) == opened(vault, sql, other) == ("access-1", "refresh-1")
 
 
 async def test_a_login_after_the_link_wins(vault: Vault, sql: Sql) -> None:
     """The identity has one grant: its new tokens take the place of those renewed, and no older ones come back."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     await renewed(vault, sql, "access-2", "refresh-2")
     login = shown(LINKED, "access-3", "refresh-3", at=NOW + MINUTE)
-    assert await take(vault, [login], now=NOW) == Tally(changed=1)
+    assert await ingest(vault, [login], now=NOW) == IngestStats(changed=1)
     assert opened(vault, sql, LINKED) == ("access-3", "refresh-3")
-    await take(vault, [shown()], now=NOW)  # a list that lags behind the link and the login
+    await ingest(vault, [shown()], now=NOW)  # a list that lags behind the link and the login
     await renewed(vault, sql, "access-4", "refresh-4", key=LINKED)
     unlinked = shown(access="access-3", refresh="refresh-3", at=NOW + 2 * MINUTE)
-    assert await take(vault, [unlinked], now=NOW) == Tally(unchanged=1)
+    assert await ingest(vault, [unlinked], now=NOW) == IngestStats(unchanged=1)
     assert opened(vault, sql) == ("access-4", "refresh-4")
     assert len(sql("SELECT 1 FROM grants")) == 1
 
 
 async def test_an_erasure_follows_its_identity(vault: Vault, sql: Sql) -> None:
     """What was erased is not brought back by linking the account."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     erase(sql)
-    assert await take(vault, [shown(LINKED, at=NOW + MINUTE)], now=NOW) == Tally(unchanged=1)
+    assert await ingest(vault, [shown(LINKED, at=NOW + MINUTE)], now=NOW) == IngestStats(unchanged=1)
     assert (row_of(sql, LINKED)["state"], opened(vault, sql, LINKED)) == ("erased", (None, None))
 
 
@@ -497,9 +504,9 @@ def erase(sql: Sql) -> None:
 
 async def test_an_erased_grant_is_not_brought_back_by_what_was_shown_before(vault: Vault, sql: Sql) -> None:
     """Auth0 goes on showing the tokens that were erased here: they stay erased."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     erase(sql)
-    assert await take(vault, [shown(at=NOW + MINUTE)], now=NOW) == Tally(unchanged=1)
+    assert await ingest(vault, [shown(at=NOW + MINUTE)], now=NOW) == IngestStats(unchanged=1)
     assert row_of(sql)["state"] == "erased"
     assert opened(vault, sql) == (None, None)
 
@@ -509,11 +516,11 @@ async def test_a_new_login_brings_an_erased_grant_back(
     vault: Vault, sql: Sql, refresh: str | None, state: str
 ) -> None:
     """Who signs in again after an erasure has consented again, with or without a refresh token."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     erase(sql)
     later = NOW + MINUTE
     page = [shown(access="access-2", refresh=refresh, at=later, issued_at=later)]
-    assert await take(vault, page, now=later) == Tally(changed=1)
+    assert await ingest(vault, page, now=later) == IngestStats(changed=1)
     assert opened(vault, sql) == ("access-2", refresh)
     assert row_of(sql)["state"] == state
 
@@ -525,7 +532,9 @@ async def test_the_same_new_grants_taken_twice_at_once_are_one_grant_each(
     vault: Vault, sql: Sql, database_url: Secret
 ) -> None:
     """Two workers that are in the middle of one page, in opposite orders, wait for each other and agree."""
-    await take(vault, [shown()], now=NOW)  # the connection's row is there: nothing else makes them take turns
+    await ingest(
+        vault, [shown()], now=NOW
+    )  # the connection's row is there: nothing else makes them take turns
     keys = [replace(KEY, user_id=f"google-oauth2|a{n:02}", provider_user_id=f"a{n:02}") for n in range(21)]
     page = [shown(key, f"access-{n}", f"refresh-{n}") for n, key in enumerate(keys)]
     with psycopg.connect(database_url.reveal()) as holding:
@@ -534,7 +543,7 @@ async def test_the_same_new_grants_taken_twice_at_once_are_one_grant_each(
             "VALUES (%s, %s, %s, %s, 'active', 'auth0')",
             (keys[10].tenant, keys[10].connection, keys[10].user_id, keys[10].provider_user_id),
         )
-        takes = [asyncio.create_task(take(vault, order, now=NOW)) for order in (page, page[::-1])]
+        takes = [asyncio.create_task(ingest(vault, order, now=NOW)) for order in (page, page[::-1])]
         await waiting(sql, 2)
         holding.rollback()
     tallies = await asyncio.gather(*takes)
@@ -548,18 +557,18 @@ async def test_a_renewal_committed_during_a_take_is_built_upon(
     vault: Vault, sql: Sql, database_url: Secret
 ) -> None:
     """A pair that is just being stored when a login is taken is neither lost nor put in the wrong place."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     grant_id, later = row_of(sql)["id"], NOW + MINUTE
-    rotated = vault.refresh.seal(Place.of_grant(KEY, "refresh", 2), Secret("refresh-2"))
+    rotated = vault.refresh.seal(EncryptionContext.of_grant(KEY, "refresh", 2), Secret("refresh-2"))
     with psycopg.connect(database_url.reveal()) as storing:
         storing.execute(
             "UPDATE grants SET refresh_sealed = %s, refresh_version = 2 WHERE id = %s", (rotated, grant_id)
         )
         login = shown(access="access-2", refresh=None, at=later, issued_at=later)
-        taking = asyncio.create_task(take(vault, [login], now=later))
+        taking = asyncio.create_task(ingest(vault, [login], now=later))
         await waiting(sql, 1)
         storing.commit()
-    assert await taking == Tally(changed=1)
+    assert await taking == IngestStats(changed=1)
     assert opened(vault, sql) == ("access-2", "refresh-2")
 
 
@@ -576,7 +585,7 @@ async def test_a_login_beats_an_older_copy_taken_at_the_same_time(vault: Vault, 
     new = shown(access="access-2", refresh="refresh-2", at=NOW + MINUTE, issued_at=NOW + MINUTE)
     for _ in range(10):
         sql("DELETE FROM grants")
-        await asyncio.gather(*(take(vault, [grant], now=NOW) for grant in (old, new, old, new)))
+        await asyncio.gather(*(ingest(vault, [grant], now=NOW) for grant in (old, new, old, new)))
         assert opened(vault, sql) == ("access-2", "refresh-2")
 
 
@@ -587,13 +596,13 @@ async def test_fingerprints_outlive_the_rotation_of_both_rings(
     vault: Vault, database_url: Secret, sql: Sql
 ) -> None:
     """With a new first key in both rings no stale copy looks new, and new tokens are sealed under the new key."""
-    await take(vault, [shown()], now=NOW)
+    await ingest(vault, [shown()], now=NOW)
     await renewed(vault, sql, "access-2", "refresh-2")
     new_access, new_refresh = KeyRing.generate(), KeyRing.generate()
     async with open_vault(database_url, [new_access, ACCESS_KEY], [new_refresh, REFRESH_KEY]) as rotated:
-        assert await take(rotated, [shown(at=NOW + MINUTE)], now=NOW) == Tally(unchanged=1)
+        assert await ingest(rotated, [shown(at=NOW + MINUTE)], now=NOW) == IngestStats(unchanged=1)
         assert opened(rotated, sql) == ("access-2", "refresh-2")
-        await take(rotated, [shown(access="access-3", refresh="refresh-3", at=NOW + 2 * MINUTE)], now=NOW)
+        await ingest(rotated, [shown(access="access-3", refresh="refresh-3", at=NOW + 2 * MINUTE)], now=NOW)
         new_only = replace(
             rotated, access=KeyRing("access", [new_access]), refresh=KeyRing("refresh", [new_refresh])
         )
@@ -640,7 +649,7 @@ async def test_a_ciphertext_opens_in_its_own_place_only(
 ) -> None:
     """What was swapped between rows, fields or versions does not open, and the error says where it was found."""
     other = replace(KEY, user_id="google-oauth2|2222", provider_user_id="2222")
-    await take(vault, [shown(), shown(other, "access-canary", "refresh-canary")], now=NOW)
+    await ingest(vault, [shown(), shown(other, "access-canary", "refresh-canary")], now=NOW)
     sql(f"UPDATE grants SET {damage} WHERE user_id = %s", KEY.user_id)
     claim = await claimed(vault, sql("SELECT id FROM grants WHERE user_id = %s", KEY.user_id)[0]["id"])
     with pytest.raises(CannotOpen, match="out of place" if out_of_place else "VAULT_REFRESH_KEYS") as caught:
@@ -651,7 +660,7 @@ async def test_a_ciphertext_opens_in_its_own_place_only(
 
 async def test_nothing_readable_is_in_a_row(vault: Vault, sql: Sql) -> None:
     """No column of a grant holds a token, nor a plain hash of one."""
-    await take(vault, [shown(access="access-canary", refresh="refresh-canary")], now=NOW)
+    await ingest(vault, [shown(access="access-canary", refresh="refresh-canary")], now=NOW)
     text = repr(sql("SELECT * FROM grants"))
     assert "canary" not in text
     [row] = sql(

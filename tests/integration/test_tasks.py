@@ -9,11 +9,11 @@ import pytest
 from celery.exceptions import Retry
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from token_vault.errors import TemporarilyUnavailable
+from token_vault.secret import Secret
 from worker import tasks
-from worker.errors import TemporarilyUnavailable
 from worker.process import Process
 from worker.settings import load
-from worker.tokens import Secret
 
 
 @pytest.fixture

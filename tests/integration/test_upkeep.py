@@ -16,16 +16,16 @@ import redis
 from tests.integration.test_on_demand import one, refresh
 from tests.readers import on_demand_worker, opening
 from tests.renewing import Renewals, opened, until
-from worker.connections import Connections
-from worker.renew import engine as engines
-from worker.renew import lanes
-from worker.renew.engine import WINDOW, Engine
-from worker.renew.on_demand import OnDemand
-from worker.renew.outcome import Outcome
-from worker.renew.sending import http_client
+from token_vault.secret import Secret
+from worker.renewal import concurrency
+from worker.renewal import engine as engines
+from worker.renewal.engine import WINDOW, RenewalEngine
+from worker.renewal.http import http_client
+from worker.renewal.on_demand import OnDemand
+from worker.renewal.outcome import Outcome
+from worker.resolved_connections import ConnectionResolver
 from worker.runtime import Runtime
 from worker.settings import Settings, load
-from worker.tokens import Secret
 from worker.vault.spool import Spool
 
 DAY = timedelta(days=1)
@@ -35,10 +35,10 @@ ON_READ = '[providers.google]\nrenew = "on-read"\n'
 @asynccontextmanager
 async def told(environment: Path, worker: Runtime, said: str) -> AsyncIterator[OnDemand]:
     """A worker started after the operator said this in the file; its ``engine`` beside it."""
-    connections = Connections(worker.vault, _settings(environment, said))
+    connections = ConnectionResolver(worker.vault, _settings(environment, said))
     async with http_client() as http:
         spool = Spool(worker.settings.spool, worker.vault.refresh)
-        engine = Engine(worker.vault, connections, http, spool)
+        engine = RenewalEngine(worker.vault, connections, http, spool)
         yield OnDemand(worker.vault, connections, engine, listeners=2)
 
 
@@ -300,7 +300,7 @@ async def test_several_hanging_providers_do_not_starve_the_others(
     renewals: Renewals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While four providers hang, each with more due than a worker holds at once, the healthy ones are renewed."""
-    for where in (engines, lanes):
+    for where in (engines, concurrency):
         monkeypatch.setattr(where, "HANGING", 0.5)
     hanging = [f"hangs-{number}" for number in range(4)]
     for name in hanging:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.emulators.control import Emulation
+from emulators.control import Emulation
 from tests.rows import Sql
+from worker.auth0.errors import Auth0Refused, Auth0Unreachable
 from worker.erasure import Erasure
-from worker.errors import Auth0Refused, Auth0Unreachable
 from worker.runtime import Runtime
 from worker.settings import Deletion
-from worker.sync.engine import Sync
-from worker.vault import records
+from worker.sync.tenant_sync import TenantSync
+from worker.vault.sync_state import runs
 
 LIST, LOG = "GET /api/v2/users", "GET /api/v2/logs"
 SCOPES = [
@@ -26,7 +26,7 @@ SCOPES = [
 class Bench:
     """A tenant that keeps a log, a vault, and a sync between them."""
 
-    def __init__(self, tenant: Emulation, runtime: Runtime, sync: Sync, sql: Sql) -> None:
+    def __init__(self, tenant: Emulation, runtime: Runtime, sync: TenantSync, sql: Sql) -> None:
         self.tenant, self.runtime, self.sync, self.sql = tenant, runtime, sync, sql
 
     def users(self) -> set[str]:
@@ -167,7 +167,7 @@ async def test_the_log_names_whom_to_ask_for(bench: Bench) -> None:
     bench.tenant.login(user)
     report = await bench.sync.catch_up()
     assert (report.scope, report.seen, report.tally.changed) == ("changes", 1, 1)
-    found = await records.status(bench.runtime.vault, ["default"])
+    found = await runs.status(bench.runtime.vault, ["default"])
     [full], [changes] = found["last_sync"], found["last_changes"]
     assert (full["scope"], full["seen"], changes["seen"], changes["changed"]) == ("all", 600, 1, 1)
     assert full["finished_at"] < changes["finished_at"]
@@ -256,7 +256,7 @@ async def test_events_that_are_gone_are_left_to_the_log(bench: Bench) -> None:
 async def test_two_tenants_do_not_stop_each_other(bench: Bench) -> None:
     """Each has its own place in its own walk."""
     bench.tenant.seed_users(250, ["google-oauth2"])
-    other = Sync("other", bench.runtime.vault, bench.runtime.connections, bench.sync._auth0)
+    other = TenantSync("other", bench.runtime.vault, bench.runtime.connections, bench.sync._auth0)
     await bench.sync.everything(budget=0)
     assert (await other.everything()).seen == 250
     assert await bench.sync.is_under_way()

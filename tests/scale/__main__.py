@@ -13,14 +13,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from emulators.control import Emulation, running
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
-from tests.emulators.control import Emulation, running
 from tests.scale import killing
 from tests.scale.process import run
 from tests.scale.tenant import ACTIVITY, LIST, prepared, wrong
 from worker import embedded
 from worker.auth0 import PLANS
-from worker.vault.migrating import migrate
+from worker.vault.db.migrate import migrate
 
 # Emulated seconds in a real one: as fast as one process keeps up with on two cores.
 CALLS_A_SECOND = 14.0

@@ -22,17 +22,17 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from tests.emulators.control import Emulation, running
+from emulators.control import Emulation, running
 from tests.processes import site
 from tests.scale.process import run
 from tests.scale.service import BEAT, EMPTIED, REDIS, SCHEDULE, WORKER, Kill, Service
 from tests.scale.tenant import ACTIVITY, LIST, prepared, wrong
 from worker import embedded
 from worker.auth0 import PLANS
-from worker.auth0.budget import ASSUMED_PROCESSES
-from worker.auth0.plans import EVERYTHING
+from worker.auth0.ratelimit.budget import ASSUMED_PROCESSES
+from worker.auth0.ratelimit.plans import EVERYTHING
 from worker.cli.forecast import user_pages
-from worker.vault.migrating import migrate
+from worker.vault.db.migrate import migrate
 
 # The millisecond that 250 users share is paged by number, and asked for once more for its end.
 CLUSTER_PAGES = 4

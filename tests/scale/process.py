@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from tests.emulators.control import ROOT, Emulation
-from worker.auth0 import PLANS, Budget, ManagementClient
+from emulators.control import ROOT, Emulation
+from token_vault.secret import Secret
+from worker.auth0 import PLANS, ManagementClient, RateLimitBudget
 from worker.erasure import Erasure
 from worker.runtime import Runtime, credentials_of, open_runtime
 from worker.settings import Deletion, load
-from worker.sync.engine import Sync
+from worker.sync.tenant_sync import TenantSync
 from worker.sync.token_store import VaultTokenStore
-from worker.tokens import Secret
 
 MINUTES_AN_HOUR = 60
 
@@ -48,7 +48,7 @@ async def opened(
     clock = EmulatedTime(tenant, speed)
     async with open_runtime(load()) as runtime:
         credentials = credentials_of(runtime.settings, "default")
-        budget = Budget(
+        budget = RateLimitBudget(
             "default",
             PLANS[plan],
             share=0,
@@ -67,7 +67,7 @@ async def work(what: str, base_url: str, plan: str, speed: float) -> dict[str, o
     """Do one part, and tell how long it took by the tenant's clock, in seconds."""
     with Emulation.at(base_url) as tenant:
         async with opened(tenant, plan, speed) as (runtime, client, clock):
-            sync = Sync("default", runtime.vault, runtime.connections, client)
+            sync = TenantSync("default", runtime.vault, runtime.connections, client)
             erasure = Erasure(
                 "default", runtime.vault, runtime.connections, client, runtime.http, Deletion(settle=0)
             )

@@ -7,10 +7,11 @@ from typing import Any
 import psycopg
 import redis
 
+from emulators.control import Emulation, digest
 from tests.conftest import ACCESS_KEY, TABLES
-from tests.emulators.control import Emulation, digest
+from token_vault.encryption_context import EncryptionContext
+from token_vault.keyring import KeyRing
 from worker import embedded
-from worker.vault.keyring import KeyRing, Place
 
 LIST = "GET /api/v2/users"
 SCOPES = [
@@ -53,7 +54,7 @@ def wrong(servers: embedded.Servers, tenant: Emulation) -> int:
             " WHERE user_id <> '' AND state <> 'erased'"
         )
         for user, name, subject, version, sealed in rows:
-            place = Place("grants", ("default", name, user, subject), "access", version)
+            place = EncryptionContext("grants", ("default", name, user, subject), "access", version)
             held = digest(ring.open(place, bytes(sealed)).reveal())
             mistakes += shown.pop((user, name, subject), None) != held
     return mistakes + len(shown)

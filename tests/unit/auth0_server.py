@@ -11,16 +11,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+from token_vault.secret import Secret
 from worker.auth0 import (
-    Budget,
     Credentials,
     ManagementClient,
     MemoryTokenStore,
+    RateLimitBudget,
     Retries,
     Timeouts,
     TokenStore,
 )
-from worker.tokens import Secret
 
 ALL_SCOPES = "read:users read:user_idp_tokens read:connections read:connections_options"
 
@@ -33,7 +33,7 @@ class FakeTime:
 
     def __init__(self) -> None:
         self.now = datetime(2026, 3, 15, 12, tzinfo=UTC)
-        self.sleeps: list[float] = []
+        self.is_dormant: list[float] = []
         self.asleep: asyncio.Queue[float] = asyncio.Queue()
         self.passes = asyncio.Event()
         self.passes.set()
@@ -43,7 +43,7 @@ class FakeTime:
 
     async def sleep(self, seconds: float) -> None:
         until = self.now + timedelta(seconds=seconds)
-        self.sleeps.append(seconds)
+        self.is_dormant.append(seconds)
         self.asleep.put_nowait(seconds)
         await self.passes.wait()
         self.now = max(self.now, until)
@@ -177,7 +177,7 @@ def client_of(
     retries: Retries | None = None,
     timeouts: Timeouts | None = None,
     who: Credentials | None = None,
-    budget: Budget | None = None,
+    budget: RateLimitBudget | None = None,
 ) -> ManagementClient:
     return ManagementClient(
         who or credentials(server),

@@ -7,9 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.unit.auth0_server import Answer, FakeTime, Server, client_of, running
+from token_vault.errors import VaultError
 from worker.auth0 import ManagementClient, Retries
-from worker.auth0.transport import Transport
-from worker.errors import (
+from worker.auth0.errors import (
     Auth0Error,
     Auth0NotFound,
     Auth0RateLimited,
@@ -17,8 +17,8 @@ from worker.errors import (
     Auth0Unreachable,
     MalformedAnswer,
     MissingScope,
-    VaultError,
 )
+from worker.auth0.http.transport import Transport
 
 LEAK = "ya29.hunter2"
 

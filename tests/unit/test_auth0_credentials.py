@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.unit.auth0_server import Answer, FakeTime, client_of, running
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker.auth0 import Credentials
-from worker.errors import ConfigurationError
-from worker.tokens import Secret
 
 SECRET = Secret("the-client-secret")
 

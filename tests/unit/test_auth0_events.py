@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.auth0_server import Answer, FakeTime, Request, Server, client_of, running
-from worker.auth0 import Event, Retries, Timeouts
-from worker.errors import Auth0EventsGone, Auth0RateLimited, Auth0Refused, MalformedAnswer, MissingScope
+from worker.auth0 import Retries, StreamedEvent, Timeouts
+from worker.auth0.errors import Auth0EventsGone, Auth0RateLimited, Auth0Refused, MalformedAnswer, MissingScope
 
 NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
 
@@ -32,11 +32,11 @@ def stream(text: str | bytes, kind: str = "text/event-stream; charset=utf-8", **
     return Answer(raw=head.encode() + body, **more)
 
 
-def event(event_id: str, kind: str = "user.updated") -> Event:
-    return Event(event_id, kind, "auth0|1", NOON)
+def event(event_id: str, kind: str = "user.updated") -> StreamedEvent:
+    return StreamedEvent(event_id, kind, "auth0|1", NOON)
 
 
-async def heard(server: Server, after: str | None = None, **more: Any) -> list[Event | None]:
+async def heard(server: Server, after: str | None = None, **more: Any) -> list[StreamedEvent | None]:
     async with client_of(server, FakeTime(), **more) as client, asyncio.timeout(20):
         return [seen async for seen in client.events(after=after)]
 
@@ -50,7 +50,7 @@ async def test_a_documented_stream() -> None:
         assert await heard(server) == [
             None,
             event("a", "user.created"),
-            Event("b", "offset-only", None, None),
+            StreamedEvent("b", "offset-only", None, None),
             None,
             event("c"),
         ]
@@ -83,8 +83,8 @@ async def test_line_ends_a_mark_and_many_lines(end: str) -> None:
 @settings(max_examples=60, deadline=None)
 def test_any_cut_of_the_bytes_reads_the_same(cuts: list[int], end: str) -> None:
     """Wherever the bytes are cut on their way, between CR and LF or inside a letter, the lines are the same."""
-    from worker.auth0.answers import Endpoint
-    from worker.auth0.events import _lines
+    from worker.auth0.event_stream import _lines
+    from worker.auth0.http.responses import Endpoint
 
     lines = ["\u00fc: \U0001f600", "", "data: b", "", "", "c"]
     whole = "".join(line + end for line in lines).encode()
@@ -129,8 +129,8 @@ async def test_a_silent_stream_ends(dripped: str) -> None:
 
 async def test_an_endless_drip_is_silence() -> None:
     """Bytes that never end a line count as silence."""
-    from worker.auth0.answers import Endpoint
-    from worker.auth0.events import _lines, _next
+    from worker.auth0.event_stream import _lines, _next
+    from worker.auth0.http.responses import Endpoint
 
     async def drip() -> Any:
         while True:
@@ -168,7 +168,7 @@ async def test_any_other_terminal_error_ends_the_stream() -> None:
     error = json.dumps({"error": {"code": "payload_too_large", "message": "m", "offset": "past"}})
     async with running() as server:
         server.script = [stream(message("a") + f"event: error\ndata: {error}\n\n" + message("b"))]
-        assert await heard(server) == [event("a"), Event("past", "error", None, None)]
+        assert await heard(server) == [event("a"), StreamedEvent("past", "error", None, None)]
 
 
 @pytest.mark.parametrize(("status", "after"), [(410, "x"), (410, None), (400, "x")])

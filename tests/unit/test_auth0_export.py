@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from tests.unit.auth0_server import Answer, FakeTime, Request, Server, client_of, running
 from worker.auth0 import ExportedUser
-from worker.errors import Auth0Error, Auth0Refused, Auth0Unreachable, MalformedAnswer
+from worker.auth0.errors import Auth0Error, Auth0Refused, Auth0Unreachable, MalformedAnswer
 
 MOMENT = datetime(2026, 3, 15, 7, 14, 32, 451_000, tzinfo=UTC)
 SIGNED = "signature-hunter2"
@@ -108,9 +108,9 @@ async def test_looks_grow_apart() -> None:
     async with running(exporting(TWO, *["pending"] * 3, *["processing"] * 7, "completed")) as server:
         time = FakeTime()
         assert len(await exported(server, time)) == 2
-        assert time.sleeps[:3] == [1, 1.5, 2.25]
-        assert time.sleeps == sorted(time.sleeps)
-        assert time.sleeps[-1] == 15
+        assert time.is_dormant[:3] == [1, 1.5, 2.25]
+        assert time.is_dormant == sorted(time.is_dormant)
+        assert time.is_dormant[-1] == 15
 
 
 async def test_a_job_is_waited_for_a_while() -> None:
@@ -119,7 +119,7 @@ async def test_a_job_is_waited_for_a_while() -> None:
         async with client_of(server, time := FakeTime()) as client:
             job = await client.export.begin()
             assert not await client.export.is_done(job, patience=2)
-            assert sum(time.sleeps) == 2.5
+            assert sum(time.is_dormant) == 2.5
             assert await client.export.is_done(job, patience=60)
             assert len([user async for user in client.export.users(job)]) == 2
         assert [call.method for call in server.calls].count("POST") == 1

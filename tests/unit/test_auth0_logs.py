@@ -8,7 +8,7 @@ import pytest
 from tests.unit.auth0_server import Answer, FakeTime, Server, client_of, running
 from tests.unit.test_auth0_models import IDENTITY, USER
 from worker.auth0 import OPTIONAL_SCOPES, SCOPES, LogEntry
-from worker.errors import (
+from worker.auth0.errors import (
     Auth0Error,
     Auth0LogGone,
     Auth0Unreachable,
@@ -109,7 +109,7 @@ async def test_a_full_page_that_leads_nowhere() -> None:
 
 
 def written(path: object, body: object = None) -> tuple[str, ...]:
-    from worker.auth0.logs import read_log_entry
+    from worker.auth0.tenant_log import read_log_entry
 
     request = {"path": path, "method": "post", "body": body}
     return read_log_entry(entry("1", type="sapi", user_id=None, details={"request": request}), 0).users
@@ -141,7 +141,7 @@ def test_whom_a_management_write_names(path: object, body: object, users: tuple[
 
 def test_users_are_named_once() -> None:
     """An entry names each user once; the path of anything but a write says nothing."""
-    from worker.auth0.logs import read_log_entry
+    from worker.auth0.tenant_log import read_log_entry
 
     details = {"request": {"path": "/api/v2/users/auth0%7C1"}}
     assert read_log_entry(entry("1", type="sapi", details=details), 0).users == ("auth0|1",)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.auth0 import Connection, Identity, Options, User
+from token_vault.secret import Secret
+from worker.auth0 import Auth0Connection, Auth0Identity, Auth0User, Options
 from worker.auth0.models import Unreadable, read_connection, read_page, read_user, seconds
-from worker.tokens import Secret
 
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
     st.none()
@@ -47,12 +47,12 @@ def test_a_documented_user() -> None:
     """The documented user reads as documented, and its tokens do not show."""
     moment = datetime(2026, 3, 15, 7, 14, 32, 451_000, tzinfo=UTC)
     user = read_user(USER)
-    assert user == User(
+    assert user == Auth0User(
         user_id="google-oauth2|1111",
         updated_at=moment,
         last_login=moment,
         identities=(
-            Identity(
+            Auth0Identity(
                 provider="google-oauth2",
                 user_id="1111",
                 connection="google-oauth2",
@@ -67,7 +67,7 @@ def test_a_documented_user() -> None:
     assert "1//0g" not in repr(user)
 
 
-def one(**changed: object) -> Identity:
+def one(**changed: object) -> Auth0Identity:
     [identity] = read_user(USER | {"identities": [IDENTITY | changed]}).identities
     return identity
 
@@ -153,8 +153,8 @@ def test_what_no_database_stores_is_named(text: str) -> None:
 
 def test_a_connection_never_shows_its_options() -> None:
     """Also options that were set by hand stay out of the repr."""
-    assert "hunter2" not in repr(Connection("con_1", "corp", "waad", Options(client_secret="hunter2")))
-    assert "hunter2" not in repr(Connection("con_1", "corp", "waad", {"client_secret": "hunter2"}))
+    assert "hunter2" not in repr(Auth0Connection("con_1", "corp", "waad", Options(client_secret="hunter2")))
+    assert "hunter2" not in repr(Auth0Connection("con_1", "corp", "waad", {"client_secret": "hunter2"}))
 
 
 def test_one_bad_identity_costs_only_itself() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests.unit.auth0_server import Answer, FakeTime, Request, Server, client_of, running
-from worker.errors import Auth0NotFound, MalformedAnswer
+from worker.auth0.errors import Auth0NotFound, MalformedAnswer
 
 
 async def test_unreadable_users_are_named() -> None:

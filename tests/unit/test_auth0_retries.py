@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.auth0_server import Answer, FakeTime, Request, client_of, running
+from token_vault.secret import Secret
 from worker.auth0 import Credentials, ManagementClient, MemoryTokenStore, Retries, Timeouts
-from worker.auth0.pace import LONGEST_ANNOUNCED, Pace, announced_wait
-from worker.errors import Auth0RateLimited, Auth0Unreachable
-from worker.tokens import Secret
+from worker.auth0.errors import Auth0RateLimited, Auth0Unreachable
+from worker.auth0.http.retries import LONGEST_ANNOUNCED, RetryPace, announced_wait
 
 OK = Answer(200, {"user_id": "auth0|1"})
 NO_JITTER = Retries(base=0)
@@ -35,7 +35,7 @@ async def test_failures_that_may_pass_are_tried_again(status: int) -> None:
                 await client.user("auth0|1")
         assert failed.value.status == status
         assert len(server.calls) == 5
-        assert all(wait <= bound for wait, bound in zip(time.sleeps, (0.5, 1, 2, 4), strict=True))
+        assert all(wait <= bound for wait, bound in zip(time.is_dormant, (0.5, 1, 2, 4), strict=True))
 
 
 async def test_a_failure_that_passed_is_forgotten() -> None:
@@ -56,7 +56,7 @@ async def test_other_failures_are_final(status: int) -> None:
             with pytest.raises(Exception, match=r"127\.0\.0\.1"):
                 await client.user("auth0|1")
         assert len(server.calls) == 1
-        assert not time.sleeps
+        assert not time.is_dormant
 
 
 async def test_a_refused_connection_is_retried_and_explained() -> None:
@@ -71,7 +71,7 @@ async def test_a_refused_connection_is_retried_and_explained() -> None:
                 Auth0Unreachable, match=r"no answer \((Connection refused|Connect call failed)"
             ):
                 await client.scopes()
-    assert len(time.sleeps) == 4
+    assert len(time.is_dormant) == 4
 
 
 @pytest.mark.parametrize("timeouts", [Timeouts(read=0.05), Timeouts(total=0.05)])
@@ -152,7 +152,7 @@ async def test_a_429_waits_as_announced() -> None:
         server.script = [limited(Retry_After="7"), OK]
         async with client_of(server, time, retries=NO_JITTER) as client:
             await client.user("auth0|1")
-        assert time.sleeps == [7]
+        assert time.is_dormant == [7]
 
 
 async def test_many_short_waits_do_not_exhaust_the_attempts() -> None:
@@ -162,7 +162,7 @@ async def test_many_short_waits_do_not_exhaust_the_attempts() -> None:
         server.script = [limited(Retry_After="5") for _ in range(12)] + [OK]
         async with client_of(server, time, retries=NO_JITTER) as client:
             await client.user("auth0|1")
-        assert sum(time.sleeps) == 60
+        assert sum(time.is_dormant) == 60
 
 
 @pytest.mark.parametrize("header", [{"Retry_After": "5"}, {"Retry_After": "0"}, {}])
@@ -174,7 +174,7 @@ async def test_patience_ends_after_a_minute(header: dict[str, str]) -> None:
         async with client_of(server, time) as client:
             with pytest.raises(Auth0RateLimited) as over:
                 await client.user("auth0|1")
-        assert sum(time.sleeps) <= 60
+        assert sum(time.is_dormant) <= 60
         assert over.value.retry_after > 0
         assert len(server.calls) < 60
 
@@ -194,7 +194,7 @@ async def test_a_long_wait_is_not_begun_and_spares_auth0() -> None:
             assert len(server.calls) == 1
             time.now = start + timedelta(seconds=3600)
             await client.user("auth0|1")
-        assert not time.sleeps
+        assert not time.is_dormant
 
 
 async def test_one_pause_for_all_calls() -> None:
@@ -224,7 +224,7 @@ async def test_one_pause_for_all_calls() -> None:
 
 async def test_a_pause_that_grows_holds_the_waiting_longer() -> None:
     """Who waits while another 429 prolongs the pause waits for the rest as well."""
-    pace = Pace(NO_JITTER, time := FakeTime(), time.sleep)
+    pace = RetryPace(NO_JITTER, time := FakeTime(), time.sleep)
     pace.limited("here", httpx.Response(429, headers={"Retry-After": "5"}), 1, None)
     time.passes.clear()
     waiting = asyncio.create_task(pace.pause_over("here"))
@@ -232,13 +232,13 @@ async def test_a_pause_that_grows_holds_the_waiting_longer() -> None:
     pace.limited("here", httpx.Response(429, headers={"Retry-After": "20"}), 1, None)
     time.passes.set()
     await waiting
-    assert time.sleeps == [5, 15]
+    assert time.is_dormant == [5, 15]
 
 
 async def test_a_pause_is_never_shortened() -> None:
     """A 429 that announces less does not cut the pause that another has begun."""
-    pace = Pace(NO_JITTER, time := FakeTime(), time.sleep)
+    pace = RetryPace(NO_JITTER, time := FakeTime(), time.sleep)
     for wait in ("20", "1"):
         pace.limited("here", httpx.Response(429, headers={"Retry-After": wait}), 1, None)
     await pace.pause_over("here")
-    assert time.sleeps == [20]
+    assert time.is_dormant == [20]

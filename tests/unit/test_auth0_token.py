@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 
 from tests.unit.auth0_server import Answer, FakeTime, Request, Server, client_of, running
+from token_vault.secret import Secret
 from worker.auth0 import Credentials, ManagementToken, MemoryTokenStore
-from worker.errors import Auth0Refused, MalformedAnswer, MissingScope
-from worker.tokens import Secret
+from worker.auth0.errors import Auth0Refused, MalformedAnswer, MissingScope
 
 USER = {"user_id": "auth0|1", "identities": []}
 

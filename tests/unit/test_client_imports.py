@@ -7,8 +7,8 @@ import sys
 
 WORKERS_SIDE = (
     "celery", "kombu", "billiard", "alembic", "sqlalchemy", "httpx", "aiohttp", "httpx_aiohttp", "typer", "rich",
-    "worker.app", "worker.tasks", "worker.runtime", "worker.renew", "worker.sync", "worker.auth0",
-    "worker.providers", "worker.connections", "worker.cli", "worker.vault.database", "worker.vault.tables",
+    "worker.app", "worker.tasks", "worker.runtime", "worker.renewal", "worker.sync", "worker.auth0",
+    "worker.providers", "worker.resolved_connections", "worker.cli", "worker.vault.db.database", "worker.vault.db.tables",
 )  # fmt: skip
 
 ALSO_WHEN_ASKING = ("celery.bin", "celery.beat", "alembic", "sqlalchemy", "worker.app", "worker.tasks")
@@ -34,7 +34,7 @@ def test_asking_for_a_refresh_brings_only_celerys_sending_side() -> None:
     """Queueing a refresh loads Celery's application to send with, and neither its worker nor ours."""
     loaded = modules_after(
         "from worker.reading.asking import Asking\n"
-        "from worker.tokens import Secret\n"
+        "from token_vault.secret import Secret\n"
         "Asking(Secret('redis://127.0.0.1:1/0'))._producer().amqp"
     )
     assert "celery" in loaded

@@ -17,16 +17,16 @@ import typer.main
 from celery.result import AsyncResult
 from psycopg import sql as composing
 
-from tests.emulators.control import Emulation
+from emulators.control import Emulation
+from token_vault.database_errors import failure
+from token_vault.errors import AccessDenied, TokenNotFound
+from token_vault.secret import Secret
 from worker import settings as configuration
-from worker.auth0.answers import OPTIONAL_SCOPES, SCOPES
+from worker.auth0.http.responses import OPTIONAL_SCOPES, SCOPES
 from worker.cli import app as cli
-from worker.errors import AccessDenied, TokenNotFound
 from worker.runtime import Runtime
 from worker.settings.environment import Environment
-from worker.tokens import Secret
-from worker.vault.failures import failure
-from worker.vault.tables import GRANT_STATES
+from worker.vault.db.tables import GRANT_STATES
 
 ROOT = Path(__file__).parents[2]
 README, OPERATING, ARCHITECTURE, PROMISES = (
@@ -34,7 +34,11 @@ README, OPERATING, ARCHITECTURE, PROMISES = (
 )
 PAGES = sorted([README, ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
 DECISIONS = sorted(ROOT.glob("docs/adr/*.md"))
-SOURCES = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.glob("worker/**/*.py"))
+SOURCES = "\n".join(
+    file.read_text(encoding="utf-8")
+    for room in ("worker", "client/src")
+    for file in ROOT.glob(f"{room}/**/*.py")
+)
 WRITTEN_BY_OTHERS = {"benchmarks.md"}  # made by `make bench`
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.vault import due
+from token_vault.freshness import default_min_ttl
+from worker.vault import schedule
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -30,7 +31,7 @@ LIVES = st.timedeltas(timedelta(seconds=1), timedelta(days=3650))
 )
 def test_the_margin_follows_the_life(life: timedelta, margin: timedelta) -> None:
     """An hour's token keeps ten minutes in reserve, a short one a third of its life, a long one a twelfth."""
-    assert due.margin(life) == margin
+    assert schedule.margin(life) == margin
 
 
 @given(LIVES, CHANCE)
@@ -38,41 +39,41 @@ def test_a_token_is_due_in_the_second_half_of_its_life_and_a_margin_before_its_e
     life: timedelta, chance: float
 ) -> None:
     """Whatever the chance, a renewed token is neither renewed again early nor so late that a miss would hurt."""
-    due_at = due.after_renewal(NOW + life, NOW, chance)
+    due_at = schedule.after_renewal(NOW + life, NOW, chance)
     assert NOW + life / 2 - timedelta(microseconds=2) <= due_at
-    assert due_at <= NOW + life - due.margin(life)
+    assert due_at <= NOW + life - schedule.margin(life)
 
 
 def test_tokens_obtained_together_are_not_due_together() -> None:
     """Chance spreads what was obtained at once over half a margin."""
-    first, last = (due.after_renewal(NOW + HOUR, NOW, chance) for chance in (1, 0))
+    first, last = (schedule.after_renewal(NOW + HOUR, NOW, chance) for chance in (1, 0))
     assert last - first == 5 * MINUTE
 
 
 @given(CHANCE)
 def test_a_token_of_unknown_life_is_asked_for_again(chance: float) -> None:
     """A provider that never says how long its tokens live is asked again within the hour, not at once."""
-    due_at = due.after_renewal(None, NOW, chance)
+    due_at = schedule.after_renewal(None, NOW, chance)
     assert NOW + 20 * MINUTE < due_at < NOW + HOUR
 
 
 def test_a_token_that_had_ended_when_it_came_is_due_at_once_and_not_before_it_came() -> None:
     """A life below nothing counts as none."""
-    assert due.after_renewal(NOW - HOUR, NOW, 0.5) == NOW
+    assert schedule.after_renewal(NOW - HOUR, NOW, 0.5) == NOW
 
 
 @given(CHANCE)
 def test_a_shown_token_of_unknown_end_is_due_soon(chance: float) -> None:
     """What Auth0 shows without a known end is renewed within five minutes, spread by chance."""
-    due_at = due.after_sync(None, None, NOW, chance)
+    due_at = schedule.after_sync(None, None, NOW, chance)
     assert NOW <= due_at <= NOW + 5 * MINUTE
-    assert due.after_sync(None, NOW - HOUR, NOW, chance) == due_at
+    assert schedule.after_sync(None, NOW - HOUR, NOW, chance) == due_at
 
 
 def test_a_shown_token_of_known_life_is_due_as_if_renewed() -> None:
     """A token whose login is known is due by its life; where only the end is known, at once."""
-    assert due.after_sync(NOW + HOUR, NOW, NOW, 0.5) == due.after_renewal(NOW + HOUR, NOW, 0.5)
-    assert due.after_sync(NOW + HOUR, None, NOW, 0.5) == NOW
+    assert schedule.after_sync(NOW + HOUR, NOW, NOW, 0.5) == schedule.after_renewal(NOW + HOUR, NOW, 0.5)
+    assert schedule.after_sync(NOW + HOUR, None, NOW, 0.5) == NOW
 
 
 @given(st.integers(1, 10**9), CHANCE, st.none() | st.floats(-10, 3600))
@@ -81,7 +82,7 @@ def test_a_failure_is_followed_by_a_pause_that_is_bounded(
 ) -> None:
     """After any number of failures the pause is five seconds at least, half an hour at most, and never under
     what the provider asked for."""
-    wait = (due.after_failure(attempts, NOW, chance, retry_after) - NOW).total_seconds()
+    wait = (schedule.after_failure(attempts, NOW, chance, retry_after) - NOW).total_seconds()
     asked = retry_after or 0
     assert wait >= max(5, asked - 1e-5)
     assert wait <= max(1800, asked) + 1e-5
@@ -89,7 +90,7 @@ def test_a_failure_is_followed_by_a_pause_that_is_bounded(
 
 def test_the_pause_doubles_up_to_its_bound() -> None:
     """With the least luck, each failure doubles the pause, to half an hour."""
-    waits = [(due.after_failure(attempts, NOW, 1.0) - NOW).total_seconds() for attempts in range(1, 12)]
+    waits = [(schedule.after_failure(attempts, NOW, 1.0) - NOW).total_seconds() for attempts in range(1, 12)]
     assert waits == [10, 20, 40, 80, 160, 320, 640, 1280, 1800, 1800, 1800]
 
 
@@ -98,8 +99,8 @@ def test_a_reader_that_asks_for_nothing_gets_what_renewal_in_time_leaves(
     life: timedelta, chance: float
 ) -> None:
     """Up to the moment it is due, a token always has the life that readers get by default."""
-    left = NOW + life - due.after_renewal(NOW + life, NOW, chance)
-    assert due.default_min_ttl(NOW + life, NOW) <= left
+    left = NOW + life - schedule.after_renewal(NOW + life, NOW, chance)
+    assert default_min_ttl(NOW + life, NOW) <= left
 
 
 @pytest.mark.parametrize(
@@ -114,4 +115,4 @@ def test_a_reader_that_asks_for_nothing_gets_what_renewal_in_time_leaves(
 )
 def test_the_default_life(expires_at: datetime | None, obtained_at: datetime | None, min_ttl: float) -> None:
     """By default it is thirty seconds, or a third of a shorter life."""
-    assert due.default_min_ttl(expires_at, obtained_at) == timedelta(seconds=min_ttl)
+    assert default_min_ttl(expires_at, obtained_at) == timedelta(seconds=min_ttl)

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.emulators import bulk, wiring
-from tests.emulators.activity import RATES, Activity
-from tests.emulators.control import Emulation, digest, running
-from tests.emulators.world import World
+from emulators import bulk, wiring
+from emulators.activity import RATES, Activity
+from emulators.control import Emulation, digest, running
+from emulators.world import World
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.emulators.control import Emulation, EmulationError, running
+from emulators.control import Emulation, EmulationError, running
 
 
 @pytest.fixture(scope="module")

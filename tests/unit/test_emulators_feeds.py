@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.emulators.control import Emulation, running
+from emulators.control import Emulation, running
 from tests.unit.test_emulators_tenant import ALL, Api
 
 Json = dict[str, Any]

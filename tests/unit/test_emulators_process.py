@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.emulators.app import build
-from tests.emulators.control import ROOT, Emulation, running
-from tests.emulators.world import StateUnreadable, World
+from emulators.app import build
+from emulators.control import ROOT, Emulation, running
+from emulators.world import StateUnreadable, World
 
 
 def _listed(demo: Emulation) -> list[str]:
@@ -84,7 +84,7 @@ def test_a_broken_state_file(tmp_path: Path) -> None:
     """A state file that does not parse is one line of error and exit status 2."""
     state = tmp_path / "state.json"
     state.write_text("{")
-    command = [sys.executable, "-m", "tests.emulators", "--state-file", str(state)]
+    command = [sys.executable, "-m", "emulators", "--state-file", str(state)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"emulators: the state file {state} cannot be read")
@@ -127,7 +127,7 @@ def test_any_state_file_is_read_or_refused(content: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_cleanly(number: signal.Signals) -> None:
     """A signal ends it with status 0 and nothing more on either stream, also with a client connected."""
-    command = [sys.executable, "-m", "tests.emulators"]
+    command = [sys.executable, "-m", "emulators"]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.emulators.auth0.limits import PLANS, Limits
-from tests.emulators.auth0.settings import Settings
-from tests.emulators.clock import Clock, milliseconds
-from tests.emulators.control import Emulation, EmulationError, digest, running
+from emulators.auth0.limits import PLANS, Limits
+from emulators.auth0.settings import Settings
+from emulators.clock import Clock, milliseconds
+from emulators.control import Emulation, EmulationError, digest, running
 from tests.unit.test_emulators_tenant import Api
 
 Json = dict[str, Any]

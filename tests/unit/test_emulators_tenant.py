@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.emulators.auth0.query import MalformedQuery, parse
-from tests.emulators.control import Emulation, running
+from emulators.auth0.query import MalformedQuery, parse
+from emulators.control import Emulation, running
 
 Json = dict[str, Any]
 ALL = ["read:users", "read:user_idp_tokens", "read:connections", "read:connections_options"]

@@ -9,16 +9,14 @@ from datetime import UTC, datetime
 import pytest
 from celery import Celery
 
-from worker.errors import (
-    Auth0RateLimited,
-    Auth0Refused,
+from token_vault.errors import (
     ConfigurationError,
-    MissingScope,
     ReauthorizationRequired,
     TemporarilyUnavailable,
     TokenExpired,
     VaultError,
 )
+from worker.auth0.errors import Auth0RateLimited, Auth0Refused, MissingScope
 
 EACH = [
     ReauthorizationRequired("invalid_grant", datetime(2026, 1, 31, tzinfo=UTC)),

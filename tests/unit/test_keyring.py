@@ -9,19 +9,22 @@ from cryptography.fernet import Fernet
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from worker.errors import CannotOpen, ConfigurationError, OutOfPlace
-from worker.tokens import GrantKey, Secret
-from worker.vault.keyring import Fingerprints, KeyRing, Place
+from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import CannotOpen, ConfigurationError, OutOfPlace
+from token_vault.grant_key import GrantKey
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
+from worker.vault.crypto.fingerprints import Fingerprints
 
 CANARY = "1//0g-canary-refresh-token"
 OLD, NEW, OTHER = (KeyRing.generate() for _ in range(3))
 KEY = GrantKey("default", "google-oauth2", "google-oauth2|1111", "1111")
-PLACE = Place.of_grant(KEY, "refresh", 3)
+PLACE = EncryptionContext.of_grant(KEY, "refresh", 3)
 
 # Anything that can be encoded: half a surrogate pair cannot, and is stopped at the edge.
 TEXT = st.text(st.characters(codec="utf-8"))
 PLACES = st.builds(
-    Place,
+    EncryptionContext,
     table=TEXT,
     row=st.lists(TEXT, max_size=4).map(tuple),
     field=TEXT,
@@ -34,14 +37,16 @@ def ring(*keys: Secret) -> KeyRing:
 
 
 @given(PLACES, TEXT)
-def test_what_is_sealed_opens_in_its_place(place: Place, value: str) -> None:
+def test_what_is_sealed_opens_in_its_place(place: EncryptionContext, value: str) -> None:
     """Any secret sealed for any place opens there as it was."""
     sealed = ring(NEW).seal(place, Secret(value))
     assert ring(NEW).open(place, sealed).reveal() == value
 
 
 @given(PLACES, PLACES, TEXT)
-def test_what_is_sealed_opens_nowhere_else(place: Place, elsewhere: Place, value: str) -> None:
+def test_what_is_sealed_opens_nowhere_else(
+    place: EncryptionContext, elsewhere: EncryptionContext, value: str
+) -> None:
     """No ciphertext opens in another place than its own, however odd the names are."""
     assume(place != elsewhere)
     sealed = ring(NEW).seal(place, Secret(value))
@@ -56,15 +61,15 @@ def test_what_is_sealed_opens_nowhere_else(place: Place, elsewhere: Place, value
         replace(PLACE, version=4),
         replace(PLACE, field="access"),
         replace(PLACE, table="connections"),
-        Place.of_grant(replace(KEY, tenant="other"), "refresh", 3),
-        Place.of_grant(replace(KEY, connection="google"), "refresh", 3),
-        Place.of_grant(replace(KEY, user_id="google-oauth2|2222"), "refresh", 3),
-        Place.of_grant(replace(KEY, provider_user_id="2222"), "refresh", 3),
-        Place.of_grant(GrantKey("default", "google-oauth2"), "refresh", 3),
+        EncryptionContext.of_grant(replace(KEY, tenant="other"), "refresh", 3),
+        EncryptionContext.of_grant(replace(KEY, connection="google"), "refresh", 3),
+        EncryptionContext.of_grant(replace(KEY, user_id="google-oauth2|2222"), "refresh", 3),
+        EncryptionContext.of_grant(replace(KEY, provider_user_id="2222"), "refresh", 3),
+        EncryptionContext.of_grant(GrantKey("default", "google-oauth2"), "refresh", 3),
     ],
     ids=str,
 )
-def test_a_misplaced_ciphertext_names_both_places(elsewhere: Place) -> None:
+def test_a_misplaced_ciphertext_names_both_places(elsewhere: EncryptionContext) -> None:
     """The error says where the ciphertext was found and where it belongs, and nothing of what it holds."""
     sealed = ring(NEW).seal(PLACE, Secret(CANARY))
     with pytest.raises(CannotOpen) as caught:
@@ -198,7 +203,7 @@ def _all_of(error: BaseException) -> str:
 
 @given(PLACES, TEXT, st.integers(0, 2), st.integers(0, 2**40))
 def test_what_is_sealed_again_is_the_same_under_the_first_key(
-    place: Place, value: str, position: int, sealed_at: int
+    place: EncryptionContext, value: str, position: int, sealed_at: int
 ) -> None:
     """Whatever key of the ring sealed a secret, it comes under the first, in its place and with its time."""
     keys = [NEW, OLD, OTHER]
@@ -216,7 +221,7 @@ def test_what_is_sealed_again_is_the_same_under_the_first_key(
 
 @given(PLACES, PLACES, TEXT, st.sampled_from([NEW, OLD]))
 def test_what_is_out_of_place_is_not_sealed_again(
-    place: Place, elsewhere: Place, value: str, key: Secret
+    place: EncryptionContext, elsewhere: EncryptionContext, value: str, key: Secret
 ) -> None:
     """A ciphertext in another place than its own is refused under whatever key it is: nothing makes it good."""
     assume(place != elsewhere)

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.histories import HISTORIES, LIFE, Age, Auth0Copy, Copy, Event, age, name
-from worker.vault.newer import Held, Shown, Verdict, judge
+from worker.vault.ingest.freshness import Freshness, Incoming, Stored, compare_freshness
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-HELD = Held(
+HELD = Stored(
     shown_access=b"access",
     shown_refresh=b"refresh",
     shown_updated_at=NOW - timedelta(hours=1),
@@ -21,11 +21,11 @@ HELD = Held(
     obtained_at=NOW - timedelta(minutes=30),
     renewable=True,
 )
-NEVER_SHOWN = Held(None, None, None, has_access=False, expires_at=None, obtained_at=None, renewable=False)
-SHOWN = Shown(access=b"access", refresh=b"refresh", updated_at=NOW, issued_at=NOW)
-NOTHING = Verdict()
-BOTH = Verdict(access=True, refresh=True)
-ACCESS = Verdict(access=True)
+NEVER_SHOWN = Stored(None, None, None, has_access=False, expires_at=None, obtained_at=None, renewable=False)
+SHOWN = Incoming(access=b"access", refresh=b"refresh", updated_at=NOW, issued_at=NOW)
+NOTHING = Freshness()
+BOTH = Freshness(access=True, refresh=True)
+ACCESS = Freshness(access=True)
 
 
 @dataclass
@@ -38,18 +38,18 @@ class Model:
     expires_at: datetime | None = None
     obtained_at: datetime | None = None
     alive: bool = False
-    held: Held | None = None
+    held: Stored | None = None
     renewals: int = 0
 
-    def look(self, copy: Copy, now: datetime) -> Verdict:
+    def look(self, copy: Copy, now: datetime) -> Freshness:
         issued_at = None if self.linked else copy.last_login
-        shown = Shown(
+        shown = Incoming(
             access=copy.access.encode(),
             refresh=None if copy.refresh is None else copy.refresh.encode(),
             updated_at=copy.updated_at,
             issued_at=issued_at,
         )
-        verdict = judge(self._held(), shown, now)
+        verdict = compare_freshness(self._held(), shown, now)
         if verdict.stale:
             return verdict
         self.held = replace(
@@ -74,7 +74,7 @@ class Model:
         if rotate:
             self.refresh = name("refresh", born)
 
-    def _held(self) -> Held | None:
+    def _held(self) -> Stored | None:
         return self.held and replace(
             self.held,
             has_access=self.access is not None,
@@ -84,7 +84,7 @@ class Model:
         )
 
 
-def live_through(history: list[Event], linked: bool) -> list[tuple[Model, Model, Copy | None, Verdict]]:
+def live_through(history: list[Event], linked: bool) -> list[tuple[Model, Model, Copy | None, Freshness]]:
     """Play a history; for each event the vault before and after it, and what it was shown."""
     auth0, vault, played = Auth0Copy(), Model(linked), []
     for event in history:
@@ -132,7 +132,7 @@ def test_an_answer_older_than_one_seen_counts_for_nothing(history: list[Event], 
         if copy is None:
             continue
         if newest is not None and copy.updated_at < newest:
-            assert verdict == Verdict(stale=True)
+            assert verdict == Freshness(stale=True)
             assert after == before
         else:
             assert not verdict.stale
@@ -173,13 +173,13 @@ MOMENTS = st.none() | st.datetimes(timezones=st.just(UTC))
 @given(
     st.none()
     | st.builds(
-        Held, FINGERPRINTS, FINGERPRINTS, MOMENTS, st.booleans(), MOMENTS, MOMENTS, renewable=st.booleans()
+        Stored, FINGERPRINTS, FINGERPRINTS, MOMENTS, st.booleans(), MOMENTS, MOMENTS, renewable=st.booleans()
     ),
-    st.builds(Shown, FINGERPRINTS, FINGERPRINTS, MOMENTS, MOMENTS),
+    st.builds(Incoming, FINGERPRINTS, FINGERPRINTS, MOMENTS, MOMENTS),
 )
-def test_nothing_is_ever_taken_that_is_not_shown(held: Held | None, shown: Shown) -> None:
+def test_nothing_is_ever_taken_that_is_not_shown(held: Stored | None, shown: Incoming) -> None:
     """An absent token is never taken, a token shown last time neither, and a stale answer not at all."""
-    verdict = judge(held, shown, NOW)
+    verdict = compare_freshness(held, shown, NOW)
     assert not (verdict.access and shown.access is None)
     assert not (verdict.refresh and shown.refresh is None)
     assert not (verdict.stale and (verdict.access or verdict.refresh))
@@ -194,7 +194,7 @@ def test_nothing_is_ever_taken_that_is_not_shown(held: Held | None, shown: Shown
         pytest.param(None, SHOWN, BOTH, id="first sight"),
         pytest.param(None, replace(SHOWN, refresh=None), ACCESS, id="first sight, no refresh token"),
         pytest.param(
-            None, replace(SHOWN, access=None), Verdict(refresh=True), id="first sight, no access token"
+            None, replace(SHOWN, access=None), Freshness(refresh=True), id="first sight, no access token"
         ),
         pytest.param(HELD, SHOWN, NOTHING, id="the profile changed, the tokens did not"),
         pytest.param(HELD, replace(SHOWN, access=None, refresh=None), NOTHING, id="both absent"),
@@ -210,23 +210,23 @@ def test_nothing_is_ever_taken_that_is_not_shown(held: Held | None, shown: Shown
             replace(
                 SHOWN, access=b"new", refresh=b"new", updated_at=NOW - timedelta(hours=1, milliseconds=1)
             ),
-            Verdict(stale=True),
+            Freshness(stale=True),
             id="a millisecond behind",
         ),
         pytest.param(
             HELD,
             replace(SHOWN, access=b"new", refresh=b"new", updated_at=None),
-            Verdict(stale=True),
+            Freshness(stale=True),
             id="an answer that hides its time",
         ),
         pytest.param(
             replace(HELD, shown_updated_at=None),
-            Shown(b"new", b"new", None, None),
+            Incoming(b"new", b"new", None, None),
             BOTH,
             id="an administrator consented again: connections have no time",
         ),
         pytest.param(
-            HELD, replace(SHOWN, access=None, refresh=b"new"), Verdict(refresh=True), id="refresh alone"
+            HELD, replace(SHOWN, access=None, refresh=b"new"), Freshness(refresh=True), id="refresh alone"
         ),
         pytest.param(
             HELD, replace(SHOWN, access=b"new", refresh=None), ACCESS, id="access alone, issued later"
@@ -281,6 +281,6 @@ def test_nothing_is_ever_taken_that_is_not_shown(held: Held | None, shown: Shown
         ),
     ],
 )
-def test_each_case(held: Held | None, shown: Shown, verdict: Verdict) -> None:
+def test_each_case(held: Stored | None, shown: Incoming, verdict: Freshness) -> None:
     """What is news is decided case by case."""
-    assert judge(held, shown, NOW) == verdict
+    assert compare_freshness(held, shown, NOW) == verdict

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from token_vault.grant_key import GrantKey
 from worker import providers
-from worker.providers import Blame, Provider, Refused
-from worker.renew.outcome import LAST_MOMENT, UNKNOWN_TRIES, Outcome, decide, wait_in_doubt
-from worker.renew.sending import CALL_TIMEOUT
-from worker.tokens import GrantKey
-from worker.vault import due
+from worker.providers import Provider, RefusalBlame, Refused
+from worker.renewal.http import CALL_TIMEOUT
+from worker.renewal.outcome import LAST_MOMENT, UNKNOWN_TRIES, Outcome, decide, wait_in_doubt
+from worker.vault import schedule
 from worker.vault.claims import Claim
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
@@ -36,7 +36,7 @@ CLAIM = Claim(
 codes = st.sampled_from(["invalid_grant", "invalid_client", "http_503", "timeout", "unrecognised_error"])
 refusals = st.builds(
     Refused,
-    st.sampled_from(Blame),
+    st.sampled_from(RefusalBlame),
     codes,
     st.none() | st.floats(0, 3600),
     spent=st.booleans(),
@@ -75,8 +75,8 @@ def test_only_the_providers_verdict_kills_a_grant(
     """No refusal but the provider's verdict on this very grant marks it dead."""
     decision = decided(refused, claim, provider, chance)
     kills = decision.columns.get("state") == "reauthorization_required"
-    assert not kills or refused.blame is Blame.USER
-    assert kills == (refused.blame is Blame.USER and claim.state != "reauthorization_required")
+    assert not kills or refused.blame is RefusalBlame.USER
+    assert kills == (refused.blame is RefusalBlame.USER and claim.state != "reauthorization_required")
 
 
 @given(refusals, claimed, kinds, chances)
@@ -104,11 +104,11 @@ def test_the_circuit_opens_for_the_operator_only(
     """A connection is stopped by what blames its client, or by what nobody can explain any more."""
     opens = decided(refused, claim, provider, chance).opens_circuit
     asked_long_enough = (
-        refused.blame is Blame.UNKNOWN
+        refused.blame is RefusalBlame.UNKNOWN
         and claim.attempts + 1 >= UNKNOWN_TRIES
         and claim.state != "reauthorization_required"
     )
-    assert opens == (refused.blame is Blame.OPERATOR or asked_long_enough)
+    assert opens == (refused.blame is RefusalBlame.OPERATOR or asked_long_enough)
 
 
 @given(refusals, claimed, kinds, chances)
@@ -123,7 +123,10 @@ def test_a_doubt_is_never_dropped_but_by_a_verdict(
     refused: Refused, claim: Claim, provider: Provider, chance: float
 ) -> None:
     """What is in doubt stays so until the provider says something about the grant."""
-    assert not decided(refused, claim, provider, chance).columns.get("settled") or refused.blame is Blame.USER
+    assert (
+        not decided(refused, claim, provider, chance).columns.get("settled")
+        or refused.blame is RefusalBlame.USER
+    )
 
 
 # The user
@@ -131,7 +134,7 @@ def test_a_doubt_is_never_dropped_but_by_a_verdict(
 
 def test_a_verdict_kills_with_its_code_and_time() -> None:
     """A dead grant says why and since when, and is not looked at again."""
-    decision = decided(Refused(Blame.USER, "bad_refresh_token"))
+    decision = decided(Refused(RefusalBlame.USER, "bad_refresh_token"))
     assert decision.outcome is Outcome.DEAD
     assert decision.columns["state"] == "reauthorization_required"
     assert (decision.columns["reason"], decision.columns["reason_since"]) == ("bad_refresh_token", NOW)
@@ -140,17 +143,19 @@ def test_a_verdict_kills_with_its_code_and_time() -> None:
 
 def test_a_refusal_after_a_doubt_is_a_loss_in_rotation() -> None:
     """A refresh token refused after an attempt of unknown outcome was lost, at the time of that attempt."""
-    decision = decided(Refused(Blame.USER, "invalid_grant"), replace(CLAIM, doubt_since=EARLIER))
+    decision = decided(Refused(RefusalBlame.USER, "invalid_grant"), replace(CLAIM, doubt_since=EARLIER))
     assert decision.outcome is Outcome.LOST
     assert (decision.columns["reason"], decision.columns["reason_since"]) == ("lost_in_rotation", EARLIER)
 
 
-@pytest.mark.parametrize("blame", list(Blame))
-def test_a_dead_grant_that_was_forced_stays_as_it_was(blame: Blame) -> None:
+@pytest.mark.parametrize("blame", list(RefusalBlame))
+def test_a_dead_grant_that_was_forced_stays_as_it_was(blame: RefusalBlame) -> None:
     """A forced attempt on a dead grant that fails changes neither why nor since when it is dead."""
     dead = replace(CLAIM, state="reauthorization_required")
     for claim in (dead, replace(dead, doubt_since=EARLIER)):
-        columns = decided(Refused(blame, "invalid_grant", spent=blame is Blame.IN_DOUBT), claim).columns
+        columns = decided(
+            Refused(blame, "invalid_grant", spent=blame is RefusalBlame.IN_DOUBT), claim
+        ).columns
         assert columns.get("state") is None
         assert columns["due_at"] is None
 
@@ -162,15 +167,17 @@ def test_a_passing_failure_is_retried_with_backoff() -> None:
     """What may pass is tried again, each time later, with jitter, up to half an hour."""
     waits = [
         decided(
-            Refused(Blame.NOBODY, "http_503"), replace(CLAIM, attempts=attempts), chance=1
+            Refused(RefusalBlame.NOBODY, "http_503"), replace(CLAIM, attempts=attempts), chance=1
         ).columns["due_at"] - NOW
         for attempts in range(30)
     ]  # fmt: skip
     assert waits == sorted(waits)
     assert waits[0] <= timedelta(seconds=10)
-    assert waits[-1] == due.BACKOFF_CAP
-    soon = decided(Refused(Blame.NOBODY, "http_503"), replace(CLAIM, attempts=9), chance=0).columns["due_at"]
-    assert soon - NOW == due.BACKOFF_FIRST
+    assert waits[-1] == schedule.BACKOFF_CAP
+    soon = decided(Refused(RefusalBlame.NOBODY, "http_503"), replace(CLAIM, attempts=9), chance=0).columns[
+        "due_at"
+    ]
+    assert soon - NOW == schedule.BACKOFF_FIRST
 
 
 # In doubt
@@ -178,26 +185,28 @@ def test_a_passing_failure_is_retried_with_backoff() -> None:
 
 def test_an_unknown_outcome_is_remembered_since_its_attempt_began() -> None:
     """A grant in doubt knows when the attempt began whose outcome never came; later ones do not move that."""
-    first = decided(Refused(Blame.IN_DOUBT, "timeout", spent=True))
+    first = decided(Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True))
     assert first.outcome is Outcome.IN_DOUBT
     assert (first.columns["state"], first.columns["reason"]) == ("in_doubt", "timeout")
     assert (first.columns["in_doubt"], first.columns["reason_since"]) == (True, BEGAN)
-    again = decided(Refused(Blame.IN_DOUBT, "timeout", spent=True), replace(CLAIM, doubt_since=EARLIER))
+    again = decided(
+        Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True), replace(CLAIM, doubt_since=EARLIER)
+    )
     assert again.columns["reason_since"] == EARLIER
 
 
 def test_without_rotation_nothing_is_in_doubt() -> None:
     """Where the refresh token is not spent by using it, an unknown outcome is retried at once, then with backoff."""
-    first = decided(Refused(Blame.IN_DOUBT, "timeout"), provider=KEEPS)
+    first = decided(Refused(RefusalBlame.IN_DOUBT, "timeout"), provider=KEEPS)
     assert (first.outcome, first.columns["due_at"]) == (Outcome.RETRY, NOW)
     assert "state" not in first.columns
-    second = decided(Refused(Blame.IN_DOUBT, "timeout"), replace(CLAIM, attempts=1), KEEPS)
+    second = decided(Refused(RefusalBlame.IN_DOUBT, "timeout"), replace(CLAIM, attempts=1), KEEPS)
     assert second.columns["due_at"] > NOW
 
 
 def test_within_a_grace_the_retry_is_made_at_once() -> None:
     """A provider that takes the spent refresh token for a while is asked again while that lasts."""
-    spent = Refused(Blame.IN_DOUBT, "timeout", spent=True)
+    spent = Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True)
     assert decided(spent, provider=FORGIVES).columns["due_at"] == NOW
     in_grace = replace(CLAIM, doubt_since=NOW - timedelta(seconds=29), attempts=1)
     assert decided(spent, in_grace, FORGIVES).columns["due_at"] < NOW + timedelta(seconds=30)
@@ -205,7 +214,7 @@ def test_within_a_grace_the_retry_is_made_at_once() -> None:
 
 def test_a_grace_may_last_until_the_new_token_is_used() -> None:
     """Box takes the spent refresh token until the new one is used: there a retry is safe however late."""
-    spent = Refused(Blame.IN_DOUBT, "timeout", spent=True)
+    spent = Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True)
     assert decided(spent, provider=providers.get("box")).columns["due_at"] == NOW
 
 
@@ -216,7 +225,7 @@ def test_a_grace_may_last_until_the_new_token_is_used() -> None:
 )
 def test_without_grace_the_user_is_served_first(provider: Provider, doubt_since: datetime | None) -> None:
     """A retry that could end the token being served waits for that token's last moment."""
-    spent = Refused(Blame.IN_DOUBT, "timeout", spent=True)
+    spent = Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True)
     claim = replace(CLAIM, doubt_since=doubt_since)
     assert claim.expires_at is not None
     assert decided(spent, claim, provider).columns["due_at"] == claim.expires_at - LAST_MOMENT
@@ -232,7 +241,7 @@ def test_a_refresh_token_that_ends_first_is_tried_before_it_does(ending: str) ->
         claim = replace(claim, refresh_expires_at=ends)
     else:
         provider = replace(ROTATES, idle_life=ends - obtained_at)
-    decision = decided(Refused(Blame.IN_DOUBT, "timeout", spent=True), claim, provider)
+    decision = decided(Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True), claim, provider)
     assert decision.columns["due_at"] == ends - LAST_MOMENT
     waiting = wait_in_doubt(replace(claim, doubt_since=EARLIER), provider, now=NOW)
     assert waiting is not None
@@ -246,7 +255,7 @@ def test_a_refresh_token_that_ends_first_is_tried_before_it_does(ending: str) ->
 @pytest.mark.parametrize("ends", [None, NOW - timedelta(hours=1), NOW + timedelta(seconds=30)])
 def test_without_a_token_to_serve_the_retry_is_soon(ends: datetime | None) -> None:
     """Where no token is being served any more, or nobody knows until when, waiting wins nothing."""
-    spent = Refused(Blame.IN_DOUBT, "timeout", spent=True)
+    spent = Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True)
     decision = decided(spent, replace(CLAIM, expires_at=ends), ROTATES)
     assert NOW < decision.columns["due_at"] <= NOW + timedelta(seconds=10)
 
@@ -309,6 +318,6 @@ def test_a_pair_in_doubt_for_its_predecessor_is_tried_at_once() -> None:
 
 def test_an_unknown_refusal_calls_the_operator_after_a_bounded_number_of_tries() -> None:
     """A refusal that no table names is tried a few times, then stops the connection, and never kills."""
-    refused = Refused(Blame.UNKNOWN, "http_418")
+    refused = Refused(RefusalBlame.UNKNOWN, "http_418")
     outcomes = [decided(refused, replace(CLAIM, attempts=n)).outcome for n in range(UNKNOWN_TRIES)]
     assert outcomes == [Outcome.RETRY] * (UNKNOWN_TRIES - 1) + [Outcome.BLOCKED]

@@ -11,8 +11,19 @@ from types import ModuleType
 
 import pytest
 
-from worker.providers import Blame, Client, ClientAuth, Provider, Refused, Renewed, get, registry, resolve
-from worker.tokens import Secret, TokenPair
+from token_vault.secret import Secret
+from worker.providers import (
+    Client,
+    ClientAuth,
+    Provider,
+    RefusalBlame,
+    Refused,
+    Renewed,
+    get,
+    registry,
+    resolve,
+)
+from worker.token_pair import TokenPair
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-provider.md"
 SENT = datetime(2026, 3, 15, 7, 14, 32, tzinfo=UTC)
@@ -48,8 +59,8 @@ def test_worked_example(acme: Provider) -> None:
     got = acme.read(200, {}, json.dumps(answer).encode(), sent_at=SENT)
     assert got == Renewed(TokenPair(Secret("a"), Secret("r2"), SENT + timedelta(hours=1)))
     gone = acme.read(400, {}, b'{"error": "grant_is_gone"}', sent_at=SENT)
-    assert gone == Refused(Blame.USER, "grant_is_gone")
-    assert acme.read(502, {}, b"", sent_at=SENT) == Refused(Blame.IN_DOUBT, "http_502", spent=True)
+    assert gone == Refused(RefusalBlame.USER, "grant_is_gone")
+    assert acme.read(502, {}, b"", sent_at=SENT) == Refused(RefusalBlame.IN_DOUBT, "http_502", spent=True)
 
 
 def test_every_table_row_exists() -> None:

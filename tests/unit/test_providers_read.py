@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.providers import Blame, Provider, Refused, Renewed, get, names, unreachable
-from worker.tokens import Secret, TokenPair
+from token_vault.secret import Secret
+from worker.providers import Provider, RefusalBlame, Refused, Renewed, get, names, unreachable
+from worker.token_pair import TokenPair
 
 SENT = datetime(2026, 3, 15, 7, 14, 32, tzinfo=UTC)
 GENERIC = get("oauth2")
@@ -163,7 +164,7 @@ def test_form_encoded_answer() -> None:
     got = pair(b"access_token=ghu_1&expires_in=28800&refresh_token=ghr_1&scope=&token_type=bearer", **how)
     assert (got.access, got.refresh) == (Secret("ghu_1"), Secret("ghr_1"))
     assert got.expires_at == SENT + timedelta(hours=8)
-    assert refused(b"error=bad_refresh_token&error_description=The+token", **how).blame is Blame.USER
+    assert refused(b"error=bad_refresh_token&error_description=The+token", **how).blame is RefusalBlame.USER
 
 
 def test_tokens_survive_bad_bytes() -> None:
@@ -203,7 +204,7 @@ def test_tokens_outweigh_an_error() -> None:
 def test_success_without_token(body: bytes, content_type: str, code: str) -> None:
     """A 2xx answer that gives no token leaves the outcome in doubt: the refresh token may be spent."""
     got = refused(body, content_type=content_type)
-    assert got == Refused(Blame.IN_DOUBT, code, None, spent=True)
+    assert got == Refused(RefusalBlame.IN_DOUBT, code, None, spent=True)
     # Google never spends one.
     assert not refused(body, content_type=content_type, provider=get("google")).spent
 
@@ -211,68 +212,68 @@ def test_success_without_token(body: bytes, content_type: str, code: str) -> Non
 @pytest.mark.parametrize(
     ("status", "error", "blame", "code"),
     [
-        (400, "invalid_grant", Blame.USER, "invalid_grant"),
-        (401, "invalid_grant", Blame.USER, "invalid_grant"),
-        (403, "invalid_grant", Blame.USER, "invalid_grant"),
-        (200, "invalid_grant", Blame.USER, "invalid_grant"),
-        (400, "interaction_required", Blame.USER, "interaction_required"),
-        (400, "consent_required", Blame.USER, "consent_required"),
-        (400, "login_required", Blame.USER, "login_required"),
-        (401, "invalid_client", Blame.OPERATOR, "invalid_client"),
-        (400, "invalid_client", Blame.OPERATOR, "invalid_client"),
-        (200, "invalid_client", Blame.OPERATOR, "invalid_client"),
-        (400, "unauthorized_client", Blame.OPERATOR, "unauthorized_client"),
-        (400, "unsupported_grant_type", Blame.OPERATOR, "unsupported_grant_type"),
-        (400, "invalid_scope", Blame.OPERATOR, "invalid_scope"),
-        (400, "invalid_request", Blame.OPERATOR, "invalid_request"),
-        (400, "temporarily_unavailable", Blame.NOBODY, "temporarily_unavailable"),
-        (400, "slow_down", Blame.NOBODY, "slow_down"),
-        (400, "server_error", Blame.NOBODY, "server_error"),
-        (408, None, Blame.NOBODY, "http_408"),
-        (429, None, Blame.NOBODY, "http_429"),
-        (429, "invalid_grant", Blame.NOBODY, "http_429"),
-        (429, "too_many_requests", Blame.NOBODY, "too_many_requests"),
-        (400, "teapot", Blame.UNKNOWN, "http_400"),
-        (404, None, Blame.UNKNOWN, "http_404"),
-        (403, None, Blame.UNKNOWN, "http_403"),
-        (302, None, Blame.UNKNOWN, "http_302"),
-        (200, "teapot", Blame.UNKNOWN, "unrecognised_error"),
+        (400, "invalid_grant", RefusalBlame.USER, "invalid_grant"),
+        (401, "invalid_grant", RefusalBlame.USER, "invalid_grant"),
+        (403, "invalid_grant", RefusalBlame.USER, "invalid_grant"),
+        (200, "invalid_grant", RefusalBlame.USER, "invalid_grant"),
+        (400, "interaction_required", RefusalBlame.USER, "interaction_required"),
+        (400, "consent_required", RefusalBlame.USER, "consent_required"),
+        (400, "login_required", RefusalBlame.USER, "login_required"),
+        (401, "invalid_client", RefusalBlame.OPERATOR, "invalid_client"),
+        (400, "invalid_client", RefusalBlame.OPERATOR, "invalid_client"),
+        (200, "invalid_client", RefusalBlame.OPERATOR, "invalid_client"),
+        (400, "unauthorized_client", RefusalBlame.OPERATOR, "unauthorized_client"),
+        (400, "unsupported_grant_type", RefusalBlame.OPERATOR, "unsupported_grant_type"),
+        (400, "invalid_scope", RefusalBlame.OPERATOR, "invalid_scope"),
+        (400, "invalid_request", RefusalBlame.OPERATOR, "invalid_request"),
+        (400, "temporarily_unavailable", RefusalBlame.NOBODY, "temporarily_unavailable"),
+        (400, "slow_down", RefusalBlame.NOBODY, "slow_down"),
+        (400, "server_error", RefusalBlame.NOBODY, "server_error"),
+        (408, None, RefusalBlame.NOBODY, "http_408"),
+        (429, None, RefusalBlame.NOBODY, "http_429"),
+        (429, "invalid_grant", RefusalBlame.NOBODY, "http_429"),
+        (429, "too_many_requests", RefusalBlame.NOBODY, "too_many_requests"),
+        (400, "teapot", RefusalBlame.UNKNOWN, "http_400"),
+        (404, None, RefusalBlame.UNKNOWN, "http_404"),
+        (403, None, RefusalBlame.UNKNOWN, "http_403"),
+        (302, None, RefusalBlame.UNKNOWN, "http_302"),
+        (200, "teapot", RefusalBlame.UNKNOWN, "unrecognised_error"),
     ],
 )
-def test_blame(status: int, error: str | None, blame: Blame, code: str) -> None:
+def test_blame(status: int, error: str | None, blame: RefusalBlame, code: str) -> None:
     """Each error code names who has to act, at any status that providers send it with; nothing was spent."""
     assert refused({"error": error} if error else {}, status) == (
         Refused(blame, code, None, spent=False)
         if error or status >= 300
-        else Refused(Blame.IN_DOUBT, "no_access_token", None, spent=True)
+        else Refused(RefusalBlame.IN_DOUBT, "no_access_token", None, spent=True)
     )
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
 def test_server_failure(status: int) -> None:
     """A 5xx is in doubt where a rotating provider does not forgive for ever, else it means to wait."""
-    in_doubt = Refused(Blame.IN_DOUBT, f"http_{status}", None, spent=True)
+    in_doubt = Refused(RefusalBlame.IN_DOUBT, f"http_{status}", None, spent=True)
     assert refused(b"Bad Gateway", status) == in_doubt
     for name in ("bitbucket", "okta", "xero"):
         assert refused(b"Bad Gateway", status, provider=get(name)) == in_doubt
     for forgiving in ("google", "azure-ad", "box"):
         got = refused(b"Bad Gateway", status, provider=get(forgiving))
-        assert got == Refused(Blame.NOBODY, f"http_{status}", None, spent=False)
+        assert got == Refused(RefusalBlame.NOBODY, f"http_{status}", None, spent=False)
 
 
 def test_server_failure_with_a_verdict() -> None:
     """What a failing server says of the grant or the client condemns neither; "not now" means nothing was spent."""
     for error in ("invalid_grant", "invalid_client"):
-        assert refused({"error": error}, 500) == Refused(Blame.IN_DOUBT, "http_500", None, spent=True)
+        assert refused({"error": error}, 500) == Refused(RefusalBlame.IN_DOUBT, "http_500", None, spent=True)
     assert refused({"error": "server_error"}, 500) == Refused(
-        Blame.IN_DOUBT, "server_error", None, spent=True
+        RefusalBlame.IN_DOUBT, "server_error", None, spent=True
     )
-    assert refused({"error": "temporarily_unavailable"}, 503).blame is Blame.NOBODY
+    assert refused({"error": "temporarily_unavailable"}, 503).blame is RefusalBlame.NOBODY
 
 
 def test_a_token_in_a_failure_is_no_renewal() -> None:
     """Tokens are taken from a 2xx answer only."""
-    assert refused({"access_token": "at"}, 400).blame is Blame.UNKNOWN
+    assert refused({"access_token": "at"}, 400).blame is RefusalBlame.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -298,9 +299,11 @@ def test_retry_after(value: str, seconds: float | None) -> None:
 
 def test_no_answer() -> None:
     """A request that was never sent blames nobody; one that may have arrived is in doubt."""
-    assert unreachable("not_sent", GENERIC, "ConnectError") == Refused(Blame.NOBODY, "connecterror")
-    assert unreachable("sent", GENERIC, "read timeout") == Refused(Blame.IN_DOUBT, "read_timeout", spent=True)
-    assert unreachable("sent", get("google"), "x") == Refused(Blame.IN_DOUBT, "x", spent=False)
+    assert unreachable("not_sent", GENERIC, "ConnectError") == Refused(RefusalBlame.NOBODY, "connecterror")
+    assert unreachable("sent", GENERIC, "read timeout") == Refused(
+        RefusalBlame.IN_DOUBT, "read_timeout", spent=True
+    )
+    assert unreachable("sent", get("google"), "x") == Refused(RefusalBlame.IN_DOUBT, "x", spent=False)
     assert len(unreachable("sent", GENERIC, "x" * 500).code) == 64
 
 

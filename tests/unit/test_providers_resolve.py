@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from token_vault.secret import Secret
 from worker.providers import (
     TOKENLESS_STRATEGIES,
     Client,
@@ -22,7 +23,7 @@ from worker.providers import (
     resolve,
 )
 from worker.providers.registry import PROVIDERS
-from worker.tokens import Secret, TokenPair
+from worker.token_pair import TokenPair
 
 NOW = datetime(2026, 3, 15, 7, 14, 32, tzinfo=UTC)
 KEYS = {"client_id": "the-id", "client_secret": "the-secret"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from worker.vault.reaching import REACH
+from token_vault.connect_args import CONNECT_ARGS
 
 ROOT = Path(__file__).parents[2]
 CONNECTING = ("psycopg.connect", "psycopg.AsyncConnection.connect", "create_engine", "create_async_engine")
@@ -36,4 +36,4 @@ def test_a_silent_host_is_given_up(file: str, call: ast.Call) -> None:
 
 def test_libpq_knows_the_parameters() -> None:
     """None of them is a word that libpq would refuse."""
-    assert "tcp_user_timeout=10000" in make_conninfo("", **REACH)
+    assert "tcp_user_timeout=10000" in make_conninfo("", **CONNECT_ARGS)

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from worker.tokens import GrantKey, Secret, TokenPair
+from token_vault.grant_key import GrantKey
+from token_vault.secret import Secret
+from worker.token_pair import TokenPair
 
 CANARY = "1//0g-canary-in-a-coal-mine"
 SECRET = Secret(CANARY)

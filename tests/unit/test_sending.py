@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from worker.providers import RefreshRequest
-from worker.renew import sending
-from worker.renew.sending import Answer, NoAnswer, http_client, send
+from worker.renewal import http as sending
+from worker.renewal.http import Answer, NoAnswer, http_client, send
 
 BODY = b"grant_type=refresh_token&refresh_token=the-refresh-token"
 PAIR = b'{"access_token": "new", "refresh_token": "newer", "expires_in": 3600}'

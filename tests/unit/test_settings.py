@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from token_vault.errors import ConfigurationError
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
 from worker import logs
 from worker.client import TokenVault
-from worker.errors import ConfigurationError
 from worker.settings import SECRET_NAMES, Settings, home_keys, key_file, load
-from worker.tokens import Secret
-from worker.vault.keyring import KeyRing
 
 CANARY = "canary-s3cr3t"
 TENANT = {"AUTH0_DOMAIN": "acme.eu.auth0.com", "AUTH0_CLIENT_ID": "m2m", "AUTH0_CLIENT_SECRET": CANARY}

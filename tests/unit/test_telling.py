@@ -18,24 +18,25 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.receivers import KEY, SECRET, Got, signature
-from worker.errors import ConfigurationError
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker.settings import EventKind, EventSettings, WebhookSettings, load, webhook_key
-from worker.telling import payload, signing
-from worker.telling.sending import http_client, post
-from worker.tokens import Secret
-from worker.vault.outbox import Event
+from worker.vault.outbox import OutboxEvent
+from worker.webhooks import payload
+from worker.webhooks import signature as signing
+from worker.webhooks.http import http_client, post
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
-def event(kind: EventKind, **columns: Any) -> Event:
-    given: dict[str, Any] = dict.fromkeys(Event.__slots__) | {
+def event(kind: EventKind, **columns: Any) -> OutboxEvent:
+    given: dict[str, Any] = dict.fromkeys(OutboxEvent.__slots__) | {
         "id": uuid4(),
         "kind": kind.value,
         "at": NOW,
         "tenant": "default",
     }
-    return Event(**(given | {"connection": "c", "user_id": "x|1", "expires_at": NOW} | columns))
+    return OutboxEvent(**(given | {"connection": "c", "user_id": "x|1", "expires_at": NOW} | columns))
 
 
 def secret_of(key: bytes) -> Secret:

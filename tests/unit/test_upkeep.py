@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from worker import providers, upkeep
-from worker.errors import ConfigurationError
+from token_vault.errors import ConfigurationError
+from worker import providers, renewal_policy
 from worker.settings import load
 
 
@@ -53,7 +53,7 @@ def test_a_mistyped_provider_is_named(config: Path) -> None:
     """A provider that is neither built in nor named by a connection is refused, with those that are known."""
     config.write_text("[providers.gogle]\nrotates = false\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"\[providers.gogle\] is no known provider.*google"):
-        upkeep.declared(load(config))
+        renewal_policy.declared(load(config))
 
 
 def test_a_new_provider_is_the_generic_one_but_for_what_is_said(config: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_new_provider_is_the_generic_one_but_for_what_is_said(config: Path) ->
         'absolute_life = 7200\nmargin = 60\nexpires_unit = "milliseconds"\ndefault_life = 900\n',
         encoding="utf-8",
     )
-    acme = upkeep.declared(load(config))["acme"]
+    acme = renewal_policy.declared(load(config))["acme"]
     assert (acme.name, acme.rotates, acme.grace, acme.hosts) == ("acme", True, 20, ())
     lives = (acme.idle_life, acme.absolute_life, acme.margin, acme.default_life)
     assert lives == tuple(timedelta(seconds=seconds) for seconds in (3600, 7200, 60, 900))
@@ -74,5 +74,5 @@ def test_a_new_provider_is_the_generic_one_but_for_what_is_said(config: Path) ->
 def test_what_is_not_said_stays(config: Path) -> None:
     """A word on one field of a built-in provider leaves its others."""
     config.write_text("[providers.okta]\ngrace = 5\n", encoding="utf-8")
-    okta, built_in = upkeep.declared(load(config))["okta"], providers.get("okta")
+    okta, built_in = renewal_policy.declared(load(config))["okta"], providers.get("okta")
     assert (okta.grace, okta.rotates, okta.idle_life) == (5, built_in.rotates, built_in.idle_life)

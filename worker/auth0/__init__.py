@@ -3,31 +3,30 @@
 Nothing here decides what is kept: this room asks, waits, retries, and reads answers into values.
 """
 
-from worker.auth0.answers import OPTIONAL_SCOPES, SCOPES
-from worker.auth0.budget import Budget
 from worker.auth0.client import ManagementClient
-from worker.auth0.counting import Counts
 from worker.auth0.credentials import Credentials
-from worker.auth0.events import Event
-from worker.auth0.export import ExportedUser
-from worker.auth0.logs import LogEntry, LogPage
+from worker.auth0.event_stream import StreamedEvent
+from worker.auth0.export_job import ExportedUser
+from worker.auth0.http.responses import OPTIONAL_SCOPES, SCOPES
+from worker.auth0.http.retries import Retries
+from worker.auth0.http.transport import Timeouts
 from worker.auth0.management_token import ManagementToken, MemoryTokenStore, TokenStore
-from worker.auth0.models import Connection, Identity, Options, User, UserPage
-from worker.auth0.pace import Retries
-from worker.auth0.plans import PLANS, Limit, Plan
-from worker.auth0.transport import Timeouts
+from worker.auth0.models import Auth0Connection, Auth0Identity, Auth0User, Options, UserPage
+from worker.auth0.ratelimit.budget import RateLimitBudget
+from worker.auth0.ratelimit.plans import PLANS, Limit, Plan
+from worker.auth0.stats import Counts
+from worker.auth0.tenant_log import LogEntry, LogPage
 
 __all__ = [
     "OPTIONAL_SCOPES",
     "PLANS",
     "SCOPES",
-    "Budget",
-    "Connection",
+    "Auth0Connection",
+    "Auth0Identity",
+    "Auth0User",
     "Counts",
     "Credentials",
-    "Event",
     "ExportedUser",
-    "Identity",
     "Limit",
     "LogEntry",
     "LogPage",
@@ -36,9 +35,10 @@ __all__ = [
     "MemoryTokenStore",
     "Options",
     "Plan",
+    "RateLimitBudget",
     "Retries",
+    "StreamedEvent",
     "Timeouts",
     "TokenStore",
-    "User",
     "UserPage",
 ]

@@ -13,20 +13,22 @@ from urllib.parse import quote
 import httpx
 import structlog
 
-from worker.auth0 import counting, events, export, logs, paging, searching, streaming
-from worker.auth0.answers import Endpoint, api_error, body_of, breaks, code_of
-from worker.auth0.budget import Budget
-from worker.auth0.calls import Calls, mint
-from worker.auth0.counting import Counts
+from worker.auth0 import event_stream, export_job, pagination, search_query, tenant_log
+from worker.auth0 import stats as counting
 from worker.auth0.credentials import Credentials
-from worker.auth0.events import Event
-from worker.auth0.export import Export
-from worker.auth0.logs import LogEntry, LogPage
+from worker.auth0.errors import Auth0Error, Auth0NotFound, MalformedAnswer, MissingScope
+from worker.auth0.event_stream import StreamedEvent
+from worker.auth0.export_job import Export
+from worker.auth0.http import stream as streaming
+from worker.auth0.http.calls import ApiCalls, mint
+from worker.auth0.http.responses import Endpoint, api_error, body_of, breaks, code_of
+from worker.auth0.http.retries import Clock, Retries, RetryPace, Sleep, utc_now
+from worker.auth0.http.transport import Timeouts, Transport
 from worker.auth0.management_token import ManagementToken, SharedToken, TokenStore
-from worker.auth0.models import Connection, Unreadable, User, UserPage, read_page, read_user
-from worker.auth0.pace import Clock, Pace, Retries, Sleep, utc_now
-from worker.auth0.transport import Timeouts, Transport
-from worker.errors import Auth0Error, Auth0NotFound, MalformedAnswer, MissingScope
+from worker.auth0.models import Auth0Connection, Auth0User, Unreadable, UserPage, read_page, read_user
+from worker.auth0.ratelimit.budget import RateLimitBudget
+from worker.auth0.stats import Counts
+from worker.auth0.tenant_log import LogEntry, LogPage
 
 _log = structlog.get_logger(__name__)
 
@@ -55,7 +57,7 @@ class ManagementClient:
         sleep: Sleep = asyncio.sleep,
         retries: Retries | None = None,
         timeouts: Timeouts | None = None,
-        budget: Budget | None = None,
+        budget: RateLimitBudget | None = None,
     ) -> None:
         """Make a client; without a budget, only a 429 slows its calls. The budget is closed with it."""
         self._host = credentials.host
@@ -63,10 +65,10 @@ class ManagementClient:
         self._timeouts = timeouts or Timeouts()
         self._clock = clock
         self._sleep = sleep
-        self._calls = Calls(
+        self._calls = ApiCalls(
             credentials,
             transport or Transport(),
-            Pace(retries or Retries(), clock, sleep),
+            RetryPace(retries or Retries(), clock, sleep),
             self._timeouts,
             budget,
         )
@@ -119,7 +121,7 @@ class ManagementClient:
             self._token.forget()  # another process may share a better one by the next call
             raise MissingScope(missing, "; ".join(breaks(s, f"{s} is needed") for s in missing))
 
-    async def user(self, user_id: str) -> User:
+    async def user(self, user_id: str) -> Auth0User:
         """Return one user as of now; unlike lists, this is immediately consistent.
 
         Raises:
@@ -138,7 +140,7 @@ class ManagementClient:
 
     async def users_by(
         self,
-        field: searching.Field,
+        field: search_query.Field,
         since: datetime | None = None,
         *,
         until: datetime | None = None,
@@ -160,25 +162,27 @@ class ManagementClient:
             PagingWindowExceeded: Auth0 shows no such page of this query.
         """
         endpoint = self._users()
-        query = searching.ordered(field, since, until, connection)
+        query = search_query.ordered(field, since, until, connection)
         shown = {"page": str(page), "include_totals": str(totals).lower()}
         try:
-            answer = await self._get(endpoint, "/api/v2/users", query | shown | paging.shape(USER_FIELDS))
+            answer = await self._get(endpoint, "/api/v2/users", query | shown | pagination.shape(USER_FIELDS))
         except Auth0Error as error:
-            raise paging.window_exceeded(error, endpoint, page) from None
-        return read_page(*paging.users_in(answer, endpoint))
+            raise pagination.window_exceeded(error, endpoint, page) from None
+        return read_page(*pagination.users_in(answer, endpoint))
 
-    async def users_with_identity(self, connection: str, provider_user_id: str) -> tuple[User, ...]:
+    async def users_with_identity(self, connection: str, provider_user_id: str) -> tuple[Auth0User, ...]:
         """Return whoever holds an identity, as the search knows it; it lags behind ``user``.
 
         A user some of whose identities cannot be read is returned as well: one of these may be it.
         """
         endpoint = self._users()
-        if (query := searching.by_identity(connection, provider_user_id)) is None:
+        if (query := search_query.by_identity(connection, provider_user_id)) is None:
             return ()
-        answer = await self._get(endpoint, "/api/v2/users", query | {"page": "0"} | paging.shape(USER_FIELDS))
-        page = read_page(*paging.users_in(answer, endpoint))
-        return searching.holders(page, connection, provider_user_id)
+        answer = await self._get(
+            endpoint, "/api/v2/users", query | {"page": "0"} | pagination.shape(USER_FIELDS)
+        )
+        page = read_page(*pagination.users_in(answer, endpoint))
+        return search_query.holders(page, connection, provider_user_id)
 
     async def logs(self, after: str, *, take: int = 100) -> LogPage:
         """Return the log's entries after one of them, in the log's own order, not in that of time.
@@ -192,26 +196,28 @@ class ManagementClient:
         """
         endpoint = self._logs()
         response = await self._answer(endpoint, "/api/v2/logs", {"from": after, "take": str(take)})
-        if response.status_code in logs.GONE and not isinstance(
+        if response.status_code in tenant_log.GONE and not isinstance(
             api_error(response, endpoint), MalformedAnswer
         ):
-            raise logs.gone(endpoint, response)
-        return logs.read_log_page(self._good(response, endpoint), response.headers, endpoint, after, take)
+            raise tenant_log.gone(endpoint, response)
+        return tenant_log.read_log_page(
+            self._good(response, endpoint), response.headers, endpoint, after, take
+        )
 
     async def newest_log(self, before: datetime | None = None) -> LogEntry | None:
         """Return the newest entry of the log, or the newest before a time, to read on from; None where there is none."""
         endpoint = self._logs()
-        query = {"sort": "date:-1", "page": "0", "per_page": "1"} | searching.until("date", before)
-        return logs.read_newest(await self._get(endpoint, "/api/v2/logs", query), endpoint)
+        query = {"sort": "date:-1", "page": "0", "per_page": "1"} | search_query.until("date", before)
+        return tenant_log.read_newest(await self._get(endpoint, "/api/v2/logs", query), endpoint)
 
     async def oldest_log(self) -> LogEntry | None:
         """Return the oldest entry that the log shows; None where the log is empty."""
         query = {"sort": "date:1", "page": "0", "per_page": "1"}
-        return logs.read_newest(await self._get(self._logs(), "/api/v2/logs", query), self._logs())
+        return tenant_log.read_newest(await self._get(self._logs(), "/api/v2/logs", query), self._logs())
 
     def events(
-        self, *, after: str | None, types: Sequence[str] = events.TYPES
-    ) -> AsyncGenerator[Event | None, None]:
+        self, *, after: str | None, types: Sequence[str] = event_stream.TYPES
+    ) -> AsyncGenerator[StreamedEvent | None, None]:
         """Listen to what happens to users, until Auth0 closes the connection, breaks it or falls silent.
 
         That is ordinary: Auth0 recycles connections every few minutes. The caller connects again with the
@@ -241,10 +247,10 @@ class ManagementClient:
                 timeout=self._timeouts.for_stream(),
             )
             if response.status_code == 410 or (after and response.status_code == 400):
-                raise events.gone(endpoint, response.status_code, code_of(response))
+                raise event_stream.gone(endpoint, response.status_code, code_of(response))
             return self._opened(response, endpoint)
 
-        return events.listen(connect, endpoint, after or "", self._timeouts.silence)
+        return event_stream.listen(connect, endpoint, after or "", self._timeouts.silence)
 
     @property
     def export(self) -> Export:
@@ -271,11 +277,11 @@ class ManagementClient:
         connections = len([connection async for connection in self.connections()])
         return Counts(users, await counting.logins_of_yesterday(self._get, stats, self._clock()), connections)
 
-    def connections(self, *, strategy: str | None = None) -> AsyncGenerator[Connection, None]:
+    def connections(self, *, strategy: str | None = None) -> AsyncGenerator[Auth0Connection, None]:
         """Go through the connections, of one strategy or all; unreadable ones are logged and left out."""
         return self._connections({"strategy": strategy} if strategy else {})
 
-    async def connection(self, name: str) -> Connection:
+    async def connection(self, name: str) -> Auth0Connection:
         """Return the connection of this name.
 
         Raises:
@@ -298,13 +304,13 @@ class ManagementClient:
             return False
         return True
 
-    def _connections(self, query: Mapping[str, str]) -> AsyncGenerator[Connection, None]:
+    def _connections(self, query: Mapping[str, str]) -> AsyncGenerator[Auth0Connection, None]:
         endpoint = self._endpoint("GET /api/v2/connections", "read:connections", "connections")
 
         async def page(checkpoint: Mapping[str, str]) -> Any:
             return await self._get(endpoint, "/api/v2/connections", {**query, **checkpoint})
 
-        return paging.connections(page, endpoint)
+        return pagination.connections(page, endpoint)
 
     def _users(self) -> Endpoint:
         return self._endpoint("GET /api/v2/users", "read:users", "read_users")
@@ -321,7 +327,7 @@ class ManagementClient:
     async def _download(self, location: str) -> httpx.Response:
         # Not a call to the tenant: no token goes there, and nothing of its budget is spent.
         request = self._calls.request("GET", location, headers=streaming.UNCODED)
-        return await self._calls.send_once(export.FILE, request, stream=True)
+        return await self._calls.send_once(export_job.FILE, request, stream=True)
 
     async def _answer(
         self,

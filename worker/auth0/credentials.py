@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from worker.errors import ConfigurationError
-from worker.tokens import Secret
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 
 # Auth0 accepts five minutes and advises one; an assertion is used once and at once.
 ASSERTION_LIFE = timedelta(seconds=60)

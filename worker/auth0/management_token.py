@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from worker.tokens import Secret
+from token_vault.secret import Secret
 
 # A token is not used in its last minute, so that none ends between here and Auth0's check.
 LEEWAY = timedelta(seconds=60)

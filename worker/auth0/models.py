@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from worker.tokens import Secret
+from token_vault.secret import Secret
 
 # A century; more is no life of a token, and would not fit into a date.
 LONGEST_LIFE = 100 * 365 * 86_400.0
@@ -118,7 +118,7 @@ _CONFIG = ConfigDict(hide_input_in_errors=True)
 
 
 @dataclass(frozen=True)
-class Identity:
+class Auth0Identity:
     """One of a user's identities, with the provider's tokens as of the last login through it.
 
     Attributes:
@@ -145,7 +145,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class User:
+class Auth0User:
     """A user with all identities.
 
     Attributes:
@@ -160,7 +160,7 @@ class User:
     user_id: str
     updated_at: datetime | None
     last_login: datetime | None
-    identities: tuple[Identity, ...]
+    identities: tuple[Auth0Identity, ...]
     malformed: tuple[str, ...] = ()
     created_at: datetime | None = None
 
@@ -179,7 +179,7 @@ class UserPage:
         last_updated_at: the same of ``updated_at``.
     """
 
-    users: tuple[User, ...]
+    users: tuple[Auth0User, ...]
     total: int | None
     malformed: tuple[str, ...] = ()
     size: int = 0
@@ -188,7 +188,7 @@ class UserPage:
 
 
 @dataclass(frozen=True)
-class Connection:
+class Auth0Connection:
     """A connection of the tenant.
 
     Attributes:
@@ -223,15 +223,15 @@ class _Entry:
 
 
 _ENTRY = TypeAdapter(_Entry)
-_IDENTITY = TypeAdapter(Identity)
-_CONNECTION = TypeAdapter(Connection)
+_IDENTITY = TypeAdapter(Auth0Identity)
+_CONNECTION = TypeAdapter(Auth0Connection)
 
 
 class Unreadable(ValueError):
     """An entry which cannot be read; the message says which and why, without its values."""
 
 
-def read_user(raw: object, position: int = 0) -> User:
+def read_user(raw: object, position: int = 0) -> Auth0User:
     """Read one user.
 
     Raises:
@@ -245,7 +245,7 @@ def read_user(raw: object, position: int = 0) -> User:
             identities.append(_read(_IDENTITY, identity, f"{name}, identity {index}"))
         except Unreadable as error:
             malformed.append(str(error))
-    return User(
+    return Auth0User(
         entry.user_id,
         entry.updated_at,
         entry.last_login,
@@ -283,7 +283,7 @@ def _last_moment(raw_users: Sequence[object], field: str) -> datetime | None:
     return next((found for found in moments if found), None)
 
 
-def read_connection(raw: object, position: int) -> Connection:
+def read_connection(raw: object, position: int) -> Auth0Connection:
     """Read one connection.
 
     Raises:

@@ -16,8 +16,9 @@ from typing import Any
 
 import typer
 
-from worker.cli import doctor, erasing, events, following, keys, output, plan, reading, up, working
-from worker.errors import VaultError
+from token_vault.errors import VaultError
+from worker.cli import doctor, events, follow, forget, keys, output, plan, reading, working
+from worker.cli.up import command as up
 
 app = typer.Typer(
     help="Keeps the identity providers' tokens behind Auth0 fresh, encrypted and at hand.",
@@ -28,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    up.up, working.migrate, working.sync, following.follow, working.renew, erasing.forget, reading.get, reading.list_,
+    up.up, working.migrate, working.sync, follow.follow, working.renew, forget.forget, reading.get, reading.list_,
     reading.show, reading.status, doctor.doctor, plan.plan,
 ):  # fmt: skip
     app.command(name=command.__name__.strip("_"))(command)
@@ -112,8 +113,8 @@ def _unforeseen(error: Exception) -> VaultError:
     import psycopg
     from sqlalchemy.exc import DBAPIError
 
-    from worker.vault.database import explain
-    from worker.vault.failures import failure
+    from token_vault.database_errors import failure
+    from worker.vault.db.database import explain
 
     if isinstance(error, DBAPIError):
         return explain(error)

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from worker.cli import output, premises
+from token_vault.errors import VaultError
+from worker.auth0.errors import MissingScope
+from worker.cli import environment, output
 from worker.cli.options import Json
 from worker.cli.working import chosen, quiet_log
-from worker.errors import MissingScope, VaultError
 
 if TYPE_CHECKING:
     from worker.runtime import Runtime
@@ -21,7 +22,7 @@ QUEUES = ("interactive", "renew", "sync")
 PING_SECONDS = 1.5
 
 
-class Result(StrEnum):
+class CheckResult(StrEnum):
     """How a check came out."""
 
     OK = "ok"
@@ -39,7 +40,7 @@ class Check:
     """
 
     name: str
-    result: Result
+    result: CheckResult
     message: str
 
 
@@ -55,8 +56,8 @@ def doctor(as_json: Json = False) -> int:
         _examine(checks)
     except VaultError as error:
         # What comes after cannot be looked at without what failed here.
-        checks.append(Check("vault" if checks else "settings", Result.FAIL, str(error)))
-    ok = all(check.result is not Result.FAIL for check in checks)
+        checks.append(Check("vault" if checks else "settings", CheckResult.FAIL, str(error)))
+    ok = all(check.result is not CheckResult.FAIL for check in checks)
     if as_json:
         output.document({"ok": ok, "checks": [asdict(check) for check in checks]})
     else:
@@ -65,17 +66,17 @@ def doctor(as_json: Json = False) -> int:
 
 
 def _examine(checks: list[Check]) -> None:
-    settings = premises.configured()
+    settings = environment.configured()
     where = f"embedded under {settings.home}" if settings.embedded else "as DATABASE_URL names it"
-    checks.append(Check("settings", Result.OK, f"a vault {where}"))
-    complete = premises.with_keys(settings)
+    checks.append(Check("settings", CheckResult.OK, f"a vault {where}"))
+    complete = environment.with_keys(settings)
     checks += _keys(complete)
-    with premises.served(complete, redis=settings.embedded) as complete:
+    with environment.served(complete, redis=settings.embedded) as complete:
         if settings.embedded:
-            premises.bring_to_head(complete)
+            environment.bring_to_head(complete)
         checks.append(_migrations(complete))
         checks += _redis(complete)
-        if checks[-1].result is Result.OK:
+        if checks[-1].result is CheckResult.OK:
             checks.append(_workers(complete))
         checks += asyncio.run(_vault(complete))
         checks.append(_sealed(complete))
@@ -86,24 +87,24 @@ def _keys(settings: Settings) -> list[Check]:
     if shared:
         return [
             Check(
-                "keys", Result.FAIL,
+                "keys", CheckResult.FAIL,
                 "both rings share a key, so every reader could open refresh tokens: put a new key of its own at the "
                 "head of VAULT_ACCESS_KEYS and of VAULT_REFRESH_KEYS. Keep the shared key at their end, as older "
                 "rows need it until `token-vault keys rotate` says that it may go",
             )
         ]  # fmt: skip
     rings = {"access": len(settings.access_keys), "refresh": len(settings.refresh_keys)}
-    return [Check("keys", Result.OK, f"keys by ring: {output.text(rings)}; none is in both")]
+    return [Check("keys", CheckResult.OK, f"keys by ring: {output.text(rings)}; none is in both")]
 
 
 def _migrations(settings: Settings) -> Check:
-    from worker.vault.migrating import revisions
+    from worker.vault.db.migrate import revisions
 
-    current, head = revisions(premises.database_url(settings))
+    current, head = revisions(environment.database_url(settings))
     if current == head:
-        return Check("database", Result.OK, f"answers, and is at revision {head}")
+        return Check("database", CheckResult.OK, f"answers, and is at revision {head}")
     return Check(
-        "database", Result.FAIL,
+        "database", CheckResult.FAIL,
         f"is at revision {current or 'none'}, this version needs {head}: run `token-vault migrate`",
     )  # fmt: skip
 
@@ -116,15 +117,15 @@ def _redis(settings: Settings) -> list[Check]:
     found = embedded.find(settings.home) if settings.redis_url is None else None
     url = settings.redis_url or (found.redis_url if found else None)
     if not url:
-        return [Check("Redis", Result.WARN, "REDIS_URL is not set: no workers, no refresh on demand")]
+        return [Check("Redis", CheckResult.WARN, "REDIS_URL is not set: no workers, no refresh on demand")]
     try:
         with redis.Redis.from_url(url.reveal(), socket_timeout=5, socket_connect_timeout=5) as client:
             client.ping()
             version = client.info("server")["redis_version"]
     except (redis.RedisError, ValueError, OSError) as error:
         mend = "check that it runs and that REDIS_URL names it: redis://:password@host:6379/0"
-        return [Check("Redis", Result.FAIL, f"does not answer ({type(error).__name__}): {mend}")]
-    return [Check("Redis", Result.OK, f"answers, version {version}")]
+        return [Check("Redis", CheckResult.FAIL, f"does not answer ({type(error).__name__}): {mend}")]
+    return [Check("Redis", CheckResult.OK, f"answers, version {version}")]
 
 
 def _workers(settings: Settings) -> Check:
@@ -136,22 +137,22 @@ def _workers(settings: Settings) -> Check:
     idle = [queue for queue in QUEUES if queue not in served]
     if idle:
         mend = "start `token-vault up`, or a worker with `celery -A worker.app worker -Q …`"
-        return Check("workers", Result.WARN, f"no worker takes from {', '.join(idle)}: {mend}")
-    return Check("workers", Result.OK, f"alive: {', '.join(sorted(answers))}")
+        return Check("workers", CheckResult.WARN, f"no worker takes from {', '.join(idle)}: {mend}")
+    return Check("workers", CheckResult.OK, f"alive: {', '.join(sorted(answers))}")
 
 
 def _sealed(settings: Settings) -> Check:
     """Open a sample of what is sealed, and everything in the spool: looking at all of it is `keys status`."""
-    from worker.vault import rotating
-    from worker.vault.keyring import KeyRing
+    from token_vault.keyring import KeyRing
+    from worker.vault.rotation import rotate
     from worker.vault.spool import Spool
 
-    rings: rotating.Rings = {
+    rings: rotate.Rings = {
         "access": KeyRing("access", settings.access_keys),
         "refresh": KeyRing("refresh", settings.refresh_keys),
     }
     spool = Spool(settings.spool, rings["refresh"])
-    tallies = rotating.inspect(premises.database_url(settings), rings, spool, pages_at_most=1)
+    tallies = rotate.inspect(environment.database_url(settings), rings, spool, pages_at_most=1)
     unopened = sum(tally.unopened for tally in tallies)
     opened = sum(tally.by_key.total() for tally in tallies)
     if unopened:
@@ -159,17 +160,17 @@ def _sealed(settings: Settings) -> Check:
             f"of a sample of {opened + unopened} ciphertexts {unopened} do not open: `token-vault keys status` "
             "names them, and who mends it"
         )
-        return Check("ciphertexts", Result.WARN, said)
+        return Check("ciphertexts", CheckResult.WARN, said)
     older = opened - sum(tally.by_key[0] for tally in tallies)
     hint = f"; {older} under older keys, until `token-vault keys rotate`" if older else ""
-    return Check("ciphertexts", Result.OK, f"a sample of {opened} opens{hint}")
+    return Check("ciphertexts", CheckResult.OK, f"a sample of {opened} opens{hint}")
 
 
 async def _vault(settings: Settings) -> list[Check]:
     from worker.runtime import open_runtime
 
     async with open_runtime(settings, connections=2) as runtime:
-        checks = [Check("key rings", Result.OK, "both open this vault")]
+        checks = [Check("key rings", CheckResult.OK, "both open this vault")]
         tenants = chosen(settings, None)
         for tenant in tenants:
             checks += await _auth0(runtime, tenant)
@@ -184,33 +185,33 @@ async def _auth0(runtime: Runtime, tenant: str) -> list[Check]:
         auth0 = await runtime.auth0(tenant)
         scopes = await auth0.scopes()
     except VaultError as error:
-        return [Check(name, Result.FAIL, str(error))]
-    checks = [Check(name, Result.OK, f"gives tokens to {runtime.settings.tenants[tenant].client_id}")]
+        return [Check(name, CheckResult.FAIL, str(error))]
+    checks = [Check(name, CheckResult.OK, f"gives tokens to {runtime.settings.tenants[tenant].client_id}")]
     if scopes is None:
-        return [*checks, Check("scopes", Result.WARN, "Auth0 does not say which scopes it granted")]
+        return [*checks, Check("scopes", CheckResult.WARN, "Auth0 does not say which scopes it granted")]
     for scope in SCOPES:
         try:
             await auth0.require(scope)
-            checks.append(Check(f"scope {scope}", Result.OK, "granted"))
+            checks.append(Check(f"scope {scope}", CheckResult.OK, "granted"))
         except MissingScope as missing:
-            checks.append(Check(f"scope {scope}", Result.FAIL, str(missing)))
+            checks.append(Check(f"scope {scope}", CheckResult.FAIL, str(missing)))
     return [*checks, *(_optional(scope, without, scopes) for scope, without in OPTIONAL_SCOPES.items())]
 
 
 def _optional(scope: str, without: str, granted: frozenset[str]) -> Check:
     if scope in granted:
-        return Check(f"scope {scope}", Result.OK, "granted")
-    return Check(f"scope {scope}", Result.HINT, f"not granted, and not needed: without it {without}")
+        return Check(f"scope {scope}", CheckResult.OK, "granted")
+    return Check(f"scope {scope}", CheckResult.HINT, f"not granted, and not needed: without it {without}")
 
 
 async def _connections(runtime: Runtime) -> list[Check]:
-    from worker.vault import records
+    from worker.vault.sync_state import runs
 
-    known: list[dict[str, Any]] = (await records.status(runtime.vault, runtime.tenants))["connections"]
+    known: list[dict[str, Any]] = (await runs.status(runtime.vault, runtime.tenants))["connections"]
     if not known:
-        return [Check("connections", Result.WARN, "none is known yet: run `token-vault sync`")]
+        return [Check("connections", CheckResult.WARN, "none is known yet: run `token-vault sync`")]
     wrong = list(_wrong(known))
-    return wrong or [Check("connections", Result.OK, f"{len(known)} are known, and none has a problem")]
+    return wrong or [Check("connections", CheckResult.OK, f"{len(known)} are known, and none has a problem")]
 
 
 async def _webhooks(runtime: Runtime) -> list[Check]:
@@ -224,16 +225,16 @@ async def _webhooks(runtime: Runtime) -> list[Check]:
         counts = output.text({key: row[key] for key in ("pending", "failed")}) if row else ""
         if name not in configured:
             said = f"is not configured any more: {counts} of its deliveries stay until they are forgotten"
-            checks.append(Check(f"webhook {name}", Result.WARN, said))
+            checks.append(Check(f"webhook {name}", CheckResult.WARN, said))
         elif row and (row["failed"] or row["attempts"]):
             last = row["last_error"] or f"status {row['last_status']}"
             said = (
                 f"does not take events ({last}; {counts}): see to the receiver, then `token-vault events resend "
                 "--failed`"
             )
-            checks.append(Check(f"webhook {name}", Result.WARN, said))
+            checks.append(Check(f"webhook {name}", CheckResult.WARN, said))
         else:
-            checks.append(Check(f"webhook {name}", Result.OK, f"set; {counts or 'nothing waits'}"))
+            checks.append(Check(f"webhook {name}", CheckResult.OK, f"set; {counts or 'nothing waits'}"))
     return checks
 
 
@@ -243,17 +244,17 @@ def _wrong(connections: Iterable[dict[str, Any]]) -> Iterable[Check]:
         name = f"connection {row['name']}"
         if row["circuit_blame"] == "nobody":
             yield Check(
-                name, Result.WARN,
+                name, CheckResult.WARN,
                 f"the provider is away ({row['circuit_code']}) since {output.text(row['circuit_opened_at'])}: "
                 "it is probed every few minutes, and what waited is renewed when it is back",
             )  # fmt: skip
         elif row["circuit_code"]:
             yield Check(
-                name, Result.FAIL,
+                name, CheckResult.FAIL,
                 f"the provider refuses its client ({row['circuit_code']}) since {output.text(row['circuit_opened_at'])}: "
                 "correct its client id and secret at Auth0, then run `token-vault sync`; its users need do nothing",
             )  # fmt: skip
         elif row["problem"] and row["grants"]:
-            yield Check(name, Result.WARN, row["problem_message"])
+            yield Check(name, CheckResult.WARN, row["problem_message"])
         for note in row["notes"]:
-            yield Check(name, Result.WARN, note)
+            yield Check(name, CheckResult.WARN, note)

@@ -11,15 +11,15 @@ from uuid import UUID
 
 import typer
 
-from worker.cli import output, premises
+from token_vault.errors import ConfigurationError
+from worker.cli import environment, output
 from worker.cli.options import Connection, Json, Tenant, User
 from worker.cli.reading import looked, tenant_first
 from worker.cli.working import chosen, quiet_log
-from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from worker.settings import Settings
-    from worker.vault.database import Vault
+    from worker.vault.db.database import Vault
 
 app = typer.Typer(help="Events: what changed, who has to act, and whether receivers know.")
 
@@ -62,8 +62,8 @@ def events(
     if context.invoked_subcommand is not None:
         return output.OK
     from worker.settings import EventKind
-    from worker.telling.payload import name_of
     from worker.vault import outbox
+    from worker.webhooks.payload import name_of
 
     if kind not in (None, *EventKind):
         raise ConfigurationError(f"no event is called {kind}: {', '.join(EventKind)}")
@@ -120,7 +120,7 @@ def resend(
         raise ConfigurationError("name events by their ids, or give --failed")
     wanted = [_id(given) for given in ids or []]
     quiet_log()
-    with premises.opened() as settings:
+    with environment.opened() as settings:
         if not settings.webhooks:
             raise ConfigurationError("no webhook is configured: set [webhooks.NAME] in the TOML file")
         sent = asyncio.run(_resend(settings, chosen(settings, tenant), wanted, failed))
@@ -137,12 +137,12 @@ def resend(
 async def _resend(
     settings: Settings, tenants: Sequence[str], ids: Sequence[UUID], failed: bool
 ) -> list[UUID]:
-    from worker.telling.delivering import wanted
     from worker.vault import outbox
-    from worker.vault.database import open_vault
+    from worker.vault.db.database import open_vault
+    from worker.webhooks.dispatcher import wanted
 
     keys = (settings.access_keys, settings.refresh_keys)
-    async with open_vault(premises.database_url(settings), *keys, connections=1) as vault:
+    async with open_vault(environment.database_url(settings), *keys, connections=1) as vault:
         return await outbox.resend(
             vault, tenants, wanted(settings.webhooks), now=await vault.now(), ids=ids, failed=failed
         )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
 
-from worker.auth0.plans import Plan
-from worker.sync.reconciling import LARGE
-from worker.vault.due import margin
+from worker.auth0.ratelimit.plans import Plan
+from worker.sync.export_reconciliation import LARGE
+from worker.vault.schedule import margin
 
 DAY = 86_400.0
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli import output, premises
+from worker.cli import environment, output
 from worker.cli.options import Json
 from worker.cli.working import quiet_log
 
 if TYPE_CHECKING:
-    from worker.tokens import Secret
-    from worker.vault.keyring import KeyRing, RingName
-    from worker.vault.rotating import Tally
+    from token_vault.keyring import KeyRing, RingName
+    from token_vault.secret import Secret
+    from worker.vault.rotation.rotate import RotationStats
     from worker.vault.spool import Spool
 
 app = typer.Typer(help="The vault's encryption keys.", no_args_is_help=True)
@@ -35,7 +35,7 @@ def generate(
     as_json: Json = False,
 ) -> int:
     """Make new keys for both rings, as lines for the environment. They are printed here and kept nowhere."""
-    from worker.vault.keyring import VARIABLES, KeyRing
+    from token_vault.keyring import VARIABLES, KeyRing
 
     made: dict[str, str] = {name: KeyRing.generate().reveal() for name in VARIABLES if ring in (None, name)}
     if as_json:
@@ -54,7 +54,7 @@ def status(as_json: Json = False) -> int:
 
     Every ciphertext is opened for it, as none names its key. Exits 1 where one does not open.
     """
-    from worker.vault import rotating
+    from worker.vault.rotation import rotate as rotating
 
     quiet_log()
     with _at_hand() as (url, rings, spool), output.progress("ciphertexts") as bar:
@@ -70,7 +70,7 @@ def rotate(as_json: Json = False) -> int:
     Safe beside running workers and readers, once all of them have the new key in their rings. Where it is killed,
     run it again. Exits 0 when every ciphertext is under the first key of its ring, and older keys may go.
     """
-    from worker.vault import rotating
+    from worker.vault.rotation import rotate as rotating
 
     quiet_log()
     with _at_hand() as (url, rings, spool):
@@ -88,21 +88,21 @@ def rotate(as_json: Json = False) -> int:
 @contextmanager
 def _at_hand() -> Iterator[tuple[Secret, dict[RingName, KeyRing], Spool | None]]:
     """The database, the rings whose keys are given here, and with the refresh ring the spool."""
-    from worker.vault.keyring import KeyRing
+    from token_vault.keyring import KeyRing
     from worker.vault.spool import Spool
 
-    settings = premises.configured()
+    settings = environment.configured()
     given = {"access": settings.access_keys, "refresh": settings.refresh_keys}
-    names = [name for name in premises.BOTH if given[name]] or premises.BOTH
-    with premises.opened(rings=names) as complete:
+    names = [name for name in environment.BOTH if given[name]] or environment.BOTH
+    with environment.opened(rings=names) as complete:
         keys = {"access": complete.access_keys, "refresh": complete.refresh_keys}
-        rings = {name: KeyRing(name, keys[name]) for name in premises.BOTH if keys[name]}
+        rings = {name: KeyRing(name, keys[name]) for name in environment.BOTH if keys[name]}
         spool = Spool(complete.spool, rings["refresh"]) if "refresh" in rings else None
-        yield premises.database_url(complete), rings, spool
+        yield environment.database_url(complete), rings, spool
 
 
 def _show(
-    tallies: Sequence[Tally],
+    tallies: Sequence[RotationStats],
     rings: dict[RingName, KeyRing],
     *,
     as_json: bool,
@@ -125,12 +125,12 @@ def _show(
         output.say(_verdict(name, ring, [tally for tally in tallies if tally.ring == name]))
     for tally in tallies:
         _name_problems(tally)
-    for name in premises.BOTH:
+    for name in environment.BOTH:
         if name not in rings:
             output.note(f"the {name} ring was left alone: VAULT_{name.upper()}_KEYS is not set here")
 
 
-def _older(tally: Tally, ring: KeyRing) -> str:
+def _older(tally: RotationStats, ring: KeyRing) -> str:
     return ", ".join(
         f"{count} under {ring.fingerprints[position]}"
         for position, count in sorted(tally.by_key.items())
@@ -138,7 +138,7 @@ def _older(tally: Tally, ring: KeyRing) -> str:
     )
 
 
-def _verdict(name: RingName, ring: KeyRing, tallies: Sequence[Tally]) -> str:
+def _verdict(name: RingName, ring: KeyRing, tallies: Sequence[RotationStats]) -> str:
     """Say whether a ring's older keys may go."""
     variable, first, *older = f"VAULT_{name.upper()}_KEYS", *ring.fingerprints
     outdated = sum(tally.outdated for tally in tallies)
@@ -160,7 +160,7 @@ def _verdict(name: RingName, ring: KeyRing, tallies: Sequence[Tally]) -> str:
 _ELSEWHERE = ", once the spools of the workers on other machines are rotated too, or empty"
 
 
-def _name_problems(tally: Tally) -> None:
+def _name_problems(tally: RotationStats) -> None:
     for problem in tally.problems:
         output.note(problem)
     if tally.unopened > len(tally.problems):
@@ -184,7 +184,7 @@ _MENDS = {
 
 
 def _document(
-    tallies: Sequence[Tally],
+    tallies: Sequence[RotationStats],
     rings: dict[RingName, KeyRing],
     resealed: dict[tuple[RingName, str], int] | None,
 ) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _document(
             }
             for name, ring in rings.items()
         },
-        "left_alone": [name for name in premises.BOTH if name not in rings],
+        "left_alone": [name for name in environment.BOTH if name not in rings],
         "ciphertexts": [
             {
                 "ring": tally.ring,

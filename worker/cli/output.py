@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from worker.errors import ConfigurationError, VaultError
+from token_vault.errors import ConfigurationError, VaultError
 
 OK, NOT_SO, MISUSED = 0, 1, 2
 """Exit codes: what was asked for holds; it does not; usage or configuration is wrong."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from token_vault.errors import ConfigurationError
 from worker.cli import output
 from worker.cli.options import Json, Tenant
-from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from worker.auth0 import Plan
@@ -100,7 +100,7 @@ def plan(
 
 def _chosen(tenant: str | None, *, needed: bool) -> tuple[Settings, str]:
     """Return the settings and the one tenant that is meant; no name where none is clear, and none is needed."""
-    from worker.cli.premises import configured
+    from worker.cli.environment import configured
     from worker.cli.working import chosen
 
     settings = configured()

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from worker.cli import output, premises
+from token_vault.errors import ConfigurationError, TemporarilyUnavailable, TokenNotFound
+from token_vault.grant_key import GrantKey
+from worker.cli import environment, output
 from worker.cli.options import Admin, Connection, Json, MinTtl, Tenant, User
 from worker.cli.working import chosen, quiet_log, refresh
-from worker.errors import ConfigurationError, TemporarilyUnavailable, TokenNotFound
-from worker.tokens import GrantKey
 
 if TYPE_CHECKING:
     from worker.client import Token, TokenVault
-    from worker.renew.on_demand import Refreshed
+    from worker.renewal.on_demand import Refreshed
     from worker.settings import Settings
-    from worker.vault.database import Vault
+    from worker.vault.db.database import Vault
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def get(
             "give --user, with --connection where the user has several, or --admin alone"
         )
     quiet_log()
-    with premises.opened(rings=["access"]) as settings, _reader(settings, tenant) as vault:
+    with environment.opened(rings=["access"]) as settings, _reader(settings, tenant) as vault:
         name = admin or connection or _only_connection(settings, user or "", tenant)
 
         def read(patience: float) -> Token:
@@ -83,7 +83,7 @@ def _reader(settings: Settings, tenant: str | None) -> TokenVault:
         found = embedded.find(settings.home)
         redis_url = found.redis_url if found is not None and found.redis_url else None
     return TokenVault(
-        premises.database_url(settings), settings.access_keys, redis_url=redis_url, tenant=tenant
+        environment.database_url(settings), settings.access_keys, redis_url=redis_url, tenant=tenant
     )
 
 
@@ -115,10 +115,10 @@ def _only_connection(settings: Settings, user_id: str, tenant: str | None) -> st
     """
     import psycopg
 
-    from worker.vault.reaching import REACH
-    from worker.vault.serving import SELECT_CONNECTIONS
+    from token_vault.connect_args import CONNECT_ARGS
+    from token_vault.read_model import SELECT_CONNECTIONS
 
-    with psycopg.connect(premises.database_url(settings).reveal(), **REACH) as connection:
+    with psycopg.connect(environment.database_url(settings).reveal(), **CONNECT_ARGS) as connection:
         found = connection.execute(SELECT_CONNECTIONS, {"user_id": user_id, "tenant": tenant}).fetchall()
     names = [name for (name,) in found]
     if not names:
@@ -141,13 +141,13 @@ def list_(
     as_json: Json = False,
 ) -> int:
     """List grants and their states, no tokens."""
-    from worker.vault import listing
+    from worker.vault.grants import queries
 
     if state not in (None, *STATES):
         raise ConfigurationError(f"no state is called {state}: {', '.join(STATES)}")
 
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
-        return await listing.grants(
+        return await queries.grants(
             vault, tenants, user_id=user, connection=connection, state=state, limit=limit + 1
         )
 
@@ -187,10 +187,10 @@ def show(
     if (user is None) == (admin is None) or (admin is not None and connection is not None):
         raise ConfigurationError("give --user, optionally with --connection, or --admin alone")
 
-    from worker.vault import listing
+    from worker.vault.grants import queries
 
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
-        return await listing.grants(vault, tenants, user_id=user or "", connection=admin or connection)
+        return await queries.grants(vault, tenants, user_id=user or "", connection=admin or connection)
 
     found, _, _ = looked(look, tenant)
     if not found:
@@ -211,9 +211,9 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
 
     Grants by state, connections and their troubles, the last full sync and look for changes, renewals.
     """
-    from worker.vault import records
+    from worker.vault.sync_state import runs
 
-    found, _, now = looked(records.status, tenant)
+    found, _, now = looked(runs.status, tenant)
     if as_json:
         output.document(found)
         return output.OK
@@ -277,18 +277,18 @@ def looked(
 ) -> tuple[T, Sequence[str], datetime]:
     """Open the vault, look once, and return what was found, the tenants that were meant, and the time."""
     quiet_log()
-    with premises.opened() as settings:
+    with environment.opened() as settings:
         return asyncio.run(_look(settings, look, tenant))
 
 
 async def _look(
     settings: Settings, look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None
 ) -> tuple[T, Sequence[str], datetime]:
-    from worker.vault import listing
-    from worker.vault.database import open_vault
+    from worker.vault.db.database import open_vault
+    from worker.vault.grants import queries
 
     keys = (settings.access_keys, settings.refresh_keys)
-    async with open_vault(premises.database_url(settings), *keys, connections=1) as vault:
+    async with open_vault(environment.database_url(settings), *keys, connections=1) as vault:
         # What the vault holds can be looked at where no tenant is configured, too: on a dashboard's host, say.
-        tenants = chosen(settings, tenant) if settings.tenants else await listing.tenants(vault, tenant)
+        tenants = chosen(settings, tenant) if settings.tenants else await queries.tenants(vault, tenant)
         return await look(vault, tenants), tenants, datetime.now(UTC)

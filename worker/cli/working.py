@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli import output, premises
+from token_vault.errors import ConfigurationError, VaultError
+from worker.cli import environment, output
 from worker.cli.options import Admin, Connection, Json, MinTtl, Tenant, User
-from worker.errors import ConfigurationError, VaultError
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from worker.renew.on_demand import Refreshed
-    from worker.renew.outcome import Outcome
+    from worker.renewal.on_demand import Refreshed
+    from worker.renewal.outcome import Outcome
     from worker.runtime import Runtime
     from worker.settings import Settings
-    from worker.sync.report import Progress, Report
+    from worker.sync.report import Progress, SyncReport
 
 # `renew` goes on until nothing is due, in seconds; beat's tasks stop much sooner, to make room for each other.
 BUDGET = 24 * 3600.0
@@ -30,11 +30,11 @@ BUDGET = 24 * 3600.0
 def migrate(as_json: Json = False) -> int:
     """Bring the database to this version's tables."""
     quiet_log()
-    settings = premises.configured()
+    settings = environment.configured()
     if settings.embedded:
-        settings = premises.with_keys(settings)
-    with premises.served(settings, redis=False) as complete:
-        before, head = premises.bring_to_head(complete)
+        settings = environment.with_keys(settings)
+    with environment.served(settings, redis=False) as complete:
+        before, head = environment.bring_to_head(complete)
     if as_json:
         output.document({"from": before, "to": head})
     elif before == head:
@@ -66,7 +66,7 @@ def sync(
     if erase and (user or connection):
         raise ConfigurationError("--erase is of all users: give it without --user and --connection")
     quiet_log()
-    with premises.opened() as settings:
+    with environment.opened() as settings:
         tenants = chosen(settings, tenant)
         if len(tenants) > 1 and (user or connection):
             raise ConfigurationError(f"name one of the tenants by --tenant: {', '.join(tenants)}")
@@ -112,7 +112,7 @@ async def _sync(
 
 async def _sync_one(
     runtime: Runtime, tenant: str, user: str | None, connection: str | None, full: bool, bar: Progress
-) -> Report:
+) -> SyncReport:
     one = await runtime.sync(tenant, urgent=user is not None)
     if user is not None:
         return await one.user(user)  # whole, with --full and without
@@ -121,7 +121,7 @@ async def _sync_one(
     return await one.catch_up(full=full, progress=bar)
 
 
-async def _erased(runtime: Runtime, tenant: str, report: Report, *, anyway: bool) -> int:
+async def _erased(runtime: Runtime, tenant: str, report: SyncReport, *, anyway: bool) -> int:
     """Erase what has been gone for long enough."""
     swept = await (await runtime.erasure(tenant)).sweep(anyway=anyway)
     report.problems += swept.problems
@@ -130,7 +130,7 @@ async def _erased(runtime: Runtime, tenant: str, report: Report, *, anyway: bool
     return swept.erased
 
 
-def _of_report(report: Report) -> dict[str, Any]:
+def _of_report(report: SyncReport) -> dict[str, Any]:
     columns: dict[str, Any] = asdict(report)
     tally: dict[str, int] = columns.pop("tally")
     problems = columns.pop("problems")
@@ -176,7 +176,7 @@ def renew(
             "--force and --min-ttl are for one grant: name it by --user and --connection, or --admin"
         )
     quiet_log()
-    with premises.opened() as settings:
+    with environment.opened() as settings:
         tenants = chosen(settings, tenant)
         if not one:
             return asyncio.run(_renew_due(settings, tenants, as_json))
@@ -243,7 +243,7 @@ def _show_refreshed(refreshed: Refreshed, as_json: bool) -> int:
 
 
 def _fine() -> set[Outcome]:
-    from worker.renew.outcome import Outcome
+    from worker.renewal.outcome import Outcome
 
     return {Outcome.RENEWED, Outcome.FRESH, Outcome.SUPERSEDED}
 

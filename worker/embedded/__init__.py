@@ -13,11 +13,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker.embedded import locks
 from worker.embedded.postgres import Postgres, postgres_binary
 from worker.embedded.redis import Redis
-from worker.errors import ConfigurationError
-from worker.tokens import Secret
 
 __all__ = ["Servers", "find", "home_lock", "is_up", "own_home", "postgres_binary", "running", "servers"]
 

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker.embedded import launch
-from worker.errors import ConfigurationError
+from token_vault.errors import ConfigurationError
+from worker.embedded import drop_privileges
 
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
@@ -41,7 +41,7 @@ def launcher(pid_file: str, program: Path, arguments: Sequence[str]) -> list[str
     become = "-"
     if os.geteuid() == 0:
         become = ":".join(map(str, (*account(), _capability(program))))
-    return [sys.executable, "-I", "-S", launch.__file__, pid_file, become, str(program), *arguments]
+    return [sys.executable, "-I", "-S", drop_privileges.__file__, pid_file, become, str(program), *arguments]
 
 
 def _capability(program: Path) -> int:

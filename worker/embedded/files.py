@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from worker.errors import ConfigurationError
+from token_vault.errors import ConfigurationError
 
 
 def own_folder(path: Path, uid: int, gid: int = -1) -> None:

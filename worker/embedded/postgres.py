@@ -14,11 +14,11 @@ from pathlib import Path
 
 import psycopg
 
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker.embedded.account import account
 from worker.embedded.files import own_folder, write_private
 from worker.embedded.server import Access, Server
-from worker.errors import ConfigurationError
-from worker.tokens import Secret
 
 _ROLE = "token_vault"
 _INITDB_SECONDS = 120

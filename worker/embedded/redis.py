@@ -13,11 +13,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker.embedded.account import account
 from worker.embedded.files import own_folder, write_private
 from worker.embedded.server import Access, Server
-from worker.errors import ConfigurationError
-from worker.tokens import Secret
 
 _CONFIGURATION = """\
 bind 127.0.0.1

@@ -26,11 +26,11 @@ from fcntl import LOCK_SH
 from pathlib import Path
 from typing import ClassVar
 
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker.embedded import locks
 from worker.embedded.account import launcher
 from worker.embedded.files import own_folder, write_private
-from worker.errors import ConfigurationError
-from worker.tokens import Secret
 
 START_SECONDS = 60
 STOP_SECONDS = 30

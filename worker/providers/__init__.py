@@ -6,32 +6,32 @@ import re
 from typing import Literal
 
 from worker.providers.base import Provider
-from worker.providers.blame import CLIENT_REFUSED
 from worker.providers.connection import TOKENLESS_STRATEGIES, resolve
 from worker.providers.model import (
-    Blame,
     Client,
     ClientAuth,
     Override,
     Problem,
     RefreshRequest,
+    RefusalBlame,
     Refused,
     Renewed,
 )
 from worker.providers.options import TOKEN_FIELDS, admin_tokens, notes, public_options
+from worker.providers.refusal_words import CLIENT_REFUSED
 from worker.providers.registry import get, names
 
 __all__ = [
     "CLIENT_REFUSED",
     "TOKENLESS_STRATEGIES",
     "TOKEN_FIELDS",
-    "Blame",
     "Client",
     "ClientAuth",
     "Override",
     "Problem",
     "Provider",
     "RefreshRequest",
+    "RefusalBlame",
     "Refused",
     "Renewed",
     "admin_tokens",
@@ -55,5 +55,5 @@ def unreachable(error_kind: Literal["not_sent", "sent"], provider: Provider, cod
     """
     code = re.sub(r"[^a-z0-9_]+", "_", code.lower())[:64]
     if error_kind == "not_sent":
-        return Refused(Blame.NOBODY, code)
-    return Refused(Blame.IN_DOUBT, code, spent=provider.rotates)
+        return Refused(RefusalBlame.NOBODY, code)
+    return Refused(RefusalBlame.IN_DOUBT, code, spent=provider.rotates)

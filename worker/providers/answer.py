@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
-from worker.tokens import Secret
+from token_vault.secret import Secret
 
 LONGEST_LIFE = timedelta(days=3650)
 """A life beyond this is no statement about a token (a sentinel, or another unit): it reads as unknown."""

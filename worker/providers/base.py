@@ -16,13 +16,23 @@ from math import inf
 from typing import Any, Literal
 from urllib.parse import quote_plus, urlencode
 
-from worker.errors import ConfigurationError
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker.providers import answer as reading
-from worker.providers.blame import BLAMES, word
-from worker.providers.model import Blame, Client, ClientAuth, RefreshRequest, Refused, Renewed
-from worker.tokens import Secret, TokenPair
+from worker.providers.model import Client, ClientAuth, RefreshRequest, RefusalBlame, Refused, Renewed
+from worker.providers.refusal_words import BLAMES, word
+from worker.token_pair import TokenPair
 
-__all__ = ["Blame", "Client", "ClientAuth", "Provider", "RefreshRequest", "Secret", "host_option", "words"]
+__all__ = [
+    "Client",
+    "ClientAuth",
+    "Provider",
+    "RefreshRequest",
+    "RefusalBlame",
+    "Secret",
+    "host_option",
+    "words",
+]
 
 SECONDS = timedelta(seconds=1)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
@@ -82,7 +92,7 @@ class Provider:
     default_life: timedelta | None = None
     scope_separator: str = " "
     error_names: tuple[str, ...] = ("error", "suberror", "error_subtype")
-    blames: Mapping[str, Blame] = field(default_factory=dict)
+    blames: Mapping[str, RefusalBlame] = field(default_factory=dict)
     dead_grant_texts: tuple[str, ...] = ()
 
     rotates: bool = True
@@ -189,16 +199,16 @@ class Provider:
             return self._put_off(status, known, wait)
         if known:
             code, blame = known
-            return Refused(blame, code, wait, spent=blame is Blame.IN_DOUBT and self.rotates)
+            return Refused(blame, code, wait, spent=blame is RefusalBlame.IN_DOUBT and self.rotates)
         if status == 401:
             # RFC 6749 §5.2 has it for a refused client alone; a gateway says so in words of its own.
-            return Refused(Blame.OPERATOR, "http_401", wait)
+            return Refused(RefusalBlame.OPERATOR, "http_401", wait)
         if succeeded and not any(fields.get(name) for name in self.error_names):
             code = "no_access_token" if fields else "unreadable_answer" if body.strip() else "empty_answer"
-            return Refused(Blame.IN_DOUBT, code, wait, spent=self.rotates)
-        return Refused(Blame.UNKNOWN, "unrecognised_error" if succeeded else f"http_{status}", wait)
+            return Refused(RefusalBlame.IN_DOUBT, code, wait, spent=self.rotates)
+        return Refused(RefusalBlame.UNKNOWN, "unrecognised_error" if succeeded else f"http_{status}", wait)
 
-    def verdict(self, fields: Mapping[str, Any]) -> tuple[str, Blame] | None:
+    def verdict(self, fields: Mapping[str, Any]) -> tuple[str, RefusalBlame] | None:
         """Return the code and the blame of the error that an answer declares, None where no table names it."""
         table = {**BLAMES, **self.blames}
         found = [code for name in self.error_names for code in words(fields.get(name)) if code in table]
@@ -207,22 +217,22 @@ class Provider:
         blame = table[found[0]]
         description = fields.get("error_description")
         description = description.lower() if isinstance(description, str) else ""
-        if blame is Blame.OPERATOR and any(text in description for text in self.dead_grant_texts):
-            return "invalid_grant", Blame.USER
+        if blame is RefusalBlame.OPERATOR and any(text in description for text in self.dead_grant_texts):
+            return "invalid_grant", RefusalBlame.USER
         # The last word that agrees is the most precise one: invalid_rapt says more than invalid_grant.
         return next(code for code in reversed(found) if table[code] is blame), blame
 
-    def _put_off(self, status: int, known: tuple[str, Blame] | None, wait: float | None) -> Refused:
+    def _put_off(self, status: int, known: tuple[str, RefusalBlame] | None, wait: float | None) -> Refused:
         """Read a status that says "not now": what such an answer says of the grant or the client is no verdict.
 
         A server that failed (5xx) may have done so after it had spent the refresh token. Only an explicit
         word tells that it never began.
         """
-        code = known[0] if known and known[1] is Blame.NOBODY else f"http_{status}"
+        code = known[0] if known and known[1] is RefusalBlame.NOBODY else f"http_{status}"
         began = status >= 500 and code not in ("temporarily_unavailable", "slow_down")
         if began and not self.forgives_retry:  # a grace may be over when the retry is made: it is noted
-            return Refused(Blame.IN_DOUBT, code, wait, spent=True)
-        return Refused(Blame.NOBODY, code, wait)
+            return Refused(RefusalBlame.IN_DOUBT, code, wait, spent=True)
+        return Refused(RefusalBlame.NOBODY, code, wait)
 
     def _pair(self, fields: Mapping[str, Any], sent_at: datetime) -> TokenPair | None:
         inner = (fields.get(name) for name in self.within)

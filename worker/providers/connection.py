@@ -9,12 +9,12 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from worker.errors import ConfigurationError
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker.providers import registry
 from worker.providers.base import Provider
 from worker.providers.declared import OAUTH2, OIDC
 from worker.providers.model import Client, ClientAuth, Override, Problem
-from worker.tokens import Secret
 
 TOKENLESS_STRATEGIES = frozenset(
     {"auth0", "samlp", "email", "sms", "ad", "adfs", "auth0-adldap", "pingfederate", "ip", "custom"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from worker.providers.base import Blame, ClientAuth, Provider
+from worker.providers.base import ClientAuth, Provider, RefusalBlame
 
 OAUTH2 = Provider(name="oauth2", strategies=("oauth2",))
 OIDC = Provider(name="oidc", strategies=("oidc",))
@@ -43,7 +43,7 @@ DECLARED = (
         auth=ClientAuth.BASIC,
         within=("authed_user",),
         scope_separator=",",
-        blames={"internal_error": Blame.IN_DOUBT, "fatal_error": Blame.IN_DOUBT},
+        blames={"internal_error": RefusalBlame.IN_DOUBT, "fatal_error": RefusalBlame.IN_DOUBT},
     ),
     # https://learn.microsoft.com/linkedin/shared/authentication/programmatic-refresh-tokens
     # The refresh token's year counts down from consent; a renewal does not extend it.
@@ -139,7 +139,7 @@ DECLARED = (
             ),
             "accounts.zohocloud.ca",
         ),
-        blames={"access_denied": Blame.NOBODY},
+        blames={"access_denied": RefusalBlame.NOBODY},
         rotates=False,
     ),
     # https://developer.apple.com/documentation/signinwithapplerestapi/generate-and-validate-tokens

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from worker.providers.base import Blame, Client, ClientAuth, Provider, RefreshRequest, Secret
+from worker.providers.base import Client, ClientAuth, Provider, RefreshRequest, RefusalBlame, Secret
 
 _BLAMES = {
-    1: Blame.NOBODY,  # unknown error, mostly transient
-    2: Blame.NOBODY,  # service unavailable
-    4: Blame.NOBODY,  # the application's rate limit
-    17: Blame.NOBODY,  # the user's rate limit
-    341: Blame.NOBODY,  # the application's limit
-    613: Blame.NOBODY,  # a custom rate limit
-    101: Blame.OPERATOR,  # no such application
-    102: Blame.USER,  # session ended
-    190: Blame.USER,  # token expired, revoked, or ended by a new password
+    1: RefusalBlame.NOBODY,  # unknown error, mostly transient
+    2: RefusalBlame.NOBODY,  # service unavailable
+    4: RefusalBlame.NOBODY,  # the application's rate limit
+    17: RefusalBlame.NOBODY,  # the user's rate limit
+    341: RefusalBlame.NOBODY,  # the application's limit
+    613: RefusalBlame.NOBODY,  # a custom rate limit
+    101: RefusalBlame.OPERATOR,  # no such application
+    102: RefusalBlame.USER,  # session ended
+    190: RefusalBlame.USER,  # token expired, revoked, or ended by a new password
 }
 
 
@@ -43,18 +43,18 @@ class Facebook(Provider):
             raise ValueError("facebook exchanges the access token, and there is none")
         return {"grant_type": "fb_exchange_token", "fb_exchange_token": access.reveal()}
 
-    def verdict(self, fields: Mapping[str, Any]) -> tuple[str, Blame] | None:
+    def verdict(self, fields: Mapping[str, Any]) -> tuple[str, RefusalBlame] | None:
         """Read the error object's number."""
         error = fields.get("error")
         if not isinstance(error, dict):
             return super().verdict(fields)
         code = error.get("code")
         if error.get("is_transient") is True:
-            return "facebook_transient", Blame.NOBODY
+            return "facebook_transient", RefusalBlame.NOBODY
         # A wrong client secret shares its number with transient failures; only the text tells.
         message = error.get("message")
         if code == 1 and isinstance(message, str) and "client secret" in message.lower():
-            return "bad_client_secret", Blame.OPERATOR
+            return "bad_client_secret", RefusalBlame.OPERATOR
         if not isinstance(code, int) or code not in _BLAMES:
             return None
         return f"facebook_{code:d}", _BLAMES[code]

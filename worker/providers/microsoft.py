@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from worker.providers.base import Blame, Provider, host_option
+from worker.providers.base import Provider, RefusalBlame, host_option
 
 _V1 = "azure-active-directory-v1.0"
 _SITE = re.compile(r"https://([a-z0-9-]+\.sharepoint\.(?:com|us|cn|de))(?![a-z0-9.-])", re.IGNORECASE)
 
 # From the mildest blame to the hardest.
 _NUMBERS = {
-    Blame.NOBODY: {90033, 90024, 50033, 90006, 90012, 90055, 90090, 70012, 40010, 80005, 50196},
-    Blame.OPERATOR: {7000215, 7000222, 700016, 90002, 50194, 7000218, 70011},
-    Blame.USER: {
+    RefusalBlame.NOBODY: {90033, 90024, 50033, 90006, 90012, 90055, 90090, 70012, 40010, 80005, 50196},
+    RefusalBlame.OPERATOR: {7000215, 7000222, 700016, 90002, 50194, 7000218, 70011},
+    RefusalBlame.USER: {
         *(50173, 700082, 70008, 700084, 70043, 65001, 50076, 50079, 50078, 53003, 50057, 50132, 50133),
     },
 }
@@ -52,7 +52,7 @@ class Microsoft(Provider):
             return {"resource": resource}
         return {}
 
-    def verdict(self, fields: Mapping[str, Any]) -> tuple[str, Blame] | None:
+    def verdict(self, fields: Mapping[str, Any]) -> tuple[str, RefusalBlame] | None:
         """Let AADSTS numbers refine what ``error`` says.
 
         Microsoft warns against depending on them: a number speaks where ``error`` says nothing known, and

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-from worker.tokens import Secret, TokenPair
+from token_vault.secret import Secret
+from worker.token_pair import TokenPair
 
 
 class ClientAuth(StrEnum):
@@ -99,7 +100,7 @@ class Renewed:
     pair: TokenPair
 
 
-class Blame(StrEnum):
+class RefusalBlame(StrEnum):
     """Who has to act after a renewal that gave no token."""
 
     USER = "user"
@@ -125,7 +126,7 @@ class Refused:
         spent: whether the refresh token may have been consumed.
     """
 
-    blame: Blame
+    blame: RefusalBlame
     code: str
     retry_after: float | None = None
     spent: bool = False

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from worker.providers import answer as reading
-from worker.tokens import TokenPair
+from worker.token_pair import TokenPair
 
 TOKEN_FIELDS = frozenset(
     {

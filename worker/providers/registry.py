@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.errors import ConfigurationError
+from token_vault.errors import ConfigurationError
 from worker.providers.base import Provider
 from worker.providers.bitbucket import BITBUCKET
 from worker.providers.declared import DECLARED, OAUTH2, OIDC

@@ -11,9 +11,9 @@ from typing import Any
 
 import redis
 
-from worker.errors import ConfigurationError, TemporarilyUnavailable
-from worker.tokens import Secret
-from worker.vault.serving import Served
+from token_vault.errors import ConfigurationError, TemporarilyUnavailable
+from token_vault.read_model import Served
+from token_vault.secret import Secret
 
 TASK = "worker.refresh_token"
 QUEUE = "interactive"

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import psycopg
 
-from worker.tokens import Secret
-from worker.vault.reaching import REACH
-from worker.vault.serving import CHANNEL
+from token_vault.connect_args import CONNECT_ARGS
+from token_vault.read_model import CHANNEL
+from token_vault.secret import Secret
 
 # The connection is kept this long after the last wait, in seconds.
 IDLE = 5.0
@@ -68,7 +68,7 @@ class Listener:
         with (
             suppress(psycopg.Error),
             psycopg.connect(
-                self._url.reveal(), autocommit=True, application_name=_NAME, **REACH
+                self._url.reveal(), autocommit=True, application_name=_NAME, **CONNECT_ARGS
             ) as connection,
         ):
             connection.execute(f"LISTEN {CHANNEL}")
@@ -136,7 +136,7 @@ class AsyncListener:
         try:
             with suppress(psycopg.Error):
                 async with await psycopg.AsyncConnection.connect(
-                    self._url.reveal(), autocommit=True, application_name=_NAME, **REACH
+                    self._url.reveal(), autocommit=True, application_name=_NAME, **CONNECT_ARGS
                 ) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     settled.set()

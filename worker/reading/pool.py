@@ -17,10 +17,10 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
-from worker.errors import TemporarilyUnavailable
-from worker.tokens import Secret
-from worker.vault.failures import failure
-from worker.vault.reaching import REACH
+from token_vault.connect_args import CONNECT_ARGS
+from token_vault.database_errors import failure
+from token_vault.errors import TemporarilyUnavailable
+from token_vault.secret import Secret
 
 # Connections of one reader at the most, and seconds to wait for one of them.
 MOST = 10
@@ -34,7 +34,7 @@ CONNECT: dict[str, Any] = {
     "autocommit": True,
     "prepare_threshold": 0,
     "application_name": "token-vault reader",
-    **REACH,
+    **CONNECT_ARGS,
 }
 
 # A name that Postgres cannot even hold (NUL, half a surrogate pair): no row has it.

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-from worker import embedded
-from worker import settings as configuration
-from worker.errors import (
+from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import (
     ReauthorizationRequired,
     TemporarilyUnavailable,
     TokenExpired,
     TokenNotFound,
 )
+from token_vault.keyring import KeyRing
+from token_vault.read_model import GrantStatus, Served, choose
+from token_vault.secret import Secret
+from worker import embedded
+from worker import settings as configuration
 from worker.reading.asking import Asking
 from worker.reading.forking import begin_in_each_process
 from worker.reading.token import Token
 from worker.settings import Settings
-from worker.tokens import Secret
-from worker.vault.keyring import KeyRing, Place
-from worker.vault.serving import Served, Standing, choose
 
 
 class Reader:
@@ -70,11 +71,11 @@ class Reader:
     def _open(self, served: Served) -> Token:
         if served.access_sealed is None:
             raise TokenNotFound(f"the vault has no access token of {served.key}")
-        place = Place.of_grant(served.key, "access", served.access_version)
+        place = EncryptionContext.of_grant(served.key, "access", served.access_version)
         scopes = None if served.scopes is None else tuple(served.scopes)
         return Token(self._ring.open(place, served.access_sealed).reveal(), served.expires_at, scopes)
 
-    def _stand(self, served: Served, standing: Standing | None, min_ttl: float | None) -> Token | None:
+    def _stand(self, served: Served, standing: GrantStatus | None, min_ttl: float | None) -> Token | None:
         """Judge a token that is not fresh: hand it out all the same, or None where a refresh may help.
 
         Raises:
@@ -107,7 +108,7 @@ class Reader:
         return None
 
     @staticmethod
-    def _is_over(served: Served, standing: Standing | None) -> bool:
+    def _is_over(served: Served, standing: GrantStatus | None) -> bool:
         """Whether a refresh that ended was ours: not one for somebody whom the token at hand suited."""
         return standing is None or standing.attempts > 0 or not served.is_fresh(None)
 
@@ -124,7 +125,7 @@ class Reader:
         return self._asking
 
     @staticmethod
-    def _late(served: Served, standing: Standing | None) -> TemporarilyUnavailable:
+    def _late(served: Served, standing: GrantStatus | None) -> TemporarilyUnavailable:
         return TemporarilyUnavailable(
             f"no fresh token of {served.key} came in time", standing.seconds_to_retry if standing else 5
         )

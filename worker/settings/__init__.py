@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.environment import SECRET_NAMES
-from worker.settings.events import EventKind, EventSettings, WebhookSettings, webhook_key
 from worker.settings.file import Deletion, Schedule
 from worker.settings.keys import home_keys, key_file
-from worker.settings.loading import Settings, load, load_reader
+from worker.settings.loader import Settings, load, load_reader
 from worker.settings.tenants import TenantSettings
+from worker.settings.webhooks import EventKind, EventSettings, WebhookSettings, webhook_key
 
 __all__ = [
     "SECRET_NAMES",

@@ -12,7 +12,7 @@ from worker.settings.section import SecretField, Section
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
 
 
-class UpkeepSettings(Section):
+class RenewalPolicySettings(Section):
     """How grants are kept: always fresh, or only those that are read.
 
     Attributes:
@@ -26,7 +26,7 @@ class UpkeepSettings(Section):
     keep_alive: Seconds | None = None
 
 
-class ProviderSettings(UpkeepSettings):
+class ProviderSettings(RenewalPolicySettings):
     """What the operator says of a provider: it corrects a built-in declaration, or makes a new generic one.
 
     Attributes:
@@ -55,7 +55,7 @@ class ProviderSettings(UpkeepSettings):
         return self
 
 
-class ConnectionSettings(UpkeepSettings):
+class ConnectionSettings(RenewalPolicySettings):
     """What the operator sets for a connection; each overrides what Auth0 shows."""
 
     tenant: str | None = None

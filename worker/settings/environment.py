@@ -17,12 +17,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from worker.errors import ConfigurationError
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker.settings.keys import home_keys
 from worker.settings.paths import absolute, secret_file
 from worker.settings.problems import explain
 from worker.settings.section import SecretField
-from worker.tokens import Secret
 
 SECRET_NAMES = (
     "AUTH0_CLIENT_SECRET",

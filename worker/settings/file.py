@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from worker.errors import ConfigurationError
+from token_vault.errors import ConfigurationError
 from worker.settings.connections import ConnectionSettings, ProviderSettings
-from worker.settings.events import EventSettings, WebhookSettings
 from worker.settings.paths import absolute
 from worker.settings.problems import explain
 from worker.settings.section import Section
 from worker.settings.tenants import TenantSettings
+from worker.settings.webhooks import EventSettings, WebhookSettings
 
 DEFAULT_TENANT = "default"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from token_vault.secret import Secret
 from worker.settings.paths import secret_file
-from worker.tokens import Secret
 
 
 def key_file(home: Path, ring: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worker.errors import ConfigurationError
+from token_vault.errors import ConfigurationError
 
 
 def absolute(path: Path, name: str) -> Path:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from worker.vault.grants import Tally
-from worker.vault.records import Counts
+from worker.vault.ingest.take import IngestStats
+from worker.vault.sync_state.runs import Counts
 
 Progress = Callable[[int, int | None], None]
 """Called with the users seen so far, and how many there are where Auth0 says so."""
 
 
 @dataclass(slots=True)
-class Report:
+class SyncReport:
     """What a sync did.
 
     Attributes:
@@ -36,7 +36,7 @@ class Report:
     seen: int = 0
     failed: int = 0
     gone: int = 0
-    tally: Tally = field(default_factory=Tally)
+    tally: IngestStats = field(default_factory=IngestStats)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: bool = False

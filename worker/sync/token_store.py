@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 
 from worker.auth0 import Credentials, ManagementToken
-from worker.vault import sharing
-from worker.vault.database import Vault
+from worker.vault.db import advisory_locks
+from worker.vault.db.database import Vault
 
 
 class VaultTokenStore:
@@ -28,16 +28,16 @@ class VaultTokenStore:
 
     async def get(self) -> ManagementToken | None:
         """Return the shared token, whatever its age."""
-        found = await sharing.read(self._vault, self._tenant, self._minted_with)
+        found = await advisory_locks.read(self._vault, self._tenant, self._minted_with)
         return None if found is None else ManagementToken(*found)
 
     def minting(self) -> AbstractAsyncContextManager[None]:
         """Hold the right to mint; the database releases it when its holder dies."""
-        return sharing.held(self._vault, f"management token of {self._tenant}")
+        return advisory_locks.held(self._vault, f"management token of {self._tenant}")
 
     async def put(self, token: ManagementToken) -> None:
         """Share a new token."""
-        await sharing.write(
+        await advisory_locks.write(
             self._vault,
             self._tenant,
             self._minted_with,

@@ -19,11 +19,13 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from worker.tokens import GrantKey, Secret, TokenPair
-from worker.vault.database import Vault
-from worker.vault.keyring import Place
-from worker.vault.serving import CHANNEL
-from worker.vault.tables import GrantRow
+from token_vault.encryption_context import EncryptionContext
+from token_vault.grant_key import GrantKey
+from token_vault.read_model import CHANNEL
+from token_vault.secret import Secret
+from worker.token_pair import TokenPair
+from worker.vault.db.database import Vault
+from worker.vault.db.tables import GrantRow
 
 # A dead grant costs its provider no more than a call in this time, however often an app insists.
 FORCED_AGAIN = timedelta(days=1)
@@ -273,7 +275,7 @@ def open_refresh(vault: Vault, claim: Claim) -> Secret | None:
     if claim.refresh_sealed is None:
         return None
     return vault.refresh.open(
-        Place.of_grant(claim.key, "refresh", claim.refresh_version), claim.refresh_sealed
+        EncryptionContext.of_grant(claim.key, "refresh", claim.refresh_version), claim.refresh_sealed
     )
 
 
@@ -285,7 +287,9 @@ def open_access(vault: Vault, claim: Claim) -> Secret | None:
     """
     if claim.access_sealed is None:
         return None
-    return vault.access.open(Place.of_grant(claim.key, "access", claim.access_version), claim.access_sealed)
+    return vault.access.open(
+        EncryptionContext.of_grant(claim.key, "access", claim.access_version), claim.access_sealed
+    )
 
 
 async def store_renewed(
@@ -302,10 +306,10 @@ async def store_renewed(
     """
     key = claim.key
     access = pair.access and vault.access.seal(
-        Place.of_grant(key, "access", claim.access_version + 1), pair.access
+        EncryptionContext.of_grant(key, "access", claim.access_version + 1), pair.access
     )
     refresh = pair.refresh and vault.refresh.seal(
-        Place.of_grant(key, "refresh", claim.refresh_version + 1), pair.refresh
+        EncryptionContext.of_grant(key, "refresh", claim.refresh_version + 1), pair.refresh
     )
     values = {
         "id": claim.id, "user_id": key.user_id, "owner": claim.owner, "channel": CHANNEL,

@@ -16,14 +16,14 @@ from uuid import UUID, uuid4
 from sqlalchemy import delete, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from token_vault.grant_key import GrantKey
 from worker.settings import EventKind
-from worker.tokens import GrantKey
-from worker.vault.database import Vault
-from worker.vault.tables import OutboxRow
+from worker.vault.db.database import Vault
+from worker.vault.db.tables import OutboxRow
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WebhookFilter:
     """What one webhook wants: events of these kinds, and of these tenants, None for all."""
 
     webhook: str
@@ -32,7 +32,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class OutboxEvent:
     """One change of state.
 
     Attributes:
@@ -66,7 +66,7 @@ class Delivery:
         queued_at: since when it is tried.
     """
 
-    event: Event
+    event: OutboxEvent
     webhook: str
     owner: UUID
     attempts: int
@@ -212,7 +212,7 @@ async def tell_expiring(
 
 
 async def spread(
-    vault: Vault, tenants: Sequence[str], wanted: Iterable[Wanted], *, now: datetime, limit: int = 1000
+    vault: Vault, tenants: Sequence[str], wanted: Iterable[WebhookFilter], *, now: datetime, limit: int = 1000
 ) -> None:
     """Put fresh events up for delivery to the webhooks that want them; those of no webhook are done with."""
     values = {"tenants": list(tenants), "wanted": _as_json(wanted), "now": now, "limit": limit}
@@ -231,7 +231,7 @@ async def claim(vault: Vault, webhook: str, *, now: datetime, until: datetime, l
         rows = [dict(row) for row in (await connection.execute(_CLAIM, values)).mappings()]
     claimed = [
         Delivery(
-            attempts=row.pop("attempts"), queued_at=row.pop("queued_at"), event=Event(**row), webhook=webhook,
+            attempts=row.pop("attempts"), queued_at=row.pop("queued_at"), event=OutboxEvent(**row), webhook=webhook,
             owner=owner,
         )
         for row in rows
@@ -278,7 +278,7 @@ def _naming(delivery: Delivery) -> dict[str, Any]:
     return {"event_id": delivery.event.id, "webhook": delivery.webhook, "owner": delivery.owner}
 
 
-def _as_json(wanted: Iterable[Wanted]) -> str:
+def _as_json(wanted: Iterable[WebhookFilter]) -> str:
     return json.dumps(
         [{"webhook": one.webhook, "kinds": one.kinds, "tenants": one.tenants} for one in wanted]
     )
@@ -340,7 +340,7 @@ RETURNING event_id
 async def resend(
     vault: Vault,
     tenants: Sequence[str],
-    wanted: Iterable[Wanted],
+    wanted: Iterable[WebhookFilter],
     *,
     now: datetime,
     ids: Sequence[UUID] = (),

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from worker.errors import CannotOpen, ConfigurationError
-from worker.tokens import GrantKey, Secret, TokenPair
+from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import CannotOpen, ConfigurationError
+from token_vault.grant_key import GrantKey
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
+from worker.token_pair import TokenPair
 from worker.vault.claims import Claim
-from worker.vault.keyring import KeyRing, Place
 
 # A file that is still without its name after so many seconds has lost its process.
 UNFINISHED = 60.0
@@ -195,8 +198,8 @@ class Spool:
         return path
 
 
-def _place(name: str) -> Place:
-    return Place("spool", (name,), "answer")
+def _place(name: str) -> EncryptionContext:
+    return EncryptionContext("spool", (name,), "answer")
 
 
 def _text(value: object) -> str:

@@ -1,0 +1,30 @@
+"""Where a ciphertext belongs; it decrypts nowhere else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from token_vault.grant_key import GrantKey
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionContext:
+    """Where a ciphertext belongs: a table, the row's natural key, the field, and the field's version."""
+
+    table: str
+    row: tuple[str, ...]
+    field: str
+    version: int = 0
+
+    @classmethod
+    def of_grant(cls, key: GrantKey, field: str, version: int) -> EncryptionContext:
+        """The place of one token of a grant."""
+        return cls("grants", (key.tenant, key.connection, key.user_id, key.provider_user_id), field, version)
+
+    def header(self) -> bytes:
+        """What the plaintext starts with: one line of JSON, which itself holds no line break."""
+        return json.dumps([self.table, *self.row, self.field, self.version]).encode() + b"\n"
+
+    def __str__(self) -> str:
+        return f"{self.table}.{self.field} of {' / '.join(part for part in self.row if part)} (version {self.version})"

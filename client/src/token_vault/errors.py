@@ -1,0 +1,86 @@
+"""Every error the vault raises on purpose, as one tree.
+
+    VaultError
+    ├── ConfigurationError           the operator mends a setting, a key or a grant at Auth0
+    │   └── CannotOpen               a ciphertext does not open with these keys, or not in this place
+    │       └── OutOfPlace           it opens, but was sealed for another place
+    ├── TokenNotFound                nothing is stored for what was asked
+    ├── ReauthorizationRequired      the user must consent again
+    ├── TokenExpired                 the token has ended and nobody can renew it
+    ├── TemporarilyUnavailable       wait, then ask again
+    └── AccessDenied                 the caller may not read this
+
+No message holds a token, a client secret or a key. Each says what is wrong, where, and who mends it.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from datetime import datetime
+from typing import Any
+
+
+class VaultError(Exception):
+    """Base of all errors that the vault raises on purpose; each can be pickled, to cross into another process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By itself ``pickle`` would call the class with the message alone, which several of them refuse.
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
+
+
+class ConfigurationError(VaultError):
+    """A setting is missing or wrong; the message names it and the mend."""
+
+
+class CannotOpen(ConfigurationError):
+    """A ciphertext does not open with the keys at hand, or was found in another place than its own."""
+
+
+class OutOfPlace(CannotOpen):
+    """A ciphertext was found in another place than the one it was sealed for."""
+
+
+class TokenNotFound(VaultError):
+    """Nothing is stored for this user and connection."""
+
+
+class ReauthorizationRequired(VaultError):
+    """The grant is dead: only the user can mend it, by signing in and consenting again.
+
+    Attributes:
+        reason: a short code, e.g. ``invalid_grant`` or ``lost_in_rotation``.
+        since: when the vault learned of it (UTC), None where unknown.
+    """
+
+    def __init__(self, reason: str, since: datetime | None, message: str | None = None) -> None:
+        self.reason = reason
+        self.since = since
+        super().__init__(
+            message
+            or f"the user must consent again ({reason}"
+            + (f", since {since.isoformat()}" if since else "")
+            + ")"
+        )
+
+
+class TokenExpired(VaultError):
+    """The token has ended, or ends too soon, and there is no way to renew it."""
+
+
+class TemporarilyUnavailable(VaultError):
+    """No fresh token right now; asking again may work.
+
+    Attributes:
+        retry_after: seconds after which asking again is worthwhile.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(message, retry_after)  # Celery makes a task's error anew from these
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class AccessDenied(VaultError):
+    """The caller may not read what it asked for."""

@@ -1,0 +1,118 @@
+"""Reading one access token: one indexed row, one decryption. The readers' side, without SQLAlchemy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from token_vault.errors import ConfigurationError
+from token_vault.freshness import READ_NOTICE, default_min_ttl
+from token_vault.grant_key import GrantKey
+
+# Where Postgres tells of the end of an on-demand refresh; the payload is the grant's id.
+CHANNEL = "token_vault_grants"
+
+# The columns of ``served_tokens`` in the order of ``Served``, and the database's time: the reader's own clock
+# may be wrong. A reader needs no more than SELECT on this view.
+SELECT_SERVED = """
+SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since, access_sealed, access_version,
+    expires_at, scopes, obtained_at, obtained_from, last_read_at, now()
+FROM served_tokens WHERE user_id = %s AND connection = %s
+"""
+
+SELECT_CONNECTIONS = """
+SELECT DISTINCT connection FROM served_tokens
+WHERE user_id = %(user_id)s AND state <> 'erased' AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s) ORDER BY connection
+"""
+
+# How a grant stands when its token is not fresh, its connection's troubles included.
+SELECT_STANDING = """
+SELECT state, reason, coalesce(extract(epoch FROM blocked_until - now()), 0)::float8,
+    coalesce(extract(epoch FROM next_renewal_at - now()), 0)::float8, attempts
+FROM token_status WHERE id = %s
+"""
+
+
+class GrantStatus(NamedTuple):
+    """How a grant stands: its state as ``token_status`` shows it, how long to wait, in seconds, and its failed attempts."""
+
+    state: str
+    reason: str | None
+    blocked_for: float
+    next_renewal_in: float
+    attempts: int
+
+    @property
+    def seconds_blocked(self) -> float:
+        """How long the connection's circuit stays open at least."""
+        return max(1.0, self.blocked_for)
+
+    @property
+    def seconds_to_retry(self) -> float:
+        """When the next attempt at renewal is due, a minute at the most."""
+        return min(max(1.0, self.next_renewal_in), 60.0)
+
+
+class Served(NamedTuple):
+    """What the vault holds for one grant, the access token still sealed."""
+
+    id: int
+    tenant: str
+    connection: str
+    user_id: str
+    provider_user_id: str
+    state: str
+    reason: str | None
+    reason_since: datetime | None
+    access_sealed: bytes | None
+    access_version: int
+    expires_at: datetime | None
+    scopes: list[str] | None
+    obtained_at: datetime | None
+    obtained_from: str
+    last_read_at: datetime | None
+    now: datetime
+
+    @property
+    def key(self) -> GrantKey:
+        """What names the grant."""
+        return GrantKey(self.tenant, self.connection, self.user_id, self.provider_user_id)
+
+    @property
+    def wants_notice(self) -> bool:
+        """Whether the workers want to know that it is read: it is renewed on read, and the last note is old."""
+        return self.last_read_at is not None and self.now - self.last_read_at > READ_NOTICE
+
+    def is_fresh(self, min_ttl: float | None, now: datetime | None = None) -> bool:
+        """Whether the token may be handed out.
+
+        Args:
+            min_ttl: seconds of life wanted; None for what renewal in time always leaves.
+            now: the time, by default the database's.
+        """
+        if self.access_sealed is None or self.state == "erased":
+            return False
+        if self.expires_at is None:
+            # Straight from its provider, or beyond renewal: served with the expiry marked unknown. One that
+            # Auth0 showed, of unknown age, is renewed first; and one whose grant is dead would be served for ever.
+            renewed = self.obtained_from == "renewal" and self.state != "reauthorization_required"
+            return renewed or self.state == "unrenewable"
+        if min_ttl is None:
+            min_ttl = default_min_ttl(self.expires_at, self.obtained_at).total_seconds()
+        # Whatever is asked for, a token that has ended is not fresh.
+        return (self.expires_at - (now or self.now)).total_seconds() > max(min_ttl, 0)
+
+
+def choose(found: Sequence[Served], user_id: str) -> Served | None:
+    """Pick the grant that is meant where a user has several identities of one connection: the user's own.
+
+    Raises:
+        ConfigurationError: several tenants have this user, and none was named.
+    """
+    if len(found) <= 1:
+        return found[0] if found else None
+    if len({served.tenant for served in found}) > 1:
+        raise ConfigurationError("several tenants have this user and connection: name the tenant")
+    own = [served for served in found if user_id.endswith(f"|{served.provider_user_id}")]
+    return min(own or found, key=lambda served: (served.state == "erased", served.id))

@@ -1,0 +1,86 @@
+"""The routes of everything on one port."""
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from emulators.controls import Controls
+from emulators.gate import Gate, Transports
+from emulators.world import World
+
+
+def build(world: World, transports: Transports) -> Gate:
+    """Put the tenant, the providers and the control plane behind the gate."""
+    management = world.management
+
+    async def user(request: Request) -> Response:
+        request.scope["entry"]["template"] = "/api/v2/users/{id}"
+        return await management.user(request)
+
+    async def connection(request: Request) -> Response:
+        request.scope["entry"]["template"] = "/api/v2/connections/{id}"
+        return await management.connection(request)
+
+    async def logs(request: Request) -> Response:
+        return management.answer(request, "read:logs", "logs", None, world.log.answer)
+
+    async def stats(request: Request) -> Response:
+        return management.answer(request, "read:stats", "other", {"from", "to"}, world.log.daily)
+
+    async def events(request: Request) -> Response:
+        known = {"event_type", "from", "from_timestamp"}
+        return management.answer(request, "read:events", "other", known, world.events.answer)
+
+    async def export(request: Request) -> Response:
+        body = await request.body()
+
+        def act(*_: Any) -> Any:
+            return world.jobs.create(body, list(world.users.by_id.values()), world.connections)
+
+        return management.answer(request, "read:users", "other", set(), act)
+
+    async def job(request: Request) -> Response:
+        request.scope["entry"]["template"] = "/api/v2/jobs/{id}"
+        job_id = request.path_params["id"]
+        return management.answer(request, "read:users", "other", set(), lambda *_: world.jobs.job(job_id))
+
+    async def download(request: Request) -> Response:
+        request.scope["entry"]["template"] = "/exports/{id}"
+        return await asyncio.to_thread(world.jobs.download, request)
+
+    async def control(request: Request) -> Response:
+        body = await request.body()
+        try:
+            result = controls.perform(request.path_params["name"], json.loads(body) if body else {})
+        except ValueError as wrong:
+            return JSONResponse({"error": str(wrong)}, 400)
+        return JSONResponse({"result": result})
+
+    async def endpoints(_: Request) -> Response:
+        return JSONResponse(controls.endpoints())
+
+    routes = [
+        Route("/idp/userinfo", world.providers.userinfo),
+        Route("/idp/{name}/{rest:path}", world.providers.handle, methods=["GET", "POST"]),
+        Route("/api/v2/users/{id:path}", user),
+        Route("/api/v2/users", management.list_users),
+        Route("/api/v2/connections", management.list_connections),
+        Route("/api/v2/connections/{id}", connection),
+        Route("/api/v2/logs", logs),
+        Route("/api/v2/stats/daily", stats),
+        Route("/api/v2/events", events),
+        Route("/api/v2/jobs/users-exports", export, methods=["POST"]),
+        Route("/api/v2/jobs/{id}", job),
+        Route("/exports/{id}/{file}", download),
+        Route("/oauth/token", world.tokens.handle, methods=["POST"]),
+        Route("/control/endpoints", endpoints),
+        Route("/control/{name}", control, methods=["POST"]),
+    ]
+    gate = Gate(Starlette(routes=routes), world.clock, world.journal, world.faults, transports)
+    controls = Controls(world, gate)
+    return gate

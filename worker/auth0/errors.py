@@ -1,0 +1,91 @@
+"""Errors of the Management API, as one tree below ``VaultError``.
+
+ConfigurationError
+└── MissingScope             the machine-to-machine application lacks a Management API scope
+VaultError
+└── Auth0Error               the Management API did not give what was asked
+├── Auth0Unreachable     no answer at all
+├── Auth0RateLimited     429, after the retries
+├── Auth0Refused         401 or 403: credentials, audience, client grant
+├── Auth0NotFound        404: no such user or connection
+├── PagingWindowExceeded more users than one query can show
+├── Auth0LogGone         the tenant log no longer has the entry to go on from
+├── Auth0EventsGone      the event stream no longer has the offset to go on from
+└── MalformedAnswer      an answer that does not read as documented
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from token_vault.errors import ConfigurationError, VaultError
+
+
+class MissingScope(ConfigurationError):
+    """The machine-to-machine application lacks scopes of the Management API."""
+
+    def __init__(self, scopes: Sequence[str], breaks: str) -> None:
+        self.scopes = tuple(scopes)
+        self.breaks = breaks
+        super().__init__(
+            f"Auth0 granted this application no {', '.join(self.scopes)}: {breaks}. "
+            "Authorize the scope for it at Auth0 under Applications > APIs > Auth0 Management API."
+        )
+
+
+class Auth0Error(VaultError):
+    """The Management API did not give what was asked.
+
+    Attributes:
+        status: the HTTP status, None where no answer came.
+        code: Auth0's ``errorCode`` or OAuth ``error``, None where it gave none.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+        self.status = status
+        self.code = code
+        super().__init__(message)
+
+
+class Auth0Unreachable(Auth0Error):
+    """No answer came: DNS, connection, TLS, time-out, or 5xx after the retries."""
+
+
+class Auth0RateLimited(Auth0Error):
+    """429 after the retries.
+
+    Attributes:
+        retry_after: seconds until the tenant's next tokens, as Auth0's headers say.
+    """
+
+    def __init__(self, message: str, *, retry_after: float, code: str | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message, status=429, code=code)
+
+
+class Auth0Refused(Auth0Error):
+    """401 or 403: wrong credentials, wrong audience, or no client grant."""
+
+
+class Auth0NotFound(Auth0Error):
+    """404: there is no such user or connection at the tenant."""
+
+
+class PagingWindowExceeded(Auth0Error):
+    """The query has more records than Auth0 lets anyone page through (1,000)."""
+
+
+class Auth0LogGone(Auth0Error):
+    """The tenant log cannot be read on from this entry: it is past the log's retention, or never was."""
+
+
+class Auth0EventsGone(Auth0Error):
+    """The event stream cannot be resumed from this offset: it is too old, or never was."""
+
+
+class MalformedAnswer(Auth0Error):
+    """An answer that does not read as the Management API documents it."""
+
+
+CONCERNS_ALL = (Auth0Unreachable, Auth0RateLimited, Auth0Refused)
+"""Failures that any call would meet just now: they say nothing of the user or the search that was asked for."""

@@ -1,0 +1,174 @@
+"""The Events API: a stream of server-sent events that says which users changed.
+
+Source: WHATWG HTML, section 9.2 (server-sent events); Auth0, "Consume Events with the Events API".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import httpx
+import structlog
+
+from worker.auth0.errors import Auth0EventsGone, Auth0Unreachable, MalformedAnswer
+from worker.auth0.http.responses import Endpoint
+from worker.auth0.http.stream import LONGEST_LINE, Pieces, pieces
+from worker.auth0.models import moment, text
+
+TYPES = ("user.created", "user.updated", "user.deleted")
+
+# Auth0's codes for an offset that is of no use any more; with any other code the caller comes back.
+_GONE = frozenset({"cursor_expired", "invalid_cursor"})
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class StreamedEvent:
+    """One event; it carries no tokens, so it says whom to ask for and no more.
+
+    Attributes:
+        id: the offset to resume from; that of the event before where this one has none.
+        type: e.g. ``user.updated``; ``offset-only`` and ``error`` have a new offset and no user.
+        user_id: whom it is about; None where it is about nobody or cannot be read.
+        at: when it happened (UTC); None where unknown.
+    """
+
+    id: str
+    type: str
+    user_id: str | None
+    at: datetime | None
+
+
+def gone(endpoint: Endpoint, status: int | None, code: str | None) -> Auth0EventsGone:
+    """Return the error of an offset that Auth0 cannot resume from."""
+    return Auth0EventsGone(
+        f"{endpoint}: Auth0 cannot resume from this offset, most likely as it is too old",
+        status=status,
+        code=code,
+    )
+
+
+async def listen(
+    connect: Callable[[], Awaitable[httpx.Response]], endpoint: Endpoint, after: str, silence: float
+) -> AsyncGenerator[StreamedEvent | None, None]:
+    """Yield events, None for each keep-alive, until the stream ends, breaks or is silent too long.
+
+    Args:
+        connect: opens the stream.
+        endpoint: what errors speak of.
+        after: the id that events have before the stream names one.
+        silence: how many seconds may pass without a line.
+
+    Raises:
+        Auth0EventsGone: Auth0 cannot resume from here.
+        MalformedAnswer: the answer is no event stream.
+    """
+    async with aclosing(await connect()) as response, aclosing(pieces(response, endpoint)) as body:
+        if response.headers.get("content-type", "").partition(";")[0].strip().lower() != "text/event-stream":
+            raise MalformedAnswer(f"{endpoint}: the answer is no event stream", status=200)
+        message = _Message(after)
+        async with aclosing(_lines(body, endpoint)) as lines:
+            while (line := await _next(lines, silence, endpoint)) is not None:
+                if line.startswith(":"):
+                    yield None
+                elif line:
+                    message.add(line)
+                elif event := message.end(endpoint):
+                    yield event
+                    if event.type == "error":
+                        return
+
+
+async def _next(lines: AsyncGenerator[str, None], silence: float, endpoint: Endpoint) -> str | None:
+    """Return the next line; None where none is to come."""
+    try:
+        async with asyncio.timeout(silence):
+            return await anext(lines, None)
+    except (Auth0Unreachable, TimeoutError) as error:
+        _log.info("auth0.events_broke_off", domain=endpoint.host, reason=type(error).__name__)
+        return None
+
+
+class _Message:
+    """An event in the making."""
+
+    def __init__(self, last_id: str) -> None:
+        self._id = last_id
+        self._clear()
+
+    def _clear(self) -> None:
+        self._type, self._data = "", list[str]()
+
+    def add(self, line: str) -> None:
+        """Take a line with a field."""
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._type = value
+        elif name == "id" and value and value.isascii() and value.isprintable():
+            self._id = value  # goes back to Auth0 in a header
+
+    def end(self, endpoint: Endpoint) -> StreamedEvent | None:
+        """Return the event that an empty line ends; None where it has no data.
+
+        Raises:
+            Auth0EventsGone: it says that Auth0 cannot resume from here.
+        """
+        kind, data = self._type, "\n".join(self._data)
+        self._clear()
+        if not data:
+            return None
+        try:
+            said = _object(json.loads(data))
+        except (ValueError, RecursionError):
+            said = {}
+        if not said:
+            _log.warning("auth0.event_malformed", domain=endpoint.host, type=kind)
+        if kind == "error":
+            return self._error(_object(said.get("error")), endpoint)
+        event = _object(said.get("event")) or said
+        user = _object(_object(event.get("data")).get("object"))
+        kind = text(kind or event.get("type")) or ""
+        return StreamedEvent(self._id, kind, text(user.get("user_id")), moment(event.get("time")))
+
+    def _error(self, error: dict[str, Any], endpoint: Endpoint) -> StreamedEvent:
+        code = error.get("code")
+        if code in _GONE:
+            raise gone(endpoint, None, str(code))
+        _log.info("auth0.events_ended", domain=endpoint.host, code=text(code))
+        # Resuming from there passes by what could not be delivered.
+        self.add(f"id: {text(error.get('offset')) or ''}")
+        return StreamedEvent(self._id, "error", None, None)
+
+
+async def _lines(body: Pieces, endpoint: Endpoint) -> AsyncGenerator[str, None]:
+    """Yield lines without their ends; what stands after the last end is left out."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+    held, ended_with_cr = "", False
+    async for piece in body:
+        decoded = decoder.decode(piece)
+        fresh = decoded[1:] if ended_with_cr and decoded.startswith("\n") else decoded
+        if decoded:
+            ended_with_cr = decoded.endswith("\r")
+        *complete, held = _LINE_END.split(held + fresh)
+        for line in complete:
+            yield line
+        if len(held) > LONGEST_LINE:
+            raise MalformedAnswer(f"{endpoint}: a line has no end", status=200)
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

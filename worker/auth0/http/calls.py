@@ -1,0 +1,165 @@
+"""How one call is made: over one pool of connections, in one rhythm, with the token or for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import httpx
+import structlog
+
+from token_vault.secret import Secret
+from worker import __version__
+from worker.auth0.credentials import Credentials
+from worker.auth0.errors import Auth0Unreachable, MalformedAnswer
+from worker.auth0.http.responses import Endpoint, api_error, body_of, code_of, token_error
+from worker.auth0.http.retries import Clock, RetryPace
+from worker.auth0.http.transport import Timeouts
+from worker.auth0.management_token import ManagementToken
+from worker.auth0.models import seconds
+from worker.auth0.ratelimit.budget import RateLimitBudget
+
+_log = structlog.get_logger(__name__)
+
+
+class ApiCalls:
+    """Sends requests to one domain, again where that may help."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        transport: httpx.AsyncBaseTransport,
+        pace: RetryPace,
+        timeouts: Timeouts,
+        budget: RateLimitBudget | None = None,
+    ) -> None:
+        self._pace = pace
+        self._budget = budget
+        self._total = timeouts.total
+        self._http = httpx.AsyncClient(
+            transport=transport,
+            base_url=credentials.base_url,
+            headers={"User-Agent": f"idp-token-vault/{__version__}", "Accept": "application/json"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # calls carry no state
+            timeout=timeouts.for_httpx(),
+            follow_redirects=False,
+            trust_env=False,
+        )
+        self.request = self._http.build_request
+        self.aclose = self._http.aclose
+
+    async def send(
+        self,
+        endpoint: Endpoint,
+        build: Callable[[], httpx.Request],
+        *,
+        stream: bool = False,
+        urgent: bool = False,
+    ) -> httpx.Response:
+        """Make one call with its retries; the answer is any but 429 and 5xx.
+
+        Args:
+            endpoint: what errors speak of.
+            build: makes the request, anew for each attempt.
+            stream: leave the body of a 200 to be read, and the answer to be closed, by the caller.
+            urgent: whether it comes before others in the budget.
+
+        Raises:
+            Auth0Unreachable: no answer, or 5xx, after the retries.
+            Auth0RateLimited: 429, after waiting; or the budget is spent for longer than a call waits.
+        """
+        async for attempt in self._pace.attempts(endpoint.host, endpoint.name):
+            with attempt:
+                await self._pace.pause_over(str(endpoint))
+                response = await self._send_in_budget(endpoint, build, stream=stream, urgent=urgent)
+                if response.status_code == 429:
+                    number = attempt.retry_state.attempt_number
+                    limited = self._pace.limited(str(endpoint), response, number, code_of(response))
+                    if self._budget is not None:
+                        await self._budget.pause(endpoint.group, limited.retry_after)
+                    raise limited
+                if response.is_server_error:
+                    raise api_error(response, endpoint)
+                return response
+        raise AssertionError("the attempts end with an answer or an error")
+
+    async def _send_in_budget(
+        self, endpoint: Endpoint, build: Callable[[], httpx.Request], *, stream: bool, urgent: bool
+    ) -> httpx.Response:
+        if self._budget is None or self._budget.is_needless:
+            return await self.send_once(endpoint, build(), stream=stream)
+        grant = await self._budget.acquire(endpoint.group, urgent=urgent, where=str(endpoint))
+        response = await self.send_once(endpoint, build(), stream=stream)
+        self._budget.learn(grant, response.headers, endpoint.group)
+        return response
+
+    async def send_once(
+        self, endpoint: Endpoint, request: httpx.Request, *, stream: bool = False
+    ) -> httpx.Response:
+        """Make one attempt of a call, at once; the answer is any.
+
+        Raises:
+            Auth0Unreachable: no answer.
+        """
+        try:
+            async with asyncio.timeout(self._total):
+                response = await self._http.send(request, stream=stream)
+                if response.status_code != 200:
+                    await response.aread()
+                return response
+        except (httpx.HTTPError, OSError) as error:
+            reason = reason_of(error)
+        # Outside the except: these errors hold the request with its credentials and must not be chained.
+        raise Auth0Unreachable(f"{endpoint}: no answer ({reason}); check AUTH0_DOMAIN and the network")
+
+
+async def mint(calls: ApiCalls, credentials: Credentials, clock: Clock) -> ManagementToken:
+    """Get a new management token by client credentials.
+
+    Source: Auth0, "Get Management API Access Tokens for Production"; RFC 6749 section 4.4.
+
+    Raises:
+        Auth0Refused: wrong id, secret, key or audience, or no client grant.
+        ConfigurationError: the private key cannot be used.
+    """
+    endpoint = Endpoint("POST /oauth/token", credentials.host)
+
+    def build() -> httpx.Request:  # anew for each attempt: an assertion may be used once
+        return calls.request("POST", "/oauth/token", json=credentials.token_request(clock()))
+
+    response = await calls.send(endpoint, build)
+    if response.status_code != 200:
+        raise token_error(response, endpoint)
+    token = _read_token(body_of(response, endpoint), endpoint, clock)
+    _log.info(
+        "auth0.token_minted",
+        domain=endpoint.host,
+        expires_at=token.expires_at.isoformat(),
+        scopes=None if token.scopes is None else sorted(token.scopes),
+    )
+    return token
+
+
+def _read_token(answer: Any, endpoint: Endpoint, clock: Clock) -> ManagementToken:
+    answer = answer if isinstance(answer, dict) else {}
+    value, life, scope = answer.get("access_token"), seconds(answer.get("expires_in")), answer.get("scope")
+    # RFC 6750 section 2.1: anything else would not go into a header.
+    if not (isinstance(value, str) and value.isascii() and value.isprintable() and value.strip()):
+        raise MalformedAnswer(f"{endpoint}: the answer has no usable access_token", status=200)
+    if not life:
+        raise MalformedAnswer(f"{endpoint}: the answer has no usable expires_in", status=200)
+    return ManagementToken(
+        Secret(value),
+        clock() + timedelta(seconds=life),
+        frozenset(scope.split()) if isinstance(scope, str) else None,
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """Name what happened below HTTP, e.g. a refused connection, without any text from the other side."""
+    cause = error.__cause__
+    # The system's words are exact; the transport calls every failure to connect a ConnectTimeout.
+    return cause.strerror if isinstance(cause, OSError) and cause.strerror else type(error).__name__

@@ -1,0 +1,189 @@
+"""Auth0's answers, classified once: the JSON of a good one, a typed error for every other.
+
+Errors name the endpoint, the domain and the mend, and of Auth0's words the machine-readable code at most:
+a body may hold tokens. Source: Auth0 Management API v2, the responses of each endpoint; RFC 6749 section 5.2.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from worker.auth0.errors import (
+    Auth0Error,
+    Auth0NotFound,
+    Auth0Refused,
+    Auth0Unreachable,
+    MalformedAnswer,
+    MissingScope,
+)
+
+# What cannot be done without each scope; the documentation and `doctor` say the same.
+SCOPES = {
+    "read:users": "no user can be read, so nothing is synced",
+    "read:user_idp_tokens": "identities come without their tokens, silently, so no user token is stored",
+    "read:connections": "no connection can be read, so neither its settings nor its admin token is known",
+    "read:connections_options": (
+        "connections come without options, silently, so client credentials are unknown "
+        "and no token of theirs is renewed"
+    ),
+}
+
+# What is slower or dearer without each scope, but works.
+OPTIONAL_SCOPES = {
+    "read:logs": (
+        "the tenant log cannot be read, so incremental sync walks through the users by their last update, "
+        "which sees a change later and no deletion"
+    ),
+    "read:events": "the event stream cannot be read, so a change is seen at the next incremental sync",
+}
+
+_CODE = re.compile(r"[a-z_]{1,40}")
+_SCOPE = re.compile(r"\b[a-z]+:[a-z_]+\b")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint as errors speak of it.
+
+    Attributes:
+        name: method and path template.
+        host: the domain asked.
+        subject: what a 404 says is not there.
+        scope: what a 403 without names means.
+        group: which of the tenant's rate limits counts its calls, one of ``plans.GROUPS``.
+    """
+
+    name: str
+    host: str
+    subject: str = ""
+    scope: str = ""
+    group: str = "other"
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.host}"
+
+
+def breaks(scope: str, otherwise: str) -> str:
+    """Return what cannot be done without a scope."""
+    return SCOPES.get(scope) or OPTIONAL_SCOPES.get(scope) or otherwise
+
+
+def body_of(response: httpx.Response, endpoint: Endpoint) -> Any:
+    """Return the JSON value of an answer.
+
+    Raises:
+        MalformedAnswer: it is not JSON.
+    """
+    try:
+        return json.loads(response.content)
+    except (ValueError, RecursionError):
+        pass
+    # Outside the except: the decoder's error holds the whole body and must not be chained.
+    raise MalformedAnswer(
+        f"{endpoint}: the answer ({response.status_code}) is not JSON; check that AUTH0_DOMAIN is the tenant "
+        "and that no proxy answers in its place",
+        status=response.status_code,
+    )
+
+
+def code_of(response: httpx.Response) -> str | None:
+    """Return Auth0's ``errorCode`` or OAuth's ``error``; None where there is none that is plainly a code."""
+    problem = _problem(response)
+    for key in ("errorCode", "error"):
+        code = problem.get(key)
+        if isinstance(code, str) and _CODE.fullmatch(code):
+            return code
+    return None
+
+
+def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
+    """Return the error that an answer of the Management API other than 200 or 429 stands for."""
+    status, code = response.status_code, code_of(response)
+    problem = _problem(response)
+    if status == 401:
+        return Auth0Refused(
+            f"{endpoint}: a newly minted token is refused; check that AUTH0_AUDIENCE belongs to this domain",
+            status=status,
+            code=code,
+        )
+    if status == 403 and code == "insufficient_scope":
+        named = tuple(_SCOPE.findall(_text(problem, "message").partition("expected any of:")[2]))
+        scopes = named or (endpoint.scope,)
+        return MissingScope(scopes, "; ".join(breaks(scope, f"{endpoint} fails") for scope in scopes))
+    if status == 403:
+        return Auth0Refused(
+            f"{endpoint}: forbidden{_in_words(code)}; check the application's client grant for the "
+            "Management API and the tenant's access rules",
+            status=status,
+            code=code,
+        )
+    if status == 404 and problem:  # a 404 that is not Auth0's says nothing about the user
+        return Auth0NotFound(f"{endpoint.host} has no {endpoint.subject}", status=status, code=code)
+    if status == 414:
+        return Auth0Error(f"{endpoint}: the request line is too long for Auth0; ask for less", status=status)
+    return _other_error(response, endpoint, code)
+
+
+def token_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
+    """Return the error that an answer of the token endpoint other than 200 or 429 stands for."""
+    status, code = response.status_code, code_of(response)
+    description = _text(_problem(response), "error_description")
+    if code == "unauthorized_client":
+        mend = "switch on the client credentials grant type in the application's advanced settings"
+    elif status == 403 and description.startswith("Service not found"):
+        mend = "no API has this audience; set AUTH0_AUDIENCE to https://{canonical tenant domain}/api/v2/"
+    elif status == 403:
+        mend = (
+            "the application is not authorized; create a client grant for it under "
+            "Applications > APIs > Auth0 Management API"
+        )
+    elif status == 401 or code == "invalid_client":
+        mend = (
+            "wrong client id, secret or key; "
+            "check AUTH0_CLIENT_ID and AUTH0_CLIENT_SECRET (or AUTH0_PRIVATE_KEY)"
+        )
+    else:
+        return _other_error(response, endpoint, code)
+    return Auth0Refused(f"{endpoint}: refused{_in_words(code)}: {mend}", status=status, code=code)
+
+
+def _other_error(response: httpx.Response, endpoint: Endpoint, code: str | None) -> Auth0Error:
+    status = response.status_code
+    if response.is_server_error:
+        return Auth0Unreachable(f"{endpoint}: Auth0 fails with {status}", status=status, code=code)
+    if response.is_redirect:
+        return MalformedAnswer(
+            f"{endpoint}: redirected ({status}), which is not followed; AUTH0_DOMAIN must be the tenant's own "
+            "or its custom domain",
+            status=status,
+            code=code,
+        )
+    if not _problem(response):
+        return MalformedAnswer(
+            f"{endpoint}: {status} without Auth0's error body; check that AUTH0_DOMAIN is the tenant and "
+            "that no proxy answers in its place",
+            status=status,
+        )
+    return Auth0Error(f"{endpoint}: Auth0 answered {status}{_in_words(code)}", status=status, code=code)
+
+
+def _problem(response: httpx.Response) -> dict[str, Any]:
+    try:
+        problem = json.loads(response.content)
+    except (ValueError, RecursionError):
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _text(problem: dict[str, Any], key: str) -> str:
+    value = problem.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _in_words(code: str | None) -> str:
+    return f" ({code})" if code else ""

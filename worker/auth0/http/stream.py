@@ -1,0 +1,87 @@
+"""Bodies read piece by piece: an answer of any length costs the memory of one line."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncGenerator
+
+import httpx
+
+from worker.auth0.errors import Auth0Unreachable, MalformedAnswer
+from worker.auth0.http.calls import reason_of
+from worker.auth0.http.responses import Endpoint
+
+# Asks for the bytes as they are: they are read before anything decodes them.
+UNCODED = {"Accept-Encoding": "identity"}
+
+# Auth0 takes a megabyte at the most into a user's profile.
+LONGEST_LINE = 4 * 2**20
+
+Pieces = AsyncGenerator[bytes, None]
+
+
+async def pieces(response: httpx.Response, endpoint: Endpoint) -> Pieces:
+    """Yield a body as it comes.
+
+    Raises:
+        Auth0Unreachable: it broke off.
+    """
+    reason = None
+    try:
+        async for piece in response.aiter_raw():
+            yield piece
+    except (httpx.HTTPError, OSError) as error:
+        reason = reason_of(error)
+    # Outside the except: these errors hold the request with its credentials and must not be chained.
+    if reason:
+        raise Auth0Unreachable(f"{endpoint}: the answer broke off ({reason})")
+
+
+async def unzipped(zipped: Pieces, endpoint: Endpoint) -> Pieces:
+    """Yield the content of a gzip file, or of any other as it is.
+
+    Raises:
+        MalformedAnswer: the file is damaged or cut off.
+    """
+    head = b""
+    while len(head) < 2 and (piece := await anext(zipped, None)) is not None:
+        head += piece
+    if not head.startswith(b"\x1f\x8b"):
+        yield head
+        async for piece in zipped:
+            yield piece
+        return
+    data: bytes | None = head
+    member, is_whole = zlib.decompressobj(wbits=31), False
+    while data is not None:
+        while data:
+            try:
+                plain = member.decompress(data)
+            except zlib.error:
+                plain = None
+            if plain is None:
+                raise MalformedAnswer(f"{endpoint}: the file is damaged")
+            yield plain
+            data, is_whole = member.unused_data, member.eof
+            if is_whole:  # RFC 1952 section 2.2: another member may follow
+                member = zlib.decompressobj(wbits=31)
+        data = await anext(zipped, None)
+    if not is_whole:
+        raise MalformedAnswer(f"{endpoint}: the file is cut off")
+
+
+async def lines(whole: Pieces, endpoint: Endpoint) -> Pieces:
+    r"""Yield line after line, each with its ``\n``; what stands after the last one comes without.
+
+    Raises:
+        MalformedAnswer: a line has no end.
+    """
+    held = b""
+    async for piece in whole:
+        *complete, held = (held + piece).split(b"\n")
+        for line in complete:
+            yield line + b"\n"
+        if len(held) > LONGEST_LINE:
+            raise MalformedAnswer(f"{endpoint}: a line has no end")
+    if held:
+        yield held

@@ -1,0 +1,73 @@
+"""Pages of users, and connections put together by checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+
+from worker.auth0.errors import Auth0Error, MalformedAnswer, PagingWindowExceeded
+from worker.auth0.http.responses import Endpoint
+from worker.auth0.models import Auth0Connection, Unreadable, read_connection
+
+PER_PAGE = 100  # Auth0's maximum
+
+_log = structlog.get_logger(__name__)
+
+
+def shape(fields: str) -> dict[str, str]:
+    """Return the parameters that say what one page holds."""
+    return {"per_page": str(PER_PAGE), "fields": fields, "include_fields": "true"}
+
+
+def window_exceeded(error: Auth0Error, endpoint: Endpoint, page: int) -> Auth0Error:
+    """Return the error of a page past those that Auth0 shows, else the error as it is."""
+    if error.code != "invalid_paging":
+        return error
+    return PagingWindowExceeded(
+        f"{endpoint}: Auth0 shows {page * PER_PAGE} users of a query and pages no further; narrow the query",
+        status=400,
+        code="invalid_paging",
+    )
+
+
+async def connections(
+    fetch: Callable[[Mapping[str, str]], Awaitable[Any]], endpoint: Endpoint
+) -> AsyncGenerator[Auth0Connection, None]:
+    """Yield connection after connection, until an answer names no next checkpoint."""
+    checkpoint: dict[str, str] = {"take": str(PER_PAGE)}
+    position = 0
+    while True:
+        answer = await fetch(checkpoint)
+        # A bare list is what Auth0 answers where it leaves checkpoints aside, e.g. for a filter by name.
+        entries = answer.get("connections") if isinstance(answer, dict) else answer
+        if not isinstance(entries, list):
+            raise MalformedAnswer(f"{endpoint}: the answer has no list of connections", status=200)
+        for entry in entries:
+            position += 1
+            try:
+                connection = read_connection(entry, position)
+            except Unreadable as error:
+                _log.warning("auth0.connection_malformed", domain=endpoint.host, malformed=str(error))
+                continue
+            yield connection
+        following = answer.get("next") if isinstance(answer, dict) else None
+        if not following:
+            return
+        if not isinstance(following, str) or following == checkpoint.get("from"):
+            raise MalformedAnswer(f"{endpoint}: the next checkpoint leads nowhere", status=200)
+        checkpoint["from"] = following
+
+
+def users_in(answer: Any, endpoint: Endpoint) -> tuple[list[Any], Any]:
+    """Return the raw users of a page, and what stands where the total should.
+
+    Raises:
+        MalformedAnswer: there is no list of users.
+    """
+    if isinstance(answer, list):  # Auth0 left include_totals aside
+        return answer, None
+    if isinstance(answer, dict) and isinstance(answer.get("users"), list):
+        return answer["users"], answer.get("total")
+    raise MalformedAnswer(f"{endpoint}: the answer has no list of users", status=200)

@@ -1,0 +1,111 @@
+"""A token bucket that hands out slots: in this process, and the same in Redis for all processes.
+
+``Bucket`` says what the script in ``shared_bucket.lua`` does, and is what a process goes by without Redis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worker.auth0.ratelimit.plans import Limit
+
+
+@dataclass(frozen=True)
+class BucketTerms:
+    """How a slot is asked for.
+
+    Attributes:
+        keep: tokens that stay in the bucket for more urgent calls.
+        horizon: how far ahead a slot may lie, in seconds; a farther one is not given yet.
+    """
+
+    keep: float
+    horizon: float
+
+
+@dataclass(frozen=True)
+class ObservedLimits:
+    """What Auth0 showed with the answer to a call.
+
+    Attributes:
+        remaining: tokens in Auth0's bucket after that call.
+        limit: tokens it holds at the most; 0 where it did not say.
+        slot: the number of that call's slot.
+        at: when that call was made, in seconds.
+    """
+
+    remaining: float
+    limit: float
+    slot: int
+    at: float
+
+
+@dataclass(frozen=True)
+class BucketSlot:
+    """An answer of the bucket.
+
+    Attributes:
+        wait: seconds until the slot, or until it would be.
+        number: counts the slots; 0 where none is given yet.
+        at: when the slot is, in seconds by the bucket's clock.
+        pause: when the last pause ends, by the bucket's clock; another one makes the slot void.
+    """
+
+    wait: float
+    number: int
+    at: float
+    pause: float
+
+
+class TokenBucket:
+    """Tokens, of which slots yet to come are taken already.
+
+    It starts empty: how full Auth0's own bucket is, is not known.
+
+    Args:
+        limit: what may be spent.
+        left: the share of Auth0's bucket that is left to others, from 0 to 1.
+    """
+
+    def __init__(self, limit: Limit, left: float = 0.0) -> None:
+        self.limit = limit
+        self._left = left
+        self._burst = limit.burst
+        self._level = 0.0
+        self._at: float | None = None
+        self._slots = 0
+        self.pause_until = 0.0
+
+    def take(self, now: float, terms: BucketTerms, seen: ObservedLimits | None = None) -> BucketSlot:
+        """Give the next slot, at once or ahead, and believe what was seen where that is less."""
+        self._refill(now)
+        if seen is not None and seen.slot <= self._slots:
+            self._believe(now, seen)
+        rate = self.limit.per_second
+        lacking = max(0.0, min(1 + terms.keep, self._burst) - self._level)
+        wait = max(0.0, self.pause_until - now) + lacking / rate
+        if wait > terms.horizon:
+            return BucketSlot(wait, 0, now + wait, self.pause_until)
+        self._level -= 1
+        self._slots += 1
+        return BucketSlot(wait, self._slots, now + wait, self.pause_until)
+
+    def pause(self, now: float, seconds: float) -> None:
+        """Let no slot be for so long; after that the bucket is empty, as Auth0's is."""
+        self._refill(now)
+        self._level = min(self._level, 0.0)
+        self.pause_until = max(self.pause_until, now + seconds)
+
+    def _refill(self, now: float) -> None:
+        since = now if self._at is None else max(self._at, self.pause_until)
+        self._level = min(self._burst, self._level + max(0.0, now - since) * self.limit.per_second)
+        self._at = now
+
+    def _believe(self, now: float, seen: ObservedLimits) -> None:
+        if seen.limit >= 1:
+            self._burst = min(self.limit.burst, Limit(0, seen.limit).without(self._left).burst)
+        since = max(seen.at, self.pause_until)
+        gained = max(0.0, now - since) * self.limit.per_second
+        left = seen.limit * self._left
+        believed = seen.remaining - left + gained - (self._slots - seen.slot)
+        self._level = min(self._level, self._burst, believed)

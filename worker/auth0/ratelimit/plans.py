@@ -1,0 +1,95 @@
+"""The rate limits of Auth0's plans, by group of endpoints.
+
+Source: Auth0, "Rate Limit Configurations" (Free, Essentials and Professional, Enterprise), Management API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from token_vault.errors import ConfigurationError
+
+GROUPS = ("read_users", "connections", "logs", "other")
+"""What an endpoint can belong to; a plan may have one limit for several of them."""
+
+EVERYTHING = "all"
+"""The one group of a plan that counts all calls together."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A token bucket.
+
+    Attributes:
+        per_second: tokens added a second; each call takes one.
+        burst: tokens it holds at the most.
+    """
+
+    per_second: float
+    burst: float
+
+    def without(self, share: float) -> Limit:
+        """Return what is left when a share of the rate and of the burst is others'.
+
+        One token stays in Auth0's bucket where it can: calls arrive closer together than they were sent.
+        """
+        burst = min(self.burst * (1 - share), self.burst - 1)
+        return Limit(self.per_second * (1 - share), max(1.0, burst))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a tenant may ask.
+
+    Attributes:
+        name: as it is set.
+        limits: by group; ``all``, else ``other``, for groups that are not named.
+    """
+
+    name: str
+    limits: Mapping[str, Limit]
+
+    def __post_init__(self) -> None:
+        if not {EVERYTHING, "other"} & self.limits.keys():
+            raise ConfigurationError(f"the limits of plan {self.name} must name the group all, or other")
+
+    def bucket(self, group: str) -> str:
+        """Return the name of the limit that counts the calls of this group."""
+        return next(name for name in (group, EVERYTHING, "other") if name in self.limits)
+
+
+def _per_minute(calls: float, burst: float) -> Limit:
+    return Limit(calls / 60, burst)
+
+
+_SELF_SERVICE = MappingProxyType(
+    {
+        "read_users": _per_minute(500, 40),
+        "connections": _per_minute(50, 5),
+        "logs": _per_minute(100, 10),
+        "other": _per_minute(150, 10),
+    }
+)
+
+
+def presumed_plan(group: str, burst: float) -> str:
+    """The plan whose limit an answer shows, where it can be told by that; else the smallest."""
+    if burst >= 50:
+        return "enterprise"
+    return "essentials" if group == "read_users" and burst >= 30 else "free"
+
+
+PLANS: Mapping[str, Plan] = MappingProxyType(
+    {
+        plan.name: plan
+        for plan in (
+            Plan("free", {EVERYTHING: Limit(2, 2)}),
+            Plan("essentials", _SELF_SERVICE),
+            Plan("professional", _SELF_SERVICE),
+            Plan("enterprise", {EVERYTHING: Limit(16, 50)}),
+            Plan("enterprise-dev", {EVERYTHING: Limit(2, 10)}),
+        )
+    }
+)

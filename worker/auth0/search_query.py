@@ -1,0 +1,64 @@
+"""Queries of the user search: ordered by a time between two bounds, or by an identity.
+
+Source: Auth0, "User Search Query Syntax" (Lucene, search engine v3); "Get Users Endpoint".
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from worker.auth0.models import Auth0User, UserPage, text
+
+Field = Literal["created_at", "updated_at"]
+
+
+def ordered(
+    field: Field, since: datetime | None, until: datetime | None, connection: str | None
+) -> dict[str, str]:
+    """Return the parameters of a query ascending by a time, both bounds included."""
+    terms = []
+    if since or until:
+        terms.append(f"{field}:[{_bound(since)} TO {_bound(until)}]")
+    if connection is not None:
+        terms.append(f"identities.connection:{quoted(connection)}")
+    return {"sort": f"{field}:1"} | _search(terms)
+
+
+def until(field: str, moment: datetime | None) -> dict[str, str]:
+    """Return the parameter that leaves out what comes after a time."""
+    return {} if moment is None else {"q": f"{field}:[* TO {_bound(moment)}]"}
+
+
+def by_identity(connection: str, provider_user_id: str) -> dict[str, str] | None:
+    """Return the parameters of a search for an identity; None where nobody can have it."""
+    if not text(connection) or not text(provider_user_id):
+        return None
+    return _search(
+        [f"identities.connection:{quoted(connection)}", f"identities.user_id:{quoted(provider_user_id)}"]
+    )
+
+
+def holders(page: UserPage, connection: str, provider_user_id: str) -> tuple[Auth0User, ...]:
+    """Return those who may hold the identity: the search takes connection and id of two identities as well."""
+    return tuple(
+        user
+        for user in page.users
+        if user.malformed
+        or any(i.connection == connection and i.user_id == provider_user_id for i in user.identities)
+    )
+
+
+def quoted(value: str) -> str:
+    """Return a Lucene phrase that matches this value and nothing else."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _search(terms: list[str]) -> dict[str, str]:
+    return {"q": " AND ".join(terms), "search_engine": "v3"} if terms else {}
+
+
+def _bound(moment: datetime | None) -> str:
+    if moment is None:
+        return "*"
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,201 @@
+"""The tenant log, page by page from checkpoint to checkpoint.
+
+Source: Auth0, "Retrieve Logs Using the Management API" (checkpoints, ``Link``); "Log Event Type Codes".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import httpx
+
+from worker.auth0.errors import Auth0LogGone, MalformedAnswer
+from worker.auth0.http.responses import Endpoint, code_of
+from worker.auth0.models import Unreadable, moment, text
+
+GONE = frozenset({400, 404, 410})
+
+# Logins, sign-ups, native logins.
+_LOGINS = frozenset({"s", "ss", "sens"})
+_DELETION = "sdu"
+_USER_PATH = re.compile(r"/api/v2/users/([^/?]+)(?:/identities(?:/([^/?]+)/([^/?]+))?)?/?(?:\?.*)?")
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One entry of the tenant log.
+
+    Attributes:
+        log_id: its id.
+        date: when it happened (UTC), which need not be the order of the log; None where unreadable.
+        type: the event's code, e.g. ``s`` for a login; empty where unreadable.
+        users: ids of the users that it says something of, each once; for a management write (``sapi``) also
+            those whom the request's path names and, for a link, its body.
+        connection: the connection's name; None where absent.
+        tells: whether the identities of these users may be others since: a login, a sign-up, a deletion, or a
+            write that links or deletes. Most writes only change a profile.
+        strategy: of the connection that the entry is about, e.g. ``auth0`` for a database; None where absent.
+    """
+
+    log_id: str
+    date: datetime | None
+    type: str
+    users: tuple[str, ...]
+    connection: str | None
+    tells: bool = False
+    strategy: str | None = None
+
+    @property
+    def is_login(self) -> bool:
+        """Whether it tells of a login or a sign-up."""
+        return self.type in _LOGINS
+
+
+@dataclass(frozen=True)
+class LogPage:
+    """Some entries in the log's own order.
+
+    Attributes:
+        entries: those that can be read.
+        after: the checkpoint to ask from next.
+        malformed: which entries cannot be read, and why.
+    """
+
+    entries: tuple[LogEntry, ...]
+    after: str
+    malformed: tuple[str, ...] = ()
+
+
+def gone(endpoint: Endpoint, response: httpx.Response) -> Auth0LogGone:
+    """Return the error of a checkpoint that Auth0 refuses."""
+    return Auth0LogGone(
+        f"{endpoint}: the log cannot be read on from here, most likely as it is no longer kept so far back",
+        status=response.status_code,
+        code=code_of(response),
+    )
+
+
+def read_log_page(
+    answer: Any, headers: httpx.Headers, endpoint: Endpoint, asked_after: str, take: int
+) -> LogPage:
+    """Read a page; what cannot be read is named in it, the rest is kept.
+
+    Raises:
+        MalformedAnswer: the answer is no list, or a full page without anything to go on from.
+    """
+    raws = _entries_in(answer, endpoint)
+    entries, malformed = [], []
+    for position, raw in enumerate(raws):
+        try:
+            entries.append(read_log_entry(raw, position))
+        except Unreadable as error:
+            malformed.append(str(error))
+    after = asked_after
+    if raws:  # after an empty page, the same is asked again
+        linked = _linked(headers)
+        last = next(filter(None, (_log_id(raw) for raw in reversed(raws))), None)
+        # A link that leads back to these entries would be followed for ever.
+        after = (linked if linked != asked_after else None) or last or asked_after
+        if after == asked_after and len(raws) >= take:
+            raise MalformedAnswer(f"{endpoint}: the page has nothing to go on from", status=200)
+    return LogPage(tuple(entries), after, tuple(malformed))
+
+
+def read_newest(answer: Any, endpoint: Endpoint) -> LogEntry | None:
+    """Read the only entry of a page; None where there is none.
+
+    Raises:
+        MalformedAnswer: the answer is no list, or its entry cannot be read.
+    """
+    raws = _entries_in(answer, endpoint)
+    try:
+        return read_log_entry(raws[0], 0) if raws else None
+    except Unreadable as error:
+        raise MalformedAnswer(f"{endpoint}: {error}", status=200) from None
+
+
+def read_log_entry(raw: object, position: int) -> LogEntry:
+    """Read one entry.
+
+    Raises:
+        Unreadable: it is no object, or has no id.
+    """
+    log_id = _log_id(raw)
+    if log_id is None or not isinstance(raw, dict):
+        raise Unreadable(f"log entry at position {position}: has no log_id")
+    kind = text(raw.get("type")) or ""
+    named = [raw.get("user_id"), *(_written(raw.get("details")) if kind == "sapi" else ())]
+    users = dict.fromkeys(user for user in map(text, named) if user)
+    return LogEntry(
+        log_id,
+        moment(raw.get("date")),
+        kind,
+        tuple(users),
+        text(raw.get("connection")),
+        _tells(kind, raw),
+        text(raw.get("strategy")),
+    )
+
+
+def _tells(kind: str, raw: dict[str, Any]) -> bool:
+    if kind != "sapi":
+        return kind in _LOGINS or kind == _DELETION
+    request = _object(_object(raw.get("details")).get("request"))
+    path, method = request.get("path"), request.get("method")
+    if not isinstance(path, str) or not isinstance(method, str):
+        return True  # which of the two it was cannot be seen
+    found = _USER_PATH.fullmatch(path)
+    return found is not None and ("/identities" in found[0] or method.lower() == "delete")
+
+
+def _written(details: object) -> Iterator[object]:
+    """Yield the users that a management write is about."""
+    request = _object(_object(details).get("request"))
+    path = request.get("path")
+    found = _USER_PATH.fullmatch(path) if isinstance(path, str) else None
+    if not found:
+        return
+    user, provider, identity = (unquote(part) if part else None for part in found.groups())
+    yield user
+    if provider and identity:  # an unlinked identity is a user of its own again
+        yield f"{provider}|{identity}"
+    body = _object(request.get("body"))
+    secondary = body.get("user_id")
+    if "/identities" in found[0] and text(body.get("provider")) and secondary is not None:
+        # Auth0 takes the secondary's id with its provider in front and without.
+        prefix = f"{body['provider']}|"
+        yield str(secondary) if str(secondary).startswith(prefix) else f"{prefix}{secondary}"
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _log_id(raw: object) -> str | None:
+    entry = _object(raw)
+    return text(entry.get("log_id")) or text(entry.get("_id"))
+
+
+def _entries_in(answer: Any, endpoint: Endpoint) -> Sequence[object]:
+    entries = answer.get("logs") if isinstance(answer, dict) else answer
+    if not isinstance(entries, list):
+        raise MalformedAnswer(f"{endpoint}: the answer has no list of log entries", status=200)
+    return entries
+
+
+def _linked(headers: httpx.Headers) -> str | None:
+    """Return the checkpoint of the link to the next page: its host is never followed, whatever it is."""
+    for link in httpx.Response(200, headers={"Link": headers.get("link", "")}).links.values():
+        if "next" in link.get("rel", "").lower().split():
+            try:
+                checkpoints = parse_qs(urlsplit(link["url"]).query).get("from", [])
+            except ValueError:
+                continue
+            if len(checkpoints) == 1:
+                return text(checkpoints[0])
+    return None

@@ -1,0 +1,151 @@
+"""Where a command works: the vault that the environment names, or the one under the home folder.
+
+Without ``DATABASE_URL`` the servers are embedded, the keys lie in two files beside them, and the tables are kept
+at this version. With it, servers, keys and migrations are the operator's, and nothing is made up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from token_vault.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from token_vault.keyring import RingName
+    from token_vault.secret import Secret
+    from worker.settings import Settings
+
+DEMO_CONFIG = Path("demo/vault.toml")
+"""Below the home: the emulated tenant of ``up``, which other commands use where no tenant is configured."""
+
+BOTH: tuple[RingName, ...] = ("access", "refresh")
+
+
+@contextmanager
+def opened(*, redis: bool = False, rings: Sequence[RingName] = BOTH) -> Iterator[Settings]:
+    """Have the vault's servers running within the block, and its settings complete.
+
+    Args:
+        redis: whether an embedded Redis is wanted too.
+        rings: whose keys are needed where the vault is the operator's; an embedded one has both.
+
+    Raises:
+        ConfigurationError: a setting or a key is missing, or a server does not start.
+        TemporarilyUnavailable: the database does not answer.
+    """
+    from worker.embedded import is_up
+
+    settings = with_keys(configured(), rings)
+    with served(settings, redis=redis and settings.embedded) as complete:
+        if settings.embedded and not is_up(settings.home):  # else that one has done it
+            bring_to_head(complete)
+        yield complete
+
+
+def configured() -> Settings:
+    """Read the settings; where they name no tenant, the emulated one of this home is meant, if it has one.
+
+    Raises:
+        ConfigurationError: as ``settings.load``.
+    """
+    from worker.settings import load
+
+    settings = load()
+    demo = settings.home / DEMO_CONFIG
+    return load(demo) if not settings.tenants and demo.exists() else settings
+
+
+def with_keys(settings: Settings, rings: Sequence[RingName] = BOTH) -> Settings:
+    """Return the settings with the keys that the home holds, where the environment gives none.
+
+    Raises:
+        ConfigurationError: a key is missing and may not be made up.
+    """
+    from worker.settings import home_keys
+
+    rings = BOTH if settings.embedded else rings
+    given = {"access": settings.access_keys, "refresh": settings.refresh_keys}
+    missing = [ring for ring in rings if not given[ring]]
+    if not missing:
+        return settings
+    if not settings.embedded:
+        names = " and ".join(f"VAULT_{ring.upper()}_KEYS" for ring in missing)
+        raise ConfigurationError(
+            f"with DATABASE_URL the keys are yours to keep: set {names}; "
+            "make them once with `token-vault keys generate`"
+        )
+    _make_keys(settings.home, missing)
+    held = {f"{ring}_keys": home_keys(settings.home, ring) for ring in missing}
+    return settings.model_copy(update=held)
+
+
+@contextmanager
+def served(settings: Settings, *, redis: bool) -> Iterator[Settings]:
+    """Have embedded servers running within the block where their addresses are not given.
+
+    Args:
+        settings: the addresses found are added to them.
+        redis: whether an embedded Redis is wanted where ``REDIS_URL`` is unset.
+
+    Raises:
+        ConfigurationError: a server does not start.
+    """
+    from worker import embedded
+
+    wanted = {"postgres": settings.embedded, "redis": redis and settings.redis_url is None}
+    if not any(wanted.values()):
+        yield settings
+        return
+    with embedded.servers(settings.home, **wanted) as running:
+        found = {"database_url": running.database_url, "redis_url": running.redis_url}
+        yield settings.model_copy(update={name: url for name, url in found.items() if url})
+
+
+def database_url(settings: Settings) -> Secret:
+    """Return the address in settings that are complete, without loading all that works on a vault."""
+    if settings.database_url is None:
+        raise ConfigurationError("no database is running")
+    return settings.database_url
+
+
+def bring_to_head(settings: Settings) -> tuple[str | None, str | None]:
+    """Migrate the database to this version if it is not there; return its revision before and after.
+
+    Raises:
+        ConfigurationError, TemporarilyUnavailable: as ``migrating.migrate``.
+    """
+    from worker.vault.db.migrate import migrate, revisions
+
+    url = database_url(settings)
+    before, head = revisions(url)
+    if before != head:
+        migrate(url)
+    return before, head
+
+
+def _make_keys(home: Path, rings: Sequence[RingName]) -> None:
+    """Make the key files of a new vault; for a vault with data in it no key is ever made up."""
+    from token_vault.keyring import KeyRing
+    from worker import embedded
+    from worker.embedded import locks
+    from worker.embedded.files import own_folder, write_private
+    from worker.settings import key_file
+
+    home = embedded.own_home(home)
+    own_folder(key_file(home, rings[0]).parent, os.geteuid())
+    with locks.alone(home / "keys" / "lock"):
+        is_new = not (home / "postgres" / "data").exists()
+        for ring in rings:
+            file = key_file(home, ring)
+            if file.exists() and file.stat().st_size:
+                continue  # made by a command that started beside this one
+            if not is_new:
+                raise ConfigurationError(
+                    f"{file} is missing or empty, and the vault beside it was sealed with it: restore the file, "
+                    f"or set VAULT_{ring.upper()}_KEYS"
+                )
+            write_private(file, KeyRing.generate().reveal() + "\n")

@@ -1,0 +1,276 @@
+"""``token-vault up``: everything in the foreground, with one command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli import environment as premises
+from worker.cli import output
+from worker.cli.options import Json
+from worker.cli.working import chosen, quiet_log
+
+if TYPE_CHECKING:
+    from worker.cli.up.demo import Demo
+    from worker.cli.up.processes import Child
+    from worker.cli.up.screen import Screen
+    from worker.settings import Settings
+    from worker.vault.db.database import Vault
+
+WORKER_PATIENCE = 55.0  # seconds that the workers get to end what they are at
+PATIENCE = 10.0  # and everything else
+# Seconds between looks whether the embedded servers live.
+TEND_EVERY = 5.0
+LOOK_EVERY = 1.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def up(
+    demo: Annotated[
+        bool | None,
+        typer.Option(
+            "--demo/--no-demo",
+            help="With an emulated Auth0 tenant; the default where no tenant is configured.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Run everything in the foreground.
+
+    Servers where they are embedded, migrations, workers, beat; Ctrl-C stops them in order.
+    """
+    from worker import embedded
+    from worker.cli.up import demo as emulated
+    from worker.cli.up.screen import screen
+    from worker.settings import load
+
+    quiet_log()
+    settings = load()
+    with embedded.home_lock(settings.home), screen(as_json=as_json) as shown:
+        prepared = emulated.prepare(settings.home) if _wants_demo(settings, demo) else None
+        shown.tell(_headline(settings, prepared))
+        complete = premises.with_keys(settings)
+        with premises.served(complete, redis=True) as complete:
+            premises.bring_to_head(complete)
+            own_broker = settings.redis_url is None
+            own_database = settings.database_url is None
+            asyncio.run(Up(complete, prepared, shown, own_database=own_database, own_broker=own_broker).run())
+            for number in STOPPING:
+                signal.signal(number, signal.SIG_IGN)  # the servers are stopped in order, and soon
+    return output.OK
+
+
+def _wants_demo(settings: Settings, demo: bool | None) -> bool:
+    if demo or (demo is None and not settings.tenants):
+        return True
+    from worker.runtime import credentials_of
+
+    for tenant in chosen(settings, None):
+        credentials_of(
+            settings, tenant
+        )  # one that does not read is told here, and not by workers again and again
+    return False
+
+
+def _headline(settings: Settings, demo: Demo | None) -> str:
+    if demo is None:
+        return f"starting with {', '.join(tenant.domain for tenant in settings.tenants.values())}"
+    why = "asked for by --demo" if settings.tenants else "no AUTH0_DOMAIN is set"
+    said = f"DEMO: starting with an emulated Auth0 tenant ({why}); data under {output.path(settings.home)}"
+    # The demo has a file of its own. Nobody should wait for a webhook that it does not know.
+    return f"{said}; TOKEN_VAULT_CONFIG is not used" if os.environ.get("TOKEN_VAULT_CONFIG") else said
+
+
+class Up:
+    """One run of ``up``, its servers running already.
+
+    Args:
+        settings: complete but for an emulated tenant.
+        demo: the emulated tenant, if one is wanted.
+        screen: where to tell what happens.
+        own_database: whether Postgres is embedded.
+        own_broker: whether Redis is, and so this vault's alone.
+    """
+
+    def __init__(
+        self, settings: Settings, demo: Demo | None, screen: Screen, *, own_database: bool, own_broker: bool
+    ) -> None:
+        self._settings = settings
+        self._own_database = own_database
+        self._own_broker = own_broker
+        self._demo = demo
+        self._screen = screen
+        self._children: list[Child] = []
+        self._halt, self._hurry = asyncio.Event(), asyncio.Event()
+        self._hinted = False
+
+    async def run(self) -> None:
+        """Run until a signal comes, then stop in order; a second signal stops at once.
+
+        Raises:
+            ConfigurationError: the keys do not fit the vault, or the emulated tenant does not start.
+        """
+        loop = asyncio.get_running_loop()
+        for number in STOPPING:
+            loop.add_signal_handler(number, self._asked_to_stop)
+        work, halted = asyncio.create_task(self._work()), asyncio.create_task(self._halt.wait())
+        try:
+            await asyncio.wait({work, halted}, return_when=asyncio.FIRST_COMPLETED)
+            work.cancel()
+            halted.cancel()
+            with suppress(asyncio.CancelledError):
+                await work
+        finally:
+            await self._stop()
+
+    def _asked_to_stop(self) -> None:
+        if self._halt.is_set():
+            self._hurry.set()
+        self._halt.set()
+
+    async def _work(self) -> None:
+        from worker.cli.up.demo import TENANT
+        from worker.embedded.files import own_folder
+        from worker.vault.db.database import open_vault
+
+        settings = self._settings
+        own_folder(settings.home / "logs", os.geteuid())
+        keys = (settings.access_keys, settings.refresh_keys)
+        async with open_vault(premises.database_url(settings), *keys, connections=2) as vault:
+            tenants = list(settings.tenants)
+            environment = {**os.environ, "TOKEN_VAULT_HOME": str(settings.home)}
+            if self._demo is not None:
+                await self._start_demo(self._demo)
+                tenants = [TENANT]
+                environment = _without_auth0(environment)
+                environment["TOKEN_VAULT_CONFIG"] = str(self._demo.config)
+            self._start_workers(environment)
+            tending = asyncio.create_task(self._tend_servers())
+            try:
+                await self._watch(vault, tenants)
+            finally:
+                tending.cancel()
+
+    async def _start_demo(self, demo: Demo) -> None:
+        from worker.cli.up.demo import ROOT
+
+        emulator = self._start("emulated tenant", demo.command, demo.environment, ROOT)
+        await demo.ready(emulator)
+        self._screen.tell(f"the emulated tenant answers at {demo.url}")
+
+    def _start_workers(self, environment: dict[str, str]) -> None:
+        celery = (sys.executable, "-m", "celery", "-A", "worker.app")
+        # Celery's own default queue too where the broker is this vault's alone: apps that name no queue reach it.
+        on_demand = "interactive,celery" if self._own_broker else "interactive"
+        for name, queues, threads in (("bulk", "renew,sync", 4), ("interactive", on_demand, 8)):
+            command = (
+                *celery,
+                "worker",
+                "-Q",
+                queues,
+                "-P",
+                "threads",
+                "-c",
+                str(threads),
+                "-n",
+                f"{name}@%h",
+            )
+            quietly = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+            self._start(f"{name} worker", (*command, *quietly), environment)
+        self._start("beat", (*celery, "beat"), environment)
+
+    def _start(
+        self, name: str, command: Sequence[str], environment: dict[str, str], folder: Path | None = None
+    ) -> Child:
+        from worker.cli.up.processes import Child
+
+        log = self._settings.home / "logs" / f"{name.replace(' ', '-')}.log"
+        child = Child(name, command, environment=environment, log=log, tell=self._screen.tell, folder=folder)
+        self._children.append(child)
+        return child
+
+    async def _watch(self, vault: Vault, tenants: Sequence[str]) -> None:
+        from sqlalchemy.exc import DBAPIError
+        from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+        from worker.vault.db.database import explain
+        from worker.vault.sync_state import runs
+
+        lost = ""
+        while True:
+            began = time.monotonic()
+            try:
+                status = await runs.status(vault, tenants)
+                await self._hint(vault, tenants, status["grants"].get("active", 0))
+                self._screen.show(status, self._children)
+                trouble = ""
+            except DBAPIError as error:
+                trouble = str(explain(error))
+            except (PoolTimeout, OSError) as error:
+                trouble = f"Postgres does not answer ({type(error).__name__})"
+            if trouble != lost:
+                self._screen.tell(trouble or "Postgres answers again")
+            lost = trouble
+            # Counting costs what is stored: of a big vault's database, looking takes a small share at the most.
+            await asyncio.sleep(max(LOOK_EVERY, 20 * (time.monotonic() - began)))
+
+    async def _tend_servers(self) -> None:
+        """Start an embedded server again that died; it keeps its address, so nobody else has to know."""
+        from token_vault.errors import ConfigurationError
+        from worker import embedded
+
+        def tend() -> bool:
+            wanted = {"postgres": self._own_database, "redis": self._own_broker}
+            with embedded.servers(self._settings.home, **wanted) as servers:
+                return servers.started
+
+        while True:
+            await asyncio.sleep(TEND_EVERY)
+            try:
+                if await asyncio.to_thread(tend):
+                    self._screen.tell("an embedded server had died and was started again")
+            except ConfigurationError as error:
+                self._screen.tell(str(error))
+
+    async def _hint(self, vault: Vault, tenants: Sequence[str], active: int) -> None:
+        """Name a command that gets a token, once there is one."""
+        from worker.cli.up.demo import EXAMPLE
+        from worker.vault.grants import queries
+
+        if self._hinted or not active:
+            return
+        user, connection = EXAMPLE
+        of: tuple[str, ...] = ()
+        if self._demo is None:
+            found = await queries.grants(vault, tenants, state="active", limit=1)
+            if not found:
+                return
+            user, connection = found[0]["user_id"], found[0]["connection"]
+            of = ("--tenant", found[0]["tenant"]) if len(tenants) > 1 else ()
+        wanted = ("--user", user, "--connection", connection, *of) if user else ("--admin", connection, *of)
+        self._screen.hint(f"a token, in another terminal: {output.command_line('get', *wanted)}")
+        self._hinted = True
+
+    async def _stop(self) -> None:
+        """Stop beat first, so that no work is added, then the workers, then the rest."""
+        workers = [child for child in self._children if child.name.endswith("worker")]
+        emulators = self._children[:1] if self._demo is not None else []
+        beats = [child for child in self._children if child not in (*workers, *emulators)]
+        for children, patience in ((beats, PATIENCE), (workers, WORKER_PATIENCE), (emulators, PATIENCE)):
+            if running := [child.name for child in children if child.running]:
+                self._screen.tell(f"stopping: {', '.join(running)} (once more Ctrl-C: at once)")
+            await asyncio.gather(*(child.stop(patience, self._hurry) for child in children))
+
+
+def _without_auth0(environment: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not name.startswith("AUTH0_")}

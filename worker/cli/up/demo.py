@@ -1,0 +1,160 @@
+"""The emulated Auth0 tenant of ``up --demo``: a small company with providers, users and their troubles."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import secrets
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
+from worker.cli.environment import DEMO_CONFIG
+from worker.cli.up.processes import Child
+from worker.embedded import own_home
+from worker.embedded.files import own_folder, write_private
+from worker.embedded.server import is_free
+
+TENANT = "demo"
+CLIENT_ID = "demo-worker"
+EXAMPLE = ("google-oauth2|1111", "google-oauth2")
+"""A user whose token is always there to be got, and the connection."""
+
+ROOT = Path(__file__).resolve().parents[3]
+START_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """An emulated tenant that belongs to one home.
+
+    Attributes:
+        folder: where its state is kept from one start to the next.
+        port: on 127.0.0.1; the same at each start, where it is free.
+    """
+
+    folder: Path
+    port: int
+    client_secret: Secret
+
+    @property
+    def url(self) -> str:
+        """Where the emulation answers, instead of an Auth0 domain."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def config(self) -> Path:
+        """The TOML file that leads the vault there."""
+        return self.folder.parent / DEMO_CONFIG
+
+    @property
+    def command(self) -> list[str]:
+        """What starts the emulation, in the folder ``ROOT``."""
+        return [
+            *(sys.executable, "-m", "emulators", "--demo", "--port", str(self.port)),
+            *("--state-file", str(self.folder / "state.json")),
+            *("--write-config", str(self.folder / "endpoints.toml")),
+        ]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """All that the emulation is told besides: nothing of the vault's own secrets."""
+        passed = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ}
+        return passed | {
+            "EMULATOR_CLIENT_ID": CLIENT_ID,
+            "EMULATOR_CLIENT_SECRET": self.client_secret.reveal(),
+        }
+
+    async def ready(self, emulator: Child) -> None:
+        """Wait until the emulation answers, and write the configuration that leads there.
+
+        Raises:
+            ConfigurationError: it does not start.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS), httpx.AsyncClient(trust_env=False) as http:
+                while not emulator.restarts:
+                    if await self._answers(http):
+                        self._write_config()
+                        return
+                    await asyncio.sleep(0.1)
+        raise ConfigurationError(
+            f"the emulated tenant did not start: {emulator.log.last or 'it says nothing'}"
+        )
+
+    async def _answers(self, http: httpx.AsyncClient) -> bool:
+        """Whether it is this home's emulation that listens there, and nobody else's."""
+        try:
+            told = (await http.get(f"{self.url}/control/endpoints")).json()
+            return Secret(str(told["client_secret"])) == self.client_secret
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return False
+
+    def _write_config(self) -> None:
+        tenant = {
+            "domain": self.url,
+            "client_id": CLIENT_ID,
+            "client_secret_file": str(self.folder / "client-secret"),
+            "audience": f"{self.url}/api/v2/",
+            "plan": "unlimited",
+        }
+        lines = [
+            "# The emulated tenant of `token-vault up`; written at each start.",
+            f"[tenants.{TENANT}]",
+            *(f"{name} = {json.dumps(value)}" for name, value in tenant.items()),
+            "",
+            "[schedule]  # seconds; its tokens live for a minute",
+            "renew = 2",
+            "changes = 15",
+            "connections = 60",
+            "",
+            (self.folder / "endpoints.toml").read_text(encoding="utf-8"),
+        ]
+        write_private(self.config, "\n".join(lines))
+
+
+def prepare(home: Path) -> Demo:
+    """Make the emulated tenant of a home ready to be started.
+
+    Raises:
+        ConfigurationError: the emulation is not part of this installation.
+    """
+    if not (ROOT / "tests" / "emulators" / "__main__.py").exists():
+        raise ConfigurationError(
+            "the emulated tenant is part of the source tree and not installed here: set AUTH0_DOMAIN, "
+            "AUTH0_CLIENT_ID and AUTH0_CLIENT_SECRET, or start token-vault from the source tree"
+        )
+    if missing := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
+        raise ConfigurationError(
+            f"the emulated tenant needs {' and '.join(missing)}: pip install 'idp-token-vault[demo]'"
+        )
+    folder = own_home(home) / DEMO_CONFIG.parent
+    own_folder(folder, os.geteuid())
+    return Demo(folder, _port(folder / "port"), _client_secret(folder / "client-secret"))
+
+
+def _port(remembered: Path) -> int:
+    """Return the port of the last start, or another one where that is taken."""
+    with suppress(FileNotFoundError, ValueError):
+        port = int(remembered.read_text())
+        if is_free(port):
+            return port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    write_private(remembered, str(port))
+    return port
+
+
+def _client_secret(file: Path) -> Secret:
+    if not file.exists():
+        write_private(file, secrets.token_urlsafe(32))
+    return Secret(file.read_text(encoding="utf-8").strip())

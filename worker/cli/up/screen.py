@@ -1,0 +1,185 @@
+"""How ``up`` shows what it does: a live table on a terminal, else lines. It goes on where nobody sees them any more."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from worker.cli import output
+from worker.cli.reading import connections_table, run_of
+from worker.cli.up.processes import Child
+
+EVERY = 10.0  # seconds between lines where nothing changes
+
+Status = Mapping[str, Any]
+
+
+class Screen(Protocol):
+    """Where ``up`` tells what happens and shows how the vault is."""
+
+    def __enter__(self) -> Self:
+        """Begin showing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End showing."""
+
+    def tell(self, text: str) -> None:
+        """Say one thing that happened."""
+
+    def hint(self, text: str) -> None:
+        """Say what the operator may try in another terminal."""
+
+    def show(self, status: Status, children: Sequence[Child]) -> None:
+        """Show how the vault and the processes are, about once a second."""
+
+
+def screen(*, as_json: bool) -> Screen:
+    """Return the screen that fits standard output."""
+    return Table() if sys.stdout.isatty() and not as_json else Lines(as_json=as_json)
+
+
+class Table:
+    """A table that is drawn anew every second; what happens scrolls by above it."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._hint = ""
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with output.unless_nobody_reads():
+            self._live.stop()
+
+    def tell(self, text: str) -> None:
+        """Print a line above the table."""
+        at = datetime.now().astimezone().strftime("%H:%M:%S")
+        with output.unless_nobody_reads():
+            self._console.print(Text.assemble((f"{at}  ", "dim"), output.printable(text)))
+
+    def hint(self, text: str) -> None:
+        """Keep a line at the top of the table."""
+        self._hint = text
+
+    def show(self, status: Status, children: Sequence[Child]) -> None:
+        """Draw the table."""
+        now = datetime.now(UTC)
+        connections = output.drawn(*connections_table(status["connections"], now))
+        above = [Text(output.printable(said)) for said in (*summary(status, now), *processes(children))]
+        hint = Text(output.printable(self._hint), style="bold")
+        with output.unless_nobody_reads():
+            self._live.update(Group("", hint, *above, "", connections), refresh=True)
+
+
+class Lines:
+    """Lines on standard output: what happens at once, and how things are every few seconds."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._json = as_json
+        self._shown = -EVERY
+        self._known: dict[str, str] = {}
+        self._told: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End showing: there is nothing to end."""
+
+    def tell(self, text: str) -> None:
+        """Print a line."""
+        self._print({"event": text}, text)
+
+    def hint(self, text: str) -> None:
+        """Print a line."""
+        self.tell(text)
+
+    def show(self, status: Status, children: Sequence[Child]) -> None:
+        """Print what changed, and the whole every few seconds."""
+        now = datetime.now(UTC)
+        for name, trouble in _troubles(status).items():
+            if self._known.get(name, "") != trouble:
+                self.tell(f"{name}: {trouble or 'mended'}")
+            self._known[name] = trouble
+        if time.monotonic() - self._shown < EVERY:
+            return
+        self._shown = time.monotonic()
+        states = [_state(child) for child in children]
+        news = [line for line in troubles(children) if line not in self._told]
+        self._told = troubles(children)
+        self._print({"status": status, "processes": states}, "; ".join((*summary(status, now), *news)))
+
+    def _print(self, document: dict[str, Any], text: str) -> None:
+        if self._json:
+            said = output.line({"at": datetime.now(UTC)} | document)
+        else:
+            at = datetime.now().astimezone().strftime("%H:%M:%S")
+            said = f"{at}  {output.printable(text)}"
+        with output.unless_nobody_reads():
+            sys.stdout.write(said + "\n")
+            sys.stdout.flush()
+
+
+def summary(status: Status, now: datetime) -> list[str]:
+    """Write how the vault is, in a few lines."""
+    syncs = [f"last sync of {run['tenant']} {run_of(run, now)}" for run in status["last_sync"]]
+    renewals = status["renewals"]
+    last_hour = output.text(renewals["last_hour"]) or "none"
+    return [
+        f"grants: {output.text(status['grants']) or 'none yet'}",
+        f"renewed in the last full minute: {renewals['per_minute']}; renewals in the last hour: {last_hour}",
+        *(syncs or ["no sync yet"]),
+    ]
+
+
+def processes(children: Sequence[Child]) -> list[str]:
+    """Write how the child processes are, and the last trouble that one had."""
+    return ["processes: " + ", ".join(_in_words(child) for child in children), *troubles(children)]
+
+
+def troubles(children: Sequence[Child]) -> list[str]:
+    """Write the last trouble of each child process that had one."""
+    return [f"last of {child.name}: {child.log.trouble}" for child in children if child.log.trouble]
+
+
+def _in_words(child: Child) -> str:
+    counts = {
+        "starts again": child.restarts, "errors": child.log.errors, "warnings": child.log.warnings,
+    }  # fmt: skip
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"{child.name} {'runs' if child.running else 'is down'}" + (f" ({told})" if told else "")
+
+
+def _state(child: Child) -> dict[str, Any]:
+    return {
+        "name": child.name, "running": child.running, "restarts": child.restarts, "errors": child.log.errors,
+        "warnings": child.log.warnings, "last_trouble": child.log.trouble,
+    }  # fmt: skip
+
+
+def _troubles(status: Status) -> dict[str, str]:
+    """Return what is wrong with each connection; empty where nothing is."""
+    several = len({row["tenant"] for row in status["connections"]}) > 1
+    return {
+        f"connection {row['name']}" + (f" of {row['tenant']}" if several else ""): row["circuit_code"]
+        or row["problem"]
+        or ""
+        for row in status["connections"]
+    }

@@ -1,0 +1,66 @@
+"""Ends a grant at its provider before it is erased here (RFC 7009)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import uuid4
+
+import httpx
+import structlog
+
+from token_vault.errors import CannotOpen, ConfigurationError
+from token_vault.secret import Secret
+from worker import providers
+from worker.providers import Client
+from worker.renewal.engine import CLAIM_TIME
+from worker.renewal.http import Answer, send
+from worker.vault import claims
+from worker.vault.claims import Claim
+from worker.vault.db.database import Vault
+
+log = structlog.get_logger(__name__)
+
+
+class Revoked(StrEnum):
+    """What came of it."""
+
+    DONE = "revoked"
+    FAILED = "not_revoked"
+    BUSY = "busy"
+    """Its refresh token is in use just now: the answer would bring a pair that nobody revokes."""
+
+
+async def revoke(
+    vault: Vault, http: httpx.AsyncClient, grant_id: int, client: Client, *, now: datetime
+) -> Revoked:
+    """Claim a grant and revoke it at its provider; the claim is left to the erasure that follows."""
+    claim = await claims.claim_one(
+        vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, by_operator=True
+    )
+    if claim is None:
+        return Revoked.BUSY
+    done = await _revoke(vault, http, claim, client)
+    if not done:
+        log.warning("grant.not_revoked", grant=grant_id, connection=claim.key.connection)
+    return Revoked.DONE if done else Revoked.FAILED
+
+
+async def _revoke(vault: Vault, http: httpx.AsyncClient, claim: Claim, client: Client) -> bool:
+    try:
+        token, kind = _token(vault, claim)
+        if token is None or client.revocation_url is None:
+            return False
+        provider = providers.get(client.provider)
+        request = provider.revocation(client, client.revocation_url, token=token, kind=kind)
+    except (CannotOpen, ConfigurationError) as error:
+        log.error("grant.unrevocable", grant=claim.id, problem=str(error))  # noqa: TRY400  # the message says it all
+        return False
+    answer = await send(http, request)
+    return isinstance(answer, Answer) and 200 <= answer.status < 300
+
+
+def _token(vault: Vault, claim: Claim) -> tuple[Secret | None, str]:
+    """The refresh token, with which providers revoke the whole grant; else the access token."""
+    refresh = claims.open_refresh(vault, claim)
+    return (refresh, "refresh_token") if refresh else (claims.open_access(vault, claim), "access_token")

@@ -1,0 +1,57 @@
+"""What the words of a refusal mean: who has to act. The one vocabulary that refusals are told in.
+
+Sources: RFC 6749 §5.2, OpenID Connect Core §3.1.2.6, and the providers' own pages on errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from worker.providers.model import RefusalBlame
+
+_USER = """
+    invalid_grant interaction_required consent_required login_required invalid_rapt
+    bad_refresh_token invalid_refresh_token invalid_code token_expired token_revoked
+"""
+_OPERATOR = """
+    invalid_client unauthorized_client unsupported_grant_type invalid_scope invalid_request invalid_resource
+    invalid_target incorrect_client_credentials redirect_uri_mismatch bad_redirect_uri bad_client_secret
+    invalid_client_secret invalid_client_id bad_client_id deleted_client disabled_client
+"""
+# Words that can only be about the client, never about the token that came with it.
+CLIENT_REFUSED = frozenset(
+    [
+        "invalid_client",
+        "incorrect_client_credentials",
+        "redirect_uri_mismatch",
+        "bad_redirect_uri",
+        "bad_client_secret",
+        "invalid_client_secret",
+        "invalid_client_id",
+        "bad_client_id",
+        "deleted_client",
+        "disabled_client",
+    ]
+)
+_NOBODY = """
+    temporarily_unavailable server_error slow_down rate_limit_exceeded ratelimited too_many_requests
+"""
+
+BLAMES: Mapping[str, RefusalBlame] = MappingProxyType(
+    {
+        word: blame
+        for blame, words in (
+            (RefusalBlame.USER, _USER),
+            (RefusalBlame.OPERATOR, _OPERATOR),
+            (RefusalBlame.NOBODY, _NOBODY),
+        )
+        for word in words.split()
+    }
+)
+
+
+def word(value: object) -> str:
+    """Return an error code in the vocabulary's spelling: ``Access Denied`` is ``access_denied``."""
+    return re.sub(r"[^a-z0-9]+", "_", value.lower()) if isinstance(value, str) else ""

@@ -1,0 +1,225 @@
+"""Renews grants: all that are due, with bounded concurrency, or one. Each is claimed before anything is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+import httpx
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.renewal.attempt import Renewer
+from worker.renewal.commit import AnswerCommitter
+from worker.renewal.concurrency import HANGING, ConnectionLimiter, Key, key_of, loop_time, with_capacity
+from worker.renewal.http import CALL_TIMEOUT
+from worker.renewal.outcome import Outcome
+from worker.resolved_connections import ConnectionResolver, ResolvedConnection
+from worker.vault import claims
+from worker.vault.claims import Claim
+from worker.vault.db.database import Vault
+from worker.vault.spool import Spool
+from worker.vault.sync_state import runs
+
+log = structlog.get_logger(__name__)
+
+# A claim outlives any call made under it: a request is sent only while a whole call still fits in.
+CLAIM_TIME = timedelta(seconds=4 * CALL_TIMEOUT)
+# Renewals under way in one process at a time.
+WINDOW = 128
+
+Progress = Callable[[Outcome], None]
+
+
+class RenewalEngine:
+    """Renews grants of one vault over one HTTP client.
+
+    Args:
+        vault: where the grants are.
+        connections: resolves each connection's client.
+        http: as ``sending.http_client`` makes it.
+        spool: keeps answers that Postgres cannot take.
+        now: the time; by default the database's clock.
+        chance: 0 to 1, uniform.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        connections: ConnectionResolver,
+        http: httpx.AsyncClient,
+        spool: Spool,
+        *,
+        now: Callable[[], datetime] | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._vault = vault
+        self._connections = connections
+        self._storing = AnswerCommitter(vault, spool, chance)
+        self._attempts = Renewer(vault, http, self._storing, chance)
+        self._now = now
+
+    async def renew_due(
+        self, tenants: Sequence[str], *, budget: float = 50.0, progress: Progress | None = None
+    ) -> Counter[Outcome]:
+        """Renew all that is due, with bounded concurrency, until nothing is due or the time is up.
+
+        Args:
+            tenants: whose grants.
+            budget: seconds after which no more is claimed.
+            progress: called with the outcome of each renewal.
+
+        Returns:
+            How many renewals came to what.
+
+        Raises:
+            ConfigurationError: the spool cannot be written, and no request is made.
+        """
+        clock = await self._prepared()
+        stop_at = time.monotonic() + budget
+        loaded = await self._connections.load(list(tenants), now=clock())
+        lanes = {
+            key: ConnectionLimiter(connection) for key, connection in loaded.items() if connection.client
+        }
+        counts: Counter[tuple[str, str, str]] = Counter()
+        running: set[asyncio.Task[tuple[Claim, Outcome]]] = set()
+        failure: Exception | None = None
+        due_by = clock()  # what falls due during the run is the next one's, a retry at once included
+        try:
+            while True:
+                lively = len(running) - sum(lane.hanging(loop_time()) for lane in lanes.values())
+                ready = with_capacity(lanes) if time.monotonic() < stop_at and lively <= WINDOW // 2 else {}
+                if ready and failure is None:
+                    try:
+                        claimed = await self._claim(ready, WINDOW - lively, clock, due_by)
+                    except Exception as error:
+                        # What is under way is seen to its end before the failure is told.
+                        claimed, failure = [], error
+                    running |= {
+                        asyncio.create_task(self._in_lane(lanes[key_of(claim)], claim, clock))
+                        for claim in claimed
+                    }
+                    continue
+                if not running:
+                    break
+                # Looked at again even without an end: calls that begin to hang make room for others.
+                done, running = await asyncio.wait(
+                    running, timeout=HANGING / 5, return_when=asyncio.FIRST_COMPLETED
+                )
+                for claim, outcome in map(asyncio.Task.result, done):
+                    counts[claim.key.tenant, claim.key.connection, outcome] += 1
+                    if progress:
+                        progress(outcome)
+        finally:
+            if running:  # interrupted: a call under way is seen to its end, as its answer may be the only one
+                await asyncio.wait(running)
+        if failure is not None:
+            raise failure
+        await self._count(counts, clock)
+        return _by_outcome(counts)
+
+    async def renew_one(
+        self,
+        grant_id: int,
+        *,
+        connection: ResolvedConnection,
+        seen: int | None = None,
+        force: bool = False,
+        by_operator: bool = False,
+    ) -> Outcome:
+        """Renew one grant now, whatever its due time.
+
+        Args:
+            seen: the version of the access token that is to be replaced.
+            force: use a dead grant's refresh token too, once a day at the most.
+            by_operator: use it at any time, and one in backoff, and one whose last use is in doubt.
+
+        Returns:
+            ``BUSY`` where another worker holds it, or where the grant has changed since the caller saw it.
+
+        Raises:
+            ConfigurationError: as ``renew_due``.
+        """
+        clock = await self._prepared()
+        if connection.client is None:
+            return Outcome.UNRENEWABLE
+        now = clock()
+        claim = await claims.claim_one(
+            self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, seen=seen, force=force,
+            by_operator=by_operator,
+        )  # fmt: skip
+        if claim is None:
+            return Outcome.BUSY
+        lane = ConnectionLimiter(connection, hold_doubt=not by_operator, wanted=True)
+        renewing = asyncio.create_task(self._in_lane(lane, claim, clock))
+        try:
+            _, outcome = await asyncio.shield(renewing)
+        finally:
+            await asyncio.wait([renewing])  # interrupted: as above
+        await self._count({(claim.key.tenant, claim.key.connection, outcome): 1}, clock)
+        return outcome
+
+    async def _prepared(self) -> Callable[[], datetime]:
+        """Before anything is claimed: what was spooled is stored, and the spool can take what may come."""
+        await self._storing.replay()
+        self._storing.check()
+        return await self._clock()
+
+    async def _clock(self) -> Callable[[], datetime]:
+        """A clock that runs from the database's time, so that the workers' own clocks may be wrong."""
+        if self._now is not None:
+            return self._now
+        began, at = await self._vault.now(), _ticks()
+        return lambda: began + timedelta(seconds=_ticks() - at)
+
+    async def _claim(
+        self, lanes: dict[Key, ConnectionLimiter], limit: int, clock: Callable[[], datetime], due_by: datetime
+    ) -> list[Claim]:
+        quotas = {key: lane.slots - lane.in_flight for key, lane in lanes.items()}
+        now = clock()
+        claimed = await claims.claim_due(
+            self._vault, quotas, owner=uuid4(), now=now, until=now + CLAIM_TIME, limit=limit, due_by=due_by
+        )
+        for claim in claimed:
+            lanes[key_of(claim)].began[claim.id] = loop_time()
+        taken = Counter(map(key_of, claimed))
+        for key, lane in lanes.items():
+            # Fewer than asked for: no more of this connection is due. What falls due meanwhile is the next run's.
+            lane.done = taken[key] < quotas[key] and len(claimed) < limit
+        return claimed
+
+    async def _in_lane(
+        self, lane: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
+    ) -> tuple[Claim, Outcome]:
+        try:
+            return claim, await self._attempts.make(lane, claim, clock)
+        except Exception:
+            # Whatever it was, the claim stays: past its deadline the grant counts as in doubt, as it should.
+            log.exception("renew.failed", grant=claim.id, connection=claim.key.connection)
+            return claim, Outcome.FAILED
+        finally:
+            lane.began.pop(claim.id, None)
+
+    async def _count(self, counts: Mapping[tuple[str, str, str], int], clock: Callable[[], datetime]) -> None:
+        """Count for ``status``; what was renewed stays renewed where Postgres has no ear for it."""
+        try:
+            await runs.count_renewals(self._vault, counts, now=clock())
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("renew.uncounted", problem=type(error).__name__)
+
+
+def _ticks() -> float:
+    """Seconds that also pass while the machine sleeps, where the system counts those."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _by_outcome(counts: Counter[tuple[str, str, str]]) -> Counter[Outcome]:
+    total: Counter[Outcome] = Counter()
+    for (_, _, outcome), count in counts.items():
+        total[Outcome(outcome)] += count
+    return total

@@ -1,0 +1,73 @@
+"""Puts together what the environment and the TOML file say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from token_vault.secret import Secret
+from worker.settings.connections import ConnectionSettings
+from worker.settings.environment import Environment, ReaderEnvironment
+from worker.settings.file import File, read_file
+
+
+class Settings(File):
+    """Everything the vault is told from outside: all that the file says, and what only the environment does.
+
+    Attributes:
+        home: where embedded servers and generated keys live.
+        spool: where answers wait that Postgres could not take; by default ``spool`` under ``home``.
+        database_url: None means the embedded Postgres.
+        redis_url: None means the embedded Redis where Postgres is embedded too, else no Redis.
+        access_keys, refresh_keys: the two rings of Fernet keys, newest first; empty where not given.
+    """
+
+    home: Path
+    spool: Path
+    database_url: Secret | None
+    redis_url: Secret | None
+    access_keys: tuple[Secret, ...]
+    refresh_keys: tuple[Secret, ...]
+
+    @property
+    def embedded(self) -> bool:
+        """Whether Postgres runs under ``home`` instead of being given by ``DATABASE_URL``."""
+        return self.database_url is None
+
+    def connection(self, tenant: str, name: str) -> ConnectionSettings | None:
+        """The operator's settings for a connection of this tenant."""
+        found = self.connections.get(name)
+        return found if found is not None and found.tenant in (None, tenant) else None
+
+
+def load(config: Path | None = None) -> Settings:
+    """Read the environment and the TOML file.
+
+    Args:
+        config: the file to read in place of the one that ``TOKEN_VAULT_CONFIG`` names.
+
+    Raises:
+        ConfigurationError: naming the variable or the place in the file, never a value.
+    """
+    environment = Environment.read()
+    return _together(environment, read_file(config or environment.token_vault_config, environment.tenant))
+
+
+def load_reader() -> Settings:
+    """Read what a reader needs, and nothing else: it may live in an environment with an Auth0 client of its own.
+
+    Raises:
+        ConfigurationError: naming the variable, never a value.
+    """
+    return _together(ReaderEnvironment.read(), File())
+
+
+def _together(environment: ReaderEnvironment, file: File) -> Settings:
+    return Settings(
+        home=environment.home,
+        spool=environment.spool,
+        database_url=environment.database_url,
+        redis_url=environment.redis_url,
+        access_keys=environment.access_keys,
+        refresh_keys=environment.refresh_keys,
+        **dict(file),
+    )

@@ -1,0 +1,134 @@
+"""What is told of changes, in which words, and to whom."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import string
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Self
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from token_vault.secret import Secret
+from worker.settings.section import Section
+
+
+class EventKind(StrEnum):
+    """What events are called: a contract with receivers."""
+
+    REAUTHORIZATION_REQUIRED = "grant.reauthorization_required"
+    LOST_IN_ROTATION = "grant.lost_in_rotation"
+    HEALED = "grant.healed"
+    EXPIRING = "grant.expiring"
+    BROKEN = "connection.broken"
+    MENDED = "connection.mended"
+    FORGOTTEN = "user.forgotten"
+
+    def is_in(self, names: Sequence[str]) -> bool:
+        """Whether one of these is its name, or the beginning of it: ``grant``, ``grant.*``."""
+        return any(self == name or self.startswith(f"{name.rstrip('.*')}.") for name in names)
+
+
+def webhook_key(secret: Secret) -> bytes:
+    """The signing key in a Standard Webhooks secret: ``whsec_`` and base64 of 24 to 64 bytes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    _, prefix, encoded = secret.reveal().rpartition("whsec_")
+    try:
+        key = base64.b64decode(encoded, validate=True) if prefix else b""
+    except (binascii.Error, ValueError):
+        key = b""
+    if not 24 <= len(key) <= 64 or not secret.reveal().startswith("whsec_"):
+        raise ValueError("a webhook's secret is whsec_ and the base64 of 24 to 64 random bytes")
+    return key
+
+
+def _webhook_secrets(value: object) -> object:
+    parts = value.split() if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("give one secret, or several: a list, or with spaces in between")
+    return tuple(map(Secret, parts))
+
+
+def _has_an_address(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0 and bool((parts.hostname or "").encode("idna"))
+    except ValueError:
+        return False
+
+
+class WebhookSettings(Section):
+    """Where events are posted, and which.
+
+    Attributes:
+        secret: signs what is posted; several while one is being replaced.
+        events: kinds, or their beginnings (``grant``, ``connection``); empty for all.
+        tenants: None for all.
+    """
+
+    url: str
+    secret: Annotated[tuple[Secret, ...], BeforeValidator(_webhook_secrets)] = Field(repr=False)
+    events: tuple[str, ...] = ()
+    tenants: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        parts = urlsplit(self.url)
+        loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
+        if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
+            raise ValueError("url has to be https; plain http goes to loopback only")
+        if parts.username is not None:
+            raise ValueError("url must hold no user or password: the signature says who sends")
+        if not _has_an_address(parts):
+            raise ValueError("url has no host and port that there could be")
+        if not self.secret:
+            raise ValueError("secret is empty")
+        for secret in self.secret:
+            webhook_key(secret)
+        for name in self.events:
+            if not any(kind.is_in([name]) for kind in EventKind):
+                raise ValueError(f"no event is called {name}: {', '.join(EventKind)}")
+        return self
+
+
+class EventSettings(Section):
+    """How events are told; times in seconds.
+
+    Attributes:
+        reauthorize_url: a link where a user consents again, with ``{tenant}``, ``{connection}``, ``{user_id}``.
+        expiring: how long before its end a token is told of that nothing can renew.
+        give_up: how long a delivery is tried.
+        keep: how long events are kept, delivered or not.
+    """
+
+    reauthorize_url: str | None = None
+    expiring: float = Field(default=600, ge=0, allow_inf_nan=False)
+    give_up: float = Field(default=3 * 86400, gt=0, allow_inf_nan=False)
+    keep: float = Field(default=30 * 86400, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.keep < self.give_up:
+            raise ValueError("keep has to be as long as give_up, at the least")
+        if self.reauthorize_url is not None:
+            _check_template(self.reauthorize_url)
+        return self
+
+
+def _check_template(template: str) -> None:
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError:
+        parsed = [("", "", "", None)]
+    for _, name, spec, conversion in parsed:
+        if name is not None and (name not in ("tenant", "connection", "user_id") or spec or conversion):
+            raise ValueError(
+                "reauthorize_url takes {tenant}, {connection} and {user_id}, and no other braces"
+            )
+    if urlsplit(template).scheme not in ("https", "http"):
+        raise ValueError("reauthorize_url has to be a whole URL")

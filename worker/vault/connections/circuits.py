@@ -1,0 +1,194 @@
+"""The circuit that guards a connection's token endpoint: while it is open, one call at a time probes whether it heals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import func, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from worker.vault import schedule
+from worker.vault.db.database import Vault
+from worker.vault.db.tables import ConnectionRow
+
+PROBE_FIRST = timedelta(minutes=1)
+PROBE_CAP = timedelta(hours=1)
+# A provider that is away comes back by itself: it is found within a margin's half.
+PROBE_CAP_AWAY = timedelta(minutes=5)
+# Calls in a row that a provider does not answer for itself before it counts as away.
+AWAY_AFTER = 5
+
+# When a circuit closes, the grants that waited come back at once up to this number, then at twice the rate every
+# few seconds, then at a steady rate: so many a second, or what is through within a margin.
+RECOVERY_BURST = 32
+RECOVERY_DOUBLING = 5.0
+RECOVERY_RATE = 100.0
+RECOVERY_TIME = schedule.MARGIN_CAP
+
+
+# What a connection has whose circuit is closed.
+CLOSED: Mapping[str, Any] = {
+    "circuit_opened_at": None, "circuit_until": None, "circuit_code": None, "circuit_failures": 0,
+    "circuit_blame": None, "suspect_grant": None, "away": 0,
+}  # fmt: skip
+
+# What waited behind a circuit becomes due in the order in which its tokens end, slowly at first. A token that
+# still lives is not put off beyond its end.
+_SPREAD = text("""
+WITH waiting AS (
+    SELECT id FROM grants WHERE tenant = :tenant AND connection = :name AND due_at <= :now AND claim_owner IS NULL
+    FOR UPDATE SKIP LOCKED
+), counted AS (
+    SELECT grants.id, expires_at,
+        greatest(row_number() OVER (ORDER BY expires_at NULLS FIRST, grants.id) - :burst, 0) AS behind,
+        greatest(:rate, count(*) OVER () / :at_most) AS rate
+    FROM grants JOIN waiting ON waiting.id = grants.id
+)
+UPDATE grants SET due_at = least(
+    :now + make_interval(secs => :doubling * log(2.0, 1 + counted.behind / :burst) + counted.behind / counted.rate),
+    CASE WHEN counted.expires_at > :now THEN greatest(:now, counted.expires_at - interval '1 minute') END)
+FROM counted WHERE grants.id = counted.id AND counted.behind > 0
+""")
+
+
+async def spread(connection: AsyncConnection, tenant: str, name: str, now: datetime) -> None:
+    """Let what waited behind a circuit come back by and by, inside the caller's transaction."""
+    values = {
+        "tenant": tenant, "name": name, "now": now, "burst": RECOVERY_BURST, "rate": RECOVERY_RATE,
+        "doubling": RECOVERY_DOUBLING, "at_most": RECOVERY_TIME.total_seconds(),
+    }  # fmt: skip
+    await connection.execute(_SPREAD, values)
+
+
+async def count_away(vault: Vault, *, tenant: str, name: str) -> bool:
+    """Count a call that the provider did not answer for itself; says whether it counts as away now."""
+    statement = (
+        update(ConnectionRow)
+        .where(ConnectionRow.tenant == tenant, ConnectionRow.name == name)
+        .values(away=ConnectionRow.away + 1)
+        .returning(ConnectionRow.away)
+    )
+    async with vault.engine.begin() as connection:
+        return ((await connection.execute(statement)).scalar_one_or_none() or 0) >= AWAY_AFTER
+
+
+async def count_back(vault: Vault, *, tenant: str, name: str) -> None:
+    """Count no failure any more: the provider has answered for itself."""
+    statement = (
+        update(ConnectionRow).where(ConnectionRow.tenant == tenant, ConnectionRow.name == name).values(away=0)
+    )
+    async with vault.engine.begin() as connection:
+        await connection.execute(statement)
+
+
+async def suspect(vault: Vault, *, tenant: str, name: str, grant_id: int) -> int | None:
+    """Note a grant whose refusal may be its own trouble or the connection's.
+
+    Returns:
+        The grant that was noted before, since the connection's last renewal; None where none was.
+    """
+    this = (ConnectionRow.tenant == tenant, ConnectionRow.name == name)
+    before = select(ConnectionRow.suspect_grant).where(*this).with_for_update()
+    noting = (
+        update(ConnectionRow)
+        .where(*this, ConnectionRow.suspect_grant.is_(None))
+        .values(suspect_grant=grant_id)
+    )
+    async with vault.engine.begin() as connection:
+        noted = (await connection.execute(before)).scalar_one_or_none()
+        await connection.execute(noting)
+    return noted
+
+
+async def open_circuit(
+    vault: Vault,
+    *,
+    tenant: str,
+    name: str,
+    fingerprint: bytes | None,
+    code: str,
+    began: datetime,
+    now: datetime,
+    blame: Literal["operator", "nobody"] = "operator",
+    chance: float = 0.0,
+    retry_after: float | None = None,
+) -> datetime | None:
+    """Stop renewing a connection's tokens until a probe succeeds or its credentials change.
+
+    Args:
+        fingerprint: of the client that was refused; a circuit is not opened for credentials already replaced.
+        code: what the provider said.
+        blame: who has to act; nobody, where the provider is away.
+        chance: 0 to 1, uniform; takes up to an eighth off the pause, so that connections do not probe together.
+        retry_after: seconds the provider asked to wait.
+        began: when the refused attempt began. Attempts that were under way when the circuit opened
+            say nothing new, and do not lengthen the pause.
+
+    Returns:
+        When the next probe may be made; None where the circuit stays as it is.
+    """
+    cap = PROBE_CAP if blame == "operator" else PROBE_CAP_AWAY
+    pause = func.least(PROBE_FIRST * func.power(2, func.least(ConnectionRow.circuit_failures, 10)), cap)
+    wait = func.greatest(pause * (1 - chance / 8), timedelta(seconds=retry_after or 0))
+    statement = (
+        update(ConnectionRow)
+        .where(
+            ConnectionRow.tenant == tenant,
+            ConnectionRow.name == name,
+            ConnectionRow.client_fingerprint.is_not_distinct_from(fingerprint),
+            or_(ConnectionRow.circuit_opened_at.is_(None), ConnectionRow.circuit_opened_at < began),
+        )
+        .values(
+            circuit_opened_at=func.coalesce(ConnectionRow.circuit_opened_at, now),
+            circuit_until=now + wait,
+            circuit_code=code,
+            circuit_blame=blame,
+            circuit_failures=ConnectionRow.circuit_failures + 1,
+        )
+        .returning(ConnectionRow.circuit_until)
+    )
+    async with vault.engine.begin() as connection:
+        return (await connection.execute(statement)).scalar_one_or_none()
+
+
+async def take_probe(vault: Vault, *, tenant: str, name: str, now: datetime, until: datetime) -> bool:
+    """Whether the caller may make the one call that an open circuit is due; nobody else then may before ``until``.
+
+    Batches take the probe with their claim.
+    """
+    statement = (
+        update(ConnectionRow)
+        .where(ConnectionRow.tenant == tenant, ConnectionRow.name == name, ConnectionRow.circuit_until <= now)
+        .values(circuit_until=until)
+        .returning(ConnectionRow.name)
+    )
+    async with vault.engine.begin() as connection:
+        return (await connection.execute(statement)).scalar_one_or_none() is not None
+
+
+async def probe_again(vault: Vault, *, tenant: str, name: str, now: datetime) -> None:
+    """End an open circuit's pause: the probe was given up before anything was asked."""
+    statement = (
+        update(ConnectionRow)
+        .where(
+            ConnectionRow.tenant == tenant,
+            ConnectionRow.name == name,
+            ConnectionRow.circuit_opened_at.is_not(None),
+        )
+        .values(circuit_until=now)
+    )
+    async with vault.engine.begin() as connection:
+        await connection.execute(statement)
+
+
+async def close_circuit(vault: Vault, *, tenant: str, name: str, now: datetime) -> None:
+    """Renew a connection's tokens again, without a suspicion: one was renewed. What waited follows by and by."""
+    this = (ConnectionRow.tenant == tenant, ConnectionRow.name == name)
+    was_open = select(ConnectionRow.circuit_opened_at.is_not(None)).where(*this).with_for_update()
+    async with vault.engine.begin() as connection:
+        waited = (await connection.execute(was_open)).scalar_one_or_none()
+        await connection.execute(update(ConnectionRow).where(*this).values(CLOSED))
+        if waited:
+            await spread(connection, tenant, name, now)

@@ -1,0 +1,58 @@
+"""Brings the database to this version's tables."""
+
+from __future__ import annotations
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, pool
+from sqlalchemy.exc import DBAPIError
+
+from token_vault.connect_args import CONNECT_ARGS
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
+from worker.vault.db.database import MIGRATIONS, explain, sqlalchemy_url
+
+
+def configuration(database_url: Secret) -> Config:
+    """Alembic's configuration for this database; the URL stays out of files and of ``alembic.ini``."""
+    config = Config(attributes={"database_url": database_url})
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
+def migrate(database_url: Secret, revision: str = "head") -> None:
+    """Run the migrations up to a revision.
+
+    Raises:
+        ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
+    """
+    try:
+        command.upgrade(configuration(database_url), revision)
+    except DBAPIError as error:
+        raise explain(error) from None
+
+
+def revisions(database_url: Secret) -> tuple[str | None, str | None]:
+    """Return the database's revision and the newest one of this version.
+
+    Raises:
+        ConfigurationError: a newer version has migrated the database, or as ``explain``.
+        TemporarilyUnavailable: as ``explain`` names the database's failure.
+    """
+    engine = create_engine(
+        sqlalchemy_url(database_url), poolclass=pool.NullPool, hide_parameters=True, connect_args=CONNECT_ARGS
+    )
+    try:
+        with engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+    except DBAPIError as error:
+        raise explain(error) from None
+    scripts = ScriptDirectory.from_config(configuration(database_url))
+    if current is not None and current not in {each.revision for each in scripts.walk_revisions()}:
+        raise ConfigurationError(
+            f"the database is at revision {current}, which a newer version of this program has made: install that one, "
+            "or restore the database of this one's time"
+        )
+    return current, scripts.get_current_head()

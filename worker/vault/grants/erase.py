@@ -1,0 +1,148 @@
+"""Erasing grants, and the tombstones that keep them erased.
+
+A tombstone is the grant's own row, emptied: no ciphertext, no user, and the identity's id under the vault's
+fingerprint key. What Auth0 goes on showing of it is recognized by that, and by the fingerprints of the tokens it
+showed: a list that lags behind a deletion brings nothing back, a new login does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from token_vault.grant_key import GrantKey
+from token_vault.read_model import CHANNEL
+from worker.vault.db.database import Vault
+
+# All of the user's, so that of two who erase the last two of them, one knows that it was the last.
+_HELD = text("""
+SELECT id FROM grants
+WHERE tenant = :tenant AND user_id = :user_id AND user_id <> '' AND state <> 'erased' ORDER BY id FOR UPDATE
+""")
+
+# An identity that was erased before, came back and is erased again keeps the newer tombstone.
+_DROP_OLDER = text("""
+DELETE FROM grants
+WHERE tenant = :tenant AND connection = :connection AND provider_user_id = :name AND state = 'erased'
+""")
+
+# The claim goes too: an answer that comes now finds nothing that it could be stored to.
+_BURY = text("""
+UPDATE grants SET
+    state = 'erased', reason = :reason, reason_since = :now, user_id = :name, provider_user_id = :name,
+    access_sealed = NULL, refresh_sealed = NULL, expires_at = NULL, refresh_expires_at = NULL, scopes = NULL,
+    obtained_at = NULL, user_created_at = NULL, missing_since = NULL, due_at = NULL, claim_owner = NULL,
+    claim_began = NULL, claim_until = NULL, awaited = false, doubt_since = NULL, attempts = 0, last_error = NULL,
+    last_renewed_at = NULL
+WHERE id = :id
+""")
+
+_TOMBSTONES = text("""
+SELECT tenant, connection, provider_user_id, shown_access, shown_refresh, shown_updated_at FROM grants
+JOIN unnest(CAST(:tenants AS text[]), CAST(:connections AS text[]), CAST(:names AS text[]))
+    AS asked(tenant, connection, provider_user_id) USING (tenant, connection, provider_user_id)
+WHERE state = 'erased'
+""")
+
+_FORGET = text("DELETE FROM grants WHERE state = 'erased' AND user_id <> '' AND reason_since < :before")
+
+
+_LOCK_CONNECTION = text("""
+SELECT FROM connections WHERE tenant = :tenant AND name = :name AND missing_since IS NOT NULL FOR UPDATE
+""")
+
+_DROP_ADMIN = text("""
+DELETE FROM grants WHERE tenant = :tenant AND connection = :name AND user_id = '' RETURNING id
+""")
+
+# Its users' grants, linked ones among them, may outlive it: they are renewed with its client as long as they are held.
+_EMPTY_CONNECTION = text("""
+UPDATE connections c SET options_sealed = NULL, auth0_id = NULL
+WHERE tenant = :tenant AND name = :name AND NOT EXISTS (
+    SELECT FROM grants g WHERE g.tenant = c.tenant AND g.connection = c.name AND g.state <> 'erased')
+""")
+
+
+def _name(vault: Vault, key: GrantKey) -> str:
+    """What stands for an identity in its tombstone; linking the account does not change it."""
+    return f"~{vault.fingerprints.of(key.tenant, key.connection, key.provider_user_id).hex()}"
+
+
+class Erased(StrEnum):
+    """What came of it."""
+
+    NOTHING = "nothing"
+    """It is not held, or not under this user any more."""
+    ONE = "one"
+    LAST = "last"
+    """Nothing is held of the user any more."""
+
+
+async def erase(
+    vault: Vault, connection: AsyncConnection, grant_id: int, key: GrantKey, *, reason: str, now: datetime
+) -> Erased:
+    """Overwrite a user's grant with nothing, inside the caller's transaction.
+
+    Args:
+        key: whose it is thought to be.
+        reason: ``deleted``, ``unlinked`` or ``forgotten``.
+        now: the database's time.
+    """
+    whose = {"tenant": key.tenant, "user_id": key.user_id}
+    held = set((await connection.execute(_HELD, whose)).scalars())
+    if grant_id not in held:
+        return Erased.NOTHING
+    values = {
+        "id": grant_id, "name": _name(vault, key), "reason": reason, "now": now, "tenant": key.tenant,
+        "connection": key.connection,
+    }  # fmt: skip
+    await connection.execute(_DROP_OLDER, values)
+    await connection.execute(_BURY, values)
+    await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
+    return Erased.LAST if len(held) == 1 else Erased.ONE
+
+
+async def erase_connection(connection: AsyncConnection, tenant: str, name: str) -> bool:
+    """Erase a connection's admin grant, and its client once nobody's grant needs it, inside the caller's transaction.
+
+    Returns:
+        Whether there was an admin grant. Nothing is done for a connection that Auth0 has again.
+    """
+    values = {"tenant": tenant, "name": name}
+    if (await connection.execute(_LOCK_CONNECTION, values)).first() is None:
+        return False
+    erased = list((await connection.execute(_DROP_ADMIN, values)).scalars())
+    for grant_id in erased:
+        await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
+    await connection.execute(_EMPTY_CONNECTION, values)
+    return bool(erased)
+
+
+async def tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantKey, Mapping[str, Any]]:
+    """What Auth0 had shown of those of these identities that were erased, under whatever user they were."""
+    names = {
+        (key.tenant, key.connection, _name(vault, key)): key for key in keys if not key.is_admin
+    }  # fmt: skip
+    if not names:
+        return {}
+    values = {
+        "tenants": [tenant for tenant, _, _ in names],
+        "connections": [connection for _, connection, _ in names],
+        "names": [name for _, _, name in names],
+    }
+    return {
+        names[tenant, connection, name]: {
+            "shown_access": access, "shown_refresh": refresh, "shown_updated_at": updated_at,
+        }
+        for tenant, connection, name, access, refresh, updated_at in await vault.run(_TOMBSTONES, values)
+    }  # fmt: skip
+
+
+async def forget_tombstones(vault: Vault, *, before: datetime) -> None:
+    """Delete tombstones that are older."""
+    await vault.run(_FORGET, {"before": before})

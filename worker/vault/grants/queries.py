@@ -1,0 +1,86 @@
+"""Looking through grants, as ``token_status`` shows them: no token, no ciphertext."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+
+from token_vault.grant_key import GrantKey
+from worker.vault.db.database import Vault
+
+# By id, so that a page costs what it shows however many grants there are; a user's are found by their index.
+_LIST = text("""
+SELECT * FROM token_status
+WHERE tenant = ANY(:tenants) AND id > :after
+    AND (CAST(:user_id AS text) IS NULL OR id IN (SELECT id FROM grants WHERE user_id = :user_id))
+    AND (CAST(:connection AS text) IS NULL OR connection = :connection)
+    AND (CAST(:state AS text) IS NULL OR state = :state)
+ORDER BY id LIMIT :limit
+""")
+
+
+async def grants(
+    vault: Vault,
+    tenants: Sequence[str],
+    *,
+    user_id: str | None = None,
+    connection: str | None = None,
+    state: str | None = None,
+    limit: int = 100,
+    after: int = 0,
+) -> list[dict[str, Any]]:
+    """The status rows of the grants that fit, in the order they came to the vault.
+
+    Args:
+        user_id: Auth0's user id; empty for admin grants alone.
+        state: as ``token_status`` shows it, ``blocked`` and ``expired`` included.
+        limit: how many at the most.
+        after: the id of the last grant already seen.
+    """
+    values = {
+        "tenants": list(tenants), "user_id": user_id, "connection": connection, "state": state, "limit": limit,
+        "after": after,
+    }  # fmt: skip
+    async with vault.engine.connect() as open_connection:
+        return [dict(row) for row in (await open_connection.execute(_LIST, values)).mappings()]
+
+
+async def last_shown(vault: Vault, tenant: str, user_ids: Sequence[str]) -> dict[str, datetime]:
+    """The ``updated_at`` last seen of each of these users, where all of a user's grants agree."""
+    statement = text("""
+        SELECT user_id, min(shown_updated_at) FROM grants
+        WHERE user_id = ANY(:user_ids) AND tenant = :tenant GROUP BY user_id
+    """)
+    async with vault.engine.connect() as connection:
+        rows = (await connection.execute(statement, {"user_ids": list(user_ids), "tenant": tenant})).all()
+    return {user_id: updated_at for user_id, updated_at in rows if updated_at is not None}
+
+
+async def tenants(vault: Vault, name: str | None = None) -> list[str]:
+    """The names of the tenants of which the vault holds anything, or the one of this name if it is among them."""
+    statement = text("""
+        SELECT DISTINCT tenant FROM connections WHERE CAST(:name AS text) IS NULL OR tenant = :name ORDER BY tenant
+    """)
+    return [row[0] for row in await vault.run(statement, {"name": name})]
+
+
+async def admin(vault: Vault, tenant: str, connection: str) -> int | None:
+    """The id of a connection's admin grant; None where there is none."""
+    statement = text(
+        "SELECT id FROM grants WHERE tenant = :tenant AND connection = :connection AND user_id = ''"
+    )
+    rows = await vault.run(statement, {"tenant": tenant, "connection": connection})
+    return rows[0][0] if rows else None
+
+
+async def keys(vault: Vault, tenant: str, user_id: str) -> list[tuple[int, GrantKey]]:
+    """The ids and keys of a user's grants that are not erased."""
+    statement = text("""
+        SELECT id, connection, provider_user_id FROM grants
+        WHERE user_id = :user_id AND tenant = :tenant AND user_id <> '' AND state <> 'erased' ORDER BY id
+    """)
+    rows = await vault.run(statement, {"user_id": user_id, "tenant": tenant})
+    return [(id_, GrantKey(tenant, connection, user_id, subject)) for id_, connection, subject in rows]

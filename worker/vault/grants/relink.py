@@ -1,0 +1,87 @@
+"""Moving a grant to another user: what linking and unlinking accounts at Auth0 does to an identity.
+
+The identity keeps its tokens and changes its user. Taken for a new grant, it would come with the refresh token that
+Auth0 showed at the last login, long rotated by us, and its first renewal would make the provider revoke the family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import CannotOpen
+from token_vault.grant_key import GrantKey
+from token_vault.keyring import KeyRing
+from worker.vault import outbox
+from worker.vault.db.database import Vault
+from worker.vault.db.tables import GrantRow
+
+log = structlog.get_logger(__name__)
+
+
+async def move(
+    vault: Vault, moves: Sequence[tuple[int, GrantKey, datetime | None]], *, now: datetime
+) -> set[GrantKey]:
+    """Give grants to the users that Auth0 now shows them under.
+
+    Args:
+        moves: the id of each grant, its new key, and the ``updated_at`` of the user who has it now.
+        now: the database's time.
+
+    Returns:
+        The keys that were moved. One whose refresh token is in use stays for the next sync, as the answer
+        under way is sealed for the user it was asked for. One that Auth0 has shown elsewhere since stays for good.
+    """
+    return {key for grant_id, key, updated_at in moves if await _move(vault, grant_id, key, updated_at, now)}
+
+
+async def _move(
+    vault: Vault, grant_id: int, key: GrantKey, updated_at: datetime | None, now: datetime
+) -> bool:
+    newer: ColumnElement[bool] = GrantRow.shown_updated_at.is_(None)
+    if updated_at is not None:
+        newer |= GrantRow.shown_updated_at <= updated_at
+    # Nobody takes over the claim on a dead grant whose owner died while it was forced.
+    unused = or_(GrantRow.claim_until.is_(None), GrantRow.claim_until <= now)
+    wanted = select(GrantRow).where(GrantRow.id == grant_id, unused, newer)
+    try:
+        async with vault.engine.begin() as connection:
+            row = (await connection.execute(wanted.with_for_update())).mappings().one_or_none()
+            if row is None:
+                return False
+            old = replace(key, user_id=row["user_id"])
+            columns = {
+                "user_id": key.user_id,
+                "missing_since": None,  # it is here that it went
+                "access_sealed": _again(
+                    vault.access, old, key, "access", row["access_version"], row["access_sealed"]
+                ),
+                "refresh_sealed": _again(
+                    vault.refresh, old, key, "refresh", row["refresh_version"], row["refresh_sealed"]
+                ),
+            }
+            await connection.execute(update(GrantRow).where(GrantRow.id == grant_id).values(columns))
+            await outbox.move(connection, old, key.user_id)
+    except CannotOpen as error:
+        log.error("grant.unmovable", grant=grant_id, problem=str(error))  # noqa: TRY400  # the message says it all
+        return False
+    except IntegrityError:
+        return False  # another sync was quicker
+    log.info("grant.moved", grant=grant_id, connection=key.connection)
+    return True
+
+
+def _again(
+    ring: KeyRing, old: GrantKey, new: GrantKey, field: str, version: int, sealed: bytes | None
+) -> bytes | None:
+    """Seal a token anew: a ciphertext opens in its own place alone, and the user is part of it."""
+    if sealed is None:
+        return None
+    token = ring.open(EncryptionContext.of_grant(old, field, version), sealed)
+    return ring.seal(EncryptionContext.of_grant(new, field, version), token)

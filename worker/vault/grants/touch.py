@@ -1,0 +1,67 @@
+"""Notes on grants that change no token: up to when Auth0 has shown them, that they are read, that a wait is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from token_vault.freshness import READ_NOTICE
+from token_vault.grant_key import GrantKey
+from token_vault.read_model import CHANNEL
+from worker.vault.db.database import Vault
+
+_NOTE_SIGHT = text("""
+UPDATE grants g SET
+    shown_updated_at = greatest(g.shown_updated_at, shown.updated_at),
+    user_created_at = coalesce(shown.created_at, g.user_created_at)
+FROM unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:subjects AS text[]),
+    CAST(:changed AS timestamptz[]), CAST(:made AS timestamptz[]))
+    AS shown(user_id, connection, provider_user_id, updated_at, created_at)
+WHERE g.tenant = :tenant AND shown.user_id = g.user_id AND shown.connection = g.connection
+    AND shown.provider_user_id = g.provider_user_id AND (coalesce(g.shown_updated_at, '-infinity') < shown.updated_at
+        OR coalesce(shown.created_at, g.user_created_at) IS DISTINCT FROM g.user_created_at)
+""")
+
+
+async def note_sight(vault: Vault, seen: Sequence[tuple[GrantKey, datetime, datetime | None]]) -> None:
+    """Note up to when identities of one tenant were seen that Auth0 shows without tokens; what is held is kept.
+
+    Args:
+        seen: each with the ``updated_at`` and ``created_at`` of its user, as asked for by id.
+    """
+    if not seen:
+        return
+    values = {
+        "tenant": seen[0][0].tenant,
+        "users": [key.user_id for key, _, _ in seen],
+        "connections": [key.connection for key, _, _ in seen],
+        "subjects": [key.provider_user_id for key, _, _ in seen],
+        "changed": [updated_at for _, updated_at, _ in seen],
+        "made": [created_at for _, _, created_at in seen],
+    }
+    await vault.run(_NOTE_SIGHT, values)
+
+
+_NOTE_READ = text("""
+UPDATE grants SET last_read_at = :now,
+    due_at = CASE WHEN state = 'active' AND claim_owner IS NULL AND attempts = 0 THEN least(due_at, :due_at) ELSE due_at END
+WHERE id = :id AND (last_read_at IS NULL OR last_read_at < :noted)
+""")
+
+
+async def note_read(vault: Vault, grant_id: int, *, now: datetime, due_at: datetime) -> None:
+    """Note that a grant is read, at most once in ``READ_NOTICE``, and wake it.
+
+    Args:
+        due_at: when it is due that is kept fresh from now on.
+    """
+    values = {"id": grant_id, "now": now, "noted": now - READ_NOTICE, "due_at": due_at}
+    await vault.run(_NOTE_READ, values)
+
+
+async def notify(connection: AsyncConnection, grant_id: int) -> None:
+    """Wake whoever waits for this grant, when the transaction commits."""
+    await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))

@@ -1,0 +1,155 @@
+"""What Auth0 shows of one grant, and what the row that holds it becomes when it is taken. Pure but for sealing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from token_vault.encryption_context import EncryptionContext
+from token_vault.grant_key import GrantKey
+from worker.token_pair import TokenPair
+from worker.vault import schedule
+from worker.vault.db.database import Vault
+from worker.vault.ingest.freshness import Freshness, Incoming, Stored
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingGrant:
+    """One identity's tokens, or a connection's admin tokens, as Auth0 shows them.
+
+    Attributes:
+        strategy: of the connection, in case Auth0 has not shown the connection itself.
+        pair: the tokens; ``expires_at`` only where it is sound.
+        updated_at: of the user; None for admin tokens.
+        issued_at: of the access token, where something sound says so.
+        user_created_at: when the user was made at Auth0; None for admin tokens.
+        exchangeable: the provider renews with the access token itself, without a refresh token.
+        policy: how the connection's grants are kept.
+    """
+
+    key: GrantKey
+    strategy: str
+    pair: TokenPair
+    updated_at: datetime | None
+    issued_at: datetime | None
+    user_created_at: datetime | None = None
+    exchangeable: bool = False
+    policy: schedule.RenewalPolicy = schedule.EAGER
+
+
+FingerprintedGrant = tuple[IncomingGrant, Incoming]
+"""A grant as Auth0 shows it, with its fingerprints."""
+
+# Columns that taking a token may change; the rest of the row is left alone.
+INGESTED_COLUMNS = (
+    "state", "reason", "reason_since", "access_sealed", "access_version", "refresh_sealed", "refresh_version",
+    "expires_at", "refresh_expires_at", "scopes", "obtained_at", "obtained_from", "shown_access",
+    "shown_refresh", "shown_updated_at", "user_created_at", "due_at", "claim_owner", "claim_began", "claim_until",
+    "awaited", "doubt_since", "attempts", "last_error",
+)  # fmt: skip
+# What is kept of a sight of Auth0, also where no token is taken.
+OBSERVED_COLUMNS = ("shown_access", "shown_refresh", "shown_updated_at", "user_created_at")
+
+
+def row_key(row: Mapping[str, Any]) -> GrantKey:
+    """What names the grant of a row."""
+    return GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
+
+
+def as_stored(row: Mapping[str, Any]) -> Stored:
+    """Return of a row what is compared with what Auth0 shows."""
+    return Stored(
+        shown_access=row["shown_access"],
+        shown_refresh=row["shown_refresh"],
+        shown_updated_at=row["shown_updated_at"],
+        has_access=row["has_access"],
+        expires_at=row["expires_at"],
+        obtained_at=row["obtained_at"],
+        renewable=row["state"] in ("active", "in_doubt"),
+        from_auth0=row["obtained_from"] == "auth0",
+    )
+
+
+EMPTY: Mapping[str, Any] = dict.fromkeys(INGESTED_COLUMNS) | {
+    "access_version": 0, "refresh_version": 0, "attempts": 0, "awaited": False, "has_access": False, "has_refresh": False,
+    "state": "unrenewable", "reason": "no_refresh_token", "obtained_from": "auth0",
+}  # fmt: skip
+
+
+def identity_columns(key: GrantKey) -> dict[str, Any]:
+    """The columns that name a grant."""
+    return {
+        "tenant": key.tenant,
+        "connection": key.connection,
+        "user_id": key.user_id,
+        "provider_user_id": key.provider_user_id,
+    }
+
+
+def observed_columns(grant: IncomingGrant, shown: Incoming, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What Auth0 showed, kept where it now shows nothing: the same token shown again later is no news."""
+    return {
+        "shown_access": shown.access or row["shown_access"],
+        "shown_refresh": shown.refresh or row["shown_refresh"],
+        "shown_updated_at": shown.updated_at or row["shown_updated_at"],
+        "user_created_at": grant.user_created_at or row["user_created_at"],
+    }
+
+
+def ingested_columns(
+    vault: Vault,
+    grant: IncomingGrant,
+    shown: Incoming,
+    verdict: Freshness,
+    row: Mapping[str, Any],
+    now: datetime,
+) -> dict[str, Any]:
+    """Build the row's new columns. Keys of ``TAKEN`` that are absent here stay as they are."""
+    columns = {name: row[name] for name in INGESTED_COLUMNS if name in row} | observed_columns(
+        grant, shown, row
+    )
+    pair = grant.pair
+    if verdict.access and pair.access:
+        version = row["access_version"] + 1
+        columns |= {
+            "access_sealed": vault.access.seal(
+                EncryptionContext.of_grant(grant.key, "access", version), pair.access
+            ),
+            "access_version": version,
+            "expires_at": pair.expires_at,
+            "obtained_at": grant.issued_at,
+            "obtained_from": "auth0",
+            "scopes": list(pair.scopes) if pair.scopes is not None else row["scopes"],
+        }
+    if verdict.refresh and pair.refresh:
+        version = row["refresh_version"] + 1
+        columns |= {
+            "refresh_sealed": vault.refresh.seal(
+                EncryptionContext.of_grant(grant.key, "refresh", version), pair.refresh
+            ),
+            "refresh_version": version,
+            "refresh_expires_at": pair.refresh_expires_at,
+        }
+    if columns["state"] == "erased":  # a new login after it is new consent
+        columns |= {"state": EMPTY["state"], "reason": EMPTY["reason"], "reason_since": None}
+    if verdict.refresh or (grant.exchangeable and verdict.access):
+        columns |= {
+            "state": "active", "reason": None, "reason_since": None, "doubt_since": None, "attempts": 0,
+            "last_error": None,
+            # A claim on the token that is replaced is void: whatever it brings is older than this login.
+            "claim_owner": None, "claim_began": None, "claim_until": None, "awaited": False,
+        }  # fmt: skip
+    if columns["state"] in ("active", "in_doubt") and columns["claim_owner"] is None:
+        has_access = verdict.access or bool(row.get("has_access"))
+        columns["due_at"] = (
+            schedule.after_sync(
+                columns["expires_at"], columns["obtained_at"], now, random.random(),  # noqa: S311  # jitter
+                grant.policy, row.get("last_read_at"),
+            )
+            if has_access or grant.policy.is_dormant(row.get("last_read_at"), now)
+            else now
+        )  # fmt: skip
+    return columns

@@ -1,0 +1,90 @@
+"""Whether what Auth0 shows is news. Pure: the promise «never older, never empty» is decided here.
+
+Auth0's copy is as old as the user's last login, while ours is renewed. So a shown token is taken only when it
+differs from what Auth0 last showed, and each of the two tokens is judged by itself: an identity with a new
+access token may still show the refresh token of a year ago, which we have rotated many times since.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What Auth0 shows now.
+
+    Attributes:
+        access, refresh: fingerprints; None where Auth0 shows no such token.
+        updated_at: of the user; None where Auth0 has no such time (connections).
+        issued_at: when the access token was issued, None where nothing sound says so.
+    """
+
+    access: bytes | None
+    refresh: bytes | None
+    updated_at: datetime | None
+    issued_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the vault holds, and what Auth0 had shown when it was last looked at.
+
+    Attributes:
+        shown_access, shown_refresh: fingerprints of what was last shown.
+        shown_updated_at: the newest ``updated_at`` ever seen.
+        has_access: whether an access token is held.
+        expires_at: its end, None where unknown.
+        obtained_at: when it was issued, None where unknown.
+        renewable: whether the vault can renew it.
+        from_auth0: the access token held is one that Auth0 showed: we have not renewed it since.
+    """
+
+    shown_access: bytes | None
+    shown_refresh: bytes | None
+    shown_updated_at: datetime | None
+    has_access: bool
+    expires_at: datetime | None
+    obtained_at: datetime | None
+    renewable: bool
+    from_auth0: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """What to do with what Auth0 shows.
+
+    Attributes:
+        stale: Auth0 answered with an older state than it has shown before; nothing of it counts.
+        access, refresh: whether to take that token.
+    """
+
+    stale: bool = False
+    access: bool = False
+    refresh: bool = False
+
+
+def compare_freshness(held: Stored | None, shown: Incoming, now: datetime) -> Freshness:
+    """Decide which of the shown tokens to take."""
+    if held is None:
+        return Freshness(access=shown.access is not None, refresh=shown.refresh is not None)
+    if held.shown_updated_at is not None and (
+        shown.updated_at is None or shown.updated_at < held.shown_updated_at
+    ):
+        return Freshness(stale=True)
+    refresh = shown.refresh is not None and shown.refresh != held.shown_refresh
+    access = shown.access is not None and shown.access != held.shown_access
+    return Freshness(refresh=refresh, access=access and (refresh or _access_is_newer(held, shown, now)))
+
+
+def _access_is_newer(held: Stored, shown: Incoming, now: datetime) -> bool:
+    """Whether a changed access token without a new refresh token is better than the one held."""
+    if not held.has_access or not held.renewable:
+        return True
+    if held.from_auth0:
+        return True  # both are Auth0's, and what it shows now is not behind what it showed then
+    if held.expires_at is not None and held.expires_at <= now:
+        return True
+    # Changed, but it may have been issued before our last renewal: only a known, later time of issue counts.
+    return shown.issued_at is not None and (held.obtained_at is None or shown.issued_at >= held.obtained_at)

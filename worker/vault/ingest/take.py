@@ -1,0 +1,218 @@
+"""Taking what Auth0 shows into the vault."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from token_vault.grant_key import GrantKey
+from worker.vault.db.database import Vault
+from worker.vault.grants.erase import tombstones
+from worker.vault.grants.relink import move
+from worker.vault.ingest.columns import (
+    EMPTY,
+    FingerprintedGrant,
+    IncomingGrant,
+    as_stored,
+    identity_columns,
+    ingested_columns,
+    observed_columns,
+    row_key,
+)
+from worker.vault.ingest.freshness import Incoming, compare_freshness
+from worker.vault.ingest.writes import Writes, insert_rows, update_rows
+
+
+@dataclass(slots=True)
+class IngestStats:
+    """How many grants were new, changed, unchanged, or shown in an older state than before."""
+
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    stale: int = 0
+
+    def add(self, other: IngestStats) -> None:
+        """Add another tally to this one."""
+        self.new += other.new
+        self.changed += other.changed
+        self.unchanged += other.unchanged
+        self.stale += other.stale
+
+
+_HELD = text("""
+SELECT g.id, g.tenant, g.connection, g.user_id, g.provider_user_id, g.state, g.reason, g.reason_since,
+    g.access_version, g.access_sealed IS NOT NULL AS has_access, g.refresh_version,
+    g.refresh_sealed IS NOT NULL AS has_refresh, g.expires_at, g.refresh_expires_at, g.scopes, g.obtained_at,
+    g.obtained_from, g.shown_access, g.shown_refresh, g.shown_updated_at, g.user_created_at, g.due_at,
+    g.claim_owner, g.claim_began, g.claim_until, g.awaited, g.doubt_since, g.attempts, g.last_error, g.last_read_at
+FROM grants g
+JOIN unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:tenants AS text[]), CAST(:subjects AS text[]))
+    AS asked(user_id, connection, tenant, provider_user_id) USING (user_id, connection, tenant, provider_user_id)
+ORDER BY g.id FOR UPDATE OF g
+""")
+
+
+async def ingest(vault: Vault, shown: Sequence[IncomingGrant], *, now: datetime) -> IngestStats:
+    """Take what is news in what Auth0 shows, encrypt it, and commit: what is new, then what has changed.
+
+    Args:
+        shown: at most a few hundred grants, each key once.
+        now: the database's time.
+    """
+    asked = [
+        (grant, _fingerprinted(vault, grant)) for grant in shown if grant.pair.access or grant.pair.refresh
+    ]
+    unknown, known, elsewhere = await _find_changed(vault, asked)
+    tally = IngestStats(unchanged=len(asked) - len(unknown) - len(known))
+    if elsewhere:
+        moves = [(id_, grant.key, grant.updated_at) for (grant, _), id_ in elsewhere]
+        moved = await move(vault, moves, now=now)
+        known += [(grant, seen) for (grant, seen), _ in elsewhere if grant.key in moved]
+        tally.unchanged -= len(moved)
+    writes = Writes()
+    buried = await tombstones(vault, [grant.key for grant, _ in unknown])
+    for grant, seen in unknown:
+        _plan_insert(vault, grant, seen, buried.get(grant.key), now, writes, tally)
+    if writes.inserts:
+        async with vault.statement() as connection:
+            lost = await insert_rows(connection, writes.inserts, unknown)
+        tally.new -= len(lost)
+        known += [(grant, seen) for grant, seen in unknown if grant.key in lost]
+    if known:
+        await _change(vault, known, tally, now)
+    return tally
+
+
+async def _change(vault: Vault, known: list[FingerprintedGrant], tally: IngestStats, now: datetime) -> None:
+    """Judge grants that the vault holds, each row locked until what was decided is committed."""
+    writes = Writes()
+    async with vault.engine.begin() as connection:
+        held = await _held(connection, [grant.key for grant, _ in known])
+        for grant, seen in known:
+            if row := held.get(grant.key):
+                _plan_update(vault, grant, seen, row, now, writes, tally)
+        await update_rows(connection, writes)
+
+
+def _fingerprinted(vault: Vault, grant: IncomingGrant) -> Incoming:
+    of, pair = vault.fingerprints.of_secret, grant.pair
+    return Incoming(
+        access=of(pair.access) if pair.access else None,
+        refresh=of(pair.refresh) if pair.refresh else None,
+        updated_at=grant.updated_at,
+        issued_at=grant.issued_at,
+    )
+
+
+# Most of what a sync is shown is what it was shown before: Postgres picks out the rest, without a lock. One JSON
+# parameter stands for the whole page; arrays and rows of parameters cost more to send than the question itself.
+_DIFFERENT = text("""
+SELECT asked.n, g.id IS NULL, elsewhere.id
+FROM jsonb_to_recordset(CAST(:asked AS jsonb)) AS asked(
+    n integer, user_id text, connection text, tenant text, provider_user_id text,
+    access text, refresh text, updated_at timestamptz, created_at timestamptz)
+LEFT JOIN grants g USING (user_id, connection, tenant, provider_user_id)
+-- An identity belongs to one user: known under another, it has moved, as accounts were linked or unlinked.
+LEFT JOIN LATERAL (
+    SELECT id FROM grants m
+    WHERE g.id IS NULL AND m.provider_user_id = asked.provider_user_id AND m.connection = asked.connection
+        AND m.tenant = asked.tenant AND m.provider_user_id <> ''
+    ORDER BY m.shown_updated_at DESC NULLS LAST, id DESC LIMIT 1
+) elsewhere ON true
+WHERE g.id IS NULL
+    OR coalesce(decode(access, 'hex'), g.shown_access) IS DISTINCT FROM g.shown_access
+    OR coalesce(decode(refresh, 'hex'), g.shown_refresh) IS DISTINCT FROM g.shown_refresh
+    OR coalesce(updated_at, g.shown_updated_at) IS DISTINCT FROM g.shown_updated_at
+    OR coalesce(asked.created_at, g.user_created_at) IS DISTINCT FROM g.user_created_at
+ORDER BY asked.n
+""")
+
+
+async def _find_changed(
+    vault: Vault, asked: list[FingerprintedGrant]
+) -> tuple[list[FingerprintedGrant], list[FingerprintedGrant], list[tuple[FingerprintedGrant, int]]]:
+    """Return the grants that the vault does not hold, those of which Auth0 shows something else than before, and
+    those that the vault holds under another user, with their ids.
+    """
+    rows = [
+        identity_columns(grant.key)
+        | {
+            "n": n, "access": seen.access and seen.access.hex(), "refresh": seen.refresh and seen.refresh.hex(),
+            "updated_at": seen.updated_at and seen.updated_at.isoformat(),
+            "created_at": grant.user_created_at and grant.user_created_at.isoformat(),
+        }
+        for n, (grant, seen) in enumerate(asked)
+    ]  # fmt: skip
+    found = await vault.run(_DIFFERENT, {"asked": json.dumps(rows)})
+    unknown = [asked[n] for n, is_unknown, elsewhere in found if is_unknown and elsewhere is None]
+    known = [asked[n] for n, is_unknown, _ in found if not is_unknown]
+    return unknown, known, [(asked[n], elsewhere) for n, _, elsewhere in found if elsewhere is not None]
+
+
+async def _held(connection: AsyncConnection, keys: Sequence[GrantKey]) -> dict[GrantKey, dict[str, Any]]:
+    values = {
+        "users": [key.user_id for key in keys],
+        "connections": [key.connection for key in keys],
+        "tenants": [key.tenant for key in keys],
+        "subjects": [key.provider_user_id for key in keys],
+    }
+    rows = (await connection.execute(_HELD, values)).mappings()
+    return {row_key(row): row for row in map(dict[str, Any], rows)}
+
+
+def _plan_insert(
+    vault: Vault,
+    grant: IncomingGrant,
+    shown: Incoming,
+    tombstone: Mapping[str, Any] | None,
+    now: datetime,
+    writes: Writes,
+    tally: IngestStats,
+) -> None:
+    """Judge one shown grant that the vault does not hold. What was erased comes back by a new login alone."""
+    before = {**EMPTY, **(tombstone or {})}
+    verdict = compare_freshness(as_stored(before) if tombstone else None, shown, now)
+    if verdict.stale:
+        tally.stale += 1
+    elif not (verdict.access or verdict.refresh):
+        tally.unchanged += 1
+    else:
+        tally.new += 1
+        writes.inserts.append(
+            ingested_columns(vault, grant, shown, verdict, before, now) | identity_columns(grant.key)
+        )
+
+
+def _plan_update(
+    vault: Vault,
+    grant: IncomingGrant,
+    shown: Incoming,
+    row: Mapping[str, Any],
+    now: datetime,
+    writes: Writes,
+    tally: IngestStats,
+) -> None:
+    """Judge one shown grant that the vault holds, and note down what to write for it."""
+    verdict = compare_freshness(as_stored(row), shown, now)
+    if verdict.stale:
+        tally.stale += 1
+        return
+    if verdict.access or verdict.refresh:
+        tally.changed += 1
+        writes.updates.append(
+            ingested_columns(vault, grant, shown, verdict, row, now) | {"row_id": row["id"]}
+        )
+        if row["awaited"]:
+            writes.awaited.append(row["id"])
+        return
+    tally.unchanged += 1
+    seen = observed_columns(grant, shown, row)
+    if any(row[name] != value for name, value in seen.items()):
+        writes.touches.append(seen | {"row_id": row["id"]})

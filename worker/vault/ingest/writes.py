@@ -1,0 +1,96 @@
+"""Writes what taking came to: new rows, changed ones, and sights of Auth0 that brought nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from token_vault.grant_key import GrantKey
+from worker.vault.db.tables import GrantRow
+from worker.vault.grants.touch import notify
+from worker.vault.ingest.columns import OBSERVED_COLUMNS, FingerprintedGrant, row_key
+
+
+@dataclass(slots=True)
+class Writes:
+    """What is to be written: columns of new rows, of changed ones and of mere sights, and whose waiters to wake."""
+
+    inserts: list[dict[str, Any]] = field(default_factory=list)
+    updates: list[dict[str, Any]] = field(default_factory=list)
+    touches: list[dict[str, Any]] = field(default_factory=list)
+    awaited: list[int] = field(default_factory=list)
+
+
+# A grant's connection gets a row even where Auth0 has not shown the connection itself. In one order, so that two
+# syncs of the same new grants wait for each other and never in a circle.
+_INSERT = text("""
+WITH new AS (
+    SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new(
+        strategy text, tenant text, connection text, user_id text, provider_user_id text, state text, reason text,
+        access_sealed text, access_version bigint, refresh_sealed text, refresh_version bigint, expires_at timestamptz,
+        refresh_expires_at timestamptz, scopes text[], obtained_at timestamptz, obtained_from text, shown_access text,
+        shown_refresh text, shown_updated_at timestamptz, user_created_at timestamptz, due_at timestamptz)
+), stubs AS (
+    INSERT INTO connections (tenant, name, strategy, problem, problem_message)
+    SELECT DISTINCT ON (tenant, connection) tenant, connection, strategy, 'not_shown',
+        format('Auth0 has shown users of connection %s but not the connection itself: its client credentials are '
+            'unknown. Run `token-vault sync`.', connection)
+    FROM new ORDER BY tenant, connection
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, reason, access_sealed, access_version,
+    refresh_sealed, refresh_version, expires_at, refresh_expires_at, scopes, obtained_at, obtained_from,
+    shown_access, shown_refresh, shown_updated_at, user_created_at, due_at)
+SELECT tenant, connection, user_id, provider_user_id, state, reason, convert_to(access_sealed, 'UTF8'), access_version,
+    convert_to(refresh_sealed, 'UTF8'), refresh_version, expires_at, refresh_expires_at, scopes, obtained_at, obtained_from,
+    decode(shown_access, 'hex'), decode(shown_refresh, 'hex'), shown_updated_at, user_created_at, due_at
+FROM new ORDER BY user_id, connection, tenant, provider_user_id
+ON CONFLICT DO NOTHING
+RETURNING tenant, connection, user_id, provider_user_id
+""")
+_INSERTED = (
+    "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "access_sealed", "access_version",
+    "refresh_sealed", "refresh_version", "expires_at", "refresh_expires_at", "scopes", "obtained_at",
+    "obtained_from", *OBSERVED_COLUMNS, "due_at",
+)  # fmt: skip
+
+
+def _plain(name: str, value: object) -> object:
+    """A column's value in JSON: ciphertexts are text already, fingerprints go as hexadecimal digits."""
+    if isinstance(value, bytes):
+        return value.decode() if name.endswith("_sealed") else value.hex()
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+async def insert_rows(
+    connection: AsyncConnection, inserts: list[dict[str, Any]], unknown: list[FingerprintedGrant]
+) -> set[GrantKey]:
+    """Insert new grants; returns the keys that another sync has inserted at the same time."""
+    strategies = {grant.key: grant.strategy for grant, _ in unknown}
+    rows = [
+        {name: _plain(name, columns[name]) for name in _INSERTED} | {"strategy": strategies[row_key(columns)]}
+        for columns in inserts
+    ]
+    inserted = (await connection.execute(_INSERT, {"rows": json.dumps(rows)})).mappings()
+    return set(strategies) - {row_key(dict(row)) for row in inserted}
+
+
+async def update_rows(connection: AsyncConnection, writes: Writes) -> None:
+    """Update rows that the caller has locked, and wake who waits for one of them."""
+    for columns in writes.updates:
+        row_id = columns.pop("row_id")
+        await connection.execute(update(GrantRow).where(GrantRow.id == row_id).values(columns))
+    if writes.touches:
+        await connection.execute(
+            update(GrantRow.__table__)  # type: ignore[arg-type]
+            .where(GrantRow.id == bindparam("row_id"))
+            .values({name: bindparam(name) for name in OBSERVED_COLUMNS}),
+            writes.touches,
+        )
+    for row_id in writes.awaited:
+        await notify(connection, row_id)

@@ -1,0 +1,208 @@
+"""Putting all that is sealed under the first key of its ring, and counting what is under which key.
+
+Nothing is remembered between two runs: a ciphertext itself shows under which key it is. A run that was killed is
+gone on with by running again. Beside it workers, syncs and readers go on: a ciphertext is replaced only where it
+still is the very one that was read, so a token that was renewed meanwhile is never overwritten by the older one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+
+from sqlalchemy import Connection, create_engine, pool
+from sqlalchemy.exc import DBAPIError
+
+from token_vault.connect_args import CONNECT_ARGS
+from token_vault.errors import CannotOpen
+from token_vault.keyring import KeyRing, RingName
+from token_vault.secret import Secret
+from worker.vault.db.database import explain, sqlalchemy_url
+from worker.vault.rotation.sealed_columns import COLUMNS, Column, Found, again, count, pages, swap
+from worker.vault.spool import Spool
+
+Progress = Callable[[int, int | None], None]
+Rings = Mapping[RingName, KeyRing]
+
+PAGE = 500
+# A row that another transaction holds is tried again so often, after so many seconds.
+TRIES, PAUSE = 100, 0.05
+# So many ciphertexts that do not open are named; the rest is counted.
+NAMED = 20
+
+
+@dataclass(slots=True)
+class RotationStats:
+    """What was found of one kind.
+
+    Attributes:
+        by_key: how many ciphertexts are under which key of the ring, 0 for the first.
+        resealed: how many were put under the first key; they count there.
+        in_use: how many another transaction held all the time.
+        unopened: how many no key opens, or are out of place.
+        problems: what is the matter with the first of these, by name.
+    """
+
+    ring: RingName
+    holds: str
+    by_key: Counter[int] = field(default_factory=Counter)
+    resealed: int = 0
+    in_use: int = 0
+    unopened: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def outdated(self) -> int:
+        """How many are under another key than the first, or may be."""
+        return self.by_key.total() - self.by_key[0] + self.in_use + self.unopened
+
+    def refuse(self, error: CannotOpen) -> None:
+        """Count a ciphertext that does not open, and name it where there is room."""
+        self.unopened += 1
+        if len(self.problems) < NAMED:
+            self.problems.append(str(error))
+
+
+def inspect(
+    database_url: Secret,
+    rings: Rings,
+    spool: Spool | None,
+    progress: Progress = lambda _done, _total: None,
+    *,
+    pages_at_most: int | None = None,
+) -> list[RotationStats]:
+    """Count what is under which key.
+
+    Args:
+        rings: those at hand; what is under another one is not looked at.
+        spool: of this machine, with the refresh ring.
+        pages_at_most: look at so many pages of each kind; None for all.
+
+    Raises:
+        ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
+    """
+    return _walk(database_url, rings, spool, progress, _count, pages_at_most)
+
+
+def rotate(
+    database_url: Secret,
+    rings: Rings,
+    spool: Spool | None,
+    progress: Progress = lambda _done, _total: None,
+) -> list[RotationStats]:
+    """Put what is under an older key under the first one, a page committed at a time; arguments and errors as ``inspect``.
+
+    Nothing else of a row is touched: no time, no state, no version, no claim; so no event is told either.
+    """
+    if spool is not None:
+        spool.sweep()
+    return _walk(database_url, rings, spool, progress, _reseal, None)
+
+
+_Work = Callable[[Connection, Column, KeyRing, list[Found], RotationStats], None]
+
+
+def _walk(
+    database_url: Secret,
+    rings: Rings,
+    spool: Spool | None,
+    progress: Progress,
+    work: _Work,
+    pages_at_most: int | None,
+) -> list[RotationStats]:
+    columns = [column for column in COLUMNS if column.ring in rings]
+    tallies = []
+    with _connected(database_url) as connection:
+        total = sum(count(connection, column) for column in columns) if pages_at_most is None else None
+        done = 0
+        for column in columns:
+            tally = RotationStats(column.ring, column.holds)
+            tallies.append(tally)
+            for page in islice(pages(connection, column, PAGE), pages_at_most):
+                work(connection, column, rings[column.ring], page, tally)
+                done += len(page)
+                progress(done, total)
+    if spool is not None and "refresh" in rings:
+        tallies.append(_spooled(spool, resealing=work is _reseal))
+    return tallies
+
+
+def _count(_: Connection, __: Column, ring: KeyRing, page: Sequence[Found], tally: RotationStats) -> None:
+    for found in page:
+        try:
+            tally.by_key[ring.position(found.place, found.sealed)] += 1
+        except CannotOpen as error:
+            tally.refuse(error)
+
+
+def _reseal(
+    connection: Connection, column: Column, ring: KeyRing, page: list[Found], tally: RotationStats
+) -> None:
+    pending = page
+    for _ in range(TRIES):
+        outdated, fresh = _fresh(ring, pending, tally)
+        if not outdated:
+            return
+        swapped = swap(connection, column, outdated, fresh)
+        tally.resealed += len(swapped)
+        tally.by_key[0] += len(swapped)
+        left = [found.key for found in outdated if found.key not in swapped]
+        if not left:
+            return
+        # Written meanwhile, or held by another transaction just now.
+        pending = again(connection, column, left)
+        time.sleep(PAUSE)
+    tally.in_use += len(pending)
+
+
+def _fresh(ring: KeyRing, page: Sequence[Found], tally: RotationStats) -> tuple[list[Found], list[bytes]]:
+    """Seal anew what is under an older key, and count the rest."""
+    outdated, fresh = [], []
+    for found in page:
+        try:
+            sealed = ring.reseal(found.place, found.sealed)
+        except CannotOpen as error:
+            tally.refuse(error)
+            continue
+        if sealed is None:
+            tally.by_key[0] += 1
+        else:
+            outdated.append(found)
+            fresh.append(sealed)
+    return outdated, fresh
+
+
+def _spooled(spool: Spool, *, resealing: bool) -> RotationStats:
+    tally = RotationStats("refresh", "answers in this machine's spool")
+    for path in spool.files():
+        try:
+            if resealing:
+                tally.resealed += spool.reseal(path)
+            position = spool.position(path)
+        except CannotOpen as error:
+            tally.refuse(error)
+        else:
+            if position is not None:
+                tally.by_key[position] += 1
+    return tally
+
+
+@contextmanager
+def _connected(database_url: Secret) -> Iterator[Connection]:
+    """One connection on which each statement commits by itself."""
+    engine = create_engine(
+        sqlalchemy_url(database_url),
+        poolclass=pool.NullPool,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,  # an error message must not show what was sent
+        connect_args={"application_name": "token-vault keys", **CONNECT_ARGS},
+    )
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise explain(error) from None

@@ -1,0 +1,176 @@
+"""Where the vault's tables hold ciphertexts, and how to go through them all without holding them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from token_vault.encryption_context import EncryptionContext
+from token_vault.grant_key import GrantKey
+from token_vault.keyring import RingName
+from worker.vault.connections.stored import place_of_options
+from worker.vault.db.advisory_locks import place_of_token
+from worker.vault.db.database import ACCESS_CHECK, FINGERPRINT_KEY
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of ciphertexts, or those of its rows that are under one ring.
+
+    Attributes:
+        holds: what the ciphertexts are, for people.
+        key: the table's primary key, by name, with its types.
+        beside: the other columns that the ciphertexts' place is made of.
+        place: where a row's ciphertext was sealed for.
+        only: a condition on the rows, in SQL.
+    """
+
+    holds: str
+    ring: RingName
+    table: str
+    name: str
+    key: Mapping[str, str]
+    beside: Sequence[str]
+    place: Callable[[Row], EncryptionContext]
+    only: str = "true"
+
+
+def _of_grant(field: str) -> Callable[[Row], EncryptionContext]:
+    def place(row: Row) -> EncryptionContext:
+        key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
+        return EncryptionContext.of_grant(key, field, row[f"{field}_version"])
+
+    return place
+
+
+def _tokens(ring: RingName) -> Column:
+    beside = ("tenant", "connection", "user_id", "provider_user_id", f"{ring}_version")
+    return Column(
+        f"{ring} tokens", ring, "grants", f"{ring}_sealed", {"id": "bigint"}, beside, _of_grant(ring)
+    )
+
+
+def _own(holds: str, ring: RingName, place: EncryptionContext) -> Column:
+    (name,) = place.row
+    return Column(
+        holds, ring, "vault_secrets", "sealed", {"name": "text"}, (), lambda _: place, f"name = '{name}'"
+    )
+
+
+COLUMNS = (
+    _own("check of the ring", "access", ACCESS_CHECK),
+    _tokens("access"),
+    _own("fingerprint key", "refresh", FINGERPRINT_KEY),
+    Column(
+        "connections' options", "refresh", "connections", "options_sealed", {"tenant": "text", "name": "text"},
+        ("options_version",), lambda row: place_of_options(row["tenant"], row["name"], row["options_version"]),
+    ),
+    Column(
+        "management tokens", "refresh", "management_tokens", "sealed", {"tenant": "text"}, (),
+        lambda row: place_of_token(row["tenant"]),
+    ),
+    _tokens("refresh"),
+)  # fmt: skip
+"""All that is sealed in Postgres. A column of ciphertexts that is missing here outlives no rotation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One ciphertext.
+
+    Attributes:
+        key: its row's, in the order of the column's.
+    """
+
+    key: tuple[Any, ...]
+    place: EncryptionContext
+    sealed: bytes
+
+
+def pages(connection: Connection, column: Column, size: int) -> Iterator[list[Found]]:
+    """Go through a column in the order of its key, a page in memory at a time.
+
+    Each page is a statement of its own: no snapshot is kept open over hours, and no lock over any.
+    """
+    after: tuple[Any, ...] | None = None
+    while page := _read(connection, column, *_beyond(column, after), size):
+        yield page
+        after = page[-1].key
+
+
+def again(connection: Connection, column: Column, keys: Sequence[tuple[Any, ...]]) -> list[Found]:
+    """Read the ciphertexts of these rows as they are now."""
+    names = ", ".join(column.key)
+    condition = f"({names}) IN (SELECT * FROM unnest({_arrays(column)}))"  # noqa: S608  # our own names
+    return _read(connection, column, condition, _by_column(column, keys), len(keys))
+
+
+def count(connection: Connection, column: Column) -> int:
+    """How many ciphertexts a column has."""
+    statement = f"SELECT count({column.name}) FROM {column.table} WHERE {column.only}"  # noqa: S608  # our own names
+    return int(connection.execute(text(statement)).scalar_one())
+
+
+def swap(
+    connection: Connection, column: Column, found: Sequence[Found], fresh: Sequence[bytes]
+) -> set[tuple[Any, ...]]:
+    """Replace ciphertexts where they still stand as they were read, in one statement; returns the keys of those rows.
+
+    What was written meanwhile is newer and stays. A row that another transaction has locked is left alone: who
+    waits for nothing while it holds locks is part of no deadlock.
+    """
+    names = ", ".join(column.key)
+    held = ", ".join(f"held.{name}" for name in column.key)
+    # The subquery decides on the newest version of each row, which it locks; the comparison outside says the same.
+    statement = f"""
+UPDATE {column.table} held SET {column.name} = free.fresh
+FROM (
+    SELECT {names}, was, fresh
+    FROM {column.table} JOIN unnest({_arrays(column)}, CAST(:was AS bytea[]), CAST(:fresh AS bytea[]))
+        AS given({names}, was, fresh) USING ({names})
+    WHERE {column.table}.{column.name} = was
+    FOR UPDATE OF {column.table} SKIP LOCKED
+) free
+WHERE ({held}) = ({", ".join(f"free.{name}" for name in column.key)}) AND held.{column.name} = free.was
+RETURNING {held}
+"""  # noqa: S608  # our own names
+    values = _by_column(column, [each.key for each in found])
+    values |= {"was": [each.sealed for each in found], "fresh": list(fresh)}
+    return {tuple(row) for row in connection.execute(text(statement), values)}
+
+
+def _read(
+    connection: Connection, column: Column, condition: str, values: Mapping[str, Any], limit: int
+) -> list[Found]:
+    names = ", ".join((*column.key, *column.beside))
+    statement = f"""
+SELECT {names}, {column.name} AS sealed_here FROM {column.table}
+WHERE {column.name} IS NOT NULL AND {column.only} AND {condition}
+ORDER BY {", ".join(column.key)} LIMIT :limit
+"""  # noqa: S608  # our own names
+    rows = map(dict[str, Any], connection.execute(text(statement), {**values, "limit": limit}).mappings())
+    return [
+        Found(tuple(row[name] for name in column.key), column.place(row), bytes(row["sealed_here"]))
+        for row in rows
+    ]
+
+
+def _beyond(column: Column, after: tuple[Any, ...] | None) -> tuple[str, dict[str, Any]]:
+    if after is None:
+        return "true", {}
+    marks = ", ".join(f"CAST(:after_{name} AS {kind})" for name, kind in column.key.items())
+    values = {f"after_{name}": value for name, value in zip(column.key, after, strict=True)}
+    return f"({', '.join(column.key)}) > ({marks})", values
+
+
+def _arrays(column: Column) -> str:
+    return ", ".join(f"CAST(:key_{name} AS {kind}[])" for name, kind in column.key.items())
+
+
+def _by_column(column: Column, keys: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    return {f"key_{name}": [key[place] for key in keys] for place, name in enumerate(column.key)}

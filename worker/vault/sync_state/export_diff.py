@@ -1,0 +1,114 @@
+"""An export of a tenant's users against what the vault holds: whom to ask for by id, and who seems gone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, func, select, text
+
+from worker.vault.db.database import Vault
+from worker.vault.db.tables import WantedUser
+
+Exported = tuple[str, datetime | None]
+"""Auth0's user id, and the user's ``updated_at``."""
+
+_EXPORTED = text("CREATE TEMPORARY TABLE exported (user_id text, updated_at timestamptz) ON COMMIT DROP")
+
+_LINES = text("""
+INSERT INTO exported SELECT * FROM unnest(CAST(:user_ids AS text[]), CAST(:times AS timestamptz[]))
+""")
+
+# Who has no token has no row here: such a user is asked for only when changed since everybody was last seen. Who
+# has seemed gone for a while and is named all the same is asked for, which takes the mark off.
+_WANTED = text("""
+INSERT INTO wanted_users (tenant, user_id)
+SELECT DISTINCT :tenant, e.user_id
+FROM exported e LEFT JOIN (
+    SELECT user_id, min(coalesce(shown_updated_at, '-infinity')) AS shown,
+        bool_or(missing_since < :until) AS seems_gone
+    FROM grants
+    WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased' GROUP BY user_id
+) held ON held.user_id = e.user_id
+WHERE e.updated_at IS NULL OR e.updated_at > coalesce(held.shown, :since) OR held.seems_gone
+ON CONFLICT DO NOTHING
+""")
+
+_MARK_ABSENT = text("""
+UPDATE grants g SET missing_since = :now
+WHERE g.tenant = :tenant AND g.user_id <> '' AND g.state <> 'erased' AND g.missing_since IS NULL
+    AND greatest(g.user_created_at, g.created_at) < :until
+    AND NOT EXISTS (SELECT FROM exported e WHERE e.user_id = g.user_id)
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What an export comes to.
+
+    Attributes:
+        users: how many it names.
+        wanted: how many of them are to be asked for by id.
+        gone: how many grants were marked as missing, as it does not name their users.
+    """
+
+    users: int
+    wanted: int
+    gone: int
+
+
+async def compare(
+    vault: Vault,
+    tenant: str,
+    exported: AsyncIterator[Sequence[Exported]],
+    *,
+    since: datetime,
+    until: datetime,
+    now: datetime,
+) -> Compared:
+    """Note whom to ask for, and mark whom the export lacks: all of it or nothing, and twice without harm.
+
+    Args:
+        exported: the export's users, some at a time.
+        since: those of whom the vault holds nothing are wanted if they changed after it.
+        until: nothing is concluded for grants or users newer than that.
+        now: the database's time.
+    """
+    users = 0
+    async with vault.engine.begin() as connection:
+        # What a killed process noted of the same export would not be counted again.
+        await connection.execute(delete(WantedUser).where(WantedUser.tenant == tenant))
+        await connection.execute(_EXPORTED)
+        async for lines in exported:
+            await connection.execute(
+                _LINES, {"user_ids": [name for name, _ in lines], "times": [time for _, time in lines]}
+            )
+            users += len(lines)
+        await connection.execute(text("ANALYZE exported"))
+        values = {"tenant": tenant, "since": since, "until": until, "now": now}
+        wanted = await connection.execute(_WANTED, values)
+        absent = await connection.execute(_MARK_ABSENT, values)
+        return Compared(users, wanted.rowcount, absent.rowcount)
+
+
+async def some(vault: Vault, tenant: str, *, limit: int) -> list[str]:
+    """Users who are still to be asked for."""
+    statement = select(WantedUser.user_id).where(WantedUser.tenant == tenant)
+    return [user_id for (user_id,) in await vault.run(statement.order_by(WantedUser.user_id).limit(limit))]
+
+
+async def count(vault: Vault, tenant: str) -> int:
+    """How many users are still to be asked for."""
+    ((number,),) = await vault.run(
+        select(func.count()).select_from(WantedUser).where(WantedUser.tenant == tenant)
+    )
+    return int(number)
+
+
+async def asked(vault: Vault, tenant: str, user_ids: Sequence[str] | None = None) -> None:
+    """Note that these users were asked for; or that nobody is wanted any more."""
+    statement = delete(WantedUser).where(WantedUser.tenant == tenant)
+    if user_ids is not None:
+        statement = statement.where(WantedUser.user_id.in_(user_ids))
+    await vault.run(statement)

@@ -1,0 +1,182 @@
+"""Delivers events: what is due, a few at a time for each receiver, none in the way of another."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import httpx
+import structlog
+
+from worker.providers.answer import retry_after
+from worker.settings import EventKind, EventSettings, WebhookSettings
+from worker.vault import outbox, schedule
+from worker.vault.db.database import Vault
+from worker.vault.outbox import Delivery, WebhookFilter
+from worker.webhooks import payload, signature
+from worker.webhooks.http import CALL_TIMEOUT, PostResult, post
+
+log = structlog.get_logger(__name__)
+
+# Calls to one receiver at a time, in each process: what an outage held back does not come all at once.
+AT_A_TIME = 8
+# Seconds after which a tick claims no more; it ends when its last call does.
+BUDGET = 10.0
+# A first call that goes alone, the others, and time to write down how they ended.
+CLAIM_TIME = timedelta(seconds=4 * CALL_TIMEOUT)
+# A receiver's `Retry-After` is obeyed up to this.
+RETRY_AFTER_CAP = timedelta(hours=1)
+# A token that ended while no tick came is still told of.
+LATE = timedelta(days=1)
+
+
+class Dispatcher:
+    """Delivers the events of one vault to the configured webhooks.
+
+    Args:
+        vault: where the events are.
+        webhooks: by name.
+        events: how they are told.
+        http: as ``sending.http_client`` makes it.
+        now: the time; by default the database's clock.
+        chance: 0 to 1, uniform.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        webhooks: Mapping[str, WebhookSettings],
+        events: EventSettings,
+        http: httpx.AsyncClient,
+        *,
+        now: Callable[[], datetime] | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._vault = vault
+        self._webhooks = webhooks
+        self._events = events
+        self._http = http
+        self._now = now
+        self._chance = chance
+        # Of this process: the next tick does not wait behind a slow receiver that this one is still busy with.
+        self._busy: set[str] = set()
+        # Until when receivers have asked to be left alone; each process has to be told.
+        self._quiet: dict[str, datetime] = {}
+
+    async def deliver_due(self, tenants: Sequence[str], *, budget: float = BUDGET) -> Counter[str]:
+        """Tell of tokens about to end, and deliver what is due.
+
+        Args:
+            tenants: whose events.
+            budget: seconds after which no more is claimed.
+
+        Returns:
+            How many deliveries were ``delivered``, ``refused``, or given up as ``failed``.
+        """
+        now = await self._time()
+        ahead = now + timedelta(seconds=self._events.expiring)
+        await outbox.tell_expiring(self._vault, tenants, ahead=ahead, since=now - LATE)
+        await outbox.spread(self._vault, tenants, wanted(self._webhooks), now=now)
+        counts: Counter[str] = Counter()
+        stop_at = time.monotonic() + budget
+        free = [name for name in self._webhooks if name not in self._busy]
+        ended = await asyncio.gather(
+            *(self._lane(name, stop_at, counts) for name in free), return_exceptions=True
+        )
+        await outbox.blank_forgotten(self._vault)
+        for failure in ended:
+            if isinstance(failure, BaseException):
+                raise failure
+        return counts
+
+    async def _time(self) -> datetime:
+        return self._now() if self._now else await self._vault.now()
+
+    async def _lane(self, name: str, stop_at: float, counts: Counter[str]) -> None:
+        """Deliver to one receiver until nothing is due, it takes nothing, or the time is up."""
+        self._busy.add(name)
+        try:
+            going_well = False
+            while time.monotonic() < stop_at:
+                now = await self._time()
+                if now < self._quiet.get(name, now):
+                    return
+                claimed = await outbox.claim(
+                    self._vault, name, now=now, until=now + CLAIM_TIME, limit=AT_A_TIME
+                )
+                if not claimed:
+                    return
+                # The first call goes alone: a receiver that is away costs one call a tick, however much waits.
+                lead = [] if going_well else claimed[:1]
+                results = [await self._deliver(delivery, counts) for delivery in lead]
+                rest = claimed[len(lead) :]
+                if any(result.is_away for result in results):
+                    await self._postpone(rest, results[0])
+                    return
+                results += await asyncio.gather(*(self._deliver(delivery, counts) for delivery in rest))
+                if any(result.is_away for result in results):
+                    return
+                going_well = any(result.taken for result in results)
+        finally:
+            self._busy.discard(name)
+
+    async def _deliver(self, delivery: Delivery, counts: Counter[str]) -> PostResult:
+        now, webhook, event = await self._time(), self._webhooks[delivery.webhook], delivery.event
+        body = payload.body(event, self._events.reauthorize_url)
+        signed = signature.headers(payload.name_of(event.id), body, webhook.secret, now=now)
+        result = await post(self._http, webhook.url, body, signed)
+        now = await self._time()
+        if result.taken:
+            await outbox.delivered(self._vault, delivery, status=result.status or 0, now=now)
+            counts["delivered"] += 1
+            return result
+        # 410: it says itself that it wants no more. It is not asked again for this event.
+        final = result.status == 410 or self._given_up(delivery, now)
+        next_at = self._again(delivery, result, now)
+        await outbox.refused(
+            self._vault, delivery, status=result.status, error=result.error, next_at=next_at, final=final
+        )
+        if result.is_away:
+            self._quiet[delivery.webhook] = now + _asked(result, now)
+        counts["failed" if final else "refused"] += 1
+        log.warning(
+            "event.failed" if final else "event.refused", webhook=delivery.webhook,
+            event_id=payload.name_of(event.id), status=result.status, problem=result.error,
+        )  # fmt: skip
+        return result
+
+    async def _postpone(self, untried: Sequence[Delivery], result: PostResult) -> None:
+        now = await self._time()
+        for delivery in untried:
+            await outbox.postpone(
+                self._vault, delivery,
+                next_at=self._again(delivery, result, now), final=self._given_up(delivery, now),
+            )  # fmt: skip
+
+    def _given_up(self, delivery: Delivery, now: datetime) -> bool:
+        return now - delivery.queued_at >= timedelta(seconds=self._events.give_up)
+
+    def _again(self, delivery: Delivery, result: PostResult, now: datetime) -> datetime:
+        wait = _asked(result, now).total_seconds()
+        return schedule.after_failure(delivery.attempts + 1, now, self._chance(), wait)
+
+
+def _asked(result: PostResult, now: datetime) -> timedelta:
+    """How long a receiver asks to be left alone."""
+    return min(timedelta(seconds=retry_after(result.headers, now) or 0), RETRY_AFTER_CAP)
+
+
+def wanted(webhooks: Mapping[str, WebhookSettings]) -> list[WebhookFilter]:
+    """What each webhook wants: kinds by their names, where settings may name the beginnings."""
+    return [
+        WebhookFilter(
+            name,
+            tuple(kind.value for kind in EventKind if not webhook.events or kind.is_in(webhook.events)),
+            webhook.tenants,
+        )
+        for name, webhook in webhooks.items()
+    ]

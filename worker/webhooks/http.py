@@ -1,0 +1,94 @@
+"""Posts one event to a receiver: one attempt, no redirects, and no interest in what the answer says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from worker import __version__
+
+# The longest possible call, in seconds: a receiver takes an event down and answers, and works on it afterwards.
+CALL_TIMEOUT = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class PostResult:
+    """How an attempt ended.
+
+    Attributes:
+        status: the answer's; None where none came.
+        error: in a word, what happened where no answer came.
+    """
+
+    status: int | None
+    error: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def taken(self) -> bool:
+        """Whether the receiver has the event."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the receiver would take no other event now either, rather than not this one."""
+        return self.status is None or self.status in (408, 425, 429) or self.status >= 500
+
+
+class _Transport(AiohttpTransport):
+    """aiohttp under httpx, without cookies, ``.netrc`` or proxies from the environment."""
+
+    def get_client(self) -> aiohttp.ClientSession:
+        # A connection for each event: an answer that is not read leaves one that nobody can use again.
+        connector = aiohttp.TCPConnector(ssl=self.ssl_context, force_close=True)
+        return aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        )
+
+
+def http_client() -> httpx.AsyncClient:
+    """Make the client that all deliveries of a process share."""
+    return httpx.AsyncClient(
+        transport=_Transport(),
+        timeout=httpx.Timeout(None, connect=5),  # the whole is timed by `post`
+        headers={"user-agent": f"idp-token-vault/{__version__}", "content-type": "application/json"},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]) -> PostResult:
+    """Post a body; whatever goes wrong is a result."""
+    try:
+        async with (
+            asyncio.timeout(CALL_TIMEOUT),
+            http.stream("POST", url, content=body, headers=dict(headers)) as answer,
+        ):
+            return PostResult(answer.status_code, None, answer.headers)
+    except TimeoutError:
+        return PostResult(None, "timeout")
+    except (httpx.HTTPError, aiohttp.ClientError) as error:
+        return PostResult(None, _in_a_word(error))
+    except (httpx.InvalidURL, ValueError):  # a host that has no name in DNS is found out by a UnicodeError
+        return PostResult(None, "bad_url")
+
+
+def _in_a_word(error: Exception) -> str:
+    """Judge by aiohttp's own exception: the transport reports a refused connection as a timeout."""
+    cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+    if isinstance(cause, TimeoutError | httpx.TimeoutException):
+        return "timeout"
+    if isinstance(cause, aiohttp.ClientSSLError):
+        return "tls_failed"
+    return (
+        "unreachable"
+        if isinstance(cause, aiohttp.ClientConnectorError | httpx.ConnectError)
+        else "connection_lost"
+    )

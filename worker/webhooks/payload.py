@@ -1,0 +1,96 @@
+"""What an event says to a receiver: ids, states, times, and what has to be done. Pure, and never a secret."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from worker.settings import EventKind
+from worker.vault.outbox import OutboxEvent
+
+PREFIX = "evt_"
+
+# Who has to sign in again, or consent.
+_AGAIN = (EventKind.REAUTHORIZATION_REQUIRED, EventKind.LOST_IN_ROTATION, EventKind.EXPIRING)
+
+
+def name_of(event_id: Any) -> str:
+    """An event's id as receivers see it; its prefix and hexadecimal digits alone, as it is signed."""
+    return f"{PREFIX}{event_id.hex}"
+
+
+def body(event: OutboxEvent, template: str | None) -> bytes:
+    """The body of a delivery, JSON.
+
+    Args:
+        template: of the link where a user consents again, with ``{tenant}``, ``{connection}`` and ``{user_id}``.
+    """
+    return json.dumps(document(event, template), separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def document(event: OutboxEvent, template: str | None) -> dict[str, Any]:
+    """An event as receivers see it."""
+    admin = event.user_id == ""
+    return {
+        "id": name_of(event.id),
+        "type": event.kind,
+        "timestamp": _time(event.at),
+        "data": {
+            "tenant": event.tenant,
+            "connection": event.connection,
+            "user_id": event.user_id or None,
+            "provider_user_id": event.provider_user_id or None,
+            "admin": admin,
+            "provider": event.provider,
+            "state": event.state,
+            "reason": event.reason,
+            "since": _time(event.since or event.at),
+            "expires_at": _time(event.expires_at),
+            "action": action(event),
+            "reauthorize_url": _link(event, template) if template and event.user_id else None,
+        },
+    }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _link(event: OutboxEvent, template: str) -> str | None:
+    if event.kind not in _AGAIN:
+        return None
+    values = {"tenant": event.tenant, "connection": event.connection, "user_id": event.user_id}
+    return template.format(**{name: quote(value or "", safe="") for name, value in values.items()})
+
+
+def action(event: OutboxEvent) -> str:
+    """What has to be done, and by whom, in a sentence."""
+    again = f"the user has to sign in again over connection {event.connection}"
+    if event.user_id == "":
+        again = f"an administrator has to consent again for connection {event.connection} at Auth0"
+    match event.kind:
+        case EventKind.REAUTHORIZATION_REQUIRED:
+            said = f"The provider refuses this grant ({event.reason}): {again}."
+        case EventKind.LOST_IN_ROTATION:
+            said = f"The refresh token was lost in a rotation whose answer never came: {again}."
+        case EventKind.EXPIRING:
+            said = f"The access token ends at {_time(event.expires_at)}, and nothing can renew it: {again}, with offline access."
+        case EventKind.BROKEN if event.state == "blocked":
+            said = (
+                f"The provider refuses the client of connection {event.connection} ({event.reason}): the operator has "
+                "to correct its client id and secret at Auth0; its users need do nothing."
+            )
+        case EventKind.BROKEN if event.state == "away":
+            said = (
+                f"Nothing: the provider of connection {event.connection} does not answer ({event.reason}). Tokens are "
+                "served until they end, and renewed when it is back."
+            )
+        case EventKind.BROKEN:
+            said = f"The operator has to mend connection {event.connection}: {event.message or event.reason}."
+        case EventKind.FORGOTTEN:
+            said = "The vault has erased this user: forget the user's id as well."
+        case _:
+            said = "Nothing: tokens are renewed again."
+    return said

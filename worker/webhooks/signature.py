@@ -1,0 +1,37 @@
+"""Standard Webhooks signatures: HMAC-SHA256 over ``id.timestamp.body``. Pure.
+
+Source: https://github.com/standard-webhooks/standard-webhooks, spec 1.0.0, "Signature scheme" and "Webhook headers".
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Sequence
+from datetime import datetime
+
+from token_vault.secret import Secret
+from worker.settings import webhook_key
+
+
+def headers(event_id: str, body: bytes, secrets: Sequence[Secret], *, now: datetime) -> dict[str, str]:
+    """The headers of one attempt.
+
+    Args:
+        event_id: the same for each attempt; without a full stop.
+        body: exactly what is sent.
+        secrets: one signature each, so that a receiver may hold any of them while they are replaced.
+        now: of the attempt.
+    """
+    timestamp = str(int(now.timestamp()))
+    signed = f"{event_id}.{timestamp}.".encode() + body
+    return {
+        "webhook-id": event_id,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": " ".join(f"v1,{_signature(secret, signed)}" for secret in secrets),
+    }
+
+
+def _signature(secret: Secret, signed: bytes) -> str:
+    return base64.b64encode(hmac.digest(webhook_key(secret), signed, hashlib.sha256)).decode()
