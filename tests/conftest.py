@@ -13,7 +13,7 @@ import pytest
 import redis as redis_client
 
 from emulators.control import Emulation, running
-from tests.renewing import Renewals
+from tests.support.renewals import Renewals
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker import embedded

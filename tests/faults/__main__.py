@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psycopg
 
-from tests.faults.injecting import Injector
-from tests.faults.reconciling import FORBIDDEN, Result, heal, measure, reconcile
-from tests.faults.refreshing import refresh
+from tests.faults.injection import Injector
+from tests.faults.reconciliation import FORBIDDEN, Result, heal, measure, reconcile
+from tests.faults.refreshers import refresh
 from tests.faults.stage import Stage, cast, stage
 
 FEWEST = 20  # grants

@@ -23,7 +23,7 @@ from psycopg.rows import dict_row
 from emulators.control import ROOT, Emulation, digest, running
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.faults import puppet
-from tests.processes import site
+from tests.support.processes import site
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing

@@ -12,10 +12,10 @@ import pytest
 import redis
 
 from tests.faults.test_scenarios import due, override, under_way
-from tests.integration.test_circuit import configured
-from tests.integration.test_storms import Weather
-from tests.readers import Rows, opening
-from tests.renewing import Renewals, opened
+from tests.integration.renewal.test_circuit_breaker import configured
+from tests.integration.renewal.test_storms import Weather
+from tests.support.readers import Rows, opening
+from tests.support.renewals import Renewals, opened
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.secret import Secret
 from worker.renewal import on_demand

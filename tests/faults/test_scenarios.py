@@ -19,8 +19,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.integration.test_spool import postgres_away
-from tests.renewing import Renewals, opened, until
+from tests.integration.vault.test_spool import postgres_away
+from tests.support.renewals import Renewals, opened, until
 from token_vault.secret import Secret
 from worker.providers import Client, Provider, RefreshRequest, registry
 from worker.renewal.outcome import Outcome

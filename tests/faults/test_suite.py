@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults.__main__ import attack, table
-from tests.faults.refreshing import refresh
+from tests.faults.refreshers import refresh
 
 
 def test_no_fault_loses_a_grant_outside_the_window(tmp_path: Path) -> None:

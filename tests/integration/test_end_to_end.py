@@ -15,7 +15,7 @@ import redis
 
 from emulators.control import Emulation, running
 from tests.conftest import TABLES
-from tests.processes import Process, Site, site, until
+from tests.support.processes import Process, Site, site, until
 from worker.embedded import Servers
 
 Sql = Callable[..., list[dict[str, Any]]]

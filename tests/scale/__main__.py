@@ -15,7 +15,7 @@ from rich.table import Table
 
 from emulators.control import Emulation, running
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
-from tests.scale import killing
+from tests.scale import kills
 from tests.scale.process import run
 from tests.scale.tenant import ACTIVITY, LIST, prepared, wrong
 from worker import embedded
@@ -153,7 +153,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the moments of kills")
     given = parser.parse_args()
     if given.kills is not None:
-        return killing.main(given.plans, given.users, given.kills, given.seed)
+        return kills.main(given.plans, given.users, given.kills, given.seed)
     outcomes = []
     with stage() as (servers, tenant, environment):
         for plan in given.plans:

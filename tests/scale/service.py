@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulators.control import Emulation
-from tests.processes import Process, Site, until
+from tests.support.processes import Process, Site, until
 from worker.embedded import locks
 from worker.embedded.redis import Redis
 

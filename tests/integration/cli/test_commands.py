@@ -1,0 +1,610 @@
+"""The commands against real servers and an emulated tenant, with DATABASE_URL as in production."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import structlog
+
+from emulators.control import Emulation
+from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from tests.support.processes import until
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
+from worker import embedded
+from worker.cli import main
+from worker.settings import Settings
+
+Sql = Callable[..., list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one document on standard output."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(
+    settings: Callable[[], Settings], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Run]:
+    """Run a command in this process; at the end, nothing any command said may hold a secret."""
+    monkeypatch.setattr("worker.logs.configure", _log_to_stderr)
+    monkeypatch.setattr("worker.cli.doctor.PING_SECONDS", 0.2)
+    log_before = structlog.get_config()
+    monkeypatch.delenv("COLUMNS", raising=False)
+    said: list[str] = []
+
+    def ran(*arguments: str) -> Ran:
+        settings()
+        code = main(arguments)
+        captured = capsys.readouterr()
+        if arguments[0] != "get":
+            said.append(captured.out)
+        said.append(captured.err)
+        return Ran(code, captured.out, captured.err)
+
+    yield ran
+    structlog.configure(**log_before)
+    for secret in (ACCESS_KEY.reveal(), REFRESH_KEY.reveal()):
+        assert not any(secret in each for each in said)
+
+
+def _log_to_stderr(**_: object) -> None:
+    """Log as commands do, but leave nothing of it behind for other tests."""
+    warnings_alone = structlog.make_filtering_bound_logger(logging.WARNING)
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=warnings_alone,
+        cache_logger_on_first_use=False,
+    )
+
+
+@pytest.fixture
+def company(tenant: Emulation) -> Emulation:
+    """Two connections with users, and one with an admin's grant."""
+    tenant.add_connection("google-oauth2", "google-oauth2", "google")
+    tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
+    tenant.add_connection("corp-google", "google-apps", "google", admin=True)
+    tenant.add_user("google-oauth2|1111", [{"connection": "google-oauth2"}])
+    tenant.add_users("bitbucket", 3)
+    return tenant
+
+
+def tokens(company: Emulation) -> list[str]:
+    """Every secret that the emulation knows and the vault has seen."""
+    found = [company.client_secret]
+    users = [("google-oauth2|1111", "google-oauth2")] + [
+        (f"bitbucket|bitbucket-{n}", "bitbucket") for n in range(3)
+    ]
+    for user_id, connection in users:
+        found += filter(None, company.live(user_id, connection).values())
+    found += filter(None, company.admin_live("corp-google").values())
+    return [*found, *(company.connection(name)["options"]["client_secret"] for _, name in users)]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """The help is shown without loading Celery, SQLAlchemy, Alembic or an HTTP client."""
+    program = (
+        "import sys\nfrom worker.cli import main\ncode = main(['--help'])\n"
+        "heavy = {'celery', 'sqlalchemy', 'alembic', 'httpx', 'psycopg', 'rich', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(
+        command in done.stdout
+        for command in ("up", "migrate", "sync", "renew", "get", "list", "show", "status", "doctor", "keys")
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["get"],
+        ["get", "--user", "u", "--admin", "c"],
+        ["get", "--admin", "c", "--connection", "c"],
+        ["get", "--user", ""],
+        ["get", "--user", "\udcff"],
+        ["list", "--connection", "\udcff"],
+        ["events", "--since", "999999999d"],
+        ["get", "--user", "u", "--min-ttl", "-1"],
+        ["show"],
+        ["list", "--state", "nonsense"],
+        ["list", "--limit", "0"],
+        ["list", "--limit", "9" * 20],
+        ["events", "--limit", "9" * 20],
+        ["sync", "--user", "u", "--connection", "c"],
+        ["sync", "--user", "u", "--erase"],
+        ["sync", "--connection", "c", "--erase"],
+        ["renew", "--force"],
+        ["renew", "--min-ttl", "5"],
+        ["renew", "--due", "--admin", "c"],
+        ["renew", "--user", "u"],
+        ["renew", "--user", "", "--connection", "c"],
+        ["status", "--tenant", "nobody"],
+    ],
+)
+def test_wrong_usage_is_code_2_and_one_line(run: Run, arguments: list[str]) -> None:
+    """A command that cannot be meant so is refused in one line, and as a document where one is asked for."""
+    ran = run(*arguments, "--json")
+    assert ran.code == 2
+    assert ran.err.startswith("token-vault: ")
+    assert len(ran.err.splitlines()) == 1
+    assert ran.json["error"]["message"] in ran.err
+
+
+def test_keys_generate(run: Run) -> None:
+    """New keys come as lines for the environment, bare, or as a document, and are never the same."""
+    both = run("keys", "generate").out.splitlines()
+    bare = run("keys", "generate", "--ring", "refresh").out.strip()
+    document = run("keys", "generate", "--json").json
+    assert [line.partition("=")[0] for line in both] == ["VAULT_ACCESS_KEYS", "VAULT_REFRESH_KEYS"]
+    made = [line.partition("=")[2] for line in both] + [bare, document["access"], document["refresh"]]
+    assert len(set(made)) == 5
+    for key in made:
+        KeyRing("access", [Secret(key)])
+
+
+def test_sync_and_renew(run: Run, company: Emulation, sql: Sql) -> None:
+    """A sync brings everything, a second one nothing new; a renewal renews what is due and then finds nothing."""
+    first = run("sync", "--json")
+    assert (first.code, first.json["ok"]) == (0, True)
+    (report,) = first.json["tenants"]
+    assert {name: report[name] for name in ("tenant", "seen", "new", "connections", "failed", "problems")} == {
+        "tenant": "default", "seen": 4, "new": 5, "connections": 3, "failed": 0, "problems": [],
+    }  # fmt: skip
+    assert "4 users; grants: 0 new, 0 changed, 5 unchanged" in run("sync", "--full").out
+    assert run("sync", "--full", "--connection", "google-oauth2").code == 0
+    sql("UPDATE grants SET due_at = now()")
+    renewed = run("renew", "--json")
+    assert (renewed.code, renewed.json) == (0, {"ok": True, "outcomes": {"renewed": 5}})
+    assert run("renew", "--due").out == "nothing is due\n"
+    assert company.double_spends() == 0
+
+
+def test_sync_of_one(run: Run, company: Emulation) -> None:
+    """One user, or one connection, is synced alone; what Auth0 does not have is said."""
+    assert run("sync", "--user", "google-oauth2|1111", "--json").json["tenants"][0]["seen"] == 1
+    assert run("sync", "--connection", "bitbucket", "--json").json["tenants"][0]["new"] == 3
+    assert "3 connections" in run("sync").out
+    for wanted in (("--user", "google-oauth2|nobody"), ("--connection", "nothing")):
+        ran = run("sync", *wanted, "--json")
+        assert (ran.code, ran.json["error"]["type"]) == (1, "Auth0NotFound")
+
+
+def test_sync_tells_its_problems(run: Run, company: Emulation) -> None:
+    """Where something was not read, the exit code is 1 and the mend is named."""
+    company.set_scopes(["read:users", "read:user_idp_tokens", "read:connections"])
+    ran = run("sync", "--json")
+    assert (ran.code, ran.json["ok"]) == (1, False)
+    assert "read:connections_options" in ran.json["tenants"][0]["problems"][0]
+    assert "read:connections_options" in run("sync").err
+
+
+def test_sync_beside_another(run: Run, company: Emulation, database_url: Secret) -> None:
+    """A sync while another process is at it does nothing, says so and is no success."""
+    with psycopg.connect(database_url.reveal()) as other:
+        other.execute("SELECT pg_advisory_lock(hashtextextended('sync of default', 0))")
+        ran = run("sync")
+        assert run("sync", "--json").json["tenants"][0]["skipped"] is True
+    assert ran.code == 1
+    assert "another process is at this sync" in ran.out
+
+
+def test_renew_one(run: Run, company: Emulation) -> None:
+    """One grant is renewed when asked; one whose user took the consent back is told to be dead."""
+    run("sync")
+    one = ("--user", "google-oauth2|1111", "--connection", "google-oauth2")
+    forced = run("renew", *one, "--force", "--json")
+    assert (forced.code, forced.json["outcome"], forced.json["renewed"]) == (0, "renewed", True)
+    fresh = run("renew", *one, "--json")
+    assert (fresh.code, fresh.json["outcome"]) == (0, "fresh")
+    assert run("renew", "--admin", "corp-google", "--force").code == 0
+    company.revoke("google-oauth2|1111", "google-oauth2")
+    dead = run("renew", *one, "--force", "--json")
+    assert (dead.code, dead.json["outcome"], dead.json["ok"]) == (1, "reauthorization_required", False)
+    missing = run("renew", "--user", "x", "--connection", "google-oauth2", "--json")
+    assert (missing.code, missing.json["error"]["type"]) == (1, "TokenNotFound")
+
+
+def test_renew_fails_with_a_summary(run: Run, company: Emulation, sql: Sql) -> None:
+    """A renewal that leaves something to mend has exit code 1 and says how many came to what."""
+    run("sync")
+    company.revoke("bitbucket|bitbucket-0", "bitbucket")
+    sql("UPDATE grants SET due_at = now()")
+    ran = run("renew")
+    assert (ran.code, ran.out) == (1, "reauthorization_required 1, renewed 4\n")
+
+
+def test_get_prints_the_token_alone(run: Run, company: Emulation) -> None:
+    """What is printed is the live token and nothing else, and its one connection need not be named."""
+    run("sync")
+    live = company.live("google-oauth2|1111", "google-oauth2")["access_token"]
+    ran = run("get", "--user", "google-oauth2|1111", "--min-ttl", "0")
+    assert (ran.code, ran.out, ran.err) == (0, f"{live}\n", "")
+    document = run(
+        "get", "--user", "google-oauth2|1111", "--connection", "google-oauth2", "--json", "--min-ttl", "0"
+    ).json
+    assert document["token"] == live
+    assert set(document) == {"token", "expires_at", "scopes"}
+    admin = run("get", "--admin", "corp-google", "--min-ttl", "0").out
+    assert admin.strip() == company.admin_live("corp-google")["access_token"]
+
+
+def test_get_renews_here_where_nobody_else_does(
+    run: Run, company: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a Redis to ask over, a token that is about to end is renewed by the command itself."""
+    run("sync")
+    monkeypatch.delenv("REDIS_URL")
+    before = run("get", "--user", "google-oauth2|1111", "--min-ttl", "0").out
+    asked_too_much = run("get", "--user", "google-oauth2|1111", "--min-ttl", "7000", "--json")
+    # A new one was got, which shows that this provider's never live for so long.
+    assert (asked_too_much.code, asked_too_much.json["error"]["type"]) == (1, "TokenExpired")
+    after = company.live("google-oauth2|1111", "google-oauth2")["access_token"]
+    assert after != before.strip()
+    assert run("get", "--user", "google-oauth2|1111", "--min-ttl", "0").out == f"{after}\n"
+
+
+def test_get_says_what_there_is(run: Run, company: Emulation) -> None:
+    """A user of several connections is told to name one; a user of none, that there is none."""
+    company.link("google-oauth2|1111", "bitbucket|bitbucket-0")
+    run("sync")
+    several = run("get", "--user", "google-oauth2|1111", "--json")
+    assert several.code == 2
+    assert "bitbucket | google-oauth2" in several.json["error"]["message"]
+    none = run("get", "--user", "google-oauth2|2222", "--json")
+    assert (none.code, none.json["error"]["type"]) == (1, "TokenNotFound")
+    assert run("get", "--user", "google-oauth2|1111", "--connection", "other").code == 1
+    assert run("get", "--admin", "bitbucket").code == 1
+
+
+def test_get_of_a_dead_grant_names_the_reason(run: Run, company: Emulation) -> None:
+    """A program that asks for a dead grant's token learns why there is none, and since when."""
+    run("sync")
+    company.revoke("google-oauth2|1111", "google-oauth2")
+    run("renew", "--user", "google-oauth2|1111", "--connection", "google-oauth2", "--force")
+    error = run("get", "--user", "google-oauth2|1111", "--min-ttl", "9999", "--json").json["error"]
+    assert (error["type"], error["reason"]) == ("ReauthorizationRequired", "invalid_grant")
+    assert error["since"].endswith("+00:00")
+
+
+def test_list(run: Run, company: Emulation) -> None:
+    """Grants are listed by user, connection and state, as many as are asked for."""
+    run("sync")
+    assert len(run("list", "--json").json["grants"]) == 5
+    some = run("list", "--connection", "bitbucket", "--limit", "2", "--json").json
+    assert ([row["connection"] for row in some["grants"]], some["more"]) == (["bitbucket", "bitbucket"], True)
+    (one,) = run("list", "--user", "google-oauth2|1111", "--json").json["grants"]
+    assert (one["state"], one["has_refresh_token"]) == ("active", True)
+    assert run("list", "--state", "blocked", "--json").json == {"grants": [], "more": False}
+    table = run("list", "--limit", "2")
+    assert [len(table.out.splitlines()), "first 2" in table.err] == [3, True]
+
+
+def test_show(run: Run, company: Emulation) -> None:
+    """All status columns of a user's grants are shown, by connection too, and of an admin's."""
+    run("sync")
+    (grant,) = run("show", "--user", "google-oauth2|1111", "--json").json["grants"]
+    assert (grant["provider"], grant["kind"], grant["attempts"]) == ("google", "user", 0)
+    assert run("show", "--admin", "corp-google", "--json").json["grants"][0]["kind"] == "admin"
+    assert (
+        "google-oauth2|1111"
+        in run("show", "--user", "google-oauth2|1111", "--connection", "google-oauth2").out
+    )
+    assert run("show", "--user", "google-oauth2|1111", "--connection", "bitbucket").code == 1
+
+
+def test_show_parts_grants(run: Run, tenant: Emulation) -> None:
+    """Several grants of a user are shown with an empty line between."""
+    tenant.add_connection("google-oauth2", "google-oauth2", "google")
+    tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
+    linked = {"connection": "bitbucket", "user_id": "bitbucket-1"}
+    tenant.add_user("google-oauth2|1111", [{"connection": "google-oauth2"}, linked])
+    run("sync")
+    shown = run("show", "--user", "google-oauth2|1111").out.split("\n\n")
+    assert [each.count("\nconnection ") for each in shown] == [1, 1]
+
+
+def test_status(run: Run, company: Emulation, sql: Sql) -> None:
+    """The status counts grants by state, names connections, the last sync and renewals."""
+    assert run("status", "--json").json["grants"] == {}
+    assert "last sync: none yet" in run("status").out
+    run("sync")
+    sql("UPDATE grants SET due_at = now()")
+    run("renew")
+    status = run("status", "--json").json
+    assert status["grants"] == {"active": 5}
+    assert {row["name"] for row in status["connections"]} == {"google-oauth2", "bitbucket", "corp-google"}
+    assert status["last_sync"][0]["finished_at"].endswith("+00:00")
+    assert status["renewals"]["last_hour"] == {"renewed": 5}
+    assert "grants: active 5" in run("status").out
+    assert (status["last_changes"], "look for changes" in run("status").out) == ([], False)
+    sql("UPDATE sync_runs SET scope = 'changes' WHERE scope = 'all'")
+    assert "last look for changes at default: ended" in run("status").out
+
+
+def test_several_tenants_are_told_apart(
+    run: Run, company: Emulation, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are several tenants, each row of a table begins with its own: connections may have one name."""
+    run("sync")
+    assert run("status").out.count("\nbitbucket ") == 1
+    sql("INSERT INTO connections (tenant, name, strategy) VALUES ('second', 'bitbucket', 'bitbucket')")
+    sql("UPDATE grants SET tenant = 'second' WHERE user_id = 'bitbucket|bitbucket-0'")
+    for name in ("AUTH0_DOMAIN", "AUTH0_CLIENT_ID", "AUTH0_CLIENT_SECRET"):
+        monkeypatch.delenv(name)  # what the vault holds is shown
+    for command in (["status"], ["list"]):
+        said = run(*command).out
+        assert "\ntenant   connection " in f"\n{said}"
+        assert "\ndefault  bitbucket " in said
+        assert "\nsecond   bitbucket " in said
+    assert run("list", "--tenant", "second").out.startswith("connection ")
+    assert run("events").out.startswith("tenant  time ")
+
+
+def test_nothing_but_get_shows_a_token(run: Run, company: Emulation, sql: Sql) -> None:
+    """No token, client secret or key stands in what any other command says, in either form, well or failing."""
+    before = tokens(company)
+    said = []
+    for command in (
+        ["sync"], ["renew", "--admin", "corp-google", "--force"], ["list"], ["show", "--user", "google-oauth2|1111"],
+        ["show", "--admin", "corp-google"], ["status"], ["doctor"], ["get", "--user", "nobody"], ["migrate"],
+    ):  # fmt: skip
+        for ran in (run(*command), run(*command, "--json")):
+            said.append(ran.out + ran.err)
+    company.set_client_secret("bitbucket", "bitbucket", "another")
+    sql("UPDATE grants SET due_at = now()")
+    said += [run("renew").out, run("list", "--state", "blocked").out, run("doctor").out, run("status").out]
+    everything = "\n".join(said)
+    for secret in (*before, *tokens(company)):
+        assert secret not in everything
+
+
+def test_what_steers_a_terminal_is_not_printed(run: Run, tenant: Emulation) -> None:
+    """An id with control characters in it cannot move the operator's cursor."""
+    tenant.add_connection("google-oauth2", "google-oauth2", "google")
+    tenant.add_user("google-oauth2|\x9b2J\x07evil", [{"connection": "google-oauth2", "user_id": "evil"}])
+    run("sync")
+    assert not {"\x9b", "\x07"} & set(run("list").out)
+    assert "evil" in run("list").out
+
+
+def test_an_unforeseen_failure_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, company: Emulation
+) -> None:
+    """What nobody foresaw is named with its place, without its text, which might hold a token."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("canary-token")
+
+    monkeypatch.setattr("worker.vault.sync_state.runs.status", fail)
+    ran = run("status", "--json")
+    assert ran.code == 1
+    assert "unforeseen ValueError" in ran.json["error"]["message"]
+    assert "canary-token" not in ran.out + ran.err
+
+
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    [
+        (signal.SIGINT, None),
+        (signal.SIGTERM, None),
+        (signal.SIGHUP, None),
+        (signal.SIGTERM, signal.SIGINT),  # what a script starts in the background
+    ],
+)
+@pytest.mark.parametrize(
+    "which", [[], ["--user", "google-oauth2|1111", "--connection", "google-oauth2", "--force"]]
+)
+def test_an_interrupted_renewal_is_seen_to_its_end(
+    run: Run,
+    company: Emulation,
+    sql: Sql,
+    number: signal.Signals,
+    ignored: signal.Signals | None,
+    which: list[str],
+) -> None:
+    """A signal in the middle of a call ends the command when the answer is stored: it may be the only one."""
+    run("sync")
+    sql("UPDATE grants SET due_at = now() - interval '1 s' WHERE user_id = 'google-oauth2|1111'")
+    before = company.live("google-oauth2|1111", "google-oauth2")["access_token"]
+    company.fail_next("/idp/google", 1, "hang")
+    # Whatever these tests themselves were started with.
+    program = f"""
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    signal.signal(number, signal.SIG_IGN if number == {ignored and int(ignored)} else usual)
+from worker.cli import main
+sys.exit(main())
+"""
+    command = subprocess.Popen([sys.executable, "-c", program, "renew", *which], stderr=subprocess.PIPE)
+    until(
+        lambda: company.live("google-oauth2|1111", "google-oauth2")["access_token"] != before,
+        what="the provider has carried it out, and holds its answer back",
+    )
+    command.send_signal(number)
+    time.sleep(0.5)  # it has heard by now
+    company.release()
+    said = command.communicate(timeout=60)[1]
+    assert (command.returncode, said) == (130, b"")
+    (row,) = sql("SELECT claim_owner, obtained_from FROM grants WHERE user_id = 'google-oauth2|1111'")
+    assert (row["claim_owner"], row["obtained_from"]) == (None, "renewal")
+
+
+def test_an_interrupted_command_says_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends a command quietly, with exit code 130."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("worker.vault.sync_state.runs.status", interrupt)
+    assert run("status") == Ran(130, "", "")
+
+
+@pytest.mark.parametrize("command", [["status"], ["sync"], ["renew"], ["list"], ["get", "--user", "u"]])
+def test_no_database(run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    """A database that does not answer is named as such, in one line and with time to wait."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody:canary-password@127.0.0.1:1/vault")
+    ran = run(*command, "--json")
+    assert (ran.code, ran.json["error"]["type"]) == (1, "TemporarilyUnavailable")
+    assert "canary-password" not in ran.out + ran.err
+
+
+def test_production_keys_are_never_made_up(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With DATABASE_URL and a ring without keys, the variable is named and nothing is made; `get` needs one ring."""
+    monkeypatch.delenv("VAULT_REFRESH_KEYS")
+    ran = run("status", "--json")
+    assert (ran.code, ran.json["error"]["type"]) == (2, "ConfigurationError")
+    assert "VAULT_REFRESH_KEYS" in ran.err
+    assert "VAULT_ACCESS_KEYS" not in ran.err
+    assert run("get", "--user", "nobody", "--json").json["error"]["type"] == "TokenNotFound"
+    assert not (tmp_path / "home").exists()
+
+
+def test_no_tenant(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a tenant, a command that needs one says which variables to set."""
+    for name in ("AUTH0_DOMAIN", "AUTH0_CLIENT_ID", "AUTH0_CLIENT_SECRET"):
+        monkeypatch.delenv(name)
+    ran = run("sync")
+    assert ran.code == 2
+    assert "AUTH0_DOMAIN" in ran.err
+
+
+@pytest.fixture
+def empty_database(servers: embedded.Servers, monkeypatch: pytest.MonkeyPatch, run: Run) -> Iterator[str]:
+    """A database without tables, which DATABASE_URL names."""
+    owner = servers.database_url.reveal()
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE empty_vault")
+        monkeypatch.setenv("DATABASE_URL", owner.rpartition("/")[0] + "/empty_vault")
+        yield "empty_vault"
+        connection.execute("DROP DATABASE empty_vault WITH (FORCE)")
+
+
+def test_migrate(run: Run, empty_database: str) -> None:
+    """A production database is migrated when asked, and not before; a second time changes nothing."""
+    before = run("status", "--json")
+    assert (before.code, "token-vault migrate" in before.err) == (2, True)
+    first = run("migrate", "--json").json
+    assert (first["from"], bool(first["to"])) == (None, True)
+    assert run("migrate", "--json").json == {"from": first["to"], "to": first["to"]}
+    assert run("status").code == 0
+
+
+def test_a_newer_vault(run: Run, empty_database: str) -> None:
+    """After a downgrade of the program, it says that the database is ahead, and does not ask to migrate or report it."""
+    assert run("migrate").code == 0
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for command in ("migrate", "doctor"):
+        ran = run(command)
+        said = ran.out + ran.err
+        assert ran.code != 0
+        assert "revision 9999, which a newer version" in said
+        assert "token-vault migrate" not in said
+
+
+def test_doctor_finds_nothing_wrong(run: Run, company: Emulation) -> None:
+    """Where all is well but that no worker runs, the doctor passes with one warning."""
+    run("sync")
+    ran = run("doctor", "--json")
+    found = {check["name"]: check["result"] for check in ran.json["checks"]}
+    assert (ran.code, ran.json["ok"]) == (0, True), ran.out
+    assert found.pop("workers") == "warn"
+    assert {name for name, result in found.items() if result != "ok"} == {
+        "scope read:logs",
+        "scope read:events",
+    }
+    assert {"database", "Redis", "key rings", "Auth0 default", "scope read:user_idp_tokens"} <= set(found)
+
+
+def results(ran: Ran) -> dict[str, tuple[str, str]]:
+    """What the doctor found, by check."""
+    return {check["name"]: (check["result"], check["message"]) for check in ran.json["checks"]}
+
+
+def test_doctor_names_each_mend(run: Run, company: Emulation, sql: Sql) -> None:
+    """A missing scope and a refused client each fail, with what to do; what would be better with more is said."""
+    company.add_connection("dev", "google-oauth2", "google", client_id="", client_secret="")
+    company.add_users("dev", 1)
+    run("sync")
+    company.set_client_secret("bitbucket", "bitbucket", "another")
+    company.set_scopes(["read:users", "read:connections", "read:connections_options"])
+    sql("DELETE FROM management_tokens")
+    sql("UPDATE grants SET due_at = now()")
+    run("renew")
+    ran = run("doctor", "--json")
+    found = results(ran)
+    assert ran.code == 1
+    assert found["scope read:user_idp_tokens"][0] == "fail"
+    assert "without their tokens" in found["scope read:user_idp_tokens"][1]
+    assert found["scope read:users"][0] == "ok"
+    assert found["scope read:logs"][0] == "hint"
+    assert "walks through the users by their last update" in found["scope read:logs"][1]
+    assert found["scope read:events"][0] == "hint"
+    assert found["connection bitbucket"][0] == "fail"
+    assert "invalid_client" in found["connection bitbucket"][1]
+    assert found["connection dev"][0] == "warn"
+
+
+def test_doctor_sees_a_key_in_both_rings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key in both rings would let readers open refresh tokens: that fails, and the key is not shown."""
+    monkeypatch.setenv("VAULT_ACCESS_KEYS", f"{ACCESS_KEY.reveal()},{REFRESH_KEY.reveal()}")
+    ran = run("doctor", "--json")
+    assert (ran.code, results(ran)["keys"][0]) == (1, "fail")
+
+
+def test_doctor_sees_keys_of_another_vault(
+    run: Run, monkeypatch: pytest.MonkeyPatch, company: Emulation
+) -> None:
+    """Keys that do not open this vault fail, naming the ring."""
+    run("sync")
+    monkeypatch.setenv("VAULT_ACCESS_KEYS", KeyRing.generate().reveal())
+    ran = run("doctor", "--json")
+    assert ran.code == 1
+    assert "access ring does not open this vault" in ran.out
+
+
+def test_doctor_sees_servers_that_are_down(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that does not answer and credentials that Auth0 refuses are told side by side."""
+    monkeypatch.setenv("REDIS_URL", "redis://:canary-password@127.0.0.1:1/0")
+    monkeypatch.setenv("AUTH0_CLIENT_SECRET", "canary-secret")
+    ran = run("doctor", "--json")
+    found = results(ran)
+    assert ran.code == 1
+    assert (found["Redis"][0], found["Auth0 default"][0]) == ("fail", "fail")
+    assert "canary" not in ran.out + ran.err
+
+
+def test_doctor_sees_a_database_without_tables(run: Run, empty_database: str) -> None:
+    """A database that is not migrated fails with the command that does it."""
+    ran = run("doctor", "--json")
+    assert (ran.code, results(ran)["database"][0]) == (1, "fail")
+    assert "token-vault migrate" in results(ran)["database"][1]

@@ -1,0 +1,440 @@
+"""Reading what is stored: a token with the life that was asked for, or an error that says who has to act."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import pickle
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from tests.support.readers import KINDS, OpenReader, Reader, Rows, Sql, message_arguments, opening
+from token_vault.errors import (
+    CannotOpen,
+    ConfigurationError,
+    ReauthorizationRequired,
+    TemporarilyUnavailable,
+    TokenExpired,
+    TokenNotFound,
+    VaultError,
+)
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
+from worker import embedded
+from worker.client import Token, TokenVault
+from worker.vault.db.database import Vault
+from worker.vault.db.migrate import migrate
+
+USER, CONNECTION = "oauth2|u1", "custom"
+NOWHERE = Secret("redis://127.0.0.1:1/0")
+
+
+@pytest.fixture(params=KINDS)
+async def open_reader(
+    request: pytest.FixtureRequest, database_url: Secret, redis_url: Secret
+) -> AsyncIterator[OpenReader]:
+    """Open readers, of threads and of asyncio in turn."""
+    async with opening(request.param, database_url, redis_url) as make:
+        yield make
+
+
+@pytest.fixture
+def rows(vault: Vault, sql: Sql) -> Rows:
+    """Writes what there is to read."""
+    return Rows(vault, sql)
+
+
+@pytest.fixture
+def reader_without_redis(open_reader: OpenReader) -> Reader:
+    """A reader that cannot ask for a refresh."""
+    return open_reader(redis=None)
+
+
+@pytest.fixture
+def queued(redis_url: Secret) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """The arguments of the refreshes queued so far."""
+    with redis.Redis.from_url(redis_url.reveal()) as queue:
+        yield lambda: [message_arguments(message) for message in queue.lrange("interactive", 0, -1)]
+
+
+async def test_a_fresh_token_is_read(rows: Rows, open_reader: OpenReader, queued: Callable[[], Any]) -> None:
+    """A fresh token comes with its expiry and scopes, and nobody is asked for anything."""
+    grant_id = await rows.add()
+    token = await open_reader().user_token(USER, CONNECTION, min_ttl=60)
+    (row,) = rows.sql("SELECT expires_at FROM grants WHERE id = %s", grant_id)
+    assert (token.value, token.expires_at, token.scopes) == (
+        "token-of-u1",
+        row["expires_at"],
+        ("read", "write"),
+    )
+    assert queued() == []
+
+
+async def test_an_admin_token_is_read(rows: Rows, open_reader: OpenReader, queued: Callable[[], Any]) -> None:
+    """An enterprise connection's admin token is read by the connection's name, and refreshed by it."""
+    grant_id = await rows.add("", "corp-google", value="admin-token")
+    reader = open_reader()
+    assert (await reader.admin_token("corp-google")).value == "admin-token"
+    rows.age(grant_id, -1)
+    with pytest.raises(TemporarilyUnavailable):
+        await reader.admin_token("corp-google")
+    (asked,) = queued()
+    assert (asked["admin_connection"], asked["user_id"], asked["connection"]) == ("corp-google", None, None)
+
+
+@pytest.mark.parametrize(
+    ("life", "left", "fresh"),
+    [(3600, 31, True), (3600, 29, False), (30, 11, True), (30, 9, False), (3600, -1, False)],
+)
+async def test_the_default_min_ttl(
+    rows: Rows, open_reader: OpenReader, life: float, left: float, fresh: bool
+) -> None:
+    """Who asks for no life in particular gets 30 seconds, or a third of a shorter life, and never less."""
+    await rows.add(expires_in=left, life=life)
+    reader = open_reader()
+    if fresh:
+        assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+    else:
+        with pytest.raises(TemporarilyUnavailable):
+            await reader.user_token(USER, CONNECTION)
+
+
+@hypothesis_settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    left=st.none() | st.floats(-90, 90) | st.floats(-1e6, 1e6),
+    min_ttl=st.none() | st.floats(-90, 90) | st.floats(-1e18, 1e18) | st.just(math.inf),
+    life=st.floats(1, 7200),
+)
+async def test_no_token_has_less_life_than_asked_for(
+    rows: Rows, reader_without_redis: Reader, left: float | None, min_ttl: float | None, life: float
+) -> None:
+    """A token is handed out exactly when it has more life than was asked for, and at least some."""
+    rows.sql("TRUNCATE grants")
+    await rows.add(expires_in=left, life=life)
+    wanted = max(min(30, life / 3) if min_ttl is None else min_ttl, 0)
+    before = rows.sql("SELECT now() AS now")[0]["now"]
+    try:
+        token: Token | None = await reader_without_redis.user_token(USER, CONNECTION, min_ttl=min_ttl)
+    except VaultError:
+        token = None
+    after = rows.sql("SELECT now() AS now")[0]["now"]
+    if left is None:
+        assert token is not None
+        assert token.expires_at is None
+        return
+    expires_at = rows.sql("SELECT expires_at FROM grants")[0]["expires_at"]
+    if token is not None:
+        assert (expires_at - before).total_seconds() > wanted
+    else:
+        assert (expires_at - after).total_seconds() <= wanted
+
+
+async def test_a_dead_grant_says_why_and_since_when(rows: Rows, open_reader: OpenReader) -> None:
+    """A grant that only the user can mend is told as such, with reason and time; its last token is served first."""
+    since = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    grant_id = await rows.add(due_at=None)
+    rows.sql(
+        "UPDATE grants SET state = 'reauthorization_required', reason = 'lost_in_rotation', reason_since = %s,"
+        " due_at = NULL",
+        since,
+    )
+    reader = open_reader()
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+    rows.sql("UPDATE grants SET expires_at = now() - interval '1 s' WHERE id = %s", grant_id)
+    with pytest.raises(ReauthorizationRequired) as told:
+        await reader.user_token(USER, CONNECTION, wait=30)
+    assert (told.value.reason, told.value.since) == ("lost_in_rotation", since)
+
+
+async def test_what_nobody_can_renew_is_served_until_it_ends(rows: Rows, open_reader: OpenReader) -> None:
+    """A token without a refresh token is served while it lives; then it is expired, at once and for good."""
+    grant_id = await rows.add(refresh=None, expires_in=100)
+    reader = open_reader()
+    assert (await reader.user_token(USER, CONNECTION, min_ttl=90)).value == "token-of-u1"
+    for left, min_ttl in ((100, 110), (-1, None)):
+        rows.age(grant_id, left)
+        rows.sql("UPDATE grants SET due_at = NULL")
+        with pytest.raises(TokenExpired, match="cannot be renewed"):
+            await reader.user_token(USER, CONNECTION, min_ttl=min_ttl, wait=30)
+
+
+async def test_an_unknown_end_is_told_as_unknown(rows: Rows, open_reader: OpenReader) -> None:
+    """A token of unknown expiry is served as such where renewal brought it, or where none can bring another."""
+    await rows.add(expires_in=None)
+    await rows.add("oauth2|u2", subject="u2", refresh=None, expires_in=None, value="token-of-u2")
+    rows.sql("UPDATE grants SET obtained_from = 'auth0', obtained_at = NULL WHERE provider_user_id = 'u2'")
+    reader = open_reader()
+    for user in ("u1", "u2"):
+        token = await reader.user_token(f"oauth2|{user}", CONNECTION, min_ttl=3600)
+        assert (token.value, token.expires_at) == (f"token-of-{user}", None)
+
+
+async def test_a_dead_grants_token_of_unknown_end_is_not_served_for_ever(
+    rows: Rows, open_reader: OpenReader
+) -> None:
+    """With its grant dead and no end of its own in sight, a token is as good as ended: the user has to consent."""
+    await rows.add(expires_in=None)
+    rows.sql(
+        "UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', reason_since = now(), due_at = NULL"
+    )
+    with pytest.raises(ReauthorizationRequired):
+        await open_reader().user_token(USER, CONNECTION)
+
+
+async def test_a_token_of_unknown_age_is_renewed_first(
+    rows: Rows, open_reader: OpenReader, queued: Callable[[], Any]
+) -> None:
+    """What Auth0 showed without a time may be long dead: it is not handed out while renewal can bring another."""
+    await rows.add(expires_in=None)
+    rows.sql("UPDATE grants SET obtained_from = 'auth0', obtained_at = NULL")
+    with pytest.raises(TemporarilyUnavailable):
+        await open_reader().user_token(USER, CONNECTION)
+    assert len(queued()) == 1
+
+
+async def test_a_blocked_connection_says_when_to_come_back(
+    rows: Rows, open_reader: OpenReader, queued: Callable[[], Any]
+) -> None:
+    """Behind an open circuit fresh tokens are served; for others the reader is told who mends it and when to ask."""
+    grant_id = await rows.add()
+    rows.sql(
+        "UPDATE connections SET circuit_blame = 'operator', circuit_opened_at = now(), circuit_until = now() + interval '40 s',"
+        " circuit_code = 'invalid_client', circuit_failures = 1"
+    )
+    reader = open_reader()
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+    rows.age(grant_id, 5)
+    with pytest.raises(TemporarilyUnavailable, match=r"invalid_client.*the operator") as told:
+        await reader.user_token(USER, CONNECTION, wait=30)
+    assert 35 < told.value.retry_after <= 40
+    assert queued() == []
+
+
+async def test_without_redis_nothing_can_be_asked_for(rows: Rows, open_reader: OpenReader) -> None:
+    """Without REDIS_URL fresh tokens are read, and for others the error names what is missing."""
+    grant_id = await rows.add()
+    reader = open_reader(redis=None)
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+    rows.age(grant_id, 5)
+    with pytest.raises(TemporarilyUnavailable, match="REDIS_URL"):
+        await reader.user_token(USER, CONNECTION, wait=30)
+
+
+async def test_redis_down(rows: Rows, open_reader: OpenReader) -> None:
+    """With Redis down fresh tokens are read as ever, and others fail soon instead of after the wait."""
+    grant_id = await rows.add()
+    reader = open_reader(redis=NOWHERE)
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+    rows.age(grant_id, 5)
+    with pytest.raises(TemporarilyUnavailable, match="Redis"):
+        async with asyncio.timeout(60):
+            await reader.user_token(USER, CONNECTION, wait=3600)
+
+
+async def test_a_postgres_that_does_not_answer(
+    rows: Rows, open_reader: OpenReader, database_url: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Postgres takes a question and keeps it, as while a migration holds the table, a reader gives up by itself."""
+    monkeypatch.setattr("worker.reading.pool.ANSWER", 0.5)
+    await rows.add()
+    reader = open_reader()
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+    async with await psycopg.AsyncConnection.connect(database_url.reveal()) as migration:
+        await migration.execute("LOCK TABLE grants IN ACCESS EXCLUSIVE MODE")
+        for _ in range(2):  # over the connection that was at rest, and over a new one
+            reading = asyncio.create_task(reader.user_token(USER, CONNECTION, wait=0))
+            done, _ = await asyncio.wait({reading}, timeout=20)
+            if not done:
+                await migration.rollback()
+            with pytest.raises(TemporarilyUnavailable, match="Postgres does not answer"):
+                await reading
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+
+
+async def test_terminated_connections_are_replaced(rows: Rows, open_reader: OpenReader) -> None:
+    """Postgres may drop every connection of a reader: the next read goes over a new one, unnoticed."""
+    await rows.add()
+    reader = open_reader()
+    for _ in range(3):
+        assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+        assert rows.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'token-vault reader'"
+        )
+
+
+async def test_a_wrong_access_key_is_named(rows: Rows, open_reader: OpenReader) -> None:
+    """A reader without the key that sealed a token says which variable lacks it, and not what it read."""
+    await rows.add()
+    with pytest.raises(CannotOpen, match="VAULT_ACCESS_KEYS") as told:
+        await open_reader(keys=[KeyRing.generate()]).user_token(USER, CONNECTION)
+    assert "token-of-u1" not in str(told.value)
+    with pytest.raises(CannotOpen):
+        await open_reader(keys=[REFRESH_KEY]).user_token(USER, CONNECTION)
+    assert (
+        await open_reader(keys=[KeyRing.generate(), ACCESS_KEY]).user_token(USER, CONNECTION)
+    ).value == "token-of-u1"
+
+
+@contextmanager
+def blank_database(database_url: Secret) -> Iterator[Secret]:
+    """A database without tables beside the vault's."""
+    with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS blank")
+        connection.execute("CREATE DATABASE blank")
+        yield renamed(database_url, "blank")
+        connection.execute("DROP DATABASE blank WITH (FORCE)")
+
+
+def renamed(database_url: Secret, name: str) -> Secret:
+    return Secret(database_url.reveal().rpartition("/")[0] + "/" + name)
+
+
+async def test_an_empty_database_is_not_migrated(database_url: Secret, open_reader: OpenReader) -> None:
+    """On a database without the vault's tables the error names the command that makes them."""
+    with blank_database(database_url) as blank:
+        reader = open_reader(database=blank)
+        with pytest.raises(ConfigurationError, match="token-vault migrate"):
+            await reader.user_token(USER, CONNECTION)
+        await reader.close()
+
+
+@pytest.mark.parametrize("wrong", ["password", "database", "server"])
+async def test_a_database_that_lets_nobody_in(
+    database_url: Secret, open_reader: OpenReader, wrong: str
+) -> None:
+    """A wrong password, name or address of the database is told soon, as what it is, without the password."""
+    url = database_url.reveal()
+    user = url.partition("@")[0]
+    password = user.rpartition(":")[2]
+    expected: type[VaultError] = ConfigurationError
+    if wrong == "password":
+        url, says = url.replace(password, "not-the-password"), "user or password"
+    elif wrong == "database":
+        url, says = renamed(database_url, "nowhere").reveal(), "does not exist"
+    else:
+        url, says, expected = f"{user}@127.0.0.1:1/vault", "does not answer", TemporarilyUnavailable
+    with pytest.raises(expected, match=says) as told:
+        async with asyncio.timeout(60):
+            await open_reader(database=Secret(url)).user_token(USER, CONNECTION, wait=3600)
+    assert password not in str(told.value)
+    assert "not-the-password" not in str(told.value)
+
+
+async def test_several_identities_of_one_connection(rows: Rows, open_reader: OpenReader) -> None:
+    """Of several linked identities of one connection the user's own is meant; of several strangers the first."""
+    await rows.add(subject="other", value="token-of-other")
+    reader = open_reader()
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-other"
+    await rows.add(subject="u1")
+    await rows.add(subject="yet-another", value="token-of-yet-another")
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+
+
+async def test_two_tenants_with_the_same_user(rows: Rows, open_reader: OpenReader) -> None:
+    """Where two tenants have the same user the reader has to name the tenant, and gets that one's token."""
+    await rows.add(tenant="a", value="token-at-a")
+    await rows.add(tenant="b", value="token-at-b")
+    with pytest.raises(ConfigurationError, match="name the tenant"):
+        await open_reader().user_token(USER, CONNECTION)
+    for tenant in "ab":
+        assert (await open_reader(tenant=tenant).user_token(USER, CONNECTION)).value == f"token-at-{tenant}"
+    with pytest.raises(TokenNotFound):
+        await open_reader(tenant="c").user_token(USER, CONNECTION)
+
+
+async def test_nothing_stored(rows: Rows, open_reader: OpenReader) -> None:
+    """A user, a connection or an admin that the vault does not know, or had to forget, is not found."""
+    await rows.add()
+    reader = open_reader()
+    for user, connection in ((USER, "other"), ("oauth2|nobody", CONNECTION), (USER.upper(), CONNECTION)):
+        with pytest.raises(TokenNotFound, match=connection):
+            await reader.user_token(user, connection, wait=30)
+    with pytest.raises(TokenNotFound, match="admin"):
+        await reader.admin_token(CONNECTION)
+    rows.sql("UPDATE grants SET state = 'erased', access_sealed = NULL, refresh_sealed = NULL, due_at = NULL")
+    with pytest.raises(TokenNotFound):
+        await reader.user_token(USER, CONNECTION, wait=30)
+
+
+@pytest.mark.parametrize("name", [7, b"u1", ["u1"]])
+async def test_what_is_no_string_is_no_name(open_reader: OpenReader, name: Any) -> None:
+    """A caller's mistake is told as one, and not as a Postgres that does not answer."""
+    with pytest.raises(TypeError, match="are strings"):
+        await open_reader().user_token(name, CONNECTION)
+    with pytest.raises(TypeError, match="are strings"):
+        await open_reader().admin_token(name)
+
+
+async def test_hostile_names(rows: Rows, open_reader: OpenReader) -> None:
+    """Names are data: quotes, wildcards, great length and what no database can hold find nothing; nor does none."""
+    await rows.add("", "corp-google", value="admin-token")
+    reader = open_reader()
+    with pytest.raises(TokenNotFound):
+        await reader.user_token("", "corp-google")
+    for name in ("' OR true --", "%", "_", "x" * 100_000, "ü|\U0001f600", "a\nb", "a\0b", "\ud800"):
+        with pytest.raises(TokenNotFound):
+            await reader.user_token(name, name)
+
+
+async def test_a_token_does_not_show_itself(rows: Rows, open_reader: OpenReader) -> None:
+    """A token prints without its value and is not pickled."""
+    await rows.add()
+    token = await open_reader().user_token(USER, CONNECTION)
+    assert "token-of-u1" not in f"{token} {token!r} {[token]}"
+    with pytest.raises(TypeError):
+        pickle.dumps(token)
+
+
+def test_a_reader_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database_url: Secret
+) -> None:
+    """``from_env`` needs the database and the access ring, no refresh ring and no tenant, and names what lacks."""
+    for name in ("REDIS_URL", "VAULT_REFRESH_KEYS", "AUTH0_DOMAIN", "TOKEN_VAULT_CONFIG", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TOKEN_VAULT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("VAULT_ACCESS_KEYS", ACCESS_KEY.reveal())
+    with pytest.raises(ConfigurationError, match=r"no DATABASE_URL.*token-vault up"):
+        TokenVault.from_env()
+    assert not (tmp_path / "home").exists()
+    monkeypatch.setenv("DATABASE_URL", database_url.reveal())
+    with TokenVault.from_env() as vault, pytest.raises(TokenNotFound):
+        vault.user_token(USER, CONNECTION)
+    monkeypatch.delenv("VAULT_ACCESS_KEYS")
+    with pytest.raises(ConfigurationError, match="VAULT_ACCESS_KEYS"):
+        TokenVault.from_env()
+
+
+async def test_a_restarted_postgres(tmp_path: Path) -> None:
+    """While Postgres is away readers say so soon; when it is back the same readers read on."""
+    home = tmp_path / "home"
+    with embedded.servers(home, redis=False, durable=False) as servers:
+        migrate(servers.database_url)
+    async with (
+        opening("threads", servers.database_url, None) as threads,
+        opening("asyncio", servers.database_url, None) as asynchronous,
+    ):
+        readers = [threads(), asynchronous()]
+        for _ in range(2):
+            with embedded.servers(home, redis=False, durable=False):
+                await expect(readers, TokenNotFound)
+            await expect(readers, TemporarilyUnavailable)
+
+
+async def expect(readers: list[Reader], error: type[VaultError]) -> None:
+    for reader in readers:
+        with pytest.raises(error):
+            async with asyncio.timeout(60):
+                await reader.user_token(USER, CONNECTION, wait=3600)

@@ -1,0 +1,431 @@
+"""Erasing: what is gone is confirmed first, what is only elsewhere moves, and nothing comes back by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from emulators.control import Emulation
+from tests.integration.sync.test_full_scan import SCOPES, Bench
+from tests.support import rows
+from tests.support.rows import Sql
+from worker.auth0.errors import Auth0Error
+from worker.runtime import Runtime
+from worker.settings import ConnectionSettings
+from worker.vault.grants import missing
+
+
+@pytest.fixture
+async def bench(tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime]], sql: Sql) -> Bench:
+    """Five users of a provider that rotates, synced; the tenant's log is read."""
+    tenant.set_scopes(SCOPES)
+    tenant.configure_provider("bitbucket", rotates=True, grace=0)
+    tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
+    tenant.add_connection("google-oauth2", "google-oauth2", "google")
+    tenant.add_users("bitbucket", 5)
+    runtime = await open_worker()
+    made = Bench(tenant, runtime, await runtime.sync("default"), sql)
+    await made.sync.everything()
+    return made
+
+
+async def sweep(bench: Bench, **settings: Any) -> Any:
+    """Take what changed, then confirm and erase."""
+    await bench.sync.changes()
+    return await bench.erasure(**settings).sweep()
+
+
+def tombstones(bench: Bench) -> list[dict[str, Any]]:
+    return bench.sql("SELECT * FROM grants WHERE state = 'erased' ORDER BY id")
+
+
+async def test_a_deleted_user_is_erased(bench: Bench) -> None:
+    """No ciphertext stays, nothing names the user, and one event tells of it."""
+    user = sorted(bench.users())[0]
+    bench.tenant.delete_user(user)
+    assert (await sweep(bench)).erased == 1
+    [row] = tombstones(bench)
+    assert (row["access_sealed"], row["refresh_sealed"], row["due_at"], row["reason"]) == (
+        None, None, None, "deleted"
+    )  # fmt: skip
+    subject = user.rpartition("|")[2]
+    named = {name: value for name, value in row.items() if subject in str(value) and name != "tenant"}
+    assert {name for name in named if "provider_user_id" in name or name == "user_id"} == set()
+    told = bench.sql("SELECT kind, user_id, reason FROM outbox WHERE kind = 'user.forgotten'")
+    assert told == [{"kind": "user.forgotten", "user_id": user, "reason": "deleted"}]
+    assert (await sweep(bench)).erased == 0
+    assert len(bench.sql("SELECT 1 FROM outbox WHERE kind = 'user.forgotten'")) == 1
+
+
+async def test_what_seems_gone_waits_until_it_is_settled(bench: Bench) -> None:
+    """Until somebody has seemed gone for long enough, nothing is erased."""
+    user = sorted(bench.users())[0]
+    bench.tenant.delete_user(user)
+    assert (await sweep(bench, settle=300)).erased == 0
+    assert bench.missing() == {user}
+
+
+async def test_the_operator_need_not_wait(bench: Bench) -> None:
+    """Whoever says that it is so has it erased now; it is confirmed by id all the same."""
+    gone, found = sorted(bench.users())[:2]
+    bench.tenant.delete_user(gone)
+    await bench.sync.changes()
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", [found], now=now)
+    swept = await bench.erasure(settle=300).sweep(anyway=True)
+    assert (swept.erased, swept.found, found in bench.users()) == (1, 1, True)
+
+
+async def test_a_search_that_lacks_a_user_proves_nothing(bench: Bench) -> None:
+    """Whoever Auth0 has by id keeps the tokens, whatever a list did not show."""
+    user = sorted(bench.users())[0]
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", [user], now=now)
+    swept = await bench.erasure().sweep()
+    assert (swept.erased, swept.found, bench.missing()) == (0, 1, set())
+
+
+async def test_a_deletion_that_was_a_link_moves_the_tokens(bench: Bench) -> None:
+    """The identity is another user's now: its refresh token, which we have renewed since, moves with it."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.sql("UPDATE grants SET due_at = now()")
+    await bench.runtime.engine.renew_due(["default"])
+    [before] = bench.sql("SELECT * FROM grants WHERE user_id = %s", secondary)
+    held = rows.opened(bench.runtime.vault, before)
+    bench.tenant.link(primary, secondary)
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", [secondary], now=now)
+    assert (await bench.erasure().sweep()).erased == 0
+    [after] = bench.sql("SELECT * FROM grants WHERE id = %s", before["id"])
+    assert (after["user_id"], after["missing_since"]) == (primary, None)
+    assert rows.opened(bench.runtime.vault, after) == held
+    assert (await sweep(bench)).erased == 0
+
+
+async def test_an_unlinked_identity_moves_back(bench: Bench) -> None:
+    """It is a user of its own again, and keeps the tokens that we renewed."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.tenant.link(primary, secondary)
+    await sweep(bench)
+    bench.sql("UPDATE grants SET due_at = now()")
+    await bench.runtime.engine.renew_due(["default"])
+    bench.tenant.unlink(primary, "bitbucket")
+    for _ in range(2):
+        await sweep(bench)
+    assert bench.newest_shown()
+    assert tombstones(bench) == []
+    for row in bench.sql("SELECT * FROM grants"):
+        live = bench.tenant.live(row["user_id"], row["connection"])
+        assert rows.opened(bench.runtime.vault, row)[1] == live["refresh_token"]
+
+
+async def test_a_list_that_lags_brings_nothing_back_and_a_login_does(bench: Bench) -> None:
+    """What was erased is known by what Auth0 showed of it; who signs in again has consented again."""
+    user = sorted(bench.users())[0]
+    shown = bench.tenant.user(user)
+    erasure = bench.erasure()
+    assert (await erasure.forget(user)).erased == 1
+    assert (await bench.sync.user(user)).tally.unchanged == 1
+    assert user not in bench.users()
+    bench.tenant.set_user(user, updated_at="2099-01-01T00:00:00.000Z", nickname="changed")
+    await bench.sync.everything(full=True)
+    assert user not in bench.users()
+    bench.tenant.set_user(user, updated_at=shown["updated_at"])
+    bench.tenant.login(user)
+    assert (await bench.sync.user(user)).tally.new == 1
+    assert user in bench.users()
+    assert (await erasure.forget(user)).erased == 1  # and once more: one tombstone stays
+    assert len(tombstones(bench)) == 1
+
+
+async def test_too_many_at_once_are_not_erased_unasked(bench: Bench) -> None:
+    """A tenant that seems empty is more likely the wrong one: nothing is erased until the operator says so."""
+    bench.tenant.add_users("google-oauth2", 40)
+    await bench.sync.everything()
+    for user in sorted(bench.users())[:30]:
+        bench.tenant.delete_user(user)
+    swept = await sweep(bench)
+    assert (swept.erased, len(swept.problems)) == (0, 1)
+    assert "token-vault sync --erase" in swept.problems[0]
+    assert len(bench.users()) == 45
+    assert (await bench.erasure().sweep(anyway=True)).erased == 30
+
+
+async def test_all_of_a_few_are_not_erased_unasked(bench: Bench) -> None:
+    """However few a tenant has: when most of them seem gone, it is more likely the wrong one."""
+    for user in sorted(bench.users())[:3]:
+        bench.tenant.delete_user(user)
+    swept = await sweep(bench)
+    assert (swept.erased, len(swept.problems)) == (0, 1)
+    assert (await bench.erasure().sweep(anyway=True)).erased == 3
+
+
+async def test_a_search_that_auth0_refuses_keeps_only_its_own_grant(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one for an id too long for a query: the others that are gone are erased."""
+    gone = sorted(bench.users())[:2]
+    for user in gone:
+        bench.tenant.delete_user(user)
+    asking = type(bench.sync._auth0).users_with_identity
+
+    async def refused(self: Any, connection: str, provider_user_id: str) -> Any:
+        if gone[0].endswith(provider_user_id):
+            raise Auth0Error("the request line is too long for Auth0; ask for less", status=414)
+        return await asking(self, connection, provider_user_id)
+
+    monkeypatch.setattr(type(bench.sync._auth0), "users_with_identity", refused)
+    swept = await sweep(bench)
+    assert (swept.erased, swept.waiting, len(swept.problems)) == (1, 1, 1)
+
+
+async def test_who_is_shown_again_does_not_seem_gone(bench: Bench) -> None:
+    """Once the settings name the right tenant again, its lists take the marks off, and nothing is held back."""
+    bench.tenant.add_users("google-oauth2", 40)
+    await bench.sync.everything()
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", sorted(bench.users()), now=now)
+    await bench.sync.everything()
+    assert len(bench.missing()) == 45  # so soon, the list may only lag behind
+    bench.sql("UPDATE grants SET missing_since = missing_since - interval '1 h'")
+    await bench.sync.everything()
+    swept = await bench.erasure().sweep()
+    assert (swept.problems, bench.missing()) == ([], set())
+
+
+async def test_a_grant_in_use_is_erased_later(bench: Bench) -> None:
+    """With a revocation URL, a call under way is waited for: its answer would bring a pair that nobody revokes."""
+    user = sorted(bench.users())[0]
+    configure(bench)
+    bench.sql(
+        "UPDATE grants SET claim_owner = gen_random_uuid(), claim_began = now(), claim_until = now() + interval '1 min'"
+        " WHERE user_id = %s", user
+    )  # fmt: skip
+    swept = await bench.erasure().forget(user)
+    assert (swept.erased, swept.waiting) == (0, 1)
+    bench.sql("UPDATE grants SET claim_owner = NULL, claim_began = NULL, claim_until = NULL")
+    assert (await bench.erasure().forget(user)).erased == 1
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "attempts = 3, due_at = now() + interval '20 min'",
+        "state = 'reauthorization_required', reason = 'invalid_grant', due_at = NULL, forced_at = now()",
+    ],
+)
+async def test_a_grant_in_backoff_is_not_in_use(bench: Bench, state: str) -> None:
+    """Nor is a dead one that an app insisted on today: with a revocation URL, too, they are erased at once."""
+    user = sorted(bench.users())[0]
+    configure(bench)
+    bench.sql(f"UPDATE grants SET {state} WHERE user_id = %s", user)
+    swept = await bench.erasure().forget(user)
+    assert (swept.erased, swept.waiting) == (1, 0)
+
+
+async def test_a_login_before_forgetting_is_no_new_one(bench: Bench) -> None:
+    """Though the vault had not seen it yet."""
+    user = sorted(bench.users())[0]
+    await bench.sync.changes()
+    bench.tenant.login(user)
+    assert (await bench.erasure().forget(user)).erased == 1
+    await bench.sync.changes()
+    assert user not in bench.users()
+
+
+async def test_forgetting_does_not_need_auth0(bench: Bench) -> None:
+    """Who is to be forgotten is, whether Auth0 answers or not."""
+    user = sorted(bench.users())[0]
+    bench.tenant.fail_next("/api/v2/users", 1, "403")
+    assert (await bench.erasure().forget(user)).erased == 1
+
+
+async def test_what_was_told_of_a_linked_identity_goes_with_its_new_user(bench: Bench) -> None:
+    """It names who has to act now, and no event told before is left of a user who is forgotten."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.sql(
+        "UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', due_at = NULL"
+        " WHERE user_id = %s",
+        secondary,
+    )
+    bench.tenant.link(primary, secondary)
+    await sweep(bench)
+    assert [row["user_id"] for row in bench.sql("SELECT user_id FROM outbox")] == [primary]
+    assert (await bench.erasure().forget(primary)).erased == 2
+    assert [row["kind"] for row in bench.sql("SELECT kind FROM outbox")] == ["user.forgotten"]
+
+
+async def test_a_deleted_user_is_told_as_forgotten_whose_other_identity_went_elsewhere(bench: Bench) -> None:
+    """What moves in the same sweep is not held of the user any more: the last that is erased tells it."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.tenant.link(primary, secondary)
+    await sweep(bench)
+    bench.tenant.unlink(primary, "bitbucket")
+    bench.tenant.delete_user(primary)
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", [primary], now=now)
+    assert (await bench.erasure().sweep(anyway=True)).erased == 1
+    assert primary not in bench.users()
+    assert [row["user_id"] for row in bench.sql("SELECT * FROM outbox")] == [primary]
+
+
+async def test_forgetting_leaves_no_event_of_whom_the_vault_holds_no_more(bench: Bench) -> None:
+    """A user whose last grant was unlinked or erased is forgotten in the events too."""
+    user = sorted(bench.users())[0]
+    bench.sql("INSERT INTO outbox (kind, tenant, user_id) VALUES ('grant.expiring', 'default', 'x|1')")
+    bench.sql("INSERT INTO outbox (kind, tenant, user_id) VALUES ('grant.expiring', 'default', %s)", user)
+    assert (await bench.erasure().forget("x|1")).erased == 0
+    assert [row["user_id"] for row in bench.sql("SELECT user_id FROM outbox")] == [user]
+
+
+async def test_a_linked_identity_that_shows_no_token_moves_too(bench: Bench) -> None:
+    """Nobody would take it to its new user otherwise, and Auth0 be asked for both of them each minute."""
+    primary, secondary = sorted(bench.users())[:2]
+    bench.tenant.link(primary, secondary)
+    identities = bench.tenant.user(primary)["identities"]
+    bare = [
+        {name: value for name, value in each.items() if name not in ("access_token", "refresh_token")}
+        for each in identities
+    ]
+    bench.tenant.set_user(primary, identities=[identities[0], *bare[1:]])
+    [before] = bench.sql("SELECT * FROM grants WHERE user_id = %s", secondary)
+    await sweep(bench)
+    [after] = bench.sql("SELECT * FROM grants WHERE id = %s", before["id"])
+    assert (after["user_id"], after["missing_since"]) == (primary, None)
+    assert rows.opened(bench.runtime.vault, after) == rows.opened(bench.runtime.vault, before)
+    bench.sql("UPDATE grants SET created_at = created_at - interval '1 d'")
+    await bench.sync.everything()  # it counts as of the time at which its new user was made
+    assert bench.missing() == set()
+
+
+def configure(bench: Bench) -> None:
+    """Set the provider's revocation URL for the connection."""
+    url = bench.tenant.revocation_url("bitbucket")
+    settings = bench.runtime.settings.model_copy(
+        update={"connections": {**bench.runtime.settings.connections, "bitbucket": connection_of(bench, url)}}
+    )
+    bench.runtime.connections._settings = settings
+
+
+def connection_of(bench: Bench, url: str) -> ConnectionSettings:
+    before = bench.runtime.settings.connections.get("bitbucket") or ConnectionSettings()
+    return before.model_copy(update={"revocation_url": url})
+
+
+async def test_a_grant_is_revoked_before_it_is_erased(bench: Bench) -> None:
+    """The provider takes neither token any more; one that does not answer does not keep the grant alive here."""
+    first, second = sorted(bench.users())[:2]
+    configure(bench)
+    swept = await bench.erasure().forget(first)
+    assert (swept.erased, swept.not_revoked) == (1, 0)
+    assert bench.tenant.live(first, "bitbucket")["refresh_token"] is None
+    bench.tenant.fail_next("/idp/bitbucket/revoke", 1, "503")
+    swept = await bench.erasure().forget(second)
+    assert (swept.erased, swept.not_revoked) == (1, 1)
+    assert second not in bench.users()
+
+
+async def test_old_tombstones_are_deleted(bench: Bench) -> None:
+    """After their time nothing is left of an erased grant."""
+    user = sorted(bench.users())[0]
+    await bench.erasure().forget(user)
+    bench.sql("UPDATE grants SET reason_since = now() - interval '31 d' WHERE state = 'erased'")
+    await bench.erasure().sweep()
+    assert tombstones(bench) == []
+
+
+async def test_a_user_who_cannot_be_read_is_not_erased(bench: Bench) -> None:
+    """A malformed answer, or one without identities, says nothing about who is gone."""
+    user = sorted(bench.users())[0]
+    now = await bench.runtime.vault.now()
+    await missing.mark_users(bench.runtime.vault, "default", [user], now=now)
+    bench.tenant.fail_next("/api/v2/users/", 1, 'override:{"identities": []}')
+    swept = await bench.erasure().sweep()
+    assert (swept.erased, swept.waiting) == (0, 1)
+
+
+# Connections
+
+
+async def with_admin(bench: Bench) -> str:
+    """A connection with an administrator's consent, synced."""
+    bench.tenant.add_connection("corp-google", "google-apps", "google", admin=True)
+    await bench.sync.connections()
+    return "corp-google"
+
+
+def admin_grants(bench: Bench) -> list[dict[str, Any]]:
+    return bench.sql("SELECT * FROM grants WHERE user_id = ''")
+
+
+async def test_a_deleted_connection_loses_its_admin_tokens(bench: Bench) -> None:
+    """Its client too is erased, as nobody's grant needs it; when it is made again all comes back."""
+    name = await with_admin(bench)
+    bench.tenant.delete_connection(name)
+    await bench.sync.connections()
+    assert (await sweep(bench)).erased == 1
+    [row] = bench.sql(f"SELECT * FROM connections WHERE name = '{name}'")
+    assert (admin_grants(bench), row["options_sealed"]) == ([], None)
+    assert (await sweep(bench)).erased == 0
+    await with_admin(bench)
+    assert len(admin_grants(bench)) == 1
+    told = bench.sql(f"SELECT kind, reason FROM outbox WHERE connection = '{name}' ORDER BY at")
+    assert [(each["kind"], each["reason"]) for each in told] == [
+        ("connection.broken", "deleted"), ("connection.mended", None),
+    ]  # fmt: skip
+
+
+async def test_a_connections_client_outlives_it_while_grants_need_it(bench: Bench) -> None:
+    """The users of a connection that Auth0 deleted are erased one by one; until then their tokens are renewed."""
+    bench.tenant.delete_connection("bitbucket")
+    await bench.sync.connections()
+    await bench.erasure().sweep(anyway=True)
+    [row] = bench.sql("SELECT * FROM connections WHERE name = 'bitbucket'")
+    assert row["options_sealed"] is not None
+    for user in bench.users():
+        await bench.erasure().forget(user)
+    await bench.erasure().sweep(anyway=True)
+    [row] = bench.sql("SELECT * FROM connections WHERE name = 'bitbucket'")
+    assert row["options_sealed"] is None
+
+
+async def test_a_list_that_lacks_a_connection_proves_nothing(bench: Bench) -> None:
+    """Auth0 is asked for it by id before it counts as gone, and that has to settle."""
+    name = await with_admin(bench)
+    bench.tenant.fail_next("/api/v2/connections", 1, 'override:{"connections": [{"name": "odd"}]}')
+    await bench.sync.connections()
+    assert bench.sql("SELECT 1 FROM connections WHERE missing_since IS NOT NULL") == []
+    bench.tenant.delete_connection(name)
+    await bench.sync.connections()
+    assert (await sweep(bench, settle=300)).erased == 0
+    assert len(admin_grants(bench)) == 1
+
+
+async def test_another_tenants_credentials_erase_no_connection(bench: Bench) -> None:
+    """Where most connections seem gone, the operator is asked."""
+    name = await with_admin(bench)
+    for gone in (name, "google-oauth2"):
+        bench.tenant.delete_connection(gone)
+    await bench.sync.connections()
+    swept = await sweep(bench)
+    assert (swept.erased, len(admin_grants(bench))) == (0, 1)
+    [problem] = swept.problems
+    assert "2 of 3 connections seem to be gone" in problem
+    assert (await bench.erasure().sweep(anyway=True)).erased == 1
+
+
+async def test_admin_tokens_are_revoked_where_that_is_configured(bench: Bench) -> None:
+    """As with a user's grant, the provider is told first."""
+    name = await with_admin(bench)
+    settings = ConnectionSettings(revocation_url=bench.tenant.revocation_url("bitbucket"))
+    bench.runtime.connections._settings = bench.runtime.settings.model_copy(
+        update={"connections": {**bench.runtime.settings.connections, name: settings}}
+    )
+    bench.tenant.delete_connection(name)
+    await bench.sync.connections()
+    bench.calls()
+    await sweep(bench)
+    assert bench.tenant.calls("/idp/bitbucket/revoke")
+    assert admin_grants(bench) == []

@@ -1,0 +1,345 @@
+"""An operator's mistake at one connection: cheap, harmless to its users, healed by itself, and nobody else's trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+from tests.support.renewals import Renewals, until
+from worker.renewal.concurrency import PER_CONNECTION
+from worker.renewal.engine import WINDOW, RenewalEngine
+from worker.renewal.http import http_client
+from worker.renewal.outcome import UNKNOWN_TRIES, Outcome
+from worker.resolved_connections import ConnectionResolver
+from worker.runtime import Runtime
+from worker.settings import load
+from worker.vault import claims
+from worker.vault.connections import circuits
+from worker.vault.spool import Spool
+
+
+def wrong_secret(renewals: Renewals, connection: str) -> None:
+    """Let the provider know of another secret than Auth0 shows."""
+    renewals.tenant.set_client_secret(connection, connection, "the-new-secret")
+
+
+@asynccontextmanager
+async def configured(
+    environment: Path,
+    worker: Runtime,
+    line: str,
+    now: Callable[[], datetime] | None = None,
+    chance: Callable[[], float] = random.random,
+) -> AsyncIterator[RenewalEngine]:
+    """An engine of a worker started after the operator set something for connection ``c``."""
+    with environment.open("a", encoding="utf-8") as config:
+        config.write(f'[connections."c"]\n{line}\n')
+    spool = Spool(worker.settings.spool, worker.vault.refresh)
+    async with http_client() as http:
+        yield RenewalEngine(
+            worker.vault, ConnectionResolver(worker.vault, load()), http, spool, now=now, chance=chance
+        )
+
+
+async def test_a_wrong_secret_costs_a_handful_of_calls(renewals: Renewals) -> None:
+    """With a wrong client secret, 1,000 due grants and three workers cost a handful of calls and no grant."""
+    renewals.connect("c", users=1000)
+    workers = [await renewals.synced(), await renewals.worker(), await renewals.worker()]
+    wrong_secret(renewals, "c")
+    renewals.make_due()
+    for _ in range(3):
+        await asyncio.gather(*(worker.engine.renew_due(worker.tenants) for worker in workers))
+    assert 1 <= len(renewals.token_calls("c")) <= 3
+    assert renewals.states() == {"active"}
+    assert all(row["doubt_since"] is None and row["claim_owner"] is None for row in renewals.rows())
+    assert renewals.circuit("c")["circuit_code"] == "invalid_client"
+    assert sum(row["attempts"] for row in renewals.rows()) <= 3
+
+
+async def test_a_refused_client_is_known_by_its_status_alone(renewals: Renewals) -> None:
+    """A gateway that answers 401 in words of its own costs a handful of calls too, and not one for each user."""
+    renewals.connect("c", users=100)
+    worker = await renewals.synced()
+    renewals.tenant.fail_next("/idp/c", 1000, "401")
+    for _ in range(3):
+        renewals.make_due()
+        await worker.engine.renew_due(worker.tenants)
+    # The second one says that it is not the first one's own trouble.
+    assert len(renewals.token_calls("c")) == 2
+    assert renewals.circuit("c")["circuit_code"] == "http_401"
+    assert renewals.states() == {"active"}
+
+
+async def test_a_secret_corrected_at_auth0_heals_by_itself(renewals: Renewals) -> None:
+    """When a sync shows another secret, the circuit closes and the grants are renewed, without any other hand."""
+    renewals.connect("c", users=40)
+    worker = await renewals.synced()
+    wrong_secret(renewals, "c")
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    assert renewals.circuit("c")["circuit_opened_at"] is not None
+    renewals.tenant.set_connection_options("c", client_secret="the-new-secret")
+    await renewals.sync(worker)
+    assert renewals.circuit("c")["circuit_opened_at"] is None
+    renewals.make_due()
+    assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 40}
+
+
+async def test_a_secret_corrected_in_the_configuration_heals_by_itself(
+    renewals: Renewals, environment: Path
+) -> None:
+    """A client secret that the operator sets closes the circuit at the next tick of a worker that knows it."""
+    renewals.connect("c", users=3)
+    worker = await renewals.synced()
+    wrong_secret(renewals, "c")
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    renewals.make_due()
+    async with configured(environment, worker, 'client_secret = "the-new-secret"') as engine:
+        done = await engine.renew_due(worker.tenants)
+    assert done == {Outcome.RENEWED: 3}
+    assert renewals.circuit("c")["circuit_opened_at"] is None
+
+
+async def test_a_secret_that_is_wrong_in_another_way_opens_the_circuit_again(renewals: Renewals) -> None:
+    """Closing a circuit because the secret changed is no promise that the new one is right."""
+    renewals.connect("c", users=40)
+    worker = await renewals.synced()
+    wrong_secret(renewals, "c")
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    renewals.tenant.set_connection_options("c", client_secret="mistyped")
+    await renewals.sync(worker)
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    assert renewals.circuit("c")["circuit_opened_at"] is not None
+    assert len(renewals.token_calls("c")) == 2
+
+
+async def test_a_late_refusal_of_old_credentials_breaks_nothing(renewals: Renewals) -> None:
+    """A refusal of the secret of before, coming in after it was corrected, does not stop the connection."""
+    renewals.connect("c")
+    worker = await renewals.synced()
+    wrong_secret(renewals, "c")
+    renewals.make_due()
+    renewals.tenant.fail_next("/idp/c", 1, "hang")
+    running = asyncio.create_task(worker.engine.renew_due(worker.tenants))
+    await renewals.called("c")
+    renewals.tenant.set_connection_options("c", client_secret="the-new-secret")
+    await renewals.sync(await renewals.worker())
+    renewals.tenant.release()
+    assert await running == {Outcome.BLOCKED: 1}
+    assert renewals.circuit("c")["circuit_opened_at"] is None
+
+
+# Probing
+
+
+async def test_an_open_circuit_is_left_alone(renewals: Renewals) -> None:
+    """While the pause lasts no call is made, however much is due."""
+    renewals.connect("c", users=10)
+    worker = await renewals.synced()
+    wrong_secret(renewals, "c")
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    assert 50 < renewals.circuit("c")["pause"] <= 60
+    for _ in range(3):
+        renewals.make_due()
+        assert await worker.engine.renew_due(worker.tenants) == {}
+    assert len(renewals.token_calls("c")) == 1
+
+
+async def test_one_probe_a_pause_however_many_workers(renewals: Renewals) -> None:
+    """When a pause is over one grant is tried, by one worker, and the next pause is longer."""
+    renewals.connect("c", users=30)
+    workers = [await renewals.synced(), *[await renewals.worker() for _ in range(3)]]
+    wrong_secret(renewals, "c")
+    renewals.make_due()
+    await workers[0].engine.renew_due(workers[0].tenants)
+    pauses = []
+    for probe in range(1, 4):
+        renewals.end_pause("c")
+        renewals.make_due()
+        await asyncio.gather(*(worker.engine.renew_due(worker.tenants) for worker in workers))
+        assert len(renewals.token_calls("c")) == 1 + probe
+        pauses.append(renewals.circuit("c")["pause"])
+    assert pauses == sorted(pauses)
+    assert 100 < pauses[0] <= 120
+    assert 400 < pauses[2] <= 480
+
+
+async def test_the_probe_is_one_call_on_demand_too(renewals: Renewals) -> None:
+    """When a pause is over, a crowd that asks on demand for grants of the connection makes one call, not one each."""
+    users = renewals.connect("c", users=12)
+    workers = [await renewals.synced(), await renewals.worker()]
+    wrong_secret(renewals, "c")
+    renewals.make_due()
+    await workers[0].engine.renew_due(workers[0].tenants)
+    renewals.sql("UPDATE grants SET attempts = 0")
+    renewals.end_pause("c")
+    found = await asyncio.gather(
+        *(
+            workers[number % 2].on_demand.refresh(
+                tenants=["default"], user_id=user, connection="c", min_ttl=7200
+            )
+            for number, user in enumerate(users)
+        )
+    )
+    assert {refreshed.outcome for refreshed in found} == {Outcome.BLOCKED}
+    assert {refreshed.state for refreshed in found} == {"blocked"}
+    assert all(refreshed.retry_after and refreshed.retry_after >= 1 for refreshed in found)
+    assert len(renewals.token_calls("c")) == 2
+
+
+async def test_a_probe_that_succeeds_closes_the_circuit(renewals: Renewals) -> None:
+    """When the provider takes the client again, the next probe finds out and all others follow."""
+    renewals.connect("c", users=30)
+    worker = await renewals.synced()
+    renewals.tenant.fail_next("/idp/c", 1, "error:invalid_client")
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    renewals.end_pause("c")
+    renewals.make_due()
+    assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 30}
+    circuit = renewals.circuit("c")
+    assert (circuit["circuit_opened_at"], circuit["circuit_code"], circuit["circuit_failures"]) == (
+        None,
+        None,
+        0,
+    )
+
+
+async def test_dead_grants_do_not_keep_a_mended_connection_blocked(renewals: Renewals) -> None:
+    """A probe that meets a dead grant says nothing against the client: the next one is made at the next tick."""
+    *dead, alive = renewals.connect("c", users=4)
+    worker = await renewals.synced()
+    wrong_secret(renewals, "c")
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    assert renewals.circuit("c")["circuit_code"] == "invalid_client"
+    renewals.tenant.set_client_secret("c", "c", "secret-of-c")
+    for user in dead:
+        renewals.tenant.revoke(user, "c")
+    renewals.end_pause("c")
+    renewals.sql("UPDATE grants SET due_at = now() - interval '1 hour' WHERE user_id <> %s", alive)
+    for _ in range(4):
+        await worker.engine.renew_due(worker.tenants)
+    assert renewals.circuit("c")["circuit_opened_at"] is None
+    assert renewals.holds_what_lives(worker.vault, alive, "c")
+    assert renewals.row(alive)["obtained_from"] == "renewal"
+
+
+async def test_a_probe_that_died_is_made_again(renewals: Renewals) -> None:
+    """A worker that dies during the probe delays the next one, and does not prevent it."""
+    renewals.connect("c", users=2)
+    worker = await renewals.synced()
+    renewals.tenant.fail_next("/idp/c", 1, "error:invalid_client")
+    renewals.make_due()
+    await worker.engine.renew_due(worker.tenants)
+    renewals.end_pause("c")
+    renewals.make_due()
+    await renewals.die_during_calls(worker, carried_out=False)
+    renewals.make_due()
+    assert await worker.engine.renew_due(worker.tenants) == {}
+    renewals.end_pause("c")
+    # The probe that died left its grant in doubt: should the next one meet that grant, the one after it is made at once.
+    done = [await worker.engine.renew_due(worker.tenants) for _ in range(2)]
+    assert sum(outcomes[Outcome.RENEWED] for outcomes in done) == 1
+    assert renewals.circuit("c")["circuit_opened_at"] is None
+
+
+async def test_a_backlog_elsewhere_does_not_put_off_the_probe(renewals: Renewals) -> None:
+    """However much is due at other connections, a probe whose pause is over is among the first claims."""
+    now = datetime.now(UTC)
+    names = [f"c{number}" for number in range(3)]
+    for name in names:
+        renewals.connect(name, users=10)
+    worker = await renewals.synced()
+    renewals.make_due()
+    assert await circuits.open_circuit(
+        worker.vault, tenant="default", name="c2", code="invalid_client", now=now, began=now,
+        fingerprint=(await worker.connections.load(["default"]))["default", "c2"].fingerprint,
+    )  # fmt: skip
+    renewals.end_pause("c2")
+    later = datetime.now(UTC) + timedelta(seconds=1)
+    claimed = await claims.claim_due(
+        worker.vault, {("default", name): 10 for name in names}, owner=uuid4(), now=later,
+        until=later + timedelta(minutes=2), limit=15,
+    )  # fmt: skip
+    assert Counter(claim.key.connection for claim in claimed)["c2"] == 1
+
+
+# One odd grant
+
+
+async def test_one_odd_grant_does_not_block_the_others(renewals: Renewals, environment: Path) -> None:
+    """A single grant that its provider refuses as if the client were wrong delays the others by minutes at most."""
+    [odd] = renewals.connect("c", scope="profile")
+    renewals.tenant.configure_provider("c", scope="profile api")
+    renewals.tenant.add_users("c", 30)
+    worker = await renewals.synced()
+    now = datetime.now(UTC)
+    renewals.sql(
+        "UPDATE grants SET due_at = %s - CASE user_id WHEN %s THEN interval '1 s' ELSE '0' END", now, odd
+    )
+    chance = random.Random(3)
+    async with configured(environment, worker, 'scope = "api"', lambda: now, chance.random) as engine:
+        for _ in range(20):  # ten minutes, the margin that renewal leaves
+            await engine.renew_due(worker.tenants)
+            now += timedelta(seconds=30)
+    rows = renewals.rows()
+    assert {row["user_id"] for row in rows if row["obtained_from"] == "auth0"} == {odd}
+    assert {row["state"] for row in rows} == {"active"}
+    assert len(renewals.token_calls("c")) < 30 + 12
+
+
+async def test_an_unknown_refusal_of_one_grant_is_its_own_trouble(renewals: Renewals) -> None:
+    """A grant refused for reasons nobody knows stops nothing where others of its connection are renewed."""
+    renewals.connect("c", users=8)
+    worker = await renewals.synced()
+    renewals.sql("UPDATE grants SET attempts = %s", UNKNOWN_TRIES)
+    renewals.make_due()
+    renewals.tenant.fail_next("/idp/c", 1, "delay:0")  # the first call goes well
+    renewals.tenant.fail_next("/idp/c", 1, "error:computer_says_no")
+    done = await worker.engine.renew_due(worker.tenants)
+    assert done[Outcome.RENEWED] == 7
+    assert renewals.circuit("c")["circuit_opened_at"] is None
+
+
+# The others
+
+
+async def test_other_connections_go_on(renewals: Renewals) -> None:
+    """One connection's wrong secret costs the others nothing."""
+    renewals.connect("wrong", users=50)
+    renewals.connect("right", users=50)
+    worker = await renewals.synced()
+    wrong_secret(renewals, "wrong")
+    renewals.make_due()
+    done = await worker.engine.renew_due(worker.tenants)
+    assert done[Outcome.RENEWED] == 50
+    assert {row["obtained_from"] for row in renewals.rows("right")} == {"renewal"}
+    assert len(renewals.token_calls("wrong")) == 1
+
+
+async def test_a_hanging_provider_does_not_starve_the_others(renewals: Renewals) -> None:
+    """While one provider hangs, with more due than a worker holds at once, the others' grants are renewed at once."""
+    renewals.connect("hangs", users=WINDOW + 20)
+    renewals.connect("well", users=60)
+    worker = await renewals.synced(patience=60)
+    renewals.make_due()
+    renewals.tenant.fail_next("/idp/hangs", 1, "delay:0")  # the first call goes well, and others follow
+    renewals.tenant.fail_next("/idp/hangs", 1000, "hang", carried_out=False)
+    running = asyncio.create_task(worker.engine.renew_due(worker.tenants, budget=1))
+    await until(lambda: {row["obtained_from"] for row in renewals.rows("well")} == {"renewal"})
+    assert not running.done()
+    assert len(renewals.token_calls("hangs")) <= PER_CONNECTION
+    renewals.tenant.clear_faults()
+    renewals.tenant.release()
+    await running

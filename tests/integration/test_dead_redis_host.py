@@ -1,0 +1,71 @@
+"""A Redis whose connections die without a word: its host lost power, or something on the way forgot them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from emulators.control import Emulation
+from tests.support.dead_line import Line, line_to
+from tests.support.processes import Site, site, until
+from worker.embedded import Servers
+
+Sql = Callable[..., list[dict[str, Any]]]
+
+# Seconds after which all has to be at work again.
+PATIENCE = 45
+
+
+@pytest.fixture
+def line(servers: Servers) -> Iterator[Line]:
+    """The line to Redis that the workers and beat use."""
+    with redis.Redis.from_url(servers.redis_url.reveal()) as broker:
+        broker.flushall()
+    port = urlsplit(servers.redis_url.reveal()).port
+    assert port is not None
+    with line_to(port) as made:
+        yield made
+
+
+@pytest.fixture
+def here(servers: Servers, tenant: Emulation, line: Line, tmp_path: Path, sql: Sql) -> Iterator[Site]:
+    """A site at work, with two grants that live long."""
+    tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
+    tenant.add_users("bitbucket", 2)
+    address = urlsplit(servers.redis_url.reveal())
+    through = address._replace(netloc=address.netloc.rpartition(":")[0] + f":{line.port}").geturl()
+    schedule = "renew = 1\nchanges = 60\nconnections = 60\nfull = 60"
+    with site(servers, tenant, tmp_path, schedule=schedule, REDIS_URL=through) as made:
+        made.beat()
+        made.worker("bulk", "renew,sync")
+        made.worker("interactive", "interactive")
+        until(lambda: len(sql("SELECT id FROM grants")) == 2, what="users are synced")
+        yield made
+
+
+def test_work_goes_on_when_connections_die_without_a_word(
+    servers: Servers, here: Site, line: Line, tenant: Emulation, sql: Sql
+) -> None:
+    """Workers and beat notice, connect anew, and renew what is due; a refresh asked for is made."""
+    assert line.go_dead() > 3
+    sql("UPDATE grants SET due_at = now(), last_renewed_at = NULL")
+    until(
+        lambda: sql("SELECT 1 FROM grants HAVING count(last_renewed_at) = 2"),
+        PATIENCE,
+        "beat and worker are back",
+    )
+    here.environment["REDIS_URL"] = servers.redis_url.reveal()
+    user, forced = "bitbucket|bitbucket-0", {"connection": "bitbucket", "force": True}
+    before = tenant.live(user, "bitbucket")["access_token"]
+
+    def is_renewed() -> bool:
+        # Asked for again as a reader would: a message that was popped into a dead connection is lost.
+        here.send(("worker.refresh_token", "interactive", {"user_id": user, **forced}))
+        return bool(tenant.live(user, "bitbucket")["access_token"] != before)
+
+    until(is_renewed, PATIENCE, "the interactive worker is back")
