@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 README, OPERATING, ARCHITECTURE, PROMISES = (
     ROOT / name for name in ("README.md", "docs/operating.md", "docs/architecture.md", "docs/promises.md")
 )
-PAGES = sorted([README, ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
-DECISIONS = sorted(ROOT.glob("docs/adr/*.md"))
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
 SOURCES = "\n".join(
     file.read_text(encoding="utf-8")
     for room in ("worker", "client/src")
@@ -324,3 +324,9 @@ def test_a_decision_is_a_page(page: Path) -> None:
     assert text(page).startswith(f"# {number}. ")
     assert re.findall(r"^## (\w+)$", text(page), re.M) == ["Context", "Decision", "Consequences"]
     assert len(text(page).split()) < 400
+
+
+def test_the_index_has_each_decision() -> None:
+    """The index of decision records links each one, in order and by its title."""
+    index = re.findall(r"^\| \[(.*?)\]\((.*?)\) \|", text(ROOT / "docs/adr/README.md"), re.M)
+    assert index == [(text(page).partition("\n")[0].removeprefix("# "), page.name) for page in DECISIONS]
