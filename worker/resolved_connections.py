@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from token_vault.errors import CannotOpen
+from token_vault.errors import CannotDecrypt
 from worker import providers, renewal_policy
 from worker.settings import ConnectionSettings, ProviderSettings, Settings
 from worker.vault.connections import stored as table
@@ -122,7 +122,7 @@ class ConnectionResolver:
         if cached is None or cached[0] != stored.options_sealed:
             try:
                 cached = (stored.options_sealed, table.open_options(self._vault, stored))
-            except CannotOpen as error:
+            except CannotDecrypt as error:
                 return providers.Problem("cannot_open", str(error))
             self._options[key] = cached
         resolved = providers.resolve(

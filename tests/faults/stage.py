@@ -209,7 +209,7 @@ class Stage:
         key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
         ring = KeyRing("refresh", [REFRESH_KEY])
         place = EncryptionContext.of_grant(key, "refresh", row["refresh_version"])
-        return ring.open(place, row["refresh_sealed"]).reveal()
+        return ring.decrypt(place, row["refresh_sealed"]).reveal()
 
     def digest(self, row: Row) -> str:
         """Name a row's refresh token as the providers' ledger does."""

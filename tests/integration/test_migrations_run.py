@@ -221,7 +221,7 @@ async def test_any_password_works(empty: Secret) -> None:
 def test_a_reader_reads_the_views_alone(database_url: Secret, reader: Secret) -> None:
     """With SELECT on the two views a service reads its tokens, and nothing else of the vault."""
     key = GrantKey("default", "google-oauth2", "google-oauth2|1111", "1111")
-    sealed = KeyRing("access", [ACCESS_KEY]).seal(
+    sealed = KeyRing("access", [ACCESS_KEY]).encrypt(
         EncryptionContext.of_grant(key, "access", 1), Secret("ya29.token")
     )
     with psycopg.connect(database_url.reveal(), autocommit=True) as connection:

@@ -55,6 +55,6 @@ def wrong(servers: embedded.Servers, tenant: Emulation) -> int:
         )
         for user, name, subject, version, sealed in rows:
             place = EncryptionContext("grants", ("default", name, user, subject), "access", version)
-            held = digest(ring.open(place, bytes(sealed)).reveal())
+            held = digest(ring.decrypt(place, bytes(sealed)).reveal())
             mistakes += shown.pop((user, name, subject), None) != held
     return mistakes + len(shown)

@@ -216,5 +216,5 @@ def opened(vault: Vault, row: Row) -> Pair:
     for ring, field in ((vault.access, "access"), (vault.refresh, "refresh")):
         sealed = row[f"{field}_sealed"]
         place = EncryptionContext.of_grant(key, field, row[f"{field}_version"])
-        found.append(None if sealed is None else ring.open(place, sealed).reveal())
+        found.append(None if sealed is None else ring.decrypt(place, sealed).reveal())
     return Pair(*found)

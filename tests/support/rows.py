@@ -28,5 +28,5 @@ def opened(vault: Vault, row: dict[str, Any]) -> tuple[str | None, str | None]:
     for ring in (vault.access, vault.refresh):
         sealed = row[f"{ring.name}_sealed"]
         place = EncryptionContext.of_grant(key, ring.name, row[f"{ring.name}_version"])
-        found.append(None if sealed is None else ring.open(place, sealed).reveal())
+        found.append(None if sealed is None else ring.decrypt(place, sealed).reveal())
     return found[0], found[1]

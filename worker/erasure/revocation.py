@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import structlog
 
-from token_vault.errors import CannotOpen, ConfigurationError
+from token_vault.errors import CannotDecrypt, ConfigurationError
 from token_vault.secret import Secret
 from worker import providers
 from worker.providers import Client
@@ -53,7 +53,7 @@ async def _revoke(vault: Vault, http: httpx.AsyncClient, claim: Claim, client: C
             return False
         provider = providers.get(client.provider)
         request = provider.revocation(client, client.revocation_url, token=token, kind=kind)
-    except (CannotOpen, ConfigurationError) as error:
+    except (CannotDecrypt, ConfigurationError) as error:
         log.error("grant.unrevocable", grant=claim.id, problem=str(error))  # noqa: TRY400  # the message says it all
         return False
     answer = await send(http, request)

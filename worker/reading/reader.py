@@ -73,7 +73,7 @@ class Reader:
             raise TokenNotFound(f"the vault has no access token of {served.key}")
         place = EncryptionContext.of_grant(served.key, "access", served.access_version)
         scopes = None if served.scopes is None else tuple(served.scopes)
-        return Token(self._ring.open(place, served.access_sealed).reveal(), served.expires_at, scopes)
+        return Token(self._ring.decrypt(place, served.access_sealed).reveal(), served.expires_at, scopes)
 
     def _stand(self, served: Served, standing: GrantStatus | None, min_ttl: float | None) -> Token | None:
         """Judge a token that is not fresh: hand it out all the same, or None where a refresh may help.

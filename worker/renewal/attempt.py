@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import httpx
 import structlog
 
-from token_vault.errors import CannotOpen
+from token_vault.errors import CannotDecrypt
 from worker import providers
 from worker.providers import RefreshRequest, Refused, Renewed
 from worker.renewal import observations
@@ -99,7 +99,7 @@ class Renewer:
         try:
             refresh = claims.open_refresh(self._vault, claim)
             access = None if provider.needs_refresh_token else claims.open_access(self._vault, claim)
-        except CannotOpen as error:
+        except CannotDecrypt as error:
             log.error(  # noqa: TRY400  # the message says it all
                 "renew.unreadable", grant=claim.id, connection=claim.key.connection, problem=str(error)
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-from token_vault.errors import CannotOpen
+from token_vault.errors import CannotDecrypt
 from worker.renewal.outcome import Outcome
 from worker.token_pair import TokenPair
 from worker.vault import claims, schedule
@@ -106,7 +106,7 @@ class AnswerCommitter:
                     obtained_at=answer.obtained_at,
                     due_at=answer.due_at,
                 )
-            except CannotOpen as error:
+            except CannotDecrypt as error:
                 # It stays: the operator puts the key back. Others are stored meanwhile.
                 log.error("spool.unreadable", file=path.name, problem=str(error))  # noqa: TRY400
                 continue

@@ -270,11 +270,11 @@ def open_refresh(vault: Vault, claim: Claim) -> Secret | None:
     """Decrypt the claimed refresh token.
 
     Raises:
-        CannotOpen: the ring lacks its key, or the ciphertext is out of place.
+        CannotDecrypt: the ring lacks its key, or the ciphertext is out of place.
     """
     if claim.refresh_sealed is None:
         return None
-    return vault.refresh.open(
+    return vault.refresh.decrypt(
         EncryptionContext.of_grant(claim.key, "refresh", claim.refresh_version), claim.refresh_sealed
     )
 
@@ -283,11 +283,11 @@ def open_access(vault: Vault, claim: Claim) -> Secret | None:
     """Decrypt the claimed access token.
 
     Raises:
-        CannotOpen: the ring lacks its key, or the ciphertext is out of place.
+        CannotDecrypt: the ring lacks its key, or the ciphertext is out of place.
     """
     if claim.access_sealed is None:
         return None
-    return vault.access.open(
+    return vault.access.decrypt(
         EncryptionContext.of_grant(claim.key, "access", claim.access_version), claim.access_sealed
     )
 
@@ -305,10 +305,10 @@ async def store_renewed(
         False where a newer login has replaced meanwhile all that the pair would bring: the newer pair stays.
     """
     key = claim.key
-    access = pair.access and vault.access.seal(
+    access = pair.access and vault.access.encrypt(
         EncryptionContext.of_grant(key, "access", claim.access_version + 1), pair.access
     )
-    refresh = pair.refresh and vault.refresh.seal(
+    refresh = pair.refresh and vault.refresh.encrypt(
         EncryptionContext.of_grant(key, "refresh", claim.refresh_version + 1), pair.refresh
     )
     values = {

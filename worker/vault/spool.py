@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from token_vault.encryption_context import EncryptionContext
-from token_vault.errors import CannotOpen, ConfigurationError
+from token_vault.errors import CannotDecrypt, ConfigurationError
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
@@ -83,7 +83,7 @@ class Spool:
             },
             "obtained_at": obtained_at, "due_at": due_at,
         }  # fmt: skip
-        sealed = self._ring.seal(_place(name), Secret(json.dumps(plain, default=_text)))
+        sealed = self._ring.encrypt(_place(name), Secret(json.dumps(plain, default=_text)))
         unfinished = self._write(self._folder / f".{name}.new", sealed)
         return self._settle(unfinished, self._folder / name)
 
@@ -100,23 +100,23 @@ class Spool:
     def _finish(self) -> None:
         """Name the whole answers of processes that were killed just before they could."""
         for path in self._folder.glob(".*.new"):
-            with suppress(FileNotFoundError, CannotOpen):
+            with suppress(FileNotFoundError, CannotDecrypt):
                 if time.time() - path.stat().st_mtime > UNFINISHED:
                     name = path.name.removeprefix(".").removesuffix(".new")
-                    self._ring.open(_place(name), path.read_bytes())
+                    self._ring.decrypt(_place(name), path.read_bytes())
                     self._settle(path, self._folder / name)
 
     def read(self, path: Path) -> Spooled | None:
         """Open one answer; None where another process has just stored it.
 
         Raises:
-            CannotOpen: it was sealed under a key that the refresh ring lacks.
+            CannotDecrypt: it was sealed under a key that the refresh ring lacks.
         """
         try:
             sealed = path.read_bytes()
         except FileNotFoundError:
             return None
-        return _read(path, json.loads(self._ring.open(_place(path.name), sealed).reveal()))
+        return _read(path, json.loads(self._ring.decrypt(_place(path.name), sealed).reveal()))
 
     def files(self) -> list[Path]:
         """All answers on disk, those that Postgres refused among them."""
@@ -125,29 +125,29 @@ class Spool:
         self._finish()
         return [path for path in self._folder.iterdir() if not path.name.startswith(".")]
 
-    def position(self, path: Path) -> int | None:
+    def key_index(self, path: Path) -> int | None:
         """Say which key of the ring sealed an answer, 0 for the first; None where it has just been stored.
 
         Raises:
-            CannotOpen: no key of the ring did, or it is another file's answer.
+            CannotDecrypt: no key of the ring did, or it is another file's answer.
         """
         with suppress(FileNotFoundError):
-            return self._ring.position(_place(path.stem), path.read_bytes())
+            return self._ring.key_index(_place(path.stem), path.read_bytes())
         return None
 
-    def reseal(self, path: Path) -> bool:
+    def reencrypt(self, path: Path) -> bool:
         """Put an answer under the ring's first key, in one step; False where that is so, or it has just been stored.
 
         Should a worker store it in between, its file comes back: storing an answer twice does nothing. It keeps its
         owner, as it may be another's than whose command this is, and its time, by which answers are put in order.
 
         Raises:
-            CannotOpen: no key of the ring opens it, or it is another file's answer.
+            CannotDecrypt: no key of the ring opens it, or it is another file's answer.
         """
         fresh_file = self._folder / f".{path.name}.{uuid4().hex}.resealed"
         try:
             held = path.stat()
-            fresh = self._ring.reseal(_place(path.stem), path.read_bytes())
+            fresh = self._ring.reencrypt(_place(path.stem), path.read_bytes())
             if fresh is None:
                 return False
             self._write(fresh_file, fresh, like=held)

@@ -10,7 +10,12 @@ from token_vault.grant_key import GrantKey
 
 @dataclass(frozen=True, slots=True)
 class EncryptionContext:
-    """Where a ciphertext belongs: a table, the row's natural key, the field, and the field's version."""
+    """Where a ciphertext belongs: table, row, field and version.
+
+    Attributes:
+        row: the row's natural key.
+        version: of the field; it rises with each new value.
+    """
 
     table: str
     row: tuple[str, ...]
@@ -19,11 +24,11 @@ class EncryptionContext:
 
     @classmethod
     def of_grant(cls, key: GrantKey, field: str, version: int) -> EncryptionContext:
-        """The place of one token of a grant."""
+        """Return the context of one token of a grant."""
         return cls("grants", (key.tenant, key.connection, key.user_id, key.provider_user_id), field, version)
 
     def header(self) -> bytes:
-        """What the plaintext starts with: one line of JSON, which itself holds no line break."""
+        """Return what the plaintext starts with: one line of JSON."""
         return json.dumps([self.table, *self.row, self.field, self.version]).encode() + b"\n"
 
     def __str__(self) -> str:

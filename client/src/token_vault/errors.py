@@ -2,8 +2,8 @@
 
     VaultError
     ├── ConfigurationError           the operator mends a setting, a key or a grant at Auth0
-    │   └── CannotOpen               a ciphertext does not open with these keys, or not in this place
-    │       └── OutOfPlace           it opens, but was sealed for another place
+    │   └── CannotDecrypt            these keys do not decrypt a ciphertext, or not in this context
+    │       └── WrongContext         they do, but it was encrypted for another context
     ├── TokenNotFound                nothing is stored for what was asked
     ├── ReauthorizationRequired      the user must consent again
     ├── TokenExpired                 the token has ended and nobody can renew it
@@ -32,12 +32,12 @@ class ConfigurationError(VaultError):
     """A setting is missing or wrong; the message names it and the mend."""
 
 
-class CannotOpen(ConfigurationError):
-    """A ciphertext does not open with the keys at hand, or was found in another place than its own."""
+class CannotDecrypt(ConfigurationError):
+    """The keys at hand do not decrypt a ciphertext, or not here."""
 
 
-class OutOfPlace(CannotOpen):
-    """A ciphertext was found in another place than the one it was sealed for."""
+class WrongContext(CannotDecrypt):
+    """A ciphertext was encrypted for another context than where it stands."""
 
 
 class TokenNotFound(VaultError):

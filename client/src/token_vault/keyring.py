@@ -1,7 +1,7 @@
-"""Two rings of Fernet keys, and ciphertexts that know their place.
+"""Key rings: Fernet keys that bind each ciphertext to its context.
 
 Fernet authenticates no context: two rows' ciphertexts could be swapped unnoticed. So every plaintext starts
-with the place it was written for, and a ciphertext found anywhere else does not open.
+with the context it was encrypted for, and a ciphertext found anywhere else is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 from cryptography.fernet import Fernet, InvalidToken
 
 from token_vault.encryption_context import EncryptionContext
-from token_vault.errors import CannotOpen, ConfigurationError, OutOfPlace
+from token_vault.errors import CannotDecrypt, ConfigurationError, WrongContext
 from token_vault.secret import Secret
 
 RingName = Literal["access", "refresh"]
@@ -26,7 +26,9 @@ _KEY = re.compile(r"[A-Za-z0-9_+/-]{43}=")
 
 
 class KeyRing:
-    """Fernet keys of one purpose, newest first: the first seals, any opens.
+    """Fernet keys of one purpose, newest first.
+
+    The newest key encrypts; any key of the ring decrypts.
 
     Attributes:
         fingerprints: what names each key to people, in the ring's order: the beginning of a hash.
@@ -53,58 +55,60 @@ class KeyRing:
         self._fernets = fernets
         self.fingerprints = tuple(_key_fingerprint(key) for key in keys)
 
-    def seal(self, place: EncryptionContext, secret: Secret) -> bytes:
-        """Encrypt a secret for its place, under the newest key."""
-        return self._fernets[0].encrypt(place.header() + secret.reveal().encode())
+    def encrypt(self, context: EncryptionContext, secret: Secret) -> bytes:
+        """Encrypt a secret for its context, with the newest key."""
+        return self._fernets[0].encrypt(context.header() + secret.reveal().encode())
 
-    def open(self, place: EncryptionContext, ciphertext: bytes) -> Secret:
-        """Decrypt what was sealed for this place.
-
-        Raises:
-            CannotOpen: no key of the ring opens it.
-            OutOfPlace: it was sealed for another place.
-        """
-        plaintext, _ = self._opened(place, ciphertext)
-        return Secret(plaintext[len(place.header()) :].decode())
-
-    def position(self, place: EncryptionContext, ciphertext: bytes) -> int:
-        """Say which key of the ring sealed this, 0 for the first; Fernet names none, so each is tried.
+    def decrypt(self, context: EncryptionContext, ciphertext: bytes) -> Secret:
+        """Decrypt what was encrypted for this context.
 
         Raises:
-            CannotOpen, OutOfPlace: as ``open``.
+            CannotDecrypt: no key of the ring decrypts it.
+            WrongContext: it was encrypted for another context.
         """
-        return self._opened(place, ciphertext)[1]
+        plaintext, _ = self._decrypt(context, ciphertext)
+        return Secret(plaintext[len(context.header()) :].decode())
 
-    def reseal(self, place: EncryptionContext, ciphertext: bytes) -> bytes | None:
-        """Encrypt again under the first key what an older one sealed for this place; None where the first one did.
+    def key_index(self, context: EncryptionContext, ciphertext: bytes) -> int:
+        """Return which key encrypted this, 0 for the newest.
 
-        The ciphertext keeps the time at which its secret was first sealed, as with ``MultiFernet.rotate``.
+        A Fernet token does not name its key, so each key is tried.
 
         Raises:
-            CannotOpen, OutOfPlace: as ``open``.
+            CannotDecrypt, WrongContext: as ``decrypt``.
         """
-        plaintext, position = self._opened(place, ciphertext)
-        if position == 0:
+        return self._decrypt(context, ciphertext)[1]
+
+    def reencrypt(self, context: EncryptionContext, ciphertext: bytes) -> bytes | None:
+        """Encrypt under the newest key; None if it already is.
+
+        The ciphertext keeps the time of its first encryption, as with ``MultiFernet.rotate``.
+
+        Raises:
+            CannotDecrypt, WrongContext: as ``decrypt``.
+        """
+        plaintext, index = self._decrypt(context, ciphertext)
+        if index == 0:
             return None
-        sealed_at = self._fernets[position].extract_timestamp(ciphertext)
-        return self._fernets[0].encrypt_at_time(plaintext, sealed_at)
+        encrypted_at = self._fernets[index].extract_timestamp(ciphertext)
+        return self._fernets[0].encrypt_at_time(plaintext, encrypted_at)
 
-    def _opened(self, place: EncryptionContext, ciphertext: bytes) -> tuple[bytes, int]:
-        """Return the plaintext with its header, and which key opened it."""
-        for position, fernet in enumerate(self._fernets):
+    def _decrypt(self, context: EncryptionContext, ciphertext: bytes) -> tuple[bytes, int]:
+        """Return the plaintext with its header, and the key's index."""
+        for index, fernet in enumerate(self._fernets):
             try:
                 plaintext = fernet.decrypt(ciphertext)
             except InvalidToken:
                 continue
-            if plaintext.startswith(place.header()):
-                return plaintext, position
-            raise OutOfPlace(
-                f"a ciphertext is out of place: found at {place}, but it was sealed {_sealed_for(plaintext)}"
+            if plaintext.startswith(context.header()):
+                return plaintext, index
+            raise WrongContext(
+                f"a ciphertext is out of place: found at {context}, but it was encrypted {_encrypted_for(plaintext)}"
             )
-        raise CannotOpen(
-            f"{place} does not open with {VARIABLES[self.name]} (here: {', '.join(self.fingerprints)}): "
-            "a key that once sealed it is missing from the ring, or the ciphertext was damaged. A new key has to be "
-            "in the ring of every process before one of them seals with it"
+        raise CannotDecrypt(
+            f"{context} cannot be decrypted with {VARIABLES[self.name]} (here: {', '.join(self.fingerprints)}): "
+            "a key that once encrypted it is missing from the ring, or the ciphertext was damaged. A new key has to be "
+            "in the ring of every process before one of them encrypts with it"
         )
 
     @staticmethod
@@ -114,12 +118,15 @@ class KeyRing:
 
 
 def _key_fingerprint(key: Secret) -> str:
-    """Name a key without telling it: 32 random bytes are not found by trying."""
+    """Name a key without revealing it.
+
+    A hash is enough: nobody finds 32 random bytes by trying.
+    """
     return hashlib.sha256(b"token-vault key " + urlsafe_b64decode(key.reveal())).hexdigest()[:8]
 
 
-def _sealed_for(plaintext: bytes) -> str:
-    """Name the place in a plaintext's header; nothing after the header is looked at."""
+def _encrypted_for(plaintext: bytes) -> str:
+    """Name the context in a plaintext's header, and read nothing after it."""
     try:
         table, *row, field, version = json.loads(plaintext.split(b"\n", 1)[0])
         return f"for {EncryptionContext(str(table), tuple(map(str, row)), str(field), int(version))}"

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.support.readers import KINDS, OpenReader, Reader, Rows, Sql, message_arguments, opening
 from token_vault.errors import (
-    CannotOpen,
+    CannotDecrypt,
     ConfigurationError,
     ReauthorizationRequired,
     TemporarilyUnavailable,
@@ -278,10 +278,10 @@ async def test_terminated_connections_are_replaced(rows: Rows, open_reader: Open
 async def test_a_wrong_access_key_is_named(rows: Rows, open_reader: OpenReader) -> None:
     """A reader without the key that sealed a token says which variable lacks it, and not what it read."""
     await rows.add()
-    with pytest.raises(CannotOpen, match="VAULT_ACCESS_KEYS") as told:
+    with pytest.raises(CannotDecrypt, match="VAULT_ACCESS_KEYS") as told:
         await open_reader(keys=[KeyRing.generate()]).user_token(USER, CONNECTION)
     assert "token-of-u1" not in str(told.value)
-    with pytest.raises(CannotOpen):
+    with pytest.raises(CannotDecrypt):
         await open_reader(keys=[REFRESH_KEY]).user_token(USER, CONNECTION)
     assert (
         await open_reader(keys=[KeyRing.generate(), ACCESS_KEY]).user_token(USER, CONNECTION)

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ACCESS_KEY
 from tests.support.rows import Sql
 from token_vault.encryption_context import EncryptionContext
-from token_vault.errors import CannotOpen
+from token_vault.errors import CannotDecrypt
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker.providers import ClientAuth
@@ -138,12 +138,12 @@ async def test_options_out_of_place_are_a_problem_of_that_connection(
 async def test_options_that_do_not_open_are_replaced_by_those_shown_next(vault: Vault, sql: Sql) -> None:
     """After a key was lost, a sync mends the connections by itself."""
     await show(vault, GOOGLE)
-    sealed = KeyRing("refresh", [KeyRing.generate()]).seal(
+    sealed = KeyRing("refresh", [KeyRing.generate()]).encrypt(
         EncryptionContext("connections", ("default", "google"), "options", 1), Secret(json.dumps(GOOGLE))
     )
     sql("UPDATE connections SET options_sealed = %s", sealed)
     [stored] = await table.stored(vault, ["default"])
-    with pytest.raises(CannotOpen, match="VAULT_REFRESH_KEYS"):
+    with pytest.raises(CannotDecrypt, match="VAULT_REFRESH_KEYS"):
         table.open_options(vault, stored)
     await show(vault, GOOGLE)
     assert (await loaded(vault)).client is not None
@@ -155,8 +155,8 @@ async def test_a_reader_cannot_open_options(vault: Vault) -> None:
     [stored] = await table.stored(vault, ["default"])
     place = EncryptionContext("connections", ("default", "google"), "options", stored.options_version)
     assert stored.options_sealed is not None
-    with pytest.raises(CannotOpen):
-        KeyRing("access", [ACCESS_KEY]).open(place, stored.options_sealed)
+    with pytest.raises(CannotDecrypt):
+        KeyRing("access", [ACCESS_KEY]).decrypt(place, stored.options_sealed)
 
 
 # What becomes of it
@@ -296,7 +296,7 @@ async def test_two_syncs_that_store_at_once_leave_no_worker_behind(vault: Vault)
         options = GOOGLE | {"client_id": f"id-{number}"}
         place = EncryptionContext("connections", ("default", "google"), "options", before.options_version + 1)
         await _overwrite(
-            vault, vault.refresh.seal(place, Secret(json.dumps(options))), before.options_version + 1
+            vault, vault.refresh.encrypt(place, Secret(json.dumps(options))), before.options_version + 1
         )
         client = (await known.load(["default"]))["default", "google"].client
         assert client is not None

@@ -15,7 +15,7 @@ from tests.support import rows
 from tests.support.histories import HISTORIES, LIFE, Age, Auth0Copy, Event, age, name
 from tests.support.rows import Sql
 from token_vault.encryption_context import EncryptionContext
-from token_vault.errors import CannotOpen, ConfigurationError
+from token_vault.errors import CannotDecrypt, ConfigurationError
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from token_vault.read_model import CHANNEL
@@ -559,7 +559,7 @@ async def test_a_renewal_committed_during_a_take_is_built_upon(
     """A pair that is just being stored when a login is taken is neither lost nor put in the wrong place."""
     await ingest(vault, [shown()], now=NOW)
     grant_id, later = row_of(sql)["id"], NOW + MINUTE
-    rotated = vault.refresh.seal(EncryptionContext.of_grant(KEY, "refresh", 2), Secret("refresh-2"))
+    rotated = vault.refresh.encrypt(EncryptionContext.of_grant(KEY, "refresh", 2), Secret("refresh-2"))
     with psycopg.connect(database_url.reveal()) as storing:
         storing.execute(
             "UPDATE grants SET refresh_sealed = %s, refresh_version = 2 WHERE id = %s", (rotated, grant_id)
@@ -652,7 +652,9 @@ async def test_a_ciphertext_opens_in_its_own_place_only(
     await ingest(vault, [shown(), shown(other, "access-canary", "refresh-canary")], now=NOW)
     sql(f"UPDATE grants SET {damage} WHERE user_id = %s", KEY.user_id)
     claim = await claimed(vault, sql("SELECT id FROM grants WHERE user_id = %s", KEY.user_id)[0]["id"])
-    with pytest.raises(CannotOpen, match="out of place" if out_of_place else "VAULT_REFRESH_KEYS") as caught:
+    with pytest.raises(
+        CannotDecrypt, match="out of place" if out_of_place else "VAULT_REFRESH_KEYS"
+    ) as caught:
         claims.open_refresh(vault, claim)
     assert "google-oauth2|1111" in str(caught.value)
     assert "canary" not in str(caught.value)

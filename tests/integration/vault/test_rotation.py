@@ -24,7 +24,7 @@ from emulators.control import Emulation
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.support.rows import opened
 from token_vault.encryption_context import EncryptionContext
-from token_vault.errors import CannotOpen
+from token_vault.errors import CannotDecrypt
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
@@ -225,7 +225,7 @@ async def test_an_open_transaction_is_not_waited_for_and_its_token_is_kept(
     filled: Vault, sql: Sql, database_url: Secret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that another transaction is just writing is passed over, and looked at again as that has left it."""
-    newer = filled.refresh.seal(EncryptionContext.of_grant(user(3), "refresh", 2), Secret("newer"))
+    newer = filled.refresh.encrypt(EncryptionContext.of_grant(user(3), "refresh", 2), Secret("newer"))
     sizes = []
     with psycopg.connect(database_url.reveal()) as other:
         other.execute(
@@ -309,7 +309,9 @@ async def test_what_a_lost_key_sealed_is_named_and_keeps_the_old_keys(
     filled: Vault, run: Callable[..., Ran], sql: Sql
 ) -> None:
     """A ciphertext under a key that is in no ring is named by its user, and no key is called removable."""
-    sealed = KeyRing("access", [LOST]).seal(EncryptionContext.of_grant(user(4), "access", 1), Secret("lost"))
+    sealed = KeyRing("access", [LOST]).encrypt(
+        EncryptionContext.of_grant(user(4), "access", 1), Secret("lost")
+    )
     sql("UPDATE grants SET access_sealed = %s WHERE user_id = 'auth0|4'", sealed)
     code, rotated = run("keys", "rotate")
     assert (code, counts(rotated)) == (1, [ALL - 1, 0, 1])
@@ -381,7 +383,7 @@ async def test_answers_in_the_spool_are_rotated(
     for file in (path, rejected):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert file.stat().st_mtime_ns == 1_000_000_000
-    with pytest.raises(CannotOpen):
+    with pytest.raises(CannotDecrypt):
         spool.read(path)
     renewed = Spool(folder, KeyRing("refresh", [NEW_REFRESH])).read(path)
     assert renewed is not None
@@ -409,15 +411,15 @@ async def test_a_spooled_answer_is_whole_at_every_line(
     with monkeypatch.context() as dying:
         dying.setattr(Spool, "_settle", dead)
         with pytest.raises(KeyboardInterrupt):
-            rotating_spool.reseal(path)
+            rotating_spool.reencrypt(path)
     still = spool.read(path)
     assert still is not None
     assert still.pair == pair
-    assert rotating_spool.reseal(path)
-    assert rotating_spool.position(path) == 0
+    assert rotating_spool.reencrypt(path)
+    assert rotating_spool.key_index(path) == 0
     spool.drop(path)
-    assert not rotating_spool.reseal(path)
-    assert rotating_spool.position(path) is None
+    assert not rotating_spool.reencrypt(path)
+    assert rotating_spool.key_index(path) is None
 
 
 async def test_a_reader_without_the_new_key_is_told_which_ring_lacks_it(
@@ -426,7 +428,7 @@ async def test_a_reader_without_the_new_key_is_told_which_ring_lacks_it(
     """A process that lacks the key which a rotation has put first learns the variable, and what to do."""
     await asyncio.to_thread(rotate.rotate, database_url, rings(), None)
     [row] = sql("SELECT * FROM grants WHERE user_id = 'auth0|1'")
-    with pytest.raises(CannotOpen, match=r"VAULT_ACCESS_KEYS.*has to be in the ring of every process"):
+    with pytest.raises(CannotDecrypt, match=r"VAULT_ACCESS_KEYS.*has to be in the ring of every process"):
         opened(filled, row)
 
 
@@ -444,7 +446,9 @@ async def test_the_doctor_warns_of_what_does_not_open(
     result, message = await found()
     assert result == "ok"
     assert "under older keys, until `token-vault keys rotate`" in message
-    sealed = KeyRing("access", [LOST]).seal(EncryptionContext.of_grant(user(4), "access", 1), Secret("lost"))
+    sealed = KeyRing("access", [LOST]).encrypt(
+        EncryptionContext.of_grant(user(4), "access", 1), Secret("lost")
+    )
     sql("UPDATE grants SET access_sealed = %s WHERE user_id = 'auth0|4'", sealed)
     result, message = await found()
     assert result == "warn"

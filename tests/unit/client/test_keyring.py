@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from token_vault.encryption_context import EncryptionContext
-from token_vault.errors import CannotOpen, ConfigurationError, OutOfPlace
+from token_vault.errors import CannotDecrypt, ConfigurationError, WrongContext
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
@@ -39,8 +39,8 @@ def ring(*keys: Secret) -> KeyRing:
 @given(PLACES, TEXT)
 def test_what_is_sealed_opens_in_its_place(place: EncryptionContext, value: str) -> None:
     """Any secret sealed for any place opens there as it was."""
-    sealed = ring(NEW).seal(place, Secret(value))
-    assert ring(NEW).open(place, sealed).reveal() == value
+    sealed = ring(NEW).encrypt(place, Secret(value))
+    assert ring(NEW).decrypt(place, sealed).reveal() == value
 
 
 @given(PLACES, PLACES, TEXT)
@@ -49,9 +49,9 @@ def test_what_is_sealed_opens_nowhere_else(
 ) -> None:
     """No ciphertext opens in another place than its own, however odd the names are."""
     assume(place != elsewhere)
-    sealed = ring(NEW).seal(place, Secret(value))
-    with pytest.raises(CannotOpen, match="out of place"):
-        ring(NEW).open(elsewhere, sealed)
+    sealed = ring(NEW).encrypt(place, Secret(value))
+    with pytest.raises(CannotDecrypt, match="out of place"):
+        ring(NEW).decrypt(elsewhere, sealed)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_what_is_sealed_opens_nowhere_else(
 )
 def test_a_misplaced_ciphertext_names_both_places(elsewhere: EncryptionContext) -> None:
     """The error says where the ciphertext was found and where it belongs, and nothing of what it holds."""
-    sealed = ring(NEW).seal(PLACE, Secret(CANARY))
-    with pytest.raises(CannotOpen) as caught:
-        ring(NEW).open(elsewhere, sealed)
+    sealed = ring(NEW).encrypt(PLACE, Secret(CANARY))
+    with pytest.raises(CannotDecrypt) as caught:
+        ring(NEW).decrypt(elsewhere, sealed)
     assert str(PLACE) in str(caught.value)
     assert str(elsewhere) in str(caught.value)
     assert CANARY not in _all_of(caught.value)
@@ -81,20 +81,20 @@ def test_a_misplaced_ciphertext_names_both_places(elsewhere: EncryptionContext) 
 
 def test_the_first_key_seals_and_every_key_opens() -> None:
     """A ring with a new key in front opens what the old one sealed, and seals what the new one opens alone."""
-    sealed_before = ring(OLD).seal(PLACE, Secret(CANARY))
+    sealed_before = ring(OLD).encrypt(PLACE, Secret(CANARY))
     rotated = ring(NEW, OLD)
-    assert rotated.open(PLACE, sealed_before).reveal() == CANARY
-    assert ring(NEW).open(PLACE, rotated.seal(PLACE, Secret(CANARY))).reveal() == CANARY
-    with pytest.raises(CannotOpen):
-        ring(OLD).open(PLACE, rotated.seal(PLACE, Secret(CANARY)))
+    assert rotated.decrypt(PLACE, sealed_before).reveal() == CANARY
+    assert ring(NEW).decrypt(PLACE, rotated.encrypt(PLACE, Secret(CANARY))).reveal() == CANARY
+    with pytest.raises(CannotDecrypt):
+        ring(OLD).decrypt(PLACE, rotated.encrypt(PLACE, Secret(CANARY)))
 
 
 @pytest.mark.parametrize("name", ["access", "refresh"])
 def test_a_missing_key_is_named_by_its_variable(name: str) -> None:
     """A ring without the key that sealed says which variable lacks it, and where."""
-    sealed = ring(OLD).seal(PLACE, Secret(CANARY))
-    with pytest.raises(CannotOpen, match=f"VAULT_{name.upper()}_KEYS") as caught:
-        KeyRing("access" if name == "access" else "refresh", [NEW, OTHER]).open(PLACE, sealed)
+    sealed = ring(OLD).encrypt(PLACE, Secret(CANARY))
+    with pytest.raises(CannotDecrypt, match=f"VAULT_{name.upper()}_KEYS") as caught:
+        KeyRing("access" if name == "access" else "refresh", [NEW, OTHER]).decrypt(PLACE, sealed)
     assert "google-oauth2|1111" in str(caught.value)
     assert CANARY not in _all_of(caught.value)
 
@@ -102,7 +102,7 @@ def test_a_missing_key_is_named_by_its_variable(name: str) -> None:
 @given(st.data())
 def test_a_damaged_ciphertext_does_not_open(data: st.DataObject) -> None:
     """One changed, missing or added byte never gives another secret, and no error shows plaintext or key."""
-    sealed = ring(NEW).seal(PLACE, Secret(CANARY))
+    sealed = ring(NEW).encrypt(PLACE, Secret(CANARY))
     at = data.draw(st.integers(0, len(sealed) - 1))
     byte = bytes([data.draw(st.integers(0, 255).filter(lambda value: value != sealed[at]))])
     damaged = data.draw(
@@ -112,7 +112,7 @@ def test_a_damaged_ciphertext_does_not_open(data: st.DataObject) -> None:
     )
     assume(damaged != sealed)
     found = _open(damaged)
-    if isinstance(found, CannotOpen):
+    if isinstance(found, CannotDecrypt):
         assert CANARY not in _all_of(found)
         assert NEW.reveal() not in _all_of(found)
     else:  # Base64 passes over a foreign byte and over the bits that pad its last character
@@ -121,9 +121,9 @@ def test_a_damaged_ciphertext_does_not_open(data: st.DataObject) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_in_the_vaults_own_words(ciphertext: bytes) -> None:
-    """What was never sealed raises CannotOpen and nothing else."""
-    with pytest.raises(CannotOpen, match="does not open with VAULT_REFRESH_KEYS"):
-        ring(NEW).open(PLACE, ciphertext)
+    """What was never sealed raises CannotDecrypt and nothing else."""
+    with pytest.raises(CannotDecrypt, match="cannot be decrypted with VAULT_REFRESH_KEYS"):
+        ring(NEW).decrypt(PLACE, ciphertext)
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_any_bytes_are_refused_in_the_vaults_own_words(ciphertext: bytes) -> Non
 )
 def test_what_another_program_sealed_under_the_same_key_is_out_of_place(plaintext: bytes) -> None:
     """A ciphertext without a place of its own is refused, and what it holds is not shown."""
-    with pytest.raises(CannotOpen, match="by another program") as caught:
-        ring(NEW).open(PLACE, Fernet(NEW.reveal()).encrypt(plaintext))
+    with pytest.raises(CannotDecrypt, match="by another program") as caught:
+        ring(NEW).decrypt(PLACE, Fernet(NEW.reveal()).encrypt(plaintext))
     assert CANARY not in _all_of(caught.value)
 
 
@@ -167,7 +167,7 @@ def test_an_empty_ring_names_the_variable_to_set(name: str, variable: str) -> No
 
 def test_no_two_seals_are_alike() -> None:
     """The same secret sealed twice gives two ciphertexts, so that nobody sees who shares a token."""
-    assert ring(NEW).seal(PLACE, Secret(CANARY)) != ring(NEW).seal(PLACE, Secret(CANARY))
+    assert ring(NEW).encrypt(PLACE, Secret(CANARY)) != ring(NEW).encrypt(PLACE, Secret(CANARY))
 
 
 def test_a_ring_prints_no_key() -> None:
@@ -189,10 +189,10 @@ def test_a_fingerprint_is_keyed() -> None:
     assert Fingerprints(NEW).of(Secret(CANARY)) == Fingerprints(NEW).of(CANARY)
 
 
-def _open(ciphertext: bytes) -> Secret | CannotOpen:
+def _open(ciphertext: bytes) -> Secret | CannotDecrypt:
     try:
-        return ring(NEW).open(PLACE, ciphertext)
-    except CannotOpen as error:
+        return ring(NEW).decrypt(PLACE, ciphertext)
+    except CannotDecrypt as error:
         return error
 
 
@@ -209,13 +209,13 @@ def test_what_is_sealed_again_is_the_same_under_the_first_key(
     keys = [NEW, OLD, OTHER]
     plaintext = place.header() + value.encode()
     sealed = Fernet(keys[position].reveal()).encrypt_at_time(plaintext, sealed_at)
-    assert ring(*keys).position(place, sealed) == position
-    fresh = ring(*keys).reseal(place, sealed)
+    assert ring(*keys).key_index(place, sealed) == position
+    fresh = ring(*keys).reencrypt(place, sealed)
     if position == 0:
         assert fresh is None
         return
     assert fresh is not None
-    assert ring(NEW).open(place, fresh).reveal() == value
+    assert ring(NEW).decrypt(place, fresh).reveal() == value
     assert Fernet(NEW.reveal()).extract_timestamp(fresh) == sealed_at
 
 
@@ -225,17 +225,17 @@ def test_what_is_out_of_place_is_not_sealed_again(
 ) -> None:
     """A ciphertext in another place than its own is refused under whatever key it is: nothing makes it good."""
     assume(place != elsewhere)
-    sealed = ring(key).seal(place, Secret(value))
-    for look in (ring(NEW, OLD).reseal, ring(NEW, OLD).position):
-        with pytest.raises(OutOfPlace):
+    sealed = ring(key).encrypt(place, Secret(value))
+    for look in (ring(NEW, OLD).reencrypt, ring(NEW, OLD).key_index):
+        with pytest.raises(WrongContext):
             look(elsewhere, sealed)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_not_sealed_again(ciphertext: bytes) -> None:
     """What was never sealed is refused in the vault's own words."""
-    with pytest.raises(CannotOpen, match="does not open with VAULT_REFRESH_KEYS"):
-        ring(NEW, OLD).reseal(PLACE, ciphertext)
+    with pytest.raises(CannotDecrypt, match="cannot be decrypted with VAULT_REFRESH_KEYS"):
+        ring(NEW, OLD).reencrypt(PLACE, ciphertext)
 
 
 def test_a_key_is_named_without_being_told() -> None:
@@ -244,6 +244,6 @@ def test_a_key_is_named_without_being_told() -> None:
     assert names == (ring(NEW).fingerprints + KeyRing("access", [OLD]).fingerprints)
     assert len(set(names)) == 2
     assert all(re.fullmatch("[0-9a-f]{8}", name) for name in names)
-    with pytest.raises(CannotOpen) as caught:
-        ring(NEW, OTHER).open(PLACE, ring(OLD).seal(PLACE, Secret(CANARY)))
+    with pytest.raises(CannotDecrypt) as caught:
+        ring(NEW, OTHER).decrypt(PLACE, ring(OLD).encrypt(PLACE, Secret(CANARY)))
     assert names[0] in str(caught.value)

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from token_vault.encryption_context import EncryptionContext
-from token_vault.errors import CannotOpen
+from token_vault.errors import CannotDecrypt
 from token_vault.secret import Secret
 from worker.vault.connections import circuits
 from worker.vault.db.database import Vault
@@ -65,12 +65,12 @@ def open_options(vault: Vault, stored: StoredConnection) -> Mapping[str, Any] | 
     """Decrypt what Auth0 last showed of a connection; None where it never showed any options.
 
     Raises:
-        CannotOpen: the refresh ring lacks the key, or the ciphertext is out of place.
+        CannotDecrypt: the refresh ring lacks the key, or the ciphertext is out of place.
     """
     if stored.options_sealed is None:
         return None
     place = place_of_options(stored.tenant, stored.name, stored.options_version)
-    options: Mapping[str, Any] = json.loads(vault.refresh.open(place, stored.options_sealed).reveal())
+    options: Mapping[str, Any] = json.loads(vault.refresh.decrypt(place, stored.options_sealed).reveal())
     return options
 
 
@@ -106,7 +106,7 @@ async def store(
     }  # fmt: skip
     if options is not None and not (before and _same_options(vault, before[0], options)):
         version = (before[0].options_version if before else 0) + 1
-        sealed = vault.refresh.seal(place_of_options(tenant, name, version), Secret(json.dumps(options)))
+        sealed = vault.refresh.encrypt(place_of_options(tenant, name, version), Secret(json.dumps(options)))
         columns |= {"options_sealed": sealed, "options_version": version}
     statement = insert(ConnectionRow).values(tenant=tenant, name=name, **columns)
     async with vault.engine.begin() as connection:
@@ -120,7 +120,7 @@ async def store(
 def _same_options(vault: Vault, before: StoredConnection, options: Mapping[str, Any]) -> bool:
     try:
         return open_options(vault, before) == options
-    except CannotOpen:
+    except CannotDecrypt:
         return False  # what cannot be read any more is replaced by what Auth0 shows now
 
 

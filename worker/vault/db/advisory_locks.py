@@ -10,7 +10,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from token_vault.encryption_context import EncryptionContext
-from token_vault.errors import CannotOpen
+from token_vault.errors import CannotDecrypt
 from token_vault.secret import Secret
 from worker.vault.db.database import Vault
 from worker.vault.db.tables import ManagementTokenRow
@@ -36,8 +36,8 @@ async def read(
     if row is None:
         return None
     try:
-        value = vault.refresh.open(place_of_token(tenant), row.sealed)
-    except CannotOpen:
+        value = vault.refresh.decrypt(place_of_token(tenant), row.sealed)
+    except CannotDecrypt:
         return None  # a new one is minted and takes its place
     return value, row.expires_at, None if row.scopes is None else frozenset(row.scopes)
 
@@ -54,7 +54,7 @@ async def write(
     """Share a token, encrypted."""
     columns = {
         "minted_with": minted_with,
-        "sealed": vault.refresh.seal(place_of_token(tenant), token),
+        "sealed": vault.refresh.encrypt(place_of_token(tenant), token),
         "expires_at": expires_at,
         "scopes": None if scopes is None else sorted(scopes),
     }

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from token_vault.connect_args import CONNECT_ARGS
 from token_vault.database_errors import failure, not_a_url
 from token_vault.encryption_context import EncryptionContext
-from token_vault.errors import CannotOpen, ConfigurationError, VaultError
+from token_vault.errors import CannotDecrypt, ConfigurationError, VaultError
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker.vault.crypto.fingerprints import Fingerprints
@@ -160,16 +160,16 @@ def _give_up_silent_clients(engine: AsyncEngine) -> None:
 async def _own_secret(connection: AsyncConnection, ring: KeyRing, place: EncryptionContext) -> Secret:
     """Read one of the vault's own secrets, making it when the vault is new."""
     name = place.row[0]
-    fresh = ring.seal(place, KeyRing.generate())
+    fresh = ring.encrypt(place, KeyRing.generate())
     await connection.execute(insert(VaultSecret).values(name=name, sealed=fresh).on_conflict_do_nothing())
     sealed = (
         await connection.execute(select(VaultSecret.sealed).where(VaultSecret.name == name))
     ).scalar_one()
     try:
-        return ring.open(place, sealed)
-    except CannotOpen:
+        return ring.decrypt(place, sealed)
+    except CannotDecrypt:
         raise ConfigurationError(
-            f"the {ring.name} ring does not open this vault: it was sealed under other keys. "
+            f"the {ring.name} ring does not open this vault: it was encrypted under other keys. "
             f"Put the missing key into VAULT_{ring.name.upper()}_KEYS (old keys go to the end of the list)"
         ) from None
 

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from token_vault.encryption_context import EncryptionContext
-from token_vault.errors import CannotOpen
+from token_vault.errors import CannotDecrypt
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from worker.vault import outbox
@@ -68,7 +68,7 @@ async def _move(
             }
             await connection.execute(update(GrantRow).where(GrantRow.id == grant_id).values(columns))
             await outbox.move(connection, old, key.user_id)
-    except CannotOpen as error:
+    except CannotDecrypt as error:
         log.error("grant.unmovable", grant=grant_id, problem=str(error))  # noqa: TRY400  # the message says it all
         return False
     except IntegrityError:
@@ -83,5 +83,5 @@ def _again(
     """Seal a token anew: a ciphertext opens in its own place alone, and the user is part of it."""
     if sealed is None:
         return None
-    token = ring.open(EncryptionContext.of_grant(old, field, version), sealed)
-    return ring.seal(EncryptionContext.of_grant(new, field, version), token)
+    token = ring.decrypt(EncryptionContext.of_grant(old, field, version), sealed)
+    return ring.encrypt(EncryptionContext.of_grant(new, field, version), token)

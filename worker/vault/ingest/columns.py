@@ -115,7 +115,7 @@ def ingested_columns(
     if verdict.access and pair.access:
         version = row["access_version"] + 1
         columns |= {
-            "access_sealed": vault.access.seal(
+            "access_sealed": vault.access.encrypt(
                 EncryptionContext.of_grant(grant.key, "access", version), pair.access
             ),
             "access_version": version,
@@ -127,7 +127,7 @@ def ingested_columns(
     if verdict.refresh and pair.refresh:
         version = row["refresh_version"] + 1
         columns |= {
-            "refresh_sealed": vault.refresh.seal(
+            "refresh_sealed": vault.refresh.encrypt(
                 EncryptionContext.of_grant(grant.key, "refresh", version), pair.refresh
             ),
             "refresh_version": version,

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, create_engine, pool
 from sqlalchemy.exc import DBAPIError
 
 from token_vault.connect_args import CONNECT_ARGS
-from token_vault.errors import CannotOpen
+from token_vault.errors import CannotDecrypt
 from token_vault.keyring import KeyRing, RingName
 from token_vault.secret import Secret
 from worker.vault.db.database import explain, sqlalchemy_url
@@ -60,7 +60,7 @@ class RotationStats:
         """How many are under another key than the first, or may be."""
         return self.by_key.total() - self.by_key[0] + self.in_use + self.unopened
 
-    def refuse(self, error: CannotOpen) -> None:
+    def refuse(self, error: CannotDecrypt) -> None:
         """Count a ciphertext that does not open, and name it where there is room."""
         self.unopened += 1
         if len(self.problems) < NAMED:
@@ -134,8 +134,8 @@ def _walk(
 def _count(_: Connection, __: Column, ring: KeyRing, page: Sequence[Found], tally: RotationStats) -> None:
     for found in page:
         try:
-            tally.by_key[ring.position(found.place, found.sealed)] += 1
-        except CannotOpen as error:
+            tally.by_key[ring.key_index(found.place, found.sealed)] += 1
+        except CannotDecrypt as error:
             tally.refuse(error)
 
 
@@ -164,8 +164,8 @@ def _fresh(ring: KeyRing, page: Sequence[Found], tally: RotationStats) -> tuple[
     outdated, fresh = [], []
     for found in page:
         try:
-            sealed = ring.reseal(found.place, found.sealed)
-        except CannotOpen as error:
+            sealed = ring.reencrypt(found.place, found.sealed)
+        except CannotDecrypt as error:
             tally.refuse(error)
             continue
         if sealed is None:
@@ -181,9 +181,9 @@ def _spooled(spool: Spool, *, resealing: bool) -> RotationStats:
     for path in spool.files():
         try:
             if resealing:
-                tally.resealed += spool.reseal(path)
-            position = spool.position(path)
-        except CannotOpen as error:
+                tally.resealed += spool.reencrypt(path)
+            position = spool.key_index(path)
+        except CannotDecrypt as error:
             tally.refuse(error)
         else:
             if position is not None:
