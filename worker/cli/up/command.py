@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -162,9 +161,7 @@ class Up:
                 tending.cancel()
 
     async def _start_demo(self, demo: Demo) -> None:
-        from worker.cli.up.demo import ROOT
-
-        emulator = self._start("emulated tenant", demo.command, demo.environment, ROOT)
+        emulator = self._start("emulated tenant", demo.command, demo.environment)
         await demo.ready(emulator)
         self._screen.tell(f"the emulated tenant answers at {demo.url}")
 
@@ -189,13 +186,11 @@ class Up:
             self._start(f"{name} worker", (*command, *quietly), environment)
         self._start("beat", (*celery, "beat"), environment)
 
-    def _start(
-        self, name: str, command: Sequence[str], environment: dict[str, str], folder: Path | None = None
-    ) -> Child:
+    def _start(self, name: str, command: Sequence[str], environment: dict[str, str]) -> Child:
         from worker.cli.up.processes import Child
 
         log = self._settings.home / "logs" / f"{name.replace(' ', '-')}.log"
-        child = Child(name, command, environment=environment, log=log, tell=self._screen.tell, folder=folder)
+        child = Child(name, command, environment=environment, log=log, tell=self._screen.tell)
         self._children.append(child)
         return child
 

@@ -28,7 +28,8 @@ CLIENT_ID = "demo-worker"
 EXAMPLE = ("google-oauth2|1111", "google-oauth2")
 """A user whose token is always there to be got, and the connection."""
 
-ROOT = Path(__file__).resolve().parents[3]
+PACKAGES = ("emulators", "starlette", "uvicorn")
+"""What the emulation is made of; the extra ``demo`` brings what the worker itself does not need."""
 START_SECONDS = 60.0
 
 
@@ -57,9 +58,10 @@ class Demo:
 
     @property
     def command(self) -> list[str]:
-        """What starts the emulation, in the folder ``ROOT``."""
+        """What starts the emulation, in any folder."""
         return [
-            *(sys.executable, "-m", "emulators", "--demo", "--port", str(self.port)),
+            # -P: a folder called "emulators" where the operator stands is somebody else's.
+            *(sys.executable, "-P", "-m", "emulators", "--demo", "--port", str(self.port)),
             *("--state-file", str(self.folder / "state.json")),
             *("--write-config", str(self.folder / "endpoints.toml")),
         ]
@@ -127,14 +129,10 @@ def prepare(home: Path) -> Demo:
     Raises:
         ConfigurationError: the emulation is not part of this installation.
     """
-    if not (ROOT / "tests" / "emulators" / "__main__.py").exists():
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise ConfigurationError(
-            "the emulated tenant is part of the source tree and not installed here: set AUTH0_DOMAIN, "
-            "AUTH0_CLIENT_ID and AUTH0_CLIENT_SECRET, or start token-vault from the source tree"
-        )
-    if missing := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
-        raise ConfigurationError(
-            f"the emulated tenant needs {' and '.join(missing)}: pip install 'idp-token-vault[demo]'"
+            f"the emulated tenant needs {' and '.join(missing)}: pip install 'idp-token-vault[demo]', "
+            "or set AUTH0_DOMAIN, AUTH0_CLIENT_ID and AUTH0_CLIENT_SECRET"
         )
     folder = own_home(home) / DEMO_CONFIG.parent
     own_folder(folder, os.geteuid())
