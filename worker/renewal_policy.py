@@ -18,7 +18,7 @@ from worker.settings import ConnectionSettings, ProviderSettings, Settings
 from worker.vault.connections.stored import StoredConnection
 from worker.vault.schedule import RenewalPolicy
 
-READ_WINDOW = timedelta(days=7)
+DEFAULT_READ_WINDOW = timedelta(days=7)
 
 _UNITS: Mapping[str, timedelta | Literal["absolute"]] = {
     "seconds": timedelta(seconds=1),
@@ -62,7 +62,9 @@ def _declared(name: str, given: ProviderSettings, *, new: bool) -> Provider:
     return replace(base, **changed)
 
 
-def seen(provider: Provider, given: ProviderSettings | None, stored: StoredConnection) -> Provider:
+def with_observations(
+    provider: Provider, given: ProviderSettings | None, stored: StoredConnection
+) -> Provider:
     """Correct a provider by what answers over this connection have shown."""
     operator_knows = given is not None and given.rotates is not None
     if stored.seen_rotating and not provider.rotates and not operator_knows:
@@ -85,7 +87,7 @@ def renewal_policy(
     idle = provider.idle_life or provider.absolute_life
     lives = [life for life in (idle, stored.seen_refresh_life) if life is not None]
     return RenewalPolicy(
-        read_window=(timedelta(seconds=window) if window else READ_WINDOW) if on_read else None,
+        read_window=(timedelta(seconds=window) if window else DEFAULT_READ_WINDOW) if on_read else None,
         idle_life=min(lives) if lives else None,
         keep_alive=timedelta(seconds=keep_alive) if keep_alive else None,
         margin=provider.margin,

@@ -113,7 +113,11 @@ class ConnectionResolver:
     ) -> providers.Provider:
         found = self._declared.get(name) or providers.get(name)
         # What another provider has shown over this connection says nothing of this one.
-        return found if stored.provider not in (None, name) else renewal_policy.seen(found, given, stored)
+        return (
+            found
+            if stored.provider not in (None, name)
+            else renewal_policy.with_observations(found, given, stored)
+        )
 
     def _resolve(self, stored: StoredConnection) -> providers.Client | providers.Problem:
         key = (stored.tenant, stored.name)

@@ -15,8 +15,8 @@ from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker import embedded
 from worker.auth0 import PLANS, Credentials, Limit, ManagementClient, Plan, RateLimitBudget
-from worker.erasure import Erasure
-from worker.renewal.engine import WINDOW, RenewalEngine
+from worker.erasure import Eraser
+from worker.renewal.engine import MAX_RENEWALS, RenewalEngine
 from worker.renewal.http import http_client
 from worker.renewal.on_demand import OnDemand
 from worker.resolved_connections import ConnectionResolver
@@ -88,13 +88,13 @@ class Runtime:
             tenant, self.vault, self.connections, auth0.urgent if urgent else auth0, retention=retention
         )
 
-    async def erasure(self, tenant: str) -> Erasure:
+    async def erasure(self, tenant: str) -> Eraser:
         """What erases a tenant's grants.
 
         Raises:
             ConfigurationError: as ``auth0``.
         """
-        return Erasure(
+        return Eraser(
             tenant, self.vault, self.connections, await self.auth0(tenant), self.http, self.settings.deletion
         )
 
@@ -115,7 +115,7 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
                 database_url(settings), settings.access_keys, settings.refresh_keys, connections=connections
             )
         )
-        http = await stack.enter_async_context(http_client(connections=4 * WINDOW))
+        http = await stack.enter_async_context(http_client(connections=4 * MAX_RENEWALS))
         known = ConnectionResolver(vault, settings)
         engine = RenewalEngine(vault, known, http, Spool(settings.spool, vault.refresh))
         on_demand = OnDemand(vault, known, engine, listeners=max(1, connections // 2))

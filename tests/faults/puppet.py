@@ -152,10 +152,10 @@ def compress(scale: float) -> None:
     from worker.vault import schedule
 
     for room, names in (
-        (sending, ("CALL_TIMEOUT", "DRAIN", "CONNECT_TIMEOUT")),
-        (attempt, ("CALL_TIMEOUT",)), (engine, ("CLAIM_TIME",)),
-        (on_demand, ("CLAIM_TIME", "WAIT")), (commit, ("STORE_PATIENCE", "LONGEST_PAUSE")),
-        (outcome, ("LAST_MOMENT",)), (schedule, ("MARGIN_CAP", "BACKOFF_FIRST", "BACKOFF_CAP")),
+        (sending, ("CALL_SECONDS", "DRAIN_SECONDS", "CONNECT_SECONDS")),
+        (attempt, ("CALL_SECONDS",)), (engine, ("CLAIM_TIME",)),
+        (on_demand, ("CLAIM_TIME", "WAIT")), (commit, ("COMMIT_RETRY_SECONDS", "MAX_PAUSE_SECONDS")),
+        (outcome, ("IN_DOUBT_RETRY_MARGIN",)), (schedule, ("MARGIN_CAP", "BACKOFF_FIRST", "BACKOFF_CAP")),
     ):  # fmt: skip
         for name in names:
             setattr(room, name, getattr(room, name) / scale)

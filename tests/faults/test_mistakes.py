@@ -20,7 +20,7 @@ from token_vault.errors import TemporarilyUnavailable
 from token_vault.secret import Secret
 from worker.renewal import on_demand
 from worker.renewal.engine import CLAIM_TIME
-from worker.renewal.http import CALL_TIMEOUT, CONNECT_TIMEOUT, DRAIN
+from worker.renewal.http import CALL_SECONDS, CONNECT_SECONDS, DRAIN_SECONDS
 from worker.renewal.outcome import Outcome
 from worker.settings import load
 from worker.vault.db.database import Vault
@@ -193,7 +193,7 @@ async def test_a_dead_grant_in_a_200_is_dead_and_asked_about_once(
 
 def test_a_claim_outlives_the_longest_call() -> None:
     """No call, connecting and its late answer included, can outlast the claim it is made under."""
-    assert 3 * timedelta(seconds=CONNECT_TIMEOUT + CALL_TIMEOUT + DRAIN) < CLAIM_TIME
+    assert 3 * timedelta(seconds=CONNECT_SECONDS + CALL_SECONDS + DRAIN_SECONDS) < CLAIM_TIME
 
 
 async def test_a_claim_that_is_anothers_is_no_verdict(

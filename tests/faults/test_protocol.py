@@ -38,7 +38,7 @@ from worker import providers
 from worker.providers import RefusalBlame, Refused
 from worker.renewal.commit import AnswerCommitter
 from worker.renewal.engine import CLAIM_TIME
-from worker.renewal.http import CALL_TIMEOUT
+from worker.renewal.http import CALL_SECONDS
 from worker.renewal.outcome import NOTHING_TO_SPEND, Outcome, decide, wait_in_doubt
 from worker.token_pair import TokenPair
 from worker.vault import claims
@@ -251,7 +251,7 @@ class Protocol(RuleBasedStateMachine):
         """Present the token as the engine does, where there is still time and the claim stands."""
         claim = attempt.claim
         doubted = claim.doubt_since is not None
-        late = self.now + timedelta(seconds=CALL_TIMEOUT) >= claim.until
+        late = self.now + timedelta(seconds=CALL_SECONDS) >= claim.until
         if late or (doubted and not self.run(claims.still_holds(self.vault, claim))):
             self.attempts.remove(attempt)
             self.run(claims.release_unspent(self.vault, [claim], due_at=self.now))
@@ -276,7 +276,7 @@ class Protocol(RuleBasedStateMachine):
             assert attempt.sent_at is not None
             self.run(self.storing.store(attempt.claim, answer, sent_at=attempt.sent_at, policy=EAGER))
             return
-        decision = decide(answer, attempt.claim, STRICT, now=self.now, chance=0.5)
+        decision = decide(answer, attempt.claim, STRICT, now=self.now, jitter=0.5)
         released = self.run(claims.release(self.vault, attempt.claim, **decision.columns))
         if not released and decision.outcome is Outcome.LOST:
             self.run(claims.refused_after_all(self.vault, attempt.claim, now=self.now))

@@ -22,7 +22,7 @@ from psycopg.rows import dict_row
 from tests.integration.vault.test_spool import postgres_away
 from tests.support.renewals import Renewals, opened, until
 from token_vault.secret import Secret
-from worker.providers import Client, Provider, RefreshRequest, registry
+from worker.providers import Client, Provider, TokenRequest, registry
 from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
 
@@ -159,7 +159,7 @@ async def test_200_with_an_error(renewals: Renewals) -> None:
 class AsksForAnything(Provider):
     """Does not ask for JSON, so that a provider which has the choice answers with a form."""
 
-    def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> RefreshRequest:
+    def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> TokenRequest:
         request = super().request(client, access=access, refresh=refresh)
         return replace(request, headers={**request.headers, "Accept": "*/*"})
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from emulators.control import ROOT, Emulation
 from token_vault.secret import Secret
 from worker.auth0 import PLANS, ManagementClient, RateLimitBudget
-from worker.erasure import Erasure
+from worker.erasure import Eraser
 from worker.runtime import Runtime, credentials_of, open_runtime
 from worker.settings import Deletion, load
 from worker.sync.tenant_sync import TenantSync
@@ -68,7 +68,7 @@ async def work(what: str, base_url: str, plan: str, speed: float) -> dict[str, o
     with Emulation.at(base_url) as tenant:
         async with opened(tenant, plan, speed) as (runtime, client, clock):
             sync = TenantSync("default", runtime.vault, runtime.connections, client)
-            erasure = Erasure(
+            erasure = Eraser(
                 "default", runtime.vault, runtime.connections, client, runtime.http, Deletion(settle=0)
             )
             began = clock.epoch()

@@ -76,7 +76,7 @@ class Renewals:
         *,
         patience: float = 20,
         now: Callable[[], datetime] | None = None,
-        chance: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
         connections: int | None = None,
     ) -> Runtime:
         """Open a worker that waits this long for a provider, in seconds, and goes by this clock."""
@@ -85,7 +85,7 @@ class Renewals:
         http.timeout = httpx.Timeout(patience)
         spool = Spool(runtime.settings.spool, runtime.vault.refresh)
         runtime.engine = RenewalEngine(
-            runtime.vault, runtime.connections, http, spool, now=now, chance=chance
+            runtime.vault, runtime.connections, http, spool, now=now, jitter=jitter
         )
         runtime.on_demand = OnDemand(runtime.vault, runtime.connections, runtime.engine, listeners=5)
         return runtime

@@ -63,7 +63,7 @@ def events(
         return output.OK
     from worker.settings import EventKind
     from worker.vault import outbox
-    from worker.webhooks.payload import name_of
+    from worker.webhooks.payload import public_id
 
     if kind not in (None, *EventKind):
         raise ConfigurationError(f"no event is called {kind}: {', '.join(EventKind)}")
@@ -79,7 +79,7 @@ def events(
     found, tenants, _ = looked(look, tenant)
     more, found = len(found) > limit, found[:limit]
     for row in found:
-        row["id"] = name_of(row["id"])
+        row["id"] = public_id(row["id"])
     if as_json:
         output.document({"events": found, "more": more})
         return output.OK
@@ -139,12 +139,12 @@ async def _resend(
 ) -> list[UUID]:
     from worker.vault import outbox
     from worker.vault.db.database import open_vault
-    from worker.webhooks.dispatcher import wanted
+    from worker.webhooks.dispatcher import webhook_filters
 
     keys = (settings.access_keys, settings.refresh_keys)
     async with open_vault(environment.database_url(settings), *keys, connections=1) as vault:
         return await outbox.resend(
-            vault, tenants, wanted(settings.webhooks), now=await vault.now(), ids=ids, failed=failed
+            vault, tenants, webhook_filters(settings.webhooks), now=await vault.now(), ids=ids, failed=failed
         )
 
 

@@ -14,7 +14,7 @@ from worker.cli.options import Json, Tenant
 from worker.cli.working import chosen, quiet_log
 
 if TYPE_CHECKING:
-    from worker.erasure import Swept
+    from worker.erasure import ErasureReport
     from worker.settings import Settings
 
 # A grant whose refresh token is in use is waited for, in seconds: longer than any call takes.
@@ -50,7 +50,7 @@ def forget(
     return output.NOT_SO if any(each.waiting for each in swept) else output.OK
 
 
-async def _forget(settings: Settings, tenant: str, user: str) -> Swept:
+async def _forget(settings: Settings, tenant: str, user: str) -> ErasureReport:
     from worker.runtime import open_runtime
 
     async with open_runtime(settings) as runtime:

@@ -1,5 +1,5 @@
 """Erases what Auth0 does not have any more, and whom the operator is asked to forget."""
 
-from worker.erasure.eraser import Erasure, Swept
+from worker.erasure.eraser import Eraser, ErasureReport
 
-__all__ = ["Erasure", "Swept"]
+__all__ = ["Eraser", "ErasureReport"]

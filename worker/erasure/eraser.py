@@ -17,7 +17,7 @@ from token_vault.errors import ConfigurationError
 from token_vault.grant_key import GrantKey
 from worker.auth0 import Auth0User, ManagementClient
 from worker.auth0.errors import CONCERNS_ALL, Auth0Error, MissingScope
-from worker.erasure.revocation import Revoked, revoke
+from worker.erasure.revocation import RevocationOutcome, revoke
 from worker.providers import Client
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.settings import Deletion, EventKind
@@ -34,15 +34,15 @@ from worker.vault.sync_state import export_diff, runs
 
 log = structlog.get_logger(__name__)
 
-GRANTS_AT_A_TIME = 100
+GRANTS_PER_BATCH = 100
 # A sweep that is held back is recorded this often.
-HELD_BACK = timedelta(hours=1)
+HELD_BACK_INTERVAL = timedelta(hours=1)
 # So few users may always seem gone at once, unless they are more than half of the tenant's.
-FEW = 20
+MAX_USERS_UNQUESTIONED = 20
 
 
 @dataclass(slots=True)
-class Swept:
+class ErasureReport:
     """What was erased.
 
     Attributes:
@@ -63,7 +63,7 @@ class Swept:
     skipped: bool = False
 
 
-class Erasure:
+class Eraser:
     """Erases one tenant's grants.
 
     Args:
@@ -92,7 +92,7 @@ class Erasure:
         self._settings = settings
         self._keeping = SyncIngest(tenant, vault, connections, auth0)
 
-    async def sweep(self, *, anyway: bool = False) -> Swept:
+    async def sweep(self, *, anyway: bool = False) -> ErasureReport:
         """Confirm and erase all that has seemed gone for long enough; one process at a time, others skip.
 
         Args:
@@ -101,7 +101,7 @@ class Erasure:
         Raises:
             Auth0Error, ConfigurationError: after what was confirmed until then is erased.
         """
-        swept = Swept(self._tenant)
+        swept = ErasureReport(self._tenant)
         now = await self._vault.now()
         before = now if anyway else now - timedelta(seconds=self._settings.settle)
         await erase.forget_tombstones(self._vault, before=now - timedelta(seconds=self._settings.keep))
@@ -113,13 +113,13 @@ class Erasure:
                 swept.problems.append(too_many)
                 log.error("erasure.held_back", tenant=self._tenant, problem=too_many)
                 last = await runs.last_began(self._vault, self._tenant, "sweep")
-                if last is None or now - last > HELD_BACK:
+                if last is None or now - last > HELD_BACK_INTERVAL:
                     await runs.note_sweep(self._vault, tenant=self._tenant, began=now, gone=0, error=too_many)
                 return swept
             await self._sweep_connections(before, swept, anyway=anyway)
             report, after = SyncReport(self._tenant, "sweep"), 0
             while found := await missing.waiting(
-                self._vault, self._tenant, before=before, after=after, limit=GRANTS_AT_A_TIME
+                self._vault, self._tenant, before=before, after=after, limit=GRANTS_PER_BATCH
             ):
                 after = found[-1].id
                 await self._confirm(found, report, swept)
@@ -131,12 +131,12 @@ class Erasure:
                 log.info("erasure.done", tenant=self._tenant, erased=swept.erased)
         return swept
 
-    async def forget(self, user_id: str) -> Swept:
+    async def forget(self, user_id: str) -> ErasureReport:
         """Erase all that is held of a user, whether Auth0 has the user or not.
 
         What Auth0 goes on showing of the user is not taken again; a new login is.
         """
-        swept = Swept(self._tenant)
+        swept = ErasureReport(self._tenant)
         try:  # a login that was not seen yet would pass for a new one
             await self._keeping.by_id(
                 [user_id], await self._keeping.known(), SyncReport(self._tenant, "user")
@@ -152,7 +152,7 @@ class Erasure:
         log.info("erasure.forgotten", tenant=self._tenant, erased=swept.erased)
         return swept
 
-    async def _sweep_connections(self, before: datetime, swept: Swept, *, anyway: bool) -> None:
+    async def _sweep_connections(self, before: datetime, swept: ErasureReport, *, anyway: bool) -> None:
         """Erase what only the connection itself has: the admin's tokens and, once nobody needs it, its client."""
         names, gone, everything = await missing.waiting_connections(self._vault, self._tenant, before=before)
         if not anyway and 2 * gone > everything:
@@ -170,7 +170,7 @@ class Erasure:
                 if erased:
                     log.info("erasure.connection", tenant=self._tenant, connection=name)
 
-    async def _is_revoked(self, name: str, swept: Swept) -> bool:
+    async def _is_revoked(self, name: str, swept: ErasureReport) -> bool:
         """Revoke a connection's admin grant where that is configured; False where it is in use just now."""
         admin = await queries.admin(self._vault, self._tenant, name)
         if admin is None:
@@ -183,7 +183,8 @@ class Erasure:
         marked = await missing.count(self._vault, self._tenant)
         # One of one, or one of two, may well be deleted; all of a few are more likely another tenant's.
         if marked <= 1 or (
-            marked <= FEW and await missing.present(self._vault, self._tenant, limit=marked) >= marked
+            marked <= MAX_USERS_UNQUESTIONED
+            and await missing.present(self._vault, self._tenant, limit=marked) >= marked
         ):
             return None
         gone, everybody = await missing.share(self._vault, self._tenant)
@@ -195,7 +196,7 @@ class Erasure:
             "`token-vault sync --erase`; else check that the tenant and its scopes are the right ones"
         )
 
-    async def _confirm(self, suspects: Sequence[Missing], report: SyncReport, swept: Swept) -> None:
+    async def _confirm(self, suspects: Sequence[Missing], report: SyncReport, swept: ErasureReport) -> None:
         """Ask Auth0 by id for the users of these grants, and by identity for those that no user of theirs has."""
         known = await self._keeping.known()
         asked = list(dict.fromkeys(each.key.user_id for each in suspects))
@@ -226,7 +227,7 @@ class Erasure:
         suspect: Missing,
         known: Mapping[tuple[str, str], ResolvedConnection],
         report: SyncReport,
-        swept: Swept,
+        swept: ErasureReport,
     ) -> bool:
         """Whether another user may have the identity now: asking for that user moves the grant, with our tokens."""
         key = suspect.key
@@ -243,7 +244,7 @@ class Erasure:
         await self._keeping.note_without_tokens(users)
         return bool(holders)
 
-    async def _erase(self, grants: Iterable[tuple[int, GrantKey]], reason: str, swept: Swept) -> None:
+    async def _erase(self, grants: Iterable[tuple[int, GrantKey]], reason: str, swept: ErasureReport) -> None:
         """Revoke where that is configured, then overwrite with nothing."""
         known = await self._connections.load([self._tenant])
         for grant_id, key in grants:
@@ -265,14 +266,14 @@ class Erasure:
                     )
             swept.erased += erased is not Erased.NOTHING
 
-    async def _revoke(self, grant_id: int, client: Client | None, swept: Swept) -> bool:
+    async def _revoke(self, grant_id: int, client: Client | None, swept: ErasureReport) -> bool:
         """Revoke a grant where that is configured; False where it is in use just now."""
         if client is None or client.revocation_url is None:
             return True
         outcome = await revoke(self._vault, self._http, grant_id, client, now=await self._vault.now())
-        swept.waiting += outcome is Revoked.BUSY
-        swept.not_revoked += outcome is Revoked.FAILED
-        return outcome is not Revoked.BUSY
+        swept.waiting += outcome is RevocationOutcome.BUSY
+        swept.not_revoked += outcome is RevocationOutcome.FAILED
+        return outcome is not RevocationOutcome.BUSY
 
 
 def _has(user: Auth0User | None, key: GrantKey) -> bool:

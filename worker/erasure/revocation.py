@@ -22,7 +22,7 @@ from worker.vault.db.database import Vault
 log = structlog.get_logger(__name__)
 
 
-class Revoked(StrEnum):
+class RevocationOutcome(StrEnum):
     """What came of it."""
 
     DONE = "revoked"
@@ -33,17 +33,17 @@ class Revoked(StrEnum):
 
 async def revoke(
     vault: Vault, http: httpx.AsyncClient, grant_id: int, client: Client, *, now: datetime
-) -> Revoked:
+) -> RevocationOutcome:
     """Claim a grant and revoke it at its provider; the claim is left to the erasure that follows."""
     claim = await claims.claim_one(
         vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, by_operator=True
     )
     if claim is None:
-        return Revoked.BUSY
+        return RevocationOutcome.BUSY
     done = await _revoke(vault, http, claim, client)
     if not done:
         log.warning("grant.not_revoked", grant=grant_id, connection=claim.key.connection)
-    return Revoked.DONE if done else Revoked.FAILED
+    return RevocationOutcome.DONE if done else RevocationOutcome.FAILED
 
 
 async def _revoke(vault: Vault, http: httpx.AsyncClient, claim: Claim, client: Client) -> bool:

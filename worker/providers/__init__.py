@@ -12,10 +12,10 @@ from worker.providers.model import (
     ClientAuth,
     Override,
     Problem,
-    RefreshRequest,
     RefusalBlame,
     Refused,
     Renewed,
+    TokenRequest,
 )
 from worker.providers.options import TOKEN_FIELDS, admin_tokens, notes, public_options
 from worker.providers.refusal_words import CLIENT_REFUSED
@@ -30,10 +30,10 @@ __all__ = [
     "Override",
     "Problem",
     "Provider",
-    "RefreshRequest",
     "RefusalBlame",
     "Refused",
     "Renewed",
+    "TokenRequest",
     "admin_tokens",
     "get",
     "names",

@@ -13,10 +13,10 @@ from urllib.parse import parse_qsl
 
 from token_vault.secret import Secret
 
-LONGEST_LIFE = timedelta(days=3650)
+MAX_TOKEN_LIFE = timedelta(days=3650)
 """A life beyond this is no statement about a token (a sentinel, or another unit): it reads as unknown."""
 
-LONGEST_WAIT = 3600.0
+MAX_RETRY_AFTER_SECONDS = 3600.0
 """Seconds. A longer ``Retry-After`` is cut to this, as Microsoft's own client does."""
 
 _FORM = re.compile(r"[^\s<>\"{}\[\]]+")
@@ -89,10 +89,10 @@ def number(value: object) -> float | None:
 def after(value: object, unit: timedelta, start: datetime) -> datetime | None:
     """Return the end of a life that is given as a number of units.
 
-    None for a life that is missing, garbage, zero, negative or longer than ``LONGEST_LIFE``.
+    None for a life that is missing, garbage, zero, negative or longer than ``MAX_TOKEN_LIFE``.
     """
     units = number(value)
-    if units is None or not 0 < units <= LONGEST_LIFE / unit:
+    if units is None or not 0 < units <= MAX_TOKEN_LIFE / unit:
         return None
     return start + unit * units
 
@@ -100,7 +100,7 @@ def after(value: object, unit: timedelta, start: datetime) -> datetime | None:
 def moment(value: object, near: datetime) -> datetime | None:
     """Return a point in time given in ISO 8601, or in Unix seconds or milliseconds.
 
-    None for what is no such thing, or further from ``near`` than ``LONGEST_LIFE``.
+    None for what is no such thing, or further from ``near`` than ``MAX_TOKEN_LIFE``.
     """
     try:
         if (stamp := number(value)) is not None:
@@ -110,7 +110,7 @@ def moment(value: object, near: datetime) -> datetime | None:
             found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
         else:
             return None
-        return found if abs(found - near) <= LONGEST_LIFE else None
+        return found if abs(found - near) <= MAX_TOKEN_LIFE else None
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -134,4 +134,4 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
             seconds = ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds()
         except (ValueError, TypeError, IndexError, OverflowError):
             return None
-    return min(max(seconds, 0.0), LONGEST_WAIT)
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)

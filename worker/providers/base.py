@@ -19,7 +19,7 @@ from urllib.parse import quote_plus, urlencode
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.providers import answer as reading
-from worker.providers.model import Client, ClientAuth, RefreshRequest, RefusalBlame, Refused, Renewed
+from worker.providers.model import Client, ClientAuth, RefusalBlame, Refused, Renewed, TokenRequest
 from worker.providers.refusal_words import BLAMES, word
 from worker.token_pair import TokenPair
 
@@ -27,9 +27,9 @@ __all__ = [
     "Client",
     "ClientAuth",
     "Provider",
-    "RefreshRequest",
     "RefusalBlame",
     "Secret",
+    "TokenRequest",
     "host_option",
     "words",
 ]
@@ -125,7 +125,7 @@ class Provider:
 
     # The request.
 
-    def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> RefreshRequest:
+    def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> TokenRequest:
         """Build the renewal request.
 
         Raises:
@@ -135,7 +135,7 @@ class Provider:
         form = {**client.extra, **self.grant(access=access, refresh=refresh)}
         return self._authenticated(client, client.token_url, form)
 
-    def revocation(self, client: Client, url: str, *, token: Secret, kind: str) -> RefreshRequest:
+    def revocation(self, client: Client, url: str, *, token: Secret, kind: str) -> TokenRequest:
         """Build the request that ends a grant at its provider (RFC 7009 §2.1).
 
         Args:
@@ -151,7 +151,7 @@ class Provider:
 
     def _authenticated(
         self, client: Client, url: str, form: dict[str, str], *, as_form: bool = False
-    ) -> RefreshRequest:
+    ) -> TokenRequest:
         headers = {"Accept": "application/json"}
         match client.auth:
             case ClientAuth.POST:
@@ -166,7 +166,7 @@ class Provider:
             headers["Content-Type"], body = "application/json", json.dumps(form).encode()
         else:
             headers["Content-Type"], body = "application/x-www-form-urlencoded", urlencode(form).encode()
-        return RefreshRequest("POST", url, headers, body)
+        return TokenRequest("POST", url, headers, body)
 
     def grant(self, *, access: Secret | None, refresh: Secret | None) -> dict[str, str]:
         """Return the parameters that carry the token.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from worker.providers.base import Client, ClientAuth, Provider, RefreshRequest, RefusalBlame, Secret
+from worker.providers.base import Client, ClientAuth, Provider, RefusalBlame, Secret, TokenRequest
 
 _BLAMES = {
     1: RefusalBlame.NOBODY,  # unknown error, mostly transient
@@ -30,11 +30,11 @@ _BLAMES = {
 class Facebook(Provider):
     """Sends the exchange as a GET with everything in the URL, which must therefore never be logged."""
 
-    def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> RefreshRequest:
+    def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> TokenRequest:
         """Build the exchange as Facebook documents it."""
         as_form = super().request(replace(client, auth=ClientAuth.POST), access=access, refresh=refresh)
         url = f"{client.token_url}?{(as_form.body or b'').decode()}"
-        return RefreshRequest("GET", url, {"Accept": "application/json"}, None)
+        return TokenRequest("GET", url, {"Accept": "application/json"}, None)
 
     def grant(self, *, access: Secret | None, refresh: Secret | None) -> dict[str, str]:
         """Return the parameters of an exchange of the live access token."""

@@ -76,7 +76,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class RefreshRequest:
+class TokenRequest:
     """One HTTP request to a token endpoint. It prints without query, headers and body: they hold secrets."""
 
     method: str
@@ -86,7 +86,7 @@ class RefreshRequest:
 
     def __repr__(self) -> str:
         parts = urlsplit(self.url)
-        return f"RefreshRequest({self.method} {parts.hostname}{parts.path})"
+        return f"TokenRequest({self.method} {parts.hostname}{parts.path})"
 
 
 @dataclass(frozen=True, slots=True)

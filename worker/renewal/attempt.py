@@ -11,12 +11,12 @@ import structlog
 
 from token_vault.errors import CannotDecrypt
 from worker import providers
-from worker.providers import RefreshRequest, Refused, Renewed
+from worker.providers import Refused, Renewed, TokenRequest
 from worker.renewal import observations
 from worker.renewal.circuit_breaker import CircuitBreaker
 from worker.renewal.commit import AnswerCommitter
 from worker.renewal.concurrency import ConnectionLimiter
-from worker.renewal.http import CALL_TIMEOUT, Answer, send
+from worker.renewal.http import CALL_SECONDS, Answer, send
 from worker.renewal.outcome import NOTHING_TO_SPEND, Decision, Outcome, decide, unreadable, wait_in_doubt
 from worker.vault import claims, schedule
 from worker.vault.claims import Claim
@@ -32,69 +32,73 @@ class Renewer:
     Args:
         vault: where the claims are.
         http: as ``sending.http_client`` makes it.
-        storing: commits the answers.
-        chance: 0 to 1, uniform.
+        committer: commits the answers.
+        jitter: 0 to 1, uniform.
     """
 
     def __init__(
-        self, vault: Vault, http: httpx.AsyncClient, storing: AnswerCommitter, chance: Callable[[], float]
+        self, vault: Vault, http: httpx.AsyncClient, committer: AnswerCommitter, jitter: Callable[[], float]
     ) -> None:
         self._vault = vault
         self._http = http
-        self._storing = storing
-        self._breaker = CircuitBreaker(vault, chance)
-        self._chance = chance
+        self._committer = committer
+        self._breaker = CircuitBreaker(vault, jitter)
+        self._jitter = jitter
 
-    async def make(self, lane: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]) -> Outcome:
+    async def attempt(
+        self, limiter: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
+    ) -> Outcome:
         """Open the claimed token, send it once, and commit the answer before anything else."""
 
-        def in_time() -> bool:
-            return clock() + timedelta(seconds=CALL_TIMEOUT) < claim.until
+        def has_time() -> bool:
+            return clock() + timedelta(seconds=CALL_SECONDS) < claim.until
 
-        await self._storing.possible(in_time)  # while answers cannot be committed, no more are asked for
-        now, client, provider = clock(), lane.connection.client, lane.connection.provider
-        if client is None or provider is None or lane.broken or not in_time():
+        await self._committer.wait_for_commit_capacity(
+            has_time
+        )  # while answers cannot be committed, no more are asked for
+        now, client, provider = clock(), limiter.connection.client, limiter.connection.provider
+        if client is None or provider is None or limiter.circuit_opened or not has_time():
             await claims.release_unspent(self._vault, [claim], due_at=now)
             return Outcome.UNSENT
         # The attempt begins here: what came before was waiting.
         claim = replace(claim, began=now)
-        request = self._request(lane, client, provider, claim, now)
+        request = self._request(limiter, client, provider, claim, now)
         if isinstance(request, Decision):
             await claims.release(self._vault, claim, **request.columns)
-            if lane.connection.circuit_opened_at is not None:
+            if limiter.connection.circuit_opened_at is not None:
                 await circuits.probe_again(
                     self._vault, tenant=claim.key.tenant, name=claim.key.connection, now=now
                 )
             return request.outcome
         if claim.doubt_since is not None and not await claims.still_holds(self._vault, claim):
             return Outcome.SUPERSEDED
-        result = await self._call(provider, request, now, in_time)
+        result = await self._call(provider, request, now, has_time)
         if isinstance(result, Refused):
-            return await self._refused(lane, claim, provider, result, clock)
-        stored = lane.connection.stored
-        outcome = await self._storing.store(
-            claim, result.pair, sent_at=now, policy=lane.connection.policy, life=stored.seen_life
+            return await self._refused(limiter, claim, provider, result, clock)
+        stored = limiter.connection.stored
+        outcome = await self._committer.store(
+            claim, result.pair, sent_at=now, policy=limiter.connection.policy, life=stored.seen_life
         )
         if outcome is Outcome.SPOOLED:
-            lane.done = True  # Postgres is away: no more is claimed
+            limiter.exhausted = True  # Postgres is away: no more is claimed
         else:
-            lane.grow()
-            await self._breaker.renewed(lane, clock)
-            await observations.from_pair(self._vault, lane, claim, result.pair, now)
+            limiter.grow()
+            await self._breaker.renewed(limiter, clock)
+            await observations.record_from_pair(self._vault, limiter, claim, result.pair, now)
         return outcome
 
     def _request(
         self,
-        lane: ConnectionLimiter,
+        limiter: ConnectionLimiter,
         client: providers.Client,
         provider: providers.Provider,
         claim: Claim,
         now: datetime,
-    ) -> RefreshRequest | Decision:
+    ) -> TokenRequest | Decision:
         """The request for this claim, or why there is none to be made."""
-        if lane.hold_doubt and not lane.wanted and (asleep := self._asleep(lane, claim, now)):
+        if limiter.wait_in_doubt and not limiter.requested and (asleep := self._asleep(limiter, claim, now)):
             return asleep
-        if lane.hold_doubt and (waiting := wait_in_doubt(claim, provider, now=now)):
+        if limiter.wait_in_doubt and (waiting := wait_in_doubt(claim, provider, now=now)):
             return waiting
         try:
             refresh = claims.open_refresh(self._vault, claim)
@@ -108,14 +112,14 @@ class Renewer:
             return NOTHING_TO_SPEND
         return provider.request(client, access=access, refresh=refresh)
 
-    def _asleep(self, lane: ConnectionLimiter, claim: Claim, now: datetime) -> Decision | None:
+    def _asleep(self, limiter: ConnectionLimiter, claim: Claim, now: datetime) -> Decision | None:
         """When to look again at a grant that nobody reads and whose refresh token is in no danger."""
-        policy = lane.connection.policy
+        policy = limiter.connection.policy
         if claim.state != "active" or not policy.is_dormant(claim.last_read_at, now) or claim.attempts:
             return None
         if claim.doubt_since is not None or claim.obtained_at is None:
             return None
-        alive = schedule.while_alive(claim.obtained_at, self._chance(), policy, claim.refresh_expires_at)
+        alive = schedule.while_alive(claim.obtained_at, self._jitter(), policy, claim.refresh_expires_at)
         if (
             alive <= now
             or schedule.while_alive(claim.obtained_at, 1, policy, claim.refresh_expires_at) <= now
@@ -126,38 +130,38 @@ class Renewer:
     async def _call(
         self,
         provider: providers.Provider,
-        request: RefreshRequest,
+        request: TokenRequest,
         sent_at: datetime,
-        in_time: Callable[[], bool],
+        has_time: Callable[[], bool],
     ) -> Renewed | Refused:
-        answer = await send(self._http, request, in_time)
+        answer = await send(self._http, request, has_time)
         if isinstance(answer, Answer):
             return provider.read(answer.status, answer.headers, answer.body, sent_at=sent_at)
         return providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
 
     async def _refused(
         self,
-        lane: ConnectionLimiter,
+        limiter: ConnectionLimiter,
         claim: Claim,
         provider: providers.Provider,
         refused: Refused,
         clock: Callable[[], datetime],
     ) -> Outcome:
         now = clock()
-        decision: Decision = decide(refused, claim, provider, now=now, chance=self._chance())
+        decision: Decision = decide(refused, claim, provider, now=now, jitter=self._jitter())
         released = await claims.release(self._vault, claim, **decision.columns)
         outcome = decision.outcome
         if not released and outcome is Outcome.LOST:
             await claims.refused_after_all(self._vault, claim, now=now)
-        if decision.away:
-            lane.shrink()
-            await self._breaker.away(lane, claim, refused, now)
+        if decision.outage:
+            limiter.shrink()
+            await self._breaker.away(limiter, claim, refused, now)
         elif not decision.opens_circuit:
-            lane.grow()
-            await self._breaker.answered(lane, refused, clock)
+            limiter.grow()
+            await self._breaker.answered(limiter, refused, clock)
             if outcome is Outcome.LOST:
-                await observations.from_loss(self._vault, claim, provider)
-        elif not await self._breaker.refused(lane, claim, refused, now):
+                await observations.record_from_loss(self._vault, claim, provider)
+        elif not await self._breaker.refused(limiter, claim, refused, now):
             outcome = Outcome.RETRY
         log.warning(
             "renew.refused",

@@ -24,18 +24,18 @@ from worker.vault.spool import Spool
 log = structlog.get_logger(__name__)
 
 # An answer that Postgres cannot take is offered again for this long, in seconds; then the next run replays it.
-STORE_PATIENCE = 30.0
+COMMIT_RETRY_SECONDS = 30.0
 # Between two offers, in seconds.
-LONGEST_PAUSE = 5.0
+MAX_PAUSE_SECONDS = 5.0
 # A commit that takes longer may be waiting on a dead line: by then the answer is on disk as well, in seconds.
-SLOW = 1.0
+SLOW_COMMIT_SECONDS = 1.0
 
 # Who dies loses the answers that are not committed, so they must not queue up: while so many wait for their commit, or
 # the event loop takes so many seconds for one round and leaves others in their sockets, no more are asked for.
-ANSWERS = 8
-PROMPT = 0.02
+MAX_PENDING_ANSWERS = 8
+MAX_LOOP_LAG_SECONDS = 0.02
 # A commit takes so many seconds.
-COMMIT = 0.002
+COMMIT_SECONDS = 0.002
 
 
 class AnswerCommitter:
@@ -44,38 +44,38 @@ class AnswerCommitter:
     Args:
         vault: where they go.
         spool: where they wait meanwhile.
-        chance: 0 to 1, uniform; spreads the next due times.
+        jitter: 0 to 1, uniform; spreads the next due times.
     """
 
-    def __init__(self, vault: Vault, spool: Spool, chance: Callable[[], float]) -> None:
+    def __init__(self, vault: Vault, spool: Spool, jitter: Callable[[], float]) -> None:
         self._vault = vault
         self._spool = spool
-        self._chance = chance
+        self._jitter = jitter
         self._replaying = asyncio.Lock()
         self._up = asyncio.Event()
         self._up.set()
         self._turn = asyncio.Lock()
-        self._waiting = 0
+        self._pending = 0
 
-    async def possible(self, in_time: Callable[[], bool]) -> None:
+    async def wait_for_commit_capacity(self, has_time: Callable[[], bool]) -> None:
         """Wait until an answer can be committed as soon as it is there, as long as there is still time for a call."""
-        await self._back(in_time)
+        await self._back(has_time)
         async with self._turn:
-            while in_time():
-                if self._waiting >= ANSWERS:
-                    await asyncio.sleep(COMMIT)
-                elif await _round() <= PROMPT:
+            while has_time():
+                if self._pending >= MAX_PENDING_ANSWERS:
+                    await asyncio.sleep(COMMIT_SECONDS)
+                elif await _round() <= MAX_LOOP_LAG_SECONDS:
                     return
 
-    async def _back(self, in_time: Callable[[], bool]) -> None:
+    async def _back(self, has_time: Callable[[], bool]) -> None:
         """Wait until Postgres is back. It is asked itself: a commit that was given up on says nothing of it."""
         pause = 0.2
-        while not self._up.is_set() and in_time():
+        while not self._up.is_set() and has_time():
             try:
                 await self._vault.now()
             except (SQLAlchemyError, OSError):
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
+                pause = min(pause * 2, MAX_PAUSE_SECONDS)
             else:
                 self._up.set()
 
@@ -142,18 +142,18 @@ class AnswerCommitter:
             # A provider that leaves the life out for once has not made it longer.
             pair = replace(pair, expires_at=sent_at + life)
         due_at = schedule.after_renewal(
-            pair.expires_at, sent_at, self._chance(), policy, last_read_at=claim.last_read_at,
+            pair.expires_at, sent_at, self._jitter(), policy, last_read_at=claim.last_read_at,
             refresh_expires_at=pair.refresh_expires_at or (None if pair.refresh else claim.refresh_expires_at),
         )  # fmt: skip
-        self._waiting += 1
+        self._pending += 1
         try:
             return await self._offer(claim, pair, sent_at, due_at)
         finally:
-            self._waiting -= 1
+            self._pending -= 1
 
     async def _offer(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Outcome:
         """Offer an answer to Postgres until it is stored, or on disk and given up on."""
-        give_up, pause = time.monotonic() + STORE_PATIENCE, 0.2
+        give_up, pause = time.monotonic() + COMMIT_RETRY_SECONDS, 0.2
         spooled: Path | None = None
 
         def keep(problem: str) -> None:
@@ -164,7 +164,7 @@ class AnswerCommitter:
 
         while True:
             try:
-                with _later(SLOW, keep, "slow"):
+                with _later(SLOW_COMMIT_SECONDS, keep, "slow"):
                     stored = await claims.store_renewed(
                         self._vault, claim, pair, obtained_at=sent_at, due_at=due_at
                     )
@@ -177,7 +177,7 @@ class AnswerCommitter:
                 if spooled and time.monotonic() > give_up:
                     return Outcome.SPOOLED
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
+                pause = min(pause * 2, MAX_PAUSE_SECONDS)
             else:
                 self._up.set()
                 replayed = spooled is not None and not self._spool.drop(spooled)

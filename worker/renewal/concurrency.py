@@ -10,9 +10,9 @@ from worker.resolved_connections import ResolvedConnection
 from worker.vault.claims import Claim
 
 # Renewals under way for one connection at a time: a slow provider leaves room to the others.
-PER_CONNECTION = 32
+MAX_CALLS_PER_CONNECTION = 32
 # A call that takes longer, in seconds, hangs: it leaves its room in the window to others, and its connection gets no more.
-HANGING = 5.0
+STALLED_SECONDS = 5.0
 
 Key = tuple[str, str]
 """A connection: its tenant and its name."""
@@ -26,55 +26,55 @@ class ConnectionLimiter:
     room for further calls, each failure halves it.
 
     Attributes:
-        slots: how many calls may be under way.
+        capacity: how many calls may be under way.
         suspicious: whether a refusal in this run may have been the connection's trouble.
-        away: whether the provider has left a call of this run without an answer of its own.
-        hold_doubt: whether a token in doubt waits until it is safe to use; an operator does not wait.
-        wanted: whether somebody asked for this renewal.
-        learned: what answers of this run have shown of the provider.
-        broken: whether this run has opened the circuit.
-        done: whether this run claims no more.
-        began: calls under way: when each began, by grant, in seconds of the event loop's clock.
+        outage: whether the provider has left a call of this run without an answer of its own.
+        wait_in_doubt: whether a token in doubt waits until it is safe to use; an operator does not wait.
+        requested: whether somebody asked for this renewal.
+        observed: what answers of this run have shown of the provider.
+        circuit_opened: whether this run has opened the circuit.
+        exhausted: whether this run claims no more.
+        started_at: calls under way: when each began, by grant, in seconds of the event loop's clock.
     """
 
     connection: ResolvedConnection
-    slots: int = 1
+    capacity: int = 1
     suspicious: bool = False
-    away: bool = False
-    hold_doubt: bool = True
-    wanted: bool = False
-    learned: dict[str, Any] | None = None
-    broken: bool = False
-    done: bool = False
-    began: dict[int, float] = field(default_factory=dict)
+    outage: bool = False
+    wait_in_doubt: bool = True
+    requested: bool = False
+    observed: dict[str, Any] | None = None
+    circuit_opened: bool = False
+    exhausted: bool = False
+    started_at: dict[int, float] = field(default_factory=dict)
 
     @property
-    def in_flight(self) -> int:
+    def calls(self) -> int:
         """Calls under way."""
-        return len(self.began)
+        return len(self.started_at)
 
-    def hanging(self, at: float) -> int:
+    def stalled(self, at: float) -> int:
         """Calls under way that hang, at a time of the event loop's clock."""
-        return sum(at - began > HANGING for began in self.began.values())
+        return sum(at - began > STALLED_SECONDS for began in self.started_at.values())
 
     def grow(self) -> None:
         """Double the room, after an answer."""
-        self.slots = min(self.slots * 2, PER_CONNECTION)
+        self.capacity = min(self.capacity * 2, MAX_CALLS_PER_CONNECTION)
 
     def shrink(self) -> None:
         """Halve the room, after a failure."""
-        self.slots = max(self.slots // 2, 1)
+        self.capacity = max(self.capacity // 2, 1)
 
 
-def with_capacity(lanes: dict[Key, ConnectionLimiter]) -> dict[Key, ConnectionLimiter]:
+def with_capacity(limiters: dict[Key, ConnectionLimiter]) -> dict[Key, ConnectionLimiter]:
     """The connections that may have more to renew, and room for a worthwhile number of calls."""
     return {
-        key: lane
-        for key, lane in lanes.items()
-        if not lane.done
-        and not lane.broken
-        and lane.in_flight <= lane.slots // 2
-        and not lane.hanging(loop_time())
+        key: limiter
+        for key, limiter in limiters.items()
+        if not limiter.exhausted
+        and not limiter.circuit_opened
+        and limiter.calls <= limiter.capacity // 2
+        and not limiter.stalled(loop_time())
     }
 
 

@@ -16,8 +16,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.renewal.attempt import Renewer
 from worker.renewal.commit import AnswerCommitter
-from worker.renewal.concurrency import HANGING, ConnectionLimiter, Key, key_of, loop_time, with_capacity
-from worker.renewal.http import CALL_TIMEOUT
+from worker.renewal.concurrency import (
+    STALLED_SECONDS,
+    ConnectionLimiter,
+    Key,
+    key_of,
+    loop_time,
+    with_capacity,
+)
+from worker.renewal.http import CALL_SECONDS
 from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.vault import claims
@@ -29,9 +36,9 @@ from worker.vault.sync_state import runs
 log = structlog.get_logger(__name__)
 
 # A claim outlives any call made under it: a request is sent only while a whole call still fits in.
-CLAIM_TIME = timedelta(seconds=4 * CALL_TIMEOUT)
+CLAIM_TIME = timedelta(seconds=4 * CALL_SECONDS)
 # Renewals under way in one process at a time.
-WINDOW = 128
+MAX_RENEWALS = 128
 
 Progress = Callable[[Outcome], None]
 
@@ -45,7 +52,7 @@ class RenewalEngine:
         http: as ``sending.http_client`` makes it.
         spool: keeps answers that Postgres cannot take.
         now: the time; by default the database's clock.
-        chance: 0 to 1, uniform.
+        jitter: 0 to 1, uniform.
     """
 
     def __init__(
@@ -56,12 +63,12 @@ class RenewalEngine:
         spool: Spool,
         *,
         now: Callable[[], datetime] | None = None,
-        chance: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._vault = vault
         self._connections = connections
-        self._storing = AnswerCommitter(vault, spool, chance)
-        self._attempts = Renewer(vault, http, self._storing, chance)
+        self._committer = AnswerCommitter(vault, spool, jitter)
+        self._renewer = Renewer(vault, http, self._committer, jitter)
         self._now = now
 
     async def renew_due(
@@ -83,7 +90,7 @@ class RenewalEngine:
         clock = await self._prepared()
         stop_at = time.monotonic() + budget
         loaded = await self._connections.load(list(tenants), now=clock())
-        lanes = {
+        limiters = {
             key: ConnectionLimiter(connection) for key, connection in loaded.items() if connection.client
         }
         counts: Counter[tuple[str, str, str]] = Counter()
@@ -92,16 +99,20 @@ class RenewalEngine:
         due_by = clock()  # what falls due during the run is the next one's, a retry at once included
         try:
             while True:
-                lively = len(running) - sum(lane.hanging(loop_time()) for lane in lanes.values())
-                ready = with_capacity(lanes) if time.monotonic() < stop_at and lively <= WINDOW // 2 else {}
+                lively = len(running) - sum(limiter.stalled(loop_time()) for limiter in limiters.values())
+                ready = (
+                    with_capacity(limiters)
+                    if time.monotonic() < stop_at and lively <= MAX_RENEWALS // 2
+                    else {}
+                )
                 if ready and failure is None:
                     try:
-                        claimed = await self._claim(ready, WINDOW - lively, clock, due_by)
+                        claimed = await self._claim(ready, MAX_RENEWALS - lively, clock, due_by)
                     except Exception as error:
                         # What is under way is seen to its end before the failure is told.
                         claimed, failure = [], error
                     running |= {
-                        asyncio.create_task(self._in_lane(lanes[key_of(claim)], claim, clock))
+                        asyncio.create_task(self._renew(limiters[key_of(claim)], claim, clock))
                         for claim in claimed
                     }
                     continue
@@ -109,7 +120,7 @@ class RenewalEngine:
                     break
                 # Looked at again even without an end: calls that begin to hang make room for others.
                 done, running = await asyncio.wait(
-                    running, timeout=HANGING / 5, return_when=asyncio.FIRST_COMPLETED
+                    running, timeout=STALLED_SECONDS / 5, return_when=asyncio.FIRST_COMPLETED
                 )
                 for claim, outcome in map(asyncio.Task.result, done):
                     counts[claim.key.tenant, claim.key.connection, outcome] += 1
@@ -155,8 +166,8 @@ class RenewalEngine:
         )  # fmt: skip
         if claim is None:
             return Outcome.BUSY
-        lane = ConnectionLimiter(connection, hold_doubt=not by_operator, wanted=True)
-        renewing = asyncio.create_task(self._in_lane(lane, claim, clock))
+        limiter = ConnectionLimiter(connection, wait_in_doubt=not by_operator, requested=True)
+        renewing = asyncio.create_task(self._renew(limiter, claim, clock))
         try:
             _, outcome = await asyncio.shield(renewing)
         finally:
@@ -166,8 +177,8 @@ class RenewalEngine:
 
     async def _prepared(self) -> Callable[[], datetime]:
         """Before anything is claimed: what was spooled is stored, and the spool can take what may come."""
-        await self._storing.replay()
-        self._storing.check()
+        await self._committer.replay()
+        self._committer.check()
         return await self._clock()
 
     async def _clock(self) -> Callable[[], datetime]:
@@ -178,32 +189,36 @@ class RenewalEngine:
         return lambda: began + timedelta(seconds=_ticks() - at)
 
     async def _claim(
-        self, lanes: dict[Key, ConnectionLimiter], limit: int, clock: Callable[[], datetime], due_by: datetime
+        self,
+        limiters: dict[Key, ConnectionLimiter],
+        limit: int,
+        clock: Callable[[], datetime],
+        due_by: datetime,
     ) -> list[Claim]:
-        quotas = {key: lane.slots - lane.in_flight for key, lane in lanes.items()}
+        quotas = {key: limiter.capacity - limiter.calls for key, limiter in limiters.items()}
         now = clock()
         claimed = await claims.claim_due(
             self._vault, quotas, owner=uuid4(), now=now, until=now + CLAIM_TIME, limit=limit, due_by=due_by
         )
         for claim in claimed:
-            lanes[key_of(claim)].began[claim.id] = loop_time()
-        taken = Counter(map(key_of, claimed))
-        for key, lane in lanes.items():
+            limiters[key_of(claim)].started_at[claim.id] = loop_time()
+        claimed_by_connection = Counter(map(key_of, claimed))
+        for key, limiter in limiters.items():
             # Fewer than asked for: no more of this connection is due. What falls due meanwhile is the next run's.
-            lane.done = taken[key] < quotas[key] and len(claimed) < limit
+            limiter.exhausted = claimed_by_connection[key] < quotas[key] and len(claimed) < limit
         return claimed
 
-    async def _in_lane(
-        self, lane: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
+    async def _renew(
+        self, limiter: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
     ) -> tuple[Claim, Outcome]:
         try:
-            return claim, await self._attempts.make(lane, claim, clock)
+            return claim, await self._renewer.attempt(limiter, claim, clock)
         except Exception:
             # Whatever it was, the claim stays: past its deadline the grant counts as in doubt, as it should.
             log.exception("renew.failed", grant=claim.id, connection=claim.key.connection)
             return claim, Outcome.FAILED
         finally:
-            lane.began.pop(claim.id, None)
+            limiter.started_at.pop(claim.id, None)
 
     async def _count(self, counts: Mapping[tuple[str, str, str], int], clock: Callable[[], datetime]) -> None:
         """Count for ``status``; what was renewed stays renewed where Postgres has no ear for it."""

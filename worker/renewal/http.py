@@ -19,21 +19,21 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from worker import __version__
-from worker.providers import RefreshRequest
+from worker.providers import TokenRequest
 
 # The longest possible call, in seconds, answer included. Claims last well beyond it.
-CALL_TIMEOUT = 40.0
+CALL_SECONDS = 40.0
 # After that, what has arrived already is still read: a process that was paused finds its time up and the answer,
 # with the only copy of a rotated refresh token, waiting in the socket.
-DRAIN = 1.0
+DRAIN_SECONDS = 1.0
 # The longest wait for a connection, resolving the host's name included: it ends well before the call does, as
 # at the end of a call nobody can say any more whether the request was sent.
-CONNECT_TIMEOUT = 10.0
+CONNECT_SECONDS = 10.0
 # An idle connection is closed by us before most providers close it: a request sent into a connection that the
 # other end is just closing is an outcome in doubt.
-KEEPALIVE = 5.0
+KEEPALIVE_SECONDS = 5.0
 # No token endpoint answers with more; what does is not read on.
-MAX_ANSWER = 1 << 20
+MAX_ANSWER_BYTES = 1 << 20
 
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 
@@ -93,7 +93,7 @@ def _always() -> bool:
     return True
 
 
-_IN_TIME: ContextVar[Callable[[], bool]] = ContextVar("in_time", default=_always)
+_HAS_TIME: ContextVar[Callable[[], bool]] = ContextVar("has_time", default=_always)
 
 
 async def _last_look(
@@ -102,7 +102,7 @@ async def _last_look(
     sent: aiohttp.TraceRequestHeadersSentParams,  # noqa: ARG001
 ) -> None:
     """Aiohttp calls this before it writes the first byte, whatever its name says."""
-    if not _IN_TIME.get()():
+    if not _HAS_TIME.get()():
         raise _TooLate
 
 
@@ -111,7 +111,7 @@ class _Transport(AiohttpTransport):
 
     def get_client(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
-            ssl=self.ssl_context, limit=self.limits.max_connections or 0, keepalive_timeout=KEEPALIVE
+            ssl=self.ssl_context, limit=self.limits.max_connections or 0, keepalive_timeout=KEEPALIVE_SECONDS
         )
         looking = aiohttp.TraceConfig()
         looking.on_request_headers_sent.append(_last_look)
@@ -128,7 +128,7 @@ def http_client(connections: int = 100) -> httpx.AsyncClient:
     """Make the client that all of a process's renewals share. It follows no redirect."""
     return httpx.AsyncClient(
         transport=_Transport(limits=httpx.Limits(max_connections=connections)),
-        timeout=httpx.Timeout(None, connect=5, pool=CONNECT_TIMEOUT),  # the whole is timed by `send`
+        timeout=httpx.Timeout(None, connect=5, pool=CONNECT_SECONDS),  # the whole is timed by `send`
         headers={"user-agent": f"idp-token-vault/{__version__}"},
         # What is set for one user's renewal must not go out with the next user's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -138,19 +138,19 @@ def http_client(connections: int = 100) -> httpx.AsyncClient:
 
 
 async def send(
-    http: httpx.AsyncClient, request: RefreshRequest, in_time: Callable[[], bool] = _always
+    http: httpx.AsyncClient, request: TokenRequest, has_time: Callable[[], bool] = _always
 ) -> Answer | NoAnswer:
     """Send a refresh request once; nothing is ever repeated here.
 
     Args:
-        in_time: asked when the connection stands and nothing is written yet: a process that was paused while
+        has_time: asked when the connection stands and nothing is written yet: a process that was paused while
             connecting may wake when its claim is another's.
     """
-    _IN_TIME.set(in_time)
+    _HAS_TIME.set(has_time)
     arriving = _Arriving()
     exchange = asyncio.create_task(_exchange(http, request, arriving))
     try:
-        for patience in (CALL_TIMEOUT, DRAIN):
+        for patience in (CALL_SECONDS, DRAIN_SECONDS):
             if (await asyncio.wait({exchange}, timeout=patience))[0]:
                 return exchange.result()
         return arriving.whole() or NoAnswer(sent=True, code="timeout")
@@ -159,9 +159,7 @@ async def send(
         await asyncio.gather(exchange, return_exceptions=True)
 
 
-async def _exchange(
-    http: httpx.AsyncClient, request: RefreshRequest, arriving: _Arriving
-) -> Answer | NoAnswer:
+async def _exchange(http: httpx.AsyncClient, request: TokenRequest, arriving: _Arriving) -> Answer | NoAnswer:
     try:
         async with http.stream(
             request.method, request.url, headers=dict(request.headers), content=request.body
@@ -169,7 +167,7 @@ async def _exchange(
             arriving.status, arriving.headers = response.status_code, response.headers
             async for chunk in response.aiter_bytes():
                 arriving.body += chunk
-                if len(arriving.body) > MAX_ANSWER:
+                if len(arriving.body) > MAX_ANSWER_BYTES:
                     return NoAnswer(sent=True, code="answer_too_large")
             return arriving.answer()
     except _TooLate:

@@ -19,14 +19,14 @@ from worker.vault.db.database import Vault
 log = structlog.get_logger(__name__)
 
 # An end that an answer puts off by less is the end of before, as providers count in whole seconds.
-PUT_OFF = timedelta(seconds=10)
+MIN_EXTENSION = timedelta(seconds=10)
 
 
-async def from_pair(
-    vault: Vault, lane: ConnectionLimiter, claim: Claim, pair: TokenPair, sent_at: datetime
+async def record_from_pair(
+    vault: Vault, limiter: ConnectionLimiter, claim: Claim, pair: TokenPair, sent_at: datetime
 ) -> None:
     """Keep what the answer has shown of its provider, where that is new."""
-    stored, provider = lane.connection.stored, lane.connection.provider
+    stored, provider = limiter.connection.stored, limiter.connection.provider
     life = pair.expires_at and pair.expires_at - sent_at
     is_new = pair.refresh is not None and pair.refresh != claims.open_refresh(vault, claim)
     refresh_life = _refresh_life(claim, pair, sent_at) if is_new else None
@@ -38,8 +38,8 @@ async def from_pair(
     ):  # fmt: skip
         if shown and (seen is None or shown < seen * 0.9):  # lives that differ a little are no news
             news[name] = shown
-    if any(news.values()) and lane.learned != news:
-        lane.learned = news
+    if any(news.values()) and limiter.observed != news:
+        limiter.observed = news
         try:
             await connections.learn(vault, tenant=claim.key.tenant, name=claim.key.connection, **news)
         except (SQLAlchemyError, OSError) as error:  # the next answer shows it again
@@ -53,12 +53,12 @@ def _refresh_life(claim: Claim, pair: TokenPair, sent_at: datetime) -> timedelta
     others renewed each minute.
     """
     ends, before = pair.refresh_expires_at, claim.refresh_expires_at
-    if ends is None or (before is not None and ends < before + PUT_OFF):
+    if ends is None or (before is not None and ends < before + MIN_EXTENSION):
         return None
     return ends - sent_at
 
 
-async def from_loss(vault: Vault, claim: Claim, provider: Provider) -> None:
+async def record_from_loss(vault: Vault, claim: Claim, provider: Provider) -> None:
     """Keep how short a provider's grace was: a token in doubt was refused within what was said to be its grace."""
     if provider.grace and claim.doubt_since:
         lasted = (claim.began - claim.doubt_since).total_seconds()

@@ -12,10 +12,10 @@ from worker.vault import schedule
 from worker.vault.claims import Claim
 
 # An unknown refusal is tried this often before the operator is called.
-UNKNOWN_TRIES = 5
+MAX_UNKNOWN_REFUSALS = 5
 # A refresh token whose last use is in doubt, at a provider that would revoke the family on reuse, is tried again
 # only when the access token still being served has this much life left: until then, nothing is won by trying.
-LAST_MOMENT = timedelta(seconds=45)
+IN_DOUBT_RETRY_MARGIN = timedelta(seconds=45)
 
 
 class Outcome(StrEnum):
@@ -54,20 +54,20 @@ class Decision:
         opens_circuit: whether the connection's circuit opens; where the refusal might be this grant's own
             trouble, only once another grant is refused as well.
         columns: keyword arguments of ``claims.release``.
-        away: the provider did not answer for itself, or asked to be left alone.
+        outage: the provider did not answer for itself, or asked to be left alone.
     """
 
     outcome: Outcome
     opens_circuit: bool
     columns: dict[str, Any]
-    away: bool = False
+    outage: bool = False
 
 
-def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime, chance: float) -> Decision:
+def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime, jitter: float) -> Decision:
     """Turn a refusal into the grant's next state. Only the provider's verdict on this grant marks it dead."""
     attempts = claim.attempts + 1
     allowed_at = now + timedelta(seconds=refused.retry_after or 0)
-    retry_at = schedule.after_failure(attempts, now, chance, refused.retry_after)
+    retry_at = schedule.after_failure(attempts, now, jitter, refused.retry_after)
     columns: dict[str, Any] = {"attempts": attempts, "last_error": refused.code, "due_at": retry_at}
     if claim.state == "reauthorization_required":
         return _still_dead(refused, columns)
@@ -77,17 +77,17 @@ def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime,
         columns |= {"state": "in_doubt", "reason": refused.code, "in_doubt": True}
         columns |= {"reason_since": claim.doubt_since or claim.began}
         columns["due_at"] = max(allowed_at, doubt_due_at(claim, provider, now=now, retry_at=retry_at))
-        return Decision(Outcome.IN_DOUBT, False, columns, away=True)
+        return Decision(Outcome.IN_DOUBT, False, columns, outage=True)
     if refused.blame is RefusalBlame.IN_DOUBT and not claim.attempts:
         columns["due_at"] = allowed_at  # nothing was spent: the first retry is made at once
     if refused.blame is RefusalBlame.OPERATOR or (
-        refused.blame is RefusalBlame.UNKNOWN and attempts >= UNKNOWN_TRIES
+        refused.blame is RefusalBlame.UNKNOWN and attempts >= MAX_UNKNOWN_REFUSALS
     ):
         # The grant is as good as before. It moves on a little so that a probe of the connection picks another
         # grant: should only this one be refused so, it must not keep all others blocked.
         return Decision(Outcome.BLOCKED, True, columns)
     return Decision(
-        Outcome.RETRY, False, columns, away=refused.blame in (RefusalBlame.NOBODY, RefusalBlame.IN_DOUBT)
+        Outcome.RETRY, False, columns, outage=refused.blame in (RefusalBlame.NOBODY, RefusalBlame.IN_DOUBT)
     )
 
 
@@ -112,7 +112,7 @@ def _still_dead(refused: Refused, columns: dict[str, Any]) -> Decision:
     if refused.blame is RefusalBlame.USER:
         return Decision(Outcome.DEAD, False, columns)
     return Decision(
-        Outcome.RETRY, False, columns, away=refused.blame in (RefusalBlame.NOBODY, RefusalBlame.IN_DOUBT)
+        Outcome.RETRY, False, columns, outage=refused.blame in (RefusalBlame.NOBODY, RefusalBlame.IN_DOUBT)
     )
 
 
@@ -129,7 +129,7 @@ def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: d
         return now if claim.doubt_since is None else retry_at
     if claim.expires_at is None:
         return retry_at
-    last_moment = LAST_MOMENT if claim.life is None else min(LAST_MOMENT, claim.life / 4)
+    last_moment = IN_DOUBT_RETRY_MARGIN if claim.life is None else min(IN_DOUBT_RETRY_MARGIN, claim.life / 4)
     # The refresh token may end first, of age or idleness: one that never arrived is of no use after that.
     idle = claim.obtained_at + provider.idle_life if claim.obtained_at and provider.idle_life else None
     ends = [end for end in (claim.refresh_expires_at, idle) if end is not None and end > now]

@@ -18,20 +18,20 @@ from worker.vault import outbox, schedule
 from worker.vault.db.database import Vault
 from worker.vault.outbox import Delivery, WebhookFilter
 from worker.webhooks import payload, signature
-from worker.webhooks.http import CALL_TIMEOUT, PostResult, post
+from worker.webhooks.http import POST_SECONDS, PostResult, post
 
 log = structlog.get_logger(__name__)
 
 # Calls to one receiver at a time, in each process: what an outage held back does not come all at once.
-AT_A_TIME = 8
+MAX_CONCURRENT_POSTS = 8
 # Seconds after which a tick claims no more; it ends when its last call does.
-BUDGET = 10.0
+TICK_SECONDS = 10.0
 # A first call that goes alone, the others, and time to write down how they ended.
-CLAIM_TIME = timedelta(seconds=4 * CALL_TIMEOUT)
+DELIVERY_CLAIM_TIME = timedelta(seconds=4 * POST_SECONDS)
 # A receiver's `Retry-After` is obeyed up to this.
-RETRY_AFTER_CAP = timedelta(hours=1)
+MAX_RETRY_AFTER = timedelta(hours=1)
 # A token that ended while no tick came is still told of.
-LATE = timedelta(days=1)
+MAX_EXPIRY_AGE = timedelta(days=1)
 
 
 class Dispatcher:
@@ -43,7 +43,7 @@ class Dispatcher:
         events: how they are told.
         http: as ``sending.http_client`` makes it.
         now: the time; by default the database's clock.
-        chance: 0 to 1, uniform.
+        jitter: 0 to 1, uniform.
     """
 
     def __init__(
@@ -54,20 +54,20 @@ class Dispatcher:
         http: httpx.AsyncClient,
         *,
         now: Callable[[], datetime] | None = None,
-        chance: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._vault = vault
         self._webhooks = webhooks
         self._events = events
         self._http = http
         self._now = now
-        self._chance = chance
+        self._jitter = jitter
         # Of this process: the next tick does not wait behind a slow receiver that this one is still busy with.
         self._busy: set[str] = set()
         # Until when receivers have asked to be left alone; each process has to be told.
         self._quiet: dict[str, datetime] = {}
 
-    async def deliver_due(self, tenants: Sequence[str], *, budget: float = BUDGET) -> Counter[str]:
+    async def deliver_due(self, tenants: Sequence[str], *, budget: float = TICK_SECONDS) -> Counter[str]:
         """Tell of tokens about to end, and deliver what is due.
 
         Args:
@@ -79,8 +79,8 @@ class Dispatcher:
         """
         now = await self._time()
         ahead = now + timedelta(seconds=self._events.expiring)
-        await outbox.tell_expiring(self._vault, tenants, ahead=ahead, since=now - LATE)
-        await outbox.spread(self._vault, tenants, wanted(self._webhooks), now=now)
+        await outbox.tell_expiring(self._vault, tenants, ahead=ahead, since=now - MAX_EXPIRY_AGE)
+        await outbox.spread(self._vault, tenants, webhook_filters(self._webhooks), now=now)
         counts: Counter[str] = Counter()
         stop_at = time.monotonic() + budget
         free = [name for name in self._webhooks if name not in self._busy]
@@ -106,7 +106,7 @@ class Dispatcher:
                 if now < self._quiet.get(name, now):
                     return
                 claimed = await outbox.claim(
-                    self._vault, name, now=now, until=now + CLAIM_TIME, limit=AT_A_TIME
+                    self._vault, name, now=now, until=now + DELIVERY_CLAIM_TIME, limit=MAX_CONCURRENT_POSTS
                 )
                 if not claimed:
                     return
@@ -127,7 +127,7 @@ class Dispatcher:
     async def _deliver(self, delivery: Delivery, counts: Counter[str]) -> PostResult:
         now, webhook, event = await self._time(), self._webhooks[delivery.webhook], delivery.event
         body = payload.body(event, self._events.reauthorize_url)
-        signed = signature.headers(payload.name_of(event.id), body, webhook.secret, now=now)
+        signed = signature.headers(payload.public_id(event.id), body, webhook.secret, now=now)
         result = await post(self._http, webhook.url, body, signed)
         now = await self._time()
         if result.taken:
@@ -145,7 +145,7 @@ class Dispatcher:
         counts["failed" if final else "refused"] += 1
         log.warning(
             "event.failed" if final else "event.refused", webhook=delivery.webhook,
-            event_id=payload.name_of(event.id), status=result.status, problem=result.error,
+            event_id=payload.public_id(event.id), status=result.status, problem=result.error,
         )  # fmt: skip
         return result
 
@@ -162,15 +162,15 @@ class Dispatcher:
 
     def _again(self, delivery: Delivery, result: PostResult, now: datetime) -> datetime:
         wait = _asked(result, now).total_seconds()
-        return schedule.after_failure(delivery.attempts + 1, now, self._chance(), wait)
+        return schedule.after_failure(delivery.attempts + 1, now, self._jitter(), wait)
 
 
 def _asked(result: PostResult, now: datetime) -> timedelta:
     """How long a receiver asks to be left alone."""
-    return min(timedelta(seconds=retry_after(result.headers, now) or 0), RETRY_AFTER_CAP)
+    return min(timedelta(seconds=retry_after(result.headers, now) or 0), MAX_RETRY_AFTER)
 
 
-def wanted(webhooks: Mapping[str, WebhookSettings]) -> list[WebhookFilter]:
+def webhook_filters(webhooks: Mapping[str, WebhookSettings]) -> list[WebhookFilter]:
     """What each webhook wants: kinds by their names, where settings may name the beginnings."""
     return [
         WebhookFilter(

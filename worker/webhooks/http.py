@@ -14,7 +14,7 @@ from httpx_aiohttp import AiohttpTransport
 from worker import __version__
 
 # The longest possible call, in seconds: a receiver takes an event down and answers, and works on it afterwards.
-CALL_TIMEOUT = 15.0
+POST_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[
     """Post a body; whatever goes wrong is a result."""
     try:
         async with (
-            asyncio.timeout(CALL_TIMEOUT),
+            asyncio.timeout(POST_SECONDS),
             http.stream("POST", url, content=body, headers=dict(headers)) as answer,
         ):
             return PostResult(answer.status_code, None, answer.headers)

@@ -16,7 +16,7 @@ PREFIX = "evt_"
 _AGAIN = (EventKind.REAUTHORIZATION_REQUIRED, EventKind.LOST_IN_ROTATION, EventKind.EXPIRING)
 
 
-def name_of(event_id: Any) -> str:
+def public_id(event_id: Any) -> str:
     """An event's id as receivers see it; its prefix and hexadecimal digits alone, as it is signed."""
     return f"{PREFIX}{event_id.hex}"
 
@@ -34,7 +34,7 @@ def document(event: OutboxEvent, template: str | None) -> dict[str, Any]:
     """An event as receivers see it."""
     admin = event.user_id == ""
     return {
-        "id": name_of(event.id),
+        "id": public_id(event.id),
         "type": event.kind,
         "timestamp": _time(event.at),
         "data": {

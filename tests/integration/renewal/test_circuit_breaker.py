@@ -12,10 +12,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from tests.support.renewals import Renewals, until
-from worker.renewal.concurrency import PER_CONNECTION
-from worker.renewal.engine import WINDOW, RenewalEngine
+from worker.renewal.concurrency import MAX_CALLS_PER_CONNECTION
+from worker.renewal.engine import MAX_RENEWALS, RenewalEngine
 from worker.renewal.http import http_client
-from worker.renewal.outcome import UNKNOWN_TRIES, Outcome
+from worker.renewal.outcome import MAX_UNKNOWN_REFUSALS, Outcome
 from worker.resolved_connections import ConnectionResolver
 from worker.runtime import Runtime
 from worker.settings import load
@@ -35,7 +35,7 @@ async def configured(
     worker: Runtime,
     line: str,
     now: Callable[[], datetime] | None = None,
-    chance: Callable[[], float] = random.random,
+    jitter: Callable[[], float] = random.random,
 ) -> AsyncIterator[RenewalEngine]:
     """An engine of a worker started after the operator set something for connection ``c``."""
     with environment.open("a", encoding="utf-8") as config:
@@ -43,7 +43,7 @@ async def configured(
     spool = Spool(worker.settings.spool, worker.vault.refresh)
     async with http_client() as http:
         yield RenewalEngine(
-            worker.vault, ConnectionResolver(worker.vault, load()), http, spool, now=now, chance=chance
+            worker.vault, ConnectionResolver(worker.vault, load()), http, spool, now=now, jitter=jitter
         )
 
 
@@ -288,8 +288,8 @@ async def test_one_odd_grant_does_not_block_the_others(renewals: Renewals, envir
     renewals.sql(
         "UPDATE grants SET due_at = %s - CASE user_id WHEN %s THEN interval '1 s' ELSE '0' END", now, odd
     )
-    chance = random.Random(3)
-    async with configured(environment, worker, 'scope = "api"', lambda: now, chance.random) as engine:
+    jitter = random.Random(3)
+    async with configured(environment, worker, 'scope = "api"', lambda: now, jitter.random) as engine:
         for _ in range(20):  # ten minutes, the margin that renewal leaves
             await engine.renew_due(worker.tenants)
             now += timedelta(seconds=30)
@@ -303,7 +303,7 @@ async def test_an_unknown_refusal_of_one_grant_is_its_own_trouble(renewals: Rene
     """A grant refused for reasons nobody knows stops nothing where others of its connection are renewed."""
     renewals.connect("c", users=8)
     worker = await renewals.synced()
-    renewals.sql("UPDATE grants SET attempts = %s", UNKNOWN_TRIES)
+    renewals.sql("UPDATE grants SET attempts = %s", MAX_UNKNOWN_REFUSALS)
     renewals.make_due()
     renewals.tenant.fail_next("/idp/c", 1, "delay:0")  # the first call goes well
     renewals.tenant.fail_next("/idp/c", 1, "error:computer_says_no")
@@ -330,7 +330,7 @@ async def test_other_connections_go_on(renewals: Renewals) -> None:
 
 async def test_a_hanging_provider_does_not_starve_the_others(renewals: Renewals) -> None:
     """While one provider hangs, with more due than a worker holds at once, the others' grants are renewed at once."""
-    renewals.connect("hangs", users=WINDOW + 20)
+    renewals.connect("hangs", users=MAX_RENEWALS + 20)
     renewals.connect("well", users=60)
     worker = await renewals.synced(patience=60)
     renewals.make_due()
@@ -339,7 +339,7 @@ async def test_a_hanging_provider_does_not_starve_the_others(renewals: Renewals)
     running = asyncio.create_task(worker.engine.renew_due(worker.tenants, budget=1))
     await until(lambda: {row["obtained_from"] for row in renewals.rows("well")} == {"renewal"})
     assert not running.done()
-    assert len(renewals.token_calls("hangs")) <= PER_CONNECTION
+    assert len(renewals.token_calls("hangs")) <= MAX_CALLS_PER_CONNECTION
     renewals.tenant.clear_faults()
     renewals.tenant.release()
     await running

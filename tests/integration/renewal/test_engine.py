@@ -15,7 +15,7 @@ import pytest
 from tests.support.renewals import Renewals, Row, opened, until
 from token_vault.secret import Secret
 from worker.renewal import commit
-from worker.renewal.outcome import LAST_MOMENT, UNKNOWN_TRIES, Outcome
+from worker.renewal.outcome import IN_DOUBT_RETRY_MARGIN, MAX_UNKNOWN_REFUSALS, Outcome
 from worker.runtime import Runtime
 
 HOUR = timedelta(hours=1)
@@ -229,7 +229,7 @@ async def test_a_word_that_may_mean_one_grant_stops_the_connection_only_with_a_s
 async def test_the_only_grant_of_a_connection_stops_it_after_a_few_refusals(renewals: Renewals) -> None:
     """With no other grant to tell by, the operator is called after a bounded number of tries."""
     worker, user = await one_due(renewals, STRICT)
-    for _ in range(UNKNOWN_TRIES - 1):
+    for _ in range(MAX_UNKNOWN_REFUSALS - 1):
         assert await renew(renewals, worker, "error:invalid_scope") is Outcome.RETRY
         renewals.make_due()
     assert await renew(renewals, worker, "error:invalid_scope") is Outcome.BLOCKED
@@ -303,7 +303,7 @@ async def test_an_unknown_outcome_is_put_off_while_the_user_is_served(renewals: 
         assert row["state"] == "in_doubt", case
         assert row["obtained_from"] == "auth0"
         assert row["doubt_since"] == row["reason_since"] <= row["now"]
-        assert row["due_at"] == row["expires_at"] - LAST_MOMENT
+        assert row["due_at"] == row["expires_at"] - IN_DOUBT_RETRY_MARGIN
     assert await worker.engine.renew_due(worker.tenants) == {}
     assert len(renewals.tenant.call_log("/idp/")) == len(cases)
 
@@ -365,7 +365,7 @@ async def test_a_dead_workers_call_is_in_doubt(renewals: Renewals) -> None:
     assert await renew(renewals, worker) is Outcome.IN_DOUBT
     row = renewals.row(user)
     assert (row["state"], row["doubt_since"], row["claim_owner"]) == ("in_doubt", began, None)
-    assert row["due_at"] == row["expires_at"] - LAST_MOMENT
+    assert row["due_at"] == row["expires_at"] - IN_DOUBT_RETRY_MARGIN
     assert len(renewals.token_calls("c")) == 1
     renewals.make_due()
     assert await renew(renewals, worker) is Outcome.LOST
@@ -396,7 +396,7 @@ async def test_a_dead_workers_call_is_repeated_at_once_where_that_is_safe(renewa
 async def test_an_unknown_refusal_is_tried_a_few_times_and_then_the_operators(renewals: Renewals) -> None:
     """A refusal that no table names is retried a bounded number of times, then stops the connection."""
     worker, user = await one_due(renewals, STRICT)
-    for _ in range(UNKNOWN_TRIES):
+    for _ in range(MAX_UNKNOWN_REFUSALS):
         assert await renew(renewals, worker, "error:computer_says_no") is Outcome.RETRY
         renewals.make_due()
     assert renewals.circuit("c")["circuit_opened_at"] is None
@@ -498,7 +498,7 @@ async def test_no_more_is_asked_for_while_answers_wait_for_their_commit(
     renewals: Renewals, database_url: Secret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that dies loses what it has not committed: answers must not queue up behind a slow commit."""
-    monkeypatch.setattr(commit, "ANSWERS", 1)
+    monkeypatch.setattr(commit, "MAX_PENDING_ANSWERS", 1)
     users = renewals.connect("c", users=6)
     worker = await renewals.synced(patience=60)
     loaded = await worker.connections.load(["default"])
@@ -514,7 +514,7 @@ async def test_no_more_is_asked_for_while_answers_wait_for_their_commit(
     async with await psycopg.AsyncConnection.connect(database_url.reveal()) as locking:
         await locking.execute("SELECT FROM grants WHERE id = %s FOR UPDATE", (ids[users[0]],))
         renewals.tenant.release()
-        await until(lambda: worker.engine._storing._waiting == 1)
+        await until(lambda: worker.engine._committer._pending == 1)
         others = [renewing(user) for user in users[1:]]
         await until(
             lambda: (

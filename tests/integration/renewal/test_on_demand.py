@@ -16,7 +16,7 @@ from token_vault.read_model import CHANNEL
 from token_vault.secret import Secret
 from worker.renewal import on_demand
 from worker.renewal.on_demand import Refreshed
-from worker.renewal.outcome import LAST_MOMENT, Outcome
+from worker.renewal.outcome import IN_DOUBT_RETRY_MARGIN, Outcome
 from worker.runtime import Runtime
 
 LONG = 3500.0
@@ -304,7 +304,7 @@ async def test_a_doubtful_refresh_token_is_held_back(renewals: Renewals) -> None
     renewals.tenant.fail_next("/idp/c", 1, "reset_before")
     assert (await refresh(worker, user)).outcome is Outcome.IN_DOUBT
     row = renewals.row(user)
-    assert row["due_at"] == row["expires_at"] - LAST_MOMENT
+    assert row["due_at"] == row["expires_at"] - IN_DOUBT_RETRY_MARGIN
     refreshed = await refresh(worker, user)
     assert (refreshed.outcome, refreshed.state) == (Outcome.IN_DOUBT, "in_doubt")
     assert refreshed.retry_after is not None

@@ -19,7 +19,7 @@ from tests.support.renewals import Renewals, opened, until
 from token_vault.secret import Secret
 from worker.renewal import concurrency
 from worker.renewal import engine as engines
-from worker.renewal.engine import WINDOW, RenewalEngine
+from worker.renewal.engine import MAX_RENEWALS, RenewalEngine
 from worker.renewal.http import http_client
 from worker.renewal.on_demand import OnDemand
 from worker.renewal.outcome import Outcome
@@ -301,10 +301,10 @@ async def test_several_hanging_providers_do_not_starve_the_others(
 ) -> None:
     """While four providers hang, each with more due than a worker holds at once, the healthy ones are renewed."""
     for where in (engines, concurrency):
-        monkeypatch.setattr(where, "HANGING", 0.5)
+        monkeypatch.setattr(where, "STALLED_SECONDS", 0.5)
     hanging = [f"hangs-{number}" for number in range(4)]
     for name in hanging:
-        renewals.connect(name, users=WINDOW + 10)
+        renewals.connect(name, users=MAX_RENEWALS + 10)
     for name in ("well", "well-too"):
         renewals.connect(name, users=60)
     worker = await renewals.synced(connections=1000)

@@ -11,7 +11,7 @@ import pytest
 from emulators.control import Emulation
 from tests.support.rows import Sql
 from worker.auth0.errors import Auth0Refused, Auth0Unreachable
-from worker.erasure import Erasure
+from worker.erasure import Eraser
 from worker.runtime import Runtime
 from worker.settings import Deletion
 from worker.sync.tenant_sync import TenantSync
@@ -52,9 +52,9 @@ class Bench:
             for identity in user["identities"]
         }
 
-    def erasure(self, **settings: Any) -> Erasure:
+    def erasure(self, **settings: Any) -> Eraser:
         runtime = self.runtime
-        return Erasure(
+        return Eraser(
             "default", runtime.vault, runtime.connections, self.sync._auth0, runtime.http,
             Deletion(**({"settle": 0} | settings)),
         )  # fmt: skip

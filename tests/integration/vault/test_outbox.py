@@ -164,7 +164,7 @@ async def test_a_replayed_answer_tells_what_it_changes_once(
     monkeypatch: pytest.MonkeyPatch, renewals: Renewals, database_url: Secret
 ) -> None:
     """An answer from the spool that brings a grant back from the dead is told as healed, by one of two replays."""
-    monkeypatch.setattr(commit, "STORE_PATIENCE", 0.3)
+    monkeypatch.setattr(commit, "COMMIT_RETRY_SECONDS", 0.3)
     [user] = renewals.connect("c")
     worker = await renewals.synced()
     renewals.make_due()
@@ -189,7 +189,7 @@ async def test_a_loss_that_a_late_answer_puts_in_doubt_is_told_once_and_healed_o
     monkeypatch: pytest.MonkeyPatch, renewals: Renewals, database_url: Secret, *, revoked: bool
 ) -> None:
     """Neither a second death, nor silence where the late pair lives: the doubt between is nobody's news."""
-    monkeypatch.setattr(commit, "STORE_PATIENCE", 0.3)
+    monkeypatch.setattr(commit, "COMMIT_RETRY_SECONDS", 0.3)
     [user] = renewals.connect("c")
     worker = await renewals.synced()
     renewals.make_due()

@@ -58,7 +58,7 @@ async def one_due(tenant: Emulation, open_worker: Open, sql: Sql) -> Runtime:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave an answer in the spool after half a second, as a worker does after half a minute or when it dies."""
-    monkeypatch.setattr(commit, "STORE_PATIENCE", 0.5)
+    monkeypatch.setattr(commit, "COMMIT_RETRY_SECONDS", 0.5)
 
 
 async def carried_out(tenant: Emulation) -> None:
@@ -131,7 +131,7 @@ async def test_an_answer_whose_commit_is_cancelled_is_on_disk(
     database_url: Secret,
 ) -> None:
     """A process that is told to end twice cancels what it has under way: the answer waits for the next one."""
-    monkeypatch.setattr(commit, "SLOW", 60)
+    monkeypatch.setattr(commit, "SLOW_COMMIT_SECONDS", 60)
     renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
     await carried_out(tenant)
     with (
@@ -200,7 +200,7 @@ async def test_an_answer_that_no_disk_takes_either_is_offered_until_postgres_tak
     await carried_out(tenant)
     with postgres_away(database_url):
         tenant.release()
-        await until(lambda: len(tries) > 3 and tries[-1] - tries[0] > commit.STORE_PATIENCE)
+        await until(lambda: len(tries) > 3 and tries[-1] - tries[0] > commit.COMMIT_RETRY_SECONDS)
         assert not renewing.done()
     assert await renewing == {Outcome.RENEWED: 1}
     await assert_next_renewal_succeeds(one_due, tenant, database_url)
@@ -255,7 +255,7 @@ async def test_a_worker_that_dies_before_a_file_has_its_name(
         unfinished.write_bytes(unfinished.read_bytes()[:-40])
     if left != "just now":
         os.utime(unfinished, (time.time() - 120,) * 2)
-    await (await open_worker()).engine._storing.replay()
+    await (await open_worker()).engine._committer.replay()
     assert unfinished.exists() == (left != "whole")
     with psycopg.connect(database_url.reveal()) as connection:
         [(version,)] = connection.execute("SELECT refresh_version FROM grants").fetchall()

@@ -23,9 +23,9 @@ from token_vault.secret import Secret
 from worker.settings import EventKind, EventSettings, WebhookSettings
 from worker.vault import outbox
 from worker.vault.db.database import Vault
-from worker.webhooks.dispatcher import AT_A_TIME, Dispatcher, wanted
+from worker.webhooks.dispatcher import MAX_CONCURRENT_POSTS, Dispatcher, webhook_filters
 from worker.webhooks.http import http_client
-from worker.webhooks.payload import name_of
+from worker.webhooks.payload import public_id
 
 Sql = Callable[..., list[dict[str, Any]]]
 TENANTS = ["default"]
@@ -68,7 +68,7 @@ class Deliverers:
     async def make(self, events: EventSettings | None = None, **webhooks: WebhookSettings) -> Dispatcher:
         http: httpx.AsyncClient = await self._stack.enter_async_context(http_client())
         return Dispatcher(
-            self.vault, webhooks, events or EventSettings(), http, now=self.clock, chance=lambda: 1.0
+            self.vault, webhooks, events or EventSettings(), http, now=self.clock, jitter=lambda: 1.0
         )
 
 
@@ -105,7 +105,7 @@ async def test_an_event_arrives_signed_and_says_what_to_do(
     assert got.headers["webhook-signature"] == signature(KEY, got)
     assert got.headers["webhook-timestamp"] == str(int(deliverers.clock().timestamp()))
     assert got.headers["content-type"] == "application/json"
-    assert got.id == got.event["id"] == name_of(row["id"])
+    assert got.id == got.event["id"] == public_id(row["id"])
     assert "." not in got.id
     assert got.event["type"] == "grant.reauthorization_required"
     assert datetime.fromisoformat(got.event["timestamp"]) == row["at"]
@@ -143,7 +143,7 @@ async def test_an_outage_of_a_day_loses_nothing(deliverers: Deliverers, receiver
         deliverers.clock.pass_by(minutes=10)
     assert len(receiver.ids) == len(set(receiver.ids)) == 30
     assert tried <= set(receiver.ids)
-    assert receiver.most_at_once <= AT_A_TIME
+    assert receiver.most_at_once <= MAX_CONCURRENT_POSTS
     assert states(sql) == ["delivered"] * 30
     assert all(got.headers["webhook-signature"] == signature(KEY, got) for got in receiver.got)
 
@@ -229,7 +229,7 @@ async def test_410_ends_it(deliverers: Deliverers, receiver: Receiver, other: Re
     assert await deliverer.deliver_due(TENANTS) == {}
     receiver.status = 200
     again = await outbox.resend(
-        deliverers.vault, TENANTS, wanted(webhooks), now=deliverers.clock(), failed=True
+        deliverers.vault, TENANTS, webhook_filters(webhooks), now=deliverers.clock(), failed=True
     )
     assert len(again) == 1
     assert await deliverer.deliver_due(TENANTS) == {"delivered": 1}
@@ -268,14 +268,14 @@ async def test_a_killed_deliverer_is_succeeded(
     program = """
 import asyncio, json, sys
 from worker.settings import EventSettings, WebhookSettings
-from worker.webhooks.dispatcher import Deliverer
+from worker.webhooks.dispatcher import Dispatcher
 from worker.webhooks.http import http_client
 from token_vault.secret import Secret
 from worker.vault.db.database import open_vault
 
 async def main(url, access, refresh, hook):
     async with open_vault(Secret(url), [Secret(access)], [Secret(refresh)]) as vault, http_client() as http:
-        await Deliverer(vault, {"a": WebhookSettings(**hook)}, EventSettings(), http).deliver_due(["default"])
+        await Dispatcher(vault, {"a": WebhookSettings(**hook)}, EventSettings(), http).deliver_due(["default"])
 
 asyncio.run(main(*json.load(sys.stdin)))
 """
@@ -334,9 +334,11 @@ async def test_a_webhook_gets_what_is_told_from_its_first_day(
     deliverer = await deliverers.make(None, **webhooks)
     assert await deliverer.deliver_due(TENANTS) == {}
     [old] = await outbox.events(deliverers.vault, TENANTS)
-    await outbox.resend(deliverers.vault, TENANTS, wanted(webhooks), now=deliverers.clock(), ids=[old["id"]])
+    await outbox.resend(
+        deliverers.vault, TENANTS, webhook_filters(webhooks), now=deliverers.clock(), ids=[old["id"]]
+    )
     assert await deliverer.deliver_due(TENANTS) == {"delivered": 1}
-    assert receiver.ids == [name_of(old["id"])]
+    assert receiver.ids == [public_id(old["id"])]
 
 
 async def test_a_forgotten_users_id_goes_when_all_know(

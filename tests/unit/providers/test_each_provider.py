@@ -15,10 +15,10 @@ from token_vault.secret import Secret
 from worker.providers import (
     Client,
     ClientAuth,
-    RefreshRequest,
     RefusalBlame,
     Refused,
     Renewed,
+    TokenRequest,
     get,
     names,
     resolve,
@@ -39,11 +39,11 @@ def client_of(strategy: str, **options: object) -> Client:
     return client
 
 
-def renewal(client: Client) -> RefreshRequest:
+def renewal(client: Client) -> TokenRequest:
     return get(client.provider).request(client, access=Secret("the-at"), refresh=Secret("the-rt"))
 
 
-def form(request: RefreshRequest) -> dict[str, str]:
+def form(request: TokenRequest) -> dict[str, str]:
     assert request.body is not None
     return dict(parse_qsl(request.body.decode(), strict_parsing=True, keep_blank_values=True))
 
@@ -191,7 +191,7 @@ def test_request(
     assert request.headers["Accept"] == "application/json"
     assert request.headers.get("Authorization") == authorization
     parts = urlsplit(url)
-    assert repr(request) == str(request) == f"RefreshRequest(POST {parts.hostname}{parts.path})"
+    assert repr(request) == str(request) == f"TokenRequest(POST {parts.hostname}{parts.path})"
 
 
 def test_facebook_request() -> None:
@@ -206,7 +206,7 @@ def test_facebook_request() -> None:
         "client_id": "the-id",
         "client_secret": "the-secret",
     }
-    assert repr(request) == f"RefreshRequest(GET {parts.hostname}{parts.path})"
+    assert repr(request) == f"TokenRequest(GET {parts.hostname}{parts.path})"
     assert not get("facebook").needs_refresh_token
 
 

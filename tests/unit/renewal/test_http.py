@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from worker.providers import RefreshRequest
+from worker.providers import TokenRequest
 from worker.renewal import http as sending
 from worker.renewal.http import Answer, NoAnswer, http_client, send
 
@@ -158,8 +158,8 @@ def certificate(tmp_path: Path) -> ssl.SSLContext:
     return context
 
 
-def post(url: str) -> RefreshRequest:
-    return RefreshRequest("POST", url, {"Content-Type": "application/x-www-form-urlencoded"}, BODY)
+def post(url: str) -> TokenRequest:
+    return TokenRequest("POST", url, {"Content-Type": "application/x-www-form-urlencoded"}, BODY)
 
 
 def free_port() -> int:
@@ -264,7 +264,7 @@ async def test_connecting_gives_up_well_before_the_whole_call() -> None:
     async with http_client() as client:
         assert client.timeout.pool is not None
         assert client.timeout.connect is not None
-        assert max(client.timeout.pool, client.timeout.connect) <= sending.CALL_TIMEOUT / 2
+        assert max(client.timeout.pool, client.timeout.connect) <= sending.CALL_SECONDS / 2
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ async def test_a_tidy_end_without_an_answer_is_in_doubt(
         await server.read(line)
 
     server = await serve(close)
-    request = RefreshRequest(method, server.url, {}, BODY if method == "POST" else None)
+    request = TokenRequest(method, server.url, {}, BODY if method == "POST" else None)
     assert await send(http, request) == NoAnswer(sent=True, code="connection_lost")
     assert len(server.requests) == 1
 
@@ -363,8 +363,8 @@ async def test_a_dripping_answer_ends_with_the_whole_call(
             await line.write(b" ")
             await asyncio.sleep(0.02)
 
-    monkeypatch.setattr(sending, "CALL_TIMEOUT", 0.3)
-    monkeypatch.setattr(sending, "DRAIN", 0.1)
+    monkeypatch.setattr(sending, "CALL_SECONDS", 0.3)
+    monkeypatch.setattr(sending, "DRAIN_SECONDS", 0.1)
     server = await serve(drip)
     began = asyncio.get_running_loop().time()
     assert await send(http, post(server.url)) == NoAnswer(sent=True, code="timeout")
@@ -383,7 +383,7 @@ async def test_an_answer_that_is_arriving_is_read_although_time_is_up(
         await asyncio.sleep(0.05)
         await line.write(PAIR[10:])
 
-    monkeypatch.setattr(sending, "CALL_TIMEOUT", 0.2)
+    monkeypatch.setattr(sending, "CALL_SECONDS", 0.2)
     http.timeout = httpx.Timeout(None)
     server = await serve(answer_around_a_pause)
     result = await send(http, post(server.url))
@@ -440,8 +440,8 @@ async def test_a_pair_that_came_whole_is_taken_though_its_answer_never_ended(
         if ending == "silence":
             await asyncio.sleep(60)
 
-    monkeypatch.setattr(sending, "CALL_TIMEOUT", 0.4)
-    monkeypatch.setattr(sending, "DRAIN", 0.1)
+    monkeypatch.setattr(sending, "CALL_SECONDS", 0.4)
+    monkeypatch.setattr(sending, "DRAIN_SECONDS", 0.1)
     http.timeout = httpx.Timeout(None)
     server = await serve(break_off)
     result = await send(http, post(server.url))
@@ -477,7 +477,7 @@ async def test_a_huge_answer_is_not_read_on(http: httpx.AsyncClient, serve: Serv
 
     server = await serve(flood)
     assert await send(http, post(server.url)) == NoAnswer(sent=True, code="answer_too_large")
-    assert sent < 32 * sending.MAX_ANSWER
+    assert sent < 32 * sending.MAX_ANSWER_BYTES
 
 
 async def test_a_huge_answer_in_a_small_archive_is_not_read_on(http: httpx.AsyncClient, serve: Serve) -> None:
@@ -561,7 +561,7 @@ async def test_an_idle_connection_is_given_up_before_providers_do(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that was idle for a while is not used again, so that the race with its closing is rare."""
-    monkeypatch.setattr(sending, "KEEPALIVE", 0.01)
+    monkeypatch.setattr(sending, "KEEPALIVE_SECONDS", 0.01)
     server = await serve(answers)
     async with http_client() as http:
         await send(http, post(server.url))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from token_vault.grant_key import GrantKey
 from worker import providers
 from worker.providers import Provider, RefusalBlame, Refused
-from worker.renewal.http import CALL_TIMEOUT
-from worker.renewal.outcome import LAST_MOMENT, UNKNOWN_TRIES, Outcome, decide, wait_in_doubt
+from worker.renewal.http import CALL_SECONDS
+from worker.renewal.outcome import IN_DOUBT_RETRY_MARGIN, MAX_UNKNOWN_REFUSALS, Outcome, decide, wait_in_doubt
 from worker.vault import schedule
 from worker.vault.claims import Claim
 
@@ -61,8 +61,8 @@ claimed = st.builds(
 chances = st.floats(0, 1)
 
 
-def decided(refused: Refused, claim: Claim = CLAIM, provider: Provider = ROTATES, chance: float = 0.5) -> Any:
-    return decide(refused, claim, provider, now=NOW, chance=chance)
+def decided(refused: Refused, claim: Claim = CLAIM, provider: Provider = ROTATES, jitter: float = 0.5) -> Any:
+    return decide(refused, claim, provider, now=NOW, jitter=jitter)
 
 
 # Whatever happens
@@ -70,10 +70,10 @@ def decided(refused: Refused, claim: Claim = CLAIM, provider: Provider = ROTATES
 
 @given(refusals, claimed, kinds, chances)
 def test_only_the_providers_verdict_kills_a_grant(
-    refused: Refused, claim: Claim, provider: Provider, chance: float
+    refused: Refused, claim: Claim, provider: Provider, jitter: float
 ) -> None:
     """No refusal but the provider's verdict on this very grant marks it dead."""
-    decision = decided(refused, claim, provider, chance)
+    decision = decided(refused, claim, provider, jitter)
     kills = decision.columns.get("state") == "reauthorization_required"
     assert not kills or refused.blame is RefusalBlame.USER
     assert kills == (refused.blame is RefusalBlame.USER and claim.state != "reauthorization_required")
@@ -81,50 +81,50 @@ def test_only_the_providers_verdict_kills_a_grant(
 
 @given(refusals, claimed, kinds, chances)
 def test_a_living_grant_is_always_looked_at_again(
-    refused: Refused, claim: Claim, provider: Provider, chance: float
+    refused: Refused, claim: Claim, provider: Provider, jitter: float
 ) -> None:
     """A grant that is not dead has a time for its next attempt, never in the past."""
-    decision = decided(refused, claim, provider, chance)
+    decision = decided(refused, claim, provider, jitter)
     dead = "reauthorization_required" in (decision.columns.get("state"), claim.state)
     assert dead or decision.columns["due_at"] >= NOW
 
 
 @given(refusals, claimed, kinds, chances)
-def test_retry_after_is_obeyed(refused: Refused, claim: Claim, provider: Provider, chance: float) -> None:
+def test_retry_after_is_obeyed(refused: Refused, claim: Claim, provider: Provider, jitter: float) -> None:
     """What the provider asked to wait is waited, whatever else speaks for hurry."""
-    decision = decided(refused, claim, provider, chance)
+    decision = decided(refused, claim, provider, jitter)
     if refused.retry_after and decision.columns["due_at"] is not None:
         assert decision.columns["due_at"] >= NOW + timedelta(seconds=refused.retry_after)
 
 
 @given(refusals, claimed, kinds, chances)
 def test_the_circuit_opens_for_the_operator_only(
-    refused: Refused, claim: Claim, provider: Provider, chance: float
+    refused: Refused, claim: Claim, provider: Provider, jitter: float
 ) -> None:
     """A connection is stopped by what blames its client, or by what nobody can explain any more."""
-    opens = decided(refused, claim, provider, chance).opens_circuit
+    opens = decided(refused, claim, provider, jitter).opens_circuit
     asked_long_enough = (
         refused.blame is RefusalBlame.UNKNOWN
-        and claim.attempts + 1 >= UNKNOWN_TRIES
+        and claim.attempts + 1 >= MAX_UNKNOWN_REFUSALS
         and claim.state != "reauthorization_required"
     )
     assert opens == (refused.blame is RefusalBlame.OPERATOR or asked_long_enough)
 
 
 @given(refusals, claimed, kinds, chances)
-def test_failures_are_counted(refused: Refused, claim: Claim, provider: Provider, chance: float) -> None:
+def test_failures_are_counted(refused: Refused, claim: Claim, provider: Provider, jitter: float) -> None:
     """Each failure counts as one more, and its code is kept."""
-    columns = decided(refused, claim, provider, chance).columns
+    columns = decided(refused, claim, provider, jitter).columns
     assert (columns["attempts"], columns["last_error"]) == (claim.attempts + 1, refused.code)
 
 
 @given(refusals, claimed, kinds, chances)
 def test_a_doubt_is_never_dropped_but_by_a_verdict(
-    refused: Refused, claim: Claim, provider: Provider, chance: float
+    refused: Refused, claim: Claim, provider: Provider, jitter: float
 ) -> None:
     """What is in doubt stays so until the provider says something about the grant."""
     assert (
-        not decided(refused, claim, provider, chance).columns.get("settled")
+        not decided(refused, claim, provider, jitter).columns.get("settled")
         or refused.blame is RefusalBlame.USER
     )
 
@@ -167,14 +167,14 @@ def test_a_passing_failure_is_retried_with_backoff() -> None:
     """What may pass is tried again, each time later, with jitter, up to half an hour."""
     waits = [
         decided(
-            Refused(RefusalBlame.NOBODY, "http_503"), replace(CLAIM, attempts=attempts), chance=1
+            Refused(RefusalBlame.NOBODY, "http_503"), replace(CLAIM, attempts=attempts), jitter=1
         ).columns["due_at"] - NOW
         for attempts in range(30)
     ]  # fmt: skip
     assert waits == sorted(waits)
     assert waits[0] <= timedelta(seconds=10)
     assert waits[-1] == schedule.BACKOFF_CAP
-    soon = decided(Refused(RefusalBlame.NOBODY, "http_503"), replace(CLAIM, attempts=9), chance=0).columns[
+    soon = decided(Refused(RefusalBlame.NOBODY, "http_503"), replace(CLAIM, attempts=9), jitter=0).columns[
         "due_at"
     ]
     assert soon - NOW == schedule.BACKOFF_FIRST
@@ -228,7 +228,7 @@ def test_without_grace_the_user_is_served_first(provider: Provider, doubt_since:
     spent = Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True)
     claim = replace(CLAIM, doubt_since=doubt_since)
     assert claim.expires_at is not None
-    assert decided(spent, claim, provider).columns["due_at"] == claim.expires_at - LAST_MOMENT
+    assert decided(spent, claim, provider).columns["due_at"] == claim.expires_at - IN_DOUBT_RETRY_MARGIN
 
 
 @pytest.mark.parametrize("ending", ["told", "idle"])
@@ -242,14 +242,14 @@ def test_a_refresh_token_that_ends_first_is_tried_before_it_does(ending: str) ->
     else:
         provider = replace(ROTATES, idle_life=ends - obtained_at)
     decision = decided(Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True), claim, provider)
-    assert decision.columns["due_at"] == ends - LAST_MOMENT
+    assert decision.columns["due_at"] == ends - IN_DOUBT_RETRY_MARGIN
     waiting = wait_in_doubt(replace(claim, doubt_since=EARLIER), provider, now=NOW)
     assert waiting is not None
-    assert waiting.columns["due_at"] == ends - LAST_MOMENT
+    assert waiting.columns["due_at"] == ends - IN_DOUBT_RETRY_MARGIN
     over = replace(claim, refresh_expires_at=NOW - timedelta(seconds=1), doubt_since=EARLIER)
     waiting = wait_in_doubt(over, ROTATES, now=NOW)
     assert waiting is not None
-    assert waiting.columns["due_at"] == NOW + timedelta(minutes=55) - LAST_MOMENT
+    assert waiting.columns["due_at"] == NOW + timedelta(minutes=55) - IN_DOUBT_RETRY_MARGIN
 
 
 @pytest.mark.parametrize("ends", [None, NOW - timedelta(hours=1), NOW + timedelta(seconds=30)])
@@ -262,7 +262,7 @@ def test_without_a_token_to_serve_the_retry_is_soon(ends: datetime | None) -> No
 
 def test_the_last_moment_leaves_time_for_a_call() -> None:
     """A retry at the last moment ends before the token does."""
-    assert timedelta(seconds=CALL_TIMEOUT) < LAST_MOMENT
+    assert timedelta(seconds=CALL_SECONDS) < IN_DOUBT_RETRY_MARGIN
 
 
 # A worker that died
@@ -277,7 +277,7 @@ def test_a_dead_workers_attempt_is_in_doubt_like_any_other(provider: Provider, w
         assert CLAIM.expires_at is not None
         assert decision.outcome is Outcome.IN_DOUBT
         assert decision.columns["reason_since"] == EARLIER
-        assert decision.columns["due_at"] == CLAIM.expires_at - LAST_MOMENT
+        assert decision.columns["due_at"] == CLAIM.expires_at - IN_DOUBT_RETRY_MARGIN
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_a_dead_workers_attempt_is_in_doubt_like_any_other(provider: Provider, w
     [
         CLAIM,
         replace(CLAIM, state="in_doubt", doubt_since=EARLIER),
-        replace(CLAIM, doubt_since=EARLIER, expires_at=NOW + LAST_MOMENT),
+        replace(CLAIM, doubt_since=EARLIER, expires_at=NOW + IN_DOUBT_RETRY_MARGIN),
         replace(CLAIM, doubt_since=EARLIER, expires_at=None),
     ],
     ids=["no doubt", "its time has come", "last moment", "unknown end"],
@@ -302,8 +302,8 @@ def test_a_retry_that_comes_too_late_for_the_grace_serves_the_user_first() -> No
     late = wait_in_doubt(replace(claim, doubt_since=EARLIER), FORGIVES, now=NOW)
     assert late is not None
     assert claim.expires_at is not None
-    assert late.columns == {"due_at": claim.expires_at - LAST_MOMENT}
-    last = replace(claim, doubt_since=EARLIER, expires_at=NOW + LAST_MOMENT)
+    assert late.columns == {"due_at": claim.expires_at - IN_DOUBT_RETRY_MARGIN}
+    last = replace(claim, doubt_since=EARLIER, expires_at=NOW + IN_DOUBT_RETRY_MARGIN)
     assert wait_in_doubt(last, FORGIVES, now=NOW) is None
 
 
@@ -319,5 +319,5 @@ def test_a_pair_in_doubt_for_its_predecessor_is_tried_at_once() -> None:
 def test_an_unknown_refusal_calls_the_operator_after_a_bounded_number_of_tries() -> None:
     """A refusal that no table names is tried a few times, then stops the connection, and never kills."""
     refused = Refused(RefusalBlame.UNKNOWN, "http_418")
-    outcomes = [decided(refused, replace(CLAIM, attempts=n)).outcome for n in range(UNKNOWN_TRIES)]
-    assert outcomes == [Outcome.RETRY] * (UNKNOWN_TRIES - 1) + [Outcome.BLOCKED]
+    outcomes = [decided(refused, replace(CLAIM, attempts=n)).outcome for n in range(MAX_UNKNOWN_REFUSALS)]
+    assert outcomes == [Outcome.RETRY] * (MAX_UNKNOWN_REFUSALS - 1) + [Outcome.BLOCKED]

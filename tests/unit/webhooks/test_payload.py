@@ -53,7 +53,7 @@ def test_any_signature_verifies_and_only_for_what_was_signed(
     body: bytes, keys: list[bytes], at: datetime, id_: UUID
 ) -> None:
     """Each key verifies its own signature, over these bytes, this id and this second."""
-    made = signing.headers(payload.name_of(id_), body, [secret_of(key) for key in keys], now=at)
+    made = signing.headers(payload.public_id(id_), body, [secret_of(key) for key in keys], now=at)
     got = Got("/", made, body)
     assert made["webhook-signature"].split(" ") == [signature(key, got) for key in keys]
     assert abs(int(made["webhook-timestamp"]) - at.timestamp()) < 1

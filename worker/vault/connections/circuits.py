@@ -112,7 +112,7 @@ async def open_circuit(
     began: datetime,
     now: datetime,
     blame: Literal["operator", "nobody"] = "operator",
-    chance: float = 0.0,
+    jitter: float = 0.0,
     retry_after: float | None = None,
 ) -> datetime | None:
     """Stop renewing a connection's tokens until a probe succeeds or its credentials change.
@@ -121,7 +121,7 @@ async def open_circuit(
         fingerprint: of the client that was refused; a circuit is not opened for credentials already replaced.
         code: what the provider said.
         blame: who has to act; nobody, where the provider is away.
-        chance: 0 to 1, uniform; takes up to an eighth off the pause, so that connections do not probe together.
+        jitter: 0 to 1, uniform; takes up to an eighth off the pause, so that connections do not probe together.
         retry_after: seconds the provider asked to wait.
         began: when the refused attempt began. Attempts that were under way when the circuit opened
             say nothing new, and do not lengthen the pause.
@@ -131,7 +131,7 @@ async def open_circuit(
     """
     cap = PROBE_CAP if blame == "operator" else PROBE_CAP_AWAY
     pause = func.least(PROBE_FIRST * func.power(2, func.least(ConnectionRow.circuit_failures, 10)), cap)
-    wait = func.greatest(pause * (1 - chance / 8), timedelta(seconds=retry_after or 0))
+    wait = func.greatest(pause * (1 - jitter / 8), timedelta(seconds=retry_after or 0))
     statement = (
         update(ConnectionRow)
         .where(
