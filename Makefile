@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run scale test faults lint bench lock clean
+.PHONY: help run scale test faults lint docs bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -18,12 +18,15 @@ test: $(VENV)/.dev ## run every test, on embedded servers
 faults: $(VENV)/.dev ## attack the renewal of 10,000 grants with 1,000 faults, and reconcile (ARGS="--grants 500 --faults 100")
 	$(BIN)/python -m tests.faults $(ARGS)
 
-lint: $(VENV)/.dev ## ruff, mypy strict, import contracts, migrations in step with models
+lint: $(VENV)/.dev docs ## ruff, mypy strict, import contracts, migrations in step with models, the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.alembic_check
+
+docs: $(VENV)/.dev ## build the documentation's site into build/site, warnings are errors
+	$(BIN)/sphinx-build -q -W --keep-going -c docs -d build/doctrees . build/site
 
 scale: $(VENV)/.dev ## sync a changing tenant of 100,000 users at each plan's limits, and reconcile (ARGS="--plans free --users 5000")
 	$(BIN)/python -m tests.scale $(ARGS)
@@ -32,8 +35,8 @@ bench: $(VENV)/.dev ## measure, and rewrite the tables in docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lock: $(VENV)/.dev ## resolve the two lock files again
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra embedded --extra demo pyproject.toml build-requirements.in -o requirements.lock
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras pyproject.toml build-requirements.in -o requirements-dev.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-package token-vault-client --extra embedded --extra demo pyproject.toml build-requirements.in -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-package token-vault-client --all-extras pyproject.toml build-requirements.in -o requirements-dev.lock
 
 clean: ## remove the environment and caches, never the vault's data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
