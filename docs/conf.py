@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 project = "idp-token-vault"
-copyright = "The idp-token-vault authors, Apache-2.0"  # noqa: A001 - the name is Sphinx's
+copyright = "The idp-token-vault authors, Apache-2.0"
 version = release = token_vault.__version__
 
 root_doc = "README"
