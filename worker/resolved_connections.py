@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from token_vault.errors import CannotDecrypt
 from worker import providers, renewal_policy
+from worker.loopback import is_loopback
 from worker.settings import ConnectionSettings, ProviderSettings, Settings
 from worker.vault.connections import stored as table
 from worker.vault.connections.stored import StoredConnection
@@ -17,7 +18,6 @@ from worker.vault.db.database import Vault
 from worker.vault.schedule import EAGER, RenewalPolicy
 
 DELETED = providers.Problem("deleted", "Auth0 does not have this connection any more")
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class ConnectionResolver:
         if configured is None:
             return False
         domain = configured.domain if "//" in configured.domain else f"//{configured.domain}"
-        return urlsplit(domain).hostname in LOOPBACK
+        return is_loopback(urlsplit(domain).hostname)
 
 
 def override(configured: ConnectionSettings | None) -> providers.Override | None:

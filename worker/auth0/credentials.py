@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import uuid
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
+from worker.loopback import is_loopback
 
 # Auth0 accepts five minutes and advises one; an assertion is used once and at once.
 ASSERTION_LIFE = timedelta(seconds=60)
@@ -121,14 +121,6 @@ def _netloc_and_scheme(domain: str) -> tuple[str, str]:
     netloc = parts.netloc.lower()
     if not _NETLOC.fullmatch(netloc) or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ConfigurationError("AUTH0_DOMAIN must be a host name alone, such as tenant.eu.auth0.com")
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
         raise ConfigurationError("AUTH0_DOMAIN: http:// is allowed towards loopback only; use https://")
     return netloc, parts.scheme
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine by its name or address alone."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

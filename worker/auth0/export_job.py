@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 import httpx
 import structlog
 
-from worker.auth0.credentials import is_loopback
 from worker.auth0.errors import Auth0Error, Auth0Refused, Auth0Unreachable, MalformedAnswer
 from worker.auth0.http import stream
 from worker.auth0.http.responses import Endpoint
 from worker.auth0.http.retries import Sleep
 from worker.auth0.models import moment, text
+from worker.loopback import is_loopback
 
 FIELDS = ("user_id", "created_at", "updated_at")
 

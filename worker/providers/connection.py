@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
+from worker.loopback import is_loopback
 from worker.providers import registry
 from worker.providers.base import Provider
 from worker.providers.declared import OAUTH2, OIDC
@@ -163,7 +163,7 @@ def _checked(url: str, what: str, *, allow_http: bool) -> str:
         raise _Unfit("bad_option", f"the {what} is not a URL: correct it")
     if parts.username is not None or parts.password is not None:
         raise _Unfit("bad_option", f"the {what} holds a user name or password: take it out")
-    if parts.scheme == "http" and not (allow_http and _is_loopback(parts.hostname or "")):
+    if parts.scheme == "http" and not (allow_http and is_loopback(parts.hostname)):
         raise _Unfit(
             "insecure_token_url", f"the {what} is not https, so tokens would be sent readable: correct it"
         )
@@ -185,13 +185,6 @@ def _is_host(name: str | None) -> bool:
         return bool(name and name.encode("idna"))
     except UnicodeError:
         return False
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _extra(provider: Provider, options: Mapping[str, Any], override: Override) -> dict[str, str]:

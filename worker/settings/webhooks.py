@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import BeforeValidator, Field, model_validator
 
 from token_vault.secret import Secret
+from worker.loopback import is_loopback
 from worker.settings.section import Section
 
 
@@ -79,8 +80,9 @@ class WebhookSettings(Section):
     @model_validator(mode="after")
     def _sound(self) -> Self:
         parts = urlsplit(self.url)
-        loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
-        if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
+        if not parts.hostname or not (
+            parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
+        ):
             raise ValueError("url has to be https; plain http goes to loopback only")
         if parts.username is not None:
             raise ValueError("url must hold no user or password: the signature says who sends")

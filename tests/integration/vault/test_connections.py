@@ -260,7 +260,11 @@ async def test_settings_for_another_tenant_do_not_count(vault: Vault) -> None:
 
 
 @pytest.mark.parametrize(
-    "domain", ["127.0.0.1:8080", "http://127.0.0.1:8080", "http://localhost:1", "http://[::1]:1"]
+    "domain",
+    [
+        *("127.0.0.1:8080", "http://127.0.0.1:8080", "http://localhost:1", "http://[::1]:1"),
+        "http://127.0.0.2:8080",
+    ],
 )
 async def test_an_emulated_tenant_may_name_endpoints_on_loopback(vault: Vault, domain: str) -> None:
     """Plain HTTP towards this machine is allowed where the tenant itself is on it."""

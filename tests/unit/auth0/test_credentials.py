@@ -49,6 +49,7 @@ def test_domain_is_taken_with_or_without_scheme(domain: str, base_url: str) -> N
         "http://127.0.0.1.example.com",
         "http://10.0.0.1",
         "http://localhost.example.com",
+        "http://127.0.0.1.evil.example",
         "ftp://localhost",
         "tenant.eu.auth0.com/api/v2/",
         "https://user:hunter2@tenant.eu.auth0.com",
