@@ -7,13 +7,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
-
-import psycopg
-from sqlalchemy import text
 
 from token_vault.errors import TokenNotFound
-from token_vault.read_model import CHANNEL, SELECT_SERVED, Served, choose
+from token_vault.read_model import SELECT_SERVED, Served, choose
 from worker.renewal.engine import CLAIM_TIME, RenewalEngine
 from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
@@ -157,22 +153,16 @@ class OnDemand:
             return Outcome.UNRENEWABLE
         if by_operator:
             return None
-        if served.state == "reauthorization_required" and not (force and await self._may_be_tried(served)):
+        if served.state == "reauthorization_required" and not (
+            force and await claims.may_be_forced(self._vault, served.id, now=served.now)
+        ):
             return Outcome.DEAD
-        paused = await self._pause(served) > 0
+        paused = await claims.backoff_left(self._vault, served.id) > 0
         if await self._is_blocked(served, ready, paused):
             return Outcome.BLOCKED if ready.circuit_blame == "operator" else Outcome.RETRY
         if paused:
             return Outcome.IN_DOUBT if served.state == "in_doubt" else Outcome.RETRY
         return None
-
-    async def _may_be_tried(self, served: Served) -> bool:
-        """Whether a dead grant was not tried lately."""
-        statement = text(
-            "SELECT 1 FROM grants WHERE id = :id AND (forced_at IS NULL OR forced_at <= :before)"
-        )
-        values = {"id": served.id, "before": served.now - claims.FORCED_AGAIN}
-        return bool(await self._vault.run(statement, values))
 
     async def _is_blocked(self, served: Served, ready: ResolvedConnection, paused: bool) -> bool:
         """Whether the connection's open circuit forbids a call; when its own pause is over, it is due one."""
@@ -186,15 +176,6 @@ class OnDemand:
             until=served.now + CLAIM_TIME,
         )
 
-    async def _pause(self, served: Served) -> float:
-        """Seconds that the grant's own backoff still lasts; no reader's hurry cuts it short."""
-        statement = text("""
-            SELECT extract(epoch FROM due_at - now()) FROM grants
-            WHERE id = :id AND attempts > 0 AND claim_owner IS NULL AND due_at > now()
-        """)
-        async with self._vault.engine.connect() as connection:
-            return float((await connection.execute(statement, {"id": served.id})).scalar_one_or_none() or 0)
-
     async def _wait(self, grant_id: int, seconds: float) -> None:
         """Wait until the claim that another worker holds has ended, or the time is up."""
         deadline = asyncio.get_running_loop().time() + seconds
@@ -204,17 +185,7 @@ class OnDemand:
         except TimeoutError:
             return
         try:
-            async with self._vault.statement() as connection:
-                await connection.execute(text(f"LISTEN {CHANNEL}"))
-                now = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
-                if await claims.mark_awaited(connection, grant_id, now):
-                    raw = await connection.get_raw_connection()
-                    driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
-                    seconds = deadline - asyncio.get_running_loop().time()
-                    async for notification in driver.notifies(timeout=max(0.0, seconds)):
-                        if notification.payload == str(grant_id):
-                            break
-                await connection.execute(text(f"UNLISTEN {CHANNEL}"))
+            await claims.wait_for_release(self._vault, grant_id, deadline=deadline)
         finally:
             self._listeners.release()
 
@@ -235,7 +206,7 @@ class OnDemand:
             retry_after = max(1.0, (until - served.now).total_seconds()) if until else 60.0
         elif not served.is_fresh(_within_reach(served, min_ttl)) and state in ("active", "in_doubt"):
             closed_for = (ready.circuit_until - served.now).total_seconds() if ready.circuit_until else 0.0
-            retry_after = max(1.0, closed_for, await self._pause(served))
+            retry_after = max(1.0, closed_for, await claims.backoff_left(self._vault, served.id))
         return Refreshed(
             tenant=served.tenant,
             user_id=served.user_id,

@@ -11,11 +11,14 @@ newer login has.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any, cast
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -413,7 +416,43 @@ async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: date
     await vault.run(_RELEASE_UNSPENT, values)
 
 
+async def may_be_forced(vault: Vault, grant_id: int, *, now: datetime) -> bool:
+    """Return whether a dead grant was not tried lately."""
+    statement = text("SELECT 1 FROM grants WHERE id = :id AND (forced_at IS NULL OR forced_at <= :before)")
+    return bool(await vault.run(statement, {"id": grant_id, "before": now - FORCED_AGAIN}))
+
+
+async def backoff_left(vault: Vault, grant_id: int) -> float:
+    """Return the seconds for which a grant still waits after failures."""
+    statement = text("""
+        SELECT extract(epoch FROM due_at - now())::float8 FROM grants
+        WHERE id = :id AND attempts > 0 AND claim_owner IS NULL AND due_at > now()
+    """)
+    rows = await vault.run(statement, {"id": grant_id})
+    return rows[0][0] if rows else 0.0
+
+
+async def wait_for_release(vault: Vault, grant_id: int, *, deadline: float) -> None:
+    """Wait until another worker's claim has ended, or the deadline.
+
+    Args:
+        deadline: on the event loop's clock. The wait holds a connection of its own.
+    """
+    async with vault.statement() as connection:
+        # Listening comes first: a claim that ends right after the row is marked is heard of too.
+        await connection.execute(text(f"LISTEN {CHANNEL}"))
+        now = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
+        if await mark_awaited(connection, grant_id, now):
+            raw = await connection.get_raw_connection()
+            driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
+            seconds = deadline - asyncio.get_running_loop().time()
+            async for notification in driver.notifies(timeout=max(0.0, seconds)):
+                if notification.payload == str(grant_id):
+                    break
+        await connection.execute(text(f"UNLISTEN {CHANNEL}"))
+
+
 async def mark_awaited(connection: AsyncConnection, grant_id: int, now: datetime) -> bool:
-    """Ask for a notification when the present claim ends; False where there is no live claim."""
+    """Ask to be notified when the live claim ends, if any."""
     statement = text("UPDATE grants SET awaited = true WHERE id = :id AND claim_until > :now RETURNING id")
     return (await connection.execute(statement, {"id": grant_id, "now": now})).one_or_none() is not None

@@ -160,7 +160,7 @@ class Spool:
         return True
 
     def sweep(self) -> None:
-        """Remove what a ``reseal`` that was killed has left: copies of answers that are all in their places."""
+        """Remove what a ``reencrypt`` that was killed has left: copies of answers that are all in their places."""
         for path in self._folder.glob(".*.resealed"):
             path.unlink(missing_ok=True)
 

@@ -251,8 +251,8 @@ async def test_an_open_transaction_is_not_waited_for_and_its_token_is_kept(
 DYING = """
 import os, signal, sys
 from worker.cli import main
-from worker.vault import rotating
-rotating.PAGE, swap, left = 2, rotating.swap, int(sys.argv[1])
+from worker.vault.rotation import rotate
+rotate.PAGE, swap, left = 2, rotate.swap, int(sys.argv[1])
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 def dying(*arguments):
@@ -262,7 +262,7 @@ def dying(*arguments):
     swapped = swap(*arguments)
     left or die()
     return swapped
-rotating.swap = dying
+rotate.swap = dying
 sys.exit(main(["keys", "rotate"]))
 """
 
