@@ -11,7 +11,7 @@ import psycopg
 from cryptography.fernet import Fernet
 
 from benchmarks.stage import Result, Stage, fill
-from worker.client import TokenVault
+from token_vault import TokenVault
 
 GRANTS = 1000
 READS = 4000

@@ -15,8 +15,8 @@ from kombu.entity import Queue
 from token_vault.errors import ConfigurationError
 from worker import embedded, logs, tasks
 from worker import settings as configuration
-from worker.reading.asking import SKEW
 from worker.settings import Settings
+from worker.tasks import CLOCK_SKEW_SECONDS
 
 # A message whose worker died is delivered again after this time, in seconds: longer than any task takes, as
 # what is delivered twice is work done twice, though without harm.
@@ -85,18 +85,22 @@ def make_app(settings: Settings) -> Celery:
                 "task": "worker.renew_due",
                 "schedule": settings.schedule.renew,
                 # A tick that is very late is dropped: the next one looks for the same rows.
-                "options": {"expires": settings.schedule.renew + SKEW},
+                "options": {"expires": settings.schedule.renew + CLOCK_SKEW_SECONDS},
             },
-            "sync": {"task": "worker.sync_due", "schedule": look, "options": {"expires": look + SKEW}},
+            "sync": {
+                "task": "worker.sync_due",
+                "schedule": look,
+                "options": {"expires": look + CLOCK_SKEW_SECONDS},
+            },
             "changes": {
                 "task": "worker.sync_changes",
                 "schedule": changes,
-                "options": {"expires": changes + SKEW},
+                "options": {"expires": changes + CLOCK_SKEW_SECONDS},
             },
             "events": {
                 "task": "worker.deliver_events",
                 "schedule": settings.schedule.events,
-                "options": {"expires": settings.schedule.events + SKEW},
+                "options": {"expires": settings.schedule.events + CLOCK_SKEW_SECONDS},
             },
         },
     )
@@ -122,7 +126,7 @@ def _configure_logging(**_: object) -> None:
 @beat_init.connect
 def _look_at_once(**_: object) -> None:
     """Beat's first tick comes an interval after its start; a new vault is not left empty for so long."""
-    app.send_task("worker.sync_due", expires=LOOK + SKEW)
+    app.send_task("worker.sync_due", expires=LOOK + CLOCK_SKEW_SECONDS)
 
 
 app = make_app(configuration.load())

@@ -18,7 +18,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from token_vault.errors import TemporarilyUnavailable, TokenNotFound, VaultError
 from worker.auth0.errors import Auth0NotFound, Auth0RateLimited, Auth0Unreachable
 from worker.process import Process
-from worker.reading.asking import SKEW
 from worker.renewal.on_demand import Refreshed
 from worker.runtime import Runtime
 from worker.sync.report import SyncReport
@@ -32,6 +31,10 @@ log = structlog.get_logger(__name__)
 # How often a sync is tried again when Auth0 cannot be reached or its limit is spent.
 RETRIES = 5
 RETRY_AFTER = 15.0
+
+# Messages expire by the clock of the host that takes them: hosts whose clocks are five minutes apart, one ahead and
+# one behind, must not drop what is sent between them.
+CLOCK_SKEW_SECONDS = 600.0
 
 # A walk through all users is cut into tasks of so many seconds.
 SLICE = 45.0
@@ -165,7 +168,7 @@ def sync_due(self: Task) -> None:
     runtime = _process.runtime()
     while any(_process.run(lambda: _each_tenant(runtime, _catch_up_if_due))):
         try:  # at once, in a new message: a task that takes hours could not be stopped
-            self.apply_async(expires=SLICE + SKEW)
+            self.apply_async(expires=SLICE + CLOCK_SKEW_SECONDS)
         except OperationalError as error:  # Redis is away, and nothing that a walk needs is
             log.warning("sync.not_handed_on", error=type(error).__name__)
             continue

@@ -193,7 +193,7 @@ def _skewed(by: float) -> None:
 def _reader(arguments: dict[str, Any]) -> None:
     """Read grants at random all the while, and ask the provider whether what was handed out had ended before."""
     from emulators.control import Emulation
-    from worker.client import TokenVault
+    from token_vault import TokenVault
 
     emulation, chance = Emulation.at(arguments["emulation"]), random.Random(arguments["seed"])
     people: list[list[str]] = json.loads(Path(arguments["people"]).read_text())
@@ -228,8 +228,8 @@ async def _rounds(arguments: dict[str, Any]) -> None:
 
     from sqlalchemy import text
 
+    from token_vault import AsyncTokenVault
     from worker import settings
-    from worker.client import AsyncTokenVault
     from worker.runtime import database_url, open_runtime
     from worker.vault.db.database import open_vault
 
@@ -284,8 +284,7 @@ _ROLES: dict[str, Callable[[dict[str, Any]], None]] = {
 def main() -> None:
     """Fork one process for each line of JSON on stdin, and answer with its process id."""
 
-    import worker.app
-    import worker.client  # noqa: F401
+    import token_vault.client  # noqa: F401
 
     compress(float(os.environ["FAULTS_SCALE"]))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for them

@@ -16,6 +16,7 @@ from sqlalchemy import make_url
 
 from tests.alembic_check import drift
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from token_vault import TokenVault
 from token_vault.database_errors import failure
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import (
@@ -29,7 +30,6 @@ from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker import embedded
-from worker.client import TokenVault
 from worker.vault.db.database import open_vault
 from worker.vault.db.migrate import configuration, migrate, revisions
 

@@ -37,7 +37,7 @@ print(json.dumps([repr(answer) if isinstance(answer, Exception) else answer for 
 
 READ = """
 import json, sys
-from worker.client import TokenVault
+from token_vault import TokenVault
 with TokenVault.from_env() as vault:
     tokens = [vault.user_token(**asked) for asked in json.load(sys.stdin)]
 print(json.dumps([token.value for token in tokens]))

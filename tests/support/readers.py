@@ -15,9 +15,9 @@ from typing import Any
 import redis
 
 from tests.conftest import ACCESS_KEY
+from token_vault import AsyncTokenVault, Token, TokenVault
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
-from worker.client import AsyncTokenVault, Token, TokenVault
 from worker.renewal.on_demand import Refreshed
 from worker.runtime import Runtime
 from worker.token_pair import TokenPair

@@ -248,7 +248,7 @@ async def test_the_reader_role(
     synced: Emulation, reader: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The documented role is enough to read a token, and for no table."""
-    from worker.client import TokenVault
+    from token_vault import TokenVault
 
     monkeypatch.setenv("DATABASE_URL", f"{reader.info.dsn} password='choose one'")
     monkeypatch.delenv("VAULT_REFRESH_KEYS")

@@ -16,7 +16,7 @@ from worker.cli.options import Admin, Connection, Json, MinTtl, Tenant, User
 from worker.cli.working import chosen, quiet_log, refresh
 
 if TYPE_CHECKING:
-    from worker.client import Token, TokenVault
+    from token_vault import Token, TokenVault
     from worker.renewal.on_demand import Refreshed
     from worker.settings import Settings
     from worker.vault.db.database import Vault
@@ -75,8 +75,8 @@ def _show_token(token: Token, as_json: bool) -> None:
 
 
 def _reader(settings: Settings, tenant: str | None) -> TokenVault:
+    from token_vault import TokenVault
     from worker import embedded
-    from worker.client import TokenVault
 
     redis_url = settings.redis_url
     if redis_url is None and embedded.is_up(settings.home):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from token_vault.errors import ConfigurationError
+from token_vault.home import no_vault
 from token_vault.secret import Secret
 from worker.embedded import locks
 from worker.embedded.postgres import Postgres, postgres_binary
@@ -82,9 +83,7 @@ def running(home: Path) -> Servers:
     """
     found = find(home)
     if found is None or not found.database_url:
-        raise ConfigurationError(
-            f"no DATABASE_URL is set and no vault runs under {home}: start one with `token-vault up`"
-        )
+        raise no_vault(home)
     return found
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg
 
 from token_vault.errors import ConfigurationError
+from token_vault.home import postgres_url
 from token_vault.secret import Secret
 from worker.embedded.account import account
 from worker.embedded.files import own_folder, write_private
@@ -118,7 +119,7 @@ class Postgres(Server):
 
     def url(self, access: Access) -> Secret:
         """Return ``postgresql://token_vault:…@127.0.0.1:PORT/token_vault``."""
-        return Secret(f"postgresql://{_ROLE}:{access.password.reveal()}@127.0.0.1:{access.port}/{_ROLE}")
+        return postgres_url(access.port, access.password.reveal())
 
     def _initialise(self, access: Access, alive: int) -> None:
         """Make the data folder beside its place and move it there when it is whole."""

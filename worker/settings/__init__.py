@@ -5,11 +5,11 @@ Every secret can also be given as ``NAME_FILE``, the path of a file that holds i
 
 from __future__ import annotations
 
+from token_vault.home import home_keys, key_file
 from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.environment import SECRET_NAMES
 from worker.settings.file import Deletion, Schedule
-from worker.settings.keys import home_keys, key_file
-from worker.settings.loader import Settings, load, load_reader
+from worker.settings.loader import Settings, load
 from worker.settings.tenants import TenantSettings
 from worker.settings.webhooks import EventKind, EventSettings, WebhookSettings, webhook_key
 
@@ -27,6 +27,5 @@ __all__ = [
     "home_keys",
     "key_file",
     "load",
-    "load_reader",
     "webhook_key",
 ]

@@ -17,10 +17,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from token_vault.environment import split_keys
 from token_vault.errors import ConfigurationError
+from token_vault.home import DEFAULT_HOME, absolute, home_keys
 from token_vault.secret import Secret
-from worker.settings.keys import home_keys
-from worker.settings.paths import absolute, secret_file
+from token_vault.secret_files import secret_file
 from worker.settings.problems import explain
 from worker.settings.section import SecretField
 
@@ -36,7 +37,7 @@ SECRET_NAMES = (
 
 def _keys(value: object) -> object:
     if isinstance(value, str):
-        return tuple(Secret(key) for part in value.replace("\n", ",").split(",") if (key := part.strip()))
+        return split_keys(value)
     return value
 
 
@@ -57,8 +58,8 @@ def _is_redis(url: Secret) -> bool:
 KeysField = Annotated[tuple[Secret, ...], BeforeValidator(_keys)]
 
 
-class ReaderEnvironment(BaseSettings):
-    """What a reader is told; whatever else stands in its environment is another program's."""
+class Environment(BaseSettings):
+    """What a worker and the command are told."""
 
     model_config = SettingsConfigDict(
         env_ignore_empty=True,
@@ -68,10 +69,19 @@ class ReaderEnvironment(BaseSettings):
         hide_input_in_errors=True,
     )
 
+    auth0_domain: str | None = None
+    auth0_client_id: str | None = None
+    auth0_client_secret: SecretField | None = None
+    auth0_private_key: SecretField | None = None
+    auth0_audience: str | None = None
+    auth0_plan: str | None = None
     database_url: SecretField | None = None
     redis_url: Annotated[SecretField | None, AfterValidator(_redis_address)] = None
     vault_access_keys: KeysField = ()
-    token_vault_home: Path = Path(".token-vault")
+    vault_refresh_keys: KeysField = ()
+    token_vault_config: Path | None = None
+    token_vault_home: Path = DEFAULT_HOME
+    token_vault_spool: Path | None = None
 
     @property
     def home(self) -> Path:
@@ -81,7 +91,8 @@ class ReaderEnvironment(BaseSettings):
     @property
     def spool(self) -> Path:
         """Where answers wait that Postgres could not take."""
-        return self.home / "spool"
+        given = self.token_vault_spool
+        return absolute(given, "TOKEN_VAULT_SPOOL") if given else self.home / "spool"
 
     @property
     def access_keys(self) -> tuple[Secret, ...]:
@@ -90,8 +101,14 @@ class ReaderEnvironment(BaseSettings):
 
     @property
     def refresh_keys(self) -> tuple[Secret, ...]:
-        """The ring that no reader has."""
-        return ()
+        """The ring that opens refresh tokens: as given, or as an embedded vault keeps it."""
+        return self.vault_refresh_keys or self._kept("refresh")
+
+    @property
+    def tenant(self) -> dict[str, Any]:
+        """What ``AUTH0_*`` say of a tenant, by the names that a table of the file has for it."""
+        names = ("domain", "client_id", "client_secret", "private_key", "audience", "plan")
+        return {name: value for name in names if (value := getattr(self, f"auth0_{name}"))}
 
     def _kept(self, ring: str) -> tuple[Secret, ...]:
         return home_keys(self.home, ring) if self.database_url is None else ()
@@ -120,37 +137,6 @@ class ReaderEnvironment(BaseSettings):
         """Variables first, then the files that other variables name."""
         del init_settings, dotenv_settings, file_secret_settings
         return env_settings, InitSettingsSource(settings_cls, _secret_files(settings_cls.model_fields.keys()))
-
-
-class Environment(ReaderEnvironment):
-    """What a worker and the command are told."""
-
-    auth0_domain: str | None = None
-    auth0_client_id: str | None = None
-    auth0_client_secret: SecretField | None = None
-    auth0_private_key: SecretField | None = None
-    auth0_audience: str | None = None
-    auth0_plan: str | None = None
-    vault_refresh_keys: KeysField = ()
-    token_vault_config: Path | None = None
-    token_vault_spool: Path | None = None
-
-    @property
-    def spool(self) -> Path:
-        """As given, or the default."""
-        given = self.token_vault_spool
-        return absolute(given, "TOKEN_VAULT_SPOOL") if given else super().spool
-
-    @property
-    def refresh_keys(self) -> tuple[Secret, ...]:
-        """The ring that opens refresh tokens: as given, or as an embedded vault keeps it."""
-        return self.vault_refresh_keys or self._kept("refresh")
-
-    @property
-    def tenant(self) -> dict[str, Any]:
-        """What ``AUTH0_*`` say of a tenant, by the names that a table of the file has for it."""
-        names = ("domain", "client_id", "client_secret", "private_key", "audience", "plan")
-        return {name: value for name in names if (value := getattr(self, f"auth0_{name}"))}
 
 
 def _secret_files(fields: Iterable[str]) -> dict[str, Any]:

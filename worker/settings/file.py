@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from token_vault.errors import ConfigurationError
+from token_vault.home import absolute
 from worker.settings.connections import ConnectionSettings, ProviderSettings
-from worker.settings.paths import absolute
 from worker.settings.problems import explain
 from worker.settings.section import Section
 from worker.settings.tenants import TenantSettings

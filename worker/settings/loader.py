@@ -6,7 +6,7 @@ from pathlib import Path
 
 from token_vault.secret import Secret
 from worker.settings.connections import ConnectionSettings
-from worker.settings.environment import Environment, ReaderEnvironment
+from worker.settings.environment import Environment
 from worker.settings.file import File, read_file
 
 
@@ -49,19 +49,7 @@ def load(config: Path | None = None) -> Settings:
         ConfigurationError: naming the variable or the place in the file, never a value.
     """
     environment = Environment.read()
-    return _together(environment, read_file(config or environment.token_vault_config, environment.tenant))
-
-
-def load_reader() -> Settings:
-    """Read what a reader needs, and nothing else: it may live in an environment with an Auth0 client of its own.
-
-    Raises:
-        ConfigurationError: naming the variable, never a value.
-    """
-    return _together(ReaderEnvironment.read(), File())
-
-
-def _together(environment: ReaderEnvironment, file: File) -> Settings:
+    file = read_file(config or environment.token_vault_config, environment.tenant)
     return Settings(
         home=environment.home,
         spool=environment.spool,

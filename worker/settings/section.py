@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from token_vault.secret import Secret
-from worker.settings.paths import read_secret_file
+from token_vault.secret_files import read_secret_file
 
 
 def _secret(value: object) -> object:

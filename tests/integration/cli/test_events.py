@@ -198,9 +198,13 @@ async def test_beats_task_delivers(
 def test_beat_looks_for_events(receiver: Receiver) -> None:
     """Beat's tick names the task, on the least urgent queue, carries nothing, and is dropped when it is late."""
     from worker.app import make_app
-    from worker.reading.asking import SKEW
+    from worker.tasks import CLOCK_SKEW_SECONDS
 
     app = make_app(load())
     tick = app.conf.beat_schedule["events"]
-    assert tick == {"task": tasks.deliver_events.name, "schedule": 5, "options": {"expires": 5 + SKEW}}
+    assert tick == {
+        "task": tasks.deliver_events.name,
+        "schedule": 5,
+        "options": {"expires": 5 + CLOCK_SKEW_SECONDS},
+    }
     assert app.conf.task_routes[tick["task"]] == {"queue": "sync"}

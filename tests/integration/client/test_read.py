@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.support.readers import KINDS, OpenReader, Reader, Rows, Sql, message_arguments, opening
+from token_vault import Token, TokenVault
 from token_vault.errors import (
     CannotDecrypt,
     ConfigurationError,
@@ -32,7 +33,6 @@ from token_vault.errors import (
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker import embedded
-from worker.client import Token, TokenVault
 from worker.vault.db.database import Vault
 from worker.vault.db.migrate import migrate
 
@@ -248,7 +248,7 @@ async def test_a_postgres_that_does_not_answer(
     rows: Rows, open_reader: OpenReader, database_url: Secret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where Postgres takes a question and keeps it, as while a migration holds the table, a reader gives up by itself."""
-    monkeypatch.setattr("worker.reading.pool.ANSWER", 0.5)
+    monkeypatch.setattr("token_vault.pool.ANSWER", 0.5)
     await rows.add()
     reader = open_reader()
     assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"

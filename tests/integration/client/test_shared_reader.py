@@ -16,10 +16,10 @@ import redis
 
 from tests.conftest import ACCESS_KEY
 from tests.support.readers import Rows, Sql
+from token_vault import AsyncTokenVault, TokenVault
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.read_model import CHANNEL
 from token_vault.secret import Secret
-from worker.client import AsyncTokenVault, TokenVault
 from worker.vault.db.database import Vault
 
 CONNECTION = "custom"
@@ -116,7 +116,7 @@ async def test_no_thread_is_free_to_ask_redis(
     rows: Rows, database_url: Secret, redis_url: Secret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where all threads of an event loop are taken, as by a crowd before a silent Redis, a reader gives up by itself."""
-    monkeypatch.setattr("worker.reading.asking.PATIENCE", 0.2)
+    monkeypatch.setattr("token_vault.refresh_request.PATIENCE", 0.2)
     await rows.add(expires_in=-1)
     release = threading.Event()
     with ThreadPoolExecutor(1) as taken:

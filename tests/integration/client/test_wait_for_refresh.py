@@ -17,11 +17,11 @@ from psycopg.conninfo import make_conninfo
 
 from emulators.control import Emulation
 from tests.support.readers import CROWDS, KINDS, OpenReader, Reader, Rows, Sql, on_demand_worker, opening
+from token_vault import AsyncTokenVault, Token
 from token_vault.errors import ReauthorizationRequired, TemporarilyUnavailable, TokenExpired
+from token_vault.pool import AsyncPool, Pool
 from token_vault.read_model import CHANNEL
 from token_vault.secret import Secret
-from worker.client import AsyncTokenVault, Token
-from worker.reading.pool import AsyncPool, Pool
 from worker.runtime import Runtime
 from worker.vault.db.database import Vault
 

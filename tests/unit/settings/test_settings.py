@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from token_vault import TokenVault
 from token_vault.errors import ConfigurationError
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker import logs
-from worker.client import TokenVault
 from worker.settings import SECRET_NAMES, Settings, home_keys, key_file, load
 
 CANARY = "canary-s3cr3t"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
+from token_vault import environment
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import (
     ReauthorizationRequired,
@@ -12,15 +13,12 @@ from token_vault.errors import (
     TokenExpired,
     TokenNotFound,
 )
+from token_vault.fork_safety import begin_in_each_process
 from token_vault.keyring import KeyRing
 from token_vault.read_model import GrantStatus, Served, choose
+from token_vault.refresh_request import Asking
 from token_vault.secret import Secret
-from worker import embedded
-from worker import settings as configuration
-from worker.reading.asking import Asking
-from worker.reading.forking import begin_in_each_process
-from worker.reading.token import Token
-from worker.settings import Settings
+from token_vault.token import Token
 
 
 class Reader:
@@ -28,15 +26,15 @@ class Reader:
 
     def __init__(
         self,
-        database_url: Secret,
-        access_keys: Sequence[Secret],
+        database_url: str | Secret,
+        access_keys: Sequence[str | Secret],
         *,
         redis_url: Secret | None = None,
         tenant: str | None = None,
     ) -> None:
-        self._database_url = database_url
+        self._database_url = _secret(database_url)
         self._redis_url = redis_url
-        self._ring = KeyRing("access", access_keys)
+        self._ring = KeyRing("access", [_secret(key) for key in access_keys])
         self._asking: Asking | None = None
         self._tenant = tenant
         begin_in_each_process(self)
@@ -54,9 +52,8 @@ class Reader:
         Raises:
             ConfigurationError: a variable is missing or wrong.
         """
-        settings = configuration.load_reader()
-        database_url, redis_url = _addresses(settings)
-        return cls(database_url, settings.access_keys, redis_url=redis_url, tenant=tenant)
+        found = environment.ReaderEnvironment.read()
+        return cls(found.database_url, found.access_keys, redis_url=found.redis_url, tenant=tenant)
 
     def _pick(self, rows: Sequence[tuple[object, ...]], user_id: str, connection: str) -> Served:
         served = choose(
@@ -131,8 +128,5 @@ class Reader:
         )
 
 
-def _addresses(settings: Settings) -> tuple[Secret, Secret | None]:
-    if settings.database_url is not None:
-        return settings.database_url, settings.redis_url
-    found = embedded.running(settings.home)
-    return found.database_url, settings.redis_url or found.redis_url or None
+def _secret(value: str | Secret) -> Secret:
+    return value if isinstance(value, Secret) else Secret(value)

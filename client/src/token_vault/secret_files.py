@@ -1,22 +1,10 @@
-"""What a path in the settings leads to; an error names the setting, and no secret that stands there by mistake."""
+"""Files that hold a secret: an error names the setting, and no secret that stands there by mistake."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from token_vault.errors import ConfigurationError
-
-
-def absolute(path: Path, name: str) -> Path:
-    """Make a path absolute, with the home folder in place of a tilde.
-
-    Raises:
-        ConfigurationError: there is no such home folder.
-    """
-    try:
-        return path.expanduser().absolute()
-    except RuntimeError:  # a tilde before a name that is no user's
-        raise ConfigurationError(f"{name} names the home folder of a user who is not known here") from None
 
 
 def read_secret_file(path: str, name: str) -> str:
@@ -31,7 +19,7 @@ def read_secret_file(path: str, name: str) -> str:
 
 
 def secret_file(path: str, name: str) -> str:
-    """Read a secret where pydantic does not look on; raises ConfigurationError in place of ValueError."""
+    """Read a secret; raises ConfigurationError in place of ValueError."""
     try:
         return read_secret_file(path, name)
     except ValueError as error:

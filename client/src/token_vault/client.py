@@ -1,6 +1,6 @@
 """Fresh tokens for other programs: one indexed row, one decryption, no call to Auth0.
 
-    from worker.client import TokenVault
+    from token_vault import TokenVault
     vault = TokenVault.from_env()  # DATABASE_URL, VAULT_ACCESS_KEYS, and REDIS_URL for on-demand refresh
     token = vault.user_token("google-oauth2|1111", connection="google-oauth2", min_ttl=60, wait=5)
 
@@ -19,11 +19,11 @@ import psycopg
 
 from token_vault.database_errors import failure
 from token_vault.errors import TokenNotFound
+from token_vault.listener import AsyncListener, Listener
+from token_vault.pool import AsyncPool, Pool
 from token_vault.read_model import SELECT_SERVED, SELECT_STANDING, GrantStatus, Served
-from worker.reading.listening import AsyncListener, Listener
-from worker.reading.pool import AsyncPool, Pool
-from worker.reading.reader import Reader
-from worker.reading.token import Token
+from token_vault.reader import Reader
+from token_vault.token import Token
 
 __all__ = ["AsyncTokenVault", "Token", "TokenVault"]
 

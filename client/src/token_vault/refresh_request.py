@@ -20,7 +20,7 @@ QUEUE = "interactive"
 
 # Messages expire by the clock of the host that takes them, in seconds: hosts whose clocks are five minutes apart,
 # one ahead and one behind, must not drop what is sent between them.
-SKEW = 600.0
+_CLOCK_SKEW_SECONDS = 600.0
 
 # A Redis that takes longer to answer is of no use to somebody who waits, in seconds.
 PATIENCE = 2.0
@@ -75,7 +75,7 @@ class Asking:
                     queue=QUEUE,
                     ignore_result=True,
                     # After that nobody waits any more, and the next reader asks anew.
-                    expires=max(wait, 30.0) + SKEW,
+                    expires=max(wait, 30.0) + _CLOCK_SKEW_SECONDS,
                     retry=False,
                     connection=connection,
                 )

@@ -1,0 +1,69 @@
+"""What the environment tells a reader; whatever else stands in it is another program's."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from token_vault.errors import ConfigurationError
+from token_vault.home import DEFAULT_HOME, absolute, home_keys, running_postgres
+from token_vault.secret import Secret
+from token_vault.secret_files import secret_file
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderEnvironment:
+    """Where the vault is, and the keys that decrypt its access tokens.
+
+    Attributes:
+        database_url: of the vault: as given, or of the embedded one.
+        access_keys: the access ring, newest first; empty where it is not given.
+    """
+
+    database_url: Secret
+    access_keys: tuple[Secret, ...]
+    redis_url: Secret | None = None
+
+    @classmethod
+    def read(cls) -> ReaderEnvironment:
+        """Read ``DATABASE_URL`` and ``VAULT_ACCESS_KEYS``, or the embedded vault under ``TOKEN_VAULT_HOME``.
+
+        Raises:
+            ConfigurationError: naming the variable, never a value.
+        """
+        database_url, keys = read_secret("DATABASE_URL"), read_secret("VAULT_ACCESS_KEYS")
+        access_keys = split_keys(keys.reveal()) if keys else ()
+        if database_url is not None:
+            return cls(database_url, access_keys, read_secret("REDIS_URL"))
+        home = absolute(Path(os.environ.get("TOKEN_VAULT_HOME") or DEFAULT_HOME), "TOKEN_VAULT_HOME")
+        keys_kept = access_keys or home_keys(home, "access")
+        return cls(running_postgres(home), keys_kept, read_secret("REDIS_URL") or _redis(home))
+
+
+def _redis(home: Path) -> Secret | None:
+    try:
+        access = json.loads((home.resolve() / "redis" / "access.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return Secret(f"redis://:{access['password']}@127.0.0.1:{access['port']}/0")
+
+
+def read_secret(name: str) -> Secret | None:
+    """Read the variable ``NAME``, or the file that ``NAME_FILE`` names; None where neither is set.
+
+    Raises:
+        ConfigurationError: both are set, or the file cannot be read.
+    """
+    value, path = os.environ.get(name), os.environ.get(f"{name}_FILE")
+    if value and path:
+        raise ConfigurationError(f"both {name} and {name}_FILE are set: keep one")
+    if path:
+        return Secret(secret_file(path, f"{name}_FILE"))
+    return Secret(value) if value else None
+
+
+def split_keys(text: str) -> tuple[Secret, ...]:
+    """Split keys at commas and line breaks; what is empty is no key."""
+    return tuple(Secret(key) for part in text.replace("\n", ",").split(",") if (key := part.strip()))

@@ -1,0 +1,94 @@
+"""The home folder of an embedded vault: its key rings, and where its Postgres is."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
+from token_vault.secret_files import secret_file
+
+DEFAULT_HOME = Path(".token-vault")
+
+
+def absolute(path: Path, name: str) -> Path:
+    """Make a path absolute, with the home folder in place of a tilde.
+
+    Args:
+        path: as given.
+        name: the setting that gave it.
+
+    Raises:
+        ConfigurationError: there is no such home folder.
+    """
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:  # a tilde before a name that is no user's
+        raise ConfigurationError(f"{name} names the home folder of a user who is not known here") from None
+
+
+def key_file(home: Path, ring: str) -> Path:
+    """Where an embedded vault keeps the keys of a ring: made on its first start, mode 0600."""
+    return home / "keys" / ring
+
+
+def home_keys(home: Path, ring: str) -> tuple[Secret, ...]:
+    """Read the keys of a ring that an embedded vault keeps; none where it has no such file.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    path = key_file(home, ring)
+    with suppress(PermissionError):  # a folder of another user's: reading says so
+        if not path.exists():
+            return ()
+    return tuple(
+        Secret(line) for line in secret_file(str(path), f"{ring} keys under TOKEN_VAULT_HOME").split()
+    )
+
+
+def postgres_url(port: int, password: str) -> Secret:
+    """The address of an embedded vault's Postgres."""
+    return Secret(f"postgresql://token_vault:{password}@127.0.0.1:{port}/token_vault")
+
+
+def running_postgres(home: Path) -> Secret:
+    """Return the address of the Postgres that runs under this home; changes nothing.
+
+    Raises:
+        ConfigurationError: none runs there, or the folder is another user's.
+    """
+    folder = home.resolve() / "postgres"
+    try:
+        access = json.loads((folder / "access.json").read_text())
+        if _is_held(folder / "alive.lock"):
+            return postgres_url(access["port"], access["password"])
+    except PermissionError:
+        raise ConfigurationError(f"{folder} belongs to another user") from None
+    except (OSError, ValueError, KeyError, TypeError):  # nothing there, or not written to its end
+        pass
+    raise no_vault(home)
+
+
+def no_vault(home: Path) -> ConfigurationError:
+    """Nothing says where a vault is, and none runs under the home folder."""
+    return ConfigurationError(
+        f"no DATABASE_URL is set and no vault runs under {home}: start one with `token-vault up`"
+    )
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether the server lives: it inherits an exclusive flock(2), which the kernel releases at its end."""
+    import fcntl  # an embedded vault runs only where there is one
+
+    descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
