@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from emulators.control import Emulation, running
+from emulators.client import Emulation, running
 from tests.conftest import TABLES
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing

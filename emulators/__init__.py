@@ -1,7 +1,9 @@
-"""An emulated Auth0 tenant and the identity providers behind it, as real HTTP servers on one port.
+"""An emulated Auth0 tenant and its identity providers, as HTTP servers on one port.
 
 Written from the vendors' documentation alone: nothing here imports the code under test, so that one
-misunderstanding cannot pass on both sides. Start it with `python -m emulators`, or from a test
-with `emulators.control.running()`. `control.Emulation` has every operation; those for a tenant of real
-size that changes by itself are in `control_scale`.
+misunderstanding cannot pass on both sides. Start it with `python -m emulators`, or from a test with
+`emulators.client.running()`.
+
+`auth0` and `idp` are what it emulates, `control_plane` is the server side of what tests change and look into,
+`client` the side that tests hold.
 """

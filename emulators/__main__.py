@@ -13,7 +13,7 @@ import uvicorn
 
 from emulators import demo, wiring
 from emulators.app import build
-from emulators.serve import Server, listen, protocol, quiet_signals
+from emulators.server import Server, listen, protocol, quiet_signals
 from emulators.world import StateUnreadable, World
 
 SAVE_EVERY = 3.0  # seconds

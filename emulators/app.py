@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from emulators.controls import Controls
+from emulators.control_plane.handlers import ControlPlane
 from emulators.gate import Gate, Transports
 from emulators.world import World
 
@@ -81,6 +81,6 @@ def build(world: World, transports: Transports) -> Gate:
         Route("/control/endpoints", endpoints),
         Route("/control/{name}", control, methods=["POST"]),
     ]
-    gate = Gate(Starlette(routes=routes), world.clock, world.journal, world.faults, transports)
-    controls = Controls(world, gate)
+    gate = Gate(Starlette(routes=routes), world.clock, world.calls, world.faults, transports)
+    controls = ControlPlane(world, gate)
     return gate

@@ -1,4 +1,4 @@
-"""The ASGI layer in front of everything: keeps the journal and carries out planted faults."""
+"""The ASGI layer in front of everything: keeps the call log and carries out planted faults."""
 
 import asyncio
 import json
@@ -13,9 +13,9 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emulators.auth0.errors import ApiError
+from emulators.call_log import CallLog, Entry
 from emulators.clock import Clock
 from emulators.faults import Fault, Faults
-from emulators.journal import Entry, Journal
 
 Transports = MutableMapping[Any, asyncio.Transport]  # open connections by the client's address
 LOOPBACK = ("127.0.0.1", "::1")
@@ -25,11 +25,11 @@ class Gate:
     """Wraps the application; `/control` passes untouched, from loopback only."""
 
     def __init__(
-        self, app: ASGIApp, clock: Clock, journal: Journal, faults: Faults, transports: Transports
+        self, app: ASGIApp, clock: Clock, calls: CallLog, faults: Faults, transports: Transports
     ) -> None:
         self._app = app
         self._clock = clock
-        self._journal = journal
+        self._calls = calls
         self._faults = faults
         self._transports = transports
         self._released = asyncio.Event()
@@ -51,7 +51,7 @@ class Gate:
                 scope, receive, send
             )
             return
-        entry = scope["entry"] = self._journal.open(self._clock.now(), scope["method"], path)
+        entry = scope["entry"] = self._calls.open(self._clock.now(), scope["method"], path)
         entry["note"] = dict(scope["headers"]).get(b"x-note", b"").decode()  # what a test says of its request
         fault = self._faults.take(path)
         if fault is None:
@@ -59,7 +59,7 @@ class Gate:
         else:
             entry["fault"] = fault.name
             await self._break(fault, scope, receive, _noting(send, entry))
-        self._journal.close(entry)
+        self._calls.close(entry)
 
     async def _break(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
         if fault.name == "error":

@@ -14,13 +14,13 @@ from emulators.auth0.management import Management
 from emulators.auth0.settings import Settings
 from emulators.auth0.token import ManagementTokens
 from emulators.auth0.users import Users
+from emulators.call_log import CallLog
 from emulators.clock import Clock
 from emulators.faults import Faults
 from emulators.idp.behaviour import PROVIDERS
 from emulators.idp.endpoints import Providers
 from emulators.idp.grants import Issuer
 from emulators.idp.tokens import Client
-from emulators.journal import Journal
 
 Json = dict[str, Any]
 
@@ -44,7 +44,7 @@ class World:
         self.base_url = base_url
         self.token_life = token_life  # of every provider's access tokens; None: as in reality
         self.clock = Clock()
-        self.journal = Journal()
+        self.calls = CallLog()
         self.faults = Faults()
         self.settings = Settings()
         self.issuer = Issuer(self.clock, history)
@@ -85,7 +85,7 @@ class World:
     def reset(self) -> None:
         """Empty the tenant and let everything be as at first; the clock returns to real time."""
         self.clock.set(None)
-        self.journal.clear()
+        self.calls.clear()
         self.faults.clear()
         for name, value in asdict(Settings()).items():
             setattr(self.settings, name, value)

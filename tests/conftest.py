@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import redis as redis_client
 
-from emulators.control import Emulation, running
+from emulators.client import Emulation, running
 from tests.support.renewals import Renewals
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret

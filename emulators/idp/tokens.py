@@ -2,11 +2,16 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import overload
 
 Identity = tuple[str, str]  # (connection, the provider's user id); "*admin" is a connection's admin grant
 ADMIN = "*admin"
 
 
+@overload
+def digest(token: str) -> str: ...
+@overload
+def digest(token: None) -> None: ...
 def digest(token: str | None) -> str | None:
     """Name a token without showing it: the first 12 hex digits of its SHA-256."""
     return None if token is None else hashlib.sha256(token.encode()).hexdigest()[:12]

@@ -51,7 +51,7 @@ class Strings:
     def committed(self, user_id: str, connection: str, access: str) -> None:
         """Note when a pair was committed, while that is being measured."""
         if (self._control / "measuring").exists():
-            from emulators.control import digest
+            from emulators.client import digest
 
             line = {"user": user_id, "connection": connection, "access": digest(access), "at": _real_time()}
             with (self._control / f"commits.{os.getpid()}").open("a") as file:
@@ -192,7 +192,7 @@ def _skewed(by: float) -> None:
 
 def _reader(arguments: dict[str, Any]) -> None:
     """Read grants at random all the while, and ask the provider whether what was handed out had ended before."""
-    from emulators.control import Emulation
+    from emulators.client import Emulation
     from token_vault import TokenVault
 
     emulation, chance = Emulation.at(arguments["emulation"]), random.Random(arguments["seed"])

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from emulators.control import digest
+from emulators.client import digest
 from emulators.faults import CARRIED_OUT
 from tests.faults.stage import Row, Stage
 

@@ -20,7 +20,7 @@ import redis
 from celery import Celery
 from psycopg.rows import dict_row
 
-from emulators.control import ROOT, Emulation, digest, running
+from emulators.client import Emulation, digest, running
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.faults import puppet
 from tests.support.processes import site
@@ -34,6 +34,7 @@ from worker.embedded.redis import Redis
 from worker.embedded.server import is_free
 from worker.vault.db.migrate import migrate
 
+REPOSITORY = Path(__file__).parents[2]
 Row = dict[str, Any]
 
 # The database's clock is the vault's: all of its statements ask for it by these names, and get a time that can be
@@ -92,7 +93,7 @@ class Stage:
         self.zygote = self.stack.enter_context(
             subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.puppet"],
-                cwd=ROOT,
+                cwd=REPOSITORY,
                 env=environment,
                 text=True,
                 stdin=subprocess.PIPE,

@@ -22,7 +22,7 @@ import psycopg
 import pytest
 import redis
 
-from emulators.control import Emulation, running
+from emulators.client import Emulation, running
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.support.canary_search import Hunt, everything_in
 from tests.support.processes import Process, Site, site, until

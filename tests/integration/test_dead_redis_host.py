@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.support.dead_line import Line, line_to
 from tests.support.processes import Site, site, until
 from worker.embedded import Servers

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import redis
 
-from emulators.control import Emulation, running
+from emulators.client import Emulation, running
 from tests.conftest import TABLES
 from tests.support.processes import Process, Site, site, until
 from worker.embedded import Servers

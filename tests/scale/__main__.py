@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from emulators.control import Emulation, running
+from emulators.client import Emulation, running
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.scale import kills
 from tests.scale.process import run

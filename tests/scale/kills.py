@@ -22,7 +22,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from emulators.control import Emulation, running
+from emulators.client import Emulation, running
 from tests.scale.process import run
 from tests.scale.service import BEAT, EMPTIED, REDIS, SCHEDULE, WORKER, Kill, Service
 from tests.scale.tenant import ACTIVITY, LIST, prepared, wrong

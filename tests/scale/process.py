@@ -11,8 +11,9 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
-from emulators.control import ROOT, Emulation
+from emulators.client import Emulation
 from token_vault.secret import Secret
 from worker.auth0 import PLANS, ManagementClient, RateLimitBudget
 from worker.erasure import Eraser
@@ -21,6 +22,7 @@ from worker.settings import Deletion, load
 from worker.sync.tenant_sync import TenantSync
 from worker.sync.token_store import VaultTokenStore
 
+REPOSITORY = Path(__file__).parents[2]
 MINUTES_AN_HOUR = 60
 
 
@@ -88,7 +90,9 @@ async def work(what: str, base_url: str, plan: str, speed: float) -> dict[str, o
 def run(what: str, tenant: Emulation, environment: Mapping[str, str], plan: str, speed: float) -> float:
     """Do one part in a process of its own; gives how long it took by the tenant's clock, in seconds."""
     command = [sys.executable, "-m", "tests.scale.process", what, tenant.base_url, plan, str(speed)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{what} at plan {plan} failed with {done.returncode}")
     return float(json.loads(done.stdout.splitlines()[-1])["seconds"])

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.support.processes import Process, Site, until
 from worker.embedded import locks
 from worker.embedded.redis import Redis

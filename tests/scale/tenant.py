@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import redis
 
-from emulators.control import Emulation, digest
+from emulators.client import Emulation, digest
 from tests.conftest import ACCESS_KEY, TABLES
 from token_vault.encryption_context import EncryptionContext
 from token_vault.keyring import KeyRing

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from emulators.control import ROOT, Emulation
+from emulators.client import Emulation
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from worker.embedded import Servers
+
+REPOSITORY = Path(__file__).parents[2]
 
 T = TypeVar("T")
 
@@ -52,7 +54,7 @@ class Process:
         self._log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                command, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import httpx
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from worker import providers

@@ -17,7 +17,7 @@ import typer.main
 from celery.result import AsyncResult
 from psycopg import sql as composing
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from token_vault.database_errors import failure
 from token_vault.errors import AccessDenied, TokenNotFound
 from token_vault.secret import Secret

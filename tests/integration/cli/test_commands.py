@@ -18,7 +18,7 @@ import psycopg
 import pytest
 import structlog
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.support.processes import until
 from token_vault.keyring import KeyRing

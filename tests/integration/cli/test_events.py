@@ -12,7 +12,7 @@ import kombu.pools
 import pytest
 import structlog
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.integration.cli.test_commands import _log_to_stderr
 from tests.support.webhook_receiver import SECRET, Receiver, receiving
 from worker import tasks

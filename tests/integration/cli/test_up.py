@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from token_vault.errors import ConfigurationError
 from worker import embedded
 from worker.cli import environment as premises

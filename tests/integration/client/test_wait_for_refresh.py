@@ -15,7 +15,7 @@ import pytest
 import redis
 from psycopg.conninfo import make_conninfo
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.support.readers import CROWDS, KINDS, OpenReader, Reader, Rows, Sql, on_demand_worker, opening
 from token_vault import AsyncTokenVault, Token
 from token_vault.errors import ReauthorizationRequired, TemporarilyUnavailable, TokenExpired

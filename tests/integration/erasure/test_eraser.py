@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.integration.sync.test_full_scan import SCOPES, Bench
 from tests.support import rows
 from tests.support.rows import Sql

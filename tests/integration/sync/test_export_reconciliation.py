@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.integration.sync.test_full_scan import LIST, SCOPES, Bench
 from tests.support.rows import Sql
 from worker.auth0.errors import Auth0Unreachable

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.support.rows import Sql
 from worker.auth0.errors import Auth0Refused, Auth0Unreachable
 from worker.erasure import Eraser

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery, current_app
 from celery.exceptions import Retry
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.support.rows import Sql
 from token_vault.secret import Secret
 from worker import tasks

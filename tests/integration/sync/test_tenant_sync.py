@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.support import rows
 from tests.support.renewals import until
 from tests.support.rows import Sql

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
 

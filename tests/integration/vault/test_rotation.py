@@ -20,7 +20,7 @@ import pytest
 import structlog
 from sqlalchemy import LargeBinary
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.support.rows import opened
 from token_vault.encryption_context import EncryptionContext

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from emulators.control import Emulation
+from emulators.client import Emulation
 from tests.support.renewals import until
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from emulators import bulk, wiring
+from emulators import large_tenant, wiring
 from emulators.activity import RATES, Activity
-from emulators.control import Emulation, digest, running
+from emulators.client import Emulation, digest, running
 from emulators.world import World
 
 Json = dict[str, Any]
@@ -35,7 +35,7 @@ def small_world() -> World:
     world.clock.set(1_800_000_000.0)
     wiring.add_connection(world, "google-oauth2", "google-oauth2", "google")
     wiring.add_connection(world, "partner", "oauth2", "custom")
-    bulk.seed_users(world, 200, ["google-oauth2", "partner"], linked=0.1)
+    large_tenant.seed_users(world, 200, ["google-oauth2", "partner"], linked=0.1)
     return world
 
 
@@ -65,7 +65,7 @@ def test_what_happened_can_be_reconciled() -> None:
     for _ in range(500):
         activity.one()
         world.clock.advance(1)
-    users = bulk.alive(world, count=1000)["users"]
+    users = large_tenant.alive(world, count=1000)["users"]
     identities = [each for user in users for each in user["identities"]]
     places = {(each["connection"], str(each["provider_user_id"])) for each in identities}
     assert len(places) == len(identities)

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from emulators.control import Emulation, EmulationError, running
+from emulators.client import Emulation, EmulationError, running
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from emulators.control import Emulation, running
+from emulators.client import Emulation, running
 from tests.unit.emulators.test_tenant import ALL, Api
 
 Json = dict[str, Any]

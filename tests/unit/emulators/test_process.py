@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulators.app import build
-from emulators.control import ROOT, Emulation, running
+from emulators.client import Emulation, running
 from emulators.world import StateUnreadable, World
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def _listed(demo: Emulation) -> list[str]:
@@ -85,7 +87,7 @@ def test_a_broken_state_file(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     state.write_text("{")
     command = [sys.executable, "-m", "emulators", "--state-file", str(state)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"emulators: the state file {state} cannot be read")
     assert "Traceback" not in ended.stderr
@@ -129,7 +131,7 @@ def test_it_stops_cleanly(number: signal.Signals) -> None:
     """A signal ends it with status 0 and nothing more on either stream, also with a client connected."""
     command = [sys.executable, "-m", "emulators"]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 
-from emulators.control import Emulation, digest, running
+from emulators.client import Emulation, digest, running
 
 Json = dict[str, Any]
 STRATEGIES = {

@@ -9,8 +9,8 @@ import pytest
 
 from emulators.auth0.limits import PLANS, Limits
 from emulators.auth0.settings import Settings
+from emulators.client import Emulation, EmulationError, digest, running
 from emulators.clock import Clock, milliseconds
-from emulators.control import Emulation, EmulationError, digest, running
 from tests.unit.emulators.test_tenant import Api
 
 Json = dict[str, Any]

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulators.auth0.query import MalformedQuery, parse
-from emulators.control import Emulation, running
+from emulators.client import Emulation, running
 
 Json = dict[str, Any]
 ALL = ["read:users", "read:user_idp_tokens", "read:connections", "read:connections_options"]

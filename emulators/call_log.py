@@ -7,7 +7,7 @@ Entry = dict[str, Any]
 KEPT = 200_000
 
 
-class Journal:
+class CallLog:
     """The calls, the newest `KEPT` of them in full and all of them counted."""
 
     def __init__(self) -> None:

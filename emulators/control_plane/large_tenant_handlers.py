@@ -1,17 +1,17 @@
-"""Operations on a tenant of real size that changes by itself: time, numbers, limits, feeds."""
+"""Handlers for a large tenant that changes by itself: time, numbers, limits, feeds."""
 
 import asyncio
 from typing import Any
 
-from emulators import bulk
+from emulators import large_tenant
 from emulators.activity import Activity
 from emulators.world import World
 
 Json = dict[str, Any]
 
 
-class ScaleControls:
-    """See `control_scale.ScaleControl` for what they mean."""
+class LargeTenantHandlers:
+    """See `client.Emulation` for what they mean."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -22,10 +22,10 @@ class ScaleControls:
         return self._world.clock.set_speed(rate)
 
     def seed_users(self, **fields: Any) -> Json:
-        return bulk.seed_users(self._world, **fields)
+        return large_tenant.seed_users(self._world, **fields)
 
     def alive(self, after: str = "", count: int = 5000) -> Json:
-        return bulk.alive(self._world, after, count)
+        return large_tenant.alive(self._world, after, count)
 
     def count_alive(self) -> int:
         return len(self._world.users.by_id)

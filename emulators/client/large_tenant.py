@@ -1,14 +1,14 @@
-"""The part of the handle for a tenant of real size that changes by itself: time, numbers, limits, feeds."""
+"""A tenant of real size that changes by itself: time, numbers, limits, feeds."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-Json = dict[str, Any]
-_UNSET: Any = object()
+from emulators.client.operations import AS_PROVIDER, Json
+from emulators.client.tenant import TenantOperations
 
 
-class ScaleControl:
-    """What `control.Emulation` offers beside single users and faults."""
+class LargeTenantOperations(TenantOperations):
+    """What a test does to a tenant beside single users."""
 
     # The clock
 
@@ -31,7 +31,7 @@ class ScaleControl:
         cluster: int = 0,
         linked: float = 0.0,
         refresh: bool = True,
-        expires_in: float | None = _UNSET,
+        expires_in: float | None = AS_PROVIDER,
         seed: int = 1,
     ) -> Json:
         """Add `n` users over the connections in turn, as history: no log entries, no events.
@@ -43,7 +43,7 @@ class ScaleControl:
         """
         given: Json = {"n": n, "connections": list(connections), "span": span, "at": at, "cluster": cluster}
         given |= {"linked": linked, "refresh": refresh, "seed": seed}
-        if expires_in is not _UNSET:
+        if expires_in is not AS_PROVIDER:
             given["expires_in"] = expires_in
         return self._object("seed_users", **given)
 
@@ -172,28 +172,3 @@ class ScaleControl:
     def activity(self) -> dict[str, int]:
         """Give how many of each have happened since it was started."""
         return dict(self._do("activity"))
-
-    # What the providers remember
-
-    def families(self, page: int = 1000) -> Iterator[Json]:
-        """Walk through all token families ever begun, oldest first.
-
-        Each has `grant`, `provider`, `connection`, `subject` (the provider's user id, "*admin" for an admin
-        grant), `live_refresh` and `live_access` (digests, oldest first), `revocations` (times), and
-        `refresh`: `digest`, `issued_at`, `presented_at` (times), `spent_at`, `revoked` of each refresh token.
-        """
-        after: int | None = 0
-        while after is not None:
-            found = self._object("families", after=after, count=page)
-            yield from found["families"]
-            after = found["next"]
-
-    def configure_tenant(self, **settings: Any) -> None:
-        """Set fields of `auth0.settings.Settings`."""
-        raise NotImplementedError
-
-    def _do(self, operation: str, **arguments: Any) -> Any:
-        raise NotImplementedError
-
-    def _object(self, operation: str, **arguments: Any) -> Json:
-        return dict(self._do(operation, **arguments))

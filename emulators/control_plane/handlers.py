@@ -1,11 +1,11 @@
-"""What a test can do to the emulation from behind: `POST /control/<method>` with the arguments as JSON."""
+"""What tests change and look into: `POST /control/<method>`, the arguments as JSON."""
 
 import inspect
 from dataclasses import asdict
 from typing import Any
 
 from emulators import demo, logins, wiring
-from emulators.controls_scale import ScaleControls
+from emulators.control_plane.large_tenant_handlers import LargeTenantHandlers
 from emulators.faults import read_fault
 from emulators.gate import Gate
 from emulators.idp.behaviour import PROVIDERS
@@ -15,8 +15,8 @@ from emulators.world import World
 Json = dict[str, Any]
 
 
-class Controls(ScaleControls):
-    """Each public method is one operation; see `control.Emulation` for what they mean."""
+class ControlPlane(LargeTenantHandlers):
+    """Each public method is one operation; see `client.Emulation` for what they mean."""
 
     def __init__(self, world: World, gate: Gate) -> None:
         super().__init__(world)
@@ -210,11 +210,11 @@ class Controls(ScaleControls):
         return self._world.issuer.double_spends
 
     def calls(self, prefix: str = "") -> dict[str, int]:
-        return self._world.journal.calls(prefix)
+        return self._world.calls.calls(prefix)
 
     def call_log(self, prefix: str = "") -> list[Json]:
-        return self._world.journal.log(prefix)
+        return self._world.calls.log(prefix)
 
     def reset_calls(self) -> None:
-        self._world.journal.clear()
+        self._world.calls.clear()
         self._world.management.limits.forget()
