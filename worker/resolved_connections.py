@@ -13,44 +13,54 @@ from worker import providers, renewal_policy
 from worker.loopback import is_loopback
 from worker.settings import ConnectionSettings, ProviderSettings, Settings
 from worker.vault.connections import stored as table
+from worker.vault.connections.circuits import Circuit
 from worker.vault.connections.stored import StoredConnection
 from worker.vault.db.database import Vault
 from worker.vault.schedule import EAGER, RenewalPolicy
 
 DELETED = providers.Problem("deleted", "Auth0 does not have this connection any more")
+CLOSED = Circuit()
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedConnection:
-    """A connection and its client at the provider.
+    """A connection with its client at the provider.
 
     Attributes:
+        stored: as the vault has it, with what answers have shown.
         client: what a renewal needs; None where ``problem`` says why there is none.
         fingerprint: of the client; a circuit is opened only for the client that was refused.
         provider: as the operator declares it and answers have shown it; None without a client.
-        policy: how the connection's grants are kept.
-        stored: as the vault has it: circuit, suspicion, and what answers have shown.
+        policy: how the connection's grants are kept fresh.
+        circuit: closed where the stored one was opened for another client.
     """
 
-    tenant: str
-    name: str
-    strategy: str
-    client: providers.Client | None
-    problem: providers.Problem | None
-    fingerprint: bytes | None
-    circuit_opened_at: datetime | None
-    circuit_until: datetime | None
-    circuit_code: str | None
-    circuit_blame: str | None
     stored: StoredConnection = field(repr=False)
+    client: providers.Client | None = None
+    problem: providers.Problem | None = None
+    fingerprint: bytes | None = None
     provider: providers.Provider | None = None
     policy: RenewalPolicy = EAGER
-    suspect_grant: int | None = None
-    away: int = 0
+    circuit: Circuit = CLOSED
+
+    @property
+    def tenant(self) -> str:
+        """The tenant's name."""
+        return self.stored.tenant
+
+    @property
+    def name(self) -> str:
+        """The connection's name at Auth0."""
+        return self.stored.name
+
+    @property
+    def strategy(self) -> str:
+        """Auth0's name for the kind of connection."""
+        return self.stored.strategy
 
 
 class ConnectionResolver:
-    """Reads connections from the vault and resolves their clients, opening sealed options once each."""
+    """Reads connections and resolves their clients; decrypts options once each."""
 
     def __init__(self, vault: Vault, settings: Settings) -> None:
         self._vault = vault
@@ -61,51 +71,49 @@ class ConnectionResolver:
     async def load(
         self, tenants: list[str], name: str | None = None, *, now: datetime | None = None
     ) -> dict[tuple[str, str], ResolvedConnection]:
-        """Return the connections by tenant and name, and record in the vault what became of them.
+        """Return connections by tenant and name, and record how they resolve.
 
         Args:
             now: the time, by default the database's.
         """
-        found = await table.stored(self._vault, tenants, name)
-        return {(stored.tenant, stored.name): await self._ready(stored, now) for stored in found}
+        loaded = [self._resolve(stored) for stored in await table.stored(self._vault, tenants, name)]
+        for connection in loaded:
+            await self._record(connection, now)
+        return {(connection.tenant, connection.name): connection for connection in loaded}
 
-    async def _ready(self, stored: StoredConnection, now: datetime | None) -> ResolvedConnection:
-        resolved = self._resolve(stored)
-        client = resolved if isinstance(resolved, providers.Client) else None
-        problem = resolved if isinstance(resolved, providers.Problem) else None
-        fingerprint = self._fingerprint(client) if client else None
-        given = self._settings.providers.get(client.provider) if client else None
+    def _resolve(self, stored: StoredConnection) -> ResolvedConnection:
+        client = self._client(stored)
+        fingerprint = None if isinstance(client, providers.Problem) else self._fingerprint(client)
+        # A client with other credentials is tried again: the circuit was opened for the one before.
+        circuit = stored.circuit if fingerprint == stored.client_fingerprint else CLOSED
+        if isinstance(client, providers.Problem):
+            return ResolvedConnection(stored, problem=client, circuit=circuit)
+        declared = self._settings.providers.get(client.provider)
+        provider = self._provider(client.provider, declared, stored)
         own = self._settings.connection(stored.tenant, stored.name)
-        provider = self._provider(client.provider, given, stored) if client else None
-        kept = renewal_policy.renewal_policy(provider, given, own, stored) if provider else EAGER
-        changed = await table.settle(
+        return ResolvedConnection(
+            stored,
+            client=client,
+            fingerprint=fingerprint,
+            provider=provider,
+            policy=renewal_policy.renewal_policy(provider, declared, own, stored),
+            circuit=circuit,
+        )
+
+    async def _record(self, connection: ResolvedConnection, now: datetime | None) -> None:
+        """Record how a connection resolves, for ``status`` and for readers."""
+        stored, client, problem = connection.stored, connection.client, connection.problem
+        renew = "on-read" if connection.policy.read_window else "eager"
+        await table.settle(
             self._vault,
             stored,
             provider=client.provider if client else stored.provider,
             client_id=client.client_id if client else None,
-            fingerprint=fingerprint,
+            fingerprint=connection.fingerprint,
             problem=problem.code if problem else None,
             problem_message=problem.message if problem else None,
-            renew=stored.renew if provider is None else "on-read" if kept.read_window else "eager",
+            renew=renew if client else stored.renew,
             now=now,
-        )
-        circuit_is_new = changed and fingerprint != stored.client_fingerprint
-        return ResolvedConnection(
-            tenant=stored.tenant,
-            name=stored.name,
-            strategy=stored.strategy,
-            client=client,
-            problem=problem,
-            fingerprint=fingerprint,
-            circuit_opened_at=None if circuit_is_new else stored.circuit_opened_at,
-            circuit_until=None if circuit_is_new else stored.circuit_until,
-            circuit_code=None if circuit_is_new else stored.circuit_code,
-            circuit_blame=None if circuit_is_new else stored.circuit_blame,
-            suspect_grant=None if circuit_is_new else stored.suspect_grant,
-            away=0 if circuit_is_new else stored.away,
-            stored=stored,
-            provider=provider,
-            policy=kept,
         )
 
     def _provider(
@@ -119,7 +127,7 @@ class ConnectionResolver:
             else renewal_policy.with_observations(found, given, stored)
         )
 
-    def _resolve(self, stored: StoredConnection) -> providers.Client | providers.Problem:
+    def _client(self, stored: StoredConnection) -> providers.Client | providers.Problem:
         key = (stored.tenant, stored.name)
         cached = self._options.get(key)
         # By ciphertext: two syncs at once may both have stored the next version.

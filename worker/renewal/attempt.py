@@ -65,7 +65,7 @@ class Renewer:
         request = self._request(limiter, client, provider, claim, now)
         if isinstance(request, Decision):
             await claims.release(self._vault, claim, **request.columns)
-            if limiter.connection.circuit_opened_at is not None:
+            if limiter.connection.circuit.is_open:
                 await circuits.probe_again(
                     self._vault, tenant=claim.key.tenant, name=claim.key.connection, now=now
                 )

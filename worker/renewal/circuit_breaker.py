@@ -13,6 +13,7 @@ from worker.renewal.concurrency import ConnectionLimiter
 from worker.renewal.outcome import MAX_UNKNOWN_REFUSALS
 from worker.vault.claims import Claim
 from worker.vault.connections import circuits
+from worker.vault.connections.circuits import Circuit
 from worker.vault.db.database import Vault
 
 log = structlog.get_logger(__name__)
@@ -33,18 +34,12 @@ class CircuitBreaker:
     async def renewed(self, limiter: ConnectionLimiter, clock: Callable[[], datetime]) -> None:
         """A renewal: whatever stood against the connection is over."""
         connection = limiter.connection
-        if (
-            connection.circuit_opened_at is not None
-            or connection.suspect_grant is not None
-            or connection.away
-            or limiter.outage
-            or limiter.suspicious
-        ):
+        if connection.circuit != Circuit() or limiter.outage or limiter.suspicious:
             limiter.suspicious = limiter.outage = False
             await circuits.close_circuit(
                 self._vault, tenant=connection.tenant, name=connection.name, now=clock()
             )
-        if connection.circuit_opened_at is not None:
+        if connection.circuit.is_open:
             log.info("connection.mended", connection=connection.name)
 
     async def answered(
@@ -52,12 +47,12 @@ class CircuitBreaker:
     ) -> None:
         """A verdict on one grant: the provider answers for itself, and takes the client."""
         connection = limiter.connection
-        if connection.circuit_blame == "nobody":
+        if connection.circuit.blame == "nobody":
             await circuits.close_circuit(
                 self._vault, tenant=connection.tenant, name=connection.name, now=clock()
             )
             return
-        if connection.circuit_blame == "operator" and refused.blame is RefusalBlame.USER:
+        if connection.circuit.blame == "operator" and refused.blame is RefusalBlame.USER:
             # Some may look at the token before the client: not proof enough to let all in, so the next one is asked.
             await circuits.probe_again(
                 self._vault, tenant=connection.tenant, name=connection.name, now=clock()
@@ -82,7 +77,7 @@ class CircuitBreaker:
 
     async def _count_back(self, limiter: ConnectionLimiter) -> None:
         connection = limiter.connection
-        if connection.away or limiter.outage:
+        if connection.circuit.failed_calls or limiter.outage:
             limiter.outage = False
             await circuits.count_back(self._vault, tenant=connection.tenant, name=connection.name)
 

@@ -159,14 +159,14 @@ class OnDemand:
             return Outcome.DEAD
         paused = await claims.backoff_left(self._vault, served.id) > 0
         if await self._is_blocked(served, ready, paused):
-            return Outcome.BLOCKED if ready.circuit_blame == "operator" else Outcome.RETRY
+            return Outcome.BLOCKED if ready.circuit.blame == "operator" else Outcome.RETRY
         if paused:
             return Outcome.IN_DOUBT if served.state == "in_doubt" else Outcome.RETRY
         return None
 
     async def _is_blocked(self, served: Served, ready: ResolvedConnection, paused: bool) -> bool:
         """Whether the connection's open circuit forbids a call; when its own pause is over, it is due one."""
-        if ready.circuit_until is None or (paused and ready.circuit_until <= served.now):
+        if ready.circuit.until is None or (paused and ready.circuit.until <= served.now):
             return False
         return not await circuits.take_probe(
             self._vault,
@@ -202,10 +202,10 @@ class OnDemand:
             state = "unrenewable"
         elif outcome is Outcome.BLOCKED:
             state = "blocked"
-            until = ready.circuit_until
+            until = ready.circuit.until
             retry_after = max(1.0, (until - served.now).total_seconds()) if until else 60.0
         elif not served.is_fresh(_within_reach(served, min_ttl)) and state in ("active", "in_doubt"):
-            closed_for = (ready.circuit_until - served.now).total_seconds() if ready.circuit_until else 0.0
+            closed_for = (ready.circuit.until - served.now).total_seconds() if ready.circuit.until else 0.0
             retry_after = max(1.0, closed_for, await claims.backoff_left(self._vault, served.id))
         return Refreshed(
             tenant=served.tenant,
@@ -215,7 +215,7 @@ class OnDemand:
             outcome=outcome,
             renewed=served.access_version != began.access_version,
             expires_at=served.expires_at,
-            reason=served.reason or (ready.problem.code if ready.problem else ready.circuit_code),
+            reason=served.reason or (ready.problem.code if ready.problem else ready.circuit.code),
             since=served.reason_since,
             retry_after=retry_after,
         )

@@ -390,7 +390,7 @@ async def test_a_late_refusal_of_replaced_credentials_opens_nothing(vault: Vault
     await show(vault, GOOGLE | {"client_secret": "canary-corrected"})
     await loaded(vault)
     assert await opened(vault, old, began=NOW, now=NOW) is None
-    assert (await loaded(vault)).circuit_opened_at is None
+    assert (await loaded(vault)).circuit.opened_at is None
 
 
 @pytest.mark.parametrize("by", ["auth0", "settings"])
@@ -398,13 +398,13 @@ async def test_corrected_credentials_close_the_circuit(vault: Vault, sql: Sql, b
     """A secret corrected at Auth0 or in the settings heals the connection at once, with a clean record."""
     await show(vault, GOOGLE)
     assert await opened(vault, await loaded(vault), began=NOW, now=NOW) is not None
-    assert (await loaded(vault)).circuit_code == "invalid_client"
+    assert (await loaded(vault)).circuit.code == "invalid_client"
     if by == "auth0":
         await show(vault, GOOGLE | {"client_secret": "canary-corrected"})
         connection = await loaded(vault)
     else:
         connection = await loaded(vault, configured(google=ConnectionSettings(client_secret="canary-own")))
-    assert (connection.circuit_opened_at, connection.circuit_until) == (None, None)
+    assert (connection.circuit.opened_at, connection.circuit.until) == (None, None)
     assert sql(
         "SELECT circuit_opened_at, circuit_until, circuit_code, circuit_failures FROM connections"
     ) == [{"circuit_opened_at": None, "circuit_until": None, "circuit_code": None, "circuit_failures": 0}]
@@ -415,7 +415,7 @@ async def test_a_sync_that_shows_the_same_leaves_the_circuit_open(vault: Vault) 
     await show(vault, GOOGLE)
     await opened(vault, await loaded(vault), began=NOW, now=NOW)
     await show(vault, GOOGLE | {"icon_url": "https://x.example/"}, notes=("a note",))
-    assert (await loaded(vault)).circuit_opened_at == NOW
+    assert (await loaded(vault)).circuit.opened_at == NOW
 
 
 async def test_a_probe_that_succeeds_closes_the_circuit(vault: Vault) -> None:
@@ -424,7 +424,7 @@ async def test_a_probe_that_succeeds_closes_the_circuit(vault: Vault) -> None:
     await opened(vault, await loaded(vault), began=NOW, now=NOW)
     for _ in range(2):
         await circuits.close_circuit(vault, tenant="default", name="google", now=NOW)
-        assert (await loaded(vault)).circuit_opened_at is None
+        assert (await loaded(vault)).circuit.opened_at is None
     assert await opened(vault, await loaded(vault), began=NOW, now=NOW) == NOW + MINUTE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -27,6 +28,39 @@ RECOVERY_DOUBLING = 5.0
 RECOVERY_RATE = 100.0
 RECOVERY_TIME = schedule.MARGIN_CAP
 
+
+@dataclass(frozen=True, slots=True)
+class Circuit:
+    """The circuit of one connection; closed by default.
+
+    Attributes:
+        opened_at: since when calls are stopped; None while it is closed.
+        until: when the next probe may be made; None while it is closed.
+        code: why it was opened, as a refusal's code.
+        blame: ``operator`` where the client is refused, ``nobody`` in an outage.
+        suspect_grant: a grant whose refusal may be the connection's trouble.
+        failed_calls: calls in a row that the provider did not answer for itself.
+    """
+
+    opened_at: datetime | None = None
+    until: datetime | None = None
+    code: str | None = None
+    blame: str | None = None
+    suspect_grant: int | None = None
+    failed_calls: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are stopped, but for probes."""
+        return self.opened_at is not None
+
+
+CIRCUIT_COLUMNS = (
+    ConnectionRow.circuit_opened_at.label("opened_at"), ConnectionRow.circuit_until.label("until"),
+    ConnectionRow.circuit_code.label("code"), ConnectionRow.circuit_blame.label("blame"),
+    ConnectionRow.suspect_grant.label("suspect_grant"), ConnectionRow.away.label("failed_calls"),
+)  # fmt: skip
+"""The columns of a ``Circuit``, by its fields' names."""
 
 # What a connection has whose circuit is closed.
 CLOSED: Mapping[str, Any] = {

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import RowMapping, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt
 from token_vault.secret import Secret
 from worker.vault.connections import circuits
+from worker.vault.connections.circuits import CIRCUIT_COLUMNS, Circuit
 from worker.vault.db.database import Vault
 from worker.vault.db.tables import ConnectionRow
 
@@ -32,12 +33,7 @@ class StoredConnection:
     options_sealed: bytes | None
     options_version: int
     client_fingerprint: bytes | None
-    circuit_opened_at: datetime | None
-    circuit_until: datetime | None
-    circuit_code: str | None
-    circuit_blame: str | None
-    suspect_grant: int | None
-    away: int
+    circuit: Circuit
     renew: str
     seen_rotating: bool
     seen_grace: float | None
@@ -49,9 +45,8 @@ class StoredConnection:
 _STORED = (
     ConnectionRow.tenant, ConnectionRow.name, ConnectionRow.strategy, ConnectionRow.provider, ConnectionRow.problem,
     ConnectionRow.problem_message, ConnectionRow.options_sealed, ConnectionRow.options_version,
-    ConnectionRow.client_fingerprint, ConnectionRow.circuit_opened_at, ConnectionRow.circuit_until, ConnectionRow.circuit_code,
-    ConnectionRow.circuit_blame, ConnectionRow.suspect_grant, ConnectionRow.away, ConnectionRow.renew,
-    ConnectionRow.seen_rotating, ConnectionRow.seen_grace, ConnectionRow.seen_life, ConnectionRow.seen_refresh_life,
+    ConnectionRow.client_fingerprint, ConnectionRow.renew, ConnectionRow.seen_rotating,
+    ConnectionRow.seen_grace, ConnectionRow.seen_life, ConnectionRow.seen_refresh_life,
     ConnectionRow.missing_since,
 )  # fmt: skip
 
@@ -77,14 +72,20 @@ def open_options(vault: Vault, stored: StoredConnection) -> Mapping[str, Any] | 
 async def stored(vault: Vault, tenants: Sequence[str], name: str | None = None) -> list[StoredConnection]:
     """Read the connections of these tenants, or the one of this name."""
     statement = (
-        select(*_STORED)
+        select(*_STORED, *CIRCUIT_COLUMNS)
         .where(ConnectionRow.tenant.in_(tenants))
         .order_by(ConnectionRow.tenant, ConnectionRow.name)
     )
     if name is not None:
         statement = statement.where(ConnectionRow.name == name)
     async with vault.engine.connect() as connection:
-        return [StoredConnection(**row) for row in (await connection.execute(statement)).mappings()]
+        return [_stored(row) for row in (await connection.execute(statement)).mappings()]
+
+
+def _stored(row: RowMapping) -> StoredConnection:
+    columns = dict(row)
+    circuit = Circuit(**{column.name: columns.pop(column.name) for column in CIRCUIT_COLUMNS})
+    return StoredConnection(**columns, circuit=circuit)
 
 
 async def store(
@@ -172,7 +173,7 @@ async def settle(
         )
         if stored.renew == "on-read" and renew == "eager":
             await connection.execute(_WAKE, {"tenant": stored.tenant, "name": stored.name})
-        if stored.client_fingerprint != fingerprint and stored.circuit_opened_at is not None:
+        if stored.client_fingerprint != fingerprint and stored.circuit.is_open:
             await circuits.spread(connection, stored.tenant, stored.name, now or await vault.now())
     return True
 
