@@ -9,7 +9,7 @@ from worker.auth0.event_stream import StreamedEvent
 from worker.auth0.export_job import ExportedUser
 from worker.auth0.http.responses import OPTIONAL_SCOPES, SCOPES
 from worker.auth0.http.retries import Retries
-from worker.auth0.http.transport import Timeouts
+from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken, MemoryTokenStore, TokenStore
 from worker.auth0.models import Auth0Connection, Auth0Identity, Auth0User, Options, UserPage
 from worker.auth0.ratelimit.budget import RateLimitBudget

@@ -23,7 +23,7 @@ from worker.auth0.http import stream as streaming
 from worker.auth0.http.calls import ApiCalls, mint
 from worker.auth0.http.responses import Endpoint, api_error, body_of, breaks, code_of
 from worker.auth0.http.retries import Clock, Retries, RetryPace, Sleep, utc_now
-from worker.auth0.http.transport import Timeouts, Transport
+from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken, SharedToken, TokenStore
 from worker.auth0.models import Auth0Connection, Auth0User, Unreadable, UserPage, read_page, read_user
 from worker.auth0.ratelimit.budget import RateLimitBudget
@@ -67,7 +67,7 @@ class ManagementClient:
         self._sleep = sleep
         self._calls = ApiCalls(
             credentials,
-            transport or Transport(),
+            transport,
             RetryPace(retries or Retries(), clock, sleep),
             self._timeouts,
             budget,

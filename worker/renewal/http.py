@@ -11,14 +11,11 @@ import json
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from types import SimpleNamespace
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
-from worker import __version__
+from worker.http_client import HttpTransport, make_http_client
 from worker.providers import TokenRequest
 
 # The longest possible call, in seconds, answer included. Claims last well beyond it.
@@ -96,44 +93,21 @@ def _always() -> bool:
 _HAS_TIME: ContextVar[Callable[[], bool]] = ContextVar("has_time", default=_always)
 
 
-async def _last_look(
-    session: aiohttp.ClientSession,  # noqa: ARG001
-    context: SimpleNamespace,  # noqa: ARG001
-    sent: aiohttp.TraceRequestHeadersSentParams,  # noqa: ARG001
-) -> None:
-    """Aiohttp calls this before it writes the first byte, whatever its name says."""
+def _raise_if_too_late() -> None:
     if not _HAS_TIME.get()():
         raise _TooLate
 
 
-class _Transport(AiohttpTransport):
-    """aiohttp under httpx, without cookies, ``.netrc`` or a pool that keeps stale connections."""
-
-    def get_client(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            ssl=self.ssl_context, limit=self.limits.max_connections or 0, keepalive_timeout=KEEPALIVE_SECONDS
-        )
-        looking = aiohttp.TraceConfig()
-        looking.on_request_headers_sent.append(_last_look)
-        session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False,
-            trace_configs=[looking],
-        )  # fmt: skip
-        # Left to itself, aiohttp sends a GET whose answer is lost a second time.
-        session._retry_connection = False
-        return session
-
-
 def http_client(connections: int = 100) -> httpx.AsyncClient:
-    """Make the client that all of a process's renewals share. It follows no redirect."""
-    return httpx.AsyncClient(
-        transport=_Transport(limits=httpx.Limits(max_connections=connections)),
+    """Make the client that all of a process's renewals share."""
+    return make_http_client(
         timeout=httpx.Timeout(None, connect=5, pool=CONNECT_SECONDS),  # the whole is timed by `send`
-        headers={"user-agent": f"idp-token-vault/{__version__}"},
-        # What is set for one user's renewal must not go out with the next user's.
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        follow_redirects=False,
-        trust_env=False,
+        transport=HttpTransport(
+            max_connections=connections,
+            keepalive_seconds=KEEPALIVE_SECONDS,
+            resends_lost=False,  # the refresh token of a lost GET may be spent
+            before_write=_raise_if_too_late,
+        ),
     )
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
-from worker import __version__
+from worker.http_client import HttpTransport, make_http_client
 
 # The longest possible call, in seconds: a receiver takes an event down and answers, and works on it afterwards.
 POST_SECONDS = 15.0
@@ -41,26 +39,13 @@ class PostResult:
         return self.status is None or self.status in (408, 425, 429) or self.status >= 500
 
 
-class _Transport(AiohttpTransport):
-    """aiohttp under httpx, without cookies, ``.netrc`` or proxies from the environment."""
-
-    def get_client(self) -> aiohttp.ClientSession:
-        # A connection for each event: an answer that is not read leaves one that nobody can use again.
-        connector = aiohttp.TCPConnector(ssl=self.ssl_context, force_close=True)
-        return aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
-        )
-
-
 def http_client() -> httpx.AsyncClient:
     """Make the client that all deliveries of a process share."""
-    return httpx.AsyncClient(
-        transport=_Transport(),
+    return make_http_client(
         timeout=httpx.Timeout(None, connect=5),  # the whole is timed by `post`
-        headers={"user-agent": f"idp-token-vault/{__version__}", "content-type": "application/json"},
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        follow_redirects=False,
-        trust_env=False,
+        headers={"Content-Type": "application/json"},
+        # One connection per event: an answer that is not read leaves one that nobody can use again.
+        transport=HttpTransport(keepalive_seconds=None),
     )
 
 

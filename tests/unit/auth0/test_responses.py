@@ -18,7 +18,7 @@ from worker.auth0.errors import (
     MalformedAnswer,
     MissingScope,
 )
-from worker.auth0.http.transport import Transport
+from worker.http_client import make_http_client
 
 LEAK = "ya29.hunter2"
 
@@ -159,7 +159,7 @@ async def test_what_is_no_answer(raw: bytes) -> None:
 
 async def test_the_transport_hides_the_request() -> None:
     """An answer that is no HTTP becomes an error which does not carry the request's headers."""
-    async with running() as server, httpx.AsyncClient(transport=Transport()) as client:
+    async with running() as server, make_http_client(timeout=httpx.Timeout(5)) as client:
         server.api = lambda _: Answer(raw=b"no HTTP\r\n\r\n")
         with pytest.raises(httpx.RemoteProtocolError) as error:
             await client.get(f"http://127.0.0.1:{server.port}/", headers={"Authorization": f"Bearer {LEAK}"})

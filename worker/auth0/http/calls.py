@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
 import structlog
 
 from token_vault.secret import Secret
-from worker import __version__
 from worker.auth0.credentials import Credentials
 from worker.auth0.errors import Auth0Unreachable, MalformedAnswer
 from worker.auth0.http.responses import Endpoint, api_error, body_of, code_of, token_error
 from worker.auth0.http.retries import Clock, RetryPace
-from worker.auth0.http.transport import Timeouts
+from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken
 from worker.auth0.models import seconds
 from worker.auth0.ratelimit.budget import RateLimitBudget
+from worker.http_client import make_http_client
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +30,7 @@ class ApiCalls:
     def __init__(
         self,
         credentials: Credentials,
-        transport: httpx.AsyncBaseTransport,
+        transport: httpx.AsyncBaseTransport | None,
         pace: RetryPace,
         timeouts: Timeouts,
         budget: RateLimitBudget | None = None,
@@ -39,14 +38,11 @@ class ApiCalls:
         self._pace = pace
         self._budget = budget
         self._total = timeouts.total
-        self._http = httpx.AsyncClient(
+        self._http = make_http_client(
             transport=transport,
             base_url=credentials.base_url,
-            headers={"User-Agent": f"idp-token-vault/{__version__}", "Accept": "application/json"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # calls carry no state
+            headers={"Accept": "application/json"},
             timeout=timeouts.for_httpx(),
-            follow_redirects=False,
-            trust_env=False,
         )
         self.request = self._http.build_request
         self.aclose = self._http.aclose

@@ -1,0 +1,113 @@
+"""Makes HTTP clients: aiohttp under httpx, and nothing carried from call to call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import SimpleNamespace
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from worker import __version__
+
+MAX_CONNECTIONS = 100
+KEEPALIVE_SECONDS = 15.0
+
+
+def make_http_client(
+    *,
+    timeout: httpx.Timeout,
+    headers: Mapping[str, str] | None = None,
+    base_url: str = "",
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> httpx.AsyncClient:
+    """Make a client without cookies, redirects, ``.netrc`` or the environment's proxies.
+
+    Args:
+        timeout: what httpx enforces.
+        headers: of every request, besides the user agent.
+        base_url: what paths are relative to.
+        transport: sends the requests; by default an ``HttpTransport``.
+    """
+    return httpx.AsyncClient(
+        transport=transport or HttpTransport(),
+        base_url=base_url,
+        timeout=timeout,
+        headers={"User-Agent": f"idp-token-vault/{__version__}", **(headers or {})},
+        # What is set in answer to one call must not go out with the next, which may be another user's.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+class HttpTransport(AiohttpTransport):
+    """aiohttp as httpx's transport: three times the requests per core.
+
+    Args:
+        max_connections: how many are open at a time; further requests wait.
+        keepalive_seconds: how long an idle connection is kept; None for one connection per request.
+        resends_lost: whether aiohttp sends a GET a second time whose connection broke before an answer.
+        before_write: called when the connection stands and nothing is written yet; what it raises
+            ends the request unsent.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        keepalive_seconds: float | None = KEEPALIVE_SECONDS,
+        resends_lost: bool = True,
+        before_write: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(limits=httpx.Limits(max_connections=max_connections))
+        self._max_connections = max_connections
+        self._keepalive_seconds = keepalive_seconds
+        self._resends_lost = resends_lost
+        self._before_write = before_write
+
+    def get_client(self) -> aiohttp.ClientSession:
+        """Open the session; httpx-aiohttp calls this once."""
+        connector = aiohttp.TCPConnector(
+            ssl=self.ssl_context,
+            limit=self._max_connections,
+            keepalive_timeout=self._keepalive_seconds,
+            force_close=self._keepalive_seconds is None,
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,  # httpx decodes
+            trace_configs=[_calling(self._before_write)] if self._before_write else None,
+        )
+        session._retry_connection = self._resends_lost
+        return session
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request; every failure to is an ``httpx.TransportError``."""
+        try:
+            return await super().handle_async_request(request)
+        except aiohttp.ClientError as error:
+            # What the base class does not translate (an answer that is not HTTP) shows the request's headers in
+            # its repr, the credentials among them: it must not be chained.
+            name = type(error).__name__
+            is_url = isinstance(error, aiohttp.InvalidURL)
+        raise (httpx.UnsupportedProtocol if is_url else httpx.RemoteProtocolError)(name, request=request)
+
+
+def _calling(before_write: Callable[[], None]) -> aiohttp.TraceConfig:
+    """Have aiohttp call a function before it writes a request's first byte."""
+
+    async def on_headers(
+        session: aiohttp.ClientSession,  # noqa: ARG001
+        context: SimpleNamespace,  # noqa: ARG001
+        sent: aiohttp.TraceRequestHeadersSentParams,  # noqa: ARG001
+    ) -> None:
+        before_write()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(on_headers)  # called before they are sent, whatever its name says
+    return trace
