@@ -121,10 +121,12 @@ def _redis(settings: Settings) -> list[Check]:
     try:
         with redis.Redis.from_url(url.reveal(), socket_timeout=5, socket_connect_timeout=5) as client:
             client.ping()
-            version = client.info("server")["redis_version"]
+            server = client.info("server")
     except (redis.RedisError, ValueError, OSError) as error:
         mend = "check that it runs and that REDIS_URL names it: redis://:password@host:6379/0"
         return [Check("Redis", CheckResult.FAIL, f"does not answer ({type(error).__name__}): {mend}")]
+    # Valkey also names the Redis version it is compatible with, which is not its own.
+    version = server.get("valkey_version") or server["redis_version"]
     return [Check("Redis", CheckResult.OK, f"answers, version {version}")]
 
 

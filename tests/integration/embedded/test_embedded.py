@@ -432,13 +432,27 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     """A server that ends while it starts is reported with the end of its log."""
     with embedded.servers(tmp_path, postgres=False) as servers:
         put(servers.redis_url, "some", "thing")
-    with (tmp_path / "redis" / "data" / "appendonly.aof").open("r+b") as queue:
-        queue.write(b"garbage")
+    (base,) = (tmp_path / "redis" / "data").rglob("appendonly.aof*.base.*")
+    base.write_bytes(b"garbage")
     with (
         pytest.raises(ConfigurationError, match=r"Redis ended while starting.* Bad file format"),
         embedded.servers(tmp_path, postgres=False),
     ):
         pass
+
+
+def test_a_queue_of_redis_6_is_taken_over(tmp_path: Path) -> None:
+    """A home whose queue an older Redis wrote, as one file, starts with that queue."""
+    with embedded.servers(tmp_path, postgres=False):
+        data = tmp_path / "redis" / "data"
+    shutil.rmtree(data / "appendonlydir")
+    commands = [["SELECT", "0"], ["SET", "some", "thing"]]
+    words = [[f"${len(word)}\r\n{word}\r\n" for word in command] for command in commands]
+    old = data / "appendonly.aof"
+    old.write_text("".join(f"*{len(command)}\r\n{''.join(command)}" for command in words), newline="")
+    os.chown(old, *account())
+    with embedded.servers(tmp_path, postgres=False) as servers:
+        assert get(servers.redis_url, "some") == b"thing"
 
 
 def test_missing_programs_name_the_mend(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
