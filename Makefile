@@ -22,6 +22,7 @@ lint: $(VENV)/.dev docs ## ruff, mypy strict, import contracts, migrations in st
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples docs/conf.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.alembic_check
 

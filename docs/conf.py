@@ -33,6 +33,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 nitpicky = True
+nitpick_ignore = [("py:class", "Secret")]  # a value that prints nothing; readers are given plain strings
 
 html_theme = "furo"
 html_title = f"{project} {version}"
@@ -49,6 +50,7 @@ CONTENTS = """
 
 docs/operating
 docs/adding-a-provider
+examples/README
 docs/faults
 docs/scale
 docs/benchmarks

@@ -18,6 +18,7 @@ from celery.result import AsyncResult
 from psycopg import sql as composing
 
 from emulators.client import Emulation
+from tests.support.synced_user import sync_user
 from token_vault.database_errors import failure
 from token_vault.errors import AccessDenied, TokenNotFound
 from token_vault.secret import Secret
@@ -161,12 +162,7 @@ async def synced(
     tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime]], sql: Callable[..., list[dict[str, Any]]]
 ) -> Emulation:
     """A vault with the user that the documentation speaks of, synced and renewed."""
-    tenant.add_connection("google-oauth2", "google-oauth2", "google")
-    tenant.add_user("google-oauth2|1111", [{"connection": "google-oauth2"}])
-    runtime = await open_worker()
-    await (await runtime.sync("default")).everything()
-    sql("UPDATE grants SET due_at = now()")
-    await runtime.engine.renew_due(runtime.tenants)
+    await sync_user(tenant, open_worker, sql)
     return tenant
 
 
