@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from emulators.client import Emulation, running
-from tests.conftest import TABLES
+from tests.support.database import empty_tables
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
@@ -82,7 +82,7 @@ class Stage:
 
     def empty(self) -> None:
         """Empty the vault and the emulation."""
-        self.sql(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
+        empty_tables(self.servers.database_url)
         self.emulation.reset()
 
 

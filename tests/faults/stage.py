@@ -21,8 +21,8 @@ from celery import Celery
 from psycopg.rows import dict_row
 
 from emulators.client import Emulation, digest, running
-from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.faults import puppet
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.processes import site
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey

@@ -29,8 +29,8 @@ from hypothesis.stateful import (
 )
 from psycopg.rows import dict_row
 
-from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.support.histories import EPOCH
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.renewals import opened
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret

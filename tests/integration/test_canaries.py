@@ -23,8 +23,8 @@ import pytest
 import redis
 
 from emulators.client import Emulation, running
-from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.support.canary_search import Hunt, everything_in
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.processes import Process, Site, site, until
 from token_vault.secret import Secret
 from worker import embedded

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from emulators.client import Emulation, running
-from tests.conftest import TABLES
+from tests.support.database import empty_tables
 from tests.support.processes import Process, Site, site, until
 from worker.embedded import Servers
 
@@ -29,10 +29,10 @@ def base(servers: Servers) -> Iterator[Sql]:
     """An empty vault and an empty Redis; runs statements on the vault's database."""
     with redis.Redis.from_url(servers.redis_url.reveal()) as broker:
         broker.flushall()
+    empty_tables(servers.database_url)
     with psycopg.connect(
         servers.database_url.reveal(), autocommit=True, row_factory=psycopg.rows.dict_row
     ) as connection:
-        connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
 
         def run(statement: str, *values: object) -> list[dict[str, Any]]:
             cursor = connection.execute(statement, values or None)

@@ -15,7 +15,7 @@ from psycopg import sql as syntax
 from sqlalchemy import make_url
 
 from tests.alembic_check import drift
-from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from token_vault import TokenVault
 from token_vault.database_errors import failure
 from token_vault.encryption_context import EncryptionContext

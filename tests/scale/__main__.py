@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from emulators.client import Emulation, running
-from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.scale import kills
 from tests.scale.process import run
 from tests.scale.tenant import ACTIVITY, LIST, prepared, wrong
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from worker import embedded
 from worker.auth0 import PLANS
 from worker.vault.db.migrate import migrate

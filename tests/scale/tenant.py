@@ -8,7 +8,8 @@ import psycopg
 import redis
 
 from emulators.client import Emulation, digest
-from tests.conftest import ACCESS_KEY, TABLES
+from tests.support.database import empty_tables
+from tests.support.keys import ACCESS_KEY
 from token_vault.encryption_context import EncryptionContext
 from token_vault.keyring import KeyRing
 from worker import embedded
@@ -23,8 +24,7 @@ ACTIVITY: dict[str, Any] = {"logins": 40, "creations": 6, "links": 1, "unlinks":
 
 def prepared(servers: embedded.Servers, tenant: Emulation, plan: str, users: int, *, speed: float) -> None:
     """An empty vault, and a tenant of so many users with a search that lags by five seconds."""
-    with psycopg.connect(servers.database_url.reveal(), autocommit=True) as connection:
-        connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
+    empty_tables(servers.database_url)
     with redis.Redis.from_url(servers.redis_url.reveal()) as broker:
         broker.flushall()
     tenant.reset()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from emulators.client import Emulation
-from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from worker.embedded import Servers
 
 REPOSITORY = Path(__file__).parents[2]

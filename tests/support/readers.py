@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from tests.conftest import ACCESS_KEY
+from tests.support.keys import ACCESS_KEY
 from token_vault import AsyncTokenVault, Token, TokenVault
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret

@@ -182,7 +182,10 @@ class Renewals:
         await until(
             lambda: (
                 len(
-                    self.sql("SELECT pid FROM pg_stat_activity WHERE query LIKE 'UPDATE grants SET awaited%'")
+                    self.sql(
+                        "SELECT pid FROM pg_stat_activity"
+                        " WHERE datname = current_database() AND query LIKE 'UPDATE grants SET awaited%'"
+                    )
                 )
                 >= times
             )

@@ -19,7 +19,7 @@ import pytest
 import structlog
 
 from emulators.client import Emulation
-from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.processes import until
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret

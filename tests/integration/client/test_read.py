@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.readers import KINDS, OpenReader, Reader, Rows, Sql, message_arguments, opening
 from token_vault import Token, TokenVault
 from token_vault.errors import (
@@ -271,7 +271,8 @@ async def test_terminated_connections_are_replaced(rows: Rows, open_reader: Open
     for _ in range(3):
         assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
         assert rows.sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'token-vault reader'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'token-vault reader'"
         )
 
 

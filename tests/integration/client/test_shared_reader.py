@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from tests.conftest import ACCESS_KEY
+from tests.support.keys import ACCESS_KEY
 from tests.support.readers import Rows, Sql
 from token_vault import AsyncTokenVault, TokenVault
 from token_vault.errors import TemporarilyUnavailable

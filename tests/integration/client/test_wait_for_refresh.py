@@ -382,7 +382,8 @@ async def listening(sql: Sql, since: datetime) -> int:
     """Wait until a reader listens over a connection made since then; returns the backend's process id."""
     for _ in range(500):
         found = sql(
-            "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' AND state = 'idle' AND backend_start > %s",
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%%'"
+            " AND state = 'idle' AND backend_start > %s",
             since,
         )
         if found:

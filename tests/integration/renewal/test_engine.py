@@ -411,7 +411,8 @@ async def test_an_unknown_refusal_is_tried_a_few_times_and_then_the_operators(re
 def break_connections(renewals: Renewals) -> None:
     """Break all of the workers' connections to Postgres, as its restart does."""
     [broken] = renewals.sql(
-        "SELECT count(pg_terminate_backend(pid)) AS n FROM pg_stat_activity WHERE application_name = 'token-vault'"
+        "SELECT count(pg_terminate_backend(pid)) AS n FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'token-vault'"
     )
     assert broken["n"] > 0
 

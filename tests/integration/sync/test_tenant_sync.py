@@ -351,7 +351,8 @@ async def test_an_older_answer_about_a_connection_does_not_come_last(
     await until(lambda: bool(tenant.call_log("/api/v2/connections")))
     live = tenant.login_admin("corp-google")
     later = asyncio.create_task(other.sync.connection("corp-google"))
-    await until(lambda: later.done() or bool(bench.sql("SELECT 1 FROM pg_locks WHERE NOT granted")))
+    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    await until(lambda: later.done() or bool(bench.sql(waits)))
     tenant.release()
     await asyncio.gather(late, later)
     assert bench.held("", "corp-google") == (live["admin_access_token"], live["admin_refresh_token"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ACCESS_KEY
+from tests.support.keys import ACCESS_KEY
 from tests.support.rows import Sql
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.conftest import ACCESS_KEY, REFRESH_KEY
 from tests.support import rows
 from tests.support.histories import HISTORIES, LIFE, Age, Auth0Copy, Event, age, name
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.rows import Sql
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt, ConfigurationError
@@ -572,10 +572,13 @@ async def test_a_renewal_committed_during_a_take_is_built_upon(
     assert opened(vault, sql) == ("access-2", "refresh-2")
 
 
+LOCK_WAITS = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
 async def waiting(sql: Sql, number: int) -> None:
     """Return when so many transactions wait for a lock."""
     async with asyncio.timeout(10):
-        while sql("SELECT count(*) AS n FROM pg_locks WHERE NOT granted")[0]["n"] < number:  # noqa: ASYNC110
+        while sql(LOCK_WAITS)[0]["n"] < number:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

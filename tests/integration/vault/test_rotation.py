@@ -21,7 +21,7 @@ import structlog
 from sqlalchemy import LargeBinary
 
 from emulators.client import Emulation
-from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.rows import opened
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt

@@ -13,8 +13,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql as syntax
+from psycopg.conninfo import conninfo_to_dict
 
 from emulators.client import Emulation
+from tests.support.database import at_database
 from tests.support.renewals import until
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
@@ -31,16 +34,17 @@ Open = Callable[[], Awaitable[Runtime]]
 @contextmanager
 def postgres_away(database_url: Secret) -> Iterator[None]:
     """Throw everybody out of the vault's database and let nobody in."""
-    elsewhere = database_url.reveal().rsplit("/", 1)[0] + "/postgres"
-    with psycopg.connect(elsewhere, autocommit=True) as connection:
-        connection.execute("ALTER DATABASE token_vault ALLOW_CONNECTIONS false")
+    name = str(conninfo_to_dict(database_url.reveal())["dbname"])
+    allow = syntax.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    with psycopg.connect(at_database(database_url, "postgres").reveal(), autocommit=True) as connection:
+        connection.execute(allow.format(syntax.Identifier(name), syntax.SQL("false")))
         connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'token_vault'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
         )
         try:
             yield
         finally:
-            connection.execute("ALTER DATABASE token_vault ALLOW_CONNECTIONS true")
+            connection.execute(allow.format(syntax.Identifier(name), syntax.SQL("true")))
 
 
 @pytest.fixture
@@ -140,7 +144,10 @@ async def test_an_answer_whose_commit_is_cancelled_is_on_disk(
     ):
         blocker.execute("SELECT 1 FROM grants FOR UPDATE")
         tenant.release()
-        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%WITH stored%'"
+        waits = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND query LIKE '%WITH stored%'"
+        )
         await until(lambda: bool(looking.execute(waits).fetchall()))
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import ACCESS_KEY, REFRESH_KEY
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.renewals import until
 from tests.support.webhook_receiver import KEY, SECRET, Receiver, receiving, signature
 from token_vault.secret import Secret

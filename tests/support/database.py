@@ -1,0 +1,86 @@
+"""Vault databases for tests: cloned from a migrated template, and emptied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql as syntax
+
+from token_vault.secret import Secret
+from worker.embedded import locks, own_home
+from worker.embedded.postgres import Postgres
+from worker.embedded.server import Access
+from worker.vault.db.migrate import migrate
+from worker.vault.db.tables import Base
+
+TABLES = ", ".join(sorted(Base.metadata.tables))
+_TEMPLATE = "vault_template"
+# Each process that runs tests may hold about 50: workers, readers, and the tests' own.
+_MAX_CONNECTIONS = 400
+
+
+class SharedPostgres(Postgres):
+    """An embedded Postgres with room for several processes that run tests."""
+
+    def arguments(self, access: Access) -> list[str]:
+        """Return the arguments of postgres, with the greater number of connections."""
+        return [*super().arguments(access), "-c", f"max_connections={_MAX_CONNECTIONS}"]
+
+
+@contextmanager
+def cloned_database(home: Path, name: str) -> Iterator[Secret]:
+    """Run the Postgres under this home within the block; give the URL of an empty vault of this name.
+
+    Processes that name the same home share its server and its template; each clones its own database.
+    """
+    with SharedPostgres(own_home(home), durable=False).running() as (url, _):
+        with locks.alone(home / "template.lock"):
+            _make_template(url)
+        _make(url, name, template=_TEMPLATE)
+        yield at_database(url, name)
+
+
+def at_database(url: Secret, name: str) -> Secret:
+    """Return the URL of another database on the same server."""
+    return Secret(urlsplit(url.reveal())._replace(path=f"/{name}").geturl())
+
+
+def empty_tables(url: Secret) -> None:
+    """Empty all tables of a vault."""
+    with psycopg.connect(url.reveal(), autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE".encode())
+
+
+def _make_template(url: Secret) -> None:
+    """Make the template where nobody has yet."""
+    with psycopg.connect(url.reveal()) as connection:
+        found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_TEMPLATE,)).fetchone()
+    if found is None:
+        _make(url, "vault_unmigrated", template="template1")
+        migrate(at_database(url, "vault_unmigrated"))
+        _run(
+            url,
+            syntax.SQL("ALTER DATABASE vault_unmigrated RENAME TO {}").format(syntax.Identifier(_TEMPLATE)),
+        )
+
+
+def _make(url: Secret, name: str, *, template: str) -> None:
+    """Make a database, in place of what a process that was killed has left."""
+    database = syntax.Identifier(name)
+    _run(url, syntax.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database))
+    _run(
+        url,
+        # Copies the files: half the time of the default strategy, and nothing here has to be replayed.
+        syntax.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+            database, syntax.Identifier(template)
+        ),
+    )
+
+
+def _run(url: Secret, statement: syntax.Composed) -> None:
+    with psycopg.connect(url.reveal(), autocommit=True) as connection:
+        connection.execute(statement)
