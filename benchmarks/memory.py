@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from benchmarks.stage import Result, Stage, celery
+from tests.support.wait import until
 
 RENEWALS = 100_000
 GRANTS = 2000
@@ -58,12 +59,7 @@ def measure(stage: Stage) -> list[Result]:
 
 
 def _wait_for_sync(stage: Stage) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if len(stage.users("partner")) == GRANTS:
-            return
-        time.sleep(0.5)
-    raise SystemExit("the first sync did not come to an end")
+    until(lambda: len(stage.users("partner")) == GRANTS, "the first sync has ended")
 
 
 def _renewals(stage: Stage) -> int:

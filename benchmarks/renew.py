@@ -11,6 +11,7 @@ import httpx
 from celery import Celery
 
 from benchmarks.stage import TENANT, Result, Stage, celery
+from tests.support.wait import until
 from worker.renewal.http import http_client
 from worker.renewal.outcome import Outcome
 
@@ -56,11 +57,7 @@ def _one_task_each(stage: Stage) -> Result:
 
 
 def _wait_for_calls(stage: Stage, number: int) -> None:
-    deadline = time.monotonic() + 120
-    while sum(stage.emulation.calls("/idp/custom").values()) < number:
-        if time.monotonic() > deadline:
-            raise SystemExit("the tasks did not come to an end")
-        time.sleep(0.05)
+    until(lambda: sum(stage.emulation.calls("/idp/custom").values()) >= number, "the tasks have ended")
 
 
 async def _measure(stage: Stage) -> list[Result]:

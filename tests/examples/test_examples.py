@@ -17,8 +17,9 @@ import httpx
 import pytest
 
 from emulators.client import Emulation
-from tests.support.processes import Process, until
+from tests.support.processes import Process
 from tests.support.synced_user import CONNECTION, USER, sync_user
+from tests.support.wait import until
 from worker.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]

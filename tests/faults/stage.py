@@ -24,6 +24,7 @@ from emulators.client import Emulation, digest, running
 from tests.faults import puppet
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.processes import site
+from tests.support.wait import until
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
@@ -171,14 +172,14 @@ class Stage:
         """Stop Postgres or Redis and wait until it is gone."""
         folder = self.home / server
         os.kill(int((folder / "server.pid").read_text()), how)
-        _until(lambda: not locks.is_held(folder / "alive.lock"), 30, f"{server} is gone")
+        until(lambda: not locks.is_held(folder / "alive.lock"), f"{server} is gone")
 
     def start_server(self, server: str) -> None:
         """Start it again, at the same address."""
         made = Postgres(self.home) if server == "postgres" else Redis(self.home)
         url = self.environment["DATABASE_URL" if server == "postgres" else "REDIS_URL"]
         # While it was away the port may have been given to somebody's outgoing connection.
-        _until(lambda: is_free(int(urlsplit(url).port or 0)), 60, f"the port of {server} is free")
+        until(lambda: is_free(int(urlsplit(url).port or 0)), f"the port of {server} is free")
         self.stack.enter_context(made.running())
 
     def flush_redis(self) -> None:
@@ -218,10 +219,10 @@ class Stage:
 
     def filled(self) -> None:
         """Wait until the vault has everybody."""
-        _until(
+        until(
             lambda: self.sql("SELECT count(*) AS n FROM grants")[0]["n"] >= len(self.people),
-            180,
             "all are synced",
+            seconds=300,
         )
 
     def spooled(self) -> list[Path]:
@@ -321,10 +322,3 @@ def cast(stage: Stage, *, readers: int, seed: int) -> None:
 WORKERS = ("bulk-1", "bulk-2", "interactive")
 POINTS = puppet.POINTS
 ACCESS = ACCESS_KEY
-
-
-def _until(holds: Callable[[], bool], patience: float, what: str) -> None:
-    deadline = time.monotonic() + patience
-    while not holds():
-        assert time.monotonic() < deadline, f"waited {patience:.0f} s in vain until {what}"
-        time.sleep(0.02)

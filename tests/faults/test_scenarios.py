@@ -20,7 +20,8 @@ import pytest
 from psycopg.rows import dict_row
 
 from tests.integration.vault.test_spool import postgres_away
-from tests.support.renewals import Renewals, opened, until
+from tests.support.renewals import Renewals, opened
+from tests.support.wait import until_async
 from token_vault.secret import Secret
 from worker.providers import Client, Provider, TokenRequest, registry
 from worker.renewal.outcome import Outcome
@@ -387,7 +388,7 @@ async def test_postgres_is_restarted(renewals: Renewals, database_url: Secret) -
     answered = await under_way(renewals, worker)
     with postgres_away(database_url):
         running = asyncio.ensure_future(answered())
-        await until(lambda: len(list(worker.settings.spool.glob("[!.]*"))) == 1)
+        await until_async(lambda: len(list(worker.settings.spool.glob("[!.]*"))) == 1)
     assert await running == {Outcome.RENEWED: 1}
     with psycopg.connect(database_url.reveal(), row_factory=dict_row) as connection:
         [row] = connection.execute("SELECT * FROM grants").fetchall()

@@ -25,7 +25,8 @@ import redis
 from emulators.client import Emulation, running
 from tests.support.canary_search import Hunt, everything_in
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
-from tests.support.processes import Process, Site, site, until
+from tests.support.processes import Process, Site, site
+from tests.support.wait import until
 from token_vault.secret import Secret
 from worker import embedded
 from worker.vault.db.migrate import migrate
@@ -146,8 +147,8 @@ class Day:
         self.providers_fail()
         commands = self.command_line()
         self.postgres_fails()
-        until(lambda: self.lies_told() >= lies, 40, "Auth0 has told all its lies")
-        until(lambda: not any(command.running for command in commands), 40, "all commands have ended")
+        until(lambda: self.lies_told() >= lies, "Auth0 has told all its lies")
+        until(lambda: not any(command.running for command in commands), "all commands have ended")
         self.found.add("command line", *(command.log for command in commands))
         for process in self.here.processes:
             process.terminate()

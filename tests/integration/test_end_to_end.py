@@ -15,7 +15,8 @@ import redis
 
 from emulators.client import Emulation, running
 from tests.support.database import empty_tables
-from tests.support.processes import Process, Site, site, until
+from tests.support.processes import Process, Site, site
+from tests.support.wait import until
 from worker.embedded import Servers
 
 Sql = Callable[..., list[dict[str, Any]]]
@@ -215,7 +216,6 @@ def spent_by(world: Emulation, base: Sql, *, rounds: int) -> None:
     wanted = {user: len(world.ledger(user, "strict")) + rounds for user in users}
     until(
         lambda: all(len(world.ledger(user, "strict")) >= count for user, count in wanted.items()),
-        30 * rounds,
         f"{rounds} renewals each",
     )
 

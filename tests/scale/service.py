@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulators.client import Emulation
-from tests.support.processes import Process, Site, until
+from tests.support.processes import Process, Site
+from tests.support.wait import until
 from worker.embedded import locks
 from worker.embedded.redis import Redis
 
@@ -88,7 +89,7 @@ class Service:
     def stop(self) -> None:
         """Ask the processes to end, and wait."""
         for process in self._running.values():
-            process.terminate(patience=90)
+            process.terminate(seconds=90)
 
     def _start(self, kind: str) -> None:
         self._started += 1

@@ -7,20 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from emulators.client import Emulation
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
+from tests.support.wait import WAIT_SECONDS, until
 from worker.embedded import Servers
 
 REPOSITORY = Path(__file__).parents[2]
-
-T = TypeVar("T")
 
 # What an operator's shell gives any program; everything else a process gets is named in `Site.environment`.
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
@@ -32,7 +30,7 @@ from celery import Celery
 app = Celery("foreign", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"])
 given = json.load(sys.stdin)
 asked = [app.send_task(name, kwargs=arguments, queue=queue) for name, queue, arguments in given["messages"]]
-answers = [each.get(timeout=30, propagate=False) for each in asked if given["wait"]]
+answers = [each.get(timeout=100, propagate=False) for each in asked if given["wait"]]
 assert not [name for name in sys.modules if name == "worker" or name.startswith("worker.")]
 print(json.dumps([repr(answer) if isinstance(answer, Exception) else answer for answer in answers]))
 """
@@ -68,21 +66,21 @@ class Process:
         """Whether it has not ended."""
         return self._process.poll() is None
 
-    def says(self, text: str, patience: float = 40) -> None:
+    def says(self, text: str, seconds: float = WAIT_SECONDS) -> None:
         """Wait until its log holds this text."""
-        until(lambda: text in self.log or not self.running, patience, f"{self.name} says {text!r}")
+        until(lambda: text in self.log or not self.running, f"{self.name} says {text!r}", seconds=seconds)
         assert text in self.log, f"{self.name} has ended: {self.log[-2000:]}"
 
-    def terminate(self, patience: float = 30) -> int:
+    def terminate(self, seconds: float = WAIT_SECONDS) -> int:
         """Ask it to end (SIGTERM), wait, and return its exit code."""
         self.signal(signal.SIGTERM)
-        return self._process.wait(patience)
+        return self._process.wait(seconds)
 
     def kill(self) -> None:
         """End it without a word of warning."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(WAIT_SECONDS)
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
@@ -135,7 +133,7 @@ class Site:
         """Run a Python program to its end, JSON on its stdin and stdout; it inherits this site's environment."""
         found = subprocess.run(
             [sys.executable, "-c", program], env=self.environment, cwd=self.folder, input=json.dumps(given),
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=WAIT_SECONDS, check=False,
         )  # fmt: skip
         assert found.returncode == 0, found.stderr
         return json.loads(found.stdout)
@@ -192,12 +190,3 @@ def site(
     finally:
         for process in made.processes:
             process.kill()
-
-
-def until(condition: Callable[[], T | None], patience: float = 20, what: str = "it") -> T:
-    """Wait until a condition holds, and return what it gave."""
-    end = time.monotonic() + patience
-    while not (held := condition()):
-        assert time.monotonic() < end, f"waited {patience:.0f} s in vain until {what}"
-        time.sleep(0.05)
-    return held

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -13,6 +12,7 @@ from uuid import uuid4
 import httpx
 
 from emulators.client import Emulation
+from tests.support.wait import until_async
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from worker import providers
@@ -179,7 +179,7 @@ class Renewals:
 
     async def waited_for(self, times: int = 1) -> None:
         """Wait until so many wait for the end of another one's call."""
-        await until(
+        await until_async(
             lambda: (
                 len(
                     self.sql(
@@ -193,7 +193,7 @@ class Renewals:
 
     async def called(self, provider: str, times: int = 1) -> None:
         """Wait until a provider's token endpoint has been called so often."""
-        await until(lambda: len(self.token_calls(provider)) >= times)
+        await until_async(lambda: len(self.token_calls(provider)) >= times)
 
     def token_calls(self, provider: str) -> list[Row]:
         """List the calls to a provider's token endpoint."""
@@ -203,13 +203,6 @@ class Renewals:
         """Whether the vault holds the newest tokens that the provider takes."""
         live = self.tenant.live(user_id, connection)
         return opened(vault, self.row(user_id, connection)) == (live["access_token"], live["refresh_token"])
-
-
-async def until(holds: Callable[[], object]) -> None:
-    """Wait for something that happens in another task or process."""
-    async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110  # nothing tells of it
-            await asyncio.sleep(0.01)
 
 
 def opened(vault: Vault, row: Row) -> Pair:

@@ -20,7 +20,7 @@ import structlog
 
 from emulators.client import Emulation
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
-from tests.support.processes import until
+from tests.support.wait import until
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker import embedded

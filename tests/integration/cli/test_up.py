@@ -18,12 +18,12 @@ import psycopg
 import pytest
 
 from emulators.client import Emulation
+from tests.support.wait import WAIT_SECONDS, until
 from token_vault.errors import ConfigurationError
 from worker import embedded
 from worker.cli import environment as premises
 from worker.settings import Settings, load
 
-PATIENCE = 90.0  # seconds, on a busy machine
 KEEP = ("PATH", "HOME", "LANG")
 
 
@@ -36,7 +36,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def run(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     command = [sys.executable, "-c", "import sys; from worker.cli import main; sys.exit(main())", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
 
 
 class Upright:
@@ -56,13 +56,13 @@ class Upright:
 
     def until(self, what: Callable[[], Any]) -> Any:
         """Wait until something holds, and return it."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            if found := what():
-                return found
-            assert self.process.poll() is None, self.said
-            time.sleep(0.2)
-        raise AssertionError(self.said)
+
+        def found() -> Any:
+            held = what()
+            assert held or self.process.poll() is None, self.said
+            return held
+
+        return until(found)
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         """Run a statement on the embedded database."""
@@ -80,7 +80,7 @@ class Upright:
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Send a signal and wait for the end; the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(WAIT_SECONDS)
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def up(tmp: Path, env: dict[str, str], *arguments: str) -> Iterator[Upright]:
     finally:
         started.process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            started.process.wait(PATIENCE)
+            started.process.wait(WAIT_SECONDS)
         started.process.kill()
         started.process.wait()
 
@@ -112,9 +112,7 @@ def processes_of(home: Path) -> list[str]:
 
 def gone(home: Path) -> bool:
     """Whether no process of a home is left, within a while."""
-    deadline = time.monotonic() + 20
-    while processes_of(home) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    until(lambda: not processes_of(home), "all have ended")
     return not processes_of(home)
 
 
@@ -286,12 +284,12 @@ def test_nobody_reads_what_it_says(tmp_path: Path, ends: Callable[[], tuple[int,
         os.close(writing)
         os.read(reading, 1)
         os.close(reading)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT_SECONDS
         while running.poll() is None and not _renews(home) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert _renews(home)
         running.send_signal(signal.SIGINT)
-        assert running.wait(PATIENCE) == 0
+        assert running.wait(WAIT_SECONDS) == 0
         assert errors.read_text() == ""
         assert gone(home)
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.renewals import until
+from tests.support.wait import until_async
 from worker.cli.up import processes
 from worker.cli.up.processes import Child, Log
 
@@ -37,7 +37,7 @@ async def test_a_child_that_ends_is_told_of_and_started_again(
     monkeypatch.setattr(processes, "LONGEST_PAUSE", 0.02)
     told: list[str] = []
     ends = child("import sys; sys.exit('no such setting')", tmp_path, told.append)
-    await until(lambda: len(told) >= 3)
+    await until_async(lambda: len(told) >= 3)
     await ends.stop(5, asyncio.Event())
     assert told[0] == "the child ended (exit code 1); it starts again in 0.01 s: no such setting"
     assert "in 0.02 s" in told[1]
@@ -50,7 +50,7 @@ async def test_a_child_that_lingers_is_killed(tmp_path: Path) -> None:
     hurry = asyncio.Event()
     for patience, in_a_hurry in ((0.1, False), (60.0, True)):
         lingers = child(LINGERS, tmp_path)
-        await until(partial(_is_up, lingers))
+        await until_async(partial(_is_up, lingers))
         if in_a_hurry:
             hurry.set()
         async with asyncio.timeout(20):
@@ -65,7 +65,7 @@ async def test_a_program_that_cannot_run_is_told_of(tmp_path: Path) -> None:
     never = Child(
         "it", command, environment={}, log=tmp_path / "log", tell=told.append, folder=tmp_path / "no"
     )
-    await until(lambda: told)
+    await until_async(lambda: told)
     await never.stop(5, asyncio.Event())
     assert told[0].startswith("it ended (cannot be started: No such file or directory)")
 

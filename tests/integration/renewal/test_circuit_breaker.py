@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
-from tests.support.renewals import Renewals, until
+from tests.support.renewals import Renewals
+from tests.support.wait import until_async
 from worker.renewal.concurrency import MAX_CALLS_PER_CONNECTION
 from worker.renewal.engine import MAX_RENEWALS, RenewalEngine
 from worker.renewal.http import http_client
@@ -337,7 +338,7 @@ async def test_a_hanging_provider_does_not_starve_the_others(renewals: Renewals)
     renewals.tenant.fail_next("/idp/hangs", 1, "delay:0")  # the first call goes well, and others follow
     renewals.tenant.fail_next("/idp/hangs", 1000, "hang", carried_out=False)
     running = asyncio.create_task(worker.engine.renew_due(worker.tenants, budget=1))
-    await until(lambda: {row["obtained_from"] for row in renewals.rows("well")} == {"renewal"})
+    await until_async(lambda: {row["obtained_from"] for row in renewals.rows("well")} == {"renewal"})
     assert not running.done()
     assert len(renewals.token_calls("hangs")) <= MAX_CALLS_PER_CONNECTION
     renewals.tenant.clear_faults()

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
-from tests.support.renewals import Renewals, Row, opened, until
+from tests.support.renewals import Renewals, Row, opened
+from tests.support.wait import until_async
 from token_vault.secret import Secret
 from worker.renewal import commit
 from worker.renewal.outcome import IN_DOUBT_RETRY_MARGIN, MAX_UNKNOWN_REFUSALS, Outcome
@@ -515,9 +516,9 @@ async def test_no_more_is_asked_for_while_answers_wait_for_their_commit(
     async with await psycopg.AsyncConnection.connect(database_url.reveal()) as locking:
         await locking.execute("SELECT FROM grants WHERE id = %s FOR UPDATE", (ids[users[0]],))
         renewals.tenant.release()
-        await until(lambda: worker.engine._committer._pending == 1)
+        await until_async(lambda: worker.engine._committer._pending == 1)
         others = [renewing(user) for user in users[1:]]
-        await until(
+        await until_async(
             lambda: (
                 renewals.sql("SELECT count(*) AS n FROM grants WHERE claim_owner IS NOT NULL")[0]["n"] == 6
             )

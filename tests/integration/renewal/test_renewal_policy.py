@@ -15,7 +15,8 @@ import redis
 
 from tests.integration.renewal.test_on_demand import one, refresh
 from tests.support.readers import on_demand_worker, opening
-from tests.support.renewals import Renewals, opened, until
+from tests.support.renewals import Renewals, opened
+from tests.support.wait import until_async
 from token_vault.secret import Secret
 from worker.renewal import concurrency
 from worker.renewal import engine as engines
@@ -216,10 +217,10 @@ async def test_a_reader_of_a_fresh_token_has_its_read_noted(
         )
         assert (await reader.user_token(user, "c")).value
         with redis.Redis.from_url(redis_url.reveal()) as broker:
-            await until(lambda: broker.llen("interactive") == 1)
+            await until_async(lambda: broker.llen("interactive") == 1)
         worker.on_demand = there
         async with on_demand_worker(redis_url, worker) as results:
-            await until(lambda: len(results) == 1)
+            await until_async(lambda: len(results) == 1)
         row = renewals.row(user)
         assert row["now"] - row["last_read_at"] < timedelta(minutes=5)
         assert row["due_at"] < row["expires_at"]  # it is kept fresh from now on
@@ -318,7 +319,7 @@ async def test_several_hanging_providers_do_not_starve_the_others(
         renewals.tenant.fail_next(f"/idp/{name}", 1000, "delay:0.2")
     running = asyncio.create_task(worker.engine.renew_due(worker.tenants))
     try:
-        await until(
+        await until_async(
             lambda: (
                 {row["obtained_from"] for name in ("well", "well-too") for row in renewals.rows(name)}
                 == {"renewal"}

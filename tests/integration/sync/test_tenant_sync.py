@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from emulators.client import Emulation
 from tests.support import rows
-from tests.support.renewals import until
 from tests.support.rows import Sql
+from tests.support.wait import until_async
 from token_vault.grant_key import GrantKey
 from worker.auth0 import ManagementClient
 from worker.auth0.errors import Auth0NotFound, Auth0RateLimited, Auth0Unreachable, MissingScope
@@ -348,11 +348,11 @@ async def test_an_older_answer_about_a_connection_does_not_come_last(
     tenant.reset_calls()
     tenant.fail_next("/api/v2/connections", 1, "hang")
     late = asyncio.create_task(bench.sync.connections())
-    await until(lambda: bool(tenant.call_log("/api/v2/connections")))
+    await until_async(lambda: bool(tenant.call_log("/api/v2/connections")))
     live = tenant.login_admin("corp-google")
     later = asyncio.create_task(other.sync.connection("corp-google"))
     waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    await until(lambda: later.done() or bool(bench.sql(waits)))
+    await until_async(lambda: later.done() or bool(bench.sql(waits)))
     tenant.release()
     await asyncio.gather(late, later)
     assert bench.held("", "corp-google") == (live["admin_access_token"], live["admin_refresh_token"])
@@ -695,7 +695,7 @@ async def test_a_second_sync_of_everything_at_the_same_time_is_skipped(
     first, second = await open_bench(), await open_bench()
     first.tenant.fail_next(LIST, 1, "hang")
     crawling = asyncio.create_task(first.sync.everything())
-    await until(lambda: bool(first.tenant.call_log(LIST)))
+    await until_async(lambda: bool(first.tenant.call_log(LIST)))
     skipped = await second.sync.everything()
     assert skipped.skipped
     assert not skipped.ok

@@ -14,7 +14,8 @@ import pytest
 from tests.integration.renewal.test_circuit_breaker import wrong_secret
 from tests.integration.vault.test_spool import postgres_away
 from tests.support.canary_search import Hunt
-from tests.support.renewals import Renewals, until
+from tests.support.renewals import Renewals
+from tests.support.wait import until_async
 from token_vault.secret import Secret
 from worker.renewal import commit
 from worker.renewal.outcome import Outcome
@@ -170,7 +171,7 @@ async def test_a_replayed_answer_tells_what_it_changes_once(
     renewals.make_due()
     renewals.tenant.fail_next("/idp/c", 1, "hang")
     renewing = asyncio.create_task(worker.engine.renew_due(worker.tenants))
-    await until(lambda: len(renewals.tenant.ledger(user, "c")) > 1)
+    await until_async(lambda: len(renewals.tenant.ledger(user, "c")) > 1)
     with postgres_away(database_url):
         renewals.tenant.release()
         assert await renewing == {Outcome.SPOOLED: 1}
@@ -195,7 +196,7 @@ async def test_a_loss_that_a_late_answer_puts_in_doubt_is_told_once_and_healed_o
     renewals.make_due()
     renewals.tenant.fail_next("/idp/c", 1, "hang")
     renewing = asyncio.create_task(worker.engine.renew_due(worker.tenants))
-    await until(lambda: len(renewals.tenant.ledger(user, "c")) > 1)
+    await until_async(lambda: len(renewals.tenant.ledger(user, "c")) > 1)
     with postgres_away(database_url):
         renewals.tenant.release()
         assert await renewing == {Outcome.SPOOLED: 1}

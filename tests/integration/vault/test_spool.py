@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from emulators.client import Emulation
 from tests.support.database import at_database
-from tests.support.renewals import until
+from tests.support.wait import until_async
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.renewal import commit
@@ -67,7 +67,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def carried_out(tenant: Emulation) -> None:
     """Wait until the provider has rotated the pair; its answer is held back until ``release``."""
-    await until(lambda: len(tenant.ledger(USER, "bitbucket")) > 1)
+    await until_async(lambda: len(tenant.ledger(USER, "bitbucket")) > 1)
 
 
 def files(runtime: Runtime) -> list[Path]:
@@ -83,7 +83,7 @@ async def test_an_answer_that_postgres_cannot_take_is_kept_and_then_stored(
     await carried_out(tenant)
     with postgres_away(database_url):
         tenant.release()
-        await until(lambda: bool(files(one_due)))
+        await until_async(lambda: bool(files(one_due)))
         (spooled,) = files(one_due)
         assert spooled.stat().st_mode & 0o777 == 0o600
         live = tenant.live(USER, "bitbucket")
@@ -103,7 +103,7 @@ async def test_a_worker_that_dies_with_a_spooled_answer_loses_nothing(
     await carried_out(tenant)
     with postgres_away(database_url):
         tenant.release()
-        await until(lambda: bool(files(one_due)))
+        await until_async(lambda: bool(files(one_due)))
         assert await renewing == {Outcome.SPOOLED: 1}
     successor = await open_worker()
     await successor.engine.renew_due(successor.tenants)
@@ -120,7 +120,7 @@ async def test_an_answer_whose_commit_hangs_is_on_disk_meanwhile(
     with psycopg.connect(database_url.reveal()) as blocker:
         blocker.execute("SELECT 1 FROM grants FOR UPDATE")
         tenant.release()
-        await until(lambda: bool(files(one_due)))
+        await until_async(lambda: bool(files(one_due)))
         assert not renewing.done()
     assert await renewing == {Outcome.RENEWED: 1}
     assert files(one_due) == []
@@ -148,7 +148,7 @@ async def test_an_answer_whose_commit_is_cancelled_is_on_disk(
             "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             " AND query LIKE '%WITH stored%'"
         )
-        await until(lambda: bool(looking.execute(waits).fetchall()))
+        await until_async(lambda: bool(looking.execute(waits).fetchall()))
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
@@ -207,7 +207,7 @@ async def test_an_answer_that_no_disk_takes_either_is_offered_until_postgres_tak
     await carried_out(tenant)
     with postgres_away(database_url):
         tenant.release()
-        await until(lambda: len(tries) > 3 and tries[-1] - tries[0] > commit.COMMIT_RETRY_SECONDS)
+        await until_async(lambda: len(tries) > 3 and tries[-1] - tries[0] > commit.COMMIT_RETRY_SECONDS)
         assert not renewing.done()
     assert await renewing == {Outcome.RENEWED: 1}
     await assert_next_renewal_succeeds(one_due, tenant, database_url)
@@ -221,7 +221,7 @@ async def test_an_older_answer_in_the_spool_does_not_replace_a_newer_login(
     await carried_out(tenant)
     with postgres_away(database_url):
         tenant.release()
-        await until(lambda: bool(files(one_due)))
+        await until_async(lambda: bool(files(one_due)))
         assert await renewing == {Outcome.SPOOLED: 1}
     tenant.login(USER)
     successor = await open_worker()

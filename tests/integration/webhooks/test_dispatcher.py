@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
-from tests.support.renewals import until
+from tests.support.wait import until_async
 from tests.support.webhook_receiver import KEY, SECRET, Receiver, receiving, signature
 from token_vault.secret import Secret
 from worker.settings import EventKind, EventSettings, WebhookSettings
@@ -208,7 +208,7 @@ async def test_one_receiver_is_never_in_the_way_of_another(
     )
     await tell(deliverers.vault)
     first = asyncio.create_task(deliverer.deliver_due(TENANTS))
-    await until(lambda: len(other.got) == 1 and len(receiver.got) == 1)
+    await until_async(lambda: len(other.got) == 1 and len(receiver.got) == 1)
     await tell(deliverers.vault)
     assert (await deliverer.deliver_due(TENANTS))["delivered"] == 1
     assert len(other.got) == 2
