@@ -17,7 +17,7 @@ GRANTS = 1000
 READS = 4000
 ROUNDS = 5
 TOKEN = "t" * 1800
-STATEMENT = "SELECT access_sealed, expires_at FROM grants WHERE user_id = %s AND connection = %s"
+STATEMENT = "SELECT access_ciphertext, expires_at FROM grants WHERE user_id = %s AND connection = %s"
 
 
 def measure(stage: Stage) -> list[Result]:

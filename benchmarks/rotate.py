@@ -15,7 +15,7 @@ from worker.vault.rotation import rotate
 
 GRANTS = 20_000
 TOKEN = "t" * 1800
-SEALED = "SELECT access_sealed FROM grants UNION ALL SELECT refresh_sealed FROM grants"
+SEALED = "SELECT access_ciphertext FROM grants UNION ALL SELECT refresh_ciphertext FROM grants"
 
 
 def measure(stage: Stage) -> list[Result]:

@@ -18,7 +18,7 @@ ROUNDS = 9
 
 # Rows as a sync leaves them, with tokens of the usual size that are never opened here.
 FILL = """
-INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, access_sealed, access_version, refresh_sealed,
+INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, access_ciphertext, access_version, refresh_ciphertext,
     refresh_version, expires_at, obtained_at, obtained_from, due_at)
 SELECT %s, 'partner', 'auth0|' || n, n::text, 'active', decode(repeat('ab', 300), 'hex'), 1, decode(repeat('cd', 120), 'hex'), 1,
     now() + interval '1 day', now(), 'auth0', now() + interval '12 hours' + n * interval '1 ms'
@@ -26,7 +26,7 @@ FROM generate_series(1, %s) n
 """
 # Spread over the whole table, as in life.
 MAKE_DUE = "UPDATE grants SET due_at = now() - interval '1 minute' WHERE id IN (SELECT (n * (%s / %s))::bigint + 1 FROM generate_series(0, %s) n)"
-RESET = "UPDATE grants SET due_at = now() + interval '12 hours', claim_owner = NULL, claim_began = NULL, claim_until = NULL WHERE claim_owner IS NOT NULL OR due_at <= now()"
+RESET = "UPDATE grants SET due_at = now() + interval '12 hours', claim_owner = NULL, claimed_at = NULL, claim_until = NULL WHERE claim_owner IS NOT NULL OR due_at <= now()"
 
 
 def measure(stage: Stage) -> list[Result]:

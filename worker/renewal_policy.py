@@ -67,10 +67,10 @@ def with_observations(
 ) -> Provider:
     """Correct a provider by what answers over this connection have shown."""
     operator_knows = given is not None and given.rotates is not None
-    if stored.seen_rotating and not provider.rotates and not operator_knows:
+    if stored.observed_rotating and not provider.rotates and not operator_knows:
         provider = replace(provider, rotates=True)
-    if stored.seen_grace is not None and provider.grace:
-        provider = replace(provider, grace=min(provider.grace, stored.seen_grace))
+    if stored.observed_grace is not None and provider.grace:
+        provider = replace(provider, grace=min(provider.grace, stored.observed_grace))
     return provider
 
 
@@ -85,7 +85,7 @@ def renewal_policy(
     keep_alive = _first("keep_alive", connection, given)
     on_read = renewal(given, connection) == "on-read" and provider.needs_refresh_token
     idle = provider.idle_life or provider.absolute_life
-    lives = [life for life in (idle, stored.seen_refresh_life) if life is not None]
+    lives = [life for life in (idle, stored.observed_refresh_life) if life is not None]
     return RenewalPolicy(
         read_window=(timedelta(seconds=window) if window else DEFAULT_READ_WINDOW) if on_read else None,
         idle_life=min(lives) if lives else None,

@@ -131,9 +131,9 @@ class ConnectionResolver:
         key = (stored.tenant, stored.name)
         cached = self._options.get(key)
         # By ciphertext: two syncs at once may both have stored the next version.
-        if cached is None or cached[0] != stored.options_sealed:
+        if cached is None or cached[0] != stored.options_ciphertext:
             try:
-                cached = (stored.options_sealed, table.open_options(self._vault, stored))
+                cached = (stored.options_ciphertext, table.open_options(self._vault, stored))
             except CannotDecrypt as error:
                 return providers.Problem("cannot_open", str(error))
             self._options[key] = cached
@@ -144,7 +144,7 @@ class ConnectionResolver:
             allow_loopback_http=self._tenant_is_on_loopback(stored.tenant),
             declared=self._declared,
         )
-        is_deleted = stored.missing_since is not None and stored.options_sealed is None
+        is_deleted = stored.missing_since is not None and stored.options_ciphertext is None
         return DELETED if is_deleted and isinstance(resolved, providers.Problem) else resolved
 
     def _fingerprint(self, client: providers.Client) -> bytes:

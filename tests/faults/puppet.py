@@ -97,7 +97,7 @@ class Strings:
             opened = opening(vault, claim)
             # A dead grant's token is presented by force alone, when the loss has been told.
             dead = claim.state == "reauthorization_required"
-            _note.set("forced" if dead else "in doubt" if claim.doubt_since else "")
+            _note.set("forced" if dead else "in doubt" if claim.in_doubt_since else "")
             self.reached("opened")
             return opened
 
@@ -238,7 +238,7 @@ async def _rounds(arguments: dict[str, Any]) -> None:
     due = text("UPDATE grants SET due_at = now() WHERE user_id = :user_id AND claim_owner IS NULL")
     untouched = text("""
         SELECT 1 FROM grants
-        WHERE user_id = :user_id AND refresh_version = 1 AND doubt_since IS NULL AND state = 'active'
+        WHERE user_id = :user_id AND refresh_version = 1 AND in_doubt_since IS NULL AND state = 'active'
     """)
     known = settings.load()
     async with (

@@ -60,7 +60,7 @@ def refresh(
         if len(played) < rounds:
             print(f"the crowd ended early: {made.said('crowd')[-2000:]}", file=sys.stderr)
         doubted = {
-            row["user_id"] for row in made.sql("SELECT user_id FROM grants WHERE doubt_since IS NOT NULL")
+            row["user_id"] for row in made.sql("SELECT user_id FROM grants WHERE in_doubt_since IS NOT NULL")
         }
         made.kill_all()
         spends = Counter(dict.fromkeys(played, 0))

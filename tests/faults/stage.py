@@ -206,12 +206,12 @@ class Stage:
 
     def refresh_token(self, row: Row) -> str | None:
         """Open a row's refresh token."""
-        if row["refresh_sealed"] is None:
+        if row["refresh_ciphertext"] is None:
             return None
         key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
         ring = KeyRing("refresh", [REFRESH_KEY])
         place = EncryptionContext.of_grant(key, "refresh", row["refresh_version"])
-        return ring.decrypt(place, row["refresh_sealed"]).reveal()
+        return ring.decrypt(place, row["refresh_ciphertext"]).reveal()
 
     def digest(self, row: Row) -> str:
         """Name a row's refresh token as the providers' ledger does."""
@@ -235,13 +235,13 @@ class Stage:
         deadline, forced = time.monotonic() + patience, set[str]()
         busy = (
             "SELECT count(*) AS n FROM grants WHERE claim_owner IS NOT NULL OR state = 'in_doubt'"
-            " OR doubt_since IS NOT NULL AND state = 'active' OR due_at < now() - interval '3 s'"
+            " OR in_doubt_since IS NOT NULL AND state = 'active' OR due_at < now() - interval '3 s'"
         )
         while time.monotonic() < deadline:
             self.mend()
             for row in self.sql(
                 "SELECT user_id, connection FROM grants WHERE claim_owner IS NULL"
-                " AND (state = 'in_doubt' OR state = 'active' AND doubt_since IS NOT NULL) LIMIT 300"
+                " AND (state = 'in_doubt' OR state = 'active' AND in_doubt_since IS NOT NULL) LIMIT 300"
             ):  # decided now, as an operator would: by force, once
                 if row["user_id"] in forced:
                     continue

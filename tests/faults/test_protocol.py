@@ -250,7 +250,7 @@ class Protocol(RuleBasedStateMachine):
     def send(self, attempt: Attempt, *, carried_out: bool) -> None:
         """Present the token as the engine does, where there is still time and the claim stands."""
         claim = attempt.claim
-        doubted = claim.doubt_since is not None
+        doubted = claim.in_doubt_since is not None
         late = self.now + timedelta(seconds=CALL_SECONDS) >= claim.until
         if late or (doubted and not self.run(claims.still_holds(self.vault, claim))):
             self.attempts.remove(attempt)
@@ -285,8 +285,8 @@ class Protocol(RuleBasedStateMachine):
         """Erase the user."""
         self.erased = True
         self.connection.execute(
-            "UPDATE grants SET state = 'erased', reason = NULL, access_sealed = NULL, refresh_sealed = NULL,"
-            " due_at = NULL, claim_owner = NULL, claim_began = NULL, claim_until = NULL, doubt_since = NULL"
+            "UPDATE grants SET state = 'erased', reason = NULL, access_ciphertext = NULL, refresh_ciphertext = NULL,"
+            " due_at = NULL, claim_owner = NULL, claimed_at = NULL, claim_until = NULL, in_doubt_since = NULL"
         )
         self.age = (self.provider.families, 0)
 
@@ -316,7 +316,7 @@ class Protocol(RuleBasedStateMachine):
         self.age = (int(family), int(renewal))
         told = (
             row["state"] in ("in_doubt", "reauthorization_required")
-            or row["doubt_since"]
+            or row["in_doubt_since"]
             or row["claim_owner"]
         )
         if not told and not self.attempts and not self.spool.waiting():

@@ -85,7 +85,7 @@ async def test_the_lease_runs_out_during_the_call(renewals: Renewals, provider: 
     await second.engine.renew_due(second.tenants)
     assert renewals.tenant.double_spends() == 0
     row = renewals.row(user)
-    assert (row["state"], row["doubt_since"], row["claim_owner"]) == ("active", None, None)
+    assert (row["state"], row["in_doubt_since"], row["claim_owner"]) == ("active", None, None)
     live = renewals.tenant.live(user, "c")
     assert opened(first.vault, row).refresh == live["refresh_token"]
     held = renewals.tenant.holder(opened(first.vault, row).access or "")
@@ -373,11 +373,11 @@ async def test_the_row_is_deleted_during_the_call(renewals: Renewals, how: str) 
         renewals.sql("DELETE FROM grants")
     else:
         renewals.sql(
-            "UPDATE grants SET state = 'erased', access_sealed = NULL, refresh_sealed = NULL, due_at = NULL,"
-            " claim_owner = NULL, claim_began = NULL, claim_until = NULL"
+            "UPDATE grants SET state = 'erased', access_ciphertext = NULL, refresh_ciphertext = NULL, due_at = NULL,"
+            " claim_owner = NULL, claimed_at = NULL, claim_until = NULL"
         )
     assert await answered() == {Outcome.SUPERSEDED: 1}
-    assert all(row["access_sealed"] is row["refresh_sealed"] is None for row in renewals.rows())
+    assert all(row["access_ciphertext"] is row["refresh_ciphertext"] is None for row in renewals.rows())
     assert await worker.engine.renew_due(worker.tenants) == {}
 
 

@@ -280,14 +280,14 @@ def test_a_killed_worker(base: Sql, world: Emulation, everything: Site) -> None:
     everything.worker("bulk", "renew,sync")
     # Their claims run out, which takes two minutes of real time.
     base(
-        "UPDATE grants SET claim_began = claim_began - interval '3 min', claim_until = now(), due_at = now()"
+        "UPDATE grants SET claimed_at = claimed_at - interval '3 min', claim_until = now(), due_at = now()"
         " WHERE claim_owner IS NOT NULL"
     )
-    began = {row["user_id"]: row["claim_began"] for row in base("SELECT user_id, claim_began FROM grants")}
+    began = {row["user_id"]: row["claimed_at"] for row in base("SELECT user_id, claimed_at FROM grants")}
     for user in (kept, saved):
         until(lambda: renewed_user(base, user), what=f"{user} is renewed")  # noqa: B023  # called at once
-        (row,) = base("SELECT state, doubt_since, attempts FROM grants WHERE user_id = %s", user)
-        assert row == {"state": "active", "doubt_since": None, "attempts": 0}
+        (row,) = base("SELECT state, in_doubt_since, attempts FROM grants WHERE user_id = %s", user)
+        assert row == {"state": "active", "in_doubt_since": None, "attempts": 0}
     doubtful = until(lambda: standing(base, lost, "in_doubt"), what="the doubt is known")
     assert doubtful["reason_since"] == began[lost]
     assert len(world.call_log("/idp/bitbucket")) == 1  # its access token is served as long as it lives

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, LiteralString
 from urllib.parse import quote
@@ -59,6 +59,11 @@ def run(url: Secret, statement: LiteralString | syntax.Composed) -> list[tuple[A
         return list(cursor.fetchall()) if cursor.description else []
 
 
+def rows(url: Secret, tables: Iterable[str]) -> list[list[tuple[Any, ...]]]:
+    """All that each of these tables holds."""
+    return [run(url, syntax.SQL("TABLE {}").format(syntax.Identifier(name))) for name in tables]
+
+
 @contextmanager
 def role(url: Secret, rights: LiteralString) -> Iterator[Secret]:
     """Make a role with an odd password and these rights; gives the URL with which it logs in."""
@@ -99,6 +104,79 @@ def test_the_migrations_go_up_down_and_up(empty: Secret) -> None:
     assert run(empty, "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace") == []
     migrate(empty)
     assert run(empty, SCHEMA) == first
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005", "0006"])
+def test_a_migration_back_makes_what_was_there(empty: Secret, revision: str) -> None:
+    """Down to a revision makes the schema that going up to it makes."""
+    migrate(empty, revision)
+    before = run(empty, SCHEMA)
+    migrate(empty)
+    command.downgrade(configuration(empty), revision)
+    assert run(empty, SCHEMA) == before
+
+
+FILLED_AT_0006 = """
+INSERT INTO connections (tenant, name, strategy, options_sealed, away, seen_rotating, seen_grace, seen_life, seen_refresh_life)
+VALUES ('default', 'c', 'oauth2', 'options', 3, true, 1.5, '1 h', '30 d');
+INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, reason, obtained_from, access_sealed, access_version,
+    refresh_sealed, refresh_version, expires_at, shown_access, shown_refresh, shown_updated_at, claim_owner, claim_began,
+    claim_until, doubt_since, expiry_told_version, told)
+VALUES ('default', 'c', 'oauth2|1', '1', 'in_doubt', 'timeout', 'renewal', 'access', 3, 'refresh', 4,
+    '2026-11-01T13:00Z', 'a', 'r', '2026-11-01T10:00Z', 'aa28f9a4-5f8b-4f2c-8df4-3a5a6b3e8b6f', '2026-11-01T12:00Z',
+    '2026-11-01T12:02Z', '2026-11-01T11:59Z', 2, 'grant.reauthorization_required');
+INSERT INTO vault_secrets (name, sealed) VALUES ('fingerprint_key', 'secret');
+INSERT INTO management_tokens (tenant, minted_with, sealed, expires_at) VALUES ('default', 'with', 'token', now());
+INSERT INTO sync_positions (tenant, feed, mark) VALUES ('default', 'log', '900');
+INSERT INTO wanted_users (tenant, user_id) VALUES ('default', 'oauth2|2');
+INSERT INTO outbox (kind, tenant, spread_at) VALUES ('connection.broken', 'default', '2026-11-01T12:00Z');
+"""
+
+
+def test_plain_names_keep_what_is_stored(empty: Secret) -> None:
+    """A vault of revision 0006 keeps each value through the renaming and back, and no table is written anew."""
+    tables = (
+        "connections", "grants", "vault_secrets", "management_tokens", "sync_positions", "wanted_users", "outbox",
+    )  # fmt: skip
+    renamed = {"sync_positions": "sync_cursors", "wanted_users": "users_to_sync"}
+    migrate(empty, "0006")
+    run(empty, FILLED_AT_0006)
+    files = "SELECT relfilenode FROM pg_class WHERE relkind IN ('r', 'i') ORDER BY oid"
+    before, stored_in = rows(empty, tables), run(empty, files)
+    with role(empty, "GRANT SELECT ON served_tokens, token_status TO {}") as reader:
+        migrate(empty, "0007")
+        assert rows(empty, [renamed.get(name, name) for name in tables]) == before
+        assert run(empty, files) == stored_in
+        assert run(reader, "SELECT access_ciphertext FROM served_tokens") == [(b"access",)]
+        command.downgrade(configuration(empty), "0006")
+        assert rows(empty, tables) == before
+        assert run(reader, "SELECT access_sealed FROM served_tokens") == [(b"access",)]
+
+
+def test_the_renamed_triggers_still_write_events(empty: Secret) -> None:
+    """After the renaming a dead grant is reported once, and its recovery too; so it is after going back."""
+    for revision, reported in (("0007", "reported_trouble"), ("0006", "told")):
+        if revision == "0007":
+            migrate(empty, "0006")
+            run(empty, FILLED_AT_0006)
+            migrate(empty, "0007")
+        else:
+            command.downgrade(configuration(empty), "0006")
+        run(empty, "DELETE FROM outbox")
+        run(empty, "UPDATE grants SET state = 'active', reason = NULL")
+        run(
+            empty,
+            "UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', due_at = NULL",
+        )
+        run(empty, "UPDATE connections SET problem = 'no_client', problem_message = 'none'")
+        assert run(empty, "SELECT kind FROM outbox ORDER BY at") == [
+            ("grant.healed",), ("grant.reauthorization_required",), ("connection.broken",),
+        ]  # fmt: skip
+        run(empty, "UPDATE connections SET problem = NULL, problem_message = NULL")
+        told = run(empty, syntax.SQL("SELECT {} FROM grants").format(syntax.Identifier(reported)))
+        assert told == [("grant.reauthorization_required",)]
+    with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="may not go backwards"):
+        run(empty, "UPDATE grants SET refresh_sealed = NULL")
 
 
 def test_the_migrations_make_what_the_models_describe(empty: Secret) -> None:
@@ -229,15 +307,15 @@ def test_a_reader_reads_the_views_alone(database_url: Secret, reader: Secret) ->
             "INSERT INTO connections (tenant, name, strategy) VALUES ('default', 'google-oauth2', 'x')"
         )
         connection.execute(
-            "INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, obtained_from, access_sealed, "
-            "access_version, refresh_sealed, expires_at) VALUES (%s, %s, %s, %s, 'active', 'renewal', %s, 1, 'r', "
+            "INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, obtained_from, access_ciphertext, "
+            "access_version, refresh_ciphertext, expires_at) VALUES (%s, %s, %s, %s, 'active', 'renewal', %s, 1, 'r', "
             "now() + interval '1 h')",
             (key.tenant, key.connection, key.user_id, key.provider_user_id, sealed),
         )
     with TokenVault(reader, [ACCESS_KEY]) as vault:
         assert vault.user_token(key.user_id, key.connection).value == "ya29.token"
     for forbidden in (
-        "SELECT refresh_sealed FROM grants",
+        "SELECT refresh_ciphertext FROM grants",
         "SELECT * FROM connections",
         "SELECT * FROM vault_secrets",
         "SELECT * FROM management_tokens",

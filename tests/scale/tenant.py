@@ -43,14 +43,16 @@ def wrong(servers: embedded.Servers, tenant: Emulation) -> int:
     """How many identities the vault lacks or has too many, or has with other tokens than Auth0 shows."""
     ring = KeyRing("access", [ACCESS_KEY])
     shown = {
-        (user["user_id"], identity["connection"], str(identity["provider_user_id"])): identity["shown_access"]
+        (user["user_id"], identity["connection"], str(identity["provider_user_id"])): identity[
+            "observed_access"
+        ]
         for user in tenant.alive()
         for identity in user["identities"]
     }
     mistakes = 0
     with psycopg.connect(servers.database_url.reveal()) as connection:
         rows = connection.execute(
-            "SELECT user_id, connection, provider_user_id, access_version, access_sealed FROM grants"
+            "SELECT user_id, connection, provider_user_id, access_version, access_ciphertext FROM grants"
             " WHERE user_id <> '' AND state <> 'erased'"
         )
         for user, name, subject, version, sealed in rows:

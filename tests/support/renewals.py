@@ -210,7 +210,7 @@ def opened(vault: Vault, row: Row) -> Pair:
     key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
     found = []
     for ring, field in ((vault.access, "access"), (vault.refresh, "refresh")):
-        sealed = row[f"{field}_sealed"]
+        sealed = row[f"{field}_ciphertext"]
         place = EncryptionContext.of_grant(key, field, row[f"{field}_version"])
         found.append(None if sealed is None else ring.decrypt(place, sealed).reveal())
     return Pair(*found)

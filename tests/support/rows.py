@@ -26,7 +26,7 @@ def opened(vault: Vault, row: dict[str, Any]) -> tuple[str | None, str | None]:
     key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
     found: list[str | None] = []
     for ring in (vault.access, vault.refresh):
-        sealed = row[f"{ring.name}_sealed"]
+        sealed = row[f"{ring.name}_ciphertext"]
         place = EncryptionContext.of_grant(key, ring.name, row[f"{ring.name}_version"])
         found.append(None if sealed is None else ring.decrypt(place, sealed).reveal())
     return found[0], found[1]

@@ -61,7 +61,7 @@ class Renewer:
             await claims.release_unspent(self._vault, [claim], due_at=now)
             return Outcome.UNSENT
         # The attempt begins here: what came before was waiting.
-        claim = replace(claim, began=now)
+        claim = replace(claim, claimed_at=now)
         request = self._request(limiter, client, provider, claim, now)
         if isinstance(request, Decision):
             await claims.release(self._vault, claim, **request.columns)
@@ -70,14 +70,14 @@ class Renewer:
                     self._vault, tenant=claim.key.tenant, name=claim.key.connection, now=now
                 )
             return request.outcome
-        if claim.doubt_since is not None and not await claims.still_holds(self._vault, claim):
+        if claim.in_doubt_since is not None and not await claims.still_holds(self._vault, claim):
             return Outcome.SUPERSEDED
         result = await self._call(provider, request, now, has_time)
         if isinstance(result, Refused):
             return await self._refused(limiter, claim, provider, result, clock)
         stored = limiter.connection.stored
         outcome = await self._committer.store(
-            claim, result.pair, sent_at=now, policy=limiter.connection.policy, life=stored.seen_life
+            claim, result.pair, sent_at=now, policy=limiter.connection.policy, life=stored.observed_life
         )
         if outcome is Outcome.SPOOLED:
             limiter.exhausted = True  # Postgres is away: no more is claimed
@@ -117,7 +117,7 @@ class Renewer:
         policy = limiter.connection.policy
         if claim.state != "active" or not policy.is_dormant(claim.last_read_at, now) or claim.attempts:
             return None
-        if claim.doubt_since is not None or claim.obtained_at is None:
+        if claim.in_doubt_since is not None or claim.obtained_at is None:
             return None
         alive = schedule.while_alive(claim.obtained_at, self._jitter(), policy, claim.refresh_expires_at)
         if (

@@ -112,7 +112,7 @@ class CircuitBreaker:
             fingerprint=limiter.connection.fingerprint,
             code=refused.code,
             blame=blame,
-            began=claim.began,
+            began=claim.claimed_at,
             now=now,
             jitter=self._jitter(),
             retry_after=refused.retry_after,

@@ -34,7 +34,7 @@ async def record_from_pair(
     if provider and not (provider.rotates or provider.keeps_old_refresh):
         news["rotating"] = is_new
     for name, seen, shown in (
-        ("life", stored.seen_life, life), ("refresh_life", stored.seen_refresh_life, refresh_life)
+        ("life", stored.observed_life, life), ("refresh_life", stored.observed_refresh_life, refresh_life)
     ):  # fmt: skip
         if shown and (seen is None or shown < seen * 0.9):  # lives that differ a little are no news
             news[name] = shown
@@ -60,8 +60,8 @@ def _refresh_life(claim: Claim, pair: TokenPair, sent_at: datetime) -> timedelta
 
 async def record_from_loss(vault: Vault, claim: Claim, provider: Provider) -> None:
     """Keep how short a provider's grace was: a token in doubt was refused within what was said to be its grace."""
-    if provider.grace and claim.doubt_since:
-        lasted = (claim.began - claim.doubt_since).total_seconds()
+    if provider.grace and claim.in_doubt_since:
+        lasted = (claim.claimed_at - claim.in_doubt_since).total_seconds()
         if lasted < provider.grace:
             await connections.learn(
                 vault, tenant=claim.key.tenant, name=claim.key.connection, grace=max(lasted, 0)

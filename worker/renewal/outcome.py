@@ -75,7 +75,7 @@ def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime,
         return _dead(refused, claim, columns, now)
     if refused.blame is RefusalBlame.IN_DOUBT and refused.spent:
         columns |= {"state": "in_doubt", "reason": refused.code, "in_doubt": True}
-        columns |= {"reason_since": claim.doubt_since or claim.began}
+        columns |= {"reason_since": claim.in_doubt_since or claim.claimed_at}
         columns["due_at"] = max(allowed_at, doubt_due_at(claim, provider, now=now, retry_at=retry_at))
         return Decision(Outcome.IN_DOUBT, False, columns, outage=True)
     if refused.blame is RefusalBlame.IN_DOUBT and not claim.attempts:
@@ -92,12 +92,12 @@ def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime,
 
 
 def _dead(refused: Refused, claim: Claim, columns: dict[str, Any], now: datetime) -> Decision:
-    lost = claim.doubt_since is not None
+    lost = claim.in_doubt_since is not None
     columns |= {
         "state": "reauthorization_required",
         "reason": "lost_in_rotation" if lost else refused.code,
         # The time a lost grant was lost is that of the attempt whose outcome never came.
-        "reason_since": claim.doubt_since or now,
+        "reason_since": claim.in_doubt_since or now,
         "due_at": None,
         "settled": True,
     }
@@ -123,10 +123,12 @@ def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: d
     make the provider revoke the whole family, the access token still being served included, while a retry of a
     request that never arrived is as good later as now: so the user is served first.
     """
-    in_doubt_for = (now - (claim.doubt_since or claim.began)).total_seconds()  # a grace may be infinite
+    in_doubt_for = (
+        now - (claim.in_doubt_since or claim.claimed_at)
+    ).total_seconds()  # a grace may be infinite
     safe = not provider.rotates or (provider.grace is not None and in_doubt_for < provider.grace)
     if safe:
-        return now if claim.doubt_since is None else retry_at
+        return now if claim.in_doubt_since is None else retry_at
     if claim.expires_at is None:
         return retry_at
     last_moment = IN_DOUBT_RETRY_MARGIN if claim.life is None else min(IN_DOUBT_RETRY_MARGIN, claim.life / 4)
@@ -144,7 +146,7 @@ def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decisio
         A release that puts the next use of the refresh token off, or None where it may be used now.
     """
     # The verdict on a dead one stands.
-    if claim.doubt_since is None or claim.state not in ("active", "in_doubt"):
+    if claim.in_doubt_since is None or claim.state not in ("active", "in_doubt"):
         return None
     due_at = doubt_due_at(claim, provider, now=now, retry_at=now)
     if due_at <= now:
@@ -155,7 +157,7 @@ def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decisio
         meant_for_grace = provider.grace and claim.attempts
         return Decision(Outcome.IN_DOUBT, False, {"due_at": due_at}) if meant_for_grace else None
     columns = {
-        "state": "in_doubt", "reason": "no_answer", "reason_since": claim.doubt_since, "due_at": due_at,
+        "state": "in_doubt", "reason": "no_answer", "reason_since": claim.in_doubt_since, "due_at": due_at,
         "last_error": "no_answer", "attempts": max(claim.attempts, 1),
     }  # fmt: skip
     return Decision(Outcome.IN_DOUBT, False, columns)

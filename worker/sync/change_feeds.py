@@ -163,7 +163,7 @@ class ChangeFeeds:
             await self._keeping.by_id(list(named), known, report)
             more = len(page.entries) + len(page.malformed) >= PER_PAGE
             until = _newest(page, now) or position.read_until if more else now
-            position = replace(position, mark=page.after, read_until=until)
+            position = replace(position, token=page.after, read_until=until)
             await cursors.put(self._vault, self._tenant, LOG, position)
             if not more:
                 return True
@@ -173,8 +173,8 @@ class ChangeFeeds:
         return True
 
     async def _page(self, position: SyncCursor) -> LogPage | None:
-        if position.mark is not None:
-            return await self._auth0.logs(position.mark, take=PER_PAGE)
+        if position.token is not None:
+            return await self._auth0.logs(position.token, take=PER_PAGE)
         if await self._auth0.newest_log() is None:
             return None
         raise Auth0LogGone("the log was empty when it was last looked at, and has begun since")
@@ -189,7 +189,7 @@ class ChangeFeeds:
         position = await cursors.read(self._vault, self._tenant, EVENTS) or SyncCursor()
         log.info("sync.following", tenant=self._tenant)
         arrived: asyncio.Queue[StreamedEvent | None] = asyncio.Queue()
-        listening = asyncio.create_task(self._listen(position.mark, arrived))
+        listening = asyncio.create_task(self._listen(position.token, arrived))
         stopping = asyncio.create_task(stop.wait())
         ended = False
         try:

@@ -77,13 +77,13 @@ class ExportReconciler:
             if position is None:
                 position = SyncCursor(await self._auth0.export.begin(), run_id=run_id)
                 await cursors.put(self._vault, self._tenant, EXPORT, position)
-            if position.mark is not None:
-                report.finished = await self._is_done(position.mark, began, budget)
+            if position.token is not None:
+                report.finished = await self._is_done(position.token, began, budget)
                 if not report.finished:
                     return True
-                if not await self._compare(position.mark, last, began, report, progress):
+                if not await self._compare(position.token, last, began, report, progress):
                     return await self._leave(report, None)
-                position = replace(position, mark=None, page=report.seen)
+                position = replace(position, token=None, page=report.seen)
                 await cursors.put(self._vault, self._tenant, EXPORT, position)
         except Auth0RateLimited:
             raise

@@ -66,7 +66,7 @@ class FullScan:
         last = await runs.last_complete(self._vault, self._tenant, "all") if everybody else None
         since = last[0] - LAG if last else None
         stop_at = None if budget is None else time.monotonic() + budget
-        place = read(position.mark, position.page)
+        place = read(position.token, position.page)
         await cursors.put(self._vault, self._tenant, feed, position)
         async for step in self._steps(by, place, known, report, connection):
             await self._keeping.page(step.page, known, report, full=full, since=since)
@@ -76,8 +76,8 @@ class FullScan:
                 progress(report.seen, _in_all(step, report))
             if step.following is None:
                 break
-            mark, page = written(step.following)
-            await cursors.put(self._vault, self._tenant, feed, replace(position, mark=mark, page=page))
+            token, page = written(step.following)
+            await cursors.put(self._vault, self._tenant, feed, replace(position, token=token, page=page))
             if stop_at is not None and time.monotonic() > stop_at:
                 report.finished = False
                 return False

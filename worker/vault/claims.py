@@ -40,22 +40,22 @@ class Claim:
 
     Attributes:
         until: nobody else touches the grant before; a request must end well before it.
-        doubt_since: when an earlier attempt with this refresh token began whose outcome is unknown.
+        in_doubt_since: when an earlier attempt with this refresh token began whose outcome is unknown.
         attempts: failures in a row before this attempt.
     """
 
     id: int
     key: GrantKey
     owner: UUID
-    began: datetime
+    claimed_at: datetime
     until: datetime
     state: str
-    access_sealed: bytes | None
+    access_ciphertext: bytes | None
     access_version: int
-    refresh_sealed: bytes | None
+    refresh_ciphertext: bytes | None
     refresh_version: int
     expires_at: datetime | None
-    doubt_since: datetime | None
+    in_doubt_since: datetime | None
     attempts: int
     obtained_at: datetime | None = None
     refresh_expires_at: datetime | None = None
@@ -92,26 +92,26 @@ WITH asked AS (
     LIMIT :limit
 )
 UPDATE grants SET
-    claim_owner = :owner, claim_began = :now, claim_until = :until, due_at = :until,
-    doubt_since = CASE WHEN claim_owner IS NULL THEN doubt_since ELSE coalesce(doubt_since, claim_began) END
+    claim_owner = :owner, claimed_at = :now, claim_until = :until, due_at = :until,
+    in_doubt_since = CASE WHEN claim_owner IS NULL THEN in_doubt_since ELSE coalesce(in_doubt_since, claimed_at) END
 FROM due WHERE grants.id = due.id
-RETURNING grants.id, tenant, connection, user_id, provider_user_id, state, access_sealed, access_version,
-    refresh_sealed, refresh_version, expires_at, doubt_since, attempts, obtained_at, refresh_expires_at, last_read_at
+RETURNING grants.id, tenant, connection, user_id, provider_user_id, state, access_ciphertext, access_version,
+    refresh_ciphertext, refresh_version, expires_at, in_doubt_since, attempts, obtained_at, refresh_expires_at, last_read_at
 """)
 
 _CLAIM_ONE = text("""
 UPDATE grants SET
-    claim_owner = :owner, claim_began = :now, claim_until = :until,
+    claim_owner = :owner, claimed_at = :now, claim_until = :until,
     due_at = CASE WHEN state = 'reauthorization_required' THEN NULL ELSE CAST(:until AS timestamptz) END,
-    doubt_since = CASE WHEN claim_owner IS NULL THEN doubt_since ELSE coalesce(doubt_since, claim_began) END,
+    in_doubt_since = CASE WHEN claim_owner IS NULL THEN in_doubt_since ELSE coalesce(in_doubt_since, claimed_at) END,
     forced_at = CASE WHEN state = 'reauthorization_required' THEN :now ELSE forced_at END
 WHERE id = :id AND state <> 'erased' AND (claim_until IS NULL OR claim_until <= :now)
     AND access_version = coalesce(CAST(:seen AS bigint), access_version)
     AND (:by_operator OR CASE WHEN state = 'reauthorization_required'
         THEN :force AND (forced_at IS NULL OR forced_at <= :forced_before)
         ELSE attempts = 0 OR due_at <= :now END)
-RETURNING id, tenant, connection, user_id, provider_user_id, state, access_sealed, access_version,
-    refresh_sealed, refresh_version, expires_at, doubt_since, attempts, obtained_at, refresh_expires_at, last_read_at
+RETURNING id, tenant, connection, user_id, provider_user_id, state, access_ciphertext, access_version,
+    refresh_ciphertext, refresh_version, expires_at, in_doubt_since, attempts, obtained_at, refresh_expires_at, last_read_at
 """)
 
 # One statement, so that the pair is committed with the answer and nothing can come between. Each token is
@@ -122,10 +122,10 @@ RETURNING id, tenant, connection, user_id, provider_user_id, state, access_seale
 _STORE = text("""
 WITH stored AS (
     UPDATE grants SET
-        refresh_sealed = CASE WHEN NOT fresh_refresh THEN refresh_sealed ELSE :refresh_sealed END,
+        refresh_ciphertext = CASE WHEN NOT fresh_refresh THEN refresh_ciphertext ELSE :refresh_ciphertext END,
         refresh_version = refresh_version + CAST(fresh_refresh AS integer),
         refresh_expires_at = coalesce(CAST(:refresh_expires_at AS timestamptz), CASE WHEN NOT fresh_refresh THEN refresh_expires_at END),
-        access_sealed = CASE WHEN same_access THEN :access_sealed ELSE access_sealed END,
+        access_ciphertext = CASE WHEN same_access THEN :access_ciphertext ELSE access_ciphertext END,
         access_version = access_version + CAST(same_access AS integer),
         expires_at = CASE WHEN same_access THEN :expires_at ELSE expires_at END,
         obtained_at = CASE WHEN same_access THEN :obtained_at ELSE obtained_at END,
@@ -134,26 +134,26 @@ WITH stored AS (
         due_at = CASE WHEN presented_since THEN :obtained_at WHEN same_access THEN :due_at ELSE least(due_at, :due_at) END,
         state = CASE WHEN presented_since THEN 'in_doubt' ELSE 'active' END,
         reason = CASE WHEN presented_since THEN 'reused' END,
-        reason_since = CASE WHEN presented_since THEN coalesce(claim_began, reason_since, :obtained_at) END,
-        doubt_since = CASE WHEN presented_since THEN coalesce(claim_began, reason_since, :obtained_at) END,
+        reason_since = CASE WHEN presented_since THEN coalesce(claimed_at, reason_since, :obtained_at) END,
+        in_doubt_since = CASE WHEN presented_since THEN coalesce(claimed_at, reason_since, :obtained_at) END,
         attempts = CASE WHEN same_refresh THEN 0 ELSE attempts END,
         last_error = CASE WHEN same_refresh THEN NULL ELSE last_error END,
         last_renewed_at = :obtained_at,
         claim_owner = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_owner END,
-        claim_began = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_began END,
+        claimed_at = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claimed_at END,
         claim_until = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_until END,
         awaited = false
     FROM (
         SELECT id AS held, awaited AS was_awaited,
-            CAST(:refresh_sealed AS bytea) IS NOT NULL AND claim_owner IS DISTINCT FROM :owner
-                AND (claim_owner IS NOT NULL OR doubt_since IS NOT NULL OR coalesce(reason = 'lost_in_rotation', false))
+            CAST(:refresh_ciphertext AS bytea) IS NOT NULL AND claim_owner IS DISTINCT FROM :owner
+                AND (claim_owner IS NOT NULL OR in_doubt_since IS NOT NULL OR coalesce(reason = 'lost_in_rotation', false))
                 AS presented_since,
             refresh_version = :refresh_version AS same_refresh,
-            refresh_version = :refresh_version AND CAST(:refresh_sealed AS bytea) IS NOT NULL AS fresh_refresh,
+            refresh_version = :refresh_version AND CAST(:refresh_ciphertext AS bytea) IS NOT NULL AS fresh_refresh,
             refresh_version = :refresh_version AND access_version = :access_version AS same_access,
             -- The token that was sent: without a refresh token it is the access token.
-            refresh_version = :refresh_version AND (CAST(:refresh_sealed AS bytea) IS NOT NULL
-                OR refresh_sealed IS NULL AND access_version = :access_version) AS is_replaced
+            refresh_version = :refresh_version AND (CAST(:refresh_ciphertext AS bytea) IS NOT NULL
+                OR refresh_ciphertext IS NULL AND access_version = :access_version) AS is_replaced
         FROM grants WHERE id = :id AND user_id = :user_id FOR UPDATE
     ) now_held
     WHERE id = held AND same_refresh AND state <> 'erased'
@@ -166,11 +166,11 @@ SELECT same_access, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS te
 _RELEASE = text("""
 WITH released AS (
     UPDATE grants SET
-        claim_owner = NULL, claim_began = NULL, claim_until = NULL, awaited = false,
+        claim_owner = NULL, claimed_at = NULL, claim_until = NULL, awaited = false,
         state = coalesce(CAST(:state AS text), state),
         reason = CASE WHEN CAST(:state AS text) IS NULL THEN reason ELSE :reason END,
         reason_since = CASE WHEN CAST(:state AS text) IS NULL THEN reason_since ELSE CAST(:reason_since AS timestamptz) END,
-        doubt_since = CASE WHEN :settled THEN NULL ELSE coalesce(doubt_since, CAST(:doubt_since AS timestamptz)) END,
+        in_doubt_since = CASE WHEN :settled THEN NULL ELSE coalesce(in_doubt_since, CAST(:in_doubt_since AS timestamptz)) END,
         -- Without a time for a grant that lives: it was dead when it was claimed, and an answer has come in since.
         due_at = CASE WHEN coalesce(CAST(:state AS text), state) IN ('active', 'in_doubt')
             THEN coalesce(CAST(:due_at AS timestamptz), due_at, now()) END,
@@ -186,7 +186,7 @@ SELECT id, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END 
 _RELEASE_UNSPENT = text("""
 WITH released AS (
     UPDATE grants SET
-        claim_owner = NULL, claim_began = NULL, claim_until = NULL, awaited = false,
+        claim_owner = NULL, claimed_at = NULL, claim_until = NULL, awaited = false,
         due_at = CASE WHEN state IN ('active', 'in_doubt') THEN CAST(:due_at AS timestamptz) END
     FROM (SELECT id AS held, awaited AS was_awaited FROM grants WHERE id = ANY(:ids) FOR UPDATE) now_held
     WHERE id = held AND claim_owner = :owner
@@ -266,7 +266,7 @@ def _claim(row: object, owner: UUID, now: datetime, until: datetime) -> Claim:
         columns.pop("user_id"),
         columns.pop("provider_user_id"),
     )
-    return Claim(key=key, owner=owner, began=now, until=until, **columns)
+    return Claim(key=key, owner=owner, claimed_at=now, until=until, **columns)
 
 
 def open_refresh(vault: Vault, claim: Claim) -> Secret | None:
@@ -275,10 +275,10 @@ def open_refresh(vault: Vault, claim: Claim) -> Secret | None:
     Raises:
         CannotDecrypt: the ring lacks its key, or the ciphertext is out of place.
     """
-    if claim.refresh_sealed is None:
+    if claim.refresh_ciphertext is None:
         return None
     return vault.refresh.decrypt(
-        EncryptionContext.of_grant(claim.key, "refresh", claim.refresh_version), claim.refresh_sealed
+        EncryptionContext.of_grant(claim.key, "refresh", claim.refresh_version), claim.refresh_ciphertext
     )
 
 
@@ -288,10 +288,10 @@ def open_access(vault: Vault, claim: Claim) -> Secret | None:
     Raises:
         CannotDecrypt: the ring lacks its key, or the ciphertext is out of place.
     """
-    if claim.access_sealed is None:
+    if claim.access_ciphertext is None:
         return None
     return vault.access.decrypt(
-        EncryptionContext.of_grant(claim.key, "access", claim.access_version), claim.access_sealed
+        EncryptionContext.of_grant(claim.key, "access", claim.access_version), claim.access_ciphertext
     )
 
 
@@ -317,7 +317,7 @@ async def store_renewed(
     values = {
         "id": claim.id, "user_id": key.user_id, "owner": claim.owner, "channel": CHANNEL,
         "access_version": claim.access_version, "refresh_version": claim.refresh_version,
-        "access_sealed": access, "refresh_sealed": refresh,
+        "access_ciphertext": access, "refresh_ciphertext": refresh,
         "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at,
         "scopes": None if pair.scopes is None else list(pair.scopes),
         "obtained_at": obtained_at, "due_at": due_at,
@@ -364,14 +364,14 @@ async def release(
         "id": claim.id, "owner": claim.owner, "channel": CHANNEL,
         "access_version": claim.access_version, "refresh_version": claim.refresh_version,
         "state": state, "reason": reason, "reason_since": reason_since, "due_at": due_at,
-        "doubt_since": claim.began if in_doubt else None, "settled": settled,
+        "in_doubt_since": claim.claimed_at if in_doubt else None, "settled": settled,
         "attempts": claim.attempts if attempts is None else attempts, "last_error": last_error,
     }  # fmt: skip
     return bool(await vault.run(_RELEASE, values))
 
 
 _REFUSED_AFTER_ALL = text("""
-UPDATE grants SET state = 'in_doubt', reason = 'reused', reason_since = :began, doubt_since = :began, due_at = :now
+UPDATE grants SET state = 'in_doubt', reason = 'reused', reason_since = :began, in_doubt_since = :began, due_at = :now
 WHERE id = :id AND refresh_version > :refresh_version AND obtained_from = 'renewal' AND claim_owner IS NULL
     AND state = 'active'
 RETURNING id
@@ -400,7 +400,7 @@ async def refused_after_all(vault: Vault, claim: Claim, *, now: datetime) -> boo
     values = {
         "id": claim.id,
         "refresh_version": claim.refresh_version,
-        "began": claim.doubt_since,
+        "began": claim.in_doubt_since,
         "now": now,
     }
     return bool(await vault.run(_REFUSED_AFTER_ALL, values))

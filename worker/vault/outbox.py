@@ -136,13 +136,13 @@ WITH ending AS (
     SELECT g.id FROM connections c CROSS JOIN LATERAL (
         SELECT id FROM grants
         WHERE grants.tenant = c.tenant AND grants.connection = c.name
-            AND state = 'unrenewable' AND expiry_told_version IS DISTINCT FROM access_version
+            AND state = 'unrenewable' AND expiry_reported_version IS DISTINCT FROM access_version
             AND expires_at <= CAST(:ahead AS timestamptz) AND expires_at > CAST(:since AS timestamptz) AND expires_at > created_at
         ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ) g
     WHERE c.tenant = ANY(:tenants) AND coalesce(c.problem IN ('not_shown', 'unsupported_strategy'), true) LIMIT :limit
 )
-UPDATE grants SET expiry_told_version = access_version FROM ending WHERE grants.id = ending.id RETURNING grants.id
+UPDATE grants SET expiry_reported_version = access_version FROM ending WHERE grants.id = ending.id RETURNING grants.id
 """)
 
 _MATCH = """
@@ -152,10 +152,10 @@ jsonb_to_recordset(CAST(:wanted AS jsonb)) AS w(webhook text, kinds jsonb, tenan
 
 _SPREAD = text(f"""
 WITH fresh AS (
-    SELECT id FROM outbox WHERE spread_at IS NULL AND tenant = ANY(:tenants)
+    SELECT id FROM outbox WHERE queued_at IS NULL AND tenant = ANY(:tenants)
     ORDER BY at LIMIT :limit FOR UPDATE SKIP LOCKED
 ), e AS (
-    UPDATE outbox SET spread_at = :now FROM fresh WHERE outbox.id = fresh.id RETURNING outbox.id, kind, tenant
+    UPDATE outbox SET queued_at = :now FROM fresh WHERE outbox.id = fresh.id RETURNING outbox.id, kind, tenant
 )
 INSERT INTO deliveries (event_id, webhook, queued_at, next_at)
 SELECT e.id, w.webhook, :now, :now FROM e JOIN {_MATCH}
@@ -194,7 +194,7 @@ WHERE event_id = :event_id AND webhook = :webhook AND owner = :owner
 
 _BLANK = text("""
 UPDATE outbox SET user_id = NULL
-WHERE kind = 'user.forgotten' AND user_id IS NOT NULL AND spread_at IS NOT NULL
+WHERE kind = 'user.forgotten' AND user_id IS NOT NULL AND queued_at IS NOT NULL
     AND NOT EXISTS (SELECT FROM deliveries d WHERE d.event_id = outbox.id AND d.state <> 'delivered')
 """)
 

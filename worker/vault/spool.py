@@ -24,6 +24,14 @@ from token_vault.secret import Secret
 from worker.token_pair import TokenPair
 from worker.vault.claims import Claim
 
+# What the fields of a claim were called in the files of version 0.1, which may still be on disk.
+_OLD_NAMES = {
+    "began": "claimed_at",
+    "access_sealed": "access_ciphertext",
+    "refresh_sealed": "refresh_ciphertext",
+    "doubt_since": "in_doubt_since",
+}
+
 # A file that is still without its name after so many seconds has lost its process.
 UNFINISHED = 60.0
 
@@ -76,7 +84,7 @@ class Spool:
         """Put an answer on disk, fsynced; returns its file."""
         name = f"{claim.id}-{uuid4().hex}"
         plain = {
-            "claim": asdict(claim) | {"access_sealed": None, "refresh_sealed": None},
+            "claim": asdict(claim) | {"access_ciphertext": None, "refresh_ciphertext": None},
             "pair": {
                 "access": pair.access and pair.access.reveal(), "refresh": pair.refresh and pair.refresh.reveal(),
                 "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at, "scopes": pair.scopes,
@@ -212,8 +220,11 @@ def _text(value: object) -> str:
 
 def _read(path: Path, plain: dict[str, Any]) -> Spooled:
     claim, pair = plain["claim"], plain["pair"]
+    for old, new in _OLD_NAMES.items():
+        if old in claim:
+            claim[new] = claim.pop(old)
     for name in (
-        *("began", "until", "expires_at", "doubt_since", "obtained_at"),
+        *("claimed_at", "until", "expires_at", "in_doubt_since", "obtained_at"),
         *("refresh_expires_at", "last_read_at"),
     ):
         claim[name] = _moment(claim.get(name))

@@ -16,7 +16,7 @@ CHANNEL = "token_vault_grants"
 # The columns of ``served_tokens`` in the order of ``Served``, and the database's time: the reader's own clock
 # may be wrong. A reader needs no more than SELECT on this view.
 SELECT_SERVED = """
-SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since, access_sealed, access_version,
+SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since, access_ciphertext, access_version,
     expires_at, scopes, obtained_at, obtained_from, last_read_at, now()
 FROM served_tokens WHERE user_id = %s AND connection = %s
 """
@@ -65,7 +65,7 @@ class Served(NamedTuple):
     state: str
     reason: str | None
     reason_since: datetime | None
-    access_sealed: bytes | None
+    access_ciphertext: bytes | None
     access_version: int
     expires_at: datetime | None
     scopes: list[str] | None
@@ -91,7 +91,7 @@ class Served(NamedTuple):
             min_ttl: seconds of life wanted; None for what renewal in time always leaves.
             now: the time, by default the database's.
         """
-        if self.access_sealed is None or self.state == "erased":
+        if self.access_ciphertext is None or self.state == "erased":
             return False
         if self.expires_at is None:
             # Straight from its provider, or beyond renewal: served with the expiry marked unknown. One that

@@ -66,11 +66,11 @@ class Reader:
         return served
 
     def _open(self, served: Served) -> Token:
-        if served.access_sealed is None:
+        if served.access_ciphertext is None:
             raise TokenNotFound(f"the vault has no access token of {served.key}")
         place = EncryptionContext.of_grant(served.key, "access", served.access_version)
         scopes = None if served.scopes is None else tuple(served.scopes)
-        return Token(self._ring.decrypt(place, served.access_sealed).reveal(), served.expires_at, scopes)
+        return Token(self._ring.decrypt(place, served.access_ciphertext).reveal(), served.expires_at, scopes)
 
     def _stand(self, served: Served, standing: GrantStatus | None, min_ttl: float | None) -> Token | None:
         """Judge a token that is not fresh: hand it out all the same, or None where a refresh may help.
@@ -82,7 +82,7 @@ class Reader:
         if state == "reauthorization_required":
             raise ReauthorizationRequired(served.reason or "unknown", served.reason_since)
         if state in ("unrenewable", "expired"):
-            if served.expires_at is None and served.access_sealed is not None:
+            if served.expires_at is None and served.access_ciphertext is not None:
                 return self._open(served)  # of unknown age, and nobody can renew it
             raise TokenExpired(
                 f"the token of {served.key} ends too soon and cannot be renewed "

@@ -365,7 +365,9 @@ async def test_nothing_stored(rows: Rows, open_reader: OpenReader) -> None:
             await reader.user_token(user, connection, wait=30)
     with pytest.raises(TokenNotFound, match="admin"):
         await reader.admin_token(CONNECTION)
-    rows.sql("UPDATE grants SET state = 'erased', access_sealed = NULL, refresh_sealed = NULL, due_at = NULL")
+    rows.sql(
+        "UPDATE grants SET state = 'erased', access_ciphertext = NULL, refresh_ciphertext = NULL, due_at = NULL"
+    )
     with pytest.raises(TokenNotFound):
         await reader.user_token(USER, CONNECTION, wait=30)
 

@@ -47,7 +47,7 @@ async def test_a_deleted_user_is_erased(bench: Bench) -> None:
     bench.tenant.delete_user(user)
     assert (await sweep(bench)).erased == 1
     [row] = tombstones(bench)
-    assert (row["access_sealed"], row["refresh_sealed"], row["due_at"], row["reason"]) == (
+    assert (row["access_ciphertext"], row["refresh_ciphertext"], row["due_at"], row["reason"]) == (
         None, None, None, "deleted"
     )  # fmt: skip
     subject = user.rpartition("|")[2]
@@ -200,12 +200,12 @@ async def test_a_grant_in_use_is_erased_later(bench: Bench) -> None:
     user = sorted(bench.users())[0]
     configure(bench)
     bench.sql(
-        "UPDATE grants SET claim_owner = gen_random_uuid(), claim_began = now(), claim_until = now() + interval '1 min'"
+        "UPDATE grants SET claim_owner = gen_random_uuid(), claimed_at = now(), claim_until = now() + interval '1 min'"
         " WHERE user_id = %s", user
     )  # fmt: skip
     swept = await bench.erasure().forget(user)
     assert (swept.erased, swept.waiting) == (0, 1)
-    bench.sql("UPDATE grants SET claim_owner = NULL, claim_began = NULL, claim_until = NULL")
+    bench.sql("UPDATE grants SET claim_owner = NULL, claimed_at = NULL, claim_until = NULL")
     assert (await bench.erasure().forget(user)).erased == 1
 
 
@@ -367,7 +367,7 @@ async def test_a_deleted_connection_loses_its_admin_tokens(bench: Bench) -> None
     await bench.sync.connections()
     assert (await sweep(bench)).erased == 1
     [row] = bench.sql(f"SELECT * FROM connections WHERE name = '{name}'")
-    assert (admin_grants(bench), row["options_sealed"]) == ([], None)
+    assert (admin_grants(bench), row["options_ciphertext"]) == ([], None)
     assert (await sweep(bench)).erased == 0
     await with_admin(bench)
     assert len(admin_grants(bench)) == 1
@@ -383,12 +383,12 @@ async def test_a_connections_client_outlives_it_while_grants_need_it(bench: Benc
     await bench.sync.connections()
     await bench.erasure().sweep(anyway=True)
     [row] = bench.sql("SELECT * FROM connections WHERE name = 'bitbucket'")
-    assert row["options_sealed"] is not None
+    assert row["options_ciphertext"] is not None
     for user in bench.users():
         await bench.erasure().forget(user)
     await bench.erasure().sweep(anyway=True)
     [row] = bench.sql("SELECT * FROM connections WHERE name = 'bitbucket'")
-    assert row["options_sealed"] is None
+    assert row["options_ciphertext"] is None
 
 
 async def test_a_list_that_lacks_a_connection_proves_nothing(bench: Bench) -> None:

@@ -58,7 +58,7 @@ async def test_a_wrong_secret_costs_a_handful_of_calls(renewals: Renewals) -> No
         await asyncio.gather(*(worker.engine.renew_due(worker.tenants) for worker in workers))
     assert 1 <= len(renewals.token_calls("c")) <= 3
     assert renewals.states() == {"active"}
-    assert all(row["doubt_since"] is None and row["claim_owner"] is None for row in renewals.rows())
+    assert all(row["in_doubt_since"] is None and row["claim_owner"] is None for row in renewals.rows())
     assert renewals.circuit("c")["circuit_code"] == "invalid_client"
     assert sum(row["attempts"] for row in renewals.rows()) <= 3
 

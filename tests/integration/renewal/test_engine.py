@@ -98,7 +98,7 @@ async def test_a_renewed_grant_holds_what_the_provider_takes(renewals: Renewals)
         assert renewals.holds_what_lives(worker.vault, user, name), name
         assert opened(worker.vault, row).access != opened(worker.vault, old).access
         assert (row["state"], row["attempts"], row["last_error"]) == ("active", 0, None)
-        assert (row["doubt_since"], row["claim_owner"], row["obtained_from"]) == (None, None, "renewal")
+        assert (row["in_doubt_since"], row["claim_owner"], row["obtained_from"]) == (None, None, "renewal")
         assert old["now"] <= row["obtained_at"] <= row["now"] < row["due_at"] < row["expires_at"]
 
 
@@ -164,7 +164,7 @@ async def test_the_providers_verdict_kills_the_grant(renewals: Renewals) -> None
         [row] = renewals.rows(name)
         assert (row["state"], row["reason"], row["due_at"]) == ("reauthorization_required", case.told, None)
         assert row["reason_since"] <= row["now"]
-        assert row["refresh_sealed"] is not None
+        assert row["refresh_ciphertext"] is not None
         assert renewals.circuit(name)["circuit_opened_at"] is None
     assert await worker.engine.renew_due(worker.tenants) == {}
 
@@ -199,7 +199,7 @@ async def test_a_mistake_of_the_operator_breaks_the_connection(renewals: Renewal
     assert outcomes == {Outcome.BLOCKED: len(MISTAKES)}
     for case, name in named:
         [row] = renewals.rows(name)
-        assert (row["state"], row["reason"], row["doubt_since"]) == ("active", None, None)
+        assert (row["state"], row["reason"], row["in_doubt_since"]) == ("active", None, None)
         assert renewals.circuit(name)["circuit_code"] == case.told
         [status] = renewals.sql("SELECT state, reason FROM token_status WHERE connection = %s", name)
         assert status == {"state": "blocked", "reason": case.told}
@@ -260,7 +260,7 @@ async def test_what_passes_is_waited_for(renewals: Renewals) -> None:
     assert outcomes == {Outcome.RETRY: len(PASSING)}
     for case, name in named:
         [row] = renewals.rows(name)
-        assert (row["state"], row["attempts"], row["doubt_since"]) == ("active", 1, None)
+        assert (row["state"], row["attempts"], row["in_doubt_since"]) == ("active", 1, None)
         assert row["last_error"] == case.told
         assert 3 < wait_of(row) <= 11
         assert renewals.circuit(name)["circuit_opened_at"] is None
@@ -285,7 +285,7 @@ async def test_an_unreachable_provider_costs_nothing(renewals: Renewals) -> None
     renewals.make_due()
     assert await renew(renewals, worker) is Outcome.RETRY
     row = renewals.row(user)
-    assert (row["state"], row["doubt_since"], row["last_error"]) == ("active", None, "unreachable")
+    assert (row["state"], row["in_doubt_since"], row["last_error"]) == ("active", None, "unreachable")
     assert 3 < wait_of(row) <= 11
 
 
@@ -303,7 +303,7 @@ async def test_an_unknown_outcome_is_put_off_while_the_user_is_served(renewals: 
         [row] = renewals.rows(name)
         assert row["state"] == "in_doubt", case
         assert row["obtained_from"] == "auth0"
-        assert row["doubt_since"] == row["reason_since"] <= row["now"]
+        assert row["in_doubt_since"] == row["reason_since"] <= row["now"]
         assert row["due_at"] == row["expires_at"] - IN_DOUBT_RETRY_MARGIN
     assert await worker.engine.renew_due(worker.tenants) == {}
     assert len(renewals.tenant.call_log("/idp/")) == len(cases)
@@ -316,7 +316,7 @@ async def test_without_rotation_an_unknown_outcome_is_retried_at_once(renewals: 
     assert outcomes == {Outcome.RETRY: len(cases)}
     for case, name in named:
         [row] = renewals.rows(name)
-        assert (row["state"], row["doubt_since"]) == ("active", None), case
+        assert (row["state"], row["in_doubt_since"]) == ("active", None), case
         assert wait_of(row) <= 0
     assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: len(cases)}
     assert all(
@@ -332,7 +332,7 @@ async def test_within_the_grace_an_unknown_outcome_is_retried_at_once(renewals: 
     assert all(wait_of(row) <= 0 for row in renewals.rows())
     assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: len(cases)}
     for row in renewals.rows():
-        assert (row["state"], row["doubt_since"], row["reason"]) == ("active", None, None)
+        assert (row["state"], row["in_doubt_since"], row["reason"]) == ("active", None, None)
         assert renewals.holds_what_lives(worker.vault, row["user_id"], row["connection"])
 
 
@@ -342,7 +342,7 @@ async def test_a_doubtful_refresh_token_that_was_not_spent_is_renewed_after_all(
     assert await renew(renewals, worker, "reset_before") is Outcome.IN_DOUBT
     renewals.make_due()  # its time has come
     assert await renew(renewals, worker) is Outcome.RENEWED
-    assert renewals.row(user)["doubt_since"] is None
+    assert renewals.row(user)["in_doubt_since"] is None
     assert renewals.holds_what_lives(worker.vault, user, "c")
 
 
@@ -350,7 +350,7 @@ async def test_a_doubtful_refresh_token_that_was_spent_is_lost_in_rotation(renew
     """A refresh token that was spent in vain is reported as lost, at the time of the attempt that lost it."""
     worker, user = await one_due(renewals, STRICT)
     assert await renew(renewals, worker, "reset_after") is Outcome.IN_DOUBT
-    began = renewals.row(user)["doubt_since"]
+    began = renewals.row(user)["in_doubt_since"]
     renewals.make_due()
     assert await renew(renewals, worker) is Outcome.LOST
     row = renewals.row(user)
@@ -365,7 +365,7 @@ async def test_a_dead_workers_call_is_in_doubt(renewals: Renewals) -> None:
     began = await renewals.die_during_calls(worker, carried_out=True)
     assert await renew(renewals, worker) is Outcome.IN_DOUBT
     row = renewals.row(user)
-    assert (row["state"], row["doubt_since"], row["claim_owner"]) == ("in_doubt", began, None)
+    assert (row["state"], row["in_doubt_since"], row["claim_owner"]) == ("in_doubt", began, None)
     assert row["due_at"] == row["expires_at"] - IN_DOUBT_RETRY_MARGIN
     assert len(renewals.token_calls("c")) == 1
     renewals.make_due()
@@ -380,7 +380,7 @@ async def test_a_dead_workers_call_that_never_arrived_costs_nothing(renewals: Re
     assert await renew(renewals, worker) is Outcome.IN_DOUBT
     renewals.make_due()
     assert await renew(renewals, worker) is Outcome.RENEWED
-    assert renewals.row(user)["doubt_since"] is None
+    assert renewals.row(user)["in_doubt_since"] is None
 
 
 async def test_a_dead_workers_call_is_repeated_at_once_where_that_is_safe(renewals: Renewals) -> None:
@@ -388,7 +388,7 @@ async def test_a_dead_workers_call_is_repeated_at_once_where_that_is_safe(renewa
     worker, user = await one_due(renewals, KEEPS)
     await renewals.die_during_calls(worker, carried_out=True)
     assert await renew(renewals, worker) is Outcome.RENEWED
-    assert renewals.row(user)["doubt_since"] is None
+    assert renewals.row(user)["in_doubt_since"] is None
 
 
 # Unknown
@@ -481,14 +481,14 @@ async def test_a_day_passes_in_seconds(renewals: Renewals) -> None:
 async def test_a_key_that_is_missing_costs_no_token(renewals: Renewals) -> None:
     """A refresh token that does not open is not sent, not dead, and opens again when its key is back."""
     worker, user = await one_due(renewals, STRICT)
-    sealed = renewals.row(user)["refresh_sealed"]
-    renewals.sql("UPDATE grants SET refresh_sealed = '\\x00'")
+    sealed = renewals.row(user)["refresh_ciphertext"]
+    renewals.sql("UPDATE grants SET refresh_ciphertext = '\\x00'")
     assert await renew(renewals, worker) is Outcome.UNREADABLE
     row = renewals.row(user)
-    assert (row["state"], row["claim_owner"], row["doubt_since"]) == ("active", None, None)
+    assert (row["state"], row["claim_owner"], row["in_doubt_since"]) == ("active", None, None)
     assert wait_of(row) > 0
     assert renewals.token_calls("c") == []
-    renewals.sql("UPDATE grants SET refresh_sealed = %s", sealed)
+    renewals.sql("UPDATE grants SET refresh_ciphertext = %s", sealed)
     renewals.make_due()
     assert await renew(renewals, worker) is Outcome.RENEWED
 

@@ -353,7 +353,7 @@ async def test_force_uses_a_doubtful_refresh_token(renewals: Renewals) -> None:
     renewals.tenant.fail_next("/idp/c", 1, "reset_before")
     await refresh(worker, user)
     assert (await refresh(worker, user, force=True)).outcome is Outcome.RENEWED
-    assert renewals.row(user)["doubt_since"] is None
+    assert renewals.row(user)["in_doubt_since"] is None
 
 
 @pytest.mark.parametrize("fault", [None, "503", "hang", "error:computer_says_no"])
@@ -469,7 +469,7 @@ async def test_what_the_vault_does_not_have_is_not_found(renewals: Renewals) -> 
     with pytest.raises(TokenNotFound):
         await worker.on_demand.refresh(tenants=["another"], user_id=user, connection="c")
     renewals.sql(
-        "UPDATE grants SET state = 'erased', access_sealed = NULL, refresh_sealed = NULL, due_at = NULL"
+        "UPDATE grants SET state = 'erased', access_ciphertext = NULL, refresh_ciphertext = NULL, due_at = NULL"
     )
     with pytest.raises(TokenNotFound):
         await refresh(worker, user, force=True)

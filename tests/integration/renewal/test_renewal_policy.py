@@ -61,7 +61,7 @@ def answers(renewals: Renewals, fields: dict[str, Any]) -> None:
 def learned(renewals: Renewals) -> dict[str, Any]:
     """What the vault has been taught about connection ``c``."""
     [row] = renewals.sql(
-        "SELECT seen_rotating, seen_grace, seen_life, seen_refresh_life FROM connections WHERE name = 'c'"
+        "SELECT observed_rotating, observed_grace, observed_life, observed_refresh_life FROM connections WHERE name = 'c'"
     )
     return row
 
@@ -116,7 +116,7 @@ async def test_a_provider_that_rotates_after_all(renewals: Renewals, environment
     async with told(environment, worker, said) as there:
         renewals.make_due()
         assert await there._engine.renew_due(["default"]) == {Outcome.RENEWED: 1}
-        assert learned(renewals)["seen_rotating"]
+        assert learned(renewals)["observed_rotating"]
         renewals.make_due()
         renewals.tenant.fail_next("/idp/c", 1, "reset_before")
         outcome = Outcome.RETRY if said else Outcome.IN_DOUBT
@@ -131,11 +131,11 @@ async def test_an_answer_without_a_new_refresh_token_teaches_nothing(renewals: R
     for _ in range(2):
         renewals.make_due()
         assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 1}
-    assert not learned(renewals)["seen_rotating"]
-    renewals.sql("UPDATE connections SET seen_rotating = true")
+    assert not learned(renewals)["observed_rotating"]
+    renewals.sql("UPDATE connections SET observed_rotating = true")
     renewals.make_due()
     assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 1}
-    assert learned(renewals)["seen_rotating"]
+    assert learned(renewals)["observed_rotating"]
 
 
 async def test_the_shortest_life_seen_stands_in_for_one_that_is_missing(renewals: Renewals) -> None:
@@ -151,7 +151,7 @@ async def test_the_shortest_life_seen_stands_in_for_one_that_is_missing(renewals
     lives = timedelta(seconds=1200), timedelta(seconds=12_000)
     assert all(
         abs(seen[name] - life) < timedelta(seconds=1)
-        for name, life in zip(("seen_life", "seen_refresh_life"), lives, strict=True)
+        for name, life in zip(("observed_life", "observed_refresh_life"), lives, strict=True)
     )
     renewals.sql("UPDATE grants SET expires_at = NULL WHERE user_id = %s", second)
     renewals.sql("UPDATE grants SET due_at = now() + interval '1 day' WHERE user_id = %s", first)
@@ -159,7 +159,7 @@ async def test_the_shortest_life_seen_stands_in_for_one_that_is_missing(renewals
     answers(renewals, {"expires_in": None})
     assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 1}
     row = renewals.row(second)
-    assert row["expires_at"] - row["obtained_at"] == seen["seen_life"]
+    assert row["expires_at"] - row["obtained_at"] == seen["observed_life"]
 
 
 @pytest.mark.parametrize("rotates", [False, True])
@@ -177,7 +177,7 @@ async def test_the_rest_of_one_grants_life_is_no_rule_for_the_others(
         assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 1}
     row = renewals.row(second)
     assert row["due_at"] - row["obtained_at"] > timedelta(minutes=40)
-    assert learned(renewals)["seen_refresh_life"] is None
+    assert learned(renewals)["observed_refresh_life"] is None
 
 
 async def test_another_provider_forgets_what_one_has_shown(renewals: Renewals, environment: Path) -> None:
@@ -185,7 +185,7 @@ async def test_another_provider_forgets_what_one_has_shown(renewals: Renewals, e
     renewals.connect("c")
     worker = await renewals.synced()
     renewals.sql(
-        "UPDATE connections SET seen_rotating = true, seen_grace = 1, seen_life = '1 s', seen_refresh_life = '1 s'"
+        "UPDATE connections SET observed_rotating = true, observed_grace = 1, observed_life = '1 s', observed_refresh_life = '1 s'"
     )
     async with told(
         environment, worker, '[connections."c"]\nprovider = "acme"\n[providers.acme]\ngrace = 9'

@@ -119,7 +119,7 @@ async def test_a_strict_provider_is_down_for_an_hour(renewals: Renewals) -> None
     here, worker = await weather(renewals, provider="custom", strategy="oauth2")
     renewals.tenant.fail_next("/idp/storm", 5000, "503")
     await here.last(worker.engine, 3600, 30)
-    doubtful = [row for row in renewals.rows("storm") if row["doubt_since"] is not None]
+    doubtful = [row for row in renewals.rows("storm") if row["in_doubt_since"] is not None]
     assert len(doubtful) <= here.calls() <= AWAY_AFTER + 20
     renewals.tenant.clear_faults()
     await here.last(worker.engine, 10 * 60, 5)

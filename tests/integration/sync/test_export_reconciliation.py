@@ -107,7 +107,7 @@ async def test_a_walk_where_it_takes_no_more_calls(bench: Bench) -> None:
     calls = bench.calls()
     assert (calls[LIST], calls.get(BY_ID, 0)) == (6, 0)
     assert bench.newest_shown()
-    assert bench.sql("SELECT * FROM wanted_users") == []
+    assert bench.sql("SELECT * FROM users_to_sync") == []
     assert not await bench.sync.is_under_way()
 
 
@@ -238,7 +238,7 @@ async def test_an_identity_that_shows_no_token_any_more_is_asked_for_once(bench:
     await bench.sync.everything()
     assert bench.calls().get(BY_ID, 0) == 0
     [row] = bench.sql("SELECT * FROM grants WHERE user_id = %s", user)
-    assert row["refresh_sealed"]
+    assert row["refresh_ciphertext"]
     bench.tenant.login(user)
     await bench.sync.everything()
     assert bench.newest_shown()

@@ -43,7 +43,7 @@ class Bench:
     def newest_shown(self) -> bool:
         """Whether the vault holds exactly the users whom Auth0 has, with the tokens that Auth0 shows."""
         held = {
-            (row["user_id"], row["connection"], row["provider_user_id"]): row["shown_access"]
+            (row["user_id"], row["connection"], row["provider_user_id"]): row["observed_access"]
             for row in self.sql("SELECT * FROM grants WHERE user_id <> '' AND state <> 'erased'")
         }
         return set(held) == {
@@ -196,13 +196,13 @@ async def test_a_log_that_does_not_reach_back(bench: Bench, gone: Any) -> None:
     await bench.sync.everything()
     bench.tenant.set_log(retention=3600, gone=gone)
     bench.tenant.login(users[7])
-    bench.sql("UPDATE sync_positions SET read_until = read_until - interval '2 d' WHERE feed = 'log'")
+    bench.sql("UPDATE sync_cursors SET read_until = read_until - interval '2 d' WHERE feed = 'log'")
     bench.tenant.advance(7200)
     bench.tenant.login(users[8])
     report = await bench.sync.changes()
     assert (report.ok, report.tally.changed) == (True, 2)
     assert any("may not reach back" in note for note in report.notes)
-    assert bench.sql("SELECT 1 FROM sync_positions WHERE feed = 'updated'") == []
+    assert bench.sql("SELECT 1 FROM sync_cursors WHERE feed = 'updated'") == []
     assert (await bench.sync.changes()).notes == []
 
 
@@ -240,7 +240,7 @@ async def test_events_are_followed(bench: Bench) -> None:
         assert await (await bench.runtime.sync("default")).follow(asyncio.Event()) is False  # in reserve
         stop.set()
         assert await following is True
-    assert bench.sql("SELECT 1 FROM sync_positions WHERE feed = 'events' AND mark IS NOT NULL")
+    assert bench.sql("SELECT 1 FROM sync_cursors WHERE feed = 'events' AND token IS NOT NULL")
 
 
 async def test_events_that_are_gone_are_left_to_the_log(bench: Bench) -> None:
@@ -248,9 +248,9 @@ async def test_events_that_are_gone_are_left_to_the_log(bench: Bench) -> None:
     bench.tenant.add_users("google-oauth2", 2)
     await bench.sync.everything()
     bench.tenant.set_events(retention=60)
-    bench.sql("INSERT INTO sync_positions (tenant, feed, mark) VALUES ('default', 'events', 'long-ago')")
+    bench.sql("INSERT INTO sync_cursors (tenant, feed, token) VALUES ('default', 'events', 'long-ago')")
     await bench.sync.follow(asyncio.Event())
-    assert bench.sql("SELECT 1 FROM sync_positions WHERE feed = 'events'") == []
+    assert bench.sql("SELECT 1 FROM sync_cursors WHERE feed = 'events'") == []
 
 
 async def test_two_tenants_do_not_stop_each_other(bench: Bench) -> None:
@@ -322,7 +322,7 @@ async def test_a_backlog_of_the_log_is_not_read_until_now(bench: Bench) -> None:
     bench.tenant.login(users[0])
     bench.tenant.advance(20 * 3600)
     assert not (await bench.sync.changes(budget=0)).finished
-    behind = "SELECT 1 FROM sync_positions WHERE feed = 'log' AND read_until < now() - interval '20 h'"
+    behind = "SELECT 1 FROM sync_cursors WHERE feed = 'log' AND read_until < now() - interval '20 h'"
     assert len(bench.sql(behind)) == 1
     bench.tenant.set_log(retention=3600, gone="400")
     assert (await bench.sync.changes()).tally.changed == 1
@@ -335,7 +335,7 @@ async def test_a_log_that_cannot_be_read_any_more(bench: Bench) -> None:
     users = bench.tenant.add_users("google-oauth2", 3)
     await bench.sync.everything()
     await bench.sync.changes()
-    bench.sql("UPDATE sync_positions SET read_until = now() - interval '2 h' WHERE feed = 'log'")
+    bench.sql("UPDATE sync_cursors SET read_until = now() - interval '2 h' WHERE feed = 'log'")
     bench.tenant.advance(1800)
     bench.tenant.login(users[0])
     bench.tenant.advance(5400)

@@ -465,9 +465,9 @@ async def test_workers_share_one_management_token(open_bench: OpenBench, google:
     await asyncio.gather(*(bench.sync.connections() for bench in both))
     await both[0].sync.everything()
     assert both[0].tenant.calls("/oauth/token") == {"POST /oauth/token": 1}
-    [shared] = both[0].sql("SELECT sealed, scopes FROM management_tokens")
+    [shared] = both[0].sql("SELECT ciphertext, scopes FROM management_tokens")
     assert set(shared["scopes"]) == SCOPES
-    assert shared["sealed"].startswith(b"gAAAA")
+    assert shared["ciphertext"].startswith(b"gAAAA")
 
 
 # What the list does not show

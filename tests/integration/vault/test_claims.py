@@ -80,7 +80,7 @@ async def store(
     vault: Vault, claim: Claim, *, access: str = "renewed", refresh: str | None = "rotated"
 ) -> bool:
     pair = TokenPair(Secret(access), Secret(refresh) if refresh else None, expires_at=AFTERWARDS + HOUR)
-    return await claims.store_renewed(vault, claim, pair, obtained_at=claim.began, due_at=AFTERWARDS)
+    return await claims.store_renewed(vault, claim, pair, obtained_at=claim.claimed_at, due_at=AFTERWARDS)
 
 
 @asynccontextmanager
@@ -191,7 +191,7 @@ async def test_only_force_claims_what_is_to_be_left_alone(vault: Vault, sql: Sql
     assert await taken(force=False) is None
     forced = await taken(force=True)
     assert forced is not None
-    assert forced.doubt_since is None
+    assert forced.in_doubt_since is None
     if state == "dead":
         assert sql("SELECT due_at FROM grants") == [{"due_at": None}]
 
@@ -238,8 +238,8 @@ async def test_the_claim_is_committed_before_the_request_is_sent(renewals: Renew
     await renewals.called("strict")
     row = renewals.row(user)
     assert row["claim_owner"] is not None
-    assert row["claim_began"] <= row["now"] < row["claim_until"]
-    assert row["claim_until"] - row["claim_began"] == CLAIM_TIME
+    assert row["claimed_at"] <= row["now"] < row["claim_until"]
+    assert row["claim_until"] - row["claimed_at"] == CLAIM_TIME
     renewals.tenant.release()
     await running
     assert renewals.row(user)["claim_owner"] is None
@@ -262,7 +262,7 @@ async def test_nothing_is_sent_that_would_outlast_its_claim(renewals: Renewals) 
     assert await slow.engine.renew_due(slow.tenants) == {Outcome.UNSENT: 1}
     assert renewals.token_calls("strict") == []
     row = renewals.row(user)
-    assert (row["claim_owner"], row["doubt_since"], row["attempts"]) == (None, None, 0)
+    assert (row["claim_owner"], row["in_doubt_since"], row["attempts"]) == (None, None, 0)
     assert row["due_at"] is not None
 
 
@@ -273,11 +273,11 @@ async def test_a_dead_workers_claim_is_in_doubt_since_it_began(vault: Vault, sql
     """A claim past its deadline says when the attempt began whose outcome nobody knows; the first one counts."""
     await planted(vault, sql, shown(1))
     first = await claim_first(vault)
-    assert first.doubt_since is None
+    assert first.in_doubt_since is None
     second = await claim_first(vault, LATER, LATER + HOUR)
-    assert (second.id, second.doubt_since) == (first.id, NOW)
+    assert (second.id, second.in_doubt_since) == (first.id, NOW)
     third = await claim_first(vault, LATER + HOUR, LATER + 2 * HOUR)
-    assert third.doubt_since == NOW
+    assert third.in_doubt_since == NOW
 
 
 async def test_a_dead_workers_claim_can_be_taken_over_singly(vault: Vault, sql: Sql) -> None:
@@ -286,7 +286,7 @@ async def test_a_dead_workers_claim_can_be_taken_over_singly(vault: Vault, sql: 
     first = await claim_first(vault)
     taken = await claims.claim_one(vault, first.id, owner=uuid4(), now=LATER, until=AFTERWARDS)
     assert taken is not None
-    assert taken.doubt_since == NOW
+    assert taken.in_doubt_since == NOW
 
 
 async def test_giving_back_unspent_leaves_no_doubt(vault: Vault, sql: Sql) -> None:
@@ -294,7 +294,7 @@ async def test_giving_back_unspent_leaves_no_doubt(vault: Vault, sql: Sql) -> No
     await planted(vault, sql, shown(1))
     await claims.release_unspent(vault, [await claim_first(vault)], due_at=NOW)
     again = await claim_first(vault, AFTERWARDS, AFTERWARDS + HOUR)
-    assert (again.doubt_since, again.attempts, again.state) == (None, 0, "active")
+    assert (again.in_doubt_since, again.attempts, again.state) == (None, 0, "active")
 
 
 async def test_giving_back_unspent_keeps_an_older_doubt(vault: Vault, sql: Sql) -> None:
@@ -303,7 +303,7 @@ async def test_giving_back_unspent_keeps_an_older_doubt(vault: Vault, sql: Sql) 
     await claim_first(vault)
     taken_over = await claim_first(vault, LATER, AFTERWARDS)
     await claims.release_unspent(vault, [taken_over], due_at=AFTERWARDS)
-    assert (await claim_first(vault, AFTERWARDS, AFTERWARDS + HOUR)).doubt_since == NOW
+    assert (await claim_first(vault, AFTERWARDS, AFTERWARDS + HOUR)).in_doubt_since == NOW
 
 
 async def test_only_the_owner_gives_back(vault: Vault, sql: Sql) -> None:
@@ -327,7 +327,7 @@ async def test_an_answer_after_the_claim_ran_out_is_stored(vault: Vault, sql: Sq
     assert await store(vault, claim)
     [row] = sql("SELECT * FROM grants")
     assert opened(vault, row) == ("renewed", "rotated")
-    assert (row["claim_owner"], row["doubt_since"], row["state"]) == (None, None, "active")
+    assert (row["claim_owner"], row["in_doubt_since"], row["state"]) == (None, None, "active")
 
 
 async def test_a_late_answer_is_stored_under_another_ones_claim(vault: Vault, sql: Sql) -> None:
@@ -346,7 +346,7 @@ async def test_a_late_answer_is_stored_under_another_ones_claim(vault: Vault, sq
     assert opened(vault, row) == ("renewed", "rotated")
     assert (row["state"], row["due_at"]) == (
         "in_doubt",
-        late.began,
+        late.claimed_at,
     )  # the second may have presented it as well
     assert not await claims.still_holds(vault, second)
 
@@ -370,7 +370,7 @@ async def test_a_late_answer_heals_what_was_given_up(vault: Vault, sql: Sql) -> 
     )
     assert await store(vault, late)
     [row] = sql("SELECT * FROM grants")
-    assert (row["state"], row["doubt_since"], row["due_at"]) == ("in_doubt", NOW, late.began)
+    assert (row["state"], row["in_doubt_since"], row["due_at"]) == ("in_doubt", NOW, late.claimed_at)
     assert opened(vault, row) == ("renewed", "rotated")
 
 
@@ -382,10 +382,10 @@ async def test_a_refusal_just_after_a_late_answer_puts_the_new_pair_in_doubt(vau
     assert await store(vault, late)
     third = await claim_first(vault, LATER, AFTERWARDS)
     assert await store(vault, third, access="again", refresh="rotated again")
-    assert sql("SELECT state, doubt_since FROM grants") == [{"state": "active", "doubt_since": None}]
+    assert sql("SELECT state, in_doubt_since FROM grants") == [{"state": "active", "in_doubt_since": None}]
     assert await claims.refused_after_all(vault, second, now=AFTERWARDS)
     [row] = sql("SELECT * FROM grants")
-    assert (row["state"], row["doubt_since"], row["due_at"]) == ("in_doubt", NOW, AFTERWARDS)
+    assert (row["state"], row["in_doubt_since"], row["due_at"]) == ("in_doubt", NOW, AFTERWARDS)
     assert opened(vault, row) == ("again", "rotated again")
     assert not await claims.refused_after_all(vault, second, now=AFTERWARDS)
 
@@ -545,14 +545,14 @@ async def test_an_answer_for_an_erased_grant_is_not_kept(vault: Vault, sql: Sql)
     await planted(vault, sql, shown(1))
     claim = await claim_first(vault)
     sql(
-        "UPDATE grants SET state = 'erased', access_sealed = NULL, refresh_sealed = NULL, due_at = NULL,"
-        " claim_owner = NULL, claim_began = NULL, claim_until = NULL"
+        "UPDATE grants SET state = 'erased', access_ciphertext = NULL, refresh_ciphertext = NULL, due_at = NULL,"
+        " claim_owner = NULL, claimed_at = NULL, claim_until = NULL"
     )
     assert not await store(vault, claim)
     assert not await claims.release(vault, claim, due_at=AFTERWARDS)
     assert await claims.claim_one(vault, claim.id, owner=uuid4(), now=NOW, until=LATER) is None
-    [row] = sql("SELECT state, access_sealed, refresh_sealed, due_at FROM grants")
-    assert row == {"state": "erased", "access_sealed": None, "refresh_sealed": None, "due_at": None}
+    [row] = sql("SELECT state, access_ciphertext, refresh_ciphertext, due_at FROM grants")
+    assert row == {"state": "erased", "access_ciphertext": None, "refresh_ciphertext": None, "due_at": None}
 
 
 async def test_an_answer_for_a_deleted_row_goes_nowhere(vault: Vault, sql: Sql) -> None:

@@ -80,7 +80,7 @@ async def test_absent_options_never_erase_those_held(vault: Vault) -> None:
 
 async def test_a_connection_shown_again_is_not_written_again(vault: Vault, sql: Sql) -> None:
     """Options that have not changed keep their ciphertext; those that have get a new version."""
-    versions = "SELECT options_version AS version, options_sealed AS sealed FROM connections"
+    versions = "SELECT options_version AS version, options_ciphertext AS sealed FROM connections"
     await show(vault, GOOGLE)
     before = sql(versions)
     await show(vault, dict(reversed(GOOGLE.items())))
@@ -111,9 +111,9 @@ async def test_a_name_is_any_text(vault: Vault, name: str) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        "options_sealed = (SELECT options_sealed FROM connections WHERE name = 'other')",
+        "options_ciphertext = (SELECT options_ciphertext FROM connections WHERE name = 'other')",
         "options_version = options_version + 1",
-        "options_sealed = 'nonsense'",
+        "options_ciphertext = 'nonsense'",
         "name = 'renamed'",
     ],
 )
@@ -141,7 +141,7 @@ async def test_options_that_do_not_open_are_replaced_by_those_shown_next(vault: 
     sealed = KeyRing("refresh", [KeyRing.generate()]).encrypt(
         EncryptionContext("connections", ("default", "google"), "options", 1), Secret(json.dumps(GOOGLE))
     )
-    sql("UPDATE connections SET options_sealed = %s", sealed)
+    sql("UPDATE connections SET options_ciphertext = %s", sealed)
     [stored] = await table.stored(vault, ["default"])
     with pytest.raises(CannotDecrypt, match="VAULT_REFRESH_KEYS"):
         table.open_options(vault, stored)
@@ -154,9 +154,9 @@ async def test_a_reader_cannot_open_options(vault: Vault) -> None:
     await show(vault, GOOGLE)
     [stored] = await table.stored(vault, ["default"])
     place = EncryptionContext("connections", ("default", "google"), "options", stored.options_version)
-    assert stored.options_sealed is not None
+    assert stored.options_ciphertext is not None
     with pytest.raises(CannotDecrypt):
-        KeyRing("access", [ACCESS_KEY]).decrypt(place, stored.options_sealed)
+        KeyRing("access", [ACCESS_KEY]).decrypt(place, stored.options_ciphertext)
 
 
 # What becomes of it
@@ -310,7 +310,7 @@ async def test_two_syncs_that_store_at_once_leave_no_worker_behind(vault: Vault)
 async def _overwrite(vault: Vault, sealed: bytes, version: int) -> None:
     async with vault.engine.begin() as connection:
         await connection.exec_driver_sql(
-            "UPDATE connections SET options_sealed = %s, options_version = %s", (sealed, version)
+            "UPDATE connections SET options_ciphertext = %s, options_version = %s", (sealed, version)
         )
 
 

@@ -9,8 +9,8 @@ from psycopg import errors
 from tests.support.rows import Sql
 
 INSERT = """
-INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, obtained_from, access_sealed, access_version,
-    refresh_sealed, refresh_version, shown_updated_at, due_at)
+INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, obtained_from, access_ciphertext, access_version,
+    refresh_ciphertext, refresh_version, observed_updated_at, due_at)
 VALUES ('default', 'google-oauth2', %s, '1111', 'active', 'auth0', 'access', 3, 'refresh', 5, '2026-03-15', '2026-03-16')
 """
 
@@ -32,16 +32,16 @@ def grant(sql: Sql) -> Callable[[str], None]:
 @pytest.mark.parametrize(
     "columns",
     [
-        "refresh_sealed = NULL",
-        "refresh_sealed = NULL, refresh_version = 6",
-        "refresh_sealed = NULL, state = 'unrenewable'",
-        "refresh_sealed = NULL, state = 'reauthorization_required', reason = 'x', due_at = NULL",
+        "refresh_ciphertext = NULL",
+        "refresh_ciphertext = NULL, refresh_version = 6",
+        "refresh_ciphertext = NULL, state = 'unrenewable'",
+        "refresh_ciphertext = NULL, state = 'reauthorization_required', reason = 'x', due_at = NULL",
         "refresh_version = 4",
-        "refresh_version = 4, refresh_sealed = 'older'",
+        "refresh_version = 4, refresh_ciphertext = 'older'",
         "access_version = 2",
-        "shown_updated_at = shown_updated_at - interval '1 ms'",
-        "shown_updated_at = NULL",
-        "state = 'erased', access_sealed = NULL, refresh_sealed = NULL, due_at = NULL, refresh_version = 4",
+        "observed_updated_at = observed_updated_at - interval '1 ms'",
+        "observed_updated_at = NULL",
+        "state = 'erased', access_ciphertext = NULL, refresh_ciphertext = NULL, due_at = NULL, refresh_version = 4",
     ],
 )
 def test_the_database_refuses_to_go_backwards(grant: Callable[[str], None], sql: Sql, columns: str) -> None:
@@ -55,14 +55,14 @@ def test_the_database_refuses_to_go_backwards(grant: Callable[[str], None], sql:
 @pytest.mark.parametrize(
     "columns",
     [
-        "refresh_sealed = 'newer', refresh_version = 6",
-        "refresh_sealed = 'the same under another key'",
-        "access_sealed = NULL",
-        "access_sealed = 'newer', access_version = 4, shown_updated_at = '2026-03-17'",
-        "state = 'erased', access_sealed = NULL, refresh_sealed = NULL, due_at = NULL",
+        "refresh_ciphertext = 'newer', refresh_version = 6",
+        "refresh_ciphertext = 'the same under another key'",
+        "access_ciphertext = NULL",
+        "access_ciphertext = 'newer', access_version = 4, observed_updated_at = '2026-03-17'",
+        "state = 'erased', access_ciphertext = NULL, refresh_ciphertext = NULL, due_at = NULL",
         "state = 'reauthorization_required', reason = 'invalid_grant', due_at = NULL",
-        "state = 'in_doubt', doubt_since = now()",
-        "claim_owner = gen_random_uuid(), claim_began = now(), claim_until = now()",
+        "state = 'in_doubt', in_doubt_since = now()",
+        "claim_owner = gen_random_uuid(), claimed_at = now(), claim_until = now()",
     ],
 )
 def test_the_database_lets_a_grant_go_on(grant: Callable[[str], None], columns: str) -> None:
@@ -77,9 +77,12 @@ def test_the_database_lets_a_grant_go_on(grant: Callable[[str], None], columns: 
         ("obtained_from = 'elsewhere'", "grants_obtained_from_check"),
         ("user_id = ''", "grants_subject_check"),
         ("provider_user_id = ''", "grants_subject_check"),
-        ("state = 'erased', refresh_sealed = NULL, due_at = NULL", "grants_erased_is_empty_check"),
-        ("state = 'erased', access_sealed = NULL, due_at = NULL", "grants_erased_is_empty_check"),
-        ("state = 'erased', access_sealed = NULL, refresh_sealed = NULL", "grants_erased_is_empty_check"),
+        ("state = 'erased', refresh_ciphertext = NULL, due_at = NULL", "grants_erased_is_empty_check"),
+        ("state = 'erased', access_ciphertext = NULL, due_at = NULL", "grants_erased_is_empty_check"),
+        (
+            "state = 'erased', access_ciphertext = NULL, refresh_ciphertext = NULL",
+            "grants_erased_is_empty_check",
+        ),
         ("state = 'reauthorization_required', due_at = NULL", "grants_dead_has_reason_check"),
         ("state = 'reauthorization_required', reason = 'invalid_grant'", "grants_dead_has_reason_check"),
         ("state = 'in_doubt'", "grants_doubt_has_time_check"),
@@ -143,19 +146,19 @@ def test_a_circuit_is_open_as_a_whole(grant: Callable[[str], None], sql: Sql, co
          "expired", "no_refresh_token"),
         ("state = 'unrenewable', reason = 'no_refresh_token', expires_at = NULL", "problem = NULL",
          "unrenewable", "no_refresh_token"),
-        ("state = 'in_doubt', doubt_since = now(), reason = 'read_timeout'", "problem = NULL",
+        ("state = 'in_doubt', in_doubt_since = now(), reason = 'read_timeout'", "problem = NULL",
          "in_doubt", "read_timeout"),
         ("expires_at = now() + interval '1 h'", "problem = 'development_keys'", "unrenewable", "development_keys"),
         ("expires_at = now()", "problem = 'development_keys'", "expired", "development_keys"),
         ("state = 'active'", "circuit_opened_at = now(), circuit_until = now(), circuit_code = 'invalid_client', circuit_blame = 'operator'",
          "blocked", "invalid_client"),
-        ("state = 'in_doubt', doubt_since = now()",
+        ("state = 'in_doubt', in_doubt_since = now()",
          "circuit_opened_at = now(), circuit_until = now(), circuit_code = 'invalid_client', circuit_blame = 'operator'",
          "blocked", "invalid_client"),
         ("state = 'reauthorization_required', reason = 'lost_in_rotation', due_at = NULL",
          "circuit_opened_at = now(), circuit_until = now(), circuit_code = 'invalid_client', circuit_blame = 'operator'",
          "reauthorization_required", "lost_in_rotation"),
-        ("state = 'erased', access_sealed = NULL, refresh_sealed = NULL, due_at = NULL", "problem = 'not_shown'",
+        ("state = 'erased', access_ciphertext = NULL, refresh_ciphertext = NULL, due_at = NULL", "problem = 'not_shown'",
          "erased", None),
     ],
 )  # fmt: skip
@@ -183,7 +186,7 @@ def test_the_views_show_no_ciphertext_and_no_refresh_token(sql: Sql) -> None:
         "WHERE table_schema = 'public' AND table_name IN ('token_status', 'served_tokens')"
     )
     sealed = {(column["view"], column["name"]) for column in columns if column["type"] == "bytea"}
-    assert sealed == {("served_tokens", "access_sealed")}
+    assert sealed == {("served_tokens", "access_ciphertext")}
     for column in columns:
         assert "shown" not in column["name"]
         assert "refresh" not in column["name"] or column["view"] == "token_status"

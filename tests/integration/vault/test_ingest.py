@@ -143,7 +143,7 @@ async def test_auth0s_stale_copy_does_not_overwrite_a_rotated_token(vault: Vault
     assert await ingest(vault, [shown()], now=NOW) == IngestStats(unchanged=1)
     touched = shown(at=NOW + MINUTE)
     assert await ingest(vault, [touched], now=NOW) == IngestStats(unchanged=1)
-    assert row_of(sql)["shown_updated_at"] == NOW + MINUTE
+    assert row_of(sql)["observed_updated_at"] == NOW + MINUTE
     assert opened(vault, sql) == ("access-2", "refresh-2")
 
 
@@ -292,7 +292,7 @@ async def test_a_login_heals_a_dead_grant(vault: Vault, sql: Sql) -> None:
     await ingest(vault, [shown(access="access-2", refresh="refresh-2", at=NOW + 2 * MINUTE)], now=NOW)
     row = row_of(sql)
     assert (row["state"], row["reason"], row["reason_since"]) == ("active", None, None)
-    assert (row["doubt_since"], row["attempts"], row["last_error"]) == (None, 0, None)
+    assert (row["in_doubt_since"], row["attempts"], row["last_error"]) == (None, 0, None)
     assert row["due_at"] is not None
     assert opened(vault, sql) == ("access-2", "refresh-2")
 
@@ -323,7 +323,7 @@ async def test_a_grant_in_doubt_is_healed_by_a_login_alone(vault: Vault, sql: Sq
     assert row_of(sql)["state"] == "in_doubt"
     login = shown(access="access-3", refresh="refresh-3", at=NOW + 2 * MINUTE, issued_at=None)
     assert (await ingest(vault, [login], now=NOW)).changed == 1
-    assert (row_of(sql)["state"], row_of(sql)["doubt_since"]) == ("active", None)
+    assert (row_of(sql)["state"], row_of(sql)["in_doubt_since"]) == ("active", None)
     assert opened(vault, sql) == ("access-3", "refresh-3")
 
 
@@ -345,7 +345,7 @@ async def test_a_login_during_a_renewal_wins(vault: Vault, sql: Sql) -> None:
     later = NOW + timedelta(seconds=1)
     await ingest(vault, [shown(access="access-2", refresh="refresh-2", at=later, issued_at=later)], now=later)
     row = row_of(sql)
-    assert (row["claim_owner"], row["claim_began"], row["claim_until"]) == (None, None, None)
+    assert (row["claim_owner"], row["claimed_at"], row["claim_until"]) == (None, None, None)
     late = TokenPair(Secret("access-late"), Secret("refresh-late"), later + LIFE)
     assert not await claims.store_renewed(vault, claim, late, obtained_at=NOW, due_at=NOW)
     assert not await claims.release(
@@ -353,7 +353,7 @@ async def test_a_login_during_a_renewal_wins(vault: Vault, sql: Sql) -> None:
     )
     assert row_of(sql) == row
     assert opened(vault, sql) == ("access-2", "refresh-2")
-    assert (await claimed(vault, row["id"], later)).doubt_since is None
+    assert (await claimed(vault, row["id"], later)).in_doubt_since is None
 
 
 async def test_an_access_token_shown_during_a_renewal_does_not_cost_the_rotated_refresh_token(
@@ -402,7 +402,7 @@ async def test_an_identity_that_moves_takes_its_grant_along(vault: Vault, sql: S
             unchanged=1
         )
         assert opened(vault, sql, key) == ("access-2", "refresh-2")
-        assert row_of(sql, key)["shown_updated_at"] == NOW + minute * MINUTE
+        assert row_of(sql, key)["observed_updated_at"] == NOW + minute * MINUTE
     assert opened(vault, sql, other) == ("access-1", "refresh-1")
     assert len(sql("SELECT 1 FROM grants")) == 2
 
@@ -435,7 +435,7 @@ async def test_a_dead_grant_moves_though_whoever_forced_it_died(vault: Vault, sq
     await ingest(vault, [shown()], now=NOW)
     sql(
         "UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', reason_since = %s, due_at = NULL,"
-        " claim_owner = gen_random_uuid(), claim_began = %s, claim_until = %s",
+        " claim_owner = gen_random_uuid(), claimed_at = %s, claim_until = %s",
         NOW, NOW, NOW + MINUTE,
     )  # fmt: skip
     linked = shown(LINKED, access="access-2", refresh="refresh-2", at=NOW + 2 * MINUTE)
@@ -449,7 +449,7 @@ async def test_an_answer_that_was_put_aside_follows_its_grant(vault: Vault, sql:
     """An answer stored after its grant has moved is sealed for the user it belongs to now."""
     await ingest(vault, [shown()], now=NOW)
     claim = await claimed(vault, row_of(sql)["id"])
-    sql("UPDATE grants SET claim_owner = NULL, claim_began = NULL, claim_until = NULL")
+    sql("UPDATE grants SET claim_owner = NULL, claimed_at = NULL, claim_until = NULL")
     await ingest(vault, [shown(LINKED, at=NOW + MINUTE)], now=NOW)
     answer = TokenPair(Secret("access-2"), Secret("refresh-2"), NOW + LIFE)
     assert await claims.store_renewed(vault, claim, answer, obtained_at=NOW, due_at=NOW + MINUTE)
@@ -498,7 +498,7 @@ async def test_an_erasure_follows_its_identity(vault: Vault, sql: Sql) -> None:
 
 
 def erase(sql: Sql) -> None:
-    sql("""UPDATE grants SET state = 'erased', access_sealed = NULL, refresh_sealed = NULL, due_at = NULL,
+    sql("""UPDATE grants SET state = 'erased', access_ciphertext = NULL, refresh_ciphertext = NULL, due_at = NULL,
         expires_at = NULL""")
 
 
@@ -562,7 +562,8 @@ async def test_a_renewal_committed_during_a_take_is_built_upon(
     rotated = vault.refresh.encrypt(EncryptionContext.of_grant(KEY, "refresh", 2), Secret("refresh-2"))
     with psycopg.connect(database_url.reveal()) as storing:
         storing.execute(
-            "UPDATE grants SET refresh_sealed = %s, refresh_version = 2 WHERE id = %s", (rotated, grant_id)
+            "UPDATE grants SET refresh_ciphertext = %s, refresh_version = 2 WHERE id = %s",
+            (rotated, grant_id),
         )
         login = shown(access="access-2", refresh=None, at=later, issued_at=later)
         taking = asyncio.create_task(ingest(vault, [login], now=later))
@@ -639,12 +640,12 @@ async def test_rings_may_not_be_exchanged(vault: Vault, database_url: Secret) ->
 @pytest.mark.parametrize(
     ("damage", "out_of_place"),
     [
-        ("refresh_sealed = (SELECT refresh_sealed FROM grants WHERE user_id LIKE '%%2222')", True),
+        ("refresh_ciphertext = (SELECT refresh_ciphertext FROM grants WHERE user_id LIKE '%%2222')", True),
         ("refresh_version = refresh_version + 1", True),
         ("provider_user_id = '3333'", True),
-        ("refresh_sealed = convert_to('no ciphertext', 'UTF8')", False),
-        ("refresh_sealed = overlay(refresh_sealed placing 'xx'::bytea from 40)", False),
-        ("refresh_sealed = access_sealed", False),  # another ring's
+        ("refresh_ciphertext = convert_to('no ciphertext', 'UTF8')", False),
+        ("refresh_ciphertext = overlay(refresh_ciphertext placing 'xx'::bytea from 40)", False),
+        ("refresh_ciphertext = access_ciphertext", False),  # another ring's
     ],
 )
 async def test_a_ciphertext_opens_in_its_own_place_only(
@@ -669,7 +670,7 @@ async def test_nothing_readable_is_in_a_row(vault: Vault, sql: Sql) -> None:
     text = repr(sql("SELECT * FROM grants"))
     assert "canary" not in text
     [row] = sql(
-        """SELECT sha256('refresh-canary'::bytea) IN (shown_access, shown_refresh) AS guessed,
+        """SELECT sha256('refresh-canary'::bytea) IN (observed_access, observed_refresh) AS guessed,
             encode(sha256('refresh-canary'::bytea), 'hex') AS digest FROM grants"""
     )
     assert not row["guessed"]

@@ -205,7 +205,7 @@ async def test_a_loss_that_a_late_answer_puts_in_doubt_is_told_once_and_healed_o
     with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
         connection.execute(
             "UPDATE grants SET state = 'reauthorization_required', reason = 'lost_in_rotation', due_at = NULL,"
-            " claim_owner = NULL, claim_began = NULL, claim_until = NULL"
+            " claim_owner = NULL, claimed_at = NULL, claim_until = NULL"
         )
         successor = await renewals.worker()
         for _ in range(2):
@@ -323,7 +323,7 @@ async def test_looking_costs_what_ends(unrenewable: str, vault: Vault, sql: Sql)
     sql("SET enable_seqscan = off")
     plan = sql(
         "EXPLAIN SELECT id FROM grants WHERE tenant = 'default' AND connection = 'c' AND state = 'unrenewable'"
-        " AND expiry_told_version IS DISTINCT FROM access_version AND expires_at <= now() ORDER BY expires_at LIMIT 5"
+        " AND expiry_reported_version IS DISTINCT FROM access_version AND expires_at <= now() ORDER BY expires_at LIMIT 5"
     )
     assert "grants_expiring_idx" in str(plan)
 

@@ -131,7 +131,7 @@ def without_ciphertexts(sql: Sql) -> dict[str, list[dict[str, Any]]]:
     tables = ("grants", "connections", "management_tokens", "vault_secrets", "outbox")
     return {
         table: [
-            {name: value for name, value in row.items() if not name.endswith("sealed")}
+            {name: value for name, value in row.items() if not name.endswith("ciphertext")}
             for row in sql(f"SELECT * FROM {table} ORDER BY 1, 2")
         ]
         for table in tables
@@ -151,12 +151,12 @@ ALL = 2 * 7 + 2 + 1 + 2
 
 
 def test_every_column_of_ciphertexts_is_rotated() -> None:
-    """No column that is added to a table can be forgotten by rotation: those of ciphertexts are named `sealed`."""
+    """No column that is added to a table can be forgotten by rotation: those of ciphertexts are named `ciphertext`."""
     sealed = {
         (table.name, column.name)
         for table in Base.metadata.tables.values()
         for column in table.columns
-        if isinstance(column.type, LargeBinary) and column.name.endswith("sealed")
+        if isinstance(column.type, LargeBinary) and column.name.endswith("ciphertext")
     }
     assert {(column.table, column.name) for column in COLUMNS} == sealed
 
@@ -229,7 +229,8 @@ async def test_an_open_transaction_is_not_waited_for_and_its_token_is_kept(
     sizes = []
     with psycopg.connect(database_url.reveal()) as other:
         other.execute(
-            "UPDATE grants SET refresh_sealed = %s, refresh_version = 2 WHERE user_id = 'auth0|3'", (newer,)
+            "UPDATE grants SET refresh_ciphertext = %s, refresh_version = 2 WHERE user_id = 'auth0|3'",
+            (newer,),
         )
 
         def watched(connection: Any, column: Any, found: Any, fresh: Any) -> Any:
@@ -291,13 +292,13 @@ async def test_a_swapped_ciphertext_is_reported_and_not_made_good(
 ) -> None:
     """Another user's ciphertext in a row is named with both places, and stays as it is; the rest is rotated."""
     sql(
-        "UPDATE grants SET refresh_sealed = (SELECT refresh_sealed FROM grants WHERE user_id = 'auth0|1') "
+        "UPDATE grants SET refresh_ciphertext = (SELECT refresh_ciphertext FROM grants WHERE user_id = 'auth0|1') "
         "WHERE user_id = 'auth0|2'"
     )
-    [before] = sql("SELECT refresh_sealed FROM grants WHERE user_id = 'auth0|2'")
+    [before] = sql("SELECT refresh_ciphertext FROM grants WHERE user_id = 'auth0|2'")
     code, rotated = run("keys", "rotate")
     assert (code, counts(rotated)) == (1, [ALL - 1, 0, 1])
-    assert sql("SELECT refresh_sealed FROM grants WHERE user_id = 'auth0|2'") == [before]
+    assert sql("SELECT refresh_ciphertext FROM grants WHERE user_id = 'auth0|2'") == [before]
     [problem] = [problem for each in rotated["ciphertexts"] for problem in each["problems"]]
     assert "out of place" in problem
     assert "auth0|1" in problem
@@ -312,7 +313,7 @@ async def test_what_a_lost_key_sealed_is_named_and_keeps_the_old_keys(
     sealed = KeyRing("access", [LOST]).encrypt(
         EncryptionContext.of_grant(user(4), "access", 1), Secret("lost")
     )
-    sql("UPDATE grants SET access_sealed = %s WHERE user_id = 'auth0|4'", sealed)
+    sql("UPDATE grants SET access_ciphertext = %s WHERE user_id = 'auth0|4'", sealed)
     code, rotated = run("keys", "rotate")
     assert (code, counts(rotated)) == (1, [ALL - 1, 0, 1])
     [problem] = [problem for each in rotated["ciphertexts"] for problem in each["problems"]]
@@ -341,10 +342,10 @@ async def test_one_ring_is_rotated_alone(
 ) -> None:
     """Where only the access ring is at hand, it is rotated, and the other is said to have been left alone."""
     monkeypatch.delenv("VAULT_REFRESH_KEYS")
-    before = sql("SELECT refresh_sealed FROM grants ORDER BY id")
+    before = sql("SELECT refresh_ciphertext FROM grants ORDER BY id")
     code, rotated = run("keys", "rotate")
     assert (code, counts(rotated), rotated["left_alone"]) == (0, [8, 0, 0], ["refresh"])
-    assert sql("SELECT refresh_sealed FROM grants ORDER BY id") == before
+    assert sql("SELECT refresh_ciphertext FROM grants ORDER BY id") == before
 
 
 @pytest.fixture
@@ -449,7 +450,7 @@ async def test_the_doctor_warns_of_what_does_not_open(
     sealed = KeyRing("access", [LOST]).encrypt(
         EncryptionContext.of_grant(user(4), "access", 1), Secret("lost")
     )
-    sql("UPDATE grants SET access_sealed = %s WHERE user_id = 'auth0|4'", sealed)
+    sql("UPDATE grants SET access_ciphertext = %s WHERE user_id = 'auth0|4'", sealed)
     result, message = await found()
     assert result == "warn"
     assert "1 do not open: `token-vault keys status`" in message

@@ -227,9 +227,12 @@ async def test_an_older_answer_in_the_spool_does_not_replace_a_newer_login(
     successor = await open_worker()
     await (await successor.sync("default")).user(USER)
     with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
-        before = connection.execute("SELECT refresh_sealed, access_sealed FROM grants").fetchall()
+        before = connection.execute("SELECT refresh_ciphertext, access_ciphertext FROM grants").fetchall()
         await successor.engine.renew_due(successor.tenants)
-        assert connection.execute("SELECT refresh_sealed, access_sealed FROM grants").fetchall() == before
+        assert (
+            connection.execute("SELECT refresh_ciphertext, access_ciphertext FROM grants").fetchall()
+            == before
+        )
     assert files(successor) == []
 
 

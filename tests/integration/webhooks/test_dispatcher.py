@@ -321,7 +321,7 @@ async def test_each_gets_what_it_wants(
     await tell(deliverers.vault, EventKind.HEALED, tenant="third")
     await deliverer.deliver_due(["default", "second"])
     assert (receiver.kinds, other.kinds) == (["grant.healed"], ["connection.mended"])
-    assert sql("SELECT tenant FROM outbox WHERE spread_at IS NULL") == [{"tenant": "third"}]
+    assert sql("SELECT tenant FROM outbox WHERE queued_at IS NULL") == [{"tenant": "third"}]
 
 
 async def test_a_webhook_gets_what_is_told_from_its_first_day(

@@ -28,9 +28,9 @@ FORGIVES = Provider(name="forgives", rotates=True, grace=30)
 KEEPS = Provider(name="keeps", rotates=False)
 
 CLAIM = Claim(
-    id=1, key=GrantKey("default", "c", "oauth2|1", "1"), owner=uuid4(), began=BEGAN,
-    until=BEGAN + timedelta(minutes=2), state="active", access_sealed=b"a", access_version=3, refresh_sealed=b"r",
-    refresh_version=2, expires_at=NOW + timedelta(minutes=10), doubt_since=None, attempts=0,
+    id=1, key=GrantKey("default", "c", "oauth2|1", "1"), owner=uuid4(), claimed_at=BEGAN,
+    until=BEGAN + timedelta(minutes=2), state="active", access_ciphertext=b"a", access_version=3, refresh_ciphertext=b"r",
+    refresh_version=2, expires_at=NOW + timedelta(minutes=10), in_doubt_since=None, attempts=0,
 )  # fmt: skip
 
 codes = st.sampled_from(["invalid_grant", "invalid_client", "http_503", "timeout", "unrecognised_error"])
@@ -49,7 +49,7 @@ claimed = st.builds(
     lambda state, doubt, attempts, ends: replace(
         CLAIM,
         state=state,
-        doubt_since=EARLIER if doubt or state == "in_doubt" else None,
+        in_doubt_since=EARLIER if doubt or state == "in_doubt" else None,
         attempts=attempts,
         expires_at=ends and ends.replace(tzinfo=UTC),
     ),
@@ -143,7 +143,7 @@ def test_a_verdict_kills_with_its_code_and_time() -> None:
 
 def test_a_refusal_after_a_doubt_is_a_loss_in_rotation() -> None:
     """A refresh token refused after an attempt of unknown outcome was lost, at the time of that attempt."""
-    decision = decided(Refused(RefusalBlame.USER, "invalid_grant"), replace(CLAIM, doubt_since=EARLIER))
+    decision = decided(Refused(RefusalBlame.USER, "invalid_grant"), replace(CLAIM, in_doubt_since=EARLIER))
     assert decision.outcome is Outcome.LOST
     assert (decision.columns["reason"], decision.columns["reason_since"]) == ("lost_in_rotation", EARLIER)
 
@@ -152,7 +152,7 @@ def test_a_refusal_after_a_doubt_is_a_loss_in_rotation() -> None:
 def test_a_dead_grant_that_was_forced_stays_as_it_was(blame: RefusalBlame) -> None:
     """A forced attempt on a dead grant that fails changes neither why nor since when it is dead."""
     dead = replace(CLAIM, state="reauthorization_required")
-    for claim in (dead, replace(dead, doubt_since=EARLIER)):
+    for claim in (dead, replace(dead, in_doubt_since=EARLIER)):
         columns = decided(
             Refused(blame, "invalid_grant", spent=blame is RefusalBlame.IN_DOUBT), claim
         ).columns
@@ -190,7 +190,7 @@ def test_an_unknown_outcome_is_remembered_since_its_attempt_began() -> None:
     assert (first.columns["state"], first.columns["reason"]) == ("in_doubt", "timeout")
     assert (first.columns["in_doubt"], first.columns["reason_since"]) == (True, BEGAN)
     again = decided(
-        Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True), replace(CLAIM, doubt_since=EARLIER)
+        Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True), replace(CLAIM, in_doubt_since=EARLIER)
     )
     assert again.columns["reason_since"] == EARLIER
 
@@ -208,7 +208,7 @@ def test_within_a_grace_the_retry_is_made_at_once() -> None:
     """A provider that takes the spent refresh token for a while is asked again while that lasts."""
     spent = Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True)
     assert decided(spent, provider=FORGIVES).columns["due_at"] == NOW
-    in_grace = replace(CLAIM, doubt_since=NOW - timedelta(seconds=29), attempts=1)
+    in_grace = replace(CLAIM, in_doubt_since=NOW - timedelta(seconds=29), attempts=1)
     assert decided(spent, in_grace, FORGIVES).columns["due_at"] < NOW + timedelta(seconds=30)
 
 
@@ -219,14 +219,14 @@ def test_a_grace_may_last_until_the_new_token_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("provider", "doubt_since"),
+    ("provider", "in_doubt_since"),
     [(ROTATES, None), (FORGIVES, EARLIER), (replace(ROTATES, grace=0), None)],
     ids=["no grace known", "grace over", "no grace"],
 )
-def test_without_grace_the_user_is_served_first(provider: Provider, doubt_since: datetime | None) -> None:
+def test_without_grace_the_user_is_served_first(provider: Provider, in_doubt_since: datetime | None) -> None:
     """A retry that could end the token being served waits for that token's last moment."""
     spent = Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True)
-    claim = replace(CLAIM, doubt_since=doubt_since)
+    claim = replace(CLAIM, in_doubt_since=in_doubt_since)
     assert claim.expires_at is not None
     assert decided(spent, claim, provider).columns["due_at"] == claim.expires_at - IN_DOUBT_RETRY_MARGIN
 
@@ -243,10 +243,10 @@ def test_a_refresh_token_that_ends_first_is_tried_before_it_does(ending: str) ->
         provider = replace(ROTATES, idle_life=ends - obtained_at)
     decision = decided(Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True), claim, provider)
     assert decision.columns["due_at"] == ends - IN_DOUBT_RETRY_MARGIN
-    waiting = wait_in_doubt(replace(claim, doubt_since=EARLIER), provider, now=NOW)
+    waiting = wait_in_doubt(replace(claim, in_doubt_since=EARLIER), provider, now=NOW)
     assert waiting is not None
     assert waiting.columns["due_at"] == ends - IN_DOUBT_RETRY_MARGIN
-    over = replace(claim, refresh_expires_at=NOW - timedelta(seconds=1), doubt_since=EARLIER)
+    over = replace(claim, refresh_expires_at=NOW - timedelta(seconds=1), in_doubt_since=EARLIER)
     waiting = wait_in_doubt(over, ROTATES, now=NOW)
     assert waiting is not None
     assert waiting.columns["due_at"] == NOW + timedelta(minutes=55) - IN_DOUBT_RETRY_MARGIN
@@ -271,7 +271,7 @@ def test_the_last_moment_leaves_time_for_a_call() -> None:
 @pytest.mark.parametrize(("provider", "waits"), [(KEEPS, False), (FORGIVES, True), (ROTATES, True)], ids=str)
 def test_a_dead_workers_attempt_is_in_doubt_like_any_other(provider: Provider, waits: bool) -> None:
     """A claim taken over from a worker that died is not simply sent again where that could end the served token."""
-    decision = wait_in_doubt(replace(CLAIM, doubt_since=EARLIER), provider, now=NOW)
+    decision = wait_in_doubt(replace(CLAIM, in_doubt_since=EARLIER), provider, now=NOW)
     assert (decision is not None) == waits
     if decision is not None:
         assert CLAIM.expires_at is not None
@@ -284,9 +284,9 @@ def test_a_dead_workers_attempt_is_in_doubt_like_any_other(provider: Provider, w
     "claim",
     [
         CLAIM,
-        replace(CLAIM, state="in_doubt", doubt_since=EARLIER),
-        replace(CLAIM, doubt_since=EARLIER, expires_at=NOW + IN_DOUBT_RETRY_MARGIN),
-        replace(CLAIM, doubt_since=EARLIER, expires_at=None),
+        replace(CLAIM, state="in_doubt", in_doubt_since=EARLIER),
+        replace(CLAIM, in_doubt_since=EARLIER, expires_at=NOW + IN_DOUBT_RETRY_MARGIN),
+        replace(CLAIM, in_doubt_since=EARLIER, expires_at=None),
     ],
     ids=["no doubt", "its time has come", "last moment", "unknown end"],
 )
@@ -297,19 +297,19 @@ def test_what_has_waited_long_enough_is_sent(claim: Claim) -> None:
 
 def test_a_retry_that_comes_too_late_for_the_grace_serves_the_user_first() -> None:
     """A retry planned within the grace that a worker comes to only afterwards waits for the token's last moment."""
-    claim = replace(CLAIM, state="in_doubt", doubt_since=NOW - timedelta(seconds=20), attempts=1)
+    claim = replace(CLAIM, state="in_doubt", in_doubt_since=NOW - timedelta(seconds=20), attempts=1)
     assert wait_in_doubt(claim, FORGIVES, now=NOW) is None
-    late = wait_in_doubt(replace(claim, doubt_since=EARLIER), FORGIVES, now=NOW)
+    late = wait_in_doubt(replace(claim, in_doubt_since=EARLIER), FORGIVES, now=NOW)
     assert late is not None
     assert claim.expires_at is not None
     assert late.columns == {"due_at": claim.expires_at - IN_DOUBT_RETRY_MARGIN}
-    last = replace(claim, doubt_since=EARLIER, expires_at=NOW + IN_DOUBT_RETRY_MARGIN)
+    last = replace(claim, in_doubt_since=EARLIER, expires_at=NOW + IN_DOUBT_RETRY_MARGIN)
     assert wait_in_doubt(last, FORGIVES, now=NOW) is None
 
 
 def test_a_pair_in_doubt_for_its_predecessor_is_tried_at_once() -> None:
     """A token that was never presented itself is no reuse: whether it still lives is found out at once."""
-    claim = replace(CLAIM, state="in_doubt", doubt_since=EARLIER, attempts=0)
+    claim = replace(CLAIM, state="in_doubt", in_doubt_since=EARLIER, attempts=0)
     assert wait_in_doubt(claim, FORGIVES, now=NOW) is None
 
 

@@ -13,9 +13,9 @@ from worker.vault.ingest.freshness import Freshness, Incoming, Stored, compare_f
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 HELD = Stored(
-    shown_access=b"access",
-    shown_refresh=b"refresh",
-    shown_updated_at=NOW - timedelta(hours=1),
+    observed_access=b"access",
+    observed_refresh=b"refresh",
+    observed_updated_at=NOW - timedelta(hours=1),
     has_access=True,
     expires_at=NOW + timedelta(minutes=30),
     obtained_at=NOW - timedelta(minutes=30),
@@ -54,9 +54,9 @@ class Model:
             return verdict
         self.held = replace(
             self.held or NEVER_SHOWN,
-            shown_access=shown.access,
-            shown_refresh=shown.refresh or (self.held.shown_refresh if self.held else None),
-            shown_updated_at=shown.updated_at,
+            observed_access=shown.access,
+            observed_refresh=shown.refresh or (self.held.observed_refresh if self.held else None),
+            observed_updated_at=shown.updated_at,
         )
         if verdict.access:
             self.access, self.obtained_at = copy.access, issued_at
@@ -184,8 +184,8 @@ def test_nothing_is_ever_taken_that_is_not_shown(held: Stored | None, shown: Inc
     assert not (verdict.refresh and shown.refresh is None)
     assert not (verdict.stale and (verdict.access or verdict.refresh))
     if held is not None:
-        assert not (verdict.refresh and shown.refresh == held.shown_refresh)
-        assert not (verdict.access and shown.access == held.shown_access)
+        assert not (verdict.refresh and shown.refresh == held.observed_refresh)
+        assert not (verdict.access and shown.access == held.observed_access)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_nothing_is_ever_taken_that_is_not_shown(held: Stored | None, shown: Inc
             id="an answer that hides its time",
         ),
         pytest.param(
-            replace(HELD, shown_updated_at=None),
+            replace(HELD, observed_updated_at=None),
             Incoming(b"new", b"new", None, None),
             BOTH,
             id="an administrator consented again: connections have no time",

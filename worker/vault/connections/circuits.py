@@ -58,14 +58,14 @@ class Circuit:
 CIRCUIT_COLUMNS = (
     ConnectionRow.circuit_opened_at.label("opened_at"), ConnectionRow.circuit_until.label("until"),
     ConnectionRow.circuit_code.label("code"), ConnectionRow.circuit_blame.label("blame"),
-    ConnectionRow.suspect_grant.label("suspect_grant"), ConnectionRow.away.label("failed_calls"),
+    ConnectionRow.suspect_grant.label("suspect_grant"), ConnectionRow.failed_calls.label("failed_calls"),
 )  # fmt: skip
 """The columns of a ``Circuit``, by its fields' names."""
 
 # What a connection has whose circuit is closed.
 CLOSED: Mapping[str, Any] = {
     "circuit_opened_at": None, "circuit_until": None, "circuit_code": None, "circuit_failures": 0,
-    "circuit_blame": None, "suspect_grant": None, "away": 0,
+    "circuit_blame": None, "suspect_grant": None, "failed_calls": 0,
 }  # fmt: skip
 
 # What waited behind a circuit becomes due in the order in which its tokens end, slowly at first. A token that
@@ -101,8 +101,8 @@ async def count_away(vault: Vault, *, tenant: str, name: str) -> bool:
     statement = (
         update(ConnectionRow)
         .where(ConnectionRow.tenant == tenant, ConnectionRow.name == name)
-        .values(away=ConnectionRow.away + 1)
-        .returning(ConnectionRow.away)
+        .values(failed_calls=ConnectionRow.failed_calls + 1)
+        .returning(ConnectionRow.failed_calls)
     )
     async with vault.engine.begin() as connection:
         return ((await connection.execute(statement)).scalar_one_or_none() or 0) >= AWAY_AFTER
@@ -111,7 +111,9 @@ async def count_away(vault: Vault, *, tenant: str, name: str) -> bool:
 async def count_back(vault: Vault, *, tenant: str, name: str) -> None:
     """Count no failure any more: the provider has answered for itself."""
     statement = (
-        update(ConnectionRow).where(ConnectionRow.tenant == tenant, ConnectionRow.name == name).values(away=0)
+        update(ConnectionRow)
+        .where(ConnectionRow.tenant == tenant, ConnectionRow.name == name)
+        .values(failed_calls=0)
     )
     async with vault.engine.begin() as connection:
         await connection.execute(statement)

@@ -30,23 +30,23 @@ class StoredConnection:
     provider: str | None
     problem: str | None
     problem_message: str | None
-    options_sealed: bytes | None
+    options_ciphertext: bytes | None
     options_version: int
     client_fingerprint: bytes | None
     circuit: Circuit
     renew: str
-    seen_rotating: bool
-    seen_grace: float | None
-    seen_life: timedelta | None
-    seen_refresh_life: timedelta | None
+    observed_rotating: bool
+    observed_grace: float | None
+    observed_life: timedelta | None
+    observed_refresh_life: timedelta | None
     missing_since: datetime | None
 
 
 _STORED = (
     ConnectionRow.tenant, ConnectionRow.name, ConnectionRow.strategy, ConnectionRow.provider, ConnectionRow.problem,
-    ConnectionRow.problem_message, ConnectionRow.options_sealed, ConnectionRow.options_version,
-    ConnectionRow.client_fingerprint, ConnectionRow.renew, ConnectionRow.seen_rotating,
-    ConnectionRow.seen_grace, ConnectionRow.seen_life, ConnectionRow.seen_refresh_life,
+    ConnectionRow.problem_message, ConnectionRow.options_ciphertext, ConnectionRow.options_version,
+    ConnectionRow.client_fingerprint, ConnectionRow.renew, ConnectionRow.observed_rotating,
+    ConnectionRow.observed_grace, ConnectionRow.observed_life, ConnectionRow.observed_refresh_life,
     ConnectionRow.missing_since,
 )  # fmt: skip
 
@@ -62,10 +62,10 @@ def open_options(vault: Vault, stored: StoredConnection) -> Mapping[str, Any] | 
     Raises:
         CannotDecrypt: the refresh ring lacks the key, or the ciphertext is out of place.
     """
-    if stored.options_sealed is None:
+    if stored.options_ciphertext is None:
         return None
     place = place_of_options(stored.tenant, stored.name, stored.options_version)
-    options: Mapping[str, Any] = json.loads(vault.refresh.decrypt(place, stored.options_sealed).reveal())
+    options: Mapping[str, Any] = json.loads(vault.refresh.decrypt(place, stored.options_ciphertext).reveal())
     return options
 
 
@@ -108,7 +108,7 @@ async def store(
     if options is not None and not (before and _same_options(vault, before[0], options)):
         version = (before[0].options_version if before else 0) + 1
         sealed = vault.refresh.encrypt(place_of_options(tenant, name, version), Secret(json.dumps(options)))
-        columns |= {"options_sealed": sealed, "options_version": version}
+        columns |= {"options_ciphertext": sealed, "options_version": version}
     statement = insert(ConnectionRow).values(tenant=tenant, name=name, **columns)
     async with vault.engine.begin() as connection:
         await connection.execute(
@@ -179,7 +179,7 @@ async def settle(
 
 
 _NOTHING_SEEN: Mapping[str, Any] = {
-    "seen_rotating": False, "seen_grace": None, "seen_life": None, "seen_refresh_life": None,
+    "observed_rotating": False, "observed_grace": None, "observed_life": None, "observed_refresh_life": None,
 }  # fmt: skip
 
 _WAKE = text("""
@@ -206,14 +206,14 @@ async def learn(
         grace: seconds after which a spent refresh token was refused.
         life, refresh_life: of the tokens in an answer.
     """
-    shortest = {"seen_grace": grace, "seen_life": life, "seen_refresh_life": refresh_life}
+    shortest = {"observed_grace": grace, "observed_life": life, "observed_refresh_life": refresh_life}
     columns: dict[str, Any] = {
         column: func.least(getattr(ConnectionRow, column), value)
         for column, value in shortest.items()
         if value is not None
     }
     if rotating:
-        columns["seen_rotating"] = True
+        columns["observed_rotating"] = True
     async with vault.engine.begin() as connection:
         await connection.execute(
             update(ConnectionRow)

@@ -18,6 +18,7 @@ from worker.vault.db.tables import ManagementTokenRow
 
 def place_of_token(tenant: str) -> EncryptionContext:
     """Where a tenant's management token is sealed for."""
+    # The column is called `ciphertext` by now; what is in the ciphertexts stays.
     return EncryptionContext("management_tokens", (tenant,), "sealed")
 
 
@@ -29,14 +30,14 @@ async def read(
         row = (
             await connection.execute(
                 select(
-                    ManagementTokenRow.sealed, ManagementTokenRow.expires_at, ManagementTokenRow.scopes
+                    ManagementTokenRow.ciphertext, ManagementTokenRow.expires_at, ManagementTokenRow.scopes
                 ).where(ManagementTokenRow.tenant == tenant, ManagementTokenRow.minted_with == minted_with)
             )
         ).one_or_none()
     if row is None:
         return None
     try:
-        value = vault.refresh.decrypt(place_of_token(tenant), row.sealed)
+        value = vault.refresh.decrypt(place_of_token(tenant), row.ciphertext)
     except CannotDecrypt:
         return None  # a new one is minted and takes its place
     return value, row.expires_at, None if row.scopes is None else frozenset(row.scopes)
@@ -54,7 +55,7 @@ async def write(
     """Share a token, encrypted."""
     columns = {
         "minted_with": minted_with,
-        "sealed": vault.refresh.encrypt(place_of_token(tenant), token),
+        "ciphertext": vault.refresh.encrypt(place_of_token(tenant), token),
         "expires_at": expires_at,
         "scopes": None if scopes is None else sorted(scopes),
     }

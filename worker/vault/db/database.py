@@ -25,6 +25,7 @@ from worker.vault.db.tables import VaultSecret
 
 MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
+# The column is called `ciphertext` by now; what is in the ciphertexts stays.
 FINGERPRINT_KEY = EncryptionContext("vault_secrets", ("fingerprint_key",), "sealed")
 ACCESS_CHECK = EncryptionContext("vault_secrets", ("access_ring_check",), "sealed")
 
@@ -161,12 +162,12 @@ async def _own_secret(connection: AsyncConnection, ring: KeyRing, place: Encrypt
     """Read one of the vault's own secrets, making it when the vault is new."""
     name = place.row[0]
     fresh = ring.encrypt(place, KeyRing.generate())
-    await connection.execute(insert(VaultSecret).values(name=name, sealed=fresh).on_conflict_do_nothing())
-    sealed = (
-        await connection.execute(select(VaultSecret.sealed).where(VaultSecret.name == name))
+    await connection.execute(insert(VaultSecret).values(name=name, ciphertext=fresh).on_conflict_do_nothing())
+    ciphertext = (
+        await connection.execute(select(VaultSecret.ciphertext).where(VaultSecret.name == name))
     ).scalar_one()
     try:
-        return ring.decrypt(place, sealed)
+        return ring.decrypt(place, ciphertext)
     except CannotDecrypt:
         raise ConfigurationError(
             f"the {ring.name} ring does not open this vault: it was encrypted under other keys. "

@@ -55,7 +55,7 @@ class VaultSecret(Base):
     __tablename__ = "vault_secrets"
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    sealed: Mapped[bytes]
+    ciphertext: Mapped[bytes]
 
 
 class ManagementTokenRow(Base):
@@ -66,7 +66,7 @@ class ManagementTokenRow(Base):
     tenant: Mapped[str] = mapped_column(primary_key=True)
     # Of the credentials it was minted with: other credentials mint their own.
     minted_with: Mapped[bytes]
-    sealed: Mapped[bytes]
+    ciphertext: Mapped[bytes]
     scopes: Mapped[list[str] | None]
     expires_at: Mapped[datetime]
 
@@ -81,7 +81,7 @@ class ConnectionRow(Base):
     auth0_id: Mapped[str | None]
     strategy: Mapped[str]
     # All of Auth0's options but tokens, as JSON under the refresh ring: client secrets are among them.
-    options_sealed: Mapped[bytes | None]
+    options_ciphertext: Mapped[bytes | None]
     options_version: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     provider: Mapped[str | None]
     client_id: Mapped[str | None]
@@ -97,7 +97,7 @@ class ConnectionRow(Base):
     # Who has to act: the operator, or nobody where the provider is away.
     circuit_blame: Mapped[str | None]
     # Calls in a row that the provider did not answer for itself, with no answer of its own in between.
-    away: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    failed_calls: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # A grant whose refusal may be its own trouble or the connection's: another one refused decides it.
     suspect_grant: Mapped[int | None] = mapped_column(BigInteger)
     circuit_failures: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -107,10 +107,10 @@ class ConnectionRow(Base):
 
     renew: Mapped[str] = mapped_column(server_default=text("'eager'"))
     # What answers have shown of the provider, beyond what is declared of it.
-    seen_rotating: Mapped[bool] = mapped_column(server_default=text("false"))
-    seen_grace: Mapped[float | None] = mapped_column(Double)
-    seen_life: Mapped[timedelta | None] = mapped_column(Interval)
-    seen_refresh_life: Mapped[timedelta | None] = mapped_column(Interval)
+    observed_rotating: Mapped[bool] = mapped_column(server_default=text("false"))
+    observed_grace: Mapped[float | None] = mapped_column(Double)
+    observed_life: Mapped[timedelta | None] = mapped_column(Interval)
+    observed_refresh_life: Mapped[timedelta | None] = mapped_column(Interval)
 
     __table_args__ = (
         CheckConstraint(
@@ -139,9 +139,9 @@ class GrantRow(Base):
     reason: Mapped[str | None]
     reason_since: Mapped[datetime | None]
 
-    access_sealed: Mapped[bytes | None]
+    access_ciphertext: Mapped[bytes | None]
     access_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    refresh_sealed: Mapped[bytes | None]
+    refresh_ciphertext: Mapped[bytes | None]
     refresh_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     expires_at: Mapped[datetime | None]
     refresh_expires_at: Mapped[datetime | None]
@@ -150,9 +150,9 @@ class GrantRow(Base):
     obtained_from: Mapped[str]
 
     # What Auth0 last showed, so that its stale copy is never mistaken for news.
-    shown_access: Mapped[bytes | None]
-    shown_refresh: Mapped[bytes | None]
-    shown_updated_at: Mapped[datetime | None]
+    observed_access: Mapped[bytes | None]
+    observed_refresh: Mapped[bytes | None]
+    observed_updated_at: Mapped[datetime | None]
     # When the user was made at Auth0: the order in which a walk goes through the users.
     user_created_at: Mapped[datetime | None]
     # Since when Auth0 does not seem to have the identity any more; nothing is erased before that is confirmed.
@@ -162,19 +162,19 @@ class GrantRow(Base):
     due_at: Mapped[datetime | None]
     # The claim is the journal: committed before the request is sent, cleared when its outcome is stored.
     claim_owner: Mapped[Any | None] = mapped_column(UUID(as_uuid=True))
-    claim_began: Mapped[datetime | None]
+    claimed_at: Mapped[datetime | None]
     claim_until: Mapped[datetime | None]
     # Whether somebody waits for the claim's outcome and wants to be notified.
     awaited: Mapped[bool] = mapped_column(server_default=text("false"))
     # When the oldest attempt began whose outcome for the present refresh token is unknown.
-    doubt_since: Mapped[datetime | None]
+    in_doubt_since: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     last_error: Mapped[str | None]
     last_renewed_at: Mapped[datetime | None]
     # The access token of which it was told that it ends with nothing to renew it.
-    expiry_told_version: Mapped[int | None] = mapped_column(BigInteger)
+    expiry_reported_version: Mapped[int | None] = mapped_column(BigInteger)
     # The trouble that was told last and is not healed; kept by the trigger that tells.
-    told: Mapped[str | None]
+    reported_trouble: Mapped[str | None]
     # Noted coarsely, and only where a connection's grants are renewed on read.
     last_read_at: Mapped[datetime | None]
     # When a dead grant was last tried by force.
@@ -189,16 +189,16 @@ class GrantRow(Base):
         CheckConstraint("obtained_from IN ('auth0', 'renewal')", name="obtained_from"),
         CheckConstraint("(user_id = '') = (provider_user_id = '')", name="subject"),
         CheckConstraint(
-            "state <> 'erased' OR (access_sealed IS NULL AND refresh_sealed IS NULL AND due_at IS NULL)",
+            "state <> 'erased' OR (access_ciphertext IS NULL AND refresh_ciphertext IS NULL AND due_at IS NULL)",
             name="erased_is_empty",
         ),
         CheckConstraint(
             "state <> 'reauthorization_required' OR (reason IS NOT NULL AND due_at IS NULL)",
             name="dead_has_reason",
         ),
-        CheckConstraint("state <> 'in_doubt' OR doubt_since IS NOT NULL", name="doubt_has_time"),
+        CheckConstraint("state <> 'in_doubt' OR in_doubt_since IS NOT NULL", name="doubt_has_time"),
         CheckConstraint(
-            "(claim_owner IS NULL) = (claim_until IS NULL) AND (claim_owner IS NULL) = (claim_began IS NULL)",
+            "(claim_owner IS NULL) = (claim_until IS NULL) AND (claim_owner IS NULL) = (claimed_at IS NULL)",
             name="claim_whole",
         ),
         CheckConstraint("access_version >= 0 AND refresh_version >= 0", name="versions"),
@@ -209,7 +209,7 @@ class GrantRow(Base):
             "grants_due_idx", "tenant", "connection", "due_at", postgresql_where=text("due_at IS NOT NULL")
         ),
         # A walk compares the users of each page with the vault's of the same stretch of time.
-        Index("grants_walk_idx", "tenant", "user_created_at", postgresql_where=text("user_id <> ''")),
+        Index("grants_scan_idx", "tenant", "user_created_at", postgresql_where=text("user_id <> ''")),
         Index("grants_erased_idx", "reason_since", postgresql_where=text("state = 'erased'")),
         Index(
             "grants_missing_idx",
@@ -223,7 +223,7 @@ class GrantRow(Base):
             "connection",
             "expires_at",
             postgresql_where=text(
-                "state = 'unrenewable' AND expiry_told_version IS DISTINCT FROM access_version"
+                "state = 'unrenewable' AND expiry_reported_version IS DISTINCT FROM access_version"
             ),
         ),
     )
@@ -257,17 +257,17 @@ class SyncRun(Base):
     __table_args__ = (Index("sync_runs_latest_idx", "tenant", "started_at"),)
 
 
-class SyncPosition(Base):
+class SyncCursorRow(Base):
     """How far a sync has read: committed with each page, so that a killed one is gone on with where it was."""
 
-    __tablename__ = "sync_positions"
+    __tablename__ = "sync_cursors"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
     # `users` and `users of …`: a walk by creation. `updated`: a walk by change. `log`, `events`: Auth0's feeds.
     # `export`: a reconciliation by an export job.
     feed: Mapped[str] = mapped_column(primary_key=True)
     # Where to go on, in the feed's own terms: an id, or a time.
-    mark: Mapped[str | None]
+    token: Mapped[str | None]
     page: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # Up to when the feed is known to be read.
     read_until: Mapped[datetime | None]
@@ -275,10 +275,10 @@ class SyncPosition(Base):
     run_id: Mapped[int | None] = mapped_column(BigInteger)
 
 
-class WantedUser(Base):
+class UserToSync(Base):
     """A user whom an export names as changed, until it was asked for by id."""
 
-    __tablename__ = "wanted_users"
+    __tablename__ = "users_to_sync"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[str] = mapped_column(primary_key=True)
@@ -318,12 +318,12 @@ class OutboxRow(Base):
     expires_at: Mapped[datetime | None]
     message: Mapped[str | None]
     # When it was put up for delivery to the webhooks that want it.
-    spread_at: Mapped[datetime | None]
+    queued_at: Mapped[datetime | None]
 
     __table_args__ = (
         Index("outbox_latest_idx", "at"),
         Index("outbox_user_idx", "user_id", "tenant"),
-        Index("outbox_fresh_idx", "at", postgresql_where=text("spread_at IS NULL")),
+        Index("outbox_unqueued_idx", "at", postgresql_where=text("queued_at IS NULL")),
         Index(
             "outbox_forgotten_idx",
             "id",

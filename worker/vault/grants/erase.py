@@ -35,15 +35,15 @@ WHERE tenant = :tenant AND connection = :connection AND provider_user_id = :name
 _BURY = text("""
 UPDATE grants SET
     state = 'erased', reason = :reason, reason_since = :now, user_id = :name, provider_user_id = :name,
-    access_sealed = NULL, refresh_sealed = NULL, expires_at = NULL, refresh_expires_at = NULL, scopes = NULL,
+    access_ciphertext = NULL, refresh_ciphertext = NULL, expires_at = NULL, refresh_expires_at = NULL, scopes = NULL,
     obtained_at = NULL, user_created_at = NULL, missing_since = NULL, due_at = NULL, claim_owner = NULL,
-    claim_began = NULL, claim_until = NULL, awaited = false, doubt_since = NULL, attempts = 0, last_error = NULL,
+    claimed_at = NULL, claim_until = NULL, awaited = false, in_doubt_since = NULL, attempts = 0, last_error = NULL,
     last_renewed_at = NULL
 WHERE id = :id
 """)
 
 _TOMBSTONES = text("""
-SELECT tenant, connection, provider_user_id, shown_access, shown_refresh, shown_updated_at FROM grants
+SELECT tenant, connection, provider_user_id, observed_access, observed_refresh, observed_updated_at FROM grants
 JOIN unnest(CAST(:tenants AS text[]), CAST(:connections AS text[]), CAST(:names AS text[]))
     AS asked(tenant, connection, provider_user_id) USING (tenant, connection, provider_user_id)
 WHERE state = 'erased'
@@ -62,7 +62,7 @@ DELETE FROM grants WHERE tenant = :tenant AND connection = :name AND user_id = '
 
 # Its users' grants, linked ones among them, may outlive it: they are renewed with its client as long as they are held.
 _EMPTY_CONNECTION = text("""
-UPDATE connections c SET options_sealed = NULL, auth0_id = NULL
+UPDATE connections c SET options_ciphertext = NULL, auth0_id = NULL
 WHERE tenant = :tenant AND name = :name AND NOT EXISTS (
     SELECT FROM grants g WHERE g.tenant = c.tenant AND g.connection = c.name AND g.state <> 'erased')
 """)
@@ -137,7 +137,7 @@ async def tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantKey, M
     }
     return {
         names[tenant, connection, name]: {
-            "shown_access": access, "shown_refresh": refresh, "shown_updated_at": updated_at,
+            "observed_access": access, "observed_refresh": refresh, "observed_updated_at": updated_at,
         }
         for tenant, connection, name, access, refresh, updated_at in await vault.run(_TOMBSTONES, values)
     }  # fmt: skip

@@ -51,7 +51,7 @@ async def grants(
 async def last_shown(vault: Vault, tenant: str, user_ids: Sequence[str]) -> dict[str, datetime]:
     """The ``updated_at`` last seen of each of these users, where all of a user's grants agree."""
     statement = text("""
-        SELECT user_id, min(shown_updated_at) FROM grants
+        SELECT user_id, min(observed_updated_at) FROM grants
         WHERE user_id = ANY(:user_ids) AND tenant = :tenant GROUP BY user_id
     """)
     async with vault.engine.connect() as connection:

@@ -44,9 +44,9 @@ async def move(
 async def _move(
     vault: Vault, grant_id: int, key: GrantKey, updated_at: datetime | None, now: datetime
 ) -> bool:
-    newer: ColumnElement[bool] = GrantRow.shown_updated_at.is_(None)
+    newer: ColumnElement[bool] = GrantRow.observed_updated_at.is_(None)
     if updated_at is not None:
-        newer |= GrantRow.shown_updated_at <= updated_at
+        newer |= GrantRow.observed_updated_at <= updated_at
     # Nobody takes over the claim on a dead grant whose owner died while it was forced.
     unused = or_(GrantRow.claim_until.is_(None), GrantRow.claim_until <= now)
     wanted = select(GrantRow).where(GrantRow.id == grant_id, unused, newer)
@@ -59,11 +59,11 @@ async def _move(
             columns = {
                 "user_id": key.user_id,
                 "missing_since": None,  # it is here that it went
-                "access_sealed": _again(
-                    vault.access, old, key, "access", row["access_version"], row["access_sealed"]
+                "access_ciphertext": _again(
+                    vault.access, old, key, "access", row["access_version"], row["access_ciphertext"]
                 ),
-                "refresh_sealed": _again(
-                    vault.refresh, old, key, "refresh", row["refresh_version"], row["refresh_sealed"]
+                "refresh_ciphertext": _again(
+                    vault.refresh, old, key, "refresh", row["refresh_version"], row["refresh_ciphertext"]
                 ),
             }
             await connection.execute(update(GrantRow).where(GrantRow.id == grant_id).values(columns))

@@ -45,13 +45,13 @@ FingerprintedGrant = tuple[IncomingGrant, Incoming]
 
 # Columns that taking a token may change; the rest of the row is left alone.
 INGESTED_COLUMNS = (
-    "state", "reason", "reason_since", "access_sealed", "access_version", "refresh_sealed", "refresh_version",
-    "expires_at", "refresh_expires_at", "scopes", "obtained_at", "obtained_from", "shown_access",
-    "shown_refresh", "shown_updated_at", "user_created_at", "due_at", "claim_owner", "claim_began", "claim_until",
-    "awaited", "doubt_since", "attempts", "last_error",
+    "state", "reason", "reason_since", "access_ciphertext", "access_version", "refresh_ciphertext", "refresh_version",
+    "expires_at", "refresh_expires_at", "scopes", "obtained_at", "obtained_from", "observed_access",
+    "observed_refresh", "observed_updated_at", "user_created_at", "due_at", "claim_owner", "claimed_at", "claim_until",
+    "awaited", "in_doubt_since", "attempts", "last_error",
 )  # fmt: skip
 # What is kept of a sight of Auth0, also where no token is taken.
-OBSERVED_COLUMNS = ("shown_access", "shown_refresh", "shown_updated_at", "user_created_at")
+OBSERVED_COLUMNS = ("observed_access", "observed_refresh", "observed_updated_at", "user_created_at")
 
 
 def row_key(row: Mapping[str, Any]) -> GrantKey:
@@ -62,9 +62,9 @@ def row_key(row: Mapping[str, Any]) -> GrantKey:
 def as_stored(row: Mapping[str, Any]) -> Stored:
     """Return of a row what is compared with what Auth0 shows."""
     return Stored(
-        shown_access=row["shown_access"],
-        shown_refresh=row["shown_refresh"],
-        shown_updated_at=row["shown_updated_at"],
+        observed_access=row["observed_access"],
+        observed_refresh=row["observed_refresh"],
+        observed_updated_at=row["observed_updated_at"],
         has_access=row["has_access"],
         expires_at=row["expires_at"],
         obtained_at=row["obtained_at"],
@@ -92,9 +92,9 @@ def identity_columns(key: GrantKey) -> dict[str, Any]:
 def observed_columns(grant: IncomingGrant, shown: Incoming, row: Mapping[str, Any]) -> dict[str, Any]:
     """What Auth0 showed, kept where it now shows nothing: the same token shown again later is no news."""
     return {
-        "shown_access": shown.access or row["shown_access"],
-        "shown_refresh": shown.refresh or row["shown_refresh"],
-        "shown_updated_at": shown.updated_at or row["shown_updated_at"],
+        "observed_access": shown.access or row["observed_access"],
+        "observed_refresh": shown.refresh or row["observed_refresh"],
+        "observed_updated_at": shown.updated_at or row["observed_updated_at"],
         "user_created_at": grant.user_created_at or row["user_created_at"],
     }
 
@@ -115,7 +115,7 @@ def ingested_columns(
     if verdict.access and pair.access:
         version = row["access_version"] + 1
         columns |= {
-            "access_sealed": vault.access.encrypt(
+            "access_ciphertext": vault.access.encrypt(
                 EncryptionContext.of_grant(grant.key, "access", version), pair.access
             ),
             "access_version": version,
@@ -127,7 +127,7 @@ def ingested_columns(
     if verdict.refresh and pair.refresh:
         version = row["refresh_version"] + 1
         columns |= {
-            "refresh_sealed": vault.refresh.encrypt(
+            "refresh_ciphertext": vault.refresh.encrypt(
                 EncryptionContext.of_grant(grant.key, "refresh", version), pair.refresh
             ),
             "refresh_version": version,
@@ -137,10 +137,10 @@ def ingested_columns(
         columns |= {"state": EMPTY["state"], "reason": EMPTY["reason"], "reason_since": None}
     if verdict.refresh or (grant.exchangeable and verdict.access):
         columns |= {
-            "state": "active", "reason": None, "reason_since": None, "doubt_since": None, "attempts": 0,
+            "state": "active", "reason": None, "reason_since": None, "in_doubt_since": None, "attempts": 0,
             "last_error": None,
             # A claim on the token that is replaced is void: whatever it brings is older than this login.
-            "claim_owner": None, "claim_began": None, "claim_until": None, "awaited": False,
+            "claim_owner": None, "claimed_at": None, "claim_until": None, "awaited": False,
         }  # fmt: skip
     if columns["state"] in ("active", "in_doubt") and columns["claim_owner"] is None:
         has_access = verdict.access or bool(row.get("has_access"))

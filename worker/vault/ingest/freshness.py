@@ -32,8 +32,8 @@ class Stored:
     """What the vault holds, and what Auth0 had shown when it was last looked at.
 
     Attributes:
-        shown_access, shown_refresh: fingerprints of what was last shown.
-        shown_updated_at: the newest ``updated_at`` ever seen.
+        observed_access, observed_refresh: fingerprints of what was last shown.
+        observed_updated_at: the newest ``updated_at`` ever seen.
         has_access: whether an access token is held.
         expires_at: its end, None where unknown.
         obtained_at: when it was issued, None where unknown.
@@ -41,9 +41,9 @@ class Stored:
         from_auth0: the access token held is one that Auth0 showed: we have not renewed it since.
     """
 
-    shown_access: bytes | None
-    shown_refresh: bytes | None
-    shown_updated_at: datetime | None
+    observed_access: bytes | None
+    observed_refresh: bytes | None
+    observed_updated_at: datetime | None
     has_access: bool
     expires_at: datetime | None
     obtained_at: datetime | None
@@ -69,12 +69,12 @@ def compare_freshness(held: Stored | None, shown: Incoming, now: datetime) -> Fr
     """Decide which of the shown tokens to take."""
     if held is None:
         return Freshness(access=shown.access is not None, refresh=shown.refresh is not None)
-    if held.shown_updated_at is not None and (
-        shown.updated_at is None or shown.updated_at < held.shown_updated_at
+    if held.observed_updated_at is not None and (
+        shown.updated_at is None or shown.updated_at < held.observed_updated_at
     ):
         return Freshness(stale=True)
-    refresh = shown.refresh is not None and shown.refresh != held.shown_refresh
-    access = shown.access is not None and shown.access != held.shown_access
+    refresh = shown.refresh is not None and shown.refresh != held.observed_refresh
+    access = shown.access is not None and shown.access != held.observed_access
     return Freshness(refresh=refresh, access=access and (refresh or _access_is_newer(held, shown, now)))
 
 

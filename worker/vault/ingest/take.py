@@ -48,10 +48,10 @@ class IngestStats:
 
 _HELD = text("""
 SELECT g.id, g.tenant, g.connection, g.user_id, g.provider_user_id, g.state, g.reason, g.reason_since,
-    g.access_version, g.access_sealed IS NOT NULL AS has_access, g.refresh_version,
-    g.refresh_sealed IS NOT NULL AS has_refresh, g.expires_at, g.refresh_expires_at, g.scopes, g.obtained_at,
-    g.obtained_from, g.shown_access, g.shown_refresh, g.shown_updated_at, g.user_created_at, g.due_at,
-    g.claim_owner, g.claim_began, g.claim_until, g.awaited, g.doubt_since, g.attempts, g.last_error, g.last_read_at
+    g.access_version, g.access_ciphertext IS NOT NULL AS has_access, g.refresh_version,
+    g.refresh_ciphertext IS NOT NULL AS has_refresh, g.expires_at, g.refresh_expires_at, g.scopes, g.obtained_at,
+    g.obtained_from, g.observed_access, g.observed_refresh, g.observed_updated_at, g.user_created_at, g.due_at,
+    g.claim_owner, g.claimed_at, g.claim_until, g.awaited, g.in_doubt_since, g.attempts, g.last_error, g.last_read_at
 FROM grants g
 JOIN unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:tenants AS text[]), CAST(:subjects AS text[]))
     AS asked(user_id, connection, tenant, provider_user_id) USING (user_id, connection, tenant, provider_user_id)
@@ -124,12 +124,12 @@ LEFT JOIN LATERAL (
     SELECT id FROM grants m
     WHERE g.id IS NULL AND m.provider_user_id = asked.provider_user_id AND m.connection = asked.connection
         AND m.tenant = asked.tenant AND m.provider_user_id <> ''
-    ORDER BY m.shown_updated_at DESC NULLS LAST, id DESC LIMIT 1
+    ORDER BY m.observed_updated_at DESC NULLS LAST, id DESC LIMIT 1
 ) elsewhere ON true
 WHERE g.id IS NULL
-    OR coalesce(decode(access, 'hex'), g.shown_access) IS DISTINCT FROM g.shown_access
-    OR coalesce(decode(refresh, 'hex'), g.shown_refresh) IS DISTINCT FROM g.shown_refresh
-    OR coalesce(updated_at, g.shown_updated_at) IS DISTINCT FROM g.shown_updated_at
+    OR coalesce(decode(access, 'hex'), g.observed_access) IS DISTINCT FROM g.observed_access
+    OR coalesce(decode(refresh, 'hex'), g.observed_refresh) IS DISTINCT FROM g.observed_refresh
+    OR coalesce(updated_at, g.observed_updated_at) IS DISTINCT FROM g.observed_updated_at
     OR coalesce(asked.created_at, g.user_created_at) IS DISTINCT FROM g.user_created_at
 ORDER BY asked.n
 """)

@@ -51,14 +51,14 @@ def _of_grant(field: str) -> Callable[[Row], EncryptionContext]:
 def _tokens(ring: RingName) -> Column:
     beside = ("tenant", "connection", "user_id", "provider_user_id", f"{ring}_version")
     return Column(
-        f"{ring} tokens", ring, "grants", f"{ring}_sealed", {"id": "bigint"}, beside, _of_grant(ring)
+        f"{ring} tokens", ring, "grants", f"{ring}_ciphertext", {"id": "bigint"}, beside, _of_grant(ring)
     )
 
 
 def _own(holds: str, ring: RingName, place: EncryptionContext) -> Column:
     (name,) = place.row
     return Column(
-        holds, ring, "vault_secrets", "sealed", {"name": "text"}, (), lambda _: place, f"name = '{name}'"
+        holds, ring, "vault_secrets", "ciphertext", {"name": "text"}, (), lambda _: place, f"name = '{name}'"
     )
 
 
@@ -67,11 +67,11 @@ COLUMNS = (
     _tokens("access"),
     _own("fingerprint key", "refresh", FINGERPRINT_KEY),
     Column(
-        "connections' options", "refresh", "connections", "options_sealed", {"tenant": "text", "name": "text"},
+        "connections' options", "refresh", "connections", "options_ciphertext", {"tenant": "text", "name": "text"},
         ("options_version",), lambda row: place_of_options(row["tenant"], row["name"], row["options_version"]),
     ),
     Column(
-        "management tokens", "refresh", "management_tokens", "sealed", {"tenant": "text"}, (),
+        "management tokens", "refresh", "management_tokens", "ciphertext", {"tenant": "text"}, (),
         lambda row: place_of_token(row["tenant"]),
     ),
     _tokens("refresh"),

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from worker.vault.db.database import Vault
-from worker.vault.db.tables import SyncPosition
+from worker.vault.db.tables import SyncCursorRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +17,13 @@ class SyncCursor:
     """Where a feed is to be gone on with.
 
     Attributes:
-        mark: in the feed's own terms: a log id, an event id, a job's id, or a time in ISO 8601; None for its beginning.
+        token: in the feed's own terms: a log id, an event id, a job's id, or a time in ISO 8601; None for its beginning.
         page: within those that share one time; of an export, the number of its users once it was read.
         read_until: up to when the feed is known to be read.
         run_id: the run that is under way.
     """
 
-    mark: str | None = None
+    token: str | None = None
     page: int = 0
     read_until: datetime | None = None
     run_id: int | None = None
@@ -32,8 +32,8 @@ class SyncCursor:
 async def read(vault: Vault, tenant: str, feed: str) -> SyncCursor | None:
     """Where a feed stands; None where it was never begun, or has come to its end."""
     statement = select(
-        SyncPosition.mark, SyncPosition.page, SyncPosition.read_until, SyncPosition.run_id
-    ).where(SyncPosition.tenant == tenant, SyncPosition.feed == feed)
+        SyncCursorRow.token, SyncCursorRow.page, SyncCursorRow.read_until, SyncCursorRow.run_id
+    ).where(SyncCursorRow.tenant == tenant, SyncCursorRow.feed == feed)
     async with vault.engine.connect() as connection:
         row = (await connection.execute(statement)).one_or_none()
     return None if row is None else SyncCursor(*row)
@@ -42,14 +42,16 @@ async def read(vault: Vault, tenant: str, feed: str) -> SyncCursor | None:
 async def put(vault: Vault, tenant: str, feed: str, position: SyncCursor) -> None:
     """Commit where a feed stands."""
     columns = {
-        "mark": position.mark, "page": position.page, "read_until": position.read_until, "run_id": position.run_id,
+        "token": position.token, "page": position.page, "read_until": position.read_until, "run_id": position.run_id,
     }  # fmt: skip
-    statement = insert(SyncPosition).values(tenant=tenant, feed=feed, **columns)
+    statement = insert(SyncCursorRow).values(tenant=tenant, feed=feed, **columns)
     await vault.run(
-        statement.on_conflict_do_update(index_elements=[SyncPosition.tenant, SyncPosition.feed], set_=columns)
+        statement.on_conflict_do_update(
+            index_elements=[SyncCursorRow.tenant, SyncCursorRow.feed], set_=columns
+        )
     )
 
 
 async def drop(vault: Vault, tenant: str, feed: str) -> None:
     """Note that a feed has come to its end."""
-    await vault.run(delete(SyncPosition).where(SyncPosition.tenant == tenant, SyncPosition.feed == feed))
+    await vault.run(delete(SyncCursorRow).where(SyncCursorRow.tenant == tenant, SyncCursorRow.feed == feed))

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import delete, func, select, text
 
 from worker.vault.db.database import Vault
-from worker.vault.db.tables import WantedUser
+from worker.vault.db.tables import UserToSync
 
 Exported = tuple[str, datetime | None]
 """Auth0's user id, and the user's ``updated_at``."""
@@ -23,10 +23,10 @@ INSERT INTO exported SELECT * FROM unnest(CAST(:user_ids AS text[]), CAST(:times
 # Who has no token has no row here: such a user is asked for only when changed since everybody was last seen. Who
 # has seemed gone for a while and is named all the same is asked for, which takes the mark off.
 _WANTED = text("""
-INSERT INTO wanted_users (tenant, user_id)
+INSERT INTO users_to_sync (tenant, user_id)
 SELECT DISTINCT :tenant, e.user_id
 FROM exported e LEFT JOIN (
-    SELECT user_id, min(coalesce(shown_updated_at, '-infinity')) AS shown,
+    SELECT user_id, min(coalesce(observed_updated_at, '-infinity')) AS shown,
         bool_or(missing_since < :until) AS seems_gone
     FROM grants
     WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased' GROUP BY user_id
@@ -78,7 +78,7 @@ async def compare(
     users = 0
     async with vault.engine.begin() as connection:
         # What a killed process noted of the same export would not be counted again.
-        await connection.execute(delete(WantedUser).where(WantedUser.tenant == tenant))
+        await connection.execute(delete(UserToSync).where(UserToSync.tenant == tenant))
         await connection.execute(_EXPORTED)
         async for lines in exported:
             await connection.execute(
@@ -94,21 +94,21 @@ async def compare(
 
 async def some(vault: Vault, tenant: str, *, limit: int) -> list[str]:
     """Users who are still to be asked for."""
-    statement = select(WantedUser.user_id).where(WantedUser.tenant == tenant)
-    return [user_id for (user_id,) in await vault.run(statement.order_by(WantedUser.user_id).limit(limit))]
+    statement = select(UserToSync.user_id).where(UserToSync.tenant == tenant)
+    return [user_id for (user_id,) in await vault.run(statement.order_by(UserToSync.user_id).limit(limit))]
 
 
 async def count(vault: Vault, tenant: str) -> int:
     """How many users are still to be asked for."""
     ((number,),) = await vault.run(
-        select(func.count()).select_from(WantedUser).where(WantedUser.tenant == tenant)
+        select(func.count()).select_from(UserToSync).where(UserToSync.tenant == tenant)
     )
     return int(number)
 
 
 async def asked(vault: Vault, tenant: str, user_ids: Sequence[str] | None = None) -> None:
     """Note that these users were asked for; or that nobody is wanted any more."""
-    statement = delete(WantedUser).where(WantedUser.tenant == tenant)
+    statement = delete(UserToSync).where(UserToSync.tenant == tenant)
     if user_ids is not None:
-        statement = statement.where(WantedUser.user_id.in_(user_ids))
+        statement = statement.where(UserToSync.user_id.in_(user_ids))
     await vault.run(statement)
