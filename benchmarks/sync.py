@@ -47,7 +47,7 @@ async def _measure(stage: Stage) -> list[Result]:
 async def _sync(runtime: Runtime) -> float:
     sync = await runtime.sync(TENANT)
     began = time.perf_counter()
-    report = await sync.everything()
+    report = await sync.sync_all()
     if report.seen != USERS or not report.ok:
         raise SystemExit(f"the sync did not see every user: {report}")
     return USERS / (time.perf_counter() - began)

@@ -20,7 +20,7 @@ class Activity:
         self._rates = {kind: rates[kind] for kind in RATES}
         self._recreations = recreations  # the share of creations that bring a deleted user back
         self._choice = random.Random(seed)
-        self._names = sorted(world.users.by_id)
+        self._names = sorted(world.users.ingest_by_id)
         self._linked = [name for name in self._names if _linked(world, name)]
         self._deleted: list[tuple[str, str]] = []  # user, connection
         self.done: Counter[str] = Counter()
@@ -58,7 +58,7 @@ class Activity:
     def _creations(self) -> bool:
         if self._deleted and self._choice.random() < self._recreations:
             name, connection = self._deleted.pop(self._choice.randrange(len(self._deleted)))
-            if name in self._world.users.by_id:
+            if name in self._world.users.ingest_by_id:
                 return False
             logins.add_user(self._world, name, [{"connection": connection}])
         else:
@@ -100,7 +100,7 @@ class Activity:
         name = self._anyone()
         if name is None:
             return False
-        history.noise(self._world, self._world.users.by_id[name], self._choice.choice(history.NOISE))
+        history.noise(self._world, self._world.users.ingest_by_id[name], self._choice.choice(history.NOISE))
         return True
 
     def _anyone(self) -> str | None:
@@ -110,7 +110,7 @@ class Activity:
         """Choose one who is still there; those who are not are forgotten on the way."""
         while names:
             place = self._choice.randrange(len(names))
-            if names[place] in self._world.users.by_id and fits(names[place]):
+            if names[place] in self._world.users.ingest_by_id and fits(names[place]):
                 return names[place]
             names[place] = names[-1]
             names.pop()
@@ -118,8 +118,10 @@ class Activity:
 
 
 def _connections(world: World, name: str) -> list[str]:
-    return [each["connection"] for each in world.users.by_id[name]["identities"] if isinstance(each, dict)]
+    return [
+        each["connection"] for each in world.users.ingest_by_id[name]["identities"] if isinstance(each, dict)
+    ]
 
 
 def _linked(world: World, name: str) -> bool:
-    return len(world.users.by_id[name].get("identities", ())) > 1
+    return len(world.users.ingest_by_id[name].get("identities", ())) > 1

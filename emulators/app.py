@@ -40,7 +40,7 @@ def build(world: World, transports: Transports) -> Gate:
         body = await request.body()
 
         def act(*_: Any) -> Any:
-            return world.jobs.create(body, list(world.users.by_id.values()), world.connections)
+            return world.jobs.create(body, list(world.users.ingest_by_id.values()), world.connections)
 
         return management.answer(request, "read:users", "other", set(), act)
 

@@ -92,6 +92,6 @@ async def keep_logging_in(world: World) -> None:
     choice = random.Random(SEED)
     while True:
         await asyncio.sleep(RELOGIN_EVERY)
-        if world.users.by_id:
-            user_id = choice.choice(sorted(world.users.by_id))
+        if world.users.ingest_by_id:
+            user_id = choice.choice(sorted(world.users.ingest_by_id))
             logins.login(world, user_id, None, consent=choice.random() < 0.2)

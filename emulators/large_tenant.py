@@ -62,12 +62,12 @@ def alive(world: World, after: str = "", count: int = 5000) -> Json:
     `newest_access`, `newest_refresh` (issued last, dead or alive), `live_access`, `live_refresh` (the newest
     that the provider takes).
     """
-    names = sorted(world.users.by_id)
+    names = sorted(world.users.ingest_by_id)
     first = bisect_right(names, after) if after else 0
     page = names[first : first + count]
     more = first + count < len(names)
     return {
-        "users": [_alive(world, world.users.by_id[name]) for name in page],
+        "users": [_alive(world, world.users.ingest_by_id[name]) for name in page],
         "next": page[-1] if more else None,
     }
 

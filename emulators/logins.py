@@ -39,7 +39,9 @@ def add_users(
 
 def add_user(world: World, user_id: str, identities: list[Json], at: float | None = None) -> Json:
     """Add one user with one identity or several, each with tokens from its connection's provider."""
-    return _add(world, user_id, identities, world.clock.now() if at is None else at, len(world.users.by_id))
+    return _add(
+        world, user_id, identities, world.clock.now() if at is None else at, len(world.users.ingest_by_id)
+    )
 
 
 def login(world: World, user_id: str, connection: str | None, *, consent: bool, log_type: str = "s") -> Json:
@@ -48,7 +50,7 @@ def login(world: World, user_id: str, connection: str | None, *, consent: bool, 
     Gives the tokens. Without consent some providers (Google) bring no refresh token, and the identity
     then shows none.
     """
-    user = copy.deepcopy(world.users.by_id[user_id])
+    user = copy.deepcopy(world.users.ingest_by_id[user_id])
     identity = _identity(user, connection)
     name, subject = key_of(identity)
     for field in ("access_token", "refresh_token", "expires_in"):
@@ -64,7 +66,7 @@ def login(world: World, user_id: str, connection: str | None, *, consent: bool, 
 
 def link(world: World, primary_user_id: str, secondary_user_id: str) -> Json:
     """Move the identities of one user to another; the secondary's own user disappears."""
-    primary = copy.deepcopy(world.users.by_id[primary_user_id])
+    primary = copy.deepcopy(world.users.ingest_by_id[primary_user_id])
     secondary = world.users.remove(secondary_user_id)
     profile = {name: secondary[name] for name in ("email", "name") if name in secondary}
     primary["identities"] += [{**identity, "profileData": profile} for identity in secondary["identities"]]
@@ -80,7 +82,7 @@ def delete(world: World, user_id: str) -> None:
 
 def unlink(world: World, primary_user_id: str, connection: str) -> Json:
     """Give a linked identity back to a user of its own; gives that user."""
-    primary = copy.deepcopy(world.users.by_id[primary_user_id])
+    primary = copy.deepcopy(world.users.ingest_by_id[primary_user_id])
     linked = [identity for identity in primary["identities"][1:] if identity.get("connection") == connection]
     if not linked:
         raise KeyError(f"linked identity of {connection}")
@@ -95,16 +97,16 @@ def unlink(world: World, primary_user_id: str, connection: str) -> Json:
 
 def set_user(world: World, user_id: str, fields: Json, delete: list[str]) -> Json:
     """Plant raw top-level fields."""
-    user = {**copy.deepcopy(world.users.by_id[user_id]), **fields}
+    user = {**copy.deepcopy(world.users.ingest_by_id[user_id]), **fields}
     world.users.put({name: value for name, value in user.items() if name not in delete})
-    return world.users.by_id[user_id]
+    return world.users.ingest_by_id[user_id]
 
 
 def set_identity(
     world: World, user_id: str, connection: str, fields: Json, delete: list[str], *, touch: bool
 ) -> Json:
     """Plant raw fields of one identity; `touch` moves the user's `updated_at`, as any change does."""
-    user = copy.deepcopy(world.users.by_id[user_id])
+    user = copy.deepcopy(world.users.ingest_by_id[user_id])
     identity = _identity(user, connection)
     identity |= fields
     for field in delete:
@@ -117,7 +119,7 @@ def set_identity(
 
 def identity_key(world: World, user_id: str, connection: str) -> Identity:
     """Find which identity at the provider a user has by a connection, also after a link or a deletion."""
-    user = world.users.by_id.get(user_id)
+    user = world.users.ingest_by_id.get(user_id)
     for identity in (user or {}).get("identities", ()):
         if isinstance(identity, dict) and identity.get("connection") == connection:
             return key_of(identity)
@@ -125,7 +127,7 @@ def identity_key(world: World, user_id: str, connection: str) -> Identity:
 
 
 def _add(world: World, user_id: str, identities: list[Json], at: float, number: int) -> Json:
-    if user_id in world.users.by_id:
+    if user_id in world.users.ingest_by_id:
         raise ValueError(f"there is a user {user_id} already")
     user = new_profile(user_id, at, number)
     user["identities"] = [

@@ -130,7 +130,7 @@ class World:
             "connections": list(self.connections.values()),
             "leads_to": self.leads_to,
             "counters": self.counters,
-            "users": list(self.users.by_id.values()),
+            "users": list(self.users.ingest_by_id.values()),
             "clients": [asdict(client) for client in self.issuer.clients.values()],
             "grants": self.issuer.dump(),
             "double_spends": self.issuer.double_spends,

@@ -186,14 +186,14 @@ def sync_changes() -> None:
 def sync_user(self: Task, user_id: str, tenant: str | None = None) -> dict[str, Any]:
     """Sync one user: every identity with its tokens, as Auth0 has them now."""
     _check(user_id=user_id)
-    return _sync(self, _tenant(tenant), lambda sync: sync.user(user_id), urgent=True)
+    return _sync(self, _tenant(tenant), lambda sync: sync.sync_user(user_id), urgent=True)
 
 
 @shared_task(name="worker.sync_connection", bind=True, max_retries=RETRIES)
 def sync_connection(self: Task, connection: str, tenant: str | None = None) -> dict[str, Any]:
     """Sync one connection and the users who have an identity of it."""
     _check(connection=connection)
-    return _sync(self, _tenant(tenant), lambda sync: sync.connection(connection))
+    return _sync(self, _tenant(tenant), lambda sync: sync.sync_connection(connection))
 
 
 def _check(**names: object) -> None:
@@ -273,12 +273,12 @@ async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
     """Returns whether there is more to do at once. What is due is asked of Postgres: two beats do no harm."""
     schedule, sync, more = runtime.settings.schedule, await runtime.sync(tenant), False
     if await _is_walk_due(runtime, tenant, sync):
-        more = not (await sync.everything(budget=SLICE)).finished
+        more = not (await sync.sync_all(budget=SLICE)).finished
     # Between two slices of a walk as well: it may take days, and what it finds is renewed with these.
     if await _is_past(
         runtime, await runs.last_began(runtime.vault, tenant, "connections"), schedule.connections
     ):
-        await sync.connections()
+        await sync.sync_connections()
     return more
 
 
@@ -303,7 +303,7 @@ async def _take_changes(runtime: Runtime, tenant: str) -> None:
     now = await runtime.vault.now()
     await runs.forget_old(runtime.vault, now=now)
     await outbox.forget_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
-    await (await runtime.sync(tenant)).changes(budget=SLICE)
+    await (await runtime.sync(tenant)).sync_changes(budget=SLICE)
     await (await runtime.erasure(tenant)).sweep()
 
 

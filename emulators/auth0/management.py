@@ -97,7 +97,7 @@ class Management:
     def _user(self, request: Request, caller: ManagementToken) -> Json:
         # From the raw path: a slash inside an id arrives percent-encoded.
         _, _, name = request.scope["raw_path"].decode().partition("/api/v2/users/")
-        user = self.users.by_id.get(unquote(name)) if "/" not in name else None
+        user = self.users.ingest_by_id.get(unquote(name)) if "/" not in name else None
         if user is None:
             raise ApiError(404, "The user does not exist.", "inexistent_user")
         return chosen(_seen(user, "read:user_idp_tokens" in caller.scopes), request)

@@ -20,7 +20,7 @@ class Users:
     def __init__(self, clock: Clock, settings: Settings) -> None:
         self._clock = clock
         self._settings = settings
-        self.by_id: dict[str, User] = {}
+        self.ingest_by_id: dict[str, User] = {}
         self.lagging: set[str] = set()  # the index keeps showing these users' previous copy
         self._previous: dict[str, User] = {}
         self._waiting: deque[tuple[float, str, User | None]] = deque()  # changes that do not show yet
@@ -31,15 +31,15 @@ class Users:
     def put(self, user: User) -> None:
         """Add or replace a user; the index follows after the settable lag unless it is held back."""
         name = user["user_id"]
-        if name in self.by_id:
-            self._previous[name] = self.by_id[name]
-        self.by_id[name] = user
+        if name in self.ingest_by_id:
+            self._previous[name] = self.ingest_by_id[name]
+        self.ingest_by_id[name] = user
         if name not in self.lagging:
             self._follow(name, user)
 
     def remove(self, name: str) -> User:
         """Delete a user. Raises KeyError."""
-        user = self.by_id.pop(name)
+        user = self.ingest_by_id.pop(name)
         self._previous.pop(name, None)
         self.lagging.discard(name)
         self._follow(name, None)
@@ -48,7 +48,7 @@ class Users:
     def lag(self, name: str, behind: bool) -> None:
         """Let the index show the copy from before the user's last change, or catch up."""
         (self.lagging.add if behind else self.lagging.discard)(name)
-        current = self.by_id[name]
+        current = self.ingest_by_id[name]
         self._index(name, self._previous.get(name, current) if behind else current)
 
     def search(

@@ -90,7 +90,7 @@ class ControlPlane(LargeTenantHandlers):
         logins.delete(self._world, user_id)
 
     def user(self, user_id: str) -> Json:
-        return self._world.users.by_id[user_id]
+        return self._world.users.ingest_by_id[user_id]
 
     def set_user(self, user_id: str, fields: Json, delete: list[str]) -> Json:
         return logins.set_user(self._world, user_id, fields, delete)

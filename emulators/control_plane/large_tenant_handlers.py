@@ -28,7 +28,7 @@ class LargeTenantHandlers:
         return large_tenant.alive(self._world, after, count)
 
     def count_alive(self) -> int:
-        return len(self._world.users.by_id)
+        return len(self._world.users.ingest_by_id)
 
     def limit_counts(self) -> Json:
         return self._world.management.limits.counts()

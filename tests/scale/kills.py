@@ -29,8 +29,8 @@ from tests.scale.tenant import ACTIVITY, LIST, prepared, wrong
 from tests.support.processes import site
 from worker import embedded
 from worker.auth0 import PLANS
-from worker.auth0.ratelimit.budget import ASSUMED_PROCESSES
-from worker.auth0.ratelimit.plans import EVERYTHING
+from worker.auth0.ratelimit.budget import ASSUMED_WORKER_PROCESSES
+from worker.auth0.ratelimit.plans import ALL_CALLS
 from worker.cli.forecast import user_pages
 from worker.vault.db.migrate import migrate
 
@@ -77,7 +77,7 @@ class Result:
     @property
     def lost(self) -> float:
         """Seconds that kills took from the walk: without a worker all, without Redis what its own budget lacks."""
-        return self.restarts + self.local * (1 - 1 / ASSUMED_PROCESSES)
+        return self.restarts + self.local * (1 - 1 / ASSUMED_WORKER_PROCESSES)
 
     @property
     def kept(self) -> bool:
@@ -176,7 +176,7 @@ def _count(result: Result, tenant: Emulation) -> None:
     plan = PLANS[result.plan]
     bucket = plan.bucket("read_users")
     groups = tenant.limit_counts()["groups"]
-    counted = groups.values() if bucket == EVERYTHING else [groups[bucket]]
+    counted = groups.values() if bucket == ALL_CALLS else [groups[bucket]]
     served = [
         (call["time"], call["query"])
         for call in tenant.call_log("/api/v2/users")

@@ -75,14 +75,14 @@ async def work(what: str, base_url: str, plan: str, speed: float) -> dict[str, o
             )
             began = clock.epoch()
             if what == "walk":
-                report = await sync.everything()
+                report = await sync.sync_all()
             elif what == "settle":
                 for _ in range(3):
-                    report = await sync.changes()
+                    report = await sync.sync_changes()
                     await erasure.sweep(anyway=True)
             else:
                 for minute in range(MINUTES_AN_HOUR):
-                    report = await sync.changes()
+                    report = await sync.sync_changes()
                     await clock.sleep(max(0.0, began + 60 * (minute + 1) - clock.epoch()))
             return {"seconds": clock.epoch() - began, "seen": report.seen, "problems": report.problems}
 

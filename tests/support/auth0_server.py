@@ -17,7 +17,7 @@ from worker.auth0 import (
     ManagementClient,
     MemoryTokenStore,
     RateLimitBudget,
-    Retries,
+    RetryPolicy,
     Timeouts,
     TokenStore,
 )
@@ -174,7 +174,7 @@ def client_of(
     time: FakeTime,
     *,
     store: TokenStore | None = None,
-    retries: Retries | None = None,
+    retries: RetryPolicy | None = None,
     timeouts: Timeouts | None = None,
     who: Credentials | None = None,
     budget: RateLimitBudget | None = None,

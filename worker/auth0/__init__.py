@@ -8,13 +8,13 @@ from worker.auth0.credentials import Credentials
 from worker.auth0.event_stream import StreamedEvent
 from worker.auth0.export_job import ExportedUser
 from worker.auth0.http.responses import OPTIONAL_SCOPES, SCOPES
-from worker.auth0.http.retries import Retries
+from worker.auth0.http.retries import RetryPolicy
 from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken, MemoryTokenStore, TokenStore
 from worker.auth0.models import Auth0Connection, Auth0Identity, Auth0User, Options, UserPage
 from worker.auth0.ratelimit.budget import RateLimitBudget
 from worker.auth0.ratelimit.plans import PLANS, Limit, Plan
-from worker.auth0.stats import Counts
+from worker.auth0.stats import TenantCounts
 from worker.auth0.tenant_log import LogEntry, LogPage
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "Auth0Connection",
     "Auth0Identity",
     "Auth0User",
-    "Counts",
     "Credentials",
     "ExportedUser",
     "Limit",
@@ -36,8 +35,9 @@ __all__ = [
     "Options",
     "Plan",
     "RateLimitBudget",
-    "Retries",
+    "RetryPolicy",
     "StreamedEvent",
+    "TenantCounts",
     "Timeouts",
     "TokenStore",
     "UserPage",

@@ -18,16 +18,16 @@ from worker.auth0 import stats as counting
 from worker.auth0.credentials import Credentials
 from worker.auth0.errors import Auth0Error, Auth0NotFound, MalformedAnswer, MissingScope
 from worker.auth0.event_stream import StreamedEvent
-from worker.auth0.export_job import Export
+from worker.auth0.export_job import ExportJobs
 from worker.auth0.http import stream as streaming
-from worker.auth0.http.calls import ApiCalls, mint
-from worker.auth0.http.responses import Endpoint, api_error, body_of, breaks, code_of
-from worker.auth0.http.retries import Clock, Retries, RetryPace, Sleep, utc_now
+from worker.auth0.http.calls import ApiCalls, mint_token
+from worker.auth0.http.responses import Endpoint, api_error, consequence_without, read_error_code, read_json
+from worker.auth0.http.retries import Clock, Retrier, RetryPolicy, Sleep, utc_now
 from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken, SharedToken, TokenStore
 from worker.auth0.models import Auth0Connection, Auth0User, Unreadable, UserPage, read_page, read_user
 from worker.auth0.ratelimit.budget import RateLimitBudget
-from worker.auth0.stats import Counts
+from worker.auth0.stats import TenantCounts
 from worker.auth0.tenant_log import LogEntry, LogPage
 
 _log = structlog.get_logger(__name__)
@@ -55,7 +55,7 @@ class ManagementClient:
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = utc_now,
         sleep: Sleep = asyncio.sleep,
-        retries: Retries | None = None,
+        retries: RetryPolicy | None = None,
         timeouts: Timeouts | None = None,
         budget: RateLimitBudget | None = None,
     ) -> None:
@@ -68,12 +68,12 @@ class ManagementClient:
         self._calls = ApiCalls(
             credentials,
             transport,
-            RetryPace(retries or Retries(), clock, sleep),
+            Retrier(retries or RetryPolicy(), clock, sleep),
             self._timeouts,
             budget,
         )
         self._budget = budget
-        self._token = SharedToken(store, lambda: mint(self._calls, credentials, clock), clock)
+        self._token = SharedToken(store, lambda: mint_token(self._calls, credentials, clock), clock)
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,13 +113,13 @@ class ManagementClient:
             MissingScope: naming those that are missing and what their absence breaks.
         """
         token = await self._token.get()
-        if _lacking(token, needed) and not self._token.minted_here:
+        if _lacking(token, needed) and not self._token.has_minted:
             token = await self._token.get(instead_of=token)
         if token.scopes is None:
             _log.warning("auth0.scopes_unnamed", domain=self._host)
         if missing := _lacking(token, needed):
             self._token.forget()  # another process may share a better one by the next call
-            raise MissingScope(missing, "; ".join(breaks(s, f"{s} is needed") for s in missing))
+            raise MissingScope(missing, "; ".join(consequence_without(s, f"{s} is needed") for s in missing))
 
     async def user(self, user_id: str) -> Auth0User:
         """Return one user as of now; unlike lists, this is immediately consistent.
@@ -140,7 +140,7 @@ class ManagementClient:
 
     async def users_by(
         self,
-        field: search_query.Field,
+        field: search_query.TimeField,
         since: datetime | None = None,
         *,
         until: datetime | None = None,
@@ -162,13 +162,15 @@ class ManagementClient:
             PagingWindowExceeded: Auth0 shows no such page of this query.
         """
         endpoint = self._users()
-        query = search_query.ordered(field, since, until, connection)
+        query = search_query.ordered_by_time(field, since, until, connection)
         shown = {"page": str(page), "include_totals": str(totals).lower()}
         try:
-            answer = await self._get(endpoint, "/api/v2/users", query | shown | pagination.shape(USER_FIELDS))
+            answer = await self._get(
+                endpoint, "/api/v2/users", query | shown | pagination.page_parameters(USER_FIELDS)
+            )
         except Auth0Error as error:
-            raise pagination.window_exceeded(error, endpoint, page) from None
-        return read_page(*pagination.users_in(answer, endpoint))
+            raise pagination.explain_paging_error(error, endpoint, page) from None
+        return read_page(*pagination.read_raw_users(answer, endpoint))
 
     async def users_with_identity(self, connection: str, provider_user_id: str) -> tuple[Auth0User, ...]:
         """Return whoever holds an identity, as the search knows it; it lags behind ``user``.
@@ -179,10 +181,10 @@ class ManagementClient:
         if (query := search_query.by_identity(connection, provider_user_id)) is None:
             return ()
         answer = await self._get(
-            endpoint, "/api/v2/users", query | {"page": "0"} | pagination.shape(USER_FIELDS)
+            endpoint, "/api/v2/users", query | {"page": "0"} | pagination.page_parameters(USER_FIELDS)
         )
-        page = read_page(*pagination.users_in(answer, endpoint))
-        return search_query.holders(page, connection, provider_user_id)
+        page = read_page(*pagination.read_raw_users(answer, endpoint))
+        return search_query.filter_holders(page, connection, provider_user_id)
 
     async def logs(self, after: str, *, take: int = 100) -> LogPage:
         """Return the log's entries after one of them, in the log's own order, not in that of time.
@@ -196,10 +198,10 @@ class ManagementClient:
         """
         endpoint = self._logs()
         response = await self._answer(endpoint, "/api/v2/logs", {"from": after, "take": str(take)})
-        if response.status_code in tenant_log.GONE and not isinstance(
+        if response.status_code in tenant_log.GONE_STATUSES and not isinstance(
             api_error(response, endpoint), MalformedAnswer
         ):
-            raise tenant_log.gone(endpoint, response)
+            raise tenant_log.log_gone(endpoint, response)
         return tenant_log.read_log_page(
             self._good(response, endpoint), response.headers, endpoint, after, take
         )
@@ -207,7 +209,9 @@ class ManagementClient:
     async def newest_log(self, before: datetime | None = None) -> LogEntry | None:
         """Return the newest entry of the log, or the newest before a time, to read on from; None where there is none."""
         endpoint = self._logs()
-        query = {"sort": "date:-1", "page": "0", "per_page": "1"} | search_query.until("date", before)
+        query = {"sort": "date:-1", "page": "0", "per_page": "1"} | search_query.until_parameter(
+            "date", before
+        )
         return tenant_log.read_newest(await self._get(endpoint, "/api/v2/logs", query), endpoint)
 
     async def oldest_log(self) -> LogEntry | None:
@@ -216,7 +220,7 @@ class ManagementClient:
         return tenant_log.read_newest(await self._get(self._logs(), "/api/v2/logs", query), self._logs())
 
     def events(
-        self, *, after: str | None, types: Sequence[str] = event_stream.TYPES
+        self, *, after: str | None, types: Sequence[str] = event_stream.EVENT_TYPES
     ) -> AsyncGenerator[StreamedEvent | None, None]:
         """Listen to what happens to users, until Auth0 closes the connection, breaks it or falls silent.
 
@@ -243,17 +247,17 @@ class ManagementClient:
                 "/api/v2/events",
                 {"event_type": list(types)},
                 stream=True,
-                headers={"Accept": "text/event-stream"} | streaming.UNCODED | resumed,
+                headers={"Accept": "text/event-stream"} | streaming.IDENTITY_ENCODING | resumed,
                 timeout=self._timeouts.for_stream(),
             )
             if response.status_code == 410 or (after and response.status_code == 400):
-                raise event_stream.gone(endpoint, response.status_code, code_of(response))
+                raise event_stream.events_gone(endpoint, response.status_code, read_error_code(response))
             return self._opened(response, endpoint)
 
         return event_stream.listen(connect, endpoint, after or "", self._timeouts.silence)
 
     @property
-    def export(self) -> Export:
+    def export(self) -> ExportJobs:
         """All users by an export job: a handful of calls, however many users there are.
 
         It shows the users as they were when the job ran, without tokens, in no order.
@@ -268,14 +272,16 @@ class ManagementClient:
         async def look(job: str) -> Any:
             return await self._get(looked, f"/api/v2/jobs/{_segment(job, looked)}", {})
 
-        return Export(create, look, self._download, looked, self._sleep)
+        return ExportJobs(create, look, self._download, looked, self._sleep)
 
-    async def counts(self) -> Counts:
+    async def counts(self) -> TenantCounts:
         """Count users, logins and connections, in two calls and one for each 100 connections."""
         stats = self._endpoint("GET /api/v2/stats/daily", "read:stats")
-        users = await counting.users_in_all(self._get, self._users())
+        users = await counting.count_users(self._get, self._users())
         connections = len([connection async for connection in self.connections()])
-        return Counts(users, await counting.logins_of_yesterday(self._get, stats, self._clock()), connections)
+        return TenantCounts(
+            users, await counting.count_logins_yesterday(self._get, stats, self._clock()), connections
+        )
 
     def connections(self, *, strategy: str | None = None) -> AsyncGenerator[Auth0Connection, None]:
         """Go through the connections, of one strategy or all; unreadable ones are logged and left out."""
@@ -310,7 +316,7 @@ class ManagementClient:
         async def page(checkpoint: Mapping[str, str]) -> Any:
             return await self._get(endpoint, "/api/v2/connections", {**query, **checkpoint})
 
-        return pagination.connections(page, endpoint)
+        return pagination.list_connections(page, endpoint)
 
     def _users(self) -> Endpoint:
         return self._endpoint("GET /api/v2/users", "read:users", "read_users")
@@ -326,7 +332,7 @@ class ManagementClient:
 
     async def _download(self, location: str) -> httpx.Response:
         # Not a call to the tenant: no token goes there, and nothing of its budget is spent.
-        request = self._calls.request("GET", location, headers=streaming.UNCODED)
+        request = self._calls.request("GET", location, headers=streaming.IDENTITY_ENCODING)
         return await self._calls.send_once(export_job.FILE, request, stream=True)
 
     async def _answer(
@@ -355,7 +361,7 @@ class ManagementClient:
         return response
 
     def _good(self, response: httpx.Response, endpoint: Endpoint) -> Any:
-        return body_of(self._opened(response, endpoint), endpoint)
+        return read_json(self._opened(response, endpoint), endpoint)
 
     def _opened(self, response: httpx.Response, endpoint: Endpoint) -> httpx.Response:
         if not response.is_success:

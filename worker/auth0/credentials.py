@@ -19,7 +19,7 @@ from token_vault.secret import Secret
 from worker.loopback import is_loopback
 
 # Auth0 accepts five minutes and advises one; an assertion is used once and at once.
-ASSERTION_LIFE = timedelta(seconds=60)
+ASSERTION_LIFETIME = timedelta(seconds=60)
 
 _NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]+)?")
 
@@ -93,7 +93,7 @@ class Credentials:
             "sub": self.client_id,
             "aud": f"{self.base_url}/",
             "jti": str(uuid.uuid4()),
-            "exp": int((now + ASSERTION_LIFE).timestamp()),
+            "exp": int((now + ASSERTION_LIFETIME).timestamp()),
         }
         return jwt.encode(claims, key, algorithm, headers={"kid": self.key_id} if self.key_id else None)
 

@@ -87,5 +87,5 @@ class MalformedAnswer(Auth0Error):
     """An answer that does not read as the Management API documents it."""
 
 
-CONCERNS_ALL = (Auth0Unreachable, Auth0RateLimited, Auth0Refused)
+CALL_INDEPENDENT_ERRORS = (Auth0Unreachable, Auth0RateLimited, Auth0Refused)
 """Failures that any call would meet just now: they say nothing of the user or the search that was asked for."""

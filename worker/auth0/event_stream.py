@@ -20,10 +20,10 @@ import structlog
 
 from worker.auth0.errors import Auth0EventsGone, Auth0Unreachable, MalformedAnswer
 from worker.auth0.http.responses import Endpoint
-from worker.auth0.http.stream import LONGEST_LINE, Pieces, pieces
-from worker.auth0.models import moment, text
+from worker.auth0.http.stream import MAX_LINE_BYTES, ByteStream, read_chunks
+from worker.auth0.models import parse_text, parse_time
 
-TYPES = ("user.created", "user.updated", "user.deleted")
+EVENT_TYPES = ("user.created", "user.updated", "user.deleted")
 
 # Auth0's codes for an offset that is of no use any more; with any other code the caller comes back.
 _GONE = frozenset({"cursor_expired", "invalid_cursor"})
@@ -50,7 +50,7 @@ class StreamedEvent:
     at: datetime | None
 
 
-def gone(endpoint: Endpoint, status: int | None, code: str | None) -> Auth0EventsGone:
+def events_gone(endpoint: Endpoint, status: int | None, code: str | None) -> Auth0EventsGone:
     """Return the error of an offset that Auth0 cannot resume from."""
     return Auth0EventsGone(
         f"{endpoint}: Auth0 cannot resume from this offset, most likely as it is too old",
@@ -74,7 +74,7 @@ async def listen(
         Auth0EventsGone: Auth0 cannot resume from here.
         MalformedAnswer: the answer is no event stream.
     """
-    async with aclosing(await connect()) as response, aclosing(pieces(response, endpoint)) as body:
+    async with aclosing(await connect()) as response, aclosing(read_chunks(response, endpoint)) as body:
         if response.headers.get("content-type", "").partition(";")[0].strip().lower() != "text/event-stream":
             raise MalformedAnswer(f"{endpoint}: the answer is no event stream", status=200)
         message = _Message(after)
@@ -141,20 +141,20 @@ class _Message:
             return self._error(_object(said.get("error")), endpoint)
         event = _object(said.get("event")) or said
         user = _object(_object(event.get("data")).get("object"))
-        kind = text(kind or event.get("type")) or ""
-        return StreamedEvent(self._id, kind, text(user.get("user_id")), moment(event.get("time")))
+        kind = parse_text(kind or event.get("type")) or ""
+        return StreamedEvent(self._id, kind, parse_text(user.get("user_id")), parse_time(event.get("time")))
 
     def _error(self, error: dict[str, Any], endpoint: Endpoint) -> StreamedEvent:
         code = error.get("code")
         if code in _GONE:
-            raise gone(endpoint, None, str(code))
-        _log.info("auth0.events_ended", domain=endpoint.host, code=text(code))
+            raise events_gone(endpoint, None, str(code))
+        _log.info("auth0.events_ended", domain=endpoint.host, code=parse_text(code))
         # Resuming from there passes by what could not be delivered.
-        self.add(f"id: {text(error.get('offset')) or ''}")
+        self.add(f"id: {parse_text(error.get('offset')) or ''}")
         return StreamedEvent(self._id, "error", None, None)
 
 
-async def _lines(body: Pieces, endpoint: Endpoint) -> AsyncGenerator[str, None]:
+async def _lines(body: ByteStream, endpoint: Endpoint) -> AsyncGenerator[str, None]:
     """Yield lines without their ends; what stands after the last end is left out."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
     held, ended_with_cr = "", False
@@ -166,7 +166,7 @@ async def _lines(body: Pieces, endpoint: Endpoint) -> AsyncGenerator[str, None]:
         *complete, held = _LINE_END.split(held + fresh)
         for line in complete:
             yield line
-        if len(held) > LONGEST_LINE:
+        if len(held) > MAX_LINE_BYTES:
             raise MalformedAnswer(f"{endpoint}: a line has no end", status=200)
 
 

@@ -20,20 +20,20 @@ from worker.auth0.errors import Auth0Error, Auth0Refused, Auth0Unreachable, Malf
 from worker.auth0.http import stream
 from worker.auth0.http.responses import Endpoint
 from worker.auth0.http.retries import Sleep
-from worker.auth0.models import moment, text
+from worker.auth0.models import parse_text, parse_time
 from worker.loopback import is_loopback
 
-FIELDS = ("user_id", "created_at", "updated_at")
+EXPORTED_FIELDS = ("user_id", "created_at", "updated_at")
 
 # Errors speak of it so: its address is signed, and opens the file for whoever has it.
 FILE = Endpoint("GET the exported file", "the address that Auth0 named")
 
 # Between two looks at the job, in seconds: a small tenant is done at once, a large one takes many minutes.
-FIRST_WAIT, LONGEST_WAIT = 1.0, 15.0
-PATIENCE = 2 * 3600.0
+FIRST_POLL_SECONDS, MAX_POLL_SECONDS = 1.0, 15.0
+MAX_JOB_SECONDS = 2 * 3600.0
 
 # The address lives a minute; each look at the job gives a fresh one.
-DOWNLOADS = 3
+MAX_DOWNLOADS = 3
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class ExportedUser:
     created_at: datetime | None
 
 
-class Export:
+class ExportJobs:
     """Makes exports, and reads them.
 
     Args:
@@ -75,7 +75,9 @@ class Export:
         self._create, self._look, self._download = create, look, download
         self._endpoint, self._sleep = endpoint, sleep
 
-    async def begin(self, fields: Sequence[str] = FIELDS, *, connection_id: str | None = None) -> str:
+    async def begin(
+        self, fields: Sequence[str] = EXPORTED_FIELDS, *, connection_id: str | None = None
+    ) -> str:
         """Ask for a job; returns its id, which is good for a day.
 
         Args:
@@ -87,7 +89,7 @@ class Export:
         """
         wanted: dict[str, Any] = {"format": "json", "fields": [{"name": name} for name in fields]}
         job = await self._create(wanted | ({"connection_id": connection_id} if connection_id else {}))
-        name = text(job.get("id")) if isinstance(job, dict) else None
+        name = parse_text(job.get("id")) if isinstance(job, dict) else None
         if not name:
             raise MalformedAnswer(f"{self._endpoint}: the new job has no id", status=200)
         return name
@@ -113,10 +115,10 @@ class Export:
         """
         malformed = 0
         async with aclosing(await self._file(job)) as response:
-            raw = stream.pieces(response, FILE)
+            raw = stream.read_chunks(response, FILE)
             # Zipped as a file, or by the server on the way, or both.
-            plain = stream.unzipped(stream.unzipped(raw, FILE), FILE)
-            async with aclosing(raw), aclosing(plain), aclosing(stream.lines(plain, FILE)) as lines:
+            plain = stream.unzip(stream.unzip(raw, FILE), FILE)
+            async with aclosing(raw), aclosing(plain), aclosing(stream.split_lines(plain, FILE)) as lines:
                 async for line in lines:
                     if user := _read(line):
                         yield user
@@ -126,12 +128,12 @@ class Export:
             _log.warning("auth0.export_malformed", domain=self._endpoint.host, malformed=malformed)
 
     async def _file(self, job: str) -> httpx.Response:
-        for _ in range(DOWNLOADS):
-            location = await self._location(job, PATIENCE)
+        for _ in range(MAX_DOWNLOADS):
+            location = await self._location(job, MAX_JOB_SECONDS)
             problem: Auth0Error
             if location is None:
                 raise Auth0Unreachable(
-                    f"{self._endpoint}: the export is not done after {PATIENCE / 60:.0f} minutes"
+                    f"{self._endpoint}: the export is not done after {MAX_JOB_SECONDS / 60:.0f} minutes"
                 )
             try:
                 response = await self._download(location)
@@ -145,7 +147,7 @@ class Export:
 
     async def _location(self, job: str, patience: float) -> str | None:
         """Look at a job until it names its file; None when the patience is at its end."""
-        waited, wait = 0.0, FIRST_WAIT
+        waited, wait = 0.0, FIRST_POLL_SECONDS
         while True:
             seen = await self._look(job)
             status = seen.get("status") if isinstance(seen, dict) else None
@@ -160,7 +162,7 @@ class Export:
             if waited >= patience:
                 return None
             await self._sleep(wait)
-            waited, wait = waited + wait, min(LONGEST_WAIT, wait * 1.5)
+            waited, wait = waited + wait, min(MAX_POLL_SECONDS, wait * 1.5)
 
 
 def _checked(location: object, endpoint: Endpoint) -> str:
@@ -188,7 +190,7 @@ def _read(line: bytes) -> ExportedUser | None:
         raw = None
     if raw is None and line.strip() and not line.endswith(b"\n"):
         raise MalformedAnswer(f"{FILE}: the file is cut off", status=200)
-    user_id = text(raw.get("user_id")) if isinstance(raw, dict) else None
+    user_id = parse_text(raw.get("user_id")) if isinstance(raw, dict) else None
     if not user_id:
         return None
-    return ExportedUser(user_id, moment(raw.get("updated_at")), moment(raw.get("created_at")))
+    return ExportedUser(user_id, parse_time(raw.get("updated_at")), parse_time(raw.get("created_at")))

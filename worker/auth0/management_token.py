@@ -12,7 +12,7 @@ from typing import Protocol
 from token_vault.secret import Secret
 
 # A token is not used in its last minute, so that none ends between here and Auth0's check.
-LEEWAY = timedelta(seconds=60)
+EXPIRY_LEEWAY = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class SharedToken:
         self._lock = asyncio.Lock()
         self._held: ManagementToken | None = None
         self._renew_at: datetime | None = None
-        self.minted_here = False
+        self.has_minted = False
 
     async def get(self, *, instead_of: ManagementToken | None = None) -> ManagementToken:
         """Return a token with life left, other than ``instead_of``, which Auth0 refused or which lacks scopes.
@@ -100,7 +100,7 @@ class SharedToken:
                     return self._hold(newer)
                 minted = await self._mint()
                 await self._store.put(minted)
-            self.minted_here = True
+            self.has_minted = True
             return self._hold(minted)
 
     def forget(self) -> None:
@@ -110,7 +110,7 @@ class SharedToken:
     def _hold(self, token: ManagementToken) -> ManagementToken:
         # A token that lives less than two minutes from its first sight is used for half of that.
         left = token.expires_at - self._clock()
-        self._renew_at = token.expires_at - min(LEEWAY, left / 2)
+        self._renew_at = token.expires_at - min(EXPIRY_LEEWAY, left / 2)
         self._held = token
         return token
 
@@ -118,7 +118,7 @@ class SharedToken:
         if instead_of and token.value == instead_of.value:
             return False
         renew_at = self._renew_at if token is self._held else None
-        return self._clock() < (renew_at or token.expires_at - LEEWAY)
+        return self._clock() < (renew_at or token.expires_at - EXPIRY_LEEWAY)
 
     def _just_minted(
         self, token: ManagementToken, before: ManagementToken | None, instead_of: ManagementToken | None

@@ -18,14 +18,14 @@ from pydantic_core import PydanticCustomError
 from token_vault.secret import Secret
 
 # A century; more is no life of a token, and would not fit into a date.
-LONGEST_LIFE = 100 * 365 * 86_400.0
+MAX_LIFETIME_SECONDS = 100 * 365 * 86_400.0
 
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
 
 T = TypeVar("T")
 
 
-def text(value: object) -> str | None:
+def parse_text(value: object) -> str | None:
     """Return a text that can be sent and stored; None for anything else."""
     try:
         return _text(value)
@@ -59,19 +59,21 @@ def _secret(value: object) -> Secret | None:
     return None if value is None or value == "" else Secret(_text(value))
 
 
-def seconds(value: object) -> float | None:
+def parse_seconds(value: object) -> float | None:
     """Read a length of time in seconds, given as a number or as digits; None for anything else."""
     if isinstance(value, str):
         value = value.strip()
         number = float(value) if _NUMBER.fullmatch(value) else -1.0
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value) if abs(value) <= LONGEST_LIFE else -1.0  # a longer int need not fit a float
+        number = (
+            float(value) if abs(value) <= MAX_LIFETIME_SECONDS else -1.0
+        )  # a longer int need not fit a float
     else:
         return None
-    return number if 0 <= number <= LONGEST_LIFE else None  # NaN compares false
+    return number if 0 <= number <= MAX_LIFETIME_SECONDS else None  # NaN compares false
 
 
-def moment(value: object) -> datetime | None:
+def parse_time(value: object) -> datetime | None:
     """Read a time (UTC), with or without milliseconds; None for anything else."""
     # Auth0's own description allows an object in place of last_login.
     if not isinstance(value, str):
@@ -112,7 +114,7 @@ def _options(value: object) -> Options | None:
 
 Text = Annotated[str, PlainValidator(_text)]
 Token = Annotated[Secret | None, PlainValidator(_secret)]
-Moment = Annotated[datetime | None, PlainValidator(moment)]
+Moment = Annotated[datetime | None, PlainValidator(parse_time)]
 
 _CONFIG = ConfigDict(hide_input_in_errors=True)
 
@@ -140,7 +142,7 @@ class Auth0Identity:
     is_social: Annotated[bool, Field(alias="isSocial"), PlainValidator(lambda v: v is True)] = False
     access_token: Token = None
     refresh_token: Token = None
-    expires_in: Annotated[float | None, PlainValidator(seconds)] = None
+    expires_in: Annotated[float | None, PlainValidator(parse_seconds)] = None
     is_oauth1: Annotated[bool, Field(alias="access_token_secret"), PlainValidator(bool)] = False
 
 
@@ -279,7 +281,7 @@ def read_page(raw_users: Sequence[object], total: object) -> UserPage:
 
 
 def _last_moment(raw_users: Sequence[object], field: str) -> datetime | None:
-    moments = (moment(raw.get(field)) for raw in reversed(raw_users) if isinstance(raw, dict))
+    moments = (parse_time(raw.get(field)) for raw in reversed(raw_users) if isinstance(raw, dict))
     return next((found for found in moments if found), None)
 
 

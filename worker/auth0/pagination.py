@@ -16,12 +16,12 @@ PER_PAGE = 100  # Auth0's maximum
 _log = structlog.get_logger(__name__)
 
 
-def shape(fields: str) -> dict[str, str]:
+def page_parameters(fields: str) -> dict[str, str]:
     """Return the parameters that say what one page holds."""
     return {"per_page": str(PER_PAGE), "fields": fields, "include_fields": "true"}
 
 
-def window_exceeded(error: Auth0Error, endpoint: Endpoint, page: int) -> Auth0Error:
+def explain_paging_error(error: Auth0Error, endpoint: Endpoint, page: int) -> Auth0Error:
     """Return the error of a page past those that Auth0 shows, else the error as it is."""
     if error.code != "invalid_paging":
         return error
@@ -32,7 +32,7 @@ def window_exceeded(error: Auth0Error, endpoint: Endpoint, page: int) -> Auth0Er
     )
 
 
-async def connections(
+async def list_connections(
     fetch: Callable[[Mapping[str, str]], Awaitable[Any]], endpoint: Endpoint
 ) -> AsyncGenerator[Auth0Connection, None]:
     """Yield connection after connection, until an answer names no next checkpoint."""
@@ -60,7 +60,7 @@ async def connections(
         checkpoint["from"] = following
 
 
-def users_in(answer: Any, endpoint: Endpoint) -> tuple[list[Any], Any]:
+def read_raw_users(answer: Any, endpoint: Endpoint) -> tuple[list[Any], Any]:
     """Return the raw users of a page, and what stands where the total should.
 
     Raises:

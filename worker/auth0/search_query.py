@@ -8,38 +8,41 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal
 
-from worker.auth0.models import Auth0User, UserPage, text
+from worker.auth0.models import Auth0User, UserPage, parse_text
 
-Field = Literal["created_at", "updated_at"]
+TimeField = Literal["created_at", "updated_at"]
 
 
-def ordered(
-    field: Field, since: datetime | None, until: datetime | None, connection: str | None
+def ordered_by_time(
+    field: TimeField, since: datetime | None, until: datetime | None, connection: str | None
 ) -> dict[str, str]:
     """Return the parameters of a query ascending by a time, both bounds included."""
     terms = []
     if since or until:
         terms.append(f"{field}:[{_bound(since)} TO {_bound(until)}]")
     if connection is not None:
-        terms.append(f"identities.connection:{quoted(connection)}")
+        terms.append(f"identities.connection:{quote_phrase(connection)}")
     return {"sort": f"{field}:1"} | _search(terms)
 
 
-def until(field: str, moment: datetime | None) -> dict[str, str]:
+def until_parameter(field: str, moment: datetime | None) -> dict[str, str]:
     """Return the parameter that leaves out what comes after a time."""
     return {} if moment is None else {"q": f"{field}:[* TO {_bound(moment)}]"}
 
 
 def by_identity(connection: str, provider_user_id: str) -> dict[str, str] | None:
     """Return the parameters of a search for an identity; None where nobody can have it."""
-    if not text(connection) or not text(provider_user_id):
+    if not parse_text(connection) or not parse_text(provider_user_id):
         return None
     return _search(
-        [f"identities.connection:{quoted(connection)}", f"identities.user_id:{quoted(provider_user_id)}"]
+        [
+            f"identities.connection:{quote_phrase(connection)}",
+            f"identities.user_id:{quote_phrase(provider_user_id)}",
+        ]
     )
 
 
-def holders(page: UserPage, connection: str, provider_user_id: str) -> tuple[Auth0User, ...]:
+def filter_holders(page: UserPage, connection: str, provider_user_id: str) -> tuple[Auth0User, ...]:
     """Return those who may hold the identity: the search takes connection and id of two identities as well."""
     return tuple(
         user
@@ -49,7 +52,7 @@ def holders(page: UserPage, connection: str, provider_user_id: str) -> tuple[Aut
     )
 
 
-def quoted(value: str) -> str:
+def quote_phrase(value: str) -> str:
     """Return a Lucene phrase that matches this value and nothing else."""
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -14,7 +14,7 @@ Get = Callable[[Endpoint, str, Mapping[str, str]], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
-class Counts:
+class TenantCounts:
     """A tenant in numbers.
 
     Attributes:
@@ -26,7 +26,7 @@ class Counts:
     connections: int
 
 
-async def users_in_all(get: Get, users: Endpoint) -> int:
+async def count_users(get: Get, users: Endpoint) -> int:
     """Count the users, by the total of a page of one.
 
     Raises:
@@ -40,7 +40,7 @@ async def users_in_all(get: Get, users: Endpoint) -> int:
     return total
 
 
-async def logins_of_yesterday(get: Get, stats: Endpoint, now: datetime) -> int | None:
+async def count_logins_yesterday(get: Get, stats: Endpoint, now: datetime) -> int | None:
     """Count the logins of the last whole day; None without the scope ``read:stats``.
 
     Source: Auth0 Management API v2, "Get daily stats" (days are UTC).

@@ -15,10 +15,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import httpx
 
 from worker.auth0.errors import Auth0LogGone, MalformedAnswer
-from worker.auth0.http.responses import Endpoint, code_of
-from worker.auth0.models import Unreadable, moment, text
+from worker.auth0.http.responses import Endpoint, read_error_code
+from worker.auth0.models import Unreadable, parse_text, parse_time
 
-GONE = frozenset({400, 404, 410})
+GONE_STATUSES = frozenset({400, 404, 410})
 
 # Logins, sign-ups, native logins.
 _LOGINS = frozenset({"s", "ss", "sens"})
@@ -47,7 +47,7 @@ class LogEntry:
     type: str
     users: tuple[str, ...]
     connection: str | None
-    tells: bool = False
+    may_change_identities: bool = False
     strategy: str | None = None
 
     @property
@@ -71,12 +71,12 @@ class LogPage:
     malformed: tuple[str, ...] = ()
 
 
-def gone(endpoint: Endpoint, response: httpx.Response) -> Auth0LogGone:
+def log_gone(endpoint: Endpoint, response: httpx.Response) -> Auth0LogGone:
     """Return the error of a checkpoint that Auth0 refuses."""
     return Auth0LogGone(
         f"{endpoint}: the log cannot be read on from here, most likely as it is no longer kept so far back",
         status=response.status_code,
-        code=code_of(response),
+        code=read_error_code(response),
     )
 
 
@@ -128,17 +128,17 @@ def read_log_entry(raw: object, position: int) -> LogEntry:
     log_id = _log_id(raw)
     if log_id is None or not isinstance(raw, dict):
         raise Unreadable(f"log entry at position {position}: has no log_id")
-    kind = text(raw.get("type")) or ""
+    kind = parse_text(raw.get("type")) or ""
     named = [raw.get("user_id"), *(_written(raw.get("details")) if kind == "sapi" else ())]
-    users = dict.fromkeys(user for user in map(text, named) if user)
+    users = dict.fromkeys(user for user in map(parse_text, named) if user)
     return LogEntry(
         log_id,
-        moment(raw.get("date")),
+        parse_time(raw.get("date")),
         kind,
         tuple(users),
-        text(raw.get("connection")),
+        parse_text(raw.get("connection")),
         _tells(kind, raw),
-        text(raw.get("strategy")),
+        parse_text(raw.get("strategy")),
     )
 
 
@@ -166,7 +166,7 @@ def _written(details: object) -> Iterator[object]:
         yield f"{provider}|{identity}"
     body = _object(request.get("body"))
     secondary = body.get("user_id")
-    if "/identities" in found[0] and text(body.get("provider")) and secondary is not None:
+    if "/identities" in found[0] and parse_text(body.get("provider")) and secondary is not None:
         # Auth0 takes the secondary's id with its provider in front and without.
         prefix = f"{body['provider']}|"
         yield str(secondary) if str(secondary).startswith(prefix) else f"{prefix}{secondary}"
@@ -178,7 +178,7 @@ def _object(value: object) -> dict[str, Any]:
 
 def _log_id(raw: object) -> str | None:
     entry = _object(raw)
-    return text(entry.get("log_id")) or text(entry.get("_id"))
+    return parse_text(entry.get("log_id")) or parse_text(entry.get("_id"))
 
 
 def _entries_in(answer: Any, endpoint: Endpoint) -> Sequence[object]:
@@ -197,5 +197,5 @@ def _linked(headers: httpx.Headers) -> str | None:
             except ValueError:
                 continue
             if len(checkpoints) == 1:
-                return text(checkpoints[0])
+                return parse_text(checkpoints[0])
     return None

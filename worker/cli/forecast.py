@@ -8,7 +8,7 @@ from datetime import timedelta
 from math import ceil
 
 from worker.auth0.ratelimit.plans import Plan
-from worker.sync.export_reconciliation import LARGE
+from worker.sync.export_reconciliation import MIN_USERS_FOR_EXPORT
 from worker.vault.schedule import margin
 
 DAY = 86_400.0
@@ -83,7 +83,7 @@ class Forecast:
 
 def forecast(plan: Plan, demand: Demand, *, lists_carry_tokens: bool) -> Forecast:
     """Work out what a demand costs on a plan."""
-    by_export = demand.users >= LARGE
+    by_export = demand.users >= MIN_USERS_FOR_EXPORT
     pages, connection_pages = user_pages(demand.users), max(1, ceil(demand.connections / PAGE))
     by_id = 0 if lists_carry_tokens else demand.users
     full = {"read_users": float(pages + by_id), "connections": float(connection_pages), "other": 1.0}

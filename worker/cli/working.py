@@ -115,9 +115,9 @@ async def _sync_one(
 ) -> SyncReport:
     one = await runtime.sync(tenant, urgent=user is not None)
     if user is not None:
-        return await one.user(user)  # whole, with --full and without
+        return await one.sync_user(user)  # whole, with --full and without
     if connection is not None:
-        return await one.connection(connection, full=full, progress=bar)
+        return await one.sync_connection(connection, full=full, progress=bar)
     return await one.catch_up(full=full, progress=bar)
 
 
@@ -132,9 +132,9 @@ async def _erased(runtime: Runtime, tenant: str, report: SyncReport, *, anyway: 
 
 def _of_report(report: SyncReport) -> dict[str, Any]:
     columns: dict[str, Any] = asdict(report)
-    tally: dict[str, int] = columns.pop("tally")
+    stats: dict[str, int] = columns.pop("stats")
     problems = columns.pop("problems")
-    return columns | tally | {"problems": problems, "ok": report.ok}
+    return columns | stats | {"problems": problems, "ok": report.ok}
 
 
 def _show_report(report: dict[str, Any]) -> None:

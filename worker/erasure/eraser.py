@@ -16,7 +16,7 @@ import structlog
 from token_vault.errors import ConfigurationError
 from token_vault.grant_key import GrantKey
 from worker.auth0 import Auth0User, ManagementClient
-from worker.auth0.errors import CONCERNS_ALL, Auth0Error, MissingScope
+from worker.auth0.errors import CALL_INDEPENDENT_ERRORS, Auth0Error, MissingScope
 from worker.erasure.revocation import RevocationOutcome, revoke
 from worker.providers import Client
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
@@ -138,8 +138,8 @@ class Eraser:
         """
         swept = ErasureReport(self._tenant)
         try:  # a login that was not seen yet would pass for a new one
-            await self._keeping.by_id(
-                [user_id], await self._keeping.known(), SyncReport(self._tenant, "user")
+            await self._keeping.ingest_by_id(
+                [user_id], await self._keeping.load_connections(), SyncReport(self._tenant, "user")
             )
         except (Auth0Error, MissingScope, ConfigurationError) as error:
             log.warning("erasure.not_seen_before", tenant=self._tenant, problem=str(error))
@@ -198,9 +198,9 @@ class Eraser:
 
     async def _confirm(self, suspects: Sequence[Missing], report: SyncReport, swept: ErasureReport) -> None:
         """Ask Auth0 by id for the users of these grants, and by identity for those that no user of theirs has."""
-        known = await self._keeping.known()
+        known = await self._keeping.load_connections()
         asked = list(dict.fromkeys(each.key.user_id for each in suspects))
-        users = await self._keeping.by_id(asked, known, report)
+        users = await self._keeping.ingest_by_id(asked, known, report)
         present = [each for each in suspects if _has(users.get(each.key.user_id), each.key)]
         await missing.found(self._vault, [each.id for each in present])
         swept.found += len(present)
@@ -233,15 +233,15 @@ class Eraser:
         key = suspect.key
         try:
             holders = await self._auth0.users_with_identity(key.connection, key.provider_user_id)
-        except CONCERNS_ALL:
+        except CALL_INDEPENDENT_ERRORS:
             raise
         except Auth0Error as refused:  # a search for this one: the others are not to wait for it
             swept.problems.append(str(refused))
             return True
-        found = await self._keeping.by_id([user.user_id for user in holders], known, report)
+        found = await self._keeping.ingest_by_id([user.user_id for user in holders], known, report)
         users = [user for user in found.values() if user is not None]
         await move(self._vault, list(_moves(suspect, users)), now=await self._vault.now())
-        await self._keeping.note_without_tokens(users)
+        await self._keeping.record_tokenless(users)
         return bool(holders)
 
     async def _erase(self, grants: Iterable[tuple[int, GrantKey]], reason: str, swept: ErasureReport) -> None:

@@ -21,7 +21,7 @@ from worker.auth0.errors import (
 )
 from worker.auth0.http.responses import OPTIONAL_SCOPES
 from worker.auth0.pagination import PER_PAGE
-from worker.sync.ingest import LAG, SyncIngest
+from worker.sync.ingest import SEARCH_LAG, SyncIngest
 from worker.sync.report import SyncReport
 from worker.vault.db.database import Vault
 from worker.vault.sync_state import cursors
@@ -30,10 +30,10 @@ from worker.vault.sync_state.cursors import SyncCursor
 log = structlog.get_logger(__name__)
 
 # Events are gathered for so long, in seconds, so that many changes of one user cost one call.
-GATHERING = 0.5
+GATHER_SECONDS = 0.5
 EVENTS_AT_A_TIME = 50
 
-LOG, EVENTS, UPDATED = "log", "events", "updated"
+LOG_FEED, EVENT_FEED, UPDATED_SCAN = "log", "events", "updated"
 
 
 class ChangeFeeds:
@@ -63,7 +63,7 @@ class ChangeFeeds:
             Whether the log can be read. Where it cannot, a walk by change stands in for it, and the report says so.
         """
         now = await self._vault.now()
-        before = await cursors.read(self._vault, self._tenant, LOG)
+        before = await cursors.read(self._vault, self._tenant, LOG_FEED)
         try:
             await self._allowed("read:logs")
             if before is None or self._is_past(before, now):
@@ -71,7 +71,7 @@ class ChangeFeeds:
         except MissingScope as without:
             report.note(str(without))
             await self._walk_from(before.read_until if before and before.read_until else now)
-            await cursors.drop(self._vault, self._tenant, LOG)
+            await cursors.drop(self._vault, self._tenant, LOG_FEED)
             return False
         except (Auth0Unreachable, Auth0RateLimited):
             raise
@@ -105,10 +105,12 @@ class ChangeFeeds:
 
         Not to its newest entry: the lists that are read next may not show yet what the log has told already.
         """
-        entry = await self._auth0.newest_log(before=now - LAG)
+        entry = await self._auth0.newest_log(before=now - SEARCH_LAG)
         if entry is None:  # a log that has only begun
             entry = await self._auth0.oldest_log()
-            await self._keeping.by_id(entry.users if entry else (), await self._keeping.known(), report)
+            await self._keeping.ingest_by_id(
+                entry.users if entry else (), await self._keeping.load_connections(), report
+            )
         if before is not None:
             report.note(
                 f"the tenant's log was last read at {before.read_until:%Y-%m-%d %H:%M}Z, and may not reach back so far: "
@@ -117,13 +119,13 @@ class ChangeFeeds:
             log.warning("sync.gap", tenant=self._tenant, read_until=before.read_until)
             await self._walk_from(before.read_until or now)
         mark = None if entry is None else entry.log_id
-        await cursors.put(self._vault, self._tenant, LOG, SyncCursor(mark, read_until=now))
+        await cursors.put(self._vault, self._tenant, LOG_FEED, SyncCursor(mark, read_until=now))
 
     async def _walk_from(self, moment: datetime) -> None:
         """Have the next walk by change begin there, unless one is to begin earlier."""
-        if await cursors.read(self._vault, self._tenant, UPDATED) is None:
-            mark = (moment - LAG).isoformat()
-            await cursors.put(self._vault, self._tenant, UPDATED, SyncCursor(mark))
+        if await cursors.read(self._vault, self._tenant, UPDATED_SCAN) is None:
+            mark = (moment - SEARCH_LAG).isoformat()
+            await cursors.put(self._vault, self._tenant, UPDATED_SCAN, SyncCursor(mark))
 
     async def read_log(self, report: SyncReport, budget: float | None = None) -> bool:
         """Ask for the users whom the log names since it was last read, page by page, until the time is up.
@@ -137,8 +139,8 @@ class ChangeFeeds:
         Raises:
             Auth0Error: as the client does; pages read until then are committed.
         """
-        position = await cursors.read(self._vault, self._tenant, LOG)
-        known = await self._keeping.known()
+        position = await cursors.read(self._vault, self._tenant, LOG_FEED)
+        known = await self._keeping.load_connections()
         stop_at = None if budget is None else time.monotonic() + budget
         while position is not None:
             now = await self._vault.now()
@@ -160,11 +162,11 @@ class ChangeFeeds:
                 user_id for entry in page.entries if _tells(entry) for user_id in entry.users
             )
             report.seen += len(named)
-            await self._keeping.by_id(list(named), known, report)
+            await self._keeping.ingest_by_id(list(named), known, report)
             more = len(page.entries) + len(page.malformed) >= PER_PAGE
             until = _newest(page, now) or position.read_until if more else now
             position = replace(position, token=page.after, read_until=until)
-            await cursors.put(self._vault, self._tenant, LOG, position)
+            await cursors.put(self._vault, self._tenant, LOG_FEED, position)
             if not more:
                 return True
             if stop_at is not None and time.monotonic() > stop_at:
@@ -186,7 +188,7 @@ class ChangeFeeds:
             MissingScope: events cannot be read.
             Auth0Error: as the client does.
         """
-        position = await cursors.read(self._vault, self._tenant, EVENTS) or SyncCursor()
+        position = await cursors.read(self._vault, self._tenant, EVENT_FEED) or SyncCursor()
         log.info("sync.following", tenant=self._tenant)
         arrived: asyncio.Queue[StreamedEvent | None] = asyncio.Queue()
         listening = asyncio.create_task(self._listen(position.token, arrived))
@@ -217,12 +219,12 @@ class ChangeFeeds:
         except Auth0EventsGone:
             # The log names whom these events would have named.
             log.warning("sync.events_gone", tenant=self._tenant)
-            await cursors.drop(self._vault, self._tenant, EVENTS)
+            await cursors.drop(self._vault, self._tenant, EVENT_FEED)
         finally:
             arrived.put_nowait(None)
 
     async def _gathered(self, arrived: asyncio.Queue[StreamedEvent | None]) -> list[StreamedEvent | None]:
-        await asyncio.sleep(GATHERING)
+        await asyncio.sleep(GATHER_SECONDS)
         return [arrived.get_nowait() for _ in range(arrived.qsize())]
 
     async def _ask_for(self, events: list[StreamedEvent]) -> None:
@@ -230,14 +232,16 @@ class ChangeFeeds:
             return
         report = SyncReport(self._tenant, "events")
         named = dict.fromkeys(event.user_id for event in events if event.user_id)
-        await self._keeping.by_id(list(named), await self._keeping.known(), report)
-        await cursors.put(self._vault, self._tenant, EVENTS, SyncCursor(events[-1].id))
+        await self._keeping.ingest_by_id(list(named), await self._keeping.load_connections(), report)
+        await cursors.put(self._vault, self._tenant, EVENT_FEED, SyncCursor(events[-1].id))
         log.info("sync.followed", tenant=self._tenant, events=len(events), users=len(named))
 
 
 def _tells(entry: LogEntry) -> bool:
     """Whether to ask for the users of an entry: not after a login that brings no provider's tokens."""
-    return entry.tells and not (entry.is_login and entry.strategy in providers.TOKENLESS_STRATEGIES)
+    return entry.may_change_identities and not (
+        entry.is_login and entry.strategy in providers.TOKENLESS_STRATEGIES
+    )
 
 
 def _newest(page: LogPage, now: datetime) -> datetime | None:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import ProgrammingError
 from worker.auth0 import ManagementClient, export_job
 from worker.auth0.errors import Auth0Error, Auth0RateLimited, Auth0Unreachable, MalformedAnswer, MissingScope
 from worker.auth0.pagination import PER_PAGE
-from worker.sync.ingest import LAG, SyncIngest
+from worker.sync.ingest import SEARCH_LAG, SyncIngest
 from worker.sync.report import Progress, SyncReport
 from worker.vault.db.database import Vault
 from worker.vault.sync_state import cursors, export_diff, runs
@@ -22,15 +22,15 @@ from worker.vault.sync_state.cursors import SyncCursor
 
 log = structlog.get_logger(__name__)
 
-EXPORT = "export"
+EXPORT_FEED = "export"
 # So many users take more pages than the looks at a job that takes half an hour.
-LARGE = 20_000
+MIN_USERS_FOR_EXPORT = 20_000
 # An export of fewer than this share of the users seen last is not believed.
-BELIEVED = 0.5
+MIN_CREDIBLE_SHARE = 0.5
 # So many lines of an export are given to Postgres at a time.
-LINES = 1000
+USERS_PER_COMPARE = 1000
 # Between two commits so many users are asked for by id: a kill repeats these at the most.
-ASKED_AT_A_TIME = 20
+USERS_PER_COMMIT = 20
 
 
 class ExportReconciler:
@@ -49,7 +49,7 @@ class ExportReconciler:
         self._auth0 = auth0
         self._keeping = keeping
 
-    async def go(
+    async def run(
         self,
         position: SyncCursor | None,
         run_id: int,
@@ -71,12 +71,12 @@ class ExportReconciler:
         """
         stop_at = None if budget is None else time.monotonic() + budget
         last = await runs.last_complete(self._vault, self._tenant, "all")
-        if last is None or (position is None and last[1] < LARGE):
+        if last is None or (position is None and last[1] < MIN_USERS_FOR_EXPORT):
             return False
         try:
             if position is None:
                 position = SyncCursor(await self._auth0.export.begin(), run_id=run_id)
-                await cursors.put(self._vault, self._tenant, EXPORT, position)
+                await cursors.put(self._vault, self._tenant, EXPORT_FEED, position)
             if position.token is not None:
                 report.finished = await self._is_done(position.token, began, budget)
                 if not report.finished:
@@ -84,7 +84,7 @@ class ExportReconciler:
                 if not await self._compare(position.token, last, began, report, progress):
                     return await self._leave(report, None)
                 position = replace(position, token=None, page=report.seen)
-                await cursors.put(self._vault, self._tenant, EXPORT, position)
+                await cursors.put(self._vault, self._tenant, EXPORT_FEED, position)
         except Auth0RateLimited:
             raise
         except (Auth0Error, MissingScope) as problem:  # the file's host, too, may be out of reach
@@ -95,21 +95,23 @@ class ExportReconciler:
             )
         report.seen = max(report.seen, position.page)
         if await self._ask(report, stop_at, progress):
-            await cursors.drop(self._vault, self._tenant, EXPORT)
+            await cursors.drop(self._vault, self._tenant, EXPORT_FEED)
         return True
 
     async def drop(self) -> None:
         """Give up what was begun."""
         await export_diff.asked(self._vault, self._tenant)
-        await cursors.drop(self._vault, self._tenant, EXPORT)
+        await cursors.drop(self._vault, self._tenant, EXPORT_FEED)
 
     async def _is_done(self, job: str, began: datetime, budget: float | None) -> bool:
         if budget is None:
             return True  # it is waited for where it is read
         if await self._auth0.export.is_done(job, patience=budget):
             return True
-        if await self._vault.now() - began > timedelta(seconds=export_job.PATIENCE):
-            raise Auth0Unreachable(f"an export is not done after {export_job.PATIENCE / 60:.0f} minutes")
+        if await self._vault.now() - began > timedelta(seconds=export_job.MAX_JOB_SECONDS):
+            raise Auth0Unreachable(
+                f"an export is not done after {export_job.MAX_JOB_SECONDS / 60:.0f} minutes"
+            )
         return False
 
     async def _compare(
@@ -129,18 +131,18 @@ class ExportReconciler:
                 async for user in users:
                     gathered.append((user.user_id, user.updated_at))
                     report.seen += 1
-                    if len(gathered) == LINES:
+                    if len(gathered) == USERS_PER_COMPARE:
                         yield gathered
                         gathered = []
                         if progress:
                             progress(report.seen, None)
-            if report.seen < many * BELIEVED:
+            if report.seen < many * MIN_CREDIBLE_SHARE:
                 raise MalformedAnswer(f"an export names {report.seen} users, where {many} were seen last")
             yield gathered
 
         report.seen, now = 0, await self._vault.now()
         compared = await export_diff.compare(
-            self._vault, self._tenant, lines(), since=seen_at - LAG, until=began - LAG, now=now
+            self._vault, self._tenant, lines(), since=seen_at - SEARCH_LAG, until=began - SEARCH_LAG, now=now
         )
         report.gone += compared.gone
         log.info("sync.exported", tenant=self._tenant, users=compared.users, wanted=compared.wanted,
@@ -148,10 +150,10 @@ class ExportReconciler:
         return compared.wanted <= compared.users / PER_PAGE
 
     async def _ask(self, report: SyncReport, stop_at: float | None, progress: Progress | None) -> bool:
-        known = await self._keeping.known()
+        known = await self._keeping.load_connections()
         left = await export_diff.count(self._vault, self._tenant)
-        while user_ids := await export_diff.some(self._vault, self._tenant, limit=ASKED_AT_A_TIME):
-            await self._keeping.by_id(user_ids, known, report)
+        while user_ids := await export_diff.some(self._vault, self._tenant, limit=USERS_PER_COMMIT):
+            await self._keeping.ingest_by_id(user_ids, known, report)
             await export_diff.asked(self._vault, self._tenant, user_ids)
             left -= len(user_ids)
             if progress:

@@ -10,8 +10,16 @@ from datetime import datetime
 from worker.auth0 import ManagementClient, UserPage
 from worker.auth0.errors import PagingWindowExceeded
 from worker.resolved_connections import ResolvedConnection
-from worker.sync.ingest import LAG, SyncIngest
-from worker.sync.keyset_pagination import MILLISECOND, Field, KeysetScan, ScanCursor, Step, read, written
+from worker.sync.ingest import SEARCH_LAG, SyncIngest
+from worker.sync.keyset_pagination import (
+    MILLISECOND,
+    Field,
+    KeysetScan,
+    ScanCursor,
+    ScanStep,
+    decode_cursor,
+    encode_cursor,
+)
 from worker.sync.report import Progress, SyncReport
 from worker.vault.db.database import Vault
 from worker.vault.grants import missing
@@ -35,7 +43,7 @@ class FullScan:
         self._auth0 = auth0
         self._keeping = keeping
 
-    async def go(
+    async def run(
         self,
         feed: str,
         position: SyncCursor,
@@ -62,11 +70,11 @@ class FullScan:
         Returns:
             Whether the end was reached.
         """
-        known = await self._keeping.known()
+        known = await self._keeping.load_connections()
         last = await runs.last_complete(self._vault, self._tenant, "all") if everybody else None
-        since = last[0] - LAG if last else None
+        since = last[0] - SEARCH_LAG if last else None
         stop_at = None if budget is None else time.monotonic() + budget
-        place = read(position.token, position.page)
+        place = decode_cursor(position.token, position.page)
         await cursors.put(self._vault, self._tenant, feed, position)
         async for step in self._steps(by, place, known, report, connection):
             await self._keeping.page(step.page, known, report, full=full, since=since)
@@ -76,7 +84,7 @@ class FullScan:
                 progress(report.seen, _in_all(step, report))
             if step.following is None:
                 break
-            token, page = written(step.following)
+            token, page = encode_cursor(step.following)
             await cursors.put(self._vault, self._tenant, feed, replace(position, token=token, page=page))
             if stop_at is not None and time.monotonic() > stop_at:
                 report.finished = False
@@ -92,7 +100,7 @@ class FullScan:
         known: Mapping[tuple[str, str], ResolvedConnection],
         report: SyncReport,
         connection: str | None,
-    ) -> AsyncIterator[Step]:
+    ) -> AsyncIterator[ScanStep]:
         """Walk, past a millisecond too that more users share than Auth0 shows of one query."""
 
         async def ask(since: datetime | None, until: datetime | None, page: int) -> UserPage:
@@ -126,10 +134,10 @@ class FullScan:
             if (at := user.created_at if by == "created_at" else user.updated_at) is not None
             and moment <= at < moment + MILLISECOND
         ]
-        await self._keeping.by_id(wanted, known, report)
+        await self._keeping.ingest_by_id(wanted, known, report)
         report.seen += len(wanted)
 
-    async def _mark_missing(self, step: Step, report: SyncReport) -> None:
+    async def _mark_missing(self, step: ScanStep, report: SyncReport) -> None:
         """Mark whom the vault has and the walk was not shown, in a stretch of which it was shown everybody."""
         if step.stretch is None:
             return
@@ -139,12 +147,12 @@ class FullScan:
             self._vault,
             self._tenant,
             since=since,
-            until=min(until or now, now - LAG),
+            until=min(until or now, now - SEARCH_LAG),
             shown=step.shown,
             now=now,
         )
 
 
-def _in_all(step: Step, report: SyncReport) -> int | None:
+def _in_all(step: ScanStep, report: SyncReport) -> int | None:
     """How many users the walk will have seen, where Auth0 says how many remain."""
     return None if step.remaining is None else report.seen + max(0, step.remaining - step.page.size)

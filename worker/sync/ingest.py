@@ -11,14 +11,14 @@ import structlog
 from worker import providers
 from worker.auth0 import Auth0Connection as ShownConnection
 from worker.auth0 import Auth0User, ManagementClient, UserPage
-from worker.auth0.errors import CONCERNS_ALL, Auth0Error, Auth0NotFound, MissingScope
+from worker.auth0.errors import CALL_INDEPENDENT_ERRORS, Auth0Error, Auth0NotFound, MissingScope
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.sync.mapping import (
-    carries_tokens,
-    may_hide_tokens,
-    shown_admin_grant,
-    shown_grants,
-    without_tokens,
+    has_tokens,
+    incoming_admin_grant,
+    incoming_grants,
+    lists_may_hide_tokens,
+    tokenless_identities,
 )
 from worker.sync.report import SyncReport
 from worker.vault.connections import stored as table
@@ -30,11 +30,11 @@ from worker.vault.ingest import take
 log = structlog.get_logger(__name__)
 
 # Auth0's search lags behind its users, and clocks may differ: nothing is concluded from what happened so lately.
-LAG = timedelta(minutes=10)
+SEARCH_LAG = timedelta(minutes=10)
 # Users asked for by id at a time.
-BY_ID_AT_A_TIME = 4
+MAX_CONCURRENT_USER_CALLS = 4
 # Grants are taken by so many users at a time.
-USERS_AT_A_TIME = 100
+USERS_PER_INGEST = 100
 
 NO_OPTIONS = (
     "Auth0 shows no options of this connection: grant the scope read:connections_options to the "
@@ -61,11 +61,11 @@ class SyncIngest:
         self._auth0 = auth0
         self._lists_carry_tokens = False
 
-    async def known(self) -> Mapping[tuple[str, str], ResolvedConnection]:
+    async def load_connections(self) -> Mapping[tuple[str, str], ResolvedConnection]:
         """The connections as the vault has them."""
         return await self._connections.load([self._tenant])
 
-    async def all_connections(self, report: SyncReport) -> None:
+    async def ingest_all_connections(self, report: SyncReport) -> None:
         """Read and keep all connections.
 
         Raises:
@@ -80,7 +80,7 @@ class SyncIngest:
             await self._mark_gone(shown)
         await self._check_options_scope(report)
 
-    async def one_connection(self, name: str, report: SyncReport) -> None:
+    async def ingest_connection(self, name: str, report: SyncReport) -> None:
         """Read and keep one connection.
 
         Raises:
@@ -127,9 +127,9 @@ class SyncIngest:
             now=now,
         )
         report.connections += 1
-        admin = shown_admin_grant(shown, self._tenant, now)
+        admin = incoming_admin_grant(shown, self._tenant, now)
         if admin is not None:
-            report.tally.add(await take.ingest(self._vault, [admin], now=now))
+            report.stats.add(await take.ingest(self._vault, [admin], now=now))
 
     async def page(
         self,
@@ -149,16 +149,18 @@ class SyncIngest:
             full: ask for unchanged users too.
             since: when everybody was last seen: of whom the vault holds nothing, only who changed since is asked for.
         """
-        self._lists_carry_tokens |= any(carries_tokens(user) for user in page.users)
-        hidden = [] if self._lists_carry_tokens else [user for user in page.users if may_hide_tokens(user)]
+        self._lists_carry_tokens |= any(has_tokens(user) for user in page.users)
+        hidden = (
+            [] if self._lists_carry_tokens else [user for user in page.users if lists_may_hide_tokens(user)]
+        )
         await self.users(page.users, known, report)
         report.seen += len(page.users)
         report.failed += len(page.malformed)
         report.problems += page.malformed
         if hidden:
-            await self.by_id(await self._changed(hidden, full=full, since=since), known, report)
+            await self.ingest_by_id(await self._changed(hidden, full=full, since=since), known, report)
 
-    async def by_id(
+    async def ingest_by_id(
         self, user_ids: Sequence[str], known: Mapping[tuple[str, str], ResolvedConnection], report: SyncReport
     ) -> dict[str, Auth0User | None]:
         """Ask for users by id, keep them as they are now, and mark those whom Auth0 does not have.
@@ -167,12 +169,12 @@ class SyncIngest:
             Each user, None where Auth0 has none; those who could not be read are left out.
         """
         found: dict[str, Auth0User | None] = {}
-        for start in range(0, len(user_ids), USERS_AT_A_TIME):
+        for start in range(0, len(user_ids), USERS_PER_INGEST):
             asked_at = await self._vault.now()
-            answers = await self._ask(user_ids[start : start + USERS_AT_A_TIME], report)
+            answers = await self._ask(user_ids[start : start + USERS_PER_INGEST], report)
             users = [user for user in answers.values() if user is not None]
             await self.users(users, known, report, marked_before=asked_at)
-            await self.note_without_tokens(users)
+            await self.record_tokenless(users)
             found |= answers
         gone = [user_id for user_id, user in found.items() if user is None]
         report.gone += await missing.mark_users(self._vault, self._tenant, gone, now=await self._vault.now())
@@ -195,26 +197,26 @@ class SyncIngest:
         if not users:
             return
         now = await self._vault.now()
-        shown = {grant.key: grant for user in users for grant in shown_grants(user, self._tenant, known)}
-        report.tally.add(await take.ingest(self._vault, list(shown.values()), now=now))
+        shown = {grant.key: grant for user in users for grant in incoming_grants(user, self._tenant, known)}
+        report.stats.add(await take.ingest(self._vault, list(shown.values()), now=now))
         # Every user of Auth0's has an identity: an answer without any says nothing about which are gone.
         whole = [user for user in users if user.identities and not user.malformed]
         report.gone += await missing.mark_unlinked(
             self._vault, self._tenant, [user.user_id for user in whole], _identities(whole), now=now
         )
         await missing.unmark_shown(
-            self._vault, self._tenant, _identities(users), before=marked_before or now - LAG
+            self._vault, self._tenant, _identities(users), before=marked_before or now - SEARCH_LAG
         )
 
-    async def note_without_tokens(self, users: Sequence[Auth0User]) -> None:
+    async def record_tokenless(self, users: Sequence[Auth0User]) -> None:
         """Note identities that show no token any more: else their users would be asked for each day, as changed."""
         scopes = await self._auth0.scopes()
         if scopes is None or "read:user_idp_tokens" in scopes:  # without it none would be shown of anybody
-            await touch.note_sight(self._vault, list(without_tokens(users, self._tenant)))
+            await touch.note_sight(self._vault, list(tokenless_identities(users, self._tenant)))
 
     async def _ask(self, user_ids: Sequence[str], report: SyncReport) -> dict[str, Auth0User | None]:
         """Ask for users by id. One whom Auth0 will not show, as for an id that is none, stands in nobody's way."""
-        limit = asyncio.Semaphore(BY_ID_AT_A_TIME)
+        limit = asyncio.Semaphore(MAX_CONCURRENT_USER_CALLS)
         answers: dict[str, Auth0User | None] = {}
 
         async def one(user_id: str) -> None:
@@ -223,7 +225,7 @@ class SyncIngest:
                     answers[user_id] = await self._auth0.user(user_id)
                 except Auth0NotFound:
                     answers[user_id] = None
-                except CONCERNS_ALL:
+                except CALL_INDEPENDENT_ERRORS:
                     raise
                 except Auth0Error as refused:
                     report.failed += 1

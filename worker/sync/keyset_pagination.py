@@ -19,7 +19,7 @@ from worker.auth0.pagination import PER_PAGE
 Field = Literal["created_at", "updated_at"]
 MILLISECOND = timedelta(milliseconds=1)
 # How often the pages of one millisecond are read again because somebody of them was deleted meanwhile.
-CLUSTER_TRIES = 5
+MAX_CLUSTER_RESTARTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class ScanCursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ScanStep:
     """One page of a walk.
 
     Attributes:
@@ -56,7 +56,7 @@ class Step:
     remaining: int | None
 
 
-Ask = Callable[[datetime | None, datetime | None, int], Awaitable[UserPage]]
+FetchPage = Callable[[datetime | None, datetime | None, int], Awaitable[UserPage]]
 """Asks for one page of users from one time to another, both inclusive."""
 
 
@@ -68,14 +68,14 @@ class KeysetScan:
         ask: gets one page.
     """
 
-    def __init__(self, field: Field, ask: Ask) -> None:
+    def __init__(self, field: Field, ask: FetchPage) -> None:
         self._field = field
         self._ask = ask
         self._edge: set[str] = set()
         self._tries = 0
         self._shared: int | None = None
 
-    async def steps(self, place: ScanCursor) -> AsyncIterator[Step]:
+    async def steps(self, place: ScanCursor) -> AsyncIterator[ScanStep]:
         """Go on from a place to the end.
 
         Raises:
@@ -88,14 +88,14 @@ class KeysetScan:
             yield step
             following = step.following
 
-    async def _step(self, place: ScanCursor) -> Step:
+    async def _step(self, place: ScanCursor) -> ScanStep:
         if place.page == 0:
             return await self._next(place)
         if place.since is None:
             return await self._numbered(place)
         return await self._within(place, place.since)
 
-    async def _next(self, place: ScanCursor) -> Step:
+    async def _next(self, place: ScanCursor) -> ScanStep:
         page = await self._ask(place.since, None, 0)
         last, more = self._last(page), _has_more(page, 0)
         if place.since is not None and any(self._before(user, place.since) for user in page.users):
@@ -112,7 +112,7 @@ class KeysetScan:
         stretch = (place.since, _floor(last) if more and last is not None else None)
         return self._made(page, stretch, following, page.total, edge=last)
 
-    async def _within(self, place: ScanCursor, since: datetime) -> Step:
+    async def _within(self, place: ScanCursor, since: datetime) -> ScanStep:
         """One page of those who share a millisecond."""
         page = await self._ask(since, since + MILLISECOND, place.page - 1)
         if page.size == 0 and (page.total or 0) > (place.page - 1) * PER_PAGE:
@@ -125,12 +125,12 @@ class KeysetScan:
         if place.page > 1 and None not in (before, page.total) and page.total != before:
             # Who was deleted may have moved another past the edge of a page that was read.
             self._tries += 1
-            following = ScanCursor(since, 1) if self._tries <= CLUSTER_TRIES else following
+            following = ScanCursor(since, 1) if self._tries <= MAX_CLUSTER_RESTARTS else following
         elif following.page == 0:
             self._tries = 0
         return self._made(page, None, following)
 
-    async def _numbered(self, place: ScanCursor) -> Step:
+    async def _numbered(self, place: ScanCursor) -> ScanStep:
         """One page of all users: for a tenant that does not search by time."""
         page = await self._ask(None, None, place.page - 1)
         following = replace(place, page=place.page + 1) if _has_more(page, place.page - 1) else None
@@ -144,13 +144,13 @@ class KeysetScan:
         remaining: int | None = None,
         *,
         edge: datetime | None = None,
-    ) -> Step:
+    ) -> ScanStep:
         """Put a step together, and remember who stands at its page's edge: the next page shows them again."""
         shown = tuple(user.user_id for user in page.users)
         new = replace(page, users=tuple(user for user in page.users if user.user_id not in self._edge))
         at = None if edge is None else _floor(edge)
         self._edge = {user.user_id for user in page.users if at is None or self._time(user) == at}
-        return Step(new, shown, stretch, following, remaining)
+        return ScanStep(new, shown, stretch, following, remaining)
 
     def _last(self, page: UserPage) -> datetime | None:
         return page.last_created_at if self._field == "created_at" else page.last_updated_at
@@ -176,11 +176,11 @@ def _floor(time: datetime) -> datetime:
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
-def written(place: ScanCursor) -> tuple[str | None, int]:
+def encode_cursor(place: ScanCursor) -> tuple[str | None, int]:
     """Write a place as it is stored."""
     return (place.since.isoformat() if place.since else None), place.page
 
 
-def read(mark: str | None, page: int) -> ScanCursor:
+def decode_cursor(mark: str | None, page: int) -> ScanCursor:
     """Read a stored place."""
     return ScanCursor(datetime.fromisoformat(mark).astimezone(UTC) if mark else None, page)

@@ -13,7 +13,7 @@ from worker.vault.ingest.columns import IncomingGrant
 from worker.vault.schedule import EAGER
 
 
-def shown_grants(
+def incoming_grants(
     user: auth0.Auth0User, tenant: str, connections: Mapping[tuple[str, str], ResolvedConnection]
 ) -> Iterator[IncomingGrant]:
     """Yield the grants of a user's identities, those with tokens that can be vaulted.
@@ -40,7 +40,9 @@ def shown_grants(
         )
 
 
-def shown_admin_grant(connection: auth0.Auth0Connection, tenant: str, now: datetime) -> IncomingGrant | None:
+def incoming_admin_grant(
+    connection: auth0.Auth0Connection, tenant: str, now: datetime
+) -> IncomingGrant | None:
     """Return the admin grant that an OAuth consent left in a connection's options, if any."""
     pair = providers.admin_tokens(connection.strategy, connection.options, now=now)
     if pair is None:
@@ -54,12 +56,12 @@ def shown_admin_grant(connection: auth0.Auth0Connection, tenant: str, now: datet
     )
 
 
-def carries_tokens(user: auth0.Auth0User) -> bool:
+def has_tokens(user: auth0.Auth0User) -> bool:
     """Whether any identity shows a token."""
     return any(identity.access_token or identity.refresh_token for identity in user.identities)
 
 
-def without_tokens(
+def tokenless_identities(
     users: Iterable[auth0.Auth0User], tenant: str
 ) -> Iterator[tuple[GrantKey, datetime, datetime | None]]:
     """Yield the identities of users that show no token, with their users' last change and when they were made."""
@@ -70,7 +72,7 @@ def without_tokens(
                 yield key, user.updated_at, user.created_at
 
 
-def may_hide_tokens(user: auth0.Auth0User) -> bool:
+def lists_may_hide_tokens(user: auth0.Auth0User) -> bool:
     """Whether a list entry without tokens may have some when the user is asked for by id."""
     return any(
         identity.provider not in providers.TOKENLESS_STRATEGIES

@@ -23,7 +23,7 @@ class SyncReport:
         seen: how many users were read.
         failed: how many entries could not be read; ``problems`` names them.
         gone: how many grants were found whose identity Auth0 does not seem to have any more.
-        tally: what became of the grants of those who were read.
+        stats: what became of the grants of those who were read.
         problems: what the operator has to know, each a whole sentence; something of what was asked for is missing.
         notes: what is worth knowing although all that was asked for is there.
         skipped: another process is at this sync already, and nothing was done.
@@ -36,7 +36,7 @@ class SyncReport:
     seen: int = 0
     failed: int = 0
     gone: int = 0
-    tally: IngestStats = field(default_factory=IngestStats)
+    stats: IngestStats = field(default_factory=IngestStats)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: bool = False
@@ -50,12 +50,12 @@ class SyncReport:
     @property
     def counts(self) -> Counts:
         """What is recorded of it."""
-        return Counts(self.seen, self.failed, self.gone, self.tally)
+        return Counts(self.seen, self.failed, self.gone, self.stats)
 
-    def go_on_from(self, counts: Counts) -> None:
+    def resume(self, counts: Counts) -> None:
         """Begin where a run that was stopped had come to."""
         self.seen, self.failed, self.gone = counts.seen, counts.failed, counts.gone
-        self.tally.add(counts.tally)
+        self.stats.add(counts.stats)
 
     def note(self, sentence: str) -> None:
         """Say something once."""

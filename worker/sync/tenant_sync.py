@@ -13,10 +13,10 @@ import structlog
 from worker.auth0 import ManagementClient
 from worker.auth0.errors import Auth0Error, Auth0NotFound, MissingScope
 from worker.resolved_connections import ConnectionResolver
-from worker.sync.change_feeds import UPDATED, ChangeFeeds
-from worker.sync.export_reconciliation import EXPORT, ExportReconciler
+from worker.sync.change_feeds import UPDATED_SCAN, ChangeFeeds
+from worker.sync.export_reconciliation import EXPORT_FEED, ExportReconciler
 from worker.sync.full_scan import FullScan
-from worker.sync.ingest import LAG, SyncIngest
+from worker.sync.ingest import SEARCH_LAG, SyncIngest
 from worker.sync.report import Progress, SyncReport
 from worker.vault.db.advisory_locks import held_alone
 from worker.vault.db.database import Vault
@@ -27,11 +27,11 @@ from worker.vault.sync_state.cursors import SyncCursor
 log = structlog.get_logger(__name__)
 
 USER_SCOPES = ("read:users", "read:user_idp_tokens")
-USERS = "users"
+USER_SCAN = "users"
 # A tenant of so few users is walked whole whenever somebody asks for a sync: it takes no more calls than its feeds.
-FEW = 500
+MAX_USERS_SCANNED_ALWAYS = 500
 # The shortest time that any plan keeps the tenant's log.
-RETENTION = timedelta(days=1)
+MIN_LOG_RETENTION = timedelta(days=1)
 
 
 class TenantSync:
@@ -52,7 +52,7 @@ class TenantSync:
         connections: ConnectionResolver,
         auth0: ManagementClient,
         *,
-        retention: timedelta = RETENTION,
+        retention: timedelta = MIN_LOG_RETENTION,
     ) -> None:
         self._tenant = tenant
         self._vault = vault
@@ -74,13 +74,13 @@ class TenantSync:
             Auth0Error, ConfigurationError: after what was read until then is committed.
         """
         last = await runs.last_complete(self._vault, self._tenant, "all")
-        if full or last is None or last[1] <= FEW or await self.is_under_way():
-            return await self.everything(full=full, progress=progress)
-        report = await self.connections()
-        changes = await self.changes(progress=progress)
+        if full or last is None or last[1] <= MAX_USERS_SCANNED_ALWAYS or await self.is_under_way():
+            return await self.sync_all(full=full, progress=progress)
+        report = await self.sync_connections()
+        changes = await self.sync_changes(progress=progress)
         changes.connections = report.connections
         changes.problems = list(dict.fromkeys(report.problems + changes.problems))
-        changes.tally.add(report.tally)
+        changes.stats.add(report.stats)
         return changes
 
     async def is_under_way(self) -> bool:
@@ -90,11 +90,11 @@ class TenantSync:
     async def _under_way(self) -> tuple[SyncCursor | None, SyncCursor | None]:
         """How far a walk is, and how far a reconciliation by an export."""
         return (
-            await cursors.read(self._vault, self._tenant, USERS),
-            await cursors.read(self._vault, self._tenant, EXPORT),
+            await cursors.read(self._vault, self._tenant, USER_SCAN),
+            await cursors.read(self._vault, self._tenant, EXPORT_FEED),
         )
 
-    async def everything(
+    async def sync_all(
         self, *, full: bool = False, budget: float | None = None, progress: Progress | None = None
     ) -> SyncReport:
         """Sync all connections, then all users; one process at a time, others skip.
@@ -115,7 +115,7 @@ class TenantSync:
             if not alone:
                 return replace(report, skipped=True)
             if full:
-                await cursors.drop(self._vault, self._tenant, USERS)
+                await cursors.drop(self._vault, self._tenant, USER_SCAN)
                 await self._reconciling.drop()
             walk, export = await self._under_way()
             async with self._recorded(report, walk or export) as (run_id, began):
@@ -123,12 +123,12 @@ class TenantSync:
                     await self._feeds.begin(report)
                     await self._connections_if_allowed(report)
                 await self._auth0.require(*USER_SCOPES)
-                if not (walk or full) and await self._reconciling.go(
+                if not (walk or full) and await self._reconciling.run(
                     export, run_id, began, report, budget=budget, progress=progress
                 ):
                     return report
-                if await self._walking.go(
-                    USERS,
+                if await self._walking.run(
+                    USER_SCAN,
                     replace(walk or SyncCursor(), run_id=run_id),
                     report,
                     everybody=True,
@@ -140,17 +140,19 @@ class TenantSync:
                     report.gone += await missing.mark_undated(
                         self._vault, self._tenant, before=began, now=now
                     )
-                    await cursors.drop(self._vault, self._tenant, USERS)
+                    await cursors.drop(self._vault, self._tenant, USER_SCAN)
         return report
 
-    async def changes(self, *, budget: float | None = None, progress: Progress | None = None) -> SyncReport:
+    async def sync_changes(
+        self, *, budget: float | None = None, progress: Progress | None = None
+    ) -> SyncReport:
         """Sync the users who changed since the last time; one process at a time, others skip.
 
         Args:
-            budget, progress: as ``everything``.
+            budget, progress: as ``sync_all``.
 
         Raises:
-            Auth0Error, ConfigurationError: as ``everything``.
+            Auth0Error, ConfigurationError: as ``sync_all``.
         """
         report = SyncReport(self._tenant, "changes")
         async with self._alone("changes") as alone:
@@ -170,19 +172,19 @@ class TenantSync:
         Args:
             again: there is no log at all: the next walk begins where this one did, and a little before.
         """
-        position = await cursors.read(self._vault, self._tenant, UPDATED)
+        position = await cursors.read(self._vault, self._tenant, UPDATED_SCAN)
         if position is None:
             return
         began = await self._vault.now()
-        if not await self._walking.go(
-            UPDATED, position, report, by="updated_at", budget=budget, progress=progress
+        if not await self._walking.run(
+            UPDATED_SCAN, position, report, by="updated_at", budget=budget, progress=progress
         ):
             return
         if again:
-            following = SyncCursor((began - LAG).isoformat())
-            await cursors.put(self._vault, self._tenant, UPDATED, following)
+            following = SyncCursor((began - SEARCH_LAG).isoformat())
+            await cursors.put(self._vault, self._tenant, UPDATED_SCAN, following)
         else:
-            await cursors.drop(self._vault, self._tenant, UPDATED)
+            await cursors.drop(self._vault, self._tenant, UPDATED_SCAN)
 
     async def follow(self, stop: asyncio.Event) -> bool:
         """Sync the users whom the tenant's events name, as they come, until the connection ends or ``stop``.
@@ -192,7 +194,7 @@ class TenantSync:
 
         Raises:
             MissingScope: ``read:events`` is not granted.
-            Auth0Error, ConfigurationError: as ``everything``.
+            Auth0Error, ConfigurationError: as ``sync_all``.
         """
         async with self._alone("events") as alone:
             if alone:
@@ -200,14 +202,14 @@ class TenantSync:
                 await self._feeds.follow(stop)
             return alone
 
-    async def connection(
+    async def sync_connection(
         self, name: str, *, full: bool = False, progress: Progress | None = None
     ) -> SyncReport:
         """Sync one connection and the users who have an identity of it.
 
         Raises:
             Auth0NotFound: the tenant has no such connection.
-            Auth0Error, ConfigurationError: as ``everything``.
+            Auth0Error, ConfigurationError: as ``sync_all``.
         """
         report, feed = SyncReport(self._tenant, "connection"), f"users of {name}"
         async with self._alone(feed) as alone:
@@ -215,10 +217,10 @@ class TenantSync:
                 return replace(report, skipped=True)
             position = None if full else await self._left(feed)
             async with self._recorded(report, position) as (run_id, _):
-                await self._keeping.one_connection(name, report)
+                await self._keeping.ingest_connection(name, report)
                 await self._auth0.require(*USER_SCOPES)
                 begun = replace(position or SyncCursor(), run_id=run_id)
-                await self._walking.go(feed, begun, report, connection=name, full=full, progress=progress)
+                await self._walking.run(feed, begun, report, connection=name, full=full, progress=progress)
                 await cursors.drop(self._vault, self._tenant, feed)
         return report
 
@@ -226,26 +228,26 @@ class TenantSync:
         """Where a walk was left; None where that is so long ago that the log may not tell who changed behind it."""
         position = await cursors.read(self._vault, self._tenant, feed)
         began = await runs.began(self._vault, position.run_id) if position and position.run_id else None
-        return position if began and await self._vault.now() - began < RETENTION else None
+        return position if began and await self._vault.now() - began < MIN_LOG_RETENTION else None
 
-    async def connections(self) -> SyncReport:
+    async def sync_connections(self) -> SyncReport:
         """Sync all connections, and no users.
 
         Raises:
-            Auth0Error, ConfigurationError: as ``everything``.
+            Auth0Error, ConfigurationError: as ``sync_all``.
         """
         report = SyncReport(self._tenant, "connections")
         async with self._recorded(report, None):
-            await self._keeping.all_connections(report)
-            await self._keeping.known()
+            await self._keeping.ingest_all_connections(report)
+            await self._keeping.load_connections()
         return report
 
-    async def user(self, user_id: str) -> SyncReport:
+    async def sync_user(self, user_id: str) -> SyncReport:
         """Sync one user.
 
         Raises:
             Auth0NotFound: the tenant has no such user; what the vault holds of it is erased once that is confirmed.
-            Auth0Error, ConfigurationError: as ``everything``.
+            Auth0Error, ConfigurationError: as ``sync_all``.
         """
         report = SyncReport(self._tenant, "user")
         async with self._recorded(report, None):
@@ -256,11 +258,11 @@ class TenantSync:
                 now = await self._vault.now()
                 report.gone += await missing.mark_users(self._vault, self._tenant, [user_id], now=now)
                 raise
-            known = await self._keeping.known()
+            known = await self._keeping.load_connections()
             if any((self._tenant, identity.connection) not in known for identity in user.identities):
                 # A connection made since the last sync: without it there is nothing to renew with.
                 await self._connections_if_allowed(report)
-                known = await self._keeping.known()
+                known = await self._keeping.load_connections()
             await self._keeping.users([user], known, report)
             report.seen += 1
             report.failed += len(user.malformed)
@@ -281,7 +283,7 @@ class TenantSync:
         resumed = await runs.resume_run(self._vault, run_id) if run_id else None
         if resumed and run_id:
             began, counts = resumed
-            report.go_on_from(counts)
+            report.resume(counts)
         else:
             run_id = await runs.begin_run(self._vault, tenant=self._tenant, scope=report.scope, now=began)
         error: str | None = "interrupted"
@@ -310,6 +312,6 @@ class TenantSync:
     async def _connections_if_allowed(self, report: SyncReport) -> None:
         """Users are worth having without connections: what is served until it ends is better than nothing."""
         try:
-            await self._keeping.all_connections(report)
+            await self._keeping.ingest_all_connections(report)
         except MissingScope as without:
             report.problems.append(str(without))

@@ -21,7 +21,7 @@ from worker import embedded
 from worker.auth0 import PLANS, Limit, RateLimitBudget
 from worker.auth0.errors import Auth0RateLimited
 from worker.auth0.ratelimit.bucket import BucketSlot, BucketTerms, ObservedLimits, TokenBucket
-from worker.auth0.ratelimit.budget import _SCRIPT, ASSUMED_PROCESSES, REDIS_AWAY
+from worker.auth0.ratelimit.budget import _SCRIPT, ASSUMED_WORKER_PROCESSES, REDIS_RETRY_SECONDS
 
 Make = Callable[..., RateLimitBudget]
 
@@ -193,7 +193,7 @@ async def test_headers_that_show_less_are_believed(make: Make, time: SimulatedTi
         await budget.acquire("logs")
         await time.sleep(3600)
         grant = await budget.acquire("logs")
-        budget.learn(grant, httpx.Headers({"x-ratelimit-limit": "50", "x-ratelimit-remaining": "3"}))
+        budget.record_answer(grant, httpx.Headers({"x-ratelimit-limit": "50", "x-ratelimit-remaining": "3"}))
         asked = time.passed
         await budget.acquire("logs", urgent=True)
         # Three are left, of which others' ten are not ours: eight until there is one.
@@ -211,7 +211,9 @@ async def test_headers_that_show_more_change_nothing(make: Make, time: Simulated
         for _ in range(50):
             grant = await budget.acquire("logs")
             calls.append(time.passed)
-            budget.learn(grant, httpx.Headers({"x-ratelimit-limit": "50", "x-ratelimit-remaining": "49"}))
+            budget.record_answer(
+                grant, httpx.Headers({"x-ratelimit-limit": "50", "x-ratelimit-remaining": "49"})
+            )
 
     with structlog.testing.capture_logs() as logs:
         await time.run(go())
@@ -248,7 +250,7 @@ async def test_a_wait_beyond_patience_is_refused(make: Make, time: SimulatedTime
 async def test_without_redis_each_worker_takes_a_small_part(make: Make, time: SimulatedTime) -> None:
     """As many workers as are assumed stay within the limit together, with no word between them."""
     calls: list[float] = []
-    budgets = [make(share=0.2, redis_url=None) for _ in range(ASSUMED_PROCESSES)]
+    budgets = [make(share=0.2, redis_url=None) for _ in range(ASSUMED_WORKER_PROCESSES)]
     await time.run(*(call(budget, time, calls, 50) for budget in budgets))
     assert most_above(calls, 12.8) <= 40
     assert calls[-1] == pytest.approx(200 / 12.8, rel=0.1)
@@ -273,7 +275,7 @@ async def test_redis_that_dies_and_comes_back(
             await time.run(ask(3))
         await time.run(ask(3))
         with embedded.servers(home, postgres=False, durable=False):
-            time.passed += REDIS_AWAY
+            time.passed += REDIS_RETRY_SECONDS
             await time.run(ask(3))
             await budget.aclose()
     assert shared == [True] * 3 + [False] * 3 + [True] * 3
@@ -288,7 +290,7 @@ async def test_a_redis_that_hangs_is_asked_once(time: SimulatedTime) -> None:
     budget = RateLimitBudget("acme", PLANS["enterprise"], redis_url=url, clock=time, sleep=time.sleep)
     with structlog.testing.capture_logs() as logs:
         await time.run(call(budget, time, [], 2))
-    assert time.passed < REDIS_AWAY
+    assert time.passed < REDIS_RETRY_SECONDS
     assert len(taken) == 1
     assert len(logs) == 1
     assert "canary" not in str(logs)
@@ -421,7 +423,9 @@ async def test_a_plan_that_nobody_named_is_told_by_the_answers(
     """At first the smallest is kept, then the one whose limit is shown; where none is shown there is none."""
     budget = RateLimitBudget("default", PLANS["free"], presumed=True, sleep=lambda _: asyncio.sleep(0))
     grant = await budget.acquire(group)
-    budget.learn(grant, httpx.Headers({} if shown is None else {"x-ratelimit-limit": shown}), group)
-    assert (budget._plan.name, budget.is_needless) == (plan, needless)
-    budget.learn(grant, httpx.Headers({"x-ratelimit-limit": "2"}), group)  # a late answer does no harm
+    budget.record_answer(grant, httpx.Headers({} if shown is None else {"x-ratelimit-limit": shown}), group)
+    assert (budget._plan.name, budget.is_unlimited) == (plan, needless)
+    budget.record_answer(
+        grant, httpx.Headers({"x-ratelimit-limit": "2"}), group
+    )  # a late answer does no harm
     assert budget._plan.name == plan

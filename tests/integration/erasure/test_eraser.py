@@ -27,13 +27,13 @@ async def bench(tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime]]
     tenant.add_users("bitbucket", 5)
     runtime = await open_worker()
     made = Bench(tenant, runtime, await runtime.sync("default"), sql)
-    await made.sync.everything()
+    await made.sync.sync_all()
     return made
 
 
 async def sweep(bench: Bench, **settings: Any) -> Any:
     """Take what changed, then confirm and erase."""
-    await bench.sync.changes()
+    await bench.sync.sync_changes()
     return await bench.erasure(**settings).sweep()
 
 
@@ -71,7 +71,7 @@ async def test_the_operator_need_not_wait(bench: Bench) -> None:
     """Whoever says that it is so has it erased now; it is confirmed by id all the same."""
     gone, found = sorted(bench.users())[:2]
     bench.tenant.delete_user(gone)
-    await bench.sync.changes()
+    await bench.sync.sync_changes()
     now = await bench.runtime.vault.now()
     await missing.mark_users(bench.runtime.vault, "default", [found], now=now)
     swept = await bench.erasure(settle=300).sweep(anyway=True)
@@ -127,14 +127,14 @@ async def test_a_list_that_lags_brings_nothing_back_and_a_login_does(bench: Benc
     shown = bench.tenant.user(user)
     erasure = bench.erasure()
     assert (await erasure.forget(user)).erased == 1
-    assert (await bench.sync.user(user)).tally.unchanged == 1
+    assert (await bench.sync.sync_user(user)).stats.unchanged == 1
     assert user not in bench.users()
     bench.tenant.set_user(user, updated_at="2099-01-01T00:00:00.000Z", nickname="changed")
-    await bench.sync.everything(full=True)
+    await bench.sync.sync_all(full=True)
     assert user not in bench.users()
     bench.tenant.set_user(user, updated_at=shown["updated_at"])
     bench.tenant.login(user)
-    assert (await bench.sync.user(user)).tally.new == 1
+    assert (await bench.sync.sync_user(user)).stats.new == 1
     assert user in bench.users()
     assert (await erasure.forget(user)).erased == 1  # and once more: one tombstone stays
     assert len(tombstones(bench)) == 1
@@ -143,7 +143,7 @@ async def test_a_list_that_lags_brings_nothing_back_and_a_login_does(bench: Benc
 async def test_too_many_at_once_are_not_erased_unasked(bench: Bench) -> None:
     """A tenant that seems empty is more likely the wrong one: nothing is erased until the operator says so."""
     bench.tenant.add_users("google-oauth2", 40)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     for user in sorted(bench.users())[:30]:
         bench.tenant.delete_user(user)
     swept = await sweep(bench)
@@ -184,13 +184,13 @@ async def test_a_search_that_auth0_refuses_keeps_only_its_own_grant(
 async def test_who_is_shown_again_does_not_seem_gone(bench: Bench) -> None:
     """Once the settings name the right tenant again, its lists take the marks off, and nothing is held back."""
     bench.tenant.add_users("google-oauth2", 40)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     now = await bench.runtime.vault.now()
     await missing.mark_users(bench.runtime.vault, "default", sorted(bench.users()), now=now)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     assert len(bench.missing()) == 45  # so soon, the list may only lag behind
     bench.sql("UPDATE grants SET missing_since = missing_since - interval '1 h'")
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     swept = await bench.erasure().sweep()
     assert (swept.problems, bench.missing()) == ([], set())
 
@@ -228,10 +228,10 @@ async def test_a_grant_in_backoff_is_not_in_use(bench: Bench, state: str) -> Non
 async def test_a_login_before_forgetting_is_no_new_one(bench: Bench) -> None:
     """Though the vault had not seen it yet."""
     user = sorted(bench.users())[0]
-    await bench.sync.changes()
+    await bench.sync.sync_changes()
     bench.tenant.login(user)
     assert (await bench.erasure().forget(user)).erased == 1
-    await bench.sync.changes()
+    await bench.sync.sync_changes()
     assert user not in bench.users()
 
 
@@ -296,7 +296,7 @@ async def test_a_linked_identity_that_shows_no_token_moves_too(bench: Bench) -> 
     assert (after["user_id"], after["missing_since"]) == (primary, None)
     assert rows.opened(bench.runtime.vault, after) == rows.opened(bench.runtime.vault, before)
     bench.sql("UPDATE grants SET created_at = created_at - interval '1 d'")
-    await bench.sync.everything()  # it counts as of the time at which its new user was made
+    await bench.sync.sync_all()  # it counts as of the time at which its new user was made
     assert bench.missing() == set()
 
 
@@ -352,7 +352,7 @@ async def test_a_user_who_cannot_be_read_is_not_erased(bench: Bench) -> None:
 async def with_admin(bench: Bench) -> str:
     """A connection with an administrator's consent, synced."""
     bench.tenant.add_connection("corp-google", "google-apps", "google", admin=True)
-    await bench.sync.connections()
+    await bench.sync.sync_connections()
     return "corp-google"
 
 
@@ -364,7 +364,7 @@ async def test_a_deleted_connection_loses_its_admin_tokens(bench: Bench) -> None
     """Its client too is erased, as nobody's grant needs it; when it is made again all comes back."""
     name = await with_admin(bench)
     bench.tenant.delete_connection(name)
-    await bench.sync.connections()
+    await bench.sync.sync_connections()
     assert (await sweep(bench)).erased == 1
     [row] = bench.sql(f"SELECT * FROM connections WHERE name = '{name}'")
     assert (admin_grants(bench), row["options_ciphertext"]) == ([], None)
@@ -380,7 +380,7 @@ async def test_a_deleted_connection_loses_its_admin_tokens(bench: Bench) -> None
 async def test_a_connections_client_outlives_it_while_grants_need_it(bench: Bench) -> None:
     """The users of a connection that Auth0 deleted are erased one by one; until then their tokens are renewed."""
     bench.tenant.delete_connection("bitbucket")
-    await bench.sync.connections()
+    await bench.sync.sync_connections()
     await bench.erasure().sweep(anyway=True)
     [row] = bench.sql("SELECT * FROM connections WHERE name = 'bitbucket'")
     assert row["options_ciphertext"] is not None
@@ -395,10 +395,10 @@ async def test_a_list_that_lacks_a_connection_proves_nothing(bench: Bench) -> No
     """Auth0 is asked for it by id before it counts as gone, and that has to settle."""
     name = await with_admin(bench)
     bench.tenant.fail_next("/api/v2/connections", 1, 'override:{"connections": [{"name": "odd"}]}')
-    await bench.sync.connections()
+    await bench.sync.sync_connections()
     assert bench.sql("SELECT 1 FROM connections WHERE missing_since IS NOT NULL") == []
     bench.tenant.delete_connection(name)
-    await bench.sync.connections()
+    await bench.sync.sync_connections()
     assert (await sweep(bench, settle=300)).erased == 0
     assert len(admin_grants(bench)) == 1
 
@@ -408,7 +408,7 @@ async def test_another_tenants_credentials_erase_no_connection(bench: Bench) -> 
     name = await with_admin(bench)
     for gone in (name, "google-oauth2"):
         bench.tenant.delete_connection(gone)
-    await bench.sync.connections()
+    await bench.sync.sync_connections()
     swept = await sweep(bench)
     assert (swept.erased, len(admin_grants(bench))) == (0, 1)
     [problem] = swept.problems
@@ -424,7 +424,7 @@ async def test_admin_tokens_are_revoked_where_that_is_configured(bench: Bench) -
         update={"connections": {**bench.runtime.settings.connections, name: settings}}
     )
     bench.tenant.delete_connection(name)
-    await bench.sync.connections()
+    await bench.sync.sync_connections()
     bench.calls()
     await sweep(bench)
     assert bench.tenant.calls("/idp/bitbucket/revoke")

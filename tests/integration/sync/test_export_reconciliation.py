@@ -28,7 +28,7 @@ async def bench(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Bench:
     """A tenant of 500 users that counts as large and has been walked through, a day ago by the vault's clock."""
-    monkeypatch.setattr(export_reconciliation, "LARGE", 100)
+    monkeypatch.setattr(export_reconciliation, "MIN_USERS_FOR_EXPORT", 100)
     tenant.set_scopes(SCOPES)
     tenant.add_connection("google-oauth2", "google-oauth2", "google")
     tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
@@ -36,7 +36,7 @@ async def bench(
     tenant.seed_users(500, ["google-oauth2"])
     runtime = await open_worker()
     bench = Bench(tenant, runtime, await runtime.sync("default"), sql)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     sql("UPDATE sync_runs SET started_at = started_at - interval '1 day'")
     bench.calls()
     return bench
@@ -53,7 +53,7 @@ def leave_alone_for_a_day(bench: Bench) -> None:
 
 async def test_nothing_has_changed(bench: Bench) -> None:
     """It costs the job and a look or two, instead of a page for each hundred users."""
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert (report.ok, report.seen, report.gone, report.notes) == (True, 500, 0, [])
     calls = bench.calls()
     assert (calls[JOB], calls.get(LIST, 0), calls.get(BY_ID, 0)) == (1, 0, 0)
@@ -72,7 +72,7 @@ async def test_what_the_feeds_have_missed_is_asked_for(bench: Bench) -> None:
     for user_id in everybody[2:4]:
         bench.tenant.delete_user(user_id)
     bench.tenant.add_user("google-oauth2|new", [{"connection": "google-oauth2", "user_id": "new"}])
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert (report.ok, report.seen, report.gone) == (True, 499, 2)
     calls = bench.calls()
     assert (calls.get(LIST, 0), calls[BY_ID]) == (0, 3)
@@ -84,7 +84,7 @@ async def test_what_the_feeds_have_missed_is_asked_for(bench: Bench) -> None:
 async def test_whom_the_export_may_not_show_yet_is_left_alone(bench: Bench) -> None:
     """A user of these minutes who is not in the export is not called missing."""
     bench.tenant.delete_user(ids(bench)[0])
-    assert (await bench.sync.everything()).gone == 0
+    assert (await bench.sync.sync_all()).gone == 0
 
 
 async def test_users_without_tokens_are_not_asked_for_again(bench: Bench) -> None:
@@ -94,7 +94,7 @@ async def test_users_without_tokens_are_not_asked_for_again(bench: Bench) -> Non
         "auth0|old", [{"connection": "db", "provider": "auth0", "user_id": "old"}], at=1.6e9
     )
     bench.tenant.add_user("auth0|new", [{"connection": "db", "provider": "auth0", "user_id": "new"}])
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     assert bench.calls()[BY_ID] == 1
 
 
@@ -102,7 +102,7 @@ async def test_a_walk_where_it_takes_no_more_calls(bench: Bench) -> None:
     """When more users changed than a walk has pages, the walk is made, and nothing is left behind."""
     for user_id in ids(bench)[:6]:
         bench.tenant.login(user_id, "google-oauth2")
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert (report.ok, report.seen) == (True, 500)
     calls = bench.calls()
     assert (calls[LIST], calls.get(BY_ID, 0)) == (6, 0)
@@ -121,7 +121,7 @@ async def test_a_walk_where_there_is_no_good_export(bench: Bench, problem: str) 
     else:
         bench.sql("UPDATE sync_runs SET seen = 5000")
     leave_alone_for_a_day(bench)
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert (report.ok, report.seen, report.gone, bench.missing()) == (True, 500, 0, set())
     [note] = report.notes
     assert note.endswith("all users are gone through instead")
@@ -133,7 +133,7 @@ async def test_a_role_that_may_not_make_temporary_tables(
 ) -> None:
     """It is told, and a walk is made instead."""
     monkeypatch.setattr(export_diff, "_EXPORTED", text("SELECT not_allowed()"))
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert (report.ok, report.seen) == (True, 500)
     assert "GRANT TEMPORARY" in report.notes[0]
 
@@ -144,7 +144,7 @@ async def test_it_is_gone_on_with(bench: Bench) -> None:
     for user_id in ids(bench)[:5]:
         bench.tenant.login(user_id, "google-oauth2")
     slices = 0
-    while not (report := await bench.sync.everything(budget=0)).finished:
+    while not (report := await bench.sync.sync_all(budget=0)).finished:
         assert await bench.sync.is_under_way()
         slices += 1
         await asyncio.sleep(0.05)
@@ -157,7 +157,7 @@ async def test_it_is_gone_on_with(bench: Bench) -> None:
 
 async def test_a_kill_between_asking_and_noting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job is kept, and only those are asked for again whose answers were not committed as asked."""
-    monkeypatch.setattr(export_reconciliation, "ASKED_AT_A_TIME", 2)
+    monkeypatch.setattr(export_reconciliation, "USERS_PER_COMMIT", 2)
     for user_id in ids(bench)[:5]:
         bench.tenant.login(user_id, "google-oauth2")
     asked = export_diff.asked
@@ -167,9 +167,9 @@ async def test_a_kill_between_asking_and_noting(bench: Bench, monkeypatch: pytes
 
     monkeypatch.setattr(export_diff, "asked", killed)
     with pytest.raises(asyncio.CancelledError):
-        await bench.sync.everything()
+        await bench.sync.sync_all()
     monkeypatch.setattr(export_diff, "asked", asked)
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     calls = bench.calls()
     assert (report.ok, report.seen, calls[JOB], calls[BY_ID]) == (True, 500, 1, 7)
     assert bench.newest_shown()
@@ -178,26 +178,26 @@ async def test_a_kill_between_asking_and_noting(bench: Bench, monkeypatch: pytes
 async def test_a_job_that_auth0_has_forgotten(bench: Bench) -> None:
     """A day later the job is gone: everybody is gone through instead."""
     bench.tenant.set_export(seconds=60)
-    assert not (await bench.sync.everything(budget=0)).finished
+    assert not (await bench.sync.sync_all(budget=0)).finished
     bench.tenant.advance(2 * 86400)
-    report = await bench.sync.everything(budget=60)
+    report = await bench.sync.sync_all(budget=60)
     assert (report.ok, report.seen, bench.calls()[LIST]) == (True, 500, 6)
 
 
 async def test_a_job_that_was_done_while_nobody_looked(bench: Bench) -> None:
     """A worker that was away for hours reads it, instead of going through everybody."""
     bench.tenant.set_export(seconds=0.5)
-    assert not (await bench.sync.everything(budget=0)).finished
+    assert not (await bench.sync.sync_all(budget=0)).finished
     bench.sql("UPDATE sync_runs SET started_at = started_at - interval '3 h' WHERE NOT complete")
-    report = await bench.sync.everything(budget=60)
+    report = await bench.sync.sync_all(budget=60)
     assert (report.ok, report.notes, bench.calls().get(LIST, 0)) == (True, [], 0)
 
 
 async def test_full_gives_up_what_was_begun(bench: Bench) -> None:
     """Whoever asks for a full sync gets a walk, and no export goes on after it."""
     bench.tenant.set_export(seconds=60)
-    assert not (await bench.sync.everything(budget=0)).finished
-    report = await bench.sync.everything(full=True)
+    assert not (await bench.sync.sync_all(budget=0)).finished
+    report = await bench.sync.sync_all(full=True)
     assert (report.ok, await bench.sync.is_under_way()) == (True, False)
 
 
@@ -206,9 +206,9 @@ async def test_an_outage_before_there_is_a_job(bench: Bench) -> None:
     bench.sync._auth0._calls._pace._sleep = lambda _: asyncio.sleep(0)
     bench.tenant.fail_next("/api/v2", 1000, "503")
     with pytest.raises(Auth0Unreachable):
-        await bench.sync.everything()
+        await bench.sync.sync_all()
     bench.tenant.clear_faults()
-    assert (await bench.sync.everything()).ok
+    assert (await bench.sync.sync_all()).ok
 
 
 async def test_a_kill_before_it_is_left_to_a_walk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,9 +222,9 @@ async def test_a_kill_before_it_is_left_to_a_walk(bench: Bench, monkeypatch: pyt
 
     monkeypatch.setattr(export_reconciliation.ExportReconciler, "_leave", killed)
     with pytest.raises(asyncio.CancelledError):
-        await bench.sync.everything()
+        await bench.sync.sync_all()
     monkeypatch.setattr(export_reconciliation.ExportReconciler, "_leave", leave)
-    assert (await bench.sync.everything()).ok
+    assert (await bench.sync.sync_all()).ok
     calls = bench.calls()
     assert (calls.get(BY_ID, 0), calls[LIST]) == (0, 6)
 
@@ -233,14 +233,14 @@ async def test_an_identity_that_shows_no_token_any_more_is_asked_for_once(bench:
     """Its user changed, and once that was seen nobody is asked in vain each day; what is held is kept."""
     user = ids(bench)[0]
     bench.tenant.set_identity(user, "google-oauth2", access_token=None, refresh_token=None, expires_in=None)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     assert bench.calls()[BY_ID] == 1
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     assert bench.calls().get(BY_ID, 0) == 0
     [row] = bench.sql("SELECT * FROM grants WHERE user_id = %s", user)
     assert row["refresh_ciphertext"]
     bench.tenant.login(user)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     assert bench.newest_shown()
 
 
@@ -248,5 +248,5 @@ async def test_who_seemed_gone_and_is_in_the_export(bench: Bench) -> None:
     """Asked for by id, which takes the mark off: it would hold back every sweep after it."""
     user = ids(bench)[0]
     bench.sql("UPDATE grants SET missing_since = now() - interval '1 h' WHERE user_id = %s", user)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     assert (bench.calls()[BY_ID], bench.missing()) == (1, set())

@@ -80,13 +80,13 @@ async def test_a_walk_sees_everybody(bench: Bench, cluster: int) -> None:
     """More users than one query shows, and more of one millisecond than a page or even a query shows."""
     bench.tenant.set_export(seconds=0)
     bench.tenant.seed_users(2500, ["google-oauth2", "bitbucket"], cluster=cluster)
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert report.ok, report.problems
     assert bench.newest_shown()
     assert (report.seen >= 2500, report.gone, report.failed) == (True, 0, 0)
     if not cluster:
         assert (report.seen, bench.calls()[LIST]) == (2500, 26)
-    assert (await bench.sync.everything(full=True)).tally.new == 0
+    assert (await bench.sync.sync_all(full=True)).stats.new == 0
 
 
 async def test_a_walk_goes_on_where_it_was_stopped(bench: Bench) -> None:
@@ -101,12 +101,12 @@ async def test_a_walk_goes_on_where_it_was_stopped(bench: Bench) -> None:
     sync = bench.sync
     sync._auth0._calls._pace._sleep = lambda _: asyncio.sleep(0)
     with pytest.raises(Auth0Unreachable):
-        await sync.everything(progress=fail_at_500)
+        await sync.sync_all(progress=fail_at_500)
     assert await sync.is_under_way()
     bench.tenant.clear_faults()
     held = len(bench.users())
     bench.calls()
-    report = await sync.everything()
+    report = await sync.sync_all()
     assert (report.ok, report.seen >= 1500, len(bench.users())) == (True, True, 1500)
     assert bench.calls()[LIST] <= (1500 - held) // 99 + 2
     [run] = bench.sql("SELECT * FROM sync_runs WHERE scope = 'all'")
@@ -117,7 +117,7 @@ async def test_a_walk_in_slices(bench: Bench) -> None:
     """When its time is up it stops after a page, and says that there is more."""
     bench.tenant.seed_users(350, ["google-oauth2"])
     slices = 0
-    while not (report := await bench.sync.everything(budget=0)).finished:
+    while not (report := await bench.sync.sync_all(budget=0)).finished:
         slices += 1
         assert not report.ok
     assert (slices, len(bench.users()), report.ok) == (3, 350, True)
@@ -129,12 +129,12 @@ async def test_a_tenant_that_changes_during_the_walk(bench: Bench) -> None:
     bench.tenant.set_search_lag(2)
     bench.tenant.set_speed(5)
     bench.tenant.start_activity(logins=600, creations=300, links=60, unlinks=30, deletions=150)
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert report.ok
     bench.tenant.stop_activity()
     bench.tenant.set_search_lag(0)
     for _ in range(4):
-        await bench.sync.changes()
+        await bench.sync.sync_changes()
         await bench.erasure().sweep(anyway=True)
     assert bench.newest_shown()
     assert bench.missing() == set()
@@ -149,7 +149,7 @@ async def test_a_tenant_that_does_not_search_by_time(bench: Bench, monkeypatch: 
         return await asking(self, field, None, page=more.get("page", 0), totals=True)
 
     monkeypatch.setattr(type(bench.sync._auth0), "users_by", deaf)
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert (report.ok, len(bench.users())) == (True, 450)
 
 
@@ -160,13 +160,13 @@ async def test_the_log_names_whom_to_ask_for(bench: Bench) -> None:
     """After a full sync a login costs one call, and a look at a quiet log one."""
     bench.tenant.seed_users(600, ["google-oauth2"])
     bench.tenant.write_log("fapi")
-    await bench.sync.everything()
-    await bench.sync.changes()
+    await bench.sync.sync_all()
+    await bench.sync.sync_changes()
     bench.calls()
     user = next(iter(bench.users()))
     bench.tenant.login(user)
     report = await bench.sync.catch_up()
-    assert (report.scope, report.seen, report.tally.changed) == ("changes", 1, 1)
+    assert (report.scope, report.seen, report.stats.changed) == ("changes", 1, 1)
     found = await runs.status(bench.runtime.vault, ["default"])
     [full], [changes] = found["last_sync"], found["last_changes"]
     assert (full["scope"], full["seen"], changes["seen"], changes["changed"]) == ("all", 600, 1, 1)
@@ -175,16 +175,16 @@ async def test_the_log_names_whom_to_ask_for(bench: Bench) -> None:
     assert (calls.pop(LOG), LIST in calls, sum(calls.values())) == (1, False, 2), (
         calls
     )  # the connections, the user
-    await bench.sync.changes()
+    await bench.sync.sync_changes()
     assert bench.calls() == {LOG: 1}
 
 
 async def test_a_log_of_many_pages_is_read_page_by_page(bench: Bench) -> None:
     """More than a hundred entries: each page commits where it ended, and each user is asked for."""
     users = bench.tenant.add_users("google-oauth2", 3)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     bench.tenant.add_users("google-oauth2", 250)
-    await bench.sync.changes()
+    await bench.sync.sync_changes()
     assert len(bench.users()) == 253
     assert users[0] in bench.users()
 
@@ -193,17 +193,17 @@ async def test_a_log_of_many_pages_is_read_page_by_page(bench: Bench) -> None:
 async def test_a_log_that_does_not_reach_back(bench: Bench, gone: Any) -> None:
     """Those who changed since it was last read are found by a walk by change, and the report says so."""
     users = bench.tenant.add_users("google-oauth2", 20)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     bench.tenant.set_log(retention=3600, gone=gone)
     bench.tenant.login(users[7])
     bench.sql("UPDATE sync_cursors SET read_until = read_until - interval '2 d' WHERE feed = 'log'")
     bench.tenant.advance(7200)
     bench.tenant.login(users[8])
-    report = await bench.sync.changes()
-    assert (report.ok, report.tally.changed) == (True, 2)
+    report = await bench.sync.sync_changes()
+    assert (report.ok, report.stats.changed) == (True, 2)
     assert any("may not reach back" in note for note in report.notes)
     assert bench.sql("SELECT 1 FROM sync_cursors WHERE feed = 'updated'") == []
-    assert (await bench.sync.changes()).notes == []
+    assert (await bench.sync.sync_changes()).notes == []
 
 
 async def test_without_the_scope_for_the_log(bench: Bench) -> None:
@@ -211,13 +211,13 @@ async def test_without_the_scope_for_the_log(bench: Bench) -> None:
     bench.tenant.set_scopes(SCOPES[:4])
     bench.tenant.invalidate_management_tokens()
     users = bench.tenant.add_users("google-oauth2", 20)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     bench.tenant.login(users[3])
-    report = await bench.sync.changes()
-    assert (report.ok, report.tally.changed) == (True, 1)
+    report = await bench.sync.sync_changes()
+    assert (report.ok, report.stats.changed) == (True, 1)
     assert any("read:logs" in note for note in report.notes)
     minted = bench.tenant.calls("/oauth/token")
-    await bench.sync.changes()
+    await bench.sync.sync_changes()
     assert bench.tenant.calls("/oauth/token") == minted
 
 
@@ -225,7 +225,7 @@ async def test_events_are_followed(bench: Bench) -> None:
     """A login shows in the vault as its event comes, duplicates and disorder do no harm, and it can be stopped."""
     bench.tenant.set_events(on_login=True, duplicates=0.5, disorder=0.5)
     users = bench.tenant.add_users("google-oauth2", 5)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     stop = asyncio.Event()
     following = asyncio.create_task(bench.sync.follow(stop))
     taken = "SELECT 1 FROM grants WHERE refresh_version > 1"
@@ -246,7 +246,7 @@ async def test_events_are_followed(bench: Bench) -> None:
 async def test_events_that_are_gone_are_left_to_the_log(bench: Bench) -> None:
     """An offset that is too old is dropped: following begins anew, from now."""
     bench.tenant.add_users("google-oauth2", 2)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     bench.tenant.set_events(retention=60)
     bench.sql("INSERT INTO sync_cursors (tenant, feed, token) VALUES ('default', 'events', 'long-ago')")
     await bench.sync.follow(asyncio.Event())
@@ -257,21 +257,21 @@ async def test_two_tenants_do_not_stop_each_other(bench: Bench) -> None:
     """Each has its own place in its own walk."""
     bench.tenant.seed_users(250, ["google-oauth2"])
     other = TenantSync("other", bench.runtime.vault, bench.runtime.connections, bench.sync._auth0)
-    await bench.sync.everything(budget=0)
-    assert (await other.everything()).seen == 250
+    await bench.sync.sync_all(budget=0)
+    assert (await other.sync_all()).seen == 250
     assert await bench.sync.is_under_way()
     assert not await other.is_under_way()
-    assert (await bench.sync.everything()).tally.new == 250
+    assert (await bench.sync.sync_all()).stats.new == 250
 
 
 async def test_a_tenant_whose_log_cannot_be_read(bench: Bench) -> None:
     """An error of the log costs no token: changes are found by a walk by change, and the report says why."""
     users = bench.tenant.add_users("google-oauth2", 3)
     bench.tenant.fail_next("/api/v2/logs", 1000, "html200")
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert (report.ok, len(bench.users())) == (True, 3)
     bench.tenant.login(users[0])
-    assert (await bench.sync.changes()).tally.changed == 1
+    assert (await bench.sync.sync_changes()).stats.changed == 1
 
 
 async def test_a_login_that_lists_do_not_show_yet(bench: Bench) -> None:
@@ -279,32 +279,32 @@ async def test_a_login_that_lists_do_not_show_yet(bench: Bench) -> None:
     users = bench.tenant.add_users("google-oauth2", 3)
     bench.tenant.set_list_lag(users[1])
     bench.tenant.login(users[1])
-    await bench.sync.everything()
-    assert (await bench.sync.changes()).tally.changed == 1
+    await bench.sync.sync_all()
+    assert (await bench.sync.sync_changes()).stats.changed == 1
 
 
 async def test_a_user_whom_auth0_will_not_show_stands_in_nobodys_way(bench: Bench) -> None:
     """The log names an id that Auth0 calls none: it is noted once, and the log is read on."""
     users = bench.tenant.add_users("google-oauth2", 3)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     bench.tenant.write_log("s", user_id="odd")
     bench.tenant.fail_next("/api/v2/users/odd", 1000, "400")
     bench.tenant.login(users[0])
-    report = await bench.sync.changes()
-    assert (report.tally.changed, report.failed) == (1, 1)
-    assert (await bench.sync.changes()).seen == 0
+    report = await bench.sync.sync_changes()
+    assert (report.stats.changed, report.failed) == (1, 1)
+    assert (await bench.sync.sync_changes()).seen == 0
 
 
 async def test_a_page_that_fails_is_asked_for_no_further(bench: Bench) -> None:
     """When asking by id fails, calls of the same page that nobody waits for any more are not made."""
     users = bench.tenant.add_users("google-oauth2", 60)
-    await bench.sync.everything()
-    await bench.sync.changes()
+    await bench.sync.sync_all()
+    await bench.sync.sync_changes()
     for user in users:
         bench.tenant.login(user)
     bench.tenant.fail_next(f"/api/v2/users/{users[0]}", 1, "403")
     with pytest.raises(Auth0Refused):
-        await bench.sync.changes()
+        await bench.sync.sync_changes()
     bench.calls()
     for _ in range(20):
         await bench.runtime.vault.now()  # time for calls that were left to themselves
@@ -315,17 +315,17 @@ async def test_a_backlog_of_the_log_is_not_read_until_now(bench: Bench) -> None:
     """It is read up to what its last page tells of: were it gone then, the gap would begin there."""
     bench.tenant.advance(-86400)
     users = bench.tenant.add_users("google-oauth2", 3)
-    await bench.sync.everything()
-    await bench.sync.changes()
+    await bench.sync.sync_all()
+    await bench.sync.sync_changes()
     for _ in range(150):
         bench.tenant.write_log("fapi")
     bench.tenant.login(users[0])
     bench.tenant.advance(20 * 3600)
-    assert not (await bench.sync.changes(budget=0)).finished
+    assert not (await bench.sync.sync_changes(budget=0)).finished
     behind = "SELECT 1 FROM sync_cursors WHERE feed = 'log' AND read_until < now() - interval '20 h'"
     assert len(bench.sql(behind)) == 1
     bench.tenant.set_log(retention=3600, gone="400")
-    assert (await bench.sync.changes()).tally.changed == 1
+    assert (await bench.sync.sync_changes()).stats.changed == 1
     assert bench.sql(behind) == []
 
 
@@ -333,17 +333,17 @@ async def test_a_log_that_cannot_be_read_any_more(bench: Bench) -> None:
     """Those who changed since it was read are walked through, and deletions swept all the same."""
     bench.tenant.advance(-7200)
     users = bench.tenant.add_users("google-oauth2", 3)
-    await bench.sync.everything()
-    await bench.sync.changes()
+    await bench.sync.sync_all()
+    await bench.sync.sync_changes()
     bench.sql("UPDATE sync_cursors SET read_until = now() - interval '2 h' WHERE feed = 'log'")
     bench.tenant.advance(1800)
     bench.tenant.login(users[0])
     bench.tenant.advance(5400)
     bench.tenant.fail_next("/api/v2/logs", 1000, "html200")
-    report = await bench.sync.changes()
-    assert (report.ok, report.tally.changed, len(report.notes)) == (True, 1, 1)
+    report = await bench.sync.sync_changes()
+    assert (report.ok, report.stats.changed, len(report.notes)) == (True, 1, 1)
     bench.tenant.clear_faults()
-    report = await bench.sync.changes()
+    report = await bench.sync.sync_changes()
     assert (report.notes, report.seen > 0) == ([], True)
 
 
@@ -352,15 +352,15 @@ async def test_a_database_users_login_costs_no_call(bench: Bench) -> None:
     bench.tenant.add_connection("db", "auth0", None)
     bench.tenant.add_user("auth0|a", [{"connection": "db", "provider": "auth0", "user_id": "a"}])
     users = bench.tenant.add_users("google-oauth2", 2)
-    await bench.sync.everything()
-    await bench.sync.changes()
+    await bench.sync.sync_all()
+    await bench.sync.sync_changes()
     bench.calls()
     bench.tenant.login("auth0|a", "db")
     bench.tenant.login(users[0])
-    await bench.sync.changes()
+    await bench.sync.sync_changes()
     assert bench.calls()["GET /api/v2/users/{id}"] == 1
     bench.tenant.delete_user("auth0|a")
-    await bench.sync.changes()
+    await bench.sync.sync_changes()
     assert bench.calls()["GET /api/v2/users/{id}"] == 1
 
 
@@ -372,29 +372,29 @@ async def test_users_without_tokens_where_lists_show_none(bench: Bench) -> None:
     bare = bench.tenant.add_users("google-oauth2", 5, prefix="bare", at=1.7e9)
     for user in bare:
         bench.tenant.set_identity(user, "google-oauth2", touch=False, access_token=None, refresh_token=None)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     assert bench.calls()[by_id] == 10
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     assert bench.calls().get(by_id, 0) == 0
     bench.tenant.login(bare[0])
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     assert (bench.calls()[by_id], bare[0] in bench.users()) == (1, True)
-    await bench.sync.everything(full=True)
+    await bench.sync.sync_all(full=True)
     assert bench.calls()[by_id] == 10
 
 
 async def test_a_walk_of_a_connection_that_was_left_long_ago(bench: Bench) -> None:
     """It begins anew: nothing may have told since who changed behind it."""
     bench.tenant.seed_users(300, ["google-oauth2"])
-    await bench.sync.everything()
+    await bench.sync.sync_all()
 
     def killed(seen: int, _: int | None) -> None:
         if seen > 100:
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await bench.sync.connection("google-oauth2", progress=killed)
+        await bench.sync.sync_connection("google-oauth2", progress=killed)
     bench.tenant.login(bench.sql("SELECT * FROM grants ORDER BY user_created_at")[0]["user_id"])
     bench.sql("UPDATE sync_runs SET started_at = started_at - interval '2 d' WHERE scope = 'connection'")
-    report = await bench.sync.connection("google-oauth2")
-    assert (report.ok, report.seen, report.tally.changed) == (True, 300, 1)
+    report = await bench.sync.sync_connection("google-oauth2")
+    assert (report.ok, report.seen, report.stats.changed) == (True, 300, 1)

@@ -107,9 +107,9 @@ OpenBench = Callable[[], Awaitable[Bench]]
 async def test_connections_come_first(open_bench: OpenBench, google: list[str]) -> None:
     """Renewal needs their credentials, so they are read before the first user is."""
     bench = await open_bench()
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert report.ok
-    assert (report.connections, report.seen, report.tally) == (1, 5, IngestStats(new=5))
+    assert (report.connections, report.seen, report.stats) == (1, 5, IngestStats(new=5))
     asked = [call["path"] for call in bench.tenant.call_log("/api/v2")]
     assert asked[0] == "/api/v2/connections"
     assert set(asked[1:]) == {LIST}
@@ -130,7 +130,7 @@ async def test_every_identity_keeps_its_own_tokens(open_bench: OpenBench, tenant
         ],
     )
     bench = await open_bench()
-    assert (await bench.sync.everything()).tally == IngestStats(new=3)
+    assert (await bench.sync.sync_all()).stats == IngestStats(new=3)
     for number, connection, subject in (
         (0, "google-oauth2", "1111"),
         (1, "github", "4711"),
@@ -150,7 +150,7 @@ async def test_the_end_of_a_token_follows_from_the_login(open_bench: OpenBench, 
     [secondary] = tenant.add_users("bitbucket", 1)
     tenant.link(primary, secondary)
     bench = await open_bench()
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     row = bench.row(single)
     assert abs(row["obtained_at"] - datetime.fromtimestamp(at, UTC)) < timedelta(milliseconds=2)
     assert row["expires_at"] - row["obtained_at"] == timedelta(seconds=3599)
@@ -163,10 +163,10 @@ async def test_the_end_of_a_token_follows_from_the_login(open_bench: OpenBench, 
 async def test_a_second_sync_changes_nothing(open_bench: OpenBench, google: list[str]) -> None:
     """What Auth0 shows as before costs one page, and not one write to a grant."""
     bench = await open_bench()
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     before = bench.sql("SELECT id, xmin::text, ctid::text FROM grants ORDER BY id")
     bench.tenant.reset_calls()
-    assert (await bench.sync.everything()).tally == IngestStats(unchanged=5)
+    assert (await bench.sync.sync_all()).stats == IngestStats(unchanged=5)
     assert bench.sql("SELECT id, xmin::text, ctid::text FROM grants ORDER BY id") == before
     assert bench.tenant.calls("/api/v2") == {"GET /api/v2/connections": 1, f"GET {LIST}": 1}
     assert bench.tenant.calls("/oauth/token") == {}
@@ -178,13 +178,13 @@ async def test_a_sync_after_a_renewal_takes_nothing_old(open_bench: OpenBench, t
     tenant.configure_provider("bitbucket", rotates=True, grace=0)
     users = tenant.add_users("bitbucket", 3)
     bench = await open_bench()
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     for _ in range(2):
         bench.sql("UPDATE grants SET due_at = now()")
         assert await bench.runtime.engine.renew_due(["default"]) == {Outcome.RENEWED: 3}
-        assert (await bench.sync.everything()).tally == IngestStats(unchanged=3)
+        assert (await bench.sync.sync_all()).stats == IngestStats(unchanged=3)
         tenant.set_user(users[0], updated_at="2099-01-01T00:00:00.000Z")
-        assert (await bench.sync.everything(full=True)).tally == IngestStats(unchanged=3)
+        assert (await bench.sync.sync_all(full=True)).stats == IngestStats(unchanged=3)
     for user in users:
         assert bench.held(user, "bitbucket") == tuple(tenant.live(user, "bitbucket").values())
     assert tenant.double_spends() == 0
@@ -193,12 +193,12 @@ async def test_a_sync_after_a_renewal_takes_nothing_old(open_bench: OpenBench, t
 async def test_a_login_is_taken(open_bench: OpenBench, google: list[str]) -> None:
     """New tokens at Auth0 are taken by the next sync, also where a login brought no refresh token."""
     bench = await open_bench()
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     _, refresh_before = bench.held(google[1])
     bench.tenant.advance(60)
     bench.tenant.login(google[0], consent=True)
     bench.tenant.login(google[1], consent=False)
-    assert (await bench.sync.everything()).tally == IngestStats(changed=2, unchanged=3)
+    assert (await bench.sync.sync_all()).stats == IngestStats(changed=2, unchanged=3)
     assert bench.held(google[0]) == bench.shown(google[0])
     assert bench.shown(google[1])[1] is None
     assert bench.held(google[1]) == (bench.shown(google[1])[0], refresh_before)
@@ -216,8 +216,8 @@ async def test_an_old_token_is_skipped_with_a_user_who_has_none(
     tenant.add_users("Username-Password-Authentication", 2)
     tenant.add_users("corp-saml", 2)
     bench = await open_bench()
-    report = await bench.sync.everything()
-    assert (report.ok, report.seen, report.tally) == (True, 5, IngestStats())
+    report = await bench.sync.sync_all()
+    assert (report.ok, report.seen, report.stats) == (True, 5, IngestStats())
     assert bench.grants() == 0
     assert BY_ID not in bench.tenant.calls("/api/v2")
 
@@ -231,7 +231,7 @@ async def test_a_provider_that_exchanges_access_tokens_needs_no_refresh_token(
     [exchanged] = tenant.add_users("facebook", 1, refresh=False)
     [lasting] = tenant.add_users("github", 1, refresh=False, expires_in=None)
     bench = await open_bench()
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     assert (bench.row(exchanged, "facebook")["state"], bench.row(lasting, "github")["state"]) == (
         "active", "unrenewable"
     )  # fmt: skip
@@ -242,7 +242,7 @@ async def test_progress_is_told_page_by_page(open_bench: OpenBench, tenant: Emul
     tenant.add_connection("google-oauth2", "google-oauth2", "google")
     tenant.add_users("google-oauth2", 250)
     bench, told = await open_bench(), list[tuple[int, int | None]]()
-    await bench.sync.everything(progress=lambda seen, total: told.append((seen, total)))
+    await bench.sync.sync_all(progress=lambda seen, total: told.append((seen, total)))
     assert [total for _, total in told] == [250] * 4
     assert [seen for seen, _ in told] == sorted(seen for seen, _ in told)
     assert told[-1] == (250, 250)
@@ -255,12 +255,12 @@ async def test_linking_two_users_moves_what_is_held(open_bench: OpenBench, tenan
     tenant.configure_provider("bitbucket", rotates=True, grace=0)
     [primary], [secondary] = tenant.add_users("google-oauth2", 1), tenant.add_users("bitbucket", 1)
     bench = await open_bench()
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     bench.sql("UPDATE grants SET due_at = now()")
     await bench.runtime.engine.renew_due(["default"])
     renewed = bench.held(secondary, "bitbucket")
     tenant.link(primary, secondary)
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     assert bench.held(primary, "bitbucket") == renewed
     bench.sql("UPDATE grants SET due_at = now()")
     await bench.runtime.engine.renew_due(["default"])
@@ -277,7 +277,7 @@ async def test_a_connection_that_cannot_be_renewed_is_recorded(
     tenant.add_connection("google-oauth2", "google-oauth2", "google", client_id="", client_secret="")
     [user] = tenant.add_users("google-oauth2", 1)
     bench = await open_bench()
-    assert (await bench.sync.everything()).tally == IngestStats(new=1)
+    assert (await bench.sync.sync_all()).stats == IngestStats(new=1)
     assert bench.connection()["problem"] == "development_keys"
     assert "own client" in bench.connection()["problem_message"]
     assert bench.held(user) == bench.shown(user)
@@ -291,7 +291,7 @@ async def test_auth0s_own_token_vault_is_pointed_out(open_bench: OpenBench, goog
         bench.tenant.set_connection_options(
             "google-oauth2", **off | ({switch: {"active": True}} if switch else {})
         )
-        await bench.sync.connections()
+        await bench.sync.sync_connections()
         assert len(bench.connection()["notes"]) == notes
         if switch == "federated_connections_access_tokens":
             assert "Token Vault" in bench.connection()["notes"][0]
@@ -311,7 +311,7 @@ async def test_admin_tokens_are_taken(
     """The tokens that an administrator's consent left in a connection are its admin grant, and renew like any other."""
     tenant.add_connection(name, strategy, provider, admin=admin)
     bench = await open_bench()
-    assert (await bench.sync.everything()).tally == IngestStats(new=1)
+    assert (await bench.sync.sync_all()).stats == IngestStats(new=1)
     live = tenant.admin_live(name)
     assert bench.held("", name) == (live["access_token"], live["refresh_token"])
     assert bench.sql("SELECT kind, user_id, state FROM token_status") == [
@@ -323,10 +323,10 @@ async def test_admin_tokens_are_taken(
     bench.sql("UPDATE grants SET due_at = now()")
     assert await bench.runtime.engine.renew_due(["default"]) == {Outcome.RENEWED: 1}
     renewed = bench.held("", name)
-    assert (await bench.sync.everything()).tally == IngestStats(unchanged=1)
+    assert (await bench.sync.sync_all()).stats == IngestStats(unchanged=1)
     assert bench.held("", name) == renewed
     tenant.login_admin(name)
-    assert (await bench.sync.everything()).tally == IngestStats(changed=1)
+    assert (await bench.sync.sync_all()).stats == IngestStats(changed=1)
     live = tenant.admin_live(name)
     assert bench.held("", name) == (live["access_token"], live["refresh_token"])
 
@@ -344,13 +344,13 @@ async def test_an_older_answer_about_a_connection_does_not_come_last(
     """Connections have no time of change: of two syncs, the one that asked later is the one that stores later."""
     tenant.add_connection("corp-google", "google-apps", "google", admin=True)
     bench, other = await open_bench(), await open_bench()
-    await bench.sync.connections()
+    await bench.sync.sync_connections()
     tenant.reset_calls()
     tenant.fail_next("/api/v2/connections", 1, "hang")
-    late = asyncio.create_task(bench.sync.connections())
+    late = asyncio.create_task(bench.sync.sync_connections())
     await until_async(lambda: bool(tenant.call_log("/api/v2/connections")))
     live = tenant.login_admin("corp-google")
-    later = asyncio.create_task(other.sync.connection("corp-google"))
+    later = asyncio.create_task(other.sync.sync_connection("corp-google"))
     waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     await until_async(lambda: later.done() or bool(bench.sql(waits)))
     tenant.release()
@@ -366,7 +366,7 @@ async def test_the_end_of_an_admin_token_is_a_moment_for_google(
     shown = tenant.add_connection("corp-google", "google-apps", "google", admin=True)
     tenant.add_connection("corp-azure", "waad", "entra", admin="bare")
     bench = await open_bench()
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     ends = datetime.fromisoformat(shown["options"]["admin_access_token_expiresin"])
     assert bench.row("", "corp-google")["expires_at"] == ends
     assert bench.row("", "corp-azure")["expires_at"] is None
@@ -389,12 +389,12 @@ async def test_a_missing_scope_for_users_ends_the_sync(
     bench = await open_bench()
     bench.tenant.set_scopes(sorted(SCOPES - {missing}))
     with pytest.raises(MissingScope, match=f"{missing}.*{breaks}"):
-        await bench.sync.everything()
+        await bench.sync.sync_all()
     assert bench.grants() == 0
     assert bench.connection()["problem"] is None
     assert missing in bench.run()["error"]
     with pytest.raises(MissingScope, match=missing):
-        await bench.sync.user(google[0])
+        await bench.sync.sync_user(google[0])
 
 
 async def test_a_missing_scope_for_connections_costs_the_renewals_alone(
@@ -403,12 +403,12 @@ async def test_a_missing_scope_for_connections_costs_the_renewals_alone(
     """Without read:connections users are kept all the same, and the report names what is missing."""
     bench = await open_bench()
     bench.tenant.set_scopes(sorted(SCOPES - {"read:connections"}))
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert not report.ok
     [problem] = report.problems
     assert "read:connections" in problem
     assert "no connection can be read" in problem
-    assert report.tally == IngestStats(new=5)
+    assert report.stats == IngestStats(new=5)
     assert bench.run()["error"] == problem
     assert bench.connection()["problem"] == "not_shown"
 
@@ -417,8 +417,8 @@ async def test_one_user_is_worth_having_without_connections(open_bench: OpenBenc
     """Without read:connections a user whose connection is not known yet is kept, and the report says what is missing."""
     bench = await open_bench()
     bench.tenant.set_scopes(sorted(SCOPES - {"read:connections"}))
-    report = await bench.sync.user(google[0])
-    assert report.tally == IngestStats(new=1)
+    report = await bench.sync.sync_user(google[0])
+    assert report.stats == IngestStats(new=1)
     assert [("read:connections" in problem) for problem in report.problems] == [True]
 
 
@@ -426,9 +426,9 @@ async def test_a_missing_scope_for_options_is_named(open_bench: OpenBench, googl
     """Auth0 leaves options out silently: the report, the connection's problem and its notes say it aloud."""
     bench = await open_bench()
     bench.tenant.set_scopes(sorted(SCOPES - {"read:connections_options"}))
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert [("read:connections_options" in problem) for problem in report.problems] == [True]
-    assert report.tally == IngestStats(new=5)
+    assert report.stats == IngestStats(new=5)
     assert bench.connection()["problem"] == "missing_options"
     assert "read:connections_options" in bench.connection()["notes"][0]
 
@@ -436,10 +436,10 @@ async def test_a_missing_scope_for_options_is_named(open_bench: OpenBench, googl
 async def test_options_that_go_missing_erase_nothing(open_bench: OpenBench, google: list[str]) -> None:
     """A scope that is taken away later leaves the credentials known by then, and renewal goes on."""
     bench = await open_bench()
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     bench.tenant.set_scopes(sorted(SCOPES - {"read:connections_options"}))
     bench.tenant.invalidate_management_tokens()
-    assert not (await bench.sync.everything()).ok
+    assert not (await bench.sync.sync_all()).ok
     assert bench.connection()["problem"] is None
     bench.sql("UPDATE grants SET due_at = now()")
     assert await bench.runtime.engine.renew_due(["default"]) == {Outcome.RENEWED: 5}
@@ -452,18 +452,18 @@ async def test_a_scope_granted_later_is_seen_by_the_next_command(
     bench = await open_bench()
     bench.tenant.set_scopes(["read:connections"])
     with pytest.raises(MissingScope):
-        await bench.sync.everything()
+        await bench.sync.sync_all()
     bench.tenant.set_scopes(sorted(SCOPES))
-    report = await (await open_bench()).sync.everything()
+    report = await (await open_bench()).sync.sync_all()
     assert report.ok
-    assert report.tally == IngestStats(new=5)
+    assert report.stats == IngestStats(new=5)
 
 
 async def test_workers_share_one_management_token(open_bench: OpenBench, google: list[str]) -> None:
     """Two processes mint one token between them, and it lies in the vault encrypted."""
     both = [await open_bench(), await open_bench()]
-    await asyncio.gather(*(bench.sync.connections() for bench in both))
-    await both[0].sync.everything()
+    await asyncio.gather(*(bench.sync.sync_connections() for bench in both))
+    await both[0].sync.sync_all()
     assert both[0].tenant.calls("/oauth/token") == {"POST /oauth/token": 1}
     [shared] = both[0].sql("SELECT ciphertext, scopes FROM management_tokens")
     assert set(shared["scopes"]) == SCOPES
@@ -479,17 +479,17 @@ async def test_users_are_asked_for_by_id_where_the_list_hides_their_tokens(
     """Each once; afterwards only those who changed, unless everything is wanted."""
     bench = await open_bench()
     bench.tenant.set_list_tokens(False)
-    assert (await bench.sync.everything()).tally == IngestStats(new=5)
+    assert (await bench.sync.sync_all()).stats == IngestStats(new=5)
     assert bench.tenant.calls("/api/v2")[BY_ID] == 5
     bench.tenant.reset_calls()
-    assert (await bench.sync.everything()).seen == 5
+    assert (await bench.sync.sync_all()).seen == 5
     assert BY_ID not in bench.tenant.calls("/api/v2")
     bench.tenant.advance(60)
     bench.tenant.login(google[2])
-    assert (await bench.sync.everything()).tally == IngestStats(changed=1)
+    assert (await bench.sync.sync_all()).stats == IngestStats(changed=1)
     assert bench.tenant.calls("/api/v2")[BY_ID] == 1
     assert bench.held(google[2]) == bench.shown(google[2])
-    await bench.sync.everything(full=True)
+    await bench.sync.sync_all(full=True)
     assert bench.tenant.calls("/api/v2")[BY_ID] == 6
 
 
@@ -498,7 +498,7 @@ async def test_a_list_that_carries_tokens_is_believed(open_bench: OpenBench, goo
     bench = await open_bench()
     bench.tenant.set_identity(google[0], "google-oauth2", access_token=None, refresh_token=None)
     for tally in (IngestStats(new=4), IngestStats(unchanged=4)):
-        assert (await bench.sync.everything()).tally == tally
+        assert (await bench.sync.sync_all()).stats == tally
     assert BY_ID not in bench.tenant.calls("/api/v2")
 
 
@@ -509,9 +509,9 @@ async def test_a_user_deleted_since_the_list_was_made_is_passed_over(
     bench = await open_bench()
     bench.tenant.set_list_tokens(False)
     bench.tenant.fail_next(f"{LIST}/{google[3]}", 1, "404")
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert report.ok
-    assert report.tally == IngestStats(new=4)
+    assert report.stats == IngestStats(new=4)
 
 
 async def test_one_user_who_cannot_be_read_by_id_does_not_cost_the_others(
@@ -521,10 +521,10 @@ async def test_one_user_who_cannot_be_read_by_id_does_not_cost_the_others(
     bench = await open_bench()
     bench.tenant.set_list_tokens(False)
     bench.tenant.fail_next(f"{LIST}/{google[3]}", 1, 'override:{"identities": "canary"}')
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert not report.ok
     assert report.failed == 1
-    assert report.tally == IngestStats(new=4)
+    assert report.stats == IngestStats(new=4)
     assert google[3] in report.problems[0]
     assert "canary" not in report.problems[0]
 
@@ -535,19 +535,19 @@ async def test_a_list_that_lags_behind_does_no_harm(
 ) -> None:
     """A list entry older than what get-by-id showed counts for nothing, whatever it carries."""
     bench = await open_bench()
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     bench.tenant.advance(60)
     bench.tenant.login(google[0])
     bench.tenant.set_list_lag(google[0])
     bench.tenant.set_list_tokens(list_tokens)
-    assert (await bench.sync.user(google[0])).tally == IngestStats(changed=1)
+    assert (await bench.sync.sync_user(google[0])).stats == IngestStats(changed=1)
     held = bench.held(google[0])
     assert held == bench.shown(google[0])
-    tally = (await bench.sync.everything()).tally
+    tally = (await bench.sync.sync_all()).stats
     assert (tally.new, tally.changed, tally.stale) == (0, 0, 1 if list_tokens else 0)
     assert bench.held(google[0]) == held
     bench.tenant.set_list_lag(google[0], behind=False)
-    assert (await bench.sync.everything()).tally.changed == 0
+    assert (await bench.sync.sync_all()).stats.changed == 0
     assert bench.held(google[0]) == held
 
 
@@ -564,8 +564,8 @@ async def test_malformed_entries_are_named_and_the_rest_is_kept(
     bench.tenant.set_user(google[0], identities="canary")
     bench.tenant.set_user(google[1], identities=[good, {**canary, "connection": "google-oauth2"}, None, 7])
     bench.tenant.set_user(google[2], identities=[{**good, **canary, "user_id": ["canary"]}])
-    report = await bench.sync.everything()
-    assert report.tally == IngestStats(new=3)
+    report = await bench.sync.sync_all()
+    assert report.stats == IngestStats(new=3)
     assert report.failed == len(report.problems) == 5
     for user in google[:3]:
         assert any(user in problem for problem in report.problems)
@@ -591,9 +591,9 @@ async def test_odd_times_cost_no_token(
     """Whatever stands where a time should be, the tokens are kept."""
     bench = await open_bench()
     bench.tenant.set_user(google[0], **fields)
-    report = await bench.sync.everything()
+    report = await bench.sync.sync_all()
     assert report.ok
-    assert report.tally == IngestStats(new=5)
+    assert report.stats == IngestStats(new=5)
     assert bench.held(google[0]) == bench.shown(google[0])
 
 
@@ -614,7 +614,7 @@ async def test_a_failure_in_the_middle_that_passes_costs_nothing(
             planted.append(seen)
             tenant.fail_next(LIST, 2, fault, retry_after=1 if fault == "429" else None)
 
-    report = await bench.sync.everything(progress=plant)
+    report = await bench.sync.sync_all(progress=plant)
     assert report.ok
     assert report.seen == bench.grants() == 350
     assert bench.waits
@@ -634,7 +634,7 @@ async def test_a_failure_that_lasts_leaves_what_was_read(
             tenant.fail_next(LIST, 1000, fault, retry_after=30 if fault == "429" else None)
 
     with pytest.raises(error):
-        await bench.sync.everything(progress=plant)
+        await bench.sync.sync_all(progress=plant)
     stored = bench.grants()
     assert stored in (100, 200)
     run = bench.run()
@@ -649,11 +649,11 @@ async def test_a_page_that_postgres_refuses_is_an_error(open_bench: OpenBench, g
     bench.sql(f"ALTER TABLE grants ADD CONSTRAINT planted CHECK (user_id <> '{google[2]}')")
     try:
         with pytest.raises(DBAPIError, match="planted"):
-            await bench.sync.everything()
+            await bench.sync.sync_all()
     finally:
         bench.sql("ALTER TABLE grants DROP CONSTRAINT planted")
     assert bench.run()["error"] == "IntegrityError"
-    assert (await bench.sync.everything()).tally == IngestStats(new=5)
+    assert (await bench.sync.sync_all()).stats == IngestStats(new=5)
 
 
 async def test_more_users_than_one_query_shows(open_bench: OpenBench, tenant: Emulation) -> None:
@@ -662,8 +662,8 @@ async def test_more_users_than_one_query_shows(open_bench: OpenBench, tenant: Em
     tenant.add_connection("google-oauth2", "google-oauth2", "google")
     tenant.add_users("google-oauth2", 1201)
     bench = await open_bench()
-    report = await bench.sync.everything()
-    assert (report.seen, report.tally, report.gone) == (1201, IngestStats(new=1201), 0)
+    report = await bench.sync.sync_all()
+    assert (report.seen, report.stats, report.gone) == (1201, IngestStats(new=1201), 0)
     assert bench.tenant.calls(LIST) == {f"GET {LIST}": 13}
 
 
@@ -673,15 +673,15 @@ async def test_more_users_than_one_query_shows(open_bench: OpenBench, tenant: Em
 async def test_a_sync_is_recorded(open_bench: OpenBench, google: list[str]) -> None:
     """What it saw and when is there afterwards, for each kind of sync."""
     bench = await open_bench()
-    await bench.sync.everything()
+    await bench.sync.sync_all()
     run = bench.run()
     assert {name: run[name] for name in ("tenant", "scope", "seen", "new", "failed", "error")} == {
         "tenant": "default", "scope": "all", "seen": 5, "new": 5, "failed": 0, "error": None
     }  # fmt: skip
     assert run["started_at"] <= run["finished_at"]
-    await bench.sync.user(google[0])
-    await bench.sync.connection("google-oauth2")
-    await bench.sync.connections()
+    await bench.sync.sync_user(google[0])
+    await bench.sync.sync_connection("google-oauth2")
+    await bench.sync.sync_connections()
     recorded = bench.sql("SELECT scope, seen, unchanged FROM sync_runs ORDER BY id")
     assert [tuple(run.values()) for run in recorded] == [
         ("all", 5, 0), ("user", 1, 1), ("connection", 5, 5), ("connections", 0, 0)
@@ -694,16 +694,16 @@ async def test_a_second_sync_of_everything_at_the_same_time_is_skipped(
     """Two beats cost one crawl; a tenant of another name is not held up, and the next sync runs again."""
     first, second = await open_bench(), await open_bench()
     first.tenant.fail_next(LIST, 1, "hang")
-    crawling = asyncio.create_task(first.sync.everything())
+    crawling = asyncio.create_task(first.sync.sync_all())
     await until_async(lambda: bool(first.tenant.call_log(LIST)))
-    skipped = await second.sync.everything()
+    skipped = await second.sync.sync_all()
     assert skipped.skipped
     assert not skipped.ok
     other = TenantSync("other", second.runtime.vault, second.runtime.connections, second.sync._auth0)
-    assert (await other.connections()).connections == 1
+    assert (await other.sync_connections()).connections == 1
     first.tenant.release()
     assert (await crawling).ok
-    assert (await second.sync.everything()).tally == IngestStats(unchanged=5)
+    assert (await second.sync.sync_all()).stats == IngestStats(unchanged=5)
 
 
 async def test_a_sync_that_is_cancelled_leaves_whole_pages(open_bench: OpenBench, tenant: Emulation) -> None:
@@ -717,7 +717,7 @@ async def test_a_sync_that_is_cancelled_leaves_whole_pages(open_bench: OpenBench
         if seen >= 100:
             running[0].cancel()
 
-    running.append(asyncio.create_task(bench.sync.everything(progress=stop)))
+    running.append(asyncio.create_task(bench.sync.sync_all(progress=stop)))
     with pytest.raises(asyncio.CancelledError):
         await running[0]
     assert bench.grants() in (100, 200, 300)
@@ -725,7 +725,7 @@ async def test_a_sync_that_is_cancelled_leaves_whole_pages(open_bench: OpenBench
     assert (run["error"], run["new"], run["finished_at"] is not None) == ("interrupted", bench.grants(), True)
     kept = bench.grants()
     bench.tenant.reset_calls()
-    assert (await bench.sync.everything()).tally.new == 350
+    assert (await bench.sync.sync_all()).stats.new == 350
     # It goes on where it was: one page is asked for again at the most.
     assert bench.tenant.calls(LIST)[f"GET {LIST}"] <= (350 - kept) // 99 + 2
     assert (bench.run()["resumed"], bench.run()["error"], bench.run()["complete"]) == (1, None, True)
@@ -737,8 +737,8 @@ async def test_a_sync_that_is_cancelled_leaves_whole_pages(open_bench: OpenBench
 async def test_one_user_is_synced(open_bench: OpenBench, google: list[str]) -> None:
     """A user asked for by id is taken with every identity, and nobody else is."""
     bench = await open_bench()
-    report = await bench.sync.user(google[4])
-    assert (report.ok, report.seen, report.tally) == (True, 1, IngestStats(new=1))
+    report = await bench.sync.sync_user(google[4])
+    assert (report.ok, report.seen, report.stats) == (True, 1, IngestStats(new=1))
     assert bench.held(google[4]) == bench.shown(google[4])
     assert bench.grants() == 1
     assert bench.connection()["provider"] == "google"  # not known before, so it was asked for as well
@@ -757,7 +757,7 @@ async def test_an_id_is_any_text(open_bench: OpenBench, tenant: Emulation) -> No
         tenant.add_user(user, [{"connection": "custom", "user_id": user.rpartition("|")[2]}])
     bench = await open_bench()
     for user in users:
-        assert (await bench.sync.user(user)).tally == IngestStats(new=1)
+        assert (await bench.sync.sync_user(user)).stats == IngestStats(new=1)
         assert bench.held(user, "custom") == bench.shown(user)
 
 
@@ -765,10 +765,10 @@ async def test_what_is_not_there_is_an_error(open_bench: OpenBench, google: list
     """An unknown user or connection is refused by name, and recorded."""
     bench = await open_bench()
     with pytest.raises(Auth0NotFound, match="nobody"):
-        await bench.sync.user("google-oauth2|nobody")
+        await bench.sync.sync_user("google-oauth2|nobody")
     assert "nobody" in bench.run()["error"]
     with pytest.raises(Auth0NotFound, match="nowhere"):
-        await bench.sync.connection("nowhere")
+        await bench.sync.sync_connection("nowhere")
     assert "nowhere" in bench.run()["error"]
 
 
@@ -780,7 +780,7 @@ async def test_one_connection_is_synced_with_its_users(
     tenant.add_connection(name, "bitbucket", "bitbucket")
     users = tenant.add_users(name, 2)
     bench = await open_bench()
-    report = await bench.sync.connection(name)
-    assert (report.ok, report.connections, report.seen, report.tally) == (True, 1, 2, IngestStats(new=2))
+    report = await bench.sync.sync_connection(name)
+    assert (report.ok, report.connections, report.seen, report.stats) == (True, 1, 2, IngestStats(new=2))
     assert bench.held(users[0], name) == bench.shown(users[0])
     assert bench.grants() == 2

@@ -15,9 +15,9 @@ async def test_a_due_grant_is_renewed(
     tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
     tenant.add_users("bitbucket", 3)
     runtime = await open_worker()
-    report = await (await runtime.sync("default")).everything()
+    report = await (await runtime.sync("default")).sync_all()
     assert report.ok
-    assert report.tally.new == 3
+    assert report.stats.new == 3
     sql("UPDATE grants SET due_at = now()")
     outcomes = await runtime.engine.renew_due(runtime.tenants)
     assert outcomes == {Outcome.RENEWED: 3}

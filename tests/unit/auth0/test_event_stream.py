@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.auth0_server import Answer, FakeTime, Request, Server, client_of, running
-from worker.auth0 import Retries, StreamedEvent, Timeouts
+from worker.auth0 import RetryPolicy, StreamedEvent, Timeouts
 from worker.auth0.errors import Auth0EventsGone, Auth0RateLimited, Auth0Refused, MalformedAnswer, MissingScope
 
 NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
@@ -201,7 +201,7 @@ async def test_other_answers() -> None:
         assert await heard(server) == [event("a")]
         server.script = [limited]
         with pytest.raises(Auth0RateLimited):
-            await heard(server, retries=Retries(longest=0))
+            await heard(server, retries=RetryPolicy(longest=0))
         server.script = [Answer(403, {"statusCode": 403, "errorCode": "insufficient_scope"})]
         with pytest.raises(MissingScope) as missing:
             await heard(server)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from token_vault.secret import Secret
 from worker.auth0 import Auth0Connection, Auth0Identity, Auth0User, Options
-from worker.auth0.models import Unreadable, read_connection, read_page, read_user, seconds
+from worker.auth0.models import Unreadable, parse_seconds, read_connection, read_page, read_user
 
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
     st.none()
@@ -93,13 +93,13 @@ NO_LENGTHS += [float("nan"), float("inf"), 10**400, 1e300]
 )
 def test_lengths_of_time(value: object, read: float) -> None:
     """A length of time is a number or digits."""
-    assert seconds(value) == read
+    assert parse_seconds(value) == read
 
 
 @pytest.mark.parametrize("value", NO_LENGTHS)
 def test_unreadable_lengths_of_time(value: object) -> None:
     """What is no length of time, or longer than a century, is unknown."""
-    assert seconds(value) is None
+    assert parse_seconds(value) is None
 
 
 @pytest.mark.parametrize(

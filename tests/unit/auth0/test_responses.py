@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from tests.support.auth0_server import Answer, FakeTime, Server, client_of, running
 from token_vault.errors import VaultError
-from worker.auth0 import ManagementClient, Retries
+from worker.auth0 import ManagementClient, RetryPolicy
 from worker.auth0.errors import (
     Auth0Error,
     Auth0NotFound,
@@ -35,7 +35,7 @@ def problem(status: int, message: str = "", code: str | None = None) -> Answer:
 
 
 HTML = Answer(200, b"<html>" + LEAK.encode(), {"Content-Type": "text/html"})
-ONCE = Retries(attempts=1, longest=0)
+ONCE = RetryPolicy(attempts=1, longest=0)
 
 Case = tuple[Answer, type[Auth0Error], str, str | None]
 
@@ -150,7 +150,7 @@ async def test_insufficient_scope_names_the_scopes() -> None:
 )
 async def test_what_is_no_answer(raw: bytes) -> None:
     """A connection that gives no whole answer is retried, then reported without showing anything of either side."""
-    async with running() as server, client_of(server, FakeTime(), retries=Retries(attempts=2)) as client:
+    async with running() as server, client_of(server, FakeTime(), retries=RetryPolicy(attempts=2)) as client:
         server.api = lambda _: Answer(raw=raw)
         error = await error_of(server, client)
         assert isinstance(error, Auth0Unreachable)

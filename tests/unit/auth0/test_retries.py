@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from tests.support.auth0_server import Answer, FakeTime, Request, client_of, running
 from token_vault.secret import Secret
-from worker.auth0 import Credentials, ManagementClient, MemoryTokenStore, Retries, Timeouts
+from worker.auth0 import Credentials, ManagementClient, MemoryTokenStore, RetryPolicy, Timeouts
 from worker.auth0.errors import Auth0RateLimited, Auth0Unreachable
-from worker.auth0.http.retries import LONGEST_ANNOUNCED, RetryPace, announced_wait
+from worker.auth0.http.retries import MAX_ANNOUNCED_SECONDS, Retrier, read_retry_after
 
 OK = Answer(200, {"user_id": "auth0|1"})
-NO_JITTER = Retries(base=0)
+NO_JITTER = RetryPolicy(base=0)
 
 
 def limited(**headers: str) -> Answer:
@@ -85,7 +85,9 @@ async def test_silence_ends_in_a_time_out(timeouts: Timeouts) -> None:
             return OK
 
         server.api = hang
-        async with client_of(server, FakeTime(), timeouts=timeouts, retries=Retries(attempts=2)) as client:
+        async with client_of(
+            server, FakeTime(), timeouts=timeouts, retries=RetryPolicy(attempts=2)
+        ) as client:
             with pytest.raises(Auth0Unreachable, match="Timeout"):
                 await client.user("auth0|1")
         assert len(server.calls) == 2
@@ -128,21 +130,21 @@ IN_TEN = NOW + timedelta(seconds=10)
         ({"X-RateLimit-Reset": "1"}, 0),
         ({"Retry-After": "soon", "X-RateLimit-Reset": str(int(IN_TEN.timestamp()))}, 10),
         ({"X-RateLimit-Reset": str(int(IN_TEN.timestamp() * 1000))}, None),
-        ({"Retry-After": str(int(LONGEST_ANNOUNCED) + 1)}, None),
+        ({"Retry-After": str(int(MAX_ANNOUNCED_SECONDS) + 1)}, None),
         ({}, None),
     ],
 )
 def test_the_announced_wait(headers: dict[str, str], wait: float | None) -> None:
     """``Retry-After`` counts first, in seconds or as a date, then the reset; a misread unit counts as nothing."""
-    assert announced_wait(httpx.Headers(headers), NOW) == wait
+    assert read_retry_after(httpx.Headers(headers), NOW) == wait
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_any_header_is_a_wait_or_none(after: str, reset: str) -> None:
     """No header value raises, or announces a negative or endless wait."""
     headers = httpx.Headers({b"Retry-After": after.encode(), b"X-RateLimit-Reset": reset.encode()})
-    wait = announced_wait(headers, NOW)
-    assert wait is None or 0 <= wait <= LONGEST_ANNOUNCED
+    wait = read_retry_after(headers, NOW)
+    assert wait is None or 0 <= wait <= MAX_ANNOUNCED_SECONDS
 
 
 async def test_a_429_waits_as_announced() -> None:
@@ -224,12 +226,12 @@ async def test_one_pause_for_all_calls() -> None:
 
 async def test_a_pause_that_grows_holds_the_waiting_longer() -> None:
     """Who waits while another 429 prolongs the pause waits for the rest as well."""
-    pace = RetryPace(NO_JITTER, time := FakeTime(), time.sleep)
-    pace.limited("here", httpx.Response(429, headers={"Retry-After": "5"}), 1, None)
+    pace = Retrier(NO_JITTER, time := FakeTime(), time.sleep)
+    pace.record_rate_limit("here", httpx.Response(429, headers={"Retry-After": "5"}), 1, None)
     time.passes.clear()
-    waiting = asyncio.create_task(pace.pause_over("here"))
+    waiting = asyncio.create_task(pace.wait_for_pause("here"))
     await time.asleep.get()
-    pace.limited("here", httpx.Response(429, headers={"Retry-After": "20"}), 1, None)
+    pace.record_rate_limit("here", httpx.Response(429, headers={"Retry-After": "20"}), 1, None)
     time.passes.set()
     await waiting
     assert time.is_dormant == [5, 15]
@@ -237,8 +239,8 @@ async def test_a_pause_that_grows_holds_the_waiting_longer() -> None:
 
 async def test_a_pause_is_never_shortened() -> None:
     """A 429 that announces less does not cut the pause that another has begun."""
-    pace = RetryPace(NO_JITTER, time := FakeTime(), time.sleep)
+    pace = Retrier(NO_JITTER, time := FakeTime(), time.sleep)
     for wait in ("20", "1"):
-        pace.limited("here", httpx.Response(429, headers={"Retry-After": wait}), 1, None)
-    await pace.pause_over("here")
+        pace.record_rate_limit("here", httpx.Response(429, headers={"Retry-After": wait}), 1, None)
+    await pace.wait_for_pause("here")
     assert time.is_dormant == [20]

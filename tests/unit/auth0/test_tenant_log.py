@@ -36,8 +36,10 @@ async def test_a_page_of_the_log() -> None:
         server.script = [page([entry("9"), entry("10", user_id=None, date="2026-03-15T07:14:32Z")], link)]
         shown = await client.logs(FIRST)
         assert shown.entries == (
-            LogEntry("9", MOMENT.replace(microsecond=451_000), "s", ("auth0|1",), None, tells=True),
-            LogEntry("10", MOMENT.replace(microsecond=0), "s", (), None, tells=True),
+            LogEntry(
+                "9", MOMENT.replace(microsecond=451_000), "s", ("auth0|1",), None, may_change_identities=True
+            ),
+            LogEntry("10", MOMENT.replace(microsecond=0), "s", (), None, may_change_identities=True),
         )
         assert shown.after == "opaque+1"
         server.script = [page([])]

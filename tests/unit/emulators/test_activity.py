@@ -46,7 +46,7 @@ def course(seed: int) -> tuple[list[str], Json]:
     for _ in range(500):
         activity.one()
         world.clock.advance(1)
-    users = [f"{name} {len(user['identities'])}" for name, user in sorted(world.users.by_id.items())]
+    users = [f"{name} {len(user['identities'])}" for name, user in sorted(world.users.ingest_by_id.items())]
     return users, dict(activity.done)
 
 

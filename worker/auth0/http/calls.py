@@ -13,11 +13,11 @@ import structlog
 from token_vault.secret import Secret
 from worker.auth0.credentials import Credentials
 from worker.auth0.errors import Auth0Unreachable, MalformedAnswer
-from worker.auth0.http.responses import Endpoint, api_error, body_of, code_of, token_error
-from worker.auth0.http.retries import Clock, RetryPace
+from worker.auth0.http.responses import Endpoint, api_error, read_error_code, read_json, token_error
+from worker.auth0.http.retries import Clock, Retrier
 from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken
-from worker.auth0.models import seconds
+from worker.auth0.models import parse_seconds
 from worker.auth0.ratelimit.budget import RateLimitBudget
 from worker.http_client import make_http_client
 
@@ -31,7 +31,7 @@ class ApiCalls:
         self,
         credentials: Credentials,
         transport: httpx.AsyncBaseTransport | None,
-        pace: RetryPace,
+        pace: Retrier,
         timeouts: Timeouts,
         budget: RateLimitBudget | None = None,
     ) -> None:
@@ -69,11 +69,13 @@ class ApiCalls:
         """
         async for attempt in self._pace.attempts(endpoint.host, endpoint.name):
             with attempt:
-                await self._pace.pause_over(str(endpoint))
+                await self._pace.wait_for_pause(str(endpoint))
                 response = await self._send_in_budget(endpoint, build, stream=stream, urgent=urgent)
                 if response.status_code == 429:
                     number = attempt.retry_state.attempt_number
-                    limited = self._pace.limited(str(endpoint), response, number, code_of(response))
+                    limited = self._pace.record_rate_limit(
+                        str(endpoint), response, number, read_error_code(response)
+                    )
                     if self._budget is not None:
                         await self._budget.pause(endpoint.group, limited.retry_after)
                     raise limited
@@ -85,11 +87,11 @@ class ApiCalls:
     async def _send_in_budget(
         self, endpoint: Endpoint, build: Callable[[], httpx.Request], *, stream: bool, urgent: bool
     ) -> httpx.Response:
-        if self._budget is None or self._budget.is_needless:
+        if self._budget is None or self._budget.is_unlimited:
             return await self.send_once(endpoint, build(), stream=stream)
         grant = await self._budget.acquire(endpoint.group, urgent=urgent, where=str(endpoint))
         response = await self.send_once(endpoint, build(), stream=stream)
-        self._budget.learn(grant, response.headers, endpoint.group)
+        self._budget.record_answer(grant, response.headers, endpoint.group)
         return response
 
     async def send_once(
@@ -107,12 +109,12 @@ class ApiCalls:
                     await response.aread()
                 return response
         except (httpx.HTTPError, OSError) as error:
-            reason = reason_of(error)
+            reason = describe_failure(error)
         # Outside the except: these errors hold the request with its credentials and must not be chained.
         raise Auth0Unreachable(f"{endpoint}: no answer ({reason}); check AUTH0_DOMAIN and the network")
 
 
-async def mint(calls: ApiCalls, credentials: Credentials, clock: Clock) -> ManagementToken:
+async def mint_token(calls: ApiCalls, credentials: Credentials, clock: Clock) -> ManagementToken:
     """Get a new management token by client credentials.
 
     Source: Auth0, "Get Management API Access Tokens for Production"; RFC 6749 section 4.4.
@@ -129,7 +131,7 @@ async def mint(calls: ApiCalls, credentials: Credentials, clock: Clock) -> Manag
     response = await calls.send(endpoint, build)
     if response.status_code != 200:
         raise token_error(response, endpoint)
-    token = _read_token(body_of(response, endpoint), endpoint, clock)
+    token = _read_token(read_json(response, endpoint), endpoint, clock)
     _log.info(
         "auth0.token_minted",
         domain=endpoint.host,
@@ -141,7 +143,11 @@ async def mint(calls: ApiCalls, credentials: Credentials, clock: Clock) -> Manag
 
 def _read_token(answer: Any, endpoint: Endpoint, clock: Clock) -> ManagementToken:
     answer = answer if isinstance(answer, dict) else {}
-    value, life, scope = answer.get("access_token"), seconds(answer.get("expires_in")), answer.get("scope")
+    value, life, scope = (
+        answer.get("access_token"),
+        parse_seconds(answer.get("expires_in")),
+        answer.get("scope"),
+    )
     # RFC 6750 section 2.1: anything else would not go into a header.
     if not (isinstance(value, str) and value.isascii() and value.isprintable() and value.strip()):
         raise MalformedAnswer(f"{endpoint}: the answer has no usable access_token", status=200)
@@ -154,7 +160,7 @@ def _read_token(answer: Any, endpoint: Endpoint, clock: Clock) -> ManagementToke
     )
 
 
-def reason_of(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """Name what happened below HTTP, e.g. a refused connection, without any text from the other side."""
     cause = error.__cause__
     # The system's words are exact; the transport calls every failure to connect a ConnectTimeout.

@@ -68,12 +68,12 @@ class Endpoint:
         return f"{self.name} at {self.host}"
 
 
-def breaks(scope: str, otherwise: str) -> str:
+def consequence_without(scope: str, otherwise: str) -> str:
     """Return what cannot be done without a scope."""
     return SCOPES.get(scope) or OPTIONAL_SCOPES.get(scope) or otherwise
 
 
-def body_of(response: httpx.Response, endpoint: Endpoint) -> Any:
+def read_json(response: httpx.Response, endpoint: Endpoint) -> Any:
     """Return the JSON value of an answer.
 
     Raises:
@@ -91,7 +91,7 @@ def body_of(response: httpx.Response, endpoint: Endpoint) -> Any:
     )
 
 
-def code_of(response: httpx.Response) -> str | None:
+def read_error_code(response: httpx.Response) -> str | None:
     """Return Auth0's ``errorCode`` or OAuth's ``error``; None where there is none that is plainly a code."""
     problem = _problem(response)
     for key in ("errorCode", "error"):
@@ -103,7 +103,7 @@ def code_of(response: httpx.Response) -> str | None:
 
 def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
     """Return the error that an answer of the Management API other than 200 or 429 stands for."""
-    status, code = response.status_code, code_of(response)
+    status, code = response.status_code, read_error_code(response)
     problem = _problem(response)
     if status == 401:
         return Auth0Refused(
@@ -114,7 +114,9 @@ def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
     if status == 403 and code == "insufficient_scope":
         named = tuple(_SCOPE.findall(_text(problem, "message").partition("expected any of:")[2]))
         scopes = named or (endpoint.scope,)
-        return MissingScope(scopes, "; ".join(breaks(scope, f"{endpoint} fails") for scope in scopes))
+        return MissingScope(
+            scopes, "; ".join(consequence_without(scope, f"{endpoint} fails") for scope in scopes)
+        )
     if status == 403:
         return Auth0Refused(
             f"{endpoint}: forbidden{_in_words(code)}; check the application's client grant for the "
@@ -131,7 +133,7 @@ def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
 
 def token_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
     """Return the error that an answer of the token endpoint other than 200 or 429 stands for."""
-    status, code = response.status_code, code_of(response)
+    status, code = response.status_code, read_error_code(response)
     description = _text(_problem(response), "error_description")
     if code == "unauthorized_client":
         mend = "switch on the client credentials grant type in the application's advanced settings"

@@ -14,13 +14,13 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from worker.auth0.errors import Auth0Error, Auth0RateLimited, Auth0Unreachable
-from worker.auth0.models import seconds
+from worker.auth0.models import parse_seconds
 
 # 501 and the like will not pass by waiting.
-RETRIED = frozenset({500, 502, 503, 504})
+RETRIED_STATUSES = frozenset({500, 502, 503, 504})
 
 # A rate limit's reset lies seconds to hours ahead; more is a misread unit.
-LONGEST_ANNOUNCED = 86_400.0
+MAX_ANNOUNCED_SECONDS = 86_400.0
 
 Clock = Callable[[], datetime]
 Sleep = Callable[[float], Awaitable[None]]
@@ -34,7 +34,7 @@ def utc_now() -> datetime:
 
 
 @dataclass(frozen=True)
-class Retries:
+class RetryPolicy:
     """How patient one call is.
 
     Attributes:
@@ -53,20 +53,20 @@ class Retries:
         return random.uniform(0, min(self.longest, bound))  # noqa: S311  # no secret
 
 
-def announced_wait(headers: httpx.Headers, now: datetime) -> float | None:
+def read_retry_after(headers: httpx.Headers, now: datetime) -> float | None:
     """Return how many seconds a 429 asks to wait; None where it does not say.
 
     Source: RFC 9110 section 10.2.3 (``Retry-After``: seconds or a date); Auth0, "Rate Limit Headers"
     (``x-ratelimit-reset``: Unix seconds when the next tokens are added).
     """
     after = headers.get("retry-after", "")
-    wait = seconds(after)
+    wait = parse_seconds(after)
     if wait is None and after:
         wait = _until_date(after, now)
     if wait is None:
-        reset = seconds(headers.get("x-ratelimit-reset"))
+        reset = parse_seconds(headers.get("x-ratelimit-reset"))
         wait = None if reset is None else max(0.0, reset - now.timestamp())
-    return wait if wait is not None and wait <= LONGEST_ANNOUNCED else None
+    return wait if wait is not None and wait <= MAX_ANNOUNCED_SECONDS else None
 
 
 def _until_date(date: str, now: datetime) -> float | None:
@@ -77,10 +77,10 @@ def _until_date(date: str, now: datetime) -> float | None:
         return None
 
 
-class RetryPace:
+class Retrier:
     """The rhythm of one client's calls."""
 
-    def __init__(self, retries: Retries, clock: Clock = utc_now, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(self, retries: RetryPolicy, clock: Clock = utc_now, sleep: Sleep = asyncio.sleep) -> None:
         self._retries = retries
         self._clock = clock
         self._sleep = sleep
@@ -109,7 +109,7 @@ class RetryPace:
             reraise=True,
         )
 
-    async def pause_over(self, where: str) -> None:
+    async def wait_for_pause(self, where: str) -> None:
         """Wait until the pause that a 429 began is over, also where another 429 prolongs it meanwhile.
 
         Raises:
@@ -126,12 +126,12 @@ class RetryPace:
             # Each a little later than the pause, so that those who waited do not come back at once.
             await self._sleep(left + self._retries.backoff(1))
 
-    def limited(
+    def record_rate_limit(
         self, where: str, response: httpx.Response, attempt: int, code: str | None
     ) -> Auth0RateLimited:
         """Begin or prolong the pause as a 429 asks, and return the error of this attempt."""
         now = self._clock()
-        wait = announced_wait(response.headers, now)
+        wait = read_retry_after(response.headers, now)
         longest = self._retries.longest
         if wait is None or wait < longest:
             # Jitter on top: a herd would only be refused again.
@@ -163,7 +163,7 @@ def _limited(where: str, wait: float) -> str:
 
 def _may_pass(error: BaseException) -> bool:
     if isinstance(error, Auth0Unreachable):
-        return error.status is None or error.status in RETRIED
+        return error.status is None or error.status in RETRIED_STATUSES
     return isinstance(error, Auth0RateLimited)
 
 

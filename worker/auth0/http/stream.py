@@ -8,19 +8,19 @@ from collections.abc import AsyncGenerator
 import httpx
 
 from worker.auth0.errors import Auth0Unreachable, MalformedAnswer
-from worker.auth0.http.calls import reason_of
+from worker.auth0.http.calls import describe_failure
 from worker.auth0.http.responses import Endpoint
 
 # Asks for the bytes as they are: they are read before anything decodes them.
-UNCODED = {"Accept-Encoding": "identity"}
+IDENTITY_ENCODING = {"Accept-Encoding": "identity"}
 
 # Auth0 takes a megabyte at the most into a user's profile.
-LONGEST_LINE = 4 * 2**20
+MAX_LINE_BYTES = 4 * 2**20
 
-Pieces = AsyncGenerator[bytes, None]
+ByteStream = AsyncGenerator[bytes, None]
 
 
-async def pieces(response: httpx.Response, endpoint: Endpoint) -> Pieces:
+async def read_chunks(response: httpx.Response, endpoint: Endpoint) -> ByteStream:
     """Yield a body as it comes.
 
     Raises:
@@ -31,13 +31,13 @@ async def pieces(response: httpx.Response, endpoint: Endpoint) -> Pieces:
         async for piece in response.aiter_raw():
             yield piece
     except (httpx.HTTPError, OSError) as error:
-        reason = reason_of(error)
+        reason = describe_failure(error)
     # Outside the except: these errors hold the request with its credentials and must not be chained.
     if reason:
         raise Auth0Unreachable(f"{endpoint}: the answer broke off ({reason})")
 
 
-async def unzipped(zipped: Pieces, endpoint: Endpoint) -> Pieces:
+async def unzip(zipped: ByteStream, endpoint: Endpoint) -> ByteStream:
     """Yield the content of a gzip file, or of any other as it is.
 
     Raises:
@@ -70,7 +70,7 @@ async def unzipped(zipped: Pieces, endpoint: Endpoint) -> Pieces:
         raise MalformedAnswer(f"{endpoint}: the file is cut off")
 
 
-async def lines(whole: Pieces, endpoint: Endpoint) -> Pieces:
+async def split_lines(whole: ByteStream, endpoint: Endpoint) -> ByteStream:
     r"""Yield line after line, each with its ``\n``; what stands after the last one comes without.
 
     Raises:
@@ -81,7 +81,7 @@ async def lines(whole: Pieces, endpoint: Endpoint) -> Pieces:
         *complete, held = (held + piece).split(b"\n")
         for line in complete:
             yield line + b"\n"
-        if len(held) > LONGEST_LINE:
+        if len(held) > MAX_LINE_BYTES:
             raise MalformedAnswer(f"{endpoint}: a line has no end")
     if held:
         yield held

@@ -22,26 +22,26 @@ from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.auth0.errors import Auth0RateLimited
 from worker.auth0.http.retries import Clock, Sleep
-from worker.auth0.models import seconds
+from worker.auth0.models import parse_seconds
 from worker.auth0.ratelimit.bucket import BucketSlot, BucketTerms, ObservedLimits, TokenBucket
-from worker.auth0.ratelimit.plans import PLANS, Limit, Plan, presumed_plan
+from worker.auth0.ratelimit.plans import PLANS, Limit, Plan, presume_plan
 
 DEFAULT_SHARE = 0.2
 """Of each limit, what is left to the operator's other programs."""
 
 # What one process takes without Redis: the budget divided by as many.
-ASSUMED_PROCESSES = 4
+ASSUMED_WORKER_PROCESSES = 4
 # A Redis that takes longer to answer costs more than it saves; after a failure it is left alone for a while. Seconds.
-REDIS_PATIENCE = 0.25
-REDIS_AWAY = 1.0
+REDIS_TIMEOUT_SECONDS = 0.25
+REDIS_RETRY_SECONDS = 1.0
 # How far ahead bulk calls may take slots, in seconds: more urgent calls wait behind these.
-HORIZON = 0.25
+BULK_HORIZON_SECONDS = 0.25
 # Calls that more urgent ones find ready, at the most: filling it up again holds bulk calls back.
-RESERVE = 5.0
+MAX_RESERVED_CALLS = 5.0
 # A horizon behind now: the bucket is looked at, and no slot is given.
-NO_SLOT = -1.0
+LOOK_ONLY_HORIZON = -1.0
 # After so long, in seconds, a bulk call is as urgent as any: it must not starve.
-BULK_PATIENCE = 10.0
+MAX_BULK_WAIT_SECONDS = 10.0
 
 _SCRIPT = files("worker.auth0").joinpath("shared_bucket.lua").read_text(encoding="utf-8")
 
@@ -63,17 +63,17 @@ class _Share:
     @property
     def keep(self) -> float:
         """Tokens that bulk calls leave: a quarter, where that is a call at least, up to a handful."""
-        return min(self.limit.burst / 4, RESERVE) if self.limit.burst >= 4 else 0.0
+        return min(self.limit.burst / 4, MAX_RESERVED_CALLS) if self.limit.burst >= 4 else 0.0
 
     @property
     def horizon(self) -> float:
         """How far ahead a bulk call may take its slot, in seconds: the next one's distance at least."""
-        return max(HORIZON, 1 / self.limit.per_second)
+        return max(BULK_HORIZON_SECONDS, 1 / self.limit.per_second)
 
 
 @dataclass(frozen=True)
 class RateLimitPermit:
-    """Leave to make one call; ``Budget.learn`` takes it back with the answer's headers.
+    """Leave to make one call; ``RateLimitBudget.record_answer`` takes it back with the answer's headers.
 
     Attributes:
         group: the limit that counts the call.
@@ -124,7 +124,7 @@ class RateLimitBudget:
             self._script = self._redis.register_script(_SCRIPT)
         self._away_until: float | None = None
         self._begun, self._presumed = False, presumed
-        self.is_needless = False
+        self.is_unlimited = False
         self._shares = {name: self._share_of(name, limit) for name, limit in plan.limits.items()}
 
     async def aclose(self) -> None:
@@ -162,9 +162,9 @@ class RateLimitBudget:
         if not self._begun:
             self._begun = True
             for share in self._shares.values():
-                await self._take(share, BucketTerms(0.0, NO_SLOT))
+                await self._take(share, BucketTerms(0.0, LOOK_ONLY_HORIZON))
 
-    def learn(self, grant: RateLimitPermit, headers: httpx.Headers, group: str = "other") -> None:
+    def record_answer(self, grant: RateLimitPermit, headers: httpx.Headers, group: str = "other") -> None:
         """Note what Auth0 says of its bucket; the next slot is asked for with it.
 
         Args:
@@ -174,7 +174,9 @@ class RateLimitBudget:
         seconds by another clock say nothing of a single token.
         """
         share = self._shares.get(grant.group)
-        limit, remaining = (seconds(headers.get(f"x-ratelimit-{name}")) for name in ("limit", "remaining"))
+        limit, remaining = (
+            parse_seconds(headers.get(f"x-ratelimit-{name}")) for name in ("limit", "remaining")
+        )
         if share is None or self._presume(group, limit):
             return
         if limit:
@@ -190,10 +192,10 @@ class RateLimitBudget:
         if not self._presumed or group == "other":  # a token is minted without these headers
             return False
         if limit is None:
-            self.is_needless = True
+            self.is_unlimited = True
             _log.info("auth0.no_limit_shown", tenant=self._tenant)
             return True
-        shown = PLANS[presumed_plan(group, limit)]
+        shown = PLANS[presume_plan(group, limit)]
         if shown is self._plan:
             return False
         _log.warning("auth0.plan_presumed", tenant=self._tenant, plan=shown.name, shown=limit)
@@ -213,7 +215,7 @@ class RateLimitBudget:
         async with share.bulk:
             waited = 0.0
             while True:
-                terms = patient if waited < BULK_PATIENCE else BucketTerms(0.0, self._longest)
+                terms = patient if waited < MAX_BULK_WAIT_SECONDS else BucketTerms(0.0, self._longest)
                 grant = await self._take(share, terms)
                 if grant.slot.number:
                     return grant
@@ -243,7 +245,7 @@ class RateLimitBudget:
         if redis is None:
             return False
         try:
-            async with asyncio.timeout(REDIS_PATIENCE):
+            async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
                 pause = await redis.hget(share.key, "pause")
         except (RedisError, OSError) as error:
             self._lose(error)
@@ -257,7 +259,7 @@ class RateLimitBudget:
         limit = share.limit
         now = "" if self._clock is None else f"{self._clock().timestamp():.6f}"
         try:
-            async with asyncio.timeout(REDIS_PATIENCE):
+            async with asyncio.timeout(REDIS_TIMEOUT_SECONDS):
                 answer: list[str] = await self._script(
                     keys=[share.key],
                     args=[now, limit.per_second, limit.burst, self._share, *map(str, arguments)],
@@ -278,7 +280,7 @@ class RateLimitBudget:
         if self._away_until is None:
             # The kind alone: the message may hold the address with its password.
             _log.warning("auth0.budget_local", tenant=self._tenant, error=type(error).__name__)
-        self._away_until = self._now() + REDIS_AWAY
+        self._away_until = self._now() + REDIS_RETRY_SECONDS
 
     def _now(self) -> float:
         """Seconds by this process's clock, of which only differences count."""
@@ -286,7 +288,9 @@ class RateLimitBudget:
 
     def _share_of(self, name: str, limit: Limit) -> _Share:
         ours = limit.without(self._share)
-        alone = Limit(ours.per_second / ASSUMED_PROCESSES, max(1.0, ours.burst / ASSUMED_PROCESSES))
+        alone = Limit(
+            ours.per_second / ASSUMED_WORKER_PROCESSES, max(1.0, ours.burst / ASSUMED_WORKER_PROCESSES)
+        )
         return _Share(name, f"token-vault:budget:{self._tenant}:{name}", ours, TokenBucket(alone))
 
     def _refuse_if_long(self, grant: RateLimitPermit, where: str) -> None:
@@ -315,8 +319,8 @@ def _redis_at(url: Secret) -> redis.asyncio.Redis:
     try:
         return redis.asyncio.Redis.from_url(
             url.reveal(),
-            socket_timeout=REDIS_PATIENCE,
-            socket_connect_timeout=REDIS_PATIENCE,
+            socket_timeout=REDIS_TIMEOUT_SECONDS,
+            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
         )

@@ -14,7 +14,7 @@ from token_vault.errors import ConfigurationError
 GROUPS = ("read_users", "connections", "logs", "other")
 """What an endpoint can belong to; a plan may have one limit for several of them."""
 
-EVERYTHING = "all"
+ALL_CALLS = "all"
 """The one group of a plan that counts all calls together."""
 
 
@@ -52,12 +52,12 @@ class Plan:
     limits: Mapping[str, Limit]
 
     def __post_init__(self) -> None:
-        if not {EVERYTHING, "other"} & self.limits.keys():
+        if not {ALL_CALLS, "other"} & self.limits.keys():
             raise ConfigurationError(f"the limits of plan {self.name} must name the group all, or other")
 
     def bucket(self, group: str) -> str:
         """Return the name of the limit that counts the calls of this group."""
-        return next(name for name in (group, EVERYTHING, "other") if name in self.limits)
+        return next(name for name in (group, ALL_CALLS, "other") if name in self.limits)
 
 
 def _per_minute(calls: float, burst: float) -> Limit:
@@ -74,7 +74,7 @@ _SELF_SERVICE = MappingProxyType(
 )
 
 
-def presumed_plan(group: str, burst: float) -> str:
+def presume_plan(group: str, burst: float) -> str:
     """The plan whose limit an answer shows, where it can be told by that; else the smallest."""
     if burst >= 50:
         return "enterprise"
@@ -85,11 +85,11 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
     {
         plan.name: plan
         for plan in (
-            Plan("free", {EVERYTHING: Limit(2, 2)}),
+            Plan("free", {ALL_CALLS: Limit(2, 2)}),
             Plan("essentials", _SELF_SERVICE),
             Plan("professional", _SELF_SERVICE),
-            Plan("enterprise", {EVERYTHING: Limit(16, 50)}),
-            Plan("enterprise-dev", {EVERYTHING: Limit(2, 10)}),
+            Plan("enterprise", {ALL_CALLS: Limit(16, 50)}),
+            Plan("enterprise-dev", {ALL_CALLS: Limit(2, 10)}),
         )
     }
 )

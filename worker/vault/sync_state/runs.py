@@ -49,13 +49,13 @@ class Counts:
         seen: users read.
         failed: entries that could not be read.
         gone: grants whose identity Auth0 does not have any more.
-        tally: what became of the grants that were shown.
+        stats: what became of the grants that were shown.
     """
 
     seen: int = 0
     failed: int = 0
     gone: int = 0
-    tally: IngestStats = field(default_factory=IngestStats)
+    stats: IngestStats = field(default_factory=IngestStats)
 
 
 async def begin_run(vault: Vault, *, tenant: str, scope: str, now: datetime) -> int:
@@ -125,7 +125,7 @@ async def update_run(
 ) -> None:
     """Note how far a sync is, or how it ended."""
     values = asdict(counts)
-    values |= values.pop("tally") | {
+    values |= values.pop("stats") | {
         "finished_at": finished_at, "complete": complete, "notes": list(notes), "error": error,
     }  # fmt: skip
     async with vault.engine.begin() as connection:
