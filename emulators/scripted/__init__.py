@@ -1,0 +1,34 @@
+"""A second kind of emulated provider: one that plays any answer from a script.
+
+`idp` emulates providers as their documentation describes them. This package plays what public reports show that
+token endpoints really answer, and what nobody has seen yet: `library` has the shapes by name, each with the truth
+behind it, `invented_shapes` makes up others, `provider` keeps the truth of each grant, `server` sends the bytes.
+Nothing of either package knows the other.
+"""
+
+from emulators.scripted.grants import IssuedPair, Policy, Presentation, ScriptedClient, ScriptedGrant
+from emulators.scripted.invented_shapes import invent
+from emulators.scripted.library import LIBRARY, Wording, random_wording
+from emulators.scripted.provider import ScriptedProvider
+from emulators.scripted.script import Script
+from emulators.scripted.server import ScriptedServer, serving
+from emulators.scripted.shape import Exchange, Shape, Trouble
+
+__all__ = [
+    "LIBRARY",
+    "Exchange",
+    "IssuedPair",
+    "Policy",
+    "Presentation",
+    "Script",
+    "ScriptedClient",
+    "ScriptedGrant",
+    "ScriptedProvider",
+    "ScriptedServer",
+    "Shape",
+    "Trouble",
+    "Wording",
+    "invent",
+    "random_wording",
+    "serving",
+]
