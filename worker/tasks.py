@@ -63,10 +63,10 @@ def renew_due() -> None:
     try:
         outcomes = _process.run(lambda: runtime.engine.renew_due(runtime.tenants))
     except TemporarilyUnavailable as error:
-        log.warning("renew.postponed", problem=str(error))  # the next tick looks again
+        log.warning("renewal.postponed", error=str(error))  # the next tick looks again
         return
     if outcomes:
-        log.info("renew.done", **{outcome.value: count for outcome, count in outcomes.items()})
+        log.info("renewal.finished", **{outcome.value: count for outcome, count in outcomes.items()})
 
 
 @shared_task(name="worker.deliver_events", ignore_result=True)
@@ -76,10 +76,10 @@ def deliver_events() -> None:
     try:
         counts = _process.run(lambda: runtime.deliverer.deliver_due(runtime.tenants))
     except TemporarilyUnavailable as error:
-        log.warning("events.postponed", problem=str(error))  # the next tick looks again
+        log.warning("delivery.postponed", error=str(error))  # the next tick looks again
         return
     if counts:
-        log.info("events.done", **counts)
+        log.info("delivery.finished", **counts)
 
 
 @shared_task(name="worker.refresh_token")

@@ -207,7 +207,9 @@ class Day:
             " circuit_blame = NULL, failed_calls = 0 WHERE name = 'calm'"
         )
         self.sql("UPDATE grants SET due_at = now() WHERE connection = 'calm' AND due_at IS NOT NULL")
-        next(process for process in self.here.processes if process.name == "bulk").says("renew.commit_failed")
+        next(process for process in self.here.processes if process.name == "bulk").says(
+            "answer.commit_failed"
+        )
         for _ in range(20):
             self.sql(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'token-vault'"
@@ -359,8 +361,8 @@ def test_the_day_was_eventful(evidence: Evidence) -> None:
     logs, traffic = bytes(evidence.places["logs"]), bytes(evidence.places["redis traffic"])
     for event in (
         b'"level": "debug"',
-        b"renew.refused",
-        b"renew.commit_failed",
+        b"renewal.refused",
+        b"answer.commit_failed",
         b"auth0.token_refused",
         b"Traceback",
     ):

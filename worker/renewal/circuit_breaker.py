@@ -1,4 +1,4 @@
-"""Opens and closes a connection's circuit, as the provider's answers give reason to."""
+"""Opens and closes a connection's circuit as its provider's answers demand."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class CircuitBreaker:
         self._vault = vault
         self._jitter = jitter
 
-    async def renewed(self, limiter: ConnectionLimiter, clock: Callable[[], datetime]) -> None:
-        """A renewal: whatever stood against the connection is over."""
+    async def record_renewal(self, limiter: ConnectionLimiter, clock: Callable[[], datetime]) -> None:
+        """Close the circuit and drop every suspicion: a grant was renewed."""
         connection = limiter.connection
         if connection.circuit != Circuit() or limiter.outage or limiter.suspicious:
             limiter.suspicious = limiter.outage = False
@@ -42,10 +42,10 @@ class CircuitBreaker:
         if connection.circuit.is_open:
             log.info("connection.mended", connection=connection.name)
 
-    async def answered(
+    async def record_verdict(
         self, limiter: ConnectionLimiter, refused: Refused, clock: Callable[[], datetime]
     ) -> None:
-        """A verdict on one grant: the provider answers for itself, and takes the client."""
+        """Note that the provider answers for itself and takes the client."""
         connection = limiter.connection
         if connection.circuit.blame == "nobody":
             await circuits.close_circuit(
@@ -53,49 +53,56 @@ class CircuitBreaker:
             )
             return
         if connection.circuit.blame == "operator" and refused.blame is RefusalBlame.USER:
-            # Some may look at the token before the client: not proof enough to let all in, so the next one is asked.
+            # Some providers look at the token before the client: that does not prove the client good. The next
+            # grant is tried at once, as another probe.
             await circuits.probe_again(
                 self._vault, tenant=connection.tenant, name=connection.name, now=clock()
             )
-        await self._count_back(limiter)
+        await self._forget_failed_calls(limiter)
 
-    async def away(self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, now: datetime) -> None:
-        """A call without an answer of the provider's own; the circuit opens after several in a row."""
+    async def record_outage(
+        self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, now: datetime
+    ) -> None:
+        """Count a call without the provider's own answer; several open the circuit."""
         limiter.outage = True
         if await circuits.count_away(self._vault, tenant=claim.key.tenant, name=claim.key.connection):
-            await self._break(limiter, claim, refused, now, blame="nobody")
+            await self._open(limiter, claim, refused, now, blame="nobody")
 
-    async def refused(
+    async def record_refusal(
         self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, now: datetime
     ) -> bool:
-        """A refusal of the client, perhaps; returns whether it is, and the circuit has opened."""
-        await self._count_back(limiter)  # an answer of its own, whomever it blames
-        if not await self._is_the_connections(limiter, claim, refused):
+        """Open the circuit if it is the client that is refused.
+
+        Returns:
+            Whether it is; else the refusal may be this grant's own trouble.
+        """
+        await self._forget_failed_calls(limiter)  # whoever is to blame, the provider answers for itself
+        if not await self._is_client_refused(limiter, claim, refused):
             return False
-        await self._break(limiter, claim, refused, now, blame="operator")
+        await self._open(limiter, claim, refused, now, blame="operator")
         return True
 
-    async def _count_back(self, limiter: ConnectionLimiter) -> None:
+    async def _forget_failed_calls(self, limiter: ConnectionLimiter) -> None:
         connection = limiter.connection
         if connection.circuit.failed_calls or limiter.outage:
             limiter.outage = False
             await circuits.count_back(self._vault, tenant=connection.tenant, name=connection.name)
 
-    async def _is_the_connections(self, limiter: ConnectionLimiter, claim: Claim, refused: Refused) -> bool:
-        """Whether a refusal is the connection's trouble: some words may also be provoked by one odd grant.
+    async def _is_client_refused(self, limiter: ConnectionLimiter, claim: Claim, refused: Refused) -> bool:
+        """Return whether a refusal is about the connection's client.
 
-        For those it takes another grant that is refused as well, or the same one again and again, with no
-        renewal of the connection in between.
+        One odd grant can provoke some of the codes too. These count only once another grant is refused as well, or
+        the same one again and again, with no renewal of the connection in between.
         """
         if refused.code in CLIENT_REFUSED:
             return True
         limiter.suspicious = True
-        noted = await circuits.suspect(
+        suspect = await circuits.suspect(
             self._vault, tenant=claim.key.tenant, name=claim.key.connection, grant_id=claim.id
         )
-        return noted is not None and (noted != claim.id or claim.attempts + 1 >= MAX_UNKNOWN_REFUSALS)
+        return suspect is not None and (suspect != claim.id or claim.attempts + 1 >= MAX_UNKNOWN_REFUSALS)
 
-    async def _break(
+    async def _open(
         self,
         limiter: ConnectionLimiter,
         claim: Claim,

@@ -1,4 +1,4 @@
-"""Commits a provider's answers, and sees to it that none is lost while Postgres is away."""
+"""Commits answers, and keeps them on disk while Postgres is away."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from worker.vault.spool import Spool
 
 log = structlog.get_logger(__name__)
 
-# An answer that Postgres cannot take is offered again for this long, in seconds; then the next run replays it.
+# A commit that fails is repeated for this long; then the next run replays the answer from disk.
 COMMIT_RETRY_SECONDS = 30.0
-# Between two offers, in seconds.
+# Between two commits of one answer, and between two looks at a Postgres that is away.
+FIRST_PAUSE_SECONDS = 0.2
 MAX_PAUSE_SECONDS = 5.0
-# A commit that takes longer may be waiting on a dead line: by then the answer is on disk as well, in seconds.
+# A commit that takes longer may wait on a dead connection: the answer goes to disk as well.
 SLOW_COMMIT_SECONDS = 1.0
 
-# Who dies loses the answers that are not committed, so they must not queue up: while so many wait for their commit, or
-# the event loop takes so many seconds for one round and leaves others in their sockets, no more are asked for.
+# A crash loses uncommitted answers: send no more requests while this many answers wait for their commit, or while the
+# event loop lags this much and leaves answers in their sockets.
 MAX_PENDING_ANSWERS = 8
 MAX_LOOP_LAG_SECONDS = 0.02
-# A commit takes so many seconds.
+# What a commit takes: how long to wait before looking again.
 COMMIT_SECONDS = 0.002
 
 
@@ -43,7 +44,7 @@ class AnswerCommitter:
 
     Args:
         vault: where they go.
-        spool: where they wait meanwhile.
+        spool: where they wait while Postgres is away.
         jitter: 0 to 1, uniform; spreads the next due times.
     """
 
@@ -58,18 +59,25 @@ class AnswerCommitter:
         self._pending = 0
 
     async def wait_for_commit_capacity(self, has_time: Callable[[], bool]) -> None:
-        """Wait until an answer can be committed as soon as it is there, as long as there is still time for a call."""
-        await self._back(has_time)
+        """Wait until an answer could be committed at once.
+
+        Args:
+            has_time: whether there is still time for a call; the wait ends without.
+        """
+        await self._wait_for_postgres(has_time)
         async with self._turn:
             while has_time():
                 if self._pending >= MAX_PENDING_ANSWERS:
                     await asyncio.sleep(COMMIT_SECONDS)
-                elif await _round() <= MAX_LOOP_LAG_SECONDS:
+                elif await _loop_lag() <= MAX_LOOP_LAG_SECONDS:
                     return
 
-    async def _back(self, has_time: Callable[[], bool]) -> None:
-        """Wait until Postgres is back. It is asked itself: a commit that was given up on says nothing of it."""
-        pause = 0.2
+    async def _wait_for_postgres(self, has_time: Callable[[], bool]) -> None:
+        """Wait until Postgres answers a query.
+
+        A commit that was cancelled does not tell whether Postgres is back.
+        """
+        pause = FIRST_PAUSE_SECONDS
         while not self._up.is_set() and has_time():
             try:
                 await self._vault.now()
@@ -80,7 +88,7 @@ class AnswerCommitter:
                 self._up.set()
 
     def check(self) -> None:
-        """Make sure that an answer could be kept on disk.
+        """Check that an answer could be written to disk.
 
         Raises:
             ConfigurationError: the spool cannot be written.
@@ -88,7 +96,7 @@ class AnswerCommitter:
         self._spool.check()
 
     async def replay(self) -> int:
-        """Store the answers that Postgres could not take when they came; returns how many were stored."""
+        """Store the answers on disk; return how many were stored."""
         async with self._replaying:
             return await self._replay()
 
@@ -107,14 +115,15 @@ class AnswerCommitter:
                     due_at=answer.due_at,
                 )
             except CannotDecrypt as error:
-                # It stays: the operator puts the key back. Others are stored meanwhile.
-                log.error("spool.unreadable", file=path.name, problem=str(error))  # noqa: TRY400
+                # The file stays until the operator puts the key back; the others are stored.
+                log.error("spool.decrypt_failed", file=path.name, error=str(error))  # noqa: TRY400
                 continue
             except (IntegrityError, DataError, ProgrammingError) as error:
-                log.error("spool.rejected", file=self._spool.reject(path).name, problem=type(error).__name__)  # noqa: TRY400
+                rejected = self._spool.reject(path)
+                log.error("spool.answer_rejected", file=rejected.name, error=type(error).__name__)  # noqa: TRY400
                 continue
             self._spool.drop(path)
-            log.info("spool.stored", grant=answer.claim.id)
+            log.info("spool.answer_stored", grant=answer.claim.id)
             stored += 1
         return stored
 
@@ -127,19 +136,19 @@ class AnswerCommitter:
         policy: schedule.RenewalPolicy,
         life: timedelta | None = None,
     ) -> Outcome:
-        """Commit the pair. Where Postgres cannot take it, it goes to disk first, and is then offered again.
+        """Commit a pair, over the disk where Postgres cannot take it.
 
         Args:
             sent_at: when the request was sent, on the database's clock.
-            policy: how the connection's grants are kept.
-            life: how long the connection's tokens live, as other answers have said.
+            policy: how the connection's grants are kept fresh.
+            life: how long the connection's tokens live, as other answers have shown.
 
         Returns:
             ``RENEWED``, ``SUPERSEDED`` by a newer login, or ``SPOOLED``.
         """
         life = claim.life or life
         if pair.expires_at is None and life is not None:
-            # A provider that leaves the life out for once has not made it longer.
+            # An answer that leaves the life out does not make it longer.
             pair = replace(pair, expires_at=sent_at + life)
         due_at = schedule.after_renewal(
             pair.expires_at, sent_at, self._jitter(), policy, last_read_at=claim.last_read_at,
@@ -147,34 +156,34 @@ class AnswerCommitter:
         )  # fmt: skip
         self._pending += 1
         try:
-            return await self._offer(claim, pair, sent_at, due_at)
+            return await self._commit(claim, pair, sent_at, due_at)
         finally:
             self._pending -= 1
 
-    async def _offer(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Outcome:
-        """Offer an answer to Postgres until it is stored, or on disk and given up on."""
-        give_up, pause = time.monotonic() + COMMIT_RETRY_SECONDS, 0.2
+    async def _commit(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Outcome:
+        """Commit a pair again and again until it is stored or spooled."""
+        give_up_at, pause = time.monotonic() + COMMIT_RETRY_SECONDS, FIRST_PAUSE_SECONDS
         spooled: Path | None = None
 
-        def keep(problem: str) -> None:
+        def spool(error: str) -> None:
             nonlocal spooled
             self._up.clear()
-            log.warning("renew.commit_failed", grant=claim.id, problem=problem)
-            spooled = spooled or self._kept(claim, pair, sent_at, due_at)
+            log.warning("answer.commit_failed", grant=claim.id, error=error)
+            spooled = spooled or self._write_to_disk(claim, pair, sent_at, due_at)
 
         while True:
             try:
-                with _later(SLOW_COMMIT_SECONDS, keep, "slow"):
+                with _after(SLOW_COMMIT_SECONDS, spool, "slow"):
                     stored = await claims.store_renewed(
                         self._vault, claim, pair, obtained_at=sent_at, due_at=due_at
                     )
             except asyncio.CancelledError:
-                keep("cancelled")  # this process ends, and nobody will hear whether Postgres took it
+                spool("cancelled")  # this process ends without knowing whether Postgres took it
                 raise
             except (SQLAlchemyError, OSError) as error:
-                keep(type(error).__name__)
-                # What is on no disk either is offered for as long as this process lives.
-                if spooled and time.monotonic() > give_up:
+                spool(type(error).__name__)
+                # An answer that the disk did not take either is committed again for as long as this process lives.
+                if spooled and time.monotonic() > give_up_at:
                     return Outcome.SPOOLED
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
@@ -183,27 +192,29 @@ class AnswerCommitter:
                 replayed = spooled is not None and not self._spool.drop(spooled)
                 return Outcome.RENEWED if stored or replayed else Outcome.SUPERSEDED
 
-    def _kept(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Path | None:
-        """Put the answer on disk; None where the disk does not take it either."""
+    def _write_to_disk(
+        self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime
+    ) -> Path | None:
+        """Write an answer to the spool; None where that fails too."""
         try:
             return self._spool.keep(claim, pair, obtained_at=sent_at, due_at=due_at)
         except OSError as error:
-            log.error("spool.failed", grant=claim.id, problem=error.strerror)  # noqa: TRY400
+            log.error("spool.write_failed", grant=claim.id, error=error.strerror)  # noqa: TRY400
             return None
 
 
 @contextmanager
-def _later(seconds: float, do: Callable[[str], None], word: str) -> Iterator[None]:
-    """Do something where the block takes longer."""
-    timer = asyncio.get_running_loop().call_later(seconds, do, word)
+def _after(seconds: float, call: Callable[[str], None], argument: str) -> Iterator[None]:
+    """Make a call if the block takes longer than this."""
+    timer = asyncio.get_running_loop().call_later(seconds, call, argument)
     try:
         yield
     finally:
         timer.cancel()
 
 
-async def _round() -> float:
-    """How long the event loop takes for one round, in seconds."""
+async def _loop_lag() -> float:
+    """Measure one round of the event loop, in seconds."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""How many calls one run may have under way, connection by connection."""
+"""How many calls one run may make, connection by connection."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from worker.resolved_connections import ResolvedConnection
 from worker.vault.claims import Claim
 
-# Renewals under way for one connection at a time: a slow provider leaves room to the others.
+# Concurrent calls of one connection: a slow provider leaves capacity to the others.
 MAX_CALLS_PER_CONNECTION = 32
-# A call that takes longer, in seconds, hangs: it leaves its room in the window to others, and its connection gets no more.
+# A call that takes longer has stalled: its place among all calls goes to others, and its connection starts no more.
 STALLED_SECONDS = 5.0
 
 Key = tuple[str, str]
@@ -20,21 +20,21 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class ConnectionLimiter:
-    """One connection during one run.
+    """Bounds the concurrent calls of one connection during one run.
 
-    Its first call goes alone, so that a wrong secret costs one call. Each answer of the provider's own doubles the
-    room for further calls, each failure halves it.
+    The first call goes alone, so that a wrong secret costs one call. Each answer of the provider's own doubles the
+    capacity, each failure halves it.
 
     Attributes:
-        capacity: how many calls may be under way.
+        capacity: how many calls may be under way at a time.
         suspicious: whether a refusal in this run may have been the connection's trouble.
-        outage: whether the provider has left a call of this run without an answer of its own.
+        outage: whether a call of this run got no answer of the provider's own.
         wait_in_doubt: whether a token in doubt waits until it is safe to use; an operator does not wait.
         requested: whether somebody asked for this renewal.
         observed: what answers of this run have shown of the provider.
         circuit_opened: whether this run has opened the circuit.
         exhausted: whether this run claims no more.
-        started_at: calls under way: when each began, by grant, in seconds of the event loop's clock.
+        started_at: when each call under way began, by grant, in seconds of the event loop's clock.
     """
 
     connection: ResolvedConnection
@@ -50,24 +50,24 @@ class ConnectionLimiter:
 
     @property
     def calls(self) -> int:
-        """Calls under way."""
+        """How many calls are under way."""
         return len(self.started_at)
 
     def stalled(self, at: float) -> int:
-        """Calls under way that hang, at a time of the event loop's clock."""
+        """How many calls have stalled by a time of the loop's clock."""
         return sum(at - began > STALLED_SECONDS for began in self.started_at.values())
 
     def grow(self) -> None:
-        """Double the room, after an answer."""
+        """Double the capacity, after an answer."""
         self.capacity = min(self.capacity * 2, MAX_CALLS_PER_CONNECTION)
 
     def shrink(self) -> None:
-        """Halve the room, after a failure."""
+        """Halve the capacity, after a failure."""
         self.capacity = max(self.capacity // 2, 1)
 
 
 def with_capacity(limiters: dict[Key, ConnectionLimiter]) -> dict[Key, ConnectionLimiter]:
-    """The connections that may have more to renew, and room for a worthwhile number of calls."""
+    """Return the connections that may have more due, and half their capacity."""
     return {
         key: limiter
         for key, limiter in limiters.items()
@@ -79,10 +79,10 @@ def with_capacity(limiters: dict[Key, ConnectionLimiter]) -> dict[Key, Connectio
 
 
 def key_of(claim: Claim) -> Key:
-    """The connection of a claim."""
+    """Return the connection of a claim."""
     return claim.key.tenant, claim.key.connection
 
 
 def loop_time() -> float:
-    """Seconds on the event loop's clock."""
+    """Return the event loop's time, in seconds."""
     return asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""Renews grants: all that are due, with bounded concurrency, or one. Each is claimed before anything is sent."""
+"""Renews all due grants, or one; each is claimed first."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from worker.vault.sync_state import runs
 
 log = structlog.get_logger(__name__)
 
-# A claim outlives any call made under it: a request is sent only while a whole call still fits in.
+# A claim outlives every call under it: a request is sent only while a whole call fits into what is left.
 CLAIM_TIME = timedelta(seconds=4 * CALL_SECONDS)
-# Renewals under way in one process at a time.
+# Concurrent renewals of one process.
 MAX_RENEWALS = 128
 
 Progress = Callable[[Outcome], None]
@@ -49,8 +49,8 @@ class RenewalEngine:
     Args:
         vault: where the grants are.
         connections: resolves each connection's client.
-        http: as ``sending.http_client`` makes it.
-        spool: keeps answers that Postgres cannot take.
+        http: the client that ``renewal.http`` makes.
+        spool: takes the answers that Postgres cannot take.
         now: the time; by default the database's clock.
         jitter: 0 to 1, uniform.
     """
@@ -74,7 +74,7 @@ class RenewalEngine:
     async def renew_due(
         self, tenants: Sequence[str], *, budget: float = 50.0, progress: Progress | None = None
     ) -> Counter[Outcome]:
-        """Renew all that is due, with bounded concurrency, until nothing is due or the time is up.
+        """Renew due grants until none is left or time is up.
 
         Args:
             tenants: whose grants.
@@ -82,12 +82,12 @@ class RenewalEngine:
             progress: called with the outcome of each renewal.
 
         Returns:
-            How many renewals came to what.
+            How many renewals ended in which outcome.
 
         Raises:
             ConfigurationError: the spool cannot be written, and no request is made.
         """
-        clock = await self._prepared()
+        clock = await self._prepare()
         stop_at = time.monotonic() + budget
         loaded = await self._connections.load(list(tenants), now=clock())
         limiters = {
@@ -96,20 +96,17 @@ class RenewalEngine:
         counts: Counter[tuple[str, str, str]] = Counter()
         running: set[asyncio.Task[tuple[Claim, Outcome]]] = set()
         failure: Exception | None = None
-        due_by = clock()  # what falls due during the run is the next one's, a retry at once included
+        due_by = clock()  # what falls due during the run, an immediate retry too, is left to the next run
         try:
             while True:
-                lively = len(running) - sum(limiter.stalled(loop_time()) for limiter in limiters.values())
-                ready = (
-                    with_capacity(limiters)
-                    if time.monotonic() < stop_at and lively <= MAX_RENEWALS // 2
-                    else {}
-                )
-                if ready and failure is None:
+                stalled = sum(limiter.stalled(loop_time()) for limiter in limiters.values())
+                free = MAX_RENEWALS - len(running) + stalled
+                may_claim = failure is None and time.monotonic() < stop_at and free >= MAX_RENEWALS // 2
+                if may_claim and (ready := with_capacity(limiters)):
                     try:
-                        claimed = await self._claim(ready, MAX_RENEWALS - lively, clock, due_by)
+                        claimed = await self._claim(ready, free, clock, due_by)
                     except Exception as error:
-                        # What is under way is seen to its end before the failure is told.
+                        # Calls under way are finished before the failure is raised.
                         claimed, failure = [], error
                     running |= {
                         asyncio.create_task(self._renew(limiters[key_of(claim)], claim, clock))
@@ -118,16 +115,18 @@ class RenewalEngine:
                     continue
                 if not running:
                     break
-                # Looked at again even without an end: calls that begin to hang make room for others.
-                done, running = await asyncio.wait(
+                # Wakes up without an end too: calls that stall make room for others.
+                ended, running = await asyncio.wait(
                     running, timeout=STALLED_SECONDS / 5, return_when=asyncio.FIRST_COMPLETED
                 )
-                for claim, outcome in map(asyncio.Task.result, done):
+                for claim, outcome in map(asyncio.Task.result, ended):
                     counts[claim.key.tenant, claim.key.connection, outcome] += 1
                     if progress:
                         progress(outcome)
         finally:
-            if running:  # interrupted: a call under way is seen to its end, as its answer may be the only one
+            if (
+                running
+            ):  # interrupted: finish the calls under way, as an answer may be the only copy of a token
                 await asyncio.wait(running)
         if failure is not None:
             raise failure
@@ -148,7 +147,7 @@ class RenewalEngine:
         Args:
             seen: the version of the access token that is to be replaced.
             force: use a dead grant's refresh token too, once a day at the most.
-            by_operator: use it at any time, and one in backoff, and one whose last use is in doubt.
+            by_operator: use a dead grant's at any time, one in backoff, and one in doubt.
 
         Returns:
             ``BUSY`` where another worker holds it, or where the grant has changed since the caller saw it.
@@ -156,7 +155,7 @@ class RenewalEngine:
         Raises:
             ConfigurationError: as ``renew_due``.
         """
-        clock = await self._prepared()
+        clock = await self._prepare()
         if connection.client is None:
             return Outcome.UNRENEWABLE
         now = clock()
@@ -175,14 +174,17 @@ class RenewalEngine:
         await self._count({(claim.key.tenant, claim.key.connection, outcome): 1}, clock)
         return outcome
 
-    async def _prepared(self) -> Callable[[], datetime]:
-        """Before anything is claimed: what was spooled is stored, and the spool can take what may come."""
+    async def _prepare(self) -> Callable[[], datetime]:
+        """Replay the spool and check it, before anything is claimed."""
         await self._committer.replay()
         self._committer.check()
         return await self._clock()
 
     async def _clock(self) -> Callable[[], datetime]:
-        """A clock that runs from the database's time, so that the workers' own clocks may be wrong."""
+        """Return a clock that starts at the database's time.
+
+        The clocks of the workers may be wrong.
+        """
         if self._now is not None:
             return self._now
         began, at = await self._vault.now(), _ticks()
@@ -204,7 +206,7 @@ class RenewalEngine:
             limiters[key_of(claim)].started_at[claim.id] = loop_time()
         claimed_by_connection = Counter(map(key_of, claimed))
         for key, limiter in limiters.items():
-            # Fewer than asked for: no more of this connection is due. What falls due meanwhile is the next run's.
+            # Fewer than asked for: nothing more of this connection was due when the run began.
             limiter.exhausted = claimed_by_connection[key] < quotas[key] and len(claimed) < limit
         return claimed
 
@@ -214,22 +216,22 @@ class RenewalEngine:
         try:
             return claim, await self._renewer.attempt(limiter, claim, clock)
         except Exception:
-            # Whatever it was, the claim stays: past its deadline the grant counts as in doubt, as it should.
-            log.exception("renew.failed", grant=claim.id, connection=claim.key.connection)
+            # The claim stays: past its deadline the grant counts as in doubt, which is what it is.
+            log.exception("renewal.failed", grant=claim.id, connection=claim.key.connection)
             return claim, Outcome.FAILED
         finally:
             limiter.started_at.pop(claim.id, None)
 
     async def _count(self, counts: Mapping[tuple[str, str, str], int], clock: Callable[[], datetime]) -> None:
-        """Count for ``status``; what was renewed stays renewed where Postgres has no ear for it."""
+        """Count outcomes for ``status``; a failure to count is only logged."""
         try:
             await runs.count_renewals(self._vault, counts, now=clock())
         except (SQLAlchemyError, OSError) as error:
-            log.warning("renew.uncounted", problem=type(error).__name__)
+            log.warning("renewal.count_failed", error=type(error).__name__)
 
 
 def _ticks() -> float:
-    """Seconds that also pass while the machine sleeps, where the system counts those."""
+    """Return a monotonic time that counts a machine's sleep, where possible."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 

@@ -1,7 +1,7 @@
-"""Sends one request to a token endpoint, and says of a failure whether the request may have arrived.
+"""Sends one token request, and tells whether it may have arrived.
 
-That decides everything: a connection that was refused never spent the refresh token, an answer that never came
-may have.
+That decides everything: where the TCP connection was refused the refresh token is unspent; where the answer never
+came, it may be spent.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import httpx
 from worker.http_client import HttpTransport, make_http_client
 from worker.providers import TokenRequest
 
-# The longest possible call, in seconds, answer included. Claims last well beyond it.
+# The longest call, answer included. Claims last well beyond it.
 CALL_SECONDS = 40.0
-# After that, what has arrived already is still read: a process that was paused finds its time up and the answer,
-# with the only copy of a rotated refresh token, waiting in the socket.
+# How long to read on after that: a process that was paused finds its time up, while the answer, with the only copy of
+# a rotated refresh token, waits in the socket.
 DRAIN_SECONDS = 1.0
-# The longest wait for a connection, resolving the host's name included: it ends well before the call does, as
-# at the end of a call nobody can say any more whether the request was sent.
+# The longest wait for a connection, name resolution included. It ends well before the call does: once a call has
+# timed out, nobody can tell whether the request was sent.
 CONNECT_SECONDS = 10.0
-# An idle connection is closed by us before most providers close it: a request sent into a connection that the
-# other end is just closing is an outcome in doubt.
+# We close an idle connection before most providers do: a request sent while the provider closes the connection is in
+# doubt.
 KEEPALIVE_SECONDS = 5.0
-# No token endpoint answers with more; what does is not read on.
+# No token endpoint sends more than this; reading stops there.
 MAX_ANSWER_BYTES = 1 << 20
 
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
@@ -37,7 +37,7 @@ _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aioht
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Answer:
-    """A provider's answer; it prints without headers and body, as they hold tokens."""
+    """A provider's answer; its repr leaves out headers and body: tokens."""
 
     status: int
     headers: Mapping[str, str]
@@ -53,7 +53,7 @@ class NoAnswer:
 
     Attributes:
         sent: whether the request may have reached the provider.
-        code: what happened, in a word.
+        code: what happened, as a refusal's code.
     """
 
     sent: bool
@@ -61,8 +61,8 @@ class NoAnswer:
 
 
 @dataclass(slots=True, repr=False)
-class _Arriving:
-    """What has come of an answer so far."""
+class _PartialAnswer:
+    """What has arrived of an answer so far."""
 
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -71,10 +71,11 @@ class _Arriving:
     def answer(self) -> Answer:
         return Answer(self.status, self.headers, bytes(self.body))
 
-    def whole(self) -> Answer | None:
-        """The answer, where it is a JSON object that is closed: nothing can follow, so all of it is there.
+    def complete(self) -> Answer | None:
+        """Return the answer if its body is a complete JSON object.
 
-        A peer that breaks off or falls silent just then has still handed over the only copy of a rotated token.
+        Nothing can follow such a body. A peer that breaks off just then has still handed over the only copy of a
+        rotated token.
         """
         try:
             return self.answer() if isinstance(json.loads(self.body), dict) else None
@@ -83,7 +84,7 @@ class _Arriving:
 
 
 class _TooLate(Exception):
-    """The claim's time was up before anything was written."""
+    """The claim had too little time left before anything was sent."""
 
 
 def _always() -> bool:
@@ -114,49 +115,56 @@ def http_client(connections: int = 100) -> httpx.AsyncClient:
 async def send(
     http: httpx.AsyncClient, request: TokenRequest, has_time: Callable[[], bool] = _always
 ) -> Answer | NoAnswer:
-    """Send a refresh request once; nothing is ever repeated here.
+    """Send a token request once; nothing is ever repeated here.
 
     Args:
-        has_time: asked when the connection stands and nothing is written yet: a process that was paused while
-            connecting may wake when its claim is another's.
+        has_time: asked once the connection is open and nothing is written yet: a process that was paused while it
+            connected may wake up when its claim is another's.
     """
     _HAS_TIME.set(has_time)
-    arriving = _Arriving()
-    exchange = asyncio.create_task(_exchange(http, request, arriving))
+    partial = _PartialAnswer()
+    exchange = asyncio.create_task(_exchange(http, request, partial))
     try:
-        for patience in (CALL_SECONDS, DRAIN_SECONDS):
-            if (await asyncio.wait({exchange}, timeout=patience))[0]:
+        for seconds in (CALL_SECONDS, DRAIN_SECONDS):
+            if (await asyncio.wait({exchange}, timeout=seconds))[0]:
                 return exchange.result()
-        return arriving.whole() or NoAnswer(sent=True, code="timeout")
+        return partial.complete() or NoAnswer(sent=True, code="timeout")
     finally:
         exchange.cancel()
         await asyncio.gather(exchange, return_exceptions=True)
 
 
-async def _exchange(http: httpx.AsyncClient, request: TokenRequest, arriving: _Arriving) -> Answer | NoAnswer:
+async def _exchange(
+    http: httpx.AsyncClient, request: TokenRequest, partial: _PartialAnswer
+) -> Answer | NoAnswer:
     try:
         async with http.stream(
             request.method, request.url, headers=dict(request.headers), content=request.body
         ) as response:
-            arriving.status, arriving.headers = response.status_code, response.headers
+            partial.status, partial.headers = response.status_code, response.headers
             async for chunk in response.aiter_bytes():
-                arriving.body += chunk
-                if len(arriving.body) > MAX_ANSWER_BYTES:
+                partial.body += chunk
+                if len(partial.body) > MAX_ANSWER_BYTES:
                     return NoAnswer(sent=True, code="answer_too_large")
-            return arriving.answer()
+            return partial.answer()
     except _TooLate:
         return NoAnswer(sent=False, code="too_late")
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError):
         return NoAnswer(sent=False, code="bad_token_url")
-    except UnicodeError as error:  # a host that is no name; what does not decode had been sent
+    except (
+        UnicodeError
+    ) as error:  # encoding: the host is no name; decoding: the answer, so the request was sent
         decoding = isinstance(error, UnicodeDecodeError)
         return NoAnswer(sent=decoding, code="connection_lost" if decoding else "bad_token_url")
     except (httpx.TransportError, httpx.DecodingError, aiohttp.ClientError) as error:
-        return arriving.whole() or _no_answer(error)
+        return partial.complete() or _no_answer(error)
 
 
 def _no_answer(error: Exception) -> NoAnswer:
-    """Judge by aiohttp's own exception: the transport reports a reset after sending as a failure to connect."""
+    """Judge a failure by aiohttp's own exception.
+
+    The transport reports a reset after sending as a failure to connect.
+    """
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
     if isinstance(cause, _NOT_SENT) or type(cause) in (httpx.ConnectError, httpx.PoolTimeout):
         return NoAnswer(sent=False, code="unreachable")

@@ -1,68 +1,95 @@
-"""What answers show of a provider, kept with its connection: renewal becomes more careful by it, never bolder."""
+"""What answers show of a provider, stored with its connection.
+
+Observations make renewal more careful, never bolder.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from token_vault.secret import Secret
 from worker.providers import Provider
 from worker.renewal.concurrency import ConnectionLimiter
 from worker.token_pair import TokenPair
-from worker.vault import claims
 from worker.vault.claims import Claim
 from worker.vault.connections import stored as connections
 from worker.vault.db.database import Vault
 
 log = structlog.get_logger(__name__)
 
-# An end that an answer puts off by less is the end of before, as providers count in whole seconds.
+# Providers count in whole seconds: an end that moves by less has not moved.
 MIN_EXTENSION = timedelta(seconds=10)
+# Lives that differ by less than a tenth are the same life.
+SHORTER_LIFE = 0.9
 
 
 async def record_from_pair(
-    vault: Vault, limiter: ConnectionLimiter, claim: Claim, pair: TokenPair, sent_at: datetime
+    vault: Vault, limiter: ConnectionLimiter, claim: Claim, pair: TokenPair, *, spent: Secret | None
 ) -> None:
-    """Keep what the answer has shown of its provider, where that is new."""
-    stored, provider = limiter.connection.stored, limiter.connection.provider
-    life = pair.expires_at and pair.expires_at - sent_at
-    is_new = pair.refresh is not None and pair.refresh != claims.open_refresh(vault, claim)
-    refresh_life = _refresh_life(claim, pair, sent_at) if is_new else None
-    news: dict[str, Any] = {}
-    if provider and not (provider.rotates or provider.keeps_old_refresh):
-        news["rotating"] = is_new
-    for name, seen, shown in (
-        ("life", stored.observed_life, life), ("refresh_life", stored.observed_refresh_life, refresh_life)
-    ):  # fmt: skip
-        if shown and (seen is None or shown < seen * 0.9):  # lives that differ a little are no news
-            news[name] = shown
-    if any(news.values()) and limiter.observed != news:
-        limiter.observed = news
-        try:
-            await connections.learn(vault, tenant=claim.key.tenant, name=claim.key.connection, **news)
-        except (SQLAlchemyError, OSError) as error:  # the next answer shows it again
-            log.warning("renew.unlearned", problem=type(error).__name__)
+    """Record what an answer shows of its provider, where that is new.
 
-
-def _refresh_life(claim: Claim, pair: TokenPair, sent_at: datetime) -> timedelta | None:
-    """How long a new refresh token lives; None for the rest of a grant's life, which no renewal makes longer.
-
-    LinkedIn and Google count that down from consent: taken for a rule, one user's last minutes would have all
-    others renewed each minute.
+    Args:
+        limiter: of the connection; it remembers what this run has recorded.
+        claim: its ``claimed_at`` is when the request was sent.
+        pair: the answer.
+        spent: the refresh token that was sent.
     """
-    ends, before = pair.refresh_expires_at, claim.refresh_expires_at
-    if ends is None or (before is not None and ends < before + MIN_EXTENSION):
-        return None
-    return ends - sent_at
+    observed = _observe(limiter, claim, pair, spent)
+    if not any(observed.values()) or limiter.observed == observed:
+        return
+    limiter.observed = observed
+    try:
+        await connections.learn(vault, tenant=claim.key.tenant, name=claim.key.connection, **observed)
+    except (SQLAlchemyError, OSError) as error:  # the next answer shows it again
+        log.warning("observation.record_failed", error=type(error).__name__)
 
 
 async def record_from_loss(vault: Vault, claim: Claim, provider: Provider) -> None:
-    """Keep how short a provider's grace was: a token in doubt was refused within what was said to be its grace."""
+    """Record how short a provider's grace was.
+
+    A token in doubt was refused within what was taken for its grace.
+    """
     if provider.grace and claim.in_doubt_since:
         lasted = (claim.claimed_at - claim.in_doubt_since).total_seconds()
         if lasted < provider.grace:
             await connections.learn(
                 vault, tenant=claim.key.tenant, name=claim.key.connection, grace=max(lasted, 0)
             )
+
+
+def _observe(
+    limiter: ConnectionLimiter, claim: Claim, pair: TokenPair, spent: Secret | None
+) -> dict[str, Any]:
+    """Return what an answer shows beyond what is stored, as arguments of ``learn``."""
+    stored, provider = limiter.connection.stored, limiter.connection.provider
+    is_replaced = pair.refresh is not None and pair.refresh != spent
+    observed: dict[str, Any] = {}
+    if provider and not (provider.rotates or provider.keeps_old_refresh):
+        observed["rotating"] = is_replaced
+    life = pair.expires_at and pair.expires_at - claim.claimed_at
+    if life and _is_shorter(life, stored.observed_life):
+        observed["life"] = life
+    refresh_life = _refresh_life(claim, pair) if is_replaced else None
+    if refresh_life and _is_shorter(refresh_life, stored.observed_refresh_life):
+        observed["refresh_life"] = refresh_life
+    return observed
+
+
+def _is_shorter(life: timedelta, shortest: timedelta | None) -> bool:
+    return shortest is None or life < shortest * SHORTER_LIFE
+
+
+def _refresh_life(claim: Claim, pair: TokenPair) -> timedelta | None:
+    """Return how long a new refresh token lives, where that is a rule.
+
+    None where the answer only says what is left of the grant's life, which no renewal extends: LinkedIn and Google
+    count that down from consent. Taken for a rule, one user's last minutes would have all others renewed each minute.
+    """
+    ends, before = pair.refresh_expires_at, claim.refresh_expires_at
+    if ends is None or (before is not None and ends < before + MIN_EXTENSION):
+        return None
+    return ends - claim.claimed_at

@@ -1,4 +1,7 @@
-"""What a renewal comes to, and how a provider's refusal turns into the grant's next state. Pure but for jitter."""
+"""How a renewal ends, and the grant's next state after a refusal.
+
+Pure: time and jitter are arguments.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,19 @@ from worker.providers import Provider, RefusalBlame, Refused
 from worker.vault import schedule
 from worker.vault.claims import Claim
 
-# An unknown refusal is tried this often before the operator is called.
+# Refusals of an unknown kind in a row, before they are taken for the operator's.
 MAX_UNKNOWN_REFUSALS = 5
-# A refresh token whose last use is in doubt, at a provider that would revoke the family on reuse, is tried again
-# only when the access token still being served has this much life left: until then, nothing is won by trying.
+# A token in doubt is spent again this long before the access token ends. At a provider that revokes the family on
+# reuse an earlier retry wins nothing, and may end the access token that is still served.
 IN_DOUBT_RETRY_MARGIN = timedelta(seconds=45)
 
 
 class Outcome(StrEnum):
-    """How one renewal ended; what counts and status show."""
+    """How one renewal ended, as ``status`` counts it."""
 
     RENEWED = "renewed"
     FRESH = "fresh"
-    """Nothing to do: somebody renewed it meanwhile, or it has life enough."""
+    """Nothing to do: another worker renewed it, or it has enough life."""
     SUPERSEDED = "superseded"
     """A newer login replaced the pair during the call; the newer pair stays."""
     DEAD = "reauthorization_required"
@@ -38,11 +41,11 @@ class Outcome(StrEnum):
     BUSY = "busy"
     """Another worker was still renewing it when the wait was over."""
     FAILED = "failed"
-    """Something unforeseen; the log has it, and the grant is in doubt once its claim has run out."""
+    """An unforeseen error, which is logged; the grant is in doubt after its claim."""
     SPOOLED = "spooled"
-    """Postgres could not take the new pair: it is kept on disk, and stored when Postgres is back."""
+    """The new pair is on disk until Postgres can take it."""
     UNREADABLE = "unreadable"
-    """The stored refresh token does not open: a key is missing."""
+    """The stored refresh token cannot be decrypted: a key is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,10 @@ class Decision:
 
     Attributes:
         outcome: for the counts.
-        opens_circuit: whether the connection's circuit opens; where the refusal might be this grant's own
-            trouble, only once another grant is refused as well.
+        opens_circuit: whether the refusal may open the connection's circuit; where it might be this grant's own
+            trouble, it does once another grant is refused as well.
         columns: keyword arguments of ``claims.release``.
-        outage: the provider did not answer for itself, or asked to be left alone.
+        outage: the provider did not answer for itself, or asked for a pause.
     """
 
     outcome: Outcome
@@ -64,7 +67,10 @@ class Decision:
 
 
 def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime, jitter: float) -> Decision:
-    """Turn a refusal into the grant's next state. Only the provider's verdict on this grant marks it dead."""
+    """Turn a refusal into the grant's next state.
+
+    Only the provider's verdict on this grant marks it dead.
+    """
     attempts = claim.attempts + 1
     allowed_at = now + timedelta(seconds=refused.retry_after or 0)
     retry_at = schedule.after_failure(attempts, now, jitter, refused.retry_after)
@@ -83,8 +89,8 @@ def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime,
     if refused.blame is RefusalBlame.OPERATOR or (
         refused.blame is RefusalBlame.UNKNOWN and attempts >= MAX_UNKNOWN_REFUSALS
     ):
-        # The grant is as good as before. It moves on a little so that a probe of the connection picks another
-        # grant: should only this one be refused so, it must not keep all others blocked.
+        # The grant itself is still good. It is due a little later, so that the connection's probe picks another
+        # grant: if this is the only one that is refused so, it must not keep the others blocked.
         return Decision(Outcome.BLOCKED, True, columns)
     return Decision(
         Outcome.RETRY, False, columns, outage=refused.blame in (RefusalBlame.NOBODY, RefusalBlame.IN_DOUBT)
@@ -96,7 +102,7 @@ def _dead(refused: Refused, claim: Claim, columns: dict[str, Any], now: datetime
     columns |= {
         "state": "reauthorization_required",
         "reason": "lost_in_rotation" if lost else refused.code,
-        # The time a lost grant was lost is that of the attempt whose outcome never came.
+        # It was lost by the attempt whose outcome never came.
         "reason_since": claim.in_doubt_since or now,
         "due_at": None,
         "settled": True,
@@ -105,7 +111,7 @@ def _dead(refused: Refused, claim: Claim, columns: dict[str, Any], now: datetime
 
 
 def _still_dead(refused: Refused, columns: dict[str, Any]) -> Decision:
-    """A dead grant that was forced in vain: the verdict that killed it stands, with its reason and its time."""
+    """Keep the old verdict of a dead grant that was forced without success."""
     columns |= {"due_at": None, "settled": refused.blame is RefusalBlame.USER}
     if refused.blame is RefusalBlame.OPERATOR:
         return Decision(Outcome.BLOCKED, True, columns)
@@ -117,45 +123,47 @@ def _still_dead(refused: Refused, columns: dict[str, Any]) -> Decision:
 
 
 def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: datetime) -> datetime:
-    """When to try a refresh token again whose last use is in doubt.
+    """Return when to spend a refresh token in doubt again.
 
-    Where the provider does not rotate, or its grace lasts, a retry is safe and made at once. Elsewhere it can
-    make the provider revoke the whole family, the access token still being served included, while a retry of a
-    request that never arrived is as good later as now: so the user is served first.
+    Where the provider does not rotate, or its grace lasts, a retry is safe and made at once. Elsewhere a retry can
+    make the provider revoke the whole family, including the access token that is still served. If the request never
+    arrived, a late retry is as good as an early one: so the access token is served to its end first.
     """
     in_doubt_for = (
         now - (claim.in_doubt_since or claim.claimed_at)
-    ).total_seconds()  # a grace may be infinite
+    ).total_seconds()  # in seconds: a grace may be infinite
     safe = not provider.rotates or (provider.grace is not None and in_doubt_for < provider.grace)
     if safe:
         return now if claim.in_doubt_since is None else retry_at
     if claim.expires_at is None:
         return retry_at
-    last_moment = IN_DOUBT_RETRY_MARGIN if claim.life is None else min(IN_DOUBT_RETRY_MARGIN, claim.life / 4)
-    # The refresh token may end first, of age or idleness: one that never arrived is of no use after that.
+    retry_margin = IN_DOUBT_RETRY_MARGIN if claim.life is None else min(IN_DOUBT_RETRY_MARGIN, claim.life / 4)
+    # The refresh token may end first, of age or idleness: a retry after that is of no use.
     idle = claim.obtained_at + provider.idle_life if claim.obtained_at and provider.idle_life else None
     ends = [end for end in (claim.refresh_expires_at, idle) if end is not None and end > now]
     last = min([claim.expires_at, *ends])
-    return max(retry_at, last - last_moment)
+    return max(retry_at, last - retry_margin)
 
 
 def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decision | None:
-    """What to do with a claim whose predecessor ran out: its owner died, or its answer may still be stored.
+    """Decide about a claim that follows one which ran out.
+
+    The earlier owner died, or its answer may still be stored.
 
     Returns:
-        A release that puts the next use of the refresh token off, or None where it may be used now.
+        A release that puts off the next use of the refresh token, or None where it may be used now.
     """
-    # The verdict on a dead one stands.
+    # A dead grant keeps its verdict: nothing to wait for.
     if claim.in_doubt_since is None or claim.state not in ("active", "in_doubt"):
         return None
     due_at = doubt_due_at(claim, provider, now=now, retry_at=now)
     if due_at <= now:
         return None
     if claim.state == "in_doubt":
-        # It has waited as long as was wise; but a retry that was meant for the grace may come too late for it. Where
-        # nothing has failed yet, the token itself was never presented, and only a predecessor's reuse is feared.
-        meant_for_grace = provider.grace and claim.attempts
-        return Decision(Outcome.IN_DOUBT, False, {"due_at": due_at}) if meant_for_grace else None
+        # It has waited already. But a retry that was planned within the grace may come after it: then it waits again.
+        # Without a failed attempt this token was never sent: only the reuse of the token before it is feared.
+        planned_in_grace = provider.grace and claim.attempts
+        return Decision(Outcome.IN_DOUBT, False, {"due_at": due_at}) if planned_in_grace else None
     columns = {
         "state": "in_doubt", "reason": "no_answer", "reason_since": claim.in_doubt_since, "due_at": due_at,
         "last_error": "no_answer", "attempts": max(claim.attempts, 1),
@@ -166,11 +174,11 @@ def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decisio
 NOTHING_TO_SPEND = Decision(
     Outcome.UNRENEWABLE, False, {"due_at": None, "state": "unrenewable", "reason": "no_refresh_token"}
 )
-"""Neither a refresh token nor, where the provider would take it, an access token is there."""
+"""No refresh token, and no access token that the provider would take instead."""
 
 
-def unreadable(claim: Claim, now: datetime) -> Decision:
-    """What to write where the stored token does not open: the operator puts a key back, nothing is lost."""
+def wait_for_key(claim: Claim, now: datetime) -> Decision:
+    """Put off a grant until the operator puts its key back."""
     columns = {
         "due_at": now + schedule.BACKOFF_CAP, "attempts": claim.attempts + 1, "last_error": "cannot_open",
     }  # fmt: skip

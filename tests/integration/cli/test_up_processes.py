@@ -87,8 +87,8 @@ def test_a_log_counts_trouble(tmp_path: Path) -> None:
     """Errors and warnings are counted, however the lines come in pieces, and the last is kept in words."""
     records = [
         {"event": "sync.finished", "level": "info"},
-        {"event": "renew.refused", "level": "warning", "connection": "bitbucket", "timestamp": "now"},
-        {"event": "renew.failed", "level": "error", "grant": 7, "exception": "Traceback…"},
+        {"event": "renewal.refused", "level": "warning", "connection": "bitbucket", "timestamp": "now"},
+        {"event": "renewal.failed", "level": "error", "grant": 7, "exception": "Traceback…"},
     ]
     said = b"plain words\n[]\n{not json\n" + b"".join(
         json.dumps(record).encode() + b"\n" for record in records
@@ -97,7 +97,7 @@ def test_a_log_counts_trouble(tmp_path: Path) -> None:
     for start in range(0, len(said), 7):
         log.write(said[start : start + 7])
     log.close()
-    assert (log.errors, log.warnings, log.trouble) == (1, 1, "renew.failed grant=7")
+    assert (log.errors, log.warnings, log.trouble) == (1, 1, "renewal.failed grant=7")
 
 
 def test_a_log_without_a_disk(tmp_path: Path) -> None:
