@@ -267,10 +267,10 @@ def test_the_operators_queries(sql: Callable[..., list[dict[str, Any]]]) -> None
 
 
 def test_messages_exist() -> None:
-    """Every message with a mend is one that the program says."""
+    """Every message with a fix is one that the program says."""
     said = [
         part
-        for cell in first_cells(OPERATING, "## Messages and their mend")
+        for cell in first_cells(OPERATING, "## Messages and their fix")
         for part in re.findall("`([^`]+)`", cell)
     ]
     assert len(said) > 10
@@ -280,7 +280,7 @@ def test_messages_exist() -> None:
 
 
 def test_problems_are_told() -> None:
-    """Every problem that a connection can have has its mend."""
+    """Every problem that a connection can have has its fix."""
     told = re.findall(r"`(\w+)`", " ".join(first_cells(OPERATING, "What a connection's `problem` says:")))
     raised = re.findall(r'(?:_Unfit|Problem)\(\s*"(\w+)"', SOURCES)
     assert set(told) >= set(raised)
