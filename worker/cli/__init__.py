@@ -17,7 +17,23 @@ from typing import Any
 import typer
 
 from token_vault.errors import VaultError
-from worker.cli import doctor, events, follow, forget, keys, output, plan, reading, working
+from worker.cli import (
+    doctor,
+    events,
+    follow,
+    forget,
+    get,
+    keys,
+    list_grants,
+    migrate,
+    output,
+    plan,
+    renew,
+    show,
+    status,
+    sync,
+)
+from worker.cli.exit_codes import ExitCode
 from worker.cli.up import command as up
 
 app = typer.Typer(
@@ -28,33 +44,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    up.up, working.migrate, working.sync, follow.follow, working.renew, forget.forget, reading.get, reading.list_,
-    reading.show, reading.status, doctor.doctor, plan.plan,
+for name, command in (
+    ("up", up.up), ("migrate", migrate.migrate), ("sync", sync.sync), ("follow", follow.follow),
+    ("renew", renew.renew), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
+    ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("plan", plan.plan),
 ):  # fmt: skip
-    app.command(name=command.__name__.strip("_"))(command)
+    app.command(name=name)(command)
 app.add_typer(keys.app, name="keys")
 app.add_typer(events.app, name="events")
 
-INTERRUPTED = 130
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, and return its exit code.
-
-    0: what was asked for holds. 1: it does not. 2: usage or configuration is wrong. 130: interrupted.
-    """
+    """Run the command line, and return its exit code; ``ExitCode`` explains it."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:
-        with _terminated_as_interrupted():
+        with _sigterm_as_interrupt():
             return _run(given, as_json=as_json)
     except VaultError as error:
-        return output.complain(error, as_json=as_json)
+        return output.report_error(error, as_json=as_json)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except Exception as error:  # whatever it is, nobody is shown a traceback they did not ask for
-        return output.complain(_unforeseen(error), as_json=as_json)
+        return output.report_error(_unexpected(error), as_json=as_json)
 
 
 def _run(arguments: list[str], *, as_json: bool) -> int:
@@ -65,17 +77,17 @@ def _run(arguments: list[str], *, as_json: bool) -> int:
         if "\n" in said:
             typer.echo(said, err=True)  # the help, where no command is given
         else:
-            output.note(said)
+            output.print_notice(said)
         if as_json:
-            output.document({"error": {"type": "UsageError", "message": said}})
+            output.print_json({"error": {"type": "UsageError", "message": said}})
         return wrong.exit_code
     except typer.Abort:
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     return int(code or 0)
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def _sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM, and the end of its terminal, end a command as Ctrl-C does.
 
     What is under way is seen to its end, and what it started is stopped.
@@ -108,7 +120,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _unforeseen(error: Exception) -> VaultError:
+def _unexpected(error: Exception) -> VaultError:
     """Name a failure that nobody raised on purpose; its own text may hold anything and is left out."""
     import psycopg
     from sqlalchemy.exc import DBAPIError

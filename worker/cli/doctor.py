@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from token_vault.errors import VaultError
 from worker.auth0.errors import MissingScope
 from worker.cli import environment, output
+from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json
-from worker.cli.working import chosen, quiet_log
 
 if TYPE_CHECKING:
     from worker.runtime import Runtime
@@ -50,7 +50,7 @@ def doctor(as_json: Json = False) -> int:
     Settings, keys, database, Redis, Auth0 and its scopes, connections, workers: each with its mend. Exits 1 where
     something fails.
     """
-    quiet_log()
+    environment.configure_log()
     checks: list[Check] = []
     try:
         _examine(checks)
@@ -59,21 +59,23 @@ def doctor(as_json: Json = False) -> int:
         checks.append(Check("vault" if checks else "settings", CheckResult.FAIL, str(error)))
     ok = all(check.result is not CheckResult.FAIL for check in checks)
     if as_json:
-        output.document({"ok": ok, "checks": [asdict(check) for check in checks]})
+        output.print_json({"ok": ok, "checks": [asdict(check) for check in checks]})
     else:
-        output.table(["check", "", "found"], [[check.name, check.result, check.message] for check in checks])
-    return output.OK if ok else output.NOT_SO
+        output.print_table(
+            ["check", "", "found"], [[check.name, check.result, check.message] for check in checks]
+        )
+    return ExitCode.OK if ok else ExitCode.FAILED
 
 
 def _examine(checks: list[Check]) -> None:
-    settings = environment.configured()
+    settings = environment.load_settings()
     where = f"embedded under {settings.home}" if settings.embedded else "as DATABASE_URL names it"
     checks.append(Check("settings", CheckResult.OK, f"a vault {where}"))
     complete = environment.with_keys(settings)
     checks += _keys(complete)
-    with environment.served(complete, redis=settings.embedded) as complete:
+    with environment.running_servers(complete, redis=settings.embedded) as complete:
         if settings.embedded:
-            environment.bring_to_head(complete)
+            environment.migrate_to_head(complete)
         checks.append(_migrations(complete))
         checks += _redis(complete)
         if checks[-1].result is CheckResult.OK:
@@ -94,7 +96,7 @@ def _keys(settings: Settings) -> list[Check]:
             )
         ]  # fmt: skip
     rings = {"access": len(settings.access_keys), "refresh": len(settings.refresh_keys)}
-    return [Check("keys", CheckResult.OK, f"keys by ring: {output.text(rings)}; none is in both")]
+    return [Check("keys", CheckResult.OK, f"keys by ring: {output.format_value(rings)}; none is in both")]
 
 
 def _migrations(settings: Settings) -> Check:
@@ -173,7 +175,7 @@ async def _vault(settings: Settings) -> list[Check]:
 
     async with open_runtime(settings, connections=2) as runtime:
         checks = [Check("key rings", CheckResult.OK, "both open this vault")]
-        tenants = chosen(settings, None)
+        tenants = environment.select_tenants(settings, None)
         for tenant in tenants:
             checks += await _auth0(runtime, tenant)
         return [*checks, *await _connections(runtime), *await _webhooks(runtime)]
@@ -224,7 +226,7 @@ async def _webhooks(runtime: Runtime) -> list[Check]:
     waiting = {row["webhook"]: row for row in await outbox.waiting(runtime.vault)}
     for name in sorted({*configured, *waiting}):
         row = waiting.get(name)
-        counts = output.text({key: row[key] for key in ("pending", "failed")}) if row else ""
+        counts = output.format_value({key: row[key] for key in ("pending", "failed")}) if row else ""
         if name not in configured:
             said = f"is not configured any more: {counts} of its deliveries stay until they are forgotten"
             checks.append(Check(f"webhook {name}", CheckResult.WARN, said))
@@ -247,13 +249,13 @@ def _wrong(connections: Iterable[dict[str, Any]]) -> Iterable[Check]:
         if row["circuit_blame"] == "nobody":
             yield Check(
                 name, CheckResult.WARN,
-                f"the provider is away ({row['circuit_code']}) since {output.text(row['circuit_opened_at'])}: "
+                f"the provider is away ({row['circuit_code']}) since {output.format_value(row['circuit_opened_at'])}: "
                 "it is probed every few minutes, and what waited is renewed when it is back",
             )  # fmt: skip
         elif row["circuit_code"]:
             yield Check(
                 name, CheckResult.FAIL,
-                f"the provider refuses its client ({row['circuit_code']}) since {output.text(row['circuit_opened_at'])}: "
+                f"the provider refuses its client ({row['circuit_code']}) since {output.format_value(row['circuit_opened_at'])}: "
                 "correct its client id and secret at Auth0, then run `token-vault sync`; its users need do nothing",
             )  # fmt: skip
         elif row["problem"] and row["grants"]:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 DEMO_CONFIG = Path("demo/vault.toml")
 """Below the home: the emulated tenant of ``up``, which other commands use where no tenant is configured."""
 
-BOTH: tuple[RingName, ...] = ("access", "refresh")
+RING_NAMES: tuple[RingName, ...] = ("access", "refresh")
 
 
 @contextmanager
-def opened(*, redis: bool = False, rings: Sequence[RingName] = BOTH) -> Iterator[Settings]:
+def running_vault(*, redis: bool = False, rings: Sequence[RingName] = RING_NAMES) -> Iterator[Settings]:
     """Have the vault's servers running within the block, and its settings complete.
 
     Args:
@@ -39,14 +39,14 @@ def opened(*, redis: bool = False, rings: Sequence[RingName] = BOTH) -> Iterator
     """
     from worker.embedded import is_up
 
-    settings = with_keys(configured(), rings)
-    with served(settings, redis=redis and settings.embedded) as complete:
+    settings = with_keys(load_settings(), rings)
+    with running_servers(settings, redis=redis and settings.embedded) as complete:
         if settings.embedded and not is_up(settings.home):  # else that one has done it
-            bring_to_head(complete)
+            migrate_to_head(complete)
         yield complete
 
 
-def configured() -> Settings:
+def load_settings() -> Settings:
     """Read the settings; where they name no tenant, the emulated one of this home is meant, if it has one.
 
     Raises:
@@ -59,7 +59,7 @@ def configured() -> Settings:
     return load(demo) if not settings.tenants and demo.exists() else settings
 
 
-def with_keys(settings: Settings, rings: Sequence[RingName] = BOTH) -> Settings:
+def with_keys(settings: Settings, rings: Sequence[RingName] = RING_NAMES) -> Settings:
     """Return the settings with the keys that the home holds, where the environment gives none.
 
     Raises:
@@ -67,7 +67,7 @@ def with_keys(settings: Settings, rings: Sequence[RingName] = BOTH) -> Settings:
     """
     from worker.settings import home_keys
 
-    rings = BOTH if settings.embedded else rings
+    rings = RING_NAMES if settings.embedded else rings
     given = {"access": settings.access_keys, "refresh": settings.refresh_keys}
     missing = [ring for ring in rings if not given[ring]]
     if not missing:
@@ -79,12 +79,12 @@ def with_keys(settings: Settings, rings: Sequence[RingName] = BOTH) -> Settings:
             "make them once with `token-vault keys generate`"
         )
     _make_keys(settings.home, missing)
-    held = {f"{ring}_keys": home_keys(settings.home, ring) for ring in missing}
-    return settings.model_copy(update=held)
+    kept = {f"{ring}_keys": home_keys(settings.home, ring) for ring in missing}
+    return settings.model_copy(update=kept)
 
 
 @contextmanager
-def served(settings: Settings, *, redis: bool) -> Iterator[Settings]:
+def running_servers(settings: Settings, *, redis: bool) -> Iterator[Settings]:
     """Have embedded servers running within the block where their addresses are not given.
 
     Args:
@@ -112,7 +112,7 @@ def database_url(settings: Settings) -> Secret:
     return settings.database_url
 
 
-def bring_to_head(settings: Settings) -> tuple[str | None, str | None]:
+def migrate_to_head(settings: Settings) -> tuple[str | None, str | None]:
     """Migrate the database to this version if it is not there; return its revision before and after.
 
     Raises:
@@ -149,3 +149,27 @@ def _make_keys(home: Path, rings: Sequence[RingName]) -> None:
                     f"or set VAULT_{ring.upper()}_KEYS"
                 )
             write_private(file, KeyRing.generate().reveal() + "\n")
+
+
+def select_tenants(settings: Settings, tenant: str | None) -> list[str]:
+    """Return the tenants that are meant: the named one, or all.
+
+    Raises:
+        ConfigurationError: there is none, or none of this name.
+    """
+    if not settings.tenants or tenant not in (None, *settings.tenants):
+        from worker.runtime import credentials_of
+
+        if settings.tenants:
+            raise ConfigurationError(
+                f"no tenant is called {tenant}; configured: {', '.join(settings.tenants)}"
+            )
+        credentials_of(settings, tenant or "")
+    return [tenant] if tenant else list(settings.tenants)
+
+
+def configure_log() -> None:
+    """Log warnings alone, unless ``TOKEN_VAULT_LOG_LEVEL`` says otherwise: a command's result speaks for itself."""
+    from worker import logs
+
+    logs.configure(level=os.environ.get("TOKEN_VAULT_LOG_LEVEL") or "WARNING")

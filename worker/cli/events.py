@@ -13,9 +13,9 @@ import typer
 
 from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
+from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Connection, Json, Tenant, User
-from worker.cli.reading import looked, tenant_first
-from worker.cli.working import chosen, quiet_log
+from worker.cli.query import query_vault
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Events: what changed, who has to act, and whether receivers know.")
 
-_SPANS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_SPAN_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def _moment(value: str | None) -> datetime | None:
+def _parse_time(value: str | None) -> datetime | None:
     """Read a time in ISO 8601 (UTC where it names no zone), or a span before now, like 90m or 7d."""
     if value is None:
         return None
     try:
         if span := re.fullmatch(r"(\d{1,9})([smhd])", value):
-            return datetime.now(UTC) - timedelta(**{_SPANS[span[2]]: int(span[1])})
+            return datetime.now(UTC) - timedelta(**{_SPAN_UNITS[span[2]]: int(span[1])})
         found = datetime.fromisoformat(value)
     except (ValueError, OverflowError):  # the latter for a span from before all calendars
         raise typer.BadParameter(
@@ -60,7 +60,7 @@ def events(
 ) -> int:
     """List events, the newest first; `resend` sends some again."""
     if context.invoked_subcommand is not None:
-        return output.OK
+        return ExitCode.OK
     from worker.settings import EventKind
     from worker.vault import outbox
     from worker.webhooks.payload import public_id
@@ -68,7 +68,7 @@ def events(
     if kind not in (None, *EventKind):
         raise ConfigurationError(f"no event is called {kind}: {', '.join(EventKind)}")
     states = ["failed"] if failed else ["failed", "pending"] if undelivered else []
-    start = _moment(since)
+    start = _parse_time(since)
 
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
         return await outbox.events(
@@ -76,28 +76,28 @@ def events(
             limit=limit + 1,
         )  # fmt: skip
 
-    found, tenants, _ = looked(look, tenant)
+    found, tenants, _ = query_vault(look, tenant)
     more, found = len(found) > limit, found[:limit]
     for row in found:
         row["id"] = public_id(row["id"])
     if as_json:
-        output.document({"events": found, "more": more})
-        return output.OK
+        output.print_json({"events": found, "more": more})
+        return ExitCode.OK
     columns = ("time", "event", "connection", "user", "reason", "deliveries", "id")
     rows = [
         [
             row["at"], row["kind"], row["connection"], "(admin)" if row["user_id"] == "" else row["user_id"],
-            row["reason"], ", ".join(map(_delivery, row["deliveries"])), row["id"],
+            row["reason"], ", ".join(map(_describe_delivery, row["deliveries"])), row["id"],
         ]
         for row in found
     ]  # fmt: skip
-    output.table(*tenant_first(columns, rows, found, tenants))
+    output.print_table(*output.with_tenant_column(columns, rows, found, tenants))
     if more:
-        output.note(f"these are the newest {limit}; --limit shows more")
-    return output.OK
+        output.print_notice(f"these are the newest {limit}; --limit shows more")
+    return ExitCode.OK
 
 
-def _delivery(row: dict[str, Any]) -> str:
+def _describe_delivery(row: dict[str, Any]) -> str:
     last = row["last_error"] or row["last_status"]
     tried = f" ({last})" if row["state"] != "delivered" and last else ""
     return f"{row['webhook']} {row['state']}{tried}"
@@ -118,20 +118,22 @@ def resend(
     """
     if bool(ids) == failed:
         raise ConfigurationError("name events by their ids, or give --failed")
-    wanted = [_id(given) for given in ids or []]
-    quiet_log()
-    with environment.opened() as settings:
+    wanted = [_parse_event_id(given) for given in ids or []]
+    environment.configure_log()
+    with environment.running_vault() as settings:
         if not settings.webhooks:
             raise ConfigurationError("no webhook is configured: set [webhooks.NAME] in the TOML file")
-        sent = asyncio.run(_resend(settings, chosen(settings, tenant), wanted, failed))
+        sent = asyncio.run(_resend(settings, environment.select_tenants(settings, tenant), wanted, failed))
     missing = [given for given, id_ in zip(ids or [], wanted, strict=True) if id_ not in sent]
     if as_json:
-        output.document({"ok": not missing, "deliveries": len(sent), "not_sent": missing})
+        output.print_json({"ok": not missing, "deliveries": len(sent), "not_sent": missing})
     else:
-        output.say(f"{len(sent)} deliveries are put up again")
+        output.print_line(f"{len(sent)} deliveries are put up again")
     for given in missing:
-        output.note(f"{given}: there is no such event, nobody wants it, or it is of a user who is forgotten")
-    return output.NOT_SO if missing else output.OK
+        output.print_notice(
+            f"{given}: there is no such event, nobody wants it, or it is of a user who is forgotten"
+        )
+    return ExitCode.FAILED if missing else ExitCode.OK
 
 
 async def _resend(
@@ -148,7 +150,7 @@ async def _resend(
         )
 
 
-def _id(given: str) -> UUID:
+def _parse_event_id(given: str) -> UUID:
     try:
         return UUID(given.removeprefix("evt_"))
     except ValueError:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from token_vault.errors import TemporarilyUnavailable, VaultError
 from worker.auth0.errors import MissingScope
 from worker.cli import environment, output
+from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Tenant
-from worker.cli.working import chosen
 
 if TYPE_CHECKING:
     from worker.runtime import Runtime
     from worker.settings import Settings
 
-# How long to wait before connecting again after a failure, in seconds: doubled each time, by chance within.
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
-# How often one that waits in reserve looks whether it is needed.
-RESERVE = 15.0
+# Before connecting again after a failure: doubled each time, with jitter.
+FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 60.0
+# How often a follower in reserve looks whether it is needed.
+RESERVE_SECONDS = 15.0
 
 
 def follow(tenant: Tenant = None) -> int:
@@ -33,8 +33,8 @@ def follow(tenant: Tenant = None) -> int:
     from worker import logs
 
     logs.configure()
-    with environment.opened() as settings:
-        return asyncio.run(_follow(settings, chosen(settings, tenant)))
+    with environment.running_vault() as settings:
+        return asyncio.run(_follow(settings, environment.select_tenants(settings, tenant)))
 
 
 async def _follow(settings: Settings, tenants: Sequence[str]) -> int:
@@ -44,28 +44,28 @@ async def _follow(settings: Settings, tenants: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_runtime(settings, connections=4 + 2 * len(tenants)) as runtime:
-        followed = await asyncio.gather(*(_one(runtime, tenant, stop) for tenant in tenants))
-    return output.OK if all(followed) else output.NOT_SO
+        followed = await asyncio.gather(*(_follow_tenant(runtime, tenant, stop) for tenant in tenants))
+    return ExitCode.OK if all(followed) else ExitCode.FAILED
 
 
-async def _one(runtime: Runtime, tenant: str, stop: asyncio.Event) -> bool:
+async def _follow_tenant(runtime: Runtime, tenant: str, stop: asyncio.Event) -> bool:
     """Follow one tenant, again and again; returns False where that is not allowed."""
-    wait = FIRST_WAIT
+    wait = FIRST_RETRY_SECONDS
     while not stop.is_set():
         try:
             follows = await (await runtime.sync(tenant)).follow(stop)
-            wait, pause = FIRST_WAIT, FIRST_WAIT if follows else RESERVE
+            wait, pause = FIRST_RETRY_SECONDS, FIRST_RETRY_SECONDS if follows else RESERVE_SECONDS
         except MissingScope as error:
-            output.note(f"{tenant}: {error}")
+            output.print_notice(f"{tenant}: {error}")
             return False
         except (VaultError, OSError) as error:
-            output.note(f"{tenant}: {error}")
-            pause, wait = wait, min(wait * 2, LONGEST_WAIT)
+            output.print_notice(f"{tenant}: {error}")
+            pause, wait = wait, min(wait * 2, MAX_RETRY_SECONDS)
             if isinstance(error, TemporarilyUnavailable):
                 pause = max(pause, error.retry_after)
-        with_chance = pause * random.uniform(0.5, 1)  # noqa: S311  # no secret
+        jittered = pause * random.uniform(0.5, 1)  # noqa: S311  # no secret
         try:
-            await asyncio.wait_for(stop.wait(), with_chance)
+            await asyncio.wait_for(stop.wait(), jittered)
         except TimeoutError:
             continue
     return True

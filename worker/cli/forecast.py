@@ -11,33 +11,33 @@ from worker.auth0.ratelimit.plans import Plan
 from worker.sync.export_reconciliation import MIN_USERS_FOR_EXPORT
 from worker.vault.schedule import margin
 
-DAY = 86_400.0
+DAY_SECONDS = 86_400.0
 
-PAGE = 100
+USERS_PER_PAGE = 100
 # A keyset page begins with the last user of the one before.
-NEW_IN_A_PAGE = PAGE - 1
+NEW_USERS_PER_PAGE = USERS_PER_PAGE - 1
 # Looks at an export job that takes half an hour.
-EXPORT_CALLS = 130
-LOG_POLLS_A_DAY = 1440
-CONNECTION_SYNCS_A_DAY = 144
-CRAWLS_A_DAY = 24
+CALLS_PER_EXPORT = 130
+LOG_POLLS_PER_DAY = 1440
+CONNECTION_SYNCS_PER_DAY = 144
+FULL_SCANS_PER_DAY = 24
 # A sign-in writes the login and the exchange of its code.
-LOG_ENTRIES_A_LOGIN = 2
+LOG_ENTRIES_PER_LOGIN = 2
 
 # docs/benchmarks.md: whole renewals a second of one worker, on 2 cores that its servers share; and the memory of
 # the whole stack at its peak (Postgres, Redis, two workers, beat), of which a further worker takes a fifth.
-RENEWALS_A_WORKER = 409.0
+WORKER_RENEWALS_PER_SECOND = 409.0
 STACK_MEGABYTES = 396
 WORKER_MEGABYTES = 80
 # Of what was measured, what is planned with: providers answer more slowly than an emulated one, and logins come in waves.
-HEADROOM = 0.5
+USABLE_SHARE = 0.5
 
 # For how long a place in the tenant log is good; Auth0, "Log Data Retention".
-LOG_DAYS = {"free": 1, "essentials": 5, "professional": 10, "enterprise": 30}
+LOG_RETENTION_DAYS = {"free": 1, "essentials": 5, "professional": 10, "enterprise": 30}
 
 
 @dataclass(frozen=True)
-class Demand:
+class Workload:
     """A tenant and its users, each with one identity.
 
     Attributes:
@@ -54,7 +54,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a demand costs.
+    """What a workload costs.
 
     Attributes:
         lists_carry_tokens: whether Auth0's lists show tokens, so that a user is not asked for alone.
@@ -81,20 +81,20 @@ class Forecast:
     warnings: tuple[str, ...]
 
 
-def forecast(plan: Plan, demand: Demand, *, lists_carry_tokens: bool) -> Forecast:
-    """Work out what a demand costs on a plan."""
-    by_export = demand.users >= MIN_USERS_FOR_EXPORT
-    pages, connection_pages = user_pages(demand.users), max(1, ceil(demand.connections / PAGE))
-    by_id = 0 if lists_carry_tokens else demand.users
+def forecast(plan: Plan, workload: Workload, *, lists_carry_tokens: bool) -> Forecast:
+    """Work out what a workload costs on a plan."""
+    by_export = workload.users >= MIN_USERS_FOR_EXPORT
+    pages, connection_pages = user_pages(workload.users), max(1, ceil(workload.connections / USERS_PER_PAGE))
+    by_id = 0 if lists_carry_tokens else workload.users
     full = {"read_users": float(pages + by_id), "connections": float(connection_pages), "other": 1.0}
-    polls = LOG_POLLS_A_DAY * max(
-        1, ceil(demand.logins_per_day * LOG_ENTRIES_A_LOGIN / LOG_POLLS_A_DAY / PAGE)
+    polls = LOG_POLLS_PER_DAY * max(
+        1, ceil(workload.logins_per_day * LOG_ENTRIES_PER_LOGIN / LOG_POLLS_PER_DAY / USERS_PER_PAGE)
     )
     daily = {
         "log": float(polls),
-        "logins": demand.logins_per_day,
-        "connections": float(CONNECTION_SYNCS_A_DAY * connection_pages),
-        "reconciliation": float(EXPORT_CALLS if by_export else pages),
+        "logins": workload.logins_per_day,
+        "connections": float(CONNECTION_SYNCS_PER_DAY * connection_pages),
+        "reconciliation": float(CALLS_PER_EXPORT if by_export else pages),
     }
     groups = {
         "logs": daily["log"],
@@ -102,11 +102,11 @@ def forecast(plan: Plan, demand: Demand, *, lists_carry_tokens: bool) -> Forecas
         "connections": daily["connections"],
         "other": daily["reconciliation"] if by_export else 0.0,
     }
-    crawl = {group: calls * CRAWLS_A_DAY for group, calls in full.items()}
-    duration = at_the_limit(plan, full, demand.share)
-    load = at_the_limit(plan, groups, demand.share) / DAY
-    renewals = demand.users / renewed_every(demand.token_life)
-    workers = max(1, ceil(renewals / (RENEWALS_A_WORKER * HEADROOM)))
+    crawl = {group: calls * FULL_SCANS_PER_DAY for group, calls in full.items()}
+    duration = at_the_limit(plan, full, workload.share)
+    load = at_the_limit(plan, groups, workload.share) / DAY_SECONDS
+    renewals = workload.users / renewed_every(workload.token_life)
+    workers = max(1, ceil(renewals / (WORKER_RENEWALS_PER_SECOND * USABLE_SHARE)))
     return Forecast(
         lists_carry_tokens=lists_carry_tokens,
         full_sync_calls=full,
@@ -114,10 +114,10 @@ def forecast(plan: Plan, demand: Demand, *, lists_carry_tokens: bool) -> Forecas
         daily_calls=daily,
         load=load,
         crawl_calls=sum(crawl.values()),
-        crawl_load=at_the_limit(plan, crawl, demand.share) / DAY,
+        crawl_load=at_the_limit(plan, crawl, workload.share) / DAY_SECONDS,
         renewals_per_second=renewals,
         workers=workers,
-        cores=workers + 1,  # one for Postgres, Redis and on-demand work
+        cores=workers + 1,  # one for Postgres, Redis and on-workload work
         megabytes=STACK_MEGABYTES + (workers - 1) * WORKER_MEGABYTES,
         warnings=tuple(_warnings(plan, load, duration)),
     )
@@ -125,7 +125,7 @@ def forecast(plan: Plan, demand: Demand, *, lists_carry_tokens: bool) -> Forecas
 
 def user_pages(users: int) -> int:
     """Return how many pages a walk over so many users has; the first is asked for in any case."""
-    return 1 + ceil(max(0, users - PAGE) / NEW_IN_A_PAGE)
+    return 1 + ceil(max(0, users - USERS_PER_PAGE) / NEW_USERS_PER_PAGE)
 
 
 def renewed_every(life: float) -> float:
@@ -154,11 +154,11 @@ def _warnings(plan: Plan, load: float, duration: float) -> list[str]:
         )
     elif load > 0.5:
         found.append(f"sync takes {load:.0%} of the limit on an average day: at peak hours it falls behind")
-    kept = LOG_DAYS.get(plan.name)
-    if kept is not None and duration > kept * DAY:
+    kept = LOG_RETENTION_DAYS.get(plan.name)
+    if kept is not None and duration > kept * DAY_SECONDS:
         found.append(
             f"a full sync outlasts the tenant log, which is kept for {kept} d: a second walk follows it"
         )
-    elif duration > DAY:
+    elif duration > DAY_SECONDS:
         found.append("a full sync takes more than a day")
     return found

@@ -10,16 +10,16 @@ import typer
 
 from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
+from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json, Tenant
-from worker.cli.working import chosen, quiet_log
 
 if TYPE_CHECKING:
     from worker.erasure import ErasureReport
     from worker.settings import Settings
 
-# A grant whose refresh token is in use is waited for, in seconds: longer than any call takes.
-PATIENCE = 60
-PAUSE = 2
+# Wait for grants whose refresh token is in use: longer than any call takes.
+CLAIM_WAIT_SECONDS = 60
+RETRY_SECONDS = 2
 
 
 def forget(
@@ -34,20 +34,27 @@ def forget(
     """
     if not user:
         raise ConfigurationError("--user is empty")
-    quiet_log()
-    with environment.opened() as settings:
-        swept = [asyncio.run(_forget(settings, name, user)) for name in chosen(settings, tenant)]
+    environment.configure_log()
+    with environment.running_vault() as settings:
+        swept = [
+            asyncio.run(_forget(settings, name, user))
+            for name in environment.select_tenants(settings, tenant)
+        ]
     if as_json:
-        output.document(
+        output.print_json(
             {"ok": not any(each.waiting for each in swept), "tenants": [asdict(each) for each in swept]}
         )
     for each in swept if not as_json else ():
-        output.say(f"{each.tenant}: {each.erased} grants erased")
+        output.print_line(f"{each.tenant}: {each.erased} grants erased")
         if each.not_revoked:
-            output.note(f"{each.tenant}: {each.not_revoked} of them could not be revoked at their provider")
+            output.print_notice(
+                f"{each.tenant}: {each.not_revoked} of them could not be revoked at their provider"
+            )
         if each.waiting:
-            output.note(f"{each.tenant}: {each.waiting} grants are in use just now; run this once more")
-    return output.NOT_SO if any(each.waiting for each in swept) else output.OK
+            output.print_notice(
+                f"{each.tenant}: {each.waiting} grants are in use just now; run this once more"
+            )
+    return ExitCode.FAILED if any(each.waiting for each in swept) else ExitCode.OK
 
 
 async def _forget(settings: Settings, tenant: str, user: str) -> ErasureReport:
@@ -56,10 +63,10 @@ async def _forget(settings: Settings, tenant: str, user: str) -> ErasureReport:
     async with open_runtime(settings) as runtime:
         erasure = await runtime.erasure(tenant)
         swept = await erasure.forget(user)
-        for _ in range(PATIENCE // PAUSE):
+        for _ in range(CLAIM_WAIT_SECONDS // RETRY_SECONDS):
             if not swept.waiting:
                 break
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(RETRY_SECONDS)
             again = await erasure.forget(user)
             again.erased += swept.erased
             again.not_revoked += swept.not_revoked

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli import environment, output
+from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json
-from worker.cli.working import quiet_log
 
 if TYPE_CHECKING:
     from token_vault.keyring import KeyRing, RingName
@@ -39,13 +39,13 @@ def generate(
 
     made: dict[str, str] = {name: KeyRing.generate().reveal() for name in VARIABLES if ring in (None, name)}
     if as_json:
-        output.document(made)
+        output.print_json(made)
     elif ring is not None:
-        output.say(made[ring])
+        output.print_line(made[ring])
     else:
         for name, key in made.items():
-            output.say(f"VAULT_{name.upper()}_KEYS={key}")
-    return output.OK
+            output.print_line(f"VAULT_{name.upper()}_KEYS={key}")
+    return ExitCode.OK
 
 
 @app.command()
@@ -56,11 +56,11 @@ def status(as_json: Json = False) -> int:
     """
     from worker.vault.rotation import rotate as rotating
 
-    quiet_log()
-    with _at_hand() as (url, rings, spool), output.progress("ciphertexts") as bar:
+    environment.configure_log()
+    with _at_hand() as (url, rings, spool), output.progress_bar("ciphertexts") as bar:
         tallies = rotating.inspect(url, rings, spool, bar)
     _show(tallies, rings, as_json=as_json, resealed=None)
-    return output.NOT_SO if any(tally.unopened for tally in tallies) else output.OK
+    return ExitCode.FAILED if any(tally.unopened for tally in tallies) else ExitCode.OK
 
 
 @app.command()
@@ -72,17 +72,17 @@ def rotate(as_json: Json = False) -> int:
     """
     from worker.vault.rotation import rotate as rotating
 
-    quiet_log()
+    environment.configure_log()
     with _at_hand() as (url, rings, spool):
-        with output.progress("ciphertexts") as bar:
+        with output.progress_bar("ciphertexts") as bar:
             tallies = rotating.rotate(url, rings, spool, bar)
         resealed = {(tally.ring, tally.holds): tally.resealed for tally in tallies}
         if any(resealed.values()):
             # What a worker has sealed meanwhile, behind the place where we were, is under its own first key.
-            with output.progress("looking once more") as bar:
+            with output.progress_bar("looking once more") as bar:
                 tallies = rotating.inspect(url, rings, spool, bar)
     _show(tallies, rings, as_json=as_json, resealed=resealed)
-    return output.NOT_SO if any(tally.outdated for tally in tallies) else output.OK
+    return ExitCode.FAILED if any(tally.outdated for tally in tallies) else ExitCode.OK
 
 
 @contextmanager
@@ -91,12 +91,12 @@ def _at_hand() -> Iterator[tuple[Secret, dict[RingName, KeyRing], Spool | None]]
     from token_vault.keyring import KeyRing
     from worker.vault.spool import Spool
 
-    settings = environment.configured()
+    settings = environment.load_settings()
     given = {"access": settings.access_keys, "refresh": settings.refresh_keys}
-    names = [name for name in environment.BOTH if given[name]] or environment.BOTH
-    with environment.opened(rings=names) as complete:
+    names = [name for name in environment.RING_NAMES if given[name]] or environment.RING_NAMES
+    with environment.running_vault(rings=names) as complete:
         keys = {"access": complete.access_keys, "refresh": complete.refresh_keys}
-        rings = {name: KeyRing(name, keys[name]) for name in environment.BOTH if keys[name]}
+        rings = {name: KeyRing(name, keys[name]) for name in environment.RING_NAMES if keys[name]}
         spool = Spool(complete.spool, rings["refresh"]) if "refresh" in rings else None
         yield environment.database_url(complete), rings, spool
 
@@ -109,7 +109,7 @@ def _show(
     resealed: dict[tuple[RingName, str], int] | None,
 ) -> None:
     if as_json:
-        output.document(_document(tallies, rings, resealed))
+        output.print_json(_document(tallies, rings, resealed))
         return
     columns = ["ring", "what", "first key", "older keys", "none of the keys"]
     rows = [
@@ -120,14 +120,14 @@ def _show(
         columns.insert(2, "re-encrypted")
         for row, tally in zip(rows, tallies, strict=True):
             row.insert(2, resealed[tally.ring, tally.holds])
-    output.table(columns, rows)
+    output.print_table(columns, rows)
     for name, ring in rings.items():
-        output.say(_verdict(name, ring, [tally for tally in tallies if tally.ring == name]))
+        output.print_line(_verdict(name, ring, [tally for tally in tallies if tally.ring == name]))
     for tally in tallies:
         _name_problems(tally)
-    for name in environment.BOTH:
+    for name in environment.RING_NAMES:
         if name not in rings:
-            output.note(f"the {name} ring was left alone: VAULT_{name.upper()}_KEYS is not set here")
+            output.print_notice(f"the {name} ring was left alone: VAULT_{name.upper()}_KEYS is not set here")
 
 
 def _older(tally: RotationStats, ring: KeyRing) -> str:
@@ -162,11 +162,11 @@ _ELSEWHERE = ", once the spools of the workers on other machines are rotated too
 
 def _name_problems(tally: RotationStats) -> None:
     for problem in tally.problems:
-        output.note(problem)
+        output.print_notice(problem)
     if tally.unopened > len(tally.problems):
-        output.note(f"… and {tally.unopened - len(tally.problems)} more of the {tally.holds}")
+        output.print_notice(f"… and {tally.unopened - len(tally.problems)} more of the {tally.holds}")
     if tally.unopened:
-        output.note(
+        output.print_notice(
             f"{tally.holds}: put a key that is missing back at the end of VAULT_{tally.ring.upper()}_KEYS and run this "
             f"again; where it is lost, or the ciphertext itself is wrong, {_MENDS[tally.holds]}"
         )
@@ -197,7 +197,7 @@ def _document(
             }
             for name, ring in rings.items()
         },
-        "left_alone": [name for name in environment.BOTH if name not in rings],
+        "left_alone": [name for name in environment.RING_NAMES if name not in rings],
         "ciphertexts": [
             {
                 "ring": tally.ring,

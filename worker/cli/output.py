@@ -1,4 +1,4 @@
-"""What commands say: one JSON document for machines, tables for people, and one line for an error."""
+"""What commands print: JSON for machines, tables for people, one line for an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,28 +16,26 @@ from typing import Any
 
 import typer
 
-from token_vault.errors import ConfigurationError, VaultError
-
-OK, NOT_SO, MISUSED = 0, 1, 2
-"""Exit codes: what was asked for holds; it does not; usage or configuration is wrong."""
+from token_vault.errors import VaultError
+from worker.cli.exit_codes import ExitCode
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line to standard output."""
     typer.echo(printable(text))
 
 
-def note(text: str) -> None:
+def print_notice(text: str) -> None:
     """Print a line to standard error, under the program's name."""
     typer.echo(f"token-vault: {printable(text)}", err=True)
 
 
-def document(value: object) -> None:
+def print_json(value: object) -> None:
     """Print one JSON document; times in ISO 8601, UTC."""
     typer.echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
 
 
-def line(value: object) -> str:
+def json_line(value: object) -> str:
     """Write a JSON document in one line."""
     return json.dumps(value, default=_plain, ensure_ascii=False)
 
@@ -52,21 +50,16 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is not shown")
 
 
-def complain(error: VaultError, *, as_json: bool) -> int:
+def report_error(error: VaultError, *, as_json: bool) -> ExitCode:
     """Say what went wrong, and return the exit code for it."""
-    note(str(error))
+    print_notice(str(error))
     if as_json:
-        document({"error": {"type": type(error).__name__, "message": str(error)} | vars(error)})
-    return exit_code(error)
-
-
-def exit_code(error: VaultError) -> int:
-    """Return 2 where the operator's configuration is at fault, else 1."""
-    return MISUSED if isinstance(error, ConfigurationError) else NOT_SO
+        print_json({"error": {"type": type(error).__name__, "message": str(error)} | vars(error)})
+    return ExitCode.of(error)
 
 
 @contextmanager
-def unless_nobody_reads() -> Iterator[None]:
+def tolerate_closed_output() -> Iterator[None]:
     """Write within the block what may get lost: the reader of a pipe ends, a terminal is closed, a disk is full."""
     try:
         yield
@@ -75,20 +68,32 @@ def unless_nobody_reads() -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table: drawn on a terminal, else plain columns that are never cut."""
-    written = [[text(value) for value in row] for row in rows]
+    written = [[format_value(value) for value in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(drawn(columns, written))
+        Console().print(rich_table(columns, written))
         return
     widths = [max(map(len, column)) for column in zip(columns, *written, strict=True)]
     for row in (columns, *written) if any(columns) else written:
         typer.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
-def drawn(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+def with_tenant_column(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    found: Sequence[Mapping[str, Any]],
+    tenants: Collection[str],
+) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    """Put the tenant of what was found before each row, where there are several: their names may be the same."""
+    if len(tenants) < 2:
+        return columns, rows
+    return ["tenant", *columns], [[of["tenant"], *row] for of, row in zip(found, rows, strict=True)]
+
+
+def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     """Return a rich table; its cells are text, never markup."""
     from rich.table import Table
     from rich.text import Text
@@ -101,7 +106,7 @@ def drawn(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     return made
 
 
-def text(value: object) -> str:
+def format_value(value: object) -> str:
     """Write a value for people."""
     match value:
         case None:
@@ -113,7 +118,7 @@ def text(value: object) -> str:
         case Mapping():
             return ", ".join(f"{name} {count}" for name, count in value.items())
         case list() | tuple():
-            return " ".join(map(text, value))
+            return " ".join(map(format_value, value))
         case _:
             return printable(str(value))
 
@@ -123,7 +128,7 @@ def printable(said: str) -> str:
     return "".join(character if character.isprintable() else "�" for character in said)
 
 
-def ago(moment: datetime | None, now: datetime) -> str:
+def relative_time(moment: datetime | None, now: datetime) -> str:
     """Write a moment as seen from now: ``in 12 s``, ``3 min ago``."""
     if moment is None:
         return ""
@@ -138,7 +143,7 @@ def ago(moment: datetime | None, now: datetime) -> str:
 
 
 @contextmanager
-def progress(doing: str) -> Iterator[Callable[[int, int | None], None]]:
+def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a bar on standard error where that is a terminal; yields what to call with done and total."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
@@ -162,7 +167,7 @@ def progress(doing: str) -> Iterator[Callable[[int, int | None], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def path(where: Path) -> str:
+def relative_path(where: Path) -> str:
     """Write a path as it is seen from the working directory, where it lies below that."""
     return str(where.relative_to(Path.cwd())) if where.is_relative_to(Path.cwd()) else str(where)
 
@@ -174,7 +179,7 @@ def command_line(*arguments: str) -> str:
     if found is not None and Path(found).resolve() == program.resolve():
         name = "token-vault"
     elif program.name == "token-vault":
-        name = path(program)
+        name = relative_path(program)
     else:
         name = ".venv/bin/token-vault" if Path(".venv/bin/token-vault").exists() else "token-vault"
     home = os.environ.get("TOKEN_VAULT_HOME")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from token_vault.errors import ConfigurationError
-from worker.cli import output
+from worker.cli import environment, output
+from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json, Tenant
 
 if TYPE_CHECKING:
     from worker.auth0 import Plan
-    from worker.cli.forecast import Demand, Forecast
+    from worker.cli.forecast import Forecast, Workload
     from worker.settings import Settings, TenantSettings
 
 
@@ -62,10 +63,9 @@ def plan(
 
     Needs neither a database nor, without --measure, Auth0; exits 1 where it does not fit the limit.
     """
-    from worker.cli.forecast import Demand, forecast
-    from worker.cli.working import quiet_log
+    from worker.cli.forecast import Workload, forecast
 
-    quiet_log()
+    environment.configure_log()
     settings, name = _chosen(tenant, needed=measure)
     configured = settings.tenants.get(name)
     counts = asyncio.run(_measure(settings, name)) if measure else {}
@@ -82,7 +82,7 @@ def plan(
         lacking = "the application lacks read:stats: " if measure else ""
         notes.append(f"{lacking}one login a user and day is assumed")
     shared = share if share is not None else configured.share if configured else 0.2
-    demand = Demand(
+    workload = Workload(
         users=int(known["users"]),
         logins_per_day=float(known["logins_per_day"]),
         connections=int(known.get("connections") or 10),
@@ -91,22 +91,19 @@ def plan(
     )
     chosen = _plan(plan_name, configured)
     results = [
-        forecast(chosen, demand, lists_carry_tokens=each)
+        forecast(chosen, workload, lists_carry_tokens=each)
         for each in ((True, False) if carried is None else (carried,))
     ]
-    _show(chosen, demand, results, notes, as_json=as_json)
-    return output.OK if all(result.load <= 1 for result in results) else output.NOT_SO
+    _show(chosen, workload, results, notes, as_json=as_json)
+    return ExitCode.OK if all(result.load <= 1 for result in results) else ExitCode.FAILED
 
 
 def _chosen(tenant: str | None, *, needed: bool) -> tuple[Settings, str]:
     """Return the settings and the one tenant that is meant; no name where none is clear, and none is needed."""
-    from worker.cli.environment import configured
-    from worker.cli.working import chosen
-
-    settings = configured()
+    settings = environment.load_settings()
     if tenant is None and not needed and len(settings.tenants) != 1:
         return settings, ""
-    names = chosen(settings, tenant)
+    names = environment.select_tenants(settings, tenant)
     if len(names) != 1:
         raise ConfigurationError(f"name one of the tenants by --tenant: {', '.join(names)}")
     return settings, names[0]
@@ -139,24 +136,26 @@ async def _measure(settings: Settings, tenant: str) -> dict[str, Any]:
     }
 
 
-def _show(plan: Plan, demand: Demand, results: list[Forecast], notes: list[str], *, as_json: bool) -> None:
+def _show(
+    plan: Plan, workload: Workload, results: list[Forecast], notes: list[str], *, as_json: bool
+) -> None:
     if as_json:
         told = [asdict(result) | {"warnings": list(result.warnings)} for result in results]
-        output.document({"plan": plan.name, "demand": asdict(demand), "notes": notes, "forecasts": told})
+        output.print_json({"plan": plan.name, "demand": asdict(workload), "notes": notes, "forecasts": told})
         return
-    output.say(
-        f"plan {plan.name}, {1 - demand.share:.0%} of its limit: {demand.users:,} users, "
-        f"{demand.logins_per_day:,.0f} logins a day, tokens of {demand.token_life:,.0f} s"
+    output.print_line(
+        f"plan {plan.name}, {1 - workload.share:.0%} of its limit: {workload.users:,} users, "
+        f"{workload.logins_per_day:,.0f} logins a day, tokens of {workload.token_life:,.0f} s"
     )
     heads = [
         "",
         *("lists with tokens" if result.lists_carry_tokens else "lists without tokens" for result in results),
     ]
-    output.table(heads, [[name, *(write(result) for result in results)] for name, write in _ROWS])
+    output.print_table(heads, [[name, *(write(result) for result in results)] for name, write in _ROWS])
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
-        output.note(warning)
+        output.print_notice(warning)
     for note in notes:
-        output.note(note)
+        output.print_notice(note)
 
 
 def _duration(seconds: float) -> str:

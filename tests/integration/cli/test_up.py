@@ -21,7 +21,7 @@ from emulators.client import Emulation
 from tests.support.wait import WAIT_SECONDS, until
 from token_vault.errors import ConfigurationError
 from worker import embedded
-from worker.cli import environment as premises
+from worker.cli.environment import with_keys
 from worker.settings import Settings, load
 
 KEEP = ("PATH", "HOME", "LANG")
@@ -318,20 +318,20 @@ def test_keys_of_an_embedded_vault(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name in ("DATABASE_URL", "VAULT_ACCESS_KEYS", "VAULT_REFRESH_KEYS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TOKEN_VAULT_HOME", str(tmp_path / "home"))
-    made = premises.with_keys(load())
+    made = with_keys(load())
     assert made.access_keys != made.refresh_keys
-    assert premises.with_keys(load()).refresh_keys == made.refresh_keys == load().refresh_keys
+    assert with_keys(load()).refresh_keys == made.refresh_keys == load().refresh_keys
     file = tmp_path / "home/keys/refresh"
     assert oct(file.stat().st_mode & 0o777) == "0o600"
     (tmp_path / "home/postgres/data").mkdir(parents=True)
     file.unlink()
     with pytest.raises(ConfigurationError, match=r"keys/refresh is missing or empty.*restore"):
-        premises.with_keys(load())
+        with_keys(load())
     file.touch()
     with pytest.raises(ConfigurationError, match="refresh"):
-        premises.with_keys(load())
+        with_keys(load())
     monkeypatch.setenv("VAULT_REFRESH_KEYS", made.refresh_keys[0].reveal())
-    assert premises.with_keys(load()).refresh_keys == made.refresh_keys
+    assert with_keys(load()).refresh_keys == made.refresh_keys
 
 
 @pytest.fixture
@@ -346,7 +346,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TOKEN_VAULT_HOME", str(tmp_path / "home"))
-    premises.with_keys(load())
+    with_keys(load())
     with embedded.servers(tmp_path / "home", durable=False, redis=False):
         yield tmp_path / "home"
 

@@ -14,15 +14,15 @@ import pytest
 
 from tests.support.wait import until_async
 from worker.cli.up import processes
-from worker.cli.up.processes import Child, Log
+from worker.cli.up.processes import Child, ChildLog
 
 LINGERS = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', file=sys.stderr, flush=True); time.sleep(60)"
 
 
-def child(program: str, folder: Path, tell: Callable[[str], None] = print) -> Child:
+def child(program: str, folder: Path, report: Callable[[str], None] = print) -> Child:
     """Start a child that runs a Python program."""
     command = [sys.executable, "-c", program]
-    return Child("the child", command, environment=dict(os.environ), log=folder / "child.log", tell=tell)
+    return Child("the child", command, environment=dict(os.environ), log=folder / "child.log", report=report)
 
 
 def _is_up(lingers: Child) -> bool:
@@ -33,8 +33,8 @@ async def test_a_child_that_ends_is_told_of_and_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each end is told with its code and the last words, and the pauses between starts grow."""
-    monkeypatch.setattr(processes, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(processes, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(processes, "FIRST_RESTART_SECONDS", 0.01)
+    monkeypatch.setattr(processes, "MAX_RESTART_SECONDS", 0.02)
     told: list[str] = []
     ends = child("import sys; sys.exit('no such setting')", tmp_path, told.append)
     await until_async(lambda: len(told) >= 3)
@@ -47,14 +47,14 @@ async def test_a_child_that_ends_is_told_of_and_started_again(
 
 async def test_a_child_that_lingers_is_killed(tmp_path: Path) -> None:
     """What does not end in its time is killed, and at once when nobody wants to wait."""
-    hurry = asyncio.Event()
-    for patience, in_a_hurry in ((0.1, False), (60.0, True)):
+    kill = asyncio.Event()
+    for stop_seconds, kill_at_once in ((0.1, False), (60.0, True)):
         lingers = child(LINGERS, tmp_path)
         await until_async(partial(_is_up, lingers))
-        if in_a_hurry:
-            hurry.set()
+        if kill_at_once:
+            kill.set()
         async with asyncio.timeout(20):
-            await lingers.stop(patience, hurry)
+            await lingers.stop(stop_seconds, kill)
         assert not lingers.running
 
 
@@ -63,7 +63,7 @@ async def test_a_program_that_cannot_run_is_told_of(tmp_path: Path) -> None:
     told: list[str] = []
     command = [sys.executable, "-c", ""]
     never = Child(
-        "it", command, environment={}, log=tmp_path / "log", tell=told.append, folder=tmp_path / "no"
+        "it", command, environment={}, log=tmp_path / "log", report=told.append, folder=tmp_path / "no"
     )
     await until_async(lambda: told)
     await never.stop(5, asyncio.Event())
@@ -72,8 +72,8 @@ async def test_a_program_that_cannot_run_is_told_of(tmp_path: Path) -> None:
 
 def test_a_log_is_bounded_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that grows too long begins anew, one older file is kept, and only the owner reads either."""
-    monkeypatch.setattr(processes, "LOG_SIZE", 100)
-    log = Log(tmp_path / "log")
+    monkeypatch.setattr(processes, "MAX_LOG_BYTES", 100)
+    log = ChildLog(tmp_path / "log")
     for number in range(50):
         log.write(f"line {number}, as long as lines are\n".encode())
     log.close()
@@ -93,7 +93,7 @@ def test_a_log_counts_trouble(tmp_path: Path) -> None:
     said = b"plain words\n[]\n{not json\n" + b"".join(
         json.dumps(record).encode() + b"\n" for record in records
     )
-    log = Log(tmp_path / "log")
+    log = ChildLog(tmp_path / "log")
     for start in range(0, len(said), 7):
         log.write(said[start : start + 7])
     log.close()
@@ -102,6 +102,6 @@ def test_a_log_counts_trouble(tmp_path: Path) -> None:
 
 def test_a_log_without_a_disk(tmp_path: Path) -> None:
     """Where the log cannot be written, its child goes on, and trouble is still counted."""
-    log = Log(tmp_path / "no" / "log")
+    log = ChildLog(tmp_path / "no" / "log")
     log.write(b'{"event": "x", "level": "error"}\n')
     assert log.errors == 1

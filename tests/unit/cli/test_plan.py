@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.support.auth0_server import Answer, FakeTime, Request, client_of, running
 from worker.auth0 import PLANS
 from worker.cli import main
-from worker.cli.forecast import Demand, forecast, renewed_every, user_pages
+from worker.cli.forecast import Workload, forecast, renewed_every, user_pages
 
 demands = st.builds(
-    Demand,
+    Workload,
     users=st.integers(0, 5_000_000),
     logins_per_day=st.floats(0, 5_000_000),
     connections=st.integers(0, 2_000),
@@ -40,8 +40,8 @@ def test_pages_are_those_of_a_walk(users: int) -> None:
 
 def test_a_worked_example() -> None:
     """100,000 users on the enterprise plan, 20,000 of whom sign in a day, half the limit left to others."""
-    demand = Demand(users=100_000, logins_per_day=20_000, connections=250, token_life=3600, share=0.5)
-    bare = forecast(PLANS["enterprise"], demand, lists_carry_tokens=False)
+    workload = Workload(users=100_000, logins_per_day=20_000, connections=250, token_life=3600, share=0.5)
+    bare = forecast(PLANS["enterprise"], workload, lists_carry_tokens=False)
     assert bare.full_sync_calls == {"read_users": 1011 + 100_000, "connections": 3, "other": 1}
     assert bare.full_sync_seconds == pytest.approx(101_015 / 8)
     assert bare.daily_calls == {"log": 1440, "logins": 20_000, "connections": 432, "reconciliation": 130}
@@ -50,15 +50,15 @@ def test_a_worked_example() -> None:
     assert bare.renewals_per_second == pytest.approx(100_000 / 2850)
     assert (bare.workers, bare.cores, bare.megabytes) == (1, 2, 396)
     assert not bare.warnings
-    carried = forecast(PLANS["enterprise"], demand, lists_carry_tokens=True)
+    carried = forecast(PLANS["enterprise"], workload, lists_carry_tokens=True)
     assert carried.full_sync_seconds == pytest.approx(1015 / 8)
 
 
 def test_groups_go_side_by_side() -> None:
     """Where each group has a limit of its own, the slowest alone decides."""
-    demand = Demand(users=500, logins_per_day=0, connections=6_000, token_life=3600, share=0)
+    workload = Workload(users=500, logins_per_day=0, connections=6_000, token_life=3600, share=0)
     assert forecast(
-        PLANS["professional"], demand, lists_carry_tokens=True
+        PLANS["professional"], workload, lists_carry_tokens=True
     ).full_sync_seconds == pytest.approx(72)
 
 
@@ -68,11 +68,15 @@ def test_an_hour_is_renewed_ten_minutes_early_or_a_little_more() -> None:
 
 
 @given(plans, demands, st.booleans())
-def test_more_costs_more(plan: str, demand: Demand, carried: bool) -> None:
+def test_more_costs_more(plan: str, workload: Workload, carried: bool) -> None:
     """More users, more logins, a larger share left: nothing of the forecast gets smaller."""
-    before = forecast(PLANS[plan], demand, lists_carry_tokens=carried)
-    more = Demand(
-        demand.users + 1000, demand.logins_per_day + 1000, demand.connections + 100, demand.token_life, 0.95
+    before = forecast(PLANS[plan], workload, lists_carry_tokens=carried)
+    more = Workload(
+        workload.users + 1000,
+        workload.logins_per_day + 1000,
+        workload.connections + 100,
+        workload.token_life,
+        0.95,
     )
     after = forecast(PLANS[plan], more, lists_carry_tokens=carried)
     assert after.full_sync_seconds > before.full_sync_seconds
@@ -82,13 +86,13 @@ def test_more_costs_more(plan: str, demand: Demand, carried: bool) -> None:
 
 
 @given(plans, demands)
-def test_lists_with_tokens_never_cost_more(plan: str, demand: Demand) -> None:
+def test_lists_with_tokens_never_cost_more(plan: str, workload: Workload) -> None:
     """Tokens in lists save the calls for each user, and change nothing else of a day."""
-    carried = forecast(PLANS[plan], demand, lists_carry_tokens=True)
-    bare = forecast(PLANS[plan], demand, lists_carry_tokens=False)
+    carried = forecast(PLANS[plan], workload, lists_carry_tokens=True)
+    bare = forecast(PLANS[plan], workload, lists_carry_tokens=False)
     assert carried.full_sync_seconds <= bare.full_sync_seconds
     assert carried.daily_calls == bare.daily_calls
-    assert bare.full_sync_calls["read_users"] - carried.full_sync_calls["read_users"] == demand.users
+    assert bare.full_sync_calls["read_users"] - carried.full_sync_calls["read_users"] == workload.users
 
 
 @pytest.fixture(autouse=True)

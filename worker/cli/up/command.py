@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import environment as premises
-from worker.cli import output
+from worker.cli import environment, output
+from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json
-from worker.cli.working import chosen, quiet_log
 
 if TYPE_CHECKING:
     from worker.cli.up.demo import Demo
@@ -25,12 +24,15 @@ if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.vault.db.database import Vault
 
-WORKER_PATIENCE = 55.0  # seconds that the workers get to end what they are at
-PATIENCE = 10.0  # and everything else
-# Seconds between looks whether the embedded servers live.
-TEND_EVERY = 5.0
-LOOK_EVERY = 1.0
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What the workers get to end what they are at.
+WORKER_STOP_SECONDS = 55.0
+# What every other process gets.
+STOP_SECONDS = 10.0
+# Between checks whether the embedded servers live.
+SERVER_CHECK_SECONDS = 5.0
+# Between two looks at the vault for the screen.
+STATUS_SECONDS = 1.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def up(
@@ -50,23 +52,27 @@ def up(
     """
     from worker import embedded
     from worker.cli.up import demo as emulated
-    from worker.cli.up.screen import screen
+    from worker.cli.up.screen import choose_screen
     from worker.settings import load
 
-    quiet_log()
+    environment.configure_log()
     settings = load()
-    with embedded.home_lock(settings.home), screen(as_json=as_json) as shown:
+    with embedded.home_lock(settings.home), choose_screen(as_json=as_json) as up_screen:
         prepared = emulated.prepare(settings.home) if _wants_demo(settings, demo) else None
-        shown.tell(_headline(settings, prepared))
-        complete = premises.with_keys(settings)
-        with premises.served(complete, redis=True) as complete:
-            premises.bring_to_head(complete)
+        up_screen.report(_headline(settings, prepared))
+        complete = environment.with_keys(settings)
+        with environment.running_servers(complete, redis=True) as complete:
+            environment.migrate_to_head(complete)
             own_broker = settings.redis_url is None
             own_database = settings.database_url is None
-            asyncio.run(Up(complete, prepared, shown, own_database=own_database, own_broker=own_broker).run())
-            for number in STOPPING:
+            asyncio.run(
+                Supervisor(
+                    complete, prepared, up_screen, own_database=own_database, own_broker=own_broker
+                ).run()
+            )
+            for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)  # the servers are stopped in order, and soon
-    return output.OK
+    return ExitCode.OK
 
 
 def _wants_demo(settings: Settings, demo: bool | None) -> bool:
@@ -74,7 +80,7 @@ def _wants_demo(settings: Settings, demo: bool | None) -> bool:
         return True
     from worker.runtime import credentials_of
 
-    for tenant in chosen(settings, None):
+    for tenant in environment.select_tenants(settings, None):
         credentials_of(
             settings, tenant
         )  # one that does not read is told here, and not by workers again and again
@@ -85,12 +91,12 @@ def _headline(settings: Settings, demo: Demo | None) -> str:
     if demo is None:
         return f"starting with {', '.join(tenant.domain for tenant in settings.tenants.values())}"
     why = "asked for by --demo" if settings.tenants else "no AUTH0_DOMAIN is set"
-    said = f"DEMO: starting with an emulated Auth0 tenant ({why}); data under {output.path(settings.home)}"
+    said = f"DEMO: starting with an emulated Auth0 tenant ({why}); data under {output.relative_path(settings.home)}"
     # The demo has a file of its own. Nobody should wait for a webhook that it does not know.
     return f"{said}; TOKEN_VAULT_CONFIG is not used" if os.environ.get("TOKEN_VAULT_CONFIG") else said
 
 
-class Up:
+class Supervisor:
     """One run of ``up``, its servers running already.
 
     Args:
@@ -110,8 +116,8 @@ class Up:
         self._demo = demo
         self._screen = screen
         self._children: list[Child] = []
-        self._halt, self._hurry = asyncio.Event(), asyncio.Event()
-        self._hinted = False
+        self._stop_requested, self._kill_requested = asyncio.Event(), asyncio.Event()
+        self._hint_shown = False
 
     async def run(self) -> None:
         """Run until a signal comes, then stop in order; a second signal stops at once.
@@ -120,24 +126,27 @@ class Up:
             ConfigurationError: the keys do not fit the vault, or the emulated tenant does not start.
         """
         loop = asyncio.get_running_loop()
-        for number in STOPPING:
-            loop.add_signal_handler(number, self._asked_to_stop)
-        work, halted = asyncio.create_task(self._work()), asyncio.create_task(self._halt.wait())
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, self._request_stop)
+        work, stop_wait = (
+            asyncio.create_task(self._run_children()),
+            asyncio.create_task(self._stop_requested.wait()),
+        )
         try:
-            await asyncio.wait({work, halted}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, stop_wait}, return_when=asyncio.FIRST_COMPLETED)
             work.cancel()
-            halted.cancel()
+            stop_wait.cancel()
             with suppress(asyncio.CancelledError):
                 await work
         finally:
             await self._stop()
 
-    def _asked_to_stop(self) -> None:
-        if self._halt.is_set():
-            self._hurry.set()
-        self._halt.set()
+    def _request_stop(self) -> None:
+        if self._stop_requested.is_set():
+            self._kill_requested.set()
+        self._stop_requested.set()
 
-    async def _work(self) -> None:
+    async def _run_children(self) -> None:
         from worker.cli.up.demo import TENANT
         from worker.embedded.files import own_folder
         from worker.vault.db.database import open_vault
@@ -145,27 +154,27 @@ class Up:
         settings = self._settings
         own_folder(settings.home / "logs", os.geteuid())
         keys = (settings.access_keys, settings.refresh_keys)
-        async with open_vault(premises.database_url(settings), *keys, connections=2) as vault:
+        async with open_vault(environment.database_url(settings), *keys, connections=2) as vault:
             tenants = list(settings.tenants)
-            environment = {**os.environ, "TOKEN_VAULT_HOME": str(settings.home)}
+            variables = {**os.environ, "TOKEN_VAULT_HOME": str(settings.home)}
             if self._demo is not None:
                 await self._start_demo(self._demo)
                 tenants = [TENANT]
-                environment = _without_auth0(environment)
-                environment["TOKEN_VAULT_CONFIG"] = str(self._demo.config)
-            self._start_workers(environment)
-            tending = asyncio.create_task(self._tend_servers())
+                variables = _without_auth0(variables)
+                variables["TOKEN_VAULT_CONFIG"] = str(self._demo.config)
+            self._start_workers(variables)
+            restarting = asyncio.create_task(self._restart_dead_servers())
             try:
-                await self._watch(vault, tenants)
+                await self._show_status(vault, tenants)
             finally:
-                tending.cancel()
+                restarting.cancel()
 
     async def _start_demo(self, demo: Demo) -> None:
         emulator = self._start("emulated tenant", demo.command, demo.environment)
         await demo.ready(emulator)
-        self._screen.tell(f"the emulated tenant answers at {demo.url}")
+        self._screen.report(f"the emulated tenant answers at {demo.url}")
 
-    def _start_workers(self, environment: dict[str, str]) -> None:
+    def _start_workers(self, variables: dict[str, str]) -> None:
         celery = (sys.executable, "-m", "celery", "-A", "worker.app")
         # Celery's own default queue too where the broker is this vault's alone: apps that name no queue reach it.
         on_demand = "interactive,celery" if self._own_broker else "interactive"
@@ -183,18 +192,18 @@ class Up:
                 f"{name}@%h",
             )
             quietly = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-            self._start(f"{name} worker", (*command, *quietly), environment)
-        self._start("beat", (*celery, "beat"), environment)
+            self._start(f"{name} worker", (*command, *quietly), variables)
+        self._start("beat", (*celery, "beat"), variables)
 
-    def _start(self, name: str, command: Sequence[str], environment: dict[str, str]) -> Child:
+    def _start(self, name: str, command: Sequence[str], variables: dict[str, str]) -> Child:
         from worker.cli.up.processes import Child
 
         log = self._settings.home / "logs" / f"{name.replace(' ', '-')}.log"
-        child = Child(name, command, environment=environment, log=log, tell=self._screen.tell)
+        child = Child(name, command, environment=variables, log=log, report=self._screen.report)
         self._children.append(child)
         return child
 
-    async def _watch(self, vault: Vault, tenants: Sequence[str]) -> None:
+    async def _show_status(self, vault: Vault, tenants: Sequence[str]) -> None:
         from sqlalchemy.exc import DBAPIError
         from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -206,7 +215,7 @@ class Up:
             began = time.monotonic()
             try:
                 status = await runs.status(vault, tenants)
-                await self._hint(vault, tenants, status["grants"].get("active", 0))
+                await self._show_hint(vault, tenants, status["grants"].get("active", 0))
                 self._screen.show(status, self._children)
                 trouble = ""
             except DBAPIError as error:
@@ -214,58 +223,66 @@ class Up:
             except (PoolTimeout, OSError) as error:
                 trouble = f"Postgres does not answer ({type(error).__name__})"
             if trouble != lost:
-                self._screen.tell(trouble or "Postgres answers again")
+                self._screen.report(trouble or "Postgres answers again")
             lost = trouble
             # Counting costs what is stored: of a big vault's database, looking takes a small share at the most.
-            await asyncio.sleep(max(LOOK_EVERY, 20 * (time.monotonic() - began)))
+            await asyncio.sleep(max(STATUS_SECONDS, 20 * (time.monotonic() - began)))
 
-    async def _tend_servers(self) -> None:
+    async def _restart_dead_servers(self) -> None:
         """Start an embedded server again that died; it keeps its address, so nobody else has to know."""
         from token_vault.errors import ConfigurationError
         from worker import embedded
 
-        def tend() -> bool:
+        def ensure_servers() -> bool:
             wanted = {"postgres": self._own_database, "redis": self._own_broker}
             with embedded.servers(self._settings.home, **wanted) as servers:
                 return servers.started
 
         while True:
-            await asyncio.sleep(TEND_EVERY)
+            await asyncio.sleep(SERVER_CHECK_SECONDS)
             try:
-                if await asyncio.to_thread(tend):
-                    self._screen.tell("an embedded server had died and was started again")
+                if await asyncio.to_thread(ensure_servers):
+                    self._screen.report("an embedded server had died and was started again")
             except ConfigurationError as error:
-                self._screen.tell(str(error))
+                self._screen.report(str(error))
 
-    async def _hint(self, vault: Vault, tenants: Sequence[str], active: int) -> None:
+    async def _show_hint(self, vault: Vault, tenants: Sequence[str], active: int) -> None:
         """Name a command that gets a token, once there is one."""
-        from worker.cli.up.demo import EXAMPLE
+        from worker.cli.up.demo import EXAMPLE_GRANT
         from worker.vault.grants import queries
 
-        if self._hinted or not active:
+        if self._hint_shown or not active:
             return
-        user, connection = EXAMPLE
-        of: tuple[str, ...] = ()
+        user, connection = EXAMPLE_GRANT
+        tenant_option: tuple[str, ...] = ()
         if self._demo is None:
             found = await queries.grants(vault, tenants, state="active", limit=1)
             if not found:
                 return
             user, connection = found[0]["user_id"], found[0]["connection"]
-            of = ("--tenant", found[0]["tenant"]) if len(tenants) > 1 else ()
-        wanted = ("--user", user, "--connection", connection, *of) if user else ("--admin", connection, *of)
+            tenant_option = ("--tenant", found[0]["tenant"]) if len(tenants) > 1 else ()
+        wanted = (
+            ("--user", user, "--connection", connection, *tenant_option)
+            if user
+            else ("--admin", connection, *tenant_option)
+        )
         self._screen.hint(f"a token, in another terminal: {output.command_line('get', *wanted)}")
-        self._hinted = True
+        self._hint_shown = True
 
     async def _stop(self) -> None:
         """Stop beat first, so that no work is added, then the workers, then the rest."""
         workers = [child for child in self._children if child.name.endswith("worker")]
         emulators = self._children[:1] if self._demo is not None else []
         beats = [child for child in self._children if child not in (*workers, *emulators)]
-        for children, patience in ((beats, PATIENCE), (workers, WORKER_PATIENCE), (emulators, PATIENCE)):
+        for children, stop_seconds in (
+            (beats, STOP_SECONDS),
+            (workers, WORKER_STOP_SECONDS),
+            (emulators, STOP_SECONDS),
+        ):
             if running := [child.name for child in children if child.running]:
-                self._screen.tell(f"stopping: {', '.join(running)} (once more Ctrl-C: at once)")
-            await asyncio.gather(*(child.stop(patience, self._hurry) for child in children))
+                self._screen.report(f"stopping: {', '.join(running)} (once more Ctrl-C: at once)")
+            await asyncio.gather(*(child.stop(stop_seconds, self._kill_requested) for child in children))
 
 
-def _without_auth0(environment: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not name.startswith("AUTH0_")}
+def _without_auth0(variables: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if not name.startswith("AUTH0_")}

@@ -25,7 +25,7 @@ from worker.embedded.server import is_free
 
 TENANT = "demo"
 CLIENT_ID = "demo-worker"
-EXAMPLE = ("google-oauth2|1111", "google-oauth2")
+EXAMPLE_GRANT = ("google-oauth2|1111", "google-oauth2")
 """A user whose token is always there to be got, and the connection."""
 
 PACKAGES = ("emulators", "starlette", "uvicorn")
@@ -68,7 +68,7 @@ class Demo:
 
     @property
     def environment(self) -> dict[str, str]:
-        """All that the emulation is told besides: nothing of the vault's own secrets."""
+        """All that the emulation is endpoints besides: nothing of the vault's own secrets."""
         passed = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ}
         return passed | {
             "EMULATOR_CLIENT_ID": CLIENT_ID,
@@ -95,8 +95,8 @@ class Demo:
     async def _answers(self, http: httpx.AsyncClient) -> bool:
         """Whether it is this home's emulation that listens there, and nobody else's."""
         try:
-            told = (await http.get(f"{self.url}/control/endpoints")).json()
-            return Secret(str(told["client_secret"])) == self.client_secret
+            endpoints = (await http.get(f"{self.url}/control/endpoints")).json()
+            return Secret(str(endpoints["client_secret"])) == self.client_secret
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return False
 

@@ -3,7 +3,7 @@
 Run as a script by a fresh interpreter, so that nothing here happens between a fork and an exec of a process with
 threads. It imports the standard library alone::
 
-    python -I -S leash.py PARENT PROGRAM ARGUMENT…
+    python -I -S die_with_parent.py PARENT PROGRAM ARGUMENT…
 """
 
 from __future__ import annotations

@@ -14,14 +14,15 @@ from pathlib import Path
 
 from worker.cli.up import die_with_parent
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a child that ended is started again
-STEADY = 60.0  # a child that ran for this many seconds is no failing start
-LOG_SIZE = 5_000_000  # bytes; one older file of this size is kept beside it
-_CHUNK = 65536
-_LONGEST_LINE = 20_000
+# Before a child that ended is started again: doubled each time.
+FIRST_RESTART_SECONDS, MAX_RESTART_SECONDS = 1.0, 30.0
+STEADY_SECONDS = 60.0  # a child that ran for this long did start
+MAX_LOG_BYTES = 5_000_000  # one older file of this size is kept beside it
+_CHUNK_BYTES = 65536
+_MAX_LINE_BYTES = 20_000
 
 
-class Log:
+class ChildLog:
     """A child's log file, readable by its owner alone, and what it said of trouble.
 
     Attributes:
@@ -41,11 +42,11 @@ class Log:
     def write(self, chunk: bytes) -> None:
         """Append what a child wrote; where the disk takes no more, the child goes on all the same."""
         with suppress(OSError):
-            if self._file < 0 or self._size > LOG_SIZE:
-                self._begin()
+            if self._file < 0 or self._size > MAX_LOG_BYTES:
+                self._rotate()
             self._size += os.write(self._file, chunk)
         *lines, rest = (self._rest + chunk).split(b"\n")
-        self._rest = rest[-_LONGEST_LINE:]
+        self._rest = rest[-_MAX_LINE_BYTES:]
         for line in lines:
             self._read(line.decode(errors="replace").strip())
 
@@ -55,7 +56,7 @@ class Log:
             os.close(self._file)
             self._file = -1
 
-    def _begin(self) -> None:
+    def _rotate(self) -> None:
         self.close()
         with suppress(FileNotFoundError):
             self._path.replace(self._path.with_name(self._path.name + ".1"))
@@ -74,10 +75,10 @@ class Log:
         self.errors += level in ("error", "critical")
         self.warnings += level == "warning"
         if level in ("error", "critical", "warning"):
-            self.trouble = _in_words(record)
+            self.trouble = _describe_record(record)
 
 
-def _in_words(record: Mapping[str, object]) -> str:
+def _describe_record(record: Mapping[str, object]) -> str:
     """Write a log record as one short line."""
     hidden = ("event", "level", "logger", "timestamp", "exception")
     details = " ".join(f"{name}={value}" for name, value in record.items() if name not in hidden)
@@ -92,7 +93,7 @@ class Child:
         command: the program's path and its arguments, none of them secret.
         environment: all of it.
         log: where its standard error goes.
-        tell: called with a sentence when it ends unasked.
+        report: called with a sentence when it ends unasked.
         folder: where it runs.
     """
 
@@ -103,37 +104,37 @@ class Child:
         *,
         environment: Mapping[str, str],
         log: Path,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         folder: Path | None = None,
     ) -> None:
         self.name = name
-        self.log = Log(log)
+        self.log = ChildLog(log)
         self.restarts = 0
         self._command = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *command]
         self._environment = dict(environment)
         self._folder = folder
-        self._tell = tell
+        self._report = report
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
-        self._task = asyncio.create_task(self._keep(), name=name)
+        self._task = asyncio.create_task(self._run_until_stopped(), name=name)
 
     @property
     def running(self) -> bool:
         """Whether its process lives."""
         return self._process is not None and self._process.returncode is None
 
-    async def stop(self, patience: float, hurry: asyncio.Event) -> None:
-        """Ask it to end, and wait; what does not end in time, or when ``hurry`` is set, is killed.
+    async def stop(self, stop_seconds: float, kill: asyncio.Event) -> None:
+        """Ask it to end, and wait; what does not end in time, or when ``kill`` is set, is killed.
 
         Args:
-            patience: seconds.
-            hurry: set when nobody wants to wait any longer.
+            stop_seconds: seconds.
+            kill: set when nobody wants to wait any longer.
         """
         self._stopping.set()
         self._signal(signal.SIGTERM)
-        hurried = asyncio.create_task(hurry.wait())
-        await asyncio.wait({self._task, hurried}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
+        killed = asyncio.create_task(kill.wait())
+        await asyncio.wait({self._task, killed}, timeout=stop_seconds, return_when=asyncio.FIRST_COMPLETED)
+        killed.cancel()
         self._signal(signal.SIGKILL)
         await self._task
 
@@ -142,25 +143,25 @@ class Child:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    async def _keep(self) -> None:
-        pause = FIRST_PAUSE
+    async def _run_until_stopped(self) -> None:
+        pause = FIRST_RESTART_SECONDS
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
-                how = _how(await self._run())
+                ended = _describe_exit(await self._run())
             except OSError as error:
-                how = f"cannot be started: {error.strerror}"
+                ended = f"cannot be started: {error.strerror}"
             if self._stopping.is_set():
                 break
-            if time.monotonic() - began > STEADY:
-                pause = FIRST_PAUSE
+            if time.monotonic() - began > STEADY_SECONDS:
+                pause = FIRST_RESTART_SECONDS
             said = f": {self.log.last[:300]}" if self.log.last else ""
-            self._tell(f"{self.name} ended ({how}); it starts again in {pause:g} s{said}")
+            self._report(f"{self.name} ended ({ended}); it starts again in {pause:g} s{said}")
             self.restarts += 1
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, MAX_RESTART_SECONDS)
         self.log.close()
 
     async def _run(self) -> int:
@@ -176,10 +177,10 @@ class Child:
         if self._stopping.is_set():
             self._signal(signal.SIGTERM)
         assert process.stderr is not None  # noqa: S101  # asked for above
-        while chunk := await process.stderr.read(_CHUNK):
+        while chunk := await process.stderr.read(_CHUNK_BYTES):
             self.log.write(chunk)
         return await process.wait()
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

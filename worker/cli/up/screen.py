@@ -14,10 +14,10 @@ from rich.live import Live
 from rich.text import Text
 
 from worker.cli import output
-from worker.cli.reading import connections_table, run_of
+from worker.cli.status import connections_table, describe_run
 from worker.cli.up.processes import Child
 
-EVERY = 10.0  # seconds between lines where nothing changes
+STATUS_LINE_SECONDS = 10.0  # between lines where nothing changes
 
 Status = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ class Screen(Protocol):
     ) -> None:
         """End showing."""
 
-    def tell(self, text: str) -> None:
+    def report(self, text: str) -> None:
         """Say one thing that happened."""
 
     def hint(self, text: str) -> None:
@@ -43,12 +43,12 @@ class Screen(Protocol):
         """Show how the vault and the processes are, about once a second."""
 
 
-def screen(*, as_json: bool) -> Screen:
+def choose_screen(*, as_json: bool) -> Screen:
     """Return the screen that fits standard output."""
-    return Table() if sys.stdout.isatty() and not as_json else Lines(as_json=as_json)
+    return LiveScreen() if sys.stdout.isatty() and not as_json else LineScreen(as_json=as_json)
 
 
-class Table:
+class LiveScreen:
     """A table that is drawn anew every second; what happens scrolls by above it."""
 
     def __init__(self) -> None:
@@ -63,13 +63,13 @@ class Table:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with output.unless_nobody_reads():
+        with output.tolerate_closed_output():
             self._live.stop()
 
-    def tell(self, text: str) -> None:
+    def report(self, text: str) -> None:
         """Print a line above the table."""
         at = datetime.now().astimezone().strftime("%H:%M:%S")
-        with output.unless_nobody_reads():
+        with output.tolerate_closed_output():
             self._console.print(Text.assemble((f"{at}  ", "dim"), output.printable(text)))
 
     def hint(self, text: str) -> None:
@@ -79,21 +79,21 @@ class Table:
     def show(self, status: Status, children: Sequence[Child]) -> None:
         """Draw the table."""
         now = datetime.now(UTC)
-        connections = output.drawn(*connections_table(status["connections"], now))
+        connections = output.rich_table(*connections_table(status["connections"], now))
         above = [Text(output.printable(said)) for said in (*summary(status, now), *processes(children))]
         hint = Text(output.printable(self._hint), style="bold")
-        with output.unless_nobody_reads():
+        with output.tolerate_closed_output():
             self._live.update(Group("", hint, *above, "", connections), refresh=True)
 
 
-class Lines:
+class LineScreen:
     """Lines on standard output: what happens at once, and how things are every few seconds."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
-        self._shown = -EVERY
-        self._known: dict[str, str] = {}
-        self._told: list[str] = []
+        self._shown_at = -STATUS_LINE_SECONDS
+        self._known_troubles: dict[str, str] = {}
+        self._reported: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -103,47 +103,47 @@ class Lines:
     ) -> None:
         """End showing: there is nothing to end."""
 
-    def tell(self, text: str) -> None:
+    def report(self, text: str) -> None:
         """Print a line."""
         self._print({"event": text}, text)
 
     def hint(self, text: str) -> None:
         """Print a line."""
-        self.tell(text)
+        self.report(text)
 
     def show(self, status: Status, children: Sequence[Child]) -> None:
         """Print what changed, and the whole every few seconds."""
         now = datetime.now(UTC)
         for name, trouble in _troubles(status).items():
-            if self._known.get(name, "") != trouble:
-                self.tell(f"{name}: {trouble or 'mended'}")
-            self._known[name] = trouble
-        if time.monotonic() - self._shown < EVERY:
+            if self._known_troubles.get(name, "") != trouble:
+                self.report(f"{name}: {trouble or 'mended'}")
+            self._known_troubles[name] = trouble
+        if time.monotonic() - self._shown_at < STATUS_LINE_SECONDS:
             return
-        self._shown = time.monotonic()
+        self._shown_at = time.monotonic()
         states = [_state(child) for child in children]
-        news = [line for line in troubles(children) if line not in self._told]
-        self._told = troubles(children)
+        news = [line for line in troubles(children) if line not in self._reported]
+        self._reported = troubles(children)
         self._print({"status": status, "processes": states}, "; ".join((*summary(status, now), *news)))
 
     def _print(self, document: dict[str, Any], text: str) -> None:
         if self._json:
-            said = output.line({"at": datetime.now(UTC)} | document)
+            said = output.json_line({"at": datetime.now(UTC)} | document)
         else:
             at = datetime.now().astimezone().strftime("%H:%M:%S")
             said = f"{at}  {output.printable(text)}"
-        with output.unless_nobody_reads():
+        with output.tolerate_closed_output():
             sys.stdout.write(said + "\n")
             sys.stdout.flush()
 
 
 def summary(status: Status, now: datetime) -> list[str]:
     """Write how the vault is, in a few lines."""
-    syncs = [f"last sync of {run['tenant']} {run_of(run, now)}" for run in status["last_sync"]]
+    syncs = [f"last sync of {run['tenant']} {describe_run(run, now)}" for run in status["last_sync"]]
     renewals = status["renewals"]
-    last_hour = output.text(renewals["last_hour"]) or "none"
+    last_hour = output.format_value(renewals["last_hour"]) or "none"
     return [
-        f"grants: {output.text(status['grants']) or 'none yet'}",
+        f"grants: {output.format_value(status['grants']) or 'none yet'}",
         f"renewed in the last full minute: {renewals['per_minute']}; renewals in the last hour: {last_hour}",
         *(syncs or ["no sync yet"]),
     ]
@@ -151,7 +151,7 @@ def summary(status: Status, now: datetime) -> list[str]:
 
 def processes(children: Sequence[Child]) -> list[str]:
     """Write how the child processes are, and the last trouble that one had."""
-    return ["processes: " + ", ".join(_in_words(child) for child in children), *troubles(children)]
+    return ["processes: " + ", ".join(_describe_child(child) for child in children), *troubles(children)]
 
 
 def troubles(children: Sequence[Child]) -> list[str]:
@@ -159,7 +159,7 @@ def troubles(children: Sequence[Child]) -> list[str]:
     return [f"last of {child.name}: {child.log.trouble}" for child in children if child.log.trouble]
 
 
-def _in_words(child: Child) -> str:
+def _describe_child(child: Child) -> str:
     counts = {
         "starts again": child.restarts, "errors": child.log.errors, "warnings": child.log.warnings,
     }  # fmt: skip

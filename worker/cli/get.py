@@ -1,0 +1,128 @@
+"""``token-vault get``: prints one fresh access token; no other command shows one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from token_vault.errors import ConfigurationError, TemporarilyUnavailable, TokenNotFound
+from token_vault.grant_key import GrantKey
+from worker.cli import environment, output
+from worker.cli.exit_codes import ExitCode
+from worker.cli.options import Admin, Connection, Json, MinTtl, Tenant, User
+from worker.cli.renew import renew_grant
+
+if TYPE_CHECKING:
+    from token_vault import Token, TokenVault
+    from worker.renewal.on_demand import Refreshed
+    from worker.settings import Settings
+
+
+DEFAULT_WAIT_SECONDS = 5.0
+
+
+def get(
+    user: User = None,
+    admin: Admin = None,
+    connection: Connection = None,
+    min_ttl: MinTtl = None,
+    wait: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Seconds to wait for a refresh.")
+    ] = DEFAULT_WAIT_SECONDS,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> int:
+    """Print one fresh access token.
+
+    It stands alone on standard output; where it is about to end, it is renewed first.
+    """
+    if (user is None) == (admin is None) or (admin is not None and connection is not None):
+        raise ConfigurationError(
+            "give --user, with --connection where the user has several, or --admin alone"
+        )
+    environment.configure_log()
+    with environment.running_vault(rings=["access"]) as settings, _reader(settings, tenant) as vault:
+        name = admin or connection or _only_connection(settings, user or "", tenant)
+
+        def read(wait_seconds: float) -> Token:
+            if user is None:
+                return vault.admin_token(name, min_ttl=min_ttl, wait=wait_seconds)
+            return vault.user_token(user, name, min_ttl=min_ttl, wait=wait_seconds)
+
+        try:
+            token = read(wait)
+        except TemporarilyUnavailable:
+            if not _can_renew_here(settings):
+                raise
+            # No worker serves this vault, so this process renews the grant itself.
+            tenants = environment.select_tenants(settings, tenant)
+            refreshed = asyncio.run(renew_grant(settings, tenants, user or "", name, min_ttl=min_ttl))
+            token = _read_again(read, refreshed)
+    _show_token(token, as_json)
+    return ExitCode.OK
+
+
+def _show_token(token: Token, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"token": token.value, "expires_at": token.expires_at, "scopes": token.scopes})
+    else:
+        typer.echo(token.value)
+
+
+def _reader(settings: Settings, tenant: str | None) -> TokenVault:
+    from token_vault import TokenVault
+    from worker import embedded
+
+    redis_url = settings.redis_url
+    if redis_url is None and embedded.is_up(settings.home):
+        found = embedded.find(settings.home)
+        redis_url = found.redis_url if found is not None and found.redis_url else None
+    return TokenVault(
+        environment.database_url(settings), settings.access_keys, redis_url=redis_url, tenant=tenant
+    )
+
+
+def _can_renew_here(settings: Settings) -> bool:
+    """Whether no worker would answer a refresh request, and this process can renew."""
+    from worker import embedded
+
+    can = bool(settings.refresh_keys and settings.tenants)
+    return can and settings.redis_url is None and not embedded.is_up(settings.home)
+
+
+def _read_again(read: Callable[[float], Token], refreshed: Refreshed) -> Token:
+    try:
+        return read(0)
+    except TemporarilyUnavailable as error:
+        whose = GrantKey(refreshed.tenant, refreshed.connection, refreshed.user_id)
+        raise TemporarilyUnavailable(
+            f"no fresh token of {whose}: the renewal came to {refreshed.outcome.value!r}",
+            refreshed.retry_after or error.retry_after,
+        ) from None
+
+
+def _only_connection(settings: Settings, user_id: str, tenant: str | None) -> str:
+    """Return the connection of a user's one grant.
+
+    Raises:
+        TokenNotFound: the user has none.
+        ConfigurationError: there are several; the message names them.
+    """
+    import psycopg
+
+    from token_vault.connect_args import CONNECT_ARGS
+    from token_vault.read_model import SELECT_CONNECTIONS
+
+    with psycopg.connect(environment.database_url(settings).reveal(), **CONNECT_ARGS) as connection:
+        found = connection.execute(SELECT_CONNECTIONS, {"user_id": user_id, "tenant": tenant}).fetchall()
+    names = [name for (name,) in found]
+    if not names:
+        raise TokenNotFound(f"the vault has no token of user {user_id}")
+    if len(names) > 1:
+        raise ConfigurationError(
+            f"user {user_id} has tokens of several connections: --connection {' | '.join(names)}"
+        )
+    return str(names[0])

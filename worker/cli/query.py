@@ -1,0 +1,42 @@
+"""Queries of the vault for the commands that only look at it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from worker.cli import environment
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+    from worker.vault.db.database import Vault
+
+T = TypeVar("T")
+
+
+def query_vault(
+    look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None
+) -> tuple[T, Sequence[str], datetime]:
+    """Open the vault, look once, and return what was found, the tenants that were meant, and the time."""
+    environment.configure_log()
+    with environment.running_vault() as settings:
+        return asyncio.run(_look(settings, look, tenant))
+
+
+async def _look(
+    settings: Settings, look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None
+) -> tuple[T, Sequence[str], datetime]:
+    from worker.vault.db.database import open_vault
+    from worker.vault.grants import queries
+
+    keys = (settings.access_keys, settings.refresh_keys)
+    async with open_vault(environment.database_url(settings), *keys, connections=1) as vault:
+        # What the vault holds can be looked at where no tenant is configured, too: on a dashboard's host, say.
+        tenants = (
+            environment.select_tenants(settings, tenant)
+            if settings.tenants
+            else await queries.tenants(vault, tenant)
+        )
+        return await look(vault, tenants), tenants, datetime.now(UTC)

@@ -1,0 +1,68 @@
+"""``token-vault status``: how the vault is doing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from worker.cli import output
+from worker.cli.exit_codes import ExitCode
+from worker.cli.options import Json, Tenant
+from worker.cli.query import query_vault
+
+
+def status(tenant: Tenant = None, as_json: Json = False) -> int:
+    """Show how the vault is doing.
+
+    Grants by state, connections and their troubles, the last full sync and look for changes, renewals.
+    """
+    from worker.vault.sync_state import runs
+
+    found, _, now = query_vault(runs.status, tenant)
+    if as_json:
+        output.print_json(found)
+        return ExitCode.OK
+    output.print_line(f"grants: {output.format_value(found['grants']) or 'none'}")
+    for run in found["last_sync"]:
+        output.print_line(f"last sync of {run['tenant']}: {describe_run(run, now)}")
+    if not found["last_sync"]:
+        output.print_line("last sync: none yet")
+    for run in found["last_changes"]:
+        output.print_line(f"last look for changes at {run['tenant']}: {describe_run(run, now)}")
+    output.print_line(f"renewals: {found['renewals']['per_minute']} in the last full minute; last hour: "
+               f"{output.format_value(found['renewals']['last_hour']) or 'none'}")  # fmt: skip
+    if any(found["events"].values()):
+        output.print_line(f"events: {output.format_value(found['events'])}")
+    output.print_line("")
+    output.print_table(*connections_table(found["connections"], now, in_full=True))
+    return ExitCode.OK
+
+
+def connections_table(
+    found: Sequence[Mapping[str, Any]], now: datetime, *, in_full: bool = False
+) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    """Write the connections of ``records.status`` as columns and rows."""
+    columns = ("connection", "provider", "grants", "next expiry", "trouble")
+    rows = [_connection_row(row, now, in_full=in_full) for row in found]
+    return output.with_tenant_column(columns, rows, found, {row["tenant"] for row in found})
+
+
+def _connection_row(row: Mapping[str, Any], now: datetime, *, in_full: bool) -> list[str]:
+    trouble = (row["problem_message"] if in_full else row["problem"]) or ""
+    if row["circuit_code"]:
+        trouble = f"{row['circuit_code']} since {output.format_value(row['circuit_opened_at'])}"
+        trouble += f", next try {output.relative_time(row['circuit_until'], now)}"
+    return [
+        output.format_value(row["name"]), output.format_value(row["provider"]), output.format_value(row["grants"]),
+        output.relative_time(row["next_expiry"], now), output.printable(trouble),
+    ]  # fmt: skip
+
+
+def describe_run(run: Mapping[str, Any], now: datetime) -> str:
+    """Write a sync run of ``records.status`` in words."""
+    ended = f"ended {output.relative_time(run['finished_at'], now)}" if run["finished_at"] else "under way"
+    counts = {name: run[name] for name in ("seen", "new", "changed", "stale", "gone", "failed") if run[name]}
+    return f"{ended}, {output.format_value(counts) or 'nothing seen'}" + (
+        f"; {run['error']}" if run["error"] else ""
+    )
