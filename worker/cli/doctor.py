@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from token_vault.errors import VaultError
-from worker.auth0.errors import MissingScope
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json
@@ -183,6 +182,7 @@ async def _vault(settings: Settings) -> list[Check]:
 
 async def _auth0(runtime: Runtime, tenant: str) -> list[Check]:
     from worker.auth0 import OPTIONAL_SCOPES, SCOPES
+    from worker.auth0.errors import MissingScope
 
     name = f"Auth0 {tenant}"
     try:

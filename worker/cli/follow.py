@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from token_vault.errors import TemporarilyUnavailable, VaultError
-from worker.auth0.errors import MissingScope
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Tenant
@@ -50,6 +49,8 @@ async def _follow(settings: Settings, tenants: Sequence[str]) -> int:
 
 async def _follow_tenant(runtime: Runtime, tenant: str, stop: asyncio.Event) -> bool:
     """Follow one tenant, again and again; returns False where that is not allowed."""
+    from worker.auth0.errors import MissingScope
+
     wait = FIRST_RETRY_SECONDS
     while not stop.is_set():
         try:
