@@ -93,10 +93,6 @@ def _entries(value: object) -> Sequence[object]:
     return value
 
 
-def _names(value: object) -> tuple[str, ...] | None:
-    return tuple(name for name in value if isinstance(name, str)) if isinstance(value, list) else None
-
-
 class Options(dict[str, Any]):
     """A connection's options, client secret and admin tokens among them: printing shows nothing."""
 
@@ -127,7 +123,6 @@ class Auth0Identity:
         provider: the strategy, e.g. ``google-oauth2``.
         user_id: the user's id at the provider; numbers are made strings.
         connection: the connection's name.
-        is_social: whether it is a social connection.
         access_token: None where absent, null or empty.
         refresh_token: None where absent, null or empty; absent never means that it was revoked.
         expires_in: life of the access token in seconds **from an unknown moment**; None where unknown.
@@ -139,7 +134,6 @@ class Auth0Identity:
     provider: Text
     user_id: Annotated[str, PlainValidator(_text_or_number)]
     connection: Text
-    is_social: Annotated[bool, Field(alias="isSocial"), PlainValidator(lambda v: v is True)] = False
     access_token: Token = None
     refresh_token: Token = None
     expires_in: Annotated[float | None, PlainValidator(parse_seconds)] = None
@@ -199,7 +193,6 @@ class Auth0Connection:
         strategy: the provider's kind, e.g. ``waad``.
         options: an open object, with client secret and admin tokens; None where Auth0 shows none, which
             means that ``read:connections_options`` is missing.
-        enabled_clients: ids of the applications that may use it; None where Auth0 shows none.
     """
 
     __pydantic_config__ = _CONFIG
@@ -208,7 +201,6 @@ class Auth0Connection:
     name: Text
     strategy: Text
     options: Annotated[Mapping[str, Any] | None, PlainValidator(_options)] = field(default=None, repr=False)
-    enabled_clients: Annotated[tuple[str, ...] | None, PlainValidator(_names)] = None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ log = structlog.get_logger(__name__)
 
 # Events are gathered for so long, in seconds, so that many changes of one user cost one call.
 GATHER_SECONDS = 0.5
-EVENTS_AT_A_TIME = 50
 
 LOG_FEED, EVENT_FEED, UPDATED_SCAN = "log", "events", "updated"
 

@@ -56,7 +56,6 @@ def test_a_documented_user() -> None:
                 provider="google-oauth2",
                 user_id="1111",
                 connection="google-oauth2",
-                is_social=True,
                 access_token=Secret("ya29.x"),
                 refresh_token=Secret("1//0g"),
                 expires_in=3599.0,
@@ -128,7 +127,7 @@ def test_any_value_anywhere_is_read_or_named(field: str, value: Any, inner: str,
                 assert token is None or token.reveal().encode()
 
 
-@given(ANYTHING, st.sampled_from(["id", "name", "strategy", "options", "enabled_clients"]), ANYTHING)
+@given(ANYTHING, st.sampled_from(["id", "name", "strategy", "options"]), ANYTHING)
 def test_any_connection_is_read_or_named(raw: Any, field: str, value: Any) -> None:
     """Whatever stands in a connection, it is read or is called unreadable, by its place."""
     whole = {"id": "con_1", "name": "corp", "strategy": "waad", "options": {}}

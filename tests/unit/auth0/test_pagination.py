@@ -65,12 +65,11 @@ async def test_connections_follow_the_checkpoint() -> None:
 
 async def test_options_are_kept_and_not_shown() -> None:
     """Options come whole; absent ones are None, empty ones are not; no repr shows them."""
-    shown = con("a", options={"client_secret": "hunter2", "deep": [1]}, enabled_clients=["c1", 7])
+    shown = con("a", options={"client_secret": "hunter2", "deep": [1]})
     tenant = connections([[shown, con("b", options={}), con("c")]])
     async with running(tenant) as server, client_of(server, FakeTime()) as client:
         a, b, c = [c async for c in client.connections()]
     assert a.options == {"client_secret": "hunter2", "deep": [1]}
-    assert a.enabled_clients == ("c1",)
     assert b.options == {}
     assert c.options is None
     assert "hunter2" not in f"{a!r} {a} {a.options!r} {a.options}"

@@ -55,7 +55,7 @@ class Endpoint:
         host: the domain asked.
         subject: what a 404 says is not there.
         scope: what a 403 without names means.
-        group: which of the tenant's rate limits counts its calls, one of ``plans.GROUPS``.
+        group: which of the tenant's rate limits counts its calls, as ``Plan.limits`` names it.
     """
 
     name: str

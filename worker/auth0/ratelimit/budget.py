@@ -136,7 +136,7 @@ class RateLimitBudget:
         """Wait for a slot.
 
         Args:
-            group: one of ``plans.GROUPS``.
+            group: of the endpoint, as ``Plan.limits`` names it.
             urgent: somebody waits for this call: it comes before bulk calls.
             where: what the error speaks of.
 

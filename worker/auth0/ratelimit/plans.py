@@ -11,9 +11,6 @@ from types import MappingProxyType
 
 from token_vault.errors import ConfigurationError
 
-GROUPS = ("read_users", "connections", "logs", "other")
-"""What an endpoint can belong to; a plan may have one limit for several of them."""
-
 ALL_CALLS = "all"
 """The one group of a plan that counts all calls together."""
 
@@ -45,7 +42,8 @@ class Plan:
 
     Attributes:
         name: as it is set.
-        limits: by group; ``all``, else ``other``, for groups that are not named.
+        limits: by group of endpoints: ``read_users``, ``connections``, ``logs``; ``all``, else ``other``, for
+            groups that are not named.
     """
 
     name: str
