@@ -85,7 +85,7 @@ def one(
     reconciliation.
     """
     limits = PLANS[plan]
-    limit = limits.limits[limits.bucket("read_users")]
+    limit = limits.limits[limits.limit_name("read_users")]
     speed = max(1.0, CALLS_A_SECOND / limit.per_second)
     prepared(servers, tenant, plan, users, speed=speed)
     tenant.start_activity(**ACTIVITY)

@@ -174,7 +174,7 @@ def _took(database: psycopg.Connection[tuple[object, ...]]) -> float | None:
 def _count(result: Result, tenant: Emulation) -> None:
     """Count pages, and hold the time between two of them against the kills."""
     plan = PLANS[result.plan]
-    bucket = plan.bucket("read_users")
+    bucket = plan.limit_name("read_users")
     groups = tenant.limit_counts()["groups"]
     counted = groups.values() if bucket == ALL_CALLS else [groups[bucket]]
     served = [

@@ -25,7 +25,7 @@ from worker.auth0.http.responses import Endpoint, api_error, consequence_without
 from worker.auth0.http.retries import Clock, Retrier, RetryPolicy, Sleep, utc_now
 from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken, SharedToken, TokenStore
-from worker.auth0.models import Auth0Connection, Auth0User, Unreadable, UserPage, read_page, read_user
+from worker.auth0.models import Auth0Connection, Auth0User, UnreadableEntry, UserPage, read_page, read_user
 from worker.auth0.ratelimit.budget import RateLimitBudget
 from worker.auth0.stats import TenantCounts
 from worker.auth0.tenant_log import LogEntry, LogPage
@@ -132,7 +132,7 @@ class ManagementClient:
         raw = await self._get(endpoint, path, {"fields": USER_FIELDS, "include_fields": "true"})
         try:
             user = read_user(raw)
-        except Unreadable as error:
+        except UnreadableEntry as error:
             raise MalformedAnswer(f"{endpoint}: {error}", status=200) from None
         if user.malformed:
             _log.warning("auth0.user_malformed", user_id=user.user_id, malformed=user.malformed)

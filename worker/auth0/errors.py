@@ -17,6 +17,7 @@ VaultError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 from token_vault.errors import ConfigurationError, VaultError
 
@@ -61,6 +62,16 @@ class Auth0RateLimited(Auth0Error):
     def __init__(self, message: str, *, retry_after: float, code: str | None = None) -> None:
         self.retry_after = retry_after
         super().__init__(message, status=429, code=code)
+
+    @classmethod
+    def spent(cls, where: str, seconds: float, *, code: str | None = None) -> Self:
+        """Make the error of a rate limit that is used up."""
+        return cls(
+            f"{where}: the tenant's rate limit is used up for {seconds:.1f} s more; "
+            "it is shared with every other program of the tenant",
+            retry_after=seconds,
+            code=code,
+        )
 
 
 class Auth0Refused(Auth0Error):

@@ -19,9 +19,9 @@ import httpx
 import structlog
 
 from worker.auth0.errors import Auth0EventsGone, Auth0Unreachable, MalformedAnswer
+from worker.auth0.field_types import parse_text, parse_time
 from worker.auth0.http.responses import Endpoint
 from worker.auth0.http.stream import MAX_LINE_BYTES, ByteStream, read_chunks
-from worker.auth0.models import parse_text, parse_time
 
 EVENT_TYPES = ("user.created", "user.updated", "user.deleted")
 

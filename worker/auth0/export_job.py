@@ -17,10 +17,10 @@ import httpx
 import structlog
 
 from worker.auth0.errors import Auth0Error, Auth0Refused, Auth0Unreachable, MalformedAnswer
+from worker.auth0.field_types import parse_text, parse_time
 from worker.auth0.http import stream
 from worker.auth0.http.responses import Endpoint
 from worker.auth0.http.retries import Sleep
-from worker.auth0.models import parse_text, parse_time
 from worker.loopback import is_loopback
 
 EXPORTED_FIELDS = ("user_id", "created_at", "updated_at")

@@ -9,7 +9,7 @@ import structlog
 
 from worker.auth0.errors import Auth0Error, MalformedAnswer, PagingWindowExceeded
 from worker.auth0.http.responses import Endpoint
-from worker.auth0.models import Auth0Connection, Unreadable, read_connection
+from worker.auth0.models import Auth0Connection, UnreadableEntry, read_connection
 
 PER_PAGE = 100  # Auth0's maximum
 
@@ -48,7 +48,7 @@ async def list_connections(
             position += 1
             try:
                 connection = read_connection(entry, position)
-            except Unreadable as error:
+            except UnreadableEntry as error:
                 _log.warning("auth0.connection_malformed", domain=endpoint.host, malformed=str(error))
                 continue
             yield connection

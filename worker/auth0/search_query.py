@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal
 
-from worker.auth0.models import Auth0User, UserPage, parse_text
+from worker.auth0.field_types import parse_text
+from worker.auth0.models import Auth0User, UserPage
 
 TimeField = Literal["created_at", "updated_at"]
 

@@ -15,8 +15,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import httpx
 
 from worker.auth0.errors import Auth0LogGone, MalformedAnswer
+from worker.auth0.field_types import parse_text, parse_time
 from worker.auth0.http.responses import Endpoint, read_error_code
-from worker.auth0.models import Unreadable, parse_text, parse_time
+from worker.auth0.models import UnreadableEntry
 
 GONE_STATUSES = frozenset({400, 404, 410})
 
@@ -93,7 +94,7 @@ def read_log_page(
     for position, raw in enumerate(raws):
         try:
             entries.append(read_log_entry(raw, position))
-        except Unreadable as error:
+        except UnreadableEntry as error:
             malformed.append(str(error))
     after = asked_after
     if raws:  # after an empty page, the same is asked again
@@ -115,7 +116,7 @@ def read_newest(answer: Any, endpoint: Endpoint) -> LogEntry | None:
     raws = _entries_in(answer, endpoint)
     try:
         return read_log_entry(raws[0], 0) if raws else None
-    except Unreadable as error:
+    except UnreadableEntry as error:
         raise MalformedAnswer(f"{endpoint}: {error}", status=200) from None
 
 
@@ -127,7 +128,7 @@ def read_log_entry(raw: object, position: int) -> LogEntry:
     """
     log_id = _log_id(raw)
     if log_id is None or not isinstance(raw, dict):
-        raise Unreadable(f"log entry at position {position}: has no log_id")
+        raise UnreadableEntry(f"log entry at position {position}: has no log_id")
     kind = parse_text(raw.get("type")) or ""
     named = [raw.get("user_id"), *(_written(raw.get("details")) if kind == "sapi" else ())]
     users = dict.fromkeys(user for user in map(parse_text, named) if user)

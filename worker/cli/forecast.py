@@ -138,7 +138,7 @@ def at_the_limit(plan: Plan, calls: Mapping[str, float], share: float) -> float:
     """Return how many seconds so many calls take at the least; groups with limits of their own go side by side."""
     by_bucket: dict[str, float] = {}
     for group, number in calls.items():
-        bucket = plan.bucket(group)
+        bucket = plan.limit_name(group)
         by_bucket[bucket] = by_bucket.get(bucket, 0.0) + number
     return max(
         (number / plan.limits[name].without(share).per_second for name, number in by_bucket.items()),

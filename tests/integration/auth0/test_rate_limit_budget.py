@@ -21,7 +21,8 @@ from worker import embedded
 from worker.auth0 import PLANS, Limit, RateLimitBudget
 from worker.auth0.errors import Auth0RateLimited
 from worker.auth0.ratelimit.bucket import BucketSlot, BucketTerms, ObservedLimits, TokenBucket
-from worker.auth0.ratelimit.budget import _SCRIPT, ASSUMED_WORKER_PROCESSES, REDIS_RETRY_SECONDS
+from worker.auth0.ratelimit.budget import ASSUMED_WORKER_PROCESSES
+from worker.auth0.ratelimit.redis_buckets import REDIS_RETRY_SECONDS, SCRIPT
 
 Make = Callable[..., RateLimitBudget]
 
@@ -218,7 +219,7 @@ async def test_headers_that_show_more_change_nothing(make: Make, time: Simulated
     with structlog.testing.capture_logs() as logs:
         await time.run(go())
     assert calls[-1] >= 49 / 2
-    assert [entry["event"] for entry in logs] == ["auth0.plan_differs"]
+    assert [entry["event"] for entry in logs] == ["rate_limit.plan_contradicted"]
 
 
 async def test_clocks_of_workers_do_not_matter(redis_url: Secret) -> None:
@@ -279,7 +280,7 @@ async def test_redis_that_dies_and_comes_back(
             await time.run(ask(3))
             await budget.aclose()
     assert shared == [True] * 3 + [False] * 3 + [True] * 3
-    assert [entry["event"] for entry in logs] == ["auth0.budget_local", "auth0.budget_shared_again"]
+    assert [entry["event"] for entry in logs] == ["rate_limit.sharing_lost", "rate_limit.sharing_restored"]
 
 
 async def test_a_redis_that_hangs_is_asked_once(time: SimulatedTime) -> None:
@@ -301,7 +302,7 @@ async def test_a_redis_that_hangs_is_asked_once(time: SimulatedTime) -> None:
 
 
 def test_a_wrong_address_is_named_and_not_shown() -> None:
-    """What is no address of Redis is the operator's to mend; the message does not show it."""
+    """What is no address of Redis is the operator's to fix; the message does not show it."""
     with pytest.raises(ConfigurationError, match="REDIS_URL") as refused:
         RateLimitBudget("acme", PLANS["free"], redis_url=Secret("canary://x"))
     assert "canary" not in repr(refused.value.__context__) + str(refused.value)
@@ -335,7 +336,7 @@ def test_the_script_is_the_model(
     model, now = TokenBucket(Limit(rate, burst), left), 1_774_000_000.0
     last: BucketSlot | None = None
     with redis_client.Redis.from_url(servers.redis_url.reveal()) as connection:
-        script = connection.register_script(_SCRIPT)
+        script = connection.register_script(SCRIPT)
         connection.delete("model")
         for passed, (kind, number, horizon, shown) in steps:
             now += passed

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from token_vault.secret import Secret
 from worker.auth0 import Auth0Connection, Auth0Identity, Auth0User, Options
-from worker.auth0.models import Unreadable, parse_seconds, read_connection, read_page, read_user
+from worker.auth0.field_types import parse_seconds
+from worker.auth0.models import UnreadableEntry, read_connection, read_page, read_user
 
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
     st.none()
@@ -135,7 +136,7 @@ def test_any_connection_is_read_or_named(raw: Any, field: str, value: Any) -> No
         named = ""
         try:
             read_connection(entry, 1)
-        except Unreadable as unreadable:
+        except UnreadableEntry as unreadable:
             named = str(unreadable)
         assert named == "" or named.startswith("connection 1: ")
 
@@ -172,7 +173,7 @@ def test_one_bad_identity_costs_only_itself() -> None:
 
 def test_unreadable_entries_show_no_value() -> None:
     """The error of an unreadable entry names the fields, and holds nothing of their values anywhere."""
-    with pytest.raises(Unreadable) as unreadable:
+    with pytest.raises(UnreadableEntry) as unreadable:
         read_user({"identities": "ya29.hunter2"}, 7)
     assert "position 7" in str(unreadable.value)
     assert "identities is not a list" in str(unreadable.value)

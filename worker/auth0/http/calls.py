@@ -13,11 +13,11 @@ import structlog
 from token_vault.secret import Secret
 from worker.auth0.credentials import Credentials
 from worker.auth0.errors import Auth0Unreachable, MalformedAnswer
+from worker.auth0.field_types import parse_seconds
 from worker.auth0.http.responses import Endpoint, api_error, read_error_code, read_json, token_error
 from worker.auth0.http.retries import Clock, Retrier
 from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken
-from worker.auth0.models import parse_seconds
 from worker.auth0.ratelimit.budget import RateLimitBudget
 from worker.http_client import make_http_client
 

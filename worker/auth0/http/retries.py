@@ -14,7 +14,7 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from worker.auth0.errors import Auth0Error, Auth0RateLimited, Auth0Unreachable
-from worker.auth0.models import parse_seconds
+from worker.auth0.field_types import parse_seconds
 
 # 501 and the like will not pass by waiting.
 RETRIED_STATUSES = frozenset({500, 502, 503, 504})
@@ -121,7 +121,7 @@ class Retrier:
             if left <= 0:
                 return
             if left > self._retries.longest:
-                raise Auth0RateLimited(_limited(where, left), retry_after=left)
+                raise Auth0RateLimited.spent(where, left)
             slept_for = until
             # Each a little later than the pause, so that those who waited do not come back at once.
             await self._sleep(left + self._retries.backoff(1))
@@ -138,7 +138,7 @@ class Retrier:
             wait = min(longest, (wait or 0.0) + self._retries.backoff(attempt))
         until = now + timedelta(seconds=wait)
         self._paused_until = max(until, self._paused_until or until)
-        return Auth0RateLimited(_limited(where, wait), retry_after=wait, code=code)
+        return Auth0RateLimited.spent(where, wait, code=code)
 
     def _wait(self, state: RetryCallState) -> float:
         error = _error_of(state)
@@ -152,13 +152,6 @@ class Retrier:
             longest = self._retries.longest
             return state.idle_for >= longest or state.idle_for + state.upcoming_sleep > longest
         return state.attempt_number >= self._retries.attempts
-
-
-def _limited(where: str, wait: float) -> str:
-    return (
-        f"{where}: the tenant's rate limit is used up for {wait:.1f} s more; "
-        "it is shared with every other program of the tenant"
-    )
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
-"""A token bucket that hands out slots: in this process, and the same in Redis for all processes.
+"""A token bucket that hands out slots.
 
-``Bucket`` says what the script in ``shared_bucket.lua`` does, and is what a process goes by without Redis.
+``TokenBucket`` is the model of ``shared_bucket.lua``, which does the same in Redis for all processes, and what a
+process goes by without Redis.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class ObservedLimits:
 
     Attributes:
         remaining: tokens in Auth0's bucket after that call.
-        limit: tokens it holds at the most; 0 where it did not say.
+        limit: tokens it holds at most; 0 where it did not say.
         slot: the number of that call's slot.
         at: when that call was made, in seconds.
     """
@@ -58,7 +59,7 @@ class BucketSlot:
 
 
 class TokenBucket:
-    """Tokens, of which slots yet to come are taken already.
+    """Tokens, of which future ones may be taken in advance.
 
     It starts empty: how full Auth0's own bucket is, is not known.
 
@@ -76,11 +77,17 @@ class TokenBucket:
         self._slots = 0
         self.pause_until = 0.0
 
-    def take(self, now: float, terms: BucketTerms, seen: ObservedLimits | None = None) -> BucketSlot:
-        """Give the next slot, at once or ahead, and believe what was seen where that is less."""
+    def take(self, now: float, terms: BucketTerms, observed: ObservedLimits | None = None) -> BucketSlot:
+        """Give the next slot, at once or ahead.
+
+        Args:
+            now: seconds.
+            terms: what the caller accepts.
+            observed: lowers the level where Auth0's bucket holds less.
+        """
         self._refill(now)
-        if seen is not None and seen.slot <= self._slots:
-            self._believe(now, seen)
+        if observed is not None and observed.slot <= self._slots:
+            self._lower(now, observed)
         rate = self.limit.per_second
         lacking = max(0.0, min(1 + terms.keep, self._burst) - self._level)
         wait = max(0.0, self.pause_until - now) + lacking / rate
@@ -91,7 +98,7 @@ class TokenBucket:
         return BucketSlot(wait, self._slots, now + wait, self.pause_until)
 
     def pause(self, now: float, seconds: float) -> None:
-        """Let no slot be for so long; after that the bucket is empty, as Auth0's is."""
+        """Give no slot for a while, then start empty like Auth0's."""
         self._refill(now)
         self._level = min(self._level, 0.0)
         self.pause_until = max(self.pause_until, now + seconds)
@@ -101,11 +108,12 @@ class TokenBucket:
         self._level = min(self._burst, self._level + max(0.0, now - since) * self.limit.per_second)
         self._at = now
 
-    def _believe(self, now: float, seen: ObservedLimits) -> None:
-        if seen.limit >= 1:
-            self._burst = min(self.limit.burst, Limit(0, seen.limit).without(self._left).burst)
-        since = max(seen.at, self.pause_until)
+    def _lower(self, now: float, observed: ObservedLimits) -> None:
+        """Lower the level to Auth0's, less what was taken since."""
+        if observed.limit >= 1:
+            self._burst = min(self.limit.burst, Limit(0, observed.limit).without(self._left).burst)
+        since = max(observed.at, self.pause_until)
         gained = max(0.0, now - since) * self.limit.per_second
-        left = seen.limit * self._left
-        believed = seen.remaining - left + gained - (self._slots - seen.slot)
-        self._level = min(self._level, self._burst, believed)
+        others = observed.limit * self._left
+        level = observed.remaining - others + gained - (self._slots - observed.slot)
+        self._level = min(self._level, self._burst, level)

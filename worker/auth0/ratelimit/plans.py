@@ -12,7 +12,7 @@ from types import MappingProxyType
 from token_vault.errors import ConfigurationError
 
 ALL_CALLS = "all"
-"""The one group of a plan that counts all calls together."""
+"""The limit of a plan that counts all calls together."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class Limit:
     """A token bucket.
 
     Attributes:
-        per_second: tokens added a second; each call takes one.
-        burst: tokens it holds at the most.
+        per_second: tokens added per second; each call takes one.
+        burst: tokens it holds at most.
     """
 
     per_second: float
     burst: float
 
     def without(self, share: float) -> Limit:
-        """Return what is left when a share of the rate and of the burst is others'.
+        """Return what is left beside others' share of rate and burst.
 
         One token stays in Auth0's bucket where it can: calls arrive closer together than they were sent.
         """
@@ -53,8 +53,8 @@ class Plan:
         if not {ALL_CALLS, "other"} & self.limits.keys():
             raise ConfigurationError(f"the limits of plan {self.name} must name the group all, or other")
 
-    def bucket(self, group: str) -> str:
-        """Return the name of the limit that counts the calls of this group."""
+    def limit_name(self, group: str) -> str:
+        """Return the limit that counts the calls of a group."""
         return next(name for name in (group, ALL_CALLS, "other") if name in self.limits)
 
 
@@ -73,7 +73,12 @@ _SELF_SERVICE = MappingProxyType(
 
 
 def presume_plan(group: str, burst: float) -> str:
-    """The plan whose limit an answer shows, where it can be told by that; else the smallest."""
+    """Return the plan whose limit an answer shows, else the smallest.
+
+    Args:
+        group: of the call that was answered.
+        burst: what the answer shows.
+    """
     if burst >= 50:
         return "enterprise"
     return "essentials" if group == "read_users" and burst >= 30 else "free"

@@ -1,0 +1,104 @@
+"""Single fields of Auth0's answers, read tolerantly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import PlainValidator
+from pydantic_core import PydanticCustomError
+
+from token_vault.secret import Secret
+
+# A century. No token lives longer, and the end of one that did would not fit into a date.
+MAX_LIFETIME_SECONDS = 100 * 365 * 86_400.0
+
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
+
+
+def parse_text(value: object) -> str | None:
+    """Return a text that can be sent and stored, else None."""
+    try:
+        return require_text(value)
+    except PydanticCustomError:
+        return None
+
+
+def parse_seconds(value: object) -> float | None:
+    """Read seconds given as a number or digits, else None."""
+    if isinstance(value, str):
+        value = value.strip()
+        number = float(value) if _NUMBER.fullmatch(value) else -1.0
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number = (
+            float(value) if abs(value) <= MAX_LIFETIME_SECONDS else -1.0
+        )  # a longer int need not fit a float
+    else:
+        return None
+    return number if 0 <= number <= MAX_LIFETIME_SECONDS else None  # NaN compares false
+
+
+def parse_time(value: object) -> datetime | None:
+    """Read a time (UTC), with or without milliseconds, else None."""
+    # Auth0's own description allows an object in place of last_login.
+    if not isinstance(value, str):
+        return None
+    try:
+        time = datetime.fromisoformat(value)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def require_text(value: object) -> str:
+    """Return a text that can be sent and stored.
+
+    Raises:
+        PydanticCustomError: it is none; the message does not hold the value.
+    """
+    if not isinstance(value, str):
+        raise PydanticCustomError("not_text", "is not a string")
+    if not value:
+        raise PydanticCustomError("empty", "is empty")
+    if "\0" in value or not _is_encodable(value):
+        raise PydanticCustomError("not_storable", "holds NUL or half of a surrogate pair")
+    return value
+
+
+def require_text_or_number(value: object) -> str:
+    """Return a text, or a whole number as text; raises as ``require_text``."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else require_text(value)
+
+
+def require_entries(value: object) -> Sequence[object]:
+    """Return a list, empty where there is none.
+
+    Raises:
+        PydanticCustomError: it is something else.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise PydanticCustomError("not_list", "is not a list")
+    return value
+
+
+def _is_encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _optional_secret(value: object) -> Secret | None:
+    return None if value is None or value == "" else Secret(require_text(value))
+
+
+Text = Annotated[str, PlainValidator(require_text)]
+TextOrNumber = Annotated[str, PlainValidator(require_text_or_number)]
+OptionalSecret = Annotated[Secret | None, PlainValidator(_optional_secret)]
+OptionalSeconds = Annotated[float | None, PlainValidator(parse_seconds)]
+OptionalTime = Annotated[datetime | None, PlainValidator(parse_time)]
