@@ -1,7 +1,7 @@
-"""What is declared of a provider, under what the operator says of it and what its answers have shown.
+"""Providers and renewal policies as the operator and the answers correct them.
 
-Answers make renewal more careful, never bolder: a refresh token that was not replaced may be replaced the next
-time, and a second use that succeeded does not say that the first one had arrived.
+Answers make renewal more careful, never bolder: a refresh token that was not replaced may be replaced next time, and
+a second use that succeeded does not prove that the first one arrived.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from worker.settings import ConnectionSettings, ProviderSettings, Settings
 from worker.vault.connections.stored import StoredConnection
 from worker.vault.schedule import RenewalPolicy
 
+# How long a grant that was read is kept fresh, where the operator does not say.
 DEFAULT_READ_WINDOW = timedelta(days=7)
 
 _UNITS: Mapping[str, timedelta | Literal["absolute"]] = {
@@ -32,16 +33,16 @@ def declared(settings: Settings) -> dict[str, Provider]:
     """Return the providers that the configuration declares, by name.
 
     Raises:
-        ConfigurationError: one is not known, and no connection names it: mistyped.
+        ConfigurationError: one is neither known nor named by a connection: it is mistyped.
     """
     named = {connection.provider for connection in settings.connections.values()}
-    return {name: _declared(name, given, new=name in named) for name, given in settings.providers.items()}
+    return {name: _declared(name, each, is_new=name in named) for name, each in settings.providers.items()}
 
 
-def _declared(name: str, given: ProviderSettings, *, new: bool) -> Provider:
+def _declared(name: str, settings: ProviderSettings, *, is_new: bool) -> Provider:
     if name in providers.names():
         base = providers.get(name)
-    elif new:
+    elif is_new:
         base = replace(providers.get("oauth2"), name=name, strategies=(), hosts=())
     else:
         raise ConfigurationError(
@@ -51,22 +52,22 @@ def _declared(name: str, given: ProviderSettings, *, new: bool) -> Provider:
     changed: dict[str, Any] = {
         field: timedelta(seconds=seconds)
         for field in _TIMES
-        if (seconds := getattr(given, field)) is not None
+        if (seconds := getattr(settings, field)) is not None
     }
-    if given.rotates is not None:
-        changed["rotates"] = given.rotates
-    if given.grace is not None:
-        changed["grace"] = given.grace
-    if given.expires_unit is not None:
-        changed["expires_unit"] = _UNITS[given.expires_unit]
+    if settings.rotates is not None:
+        changed["rotates"] = settings.rotates
+    if settings.grace is not None:
+        changed["grace"] = settings.grace
+    if settings.expires_unit is not None:
+        changed["expires_unit"] = _UNITS[settings.expires_unit]
     return replace(base, **changed)
 
 
 def with_observations(
-    provider: Provider, given: ProviderSettings | None, stored: StoredConnection
+    provider: Provider, settings: ProviderSettings | None, stored: StoredConnection
 ) -> Provider:
-    """Correct a provider by what answers over this connection have shown."""
-    operator_knows = given is not None and given.rotates is not None
+    """Return a provider, corrected by the answers over this connection."""
+    operator_knows = settings is not None and settings.rotates is not None
     if stored.observed_rotating and not provider.rotates and not operator_knows:
         provider = replace(provider, rotates=True)
     if stored.observed_grace is not None and provider.grace:
@@ -76,14 +77,17 @@ def with_observations(
 
 def renewal_policy(
     provider: Provider,
-    given: ProviderSettings | None,
+    provider_settings: ProviderSettings | None,
     connection: ConnectionSettings | None,
     stored: StoredConnection,
 ) -> RenewalPolicy:
-    """Return how a connection's grants are kept: the connection's setting, else the provider's, else eager."""
-    window = _first("read_window", connection, given)
-    keep_alive = _first("keep_alive", connection, given)
-    on_read = renewal(given, connection) == "on-read" and provider.needs_refresh_token
+    """Return how a connection's grants are kept fresh.
+
+    A connection's setting counts before its provider's; without either it is eager.
+    """
+    window = _first_set("read_window", connection, provider_settings)
+    keep_alive = _first_set("keep_alive", connection, provider_settings)
+    on_read = renew_setting(provider_settings, connection) == "on-read" and provider.needs_refresh_token
     idle = provider.idle_life or provider.absolute_life
     lives = [life for life in (idle, stored.observed_refresh_life) if life is not None]
     return RenewalPolicy(
@@ -94,11 +98,11 @@ def renewal_policy(
     )
 
 
-def renewal(given: ProviderSettings | None, connection: ConnectionSettings | None) -> str:
+def renew_setting(provider: ProviderSettings | None, connection: ConnectionSettings | None) -> str:
     """Return ``eager`` or ``on-read``."""
-    return str(_first("renew", connection, given) or "eager")
+    return str(_first_set("renew", connection, provider) or "eager")
 
 
-def _first(name: str, *given: ProviderSettings | ConnectionSettings | None) -> Any:
-    found = (getattr(settings, name) for settings in given if settings is not None)
+def _first_set(name: str, *settings: ProviderSettings | ConnectionSettings | None) -> Any:
+    found = (getattr(each, name) for each in settings if each is not None)
     return next((value for value in found if value is not None), None)

@@ -1,4 +1,4 @@
-"""A connection made ready for renewal: what Auth0 shows of it, under what the operator's configuration says."""
+"""Connections with their OAuth clients: Auth0's options under the operator's settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from token_vault.errors import CannotDecrypt
 from worker import providers, renewal_policy
 from worker.loopback import is_loopback
-from worker.settings import ConnectionSettings, ProviderSettings, Settings
+from worker.settings import ConnectionSettings, Settings
 from worker.vault.connections import stored as table
 from worker.vault.connections.circuits import Circuit
 from worker.vault.connections.stored import StoredConnection
@@ -88,15 +88,13 @@ class ConnectionResolver:
         circuit = stored.circuit if fingerprint == stored.client_fingerprint else CLOSED
         if isinstance(client, providers.Problem):
             return ResolvedConnection(stored, problem=client, circuit=circuit)
-        declared = self._settings.providers.get(client.provider)
-        provider = self._provider(client.provider, declared, stored)
-        own = self._settings.connection(stored.tenant, stored.name)
+        provider = self._provider(client.provider, stored)
         return ResolvedConnection(
             stored,
             client=client,
             fingerprint=fingerprint,
             provider=provider,
-            policy=renewal_policy.renewal_policy(provider, declared, own, stored),
+            policy=self._policy(provider, stored),
             circuit=circuit,
         )
 
@@ -116,36 +114,42 @@ class ConnectionResolver:
             now=now,
         )
 
-    def _provider(
-        self, name: str, given: ProviderSettings | None, stored: StoredConnection
-    ) -> providers.Provider:
-        found = self._declared.get(name) or providers.get(name)
-        # What another provider has shown over this connection says nothing of this one.
-        return (
-            found
-            if stored.provider not in (None, name)
-            else renewal_policy.with_observations(found, given, stored)
+    def _provider(self, name: str, stored: StoredConnection) -> providers.Provider:
+        declared = self._declared.get(name) or providers.get(name)
+        if stored.provider not in (None, name):
+            return declared  # the stored observations are of another provider
+        return renewal_policy.with_observations(declared, self._settings.providers.get(name), stored)
+
+    def _policy(self, provider: providers.Provider, stored: StoredConnection) -> RenewalPolicy:
+        return renewal_policy.renewal_policy(
+            provider,
+            self._settings.providers.get(provider.name),
+            self._settings.connection(stored.tenant, stored.name),
+            stored,
         )
 
     def _client(self, stored: StoredConnection) -> providers.Client | providers.Problem:
-        key = (stored.tenant, stored.name)
-        cached = self._options.get(key)
-        # By ciphertext: two syncs at once may both have stored the next version.
-        if cached is None or cached[0] != stored.options_ciphertext:
-            try:
-                cached = (stored.options_ciphertext, table.open_options(self._vault, stored))
-            except CannotDecrypt as error:
-                return providers.Problem("cannot_open", str(error))
-            self._options[key] = cached
+        try:
+            options = self._decrypt_options(stored)
+        except CannotDecrypt as error:
+            return providers.Problem("cannot_open", str(error))
         resolved = providers.resolve(
             stored.strategy,
-            cached[1],
-            override(self._settings.connection(stored.tenant, stored.name)),
+            options,
+            _override(self._settings.connection(stored.tenant, stored.name)),
             allow_loopback_http=self._tenant_is_on_loopback(stored.tenant),
             declared=self._declared,
         )
         is_deleted = stored.missing_since is not None and stored.options_ciphertext is None
         return DELETED if is_deleted and isinstance(resolved, providers.Problem) else resolved
+
+    def _decrypt_options(self, stored: StoredConnection) -> Mapping[str, Any] | None:
+        key = (stored.tenant, stored.name)
+        cached = self._options.get(key)
+        # Compared by ciphertext, not by version: two syncs at once may both have stored the next version.
+        if cached is None or cached[0] != stored.options_ciphertext:
+            cached = self._options[key] = (stored.options_ciphertext, table.open_options(self._vault, stored))
+        return cached[1]
 
     def _fingerprint(self, client: providers.Client) -> bytes:
         extra = [part for pair in sorted(client.extra.items()) for part in pair]
@@ -161,8 +165,8 @@ class ConnectionResolver:
         return is_loopback(urlsplit(domain).hostname)
 
 
-def override(configured: ConnectionSettings | None) -> providers.Override | None:
-    """Turn the operator's settings for a connection into what the providers understand."""
+def _override(configured: ConnectionSettings | None) -> providers.Override | None:
+    """Translate the operator's settings for the providers, which know no settings."""
     if configured is None:
         return None
     return providers.Override(

@@ -1,4 +1,4 @@
-"""Delivers events: what is due, a few at a time for each receiver, none in the way of another."""
+"""Delivers due events; no receiver waits for another."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from worker.webhooks.http import POST_SECONDS, PostResult, post
 
 log = structlog.get_logger(__name__)
 
-# Calls to one receiver at a time, in each process: what an outage held back does not come all at once.
+# Concurrent calls to one receiver, per process: after an outage not everything comes at once.
 MAX_CONCURRENT_POSTS = 8
-# Seconds after which a tick claims no more; it ends when its last call does.
+# After this a tick claims no more; it ends with its last call.
 TICK_SECONDS = 10.0
-# A first call that goes alone, the others, and time to write down how they ended.
+# Enough for the first call, which goes alone, the others, and recording how they ended.
 DELIVERY_CLAIM_TIME = timedelta(seconds=4 * POST_SECONDS)
-# A receiver's `Retry-After` is obeyed up to this.
+# The longest `Retry-After` that is obeyed.
 MAX_RETRY_AFTER = timedelta(hours=1)
-# A token that ended while no tick came is still told of.
+# A token that ended while no tick ran is still reported this long.
 MAX_EXPIRY_AGE = timedelta(days=1)
 
 
@@ -40,8 +40,8 @@ class Dispatcher:
     Args:
         vault: where the events are.
         webhooks: by name.
-        events: how they are told.
-        http: as ``sending.http_client`` makes it.
+        events: how events are delivered.
+        http: the client that ``webhooks.http`` makes.
         now: the time; by default the database's clock.
         jitter: 0 to 1, uniform.
     """
@@ -62,13 +62,13 @@ class Dispatcher:
         self._http = http
         self._now = now
         self._jitter = jitter
-        # Of this process: the next tick does not wait behind a slow receiver that this one is still busy with.
+        # Receivers that an earlier tick of this process is still posting to: this tick does not wait for them.
         self._busy: set[str] = set()
-        # Until when receivers have asked to be left alone; each process has to be told.
-        self._quiet: dict[str, datetime] = {}
+        # Until when receivers have asked for a pause; each process has to be asked itself.
+        self._paused_until: dict[str, datetime] = {}
 
     async def deliver_due(self, tenants: Sequence[str], *, budget: float = TICK_SECONDS) -> Counter[str]:
-        """Tell of tokens about to end, and deliver what is due.
+        """Report tokens about to expire, and deliver due events.
 
         Args:
             tenants: whose events.
@@ -85,7 +85,7 @@ class Dispatcher:
         stop_at = time.monotonic() + budget
         free = [name for name in self._webhooks if name not in self._busy]
         ended = await asyncio.gather(
-            *(self._lane(name, stop_at, counts) for name in free), return_exceptions=True
+            *(self._deliver_to(name, stop_at, counts) for name in free), return_exceptions=True
         )
         await outbox.blank_forgotten(self._vault)
         for failure in ended:
@@ -96,31 +96,31 @@ class Dispatcher:
     async def _time(self) -> datetime:
         return self._now() if self._now else await self._vault.now()
 
-    async def _lane(self, name: str, stop_at: float, counts: Counter[str]) -> None:
-        """Deliver to one receiver until nothing is due, it takes nothing, or the time is up."""
+    async def _deliver_to(self, name: str, stop_at: float, counts: Counter[str]) -> None:
+        """Deliver to one receiver until nothing is due or it fails."""
         self._busy.add(name)
         try:
-            going_well = False
+            is_up = False
             while time.monotonic() < stop_at:
                 now = await self._time()
-                if now < self._quiet.get(name, now):
+                if now < self._paused_until.get(name, now):
                     return
                 claimed = await outbox.claim(
                     self._vault, name, now=now, until=now + DELIVERY_CLAIM_TIME, limit=MAX_CONCURRENT_POSTS
                 )
                 if not claimed:
                     return
-                # The first call goes alone: a receiver that is away costs one call a tick, however much waits.
-                lead = [] if going_well else claimed[:1]
-                results = [await self._deliver(delivery, counts) for delivery in lead]
-                rest = claimed[len(lead) :]
-                if any(result.is_away for result in results):
+                # The first call goes alone: an unavailable receiver costs one call per tick, however much waits.
+                first = [] if is_up else claimed[:1]
+                results = [await self._deliver(delivery, counts) for delivery in first]
+                rest = claimed[len(first) :]
+                if any(result.is_unavailable for result in results):
                     await self._postpone(rest, results[0])
                     return
                 results += await asyncio.gather(*(self._deliver(delivery, counts) for delivery in rest))
-                if any(result.is_away for result in results):
+                if any(result.is_unavailable for result in results):
                     return
-                going_well = any(result.taken for result in results)
+                is_up = any(result.is_delivered for result in results)
         finally:
             self._busy.discard(name)
 
@@ -130,22 +130,22 @@ class Dispatcher:
         signed = signature.headers(payload.public_id(event.id), body, webhook.secret, now=now)
         result = await post(self._http, webhook.url, body, signed)
         now = await self._time()
-        if result.taken:
+        if result.is_delivered:
             await outbox.delivered(self._vault, delivery, status=result.status or 0, now=now)
             counts["delivered"] += 1
             return result
-        # 410: it says itself that it wants no more. It is not asked again for this event.
-        final = result.status == 410 or self._given_up(delivery, now)
-        next_at = self._again(delivery, result, now)
+        # 410 Gone: the receiver wants this event no more.
+        final = result.status == 410 or self._is_too_old(delivery, now)
+        next_at = self._retry_at(delivery, result, now)
         await outbox.refused(
             self._vault, delivery, status=result.status, error=result.error, next_at=next_at, final=final
         )
-        if result.is_away:
-            self._quiet[delivery.webhook] = now + _asked(result, now)
+        if result.is_unavailable:
+            self._paused_until[delivery.webhook] = now + _requested_pause(result, now)
         counts["failed" if final else "refused"] += 1
         log.warning(
-            "event.failed" if final else "event.refused", webhook=delivery.webhook,
-            event_id=payload.public_id(event.id), status=result.status, problem=result.error,
+            "delivery.failed" if final else "delivery.refused", webhook=delivery.webhook,
+            event_id=payload.public_id(event.id), status=result.status, error=result.error,
         )  # fmt: skip
         return result
 
@@ -154,24 +154,27 @@ class Dispatcher:
         for delivery in untried:
             await outbox.postpone(
                 self._vault, delivery,
-                next_at=self._again(delivery, result, now), final=self._given_up(delivery, now),
+                next_at=self._retry_at(delivery, result, now), final=self._is_too_old(delivery, now),
             )  # fmt: skip
 
-    def _given_up(self, delivery: Delivery, now: datetime) -> bool:
+    def _is_too_old(self, delivery: Delivery, now: datetime) -> bool:
         return now - delivery.queued_at >= timedelta(seconds=self._events.give_up)
 
-    def _again(self, delivery: Delivery, result: PostResult, now: datetime) -> datetime:
-        wait = _asked(result, now).total_seconds()
+    def _retry_at(self, delivery: Delivery, result: PostResult, now: datetime) -> datetime:
+        wait = _requested_pause(result, now).total_seconds()
         return schedule.after_failure(delivery.attempts + 1, now, self._jitter(), wait)
 
 
-def _asked(result: PostResult, now: datetime) -> timedelta:
-    """How long a receiver asks to be left alone."""
+def _requested_pause(result: PostResult, now: datetime) -> timedelta:
+    """Return the pause that a receiver asks for, within bounds."""
     return min(timedelta(seconds=retry_after(result.headers, now) or 0), MAX_RETRY_AFTER)
 
 
 def webhook_filters(webhooks: Mapping[str, WebhookSettings]) -> list[WebhookFilter]:
-    """What each webhook wants: kinds by their names, where settings may name the beginnings."""
+    """Return what each webhook wants, by the full names of kinds.
+
+    The settings may name only how a kind begins.
+    """
     return [
         WebhookFilter(
             name,

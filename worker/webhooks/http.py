@@ -1,4 +1,4 @@
-"""Posts one event to a receiver: one attempt, no redirects, and no interest in what the answer says."""
+"""Posts an event to a receiver: one attempt, without redirects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 
 from worker.http_client import HttpTransport, make_http_client
 
-# The longest possible call, in seconds: a receiver takes an event down and answers, and works on it afterwards.
+# The longest call: a receiver notes the event, answers, and works on it afterwards.
 POST_SECONDS = 15.0
 
 
@@ -21,7 +21,7 @@ class PostResult:
 
     Attributes:
         status: the answer's; None where none came.
-        error: in a word, what happened where no answer came.
+        error: why no answer came, as a code.
     """
 
     status: int | None
@@ -29,13 +29,13 @@ class PostResult:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
-    def taken(self) -> bool:
+    def is_delivered(self) -> bool:
         """Whether the receiver has the event."""
         return self.status is not None and 200 <= self.status < 300
 
     @property
-    def is_away(self) -> bool:
-        """Whether the receiver would take no other event now either, rather than not this one."""
+    def is_unavailable(self) -> bool:
+        """Whether the receiver would refuse every other event now too."""
         return self.status is None or self.status in (408, 425, 429) or self.status >= 500
 
 
@@ -50,7 +50,7 @@ def http_client() -> httpx.AsyncClient:
 
 
 async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]) -> PostResult:
-    """Post a body; whatever goes wrong is a result."""
+    """Post a body once; every failure is a result."""
     try:
         async with (
             asyncio.timeout(POST_SECONDS),
@@ -60,13 +60,16 @@ async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[
     except TimeoutError:
         return PostResult(None, "timeout")
     except (httpx.HTTPError, aiohttp.ClientError) as error:
-        return PostResult(None, _in_a_word(error))
-    except (httpx.InvalidURL, ValueError):  # a host that has no name in DNS is found out by a UnicodeError
+        return PostResult(None, _code(error))
+    except (httpx.InvalidURL, ValueError):  # a host that cannot be a DNS name raises a UnicodeError
         return PostResult(None, "bad_url")
 
 
-def _in_a_word(error: Exception) -> str:
-    """Judge by aiohttp's own exception: the transport reports a refused connection as a timeout."""
+def _code(error: Exception) -> str:
+    """Judge a failure by aiohttp's own exception.
+
+    The transport reports a refused connection as a timeout.
+    """
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
     if isinstance(cause, TimeoutError | httpx.TimeoutException):
         return "timeout"

@@ -1,4 +1,7 @@
-"""What an event says to a receiver: ids, states, times, and what has to be done. Pure, and never a secret."""
+"""The body of an event: ids, states, times, and what to do.
+
+Pure; no secret is ever in it.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,29 @@ from worker.vault.outbox import OutboxEvent
 
 PREFIX = "evt_"
 
-# Who has to sign in again, or consent.
-_AGAIN = (EventKind.REAUTHORIZATION_REQUIRED, EventKind.LOST_IN_ROTATION, EventKind.EXPIRING)
+# Events after which somebody has to sign in or consent again.
+_NEEDS_CONSENT = (EventKind.REAUTHORIZATION_REQUIRED, EventKind.LOST_IN_ROTATION, EventKind.EXPIRING)
 
 
 def public_id(event_id: Any) -> str:
-    """An event's id as receivers see it; its prefix and hexadecimal digits alone, as it is signed."""
+    """Return an event's id as receivers see it.
+
+    It has no full stop, which would end it in what is signed.
+    """
     return f"{PREFIX}{event_id.hex}"
 
 
 def body(event: OutboxEvent, template: str | None) -> bytes:
-    """The body of a delivery, JSON.
+    """Return the JSON body of a delivery.
 
     Args:
-        template: of the link where a user consents again, with ``{tenant}``, ``{connection}`` and ``{user_id}``.
+        template: of the link by which a user consents again, with ``{tenant}``, ``{connection}`` and ``{user_id}``.
     """
     return json.dumps(document(event, template), separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def document(event: OutboxEvent, template: str | None) -> dict[str, Any]:
-    """An event as receivers see it."""
+    """Return an event as receivers see it."""
     admin = event.user_id == ""
     return {
         "id": public_id(event.id),
@@ -59,38 +65,40 @@ def _time(moment: datetime | None) -> str | None:
 
 
 def _link(event: OutboxEvent, template: str) -> str | None:
-    if event.kind not in _AGAIN:
+    if event.kind not in _NEEDS_CONSENT:
         return None
     values = {"tenant": event.tenant, "connection": event.connection, "user_id": event.user_id}
     return template.format(**{name: quote(value or "", safe="") for name, value in values.items()})
 
 
 def action(event: OutboxEvent) -> str:
-    """What has to be done, and by whom, in a sentence."""
-    again = f"the user has to sign in again over connection {event.connection}"
+    """Say in a sentence who has to do what."""
+    consent = f"the user has to sign in again over connection {event.connection}"
     if event.user_id == "":
-        again = f"an administrator has to consent again for connection {event.connection} at Auth0"
+        consent = f"an administrator has to consent again for connection {event.connection} at Auth0"
     match event.kind:
         case EventKind.REAUTHORIZATION_REQUIRED:
-            said = f"The provider refuses this grant ({event.reason}): {again}."
+            sentence = f"The provider refuses this grant ({event.reason}): {consent}."
         case EventKind.LOST_IN_ROTATION:
-            said = f"The refresh token was lost in a rotation whose answer never came: {again}."
+            sentence = f"The refresh token was lost in a rotation whose answer never came: {consent}."
         case EventKind.EXPIRING:
-            said = f"The access token ends at {_time(event.expires_at)}, and nothing can renew it: {again}, with offline access."
+            sentence = f"The access token ends at {_time(event.expires_at)}, and nothing can renew it: {consent}, with offline access."
         case EventKind.BROKEN if event.state == "blocked":
-            said = (
+            sentence = (
                 f"The provider refuses the client of connection {event.connection} ({event.reason}): the operator has "
                 "to correct its client id and secret at Auth0; its users need do nothing."
             )
         case EventKind.BROKEN if event.state == "away":
-            said = (
+            sentence = (
                 f"Nothing: the provider of connection {event.connection} does not answer ({event.reason}). Tokens are "
                 "served until they end, and renewed when it is back."
             )
         case EventKind.BROKEN:
-            said = f"The operator has to mend connection {event.connection}: {event.message or event.reason}."
+            sentence = (
+                f"The operator has to fix connection {event.connection}: {event.message or event.reason}."
+            )
         case EventKind.FORGOTTEN:
-            said = "The vault has erased this user: forget the user's id as well."
+            sentence = "The vault has erased this user: forget the user's id as well."
         case _:
-            said = "Nothing: tokens are renewed again."
-    return said
+            sentence = "Nothing: tokens are renewed again."
+    return sentence

@@ -1,4 +1,4 @@
-"""Standard Webhooks signatures: HMAC-SHA256 over ``id.timestamp.body``. Pure.
+"""Signatures of Standard Webhooks: HMAC-SHA256 over ``id.timestamp.body``.
 
 Source: https://github.com/standard-webhooks/standard-webhooks, spec 1.0.0, "Signature scheme" and "Webhook headers".
 """
@@ -16,12 +16,12 @@ from worker.settings import webhook_key
 
 
 def headers(event_id: str, body: bytes, secrets: Sequence[Secret], *, now: datetime) -> dict[str, str]:
-    """The headers of one attempt.
+    """Return the headers of one attempt.
 
     Args:
         event_id: the same for each attempt; without a full stop.
         body: exactly what is sent.
-        secrets: one signature each, so that a receiver may hold any of them while they are replaced.
+        secrets: one signature each: while they are replaced a receiver may know any of them.
         now: of the attempt.
     """
     timestamp = str(int(now.timestamp()))

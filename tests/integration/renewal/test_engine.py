@@ -194,7 +194,7 @@ MISTAKES = [
 
 
 async def test_a_mistake_of_the_operator_breaks_the_connection(renewals: Renewals) -> None:
-    """What the operator has to mend opens the connection's circuit; the grant is as good as before."""
+    """What the operator has to fix opens the connection's circuit; the grant is as good as before."""
     _, named, outcomes = await all_due(renewals, MISTAKES)
     assert outcomes == {Outcome.BLOCKED: len(MISTAKES)}
     for case, name in named:

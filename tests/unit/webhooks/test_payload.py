@@ -172,7 +172,7 @@ async def test_a_receiver_that_is_not_there_is_unreachable() -> None:
         sock.bind(("127.0.0.1", 0))  # and nobody listens
         async with http_client() as http:
             result = await post(http, f"http://127.0.0.1:{sock.getsockname()[1]}/", b"{}", {})
-    assert (result.status, result.error, result.is_away) == (None, "unreachable", True)
+    assert (result.status, result.error, result.is_unavailable) == (None, "unreachable", True)
 
 
 @pytest.mark.parametrize(
@@ -196,4 +196,4 @@ async def test_a_receiver_whose_tls_is_broken_is_not_told_as_unreachable() -> No
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, http_client() as http:
         port = server.sockets[0].getsockname()[1]
         result = await post(http, f"https://127.0.0.1:{port}/", b"{}", {})
-    assert (result.status, result.error, result.is_away) == (None, "tls_failed", True)
+    assert (result.status, result.error, result.is_unavailable) == (None, "tls_failed", True)
