@@ -16,6 +16,7 @@ from sqlalchemy import make_url
 
 from tests.alembic_check import drift
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
+from tests.support.wait import WAIT_SECONDS
 from token_vault import TokenVault
 from token_vault.database_errors import failure
 from token_vault.encryption_context import EncryptionContext
@@ -227,7 +228,7 @@ def test_two_migrations_at_once_take_turns(empty: Secret) -> None:
         process.stdin.close()
         process.stdin = None
     for process in both:
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=WAIT_SECONDS)
         assert process.returncode == 0, stderr
     assert drift(empty) is None
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+from tests.support.wait import WAIT_SECONDS
+
 START = datetime(2026, 3, 15, 12, tzinfo=UTC)
 
 
@@ -33,7 +35,7 @@ class SimulatedTime:
 
     async def run(self, *callers: Coroutine[Any, Any, None]) -> None:
         self._awake = len(callers)
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as group:
             for caller in callers:
                 group.create_task(self._counted(caller))
 

@@ -20,7 +20,7 @@ import structlog
 
 from emulators.client import Emulation
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
-from tests.support.wait import until
+from tests.support.wait import WAIT_SECONDS, until
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker import embedded
@@ -452,7 +452,7 @@ sys.exit(main())
     command.send_signal(number)
     time.sleep(0.5)  # it has heard by now
     company.release()
-    said = command.communicate(timeout=60)[1]
+    said = command.communicate(timeout=WAIT_SECONDS)[1]
     assert (command.returncode, said) == (130, b"")
     (row,) = sql("SELECT claim_owner, obtained_from FROM grants WHERE user_id = 'google-oauth2|1111'")
     assert (row["claim_owner"], row["obtained_from"]) == (None, "renewal")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wait import until_async
+from tests.support.wait import WAIT_SECONDS, until_async
 from worker.cli.up import processes
 from worker.cli.up.processes import Child, ChildLog
 
@@ -53,7 +53,7 @@ async def test_a_child_that_lingers_is_killed(tmp_path: Path) -> None:
         await until_async(partial(_is_up, lingers))
         if kill_at_once:
             kill.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_SECONDS):
             await lingers.stop(stop_seconds, kill)
         assert not lingers.running
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.readers import KINDS, OpenReader, Reader, Rows, Sql, message_arguments, opening
+from tests.support.wait import WAIT_SECONDS
 from token_vault import Token, TokenVault
 from token_vault.errors import (
     CannotDecrypt,
@@ -240,7 +241,7 @@ async def test_redis_down(rows: Rows, open_reader: OpenReader) -> None:
     assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
     rows.age(grant_id, 5)
     with pytest.raises(TemporarilyUnavailable, match="Redis"):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT_SECONDS):
             await reader.user_token(USER, CONNECTION, wait=3600)
 
 
@@ -256,7 +257,7 @@ async def test_a_postgres_that_does_not_answer(
         await migration.execute("LOCK TABLE grants IN ACCESS EXCLUSIVE MODE")
         for _ in range(2):  # over the connection that was at rest, and over a new one
             reading = asyncio.create_task(reader.user_token(USER, CONNECTION, wait=0))
-            done, _ = await asyncio.wait({reading}, timeout=20)
+            done, _ = await asyncio.wait({reading}, timeout=WAIT_SECONDS)
             if not done:
                 await migration.rollback()
             with pytest.raises(TemporarilyUnavailable, match="Postgres does not answer"):
@@ -328,7 +329,7 @@ async def test_a_database_that_lets_nobody_in(
     else:
         url, says, expected = f"{user}@127.0.0.1:1/vault", "does not answer", TemporarilyUnavailable
     with pytest.raises(expected, match=says) as told:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT_SECONDS):
             await open_reader(database=Secret(url)).user_token(USER, CONNECTION, wait=3600)
     assert password not in str(told.value)
     assert "not-the-password" not in str(told.value)
@@ -439,5 +440,5 @@ async def test_a_restarted_postgres(tmp_path: Path) -> None:
 async def expect(readers: list[Reader], error: type[VaultError]) -> None:
     for reader in readers:
         with pytest.raises(error):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await reader.user_token(USER, CONNECTION, wait=3600)

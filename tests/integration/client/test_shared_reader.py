@@ -16,6 +16,7 @@ import redis
 
 from tests.support.keys import ACCESS_KEY
 from tests.support.readers import Rows, Sql
+from tests.support.wait import WAIT_SECONDS
 from token_vault import AsyncTokenVault, TokenVault
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.read_model import CHANNEL
@@ -86,7 +87,7 @@ async def test_a_forked_process_is_told_of_a_refresh(
     with redis.Redis.from_url(redis_url.reveal()) as queue:
         queue.flushall()
         ended = in_child(lambda: [vault.user_token("oauth2|u1", CONNECTION, wait=600)])
-        assert await asyncio.to_thread(queue.blpop, ["interactive"], 60)
+        assert await asyncio.to_thread(queue.blpop, ["interactive"], WAIT_SECONDS)
     rows.age(grant_id, 3600)
     sql("SELECT pg_notify(%s, %s)", CHANNEL, str(grant_id))
     assert await asyncio.to_thread(ended) == 0
@@ -124,7 +125,7 @@ async def test_no_thread_is_free_to_ask_redis(
         asyncio.get_running_loop().run_in_executor(None, release.wait)
         async with AsyncTokenVault(database_url, [ACCESS_KEY], redis_url=redis_url) as vault:
             reading = asyncio.create_task(vault.user_token("oauth2|u1", CONNECTION, wait=0))
-            done, _ = await asyncio.wait({reading}, timeout=20)
+            done, _ = await asyncio.wait({reading}, timeout=WAIT_SECONDS)
             release.set()
             with pytest.raises(TemporarilyUnavailable, match="Redis"):
                 await reading

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 import redis
 
+from tests.support.wait import WAIT_SECONDS
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker import embedded
@@ -116,7 +117,7 @@ def says(process: subprocess.Popen[str]) -> str:
 
 
 def ends(process: subprocess.Popen[str]) -> int:
-    process.communicate("\n", timeout=30)
+    process.communicate("\n", timeout=WAIT_SECONDS)
     return process.returncode
 
 
@@ -277,7 +278,7 @@ def test_a_stale_process_id_is_no_hindrance(home: Path) -> None:
 def test_data_half_made_is_made_anew(tmp_path: Path) -> None:
     """A command killed in the middle of making the data folder leaves nothing that the next one trips over."""
     with command(IS_KILLED_WHILE_MAKING_DATA, tmp_path) as killed:
-        assert killed.wait(30) == -signal.SIGKILL
+        assert killed.wait(WAIT_SECONDS) == -signal.SIGKILL
     assert (tmp_path / "postgres" / "data.new" / "PG_VERSION").exists()
     with embedded.servers(tmp_path, redis=False, durable=False) as servers:
         assert query(servers.database_url, "SELECT 1") == 1
@@ -523,7 +524,7 @@ def test_root_and_another_user_at_once(home: Path, tmp_path: Path) -> None:
         os.chown(folder, 1, 1)
         with command(LEAVES_ROOT, tmp_path, Path(folder) / "home", python) as other:
             assert says(other) == "1"
-            assert other.wait(30) == 0
+            assert other.wait(WAIT_SECONDS) == 0
         assert query(servers.database_url, "SELECT 1") == 1
         assert (home / "postgres" / "data").stat().st_uid == account()[0] != 0
 

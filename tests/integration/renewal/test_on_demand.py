@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.support.renewals import Renewals, opened
+from tests.support.wait import WAIT_SECONDS
 from token_vault.errors import TokenNotFound
 from token_vault.read_model import CHANNEL
 from token_vault.secret import Secret
@@ -28,7 +29,7 @@ async def refresh(
     by_operator: bool = True,
 ) -> Refreshed:  # fmt: skip
     """Ask for a grant's fresh token."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         return await worker.on_demand.refresh(
             tenants=["default"], user_id=user, connection=connection, min_ttl=min_ttl, force=force,
             by_operator=by_operator,
@@ -72,16 +73,17 @@ async def test_who_decided_on_an_older_state_makes_no_call(
 ) -> None:
     """Who saw the grant before another's call and comes to claim it afterwards looks again, and makes no call."""
     worker, user = await one(renewals)
-    late, meanwhile = await renewals.worker(), asyncio.Event()
+    late, has_read, meanwhile = await renewals.worker(), asyncio.Event(), asyncio.Event()
     load = late.connections.load
 
     async def hesitate(*arguments: Any) -> Any:
+        has_read.set()
         await meanwhile.wait()
         return await load(*arguments)
 
     monkeypatch.setattr(late.connections, "load", hesitate)
     waiting = asyncio.create_task(refresh(late, user))
-    await asyncio.sleep(0.1)  # it has read the row
+    await has_read.wait()
     if fault:
         renewals.tenant.fail_next("/idp/c", 1, fault)
     first = await refresh(worker, user)
@@ -205,7 +207,7 @@ async def test_whoever_reads_is_told(renewals: Renewals, database_url: Secret) -
             if fault:
                 renewals.tenant.fail_next("/idp/c", 1, fault)
             await refresh(worker, user, force=True)
-            told = [note.payload async for note in listener.notifies(timeout=5, stop_after=1)]
+            told = [note.payload async for note in listener.notifies(timeout=WAIT_SECONDS, stop_after=1)]
             assert told[0] == str(renewals.row(user)["id"])
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from emulators.client import Emulation
 from tests.support.rows import Sql
+from tests.support.wait import WAIT_SECONDS
 from worker.auth0.errors import Auth0Refused, Auth0Unreachable
 from worker.erasure import Eraser
 from worker.runtime import Runtime
@@ -229,7 +230,7 @@ async def test_events_are_followed(bench: Bench) -> None:
     stop = asyncio.Event()
     following = asyncio.create_task(bench.sync.follow(stop))
     taken = "SELECT 1 FROM grants WHERE refresh_version > 1"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not bench.sql(taken):  # nothing tells when the connection stands
             bench.tenant.login(users[0])
             await asyncio.sleep(0.1)

@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.support.renewals import Renewals, Sql, opened
+from tests.support.wait import WAIT_SECONDS
 from token_vault.grant_key import GrantKey
 from token_vault.read_model import CHANNEL
 from token_vault.secret import Secret
@@ -139,7 +140,7 @@ async def test_two_claims_never_share_a_row(vault: Vault, sql: Sql) -> None:
                 found += claimed
             return found
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_SECONDS):
             batches = await asyncio.gather(*(batch() for _ in range(8)))
         given = Counter(claim.id for claimed in batches for claim in claimed)
         assert len(given) == 120
@@ -202,7 +203,7 @@ async def test_a_row_under_a_lock_is_not_waited_for(vault: Vault, sql: Sql, data
     connection = await psycopg.AsyncConnection.connect(database_url.reveal())
     async with connection:
         await connection.execute("SELECT FROM grants WHERE user_id = 'c|1' FOR UPDATE")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_SECONDS):
             assert [claim.key.user_id for claim in await claim_all(vault)] == ["c|2"]
     assert [claim.key.user_id for claim in await claim_all(vault)] == ["c|1"]
 
@@ -221,7 +222,7 @@ async def test_rows_locked_by_a_process_that_stands_still_are_claimed_in_the_end
         return bool(await claim_all(vault))
 
     assert not await claimed()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not await claimed():  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.05)
     await paused.invalidate()

@@ -14,6 +14,7 @@ from tests.support import rows
 from tests.support.histories import HISTORIES, LIFE, Age, Auth0Copy, Event, age, name
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.rows import Sql
+from tests.support.wait import WAIT_SECONDS
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt, ConfigurationError
 from token_vault.grant_key import GrantKey
@@ -383,7 +384,9 @@ async def test_who_waits_for_a_renewal_is_told_of_a_login(
     with psycopg.connect(database_url.reveal(), autocommit=True) as listening:
         listening.execute(f"LISTEN {CHANNEL}")
         await ingest(vault, [shown(access="access-2", refresh="refresh-2", at=NOW + MINUTE)], now=NOW)
-        assert [notice.payload for notice in listening.notifies(timeout=5, stop_after=1)] == [str(grant_id)]
+        assert [notice.payload for notice in listening.notifies(timeout=WAIT_SECONDS, stop_after=1)] == [
+            str(grant_id)
+        ]
     assert row_of(sql)["awaited"] is False
 
 
@@ -578,7 +581,7 @@ LOCK_WAITS = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current
 
 async def waiting(sql: Sql, number: int) -> None:
     """Return when so many transactions wait for a lock."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while sql(LOCK_WAITS)[0]["n"] < number:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

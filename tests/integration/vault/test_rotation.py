@@ -23,6 +23,7 @@ from sqlalchemy import LargeBinary
 from emulators.client import Emulation
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.rows import opened
+from tests.support.wait import WAIT_SECONDS
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt
 from token_vault.grant_key import GrantKey
@@ -206,7 +207,7 @@ async def test_a_renewal_between_reading_and_writing_wins(
         if column.holds == "refresh tokens" and not renewed:
             sql("UPDATE grants SET due_at = now()")
             renewing = runtime.engine.renew_due(runtime.tenants)
-            renewed.append(asyncio.run_coroutine_threadsafe(renewing, loop).result(30))
+            renewed.append(asyncio.run_coroutine_threadsafe(renewing, loop).result(WAIT_SECONDS))
         return swap(connection, column, found, fresh)
 
     monkeypatch.setattr(rotate, "swap", late)

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
-from tests.support.wait import until_async
+from tests.support.wait import WAIT_SECONDS, until_async
 from tests.support.webhook_receiver import KEY, SECRET, Receiver, receiving, signature
 from token_vault.secret import Secret
 from worker.settings import EventKind, EventSettings, WebhookSettings
@@ -291,12 +291,12 @@ asyncio.run(main(*json.load(sys.stdin)))
         assert process.stdin is not None
         process.stdin.write(json.dumps(given))
         process.stdin.close()
-        await asyncio.to_thread(receiver.arrived.wait, 30)
+        await asyncio.to_thread(receiver.arrived.wait, WAIT_SECONDS)
         process.kill()
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-        process.wait(10)
+        process.wait(WAIT_SECONDS)
     receiver.open.set()
     deliverer = await deliverers.make(a=webhook(receiver))
     assert await deliverer.deliver_due(TENANTS) == {}

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.auth0_server import Answer, FakeTime, Request, Server, client_of, running
+from tests.support.wait import WAIT_SECONDS
 from worker.auth0 import RetryPolicy, StreamedEvent, Timeouts
 from worker.auth0.errors import Auth0EventsGone, Auth0RateLimited, Auth0Refused, MalformedAnswer, MissingScope
 
@@ -37,7 +38,7 @@ def event(event_id: str, kind: str = "user.updated") -> StreamedEvent:
 
 
 async def heard(server: Server, after: str | None = None, **more: Any) -> list[StreamedEvent | None]:
-    async with client_of(server, FakeTime(), **more) as client, asyncio.timeout(20):
+    async with client_of(server, FakeTime(), **more) as client, asyncio.timeout(WAIT_SECONDS):
         return [seen async for seen in client.events(after=after)]
 
 
@@ -214,7 +215,7 @@ async def test_other_answers() -> None:
 
 async def test_a_listener_may_leave() -> None:
     """Closing the generator ends the connection, though nothing more comes over it."""
-    async with running() as server, client_of(server, FakeTime()) as client, asyncio.timeout(20):
+    async with running() as server, client_of(server, FakeTime()) as client, asyncio.timeout(WAIT_SECONDS):
         server.script = [stream(message("a"), until=asyncio.Event())]
         async with aclosing(client.events(after=None)) as events:
             assert await anext(events) == event("a")

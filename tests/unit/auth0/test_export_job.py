@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.auth0_server import Answer, FakeTime, Request, Server, client_of, running
+from tests.support.wait import WAIT_SECONDS
 from worker.auth0 import ExportedUser
 from worker.auth0.errors import Auth0Error, Auth0Refused, Auth0Unreachable, MalformedAnswer
 
@@ -43,7 +44,7 @@ def exporting(content: bytes, *statuses: str, file: Callable[[Request], Answer] 
 
 
 async def exported(server: Server, time: FakeTime | None = None) -> list[ExportedUser]:
-    async with client_of(server, time or FakeTime()) as client, asyncio.timeout(20):
+    async with client_of(server, time or FakeTime()) as client, asyncio.timeout(WAIT_SECONDS):
         return [user async for user in client.export.users(await client.export.begin())]
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.auth0_server import Answer, FakeTime, Request, client_of, running
+from tests.support.wait import WAIT_SECONDS
 from token_vault.secret import Secret
 from worker.auth0 import Credentials, ManagementClient, MemoryTokenStore, RetryPolicy, Timeouts
 from worker.auth0.errors import Auth0RateLimited, Auth0Unreachable
@@ -210,7 +211,7 @@ async def test_one_pause_for_all_calls() -> None:
             return OK
 
         server.api = api
-        async with client_of(server, time, retries=NO_JITTER) as client, asyncio.timeout(10):
+        async with client_of(server, time, retries=NO_JITTER) as client, asyncio.timeout(WAIT_SECONDS):
             server.script = [limited(Retry_After="9")]
             time.passes.clear()
             calls = [asyncio.create_task(client.user("auth0|1"))]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.support.wait import WAIT_SECONDS
+
 WORKERS_SIDE = (
     "celery", "kombu", "billiard", "alembic", "sqlalchemy", "httpx", "aiohttp", "httpx_aiohttp", "typer", "rich",
     "pydantic", "structlog", "worker",
@@ -17,7 +19,11 @@ def modules_after(statements: str) -> set[str]:
     """The modules that a new interpreter holds after these statements."""
     program = f"import sys\n{statements}\nprint('\\n'.join(sys.modules))"
     found = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=True,
     )
     return set(found.stdout.split())
 

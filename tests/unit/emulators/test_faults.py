@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from emulators.client import Emulation, EmulationError, running
+from tests.support.wait import WAIT_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_a_hang_ends_when_released(world: Emulation) -> None:
     while not spent(world):
         pass
     world.release()
-    caller.join(5)
+    caller.join(WAIT_SECONDS)
     assert answers[0].status_code == 200
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from emulators.app import build
 from emulators.client import Emulation, running
 from emulators.world import StateUnreadable, World
+from tests.support.wait import WAIT_SECONDS
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -87,7 +88,9 @@ def test_a_broken_state_file(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     state.write_text("{")
     command = [sys.executable, "-m", "emulators", "--state-file", str(state)]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
+    )
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"emulators: the state file {state} cannot be read")
     assert "Traceback" not in ended.stderr
@@ -138,7 +141,7 @@ def test_it_stops_cleanly(number: signal.Signals) -> None:
         with Emulation(ready) as emulation:
             emulation.now()
             process.send_signal(number)
-            rest, errors = process.communicate(timeout=10)
+            rest, errors = process.communicate(timeout=WAIT_SECONDS)
     assert (process.returncode, rest, errors) == (0, "", "")
     assert ready["auth0_domain"] == ready["base_url"]
     assert ready["audience"] == f"{ready['base_url']}/api/v2/"

@@ -23,6 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.support.wait import WAIT_SECONDS
 from worker.providers import TokenRequest
 from worker.renewal import http as sending
 from worker.renewal.http import Answer, NoAnswer, http_client, send
@@ -329,7 +330,7 @@ async def test_silence_is_in_doubt(http: httpx.AsyncClient, serve: Serve) -> Non
         await server.read(line)
         await asyncio.sleep(60)
 
-    http.timeout = httpx.Timeout(0.1)
+    http.timeout = httpx.Timeout(30, read=0.1)
     server = await serve(hang)
     assert await send(http, post(server.url)) == NoAnswer(sent=True, code="timeout")
 
@@ -363,12 +364,12 @@ async def test_a_dripping_answer_ends_with_the_whole_call(
             await line.write(b" ")
             await asyncio.sleep(0.02)
 
-    monkeypatch.setattr(sending, "CALL_SECONDS", 0.3)
+    monkeypatch.setattr(sending, "CALL_SECONDS", 1)
     monkeypatch.setattr(sending, "DRAIN_SECONDS", 0.1)
     server = await serve(drip)
     began = asyncio.get_running_loop().time()
     assert await send(http, post(server.url)) == NoAnswer(sent=True, code="timeout")
-    assert asyncio.get_running_loop().time() - began < 2
+    assert asyncio.get_running_loop().time() - began < WAIT_SECONDS
 
 
 async def test_an_answer_that_is_arriving_is_read_although_time_is_up(
@@ -379,11 +380,11 @@ async def test_an_answer_that_is_arriving_is_read_although_time_is_up(
     async def answer_around_a_pause(line: Line, server: Server) -> None:
         await server.read(line)
         await line.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PAIR) + PAIR[:10])
-        time.sleep(0.3)  # noqa: ASYNC251  # the whole process stands still
+        time.sleep(0.8)  # noqa: ASYNC251  # the whole process stands still
         await asyncio.sleep(0.05)
         await line.write(PAIR[10:])
 
-    monkeypatch.setattr(sending, "CALL_SECONDS", 0.2)
+    monkeypatch.setattr(sending, "CALL_SECONDS", 0.7)
     http.timeout = httpx.Timeout(None)
     server = await serve(answer_around_a_pause)
     result = await send(http, post(server.url))
@@ -417,7 +418,7 @@ async def test_a_cancelled_call_lets_go_of_its_connection(http: httpx.AsyncClien
     calling = asyncio.create_task(send(http, post(server.url)))
     await arrived.wait()
     calling.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_SECONDS):
         await left.wait()
     with pytest.raises(asyncio.CancelledError):
         await calling
@@ -561,15 +562,17 @@ async def test_an_idle_connection_is_given_up_before_providers_do(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that was idle for a while is not used again, so that the race with its closing is rare."""
-    monkeypatch.setattr(sending, "KEEPALIVE_SECONDS", 0.01)
     server = await serve(answers)
     async with http_client() as http:
         await send(http, post(server.url))
         await send(http, post(server.url))
-        assert server.connections == 1
+    assert server.connections == 1
+    monkeypatch.setattr(sending, "KEEPALIVE_SECONDS", 0.01)
+    async with http_client() as http:
+        await send(http, post(server.url))
         await asyncio.sleep(0.05)
         await send(http, post(server.url))
-    assert server.connections == 2
+    assert server.connections == 3
 
 
 # What an answer is
