@@ -30,7 +30,7 @@ def add_connection(
     client_secret = f"secret-of-{name}" if client_secret is None else client_secret
     if provider is not None and provider not in world.providers.behaviours:
         raise ValueError(f"no provider is called {provider!r}")
-    shown = connections.connection(name, strategy, world.tokens.client_id)
+    shown = connections.connection(name, strategy)
     shown["options"] = {"client_id": client_id, "client_secret": client_secret} if provider else {}
     world.connections[name] = shown
     if provider is not None:

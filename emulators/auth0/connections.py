@@ -21,8 +21,8 @@ SOCIAL = {
 }
 
 
-def connection(name: str, strategy: str, client_id: str) -> Json:
-    """Make a connection without options. `client_id` is the application that may use it."""
+def connection(name: str, strategy: str) -> Json:
+    """Make a connection without options; its users sign in, and Connected Accounts is off."""
     return {
         "id": "con_" + uuid.uuid5(uuid.NAMESPACE_DNS, name).hex[:16],
         "name": name,
@@ -30,7 +30,8 @@ def connection(name: str, strategy: str, client_id: str) -> Json:
         "strategy": strategy,
         "realms": [name],
         "is_domain_connection": False,
-        "enabled_clients": [client_id],
+        "authentication": {"active": True},
+        "connected_accounts": {"active": False},
     }
 
 

@@ -35,6 +35,11 @@ class TenantOperations(Operations):
         """Merge into a connection's options; None removes one. The provider's side stays as it is."""
         return self._object("set_connection_options", name=name, options=options)
 
+    def set_connection(self, name: str, **fields: Any) -> Json:
+        """Plant raw top-level fields, such as `authentication` and `connected_accounts`; None deletes one."""
+        given, delete = _split(fields)
+        return self._object("set_connection", name=name, fields=given, delete=delete)
+
     def connection(self, name: str) -> Json:
         """Give a connection as Auth0 shows it."""
         return self._object("connection", name=name)

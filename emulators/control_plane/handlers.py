@@ -63,6 +63,11 @@ class ControlPlane(LargeTenantHandlers):
         self._world.connections[name] = {**connection, "options": merged}
         return self._world.connections[name]
 
+    def set_connection(self, name: str, fields: Json, delete: list[str]) -> Json:
+        shown = {**self._world.connections[name], **fields}
+        self._world.connections[name] = {k: v for k, v in shown.items() if k not in delete}
+        return self._world.connections[name]
+
     def delete_connection(self, name: str) -> None:
         del self._world.connections[name]
 

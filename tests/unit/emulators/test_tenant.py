@@ -122,6 +122,18 @@ def test_private_key_jwt_is_checked(tenant: Emulation) -> None:
     assert token_request(tenant).status_code == 401
 
 
+def test_a_connection_shows_its_switches_at_the_top(tenant: Emulation) -> None:
+    """Authentication and Connected Accounts are no options: they show without the scope for these."""
+    tenant.add_connection("switched", "github", "github")
+    shown = tenant.connection("switched")
+    assert (shown["authentication"], shown["connected_accounts"]) == ({"active": True}, {"active": False})
+    tenant.set_connection("switched", authentication={"active": False}, connected_accounts=None)
+    tenant.set_scopes(["read:connections"])
+    [listed] = Api(tenant).get("/connections", name="switched").json()
+    assert listed["authentication"] == {"active": False}
+    assert not {"connected_accounts", "options", "enabled_clients"} & set(listed)
+
+
 def test_a_user_is_found_by_its_encoded_id(tenant: Emulation) -> None:
     """An id with a bar, a slash or a space is found when percent-encoded, and shows its tokens."""
     odd = "oauth2|partner|a/b c"
