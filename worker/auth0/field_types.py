@@ -97,8 +97,15 @@ def _optional_secret(value: object) -> Secret | None:
     return None if value is None or value == "" else Secret(require_text(value))
 
 
+def _optional_switch(value: object) -> bool | None:
+    """Read ``{"active": true}``; None for anything else."""
+    active = value.get("active") if isinstance(value, dict) else None
+    return active if isinstance(active, bool) else None
+
+
 Text = Annotated[str, PlainValidator(require_text)]
 TextOrNumber = Annotated[str, PlainValidator(require_text_or_number)]
 OptionalSecret = Annotated[Secret | None, PlainValidator(_optional_secret)]
 OptionalSeconds = Annotated[float | None, PlainValidator(parse_seconds)]
 OptionalTime = Annotated[datetime | None, PlainValidator(parse_time)]
+OptionalSwitch = Annotated[bool | None, PlainValidator(_optional_switch)]

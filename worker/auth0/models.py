@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from worker.auth0.field_types import (
     OptionalSeconds,
     OptionalSecret,
+    OptionalSwitch,
     OptionalTime,
     Text,
     TextOrNumber,
@@ -122,6 +123,8 @@ class Auth0Connection:
         strategy: the provider's kind, e.g. ``waad``.
         options: an open object, with client secret and admin tokens; None where Auth0 shows none, which
             means that ``read:connections_options`` is missing.
+        authentication: whether users sign in through it; None where Auth0 does not say.
+        connected_accounts: whether Connected Accounts is on for it; None where Auth0 does not say.
     """
 
     __pydantic_config__ = _CONFIG
@@ -130,6 +133,8 @@ class Auth0Connection:
     name: Text
     strategy: Text
     options: Annotated[Mapping[str, Any] | None, PlainValidator(_options)] = field(default=None, repr=False)
+    authentication: OptionalSwitch = None
+    connected_accounts: OptionalSwitch = None
 
 
 @dataclass(frozen=True)

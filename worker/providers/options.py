@@ -64,11 +64,6 @@ def notes(options: Mapping[str, Any] | None) -> tuple[str, ...]:
             "Auth0's own Token Vault is switched on for this connection (federated_connections_access_tokens): "
             "Auth0 may then keep its tokens from the users' identities, and they cannot be pulled"
         )
-    if _is_active(options, "connected_accounts"):
-        found.append(
-            "Connected Accounts is switched on for this connection: tokens of accounts connected that way "
-            "stay with Auth0; those of sign-ins are pulled as before"
-        )
     headers = (options or {}).get("customHeaders")
     if isinstance(headers, Mapping) and any(str(name).lower() != "authorization" for name in headers):
         found.append("customHeaders other than Authorization: Basic are not sent when tokens are renewed")

@@ -13,6 +13,7 @@ from worker.auth0 import Auth0Connection as ShownConnection
 from worker.auth0 import Auth0User, ManagementClient, UserPage
 from worker.auth0.errors import CALL_INDEPENDENT_ERRORS, Auth0Error, Auth0NotFound, MissingScope
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
+from worker.sync.connection_notes import NO_SIGN_IN, connection_notes, lacks_sign_ins
 from worker.sync.mapping import (
     has_tokens,
     incoming_admin_grant,
@@ -35,11 +36,6 @@ SEARCH_LAG = timedelta(minutes=10)
 MAX_CONCURRENT_USER_CALLS = 4
 # Grants are taken by so many users at a time.
 USERS_PER_INGEST = 100
-
-NO_OPTIONS = (
-    "Auth0 shows no options of this connection: grant the scope read:connections_options to the "
-    "machine-to-machine application"
-)
 
 
 class SyncIngest:
@@ -113,9 +109,6 @@ class SyncIngest:
 
     async def _connection(self, shown: ShownConnection, report: SyncReport) -> None:
         now = await self._vault.now()
-        notes = list(providers.notes(shown.options))
-        if shown.options is None:
-            notes.append(NO_OPTIONS)
         await table.store(
             self._vault,
             tenant=self._tenant,
@@ -123,10 +116,12 @@ class SyncIngest:
             auth0_id=shown.id,
             strategy=shown.strategy,
             options=None if shown.options is None else providers.public_options(shown.options),
-            notes=notes,
+            notes=connection_notes(shown),
             now=now,
         )
         report.connections += 1
+        if lacks_sign_ins(shown):
+            report.note(f"connection {shown.name}: {NO_SIGN_IN}")
         admin = incoming_admin_grant(shown, self._tenant, now)
         if admin is not None:
             report.stats.add(await take.ingest(self._vault, [admin], now=now))

@@ -285,16 +285,36 @@ async def test_a_connection_that_cannot_be_renewed_is_recorded(
 
 async def test_auth0s_own_token_vault_is_pointed_out(open_bench: OpenBench, google: list[str]) -> None:
     """Where Auth0 may keep tokens back, the connection carries a note; with the switch off it is gone."""
-    bench = await open_bench()
-    for switch, notes in (("federated_connections_access_tokens", 1), ("connected_accounts", 1), (None, 0)):
-        off = {"federated_connections_access_tokens": None, "connected_accounts": None}
-        bench.tenant.set_connection_options(
-            "google-oauth2", **off | ({switch: {"active": True}} if switch else {})
-        )
+    bench, name = await open_bench(), "google-oauth2"
+
+    async def notes() -> list[str]:
         await bench.sync.sync_connections()
-        assert len(bench.connection()["notes"]) == notes
-        if switch == "federated_connections_access_tokens":
-            assert "Token Vault" in bench.connection()["notes"][0]
+        return list(bench.connection()["notes"])
+
+    bench.tenant.set_connection_options(name, federated_connections_access_tokens={"active": True})
+    [note] = await notes()
+    assert "Token Vault" in note
+    bench.tenant.set_connection_options(name, federated_connections_access_tokens=None)
+    bench.tenant.set_connection(name, connected_accounts={"active": True})
+    [note] = await notes()
+    assert "those of sign-ins are pulled as before" in note
+    bench.tenant.set_connection(name, connected_accounts={"active": False})
+    assert await notes() == []
+
+
+async def test_a_connection_without_sign_ins_is_named(open_bench: OpenBench, google: list[str]) -> None:
+    """Where no sign-in brings tokens, the connection and each sync say so, and what is held is renewed on."""
+    bench, name = await open_bench(), "google-oauth2"
+    await bench.sync.sync_all()
+    bench.tenant.set_connection(name, authentication={"active": False}, connected_accounts={"active": True})
+    report = await bench.sync.sync_connections()
+    [note] = bench.connection()["notes"]
+    assert "no sign-in brings tokens" in note
+    assert report.notes == [f"connection {name}: {note}"]
+    assert (report.ok, bench.connection()["problem"]) == (True, None)
+    bench.tenant.set_connection(name, authentication={"active": True}, connected_accounts={"active": False})
+    assert (await bench.sync.sync_connections()).notes == []
+    assert bench.connection()["notes"] == []
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,11 @@ def test_any_value_anywhere_is_read_or_named(field: str, value: Any, inner: str,
                 assert token is None or token.reveal().encode()
 
 
-@given(ANYTHING, st.sampled_from(["id", "name", "strategy", "options"]), ANYTHING)
+@given(
+    ANYTHING,
+    st.sampled_from(["id", "name", "strategy", "options", "authentication", "connected_accounts"]),
+    ANYTHING,
+)
 def test_any_connection_is_read_or_named(raw: Any, field: str, value: Any) -> None:
     """Whatever stands in a connection, it is read or is called unreadable, by its place."""
     whole = {"id": "con_1", "name": "corp", "strategy": "waad", "options": {}}
@@ -139,6 +143,24 @@ def test_any_connection_is_read_or_named(raw: Any, field: str, value: Any) -> No
         except UnreadableEntry as unreadable:
             named = str(unreadable)
         assert named == "" or named.startswith("connection 1: ")
+
+
+@pytest.mark.parametrize(
+    ("shown", "read"),
+    [
+        ({"active": True}, True),
+        ({"active": False}, False),
+        ({}, None),
+        ({"active": "yes"}, None),
+        (True, None),
+    ],
+)
+def test_switches_are_read_at_the_top(shown: Any, read: bool | None) -> None:
+    """Authentication and Connected Accounts stand beside the options, and may be missing or odd."""
+    whole = {"id": "con_1", "name": "corp", "strategy": "waad"}
+    connection = read_connection(whole | {"authentication": shown, "connected_accounts": shown}, 1)
+    assert (connection.authentication, connection.connected_accounts) == (read, read)
+    assert read_connection(whole, 1).authentication is None
 
 
 @pytest.mark.parametrize("text", ["a\ud800", "a\0"])

@@ -301,12 +301,11 @@ def test_public_options_hold_no_token() -> None:
 
 
 def test_notes() -> None:
-    """Auth0's own Token Vault, connected accounts and headers that cannot be sent are told to the operator."""
+    """Auth0's own Token Vault and headers that cannot be sent are told to the operator."""
     assert notes(None) == notes({}) == notes({"customHeaders": {"Authorization": "Basic x"}}) == ()
     flags = {
         "federated_connections_access_tokens": {"active": True},
-        "connected_accounts": {"active": True},
         "customHeaders": {"User-Agent": "x"},
     }
-    assert len(notes(flags)) == 3
-    assert notes({"connected_accounts": {"active": False}, "federated_connections_access_tokens": True}) == ()
+    assert len(notes(flags)) == 2
+    assert notes({"federated_connections_access_tokens": True}) == ()
