@@ -203,7 +203,8 @@ class ChangeFeeds:
                 events = [first.result(), *await self._gathered(arrived)]
                 await self._ask_for([event for event in events if event is not None])
                 ended = None in events
-            await listening
+            if ended:  # else the connection stands, and would be waited for after a stop
+                await listening
         finally:
             for task in (stopping, listening):
                 task.cancel()

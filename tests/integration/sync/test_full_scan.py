@@ -244,6 +244,28 @@ async def test_events_are_followed(bench: Bench) -> None:
     assert bench.sql("SELECT 1 FROM sync_cursors WHERE feed = 'events' AND token IS NOT NULL")
 
 
+async def test_following_stops_while_it_asks_for_users(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop that comes while users are asked for ends it at once, and not only when the connection ends."""
+    bench.tenant.set_events(on_login=True)
+    (user,) = bench.tenant.add_users("google-oauth2", 1)
+    await bench.sync.sync_all()
+    stop, ask_for = asyncio.Event(), bench.sync._feeds._ask_for
+
+    async def ask_and_stop(*arguments: Any) -> None:
+        await ask_for(*arguments)
+        stop.set()
+
+    monkeypatch.setattr(bench.sync._feeds, "_ask_for", ask_and_stop)
+    following = asyncio.create_task(bench.sync.follow(stop))
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not stop.is_set():  # nothing tells when the connection stands
+            bench.tenant.login(user)
+            await asyncio.sleep(0.1)
+        assert await following is True
+
+
 async def test_events_that_are_gone_are_left_to_the_log(bench: Bench) -> None:
     """An offset that is too old is dropped: following begins anew, from now."""
     bench.tenant.add_users("google-oauth2", 2)
