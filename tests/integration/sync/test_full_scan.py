@@ -244,9 +244,7 @@ async def test_events_are_followed(bench: Bench) -> None:
     assert bench.sql("SELECT 1 FROM sync_cursors WHERE feed = 'events' AND token IS NOT NULL")
 
 
-async def test_following_stops_while_it_asks_for_users(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_following_stops_while_it_asks_for_users(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop that comes while users are asked for ends it at once, and not only when the connection ends."""
     bench.tenant.set_events(on_login=True)
     (user,) = bench.tenant.add_users("google-oauth2", 1)
