@@ -63,7 +63,7 @@ def _wait_for_calls(stage: Stage, number: int) -> None:
 async def _measure(stage: Stage) -> list[Result]:
     url = stage.emulation.token_url("partner")
     async with stage.worker() as runtime:
-        await (await runtime.sync(TENANT)).sync_all()
+        await (await runtime.tenant_sync(TENANT)).sync_all()
         stage.emulation.configure_provider("custom", rotates=False)
         tokens = [str(stage.emulation.live(user, "partner")["refresh_token"]) for user in _some_users(stage)]
         whole, bare, fast = [], [], []

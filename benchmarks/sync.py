@@ -45,7 +45,7 @@ async def _measure(stage: Stage) -> list[Result]:
 
 
 async def _sync(runtime: Runtime) -> float:
-    sync = await runtime.sync(TENANT)
+    sync = await runtime.tenant_sync(TENANT)
     began = time.perf_counter()
     report = await sync.sync_all()
     if report.seen != USERS or not report.ok:

@@ -1,7 +1,9 @@
-"""The Celery application: ``celery -A worker.app worker -Q interactive`` and so on.
+"""The Celery application.
 
-Redis carries messages and is never what correctness rests on: the guard is in Postgres, every task may run
-twice, and a tick that is lost is made good by the next.
+Run it by ``celery -A worker.app worker -Q interactive`` and so on.
+
+Redis carries messages; correctness never rests on it. The guard is in Postgres, every task may run twice, and the
+next tick makes up for a lost one.
 """
 
 from __future__ import annotations
@@ -18,18 +20,18 @@ from worker import settings as configuration
 from worker.settings import Settings
 from worker.tasks import CLOCK_SKEW_SECONDS
 
-# A message whose worker died is delivered again after this time, in seconds: longer than any task takes, as
-# what is delivered twice is work done twice, though without harm.
-VISIBILITY = 3600
-# A Redis that has not answered for so long, in seconds, is given up and connected to anew: a host that loses power
-# says no word, and a connection to it would be listened to for ever.
-SILENCE = 5.0
-# How often beat asks whether a sync is due, in seconds at the most; Postgres knows when the last one began. A walk
-# whose worker was killed, its message with it, stands still until then.
-LOOK = 5.0
+# A message whose worker died is delivered again after this time. It is longer than any task takes: a message
+# delivered twice is work done twice, though without harm.
+VISIBILITY_SECONDS = 3600
+# A Redis that is silent for this long is connected to anew: a host that loses power closes no connection, and a
+# read from it would never end.
+REDIS_TIMEOUT_SECONDS = 5.0
+# The longest time between beat's questions whether a sync is due; Postgres knows when the last one began. A full
+# scan whose worker was killed, and its message with it, stands still until then.
+MAX_SYNC_CHECK_SECONDS = 5.0
 
-# Celery would take these for more than what it is told here: they are meant for some other application.
-_OVERRULING = (
+# Celery prefers these to the configuration here, but they are meant for some other application.
+_OVERRIDING_VARIABLES = (
     "CELERY_BROKER_URL",
     "CELERY_BROKER_READ_URL",
     "CELERY_BROKER_WRITE_URL",
@@ -41,9 +43,9 @@ def make_app(settings: Settings) -> Celery:
     """Build the application for these settings."""
     app = Celery("token-vault", set_as_current=True)
     broker = _redis_url(settings)
-    for name in _OVERRULING:
+    for name in _OVERRIDING_VARIABLES:
         os.environ.pop(name, None)
-    look = min(LOOK, settings.schedule.full, settings.schedule.connections)
+    sync_check = min(MAX_SYNC_CHECK_SECONDS, settings.schedule.full, settings.schedule.connections)
     changes = settings.schedule.changes
     app.conf.update(
         broker_url=broker,
@@ -65,21 +67,21 @@ def make_app(settings: Settings) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
-        # The work waits for the network nearly all the time: threads share one event loop and one pool.
+        # The tasks wait for the network nearly all the time: threads share one event loop and one pool.
         worker_pool="threads",
         broker_transport_options={
-            "visibility_timeout": VISIBILITY,
-            "socket_timeout": SILENCE,
-            "socket_connect_timeout": SILENCE,
-            "health_check_interval": SILENCE,
+            "visibility_timeout": VISIBILITY_SECONDS,
+            "socket_timeout": REDIS_TIMEOUT_SECONDS,
+            "socket_connect_timeout": REDIS_TIMEOUT_SECONDS,
+            "health_check_interval": REDIS_TIMEOUT_SECONDS,
         },
-        redis_socket_timeout=SILENCE,
-        redis_socket_connect_timeout=SILENCE,
-        redis_backend_health_check_interval=SILENCE,
+        redis_socket_timeout=REDIS_TIMEOUT_SECONDS,
+        redis_socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        redis_backend_health_check_interval=REDIS_TIMEOUT_SECONDS,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # an outage may outlast any number
         worker_redirect_stdouts=False,
-        beat_scheduler="celery.beat:Scheduler",  # keeps nothing on disk: what is due is asked of Postgres
+        beat_scheduler="celery.beat:Scheduler",  # keeps nothing on disk: Postgres knows what is due
         beat_schedule={
             "renew": {
                 "task": "worker.renew_due",
@@ -89,8 +91,8 @@ def make_app(settings: Settings) -> Celery:
             },
             "sync": {
                 "task": "worker.sync_due",
-                "schedule": look,
-                "options": {"expires": look + CLOCK_SKEW_SECONDS},
+                "schedule": sync_check,
+                "options": {"expires": sync_check + CLOCK_SKEW_SECONDS},
             },
             "changes": {
                 "task": "worker.sync_changes",
@@ -124,9 +126,12 @@ def _configure_logging(**_: object) -> None:
 
 
 @beat_init.connect
-def _look_at_once(**_: object) -> None:
-    """Beat's first tick comes an interval after its start; a new vault is not left empty for so long."""
-    app.send_task("worker.sync_due", expires=LOOK + CLOCK_SKEW_SECONDS)
+def _sync_at_once(**_: object) -> None:
+    """Ask for a sync when beat starts.
+
+    Its first tick comes an interval later, and a new vault would stay empty until then.
+    """
+    app.send_task("worker.sync_due", expires=MAX_SYNC_CHECK_SECONDS + CLOCK_SKEW_SECONDS)
 
 
 app = make_app(configuration.load())

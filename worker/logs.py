@@ -1,4 +1,7 @@
-"""Log events: names that never change with ids bound to them, as JSON lines or, on a terminal, readable."""
+"""Log events, as JSON lines or readable on a terminal.
+
+Their names are constant; ids are bound to them as fields.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,18 @@ import structlog
 from token_vault.errors import ConfigurationError
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-# These name whole URLs and headers at their lower levels; a token endpoint's URL can hold a token.
-_TALKATIVE = ("httpx", "httpcore", "aiohttp", "asyncio", "psycopg", "sqlalchemy", "alembic", "amqp", "kombu")
+# At lower levels these log whole URLs and headers; a token endpoint's URL can hold a token.
+_VERBOSE_LIBRARIES = (
+    "httpx",
+    "httpcore",
+    "aiohttp",
+    "asyncio",
+    "psycopg",
+    "sqlalchemy",
+    "alembic",
+    "amqp",
+    "kombu",
+)
 
 
 def configure(*, level: str | None = None, stream_json: bool | None = None) -> None:
@@ -25,8 +38,8 @@ def configure(*, level: str | None = None, stream_json: bool | None = None) -> N
     Raises:
         ConfigurationError: there is no such level.
     """
-    chosen = (level or os.environ.get("TOKEN_VAULT_LOG_LEVEL") or "INFO").upper()
-    if chosen not in LEVELS:
+    level_name = (level or os.environ.get("TOKEN_VAULT_LOG_LEVEL") or "INFO").upper()
+    if level_name not in LEVELS:
         raise ConfigurationError(f"TOKEN_VAULT_LOG_LEVEL is none of {', '.join(LEVELS)}")
     as_json = not sys.stderr.isatty() if stream_json is None else stream_json
     shared: list[structlog.types.Processor] = [
@@ -56,6 +69,6 @@ def configure(*, level: str | None = None, stream_json: bool | None = None) -> N
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(chosen)
-    for name in _TALKATIVE:
+    root.setLevel(level_name)
+    for name in _VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -21,7 +21,9 @@ T = TypeVar("T")
 
 
 class Process:
-    """One event loop and one open runtime for all tasks of this process, made when the first task comes.
+    """One event loop and one runtime for this process's tasks.
+
+    Both are made when the first task comes.
 
     A loop of its own keeps connections to Postgres and to the providers open between tasks, whatever pool
     Celery runs them in.
@@ -35,7 +37,7 @@ class Process:
         self._runtime: Runtime | None = None
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine on the process's loop and wait for it.
+        """Run a coroutine on the process's loop; wait for it.
 
         Where Postgres was restarted under the pool's connections it is run once more over new ones: all
         of this project's work is safe to run twice.
@@ -65,7 +67,10 @@ class Process:
             raise TemporarilyUnavailable("all connections to Postgres are in use", RETRY_AFTER) from None
 
     def runtime(self) -> Runtime:
-        """Return the open runtime; a failure to open it is the next task's to try again."""
+        """Return the open runtime.
+
+        Where opening it fails, the next task tries again.
+        """
         with self._opening:
             return self._runtime or self.run(self._open)
 

@@ -1,4 +1,4 @@
-"""What one process needs to work on the vault, put together from the settings and taken apart again."""
+"""What one process needs to work on the vault."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from worker.vault.spool import Spool
 from worker.webhooks.dispatcher import Dispatcher
 from worker.webhooks.http import http_client as webhook_client
 
-# So many tenants are looked after at a time in one kind of work: each holds a connection or two for its locks while
-# it needs one more, and were all of them held so, nobody would get on.
-TENANTS_AT_A_TIME = 5
+# Tenants that one kind of work serves at a time. Each holds a connection or two for its locks while it needs one
+# more: without this bound, lock holders would exhaust the pool and deadlock.
+MAX_TENANTS_AT_A_TIME = 5
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Runtime:
 
     Attributes:
         tenants: the names of the configured tenants.
-        turns: of the tenants, for each kind of work.
+        tenant_slots: for each kind of work, how many more tenants it may serve now.
     """
 
     settings: Settings
@@ -48,10 +48,10 @@ class Runtime:
     engine: RenewalEngine
     on_demand: OnDemand
     http: httpx.AsyncClient
-    deliverer: Dispatcher
+    dispatcher: Dispatcher
     _open: AsyncExitStack
-    turns: defaultdict[str, asyncio.Semaphore] = field(
-        default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(TENANTS_AT_A_TIME))
+    tenant_slots: defaultdict[str, asyncio.Semaphore] = field(
+        default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(MAX_TENANTS_AT_A_TIME))
     )
     _auth0: dict[str, ManagementClient] = field(default_factory=dict)
 
@@ -61,7 +61,7 @@ class Runtime:
         return list(self.settings.tenants)
 
     async def auth0(self, tenant: str) -> ManagementClient:
-        """The Management API client of a tenant.
+        """Return a tenant's Management API client.
 
         Raises:
             ConfigurationError: the tenant is not configured, or its credentials do not read.
@@ -73,8 +73,8 @@ class Runtime:
             self._auth0[tenant] = await self._open.enter_async_context(client)
         return self._auth0[tenant]
 
-    async def sync(self, tenant: str, *, urgent: bool = False) -> TenantSync:
-        """What syncs a tenant.
+    async def tenant_sync(self, tenant: str, *, urgent: bool = False) -> TenantSync:
+        """Return what syncs a tenant.
 
         Args:
             urgent: somebody waits for it: its calls come before others in the tenant's budget.
@@ -88,8 +88,8 @@ class Runtime:
             tenant, self.vault, self.connections, auth0.urgent if urgent else auth0, retention=retention
         )
 
-    async def erasure(self, tenant: str) -> Eraser:
-        """What erases a tenant's grants.
+    async def eraser(self, tenant: str) -> Eraser:
+        """Return what erases a tenant's grants.
 
         Raises:
             ConfigurationError: as ``auth0``.
@@ -101,7 +101,7 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIterator[Runtime]:
-    """Open the vault that the settings name, and all that works on it.
+    """Open the settings' vault and all that works on it.
 
     Args:
         connections: to Postgres, at the most.
@@ -116,16 +116,16 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
             )
         )
         http = await stack.enter_async_context(http_client(connections=4 * MAX_RENEWALS))
-        known = ConnectionResolver(vault, settings)
-        engine = RenewalEngine(vault, known, http, Spool(settings.spool, vault.refresh))
-        on_demand = OnDemand(vault, known, engine, listeners=max(1, connections // 2))
-        posting = await stack.enter_async_context(webhook_client())
-        deliverer = Dispatcher(vault, settings.webhooks, settings.events, posting)
-        yield Runtime(settings, vault, known, engine, on_demand, http, deliverer, stack)
+        resolver = ConnectionResolver(vault, settings)
+        engine = RenewalEngine(vault, resolver, http, Spool(settings.spool, vault.refresh))
+        on_demand = OnDemand(vault, resolver, engine, listeners=max(1, connections // 2))
+        webhook_http = await stack.enter_async_context(webhook_client())
+        dispatcher = Dispatcher(vault, settings.webhooks, settings.events, webhook_http)
+        yield Runtime(settings, vault, resolver, engine, on_demand, http, dispatcher, stack)
 
 
 def database_url(settings: Settings) -> Secret:
-    """Where Postgres is: as configured, or the embedded one that runs under the home folder.
+    """Return Postgres' address: configured, or of the embedded one.
 
     Raises:
         ConfigurationError: neither is there.
@@ -136,18 +136,21 @@ def database_url(settings: Settings) -> Secret:
 
 
 def redis_url(settings: Settings) -> Secret | None:
-    """Where Redis is: as configured, or the embedded one if it runs under the home folder; None without one."""
+    """Return Redis' address, or None.
+
+    It is the configured one, or that of an embedded Redis that runs.
+    """
     if settings.redis_url is not None:
         return settings.redis_url
-    # A command beside a running `up` has been told where Postgres is, and not where Redis is.
+    # A command beside a running `up` knows the address of Postgres, but not of Redis.
     found = embedded.find(settings.home) if settings.embedded or embedded.is_up(settings.home) else None
     return (found.redis_url or None) if found else None
 
 
 def plan_of(configured: TenantSettings) -> Plan | None:
-    """The plan whose rate limits a tenant has; None where none are to be kept.
+    """Return the tenant's plan; None where it has no limits.
 
-    Where nothing is said it is the smallest: one that is too small costs time, one too big other programs' calls.
+    Without a setting it is the smallest plan: one too small costs time, one too big takes other programs' calls.
 
     Raises:
         ConfigurationError: the limits name no group for the rest.
@@ -161,7 +164,7 @@ def plan_of(configured: TenantSettings) -> Plan | None:
 
 
 def budget_of(settings: Settings, tenant: str) -> RateLimitBudget | None:
-    """The budget of a configured tenant; None where it is to have no limits."""
+    """Return the tenant's budget; None where it has no limits."""
     configured = settings.tenants[tenant]
     plan = plan_of(configured)
     if plan is None:
@@ -173,7 +176,7 @@ def budget_of(settings: Settings, tenant: str) -> RateLimitBudget | None:
 
 
 def credentials_of(settings: Settings, tenant: str) -> Credentials:
-    """The machine-to-machine credentials of a tenant.
+    """Return a tenant's machine-to-machine credentials.
 
     Raises:
         ConfigurationError: the tenant is not configured, or its credentials do not read.

@@ -1,4 +1,7 @@
-"""The Celery tasks. Arguments and results hold ids, states and times only; each is safe to run twice."""
+"""The Celery tasks.
+
+Arguments and results hold ids, states and times only. Each task is safe to run twice.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +31,21 @@ from worker.vault.sync_state import runs
 
 log = structlog.get_logger(__name__)
 
-# How often a sync is tried again when Auth0 cannot be reached or its limit is spent.
-RETRIES = 5
-RETRY_AFTER = 15.0
+# A sync is tried again when Auth0 cannot be reached or its rate limit is spent; the wait doubles each time.
+MAX_SYNC_RETRIES = 5
+FIRST_RETRY_SECONDS = 15.0
 
 # Messages expire by the clock of the host that takes them: hosts whose clocks are five minutes apart, one ahead and
 # one behind, must not drop what is sent between them.
 CLOCK_SKEW_SECONDS = 600.0
 
-# A walk through all users is cut into tasks of so many seconds.
-SLICE = 45.0
-# A full sync that failed is tried again after so many seconds, twice as many after each further failure, up to a bound.
-TRY_AGAIN, LONGEST_WAIT = 60.0, 600.0
+# A full scan is cut into tasks of this length, so that a worker can be stopped between two of them.
+SCAN_SLICE_SECONDS = 45.0
+# Wait after a failed full sync; doubled after each further failure.
+FIRST_FULL_SYNC_RETRY_SECONDS, MAX_FULL_SYNC_RETRY_SECONDS = 60.0, 600.0
 
-# What passes by itself, sooner or later.
-_MAY_PASS = (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable)
+# Failures that pass without anybody's help.
+_TEMPORARY = (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable)
 
 T = TypeVar("T")
 
@@ -58,7 +61,10 @@ def _close(**_: object) -> None:
 
 @shared_task(name="worker.renew_due", ignore_result=True)
 def renew_due() -> None:
-    """Look for due grants and renew them. Finding nothing is the normal case."""
+    """Renew the grants that are due.
+
+    Finding none is the normal case.
+    """
     runtime = _process.runtime()
     try:
         outcomes = _process.run(lambda: runtime.engine.renew_due(runtime.tenants))
@@ -71,10 +77,13 @@ def renew_due() -> None:
 
 @shared_task(name="worker.deliver_events", ignore_result=True)
 def deliver_events() -> None:
-    """Look for events that wait for delivery, and deliver them. Finding nothing is the normal case."""
+    """Deliver the events that wait for it.
+
+    Finding none is the normal case.
+    """
     runtime = _process.runtime()
     try:
-        counts = _process.run(lambda: runtime.deliverer.deliver_due(runtime.tenants))
+        counts = _process.run(lambda: runtime.dispatcher.deliver_due(runtime.tenants))
     except TemporarilyUnavailable as error:
         log.warning("delivery.postponed", error=str(error))  # the next tick looks again
         return
@@ -104,7 +113,7 @@ def refresh_token(
     Returns:
         ``state`` (``not_found`` among them), ``renewed``, ``expires_at``, ``reason``, ``since``, ``retry_after``.
     """
-    _check(
+    _check_names(
         user_id=user_id or "",
         connection=connection or "",
         admin_connection=admin_connection or "",
@@ -138,15 +147,17 @@ def refresh_token(
             "user_id": wanted_user,
             "connection": wanted_connection,
         }
-    return _plain(refreshed)
+    return _to_json(refreshed)
 
 
-@shared_task(name="worker.sync_all", bind=True, max_retries=RETRIES)
+@shared_task(name="worker.sync_all", bind=True, max_retries=MAX_SYNC_RETRIES)
 def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
-    """Bring every tenant's connections and users up to date; one tenant's failure does not stop another.
+    """Bring every tenant's connections and users up to date.
+
+    One tenant's failure does not stop another.
 
     Args:
-        full: walk through all users, instead of asking for those who changed.
+        full: scan all users, instead of asking for those who changed.
     """
     if full not in (True, False):
         raise ValueError("full is true or false")
@@ -156,7 +167,7 @@ def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
             reports.append(_run_sync(tenant, lambda sync: sync.catch_up(full=full)))
         except VaultError as error:
             reports.append(_failed(tenant, error))
-            postponed = error if isinstance(error, _MAY_PASS) else postponed
+            postponed = error if isinstance(error, _TEMPORARY) else postponed
     if postponed:
         _retry(self, postponed)
     return reports
@@ -164,40 +175,43 @@ def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
 
 @shared_task(name="worker.sync_due", ignore_result=True, bind=True)
 def sync_due(self: Task) -> None:
-    """Go on with walks through all users, and begin those that are due, as the connections are."""
+    """Continue full scans, and begin the syncs that are due."""
     runtime = _process.runtime()
-    while any(_process.run(lambda: _each_tenant(runtime, _catch_up_if_due))):
-        try:  # at once, in a new message: a task that takes hours could not be stopped
-            self.apply_async(expires=SLICE + CLOCK_SKEW_SECONDS)
-        except OperationalError as error:  # Redis is away, and nothing that a walk needs is
-            log.warning("sync.not_handed_on", error=type(error).__name__)
+    while any(_process.run(lambda: _for_each_tenant(runtime, _sync_if_due))):
+        try:  # in a new message: a task that takes hours could not be stopped
+            self.apply_async(expires=SCAN_SLICE_SECONDS + CLOCK_SKEW_SECONDS)
+        except OperationalError as error:  # a full scan does not need Redis, so it goes on here
+            log.warning("sync.handover_failed", error=type(error).__name__)
             continue
         return
 
 
 @shared_task(name="worker.sync_changes", ignore_result=True)
 def sync_changes() -> None:
-    """Take what has changed at each tenant since the last time, and erase what is gone for good."""
+    """Ingest each tenant's changes; erase what is gone for good."""
     runtime = _process.runtime()
-    _process.run(lambda: _each_tenant(runtime, _take_changes))
+    _process.run(lambda: _for_each_tenant(runtime, _sync_changes))
 
 
-@shared_task(name="worker.sync_user", bind=True, max_retries=RETRIES)
+@shared_task(name="worker.sync_user", bind=True, max_retries=MAX_SYNC_RETRIES)
 def sync_user(self: Task, user_id: str, tenant: str | None = None) -> dict[str, Any]:
-    """Sync one user: every identity with its tokens, as Auth0 has them now."""
-    _check(user_id=user_id)
-    return _sync(self, _tenant(tenant), lambda sync: sync.sync_user(user_id), urgent=True)
+    """Sync all identities of one user, as Auth0 has them."""
+    _check_names(user_id=user_id)
+    return _sync(self, _configured_tenant(tenant), lambda sync: sync.sync_user(user_id), urgent=True)
 
 
-@shared_task(name="worker.sync_connection", bind=True, max_retries=RETRIES)
+@shared_task(name="worker.sync_connection", bind=True, max_retries=MAX_SYNC_RETRIES)
 def sync_connection(self: Task, connection: str, tenant: str | None = None) -> dict[str, Any]:
-    """Sync one connection and the users who have an identity of it."""
-    _check(connection=connection)
-    return _sync(self, _tenant(tenant), lambda sync: sync.sync_connection(connection))
+    """Sync one connection and the users who have it."""
+    _check_names(connection=connection)
+    return _sync(self, _configured_tenant(tenant), lambda sync: sync.sync_connection(connection))
 
 
-def _check(**names: object) -> None:
-    """Refuse what can be no name; Postgres or Auth0 would be blamed for it, and asked again and again."""
+def _check_names(**names: object) -> None:
+    """Refuse what cannot be a name.
+
+    Postgres or Auth0 would fail on it, and be retried again and again.
+    """
     for argument, value in names.items():
         if not _is_name(value):
             raise ValueError(f"{argument} is no name")
@@ -208,7 +222,7 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and not any(each == "\0" or "\ud800" <= each <= "\udfff" for each in value)
 
 
-def _tenant(name: str | None) -> str:
+def _configured_tenant(name: str | None) -> str:
     tenants = _process.runtime().tenants
     if name is None and len(tenants) == 1:
         return tenants[0]
@@ -218,12 +232,15 @@ def _tenant(name: str | None) -> str:
 
 
 def _sync(task: Task, tenant: str, run: Any, *, urgent: bool = False) -> dict[str, Any]:
-    """Run a sync; what may pass is retried by Celery, what the operator must mend is reported."""
+    """Run a sync.
+
+    Celery retries what may pass; what the operator must fix is reported.
+    """
     try:
         return _run_sync(tenant, run, urgent=urgent)
     except Auth0NotFound as error:
         return {"tenant": tenant, "state": "not_found", "problems": [str(error)]}
-    except _MAY_PASS as error:
+    except _TEMPORARY as error:
         failed = _failed(tenant, error)
         _retry(task, error)
         return failed
@@ -231,83 +248,93 @@ def _sync(task: Task, tenant: str, run: Any, *, urgent: bool = False) -> dict[st
 
 def _run_sync(tenant: str, run: Any, *, urgent: bool = False) -> dict[str, Any]:
     async def work() -> SyncReport:
-        report: SyncReport = await run(await _process.runtime().sync(tenant, urgent=urgent))
+        report: SyncReport = await run(await _process.runtime().tenant_sync(tenant, urgent=urgent))
         return report
 
-    return _plain(_process.run(work))
+    return _to_json(_process.run(work))
 
 
 def _failed(tenant: str, error: VaultError) -> dict[str, Any]:
-    log.warning("sync.postponed", tenant=tenant, problem=str(error))
+    log.warning("sync.postponed", tenant=tenant, error=str(error))
     return {"tenant": tenant, "state": "failed", "problems": [str(error)]}
 
 
 def _retry(task: Task, error: VaultError) -> None:
-    """Have Celery run the task again later, unless that was tried often enough."""
+    """Let Celery run the task again later, within its retries."""
     if task.max_retries and task.request.retries < task.max_retries:
-        wait = getattr(error, "retry_after", None) or RETRY_AFTER * 2**task.request.retries
+        wait = getattr(error, "retry_after", None) or FIRST_RETRY_SECONDS * 2**task.request.retries
         raise task.retry(countdown=wait) from None
 
 
-async def _each_tenant(
+async def _for_each_tenant(
     runtime: Runtime, work: Callable[[Runtime, str], Coroutine[Any, Any, T]]
 ) -> list[T | None]:
-    """Do something for all tenants, some at a time; one tenant's failure does not stop another."""
+    """Do something for all tenants, several at a time.
+
+    One tenant's failure does not stop another.
+    """
 
     async def one(tenant: str) -> T | None:
         try:
-            async with runtime.turns[work.__name__]:
+            async with runtime.tenant_slots[work.__name__]:
                 return await work(runtime, tenant)
         except VaultError as error:  # the next tick tries again
-            log.warning("sync.postponed", tenant=tenant, problem=str(error))
+            log.warning("sync.postponed", tenant=tenant, error=str(error))
         except DBAPIError as error:
-            log.warning("sync.postponed", tenant=tenant, problem=str(explain(error)))
+            log.warning("sync.postponed", tenant=tenant, error=str(explain(error)))
         except PoolTimeout:
-            log.warning("sync.postponed", tenant=tenant, problem="all connections to Postgres are in use")
+            log.warning("sync.postponed", tenant=tenant, error="all connections to Postgres are in use")
         return None
 
     return await asyncio.gather(*map(one, runtime.tenants))
 
 
-async def _catch_up_if_due(runtime: Runtime, tenant: str) -> bool:
-    """Returns whether there is more to do at once. What is due is asked of Postgres: two beats do no harm."""
-    schedule, sync, more = runtime.settings.schedule, await runtime.sync(tenant), False
-    if await _is_walk_due(runtime, tenant, sync):
-        more = not (await sync.sync_all(budget=SLICE)).finished
-    # Between two slices of a walk as well: it may take days, and what it finds is renewed with these.
-    if await _is_past(
+async def _sync_if_due(runtime: Runtime, tenant: str) -> bool:
+    """Run the syncs that are due; return whether more remains.
+
+    Postgres knows what is due, so that two beats do no harm.
+    """
+    schedule, sync, more = runtime.settings.schedule, await runtime.tenant_sync(tenant), False
+    if await _is_full_sync_due(runtime, tenant, sync):
+        more = not (await sync.sync_all(budget=SCAN_SLICE_SECONDS)).finished
+    # Also between two slices of a full scan: it may take days, and its grants are renewed with these connections.
+    if await _has_elapsed(
         runtime, await runs.last_began(runtime.vault, tenant, "connections"), schedule.connections
     ):
         await sync.sync_connections()
     return more
 
 
-async def _is_walk_due(runtime: Runtime, tenant: str, sync: TenantSync) -> bool:
-    """Whether a full sync is under way, or the last that came to its end is old; and failures were long enough ago."""
+async def _is_full_sync_due(runtime: Runtime, tenant: str, sync: TenantSync) -> bool:
+    """Whether a full sync is under way, or due again.
+
+    After a failure it is due only once its wait is over.
+    """
     if not await sync.is_under_way():
         complete = await runs.last_complete(runtime.vault, tenant, "all")
-        if not await _is_past(runtime, complete and complete[0], runtime.settings.schedule.full):
+        if not await _has_elapsed(runtime, complete and complete[0], runtime.settings.schedule.full):
             return False
     failures, failed_at = await runs.failures(runtime.vault, tenant, "all")
-    return await _is_past(runtime, failed_at, min(TRY_AGAIN * 2 ** max(0, failures - 1), LONGEST_WAIT))
+    wait = min(FIRST_FULL_SYNC_RETRY_SECONDS * 2 ** max(0, failures - 1), MAX_FULL_SYNC_RETRY_SECONDS)
+    return await _has_elapsed(runtime, failed_at, wait)
 
 
-async def _is_past(runtime: Runtime, moment: datetime | None, seconds: float) -> bool:
+async def _has_elapsed(runtime: Runtime, moment: datetime | None, seconds: float) -> bool:
     return moment is None or await runtime.vault.now() - moment >= timedelta(seconds=seconds)
 
 
-async def _take_changes(runtime: Runtime, tenant: str) -> None:
+async def _sync_changes(runtime: Runtime, tenant: str) -> None:
     began = await runs.last_began(runtime.vault, tenant, "changes")
-    if not await _is_past(runtime, began, runtime.settings.schedule.changes / 2):
-        return  # two beats, or ticks that had piled up
+    if not await _has_elapsed(runtime, began, runtime.settings.schedule.changes / 2):
+        return  # two beats are running, or ticks have piled up
     now = await runtime.vault.now()
     await runs.forget_old(runtime.vault, now=now)
     await outbox.forget_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
-    await (await runtime.sync(tenant)).sync_changes(budget=SLICE)
-    await (await runtime.erasure(tenant)).sweep()
+    await (await runtime.tenant_sync(tenant)).sync_changes(budget=SCAN_SLICE_SECONDS)
+    await (await runtime.eraser(tenant)).sweep()
 
 
-def _plain(result: Refreshed | SyncReport) -> dict[str, Any]:
+def _to_json(result: Refreshed | SyncReport) -> dict[str, Any]:
     """Turn a result into JSON: ids, states, numbers and times."""
     return {
         name: value.isoformat() if isinstance(value, datetime) else value

@@ -98,7 +98,7 @@ class Renewals:
 
     async def sync(self, runtime: Runtime) -> None:
         """Pull everything in again."""
-        report = await (await runtime.sync("default")).sync_all()
+        report = await (await runtime.tenant_sync("default")).sync_all()
         assert report.ok, report.problems
 
     def make_due(self, user_id: str | None = None) -> None:

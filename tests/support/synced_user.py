@@ -18,6 +18,6 @@ async def sync_user(
     tenant.add_connection(CONNECTION, CONNECTION, "google")
     tenant.add_user(USER, [{"connection": CONNECTION}])
     runtime = await open_worker()
-    await (await runtime.sync("default")).sync_all()
+    await (await runtime.tenant_sync("default")).sync_all()
     sql("UPDATE grants SET due_at = now()")
     await runtime.engine.renew_due(runtime.tenants)

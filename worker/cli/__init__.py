@@ -55,7 +55,7 @@ app.add_typer(events.app, name="events")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, and return its exit code; ``ExitCode`` explains it."""
+    """Run the command line and return an ``ExitCode``."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:
@@ -88,7 +88,7 @@ def _run(arguments: list[str], *, as_json: bool) -> int:
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, and the end of its terminal, end a command as Ctrl-C does.
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does.
 
     What is under way is seen to its end, and what it started is stopped.
     """
@@ -121,7 +121,10 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 def _unexpected(error: Exception) -> VaultError:
-    """Name a failure that nobody raised on purpose; its own text may hold anything and is left out."""
+    """Turn an unexpected failure into a VaultError.
+
+    Its own text may hold anything, secrets too, and is left out.
+    """
     import psycopg
     from sqlalchemy.exc import DBAPIError
 

@@ -132,7 +132,10 @@ def _redis(settings: Settings) -> list[Check]:
 
 
 def _workers(settings: Settings) -> Check:
-    """Ask the workers on this Redis for their queues. Nobody else's workers have ones of these names."""
+    """Ask the workers on this Redis for their queues.
+
+    No other application has queues of these names.
+    """
     from worker.app import make_app
 
     answers = make_app(settings).control.inspect(timeout=PING_SECONDS).active_queues() or {}
@@ -145,7 +148,10 @@ def _workers(settings: Settings) -> Check:
 
 
 def _sealed(settings: Settings) -> Check:
-    """Open a sample of what is sealed, and everything in the spool: looking at all of it is `keys status`."""
+    """Decrypt a sample of the vault, and the whole spool.
+
+    `keys status` decrypts everything.
+    """
     from token_vault.keyring import KeyRing
     from worker.vault.rotation import rotate
     from worker.vault.spool import Spool
@@ -219,7 +225,10 @@ async def _connections(runtime: Runtime) -> list[Check]:
 
 
 async def _webhooks(runtime: Runtime) -> list[Check]:
-    """Say of each webhook whether events reach it; its URL and secrets were read with the settings."""
+    """Check of each webhook whether events reach it.
+
+    Its URL and secrets were validated with the settings.
+    """
     from worker.vault import outbox
 
     configured, checks = runtime.settings.webhooks, []
@@ -243,7 +252,10 @@ async def _webhooks(runtime: Runtime) -> list[Check]:
 
 
 def _wrong(connections: Iterable[dict[str, Any]]) -> Iterable[Check]:
-    """Name connections whose grants are not renewed; those that bring no tokens at all are well so."""
+    """Name the connections whose grants are not renewed.
+
+    Connections that bring no tokens at all are fine.
+    """
     for row in connections:
         name = f"connection {row['name']}"
         if row["circuit_blame"] == "nobody":

@@ -1,4 +1,6 @@
-"""Where a command works: the vault that the environment names, or the one under the home folder.
+"""The vault that a command works on.
+
+It is the one that the environment names, or the one under the home folder.
 
 Without ``DATABASE_URL`` the servers are embedded, the keys lie in two files beside them, and the tables are kept
 at this version. With it, servers, keys and migrations are the operator's, and nothing is made up.
@@ -27,7 +29,7 @@ RING_NAMES: tuple[RingName, ...] = ("access", "refresh")
 
 @contextmanager
 def running_vault(*, redis: bool = False, rings: Sequence[RingName] = RING_NAMES) -> Iterator[Settings]:
-    """Have the vault's servers running within the block, and its settings complete.
+    """Run the vault's servers within the block; yield complete settings.
 
     Args:
         redis: whether an embedded Redis is wanted too.
@@ -47,7 +49,9 @@ def running_vault(*, redis: bool = False, rings: Sequence[RingName] = RING_NAMES
 
 
 def load_settings() -> Settings:
-    """Read the settings; where they name no tenant, the emulated one of this home is meant, if it has one.
+    """Read the settings.
+
+    Where they name no tenant, this home's emulated tenant is used, if it has one.
 
     Raises:
         ConfigurationError: as ``settings.load``.
@@ -60,7 +64,7 @@ def load_settings() -> Settings:
 
 
 def with_keys(settings: Settings, rings: Sequence[RingName] = RING_NAMES) -> Settings:
-    """Return the settings with the keys that the home holds, where the environment gives none.
+    """Add the home's keys where the environment gives none.
 
     Raises:
         ConfigurationError: a key is missing and may not be made up.
@@ -85,7 +89,9 @@ def with_keys(settings: Settings, rings: Sequence[RingName] = RING_NAMES) -> Set
 
 @contextmanager
 def running_servers(settings: Settings, *, redis: bool) -> Iterator[Settings]:
-    """Have embedded servers running within the block where their addresses are not given.
+    """Run the embedded servers that are needed within the block.
+
+    A server whose address is given is not embedded.
 
     Args:
         settings: the addresses found are added to them.
@@ -106,14 +112,17 @@ def running_servers(settings: Settings, *, redis: bool) -> Iterator[Settings]:
 
 
 def database_url(settings: Settings) -> Secret:
-    """Return the address in settings that are complete, without loading all that works on a vault."""
+    """Return the database's address from complete settings.
+
+    Unlike the runtime's function of this name it loads nothing else.
+    """
     if settings.database_url is None:
         raise ConfigurationError("no database is running")
     return settings.database_url
 
 
 def migrate_to_head(settings: Settings) -> tuple[str | None, str | None]:
-    """Migrate the database to this version if it is not there; return its revision before and after.
+    """Migrate the database; return its revision before and after.
 
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``migrating.migrate``.
@@ -128,7 +137,10 @@ def migrate_to_head(settings: Settings) -> tuple[str | None, str | None]:
 
 
 def _make_keys(home: Path, rings: Sequence[RingName]) -> None:
-    """Make the key files of a new vault; for a vault with data in it no key is ever made up."""
+    """Make the key files of a new vault.
+
+    For a vault with data in it no key is ever made up.
+    """
     from token_vault.keyring import KeyRing
     from worker import embedded
     from worker.embedded import locks
@@ -152,7 +164,7 @@ def _make_keys(home: Path, rings: Sequence[RingName]) -> None:
 
 
 def select_tenants(settings: Settings, tenant: str | None) -> list[str]:
-    """Return the tenants that are meant: the named one, or all.
+    """Return the named tenant, or all of them.
 
     Raises:
         ConfigurationError: there is none, or none of this name.
@@ -169,7 +181,10 @@ def select_tenants(settings: Settings, tenant: str | None) -> list[str]:
 
 
 def configure_log() -> None:
-    """Log warnings alone, unless ``TOKEN_VAULT_LOG_LEVEL`` says otherwise: a command's result speaks for itself."""
+    """Log warnings and errors only.
+
+    A command's result speaks for itself; ``TOKEN_VAULT_LOG_LEVEL`` overrides this.
+    """
     from worker import logs
 
     logs.configure(level=os.environ.get("TOKEN_VAULT_LOG_LEVEL") or "WARNING")

@@ -1,4 +1,4 @@
-"""``token-vault events``: what the vault told, to whom it was delivered, and sending it again."""
+"""``token-vault events``: events, their deliveries, and sending them again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _SPAN_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def _parse_time(value: str | None) -> datetime | None:
-    """Read a time in ISO 8601 (UTC where it names no zone), or a span before now, like 90m or 7d."""
+    """Parse a time in ISO 8601, or a past span.
+
+    UTC where the time names no zone; spans are like 90m or 7d.
+    """
     if value is None:
         return None
     try:
@@ -112,7 +115,7 @@ def resend(
     tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
-    """Put events up for delivery again, under the ids they had.
+    """Put events up for delivery again, under their ids.
 
     Workers deliver them at their next look. Exits 0 when each event named goes out to somebody.
     """

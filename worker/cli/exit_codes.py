@@ -8,7 +8,9 @@ from token_vault.errors import ConfigurationError, VaultError
 
 
 class ExitCode(IntEnum):
-    """What a command's exit code says; part of the public surface.
+    """What a command's exit code says.
+
+    Part of the public surface.
 
     Attributes:
         OK: what was asked for holds.
@@ -24,5 +26,5 @@ class ExitCode(IntEnum):
 
     @classmethod
     def of(cls, error: VaultError) -> ExitCode:
-        """Return USAGE_ERROR where the operator's configuration is at fault, else FAILED."""
+        """Return USAGE_ERROR for a configuration error, else FAILED."""
         return cls.USAGE_ERROR if isinstance(error, ConfigurationError) else cls.FAILED

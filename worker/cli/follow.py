@@ -1,4 +1,4 @@
-"""``follow``: a service of its own that takes what a tenant's events tell, as they come."""
+"""``token-vault follow``: sync users as Auth0's event stream names them."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ async def _follow(settings: Settings, tenants: Sequence[str]) -> int:
 
 
 async def _follow_tenant(runtime: Runtime, tenant: str, stop: asyncio.Event) -> bool:
-    """Follow one tenant, again and again; returns False where that is not allowed."""
+    """Follow one tenant; return False where that is not allowed."""
     from worker.auth0.errors import MissingScope
 
     wait = FIRST_RETRY_SECONDS
     while not stop.is_set():
         try:
-            follows = await (await runtime.sync(tenant)).follow(stop)
+            follows = await (await runtime.tenant_sync(tenant)).follow(stop)
             wait, pause = FIRST_RETRY_SECONDS, FIRST_RETRY_SECONDS if follows else RESERVE_SECONDS
         except MissingScope as error:
             output.print_notice(f"{tenant}: {error}")

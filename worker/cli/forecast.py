@@ -1,4 +1,4 @@
-"""What a tenant will cost, before anything is deployed: arithmetic alone, without I/O."""
+"""What a tenant will cost: arithmetic without I/O."""
 
 from __future__ import annotations
 
@@ -124,18 +124,24 @@ def forecast(plan: Plan, workload: Workload, *, lists_carry_tokens: bool) -> For
 
 
 def user_pages(users: int) -> int:
-    """Return how many pages a walk over so many users has; the first is asked for in any case."""
+    """Return the pages of a full scan.
+
+    The first is asked for in any case.
+    """
     return 1 + ceil(max(0, users - USERS_PER_PAGE) / NEW_USERS_PER_PAGE)
 
 
 def renewed_every(life: float) -> float:
-    """Return how many seconds lie between two renewals of a token that lives so many, on average."""
+    """Return the average seconds between two renewals of a token."""
     earlier = margin(timedelta(seconds=life)) * 1.25  # and up to half of it more by chance
     return life - earlier.total_seconds()
 
 
 def at_the_limit(plan: Plan, calls: Mapping[str, float], share: float) -> float:
-    """Return how many seconds so many calls take at the least; groups with limits of their own go side by side."""
+    """Return the least seconds that calls take.
+
+    Groups with limits of their own run side by side.
+    """
     by_bucket: dict[str, float] = {}
     for group, number in calls.items():
         bucket = plan.limit_name(group)

@@ -61,7 +61,7 @@ async def _forget(settings: Settings, tenant: str, user: str) -> ErasureReport:
     from worker.runtime import open_runtime
 
     async with open_runtime(settings) as runtime:
-        erasure = await runtime.erasure(tenant)
+        erasure = await runtime.eraser(tenant)
         swept = await erasure.forget(user)
         for _ in range(CLAIM_WAIT_SECONDS // RETRY_SECONDS):
             if not swept.waiting:

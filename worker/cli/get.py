@@ -1,4 +1,7 @@
-"""``token-vault get``: prints one fresh access token; no other command shows one."""
+"""``token-vault get``: print one fresh access token.
+
+No other command shows one.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,7 @@ def _reader(settings: Settings, tenant: str | None) -> TokenVault:
 
 
 def _can_renew_here(settings: Settings) -> bool:
-    """Whether no worker would answer a refresh request, and this process can renew."""
+    """Whether no worker serves this vault, and this process can."""
     from worker import embedded
 
     can = bool(settings.refresh_keys and settings.tenants)

@@ -34,7 +34,10 @@ def generate(
     ring: Annotated[Ring | None, typer.Option(help="Print the bare key for one ring.")] = None,
     as_json: Json = False,
 ) -> int:
-    """Make new keys for both rings, as lines for the environment. They are printed here and kept nowhere."""
+    """Make new keys for both rings, as environment variables.
+
+    They are printed here and kept nowhere.
+    """
     from token_vault.keyring import VARIABLES, KeyRing
 
     made: dict[str, str] = {name: KeyRing.generate().reveal() for name in VARIABLES if ring in (None, name)}
@@ -50,7 +53,9 @@ def generate(
 
 @app.command()
 def status(as_json: Json = False) -> int:
-    """Count what is under which key of each ring, in the vault and in this machine's spool.
+    """Count what each key of each ring has encrypted.
+
+    Covers the vault and this machine's spool.
 
     Every ciphertext is opened for it, as none names its key. Exits 1 where one does not open.
     """
@@ -65,7 +70,7 @@ def status(as_json: Json = False) -> int:
 
 @app.command()
 def rotate(as_json: Json = False) -> int:
-    """Encrypt again, under the first key of its ring, whatever is under an older one.
+    """Encrypt everything under the first key of its ring.
 
     Safe beside running workers and readers, once all of them have the new key in their rings. Where it is killed,
     run it again. Exits 0 when every ciphertext is under the first key of its ring, and older keys may go.
@@ -87,7 +92,10 @@ def rotate(as_json: Json = False) -> int:
 
 @contextmanager
 def _at_hand() -> Iterator[tuple[Secret, dict[RingName, KeyRing], Spool | None]]:
-    """The database, the rings whose keys are given here, and with the refresh ring the spool."""
+    """Yield the database's address, the rings, and the spool.
+
+    Only rings whose keys are given here; the spool comes with the refresh ring.
+    """
     from token_vault.keyring import KeyRing
     from worker.vault.spool import Spool
 

@@ -8,7 +8,10 @@ import typer
 
 
 def _named(value: str | None) -> str | None:
-    """Refuse an empty name: an unset variable in a script must not widen what is meant. And what is no text."""
+    """Refuse an empty name, and what is no text.
+
+    An unset variable in a script must not widen what is meant.
+    """
     if value == "":
         raise typer.BadParameter("is empty")
     if value is not None and any("\udc80" <= each <= "\udcff" for each in value):  # bytes that are no UTF-8

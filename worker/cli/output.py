@@ -1,4 +1,7 @@
-"""What commands print: JSON for machines, tables for people, one line for an error."""
+"""What commands print.
+
+JSON for machines, tables for people, one line for an error.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def _plain(value: object) -> object:
 
 
 def report_error(error: VaultError, *, as_json: bool) -> ExitCode:
-    """Say what went wrong, and return the exit code for it."""
+    """Print what went wrong; return its exit code."""
     print_notice(str(error))
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": str(error)} | vars(error)})
@@ -60,7 +63,10 @@ def report_error(error: VaultError, *, as_json: bool) -> ExitCode:
 
 @contextmanager
 def tolerate_closed_output() -> Iterator[None]:
-    """Write within the block what may get lost: the reader of a pipe ends, a terminal is closed, a disk is full."""
+    """Ignore a closed or full standard output within the block.
+
+    The reader of a pipe may end, a terminal may close, a disk may be full.
+    """
     try:
         yield
     except OSError as error:
@@ -69,7 +75,10 @@ def tolerate_closed_output() -> Iterator[None]:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table: drawn on a terminal, else plain columns that are never cut."""
+    """Print a table: styled on a terminal, else plain columns.
+
+    Plain columns are never cut.
+    """
     written = [[format_value(value) for value in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
@@ -87,7 +96,10 @@ def with_tenant_column(
     found: Sequence[Mapping[str, Any]],
     tenants: Collection[str],
 ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-    """Put the tenant of what was found before each row, where there are several: their names may be the same."""
+    """Add a tenant column where there are several tenants.
+
+    Their connections and users may have the same names.
+    """
     if len(tenants) < 2:
         return columns, rows
     return ["tenant", *columns], [[of["tenant"], *row] for of, row in zip(found, rows, strict=True)]
@@ -124,12 +136,15 @@ def format_value(value: object) -> str:
 
 
 def printable(said: str) -> str:
-    """Replace what could steer a terminal: ids and names come from outside."""
+    """Replace unprintable characters.
+
+    Ids and names come from outside, and could steer a terminal.
+    """
     return "".join(character if character.isprintable() else "�" for character in said)
 
 
 def relative_time(moment: datetime | None, now: datetime) -> str:
-    """Write a moment as seen from now: ``in 12 s``, ``3 min ago``."""
+    """Format a time relative to now: ``in 12 s``."""
     if moment is None:
         return ""
     seconds = (moment - now).total_seconds()
@@ -144,7 +159,10 @@ def relative_time(moment: datetime | None, now: datetime) -> str:
 
 @contextmanager
 def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a bar on standard error where that is a terminal; yields what to call with done and total."""
+    """Show a progress bar where standard error is a terminal.
+
+    Yields a function to call with the numbers done and in total.
+    """
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
@@ -168,12 +186,15 @@ def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 def relative_path(where: Path) -> str:
-    """Write a path as it is seen from the working directory, where it lies below that."""
+    """Format a path relative to the working directory.
+
+    A path that does not lie below it stays absolute.
+    """
     return str(where.relative_to(Path.cwd())) if where.is_relative_to(Path.cwd()) else str(where)
 
 
 def command_line(*arguments: str) -> str:
-    """Write a command of this program as it can be typed in another terminal."""
+    """Format a command as another terminal takes it."""
     program = Path(sys.argv[0])
     found = shutil.which("token-vault")
     if found is not None and Path(found).resolve() == program.resolve():

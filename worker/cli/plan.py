@@ -1,4 +1,4 @@
-"""``token-vault plan``: what a tenant will cost in calls, time and machines, before anything is deployed."""
+"""``token-vault plan``: what a tenant will cost, before deployment."""
 
 from __future__ import annotations
 
@@ -99,7 +99,10 @@ def plan(
 
 
 def _chosen(tenant: str | None, *, needed: bool) -> tuple[Settings, str]:
-    """Return the settings and the one tenant that is meant; no name where none is clear, and none is needed."""
+    """Return the settings and the name of the one tenant.
+
+    The name is empty where none is clear and none is needed.
+    """
     settings = environment.load_settings()
     if tenant is None and not needed and len(settings.tenants) != 1:
         return settings, ""

@@ -1,4 +1,4 @@
-"""Queries of the vault for the commands that only look at it."""
+"""Queries of the vault, for commands that change nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ T = TypeVar("T")
 def query_vault(
     look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None
 ) -> tuple[T, Sequence[str], datetime]:
-    """Open the vault, look once, and return what was found, the tenants that were meant, and the time."""
+    """Open the vault, run one query, and close it.
+
+    Returns what the query found, the tenants that it was about, and the time.
+    """
     environment.configure_log()
     with environment.running_vault() as settings:
         return asyncio.run(_look(settings, look, tenant))

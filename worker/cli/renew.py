@@ -1,4 +1,4 @@
-"""``token-vault renew``: renews what is due, or one grant, in the command's own process."""
+"""``token-vault renew``: renew what is due, or one grant."""
 
 from __future__ import annotations
 

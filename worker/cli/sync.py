@@ -1,4 +1,4 @@
-"""``token-vault sync``: pulls tokens from Auth0 in the command's own process."""
+"""``token-vault sync``: pull tokens from Auth0."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def _sync(
 async def _sync_one(
     runtime: Runtime, tenant: str, user: str | None, connection: str | None, full: bool, bar: Progress
 ) -> SyncReport:
-    one = await runtime.sync(tenant, urgent=user is not None)
+    one = await runtime.tenant_sync(tenant, urgent=user is not None)
     if user is not None:
         return await one.sync_user(user)  # whole, with --full and without
     if connection is not None:
@@ -99,7 +99,7 @@ async def _sync_one(
 
 async def _erased(runtime: Runtime, tenant: str, report: SyncReport, *, anyway: bool) -> int:
     """Erase what has been gone for long enough."""
-    swept = await (await runtime.erasure(tenant)).sweep(anyway=anyway)
+    swept = await (await runtime.eraser(tenant)).sweep(anyway=anyway)
     report.problems += swept.problems
     if swept.not_revoked:
         report.note(f"{swept.not_revoked} erased grants could not be revoked at their provider")

@@ -1,4 +1,4 @@
-"""Postgres and Redis of the vault's own, for where DATABASE_URL or REDIS_URL is unset.
+"""Embedded Postgres and Redis, where no address is configured.
 
 They live under TOKEN_VAULT_HOME, listen on 127.0.0.1 on ports chosen at the first start, ask everyone for
 a random password, and write nowhere else. The first command that needs them starts them, commands beside
@@ -42,7 +42,9 @@ class Servers:
 def servers(
     home: Path, *, postgres: bool = True, redis: bool = True, durable: bool = True
 ) -> Iterator[Servers]:
-    """Have the servers running within the block; what no other process uses is stopped after it.
+    """Run the servers within the block.
+
+    Afterwards a server that no other process uses is stopped.
 
     Args:
         home: the folder to keep all in (TOKEN_VAULT_HOME); made with mode 0700 where it is missing.
@@ -65,7 +67,9 @@ def servers(
 
 
 def find(home: Path) -> Servers | None:
-    """Return the servers that run under this home, None where none does. Starts and changes nothing.
+    """Return the servers running under this home, or None.
+
+    Starts and changes nothing.
 
     Raises ConfigurationError where the folder is another user's.
     """
@@ -77,7 +81,7 @@ def find(home: Path) -> Servers | None:
 
 
 def running(home: Path) -> Servers:
-    """Return the servers that run under this home, Postgres among them; for where no address is configured.
+    """Return the servers running under this home, Postgres among them.
 
     Raises ConfigurationError where no vault runs there, or the folder is another user's.
     """
@@ -108,12 +112,15 @@ def home_lock(home: Path) -> Iterator[None]:
 
 
 def is_up(home: Path) -> bool:
-    """Whether a long-running process, ``token-vault up``, holds this home. Changes nothing."""
+    """Whether ``token-vault up`` holds this home.
+
+    Changes nothing.
+    """
     return locks.is_held(home.expanduser().resolve() / "up.lock")
 
 
 def own_home(home: Path) -> Path:
-    """Return the home folder as an absolute path; make it where it is missing.
+    """Return the absolute home folder, made where missing.
 
     Raises ConfigurationError where it cannot be made, or is another user's.
     """

@@ -1,4 +1,6 @@
-"""Whom the servers run as: the user who starts them, or ``nobody`` where that is root.
+"""The user that the servers run as.
+
+It is the user who starts them, or ``nobody`` where that is root.
 
 Postgres refuses to run as root, and Redis had better not. The folders above the home may well be closed to
 everyone but root, so the servers keep the one capability that lets them pass.
@@ -20,7 +22,7 @@ _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 
 def account() -> tuple[int, int]:
-    """Return the user id and group id that the servers run as.
+    """Return the servers' user id and group id.
 
     Raises ConfigurationError where one is root and there is nobody else.
     """
@@ -34,7 +36,9 @@ def account() -> tuple[int, int]:
 
 
 def launcher(pid_file: str, program: Path, arguments: Sequence[str]) -> list[str]:
-    """Return the command that runs the program as that user; its process id goes to a file unless "-".
+    """Return the command that runs the program as that user.
+
+    It writes its process id to a file unless that is "-".
 
     Raises ConfigurationError where one is root and may not hand on what the program needs.
     """
@@ -45,7 +49,7 @@ def launcher(pid_file: str, program: Path, arguments: Sequence[str]) -> list[str
 
 
 def _capability(program: Path) -> int:
-    """Return the capability for passing folders that only root may enter.
+    """Return the capability that passes folders of root alone.
 
     Reading and searching is all that is needed, unless the program itself was installed for root alone.
     """

@@ -33,7 +33,9 @@ def main(pid_file: str, account: str, program: str, *arguments: str) -> None:
 
 
 def _become(uid: int, gid: int, capability: int) -> None:
-    """Change to an unprivileged user that keeps one capability, so that it passes closed parent folders.
+    """Become an unprivileged user that keeps one capability.
+
+    With it the program passes closed parent folders.
 
     NO_SETUID_FIXUP does two things here: the change of user leaves the capabilities alone, and access(2),
     by which Postgres looks for its own files, honours them (see capabilities(7)).

@@ -10,7 +10,9 @@ from token_vault.errors import ConfigurationError
 
 
 def own_folder(path: Path, uid: int, gid: int = -1) -> None:
-    """Make a folder that its owner alone may enter, or see to it that an existing one is such.
+    """Make a folder private to its owner.
+
+    An existing folder's permissions are corrected.
 
     Raises ConfigurationError where it belongs to somebody else.
     """
@@ -34,7 +36,10 @@ def own_folder(path: Path, uid: int, gid: int = -1) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone may read: the old text or the new one is there, never a part."""
+    """Write a file private to its owner, atomically.
+
+    The old text or the new one is there, never a part.
+    """
     staged = path.with_name(path.name + ".new")
     staged.unlink(missing_ok=True)
     descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,4 +1,7 @@
-"""Locks by flock(2): the kernel releases them when their process dies, however it dies."""
+"""Locks by flock(2).
+
+The kernel releases them when their process dies, however it dies.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from pathlib import Path
 
 
 def open_lock(path: Path) -> int:
-    """Open a lock file, making it where it is missing; the caller closes the descriptor."""
+    """Open or make a lock file.
+
+    The caller closes the descriptor.
+    """
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
@@ -24,7 +30,9 @@ def take(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
 
 
 def claim(path: Path) -> int | None:
-    """Take the lock exclusively without waiting: its descriptor, or None where someone holds it.
+    """Take the lock exclusively without waiting.
+
+    Returns its descriptor, or None where somebody holds it.
 
     Closing the descriptor releases the lock, unless a child process has inherited it: then the lock lasts
     as long as that child and its children.
@@ -37,7 +45,10 @@ def claim(path: Path) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock exclusively. Neither waits nor creates the file."""
+    """Whether somebody holds the lock exclusively.
+
+    Neither waits nor creates the file.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -50,7 +61,7 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Wait for the exclusive lock, and hold it within the block."""
+    """Hold the exclusive lock within the block; wait for it."""
     descriptor = open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -60,6 +71,9 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def release(descriptor: int) -> None:
-    """Give up a lock and close it, also where a forked child still has the descriptor."""
+    """Release a lock and close it.
+
+    Works also where a forked child still has the descriptor.
+    """
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The embedded Postgres: from the wheel's programs to a database ``token_vault``."""
+"""The embedded Postgres, with a database ``token_vault``."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Postgres(Server):
     stop_signal = signal.SIGINT  # "fast": open transactions are rolled back
 
     def program(self) -> Path:
-        """Return the postgres that fits the data, the newest one where there is no data yet."""
+        """Return the postgres that fits the data, else the newest."""
         installed = _installations()
         if not installed:
             raise _missing()
@@ -85,7 +85,10 @@ class Postgres(Server):
         return installed[major] / "postgres"
 
     def prepare(self, access: Access, alive: int, *, forgotten: bool) -> None:
-        """Write the configuration; make the data folder, or give the role a new password."""
+        """Write the configuration and prepare the data folder.
+
+        Makes the folder where it is missing, or gives the role its new password.
+        """
         durable = "on" if self.durable else "off"
         write_private(
             self.folder / "postgresql.conf",
@@ -103,11 +106,14 @@ class Postgres(Server):
             self._sql(self.data, f"ALTER ROLE {_ROLE} PASSWORD '{password}';\n", alive)
 
     def arguments(self, access: Access) -> list[str]:
-        """Return the arguments of postgres; the paths here, as they need no quoting here."""
+        """Return the arguments of postgres.
+
+        Paths are given here, where they need no quoting.
+        """
         return ["-D", str(self.data), "-p", str(access.port), *self._files()]
 
     def answers(self, access: Access) -> bool:
-        """Whether a connection with the password is let in, once Postgres says that it is ready."""
+        """Whether Postgres is ready and takes the password."""
         try:
             status = (self.data / "postmaster.pid").read_text().splitlines()[7:8]
             if status and status[0].strip() == "ready":
@@ -122,7 +128,7 @@ class Postgres(Server):
         return postgres_url(access.port, access.password.reveal())
 
     def _initialise(self, access: Access, alive: int) -> None:
-        """Make the data folder beside its place and move it there when it is whole."""
+        """Make the data folder; move it into place when whole."""
         staged = self.folder / "data.new"
         with suppress(FileNotFoundError):
             shutil.rmtree(staged)
@@ -143,7 +149,10 @@ class Postgres(Server):
         staged.rename(self.data)
 
     def _sql(self, data: Path, statements: str, alive: int) -> None:
-        """Run statements as superuser on a stopped server, in Postgres' single-user mode."""
+        """Run statements as superuser in single-user mode.
+
+        The server must be stopped.
+        """
         arguments = ["--single", "-D", str(data), *self._files(), "-c", "exit_on_error=on", "postgres"]
         self.run(self.program(), *arguments, alive=alive, stdin=statements, seconds=_INITDB_SECONDS)
 
@@ -155,7 +164,7 @@ class Postgres(Server):
 
 
 def postgres_binary(name: str) -> Path:
-    """Return one of Postgres' programs, e.g. ``psql`` or ``pg_dump``, of the newest installed version.
+    """Return a Postgres program, e.g. ``psql``, of the newest version.
 
     Raises ConfigurationError where it is not installed.
     """
@@ -187,7 +196,7 @@ def _installations() -> dict[int, Path]:
 
 
 def _major(program: Path) -> int:
-    """Return the major version that a postgres says it is of; 0 where it does not run here."""
+    """Return a postgres' major version; 0 where it cannot run."""
     if not os.access(program, os.X_OK):
         return 0
     try:

@@ -69,11 +69,14 @@ class Redis(Server):
         return [str(self.folder / "redis.conf")]
 
     def moved(self, access: Access) -> Access:
-        """Return access with a new password too: what listens on the old port may have been told the old one."""
+        """Return access with a new port and a new password.
+
+        What listens on the old port may have been sent the old password.
+        """
         return Access(super().moved(access).port, Secret(secrets.token_urlsafe(32)))
 
     def answers(self, access: Access) -> bool:
-        """Whether a ping with the password is answered, and loading has ended."""
+        """Whether Redis has loaded its data and takes the password."""
         client = redis.Redis(
             host="127.0.0.1",
             port=access.port,
@@ -94,6 +97,6 @@ class Redis(Server):
 
 
 def _quoted(path: Path) -> str:
-    """Write a path, of whatever bytes, as one word of redis.conf."""
+    """Quote a path, of whatever bytes, for redis.conf."""
     plain = set(range(0x20, 0x7F)) - set(b'"\\')
     return '"' + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'

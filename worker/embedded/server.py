@@ -1,4 +1,6 @@
-"""The life of one embedded server: started by the first command, shared by all, stopped by the last.
+"""The life of one embedded server.
+
+The first command starts it, all share it, the last one stops it.
 
 Three lock files in the server's folder carry it, so that no process id has to be trusted:
 
@@ -50,7 +52,10 @@ class Access:
 
 
 class Server(ABC):
-    """One server under the home folder. Subclasses say what is particular to Postgres and Redis."""
+    """One server under the home folder.
+
+    Subclasses add what is particular to Postgres and Redis.
+    """
 
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals]
@@ -67,7 +72,10 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self, access: Access, alive: int, *, forgotten: bool) -> None:
-        """Make data and configuration ready for a start; forgotten where the password is a new one."""
+        """Prepare data and configuration for a start.
+
+        ``forgotten``: the password is a new one.
+        """
 
     @abstractmethod
     def arguments(self, access: Access) -> list[str]:
@@ -75,19 +83,21 @@ class Server(ABC):
 
     @abstractmethod
     def answers(self, access: Access) -> bool:
-        """Whether the server takes this password and is ready for work."""
+        """Whether the server is ready and takes this password."""
 
     @abstractmethod
     def url(self, access: Access) -> Secret:
         """Return the address with the password in it."""
 
     def moved(self, access: Access) -> Access:
-        """Return access for another port, where the old one is taken."""
+        """Return access for another port; the old one is taken."""
         return Access(_free_port(), access.password)
 
     @contextmanager
     def running(self) -> Iterator[tuple[Secret, bool]]:
-        """Give the server's URL, and whether this call started it; the last user out stops it.
+        """Yield the server's URL, and whether this call started it.
+
+        The last user to leave stops it.
 
         Raises ConfigurationError where the server cannot be started, or does not stop.
         """
@@ -107,14 +117,20 @@ class Server(ABC):
                 self._leave(users)
 
     def find(self) -> Secret | None:
-        """Return the URL where the server runs and answers; changes nothing."""
+        """Return the running server's URL, or None.
+
+        Changes nothing.
+        """
         access = self._known()
         if access is None or not locks.is_held(self.folder / "alive.lock") or not self.answers(access):
             return None
         return self.url(access)
 
     def run(self, program: Path, *arguments: str, alive: int, stdin: str = "", seconds: float) -> None:
-        """Run one of the server's own programs to its end; ConfigurationError with its words if it fails."""
+        """Run one of the server's own programs to its end.
+
+        Raises ConfigurationError with its last words where it fails.
+        """
         try:
             done = subprocess.run(  # noqa: S603  # paths of installed programs, no shell
                 launcher("-", program, arguments),
@@ -138,7 +154,7 @@ class Server(ABC):
             )
 
     def _ensure(self) -> tuple[Access, bool]:
-        """Return access to the running server, and whether it was started here.
+        """Return the server's access, and whether it was started here.
 
         One loop serves a server found running, one still starting or stopping, and one that ended at once.
         """
@@ -241,7 +257,7 @@ class Server(ABC):
             return None
 
     def _log_end(self) -> str:
-        """Return the last lines that the latest start has brought to the logs."""
+        """Return the last log lines of the latest start."""
         noted = self.folder / "access.json"
         since = noted.stat().st_mtime if noted.exists() else 0.0
         logs = [*self.folder.glob("server.log"), *self.data.glob("log/*")]
@@ -257,7 +273,7 @@ def _free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of 127.0.0.1 just now."""
+    """Whether a port of 127.0.0.1 is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

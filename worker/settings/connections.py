@@ -1,4 +1,4 @@
-"""What the operator says of providers and connections, and of how their grants are kept."""
+"""The operator's settings of providers and connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False
 
 
 class RenewalPolicySettings(Section):
-    """How grants are kept: always fresh, or only those that are read.
+    """How grants are kept fresh: always, or when read.
 
     Attributes:
         read_window: seconds; a grant read within it is kept fresh under ``on-read``.
@@ -27,7 +27,9 @@ class RenewalPolicySettings(Section):
 
 
 class ProviderSettings(RenewalPolicySettings):
-    """What the operator says of a provider: it corrects a built-in declaration, or makes a new generic one.
+    """The operator's settings of a provider.
+
+    They correct a built-in declaration, or make a new generic one.
 
     Attributes:
         rotates: whether a renewal ends the refresh token that it spent.
@@ -56,7 +58,10 @@ class ProviderSettings(RenewalPolicySettings):
 
 
 class ConnectionSettings(RenewalPolicySettings):
-    """What the operator sets for a connection; each overrides what Auth0 shows."""
+    """The operator's settings of a connection.
+
+    Each overrides what Auth0 shows.
+    """
 
     tenant: str | None = None
     provider: str | None = None

@@ -1,4 +1,7 @@
-"""What the environment gives: each secret ``NAME`` also as ``NAME_FILE``, the path of a file that holds it."""
+"""Settings from the environment.
+
+Each secret ``NAME`` can also be given as ``NAME_FILE``, the path of a file that holds it.
+"""
 
 from __future__ import annotations
 
@@ -96,17 +99,20 @@ class Environment(BaseSettings):
 
     @property
     def access_keys(self) -> tuple[Secret, ...]:
-        """The ring that readers have: as given, or as an embedded vault keeps it."""
+        """The access ring, as given or from the home."""
         return self.vault_access_keys or self._kept("access")
 
     @property
     def refresh_keys(self) -> tuple[Secret, ...]:
-        """The ring that opens refresh tokens: as given, or as an embedded vault keeps it."""
+        """The refresh ring, as given or from the home."""
         return self.vault_refresh_keys or self._kept("refresh")
 
     @property
     def tenant(self) -> dict[str, Any]:
-        """What ``AUTH0_*`` say of a tenant, by the names that a table of the file has for it."""
+        """The tenant that ``AUTH0_*`` describe, as a table.
+
+        Its names are those of a table ``[tenants.NAME]`` of the file.
+        """
         names = ("domain", "client_id", "client_secret", "private_key", "audience", "plan")
         return {name: value for name in names if (value := getattr(self, f"auth0_{name}"))}
 

@@ -1,4 +1,4 @@
-"""The TOML file, and the tenant that the environment puts beside those that it names."""
+"""The TOML file, and the environment's tenant."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Schedule(Section):
 
 
 class Deletion(Section):
-    """What becomes of users whom Auth0 does not have any more.
+    """What happens to users whom Auth0 no longer has.
 
     Attributes:
         settle: seconds for which somebody has to seem gone before anything is erased: longer than Auth0's search lags.
@@ -65,7 +65,7 @@ class File(Section):
 
 
 def read_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> File:
-    """Read the file, if there is one, and add the tenant of ``AUTH0_*``.
+    """Read the file, and add the tenant of ``AUTH0_*``.
 
     Args:
         path: of the file.
@@ -91,7 +91,10 @@ def read_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> File:
 
 
 def _merged(environment: Mapping[str, Any], table: Any) -> Any:
-    """Put the tenant of ``AUTH0_*`` and the table ``[tenants.default]`` together; neither overrules the other."""
+    """Merge the tenant of ``AUTH0_*`` with ``[tenants.default]``.
+
+    Neither overrides the other.
+    """
     if not isinstance(table, dict):
         return table
     for name in environment:

@@ -11,7 +11,7 @@ from worker.settings.file import File, read_file
 
 
 class Settings(File):
-    """Everything the vault is told from outside: all that the file says, and what only the environment does.
+    """All settings: the file's, and what only the environment has.
 
     Attributes:
         home: where embedded servers and generated keys live.
@@ -30,7 +30,7 @@ class Settings(File):
 
     @property
     def embedded(self) -> bool:
-        """Whether Postgres runs under ``home`` instead of being given by ``DATABASE_URL``."""
+        """Whether Postgres is embedded, as ``DATABASE_URL`` is unset."""
         return self.database_url is None
 
     def connection(self, tenant: str, name: str) -> ConnectionSettings | None:

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def explain(error: ValidationError) -> str:
-    """Name each place and what is wrong there; never the input, which may be a secret."""
+    """Name each place and what is wrong there.
+
+    Never the input, which may be a secret.
+    """
     return "; ".join(
         f"[{'.'.join(str(part) for part in problem['loc'])}] {_said(problem)}"
         if problem["loc"]

@@ -1,4 +1,4 @@
-"""The table of the TOML file from which all are made, and the secrets that stand in one."""
+"""The base of all tables of the TOML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ SecretField = Annotated[Secret, BeforeValidator(_secret)]
 
 
 class Section(BaseModel):
-    """A table of the TOML file: unknown names are errors, so that a typing mistake is not silently nothing."""
+    """A table of the TOML file.
+
+    Unknown names are errors, so that a typing mistake is not ignored in silence.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True
@@ -28,7 +31,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _indirect_secrets(cls, values: Any) -> Any:
-        """Replace ``x_env`` and ``x_file`` by the secret ``x`` that they point to."""
+        """Replace ``x_env`` and ``x_file`` by the secret ``x``."""
         if not isinstance(values, dict):
             return values
         resolved = dict(values)

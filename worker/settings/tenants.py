@@ -14,7 +14,10 @@ PlanName = Literal[
 
 
 class LimitSettings(Section):
-    """One rate limit of a custom plan: a rate, given in one of two units, and a burst."""
+    """One rate limit of a custom plan: rate and burst.
+
+    The rate is given in one of two units.
+    """
 
     per_second: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -33,7 +36,10 @@ class LimitSettings(Section):
 
 
 class LimitsSettings(Section):
-    """The rate limits of a custom plan by group of endpoints; ``all`` counts what has none of its own."""
+    """The rate limits of a custom plan, by endpoint group.
+
+    ``all`` counts the groups that have none of their own.
+    """
 
     all: LimitSettings | None = None
     read_users: LimitSettings | None = None
@@ -53,7 +59,7 @@ class LimitsSettings(Section):
 
 
 class TenantSettings(Section):
-    """One Auth0 tenant, the machine-to-machine application that reads it, and how much of its limit is ours.
+    """One Auth0 tenant: its application, its plan, our share.
 
     Attributes:
         plan: whose rate limits hold; None where nothing was said, which is taken for the smallest

@@ -1,4 +1,4 @@
-"""What is told of changes, in which words, and to whom."""
+"""Events: their kinds, and the webhooks that get them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,17 @@ class EventKind(StrEnum):
     FORGOTTEN = "user.forgotten"
 
     def is_in(self, names: Sequence[str]) -> bool:
-        """Whether one of these is its name, or the beginning of it: ``grant``, ``grant.*``."""
+        """Whether a pattern names it, or begins its name.
+
+        Patterns are like ``grant`` and ``grant.*``.
+        """
         return any(self == name or self.startswith(f"{name.rstrip('.*')}.") for name in names)
 
 
 def webhook_key(secret: Secret) -> bytes:
-    """The signing key in a Standard Webhooks secret: ``whsec_`` and base64 of 24 to 64 bytes.
+    """Return the signing key of a Standard Webhooks secret.
+
+    It is ``whsec_`` and base64 of 24 to 64 bytes.
 
     Raises:
         ValueError: it is none.

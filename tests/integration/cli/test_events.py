@@ -61,7 +61,7 @@ def run(
 def deliver() -> None:
     async def work() -> None:
         async with open_runtime(load()) as runtime:
-            await runtime.deliverer.deliver_due(runtime.tenants)
+            await runtime.dispatcher.deliver_due(runtime.tenants)
 
     asyncio.run(work())
 

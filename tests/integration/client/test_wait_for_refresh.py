@@ -70,7 +70,7 @@ async def user(tenant: Emulation, open_worker: OpenWorker, sql: Sql) -> tuple[st
     tenant.add_connection(CONNECTION, "oauth2", "custom")
     (user_id,) = tenant.add_users(CONNECTION, 1)
     runtime = await open_worker()
-    assert (await (await runtime.sync("default")).sync_all()).ok
+    assert (await (await runtime.tenant_sync("default")).sync_all()).ok
     stale_in(sql, 3)
     return user_id, runtime
 

@@ -26,7 +26,7 @@ async def bench(tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime]]
     tenant.add_connection("google-oauth2", "google-oauth2", "google")
     tenant.add_users("bitbucket", 5)
     runtime = await open_worker()
-    made = Bench(tenant, runtime, await runtime.sync("default"), sql)
+    made = Bench(tenant, runtime, await runtime.tenant_sync("default"), sql)
     await made.sync.sync_all()
     return made
 

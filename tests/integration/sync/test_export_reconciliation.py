@@ -35,7 +35,7 @@ async def bench(
     tenant.set_export(seconds=0)
     tenant.seed_users(500, ["google-oauth2"])
     runtime = await open_worker()
-    bench = Bench(tenant, runtime, await runtime.sync("default"), sql)
+    bench = Bench(tenant, runtime, await runtime.tenant_sync("default"), sql)
     await bench.sync.sync_all()
     sql("UPDATE sync_runs SET started_at = started_at - interval '1 day'")
     bench.calls()

@@ -73,7 +73,7 @@ async def bench(tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime]]
     tenant.add_connection("google-oauth2", "google-oauth2", "google")
     tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
     runtime = await open_worker()
-    return Bench(tenant, runtime, await runtime.sync("default"), sql)
+    return Bench(tenant, runtime, await runtime.tenant_sync("default"), sql)
 
 
 @pytest.mark.parametrize("cluster", [0, 250, 1300])
@@ -238,7 +238,9 @@ async def test_events_are_followed(bench: Bench) -> None:
             bench.tenant.login(user)
         while len(bench.sql(taken)) < 5:  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(0.05)
-        assert await (await bench.runtime.sync("default")).follow(asyncio.Event()) is False  # in reserve
+        assert (
+            await (await bench.runtime.tenant_sync("default")).follow(asyncio.Event()) is False
+        )  # in reserve
         stop.set()
         assert await following is True
     assert bench.sql("SELECT 1 FROM sync_cursors WHERE feed = 'events' AND token IS NOT NULL")

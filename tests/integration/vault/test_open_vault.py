@@ -15,7 +15,7 @@ async def test_a_due_grant_is_renewed(
     tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
     tenant.add_users("bitbucket", 3)
     runtime = await open_worker()
-    report = await (await runtime.sync("default")).sync_all()
+    report = await (await runtime.tenant_sync("default")).sync_all()
     assert report.ok
     assert report.stats.new == 3
     sql("UPDATE grants SET due_at = now()")

@@ -60,7 +60,7 @@ async def test_a_login_heals_and_two_syncs_tell_it_once(renewals: Renewals, sql:
     renewals.make_due()
     await workers[0].engine.renew_due(workers[0].tenants)
     renewals.tenant.login(user)
-    syncs = [await worker.sync("default") for worker in workers]
+    syncs = [await worker.tenant_sync("default") for worker in workers]
     await asyncio.gather(*(sync.sync_user(user) for sync in syncs))
     await syncs[0].sync_user(user)
     assert told(sql) == ["grant.reauthorization_required", "grant.healed"]
@@ -104,7 +104,7 @@ async def test_a_connection_is_told_of_once_and_never_its_grants(renewals: Renew
         renewals.end_pause("c")
     assert told(sql) == ["connection.broken"]
     renewals.tenant.set_connection_options("c", client_secret="the-new-secret")
-    await asyncio.gather(*[(await worker.sync("default")).sync_connections() for worker in workers])
+    await asyncio.gather(*[(await worker.tenant_sync("default")).sync_connections() for worker in workers])
     assert told(sql) == ["connection.broken", "connection.mended"]
     [broken, mended] = sql("SELECT * FROM outbox ORDER BY at")
     assert (broken["state"], broken["reason"], broken["user_id"]) == ("blocked", "invalid_client", None)

@@ -199,7 +199,7 @@ async def test_a_renewal_between_reading_and_writing_wins(
         before.setenv("VAULT_ACCESS_KEYS", f"{ACCESS_KEY.reveal()},{NEW_ACCESS.reveal()}")
         before.setenv("VAULT_REFRESH_KEYS", f"{REFRESH_KEY.reveal()},{NEW_REFRESH.reveal()}")
         runtime = await open_worker()
-    await (await runtime.sync("default")).sync_all()
+    await (await runtime.tenant_sync("default")).sync_all()
     loop = asyncio.get_running_loop()
     renewed: list[Any] = []
 

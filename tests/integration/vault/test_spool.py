@@ -53,7 +53,7 @@ async def one_due(tenant: Emulation, open_worker: Open, sql: Sql) -> Runtime:
     tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
     tenant.add_user(USER, [{"connection": "bitbucket"}])
     runtime = await open_worker()
-    await (await runtime.sync("default")).sync_all()
+    await (await runtime.tenant_sync("default")).sync_all()
     sql("UPDATE grants SET due_at = now()")
     tenant.fail_next("/idp/bitbucket", 1, "hang")
     return runtime
@@ -175,7 +175,7 @@ async def test_no_request_is_sent_while_postgres_is_known_to_be_away(
 ) -> None:
     """After an answer that could not be committed no other grant is renewed until Postgres answers again."""
     tenant.add_user("bitbucket|{2}", [{"connection": "bitbucket"}])
-    await (await one_due.sync("default")).sync_all()
+    await (await one_due.tenant_sync("default")).sync_all()
     sql("UPDATE grants SET due_at = now() - interval '1 s' * (2 - id)")
     renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
     await carried_out(tenant)
@@ -225,7 +225,7 @@ async def test_an_older_answer_in_the_spool_does_not_replace_a_newer_login(
         assert await renewing == {Outcome.SPOOLED: 1}
     tenant.login(USER)
     successor = await open_worker()
-    await (await successor.sync("default")).sync_user(USER)
+    await (await successor.tenant_sync("default")).sync_user(USER)
     with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
         before = connection.execute("SELECT refresh_ciphertext, access_ciphertext FROM grants").fetchall()
         await successor.engine.renew_due(successor.tenants)

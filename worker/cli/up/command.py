@@ -120,7 +120,9 @@ class Supervisor:
         self._hint_shown = False
 
     async def run(self) -> None:
-        """Run until a signal comes, then stop in order; a second signal stops at once.
+        """Run until a signal, then stop in order.
+
+        A second signal stops at once.
 
         Raises:
             ConfigurationError: the keys do not fit the vault, or the emulated tenant does not start.
@@ -229,7 +231,10 @@ class Supervisor:
             await asyncio.sleep(max(STATUS_SECONDS, 20 * (time.monotonic() - began)))
 
     async def _restart_dead_servers(self) -> None:
-        """Start an embedded server again that died; it keeps its address, so nobody else has to know."""
+        """Restart embedded servers that died.
+
+        They keep their addresses, so nobody else has to know.
+        """
         from token_vault.errors import ConfigurationError
         from worker import embedded
 
@@ -247,7 +252,7 @@ class Supervisor:
                 self._screen.report(str(error))
 
     async def _show_hint(self, vault: Vault, tenants: Sequence[str], active: int) -> None:
-        """Name a command that gets a token, once there is one."""
+        """Show a command that gets a token, once possible."""
         from worker.cli.up.demo import EXAMPLE_GRANT
         from worker.vault.grants import queries
 
@@ -270,7 +275,10 @@ class Supervisor:
         self._hint_shown = True
 
     async def _stop(self) -> None:
-        """Stop beat first, so that no work is added, then the workers, then the rest."""
+        """Stop beat, then the workers, then the rest.
+
+        Beat first, so that no work is added.
+        """
         workers = [child for child in self._children if child.name.endswith("worker")]
         emulators = self._children[:1] if self._demo is not None else []
         beats = [child for child in self._children if child not in (*workers, *emulators)]

@@ -1,4 +1,7 @@
-"""The emulated Auth0 tenant of ``up --demo``: a small company with providers, users and their troubles."""
+"""The emulated Auth0 tenant of ``up --demo``.
+
+A small company with providers, users and their troubles.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ class Demo:
 
     @property
     def environment(self) -> dict[str, str]:
-        """All that the emulation is endpoints besides: nothing of the vault's own secrets."""
+        """The emulation's environment: nothing of the vault's own secrets."""
         passed = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ}
         return passed | {
             "EMULATOR_CLIENT_ID": CLIENT_ID,
@@ -76,7 +79,7 @@ class Demo:
         }
 
     async def ready(self, emulator: Child) -> None:
-        """Wait until the emulation answers, and write the configuration that leads there.
+        """Wait for the emulation, then write the vault's configuration.
 
         Raises:
             ConfigurationError: it does not start.
@@ -93,7 +96,7 @@ class Demo:
         )
 
     async def _answers(self, http: httpx.AsyncClient) -> bool:
-        """Whether it is this home's emulation that listens there, and nobody else's."""
+        """Whether this home's emulation listens there."""
         try:
             endpoints = (await http.get(f"{self.url}/control/endpoints")).json()
             return Secret(str(endpoints["client_secret"])) == self.client_secret
@@ -124,7 +127,7 @@ class Demo:
 
 
 def prepare(home: Path) -> Demo:
-    """Make the emulated tenant of a home ready to be started.
+    """Prepare a home's emulated tenant for its start.
 
     Raises:
         ConfigurationError: the emulation is not part of this installation.
@@ -140,7 +143,7 @@ def prepare(home: Path) -> Demo:
 
 
 def _port(remembered: Path) -> int:
-    """Return the port of the last start, or another one where that is taken."""
+    """Return the last start's port, or a free one."""
     with suppress(FileNotFoundError, ValueError):
         port = int(remembered.read_text())
         if is_free(port):

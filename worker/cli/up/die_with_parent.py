@@ -1,4 +1,4 @@
-"""Become another program that does not outlive the process which started it.
+"""Become another program that ends with its parent process.
 
 Run as a script by a fresh interpreter, so that nothing here happens between a fork and an exec of a process with
 threads. It imports the standard library alone::

@@ -1,4 +1,7 @@
-"""Child processes of ``up``: kept running, their logs kept bounded, stopped in order."""
+"""Child processes of ``up``.
+
+They are kept running, their logs are bounded, and they stop in order.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ _MAX_LINE_BYTES = 20_000
 
 
 class ChildLog:
-    """A child's log file, readable by its owner alone, and what it said of trouble.
+    """A child's log file, and the troubles in it.
+
+    Its owner alone may read it.
 
     Attributes:
         errors, warnings: how many lines of that level there were.
@@ -40,7 +45,10 @@ class ChildLog:
         self.trouble = self.last = ""
 
     def write(self, chunk: bytes) -> None:
-        """Append what a child wrote; where the disk takes no more, the child goes on all the same."""
+        """Append what a child wrote.
+
+        Where the disk is full, the child goes on all the same.
+        """
         with suppress(OSError):
             if self._file < 0 or self._size > MAX_LOG_BYTES:
                 self._rotate()
@@ -124,7 +132,7 @@ class Child:
         return self._process is not None and self._process.returncode is None
 
     async def stop(self, stop_seconds: float, kill: asyncio.Event) -> None:
-        """Ask it to end, and wait; what does not end in time, or when ``kill`` is set, is killed.
+        """Stop it; kill it where it takes too long.
 
         Args:
             stop_seconds: seconds.

@@ -1,4 +1,7 @@
-"""How ``up`` shows what it does: a live table on a terminal, else lines. It goes on where nobody sees them any more."""
+"""What ``up`` shows: a live table, or lines.
+
+It goes on where nobody sees its output any more.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ Status = Mapping[str, Any]
 
 
 class Screen(Protocol):
-    """Where ``up`` tells what happens and shows how the vault is."""
+    """Where ``up`` reports events and shows the vault's status."""
 
     def __enter__(self) -> Self:
         """Begin showing."""
@@ -40,7 +43,7 @@ class Screen(Protocol):
         """Say what the operator may try in another terminal."""
 
     def show(self, status: Status, children: Sequence[Child]) -> None:
-        """Show how the vault and the processes are, about once a second."""
+        """Show the vault and the processes, about once a second."""
 
 
 def choose_screen(*, as_json: bool) -> Screen:
@@ -49,7 +52,7 @@ def choose_screen(*, as_json: bool) -> Screen:
 
 
 class LiveScreen:
-    """A table that is drawn anew every second; what happens scrolls by above it."""
+    """A table redrawn every second; reports scroll by above it."""
 
     def __init__(self) -> None:
         self._console = Console()
@@ -87,7 +90,10 @@ class LiveScreen:
 
 
 class LineScreen:
-    """Lines on standard output: what happens at once, and how things are every few seconds."""
+    """Lines on standard output.
+
+    Reports at once, and the status every few seconds.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
@@ -150,12 +156,12 @@ def summary(status: Status, now: datetime) -> list[str]:
 
 
 def processes(children: Sequence[Child]) -> list[str]:
-    """Write how the child processes are, and the last trouble that one had."""
+    """Describe the child processes and their last troubles."""
     return ["processes: " + ", ".join(_describe_child(child) for child in children), *troubles(children)]
 
 
 def troubles(children: Sequence[Child]) -> list[str]:
-    """Write the last trouble of each child process that had one."""
+    """Describe the last trouble of each child process."""
     return [f"last of {child.name}: {child.log.trouble}" for child in children if child.log.trouble]
 
 
@@ -175,7 +181,7 @@ def _state(child: Child) -> dict[str, Any]:
 
 
 def _troubles(status: Status) -> dict[str, str]:
-    """Return what is wrong with each connection; empty where nothing is."""
+    """Return each connection's trouble; empty where there is none."""
     several = len({row["tenant"] for row in status["connections"]}) > 1
     return {
         f"connection {row['name']}" + (f" of {row['tenant']}" if several else ""): row["circuit_code"]
