@@ -1,5 +1,6 @@
-"""Erases what Auth0 does not have any more, and whom the operator is asked to forget."""
+"""Erases grants that Auth0 does not have any more, and users to forget."""
 
-from worker.erasure.eraser import Eraser, ErasureReport
+from worker.erasure.eraser import Eraser
+from worker.erasure.report import ErasureReport
 
 __all__ = ["Eraser", "ErasureReport"]

@@ -1,4 +1,4 @@
-"""Ends a grant at its provider before it is erased here (RFC 7009)."""
+"""Revokes a grant at its provider before it is erased (RFC 7009)."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ log = structlog.get_logger(__name__)
 
 
 class RevocationOutcome(StrEnum):
-    """What came of it."""
+    """How a revocation ended."""
 
     DONE = "revoked"
     FAILED = "not_revoked"
     BUSY = "busy"
-    """Its refresh token is in use just now: the answer would bring a pair that nobody revokes."""
+    """The refresh token is in use: the answer would bring a pair that nobody revokes."""
 
 
 async def revoke(
     vault: Vault, http: httpx.AsyncClient, grant_id: int, client: Client, *, now: datetime
 ) -> RevocationOutcome:
-    """Claim a grant and revoke it at its provider; the claim is left to the erasure that follows."""
+    """Claim a grant and revoke it; the erasure ends the claim."""
     claim = await claims.claim_one(
         vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, by_operator=True
     )
     if claim is None:
         return RevocationOutcome.BUSY
-    done = await _revoke(vault, http, claim, client)
-    if not done:
-        log.warning("grant.not_revoked", grant=grant_id, connection=claim.key.connection)
-    return RevocationOutcome.DONE if done else RevocationOutcome.FAILED
+    is_revoked = await _revoke(vault, http, claim, client)
+    if not is_revoked:
+        log.warning("revocation.failed", grant=grant_id, connection=claim.key.connection)
+    return RevocationOutcome.DONE if is_revoked else RevocationOutcome.FAILED
 
 
 async def _revoke(vault: Vault, http: httpx.AsyncClient, claim: Claim, client: Client) -> bool:
@@ -54,13 +54,16 @@ async def _revoke(vault: Vault, http: httpx.AsyncClient, claim: Claim, client: C
         provider = providers.get(client.provider)
         request = provider.revocation(client, client.revocation_url, token=token, kind=kind)
     except (CannotDecrypt, ConfigurationError) as error:
-        log.error("grant.unrevocable", grant=claim.id, problem=str(error))  # noqa: TRY400  # the message says it all
+        log.error("revocation.skipped", grant=claim.id, error=str(error))  # noqa: TRY400  # the message says it all
         return False
     answer = await send(http, request)
     return isinstance(answer, Answer) and 200 <= answer.status < 300
 
 
 def _token(vault: Vault, claim: Claim) -> tuple[Secret | None, str]:
-    """The refresh token, with which providers revoke the whole grant; else the access token."""
+    """Return the token to revoke and its kind.
+
+    With the refresh token providers revoke the whole grant.
+    """
     refresh = claims.open_refresh(vault, claim)
     return (refresh, "refresh_token") if refresh else (claims.open_access(vault, claim), "access_token")

@@ -1,0 +1,128 @@
+"""Confirms with Auth0 that missing grants are gone.
+
+No grant is erased because a list did not show it: Auth0 is asked for the user by id, and whether the identity is
+another user's now. A refresh token that the vault has renewed exists nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from token_vault.grant_key import GrantKey
+from worker.auth0 import Auth0User, ManagementClient
+from worker.auth0.errors import CALL_INDEPENDENT_ERRORS, Auth0Error
+from worker.erasure.report import ErasureReport
+from worker.resolved_connections import ResolvedConnection
+from worker.sync.ingest import SyncIngest
+from worker.sync.report import SyncReport
+from worker.vault.db.database import Vault
+from worker.vault.grants import missing
+from worker.vault.grants.missing import Missing
+from worker.vault.grants.relink import move
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The questions of one sweep.
+
+    Attributes:
+        vault: where the grants are.
+        auth0: the tenant's Management API.
+        ingest: ingests what Auth0 answers.
+        ingested: what ingesting did.
+        report: what the sweep did.
+    """
+
+    vault: Vault
+    auth0: ManagementClient
+    ingest: SyncIngest
+    ingested: SyncReport
+    report: ErasureReport
+
+    async def confirm(
+        self, suspects: Sequence[Missing]
+    ) -> AsyncIterator[tuple[list[tuple[int, GrantKey]], str]]:
+        """Yield the grants that are gone and the reason, user by user.
+
+        Auth0 is asked by id for the users of these grants, and by identity for the grants that their users do not
+        have any more.
+        """
+        known = await self.ingest.load_connections()
+        user_ids = list(dict.fromkeys(each.key.user_id for each in suspects))
+        users = await self.ingest.ingest_by_id(user_ids, known, self.ingested)
+        undecided = await self._sort_out(suspects, users)
+        for user_id in user_ids:
+            gone: list[tuple[int, GrantKey]] = []
+            for each in undecided:
+                if each.key.user_id != user_id:
+                    continue
+                if await self._may_be_elsewhere(each, known):
+                    self.report.waiting += 1
+                else:
+                    gone.append((each.id, each.key))
+            # What has become another user's is moved by now, so that the last erased is known to be the user's last.
+            if gone:
+                yield gone, "deleted" if users.get(user_id) is None else "unlinked"
+
+    async def _sort_out(
+        self, suspects: Sequence[Missing], users: Mapping[str, Auth0User | None]
+    ) -> list[Missing]:
+        """Unmark the grants that Auth0 has; return those that their users lack."""
+        present = [each for each in suspects if _has(users.get(each.key.user_id), each.key)]
+        await missing.found(self.vault, [each.id for each in present])
+        self.report.found += len(present)
+        unreadable = [
+            each for each in suspects if each.key.user_id not in users or _is_partial(users[each.key.user_id])
+        ]
+        self.report.waiting += len(set(unreadable) - set(present))
+        decided = set(present) | set(unreadable)
+        return [each for each in suspects if each not in decided]
+
+    async def _may_be_elsewhere(
+        self, suspect: Missing, known: Mapping[tuple[str, str], ResolvedConnection]
+    ) -> bool:
+        """Return whether another user may have the identity now.
+
+        Ingesting that user moves the grant there, with the tokens that were renewed here.
+        """
+        key = suspect.key
+        try:
+            holders = await self.auth0.users_with_identity(key.connection, key.provider_user_id)
+        except CALL_INDEPENDENT_ERRORS:
+            raise
+        except Auth0Error as refused:  # it concerns this search alone: the other grants do not wait for it
+            self.report.problems.append(str(refused))
+            return True
+        found = await self.ingest.ingest_by_id([user.user_id for user in holders], known, self.ingested)
+        users = [user for user in found.values() if user is not None]
+        await move(self.vault, list(_moves(suspect, users)), now=await self.vault.now())
+        await self.ingest.record_tokenless(users)
+        return bool(holders)
+
+
+def _has(user: Auth0User | None, key: GrantKey) -> bool:
+    return user is not None and any(
+        (identity.connection, identity.user_id) == (key.connection, key.provider_user_id)
+        for identity in user.identities
+    )
+
+
+def _moves(suspect: Missing, users: Iterable[Auth0User]) -> Iterator[tuple[int, GrantKey, datetime | None]]:
+    """Yield where a grant goes whose identity shows no token now.
+
+    Without a token no sync would move it to the user who has the identity.
+    """
+    for user in users:
+        for identity in user.identities:
+            key = GrantKey(suspect.key.tenant, identity.connection, user.user_id, identity.user_id)
+            if key == replace(suspect.key, user_id=user.user_id) and not (
+                identity.access_token or identity.refresh_token
+            ):
+                yield suspect.id, key, user.updated_at
+
+
+def _is_partial(user: Auth0User | None) -> bool:
+    """Return whether an answer cannot tell which identities are gone."""
+    return user is not None and (bool(user.malformed) or not user.identities)
