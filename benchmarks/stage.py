@@ -25,7 +25,7 @@ from worker.settings import load
 from worker.token_pair import TokenPair
 from worker.vault.db.migrate import migrate
 from worker.vault.ingest.columns import IncomingGrant
-from worker.vault.ingest.take import ingest
+from worker.vault.ingest.ingest import ingest
 
 TENANT = "default"
 # So many grants are taken at a time.

@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import create_engine, pool, text
 
 from token_vault.connect_args import CONNECT_ARGS
-from worker.vault.db.database import sqlalchemy_url
+from worker.vault.db.engine import sqlalchemy_url
 from worker.vault.db.tables import Base
 
 # Any number that no other program uses: two `migrate` at once take turns instead of colliding.

@@ -15,7 +15,7 @@ from token_vault.database_errors import RETRY_AFTER
 from token_vault.errors import TemporarilyUnavailable
 from worker import settings as configuration
 from worker.runtime import Runtime, open_runtime
-from worker.vault.db.database import explain
+from worker.vault.db.errors import explain
 
 T = TypeVar("T")
 

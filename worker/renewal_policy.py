@@ -15,7 +15,7 @@ from token_vault.errors import ConfigurationError
 from worker import providers
 from worker.providers import Provider
 from worker.settings import ConnectionSettings, ProviderSettings, Settings
-from worker.vault.connections.stored import StoredConnection
+from worker.vault.connections.connection import StoredConnection
 from worker.vault.schedule import RenewalPolicy
 
 # How long a grant that was read is kept fresh, where the operator does not say.

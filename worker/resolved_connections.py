@@ -12,11 +12,11 @@ from token_vault.errors import CannotDecrypt
 from worker import providers, renewal_policy
 from worker.loopback import is_loopback
 from worker.settings import ConnectionSettings, Settings
-from worker.vault.connections import stored as table
 from worker.vault.connections.circuits import Circuit
-from worker.vault.connections.stored import StoredConnection
-from worker.vault.db.database import Vault
+from worker.vault.connections.client import update_client
+from worker.vault.connections.connection import StoredConnection, decrypt_options, load_connections
 from worker.vault.schedule import EAGER, RenewalPolicy
+from worker.vault.vault import Vault
 
 DELETED = providers.Problem("deleted", "Auth0 does not have this connection any more")
 CLOSED = Circuit()
@@ -76,7 +76,7 @@ class ConnectionResolver:
         Args:
             now: the time, by default the database's.
         """
-        loaded = [self._resolve(stored) for stored in await table.stored(self._vault, tenants, name)]
+        loaded = [self._resolve(stored) for stored in await load_connections(self._vault, tenants, name)]
         for connection in loaded:
             await self._record(connection, now)
         return {(connection.tenant, connection.name): connection for connection in loaded}
@@ -102,7 +102,7 @@ class ConnectionResolver:
         """Record how a connection resolves, for ``status`` and for readers."""
         stored, client, problem = connection.stored, connection.client, connection.problem
         renew = "on-read" if connection.policy.read_window else "eager"
-        await table.settle(
+        await update_client(
             self._vault,
             stored,
             provider=client.provider if client else stored.provider,
@@ -148,7 +148,7 @@ class ConnectionResolver:
         cached = self._options.get(key)
         # Compared by ciphertext, not by version: two syncs at once may both have stored the next version.
         if cached is None or cached[0] != stored.options_ciphertext:
-            cached = self._options[key] = (stored.options_ciphertext, table.open_options(self._vault, stored))
+            cached = self._options[key] = (stored.options_ciphertext, decrypt_options(self._vault, stored))
         return cached[1]
 
     def _fingerprint(self, client: providers.Client) -> bytes:

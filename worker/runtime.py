@@ -23,8 +23,8 @@ from worker.resolved_connections import ConnectionResolver
 from worker.settings import Settings, TenantSettings
 from worker.sync.tenant_sync import TenantSync
 from worker.sync.token_store import VaultTokenStore
-from worker.vault.db.database import Vault, open_vault
-from worker.vault.spool import Spool
+from worker.vault.claims.spool import Spool
+from worker.vault.vault import Vault, open_vault
 from worker.webhooks.dispatcher import Dispatcher
 from worker.webhooks.http import http_client as webhook_client
 

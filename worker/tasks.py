@@ -26,7 +26,8 @@ from worker.runtime import Runtime
 from worker.sync.report import SyncReport
 from worker.sync.tenant_sync import TenantSync
 from worker.vault import outbox
-from worker.vault.db.database import explain
+from worker.vault.db.errors import explain
+from worker.vault.status import renewal_counts
 from worker.vault.sync_state import runs
 
 log = structlog.get_logger(__name__)
@@ -299,7 +300,7 @@ async def _sync_if_due(runtime: Runtime, tenant: str) -> bool:
         more = not (await sync.sync_all(budget=SCAN_SLICE_SECONDS)).finished
     # Also between two slices of a full scan: it may take days, and its grants are renewed with these connections.
     if await _has_elapsed(
-        runtime, await runs.last_began(runtime.vault, tenant, "connections"), schedule.connections
+        runtime, await runs.last_started(runtime.vault, tenant, "connections"), schedule.connections
     ):
         await sync.sync_connections()
     return more
@@ -324,12 +325,13 @@ async def _has_elapsed(runtime: Runtime, moment: datetime | None, seconds: float
 
 
 async def _sync_changes(runtime: Runtime, tenant: str) -> None:
-    began = await runs.last_began(runtime.vault, tenant, "changes")
+    began = await runs.last_started(runtime.vault, tenant, "changes")
     if not await _has_elapsed(runtime, began, runtime.settings.schedule.changes / 2):
         return  # two beats are running, or ticks have piled up
     now = await runtime.vault.now()
-    await runs.forget_old(runtime.vault, now=now)
-    await outbox.forget_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
+    await runs.delete_old(runtime.vault, now=now)
+    await renewal_counts.delete_old(runtime.vault, now=now)
+    await outbox.delete_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
     await (await runtime.tenant_sync(tenant)).sync_changes(budget=SCAN_SLICE_SECONDS)
     await (await runtime.eraser(tenant)).sweep()
 

@@ -75,23 +75,23 @@ class Strings:
         """Wrap the steps."""
         from worker.renewal import attempt, commit, engine
         from worker.vault import claims
-        from worker.vault.ingest import take
-        from worker.vault.spool import Spool
-        from worker.vault.sync_state import runs
+        from worker.vault.claims.spool import Spool
+        from worker.vault.ingest import ingest
+        from worker.vault.status import renewal_counts
 
         self.around(claims, "claim_due", after="claimed")
         self.around(claims, "claim_one", after="claimed")
         self.around(claims, "release", before="releasing", after="released")
-        self.around(runs, "count_renewals", before="counting")
+        self.around(renewal_counts, "count_renewals", before="counting")
         self.around(engine.RenewalEngine, "_count", after="counted")
         self.around(commit.AnswerCommitter, "_replay", after="replayed")
-        self.around(take, "take", before="taking", after="taken")
+        self.around(ingest, "ingest", before="taking", after="taken")
         self._attach_call(attempt, claims)
         self._attach_commit(claims)
         self._attach_spool(Spool)
 
     def _attach_call(self, attempt: Any, claims: Any) -> None:
-        opening, sending = claims.open_refresh, attempt.send
+        opening, sending = claims.decrypt_refresh_token, attempt.send
 
         def open_refresh(vault: Any, claim: Any) -> Any:
             opened = opening(vault, claim)
@@ -112,10 +112,10 @@ class Strings:
             self.reached("answered")
             return answer
 
-        claims.open_refresh, attempt.send = open_refresh, send
+        claims.decrypt_refresh_token, attempt.send = open_refresh, send
 
     def _attach_commit(self, claims: Any) -> None:
-        storing = claims.store_renewed
+        storing = claims.store_pair
 
         async def store_renewed(vault: Any, claim: Any, pair: Any, **rest: Any) -> Any:
             stored = await storing(vault, claim, pair, **rest)
@@ -123,7 +123,7 @@ class Strings:
             self.reached("committed")
             return stored
 
-        claims.store_renewed = store_renewed
+        claims.store_pair = store_renewed
 
     def _attach_spool(self, spool: Any) -> None:
         settle, keep, read = spool._settle, spool.keep, spool.read
@@ -231,7 +231,7 @@ async def _rounds(arguments: dict[str, Any]) -> None:
     from token_vault import AsyncTokenVault
     from worker import settings
     from worker.runtime import database_url, open_runtime
-    from worker.vault.db.database import open_vault
+    from worker.vault.vault import open_vault
 
     people, played = arguments["people"], arguments["played"]
     room, min_ttl = asyncio.Semaphore(arguments["beside"]), arguments["life"] * 0.45

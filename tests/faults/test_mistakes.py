@@ -23,7 +23,7 @@ from worker.renewal.engine import CLAIM_TIME
 from worker.renewal.http import CALL_SECONDS, CONNECT_SECONDS, DRAIN_SECONDS
 from worker.renewal.outcome import Outcome
 from worker.settings import load
-from worker.vault.db.database import Vault
+from worker.vault.vault import Vault
 
 FIVE_MINUTES = timedelta(minutes=5)
 

@@ -43,11 +43,11 @@ from worker.renewal.outcome import NOTHING_TO_SPEND, Outcome, decide, wait_in_do
 from worker.token_pair import TokenPair
 from worker.vault import claims
 from worker.vault.claims import Claim
-from worker.vault.db.database import Vault, open_vault
-from worker.vault.ingest import take
+from worker.vault.claims.spool import Spool
+from worker.vault.ingest import ingest
 from worker.vault.ingest.columns import IncomingGrant
 from worker.vault.schedule import EAGER
-from worker.vault.spool import Spool
+from worker.vault.vault import Vault, open_vault
 
 T = TypeVar("T")
 LIFE = timedelta(hours=1)
@@ -144,7 +144,7 @@ class Protocol(RuleBasedStateMachine):
             updated_at=self.now,
             issued_at=self.now,
         )
-        self.run(take.ingest(self.vault, [shown], now=self.now))
+        self.run(ingest.ingest(self.vault, [shown], now=self.now))
 
     # The rules are few, with much to choose in each: hypothesis leaves some rules out of every example.
 
@@ -252,11 +252,11 @@ class Protocol(RuleBasedStateMachine):
         claim = attempt.claim
         doubted = claim.in_doubt_since is not None
         late = self.now + timedelta(seconds=CALL_SECONDS) >= claim.until
-        if late or (doubted and not self.run(claims.still_holds(self.vault, claim))):
+        if late or (doubted and not self.run(claims.is_held(self.vault, claim))):
             self.attempts.remove(attempt)
             self.run(claims.release_unspent(self.vault, [claim], due_at=self.now))
             return
-        refresh = claims.open_refresh(self.vault, claim)
+        refresh = claims.decrypt_refresh_token(self.vault, claim)
         if refresh is None:  # a silent login after an erasure
             self.attempts.remove(attempt)
             self.run(claims.release(self.vault, claim, **NOTHING_TO_SPEND.columns))
@@ -279,7 +279,7 @@ class Protocol(RuleBasedStateMachine):
         decision = decide(answer, attempt.claim, STRICT, now=self.now, jitter=0.5)
         released = self.run(claims.release(self.vault, attempt.claim, **decision.columns))
         if not released and decision.outcome is Outcome.LOST:
-            self.run(claims.refused_after_all(self.vault, attempt.claim, now=self.now))
+            self.run(claims.mark_reused(self.vault, attempt.claim, now=self.now))
 
     def forget(self) -> None:
         """Erase the user."""

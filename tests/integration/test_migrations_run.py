@@ -31,8 +31,8 @@ from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker import embedded
-from worker.vault.db.database import open_vault
 from worker.vault.db.migrate import configuration, migrate, revisions
+from worker.vault.vault import open_vault
 
 PASSWORD = "p@ss/w:rd %canary'?#&"
 SCHEMA = """

@@ -21,9 +21,9 @@ from token_vault.secret import Secret
 from worker.renewal.on_demand import Refreshed
 from worker.runtime import Runtime
 from worker.token_pair import TokenPair
-from worker.vault.db.database import Vault
-from worker.vault.ingest import take
+from worker.vault.ingest import ingest
 from worker.vault.ingest.columns import IncomingGrant
+from worker.vault.vault import Vault
 
 Sql = Callable[..., list[dict[str, Any]]]
 OpenReader = Callable[..., "Reader"]
@@ -117,7 +117,7 @@ class Rows:
         key = GrantKey(tenant, connection, user_id, subject if user_id else "")
         pair = TokenPair(Secret(value), Secret(refresh) if refresh else None, None, None, scopes)
         shown = IncomingGrant(key, "oauth2", pair, None, None)
-        assert (await take.ingest(self.vault, [shown], now=await self.vault.now())).new == 1
+        assert (await ingest.ingest(self.vault, [shown], now=await self.vault.now())).new == 1
         self.sql("UPDATE connections SET problem = NULL, problem_message = NULL")
         (row,) = self.sql(
             "SELECT id FROM grants WHERE user_id = %s AND connection = %s AND tenant = %s AND provider_user_id = %s",

@@ -21,8 +21,8 @@ from worker.renewal.http import http_client, send
 from worker.renewal.on_demand import OnDemand
 from worker.runtime import Runtime
 from worker.vault import claims
-from worker.vault.db.database import Vault
-from worker.vault.spool import Spool
+from worker.vault.claims.spool import Spool
+from worker.vault.vault import Vault
 
 Row = dict[str, Any]
 Sql = Callable[..., list[Row]]
@@ -133,8 +133,8 @@ class Renewals:
                 client = known[claim.key.tenant, claim.key.connection].client
                 assert client is not None
                 access, refresh = (
-                    claims.open_access(worker.vault, claim),
-                    claims.open_refresh(worker.vault, claim),
+                    claims.decrypt_access_token(worker.vault, claim),
+                    claims.decrypt_refresh_token(worker.vault, claim),
                 )
                 request = providers.get(client.provider).request(client, access=access, refresh=refresh)
                 await send(http, request)

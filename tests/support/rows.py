@@ -7,7 +7,7 @@ from typing import Any
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
-from worker.vault.db.database import Vault
+from worker.vault.vault import Vault
 
 Sql = Callable[..., list[dict[str, Any]]]
 

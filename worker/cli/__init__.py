@@ -129,7 +129,7 @@ def _unexpected(error: Exception) -> VaultError:
     from sqlalchemy.exc import DBAPIError
 
     from token_vault.database_errors import failure
-    from worker.vault.db.database import explain
+    from worker.vault.db.errors import explain
 
     if isinstance(error, DBAPIError):
         return explain(error)

@@ -153,8 +153,8 @@ def _sealed(settings: Settings) -> Check:
     `keys status` decrypts everything.
     """
     from token_vault.keyring import KeyRing
+    from worker.vault.claims.spool import Spool
     from worker.vault.rotation import rotate
-    from worker.vault.spool import Spool
 
     rings: rotate.Rings = {
         "access": KeyRing("access", settings.access_keys),
@@ -215,9 +215,9 @@ def _optional(scope: str, without: str, granted: frozenset[str]) -> Check:
 
 
 async def _connections(runtime: Runtime) -> list[Check]:
-    from worker.vault.sync_state import runs
+    from worker.vault.status.status import load_status
 
-    known: list[dict[str, Any]] = (await runs.status(runtime.vault, runtime.tenants))["connections"]
+    known: list[dict[str, Any]] = (await load_status(runtime.vault, runtime.tenants))["connections"]
     if not known:
         return [Check("connections", CheckResult.WARN, "none is known yet: run `token-vault sync`")]
     wrong = list(_wrong(known))
@@ -232,7 +232,7 @@ async def _webhooks(runtime: Runtime) -> list[Check]:
     from worker.vault import outbox
 
     configured, checks = runtime.settings.webhooks, []
-    waiting = {row["webhook"]: row for row in await outbox.waiting(runtime.vault)}
+    waiting = {row["webhook"]: row for row in await outbox.count_undelivered(runtime.vault)}
     for name in sorted({*configured, *waiting}):
         row = waiting.get(name)
         counts = output.format_value({key: row[key] for key in ("pending", "failed")}) if row else ""

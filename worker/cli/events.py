@@ -19,7 +19,7 @@ from worker.cli.query import query_vault
 
 if TYPE_CHECKING:
     from worker.settings import Settings
-    from worker.vault.db.database import Vault
+    from worker.vault.vault import Vault
 
 app = typer.Typer(help="Events: what changed, who has to act, and whether receivers know.")
 
@@ -74,7 +74,7 @@ def events(
     start = _parse_time(since)
 
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
-        return await outbox.events(
+        return await outbox.list_events(
             vault, tenants, kind=kind, user_id=user, connection=connection, since=start, states=states,
             limit=limit + 1,
         )  # fmt: skip
@@ -143,7 +143,7 @@ async def _resend(
     settings: Settings, tenants: Sequence[str], ids: Sequence[UUID], failed: bool
 ) -> list[UUID]:
     from worker.vault import outbox
-    from worker.vault.db.database import open_vault
+    from worker.vault.vault import open_vault
     from worker.webhooks.dispatcher import webhook_filters
 
     keys = (settings.access_keys, settings.refresh_keys)

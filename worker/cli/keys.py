@@ -16,8 +16,8 @@ from worker.cli.options import Json
 if TYPE_CHECKING:
     from token_vault.keyring import KeyRing, RingName
     from token_vault.secret import Secret
+    from worker.vault.claims.spool import Spool
     from worker.vault.rotation.rotate import RotationStats
-    from worker.vault.spool import Spool
 
 app = typer.Typer(help="The vault's encryption keys.", no_args_is_help=True)
 
@@ -97,7 +97,7 @@ def _at_hand() -> Iterator[tuple[Secret, dict[RingName, KeyRing], Spool | None]]
     Only rings whose keys are given here; the spool comes with the refresh ring.
     """
     from token_vault.keyring import KeyRing
-    from worker.vault.spool import Spool
+    from worker.vault.claims.spool import Spool
 
     settings = environment.load_settings()
     given = {"access": settings.access_keys, "refresh": settings.refresh_keys}

@@ -14,7 +14,7 @@ from worker.cli.options import Connection, Json, Tenant, User
 from worker.cli.query import query_vault
 
 if TYPE_CHECKING:
-    from worker.vault.db.database import Vault
+    from worker.vault.vault import Vault
 
 
 STATES = ("active", "unrenewable", "expired", "in_doubt", "blocked", "reauthorization_required", "erased")
@@ -37,7 +37,7 @@ def list_grants(
         raise ConfigurationError(f"no state is called {state}: {', '.join(STATES)}")
 
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
-        return await queries.grants(
+        return await queries.list_grants(
             vault, tenants, user_id=user, connection=connection, state=state, limit=limit + 1
         )
 

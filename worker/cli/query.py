@@ -11,7 +11,7 @@ from worker.cli import environment
 
 if TYPE_CHECKING:
     from worker.settings import Settings
-    from worker.vault.db.database import Vault
+    from worker.vault.vault import Vault
 
 T = TypeVar("T")
 
@@ -31,8 +31,8 @@ def query_vault(
 async def _look(
     settings: Settings, look: Callable[[Vault, Sequence[str]], Awaitable[T]], tenant: str | None
 ) -> tuple[T, Sequence[str], datetime]:
-    from worker.vault.db.database import open_vault
     from worker.vault.grants import queries
+    from worker.vault.vault import open_vault
 
     keys = (settings.access_keys, settings.refresh_keys)
     async with open_vault(environment.database_url(settings), *keys, connections=1) as vault:
@@ -40,6 +40,6 @@ async def _look(
         tenants = (
             environment.select_tenants(settings, tenant)
             if settings.tenants
-            else await queries.tenants(vault, tenant)
+            else await queries.list_tenants(vault, tenant)
         )
         return await look(vault, tenants), tenants, datetime.now(UTC)

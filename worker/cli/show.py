@@ -12,7 +12,7 @@ from worker.cli.options import Admin, Connection, Json, Tenant, User
 from worker.cli.query import query_vault
 
 if TYPE_CHECKING:
-    from worker.vault.db.database import Vault
+    from worker.vault.vault import Vault
 
 
 def show(
@@ -32,7 +32,7 @@ def show(
     from worker.vault.grants import queries
 
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
-        return await queries.grants(vault, tenants, user_id=user or "", connection=admin or connection)
+        return await queries.list_grants(vault, tenants, user_id=user or "", connection=admin or connection)
 
     found, _, _ = query_vault(look, tenant)
     if not found:

@@ -17,9 +17,9 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
 
     Grants by state, connections and their troubles, the last full sync and look for changes, renewals.
     """
-    from worker.vault.sync_state import runs
+    from worker.vault.status.status import load_status
 
-    found, _, now = query_vault(runs.status, tenant)
+    found, _, now = query_vault(load_status, tenant)
     if as_json:
         output.print_json(found)
         return ExitCode.OK

@@ -17,10 +17,10 @@ from worker.erasure.report import ErasureReport
 from worker.resolved_connections import ResolvedConnection
 from worker.sync.ingest import SyncIngest
 from worker.sync.report import SyncReport
-from worker.vault.db.database import Vault
 from worker.vault.grants import missing
-from worker.vault.grants.missing import Missing
-from worker.vault.grants.relink import move
+from worker.vault.grants.missing import MissingGrant
+from worker.vault.grants.relink import relink
+from worker.vault.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Confirmation:
     report: ErasureReport
 
     async def confirm(
-        self, suspects: Sequence[Missing]
+        self, suspects: Sequence[MissingGrant]
     ) -> AsyncIterator[tuple[list[tuple[int, GrantKey]], str]]:
         """Yield the grants that are gone and the reason, user by user.
 
@@ -67,11 +67,11 @@ class Confirmation:
                 yield gone, "deleted" if users.get(user_id) is None else "unlinked"
 
     async def _sort_out(
-        self, suspects: Sequence[Missing], users: Mapping[str, Auth0User | None]
-    ) -> list[Missing]:
+        self, suspects: Sequence[MissingGrant], users: Mapping[str, Auth0User | None]
+    ) -> list[MissingGrant]:
         """Unmark the grants that Auth0 has; return those that their users lack."""
         present = [each for each in suspects if _has(users.get(each.key.user_id), each.key)]
-        await missing.found(self.vault, [each.id for each in present])
+        await missing.unmark(self.vault, [each.id for each in present])
         self.report.found += len(present)
         unreadable = [
             each for each in suspects if each.key.user_id not in users or _is_partial(users[each.key.user_id])
@@ -81,7 +81,7 @@ class Confirmation:
         return [each for each in suspects if each not in decided]
 
     async def _may_be_elsewhere(
-        self, suspect: Missing, known: Mapping[tuple[str, str], ResolvedConnection]
+        self, suspect: MissingGrant, known: Mapping[tuple[str, str], ResolvedConnection]
     ) -> bool:
         """Return whether another user may have the identity now.
 
@@ -97,7 +97,7 @@ class Confirmation:
             return True
         found = await self.ingest.ingest_by_id([user.user_id for user in holders], known, self.ingested)
         users = [user for user in found.values() if user is not None]
-        await move(self.vault, list(_moves(suspect, users)), now=await self.vault.now())
+        await relink(self.vault, list(_moves(suspect, users)), now=await self.vault.now())
         await self.ingest.record_tokenless(users)
         return bool(holders)
 
@@ -109,7 +109,9 @@ def _has(user: Auth0User | None, key: GrantKey) -> bool:
     )
 
 
-def _moves(suspect: Missing, users: Iterable[Auth0User]) -> Iterator[tuple[int, GrantKey, datetime | None]]:
+def _moves(
+    suspect: MissingGrant, users: Iterable[Auth0User]
+) -> Iterator[tuple[int, GrantKey, datetime | None]]:
     """Yield where a grant goes whose identity shows no token now.
 
     Without a token no sync would move it to the user who has the identity.

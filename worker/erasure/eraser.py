@@ -21,11 +21,11 @@ from worker.settings import Deletion, EventKind
 from worker.sync.ingest import SyncIngest
 from worker.sync.report import SyncReport
 from worker.vault import outbox
-from worker.vault.db.advisory_locks import held_alone
-from worker.vault.db.database import Vault
+from worker.vault.advisory_locks import try_lock
 from worker.vault.grants import erase, missing, queries
-from worker.vault.grants.erase import Erased
+from worker.vault.grants.erase import ErasureResult
 from worker.vault.sync_state import export_diff, runs
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -80,8 +80,8 @@ class Eraser:
         report = ErasureReport(self._tenant)
         now = await self._vault.now()
         before = now if anyway else now - timedelta(seconds=self._settings.settle)
-        await erase.forget_tombstones(self._vault, before=now - timedelta(seconds=self._settings.keep))
-        async with held_alone(self._vault, f"sweep of {self._tenant}") as alone:
+        await erase.delete_old_tombstones(self._vault, before=now - timedelta(seconds=self._settings.keep))
+        async with try_lock(self._vault, f"sweep of {self._tenant}") as alone:
             if not alone:
                 report.skipped = True
                 return report
@@ -92,7 +92,7 @@ class Eraser:
             await self._sweep_connections(before, report, anyway=anyway)
             await self._sweep_grants(before, report)
             if report.erased:
-                await runs.note_sweep(
+                await runs.record_sweep(
                     self._vault, tenant=self._tenant, began=now, gone=report.erased, error=None
                 )
                 log.info("erasure.finished", tenant=self._tenant, erased=report.erased)
@@ -110,25 +110,25 @@ class Eraser:
             )
         except (Auth0Error, MissingScope, ConfigurationError) as error:
             log.warning("erasure.lookup_failed", tenant=self._tenant, error=str(error))
-        await export_diff.asked(self._vault, self._tenant, [user_id])
-        held = await queries.keys(self._vault, self._tenant, user_id)
+        await export_diff.delete_users_to_sync(self._vault, self._tenant, [user_id])
+        held = await queries.list_keys(self._vault, self._tenant, user_id)
         await self._erase([(grant_id, key) for grant_id, key in held], "forgotten", report)
         if not report.waiting:  # events of grants that were moved or unlinked before go too
             async with self._vault.engine.begin() as transaction:
-                await outbox.forget_user(transaction, self._tenant, user_id)
+                await outbox.delete_users_events(transaction, self._tenant, user_id)
         log.info("erasure.user_forgotten", tenant=self._tenant, erased=report.erased)
         return report
 
     async def _record_held_back(self, reason: str, now: datetime) -> None:
         log.error("erasure.held_back", tenant=self._tenant, error=reason)
-        last = await runs.last_began(self._vault, self._tenant, "sweep")
+        last = await runs.last_started(self._vault, self._tenant, "sweep")
         if last is None or now - last > HELD_BACK_INTERVAL:
-            await runs.note_sweep(self._vault, tenant=self._tenant, began=now, gone=0, error=reason)
+            await runs.record_sweep(self._vault, tenant=self._tenant, began=now, gone=0, error=reason)
 
     async def _sweep_grants(self, before: datetime, report: ErasureReport) -> None:
         ingested, after = SyncReport(self._tenant, "sweep"), 0
         confirmation = Confirmation(self._vault, self._auth0, self._ingest, ingested, report)
-        while suspects := await missing.waiting(
+        while suspects := await missing.list_missing(
             self._vault, self._tenant, before=before, after=after, limit=GRANTS_PER_BATCH
         ):
             after = suspects[-1].id
@@ -141,7 +141,7 @@ class Eraser:
 
         These belong to the connection alone.
         """
-        names, gone, everything = await missing.waiting_connections(self._vault, self._tenant, before=before)
+        names, gone, everything = await missing.count_connections(self._vault, self._tenant, before=before)
         if not anyway and 2 * gone > everything:
             report.problems.append(
                 f"{gone} of {everything} connections seem to be gone from Auth0's tenant {self._tenant}: their admin "
@@ -159,7 +159,7 @@ class Eraser:
 
     async def _revoke_admin(self, name: str, report: ErasureReport) -> bool:
         """Revoke a connection's admin grant; False if it is in use."""
-        admin = await queries.admin(self._vault, self._tenant, name)
+        admin = await queries.find_admin_grant(self._vault, self._tenant, name)
         if admin is None:
             return True
         client = (await self._connections.load([self._tenant], name))[self._tenant, name].client
@@ -170,14 +170,14 @@ class Eraser:
 
         The tenant may be the wrong one, or a search may have failed.
         """
-        marked = await missing.count(self._vault, self._tenant)
+        marked = await missing.count_missing_users(self._vault, self._tenant)
         # One user of one or two may well be deleted. If all of a few are missing, the tenant is more likely wrong.
         if marked <= 1 or (
             marked <= MAX_USERS_UNQUESTIONED
-            and await missing.present(self._vault, self._tenant, limit=marked) >= marked
+            and await missing.count_present_grants(self._vault, self._tenant, limit=marked) >= marked
         ):
             return None
-        gone, everybody = await missing.share(self._vault, self._tenant)
+        gone, everybody = await missing.count_users(self._vault, self._tenant)
         if gone <= self._settings.share * everybody:
             return None
         return (
@@ -199,8 +199,8 @@ class Eraser:
             now = await self._vault.now()
             async with self._vault.engine.begin() as transaction:
                 erased = await erase.erase(self._vault, transaction, grant_id, key, reason=reason, now=now)
-                if erased is Erased.LAST and reason != "unlinked":
-                    await outbox.tell(
+                if erased is ErasureResult.LAST and reason != "unlinked":
+                    await outbox.emit(
                         transaction,
                         EventKind.FORGOTTEN,
                         tenant=key.tenant,
@@ -208,7 +208,7 @@ class Eraser:
                         state="erased",
                         reason=reason,
                     )
-            report.erased += erased is not Erased.NOTHING
+            report.erased += erased is not ErasureResult.NOTHING
 
     async def _revoke(self, grant_id: int, client: Client | None, report: ErasureReport) -> bool:
         """Revoke a grant where configured; False if it is in use."""

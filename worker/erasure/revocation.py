@@ -17,7 +17,7 @@ from worker.renewal.engine import CLAIM_TIME
 from worker.renewal.http import Answer, send
 from worker.vault import claims
 from worker.vault.claims import Claim
-from worker.vault.db.database import Vault
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -65,5 +65,7 @@ def _token(vault: Vault, claim: Claim) -> tuple[Secret | None, str]:
 
     With the refresh token providers revoke the whole grant.
     """
-    refresh = claims.open_refresh(vault, claim)
-    return (refresh, "refresh_token") if refresh else (claims.open_access(vault, claim), "access_token")
+    refresh = claims.decrypt_refresh_token(vault, claim)
+    return (
+        (refresh, "refresh_token") if refresh else (claims.decrypt_access_token(vault, claim), "access_token")
+    )

@@ -25,7 +25,7 @@ from worker.renewal.outcome import NOTHING_TO_SPEND, Decision, Outcome, decide, 
 from worker.vault import claims, schedule
 from worker.vault.claims import Claim
 from worker.vault.connections import circuits
-from worker.vault.db.database import Vault
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +77,7 @@ class Renewer:
             return await self._give_back(limiter, claim, tokens, now)
         request = provider.request(client, access=tokens.access, refresh=tokens.refresh)
         # The answer to the earlier request may have been stored meanwhile.
-        if claim.in_doubt_since is not None and not await claims.still_holds(self._vault, claim):
+        if claim.in_doubt_since is not None and not await claims.is_held(self._vault, claim):
             return Outcome.SUPERSEDED
         result = await self._call(provider, request, now, has_time)
         if isinstance(result, Refused):
@@ -109,8 +109,8 @@ class Renewer:
     def _decrypt(self, provider: Provider, claim: Claim, now: datetime) -> _ClaimedTokens | Decision:
         """Decrypt what is to be sent, or decide what to do without it."""
         try:
-            refresh = claims.open_refresh(self._vault, claim)
-            access = None if provider.needs_refresh_token else claims.open_access(self._vault, claim)
+            refresh = claims.decrypt_refresh_token(self._vault, claim)
+            access = None if provider.needs_refresh_token else claims.decrypt_access_token(self._vault, claim)
         except CannotDecrypt as error:
             log.error(  # noqa: TRY400  # the message says it all
                 "renewal.decrypt_failed", grant=claim.id, connection=claim.key.connection, error=str(error)
@@ -126,7 +126,7 @@ class Renewer:
         """Release a claim under which nothing was sent."""
         await claims.release(self._vault, claim, **decision.columns)
         if limiter.connection.circuit.is_open:  # the claim was the probe: the next one may be made at once
-            await circuits.probe_again(
+            await circuits.release_probe(
                 self._vault, tenant=claim.key.tenant, name=claim.key.connection, now=now
             )
         return decision.outcome
@@ -177,7 +177,7 @@ class Renewer:
         released = await claims.release(self._vault, claim, **decision.columns)
         outcome = decision.outcome
         if not released and outcome is Outcome.LOST:
-            await claims.refused_after_all(self._vault, claim, now=now)
+            await claims.mark_reused(self._vault, claim, now=now)
         if decision.outage:
             limiter.shrink()
             await self._breaker.record_outage(limiter, claim, refused, now)

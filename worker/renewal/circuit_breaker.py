@@ -14,7 +14,7 @@ from worker.renewal.outcome import MAX_UNKNOWN_REFUSALS
 from worker.vault.claims import Claim
 from worker.vault.connections import circuits
 from worker.vault.connections.circuits import Circuit
-from worker.vault.db.database import Vault
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +55,7 @@ class CircuitBreaker:
         if connection.circuit.blame == "operator" and refused.blame is RefusalBlame.USER:
             # Some providers look at the token before the client: that does not prove the client good. The next
             # grant is tried at once, as another probe.
-            await circuits.probe_again(
+            await circuits.release_probe(
                 self._vault, tenant=connection.tenant, name=connection.name, now=clock()
             )
         await self._forget_failed_calls(limiter)
@@ -65,7 +65,7 @@ class CircuitBreaker:
     ) -> None:
         """Count a call without the provider's own answer; several open the circuit."""
         limiter.outage = True
-        if await circuits.count_away(self._vault, tenant=claim.key.tenant, name=claim.key.connection):
+        if await circuits.record_outage(self._vault, tenant=claim.key.tenant, name=claim.key.connection):
             await self._open(limiter, claim, refused, now, blame="nobody")
 
     async def record_refusal(
@@ -86,7 +86,7 @@ class CircuitBreaker:
         connection = limiter.connection
         if connection.circuit.failed_calls or limiter.outage:
             limiter.outage = False
-            await circuits.count_back(self._vault, tenant=connection.tenant, name=connection.name)
+            await circuits.clear_outage(self._vault, tenant=connection.tenant, name=connection.name)
 
     async def _is_client_refused(self, limiter: ConnectionLimiter, claim: Claim, refused: Refused) -> bool:
         """Return whether a refusal is about the connection's client.
@@ -97,7 +97,7 @@ class CircuitBreaker:
         if refused.code in CLIENT_REFUSED:
             return True
         limiter.suspicious = True
-        suspect = await circuits.suspect(
+        suspect = await circuits.record_suspect(
             self._vault, tenant=claim.key.tenant, name=claim.key.connection, grant_id=claim.id
         )
         return suspect is not None and (suspect != claim.id or claim.attempts + 1 >= MAX_UNKNOWN_REFUSALS)

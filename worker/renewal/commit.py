@@ -18,8 +18,8 @@ from worker.renewal.outcome import Outcome
 from worker.token_pair import TokenPair
 from worker.vault import claims, schedule
 from worker.vault.claims import Claim
-from worker.vault.db.database import Vault
-from worker.vault.spool import Spool
+from worker.vault.claims.spool import Spool
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +107,7 @@ class AnswerCommitter:
                 answer = self._spool.read(path)
                 if answer is None:
                     continue
-                await claims.store_renewed(
+                await claims.store_pair(
                     self._vault,
                     answer.claim,
                     answer.pair,
@@ -174,7 +174,7 @@ class AnswerCommitter:
         while True:
             try:
                 with _after(SLOW_COMMIT_SECONDS, spool, "slow"):
-                    stored = await claims.store_renewed(
+                    stored = await claims.store_pair(
                         self._vault, claim, pair, obtained_at=sent_at, due_at=due_at
                     )
             except asyncio.CancelledError:

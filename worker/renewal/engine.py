@@ -29,9 +29,9 @@ from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.vault import claims
 from worker.vault.claims import Claim
-from worker.vault.db.database import Vault
-from worker.vault.spool import Spool
-from worker.vault.sync_state import runs
+from worker.vault.claims.spool import Spool
+from worker.vault.status import renewal_counts
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -225,7 +225,7 @@ class RenewalEngine:
     async def _count(self, counts: Mapping[tuple[str, str, str], int], clock: Callable[[], datetime]) -> None:
         """Count outcomes for ``status``; a failure to count is only logged."""
         try:
-            await runs.count_renewals(self._vault, counts, now=clock())
+            await renewal_counts.count_renewals(self._vault, counts, now=clock())
         except (SQLAlchemyError, OSError) as error:
             log.warning("renewal.count_failed", error=type(error).__name__)
 

@@ -16,8 +16,8 @@ from worker.providers import Provider
 from worker.renewal.concurrency import ConnectionLimiter
 from worker.token_pair import TokenPair
 from worker.vault.claims import Claim
-from worker.vault.connections import stored as connections
-from worker.vault.db.database import Vault
+from worker.vault.connections.observations import record_observations
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ async def record_from_pair(
         return
     limiter.observed = observed
     try:
-        await connections.learn(vault, tenant=claim.key.tenant, name=claim.key.connection, **observed)
+        await record_observations(vault, tenant=claim.key.tenant, name=claim.key.connection, **observed)
     except (SQLAlchemyError, OSError) as error:  # the next answer shows it again
         log.warning("observation.record_failed", error=type(error).__name__)
 
@@ -56,7 +56,7 @@ async def record_from_loss(vault: Vault, claim: Claim, provider: Provider) -> No
     if provider.grace and claim.in_doubt_since:
         lasted = (claim.claimed_at - claim.in_doubt_since).total_seconds()
         if lasted < provider.grace:
-            await connections.learn(
+            await record_observations(
                 vault, tenant=claim.key.tenant, name=claim.key.connection, grace=max(lasted, 0)
             )
 

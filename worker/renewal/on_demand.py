@@ -15,8 +15,8 @@ from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.vault import claims, schedule
 from worker.vault.connections import circuits
-from worker.vault.db.database import Vault
 from worker.vault.grants import touch
+from worker.vault.vault import Vault
 
 # How long to wait for another worker's call to end, in seconds: longer than any call takes.
 WAIT = 50.0
@@ -143,7 +143,7 @@ class OnDemand:
             random.random(),  # noqa: S311  # jitter
             policy,
         )
-        await touch.note_read(self._vault, served.id, now=served.now, due_at=fresh)
+        await touch.record_read(self._vault, served.id, now=served.now, due_at=fresh)
 
     async def _held_back(
         self, served: Served, ready: ResolvedConnection, force: bool, by_operator: bool
@@ -168,7 +168,7 @@ class OnDemand:
         """Whether the connection's open circuit forbids a call; when its own pause is over, it is due one."""
         if ready.circuit.until is None or (paused and ready.circuit.until <= served.now):
             return False
-        return not await circuits.take_probe(
+        return not await circuits.claim_probe(
             self._vault,
             tenant=served.tenant,
             name=served.connection,

@@ -23,9 +23,9 @@ from worker.auth0.http.responses import OPTIONAL_SCOPES
 from worker.auth0.pagination import PER_PAGE
 from worker.sync.ingest import SEARCH_LAG, SyncIngest
 from worker.sync.report import SyncReport
-from worker.vault.db.database import Vault
 from worker.vault.sync_state import cursors
 from worker.vault.sync_state.cursors import SyncCursor
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +62,7 @@ class ChangeFeeds:
             Whether the log can be read. Where it cannot, a walk by change stands in for it, and the report says so.
         """
         now = await self._vault.now()
-        before = await cursors.read(self._vault, self._tenant, LOG_FEED)
+        before = await cursors.load(self._vault, self._tenant, LOG_FEED)
         try:
             await self._allowed("read:logs")
             if before is None or self._is_past(before, now):
@@ -70,7 +70,7 @@ class ChangeFeeds:
         except MissingScope as without:
             report.note(str(without))
             await self._walk_from(before.read_until if before and before.read_until else now)
-            await cursors.drop(self._vault, self._tenant, LOG_FEED)
+            await cursors.remove(self._vault, self._tenant, LOG_FEED)
             return False
         except (Auth0Unreachable, Auth0RateLimited):
             raise
@@ -118,13 +118,13 @@ class ChangeFeeds:
             log.warning("sync.gap", tenant=self._tenant, read_until=before.read_until)
             await self._walk_from(before.read_until or now)
         mark = None if entry is None else entry.log_id
-        await cursors.put(self._vault, self._tenant, LOG_FEED, SyncCursor(mark, read_until=now))
+        await cursors.save(self._vault, self._tenant, LOG_FEED, SyncCursor(mark, read_until=now))
 
     async def _walk_from(self, moment: datetime) -> None:
         """Have the next walk by change begin there, unless one is to begin earlier."""
-        if await cursors.read(self._vault, self._tenant, UPDATED_SCAN) is None:
+        if await cursors.load(self._vault, self._tenant, UPDATED_SCAN) is None:
             mark = (moment - SEARCH_LAG).isoformat()
-            await cursors.put(self._vault, self._tenant, UPDATED_SCAN, SyncCursor(mark))
+            await cursors.save(self._vault, self._tenant, UPDATED_SCAN, SyncCursor(mark))
 
     async def read_log(self, report: SyncReport, budget: float | None = None) -> bool:
         """Ask for the users whom the log names since it was last read, page by page, until the time is up.
@@ -138,7 +138,7 @@ class ChangeFeeds:
         Raises:
             Auth0Error: as the client does; pages read until then are committed.
         """
-        position = await cursors.read(self._vault, self._tenant, LOG_FEED)
+        position = await cursors.load(self._vault, self._tenant, LOG_FEED)
         known = await self._keeping.load_connections()
         stop_at = None if budget is None else time.monotonic() + budget
         while position is not None:
@@ -165,7 +165,7 @@ class ChangeFeeds:
             more = len(page.entries) + len(page.malformed) >= PER_PAGE
             until = _newest(page, now) or position.read_until if more else now
             position = replace(position, token=page.after, read_until=until)
-            await cursors.put(self._vault, self._tenant, LOG_FEED, position)
+            await cursors.save(self._vault, self._tenant, LOG_FEED, position)
             if not more:
                 return True
             if stop_at is not None and time.monotonic() > stop_at:
@@ -187,7 +187,7 @@ class ChangeFeeds:
             MissingScope: events cannot be read.
             Auth0Error: as the client does.
         """
-        position = await cursors.read(self._vault, self._tenant, EVENT_FEED) or SyncCursor()
+        position = await cursors.load(self._vault, self._tenant, EVENT_FEED) or SyncCursor()
         log.info("sync.following", tenant=self._tenant)
         arrived: asyncio.Queue[StreamedEvent | None] = asyncio.Queue()
         listening = asyncio.create_task(self._listen(position.token, arrived))
@@ -219,7 +219,7 @@ class ChangeFeeds:
         except Auth0EventsGone:
             # The log names whom these events would have named.
             log.warning("sync.events_gone", tenant=self._tenant)
-            await cursors.drop(self._vault, self._tenant, EVENT_FEED)
+            await cursors.remove(self._vault, self._tenant, EVENT_FEED)
         finally:
             arrived.put_nowait(None)
 
@@ -233,7 +233,7 @@ class ChangeFeeds:
         report = SyncReport(self._tenant, "events")
         named = dict.fromkeys(event.user_id for event in events if event.user_id)
         await self._keeping.ingest_by_id(list(named), await self._keeping.load_connections(), report)
-        await cursors.put(self._vault, self._tenant, EVENT_FEED, SyncCursor(events[-1].id))
+        await cursors.save(self._vault, self._tenant, EVENT_FEED, SyncCursor(events[-1].id))
         log.info("sync.followed", tenant=self._tenant, events=len(events), users=len(named))
 
 

@@ -16,9 +16,9 @@ from worker.auth0.errors import Auth0Error, Auth0RateLimited, Auth0Unreachable, 
 from worker.auth0.pagination import PER_PAGE
 from worker.sync.ingest import SEARCH_LAG, SyncIngest
 from worker.sync.report import Progress, SyncReport
-from worker.vault.db.database import Vault
 from worker.vault.sync_state import cursors, export_diff, runs
 from worker.vault.sync_state.cursors import SyncCursor
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ class ExportReconciler:
         try:
             if position is None:
                 position = SyncCursor(await self._auth0.export.begin(), run_id=run_id)
-                await cursors.put(self._vault, self._tenant, EXPORT_FEED, position)
+                await cursors.save(self._vault, self._tenant, EXPORT_FEED, position)
             if position.token is not None:
                 report.finished = await self._is_done(position.token, began, budget)
                 if not report.finished:
@@ -84,7 +84,7 @@ class ExportReconciler:
                 if not await self._compare(position.token, last, began, report, progress):
                     return await self._leave(report, None)
                 position = replace(position, token=None, page=report.seen)
-                await cursors.put(self._vault, self._tenant, EXPORT_FEED, position)
+                await cursors.save(self._vault, self._tenant, EXPORT_FEED, position)
         except Auth0RateLimited:
             raise
         except (Auth0Error, MissingScope) as problem:  # the file's host, too, may be out of reach
@@ -95,13 +95,13 @@ class ExportReconciler:
             )
         report.seen = max(report.seen, position.page)
         if await self._ask(report, stop_at, progress):
-            await cursors.drop(self._vault, self._tenant, EXPORT_FEED)
+            await cursors.remove(self._vault, self._tenant, EXPORT_FEED)
         return True
 
     async def drop(self) -> None:
         """Give up what was begun."""
-        await export_diff.asked(self._vault, self._tenant)
-        await cursors.drop(self._vault, self._tenant, EXPORT_FEED)
+        await export_diff.delete_users_to_sync(self._vault, self._tenant)
+        await cursors.remove(self._vault, self._tenant, EXPORT_FEED)
 
     async def _is_done(self, job: str, began: datetime, budget: float | None) -> bool:
         if budget is None:
@@ -141,7 +141,7 @@ class ExportReconciler:
             yield gathered
 
         report.seen, now = 0, await self._vault.now()
-        compared = await export_diff.compare(
+        compared = await export_diff.compare_export(
             self._vault, self._tenant, lines(), since=seen_at - SEARCH_LAG, until=began - SEARCH_LAG, now=now
         )
         report.gone += compared.gone
@@ -151,10 +151,12 @@ class ExportReconciler:
 
     async def _ask(self, report: SyncReport, stop_at: float | None, progress: Progress | None) -> bool:
         known = await self._keeping.load_connections()
-        left = await export_diff.count(self._vault, self._tenant)
-        while user_ids := await export_diff.some(self._vault, self._tenant, limit=USERS_PER_COMMIT):
+        left = await export_diff.count_users_to_sync(self._vault, self._tenant)
+        while user_ids := await export_diff.list_users_to_sync(
+            self._vault, self._tenant, limit=USERS_PER_COMMIT
+        ):
             await self._keeping.ingest_by_id(user_ids, known, report)
-            await export_diff.asked(self._vault, self._tenant, user_ids)
+            await export_diff.delete_users_to_sync(self._vault, self._tenant, user_ids)
             left -= len(user_ids)
             if progress:
                 progress(report.seen - left, report.seen)

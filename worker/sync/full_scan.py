@@ -21,10 +21,10 @@ from worker.sync.keyset_pagination import (
     encode_cursor,
 )
 from worker.sync.report import Progress, SyncReport
-from worker.vault.db.database import Vault
 from worker.vault.grants import missing
 from worker.vault.sync_state import cursors, runs
 from worker.vault.sync_state.cursors import SyncCursor
+from worker.vault.vault import Vault
 
 
 class FullScan:
@@ -75,7 +75,7 @@ class FullScan:
         since = last[0] - SEARCH_LAG if last else None
         stop_at = None if budget is None else time.monotonic() + budget
         place = decode_cursor(position.token, position.page)
-        await cursors.put(self._vault, self._tenant, feed, position)
+        await cursors.save(self._vault, self._tenant, feed, position)
         async for step in self._steps(by, place, known, report, connection):
             await self._keeping.page(step.page, known, report, full=full, since=since)
             if everybody:
@@ -85,7 +85,7 @@ class FullScan:
             if step.following is None:
                 break
             token, page = encode_cursor(step.following)
-            await cursors.put(self._vault, self._tenant, feed, replace(position, token=token, page=page))
+            await cursors.save(self._vault, self._tenant, feed, replace(position, token=token, page=page))
             if stop_at is not None and time.monotonic() > stop_at:
                 report.finished = False
                 return False
@@ -143,7 +143,7 @@ class FullScan:
             return
         since, until = step.stretch
         now = await self._vault.now()
-        report.gone += await missing.mark_stretch(
+        report.gone += await missing.mark_time_range(
             self._vault,
             self._tenant,
             since=since,

@@ -22,11 +22,11 @@ from worker.sync.mapping import (
     tokenless_identities,
 )
 from worker.sync.report import SyncReport
-from worker.vault.connections import stored as table
-from worker.vault.db.advisory_locks import held
-from worker.vault.db.database import Vault
+from worker.vault.advisory_locks import lock
+from worker.vault.connections.connection import store_connection
 from worker.vault.grants import missing, queries, touch
-from worker.vault.ingest import take
+from worker.vault.ingest import ingest
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +68,7 @@ class SyncIngest:
             MissingScope: connections cannot be read.
         """
         await self._auth0.require("read:connections")
-        async with held(self._vault, self._turn):
+        async with lock(self._vault, self._turn):
             shown = []
             async for connection in self._auth0.connections():
                 await self._connection(connection, report)
@@ -84,7 +84,7 @@ class SyncIngest:
             MissingScope: connections cannot be read.
         """
         await self._auth0.require("read:connections")
-        async with held(self._vault, self._turn):
+        async with lock(self._vault, self._turn):
             await self._connection(await self._auth0.connection(name), report)
         await self._check_options_scope(report)
 
@@ -109,7 +109,7 @@ class SyncIngest:
 
     async def _connection(self, shown: ShownConnection, report: SyncReport) -> None:
         now = await self._vault.now()
-        await table.store(
+        await store_connection(
             self._vault,
             tenant=self._tenant,
             name=shown.name,
@@ -124,7 +124,7 @@ class SyncIngest:
             report.note(f"connection {shown.name}: {NO_SIGN_IN}")
         admin = incoming_admin_grant(shown, self._tenant, now)
         if admin is not None:
-            report.stats.add(await take.ingest(self._vault, [admin], now=now))
+            report.stats.add(await ingest.ingest(self._vault, [admin], now=now))
 
     async def page(
         self,
@@ -193,13 +193,13 @@ class SyncIngest:
             return
         now = await self._vault.now()
         shown = {grant.key: grant for user in users for grant in incoming_grants(user, self._tenant, known)}
-        report.stats.add(await take.ingest(self._vault, list(shown.values()), now=now))
+        report.stats.add(await ingest.ingest(self._vault, list(shown.values()), now=now))
         # Every user of Auth0's has an identity: an answer without any says nothing about which are gone.
         whole = [user for user in users if user.identities and not user.malformed]
         report.gone += await missing.mark_unlinked(
             self._vault, self._tenant, [user.user_id for user in whole], _identities(whole), now=now
         )
-        await missing.unmark_shown(
+        await missing.unmark_observed(
             self._vault, self._tenant, _identities(users), before=marked_before or now - SEARCH_LAG
         )
 
@@ -207,7 +207,7 @@ class SyncIngest:
         """Note identities that show no token any more: else their users would be asked for each day, as changed."""
         scopes = await self._auth0.scopes()
         if scopes is None or "read:user_idp_tokens" in scopes:  # without it none would be shown of anybody
-            await touch.note_sight(self._vault, list(tokenless_identities(users, self._tenant)))
+            await touch.touch_observed(self._vault, list(tokenless_identities(users, self._tenant)))
 
     async def _ask(self, user_ids: Sequence[str], report: SyncReport) -> dict[str, Auth0User | None]:
         """Ask for users by id. One whom Auth0 will not show, as for an id that is none, stands in nobody's way."""
@@ -241,7 +241,7 @@ class SyncIngest:
         """Those of a list who changed since the vault last saw them."""
         if full:
             return [user.user_id for user in users]
-        last_shown = await queries.last_shown(self._vault, self._tenant, [user.user_id for user in users])
+        last_shown = await queries.last_observed(self._vault, self._tenant, [user.user_id for user in users])
         return [
             user.user_id
             for user in users

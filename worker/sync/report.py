@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from worker.vault.ingest.take import IngestStats
-from worker.vault.sync_state.runs import Counts
+from worker.vault.ingest.ingest import IngestStats
+from worker.vault.sync_state.runs import SyncRunCounts
 
 Progress = Callable[[int, int | None], None]
 """Called with the users seen so far, and how many there are where Auth0 says so."""
@@ -48,11 +48,11 @@ class SyncReport:
         return self.finished and not self.problems and not self.failed and not self.skipped
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> SyncRunCounts:
         """What is recorded of it."""
-        return Counts(self.seen, self.failed, self.gone, self.stats)
+        return SyncRunCounts(self.seen, self.failed, self.gone, self.stats)
 
-    def resume(self, counts: Counts) -> None:
+    def resume(self, counts: SyncRunCounts) -> None:
         """Begin where a run that was stopped had come to."""
         self.seen, self.failed, self.gone = counts.seen, counts.failed, counts.gone
         self.stats.add(counts.stats)

@@ -18,11 +18,11 @@ from worker.sync.export_reconciliation import EXPORT_FEED, ExportReconciler
 from worker.sync.full_scan import FullScan
 from worker.sync.ingest import SEARCH_LAG, SyncIngest
 from worker.sync.report import Progress, SyncReport
-from worker.vault.db.advisory_locks import held_alone
-from worker.vault.db.database import Vault
+from worker.vault.advisory_locks import try_lock
 from worker.vault.grants import missing
 from worker.vault.sync_state import cursors, runs
 from worker.vault.sync_state.cursors import SyncCursor
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -90,8 +90,8 @@ class TenantSync:
     async def _under_way(self) -> tuple[SyncCursor | None, SyncCursor | None]:
         """How far a walk is, and how far a reconciliation by an export."""
         return (
-            await cursors.read(self._vault, self._tenant, USER_SCAN),
-            await cursors.read(self._vault, self._tenant, EXPORT_FEED),
+            await cursors.load(self._vault, self._tenant, USER_SCAN),
+            await cursors.load(self._vault, self._tenant, EXPORT_FEED),
         )
 
     async def sync_all(
@@ -115,7 +115,7 @@ class TenantSync:
             if not alone:
                 return replace(report, skipped=True)
             if full:
-                await cursors.drop(self._vault, self._tenant, USER_SCAN)
+                await cursors.remove(self._vault, self._tenant, USER_SCAN)
                 await self._reconciling.drop()
             walk, export = await self._under_way()
             async with self._recorded(report, walk or export) as (run_id, began):
@@ -140,7 +140,7 @@ class TenantSync:
                     report.gone += await missing.mark_undated(
                         self._vault, self._tenant, before=began, now=now
                     )
-                    await cursors.drop(self._vault, self._tenant, USER_SCAN)
+                    await cursors.remove(self._vault, self._tenant, USER_SCAN)
         return report
 
     async def sync_changes(
@@ -172,7 +172,7 @@ class TenantSync:
         Args:
             again: there is no log at all: the next walk begins where this one did, and a little before.
         """
-        position = await cursors.read(self._vault, self._tenant, UPDATED_SCAN)
+        position = await cursors.load(self._vault, self._tenant, UPDATED_SCAN)
         if position is None:
             return
         began = await self._vault.now()
@@ -182,9 +182,9 @@ class TenantSync:
             return
         if again:
             following = SyncCursor((began - SEARCH_LAG).isoformat())
-            await cursors.put(self._vault, self._tenant, UPDATED_SCAN, following)
+            await cursors.save(self._vault, self._tenant, UPDATED_SCAN, following)
         else:
-            await cursors.drop(self._vault, self._tenant, UPDATED_SCAN)
+            await cursors.remove(self._vault, self._tenant, UPDATED_SCAN)
 
     async def follow(self, stop: asyncio.Event) -> bool:
         """Sync the users whom the tenant's events name, as they come, until the connection ends or ``stop``.
@@ -221,13 +221,13 @@ class TenantSync:
                 await self._auth0.require(*USER_SCOPES)
                 begun = replace(position or SyncCursor(), run_id=run_id)
                 await self._walking.run(feed, begun, report, connection=name, full=full, progress=progress)
-                await cursors.drop(self._vault, self._tenant, feed)
+                await cursors.remove(self._vault, self._tenant, feed)
         return report
 
     async def _left(self, feed: str) -> SyncCursor | None:
         """Where a walk was left; None where that is so long ago that the log may not tell who changed behind it."""
-        position = await cursors.read(self._vault, self._tenant, feed)
-        began = await runs.began(self._vault, position.run_id) if position and position.run_id else None
+        position = await cursors.load(self._vault, self._tenant, feed)
+        began = await runs.started_at(self._vault, position.run_id) if position and position.run_id else None
         return position if began and await self._vault.now() - began < MIN_LOG_RETENTION else None
 
     async def sync_connections(self) -> SyncReport:
@@ -272,7 +272,7 @@ class TenantSync:
     # How it is done
 
     def _alone(self, what: str) -> AbstractAsyncContextManager[bool]:
-        return held_alone(self._vault, f"{what} of {self._tenant}")
+        return try_lock(self._vault, f"{what} of {self._tenant}")
 
     @asynccontextmanager
     async def _recorded(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 
 from worker.auth0 import Credentials, ManagementToken
-from worker.vault.db import advisory_locks
-from worker.vault.db.database import Vault
+from worker.vault import management_token
+from worker.vault.advisory_locks import lock
+from worker.vault.vault import Vault
 
 
 class VaultTokenStore:
@@ -28,16 +29,16 @@ class VaultTokenStore:
 
     async def get(self) -> ManagementToken | None:
         """Return the shared token, whatever its age."""
-        found = await advisory_locks.read(self._vault, self._tenant, self._minted_with)
+        found = await management_token.load(self._vault, self._tenant, self._minted_with)
         return None if found is None else ManagementToken(*found)
 
     def minting(self) -> AbstractAsyncContextManager[None]:
         """Hold the right to mint; the database releases it when its holder dies."""
-        return advisory_locks.held(self._vault, f"management token of {self._tenant}")
+        return lock(self._vault, f"management token of {self._tenant}")
 
     async def put(self, token: ManagementToken) -> None:
         """Share a new token."""
-        await advisory_locks.write(
+        await management_token.store(
             self._vault,
             self._tenant,
             self._minted_with,

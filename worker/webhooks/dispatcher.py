@@ -15,8 +15,8 @@ import structlog
 from worker.providers.answer import retry_after
 from worker.settings import EventKind, EventSettings, WebhookSettings
 from worker.vault import outbox, schedule
-from worker.vault.db.database import Vault
 from worker.vault.outbox import Delivery, WebhookFilter
+from worker.vault.vault import Vault
 from worker.webhooks import payload, signature
 from worker.webhooks.http import POST_SECONDS, PostResult, post
 
@@ -79,15 +79,15 @@ class Dispatcher:
         """
         now = await self._time()
         ahead = now + timedelta(seconds=self._events.expiring)
-        await outbox.tell_expiring(self._vault, tenants, ahead=ahead, since=now - MAX_EXPIRY_AGE)
-        await outbox.spread(self._vault, tenants, webhook_filters(self._webhooks), now=now)
+        await outbox.report_expiring(self._vault, tenants, ahead=ahead, since=now - MAX_EXPIRY_AGE)
+        await outbox.queue(self._vault, tenants, webhook_filters(self._webhooks), now=now)
         counts: Counter[str] = Counter()
         stop_at = time.monotonic() + budget
         free = [name for name in self._webhooks if name not in self._busy]
         ended = await asyncio.gather(
             *(self._deliver_to(name, stop_at, counts) for name in free), return_exceptions=True
         )
-        await outbox.blank_forgotten(self._vault)
+        await outbox.redact_forgotten(self._vault)
         for failure in ended:
             if isinstance(failure, BaseException):
                 raise failure
@@ -105,7 +105,7 @@ class Dispatcher:
                 now = await self._time()
                 if now < self._paused_until.get(name, now):
                     return
-                claimed = await outbox.claim(
+                claimed = await outbox.claim_due(
                     self._vault, name, now=now, until=now + DELIVERY_CLAIM_TIME, limit=MAX_CONCURRENT_POSTS
                 )
                 if not claimed:
@@ -131,13 +131,13 @@ class Dispatcher:
         result = await post(self._http, webhook.url, body, signed)
         now = await self._time()
         if result.is_delivered:
-            await outbox.delivered(self._vault, delivery, status=result.status or 0, now=now)
+            await outbox.mark_delivered(self._vault, delivery, status=result.status or 0, now=now)
             counts["delivered"] += 1
             return result
         # 410 Gone: the receiver wants this event no more.
         final = result.status == 410 or self._is_too_old(delivery, now)
         next_at = self._retry_at(delivery, result, now)
-        await outbox.refused(
+        await outbox.mark_failed(
             self._vault, delivery, status=result.status, error=result.error, next_at=next_at, final=final
         )
         if result.is_unavailable:

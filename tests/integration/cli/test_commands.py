@@ -403,7 +403,7 @@ def test_an_unforeseen_failure_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise ValueError("canary-token")
 
-    monkeypatch.setattr("worker.vault.sync_state.runs.status", fail)
+    monkeypatch.setattr("worker.vault.status.status.load_status", fail)
     ran = run("status", "--json")
     assert ran.code == 1
     assert "unforeseen ValueError" in ran.json["error"]["message"]
@@ -464,7 +464,7 @@ def test_an_interrupted_command_says_nothing(run: Run, monkeypatch: pytest.Monke
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("worker.vault.sync_state.runs.status", interrupt)
+    monkeypatch.setattr("worker.vault.status.status.load_status", interrupt)
     assert run("status") == Ran(130, "", "")
 
 

@@ -21,7 +21,7 @@ from worker.process import Process
 from worker.runtime import open_runtime
 from worker.settings import EventKind, load
 from worker.vault import outbox
-from worker.vault.db.database import Vault
+from worker.vault.vault import Vault
 
 Sql = Callable[..., list[dict[str, Any]]]
 Run = Callable[..., tuple[int, str]]
@@ -70,7 +70,7 @@ def tell(*told: dict[str, Any]) -> None:
     async def work() -> None:
         async with open_runtime(load()) as runtime, runtime.vault.engine.begin() as connection:
             for columns in told:
-                await outbox.tell(connection, **({"tenant": "default"} | columns))
+                await outbox.emit(connection, **({"tenant": "default"} | columns))
 
     asyncio.run(work())
 
@@ -183,7 +183,7 @@ async def test_beats_task_delivers(
     process = Process()
     monkeypatch.setattr(tasks, "_process", process)
     async with vault.engine.begin() as connection:
-        await outbox.tell(connection, EventKind.BROKEN, tenant="default", name="c")
+        await outbox.emit(connection, EventKind.BROKEN, tenant="default", name="c")
     try:
         assert await asyncio.to_thread(tasks.deliver_events.run) is None
     finally:

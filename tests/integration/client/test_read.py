@@ -34,8 +34,8 @@ from token_vault.errors import (
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker import embedded
-from worker.vault.db.database import Vault
 from worker.vault.db.migrate import migrate
+from worker.vault.vault import Vault
 
 USER, CONNECTION = "oauth2|u1", "custom"
 NOWHERE = Secret("redis://127.0.0.1:1/0")

@@ -21,7 +21,7 @@ from token_vault import AsyncTokenVault, TokenVault
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.read_model import CHANNEL
 from token_vault.secret import Secret
-from worker.vault.db.database import Vault
+from worker.vault.vault import Vault
 
 CONNECTION = "custom"
 

@@ -24,7 +24,7 @@ from token_vault.pool import AsyncPool, Pool
 from token_vault.read_model import CHANNEL
 from token_vault.secret import Secret
 from worker.runtime import Runtime
-from worker.vault.db.database import Vault
+from worker.vault.vault import Vault
 
 USER, CONNECTION = "oauth2|u1", "custom"
 OpenWorker = Callable[[], Awaitable[Runtime]]

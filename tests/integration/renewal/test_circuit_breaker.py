@@ -21,8 +21,8 @@ from worker.resolved_connections import ConnectionResolver
 from worker.runtime import Runtime
 from worker.settings import load
 from worker.vault import claims
+from worker.vault.claims.spool import Spool
 from worker.vault.connections import circuits
-from worker.vault.spool import Spool
 
 
 def wrong_secret(renewals: Renewals, connection: str) -> None:

@@ -27,7 +27,7 @@ from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver
 from worker.runtime import Runtime
 from worker.settings import Settings, load
-from worker.vault.spool import Spool
+from worker.vault.claims.spool import Spool
 
 DAY = timedelta(days=1)
 ON_READ = '[providers.google]\nrenew = "on-read"\n'

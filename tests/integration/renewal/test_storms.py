@@ -20,8 +20,8 @@ from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver
 from worker.runtime import Runtime
 from worker.settings import load
-from worker.vault.connections.circuits import AWAY_AFTER, RECOVERY_BURST, RECOVERY_RATE
-from worker.vault.spool import Spool
+from worker.vault.claims.spool import Spool
+from worker.vault.connections.circuits import MAX_FAILED_CALLS, RECOVERY_BURST, RECOVERY_RATE
 
 STORM = 200
 CALM = 30
@@ -97,7 +97,7 @@ async def test_a_provider_is_down_for_an_hour(renewals: Renewals, fault: str) ->
     here, worker = await weather(renewals)
     renewals.tenant.fail_next("/idp/storm", 5000, fault)
     await here.last(worker.engine, 3600, 30)
-    assert AWAY_AFTER <= here.calls() <= AWAY_AFTER + 20
+    assert MAX_FAILED_CALLS <= here.calls() <= MAX_FAILED_CALLS + 20
     [status] = renewals.sql("SELECT DISTINCT state FROM token_status WHERE connection = 'storm'")
     assert status["state"] == "active"
     renewals.tenant.clear_faults()
@@ -120,7 +120,7 @@ async def test_a_strict_provider_is_down_for_an_hour(renewals: Renewals) -> None
     renewals.tenant.fail_next("/idp/storm", 5000, "503")
     await here.last(worker.engine, 3600, 30)
     doubtful = [row for row in renewals.rows("storm") if row["in_doubt_since"] is not None]
-    assert len(doubtful) <= here.calls() <= AWAY_AFTER + 20
+    assert len(doubtful) <= here.calls() <= MAX_FAILED_CALLS + 20
     renewals.tenant.clear_faults()
     await here.last(worker.engine, 10 * 60, 5)
     assert renewals.states() == {"active"}

@@ -161,15 +161,15 @@ async def test_a_kill_between_asking_and_noting(bench: Bench, monkeypatch: pytes
     monkeypatch.setattr(export_reconciliation, "USERS_PER_COMMIT", 2)
     for user_id in ids(bench)[:5]:
         bench.tenant.login(user_id, "google-oauth2")
-    asked = export_diff.asked
+    asked = export_diff.delete_users_to_sync
 
     async def killed(*_: Any, **__: Any) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(export_diff, "asked", killed)
+    monkeypatch.setattr(export_diff, "delete_users_to_sync", killed)
     with pytest.raises(asyncio.CancelledError):
         await bench.sync.sync_all()
-    monkeypatch.setattr(export_diff, "asked", asked)
+    monkeypatch.setattr(export_diff, "delete_users_to_sync", asked)
     report = await bench.sync.sync_all()
     calls = bench.calls()
     assert (report.ok, report.seen, calls[JOB], calls[BY_ID]) == (True, 500, 1, 7)

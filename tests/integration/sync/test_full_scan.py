@@ -16,7 +16,7 @@ from worker.erasure import Eraser
 from worker.runtime import Runtime
 from worker.settings import Deletion
 from worker.sync.tenant_sync import TenantSync
-from worker.vault.sync_state import runs
+from worker.vault.status.status import load_status
 
 LIST, LOG = "GET /api/v2/users", "GET /api/v2/logs"
 SCOPES = [
@@ -168,7 +168,7 @@ async def test_the_log_names_whom_to_ask_for(bench: Bench) -> None:
     bench.tenant.login(user)
     report = await bench.sync.catch_up()
     assert (report.scope, report.seen, report.stats.changed) == ("changes", 1, 1)
-    found = await runs.status(bench.runtime.vault, ["default"])
+    found = await load_status(bench.runtime.vault, ["default"])
     [full], [changes] = found["last_sync"], found["last_changes"]
     assert (full["scope"], full["seen"], changes["seen"], changes["changed"]) == ("all", 600, 1, 1)
     assert full["finished_at"] < changes["finished_at"]

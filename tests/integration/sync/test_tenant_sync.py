@@ -21,7 +21,7 @@ from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime, credentials_of
 from worker.sync.tenant_sync import TenantSync
 from worker.sync.token_store import VaultTokenStore
-from worker.vault.ingest.take import IngestStats
+from worker.vault.ingest.ingest import IngestStats
 
 SCOPES = {"read:users", "read:user_idp_tokens", "read:connections", "read:connections_options"}
 LIST = "/api/v2/users"
@@ -352,10 +352,10 @@ async def test_admin_tokens_are_taken(
 
 
 async def _options(bench: Bench, name: str) -> Any:
-    from worker.vault.connections import stored as table
+    from worker.vault.connections import connection as table
 
-    [stored] = await table.stored(bench.runtime.vault, ["default"], name)
-    return table.open_options(bench.runtime.vault, stored)
+    [stored] = await table.load_connections(bench.runtime.vault, ["default"], name)
+    return table.decrypt_options(bench.runtime.vault, stored)
 
 
 async def test_an_older_answer_about_a_connection_does_not_come_last(

@@ -25,11 +25,11 @@ from worker.renewal.engine import CLAIM_TIME
 from worker.renewal.outcome import Outcome
 from worker.token_pair import TokenPair
 from worker.vault import claims
-from worker.vault.claims import Claim
-from worker.vault.db import database
-from worker.vault.db.database import Vault
-from worker.vault.ingest import take
+from worker.vault.claims import Claim, claim
+from worker.vault.db import engine
+from worker.vault.ingest import ingest
 from worker.vault.ingest.columns import IncomingGrant
+from worker.vault.vault import Vault
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=2)
@@ -54,7 +54,7 @@ def shown(number: int, *, login: int = 0, refresh: str | None = "", connection: 
 
 async def planted(vault: Vault, sql: Sql, *wanted: IncomingGrant) -> None:
     """Take grants into the vault, all due now."""
-    await take.ingest(vault, wanted, now=NOW)
+    await ingest.ingest(vault, wanted, now=NOW)
     sql("UPDATE grants SET due_at = %s", NOW)
 
 
@@ -81,7 +81,7 @@ async def store(
     vault: Vault, claim: Claim, *, access: str = "renewed", refresh: str | None = "rotated"
 ) -> bool:
     pair = TokenPair(Secret(access), Secret(refresh) if refresh else None, expires_at=AFTERWARDS + HOUR)
-    return await claims.store_renewed(vault, claim, pair, obtained_at=claim.claimed_at, due_at=AFTERWARDS)
+    return await claims.store_pair(vault, claim, pair, obtained_at=claim.claimed_at, due_at=AFTERWARDS)
 
 
 @asynccontextmanager
@@ -213,7 +213,7 @@ async def test_rows_locked_by_a_process_that_stands_still_are_claimed_in_the_end
 ) -> None:
     """A transaction left open by a paused process, or a host without power, does not keep grants un-renewed for hours."""
     await planted(vault, sql, shown(1))
-    monkeypatch.setattr(database, "GIVEN_UP", {"idle_in_transaction_session_timeout": "200ms"})
+    monkeypatch.setattr(engine, "SESSION_SETTINGS", {"idle_in_transaction_session_timeout": "200ms"})
     await vault.engine.dispose()
     paused = await vault.engine.connect()
     await paused.execute(text("SELECT 1 FROM grants FOR UPDATE"))
@@ -349,7 +349,7 @@ async def test_a_late_answer_is_stored_under_another_ones_claim(vault: Vault, sq
         "in_doubt",
         late.claimed_at,
     )  # the second may have presented it as well
-    assert not await claims.still_holds(vault, second)
+    assert not await claims.is_held(vault, second)
 
 
 async def test_a_late_answer_heals_what_was_given_up(vault: Vault, sql: Sql) -> None:
@@ -384,11 +384,11 @@ async def test_a_refusal_just_after_a_late_answer_puts_the_new_pair_in_doubt(vau
     third = await claim_first(vault, LATER, AFTERWARDS)
     assert await store(vault, third, access="again", refresh="rotated again")
     assert sql("SELECT state, in_doubt_since FROM grants") == [{"state": "active", "in_doubt_since": None}]
-    assert await claims.refused_after_all(vault, second, now=AFTERWARDS)
+    assert await claims.mark_reused(vault, second, now=AFTERWARDS)
     [row] = sql("SELECT * FROM grants")
     assert (row["state"], row["in_doubt_since"], row["due_at"]) == ("in_doubt", NOW, AFTERWARDS)
     assert opened(vault, row) == ("again", "rotated again")
-    assert not await claims.refused_after_all(vault, second, now=AFTERWARDS)
+    assert not await claims.mark_reused(vault, second, now=AFTERWARDS)
 
 
 async def test_an_answer_stored_twice_changes_nothing(vault: Vault, sql: Sql) -> None:
@@ -444,7 +444,7 @@ async def test_a_new_refresh_token_does_not_inherit_the_end_of_the_old_one(
     """When a refresh token ends is what was said of that very one."""
     await planted(vault, sql, shown(1))
     told = TokenPair(Secret("renewed"), Secret("rotated"), AFTERWARDS + HOUR, NOW + HOUR)
-    assert await claims.store_renewed(vault, await claim_first(vault), told, obtained_at=NOW, due_at=NOW)
+    assert await claims.store_pair(vault, await claim_first(vault), told, obtained_at=NOW, due_at=NOW)
     assert await store(vault, await claim_first(vault), refresh=refresh)
     assert sql("SELECT refresh_expires_at FROM grants") == [{"refresh_expires_at": ends}]
 
@@ -456,7 +456,7 @@ async def test_a_newer_login_outlives_an_older_answer(vault: Vault, sql: Sql) ->
     """A user who logged in during the call keeps the login's pair, and the claim is void."""
     await planted(vault, sql, shown(1))
     claim = await claim_first(vault)
-    await take.ingest(vault, [shown(1, login=1)], now=NOW + timedelta(seconds=1))
+    await ingest.ingest(vault, [shown(1, login=1)], now=NOW + timedelta(seconds=1))
     [row] = sql("SELECT * FROM grants")
     assert row["claim_owner"] is None
     assert not await store(vault, claim)
@@ -470,7 +470,7 @@ async def test_a_login_with_an_access_token_alone_costs_no_rotated_refresh_token
     """A login during the call that brought no refresh token keeps its access token beside the rotated one."""
     await planted(vault, sql, shown(1))
     claim = await claim_first(vault)
-    await take.ingest(vault, [shown(1, login=2, refresh=None)], now=NOW + timedelta(seconds=1))
+    await ingest.ingest(vault, [shown(1, login=2, refresh=None)], now=NOW + timedelta(seconds=1))
     assert await store(vault, claim)
     [row] = sql("SELECT * FROM grants")
     assert opened(vault, row) == ("access-1-2", "rotated")
@@ -481,7 +481,7 @@ async def test_an_answer_of_which_nothing_is_news_was_superseded(vault: Vault, s
     """An answer without a refresh token, whose access token a login has overtaken, counts as superseded."""
     await planted(vault, sql, shown(1))
     claim = await claim_first(vault)
-    await take.ingest(vault, [shown(1, login=2, refresh=None)], now=NOW + timedelta(seconds=1))
+    await ingest.ingest(vault, [shown(1, login=2, refresh=None)], now=NOW + timedelta(seconds=1))
     assert not await store(vault, claim, refresh=None)
     [row] = sql("SELECT * FROM grants")
     assert opened(vault, row) == ("access-1-2", "refresh-1-0")
@@ -492,7 +492,7 @@ async def test_a_verdict_on_a_refresh_token_already_replaced_is_not_believed(vau
     """``invalid_grant`` for a refresh token that a login has replaced says nothing about the grant."""
     await planted(vault, sql, shown(1))
     claim = await claim_first(vault)
-    await take.ingest(vault, [shown(1, login=1)], now=NOW + timedelta(seconds=1))
+    await ingest.ingest(vault, [shown(1, login=1)], now=NOW + timedelta(seconds=1))
     assert not await claims.release(
         vault, claim, due_at=None, state="reauthorization_required", reason="invalid_grant"
     )
@@ -512,7 +512,7 @@ async def test_a_verdict_on_an_exchanged_token_already_replaced_is_not_believed(
     ]
     await planted(vault, sql, exchangeable[0])
     claim = await claim_first(vault)
-    await take.ingest(vault, exchangeable[1:], now=NOW + timedelta(seconds=1))
+    await ingest.ingest(vault, exchangeable[1:], now=NOW + timedelta(seconds=1))
     assert not await claims.release(
         vault, claim, due_at=None, state="reauthorization_required", reason="facebook_190"
     )
@@ -588,7 +588,7 @@ async def test_whoever_waits_for_a_claim_is_told_of_its_end(
             case "unspent":
                 await claims.release_unspent(vault, [claim], due_at=NOW)
             case "login":
-                await take.ingest(vault, [shown(1, login=1)], now=NOW)
+                await ingest.ingest(vault, [shown(1, login=1)], now=NOW)
     assert heard() == [str(claim.id)]
     [row] = sql("SELECT awaited FROM grants")
     assert not row["awaited"]
@@ -635,7 +635,7 @@ async def test_finding_due_grants_costs_what_is_due(vault: Vault, sql: Sql) -> N
         "tenants": ["default"] * 2, "names": ["c", "d"], "quotas": [100, 100], "owner": uuid4(), "now": NOW,
         "until": LATER, "limit": 128, "due_by": NOW,
     }  # fmt: skip
-    explain = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {claims._CLAIM_DUE}")
+    explain = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {claim._CLAIM_DUE}")
     async with vault.engine.connect() as connection:
         [plan] = (await connection.execute(explain, values)).scalar_one()
         await connection.rollback()

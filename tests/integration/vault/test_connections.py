@@ -19,8 +19,8 @@ from worker.providers import ClientAuth
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.settings import ConnectionSettings, Schedule, Settings, TenantSettings
 from worker.vault.connections import circuits
-from worker.vault.connections import stored as table
-from worker.vault.db.database import Vault
+from worker.vault.connections import connection as table
+from worker.vault.vault import Vault
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -46,7 +46,7 @@ async def show(
     notes: tuple[str, ...] = (),
 ) -> None:
     """Let Auth0 show a connection."""
-    await table.store(
+    await table.store_connection(
         vault, tenant=tenant, name=name, auth0_id="con_1", strategy=strategy, options=options, notes=notes, now=NOW
     )  # fmt: skip
 
@@ -64,8 +64,8 @@ async def test_options_are_sealed(vault: Vault, sql: Sql) -> None:
     await show(vault, GOOGLE)
     await loaded(vault)
     assert "canary" not in repr(sql("SELECT * FROM connections"))
-    [stored] = await table.stored(vault, ["default"])
-    assert table.open_options(vault, stored) == GOOGLE
+    [stored] = await table.load_connections(vault, ["default"])
+    assert table.decrypt_options(vault, stored) == GOOGLE
     assert "canary" not in repr(stored)
 
 
@@ -142,9 +142,9 @@ async def test_options_that_do_not_open_are_replaced_by_those_shown_next(vault: 
         EncryptionContext("connections", ("default", "google"), "options", 1), Secret(json.dumps(GOOGLE))
     )
     sql("UPDATE connections SET options_ciphertext = %s", sealed)
-    [stored] = await table.stored(vault, ["default"])
+    [stored] = await table.load_connections(vault, ["default"])
     with pytest.raises(CannotDecrypt, match="VAULT_REFRESH_KEYS"):
-        table.open_options(vault, stored)
+        table.decrypt_options(vault, stored)
     await show(vault, GOOGLE)
     assert (await loaded(vault)).client is not None
 
@@ -152,7 +152,7 @@ async def test_options_that_do_not_open_are_replaced_by_those_shown_next(vault: 
 async def test_a_reader_cannot_open_options(vault: Vault) -> None:
     """Client secrets are under the refresh ring, which readers do not hold."""
     await show(vault, GOOGLE)
-    [stored] = await table.stored(vault, ["default"])
+    [stored] = await table.load_connections(vault, ["default"])
     place = EncryptionContext("connections", ("default", "google"), "options", stored.options_version)
     assert stored.options_ciphertext is not None
     with pytest.raises(CannotDecrypt):
@@ -287,7 +287,7 @@ async def test_options_are_opened_once(vault: Vault, monkeypatch: pytest.MonkeyP
     await show(vault, GOOGLE)
     known = ConnectionResolver(vault, configured())
     await known.load(["default"])
-    monkeypatch.setattr(table, "open_options", None)
+    monkeypatch.setattr(table, "decrypt_options", None)
     assert (await known.load(["default"]))["default", "google"].client is not None
 
 
@@ -295,7 +295,7 @@ async def test_two_syncs_that_store_at_once_leave_no_worker_behind(vault: Vault)
     """Whichever of two syncs stored last, a worker that had seen the other's credentials takes these."""
     await show(vault, GOOGLE)
     known = ConnectionResolver(vault, configured())
-    [before] = await table.stored(vault, ["default"])
+    [before] = await table.load_connections(vault, ["default"])
     for number in (1, 2):  # both found the same version, and so both store the next one
         options = GOOGLE | {"client_id": f"id-{number}"}
         place = EncryptionContext("connections", ("default", "google"), "options", before.options_version + 1)

@@ -24,9 +24,9 @@ from token_vault.secret import Secret
 from worker.token_pair import TokenPair
 from worker.vault import claims
 from worker.vault.claims import Claim
-from worker.vault.db.database import Vault, open_vault
 from worker.vault.ingest.columns import IncomingGrant
-from worker.vault.ingest.take import IngestStats, ingest
+from worker.vault.ingest.ingest import IngestStats, ingest
+from worker.vault.vault import Vault, open_vault
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -74,7 +74,7 @@ async def renewed(
     """Renew a grant as the engine does."""
     pair = TokenPair(Secret(access), Secret(refresh) if refresh else None, now + LIFE)
     claim = await claimed(vault, row_of(sql, key)["id"], now)
-    assert await claims.store_renewed(vault, claim, pair, obtained_at=now, due_at=now + LIFE / 2)
+    assert await claims.store_pair(vault, claim, pair, obtained_at=now, due_at=now + LIFE / 2)
 
 
 # Never older, never empty
@@ -348,7 +348,7 @@ async def test_a_login_during_a_renewal_wins(vault: Vault, sql: Sql) -> None:
     row = row_of(sql)
     assert (row["claim_owner"], row["claimed_at"], row["claim_until"]) == (None, None, None)
     late = TokenPair(Secret("access-late"), Secret("refresh-late"), later + LIFE)
-    assert not await claims.store_renewed(vault, claim, late, obtained_at=NOW, due_at=NOW)
+    assert not await claims.store_pair(vault, claim, late, obtained_at=NOW, due_at=NOW)
     assert not await claims.release(
         vault, claim, due_at=None, state="reauthorization_required", reason="invalid_grant"
     )
@@ -367,7 +367,7 @@ async def test_an_access_token_shown_during_a_renewal_does_not_cost_the_rotated_
     await ingest(vault, [shown(access="access-2", refresh=None, at=later, issued_at=later)], now=later)
     assert row_of(sql)["due_at"] == claim.until
     late = TokenPair(Secret("access-late"), Secret("refresh-late"), later + LIFE)
-    assert await claims.store_renewed(vault, claim, late, obtained_at=NOW, due_at=NOW + MINUTE)
+    assert await claims.store_pair(vault, claim, late, obtained_at=NOW, due_at=NOW + MINUTE)
     assert opened(vault, sql) == ("access-2", "refresh-late")
     assert row_of(sql)["claim_owner"] is None
 
@@ -428,7 +428,7 @@ async def test_a_grant_in_use_moves_when_its_call_has_ended(vault: Vault, sql: S
     assert (await ingest(vault, [linked], now=NOW)).new == 0
     assert row_of(sql)["user_id"] == KEY.user_id
     answer = TokenPair(Secret("access-2"), Secret("refresh-2"), NOW + LIFE)
-    assert await claims.store_renewed(vault, claim, answer, obtained_at=NOW, due_at=NOW + MINUTE)
+    assert await claims.store_pair(vault, claim, answer, obtained_at=NOW, due_at=NOW + MINUTE)
     assert (await ingest(vault, [linked], now=NOW)).new == 0
     assert opened(vault, sql, LINKED) == ("access-2", "refresh-2")
 
@@ -455,7 +455,7 @@ async def test_an_answer_that_was_put_aside_follows_its_grant(vault: Vault, sql:
     sql("UPDATE grants SET claim_owner = NULL, claimed_at = NULL, claim_until = NULL")
     await ingest(vault, [shown(LINKED, at=NOW + MINUTE)], now=NOW)
     answer = TokenPair(Secret("access-2"), Secret("refresh-2"), NOW + LIFE)
-    assert await claims.store_renewed(vault, claim, answer, obtained_at=NOW, due_at=NOW + MINUTE)
+    assert await claims.store_pair(vault, claim, answer, obtained_at=NOW, due_at=NOW + MINUTE)
     assert opened(vault, sql, LINKED) == ("access-2", "refresh-2")
 
 
@@ -662,7 +662,7 @@ async def test_a_ciphertext_opens_in_its_own_place_only(
     with pytest.raises(
         CannotDecrypt, match="out of place" if out_of_place else "VAULT_REFRESH_KEYS"
     ) as caught:
-        claims.open_refresh(vault, claim)
+        claims.decrypt_refresh_token(vault, claim)
     assert "google-oauth2|1111" in str(caught.value)
     assert "canary" not in str(caught.value)
 

@@ -21,7 +21,7 @@ from worker.renewal import commit
 from worker.renewal.outcome import Outcome
 from worker.settings import EventKind
 from worker.vault import claims, outbox
-from worker.vault.db.database import Vault
+from worker.vault.vault import Vault
 
 Sql = Callable[..., list[dict[str, Any]]]
 
@@ -271,7 +271,7 @@ async def unrenewable(renewals: Renewals, sql: Sql) -> str:
 
 async def look(vault: Vault, ahead: timedelta) -> int:
     now = datetime.now(UTC)
-    return await outbox.tell_expiring(vault, ["default"], ahead=now + ahead, since=now - timedelta(days=1))
+    return await outbox.report_expiring(vault, ["default"], ahead=now + ahead, since=now - timedelta(days=1))
 
 
 async def test_a_token_about_to_end_is_told_of_once(unrenewable: str, vault: Vault, sql: Sql) -> None:
@@ -336,7 +336,7 @@ async def test_a_forgotten_user_leaves_one_event(unrenewable: str, vault: Vault,
     await look(vault, timedelta(minutes=40))
     sql("INSERT INTO outbox (kind, tenant, user_id) VALUES ('grant.healed', 'default', 'somebody else')")
     async with vault.engine.begin() as connection:
-        await outbox.tell(connection, EventKind.FORGOTTEN, tenant="default", user_id=unrenewable)
+        await outbox.emit(connection, EventKind.FORGOTTEN, tenant="default", user_id=unrenewable)
     assert told(sql) == ["grant.healed", "user.forgotten"]
 
 

@@ -33,16 +33,16 @@ from worker.cli import main
 from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
 from worker.token_pair import TokenPair
-from worker.vault.claims import Claim, claim_one, store_renewed
-from worker.vault.connections import stored as connections
-from worker.vault.db import advisory_locks
-from worker.vault.db.database import Vault, open_vault
+from worker.vault import management_token
+from worker.vault.claims import Claim, claim_one, store_pair
+from worker.vault.claims.spool import Spool
+from worker.vault.connections import connection as connections
 from worker.vault.db.tables import Base
 from worker.vault.ingest.columns import IncomingGrant
-from worker.vault.ingest.take import ingest
+from worker.vault.ingest.ingest import ingest
 from worker.vault.rotation import rotate
-from worker.vault.rotation.sealed_columns import COLUMNS, swap
-from worker.vault.spool import Spool
+from worker.vault.rotation.ciphertext_columns import COLUMNS, swap
+from worker.vault.vault import Vault, open_vault
 
 Sql = Callable[..., list[dict[str, Any]]]
 Ran = tuple[int, Any]
@@ -67,11 +67,11 @@ async def filled(vault: Vault) -> Vault:
     """A vault with everything in it that is ever sealed, under the old keys."""
     now = await vault.now()
     for name in ("partner", "another"):
-        await connections.store(
+        await connections.store_connection(
             vault, tenant="default", name=name, auth0_id=f"con_{name}", strategy="oauth2",
             options={"client_secret": f"{CANARY}-client-secret"}, notes=[], now=now,
         )  # fmt: skip
-    await advisory_locks.write(
+    await management_token.store(
         vault, "default", b"credentials", token=Secret(f"{CANARY}-management"),
         expires_at=now + timedelta(hours=1), scopes=None,
     )  # fmt: skip
@@ -178,9 +178,11 @@ async def test_all_is_put_under_the_first_keys_and_nothing_else_changes(
     async with open_vault(database_url, [NEW_ACCESS], [NEW_REFRESH]) as renewed:
         for number, row in enumerate(sql("SELECT * FROM grants ORDER BY user_id")):
             assert opened(renewed, row) == (f"{CANARY}-access-{number}", f"{CANARY}-refresh-{number}")
-        for stored in await connections.stored(renewed, ["default"]):
-            assert connections.open_options(renewed, stored) == {"client_secret": f"{CANARY}-client-secret"}
-        shared = await advisory_locks.read(renewed, "default", b"credentials")
+        for stored in await connections.load_connections(renewed, ["default"]):
+            assert connections.decrypt_options(renewed, stored) == {
+                "client_secret": f"{CANARY}-client-secret"
+            }
+        shared = await management_token.load(renewed, "default", b"credentials")
         assert shared is not None
         assert shared[0].reveal() == f"{CANARY}-management"
         assert renewed.fingerprints.of_secret(Secret("a")) == filled.fingerprints.of_secret(Secret("a"))
@@ -391,7 +393,7 @@ async def test_answers_in_the_spool_are_rotated(
     assert renewed is not None
     assert renewed.pair == pair
     async with open_vault(database_url, [NEW_ACCESS], [NEW_REFRESH]) as vault:
-        assert await store_renewed(vault, renewed.claim, renewed.pair, obtained_at=now, due_at=now)
+        assert await store_pair(vault, renewed.claim, renewed.pair, obtained_at=now, due_at=now)
 
 
 async def test_a_spooled_answer_is_whole_at_every_line(

@@ -24,7 +24,7 @@ from token_vault.secret import Secret
 from worker.renewal import commit
 from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
-from worker.vault.spool import Spool
+from worker.vault.claims.spool import Spool
 
 Sql = Callable[..., list[dict[str, Any]]]
 USER = "bitbucket|{1}"

@@ -22,7 +22,7 @@ from tests.support.webhook_receiver import KEY, SECRET, Receiver, receiving, sig
 from token_vault.secret import Secret
 from worker.settings import EventKind, EventSettings, WebhookSettings
 from worker.vault import outbox
-from worker.vault.db.database import Vault
+from worker.vault.vault import Vault
 from worker.webhooks.dispatcher import MAX_CONCURRENT_POSTS, Dispatcher, webhook_filters
 from worker.webhooks.http import http_client
 from worker.webhooks.payload import public_id
@@ -82,7 +82,7 @@ async def tell(vault: Vault, kind: EventKind = EventKind.BROKEN, times: int = 1,
     async with vault.engine.begin() as connection:
         for n in range(times):
             given = {"tenant": "default", "name": f"c{n}", "state": "blocked"} | columns
-            await outbox.tell(connection, kind, **given)
+            await outbox.emit(connection, kind, **given)
 
 
 def states(sql: Sql) -> list[str]:
@@ -271,7 +271,7 @@ from worker.settings import EventSettings, WebhookSettings
 from worker.webhooks.dispatcher import Dispatcher
 from worker.webhooks.http import http_client
 from token_vault.secret import Secret
-from worker.vault.db.database import open_vault
+from worker.vault.vault import open_vault
 
 async def main(url, access, refresh, hook):
     async with open_vault(Secret(url), [Secret(access)], [Secret(refresh)]) as vault, http_client() as http:
@@ -333,7 +333,7 @@ async def test_a_webhook_gets_what_is_told_from_its_first_day(
     webhooks = {"a": webhook(receiver)}
     deliverer = await deliverers.make(None, **webhooks)
     assert await deliverer.deliver_due(TENANTS) == {}
-    [old] = await outbox.events(deliverers.vault, TENANTS)
+    [old] = await outbox.list_events(deliverers.vault, TENANTS)
     await outbox.resend(
         deliverers.vault, TENANTS, webhook_filters(webhooks), now=deliverers.clock(), ids=[old["id"]]
     )
@@ -363,8 +363,8 @@ async def test_the_old_is_forgotten(deliverers: Deliverers, receiver: Receiver, 
     deliverer = await deliverers.make(a=webhook(receiver))
     await tell(deliverers.vault)
     await deliverer.deliver_due(TENANTS)
-    await outbox.forget_old(deliverers.vault, before=datetime.now(UTC) - timedelta(days=1))
+    await outbox.delete_old(deliverers.vault, before=datetime.now(UTC) - timedelta(days=1))
     assert states(sql) == ["pending"]
-    await outbox.forget_old(deliverers.vault, before=datetime.now(UTC) + timedelta(days=1))
+    await outbox.delete_old(deliverers.vault, before=datetime.now(UTC) + timedelta(days=1))
     assert states(sql) == []
     assert sql("SELECT * FROM outbox") == []

@@ -14,7 +14,7 @@ from tests.support.database import cloned_database, empty_tables
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from token_vault.secret import Secret
 from worker import embedded
-from worker.vault.db.database import Vault, open_vault
+from worker.vault.vault import Vault, open_vault
 
 
 @pytest.fixture(scope="session")

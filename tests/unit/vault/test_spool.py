@@ -11,7 +11,7 @@ from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker.token_pair import TokenPair
 from worker.vault.claims import Claim
-from worker.vault.spool import Spool, Spooled
+from worker.vault.claims.spool import Spool, Spooled
 
 RING = KeyRing("refresh", [KeyRing.generate()])
 AT = "2026-11-01T12:00:00+00:00"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from worker.cli.up.processes import Child
     from worker.cli.up.screen import Screen
     from worker.settings import Settings
-    from worker.vault.db.database import Vault
+    from worker.vault.vault import Vault
 
 # What the workers get to end what they are at.
 WORKER_STOP_SECONDS = 55.0
@@ -151,7 +151,7 @@ class Supervisor:
     async def _run_children(self) -> None:
         from worker.cli.up.demo import TENANT
         from worker.embedded.files import own_folder
-        from worker.vault.db.database import open_vault
+        from worker.vault.vault import open_vault
 
         settings = self._settings
         own_folder(settings.home / "logs", os.geteuid())
@@ -209,14 +209,14 @@ class Supervisor:
         from sqlalchemy.exc import DBAPIError
         from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-        from worker.vault.db.database import explain
-        from worker.vault.sync_state import runs
+        from worker.vault.db.errors import explain
+        from worker.vault.status.status import load_status
 
         lost = ""
         while True:
             began = time.monotonic()
             try:
-                status = await runs.status(vault, tenants)
+                status = await load_status(vault, tenants)
                 await self._show_hint(vault, tenants, status["grants"].get("active", 0))
                 self._screen.show(status, self._children)
                 trouble = ""
@@ -261,7 +261,7 @@ class Supervisor:
         user, connection = EXAMPLE_GRANT
         tenant_option: tuple[str, ...] = ()
         if self._demo is None:
-            found = await queries.grants(vault, tenants, state="active", limit=1)
+            found = await queries.list_grants(vault, tenants, state="active", limit=1)
             if not found:
                 return
             user, connection = found[0]["user_id"], found[0]["connection"]

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import func, or_, select, text, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.vault import schedule
-from worker.vault.db.database import Vault
+from worker.vault.db.sql import load
 from worker.vault.db.tables import ConnectionRow
+from worker.vault.vault import Vault
 
-PROBE_FIRST = timedelta(minutes=1)
-PROBE_CAP = timedelta(hours=1)
+FIRST_PROBE_DELAY = timedelta(minutes=1)
+MAX_PROBE_DELAY = timedelta(hours=1)
 # A provider that is away comes back by itself: it is found within a margin's half.
-PROBE_CAP_AWAY = timedelta(minutes=5)
+MAX_OUTAGE_PROBE_DELAY = timedelta(minutes=5)
 # Calls in a row that a provider does not answer for itself before it counts as away.
-AWAY_AFTER = 5
+MAX_FAILED_CALLS = 5
 
 # When a circuit closes, the grants that waited come back at once up to this number, then at twice the rate every
 # few seconds, then at a steady rate: so many a second, or what is through within a margin.
@@ -70,24 +71,10 @@ CLOSED: Mapping[str, Any] = {
 
 # What waited behind a circuit becomes due in the order in which its tokens end, slowly at first. A token that
 # still lives is not put off beyond its end.
-_SPREAD = text("""
-WITH waiting AS (
-    SELECT id FROM grants WHERE tenant = :tenant AND connection = :name AND due_at <= :now AND claim_owner IS NULL
-    FOR UPDATE SKIP LOCKED
-), counted AS (
-    SELECT grants.id, expires_at,
-        greatest(row_number() OVER (ORDER BY expires_at NULLS FIRST, grants.id) - :burst, 0) AS behind,
-        greatest(:rate, count(*) OVER () / :at_most) AS rate
-    FROM grants JOIN waiting ON waiting.id = grants.id
-)
-UPDATE grants SET due_at = least(
-    :now + make_interval(secs => :doubling * log(2.0, 1 + counted.behind / :burst) + counted.behind / counted.rate),
-    CASE WHEN counted.expires_at > :now THEN greatest(:now, counted.expires_at - interval '1 minute') END)
-FROM counted WHERE grants.id = counted.id AND counted.behind > 0
-""")
+_SPREAD = load(__file__, "stagger")
 
 
-async def spread(connection: AsyncConnection, tenant: str, name: str, now: datetime) -> None:
+async def stagger(connection: AsyncConnection, tenant: str, name: str, now: datetime) -> None:
     """Let what waited behind a circuit come back by and by, inside the caller's transaction."""
     values = {
         "tenant": tenant, "name": name, "now": now, "burst": RECOVERY_BURST, "rate": RECOVERY_RATE,
@@ -96,7 +83,7 @@ async def spread(connection: AsyncConnection, tenant: str, name: str, now: datet
     await connection.execute(_SPREAD, values)
 
 
-async def count_away(vault: Vault, *, tenant: str, name: str) -> bool:
+async def record_outage(vault: Vault, *, tenant: str, name: str) -> bool:
     """Count a call that the provider did not answer for itself; says whether it counts as away now."""
     statement = (
         update(ConnectionRow)
@@ -105,10 +92,10 @@ async def count_away(vault: Vault, *, tenant: str, name: str) -> bool:
         .returning(ConnectionRow.failed_calls)
     )
     async with vault.engine.begin() as connection:
-        return ((await connection.execute(statement)).scalar_one_or_none() or 0) >= AWAY_AFTER
+        return ((await connection.execute(statement)).scalar_one_or_none() or 0) >= MAX_FAILED_CALLS
 
 
-async def count_back(vault: Vault, *, tenant: str, name: str) -> None:
+async def clear_outage(vault: Vault, *, tenant: str, name: str) -> None:
     """Count no failure any more: the provider has answered for itself."""
     statement = (
         update(ConnectionRow)
@@ -119,7 +106,7 @@ async def count_back(vault: Vault, *, tenant: str, name: str) -> None:
         await connection.execute(statement)
 
 
-async def suspect(vault: Vault, *, tenant: str, name: str, grant_id: int) -> int | None:
+async def record_suspect(vault: Vault, *, tenant: str, name: str, grant_id: int) -> int | None:
     """Note a grant whose refusal may be its own trouble or the connection's.
 
     Returns:
@@ -165,8 +152,8 @@ async def open_circuit(
     Returns:
         When the next probe may be made; None where the circuit stays as it is.
     """
-    cap = PROBE_CAP if blame == "operator" else PROBE_CAP_AWAY
-    pause = func.least(PROBE_FIRST * func.power(2, func.least(ConnectionRow.circuit_failures, 10)), cap)
+    cap = MAX_PROBE_DELAY if blame == "operator" else MAX_OUTAGE_PROBE_DELAY
+    pause = func.least(FIRST_PROBE_DELAY * func.power(2, func.least(ConnectionRow.circuit_failures, 10)), cap)
     wait = func.greatest(pause * (1 - jitter / 8), timedelta(seconds=retry_after or 0))
     statement = (
         update(ConnectionRow)
@@ -189,7 +176,7 @@ async def open_circuit(
         return (await connection.execute(statement)).scalar_one_or_none()
 
 
-async def take_probe(vault: Vault, *, tenant: str, name: str, now: datetime, until: datetime) -> bool:
+async def claim_probe(vault: Vault, *, tenant: str, name: str, now: datetime, until: datetime) -> bool:
     """Whether the caller may make the one call that an open circuit is due; nobody else then may before ``until``.
 
     Batches take the probe with their claim.
@@ -204,7 +191,7 @@ async def take_probe(vault: Vault, *, tenant: str, name: str, now: datetime, unt
         return (await connection.execute(statement)).scalar_one_or_none() is not None
 
 
-async def probe_again(vault: Vault, *, tenant: str, name: str, now: datetime) -> None:
+async def release_probe(vault: Vault, *, tenant: str, name: str, now: datetime) -> None:
     """End an open circuit's pause: the probe was given up before anything was asked."""
     statement = (
         update(ConnectionRow)
@@ -227,4 +214,4 @@ async def close_circuit(vault: Vault, *, tenant: str, name: str, now: datetime) 
         waited = (await connection.execute(was_open)).scalar_one_or_none()
         await connection.execute(update(ConnectionRow).where(*this).values(CLOSED))
         if waited:
-            await spread(connection, tenant, name, now)
+            await stagger(connection, tenant, name, now)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -12,7 +14,10 @@ from sqlalchemy.exc import DBAPIError
 from token_vault.connect_args import CONNECT_ARGS
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
-from worker.vault.db.database import MIGRATIONS, explain, sqlalchemy_url
+from worker.vault.db.engine import sqlalchemy_url
+from worker.vault.db.errors import explain
+
+MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
 
 def configuration(database_url: Secret) -> Config:

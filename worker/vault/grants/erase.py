@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_vault.grant_key import GrantKey
 from token_vault.read_model import CHANNEL
-from worker.vault.db.database import Vault
+from worker.vault.db.sql import load
+from worker.vault.vault import Vault
 
 # All of the user's, so that of two who erase the last two of them, one knows that it was the last.
 _HELD = text("""
@@ -32,15 +33,7 @@ WHERE tenant = :tenant AND connection = :connection AND provider_user_id = :name
 """)
 
 # The claim goes too: an answer that comes now finds nothing that it could be stored to.
-_BURY = text("""
-UPDATE grants SET
-    state = 'erased', reason = :reason, reason_since = :now, user_id = :name, provider_user_id = :name,
-    access_ciphertext = NULL, refresh_ciphertext = NULL, expires_at = NULL, refresh_expires_at = NULL, scopes = NULL,
-    obtained_at = NULL, user_created_at = NULL, missing_since = NULL, due_at = NULL, claim_owner = NULL,
-    claimed_at = NULL, claim_until = NULL, awaited = false, in_doubt_since = NULL, attempts = 0, last_error = NULL,
-    last_renewed_at = NULL
-WHERE id = :id
-""")
+_BURY = load(__file__, "bury")
 
 _TOMBSTONES = text("""
 SELECT tenant, connection, provider_user_id, observed_access, observed_refresh, observed_updated_at FROM grants
@@ -73,7 +66,7 @@ def _name(vault: Vault, key: GrantKey) -> str:
     return f"~{vault.fingerprints.of(key.tenant, key.connection, key.provider_user_id).hex()}"
 
 
-class Erased(StrEnum):
+class ErasureResult(StrEnum):
     """What came of it."""
 
     NOTHING = "nothing"
@@ -85,7 +78,7 @@ class Erased(StrEnum):
 
 async def erase(
     vault: Vault, connection: AsyncConnection, grant_id: int, key: GrantKey, *, reason: str, now: datetime
-) -> Erased:
+) -> ErasureResult:
     """Overwrite a user's grant with nothing, inside the caller's transaction.
 
     Args:
@@ -96,7 +89,7 @@ async def erase(
     whose = {"tenant": key.tenant, "user_id": key.user_id}
     held = set((await connection.execute(_HELD, whose)).scalars())
     if grant_id not in held:
-        return Erased.NOTHING
+        return ErasureResult.NOTHING
     values = {
         "id": grant_id, "name": _name(vault, key), "reason": reason, "now": now, "tenant": key.tenant,
         "connection": key.connection,
@@ -104,7 +97,7 @@ async def erase(
     await connection.execute(_DROP_OLDER, values)
     await connection.execute(_BURY, values)
     await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
-    return Erased.LAST if len(held) == 1 else Erased.ONE
+    return ErasureResult.LAST if len(held) == 1 else ErasureResult.ONE
 
 
 async def erase_connection(connection: AsyncConnection, tenant: str, name: str) -> bool:
@@ -123,7 +116,7 @@ async def erase_connection(connection: AsyncConnection, tenant: str, name: str) 
     return bool(erased)
 
 
-async def tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantKey, Mapping[str, Any]]:
+async def load_tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantKey, Mapping[str, Any]]:
     """What Auth0 had shown of those of these identities that were erased, under whatever user they were."""
     names = {
         (key.tenant, key.connection, _name(vault, key)): key for key in keys if not key.is_admin
@@ -143,6 +136,6 @@ async def tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantKey, M
     }  # fmt: skip
 
 
-async def forget_tombstones(vault: Vault, *, before: datetime) -> None:
+async def delete_old_tombstones(vault: Vault, *, before: datetime) -> None:
     """Delete tombstones that are older."""
     await vault.run(_FORGET, {"before": before})

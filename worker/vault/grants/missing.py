@@ -13,7 +13,8 @@ from datetime import datetime
 from sqlalchemy import text
 
 from token_vault.grant_key import GrantKey
-from worker.vault.db.database import Vault
+from worker.vault.db.sql import load
+from worker.vault.vault import Vault
 
 _MARK_USERS = text("""
 UPDATE grants SET missing_since = :now
@@ -21,13 +22,7 @@ WHERE user_id = ANY(:user_ids) AND tenant = :tenant AND user_id <> '' AND missin
 RETURNING id
 """)
 
-_MARK_STRETCH = text("""
-UPDATE grants SET missing_since = :now
-WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased' AND missing_since IS NULL
-    AND user_created_at >= coalesce(CAST(:since AS timestamptz), '-infinity') AND user_created_at < :until
-    AND NOT user_id = ANY(:shown)
-RETURNING id
-""")
+_MARK_STRETCH = load(__file__, "mark_time_range")
 
 _MARK_UNDATED = text("""
 UPDATE grants SET missing_since = :now
@@ -36,25 +31,10 @@ WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased' AND missing_since
 RETURNING id
 """)
 
-_MARK_UNLINKED = text("""
-UPDATE grants g SET missing_since = :now
-WHERE g.user_id = ANY(:user_ids) AND g.tenant = :tenant AND g.missing_since IS NULL AND g.state <> 'erased'
-    AND NOT EXISTS (
-        SELECT FROM unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:subjects AS text[]))
-            AS shown(user_id, connection, provider_user_id)
-        WHERE shown.user_id = g.user_id AND shown.connection = g.connection
-            AND shown.provider_user_id = g.provider_user_id)
-RETURNING id
-""")
+_MARK_UNLINKED = load(__file__, "mark_unlinked")
 
 # The few that are marked are found by their own index.
-_UNMARK_SHOWN = text("""
-UPDATE grants g SET missing_since = NULL
-FROM unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:subjects AS text[]))
-    AS shown(user_id, connection, provider_user_id)
-WHERE g.tenant = :tenant AND g.missing_since <= :before AND shown.user_id = g.user_id
-    AND shown.connection = g.connection AND shown.provider_user_id = g.provider_user_id
-""")
+_UNMARK_SHOWN = load(__file__, "unmark_observed")
 
 _ABSENT_CONNECTIONS = text("""
 SELECT name, auth0_id FROM connections
@@ -100,7 +80,7 @@ Identity = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingGrant:
     """A grant that seems gone, and since when."""
 
     id: int
@@ -116,7 +96,7 @@ async def mark_users(vault: Vault, tenant: str, user_ids: Sequence[str], *, now:
     return len(await vault.run(_MARK_USERS, values))
 
 
-async def mark_stretch(
+async def mark_time_range(
     vault: Vault,
     tenant: str,
     *,
@@ -152,7 +132,7 @@ async def mark_unlinked(
     return len(await vault.run(_MARK_UNLINKED, values))
 
 
-async def unmark_shown(
+async def unmark_observed(
     vault: Vault, tenant: str, identities: Iterable[Identity], *, before: datetime
 ) -> None:
     """Take the mark off those of these identities that were marked by then: Auth0 has shown them since."""
@@ -179,40 +159,42 @@ async def mark_connection(vault: Vault, tenant: str, name: str, *, now: datetime
     await vault.run(_MARK_CONNECTION, {"tenant": tenant, "name": name, "now": now})
 
 
-async def waiting_connections(vault: Vault, tenant: str, *, before: datetime) -> tuple[list[str], int, int]:
+async def count_connections(vault: Vault, tenant: str, *, before: datetime) -> tuple[list[str], int, int]:
     """The connections marked before then; how many are marked, and how many there are in all."""
     ((names, gone, everything),) = await vault.run(_CONNECTIONS, {"tenant": tenant, "before": before})
     return list(names), int(gone), int(everything)
 
 
-async def waiting(vault: Vault, tenant: str, *, before: datetime, after: int, limit: int) -> list[Missing]:
+async def list_missing(
+    vault: Vault, tenant: str, *, before: datetime, after: int, limit: int
+) -> list[MissingGrant]:
     """The grants marked before then, in the order of their ids from ``after`` on."""
     values = {"tenant": tenant, "before": before, "after": after, "limit": limit}
     return [
-        Missing(id_, GrantKey(tenant_, connection, user_id, subject), since)
+        MissingGrant(id_, GrantKey(tenant_, connection, user_id, subject), since)
         for id_, tenant_, connection, user_id, subject, since in await vault.run(_WAITING, values)
     ]
 
 
-async def found(vault: Vault, grant_ids: Sequence[int]) -> None:
+async def unmark(vault: Vault, grant_ids: Sequence[int]) -> None:
     """Take the mark off grants whose identity Auth0 has after all."""
     if grant_ids:
         await vault.run(_FOUND, {"ids": list(grant_ids)})
 
 
-async def count(vault: Vault, tenant: str) -> int:
+async def count_missing_users(vault: Vault, tenant: str) -> int:
     """How many users seem gone; costs what is marked."""
     ((number,),) = await vault.run(_COUNT, {"tenant": tenant})
     return int(number)
 
 
-async def present(vault: Vault, tenant: str, *, limit: int) -> int:
+async def count_present_grants(vault: Vault, tenant: str, *, limit: int) -> int:
     """How many users' grants do not seem gone, counted up to a limit."""
     ((number,),) = await vault.run(_PRESENT, {"tenant": tenant, "limit": limit})
     return int(number)
 
 
-async def share(vault: Vault, tenant: str) -> tuple[int, int]:
+async def count_users(vault: Vault, tenant: str) -> tuple[int, int]:
     """How many users seem gone, and how many the vault has in all; costs what is stored."""
     ((gone, everybody),) = await vault.run(_SHARE, {"tenant": tenant})
     return int(gone), int(everybody)

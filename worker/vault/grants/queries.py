@@ -9,20 +9,14 @@ from typing import Any
 from sqlalchemy import text
 
 from token_vault.grant_key import GrantKey
-from worker.vault.db.database import Vault
+from worker.vault.db.sql import load
+from worker.vault.vault import Vault
 
 # By id, so that a page costs what it shows however many grants there are; a user's are found by their index.
-_LIST = text("""
-SELECT * FROM token_status
-WHERE tenant = ANY(:tenants) AND id > :after
-    AND (CAST(:user_id AS text) IS NULL OR id IN (SELECT id FROM grants WHERE user_id = :user_id))
-    AND (CAST(:connection AS text) IS NULL OR connection = :connection)
-    AND (CAST(:state AS text) IS NULL OR state = :state)
-ORDER BY id LIMIT :limit
-""")
+_LIST = load(__file__, "list_grants")
 
 
-async def grants(
+async def list_grants(
     vault: Vault,
     tenants: Sequence[str],
     *,
@@ -48,7 +42,7 @@ async def grants(
         return [dict(row) for row in (await open_connection.execute(_LIST, values)).mappings()]
 
 
-async def last_shown(vault: Vault, tenant: str, user_ids: Sequence[str]) -> dict[str, datetime]:
+async def last_observed(vault: Vault, tenant: str, user_ids: Sequence[str]) -> dict[str, datetime]:
     """The ``updated_at`` last seen of each of these users, where all of a user's grants agree."""
     statement = text("""
         SELECT user_id, min(observed_updated_at) FROM grants
@@ -59,7 +53,7 @@ async def last_shown(vault: Vault, tenant: str, user_ids: Sequence[str]) -> dict
     return {user_id: updated_at for user_id, updated_at in rows if updated_at is not None}
 
 
-async def tenants(vault: Vault, name: str | None = None) -> list[str]:
+async def list_tenants(vault: Vault, name: str | None = None) -> list[str]:
     """The names of the tenants of which the vault holds anything, or the one of this name if it is among them."""
     statement = text("""
         SELECT DISTINCT tenant FROM connections WHERE CAST(:name AS text) IS NULL OR tenant = :name ORDER BY tenant
@@ -67,7 +61,7 @@ async def tenants(vault: Vault, name: str | None = None) -> list[str]:
     return [row[0] for row in await vault.run(statement, {"name": name})]
 
 
-async def admin(vault: Vault, tenant: str, connection: str) -> int | None:
+async def find_admin_grant(vault: Vault, tenant: str, connection: str) -> int | None:
     """The id of a connection's admin grant; None where there is none."""
     statement = text(
         "SELECT id FROM grants WHERE tenant = :tenant AND connection = :connection AND user_id = ''"
@@ -76,7 +70,7 @@ async def admin(vault: Vault, tenant: str, connection: str) -> int | None:
     return rows[0][0] if rows else None
 
 
-async def keys(vault: Vault, tenant: str, user_id: str) -> list[tuple[int, GrantKey]]:
+async def list_keys(vault: Vault, tenant: str, user_id: str) -> list[tuple[int, GrantKey]]:
     """The ids and keys of a user's grants that are not erased."""
     statement = text("""
         SELECT id, connection, provider_user_id FROM grants

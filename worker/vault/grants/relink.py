@@ -19,13 +19,13 @@ from token_vault.errors import CannotDecrypt
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from worker.vault import outbox
-from worker.vault.db.database import Vault
 from worker.vault.db.tables import GrantRow
+from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
 
-async def move(
+async def relink(
     vault: Vault, moves: Sequence[tuple[int, GrantKey, datetime | None]], *, now: datetime
 ) -> set[GrantKey]:
     """Give grants to the users that Auth0 now shows them under.
@@ -67,7 +67,7 @@ async def _move(
                 ),
             }
             await connection.execute(update(GrantRow).where(GrantRow.id == grant_id).values(columns))
-            await outbox.move(connection, old, key.user_id)
+            await outbox.reassign(connection, old, key.user_id)
     except CannotDecrypt as error:
         log.error("grant.unmovable", grant=grant_id, problem=str(error))  # noqa: TRY400  # the message says it all
         return False

@@ -11,22 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from token_vault.freshness import READ_NOTICE
 from token_vault.grant_key import GrantKey
 from token_vault.read_model import CHANNEL
-from worker.vault.db.database import Vault
+from worker.vault.db.sql import load
+from worker.vault.vault import Vault
 
-_NOTE_SIGHT = text("""
-UPDATE grants g SET
-    observed_updated_at = greatest(g.observed_updated_at, shown.updated_at),
-    user_created_at = coalesce(shown.created_at, g.user_created_at)
-FROM unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:subjects AS text[]),
-    CAST(:changed AS timestamptz[]), CAST(:made AS timestamptz[]))
-    AS shown(user_id, connection, provider_user_id, updated_at, created_at)
-WHERE g.tenant = :tenant AND shown.user_id = g.user_id AND shown.connection = g.connection
-    AND shown.provider_user_id = g.provider_user_id AND (coalesce(g.observed_updated_at, '-infinity') < shown.updated_at
-        OR coalesce(shown.created_at, g.user_created_at) IS DISTINCT FROM g.user_created_at)
-""")
+_NOTE_SIGHT = load(__file__, "touch_observed")
 
 
-async def note_sight(vault: Vault, seen: Sequence[tuple[GrantKey, datetime, datetime | None]]) -> None:
+async def touch_observed(vault: Vault, seen: Sequence[tuple[GrantKey, datetime, datetime | None]]) -> None:
     """Note up to when identities of one tenant were seen that Auth0 shows without tokens; what is held is kept.
 
     Args:
@@ -52,7 +43,7 @@ WHERE id = :id AND (last_read_at IS NULL OR last_read_at < :noted)
 """)
 
 
-async def note_read(vault: Vault, grant_id: int, *, now: datetime, due_at: datetime) -> None:
+async def record_read(vault: Vault, grant_id: int, *, now: datetime, due_at: datetime) -> None:
     """Note that a grant is read, at most once in ``READ_NOTICE``, and wake it.
 
     Args:

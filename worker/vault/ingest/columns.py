@@ -12,8 +12,8 @@ from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from worker.token_pair import TokenPair
 from worker.vault import schedule
-from worker.vault.db.database import Vault
 from worker.vault.ingest.freshness import Freshness, Incoming, Stored
+from worker.vault.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)

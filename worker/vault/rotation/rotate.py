@@ -21,9 +21,10 @@ from token_vault.connect_args import CONNECT_ARGS
 from token_vault.errors import CannotDecrypt
 from token_vault.keyring import KeyRing, RingName
 from token_vault.secret import Secret
-from worker.vault.db.database import explain, sqlalchemy_url
-from worker.vault.rotation.sealed_columns import COLUMNS, Column, Found, again, count, pages, swap
-from worker.vault.spool import Spool
+from worker.vault.claims.spool import Spool
+from worker.vault.db.engine import sqlalchemy_url
+from worker.vault.db.errors import explain
+from worker.vault.rotation.ciphertext_columns import COLUMNS, Column, Found, again, count, pages, swap
 
 Progress = Callable[[int, int | None], None]
 Rings = Mapping[RingName, KeyRing]

@@ -8,8 +8,8 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 
-from worker.vault.db.database import Vault
 from worker.vault.db.tables import SyncCursorRow
+from worker.vault.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class SyncCursor:
     run_id: int | None = None
 
 
-async def read(vault: Vault, tenant: str, feed: str) -> SyncCursor | None:
+async def load(vault: Vault, tenant: str, feed: str) -> SyncCursor | None:
     """Where a feed stands; None where it was never begun, or has come to its end."""
     statement = select(
         SyncCursorRow.token, SyncCursorRow.page, SyncCursorRow.read_until, SyncCursorRow.run_id
@@ -39,7 +39,7 @@ async def read(vault: Vault, tenant: str, feed: str) -> SyncCursor | None:
     return None if row is None else SyncCursor(*row)
 
 
-async def put(vault: Vault, tenant: str, feed: str, position: SyncCursor) -> None:
+async def save(vault: Vault, tenant: str, feed: str, position: SyncCursor) -> None:
     """Commit where a feed stands."""
     columns = {
         "token": position.token, "page": position.page, "read_until": position.read_until, "run_id": position.run_id,
@@ -52,6 +52,6 @@ async def put(vault: Vault, tenant: str, feed: str, position: SyncCursor) -> Non
     )
 
 
-async def drop(vault: Vault, tenant: str, feed: str) -> None:
+async def remove(vault: Vault, tenant: str, feed: str) -> None:
     """Note that a feed has come to its end."""
     await vault.run(delete(SyncCursorRow).where(SyncCursorRow.tenant == tenant, SyncCursorRow.feed == feed))

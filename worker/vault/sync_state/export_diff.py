@@ -8,8 +8,9 @@ from datetime import datetime
 
 from sqlalchemy import delete, func, select, text
 
-from worker.vault.db.database import Vault
+from worker.vault.db.sql import load
 from worker.vault.db.tables import UserToSync
+from worker.vault.vault import Vault
 
 Exported = tuple[str, datetime | None]
 """Auth0's user id, and the user's ``updated_at``."""
@@ -22,18 +23,7 @@ INSERT INTO exported SELECT * FROM unnest(CAST(:user_ids AS text[]), CAST(:times
 
 # Who has no token has no row here: such a user is asked for only when changed since everybody was last seen. Who
 # has seemed gone for a while and is named all the same is asked for, which takes the mark off.
-_WANTED = text("""
-INSERT INTO users_to_sync (tenant, user_id)
-SELECT DISTINCT :tenant, e.user_id
-FROM exported e LEFT JOIN (
-    SELECT user_id, min(coalesce(observed_updated_at, '-infinity')) AS shown,
-        bool_or(missing_since < :until) AS seems_gone
-    FROM grants
-    WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased' GROUP BY user_id
-) held ON held.user_id = e.user_id
-WHERE e.updated_at IS NULL OR e.updated_at > coalesce(held.shown, :since) OR held.seems_gone
-ON CONFLICT DO NOTHING
-""")
+_WANTED = load(__file__, "find_users_to_sync")
 
 _MARK_ABSENT = text("""
 UPDATE grants g SET missing_since = :now
@@ -44,7 +34,7 @@ WHERE g.tenant = :tenant AND g.user_id <> '' AND g.state <> 'erased' AND g.missi
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ExportDiff:
     """What an export comes to.
 
     Attributes:
@@ -58,7 +48,7 @@ class Compared:
     gone: int
 
 
-async def compare(
+async def compare_export(
     vault: Vault,
     tenant: str,
     exported: AsyncIterator[Sequence[Exported]],
@@ -66,7 +56,7 @@ async def compare(
     since: datetime,
     until: datetime,
     now: datetime,
-) -> Compared:
+) -> ExportDiff:
     """Note whom to ask for, and mark whom the export lacks: all of it or nothing, and twice without harm.
 
     Args:
@@ -89,16 +79,16 @@ async def compare(
         values = {"tenant": tenant, "since": since, "until": until, "now": now}
         wanted = await connection.execute(_WANTED, values)
         absent = await connection.execute(_MARK_ABSENT, values)
-        return Compared(users, wanted.rowcount, absent.rowcount)
+        return ExportDiff(users, wanted.rowcount, absent.rowcount)
 
 
-async def some(vault: Vault, tenant: str, *, limit: int) -> list[str]:
+async def list_users_to_sync(vault: Vault, tenant: str, *, limit: int) -> list[str]:
     """Users who are still to be asked for."""
     statement = select(UserToSync.user_id).where(UserToSync.tenant == tenant)
     return [user_id for (user_id,) in await vault.run(statement.order_by(UserToSync.user_id).limit(limit))]
 
 
-async def count(vault: Vault, tenant: str) -> int:
+async def count_users_to_sync(vault: Vault, tenant: str) -> int:
     """How many users are still to be asked for."""
     ((number,),) = await vault.run(
         select(func.count()).select_from(UserToSync).where(UserToSync.tenant == tenant)
@@ -106,7 +96,7 @@ async def count(vault: Vault, tenant: str) -> int:
     return int(number)
 
 
-async def asked(vault: Vault, tenant: str, user_ids: Sequence[str] | None = None) -> None:
+async def delete_users_to_sync(vault: Vault, tenant: str, user_ids: Sequence[str] | None = None) -> None:
     """Note that these users were asked for; or that nobody is wanted any more."""
     statement = delete(UserToSync).where(UserToSync.tenant == tenant)
     if user_ids is not None:

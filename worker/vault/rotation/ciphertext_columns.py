@@ -11,9 +11,9 @@ from sqlalchemy import Connection, text
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import RingName
-from worker.vault.connections.stored import place_of_options
-from worker.vault.db.advisory_locks import place_of_token
-from worker.vault.db.database import ACCESS_CHECK, FINGERPRINT_KEY
+from worker.vault.connections.connection import options_context
+from worker.vault.crypto.vault_secrets import ACCESS_RING_CHECK, FINGERPRINT_KEY
+from worker.vault.management_token import encryption_context
 
 Row = Mapping[str, Any]
 
@@ -63,16 +63,16 @@ def _own(holds: str, ring: RingName, place: EncryptionContext) -> Column:
 
 
 COLUMNS = (
-    _own("check of the ring", "access", ACCESS_CHECK),
+    _own("check of the ring", "access", ACCESS_RING_CHECK),
     _tokens("access"),
     _own("fingerprint key", "refresh", FINGERPRINT_KEY),
     Column(
         "connections' options", "refresh", "connections", "options_ciphertext", {"tenant": "text", "name": "text"},
-        ("options_version",), lambda row: place_of_options(row["tenant"], row["name"], row["options_version"]),
+        ("options_version",), lambda row: options_context(row["tenant"], row["name"], row["options_version"]),
     ),
     Column(
         "management tokens", "refresh", "management_tokens", "ciphertext", {"tenant": "text"}, (),
-        lambda row: place_of_token(row["tenant"]),
+        lambda row: encryption_context(row["tenant"]),
     ),
     _tokens("refresh"),
 )  # fmt: skip

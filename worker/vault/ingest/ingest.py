@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_vault.grant_key import GrantKey
-from worker.vault.db.database import Vault
-from worker.vault.grants.erase import tombstones
-from worker.vault.grants.relink import move
+from worker.vault.db.sql import load
+from worker.vault.grants.erase import load_tombstones
+from worker.vault.grants.relink import relink
 from worker.vault.ingest.columns import (
     EMPTY,
     FingerprintedGrant,
@@ -27,6 +26,7 @@ from worker.vault.ingest.columns import (
 )
 from worker.vault.ingest.freshness import Incoming, compare_freshness
 from worker.vault.ingest.writes import Writes, insert_rows, update_rows
+from worker.vault.vault import Vault
 
 
 @dataclass(slots=True)
@@ -46,17 +46,7 @@ class IngestStats:
         self.stale += other.stale
 
 
-_HELD = text("""
-SELECT g.id, g.tenant, g.connection, g.user_id, g.provider_user_id, g.state, g.reason, g.reason_since,
-    g.access_version, g.access_ciphertext IS NOT NULL AS has_access, g.refresh_version,
-    g.refresh_ciphertext IS NOT NULL AS has_refresh, g.expires_at, g.refresh_expires_at, g.scopes, g.obtained_at,
-    g.obtained_from, g.observed_access, g.observed_refresh, g.observed_updated_at, g.user_created_at, g.due_at,
-    g.claim_owner, g.claimed_at, g.claim_until, g.awaited, g.in_doubt_since, g.attempts, g.last_error, g.last_read_at
-FROM grants g
-JOIN unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:tenants AS text[]), CAST(:subjects AS text[]))
-    AS asked(user_id, connection, tenant, provider_user_id) USING (user_id, connection, tenant, provider_user_id)
-ORDER BY g.id FOR UPDATE OF g
-""")
+_HELD = load(__file__, "lock_stored")
 
 
 async def ingest(vault: Vault, shown: Sequence[IncomingGrant], *, now: datetime) -> IngestStats:
@@ -73,11 +63,11 @@ async def ingest(vault: Vault, shown: Sequence[IncomingGrant], *, now: datetime)
     tally = IngestStats(unchanged=len(asked) - len(unknown) - len(known))
     if elsewhere:
         moves = [(id_, grant.key, grant.updated_at) for (grant, _), id_ in elsewhere]
-        moved = await move(vault, moves, now=now)
+        moved = await relink(vault, moves, now=now)
         known += [(grant, seen) for (grant, seen), _ in elsewhere if grant.key in moved]
         tally.unchanged -= len(moved)
     writes = Writes()
-    buried = await tombstones(vault, [grant.key for grant, _ in unknown])
+    buried = await load_tombstones(vault, [grant.key for grant, _ in unknown])
     for grant, seen in unknown:
         _plan_insert(vault, grant, seen, buried.get(grant.key), now, writes, tally)
     if writes.inserts:
@@ -113,26 +103,7 @@ def _fingerprinted(vault: Vault, grant: IncomingGrant) -> Incoming:
 
 # Most of what a sync is shown is what it was shown before: Postgres picks out the rest, without a lock. One JSON
 # parameter stands for the whole page; arrays and rows of parameters cost more to send than the question itself.
-_DIFFERENT = text("""
-SELECT asked.n, g.id IS NULL, elsewhere.id
-FROM jsonb_to_recordset(CAST(:asked AS jsonb)) AS asked(
-    n integer, user_id text, connection text, tenant text, provider_user_id text,
-    access text, refresh text, updated_at timestamptz, created_at timestamptz)
-LEFT JOIN grants g USING (user_id, connection, tenant, provider_user_id)
--- An identity belongs to one user: known under another, it has moved, as accounts were linked or unlinked.
-LEFT JOIN LATERAL (
-    SELECT id FROM grants m
-    WHERE g.id IS NULL AND m.provider_user_id = asked.provider_user_id AND m.connection = asked.connection
-        AND m.tenant = asked.tenant AND m.provider_user_id <> ''
-    ORDER BY m.observed_updated_at DESC NULLS LAST, id DESC LIMIT 1
-) elsewhere ON true
-WHERE g.id IS NULL
-    OR coalesce(decode(access, 'hex'), g.observed_access) IS DISTINCT FROM g.observed_access
-    OR coalesce(decode(refresh, 'hex'), g.observed_refresh) IS DISTINCT FROM g.observed_refresh
-    OR coalesce(updated_at, g.observed_updated_at) IS DISTINCT FROM g.observed_updated_at
-    OR coalesce(asked.created_at, g.user_created_at) IS DISTINCT FROM g.user_created_at
-ORDER BY asked.n
-""")
+_DIFFERENT = load(__file__, "find_changed")
 
 
 async def _find_changed(

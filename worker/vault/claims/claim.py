@@ -1,0 +1,188 @@
+"""The right to spend a grant's refresh token: an owner and a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import select, text
+
+from token_vault.encryption_context import EncryptionContext
+from token_vault.grant_key import GrantKey
+from token_vault.secret import Secret
+from worker.vault.db.sql import load
+from worker.vault.db.tables import GrantRow
+from worker.vault.vault import Vault
+
+# A dead grant costs its provider no more than a call in this time, however often an app insists.
+FORCE_INTERVAL = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One grant, claimed: its tokens still sealed, with the versions that storing is compared against.
+
+    Attributes:
+        until: nobody else touches the grant before; a request must end well before it.
+        in_doubt_since: when an earlier attempt with this refresh token began whose outcome is unknown.
+        attempts: failures in a row before this attempt.
+    """
+
+    id: int
+    key: GrantKey
+    owner: UUID
+    claimed_at: datetime
+    until: datetime
+    state: str
+    access_ciphertext: bytes | None
+    access_version: int
+    refresh_ciphertext: bytes | None
+    refresh_version: int
+    expires_at: datetime | None
+    in_doubt_since: datetime | None
+    attempts: int
+    obtained_at: datetime | None = None
+    refresh_expires_at: datetime | None = None
+    last_read_at: datetime | None = None
+
+    @property
+    def life(self) -> timedelta | None:
+        """How long the access token that is being replaced lives, where that is known."""
+        return self.expires_at - self.obtained_at if self.expires_at and self.obtained_at else None
+
+
+# The lateral join walks each healthy connection's range of the due index, so a tick costs what is due; the quotas
+# keep one connection's backlog or slow provider from crowding out the others. An open circuit whose pause is over lends its connection one
+# probe; moving its pause on in the same statement keeps other workers from probing too. SKIP LOCKED lets workers
+# claim side by side: a row that another is just claiming is not waited for.
+_CLAIM_DUE = load(__file__, "claim_due")
+
+
+_CLAIM_ONE = load(__file__, "claim_one")
+
+
+async def claim_due(
+    vault: Vault,
+    quotas: Mapping[tuple[str, str], int],
+    *,
+    owner: UUID,
+    now: datetime,
+    until: datetime,
+    limit: int,
+    due_by: datetime | None = None,
+) -> list[Claim]:
+    """Claim due grants for one owner, and commit the claims.
+
+    Args:
+        quotas: how many grants at the most of which connection, by tenant and name.
+        owner: names the batch.
+        now: the database's time.
+        until: the claims' deadline, beyond the longest possible call.
+        limit: how many grants at the most, all together.
+        due_by: those that were due then; by default now.
+    """
+    values = {
+        "tenants": [tenant for tenant, _ in quotas], "names": [name for _, name in quotas],
+        "quotas": list(quotas.values()), "owner": owner, "now": now, "until": until, "limit": limit,
+        "due_by": due_by or now,
+    }  # fmt: skip
+    async with vault.statement() as connection:
+        rows = (await connection.execute(_CLAIM_DUE, values)).all()
+    return [_claim(row, owner, now, until) for row in rows]
+
+
+async def claim_one(
+    vault: Vault,
+    grant_id: int,
+    *,
+    owner: UUID,
+    now: datetime,
+    until: datetime,
+    seen: int | None = None,
+    force: bool = False,
+    by_operator: bool = False,
+) -> Claim | None:
+    """Claim one grant whatever its due time, and commit.
+
+    Args:
+        owner: names the attempt.
+        now, until: as for ``claim_due``.
+        seen: the version of the access token that is to be replaced; None for whichever there is.
+        force: a dead grant too, once a day at the most.
+        by_operator: a dead grant at any time, and one that waits in backoff.
+
+    Returns:
+        None where another holds it, or where it is not any more as the caller saw it: it looks again then.
+    """
+    async with vault.statement() as connection:
+        values = {
+            "id": grant_id, "owner": owner, "now": now, "until": until, "seen": seen, "force": force,
+            "by_operator": by_operator, "forced_before": now - FORCE_INTERVAL,
+        }  # fmt: skip
+        row = (await connection.execute(_CLAIM_ONE, values)).one_or_none()
+    return None if row is None else _claim(row, owner, now, until)
+
+
+def _claim(row: object, owner: UUID, now: datetime, until: datetime) -> Claim:
+    columns = dict(row._mapping)  # type: ignore[attr-defined]
+    key = GrantKey(
+        columns.pop("tenant"),
+        columns.pop("connection"),
+        columns.pop("user_id"),
+        columns.pop("provider_user_id"),
+    )
+    return Claim(key=key, owner=owner, claimed_at=now, until=until, **columns)
+
+
+async def is_held(vault: Vault, claim: Claim) -> bool:
+    """Whether a claim still stands; asked before a token in doubt is presented, as its first answer may be in."""
+    statement = select(GrantRow.id).where(
+        GrantRow.id == claim.id,
+        GrantRow.claim_owner == claim.owner,
+        GrantRow.refresh_version == claim.refresh_version,
+    )
+    return bool(await vault.run(statement))
+
+
+def decrypt_refresh_token(vault: Vault, claim: Claim) -> Secret | None:
+    """Decrypt the claimed refresh token.
+
+    Raises:
+        CannotDecrypt: the ring lacks its key, or the ciphertext is out of place.
+    """
+    if claim.refresh_ciphertext is None:
+        return None
+    return vault.refresh.decrypt(
+        EncryptionContext.of_grant(claim.key, "refresh", claim.refresh_version), claim.refresh_ciphertext
+    )
+
+
+def decrypt_access_token(vault: Vault, claim: Claim) -> Secret | None:
+    """Decrypt the claimed access token.
+
+    Raises:
+        CannotDecrypt: the ring lacks its key, or the ciphertext is out of place.
+    """
+    if claim.access_ciphertext is None:
+        return None
+    return vault.access.decrypt(
+        EncryptionContext.of_grant(claim.key, "access", claim.access_version), claim.access_ciphertext
+    )
+
+
+async def may_be_forced(vault: Vault, grant_id: int, *, now: datetime) -> bool:
+    """Return whether a dead grant was not tried lately."""
+    statement = text("SELECT 1 FROM grants WHERE id = :id AND (forced_at IS NULL OR forced_at <= :before)")
+    return bool(await vault.run(statement, {"id": grant_id, "before": now - FORCE_INTERVAL}))
+
+
+async def backoff_left(vault: Vault, grant_id: int) -> float:
+    """Return the seconds for which a grant still waits after failures."""
+    statement = text("""
+        SELECT extract(epoch FROM due_at - now())::float8 FROM grants
+        WHERE id = :id AND attempts > 0 AND claim_owner IS NULL AND due_at > now()
+    """)
+    rows = await vault.run(statement, {"id": grant_id})
+    return rows[0][0] if rows else 0.0

@@ -1,0 +1,141 @@
+"""How a claim ends: with a new pair, or without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import select, text
+
+from token_vault.encryption_context import EncryptionContext
+from token_vault.read_model import CHANNEL
+from worker.token_pair import TokenPair
+from worker.vault.claims.claim import Claim
+from worker.vault.db.sql import load
+from worker.vault.db.tables import GrantRow
+from worker.vault.vault import Vault
+
+# One statement, so that the pair is committed with the answer and nothing can come between. Each token is
+# compared by itself: a login that brought only a newer access token must not cost us the rotated refresh token.
+# A claim of whoever took over is on the token that is replaced, and void. That one, or one whose own outcome was
+# unknown, may have presented the token again, and the provider have revoked the new pair with the old: it is kept,
+# and tried at once, in doubt.
+_STORE = load(__file__, "store_pair")
+
+
+async def store_pair(
+    vault: Vault, claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: datetime
+) -> bool:
+    """Commit a provider's new pair, under compare-and-swap; the first thing done with an answer.
+
+    Args:
+        obtained_at: when the request was sent, on the database's clock.
+        due_at: when the grant is next due.
+
+    Returns:
+        False where a newer login has replaced meanwhile all that the pair would bring: the newer pair stays.
+    """
+    key = claim.key
+    access = pair.access and vault.access.encrypt(
+        EncryptionContext.of_grant(key, "access", claim.access_version + 1), pair.access
+    )
+    refresh = pair.refresh and vault.refresh.encrypt(
+        EncryptionContext.of_grant(key, "refresh", claim.refresh_version + 1), pair.refresh
+    )
+    values = {
+        "id": claim.id, "user_id": key.user_id, "owner": claim.owner, "channel": CHANNEL,
+        "access_version": claim.access_version, "refresh_version": claim.refresh_version,
+        "access_ciphertext": access, "refresh_ciphertext": refresh,
+        "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at,
+        "scopes": None if pair.scopes is None else list(pair.scopes),
+        "obtained_at": obtained_at, "due_at": due_at,
+    }  # fmt: skip
+    async with vault.statement() as connection:
+        stored = (await connection.execute(_STORE, values)).one_or_none()
+        if stored is not None:
+            return stored.same_access or refresh is not None
+        owner = select(GrantRow.user_id).where(GrantRow.id == claim.id, GrantRow.user_id != key.user_id)
+        user_id = (await connection.execute(owner)).scalar_one_or_none()
+    if user_id is None:
+        return False
+    moved = replace(claim, key=replace(key, user_id=user_id))  # linked to another user during the call
+    return await store_pair(vault, moved, pair, obtained_at=obtained_at, due_at=due_at)
+
+
+_RELEASE = load(__file__, "release")
+
+
+async def release(
+    vault: Vault,
+    claim: Claim,
+    *,
+    due_at: datetime | None,
+    state: str | None = None,
+    reason: str | None = None,
+    reason_since: datetime | None = None,
+    in_doubt: bool = False,
+    settled: bool = False,
+    attempts: int | None = None,
+    last_error: str | None = None,
+) -> bool:
+    """Give a claim back without a new pair, and commit what was learned.
+
+    Args:
+        due_at: when to look again, None for never.
+        state, reason, reason_since: the grant's new state; unchanged where ``state`` is None.
+        in_doubt: this attempt's outcome is unknown.
+        settled: what was in doubt no longer is.
+        attempts: failures in a row; unchanged where None.
+        last_error: a provider's code, never its text.
+
+    Returns:
+        False where the grant changed underneath (a newer login, an erasure): nothing was written then.
+    """
+    values = {
+        "id": claim.id, "owner": claim.owner, "channel": CHANNEL,
+        "access_version": claim.access_version, "refresh_version": claim.refresh_version,
+        "state": state, "reason": reason, "reason_since": reason_since, "due_at": due_at,
+        "in_doubt_since": claim.claimed_at if in_doubt else None, "settled": settled,
+        "attempts": claim.attempts if attempts is None else attempts, "last_error": last_error,
+    }  # fmt: skip
+    return bool(await vault.run(_RELEASE, values))
+
+
+_RELEASE_UNSPENT = load(__file__, "release_unspent")
+
+
+async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: datetime) -> None:
+    """Give back claims whose request was never sent: no doubt remains of this attempt."""
+    if not claims:
+        return
+    values = {
+        "ids": [claim.id for claim in claims], "owner": claims[0].owner, "channel": CHANNEL, "due_at": due_at,
+    }  # fmt: skip
+    await vault.run(_RELEASE_UNSPENT, values)
+
+
+_REFUSED_AFTER_ALL = text("""
+UPDATE grants SET state = 'in_doubt', reason = 'reused', reason_since = :began, in_doubt_since = :began, due_at = :now
+WHERE id = :id AND refresh_version > :refresh_version AND obtained_from = 'renewal' AND claim_owner IS NULL
+    AND state = 'active'
+RETURNING id
+""")
+
+
+async def mark_reused(vault: Vault, claim: Claim, *, now: datetime) -> bool:
+    """Put a grant in doubt whose refresh token was presented again just before its late answer was stored.
+
+    The provider may have taken the second presentation for theft and revoked the pair that is now held: that is
+    found out at once, and if it is so, it is a loss in rotation since that presentation began.
+
+    Returns:
+        False where what is held does not descend from the claimed token.
+    """
+    values = {
+        "id": claim.id,
+        "refresh_version": claim.refresh_version,
+        "began": claim.in_doubt_since,
+        "now": now,
+    }
+    return bool(await vault.run(_REFUSED_AFTER_ALL, values))

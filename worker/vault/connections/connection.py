@@ -1,0 +1,126 @@
+"""Connections as the vault stores them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import RowMapping, select
+from sqlalchemy.dialects.postgresql import insert
+
+from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import CannotDecrypt
+from token_vault.secret import Secret
+from worker.vault.connections.circuits import CIRCUIT_COLUMNS, Circuit
+from worker.vault.db.tables import ConnectionRow
+from worker.vault.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class StoredConnection:
+    """A connection as stored, its options still sealed."""
+
+    tenant: str
+    name: str
+    strategy: str
+    provider: str | None
+    problem: str | None
+    problem_message: str | None
+    options_ciphertext: bytes | None
+    options_version: int
+    client_fingerprint: bytes | None
+    circuit: Circuit
+    renew: str
+    observed_rotating: bool
+    observed_grace: float | None
+    observed_life: timedelta | None
+    observed_refresh_life: timedelta | None
+    missing_since: datetime | None
+
+
+_STORED = (
+    ConnectionRow.tenant, ConnectionRow.name, ConnectionRow.strategy, ConnectionRow.provider, ConnectionRow.problem,
+    ConnectionRow.problem_message, ConnectionRow.options_ciphertext, ConnectionRow.options_version,
+    ConnectionRow.client_fingerprint, ConnectionRow.renew, ConnectionRow.observed_rotating,
+    ConnectionRow.observed_grace, ConnectionRow.observed_life, ConnectionRow.observed_refresh_life,
+    ConnectionRow.missing_since,
+)  # fmt: skip
+
+
+def options_context(tenant: str, name: str, version: int) -> EncryptionContext:
+    """Where a connection's options are sealed for."""
+    return EncryptionContext("connections", (tenant, name), "options", version)
+
+
+def decrypt_options(vault: Vault, stored: StoredConnection) -> Mapping[str, Any] | None:
+    """Decrypt what Auth0 last showed of a connection; None where it never showed any options.
+
+    Raises:
+        CannotDecrypt: the refresh ring lacks the key, or the ciphertext is out of place.
+    """
+    if stored.options_ciphertext is None:
+        return None
+    place = options_context(stored.tenant, stored.name, stored.options_version)
+    options: Mapping[str, Any] = json.loads(vault.refresh.decrypt(place, stored.options_ciphertext).reveal())
+    return options
+
+
+async def load_connections(
+    vault: Vault, tenants: Sequence[str], name: str | None = None
+) -> list[StoredConnection]:
+    """Read the connections of these tenants, or the one of this name."""
+    statement = (
+        select(*_STORED, *CIRCUIT_COLUMNS)
+        .where(ConnectionRow.tenant.in_(tenants))
+        .order_by(ConnectionRow.tenant, ConnectionRow.name)
+    )
+    if name is not None:
+        statement = statement.where(ConnectionRow.name == name)
+    async with vault.engine.connect() as connection:
+        return [_stored(row) for row in (await connection.execute(statement)).mappings()]
+
+
+def _stored(row: RowMapping) -> StoredConnection:
+    columns = dict(row)
+    circuit = Circuit(**{column.name: columns.pop(column.name) for column in CIRCUIT_COLUMNS})
+    return StoredConnection(**columns, circuit=circuit)
+
+
+async def store_connection(
+    vault: Vault,
+    *,
+    tenant: str,
+    name: str,
+    auth0_id: str,
+    strategy: str,
+    options: Mapping[str, Any] | None,
+    notes: Sequence[str],
+    now: datetime,
+) -> None:
+    """Keep what Auth0 shows of a connection. Absent options never erase the ones held."""
+    before = await load_connections(vault, [tenant], name)
+    columns: dict[str, Any] = {
+        "auth0_id": auth0_id, "strategy": strategy, "notes": list(notes), "synced_at": now,
+        "missing_since": None,
+    }  # fmt: skip
+    if options is not None and not (before and _same_options(vault, before[0], options)):
+        version = (before[0].options_version if before else 0) + 1
+        sealed = vault.refresh.encrypt(options_context(tenant, name, version), Secret(json.dumps(options)))
+        columns |= {"options_ciphertext": sealed, "options_version": version}
+    statement = insert(ConnectionRow).values(tenant=tenant, name=name, **columns)
+    async with vault.engine.begin() as connection:
+        await connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=[ConnectionRow.tenant, ConnectionRow.name], set_=columns
+            )
+        )
+
+
+def _same_options(vault: Vault, before: StoredConnection, options: Mapping[str, Any]) -> bool:
+    try:
+        return decrypt_options(vault, before) == options
+    except CannotDecrypt:
+        return False  # what cannot be read any more is replaced by what Auth0 shows now

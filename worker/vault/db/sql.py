@@ -1,0 +1,30 @@
+"""Loads the SQL files that stand beside the modules which run them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sqlalchemy import TextClause, text
+
+# As psql includes a file, by its path from the one that names it.
+_INCLUDE = re.compile(r"^[ \t]*\\ir[ \t]+(\S+)[ \t]*\n", re.MULTILINE)
+
+
+def load(module_file: str, name: str) -> TextClause:
+    r"""Load ``name.sql`` from beside a module.
+
+    A line ``\ir other.sql`` stands for that file's text.
+
+    Args:
+        module_file: the module's ``__file__``.
+        name: of the file, without its extension.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    return text(_read(Path(module_file).with_name(f"{name}.sql")))
+
+
+def _read(path: Path) -> str:
+    return _INCLUDE.sub(lambda line: _read(path.parent / line[1]), path.read_text(encoding="utf-8"))

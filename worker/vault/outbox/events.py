@@ -1,0 +1,161 @@
+"""Events: changes of state that somebody outside must know of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, insert, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from token_vault.grant_key import GrantKey
+from worker.settings import EventKind
+from worker.vault.db.sql import load
+from worker.vault.db.tables import OutboxRow
+from worker.vault.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEvent:
+    """One change of state.
+
+    Attributes:
+        user_id: Auth0's; empty for an admin grant, None where no grant is meant.
+        since: when the state began, None where that is the time of the event.
+        expires_at: the end of the access token held.
+        message: what the operator has to mend, where the vault has words for it.
+    """
+
+    id: UUID
+    kind: str
+    at: datetime
+    tenant: str
+    connection: str | None
+    user_id: str | None
+    provider_user_id: str | None
+    provider: str | None
+    state: str | None
+    reason: str | None
+    since: datetime | None
+    expires_at: datetime | None
+    message: str | None
+
+
+async def emit(
+    connection: AsyncConnection,
+    kind: EventKind,
+    *,
+    tenant: str,
+    name: str | None = None,
+    user_id: str | None = None,
+    state: str | None = None,
+    reason: str | None = None,
+    since: datetime | None = None,
+) -> None:
+    """Write an event in the caller's transaction: for changes that no row of a grant or connection shows.
+
+    What was told of a forgotten user before is deleted, delivered or not: the last event is all that stays.
+
+    Args:
+        connection: in the transaction that makes the change, and only where it makes one.
+        name: the connection's.
+        user_id: Auth0's.
+        reason: a code, never personal data.
+    """
+    if kind is EventKind.FORGOTTEN:
+        await delete_users_events(connection, tenant, user_id)
+    await connection.execute(
+        insert(OutboxRow).values(
+            kind=kind.value, tenant=tenant, connection=name, user_id=user_id, state=state, reason=reason, since=since
+        )
+    )  # fmt: skip
+
+
+async def delete_users_events(connection: AsyncConnection, tenant: str, user_id: str | None) -> None:
+    """Delete what was told of a user, but not that the user is forgotten; in the caller's transaction."""
+    await connection.execute(
+        delete(OutboxRow).where(
+            OutboxRow.tenant == tenant,
+            OutboxRow.user_id == user_id,
+            OutboxRow.kind != EventKind.FORGOTTEN.value,
+        )
+    )
+
+
+async def reassign(connection: AsyncConnection, old: GrantKey, user_id: str) -> None:
+    """Let what was told of a grant name the user who has it now: who has to act, and who may be forgotten."""
+    await connection.execute(
+        update(OutboxRow)
+        .where(
+            OutboxRow.tenant == old.tenant,
+            OutboxRow.user_id == old.user_id,
+            OutboxRow.connection == old.connection,
+            OutboxRow.provider_user_id == old.provider_user_id,
+        )
+        .values(user_id=user_id)
+    )
+
+
+# One range of the index for each connection, but where the connection's own event says it all: of two problems there
+# is none.
+# A token that ended before its grant came to the vault is no news, and neither is one that ended long ago.
+_TELL_EXPIRING = load(__file__, "report_expiring")
+
+
+async def report_expiring(
+    vault: Vault, tenants: Sequence[str], *, ahead: datetime, since: datetime, limit: int = 500
+) -> int:
+    """Tell of access tokens that end until ``ahead`` with nothing to renew them, once each; returns how many.
+
+    Args:
+        since: tokens that ended before are not told of.
+    """
+    values = {"tenants": list(tenants), "ahead": ahead, "since": since, "limit": limit}
+    return len(await vault.run(_TELL_EXPIRING, values))
+
+
+_LIST = load(__file__, "list_events")
+
+
+async def list_events(
+    vault: Vault,
+    tenants: Sequence[str],
+    *,
+    kind: str | None = None,
+    user_id: str | None = None,
+    connection: str | None = None,
+    since: datetime | None = None,
+    states: Sequence[str] = (),
+    limit: int = 50,
+) -> list[dict[str, Any]]:
+    """Events, newest first, each with its deliveries.
+
+    Args:
+        states: with a delivery in one of these.
+    """
+    values = {
+        "tenants": list(tenants), "kind": kind, "user_id": user_id, "connection": connection, "since": since,
+        "states": list(states), "limit": limit,
+    }  # fmt: skip
+    async with vault.engine.connect() as open_connection:
+        return [dict(row) for row in (await open_connection.execute(_LIST, values)).mappings()]
+
+
+_BLANK = text("""
+UPDATE outbox SET user_id = NULL
+WHERE kind = 'user.forgotten' AND user_id IS NOT NULL AND queued_at IS NOT NULL
+    AND NOT EXISTS (SELECT FROM deliveries d WHERE d.event_id = outbox.id AND d.state <> 'delivered')
+""")
+
+
+async def redact_forgotten(vault: Vault) -> None:
+    """Take the user's id out of events of forgotten users that every receiver has."""
+    await vault.run(_BLANK)
+
+
+async def delete_old(vault: Vault, *, before: datetime) -> None:
+    """Delete events from before a time, delivered or not."""
+    await vault.run(text("DELETE FROM outbox WHERE at < :before"), {"before": before})

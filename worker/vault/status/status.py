@@ -1,0 +1,85 @@
+"""What ``token-vault status`` and dashboards show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import text
+
+from worker.vault.db.sql import load
+from worker.vault.vault import Vault
+
+_GRANTS = text(
+    "SELECT state, count(*) FROM token_status WHERE tenant = ANY(:tenants) GROUP BY state ORDER BY state"
+)
+
+
+_CONNECTIONS = load(__file__, "connections")
+
+
+_LAST_RUNS = text("""
+SELECT run.* FROM unnest(CAST(:tenants AS text[])) AS named (tenant) CROSS JOIN LATERAL (
+    SELECT tenant, scope, started_at, finished_at, seen, new, changed, unchanged, stale, gone, failed, resumed, notes, error
+    FROM sync_runs WHERE tenant = named.tenant AND scope = :scope ORDER BY started_at DESC LIMIT 1
+) run ORDER BY run.tenant
+""")
+
+
+_RENEWALS = text("""
+SELECT outcome, sum(count)::bigint AS last_hour,
+    coalesce(sum(count) FILTER (WHERE minute = date_trunc('minute', now()) - interval '1 minute'), 0)::bigint AS last_minute
+FROM renewal_counts WHERE tenant = ANY(:tenants) AND minute > now() - interval '1 hour' GROUP BY outcome ORDER BY outcome
+""")
+
+
+_EVENTS = text("""
+SELECT count(*) FILTER (WHERE d.state = 'pending') AS undelivered, count(*) FILTER (WHERE d.state = 'failed') AS failed
+FROM deliveries d JOIN outbox e ON e.id = d.event_id WHERE d.state <> 'delivered' AND e.tenant = ANY(:tenants)
+""")
+
+
+async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
+    """How the vault is: grants by state, connections, each tenant's last full sync and last look for changes, renewals."""
+    values = {"tenants": list(tenants)}
+    async with vault.engine.connect() as connection:
+        grants = await connection.execute(_GRANTS, values)
+        connections = await connection.execute(_CONNECTIONS, values)
+        full = await connection.execute(_LAST_RUNS, values | {"scope": "all"})
+        changes = await connection.execute(_LAST_RUNS, values | {"scope": "changes"})
+        renewals = await connection.execute(_RENEWALS, values)
+        events = await connection.execute(_EVENTS, values)
+        return {
+            "grants": {state: count for state, count in grants},  # noqa: C416  # rows are not pairs to dict()
+            "connections": _connections([dict(row) for row in connections.mappings()]),
+            "last_sync": [dict(row) for row in full.mappings()],
+            "last_changes": [dict(row) for row in changes.mappings()],
+            "renewals": _renewals([dict(row) for row in renewals.mappings()]),
+            "events": dict(events.mappings().one()),
+        }
+
+
+def _connections(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        columns = dict(row)
+        state, count, expiry = columns.pop("state"), columns.pop("grants"), columns.pop("next_expiry")
+        connection = found.setdefault(
+            (row["tenant"], row["name"]), columns | {"grants": {}, "next_expiry": None}
+        )
+        if state is not None:
+            connection["grants"][state] = count
+        if expiry is not None and (connection["next_expiry"] is None or expiry < connection["next_expiry"]):
+            connection["next_expiry"] = expiry
+    return list(found.values())
+
+
+def _renewals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    per_minute: Counter[str] = Counter({row["outcome"]: row["last_minute"] for row in rows})
+    last_hour: Counter[str] = Counter({row["outcome"]: row["last_hour"] for row in rows})
+    return {
+        "per_minute": per_minute["renewed"],
+        "last_minute": dict(+per_minute),
+        "last_hour": dict(+last_hour),
+    }

@@ -1,0 +1,101 @@
+"""The open vault: a database engine, two key rings and the fingerprint key."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Executable, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from token_vault.keyring import KeyRing
+from token_vault.secret import Secret
+from worker.vault.crypto import vault_secrets
+from worker.vault.crypto.fingerprints import Fingerprints
+from worker.vault.db.engine import create_engine
+from worker.vault.db.errors import explained
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """An open vault. Every function of this room takes it first.
+
+    Attributes:
+        engine: connections to Postgres.
+        access, refresh: the two key rings.
+        fingerprints: of the tokens and clients that Auth0 shows.
+    """
+
+    engine: AsyncEngine
+    access: KeyRing
+    refresh: KeyRing
+    fingerprints: Fingerprints
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection on which each statement commits by itself.
+
+        That takes one round trip instead of three.
+        """
+        async with self.engine.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def run(
+        self, statement: Executable, values: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement that commits by itself, and may run twice.
+
+        After a restart of Postgres the pool's connections are dead: the first one to be used is replaced, and
+        the statement goes over a new one.
+        """
+        for attempt in (1, 2):
+            try:
+                async with self.statement() as connection:
+                    result = await connection.execute(statement, values)
+                    return [tuple(row) for row in result] if result.returns_rows else []
+            except DBAPIError as error:
+                if attempt == 2 or not error.connection_invalidated:
+                    raise
+        raise AssertionError  # pragma: no cover  # the second attempt returns or raises
+
+    async def now(self) -> datetime:
+        """Return the database's time: one clock for all workers."""
+        (row,) = await self.run(text("SELECT clock_timestamp()"))
+        now: datetime = row[0]
+        return now
+
+
+@asynccontextmanager
+async def open_vault(
+    database_url: Secret,
+    access_keys: Sequence[Secret],
+    refresh_keys: Sequence[Secret],
+    *,
+    connections: int = 10,
+) -> AsyncIterator[Vault]:
+    """Open the vault, and check that both rings fit it.
+
+    Args:
+        database_url: where the vault is.
+        access_keys, refresh_keys: Fernet keys, newest first.
+        connections: how many connections to Postgres at the most.
+
+    Raises:
+        ConfigurationError: a wrong URL or key, or the migrations have not run.
+        TemporarilyUnavailable: Postgres does not answer.
+    """
+    access, refresh = KeyRing("access", access_keys), KeyRing("refresh", refresh_keys)
+    engine = create_engine(database_url, connections=connections)
+    try:
+        async with explained(), engine.begin() as connection:
+            fingerprint_key = await vault_secrets.load_or_create(
+                connection, refresh, vault_secrets.FINGERPRINT_KEY
+            )
+            await vault_secrets.load_or_create(connection, access, vault_secrets.ACCESS_RING_CHECK)
+        yield Vault(engine, access, refresh, Fingerprints(fingerprint_key))
+    finally:
+        await engine.dispose()
