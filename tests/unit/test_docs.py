@@ -38,7 +38,8 @@ DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
 SOURCES = "\n".join(
     file.read_text(encoding="utf-8")
     for room in ("worker", "client/src")
-    for file in ROOT.glob(f"{room}/**/*.py")
+    for file in ROOT.glob(f"{room}/**/*.*")
+    if file.suffix in (".py", ".sql")
 )
 WRITTEN_BY_OTHERS = {"benchmarks.md"}  # made by `make bench`
 
