@@ -1,4 +1,4 @@
-"""An emulated Auth0 tenant and its identity providers, as HTTP servers on one port.
+"""The emulated Auth0 tenant and its identity providers, over HTTP.
 
 Written from the vendors' documentation alone: nothing here imports the code under test, so that one
 misunderstanding cannot pass on both sides. Start it with `python -m emulators`, or from a test with

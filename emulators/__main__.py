@@ -1,4 +1,7 @@
-"""`python -m emulators`: start everything on one port; the first line on stdout says where."""
+"""`python -m emulators`: start everything on one port.
+
+The first line on stdout says where.
+"""
 
 import argparse
 import asyncio
@@ -21,7 +24,10 @@ DEMO_HISTORY = 20  # pairs remembered per grant, so that the state file of a lon
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT; the exit status is 2 when it cannot start."""
+    """Run until SIGTERM or SIGINT.
+
+    The exit status is 2 when it cannot start.
+    """
     options = _options()
     try:
         bound = listen(options.host, options.port)

@@ -1,4 +1,7 @@
-"""Users who log in, come, are linked, unlinked and go by themselves, so many in a minute of the clock."""
+"""Users who sign up, log in, are linked and deleted.
+
+So many of each happen in a minute of the emulation's clock.
+"""
 
 import asyncio
 import random
@@ -13,7 +16,10 @@ AT_ONCE = 50  # happenings between two looks at what else there is to do
 
 
 class Activity:
-    """One course of happenings, the same for the same seed and tenant; only their moments may differ."""
+    """A course of changes, fixed by seed and tenant.
+
+    Only their moments may differ.
+    """
 
     def __init__(self, world: World, rates: dict[str, float], recreations: float, seed: int) -> None:
         self._world = world
@@ -40,7 +46,10 @@ class Activity:
             self.one()
 
     def one(self) -> None:
-        """Let the next thing happen; nothing where there is nobody for it."""
+        """Let the next thing happen.
+
+        Nothing where there is nobody for it.
+        """
         [kind] = self._choice.choices(list(self._rates), list(self._rates.values()))
         happened = getattr(self, f"_{kind}")()
         self.done[kind if happened else "nothing"] += 1
@@ -107,7 +116,10 @@ class Activity:
         return self._pick(self._names, lambda name: bool(_connections(self._world, name)))
 
     def _pick(self, names: list[str], fits: Any) -> str | None:
-        """Choose one who is still there; those who are not are forgotten on the way."""
+        """Choose one who is still there.
+
+        Those who are not are forgotten on the way.
+        """
         while names:
             place = self._choice.randrange(len(names))
             if names[place] in self._world.users.ingest_by_id and fits(names[place]):

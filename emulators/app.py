@@ -15,7 +15,7 @@ from emulators.world import World
 
 
 def build(world: World, transports: Transports) -> Gate:
-    """Put the tenant, the providers and the control plane behind the gate."""
+    """Put tenant, providers and control plane behind the gate."""
     management = world.management
 
     async def user(request: Request) -> Response:

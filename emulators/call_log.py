@@ -1,4 +1,7 @@
-"""What was asked of the emulation. Tokens appear as digests only."""
+"""What was asked of the emulation.
+
+Tokens appear as digests only.
+"""
 
 from collections import Counter, deque
 from typing import Any
@@ -8,7 +11,10 @@ KEPT = 200_000
 
 
 class CallLog:
-    """The calls, the newest `KEPT` of them in full and all of them counted."""
+    """The calls, all counted and the newest in full.
+
+    `KEPT` says how many are kept in full.
+    """
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=KEPT)

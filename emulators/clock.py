@@ -1,4 +1,4 @@
-"""The one clock of the emulation, and the two forms in which time travels."""
+"""The emulation's one clock, and its two time formats."""
 
 import asyncio
 import time
@@ -6,7 +6,10 @@ from datetime import UTC, datetime
 
 
 class Clock:
-    """Real time with an offset and a speed, or standing still. Seconds since the epoch."""
+    """Real time with offset and speed, or standing still.
+
+    Seconds since the epoch.
+    """
 
     def __init__(self) -> None:
         self.offset = 0.0
@@ -31,12 +34,18 @@ class Clock:
         return self._tell()
 
     def set(self, epoch: float | None) -> float:
-        """Stand still at `epoch`; with None run again, as real time."""
+        """Stand still at `epoch`.
+
+        With None run again, as real time.
+        """
         self.frozen, self.offset, self.speed, self._since = epoch, 0.0, 1.0, 0.0
         return self._tell()
 
     def set_speed(self, speed: float) -> float:
-        """Run at `speed` seconds in a real second from the present moment on, also after standing still."""
+        """Run at `speed` seconds a second from now on.
+
+        Also starts a clock that stands still.
+        """
         if speed <= 0:
             raise ValueError("the clock never stands still or runs back by its speed")
         now, self._since = self.now(), time.time()
@@ -44,7 +53,7 @@ class Clock:
         return self._tell()
 
     async def sleep_until(self, epoch: float) -> None:
-        """Wait until it is `epoch` here, however the clock is moved meanwhile."""
+        """Wait until the clock says `epoch`, however it is moved."""
         while (left := epoch - self.now()) > 0:
             changed = self._changed
             patience = None if self.frozen is not None else left / self.speed
@@ -65,7 +74,10 @@ def iso(epoch: float) -> str:
 
 
 def milliseconds(text: str) -> int:
-    """Read an ISO 8601 time, or a date, as whole milliseconds since the epoch. Raises ValueError."""
+    """Read an ISO 8601 time as milliseconds since the epoch.
+
+    A date is read as its first moment. Raises ValueError.
+    """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -1,4 +1,7 @@
-"""A small company's tenant: about 200 users over all providers, with the things that go wrong in life."""
+"""A small company's tenant, with the troubles of real ones.
+
+About 200 users over all providers.
+"""
 
 import asyncio
 import random
@@ -61,7 +64,10 @@ USERS = {
 
 
 def seed(world: World) -> None:
-    """Fill an empty world; ids are the same each time, tokens never."""
+    """Fill an empty world.
+
+    Ids are the same each time, tokens never.
+    """
     for connection in CONNECTIONS:
         wiring.add_connection(world, **connection)
     provider, client_id = world.leads_to["bitbucket-wrong-secret"]
@@ -79,7 +85,10 @@ def seed(world: World) -> None:
 
 
 def _link(world: World, made: dict[str, list[str]]) -> None:
-    """Link the first users of some connections; one has three identities."""
+    """Link the first users of some connections.
+
+    One has three identities.
+    """
     logins.link(world, "google-oauth2|1111", made["bitbucket"][0])
     logins.link(world, made["google-oauth2"][0], made["github"][0])
     logins.link(world, made["google-oauth2"][0], made["sharepoint"][0])
@@ -88,7 +97,7 @@ def _link(world: World, made: dict[str, list[str]]) -> None:
 
 
 async def keep_logging_in(world: World) -> None:
-    """Let somebody log in again every quarter of a minute, mostly without consent."""
+    """Log somebody in every 15 seconds, mostly without consent."""
     choice = random.Random(SEED)
     while True:
         await asyncio.sleep(RELOGIN_EVERY)

@@ -1,4 +1,7 @@
-"""Faults that a test plants: the next n requests below a path go wrong in a given way."""
+"""Planted faults.
+
+The next n requests below a path go wrong in a given way.
+"""
 
 import json
 from collections import deque
@@ -12,7 +15,10 @@ NOT_CARRIED_OUT = {"html200", "reset_before"}
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One way of going wrong. `argument` is what follows the colon in its name."""
+    """One way of going wrong.
+
+    `argument` is what follows the colon in its name.
+    """
 
     name: str  # "status" for an HTTP status code
     argument: str = ""
@@ -25,7 +31,10 @@ class Fault:
 def read_fault(
     kind: str, *, retry_after: int | None, carried_out: bool | None, extra: dict[str, Any] | None
 ) -> Fault:
-    """Read a fault by its name. Raises ValueError when there is none of that name."""
+    """Read a fault by its name.
+
+    Raises ValueError when there is none of that name.
+    """
     name, _, argument = kind.partition(":")
     status = 500
     if name.isdecimal():
@@ -41,13 +50,13 @@ def read_fault(
 
 
 class Faults:
-    """The planted faults, in the order in which they were planted."""
+    """The planted faults, oldest first."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[str, deque[Fault]]] = []
 
     def plant(self, target: str, n: int, fault: Fault) -> None:
-        """Let the next `n` requests to `target` or below it suffer `fault`."""
+        """Plant a fault for the next `n` requests below `target`."""
         self._waiting.append((unquote(target).rstrip("/"), deque([fault] * n)))
 
     def take(self, path: str) -> Fault | None:

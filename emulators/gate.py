@@ -1,4 +1,4 @@
-"""The ASGI layer in front of everything: keeps the call log and carries out planted faults."""
+"""The ASGI layer that logs calls and carries out faults."""
 
 import asyncio
 import json
@@ -101,7 +101,7 @@ class Gate:
         await _gone(receive)
 
     async def _hang(self, receive: Receive) -> bool:
-        """Wait until released (False) or until the client has left (True)."""
+        """Wait for release (False) or the client's leaving (True)."""
         left = asyncio.ensure_future(_gone(receive))
         released = asyncio.ensure_future(self._released.wait())
         done, waiting = await asyncio.wait((left, released), return_when=asyncio.FIRST_COMPLETED)
@@ -160,7 +160,7 @@ def _spoiled(fault: Fault, answer: _Answer, path: str) -> Response:
 
 
 def _merged(body: bytes, fields: dict[str, Any]) -> bytes:
-    """Merge fields into a JSON object, or into a form-encoded answer."""
+    """Merge fields into a JSON object or a form."""
     if body.startswith(b"{"):
         return json.dumps({**json.loads(body), **fields}).encode()
     return urlencode({**dict(parse_qsl(body.decode())), **fields}).encode()

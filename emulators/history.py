@@ -1,4 +1,4 @@
-"""What each happening leaves behind: entries of the tenant log, and events.
+"""Log entries and events that each change leaves behind.
 
 Types of entries: https://auth0.com/docs/deploy-monitor/logs/log-event-type-codes. A link or an unlink is a
 management write (`sapi`) that names the users in its request alone.
@@ -22,7 +22,10 @@ NOISE = ("ssa", "sertft", "fp")  # silent authentication, an application's refre
 
 
 def logged_in(world: World, user: Json, identity: Json, kind: str = "s") -> None:
-    """Tell of a login: `s`, `ss` or `sens`; a code exchange follows those in a browser."""
+    """Tell of a login: `s`, `ss` or `sens`.
+
+    A code exchange follows those in a browser.
+    """
     about = _about(world, user, identity)
     world.log.write(kind, description="Successful login", **about)
     if kind != "sens":
@@ -32,7 +35,7 @@ def logged_in(world: World, user: Json, identity: Json, kind: str = "s") -> None
 
 
 def noise(world: World, user: Json, kind: str) -> None:
-    """Write an entry about a user of whom nothing has changed."""
+    """Write an entry about an unchanged user."""
     world.log.write(kind, **_about(world, user, _first(user)))
 
 
@@ -44,7 +47,10 @@ def deleted(world: World, user: Json) -> None:
 
 
 def linked(world: World, primary: Json, secondary: Json) -> None:
-    """Tell of a link, for which the event stream has a deletion and a change, the log one write."""
+    """Record a link.
+
+    The event stream has a deletion and a change of it, the log one write.
+    """
     main = _first(secondary)
     body = {"provider": main.get("provider"), "user_id": str(main.get("user_id"))}
     path = f"/api/v2/users/{_quoted(primary['user_id'])}/identities"
@@ -54,7 +60,7 @@ def linked(world: World, primary: Json, secondary: Json) -> None:
 
 
 def unlinked(world: World, primary: Json, identity: Json, freed: Json) -> None:
-    """Tell of an unlink and of the user that the identity becomes."""
+    """Record an unlink, and the user that the identity becomes."""
     place = f"{identity.get('provider')}/{_quoted(str(identity.get('user_id')))}"
     path = f"/api/v2/users/{_quoted(primary['user_id'])}/identities/{place}"
     _wrote(world, "Unlink a User Identity", "delete", path, {}, 200)

@@ -1,4 +1,7 @@
-"""A tenant's worth of users in a few seconds, and everything that is true of them page by page."""
+"""A tenant's worth of users within seconds.
+
+And what is true of them, page by page.
+"""
 
 import gc
 import random
@@ -26,8 +29,9 @@ def seed_users(
     expires_in: Any = logins.AS_PROVIDER,
     seed: int = 1,
 ) -> Json:
-    """Add `n` users over the connections in turn, a history without log entries or events.
+    """Add `n` past users over the connections in turn.
 
+    They leave no log entries and no events.
     They were created within the `span` seconds before `at` (default: now), and logged in last at any time
     since; the first `cluster` of them did both in one and the same millisecond. A share `linked` has a second
     identity of the next connection. Gives `users`, `identities` and `connections` (users of each).
@@ -55,8 +59,9 @@ def seed_users(
 
 
 def alive(world: World, after: str = "", count: int = 5000) -> Json:
-    """List users by id after a given one, with what Auth0 shows and what the providers issued last.
+    """List users by id, with Auth0's copy and the truth.
 
+    The truth is what the providers issued last.
     Gives `users` and `next` (None at the end). Each user has `user_id`, `updated_at` and `identities`; each of
     those `connection`, `provider_user_id`, and the digests `shown_access`, `shown_refresh` (of Auth0's copy),
     `newest_access`, `newest_refresh` (issued last, dead or alive), `live_access`, `live_refresh` (the newest

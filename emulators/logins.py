@@ -1,4 +1,4 @@
-"""Users and their identities: how they come about, log in, are linked, and how a test bends them."""
+"""Users and identities: creation, login, links and raw changes."""
 
 import copy
 from typing import Any
@@ -23,7 +23,10 @@ def add_users(
     spacing: float = 0.001,
     at: float | None = None,
 ) -> list[str]:
-    """Add `n` users who logged in `spacing` seconds apart, the last one at `at` (default: now)."""
+    """Add `n` users who logged in one after another.
+
+    They did so `spacing` seconds apart, the last one at `at` (default: now).
+    """
     first = world.counters.get(connection, 0)
     world.counters[connection] = first + n
     last = world.clock.now() if at is None else at
@@ -38,15 +41,19 @@ def add_users(
 
 
 def add_user(world: World, user_id: str, identities: list[Json], at: float | None = None) -> Json:
-    """Add one user with one identity or several, each with tokens from its connection's provider."""
+    """Add one user with its identities and their tokens.
+
+    The tokens come from each connection's provider.
+    """
     return _add(
         world, user_id, identities, world.clock.now() if at is None else at, len(world.users.ingest_by_id)
     )
 
 
 def login(world: World, user_id: str, connection: str | None, *, consent: bool, log_type: str = "s") -> Json:
-    """Log in once more: new tokens at the provider, shown by Auth0 in that identity alone.
+    """Log in again, with new tokens in one identity.
 
+    The tokens are new at the provider too.
     Gives the tokens. Without consent some providers (Google) bring no refresh token, and the identity
     then shows none.
     """
@@ -65,7 +72,10 @@ def login(world: World, user_id: str, connection: str | None, *, consent: bool, 
 
 
 def link(world: World, primary_user_id: str, secondary_user_id: str) -> Json:
-    """Move the identities of one user to another; the secondary's own user disappears."""
+    """Move the identities of one user to another.
+
+    The secondary's own user disappears.
+    """
     primary = copy.deepcopy(world.users.ingest_by_id[primary_user_id])
     secondary = world.users.remove(secondary_user_id)
     profile = {name: secondary[name] for name in ("email", "name") if name in secondary}
@@ -81,7 +91,10 @@ def delete(world: World, user_id: str) -> None:
 
 
 def unlink(world: World, primary_user_id: str, connection: str) -> Json:
-    """Give a linked identity back to a user of its own; gives that user."""
+    """Make a linked identity a user of its own again.
+
+    Gives that user.
+    """
     primary = copy.deepcopy(world.users.ingest_by_id[primary_user_id])
     linked = [identity for identity in primary["identities"][1:] if identity.get("connection") == connection]
     if not linked:
@@ -105,7 +118,10 @@ def set_user(world: World, user_id: str, fields: Json, delete: list[str]) -> Jso
 def set_identity(
     world: World, user_id: str, connection: str, fields: Json, delete: list[str], *, touch: bool
 ) -> Json:
-    """Plant raw fields of one identity; `touch` moves the user's `updated_at`, as any change does."""
+    """Plant raw fields of one identity.
+
+    `touch` moves the user's `updated_at`, as any change does.
+    """
     user = copy.deepcopy(world.users.ingest_by_id[user_id])
     identity = _identity(user, connection)
     identity |= fields
@@ -118,7 +134,10 @@ def set_identity(
 
 
 def identity_key(world: World, user_id: str, connection: str) -> Identity:
-    """Find which identity at the provider a user has by a connection, also after a link or a deletion."""
+    """Find a user's identity at the provider by connection.
+
+    Also after a link or a deletion.
+    """
     user = world.users.ingest_by_id.get(user_id)
     for identity in (user or {}).get("identities", ()):
         if isinstance(identity, dict) and identity.get("connection") == connection:
@@ -140,7 +159,10 @@ def _add(world: World, user_id: str, identities: list[Json], at: float, number: 
 
 
 def new_identity(world: World, user_id: str | None, wanted: Json, at: float, number: int) -> Json:
-    """Make an identity from `connection` and any of `user_id`, `refresh`, `expires_in`; others are planted."""
+    """Make an identity from a test's wishes.
+
+    They are `connection` and any of `user_id`, `refresh`, `expires_in`; other fields are planted.
+    """
     wanted = dict(wanted)
     connection = wanted["connection"]
     strategy = world.connections[connection]["strategy"]
@@ -169,7 +191,7 @@ def new_identity(world: World, user_id: str | None, wanted: Json, at: float, num
 def _issue(
     world: World, key: Identity, *, refresh: bool, consent: bool, at: float, life: Any = AS_PROVIDER
 ) -> Json:
-    """Get tokens from the provider, as the fields that Auth0 shows."""
+    """Get tokens from the provider, as Auth0's fields."""
     provider, client_id = world.leads_to[key[0]]
     behaviour = world.providers.behaviours[provider]
     life = behaviour.access_life if life == AS_PROVIDER else life
@@ -187,7 +209,10 @@ def _issue(
 
 
 def new_profile(user_id: str, at: float, number: int) -> Json:
-    """Make a user without identities, created and last seen at `at`."""
+    """Make a user without identities, created at `at`.
+
+    It was last seen then too.
+    """
     moment = iso(at)
     profile: Json = {
         "user_id": user_id,
@@ -223,7 +248,10 @@ def key_of(identity: Json) -> Identity:
 
 
 def subject_for(world: World, connection: str, number: int, prefix: str | None = None) -> str:
-    """Number a user as the provider would: Google and Facebook in digits, GitHub as an integer."""
+    """Number a user as the provider would.
+
+    Google and Facebook in digits, GitHub as an integer.
+    """
     if prefix is not None:
         return f"{prefix}{number}"
     strategy = world.connections[connection]["strategy"]
@@ -234,7 +262,7 @@ def subject_for(world: World, connection: str, number: int, prefix: str | None =
 
 
 def user_id_for(world: World, connection: str, subject: str) -> str:
-    """Say the id of the user whose only identity this is."""
+    """Give the user id that belongs to a single identity."""
     strategy = world.connections[connection]["strategy"]
     return f"{strategy}|{connection}|{subject}" if strategy in PER_CONNECTION_IDS else f"{strategy}|{subject}"
 

@@ -1,4 +1,4 @@
-"""The server: uvicorn, with its open connections within reach so that one can be cut."""
+"""The server, uvicorn, whose connections can be cut."""
 
 import asyncio
 import signal
@@ -27,7 +27,7 @@ def protocol(transports: MutableMapping[Any, asyncio.Transport]) -> type[H11Prot
 
 
 class _Joined:
-    """A transport that sends what is written in one turn of the loop at once.
+    """A transport that joins what one loop turn writes.
 
     uvicorn writes the head and the body of an answer separately, and sending is what costs most here.
     """
@@ -55,7 +55,10 @@ class _Joined:
 
 
 class Server(uvicorn.Server):
-    """Says when it listens, and lets hanging requests go when it stops."""
+    """A server that says when it listens.
+
+    When it stops, it lets hanging requests go.
+    """
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None], leave: Callable[[], None]) -> None:
         super().__init__(config)
@@ -72,7 +75,10 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind the port, so that it is known before anything refers to it. Raises OSError."""
+    """Bind the port before anything refers to it.
+
+    Raises OSError.
+    """
     # The protocol is named because asyncio sets TCP_NODELAY only then; without it every answer takes 40 ms.
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -85,6 +91,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def quiet_signals() -> None:
-    """Leave an exit status of 0 after SIGTERM or SIGINT: uvicorn raises the signal again when it is done."""
+    """Exit with 0 after SIGTERM or SIGINT.
+
+    uvicorn raises the signal again when it is done.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

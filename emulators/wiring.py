@@ -1,4 +1,4 @@
-"""Connections: how each leads to a client at an emulated provider, and how a program finds the way."""
+"""Connections, their clients at providers, and the way there."""
 
 import json
 import secrets
@@ -22,8 +22,9 @@ def add_connection(
     options: Json | None = None,
     admin: bool | str = False,
 ) -> Json:
-    """Add a connection, its client at the provider and, if asked for, its admin grant.
+    """Add a connection, its client, and its admin grant.
 
+    The admin grant only where it is asked for.
     A `client_id` of "" makes a connection on Auth0's development keys: the options show blanks.
     """
     client_id = f"{name}-client" if client_id is None else client_id
@@ -49,7 +50,10 @@ def add_connection(
 
 
 def grant_admin(world: World, name: str, bare: bool | None = None) -> Json:
-    """Let an administrator consent (again): a new admin grant, shown in the options."""
+    """Let an administrator consent again.
+
+    The new admin grant shows in the options.
+    """
     provider, client_id = world.leads_to[name]
     behaviour, now = world.providers.behaviours[provider], world.clock.now()
     options = world.connections[name]["options"]
@@ -70,7 +74,10 @@ def grant_admin(world: World, name: str, bare: bool | None = None) -> Json:
 
 
 def token_url(world: World, name: str) -> str:
-    """Say where the tokens of a connection are renewed; "" for a connection without a provider."""
+    """Say where the tokens of a connection are renewed.
+
+    "" for a connection without a provider.
+    """
     if name not in world.leads_to:
         return ""
     provider = world.leads_to[name][0]
@@ -82,14 +89,17 @@ def token_url(world: World, name: str) -> str:
 
 
 def revocation_url(world: World, name: str) -> str:
-    """Say where the tokens of a connection are revoked; "" where its provider has no such endpoint."""
+    """Say where the tokens of a connection are revoked.
+
+    "" where its provider has no such endpoint.
+    """
     provider = world.leads_to[name][0] if name in world.leads_to else ""
     path = world.providers.behaviours[provider].revocation_path if provider else ""
     return f"{world.base_url}/idp/{provider}{path}" if path else ""
 
 
 def endpoints(world: World) -> Json:
-    """Say where everything is: the tenant, and every provider's token endpoint."""
+    """List the addresses of tenant and token endpoints."""
     urls = {
         name: f"{world.base_url}/idp/{name}"
         + ("" if "{" in behaviour.token_paths[0] else behaviour.token_paths[0])
@@ -110,7 +120,7 @@ def endpoints(world: World) -> Json:
 
 
 def config_toml(world: World) -> str:
-    """Write the configuration that leads a program under test to the emulated providers."""
+    """Write the configuration that leads to the emulated providers."""
     lines = ["# Token endpoints of the emulated identity providers."]
     for name, connection in world.connections.items():
         if name in world.leads_to and connection["strategy"] not in connections.DISCOVERABLE:

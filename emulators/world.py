@@ -1,4 +1,7 @@
-"""Everything that is true in the emulation: the tenant, the providers, the clock, and the state file."""
+"""The emulation's whole state, and its file.
+
+Tenant, providers and clock.
+"""
 
 import json
 import os
@@ -26,11 +29,14 @@ Json = dict[str, Any]
 
 
 class StateUnreadable(Exception):
-    """The state file is not what was once saved there; the message names it."""
+    """The state file is not what was once saved there.
+
+    The message names it.
+    """
 
 
 class World:
-    """The parts, and which connection leads to which client at which provider."""
+    """The parts, and each connection's client at its provider."""
 
     def __init__(
         self,
@@ -83,7 +89,10 @@ class World:
                 self.providers.behaviours[name] = behaviour.changed(access_life=self.token_life * longer)
 
     def reset(self) -> None:
-        """Empty the tenant and let everything be as at first; the clock returns to real time."""
+        """Empty the tenant and let everything be as at first.
+
+        The clock returns to real time.
+        """
         self.clock.set(None)
         self.calls.clear()
         self.faults.clear()
@@ -101,7 +110,10 @@ class World:
         self.default_behaviours()
 
     def save(self, path: Path) -> None:
-        """Write the state, readable by its owner alone, whole or not at all. Raises OSError."""
+        """Write the state whole or not at all.
+
+        Its owner alone can read the file. Raises OSError.
+        """
         text = json.dumps(self._dump())
         if text == self._saved:
             return

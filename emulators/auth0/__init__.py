@@ -1,1 +1,4 @@
-"""The tenant: `/oauth/token` and the part of the Management API that the vault reads."""
+"""The tenant's `/oauth/token` and Management API.
+
+Only what a sync of users and connections reads.
+"""

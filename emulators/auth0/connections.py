@@ -22,7 +22,10 @@ SOCIAL = {
 
 
 def connection(name: str, strategy: str) -> Json:
-    """Make a connection without options; its users sign in, and Connected Accounts is off."""
+    """Make a connection without options.
+
+    Its users sign in, and Connected Accounts is off.
+    """
     return {
         "id": "con_" + uuid.uuid5(uuid.NAMESPACE_DNS, name).hex[:16],
         "name": name,
@@ -36,7 +39,10 @@ def connection(name: str, strategy: str) -> Json:
 
 
 def options(name: str, strategy: str, token_url: str, issuer: str, scope: str) -> Json:
-    """Make the options as Auth0 has them for the strategy, without the client's credentials."""
+    """Make the options that Auth0 has for a strategy.
+
+    The client's credentials are added by the caller.
+    """
     scopes = scope.split()
     match strategy:
         case "auth0":

@@ -1,5 +1,6 @@
-"""The event stream: `GET /api/v2/events`, server-sent events that can be resumed by offset.
+"""The event stream, `GET /api/v2/events`.
 
+Server-sent events, which can be resumed by offset.
 Shape: https://auth0.com/docs/customize/events/consume-events-with-events-api and the OpenAPI description's
 EventStreamCloudEvent* schemas: each message's data is `{type, offset, event}` with a CloudEvent inside.
 """
@@ -28,7 +29,7 @@ RETRY = 1000  # milliseconds that a client is told to wait before it connects ag
 
 
 class Events:
-    """The events that are kept, numbered in the order of delivery."""
+    """The kept events, in the order of delivery."""
 
     def __init__(self, clock: Clock, settings: Settings) -> None:
         self._clock = clock

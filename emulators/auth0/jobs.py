@@ -1,4 +1,7 @@
-"""The users export: a job that writes all users as they are now to a file for a minute's download."""
+"""The users export job.
+
+It writes all users as they are now to a file, which can be downloaded for a minute.
+"""
 
 import gzip
 import json
@@ -121,7 +124,10 @@ def _record(user: Json, fields: list[tuple[str, str]]) -> Json:
 
 
 def _at(value: Any, path: str) -> Any:
-    """Take `a.b` or `a[0].b` out of a user; never a token."""
+    """Take `a.b` or `a[0].b` out of a user.
+
+    Never a token.
+    """
     for step in re.findall(r"[^.\[\]]+", path):
         if isinstance(value, dict):
             value = None if step in TOKENS else value.get(step)

@@ -1,4 +1,7 @@
-"""The rate limits of the Management API: one bucket for everything, or one for each group of endpoints."""
+"""The Management API's rate limits.
+
+There is one bucket for everything, or one for each group of endpoints.
+"""
 
 import math
 from collections import Counter
@@ -35,7 +38,10 @@ PLANS: dict[str, dict[str, Rate]] = {
 
 
 class Bucket:
-    """A token bucket that refills by the clock, while other programs may drain it."""
+    """A token bucket that refills by the clock.
+
+    Other programs may drain it meanwhile.
+    """
 
     def __init__(self, clock: Clock, settings: Settings, rate: Rate | None) -> None:
         self._clock = clock
@@ -44,7 +50,10 @@ class Bucket:
         self._left, self._at = float(rate.burst if rate else 0), clock.now()
 
     def take(self) -> tuple[bool, dict[str, str]]:
-        """Spend one call. Gives whether it is allowed, and the headers that say what is left."""
+        """Spend one call.
+
+        Gives whether it is allowed, and the headers that say what is left.
+        """
         now = self._clock.now()
         if self.rate is None:
             burst, left, ahead, allowed = self._settings.burst, self._settings.burst - 1.0, 1.0, True
@@ -71,7 +80,7 @@ class Bucket:
 
 
 class Limits:
-    """All buckets of the tenant, and what was asked of each."""
+    """All buckets of the tenant, with counts of their calls."""
 
     def __init__(self, clock: Clock, settings: Settings) -> None:
         self._clock = clock
@@ -80,7 +89,10 @@ class Limits:
         self.forget()
 
     def fill(self) -> None:
-        """Start with full buckets of the plan, or of the single rate, that is set. Raises ValueError."""
+        """Fill the buckets of the plan or single rate.
+
+        Raises ValueError.
+        """
         plan, per_second = self._settings.plan, self._settings.per_second
         if plan is not None and plan not in PLANS:
             raise ValueError(f"no plan is called {plan!r}")
@@ -89,7 +101,10 @@ class Limits:
         self._buckets = {name: Bucket(self._clock, self._settings, rate) for name, rate in rates.items()}
 
     def take(self, group: str, endpoint: str) -> tuple[bool, str, dict[str, str]]:
-        """Spend one call of a group. Gives whether it is allowed, the bucket's name, and the headers."""
+        """Spend one call of a group.
+
+        Gives whether it is allowed, the bucket's name, and the headers.
+        """
         name = group if group in self._buckets else GLOBAL
         allowed, headers = self._buckets[name].take()
         for counter, of in ((self._groups, group), (self._endpoints, endpoint)):
@@ -98,7 +113,10 @@ class Limits:
         return allowed, name, headers
 
     def counts(self) -> dict[str, Any]:
-        """Give `calls`, all of them, and `refused` (429) of each group and of each endpoint."""
+        """Count all calls and refused ones by group and endpoint.
+
+        Gives `calls` (all) and `refused` (429).
+        """
         return {"groups": _nested(self._groups), "endpoints": _nested(self._endpoints)}
 
     def forget(self) -> None:

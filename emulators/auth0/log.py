@@ -1,4 +1,7 @@
-"""The tenant log: `GET /api/v2/logs` by checkpoint, or by search criteria within the first 1,000."""
+"""The tenant log, `GET /api/v2/logs`.
+
+It is read by checkpoint, or by search criteria within the first 1,000.
+"""
 
 from bisect import bisect_left, bisect_right
 from datetime import UTC, datetime
@@ -19,7 +22,7 @@ WINDOW = 1000  # entries that search criteria can page to; checkpoints have no s
 
 
 class TenantLog:
-    """The entries that are kept, in the order of their ids."""
+    """The kept entries, in the order of their ids."""
 
     def __init__(self, clock: Clock, settings: Settings, base_url: str) -> None:
         self._clock = clock
@@ -36,7 +39,10 @@ class TenantLog:
         self._newest_gone = ""
 
     def write(self, kind: str, **fields: Any) -> Json:
-        """Append an entry of a type; it shows after the settable delay."""
+        """Append an entry of a type.
+
+        It shows after the settable delay.
+        """
         self._expire()
         # Ids sort in the order of writing, also where the clock was set back.
         now = max(self._clock.now(), self._times[-1] if self._times else 0.0)
@@ -56,7 +62,10 @@ class TenantLog:
         return self._by_criteria(request)
 
     def daily(self, request: Request, _: Any) -> Any:
-        """GET /api/v2/stats/daily: logins and sign-ups of each day that had any, days in UTC as YYYYMMDD."""
+        """Answer `GET /api/v2/stats/daily`.
+
+        Gives logins and sign-ups of each day that had any; days in UTC as YYYYMMDD.
+        """
         begin, end = (request.query_params.get(name, "") for name in ("from", "to"))
         days: dict[str, Json] = {}
         for entry in self._entries:

@@ -75,8 +75,9 @@ class Management:
         )
 
     def answer(self, request: Request, scope: str, group: str, known: set[str] | None, act: Any) -> Response:
-        """Let `act` answer an admitted request; `known` are its parameters, None: any.
+        """Let `act` answer an admitted request.
 
+        `known` are its parameters, None: any.
         What `act` gives is sent as JSON unless it is a response already.
         """
         headers: dict[str, str] = {}

@@ -1,4 +1,7 @@
-"""User ids in the order of a field, quick to change and to look into."""
+"""User ids sorted by a field.
+
+Quick to change and to look into.
+"""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
@@ -32,7 +35,10 @@ class Stretch:
 
 
 class Order:
-    """All user ids by one field, then by id. What is added out of order is put in when somebody looks."""
+    """All user ids by one field, then by id.
+
+    What is added out of order is put in when somebody looks.
+    """
 
     def __init__(self) -> None:
         self._keys: list[Key] = []

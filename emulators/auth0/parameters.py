@@ -1,4 +1,4 @@
-"""Query parameters of the Management API, refused as Auth0's schema validation does."""
+"""Query parameters, refused as Auth0's schema validation refuses them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The part of the user search's Lucene syntax that a sync needs.
+"""The part of Lucene's syntax that a sync needs.
 
 Terms (`user_id:"a"`, `identities.connection:"b"`, a bare word, `prefix*`), value lists (`user_id:("a" OR "b")`),
 ranges with either bound inclusive or not (`updated_at:[a TO *}`), AND, OR, NOT and parentheses.
@@ -40,7 +40,10 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Times of a field from `low` (inclusive) to `high` (exclusive), in milliseconds; None is open."""
+    """A half-open range of a time field.
+
+    From `low` (inclusive) to `high` (exclusive), in milliseconds; None is open.
+    """
 
     field: str
     low: int | None

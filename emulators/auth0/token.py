@@ -144,7 +144,10 @@ def _suffer(request: Request) -> None:
 
 
 async def _parameters(request: Request) -> dict[str, str]:
-    """Read the JSON or form body; how the client authenticates is added as `auth`."""
+    """Read the JSON or form body.
+
+    How the client authenticates is added as `auth`.
+    """
     body = await request.body()
     if "json" in request.headers.get("content-type", ""):
         try:

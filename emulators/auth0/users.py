@@ -1,4 +1,7 @@
-"""The tenant's users: by id at once, and in the search index, which may lag behind."""
+"""The tenant's users, by id and in the search index.
+
+By id they are found at once; the index may lag behind.
+"""
 
 from collections import deque
 from collections.abc import Iterable
@@ -15,7 +18,10 @@ FEW = 2000  # users of one connection that are sorted for each query rather than
 
 
 class Users:
-    """Users as Auth0 shows them. A stored user is never changed in place: `put` a new one."""
+    """Users as Auth0 shows them.
+
+    A stored user is never changed in place: `put` a new one.
+    """
 
     def __init__(self, clock: Clock, settings: Settings) -> None:
         self._clock = clock
@@ -29,7 +35,10 @@ class Users:
         self._identities: dict[tuple[str, str], set[str]] = {}  # a searchable value -> users
 
     def put(self, user: User) -> None:
-        """Add or replace a user; the index follows after the settable lag unless it is held back."""
+        """Add or replace a user.
+
+        The index follows after the settable lag unless it is held back.
+        """
         name = user["user_id"]
         if name in self.ingest_by_id:
             self._previous[name] = self.ingest_by_id[name]
@@ -46,7 +55,10 @@ class Users:
         return user
 
     def lag(self, name: str, behind: bool) -> None:
-        """Let the index show the copy from before the user's last change, or catch up."""
+        """Hold a user back in the index, or release it.
+
+        The index then shows the copy from before the user's last change.
+        """
         (self.lagging.add if behind else self.lagging.discard)(name)
         current = self.ingest_by_id[name]
         self._index(name, self._previous.get(name, current) if behind else current)
@@ -54,8 +66,9 @@ class Users:
     def search(
         self, query: Every, sort: tuple[str, bool], start: int, count: int, totals: bool
     ) -> tuple[list[User], int]:
-        """Find users from `start`, at most `count`, and how many there are (only if `totals`).
+        """Find up to `count` users from `start` on.
 
+        Also gives how many there are in all, where `totals` asks for it.
         `sort` is a field and whether it descends.
         """
         self._catch_up()
@@ -71,7 +84,10 @@ class Users:
         return found[start : start + count], len(found)
 
     def _candidates(self, query: Every, field: str) -> tuple[Stretch, Every]:
-        """Narrow by id, identity or time without looking at every user, and say what is left to check."""
+        """Narrow a search by id, identity or time.
+
+        This looks at no more users than it must, and gives what is left to check.
+        """
         names = self._named(query)
         if names is not None or field not in self._orders:
             found = self._indexed if names is None else names
@@ -147,7 +163,10 @@ def _searchable(user: User) -> set[tuple[str, str]]:
 
 
 def _key(user: User, field: str) -> int | str:
-    """Say where a user stands in an order: times as milliseconds, 0 where there is none."""
+    """Give a user's sort key.
+
+    Times are milliseconds, 0 where there is none.
+    """
     value: Any = user.get(field)
     if field == "user_id" or field not in ORDERS:
         return 0 if field == "user_id" else str("" if value is None else value)

@@ -1,4 +1,4 @@
-"""The client of the control plane: start an emulation, change it, and look into it."""
+"""The control plane's client: start, change and inspect an emulation."""
 
 from emulators.client.emulation import Emulation, EmulationError
 from emulators.client.process import running

@@ -1,4 +1,4 @@
-"""The handle by which a test or a benchmark holds a running emulation."""
+"""The handle of a running emulation."""
 
 from collections.abc import Mapping
 from types import TracebackType
@@ -12,11 +12,17 @@ from emulators.client.providers import ProviderOperations
 
 
 class EmulationError(Exception):
-    """The emulation did not start, or refused an operation; the message says why."""
+    """The emulation did not start, or refused an operation.
+
+    The message says why.
+    """
 
 
 class Emulation(LargeTenantOperations, ProviderOperations):
-    """A running emulation. Each method raises EmulationError when it makes no sense there."""
+    """A running emulation.
+
+    Each method raises EmulationError when it makes no sense there.
+    """
 
     def __init__(self, ready: Mapping[str, Any]) -> None:
         self.base_url: str = ready["base_url"]
@@ -29,7 +35,7 @@ class Emulation(LargeTenantOperations, ProviderOperations):
 
     @classmethod
     def at(cls, base_url: str) -> Self:
-        """Take hold of an emulation that runs already, on this machine."""
+        """Connect to an emulation that runs on this machine."""
         return cls(httpx.get(f"{base_url}/control/endpoints", trust_env=False).raise_for_status().json())
 
     def __enter__(self) -> Self:
@@ -45,7 +51,10 @@ class Emulation(LargeTenantOperations, ProviderOperations):
         self.http.close()
 
     def reset(self) -> None:
-        """Empty tenant, providers as in reality, real time, no faults, nothing counted."""
+        """Return to an empty tenant and real time.
+
+        Providers behave as in reality; there are no faults, and nothing is counted.
+        """
         self._do("reset")
 
     def seed_demo(self) -> None:
@@ -53,7 +62,10 @@ class Emulation(LargeTenantOperations, ProviderOperations):
         self._do("seed_demo")
 
     def endpoints(self) -> Json:
-        """Give the ready line again; `token_urls` has the resolved address for each connection."""
+        """Give the ready line again.
+
+        `token_urls` has the resolved address for each connection.
+        """
         return self._object("endpoints")
 
     def token_url(self, connection: str) -> str:
@@ -61,11 +73,17 @@ class Emulation(LargeTenantOperations, ProviderOperations):
         return str(self.endpoints()["token_urls"][connection])
 
     def revocation_url(self, connection: str) -> str:
-        """Give a connection's revocation endpoint (RFC 7009); "" where its provider has none."""
+        """Give a connection's revocation endpoint (RFC 7009).
+
+        "" where its provider has none.
+        """
         return str(self.endpoints()["revocation_urls"][connection])
 
     def config_toml(self) -> str:
-        """Write a TOML file for the program under test: `token_url` where Auth0's options have none."""
+        """Write the TOML file that leads to the providers.
+
+        It has `token_url` where Auth0's options have none.
+        """
         return str(self._do("config_toml"))
 
     def _do(self, operation: str, **arguments: Any) -> Any:

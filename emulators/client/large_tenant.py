@@ -1,4 +1,7 @@
-"""A tenant of real size that changes by itself: time, numbers, limits, feeds."""
+"""A large tenant that changes by itself.
+
+Time, numbers, limits and feeds.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -13,8 +16,9 @@ class LargeTenantOperations(TenantOperations):
     # The clock
 
     def set_speed(self, rate: float) -> float:
-        """Let `rate` seconds of the emulation pass in a real second, from its present time on; gives that.
+        """Let the clock run at `rate` seconds a second.
 
+        It goes on from the emulation's present time; gives that.
         Also starts a clock that stands still. `set_clock(None)` and `reset` return to real time.
         """
         return float(self._do("set_speed", rate=rate))
@@ -34,8 +38,9 @@ class LargeTenantOperations(TenantOperations):
         expires_in: float | None = AS_PROVIDER,
         seed: int = 1,
     ) -> Json:
-        """Add `n` users over the connections in turn, as history: no log entries, no events.
+        """Add `n` past users over the connections in turn.
 
+        They leave no log entries and no events.
         They were created within the `span` seconds before `at` (default: now) and logged in last at any time
         since; the first `cluster` of them did both in one and the same millisecond, in the middle of the span.
         A share `linked` (0 to 1) has a second identity of the next connection. `refresh`, `expires_in` as for
@@ -48,7 +53,7 @@ class LargeTenantOperations(TenantOperations):
         return self._object("seed_users", **given)
 
     def alive(self, page: int = 5000) -> Iterator[Json]:
-        """Walk through all users of the tenant by id, with what the providers issued last.
+        """Yield all users by id, with their newest tokens.
 
         Each has `user_id`, `updated_at` and `identities`; each of those `connection`, `provider_user_id`, and
         the digests `shown_access`, `shown_refresh` (of Auth0's copy), `newest_access`, `newest_refresh` (issued
@@ -66,14 +71,18 @@ class LargeTenantOperations(TenantOperations):
         return int(self._do("count_alive"))
 
     def set_search_lag(self, seconds: float) -> None:
-        """Let changes of users show in the search after `seconds`; 0 lets it catch up at once."""
+        """Let changes of users show in the search after `seconds`.
+
+        0 lets it catch up at once.
+        """
         self.configure_tenant(search_lag=seconds)
 
     # Limits
 
     def set_plan(self, plan: str | None, *, background: float = 0.0, retry_after_header: bool = True) -> None:
-        """Enforce the limits of a plan (`auth0.limits.PLANS`), starting with full buckets; None: no limit.
+        """Enforce a plan's limits, starting with full buckets.
 
+        The plan is one of `auth0.limits.PLANS`; None: no limit.
         Other programs of the operator spend `background` calls a second from each bucket.
         """
         given: Json = {"background": background, "retry_after_header": retry_after_header}
@@ -96,7 +105,7 @@ class LargeTenantOperations(TenantOperations):
         retention: float = 30 * 86_400.0,
         gone: Literal["oldest", "400"] = "oldest",
     ) -> None:
-        """Set the tenant log: seconds until an entry shows and until it is gone.
+        """Set after how many seconds entries show and go.
 
         A `from` that is gone is answered from the "oldest" entry kept, silently, or with "400". Auth0's
         documentation names no error for it: what is newer than the given id is what there is.
@@ -104,7 +113,10 @@ class LargeTenantOperations(TenantOperations):
         self.configure_tenant(log_delay=delay, log_retention=retention, log_gone=gone)
 
     def write_log(self, type: str, **fields: Any) -> Json:
-        """Write any entry into the tenant log; gives it with its `log_id`."""
+        """Write any entry into the tenant log.
+
+        Gives it with its `log_id`.
+        """
         return self._object("write_log", type=type, fields=fields)
 
     def set_events(
@@ -134,7 +146,7 @@ class LargeTenantOperations(TenantOperations):
     def set_export(
         self, *, seconds: float = 10.0, fails: bool = False, encoding: Literal["file", "header"] = "file"
     ) -> None:
-        """Set the users export: how long it takes, whether it ends as failed.
+        """Set how long a users export takes, and its outcome.
 
         Its file is gzip: as it is ("file"), or as the header Content-Encoding says ("header").
         """
@@ -154,8 +166,9 @@ class LargeTenantOperations(TenantOperations):
         recreations: float = 0.2,
         seed: int = 1,
     ) -> None:
-        """Let so many of each happen in a minute of the emulation's clock, until told otherwise.
+        """Let users change by themselves until told otherwise.
 
+        Each number is how many happen in a minute of the emulation's clock.
         `noise` are log entries about users of whom nothing has changed (`ssa`, `sertft`, `fp`).
         A share `recreations` of the creations brings a deleted user back under its id. The same seed on the
         same tenant gives the same happenings. What is true at the end is in `alive`.
@@ -166,9 +179,12 @@ class LargeTenantOperations(TenantOperations):
         )
 
     def stop_activity(self) -> dict[str, int]:
-        """Stop it; gives how many of each happened ("nothing": there was nobody for it)."""
+        """Stop it.
+
+        Gives how many of each happened ("nothing": there was nobody for it).
+        """
         return dict(self._do("stop_activity"))
 
     def activity(self) -> dict[str, int]:
-        """Give how many of each have happened since it was started."""
+        """Count what has happened since the start."""
         return dict(self._do("activity"))

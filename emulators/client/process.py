@@ -27,7 +27,10 @@ def running(
     client_id: str | None = None,
     client_secret: str | None = None,
 ) -> Iterator[Emulation]:
-    """Run an emulation in a process of its own. Raises EmulationError when it does not start."""
+    """Run an emulation in a process of its own.
+
+    Raises EmulationError when it does not start.
+    """
     command = [sys.executable, "-m", "emulators", "--port", str(port)]
     command += ["--demo"] * demo + ["--quiet-demo"] * quiet_demo
     for option, value in (

@@ -7,7 +7,7 @@ from emulators.client.operations import Json, Operations
 
 
 class ProviderOperations(Operations):
-    """What a test does to the emulated providers, and asks of them."""
+    """Operations on the emulated providers."""
 
     # Faults
 
@@ -21,8 +21,9 @@ class ProviderOperations(Operations):
         carried_out: bool | None = None,
         extra: Json | None = None,
     ) -> None:
-        """Let the next `n` requests to the path `target` or below it go wrong.
+        """Let the next `n` requests below `target` go wrong.
 
+        `target` is a path; itself is meant as well.
         Not carried out: an HTTP status such as "503" (with `retry_after`), "html200", "reset_before".
         "error:<code>[:description]" is the provider's own error, the refresh token unspent; `extra` is merged
         into its body. Carried out: "empty200", "malformed_json", "cut" (half an answer, then a reset), "reset_after",
@@ -55,19 +56,31 @@ class ProviderOperations(Operations):
         self._do("default_provider", name=name)
 
     def revoke(self, user_id: str, connection: str) -> int:
-        """Kill a user's grants at the provider; gives how many families."""
+        """Kill a user's grants at the provider.
+
+        Gives how many families.
+        """
         return int(self._do("revoke", user_id=user_id, connection=connection))
 
     def revoke_admin(self, connection: str) -> int:
-        """Kill a connection's admin grants at the provider; gives how many families."""
+        """Kill a connection's admin grants at the provider.
+
+        Gives how many families.
+        """
         return int(self._do("revoke_admin", connection=connection))
 
     def login_admin(self, connection: str) -> Json:
-        """Let an administrator consent again; gives the new fields of the options."""
+        """Let an administrator consent again.
+
+        Gives the new fields of the options.
+        """
         return self._object("login_admin", connection=connection)
 
     def set_client_secret(self, provider: str, client: str, secret: str) -> None:
-        """Change a client's secret at the provider; `client` is a connection or a client id."""
+        """Change a client's secret at the provider.
+
+        `client` is a connection or a client id.
+        """
         self._do("set_client_secret", provider=provider, client=client, secret=secret)
 
     # Observation
@@ -81,7 +94,7 @@ class ProviderOperations(Operations):
         return None if found is None else dict(found)
 
     def ledger(self, user_id: str, connection: str) -> list[Json]:
-        """List all pairs ever issued for an identity, oldest first, tokens as digests.
+        """List an identity's pairs, oldest first, as digests.
 
         Each has `grant`, `issued_at`, `expires_at`, `access`, `access_live`, `access_revoked`; `refresh`,
         `live`, `spent`, `spent_at`, `revoked`, `presented` (how often) and `presented_at` (times) speak of the
@@ -94,19 +107,25 @@ class ProviderOperations(Operations):
         return list(self._do("admin_ledger", connection=connection))
 
     def live(self, user_id: str, connection: str) -> dict[str, str | None]:
-        """Give the newest live `access_token` and `refresh_token` of an identity, in plain text."""
+        """Give an identity's newest live tokens in plain text.
+
+        These are `access_token` and `refresh_token`.
+        """
         return dict(self._do("live", user_id=user_id, connection=connection))
 
     def admin_live(self, connection: str) -> dict[str, str | None]:
-        """Give the newest live tokens of a connection's admin grant, in plain text."""
+        """Give an admin grant's newest live tokens in plain text."""
         return dict(self._do("admin_live", connection=connection))
 
     def double_spends(self) -> int:
-        """Count presentations of refresh tokens that a rotation had already spent, grace or not."""
+        """Count presentations of spent refresh tokens, grace or not."""
         return int(self._do("double_spends"))
 
     def calls(self, prefix: str = "") -> dict[str, int]:
-        """Count requests by "METHOD /path/{template}", those whose template starts with `prefix`."""
+        """Count requests by "METHOD /path/{template}".
+
+        Only those whose template starts with `prefix`.
+        """
         return dict(self._do("calls", prefix=prefix))
 
     def call_log(self, prefix: str = "") -> list[Json]:

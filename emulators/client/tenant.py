@@ -22,8 +22,9 @@ class TenantOperations(Operations):
         options: Json | None = None,
         admin: bool | Literal["bare"] = False,
     ) -> Json:
-        """Add a connection; `provider` is the name below /idp, None for a database connection.
+        """Add a connection.
 
+        `provider` is the name below /idp, None for a database connection.
         `client_id=""` makes one on Auth0's development keys. `admin=True` puts an admin grant into the
         options as `admin_*`; "bare" as `access_token`, `refresh_token`, `expires_in`. Gives it as Auth0
         shows it.
@@ -32,11 +33,17 @@ class TenantOperations(Operations):
         return self._object("add_connection", name=name, strategy=strategy, provider=provider, **given)
 
     def set_connection_options(self, name: str, **options: Any) -> Json:
-        """Merge into a connection's options; None removes one. The provider's side stays as it is."""
+        """Merge into a connection's options; None removes one.
+
+        The provider's side stays as it is.
+        """
         return self._object("set_connection_options", name=name, options=options)
 
     def set_connection(self, name: str, **fields: Any) -> Json:
-        """Plant raw top-level fields, such as `authentication` and `connected_accounts`; None deletes one."""
+        """Plant raw top-level fields, such as `authentication` and `connected_accounts`.
+
+        None deletes one.
+        """
         given, delete = _split(fields)
         return self._object("set_connection", name=name, fields=given, delete=delete)
 
@@ -82,8 +89,9 @@ class TenantOperations(Operations):
     def login(
         self, user_id: str, connection: str | None = None, *, consent: bool = True, log_type: str = "s"
     ) -> Json:
-        """Log a user in again, by the first identity or the given connection's.
+        """Log a user in again.
 
+        By the first identity, or by that of the given connection.
         New tokens at the provider and in that identity; without consent Google's shows no refresh token.
         The log calls it `log_type`: "s", "ss", or "sens" (native social, without a code exchange).
         Gives `access_token`, `refresh_token`, `expires_in` as shown.
@@ -97,7 +105,10 @@ class TenantOperations(Operations):
         return self._object("link", primary_user_id=primary_user_id, secondary_user_id=secondary_user_id)
 
     def unlink(self, primary_user_id: str, connection: str) -> Json:
-        """Take a linked identity out again; gives the user it becomes."""
+        """Take a linked identity out again.
+
+        Gives the user it becomes.
+        """
         return self._object("unlink", primary_user_id=primary_user_id, connection=connection)
 
     def delete_user(self, user_id: str) -> None:
@@ -116,8 +127,9 @@ class TenantOperations(Operations):
     def set_identity(
         self, user_id: str, connection: str, *, touch: bool = True, null: Sequence[str] = (), **fields: Any
     ) -> Json:
-        """Plant raw fields of an identity; None deletes one, `null` names those to be null.
+        """Plant raw fields of an identity.
 
+        None deletes one, `null` names those to be null.
         `touch` moves the user's `updated_at`, as Auth0 does on any change.
         """
         given, delete = _split(fields)
@@ -137,7 +149,10 @@ class TenantOperations(Operations):
         return float(self._do("advance", seconds=seconds))
 
     def set_clock(self, epoch: float | None) -> float:
-        """Stop the clock at `epoch`; None lets it run as real time again."""
+        """Stop the clock at `epoch`.
+
+        None lets it run as real time again.
+        """
         return float(self._do("set_clock", epoch=epoch))
 
     # Behaviour
@@ -147,22 +162,34 @@ class TenantOperations(Operations):
         self._do("configure_tenant", **settings)
 
     def set_scopes(self, scopes: Sequence[str]) -> None:
-        """Set the client grant's scopes, for management tokens issued from now on."""
+        """Set the client grant's scopes.
+
+        They hold for management tokens issued from now on.
+        """
         self.configure_tenant(scopes=list(scopes))
 
     def set_client_public_key(self, pem: str | None) -> None:
-        """Let the application authenticate by `private_key_jwt` alone; None: by its secret again."""
+        """Let the application authenticate by `private_key_jwt` alone.
+
+        None: by its secret again.
+        """
         self.configure_tenant(public_key=pem)
 
     def set_rate_limit(
         self, per_second: float | None, burst: int = 50, retry_after_header: bool = True
     ) -> None:
-        """Limit Management API calls, starting with a full burst; None: no limit."""
+        """Limit Management API calls, starting with a full burst.
+
+        None: no limit.
+        """
         given: Json = {"per_second": per_second, "burst": burst, "retry_after_header": retry_after_header}
         self.configure_tenant(**given, plan=None)
 
     def set_window(self, n: int | None) -> None:
-        """Set how many users can be paged to (1,000 at Auth0); None: all."""
+        """Set how many users can be paged to.
+
+        Auth0 has 1,000; None: all.
+        """
         self.configure_tenant(window=n)
 
     def set_list_tokens(self, shown: bool) -> None:
@@ -170,7 +197,10 @@ class TenantOperations(Operations):
         self.configure_tenant(list_tokens=shown)
 
     def set_list_lag(self, user_id: str, behind: bool = True) -> None:
-        """Let the user list show the copy from before the user's last change, until told otherwise."""
+        """Hold a user back in the user list.
+
+        It shows the copy from before the user's last change, until told otherwise.
+        """
         self._do("set_list_lag", user_id=user_id, behind=behind)
 
     def invalidate_management_tokens(self) -> None:

@@ -1,1 +1,1 @@
-"""The control plane's server side: what tests change and look into, behind the emulated services."""
+"""The control plane's server: what tests change and inspect."""

@@ -1,4 +1,7 @@
-"""What tests change and look into: `POST /control/<method>`, the arguments as JSON."""
+"""The control plane's operations, `POST /control/<method>`.
+
+The body has the arguments as JSON.
+"""
 
 import inspect
 from dataclasses import asdict
@@ -16,14 +19,20 @@ Json = dict[str, Any]
 
 
 class ControlPlane(LargeTenantHandlers):
-    """Each public method is one operation; see `client.Emulation` for what they mean."""
+    """Each public method is one operation.
+
+    See `client.Emulation` for what they mean.
+    """
 
     def __init__(self, world: World, gate: Gate) -> None:
         super().__init__(world)
         self._gate = gate
 
     def perform(self, name: str, arguments: Json) -> Any:
-        """Carry out one operation. Raises ValueError when it or its arguments make no sense."""
+        """Carry out one operation.
+
+        Raises ValueError when it or its arguments make no sense.
+        """
         method = None if name.startswith("_") or name == "perform" else getattr(self, name, None)
         if method is None:
             raise ValueError(f"there is no operation {name!r}")

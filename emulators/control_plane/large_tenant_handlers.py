@@ -1,4 +1,4 @@
-"""Handlers for a large tenant that changes by itself: time, numbers, limits, feeds."""
+"""The control plane's operations on a large tenant."""
 
 import asyncio
 from typing import Any

@@ -1,1 +1,1 @@
-"""The identity providers: what each does with a token, and the endpoints that do it."""
+"""The identity providers: their tokens and endpoints."""

@@ -1,4 +1,4 @@
-"""What each provider does when a token is renewed, as a declaration."""
+"""What each provider does with tokens, as a declaration."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +8,10 @@ DAY = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """One provider. The defaults are a plain OAuth 2.0 server (RFC 6749 §6) that does not rotate."""
+    """One provider.
+
+    The defaults are a plain OAuth 2.0 server (RFC 6749 §6) that does not rotate.
+    """
 
     token_paths: tuple[str, ...] = ("/oauth/token",)  # below /idp/<name>; {…} stands for one segment
     method: str = "POST"
@@ -43,7 +46,10 @@ class Behaviour:
     scope: str = "profile email"
 
     def changed(self, **fields: Any) -> "Behaviour":
-        """Copy with `fields` replaced; lists become tuples. Raises TypeError for an unknown field."""
+        """Copy with `fields` replaced; lists become tuples.
+
+        Raises TypeError for an unknown field.
+        """
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return replace(self, **values)
 

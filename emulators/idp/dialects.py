@@ -107,14 +107,17 @@ STATUS_OF_CODE = {
 
 
 def refusal(dialect: str, kind: str, now: float) -> tuple[int, Json]:
-    """Word what went wrong as the provider does: HTTP status and body."""
+    """Word a refusal as the provider does: status and body."""
     wording = WORDINGS[dialect]
     status, code, description = wording.get(kind) or wording["bad_client"]
     return status, _error(dialect, code, description, now)
 
 
 def planted_error(dialect: str, error: tuple[str, str], now: float) -> tuple[int, Json]:
-    """Word an error that a test asked for by its code, in the provider's own form."""
+    """Word an error by its code in the provider's form.
+
+    For a test that asks for it.
+    """
     code, description = error
     usual = WORDINGS[dialect]["unknown"][0]  # GitHub and Slack: 200; Auth0: 403
     status = usual if usual != 400 else STATUS_OF_CODE.get(code, 400)

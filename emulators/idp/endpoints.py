@@ -1,4 +1,4 @@
-"""The providers' token endpoints and the resources that their access tokens open."""
+"""The providers' token endpoints, and an API behind them."""
 
 import base64
 import binascii
@@ -24,7 +24,10 @@ COMMON_TENANTS = ("common", "organizations", "consumers")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How a request says who the client is. `method` is post, basic, none or missing."""
+    """How a request says who the client is.
+
+    `method` is post, basic, none or missing.
+    """
 
     method: str
     client_id: str
@@ -63,7 +66,10 @@ class Providers:
         return JSONResponse({"error": "not found"}, 404)
 
     async def userinfo(self, request: Request) -> Response:
-        """Answer `/idp/userinfo`: who a live access token of any provider belongs to."""
+        """Answer `/idp/userinfo` with an access token's owner.
+
+        It may be any provider's.
+        """
         return self._me(request, None)
 
     async def _token(
@@ -119,7 +125,10 @@ class Providers:
         return act(behaviour, name, client.client_id, shown)
 
     async def _revocation(self, request: Request, name: str, behaviour: Behaviour) -> Response:
-        """Answer RFC 7009: 200 also for a token that nobody knows."""
+        """Answer a revocation (RFC 7009).
+
+        It is 200 also for a token that nobody knows.
+        """
         entry, now = request.scope["entry"], self._clock.now()
         params = await _parameters(request, behaviour)
         credentials = _credentials(request.headers.get("authorization", ""), params)

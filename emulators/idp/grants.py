@@ -43,14 +43,20 @@ class Issuer:
         return grant, self._new_access(behaviour, grant, first, at, life)
 
     def another_access(self, behaviour: Behaviour, grant: Grant, life: float | None) -> AccessToken:
-        """Issue an access token in a family that exists, as a login without consent does."""
+        """Issue another access token, as a silent login does.
+
+        It belongs to a family that exists.
+        """
         current = grant.refresh[-1] if grant.refresh else None
         return self._new_access(behaviour, grant, current, self._clock.now(), life)
 
     def redeem(
         self, behaviour: Behaviour, provider: str, client_id: str, token: str
     ) -> tuple[Grant, AccessToken] | Refused:
-        """Present a refresh token, by the provider's rules of rotation, grace and reuse."""
+        """Exchange a refresh token by the provider's rules.
+
+        These are rotation, grace and reuse.
+        """
         grant, presented = self._by_refresh.get(token, (None, None))
         if grant is None or presented is None or (grant.provider, grant.client_id) != (provider, client_id):
             return Refused("unknown")
@@ -77,7 +83,10 @@ class Issuer:
     def exchange(
         self, behaviour: Behaviour, provider: str, client_id: str, token: str
     ) -> tuple[Grant, AccessToken] | Refused:
-        """Swap a live access token for a longer-lived one, as Facebook does."""
+        """Exchange a live access token for a longer-lived one.
+
+        This is how Facebook does it.
+        """
         grant, current = self._by_access.get(token, (None, None))
         if grant is None or current is None or (grant.provider, grant.client_id) != (provider, client_id):
             return Refused("unknown")
@@ -87,12 +96,15 @@ class Issuer:
         return grant, self._new_access(behaviour, grant, None, now, behaviour.access_life)
 
     def grant_of(self, refresh_token: str) -> Grant | None:
-        """Find the family a refresh token belongs to, dead or alive."""
+        """Find a refresh token's family, dead or alive."""
         found = self._by_refresh.get(refresh_token)
         return None if found is None else found[0]
 
     def revoke(self, provider: str, client_id: str, token: str) -> Grant | Refused | None:
-        """End the family of a token for its client (RFC 7009 §2.1); None where no token is known by that name."""
+        """End a token's family for its client (RFC 7009, 2.1).
+
+        None where no token is known by that name.
+        """
         grant, _ = self._by_refresh.get(token) or self._by_access.get(token) or (None, None)
         if grant is None:
             return None
@@ -103,7 +115,10 @@ class Issuer:
         return grant
 
     def families(self, after: int, count: int) -> dict[str, Any]:
-        """List families from the `after`th on, with each refresh token's life; `next` is None at the end."""
+        """List families from the `after`th on.
+
+        Each with its refresh tokens' lives; `next` is None at the end.
+        """
         now = self._clock.now()
         page = list(islice(self._grants.values(), after, after + count))
         following = after + count if after + count < len(self._grants) else None
@@ -118,7 +133,7 @@ class Issuer:
         return self._by_identity.get(identity, [])
 
     def ledger(self, identity: Identity) -> list[dict[str, Any]]:
-        """List every pair issued to one identity, oldest first, tokens as digests."""
+        """List an identity's pairs, oldest first, as digests."""
         now = self._clock.now()
         pairs = [(grant, access) for grant in self.grants(identity) for access in grant.access]
         return [
@@ -126,7 +141,10 @@ class Issuer:
         ]
 
     def live(self, identity: Identity) -> dict[str, str | None]:
-        """Give the newest live access token and the newest live refresh token, in plain text."""
+        """Give the newest live tokens in plain text.
+
+        These are `access_token` and `refresh_token`.
+        """
         now = self._clock.now()
         access = [a for grant in self.grants(identity) for a in grant.access if a.live(now)]
         refresh = [
@@ -143,7 +161,7 @@ class Issuer:
         }
 
     def newest(self, identity: Identity) -> tuple[str | None, str | None]:
-        """Give the access and the refresh token issued last, dead or alive, in plain text."""
+        """Give the newest tokens, dead or alive, in plain text."""
         grants = self.grants(identity)[::-1]  # of one instant the family begun last counts
         access = max((each for grant in grants for each in grant.access[-1:]), key=_issued, default=None)
         refresh = max((each for grant in grants for each in grant.refresh[-1:]), key=_issued, default=None)
@@ -154,7 +172,10 @@ class Issuer:
         return [views.dump(grant) for grant in self._grants.values()]
 
     def load(self, grants: list[dict[str, Any]]) -> None:
-        """Read what `dump` wrote. Raises KeyError, TypeError or ValueError when it is something else."""
+        """Read what `dump` wrote.
+
+        Raises KeyError, TypeError or ValueError when it is something else.
+        """
         for raw in grants:
             grant = views.load(raw)
             self._remember(grant)

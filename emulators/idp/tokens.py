@@ -1,4 +1,4 @@
-"""What a provider remembers: its clients, and the tokens that descend from each login."""
+"""A provider's clients, and the tokens of each login."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ def digest(token: str) -> str: ...
 @overload
 def digest(token: None) -> None: ...
 def digest(token: str | None) -> str | None:
-    """Name a token without showing it: the first 12 hex digits of its SHA-256."""
+    """Give the first 12 hex digits of a token's SHA-256."""
     return None if token is None else hashlib.sha256(token.encode()).hexdigest()[:12]
 
 
@@ -29,7 +29,10 @@ class Client:
 
 @dataclass(slots=True, eq=False)
 class RefreshToken:
-    """One refresh token; `spent_at` is set when a rotation has replaced it."""
+    """One refresh token.
+
+    `spent_at` is set when a rotation has replaced it.
+    """
 
     value: str
     issued_at: float
@@ -43,7 +46,7 @@ class RefreshToken:
 
 @dataclass(slots=True, eq=False)
 class AccessToken:
-    """One access token, and the refresh token that was live beside it."""
+    """An access token, and the refresh token beside it."""
 
     value: str
     issued_at: float
@@ -79,6 +82,9 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why a token is not renewed: unknown, expired, revoked or reused."""
+    """The reason why a token is not renewed.
+
+    Unknown, expired, revoked or reused.
+    """
 
     kind: str

@@ -1,4 +1,7 @@
-"""How a provider's memory is shown to a test, with digests for tokens, and kept in the state file."""
+"""A provider's memory, for tests and the state file.
+
+Tests see digests instead of tokens.
+"""
 
 from typing import Any
 
@@ -72,7 +75,10 @@ def dump(grant: Grant) -> dict[str, Any]:
 
 
 def load(raw: dict[str, Any]) -> Grant:
-    """Read what `dump` wrote. Raises KeyError, TypeError or ValueError when it is something else."""
+    """Read what `dump` wrote.
+
+    Raises KeyError, TypeError or ValueError when it is something else.
+    """
     connection, subject = raw["identity"]
     grant = Grant(raw["id"], raw["provider"], raw["client_id"], (connection, subject), raw["scope"])
     grant.refresh = [RefreshToken(*row) for row in raw["refresh"]]

@@ -1,4 +1,4 @@
-"""A second kind of emulated provider: one that plays any answer from a script.
+"""A second kind of emulated provider, played from a script.
 
 `idp` emulates providers as their documentation describes them. This package plays what public reports show that
 token endpoints really answer, and what nobody has seen yet: `library` has the shapes by name, each with the truth

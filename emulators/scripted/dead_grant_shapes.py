@@ -1,4 +1,4 @@
-"""Answers for a grant that is dead: its user has to consent again."""
+"""Answers for a dead grant: its user must consent again."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a scripted provider knows: its policy, clients, grants and every request."""
+"""A scripted provider's policy, clients, grants and requests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,7 +48,10 @@ class ScriptedClient:
 
 @dataclass(slots=True, eq=False)
 class IssuedPair:
-    """An access token, and the refresh token that came with it or stayed."""
+    """An access token, and the refresh token beside it.
+
+    That came with it, or stayed where the provider does not rotate.
+    """
 
     access_token: str
     refresh_token: str | None
@@ -60,7 +63,7 @@ class IssuedPair:
 
 @dataclass(slots=True, eq=False)
 class ScriptedGrant:
-    """What one user consented to, from the provider's point of view."""
+    """What one user consented to, as the provider sees it."""
 
     name: str
     client_id: str
@@ -84,7 +87,7 @@ class ScriptedGrant:
 
 @dataclass(frozen=True, slots=True)
 class Presentation:
-    """One request to the token endpoint, and what truly became of it.
+    """A request to the token endpoint, and its true outcome.
 
     Attributes:
         grant: its name; None where nobody has that refresh token.

@@ -1,4 +1,4 @@
-"""Answers in words that nobody has seen before, for property tests."""
+"""Answers in unknown words, for property tests."""
 
 from collections.abc import Callable
 from random import Random
@@ -17,8 +17,9 @@ _NAMES = ("code", "reason", "type", "error", "errorCode", "errorType", "title", 
 
 
 def invent(trouble: Trouble, random: Random) -> Shape:
-    """Make a shape that is in no library; the same for the same state of `random`.
+    """Make a shape that is in no library.
 
+    The same for the same state of `random`.
     A refusal has a random 4xx status, an outage a random 5xx status, a success a pair below random names: its
     refresh token is always called `refresh_token`, at some depth.
     """
@@ -34,7 +35,7 @@ def invent(trouble: Trouble, random: Random) -> Shape:
 
 
 def invent_word(random: Random) -> str:
-    """Make a word that means nothing in any language of ours."""
+    """Make a word that means nothing."""
     return "".join(random.choice(_ONSETS) + random.choice(_VOWELS) for _ in range(random.randint(3, 5)))
 
 
@@ -67,7 +68,7 @@ def _empty(_: Random, status: int) -> Script:
 
 
 def _error(random: Random) -> Any:
-    """Make what stands in the middle: a word, a number, or an object with either."""
+    """Make an error's core: a word, number or object."""
     code = random.choice((_code(random), random.randint(1, 99_999)))
     match random.randrange(3):
         case 0:
@@ -79,7 +80,7 @@ def _error(random: Random) -> Any:
 
 
 def _nested(random: Random, value: Any) -> Json:
-    """Wrap a value in up to three objects or lists, and always in an object."""
+    """Wrap a value in an object, up to three deep."""
     for _ in range(random.randint(0, 2)):
         wrapped = {random.choice(_WRAPPERS): value, invent_word(random): random.randint(0, 9)}
         value = random.choice((wrapped, [value]))

@@ -1,4 +1,4 @@
-"""All shapes by name, and a random choice of one provider's ways."""
+"""All shapes by name, and a random provider's wording."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,8 +38,9 @@ class Wording:
 
 
 def random_wording(random: Random, *, invented: float = 0.0) -> Wording:
-    """Choose a provider's words; a share `invented` (0 to 1) of them is in no library.
+    """Choose a provider's words.
 
+    A share `invented` (0 to 1) of them is in no library.
     Success is chosen among the shapes that omit nothing, as most callers can do no more than read those.
     """
 

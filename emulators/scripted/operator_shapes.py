@@ -1,4 +1,4 @@
-"""Answers for a client that is wrong: the operator has to act, and the grants live."""
+"""Answers for a wrong client: its users' grants live."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A provider that answers by script, and remembers the truth of every grant."""
+"""A provider that answers by script and keeps the truth."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -18,8 +18,9 @@ JWT_KEY = "scripted-provider-signing-key-of-32-bytes"
 
 
 class ScriptedProvider:
-    """One token endpoint. Safe to use from several threads, and the same for the same seed.
+    """One token endpoint.
 
+    Safe to use from several threads, and the same for the same seed.
     An answer is what stands next in the grant's queue, then in the provider's; else the truth of client and grant
     chooses the shape from the wording. A queued shape that exchanges the token waits for one that lives; a queued
     refusal changes nothing of the truth.
@@ -67,7 +68,10 @@ class ScriptedProvider:
         scopes: Iterable[str] = ("read", "write"),
         wording: Wording | None = None,
     ) -> ScriptedGrant:
-        """Let a user consent; a former consent of that name ends. Gives the grant with its first pair."""
+        """Let a user consent.
+
+        A former consent of that name ends. Gives the grant with its first pair.
+        """
         with self._lock:
             now = self.clock.now()
             grant = ScriptedGrant(name, client_id, tuple(scopes), now, used_at=now)
@@ -78,7 +82,7 @@ class ScriptedProvider:
             return grant
 
     def kill(self, name: str) -> None:
-        """Let a grant be dead: its user has to consent again."""
+        """Let a grant die: its user must consent again."""
         self.grants[name].dead = True
 
     def throttle(self, name: str, seconds: float) -> None:
@@ -94,7 +98,10 @@ class ScriptedProvider:
         self.out_of_service_until = self.clock.now() + seconds
 
     def queue(self, *shapes: Shape, grant: str | None = None) -> None:
-        """Let the next requests, of one grant or of any, be answered in these shapes."""
+        """Queue shapes for the next requests.
+
+        For those of one grant, or of any.
+        """
         with self._lock:
             queue = self._queue if grant is None else self._queues.setdefault(grant, deque())
             queue.extend(shapes)
@@ -102,7 +109,10 @@ class ScriptedProvider:
     # What a test asks
 
     def alive(self, name: str) -> bool:
-        """Whether the provider would still renew a grant for its client."""
+        """Whether the provider would still renew a grant.
+
+        For its client, with its newest refresh token.
+        """
         return not self._is_dead(self.grants[name], self.clock.now())
 
     def accepts(self, access_token: str) -> bool:
@@ -114,13 +124,16 @@ class ScriptedProvider:
         return not replaced and (pair.ends_at is None or self.clock.now() < pair.ends_at)
 
     def presentations(self, grant: str | None = None) -> list[Presentation]:
-        """List the requests, of one grant or of all, oldest first."""
+        """List requests, of one grant or all, oldest first."""
         with self._lock:
             return [each for each in self.ledger if grant in (None, each.grant)]
 
     @property
     def double_spends(self) -> int:
-        """How many requests presented a refresh token that was spent before, in its grace or not."""
+        """Count requests that presented a spent refresh token.
+
+        In its grace or not.
+        """
         return sum(each.reused for each in self.presentations())
 
     # The endpoint

@@ -23,8 +23,9 @@ class ClientAuthentication:
     secret: str = ""
 
     def readings(self) -> Iterator[tuple[str, str, str]]:
-        """List what method, client id and secret it can be read as.
+        """List the ways in which servers read it.
 
+        Each has method, client id and secret.
         Some servers percent-decode the parts of Basic (RFC 6749, 2.3.1) and some take them as they are
         ("basic-raw").
         """

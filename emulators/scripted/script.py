@@ -71,7 +71,7 @@ class Script:
         return f"HTTP/1.1 {self.status} {self.reason}\r\n{text}\r\n".encode("latin-1")
 
     def payload(self) -> bytes:
-        """The body as it is sent: encoded, and in chunks if so wanted."""
+        """The body as it is sent, encoded and in chunks."""
         encoded = self._encoded()
         if not self.chunked:
             return encoded

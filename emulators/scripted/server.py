@@ -1,4 +1,4 @@
-"""An HTTP/1.1 server for scripted providers that can break at any byte.
+"""An HTTP/1.1 server that can break at any byte.
 
 Written on sockets, as no server of the shelf sends half an answer or a length that is not true.
 """
@@ -23,7 +23,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: a reset i
 
 @dataclass(eq=False)
 class ScriptedServer:
-    """Providers on one port of the loopback interface, each below `/<name>/`."""
+    """Providers on a loopback port, each below `/<name>/`."""
 
     providers: dict[str, ScriptedProvider]
     port: int = 0
@@ -42,12 +42,12 @@ class ScriptedServer:
         return f"{self.url}/{name}/token"
 
     def release(self) -> None:
-        """Answer all requests that wait for it, and let none wait any longer."""
+        """Answer all waiting requests, and let none wait again."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._released.set)
 
     def reset_connections(self, n: int) -> None:
-        """Reset the next `n` connections before anything is read of them."""
+        """Reset the next `n` connections before reading them."""
         self._resets = n
 
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
@@ -68,7 +68,7 @@ class ScriptedServer:
         task.add_done_callback(self._connections.discard)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the requests of one connection until either side ends it."""
+        """Answer one connection's requests until either side ends it."""
         if self._resets > 0:
             self._resets -= 1
             _reset(writer)
@@ -132,7 +132,10 @@ async def _read(reader: asyncio.StreamReader) -> TokenRequest | None:
 
 
 async def _send(script: Script, writer: asyncio.StreamWriter) -> bool:
-    """Send as much of an answer as the script says. False: the connection has ended."""
+    """Send as much of an answer as the script says.
+
+    False: the connection has ended.
+    """
     head, payload = script.head(), script.payload()
     sent = {
         "before": b"",

@@ -1,4 +1,4 @@
-"""A kind of answer that a provider gives, with the truth behind it."""
+"""A kind of answer, with the truth behind it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,12 +69,15 @@ class Shape:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether a caller cannot tell from the answer that the exchange was carried out."""
+        """Whether the exchange was carried out, unknown to the caller."""
         return self.trouble is Trouble.NOBODY and self.carried_out
 
 
 def collect(*shapes: Shape) -> dict[str, Shape]:
-    """Make a part of the library. Raises ValueError for a name that is there twice."""
+    """Make a part of the library.
+
+    Raises ValueError for a name that is there twice.
+    """
     named = {shape.name: shape for shape in shapes}
     if len(named) != len(shapes):
         raise ValueError("two shapes have one name")

@@ -1,4 +1,4 @@
-"""Answers that bring a new pair, in all the forms that providers give it."""
+"""Answers that bring a new pair, in all known forms."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,10 @@ Omitted = Literal["access_token", "refresh_token", "end"]
 
 
 def standard(exchange: Exchange, **others: Any) -> Json:
-    """Make the fields of RFC 6749, 5.1; `others` are added, None takes a field out."""
+    """Make the fields of RFC 6749, 5.1.
+
+    `others` are added, None takes a field out.
+    """
     fields: Json = {"access_token": exchange.access_token, "token_type": "Bearer"}
     if exchange.life is not None:
         fields["expires_in"] = round(exchange.life)

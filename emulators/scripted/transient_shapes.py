@@ -13,13 +13,13 @@ SLOW_SECONDS = 1.0
 
 
 def _passing(name: str, source: str, write: Script | Callable[[Exchange], Script]) -> Shape:
-    """Make a shape of a request that was not carried out."""
+    """Make a shape of a request not carried out."""
     made = write if callable(write) else lambda _, script=write: script
     return Shape(name, Trouble.NOBODY, carried_out=False, source=source, write=made)
 
 
 def _in_doubt(name: str, source: str, write: Callable[[Exchange], Script]) -> Shape:
-    """Make a shape of a request that was carried out, though its answer does not show it."""
+    """Make a shape of a request carried out unseen."""
     return Shape(
         name,
         Trouble.NOBODY,
