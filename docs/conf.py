@@ -70,6 +70,7 @@ docs/promises
 :caption: Inside
 
 docs/architecture
+CONTRIBUTING
 docs/adr/README
 SECURITY
 CHANGELOG

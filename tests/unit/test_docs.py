@@ -1,5 +1,6 @@
 """What the documentation says holds: its blocks run, its names exist, its links lead somewhere."""
 
+import ast
 import base64
 import inspect
 import json
@@ -327,3 +328,28 @@ def test_the_index_has_each_decision() -> None:
     """The index of decision records links each one, in order and by its title."""
     index = re.findall(r"^\| \[(.*?)\]\((.*?)\) \|", text(ROOT / "docs/adr/README.md"), re.M)
     assert index == [(text(page).partition("\n")[0].removeprefix("# "), page.name) for page in DECISIONS]
+
+
+def defined(file: str) -> set[str]:
+    """What a module defines: `name`, and `Class.name` for what is in a class."""
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    top = [node for node in ast.parse(text(ROOT / file)).body if isinstance(node, kinds)]
+    return {node.name for node in top} | {
+        f"{node.name}.{each.name}"
+        for node in top
+        if isinstance(node, ast.ClassDef)
+        for each in node.body
+        if isinstance(each, kinds)
+    }
+
+
+def test_contributing_names_what_exists() -> None:
+    """Every file, function and identifier that CONTRIBUTING.md names exists."""
+    named = re.findall(r"`([^`\n]+)`", text(ROOT / "CONTRIBUTING.md"))
+    files = [name.partition(":") for name in named if "/" in name or name.endswith(".toml")]
+    assert len([name for _, _, name in files if name]) > 15
+    for file, _, name in files:
+        assert (ROOT / file).exists(), file
+        assert not name or name in defined(file), f"{file} defines no {name}"
+    words = {name for name in named if re.fullmatch(r"[A-Z]\w+|[a-z]+(_[a-z]+)+", name)}
+    assert [word for word in sorted(words) if not re.search(rf"\b{word}\b", SOURCES)] == []
