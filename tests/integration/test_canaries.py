@@ -363,7 +363,7 @@ def test_the_day_was_eventful(evidence: Evidence) -> None:
         b'"level": "debug"',
         b"renewal.refused",
         b"answer.commit_failed",
-        b"auth0.token_refused",
+        b"management_token.refused",
         b"Traceback",
     ):
         assert event in logs

@@ -107,7 +107,7 @@ def read_log_page(
     return LogPage(tuple(entries), after, tuple(malformed))
 
 
-def read_newest(answer: Any, endpoint: Endpoint) -> LogEntry | None:
+def read_only_entry(answer: Any, endpoint: Endpoint) -> LogEntry | None:
     """Read the only entry of a page; None where there is none.
 
     Raises:

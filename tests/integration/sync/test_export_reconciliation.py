@@ -204,7 +204,7 @@ async def test_full_gives_up_what_was_begun(bench: Bench) -> None:
 
 async def test_an_outage_before_there_is_a_job(bench: Bench) -> None:
     """An outage of Auth0's before the job began leaves nothing under way that would hinder the next."""
-    bench.sync._auth0._calls._pace._sleep = lambda _: asyncio.sleep(0)
+    bench.sync._auth0._calls._retrier._sleep = lambda _: asyncio.sleep(0)
     bench.tenant.fail_next("/api/v2", 1000, "503")
     with pytest.raises(Auth0Unreachable):
         await bench.sync.sync_all()

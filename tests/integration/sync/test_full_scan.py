@@ -100,7 +100,7 @@ async def test_a_walk_goes_on_where_it_was_stopped(bench: Bench) -> None:
             bench.tenant.fail_next("/api/v2/users", 1000, "503")
 
     sync = bench.sync
-    sync._auth0._calls._pace._sleep = lambda _: asyncio.sleep(0)
+    sync._auth0._calls._retrier._sleep = lambda _: asyncio.sleep(0)
     with pytest.raises(Auth0Unreachable):
         await sync.sync_all(progress=fail_at_500)
     assert await sync.is_under_way()

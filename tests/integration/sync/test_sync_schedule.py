@@ -27,7 +27,7 @@ async def runtime(tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime
     tenant.add_connection("google-oauth2", "google-oauth2", "google")
     tenant.seed_users(350, ["google-oauth2"])
     opened = await open_worker()
-    (await opened.auth0("default"))._calls._pace._sleep = lambda _: asyncio.sleep(0)
+    (await opened.auth0("default"))._calls._retrier._sleep = lambda _: asyncio.sleep(0)
     return opened
 
 
@@ -180,7 +180,7 @@ async def test_one_tenants_failure_does_not_stop_an_app_from_syncing_another(
     tenant.fail_next(
         "/oauth/token", 10_000, "503"
     )  # that may pass: what is retried is the whole, once each is tried
-    (await runtime.auth0("refused"))._calls._pace._sleep = lambda _: asyncio.sleep(0)
+    (await runtime.auth0("refused"))._calls._retrier._sleep = lambda _: asyncio.sleep(0)
     sql("DELETE FROM grants")
     with pytest.raises(Retry):
         await asyncio.to_thread(tasks.sync_all.run, full=True)

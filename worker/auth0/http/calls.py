@@ -1,4 +1,4 @@
-"""How one call is made: over one pool of connections, in one rhythm, with the token or for it."""
+"""Makes calls over one pool of connections, with retries and budget."""
 
 from __future__ import annotations
 
@@ -21,21 +21,26 @@ from worker.auth0.management_token import ManagementToken
 from worker.auth0.ratelimit.budget import RateLimitBudget
 from worker.http_client import make_http_client
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class ApiCalls:
-    """Sends requests to one domain, again where that may help."""
+    """Sends requests to one domain, again where that may help.
+
+    Attributes:
+        host: the domain.
+    """
 
     def __init__(
         self,
         credentials: Credentials,
         transport: httpx.AsyncBaseTransport | None,
-        pace: Retrier,
+        retrier: Retrier,
         timeouts: Timeouts,
         budget: RateLimitBudget | None = None,
     ) -> None:
-        self._pace = pace
+        self.host = credentials.host
+        self._retrier = retrier
         self._budget = budget
         self._total = timeouts.total
         self._http = make_http_client(
@@ -55,7 +60,7 @@ class ApiCalls:
         stream: bool = False,
         urgent: bool = False,
     ) -> httpx.Response:
-        """Make one call with its retries; the answer is any but 429 and 5xx.
+        """Make one call; the answer is any but 429 and 5xx.
 
         Args:
             endpoint: what errors speak of.
@@ -67,13 +72,13 @@ class ApiCalls:
             Auth0Unreachable: no answer, or 5xx, after the retries.
             Auth0RateLimited: 429, after waiting; or the budget is spent for longer than a call waits.
         """
-        async for attempt in self._pace.attempts(endpoint.host, endpoint.name):
+        async for attempt in self._retrier.attempts(endpoint.host, endpoint.name):
             with attempt:
-                await self._pace.wait_for_pause(str(endpoint))
+                await self._retrier.wait_for_pause(str(endpoint))
                 response = await self._send_in_budget(endpoint, build, stream=stream, urgent=urgent)
                 if response.status_code == 429:
                     number = attempt.retry_state.attempt_number
-                    limited = self._pace.record_rate_limit(
+                    limited = self._retrier.record_rate_limit(
                         str(endpoint), response, number, read_error_code(response)
                     )
                     if self._budget is not None:
@@ -89,15 +94,15 @@ class ApiCalls:
     ) -> httpx.Response:
         if self._budget is None or self._budget.is_unlimited:
             return await self.send_once(endpoint, build(), stream=stream)
-        grant = await self._budget.acquire(endpoint.group, urgent=urgent, where=str(endpoint))
+        permit = await self._budget.acquire(endpoint.group, urgent=urgent, where=str(endpoint))
         response = await self.send_once(endpoint, build(), stream=stream)
-        self._budget.record_answer(grant, response.headers, endpoint.group)
+        self._budget.record_answer(permit, response.headers, endpoint.group)
         return response
 
     async def send_once(
         self, endpoint: Endpoint, request: httpx.Request, *, stream: bool = False
     ) -> httpx.Response:
-        """Make one attempt of a call, at once; the answer is any.
+        """Make one attempt at once; the answer is any.
 
         Raises:
             Auth0Unreachable: no answer.
@@ -132,8 +137,8 @@ async def mint_token(calls: ApiCalls, credentials: Credentials, clock: Clock) ->
     if response.status_code != 200:
         raise token_error(response, endpoint)
     token = _read_token(read_json(response, endpoint), endpoint, clock)
-    _log.info(
-        "auth0.token_minted",
+    log.info(
+        "management_token.minted",
         domain=endpoint.host,
         expires_at=token.expires_at.isoformat(),
         scopes=None if token.scopes is None else sorted(token.scopes),
@@ -161,7 +166,10 @@ def _read_token(answer: Any, endpoint: Endpoint, clock: Clock) -> ManagementToke
 
 
 def describe_failure(error: Exception) -> str:
-    """Name what happened below HTTP, e.g. a refused connection, without any text from the other side."""
+    """Name what happened below HTTP, e.g. a refused connection.
+
+    No text of the other side is in it.
+    """
     cause = error.__cause__
     # The system's words are exact; the transport calls every failure to connect a ConnectTimeout.
     return cause.strerror if isinstance(cause, OSError) and cause.strerror else type(error).__name__

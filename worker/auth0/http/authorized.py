@@ -1,0 +1,115 @@
+"""Calls to the Management API with the token that all workers share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import structlog
+
+from worker.auth0.errors import MissingScope
+from worker.auth0.http.calls import ApiCalls
+from worker.auth0.http.responses import Endpoint, api_error, consequence_without, read_json
+from worker.auth0.management_token import ManagementToken, SharedToken
+
+log = structlog.get_logger(__name__)
+
+
+class AuthorizedCalls:
+    """Makes calls with the management token, and reads their answers.
+
+    Args:
+        calls: sends the requests.
+        token: the shared management token.
+        urgent: whether calls come before others in the rate limit budget.
+    """
+
+    def __init__(self, calls: ApiCalls, token: SharedToken, *, urgent: bool = False) -> None:
+        self._calls, self._token, self._urgent = calls, token, urgent
+
+    @property
+    def urgent(self) -> AuthorizedCalls:
+        """The same with precedence in the rate limit budget."""
+        return AuthorizedCalls(self._calls, self._token, urgent=True)
+
+    async def scopes(self) -> frozenset[str] | None:
+        """Return the token's scopes; None where Auth0 names none."""
+        return (await self._token.get()).scopes
+
+    async def require_scopes(self, *needed: str) -> None:
+        """Make sure that the token has these scopes.
+
+        Where it lacks one, it is minted anew once in this process: the operator may have granted the scope since.
+
+        Raises:
+            MissingScope: naming those that are missing and what their absence breaks.
+        """
+        token = await self._token.get()
+        if _lacking(token, needed) and not self._token.has_minted:
+            token = await self._token.get(instead_of=token)
+        if token.scopes is None:
+            log.warning("management_token.scopes_omitted", domain=self._calls.host)
+        if missing := _lacking(token, needed):
+            self._token.forget()  # another process may share a better one by the next call
+            raise MissingScope(missing, "; ".join(consequence_without(s, f"{s} is needed") for s in missing))
+
+    async def get(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> Any:
+        """Return the JSON of an answer; raises as ``require_success``."""
+        return self.read(await self.send(endpoint, path, query), endpoint)
+
+    async def send(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        query: Mapping[str, Any],
+        *,
+        stream: bool = False,
+        headers: Mapping[str, str] | None = None,
+        **request: Any,
+    ) -> httpx.Response:
+        """Make one call, with a new token where the shared one is refused.
+
+        Args:
+            endpoint: its name begins with the method.
+            path, query: what is asked for.
+            stream: leave the body of a 200 to the caller.
+            headers: besides the authorization.
+            request: what httpx takes besides, such as ``json``.
+        """
+
+        async def send(token: ManagementToken) -> httpx.Response:
+            def build() -> httpx.Request:
+                sent = {**(headers or {}), "Authorization": f"Bearer {token.value.reveal()}"}
+                method = endpoint.name.partition(" ")[0]
+                return self._calls.request(method, path, params=query, headers=sent, **request)
+
+            return await self._calls.send(endpoint, build, stream=stream, urgent=self._urgent)
+
+        token = await self._token.get()
+        response = await send(token)
+        if response.status_code == 401:
+            log.warning("management_token.refused", domain=endpoint.host, endpoint=endpoint.name)
+            response = await send(await self._token.get(instead_of=token))
+        return response
+
+    def read(self, response: httpx.Response, endpoint: Endpoint) -> Any:
+        """Return the JSON of a good answer; raises as ``require_success``."""
+        return read_json(self.require_success(response, endpoint), endpoint)
+
+    def require_success(self, response: httpx.Response, endpoint: Endpoint) -> httpx.Response:
+        """Return a good answer as it is.
+
+        Raises:
+            Auth0Error, MissingScope: the answer is any other.
+        """
+        if not response.is_success:
+            error = api_error(response, endpoint)
+            if isinstance(error, MissingScope):
+                self._token.forget()
+            raise error
+        return response
+
+
+def _lacking(token: ManagementToken, needed: tuple[str, ...]) -> list[str]:
+    return [] if token.scopes is None else [scope for scope in needed if scope not in token.scopes]
