@@ -1,4 +1,4 @@
-"""Makes HTTP clients: aiohttp under httpx, and nothing carried from call to call."""
+"""Makes HTTP clients: aiohttp under httpx, without state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_http_client(
     base_url: str = "",
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> httpx.AsyncClient:
-    """Make a client without cookies, redirects, ``.netrc`` or the environment's proxies.
+    """Make a client without cookies, redirects, ``.netrc``, or environment proxies.
 
     Args:
         timeout: what httpx enforces.
@@ -99,7 +99,7 @@ class HttpTransport(AiohttpTransport):
 
 
 def _calling(before_write: Callable[[], None]) -> aiohttp.TraceConfig:
-    """Have aiohttp call a function before it writes a request's first byte."""
+    """Have aiohttp call a function before the first byte."""
 
     async def on_headers(
         session: aiohttp.ClientSession,  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""Which hosts are this machine: the only ones that plain HTTP may go to."""
+"""Which hosts are this machine, where plain HTTP may go."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _NAME = "localhost"
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host is this machine by its name or address alone.
+    """Whether a host's name or address is this machine's.
 
     Nothing is resolved. Loopback are 127.0.0.0/8, ``::1``, these IPv4 addresses mapped into IPv6, ``localhost``
     and every name below it: RFC 6761, section 6.3, has resolvers answer these with loopback and name servers with

@@ -1,4 +1,4 @@
-"""The Management API of one Auth0 tenant: users with their identities, and connections.
+"""Auth0's Management API: users with identities, connections, changes.
 
 Nothing here decides what is kept: this room asks, waits, retries, and reads answers into values.
 """

@@ -204,7 +204,7 @@ class ManagementClient:
         return tenant_log.read_log_page(answer, response.headers, endpoint, after, take)
 
     async def newest_log(self, before: datetime | None = None) -> LogEntry | None:
-        """Return the log's newest entry, or the newest before a time.
+        """Return the log's newest entry, also before a time.
 
         Returns:
             None where there is none.
@@ -259,7 +259,7 @@ class ManagementClient:
 
     @property
     def export(self) -> ExportJobs:
-        """All users by an export job, for a handful of calls.
+        """All users by an export job, for few calls.
 
         It shows the users as they were when the job ran, without tokens, in no order.
         """

@@ -1,4 +1,4 @@
-"""Who we are at Auth0: the machine-to-machine application and how it proves itself."""
+"""The machine-to-machine application and how it proves itself."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ class Credentials:
         return _netloc_and_scheme(self.domain)[0]
 
     def token_request(self, now: datetime) -> dict[str, str]:
-        """Return the body of one token request; each call makes a new single-use assertion.
+        """Return the body of one token request.
+
+        Each call makes a new assertion, as one may be used once.
 
         Source: Auth0, "Client Credentials Flow" and "Authenticate with Private Key JWT"; RFC 7523 section 2.2.
         """

@@ -49,7 +49,7 @@ class Auth0Error(VaultError):
 
 
 class Auth0Unreachable(Auth0Error):
-    """No answer came: DNS, connection, TLS, time-out, or 5xx after the retries."""
+    """No answer came, or 5xx after the retries."""
 
 
 class Auth0RateLimited(Auth0Error):
@@ -65,7 +65,7 @@ class Auth0RateLimited(Auth0Error):
 
     @classmethod
     def spent(cls, where: str, seconds: float, *, code: str | None = None) -> Self:
-        """Make the error of a rate limit that is used up."""
+        """Make the error of a used-up rate limit."""
         return cls(
             f"{where}: the tenant's rate limit is used up for {seconds:.1f} s more; "
             "it is shared with every other program of the tenant",
@@ -75,27 +75,27 @@ class Auth0RateLimited(Auth0Error):
 
 
 class Auth0Refused(Auth0Error):
-    """401 or 403: wrong credentials, wrong audience, or no client grant."""
+    """401 or 403: credentials, audience or client grant are wrong."""
 
 
 class Auth0NotFound(Auth0Error):
-    """404: there is no such user or connection at the tenant."""
+    """404: the tenant has no such user or connection."""
 
 
 class PagingWindowExceeded(Auth0Error):
-    """The query has more records than Auth0 lets anyone page through (1,000)."""
+    """The query has more records than Auth0 shows: 1,000."""
 
 
 class Auth0LogGone(Auth0Error):
-    """The tenant log cannot be read on from this entry: it is past the log's retention, or never was."""
+    """The tenant log no longer has this checkpoint's entry."""
 
 
 class Auth0EventsGone(Auth0Error):
-    """The event stream cannot be resumed from this offset: it is too old, or never was."""
+    """The event stream no longer has this offset."""
 
 
 class MalformedAnswer(Auth0Error):
-    """An answer that does not read as the Management API documents it."""
+    """The answer does not read as Auth0 documents it."""
 
 
 CALL_INDEPENDENT_ERRORS = (Auth0Unreachable, Auth0RateLimited, Auth0Refused)

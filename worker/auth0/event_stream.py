@@ -1,4 +1,4 @@
-"""The Events API: a stream of server-sent events that says which users changed.
+"""The Events API: server-sent events that name users who changed.
 
 Source: WHATWG HTML, section 9.2 (server-sent events); Auth0, "Consume Events with the Events API".
 """
@@ -30,12 +30,12 @@ _GONE = frozenset({"cursor_expired", "invalid_cursor"})
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class StreamedEvent:
-    """One event; it carries no tokens, so it says whom to ask for and no more.
+    """One event: whom to ask for, without any tokens.
 
     Attributes:
         id: the offset to resume from; that of the event before where this one has none.
@@ -51,7 +51,7 @@ class StreamedEvent:
 
 
 def events_gone(endpoint: Endpoint, status: int | None, code: str | None) -> Auth0EventsGone:
-    """Return the error of an offset that Auth0 cannot resume from."""
+    """Make the error of an offset that Auth0 cannot resume."""
     return Auth0EventsGone(
         f"{endpoint}: Auth0 cannot resume from this offset, most likely as it is too old",
         status=status,
@@ -62,7 +62,9 @@ def events_gone(endpoint: Endpoint, status: int | None, code: str | None) -> Aut
 async def listen(
     connect: Callable[[], Awaitable[httpx.Response]], endpoint: Endpoint, after: str, silence: float
 ) -> AsyncGenerator[StreamedEvent | None, None]:
-    """Yield events, None for each keep-alive, until the stream ends, breaks or is silent too long.
+    """Yield events, and None for each keep-alive.
+
+    It ends when the stream ends, breaks or is silent too long.
 
     Args:
         connect: opens the stream.
@@ -77,31 +79,31 @@ async def listen(
     async with aclosing(await connect()) as response, aclosing(read_chunks(response, endpoint)) as body:
         if response.headers.get("content-type", "").partition(";")[0].strip().lower() != "text/event-stream":
             raise MalformedAnswer(f"{endpoint}: the answer is no event stream", status=200)
-        message = _Message(after)
+        event_lines = _EventLines(after)
         async with aclosing(_lines(body, endpoint)) as lines:
-            while (line := await _next(lines, silence, endpoint)) is not None:
+            while (line := await _next_line(lines, silence, endpoint)) is not None:
                 if line.startswith(":"):
                     yield None
                 elif line:
-                    message.add(line)
-                elif event := message.end(endpoint):
+                    event_lines.add(line)
+                elif event := event_lines.finish(endpoint):
                     yield event
                     if event.type == "error":
                         return
 
 
-async def _next(lines: AsyncGenerator[str, None], silence: float, endpoint: Endpoint) -> str | None:
+async def _next_line(lines: AsyncGenerator[str, None], silence: float, endpoint: Endpoint) -> str | None:
     """Return the next line; None where none is to come."""
     try:
         async with asyncio.timeout(silence):
             return await anext(lines, None)
     except (Auth0Unreachable, TimeoutError) as error:
-        _log.info("auth0.events_broke_off", domain=endpoint.host, reason=type(error).__name__)
+        log.info("event_stream.interrupted", domain=endpoint.host, error=type(error).__name__)
         return None
 
 
-class _Message:
-    """An event in the making."""
+class _EventLines:
+    """The lines of one event, as they arrive."""
 
     def __init__(self, last_id: str) -> None:
         self._id = last_id
@@ -111,7 +113,7 @@ class _Message:
         self._type, self._data = "", list[str]()
 
     def add(self, line: str) -> None:
-        """Take a line with a field."""
+        """Add a line with a field."""
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "data":
@@ -121,8 +123,8 @@ class _Message:
         elif name == "id" and value and value.isascii() and value.isprintable():
             self._id = value  # goes back to Auth0 in a header
 
-    def end(self, endpoint: Endpoint) -> StreamedEvent | None:
-        """Return the event that an empty line ends; None where it has no data.
+    def finish(self, endpoint: Endpoint) -> StreamedEvent | None:
+        """Return the finished event; None where it has no data.
 
         Raises:
             Auth0EventsGone: it says that Auth0 cannot resume from here.
@@ -132,15 +134,15 @@ class _Message:
         if not data:
             return None
         try:
-            said = _object(json.loads(data))
+            said = _as_object(json.loads(data))
         except (ValueError, RecursionError):
             said = {}
         if not said:
-            _log.warning("auth0.event_malformed", domain=endpoint.host, type=kind)
+            log.warning("event_stream.event_garbled", domain=endpoint.host, type=kind)
         if kind == "error":
-            return self._error(_object(said.get("error")), endpoint)
-        event = _object(said.get("event")) or said
-        user = _object(_object(event.get("data")).get("object"))
+            return self._error(_as_object(said.get("error")), endpoint)
+        event = _as_object(said.get("event")) or said
+        user = _as_object(_as_object(event.get("data")).get("object"))
         kind = parse_text(kind or event.get("type")) or ""
         return StreamedEvent(self._id, kind, parse_text(user.get("user_id")), parse_time(event.get("time")))
 
@@ -148,14 +150,14 @@ class _Message:
         code = error.get("code")
         if code in _GONE:
             raise events_gone(endpoint, None, str(code))
-        _log.info("auth0.events_ended", domain=endpoint.host, code=parse_text(code))
-        # Resuming from there passes by what could not be delivered.
+        log.info("event_stream.ended", domain=endpoint.host, code=parse_text(code))
+        # Resuming from there skips what could not be delivered.
         self.add(f"id: {parse_text(error.get('offset')) or ''}")
         return StreamedEvent(self._id, "error", None, None)
 
 
 async def _lines(body: ByteStream, endpoint: Endpoint) -> AsyncGenerator[str, None]:
-    """Yield lines without their ends; what stands after the last end is left out."""
+    """Yield lines without their ends; drop an unfinished last one."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
     held, ended_with_cr = "", False
     async for piece in body:
@@ -170,5 +172,5 @@ async def _lines(body: ByteStream, endpoint: Endpoint) -> AsyncGenerator[str, No
             raise MalformedAnswer(f"{endpoint}: a line has no end", status=200)
 
 
-def _object(value: object) -> dict[str, Any]:
+def _as_object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}

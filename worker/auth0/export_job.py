@@ -1,4 +1,4 @@
-"""The export job: all users of a tenant in one file, for a handful of calls.
+"""Export jobs: all users in one file, for few calls.
 
 Source: Auth0, "Bulk User Exports"; Management API v2, "Create export users job", "Get a job".
 """
@@ -25,22 +25,22 @@ from worker.loopback import is_loopback
 
 EXPORTED_FIELDS = ("user_id", "created_at", "updated_at")
 
-# Errors speak of it so: its address is signed, and opens the file for whoever has it.
+# Errors name it so: its address is signed, and opens the file for whoever has it.
 FILE = Endpoint("GET the exported file", "the address that Auth0 named")
 
-# Between two looks at the job, in seconds: a small tenant is done at once, a large one takes many minutes.
+# Between two polls of the job: a small tenant is done at once, a large one takes many minutes.
 FIRST_POLL_SECONDS, MAX_POLL_SECONDS = 1.0, 15.0
 MAX_JOB_SECONDS = 2 * 3600.0
 
-# The address lives a minute; each look at the job gives a fresh one.
+# The address lives a minute; each poll of the job gives a fresh one.
 MAX_DOWNLOADS = 3
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class ExportedUser:
-    """A user as the export shows it: without identities and tokens.
+    """A user of an export, without identities and tokens.
 
     Attributes:
         user_id: Auth0's id.
@@ -54,31 +54,31 @@ class ExportedUser:
 
 
 class ExportJobs:
-    """Makes exports, and reads them.
+    """Creates export jobs, and reads their files.
 
     Args:
-        create: asks for a job.
-        look: gets a job by its id.
+        create: creates a job.
+        get: gets a job by its id.
         download: gets the file of a job.
-        endpoint: of ``look``, for errors.
-        sleep: waits for so many seconds.
+        endpoint: of ``get``, for errors.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(
         self,
         create: Callable[[Mapping[str, Any]], Awaitable[Any]],
-        look: Callable[[str], Awaitable[Any]],
+        get: Callable[[str], Awaitable[Any]],
         download: Callable[[str], Awaitable[httpx.Response]],
         endpoint: Endpoint,
         sleep: Sleep,
     ) -> None:
-        self._create, self._look, self._download = create, look, download
+        self._create, self._get, self._download = create, get, download
         self._endpoint, self._sleep = endpoint, sleep
 
-    async def begin(
+    async def create(
         self, fields: Sequence[str] = EXPORTED_FIELDS, *, connection_id: str | None = None
     ) -> str:
-        """Ask for a job; returns its id, which is good for a day.
+        """Create a job; return its id, good for a day.
 
         Args:
             fields: the fields to export, ``user_id`` among them.
@@ -94,42 +94,44 @@ class ExportJobs:
             raise MalformedAnswer(f"{self._endpoint}: the new job has no id", status=200)
         return name
 
-    async def is_done(self, job: str, *, patience: float) -> bool:
-        """Wait for a job for so many seconds; returns whether it is done.
+    async def is_done(self, job: str, *, max_seconds: float) -> bool:
+        """Wait a while for a job; return whether it ended.
 
         Raises:
             Auth0NotFound: Auth0 does not know the job (any more).
             Auth0Refused: it failed.
             MalformedAnswer: it does not read as documented.
         """
-        return await self._location(job, patience) is not None
+        return await self._wait_for_file(job, max_seconds) is not None
 
     async def users(self, job: str) -> AsyncGenerator[ExportedUser, None]:
-        """Wait for a job, and yield what its file holds; unreadable lines are counted.
+        """Wait for a job, and yield its file's users.
+
+        Unreadable lines are counted and logged.
 
         Raises:
             Auth0NotFound: Auth0 does not know the job (any more).
             Auth0Refused: it failed.
-            Auth0Unreachable: it takes for ever, or the file cannot be got or broke off.
+            Auth0Unreachable: it takes too long, or the file cannot be downloaded or broke off.
             MalformedAnswer: the job or the file does not read as documented.
         """
         malformed = 0
-        async with aclosing(await self._file(job)) as response:
+        async with aclosing(await self._open_file(job)) as response:
             raw = stream.read_chunks(response, FILE)
             # Zipped as a file, or by the server on the way, or both.
             plain = stream.unzip(stream.unzip(raw, FILE), FILE)
             async with aclosing(raw), aclosing(plain), aclosing(stream.split_lines(plain, FILE)) as lines:
                 async for line in lines:
-                    if user := _read(line):
+                    if user := _read_line(line):
                         yield user
                     elif line.strip():
                         malformed += 1
         if malformed:
-            _log.warning("auth0.export_malformed", domain=self._endpoint.host, malformed=malformed)
+            log.warning("export.lines_skipped", domain=self._endpoint.host, malformed=malformed)
 
-    async def _file(self, job: str) -> httpx.Response:
+    async def _open_file(self, job: str) -> httpx.Response:
         for _ in range(MAX_DOWNLOADS):
-            location = await self._location(job, MAX_JOB_SECONDS)
+            location = await self._wait_for_file(job, MAX_JOB_SECONDS)
             problem: Auth0Error
             if location is None:
                 raise Auth0Unreachable(
@@ -145,28 +147,28 @@ class ExportJobs:
             problem = Auth0Unreachable(f"{FILE}: refused", status=response.status_code)
         raise problem
 
-    async def _location(self, job: str, patience: float) -> str | None:
-        """Look at a job until it names its file; None when the patience is at its end."""
+    async def _wait_for_file(self, job: str, max_seconds: float) -> str | None:
+        """Poll a job until it names its file."""
         waited, wait = 0.0, FIRST_POLL_SECONDS
         while True:
-            seen = await self._look(job)
-            status = seen.get("status") if isinstance(seen, dict) else None
+            job_state = await self._get(job)
+            status = job_state.get("status") if isinstance(job_state, dict) else None
             if status == "completed":
-                return _checked(seen.get("location"), self._endpoint)
+                return _check_address(job_state.get("location"), self._endpoint)
             if status == "failed":
                 raise Auth0Refused(
                     f"{self._endpoint}: the export failed at Auth0; its job says why", status=200
                 )
             if not isinstance(status, str):
                 raise MalformedAnswer(f"{self._endpoint}: the job has no status", status=200)
-            if waited >= patience:
+            if waited >= max_seconds:
                 return None
             await self._sleep(wait)
             waited, wait = waited + wait, min(MAX_POLL_SECONDS, wait * 1.5)
 
 
-def _checked(location: object, endpoint: Endpoint) -> str:
-    """Return an address that may be asked: encrypted, or on this machine."""
+def _check_address(location: object, endpoint: Endpoint) -> str:
+    """Return an address that is https or on this machine."""
     try:
         parts = urlsplit(location if isinstance(location, str) else "")
         host, _ = parts.hostname or "", parts.port
@@ -178,7 +180,7 @@ def _checked(location: object, endpoint: Endpoint) -> str:
     return parts.geturl()
 
 
-def _read(line: bytes) -> ExportedUser | None:
+def _read_line(line: bytes) -> ExportedUser | None:
     """Read one line; None where it cannot be read.
 
     Raises:

@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
 
 
 def parse_text(value: object) -> str | None:
-    """Return a text that can be sent and stored, else None."""
+    """Return a text that can be stored, else None."""
     try:
         return require_text(value)
     except PydanticCustomError:
@@ -68,7 +68,10 @@ def require_text(value: object) -> str:
 
 
 def require_text_or_number(value: object) -> str:
-    """Return a text, or a whole number as text; raises as ``require_text``."""
+    """Return a text, or a whole number as text.
+
+    It raises as ``require_text``.
+    """
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else require_text(value)
 
 

@@ -1,4 +1,4 @@
-"""The one management token that all workers of a tenant share, and when it is minted anew."""
+"""The management token that all workers of a tenant share."""
 
 from __future__ import annotations
 
@@ -31,13 +31,16 @@ class ManagementToken:
 
 
 class TokenStore(Protocol):
-    """Where the workers of a tenant share the management token: each one minted costs the tenant's quota."""
+    """Where a tenant's workers share the management token.
+
+    Each one minted costs the tenant's quota.
+    """
 
     async def get(self) -> ManagementToken | None:
-        """Return the shared token, whatever its age; None where there is none."""
+        """Return the shared token, whatever its age, if any."""
 
     def minting(self) -> AbstractAsyncContextManager[None]:
-        """Hold the right to mint; whoever waits for it calls ``get`` again once inside."""
+        """Hold the right to mint; call ``get`` again inside."""
 
     async def put(self, token: ManagementToken) -> None:
         """Share a new token; called inside ``minting``."""
@@ -66,7 +69,7 @@ class MemoryTokenStore:
 
 
 class SharedToken:
-    """The token in use: this process's copy, else the store's, else a new one."""
+    """The token in use: this process's, the store's, or new."""
 
     def __init__(
         self,
@@ -78,49 +81,52 @@ class SharedToken:
         self._mint = mint
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._held: ManagementToken | None = None
+        self._token: ManagementToken | None = None
         self._renew_at: datetime | None = None
         self.has_minted = False
 
     async def get(self, *, instead_of: ManagementToken | None = None) -> ManagementToken:
-        """Return a token with life left, other than ``instead_of``, which Auth0 refused or which lacks scopes.
+        """Return a token with life left.
+
+        Args:
+            instead_of: another one is wanted: Auth0 refused this, or it lacks scopes.
 
         Raises:
             Auth0Error: Auth0 gives none.
         """
         async with self._lock:
-            if self._held and self._usable(self._held, instead_of):
-                return self._held
+            if self._token and self._is_usable(self._token, instead_of):
+                return self._token
             stored = await self._store.get()
-            if stored and self._usable(stored, instead_of):
-                return self._hold(stored)
+            if stored and self._is_usable(stored, instead_of):
+                return self._keep(stored)
             async with self._store.minting():
                 newer = await self._store.get()
-                if newer and self._just_minted(newer, stored, instead_of):
-                    return self._hold(newer)
+                if newer and self._is_just_minted(newer, stored, instead_of):
+                    return self._keep(newer)
                 minted = await self._mint()
                 await self._store.put(minted)
             self.has_minted = True
-            return self._hold(minted)
+            return self._keep(minted)
 
     def forget(self) -> None:
-        """Drop this process's copy, so that the next call takes what the store holds."""
-        self._held = None
+        """Drop this process's copy; the next call asks the store."""
+        self._token = None
 
-    def _hold(self, token: ManagementToken) -> ManagementToken:
+    def _keep(self, token: ManagementToken) -> ManagementToken:
         # A token that lives less than two minutes from its first sight is used for half of that.
         left = token.expires_at - self._clock()
         self._renew_at = token.expires_at - min(EXPIRY_LEEWAY, left / 2)
-        self._held = token
+        self._token = token
         return token
 
-    def _usable(self, token: ManagementToken, instead_of: ManagementToken | None) -> bool:
+    def _is_usable(self, token: ManagementToken, instead_of: ManagementToken | None) -> bool:
         if instead_of and token.value == instead_of.value:
             return False
-        renew_at = self._renew_at if token is self._held else None
+        renew_at = self._renew_at if token is self._token else None
         return self._clock() < (renew_at or token.expires_at - EXPIRY_LEEWAY)
 
-    def _just_minted(
+    def _is_just_minted(
         self, token: ManagementToken, before: ManagementToken | None, instead_of: ManagementToken | None
     ) -> bool:
         # What appeared while we waited for the right to mint is new, however short its life is.

@@ -47,7 +47,7 @@ def _options(value: object) -> Options | None:
 
 @dataclass(frozen=True)
 class Auth0Identity:
-    """One of a user's identities, with its tokens as Auth0 copied them.
+    """One of a user's identities, with Auth0's copy of tokens.
 
     Attributes:
         provider: the strategy, e.g. ``google-oauth2``.
@@ -156,7 +156,10 @@ _CONNECTION = TypeAdapter(Auth0Connection)
 
 
 class UnreadableEntry(ValueError):
-    """An entry cannot be read; the message names it without its values."""
+    """An entry cannot be read.
+
+    The message names it without its values.
+    """
 
 
 def read_user(raw: object, position: int = 0) -> Auth0User:
@@ -184,7 +187,7 @@ def read_user(raw: object, position: int = 0) -> Auth0User:
 
 
 def read_page(raw_users: Sequence[object], total: object) -> UserPage:
-    """Read a page; what cannot be read is named in it."""
+    """Read a page; unreadable entries are named in it."""
     users, malformed = [], []
     for position, raw in enumerate(raw_users):
         try:

@@ -13,7 +13,7 @@ from worker.auth0.models import Auth0Connection, UnreadableEntry, read_connectio
 
 PER_PAGE = 100  # Auth0's maximum
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 def page_parameters(fields: str) -> dict[str, str]:
@@ -22,7 +22,10 @@ def page_parameters(fields: str) -> dict[str, str]:
 
 
 def explain_paging_error(error: Auth0Error, endpoint: Endpoint, page: int) -> Auth0Error:
-    """Return the error of a page past those that Auth0 shows, else the error as it is."""
+    """Return ``PagingWindowExceeded`` for Auth0's error of that kind.
+
+    Any other error is returned as it is.
+    """
     if error.code != "invalid_paging":
         return error
     return PagingWindowExceeded(
@@ -35,7 +38,7 @@ def explain_paging_error(error: Auth0Error, endpoint: Endpoint, page: int) -> Au
 async def list_connections(
     fetch: Callable[[Mapping[str, str]], Awaitable[Any]], endpoint: Endpoint
 ) -> AsyncGenerator[Auth0Connection, None]:
-    """Yield connection after connection, until an answer names no next checkpoint."""
+    """Yield connections until an answer names no next checkpoint."""
     checkpoint: dict[str, str] = {"take": str(PER_PAGE)}
     position = 0
     while True:
@@ -49,7 +52,7 @@ async def list_connections(
             try:
                 connection = read_connection(entry, position)
             except UnreadableEntry as error:
-                _log.warning("auth0.connection_malformed", domain=endpoint.host, malformed=str(error))
+                log.warning("connection.skipped", domain=endpoint.host, malformed=str(error))
                 continue
             yield connection
         following = answer.get("next") if isinstance(answer, dict) else None
@@ -61,7 +64,7 @@ async def list_connections(
 
 
 def read_raw_users(answer: Any, endpoint: Endpoint) -> tuple[list[Any], Any]:
-    """Return the raw users of a page, and what stands where the total should.
+    """Return a page's raw users, and its raw total.
 
     Raises:
         MalformedAnswer: there is no list of users.

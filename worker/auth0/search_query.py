@@ -1,4 +1,4 @@
-"""Queries of the user search: ordered by a time between two bounds, or by an identity.
+"""Queries of the user search: by a time, by identity.
 
 Source: Auth0, "User Search Query Syntax" (Lucene, search engine v3); "Get Users Endpoint".
 """
@@ -17,7 +17,7 @@ TimeField = Literal["created_at", "updated_at"]
 def ordered_by_time(
     field: TimeField, since: datetime | None, until: datetime | None, connection: str | None
 ) -> dict[str, str]:
-    """Return the parameters of a query ascending by a time, both bounds included."""
+    """Return the query ascending by a time, both bounds included."""
     terms = []
     if since or until:
         terms.append(f"{field}:[{_bound(since)} TO {_bound(until)}]")
@@ -27,12 +27,12 @@ def ordered_by_time(
 
 
 def until_parameter(field: str, moment: datetime | None) -> dict[str, str]:
-    """Return the parameter that leaves out what comes after a time."""
+    """Return the parameter that leaves out what is later."""
     return {} if moment is None else {"q": f"{field}:[* TO {_bound(moment)}]"}
 
 
 def by_identity(connection: str, provider_user_id: str) -> dict[str, str] | None:
-    """Return the parameters of a search for an identity; None where nobody can have it."""
+    """Return the query for an identity, None if impossible."""
     if not parse_text(connection) or not parse_text(provider_user_id):
         return None
     return _search(
@@ -44,7 +44,10 @@ def by_identity(connection: str, provider_user_id: str) -> dict[str, str] | None
 
 
 def filter_holders(page: UserPage, connection: str, provider_user_id: str) -> tuple[Auth0User, ...]:
-    """Return those who may hold the identity: the search takes connection and id of two identities as well."""
+    """Return a page's users who may hold an identity.
+
+    The search also finds users with the connection of one identity and the id of another.
+    """
     return tuple(
         user
         for user in page.users
@@ -54,7 +57,7 @@ def filter_holders(page: UserPage, connection: str, provider_user_id: str) -> tu
 
 
 def quote_phrase(value: str) -> str:
-    """Return a Lucene phrase that matches this value and nothing else."""
+    """Return a Lucene phrase that matches this value alone."""
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -1,4 +1,4 @@
-"""How large and how busy a tenant is, from its own numbers."""
+"""How large and how busy a tenant is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TenantCounts:
 
 
 async def count_users(get: Get, users: Endpoint) -> int:
-    """Count the users, by the total of a page of one.
+    """Count the users, by the total of one page.
 
     Raises:
         MalformedAnswer: there is no total.
@@ -41,7 +41,7 @@ async def count_users(get: Get, users: Endpoint) -> int:
 
 
 async def count_logins_yesterday(get: Get, stats: Endpoint, now: datetime) -> int | None:
-    """Count the logins of the last whole day; None without the scope ``read:stats``.
+    """Count yesterday's logins; None without the scope ``read:stats``.
 
     Source: Auth0 Management API v2, "Get daily stats" (days are UTC).
     """

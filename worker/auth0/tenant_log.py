@@ -35,10 +35,10 @@ class LogEntry:
         log_id: its id.
         date: when it happened (UTC), which need not be the order of the log; None where unreadable.
         type: the event's code, e.g. ``s`` for a login; empty where unreadable.
-        users: ids of the users that it says something of, each once; for a management write (``sapi``) also
+        users: ids of the users that it names, each once; for a management write (``sapi``) also
             those whom the request's path names and, for a link, its body.
         connection: the connection's name; None where absent.
-        tells: whether the identities of these users may be others since: a login, a sign-up, a deletion, or a
+        may_change_identities: whether the identities of these users may be others since: a login, a sign-up, a deletion, or a
             write that links or deletes. Most writes only change a profile.
         strategy: of the connection that the entry is about, e.g. ``auth0`` for a database; None where absent.
     """
@@ -53,7 +53,7 @@ class LogEntry:
 
     @property
     def is_login(self) -> bool:
-        """Whether it tells of a login or a sign-up."""
+        """Whether it is a login or a sign-up."""
         return self.type in _LOGINS
 
 
@@ -73,7 +73,7 @@ class LogPage:
 
 
 def log_gone(endpoint: Endpoint, response: httpx.Response) -> Auth0LogGone:
-    """Return the error of a checkpoint that Auth0 refuses."""
+    """Make the error of a checkpoint that Auth0 refuses."""
     return Auth0LogGone(
         f"{endpoint}: the log cannot be read on from here, most likely as it is no longer kept so far back",
         status=response.status_code,
@@ -84,7 +84,7 @@ def log_gone(endpoint: Endpoint, response: httpx.Response) -> Auth0LogGone:
 def read_log_page(
     answer: Any, headers: httpx.Headers, endpoint: Endpoint, asked_after: str, take: int
 ) -> LogPage:
-    """Read a page; what cannot be read is named in it, the rest is kept.
+    """Read a page; unreadable entries are named in it.
 
     Raises:
         MalformedAnswer: the answer is no list, or a full page without anything to go on from.
@@ -98,9 +98,9 @@ def read_log_page(
             malformed.append(str(error))
     after = asked_after
     if raws:  # after an empty page, the same is asked again
-        linked = _linked(headers)
+        linked = _linked_checkpoint(headers)
         last = next(filter(None, (_log_id(raw) for raw in reversed(raws))), None)
-        # A link that leads back to these entries would be followed for ever.
+        # A link that leads back to these entries would be followed without end.
         after = (linked if linked != asked_after else None) or last or asked_after
         if after == asked_after and len(raws) >= take:
             raise MalformedAnswer(f"{endpoint}: the page has nothing to go on from", status=200)
@@ -108,7 +108,7 @@ def read_log_page(
 
 
 def read_only_entry(answer: Any, endpoint: Endpoint) -> LogEntry | None:
-    """Read the only entry of a page; None where there is none.
+    """Read a page's only entry, None where there is none.
 
     Raises:
         MalformedAnswer: the answer is no list, or its entry cannot be read.
@@ -124,13 +124,13 @@ def read_log_entry(raw: object, position: int) -> LogEntry:
     """Read one entry.
 
     Raises:
-        Unreadable: it is no object, or has no id.
+        UnreadableEntry: it is no object, or has no id.
     """
     log_id = _log_id(raw)
     if log_id is None or not isinstance(raw, dict):
         raise UnreadableEntry(f"log entry at position {position}: has no log_id")
     kind = parse_text(raw.get("type")) or ""
-    named = [raw.get("user_id"), *(_written(raw.get("details")) if kind == "sapi" else ())]
+    named = [raw.get("user_id"), *(_written_users(raw.get("details")) if kind == "sapi" else ())]
     users = dict.fromkeys(user for user in map(parse_text, named) if user)
     return LogEntry(
         log_id,
@@ -138,25 +138,25 @@ def read_log_entry(raw: object, position: int) -> LogEntry:
         kind,
         tuple(users),
         parse_text(raw.get("connection")),
-        _tells(kind, raw),
+        _may_change_identities(kind, raw),
         parse_text(raw.get("strategy")),
     )
 
 
-def _tells(kind: str, raw: dict[str, Any]) -> bool:
+def _may_change_identities(kind: str, raw: dict[str, Any]) -> bool:
     if kind != "sapi":
         return kind in _LOGINS or kind == _DELETION
-    request = _object(_object(raw.get("details")).get("request"))
+    request = _as_object(_as_object(raw.get("details")).get("request"))
     path, method = request.get("path"), request.get("method")
     if not isinstance(path, str) or not isinstance(method, str):
-        return True  # which of the two it was cannot be seen
+        return True  # it may have been a link or a deletion
     found = _USER_PATH.fullmatch(path)
     return found is not None and ("/identities" in found[0] or method.lower() == "delete")
 
 
-def _written(details: object) -> Iterator[object]:
-    """Yield the users that a management write is about."""
-    request = _object(_object(details).get("request"))
+def _written_users(details: object) -> Iterator[object]:
+    """Yield the users that a management write names."""
+    request = _as_object(_as_object(details).get("request"))
     path = request.get("path")
     found = _USER_PATH.fullmatch(path) if isinstance(path, str) else None
     if not found:
@@ -165,7 +165,7 @@ def _written(details: object) -> Iterator[object]:
     yield user
     if provider and identity:  # an unlinked identity is a user of its own again
         yield f"{provider}|{identity}"
-    body = _object(request.get("body"))
+    body = _as_object(request.get("body"))
     secondary = body.get("user_id")
     if "/identities" in found[0] and parse_text(body.get("provider")) and secondary is not None:
         # Auth0 takes the secondary's id with its provider in front and without.
@@ -173,12 +173,12 @@ def _written(details: object) -> Iterator[object]:
         yield str(secondary) if str(secondary).startswith(prefix) else f"{prefix}{secondary}"
 
 
-def _object(value: object) -> dict[str, Any]:
+def _as_object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
 def _log_id(raw: object) -> str | None:
-    entry = _object(raw)
+    entry = _as_object(raw)
     return parse_text(entry.get("log_id")) or parse_text(entry.get("_id"))
 
 
@@ -189,8 +189,11 @@ def _entries_in(answer: Any, endpoint: Endpoint) -> Sequence[object]:
     return entries
 
 
-def _linked(headers: httpx.Headers) -> str | None:
-    """Return the checkpoint of the link to the next page: its host is never followed, whatever it is."""
+def _linked_checkpoint(headers: httpx.Headers) -> str | None:
+    """Return the checkpoint in the link to the next page.
+
+    The link's host is never followed, whatever it is.
+    """
     for link in httpx.Response(200, headers={"Link": headers.get("link", "")}).links.values():
         if "next" in link.get("rel", "").lower().split():
             try:

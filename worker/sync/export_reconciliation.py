@@ -75,7 +75,7 @@ class ExportReconciler:
             return False
         try:
             if position is None:
-                position = SyncCursor(await self._auth0.export.begin(), run_id=run_id)
+                position = SyncCursor(await self._auth0.export.create(), run_id=run_id)
                 await cursors.save(self._vault, self._tenant, EXPORT_FEED, position)
             if position.token is not None:
                 report.finished = await self._is_done(position.token, began, budget)
@@ -106,7 +106,7 @@ class ExportReconciler:
     async def _is_done(self, job: str, began: datetime, budget: float | None) -> bool:
         if budget is None:
             return True  # it is waited for where it is read
-        if await self._auth0.export.is_done(job, patience=budget):
+        if await self._auth0.export.is_done(job, max_seconds=budget):
             return True
         if await self._vault.now() - began > timedelta(seconds=export_job.MAX_JOB_SECONDS):
             raise Auth0Unreachable(

@@ -130,7 +130,7 @@ class FullScan:
         """Ask by id for everybody whose time is in one millisecond, the ids from an export of all users."""
         wanted = [
             user.user_id
-            async for user in self._auth0.export.users(await self._auth0.export.begin())
+            async for user in self._auth0.export.users(await self._auth0.export.create())
             if (at := user.created_at if by == "created_at" else user.updated_at) is not None
             and moment <= at < moment + MILLISECOND
         ]

@@ -130,7 +130,7 @@ async def test_a_silent_stream_ends(dripped: str) -> None:
 
 async def test_an_endless_drip_is_silence() -> None:
     """Bytes that never end a line count as silence."""
-    from worker.auth0.event_stream import _lines, _next
+    from worker.auth0.event_stream import _lines, _next_line
     from worker.auth0.http.responses import Endpoint
 
     async def drip() -> Any:
@@ -139,7 +139,7 @@ async def test_an_endless_drip_is_silence() -> None:
             yield b"x"
 
     endpoint = Endpoint("x", "y")
-    assert await _next(_lines(drip(), endpoint), 0.1, endpoint) is None
+    assert await _next_line(_lines(drip(), endpoint), 0.1, endpoint) is None
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ async def test_other_answers() -> None:
         assert await heard(server) == [event("a")]
         server.script = [limited]
         with pytest.raises(Auth0RateLimited):
-            await heard(server, retries=RetryPolicy(longest=0))
+            await heard(server, retries=RetryPolicy(max_wait_seconds=0))
         server.script = [Answer(403, {"statusCode": 403, "errorCode": "insufficient_scope"})]
         with pytest.raises(MissingScope) as missing:
             await heard(server)

@@ -45,7 +45,7 @@ def exporting(content: bytes, *statuses: str, file: Callable[[Request], Answer] 
 
 async def exported(server: Server, time: FakeTime | None = None) -> list[ExportedUser]:
     async with client_of(server, time or FakeTime()) as client, asyncio.timeout(WAIT_SECONDS):
-        return [user async for user in client.export.users(await client.export.begin())]
+        return [user async for user in client.export.users(await client.export.create())]
 
 
 async def failing(server: Server, kind: type[Auth0Error], match: str) -> None:
@@ -99,7 +99,7 @@ async def test_an_empty_tenant() -> None:
 async def test_one_connection() -> None:
     """A job may be of one connection, with other fields."""
     async with running(exporting(TWO)) as server, client_of(server, FakeTime()) as client:
-        await client.export.begin(["user_id"], connection_id="con_1")
+        await client.export.create(["user_id"], connection_id="con_1")
         body = json.loads(server.calls[0].body)
         assert (body["connection_id"], body["fields"]) == ("con_1", [{"name": "user_id"}])
 
@@ -118,10 +118,10 @@ async def test_a_job_is_waited_for_a_while() -> None:
     """Whether a job is done can be asked with a bound; a job that is done is read without another."""
     async with running(exporting(TWO, *["pending"] * 4, "completed")) as server:
         async with client_of(server, time := FakeTime()) as client:
-            job = await client.export.begin()
-            assert not await client.export.is_done(job, patience=2)
+            job = await client.export.create()
+            assert not await client.export.is_done(job, max_seconds=2)
             assert sum(time.is_dormant) == 2.5
-            assert await client.export.is_done(job, patience=60)
+            assert await client.export.is_done(job, max_seconds=60)
             assert len([user async for user in client.export.users(job)]) == 2
         assert [call.method for call in server.calls].count("POST") == 1
 
@@ -185,7 +185,7 @@ async def test_unreadable_lines_are_counted() -> None:
     async with running(exporting(line(1) + odd + line(2))) as server:
         with capture_logs() as logs:
             assert len(await exported(server)) == 2
-        assert [log["malformed"] for log in logs if log["event"] == "auth0.export_malformed"] == [7]
+        assert [log["malformed"] for log in logs if log["event"] == "export.lines_skipped"] == [7]
 
 
 def broken_off(_: Request) -> Answer:
@@ -216,7 +216,7 @@ async def test_a_large_file_costs_no_memory() -> None:
     """Many users are read in the memory of a few."""
     content = gzip.compress(b"".join(line(i) for i in range(150_000)))
     async with running(exporting(content)) as server, client_of(server, FakeTime()) as client:
-        users = client.export.users(await client.export.begin())
+        users = client.export.users(await client.export.create())
         await anext(users)
         tracemalloc.start()
         number = 1

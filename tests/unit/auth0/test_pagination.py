@@ -58,9 +58,7 @@ async def test_connections_follow_the_checkpoint() -> None:
             {"strategy": "oauth2", "take": "100", "from": "1"},
             {"strategy": "oauth2", "take": "100", "from": "2"},
         ]
-        assert [log["event"] for log in logs if log["log_level"] == "warning"] == [
-            "auth0.connection_malformed"
-        ]
+        assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["connection.skipped"]
 
 
 async def test_options_are_kept_and_not_shown() -> None:

@@ -35,7 +35,7 @@ def problem(status: int, message: str = "", code: str | None = None) -> Answer:
 
 
 HTML = Answer(200, b"<html>" + LEAK.encode(), {"Content-Type": "text/html"})
-ONCE = RetryPolicy(attempts=1, longest=0)
+ONCE = RetryPolicy(max_attempts=1, max_wait_seconds=0)
 
 Case = tuple[Answer, type[Auth0Error], str, str | None]
 
@@ -150,7 +150,10 @@ async def test_insufficient_scope_names_the_scopes() -> None:
 )
 async def test_what_is_no_answer(raw: bytes) -> None:
     """A connection that gives no whole answer is retried, then reported without showing anything of either side."""
-    async with running() as server, client_of(server, FakeTime(), retries=RetryPolicy(attempts=2)) as client:
+    async with (
+        running() as server,
+        client_of(server, FakeTime(), retries=RetryPolicy(max_attempts=2)) as client,
+    ):
         server.api = lambda _: Answer(raw=raw)
         error = await error_of(server, client)
         assert isinstance(error, Auth0Unreachable)

@@ -18,7 +18,7 @@ from worker.auth0.errors import Auth0RateLimited, Auth0Unreachable
 from worker.auth0.http.retries import MAX_ANNOUNCED_SECONDS, Retrier, read_retry_after
 
 OK = Answer(200, {"user_id": "auth0|1"})
-NO_JITTER = RetryPolicy(base=0)
+NO_JITTER = RetryPolicy(base_seconds=0)
 
 
 def limited(**headers: str) -> Answer:
@@ -87,7 +87,7 @@ async def test_silence_ends_in_a_time_out(timeouts: Timeouts) -> None:
 
         server.api = hang
         async with client_of(
-            server, FakeTime(), timeouts=timeouts, retries=RetryPolicy(attempts=2)
+            server, FakeTime(), timeouts=timeouts, retries=RetryPolicy(max_attempts=2)
         ) as client:
             with pytest.raises(Auth0Unreachable, match="Timeout"):
                 await client.user("auth0|1")

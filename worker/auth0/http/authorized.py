@@ -1,4 +1,4 @@
-"""Calls to the Management API with the token that all workers share."""
+"""Calls to the Management API with the shared token."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class AuthorizedCalls:
         headers: Mapping[str, str] | None = None,
         **request: Any,
     ) -> httpx.Response:
-        """Make one call, with a new token where the shared one is refused.
+        """Make a call, again with a new token after 401.
 
         Args:
             endpoint: its name begins with the method.

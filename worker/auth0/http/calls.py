@@ -1,4 +1,4 @@
-"""Makes calls over one pool of connections, with retries and budget."""
+"""Makes calls over one connection pool, retried and budgeted."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ApiCalls:
         stream: bool = False,
         urgent: bool = False,
     ) -> httpx.Response:
-        """Make one call; the answer is any but 429 and 5xx.
+        """Make a call; the answer is neither 429 nor 5xx.
 
         Args:
             endpoint: what errors speak of.

@@ -1,6 +1,6 @@
-"""Auth0's answers, classified once: the JSON of a good one, a typed error for every other.
+"""Classifies Auth0's answers: JSON, or a typed error.
 
-Errors name the endpoint, the domain and the mend, and of Auth0's words the machine-readable code at most:
+Errors name the endpoint, the domain and the remedy, and of Auth0's words the machine-readable code at most:
 a body may hold tokens. Source: Auth0 Management API v2, the responses of each endpoint; RFC 6749 section 5.2.
 """
 
@@ -33,7 +33,7 @@ SCOPES = {
     ),
 }
 
-# What is slower or dearer without each scope, but works.
+# What is slower or costs more calls without each scope, but works.
 OPTIONAL_SCOPES = {
     "read:logs": (
         "the tenant log cannot be read, so incremental sync walks through the users by their last update, "
@@ -48,7 +48,7 @@ _SCOPE = re.compile(r"\b[a-z]+:[a-z_]+\b")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint as errors speak of it.
+    """An endpoint as errors name it.
 
     Attributes:
         name: method and path template.
@@ -92,8 +92,11 @@ def read_json(response: httpx.Response, endpoint: Endpoint) -> Any:
 
 
 def read_error_code(response: httpx.Response) -> str | None:
-    """Return Auth0's ``errorCode`` or OAuth's ``error``; None where there is none that is plainly a code."""
-    problem = _problem(response)
+    """Return Auth0's ``errorCode`` or OAuth's ``error``, else None.
+
+    Text that is not plainly a code is not returned: it may be a token.
+    """
+    problem = _read_problem(response)
     for key in ("errorCode", "error"):
         code = problem.get(key)
         if isinstance(code, str) and _CODE.fullmatch(code):
@@ -102,9 +105,12 @@ def read_error_code(response: httpx.Response) -> str | None:
 
 
 def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
-    """Return the error that an answer of the Management API other than 200 or 429 stands for."""
+    """Return the error that an unsuccessful API answer stands for.
+
+    A 429 is not among them: it is retried before.
+    """
     status, code = response.status_code, read_error_code(response)
-    problem = _problem(response)
+    problem = _read_problem(response)
     if status == 401:
         return Auth0Refused(
             f"{endpoint}: a newly minted token is refused; check that AUTH0_AUDIENCE belongs to this domain",
@@ -112,14 +118,14 @@ def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
             code=code,
         )
     if status == 403 and code == "insufficient_scope":
-        named = tuple(_SCOPE.findall(_text(problem, "message").partition("expected any of:")[2]))
+        named = tuple(_SCOPE.findall(_text_of(problem, "message").partition("expected any of:")[2]))
         scopes = named or (endpoint.scope,)
         return MissingScope(
             scopes, "; ".join(consequence_without(scope, f"{endpoint} fails") for scope in scopes)
         )
     if status == 403:
         return Auth0Refused(
-            f"{endpoint}: forbidden{_in_words(code)}; check the application's client grant for the "
+            f"{endpoint}: forbidden{_in_parentheses(code)}; check the application's client grant for the "
             "Management API and the tenant's access rules",
             status=status,
             code=code,
@@ -132,26 +138,29 @@ def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
 
 
 def token_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
-    """Return the error that an answer of the token endpoint other than 200 or 429 stands for."""
+    """Return the error that a refused token request stands for.
+
+    A 429 is not among them: it is retried before.
+    """
     status, code = response.status_code, read_error_code(response)
-    description = _text(_problem(response), "error_description")
+    description = _text_of(_read_problem(response), "error_description")
     if code == "unauthorized_client":
-        mend = "switch on the client credentials grant type in the application's advanced settings"
+        remedy = "switch on the client credentials grant type in the application's advanced settings"
     elif status == 403 and description.startswith("Service not found"):
-        mend = "no API has this audience; set AUTH0_AUDIENCE to https://{canonical tenant domain}/api/v2/"
+        remedy = "no API has this audience; set AUTH0_AUDIENCE to https://{canonical tenant domain}/api/v2/"
     elif status == 403:
-        mend = (
+        remedy = (
             "the application is not authorized; create a client grant for it under "
             "Applications > APIs > Auth0 Management API"
         )
     elif status == 401 or code == "invalid_client":
-        mend = (
+        remedy = (
             "wrong client id, secret or key; "
             "check AUTH0_CLIENT_ID and AUTH0_CLIENT_SECRET (or AUTH0_PRIVATE_KEY)"
         )
     else:
         return _other_error(response, endpoint, code)
-    return Auth0Refused(f"{endpoint}: refused{_in_words(code)}: {mend}", status=status, code=code)
+    return Auth0Refused(f"{endpoint}: refused{_in_parentheses(code)}: {remedy}", status=status, code=code)
 
 
 def _other_error(response: httpx.Response, endpoint: Endpoint, code: str | None) -> Auth0Error:
@@ -165,16 +174,16 @@ def _other_error(response: httpx.Response, endpoint: Endpoint, code: str | None)
             status=status,
             code=code,
         )
-    if not _problem(response):
+    if not _read_problem(response):
         return MalformedAnswer(
             f"{endpoint}: {status} without Auth0's error body; check that AUTH0_DOMAIN is the tenant and "
             "that no proxy answers in its place",
             status=status,
         )
-    return Auth0Error(f"{endpoint}: Auth0 answered {status}{_in_words(code)}", status=status, code=code)
+    return Auth0Error(f"{endpoint}: Auth0 answered {status}{_in_parentheses(code)}", status=status, code=code)
 
 
-def _problem(response: httpx.Response) -> dict[str, Any]:
+def _read_problem(response: httpx.Response) -> dict[str, Any]:
     try:
         problem = json.loads(response.content)
     except (ValueError, RecursionError):
@@ -182,10 +191,10 @@ def _problem(response: httpx.Response) -> dict[str, Any]:
     return problem if isinstance(problem, dict) else {}
 
 
-def _text(problem: dict[str, Any], key: str) -> str:
+def _text_of(problem: dict[str, Any], key: str) -> str:
     value = problem.get(key)
     return value if isinstance(value, str) else ""
 
 
-def _in_words(code: str | None) -> str:
+def _in_parentheses(code: str | None) -> str:
     return f" ({code})" if code else ""

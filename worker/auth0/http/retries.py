@@ -1,4 +1,4 @@
-"""When to ask again: retries with full jitter, and one pause that all calls of a client keep after a 429."""
+"""Retries with full jitter, and a common pause after 429."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_ANNOUNCED_SECONDS = 86_400.0
 Clock = Callable[[], datetime]
 Sleep = Callable[[float], Awaitable[None]]
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 def utc_now() -> datetime:
@@ -35,26 +35,29 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How patient one call is.
+    """How often, and for how long, one call is retried.
 
     Attributes:
-        attempts: how often a call is made at most when no answer or a 5xx comes.
-        base: upper bound of the first backoff, in seconds; it doubles with each attempt.
-        longest: what one call waits for 429s in all, in seconds; a longer announced wait is not begun.
+        max_attempts: how often a call is made at most when no answer or a 5xx comes.
+        base_seconds: upper bound of the first backoff; it doubles with each attempt.
+        max_wait_seconds: what one call waits for 429s in all; a longer announced wait is not begun.
     """
 
-    attempts: int = 5
-    base: float = 0.5
-    longest: float = 60.0
+    max_attempts: int = 5
+    base_seconds: float = 0.5
+    max_wait_seconds: float = 60.0
 
     def backoff(self, attempt: int) -> float:
-        """Return the wait after this attempt (from 1): full jitter under a doubling bound."""
-        bound = self.base * 2 ** min(attempt - 1, 16)
-        return random.uniform(0, min(self.longest, bound))  # noqa: S311  # no secret
+        """Return the wait after this attempt (from 1), in seconds.
+
+        It is full jitter under a doubling bound.
+        """
+        bound = self.base_seconds * 2 ** min(attempt - 1, 16)
+        return random.uniform(0, min(self.max_wait_seconds, bound))  # noqa: S311  # no secret
 
 
 def read_retry_after(headers: httpx.Headers, now: datetime) -> float | None:
-    """Return how many seconds a 429 asks to wait; None where it does not say.
+    """Return how many seconds a 429 asks for, else None.
 
     Source: RFC 9110 section 10.2.3 (``Retry-After``: seconds or a date); Auth0, "Rate Limit Headers"
     (``x-ratelimit-reset``: Unix seconds when the next tokens are added).
@@ -78,21 +81,24 @@ def _until_date(date: str, now: datetime) -> float | None:
 
 
 class Retrier:
-    """The rhythm of one client's calls."""
+    """Retries one client's calls, and keeps their common pause."""
 
-    def __init__(self, retries: RetryPolicy, clock: Clock = utc_now, sleep: Sleep = asyncio.sleep) -> None:
-        self._retries = retries
+    def __init__(self, policy: RetryPolicy, clock: Clock = utc_now, sleep: Sleep = asyncio.sleep) -> None:
+        self._policy = policy
         self._clock = clock
         self._sleep = sleep
         self._paused_until: datetime | None = None
 
     def attempts(self, domain: str, endpoint: str) -> AsyncRetrying:
-        """Iterate over the attempts of one call; the last error is raised as it is."""
+        """Iterate over the attempts of one call.
 
-        def log(state: RetryCallState) -> None:
+        The last error is raised as it is.
+        """
+
+        def log_retry(state: RetryCallState) -> None:
             error = _error_of(state)
-            _log.info(
-                "auth0.retry",
+            log.info(
+                "auth0_call.retried",
                 domain=domain,
                 endpoint=endpoint,
                 status=error.status if isinstance(error, Auth0Error) else None,
@@ -102,15 +108,17 @@ class Retrier:
 
         return AsyncRetrying(
             sleep=self._sleep,
-            retry=retry_if_exception(_may_pass),
-            wait=self._wait,
+            retry=retry_if_exception(_is_transient),
+            wait=self._wait_before,
             stop=self._is_enough,
-            before_sleep=log,
+            before_sleep=log_retry,
             reraise=True,
         )
 
     async def wait_for_pause(self, where: str) -> None:
-        """Wait until the pause that a 429 began is over, also where another 429 prolongs it meanwhile.
+        """Wait until the pause after a 429 is over.
+
+        Another 429 meanwhile prolongs it.
 
         Raises:
             Auth0RateLimited: it lasts longer than a call waits.
@@ -120,41 +128,41 @@ class Retrier:
             left = (until - self._clock()).total_seconds()
             if left <= 0:
                 return
-            if left > self._retries.longest:
+            if left > self._policy.max_wait_seconds:
                 raise Auth0RateLimited.spent(where, left)
             slept_for = until
-            # Each a little later than the pause, so that those who waited do not come back at once.
-            await self._sleep(left + self._retries.backoff(1))
+            # Each a little later than the pause, so that the waiting calls do not come back at once.
+            await self._sleep(left + self._policy.backoff(1))
 
     def record_rate_limit(
         self, where: str, response: httpx.Response, attempt: int, code: str | None
     ) -> Auth0RateLimited:
-        """Begin or prolong the pause as a 429 asks, and return the error of this attempt."""
+        """Begin or prolong the pause; return this attempt's error."""
         now = self._clock()
         wait = read_retry_after(response.headers, now)
-        longest = self._retries.longest
+        longest = self._policy.max_wait_seconds
         if wait is None or wait < longest:
-            # Jitter on top: a herd would only be refused again.
-            wait = min(longest, (wait or 0.0) + self._retries.backoff(attempt))
+            # Jitter on top: calls that come at once would only be refused again.
+            wait = min(longest, (wait or 0.0) + self._policy.backoff(attempt))
         until = now + timedelta(seconds=wait)
         self._paused_until = max(until, self._paused_until or until)
         return Auth0RateLimited.spent(where, wait, code=code)
 
-    def _wait(self, state: RetryCallState) -> float:
+    def _wait_before(self, state: RetryCallState) -> float:
         error = _error_of(state)
         if isinstance(error, Auth0RateLimited):
             return error.retry_after
-        return self._retries.backoff(state.attempt_number)
+        return self._policy.backoff(state.attempt_number)
 
     def _is_enough(self, state: RetryCallState) -> bool:
-        # A 429 costs patience, not attempts: with many calls at a small limit most of them are refused often.
+        # A 429 costs waiting time, not attempts: with many calls at a small limit most of them are refused often.
         if isinstance(_error_of(state), Auth0RateLimited):
-            longest = self._retries.longest
+            longest = self._policy.max_wait_seconds
             return state.idle_for >= longest or state.idle_for + state.upcoming_sleep > longest
-        return state.attempt_number >= self._retries.attempts
+        return state.attempt_number >= self._policy.max_attempts
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, Auth0Unreachable):
         return error.status is None or error.status in RETRIED_STATUSES
     return isinstance(error, Auth0RateLimited)

@@ -1,4 +1,4 @@
-"""Bodies read piece by piece: an answer of any length costs the memory of one line."""
+"""Bodies read in chunks, in the memory of one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ByteStream = AsyncGenerator[bytes, None]
 
 
 async def read_chunks(response: httpx.Response, endpoint: Endpoint) -> ByteStream:
-    """Yield a body as it comes.
+    """Yield a body as it arrives.
 
     Raises:
         Auth0Unreachable: it broke off.
@@ -38,7 +38,7 @@ async def read_chunks(response: httpx.Response, endpoint: Endpoint) -> ByteStrea
 
 
 async def unzip(zipped: ByteStream, endpoint: Endpoint) -> ByteStream:
-    """Yield the content of a gzip file, or of any other as it is.
+    """Yield a gzip file's content; any other file as is.
 
     Raises:
         MalformedAnswer: the file is damaged or cut off.
@@ -71,7 +71,7 @@ async def unzip(zipped: ByteStream, endpoint: Endpoint) -> ByteStream:
 
 
 async def split_lines(whole: ByteStream, endpoint: Endpoint) -> ByteStream:
-    r"""Yield line after line, each with its ``\n``; what stands after the last one comes without.
+    r"""Yield lines with their ``\n``, which the last may lack.
 
     Raises:
         MalformedAnswer: a line has no end.

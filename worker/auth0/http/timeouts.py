@@ -24,7 +24,7 @@ class Timeouts:
     silence: float = 90.0
 
     def for_stream(self) -> httpx.Timeout:
-        """Return the part that httpx enforces while an event stream is read."""
+        """Return what httpx enforces while an event stream is read."""
         return httpx.Timeout(self.silence, connect=self.connect, pool=self.total)
 
     def for_httpx(self) -> httpx.Timeout:

@@ -98,7 +98,10 @@ class TokenBucket:
         return BucketSlot(wait, self._slots, now + wait, self.pause_until)
 
     def pause(self, now: float, seconds: float) -> None:
-        """Give no slot for a while, then start empty like Auth0's."""
+        """Give no slot for a while, then start empty.
+
+        Auth0's bucket is empty then, too.
+        """
         self._refill(now)
         self._level = min(self._level, 0.0)
         self.pause_until = max(self.pause_until, now + seconds)

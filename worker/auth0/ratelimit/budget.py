@@ -1,4 +1,4 @@
-"""One budget for all calls to a tenant, whoever makes them.
+"""One rate limit budget for all calls to a tenant.
 
 Each call takes a slot in a token bucket first. Buckets are in Redis, one for each limit of the plan; without Redis
 each process goes by a small bucket of its own. Why it is so: docs/adr/0013.
@@ -65,7 +65,10 @@ class _SharedLimit:
 
     @property
     def horizon(self) -> float:
-        """How far ahead bulk calls take slots: at least one, in seconds."""
+        """How far ahead bulk calls take slots, in seconds.
+
+        It reaches the next slot at least.
+        """
         return max(BULK_HORIZON_SECONDS, 1 / self.limit.per_second)
 
 
@@ -155,13 +158,13 @@ class RateLimitBudget:
                 return permit
 
     async def pause(self, group: str, seconds: float) -> None:
-        """Stop all calls of a group's limit for a while, after a 429."""
+        """Stop a limit's calls for a while, after a 429."""
         limit = self._limits[self._plan.limit_name(group)]
         limit.local.pause(self._now(), seconds)
         await self._run(limit, "pause", seconds)
 
     def record_answer(self, permit: RateLimitPermit, headers: httpx.Headers, group: str = "other") -> None:
-        """Note what Auth0 says of its bucket, for the next slot.
+        """Note Auth0's view of its bucket, for the next slot.
 
         Args:
             permit: of the call that was answered.
@@ -186,7 +189,7 @@ class RateLimitBudget:
             limit.observed = observed
 
     def _adopt_shown_plan(self, group: str, burst: float | None) -> bool:
-        """Change a presumed plan for the one that an answer shows."""
+        """Change a presumed plan for the one Auth0 shows."""
         if not self._is_presumed or group == "other":  # a token is minted without these headers
             return False
         if burst is None:
@@ -212,7 +215,7 @@ class RateLimitBudget:
                 await self._take_slot(limit, BucketTerms(0.0, LOOK_ONLY_HORIZON))
 
     async def _take_bulk_slot(self, limit: _SharedLimit, where: str) -> RateLimitPermit:
-        """Take a slot for a bulk call: one at a time, none far ahead."""
+        """Take a bulk call's slot: one at a time, soon."""
         patient = BucketTerms(limit.reserve, limit.horizon)
         async with limit.bulk_turn:
             waited = 0.0
@@ -287,5 +290,5 @@ class RateLimitBudget:
 
 
 def _terms_for_local(terms: BucketTerms, local: TokenBucket) -> BucketTerms:
-    """Return terms for a bucket too small to keep a reserve."""
+    """Return terms for a bucket too small for a reserve."""
     return BucketTerms(0.0, max(terms.horizon, 1 / local.limit.per_second))

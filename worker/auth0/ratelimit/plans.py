@@ -28,7 +28,7 @@ class Limit:
     burst: float
 
     def without(self, share: float) -> Limit:
-        """Return what is left beside others' share of rate and burst.
+        """Return what others' share of rate and burst leaves.
 
         One token stays in Auth0's bucket where it can: calls arrive closer together than they were sent.
         """
@@ -73,7 +73,7 @@ _SELF_SERVICE = MappingProxyType(
 
 
 def presume_plan(group: str, burst: float) -> str:
-    """Return the plan whose limit an answer shows, else the smallest.
+    """Return the plan with this limit, else the smallest.
 
     Args:
         group: of the call that was answered.

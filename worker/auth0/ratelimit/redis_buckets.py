@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 class RedisBuckets:
-    """Runs the bucket script, and does without Redis while it is away.
+    """Runs the bucket script, while Redis can be reached.
 
     Args:
         tenant: its name in the settings.
@@ -57,7 +57,7 @@ class RedisBuckets:
         await self._redis.aclose()
 
     async def run(self, name: str, limit: Limit, *arguments: object) -> list[str] | None:
-        """Run the script on the bucket of a limit; None while Redis is away."""
+        """Run the script on a limit's bucket; None without Redis."""
         if self._is_away():
             return None
         now = "" if self._clock is None else f"{self._clock().timestamp():.6f}"
@@ -76,7 +76,7 @@ class RedisBuckets:
         return answer
 
     async def read_pause(self, name: str) -> float | None:
-        """Return when the last pause ends, by the bucket's clock; None while Redis is away."""
+        """Return when the last pause ends; None without Redis."""
         if self._is_away():
             return None
         try:
