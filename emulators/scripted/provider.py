@@ -115,6 +115,15 @@ class ScriptedProvider:
         """
         return not self._is_dead(self.grants[name], self.clock.now())
 
+    def takes(self, refresh_token: str) -> bool:
+        """Whether a refresh token would be exchanged for its client.
+
+        One that was spent is not, after its grace: a caller that holds no other has lost the grant.
+        """
+        grant, pair = self._by_refresh.get(refresh_token, (None, None))
+        client = None if grant is None else self.clients.get(grant.client_id)
+        return client is not None and self._redeemable(grant, pair, client, self.clock.now())
+
     def accepts(self, access_token: str) -> bool:
         """Whether the provider's API takes an access token."""
         grant, pair = self._by_access.get(access_token, (None, None))
