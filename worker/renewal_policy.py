@@ -1,4 +1,4 @@
-"""Providers and renewal policies as the operator and the answers correct them.
+"""Providers and renewal policies, corrected by operator and answers.
 
 Answers make renewal more careful, never bolder: a refresh token that was not replaced may be replaced next time, and
 a second use that succeeded does not prove that the first one arrived.

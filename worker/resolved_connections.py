@@ -1,4 +1,7 @@
-"""Connections with their OAuth clients: Auth0's options under the operator's settings."""
+"""Connections with their OAuth clients, ready for renewal.
+
+The operator's settings count before Auth0's options.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ class ConnectionResolver:
     async def load(
         self, tenants: list[str], name: str | None = None, *, now: datetime | None = None
     ) -> dict[tuple[str, str], ResolvedConnection]:
-        """Return connections by tenant and name, and record how they resolve.
+        """Return connections by tenant and name; record how they resolve.
 
         Args:
             now: the time, by default the database's.
@@ -166,7 +169,7 @@ class ConnectionResolver:
 
 
 def _override(configured: ConnectionSettings | None) -> providers.Override | None:
-    """Translate the operator's settings for the providers, which know no settings."""
+    """Translate the operator's settings for the providers."""
     if configured is None:
         return None
     return providers.Override(

@@ -44,7 +44,7 @@ class Confirmation:
     async def confirm(
         self, suspects: Sequence[MissingGrant]
     ) -> AsyncIterator[tuple[list[tuple[int, GrantKey]], str]]:
-        """Yield the grants that are gone and the reason, user by user.
+        """Yield the gone grants and the reason, user by user.
 
         Auth0 is asked by id for the users of these grants, and by identity for the grants that their users do not
         have any more.
@@ -69,7 +69,7 @@ class Confirmation:
     async def _sort_out(
         self, suspects: Sequence[MissingGrant], users: Mapping[str, Auth0User | None]
     ) -> list[MissingGrant]:
-        """Unmark the grants that Auth0 has; return those that their users lack."""
+        """Unmark grants that Auth0 has; return those users lack."""
         present = [each for each in suspects if _has(users.get(each.key.user_id), each.key)]
         await missing.unmark(self.vault, [each.id for each in present])
         self.report.found += len(present)
@@ -112,7 +112,7 @@ def _has(user: Auth0User | None, key: GrantKey) -> bool:
 def _moves(
     suspect: MissingGrant, users: Iterable[Auth0User]
 ) -> Iterator[tuple[int, GrantKey, datetime | None]]:
-    """Yield where a grant goes whose identity shows no token now.
+    """Yield where a grant moves whose identity shows no token.
 
     Without a token no sync would move it to the user who has the identity.
     """

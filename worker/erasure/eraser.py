@@ -1,4 +1,4 @@
-"""Erases what Auth0 does not have any more, or a user to forget."""
+"""Erases grants that Auth0 lost, and users to forget."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Eraser:
         return report
 
     async def forget(self, user_id: str) -> ErasureReport:
-        """Erase all grants of a user, whether Auth0 has the user or not.
+        """Erase all grants of a user, whatever Auth0 has.
 
         What Auth0 goes on showing of the user is not ingested again; a new login is.
         """
@@ -158,7 +158,7 @@ class Eraser:
                     log.info("erasure.connection_erased", tenant=self._tenant, connection=name)
 
     async def _revoke_admin(self, name: str, report: ErasureReport) -> bool:
-        """Revoke a connection's admin grant; False if it is in use."""
+        """Revoke an admin grant; return False while in use."""
         admin = await queries.find_admin_grant(self._vault, self._tenant, name)
         if admin is None:
             return True
@@ -166,7 +166,7 @@ class Eraser:
         return await self._revoke(admin, client, report)
 
     async def _too_many(self) -> str | None:
-        """Say why nothing is erased if implausibly many users are missing.
+        """Say why nothing is erased if too many are missing.
 
         The tenant may be the wrong one, or a search may have failed.
         """
@@ -211,7 +211,7 @@ class Eraser:
             report.erased += erased is not ErasureResult.NOTHING
 
     async def _revoke(self, grant_id: int, client: Client | None, report: ErasureReport) -> bool:
-        """Revoke a grant where configured; False if it is in use."""
+        """Revoke a grant where configured; False while in use."""
         if client is None or client.revocation_url is None:
             return True
         outcome = await revoke(self._vault, self._http, grant_id, client, now=await self._vault.now())

@@ -1,4 +1,4 @@
-"""Revokes a grant at its provider before it is erased (RFC 7009)."""
+"""Revokes a grant at its provider before erasure (RFC 7009)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RevocationOutcome(StrEnum):
 async def revoke(
     vault: Vault, http: httpx.AsyncClient, grant_id: int, client: Client, *, now: datetime
 ) -> RevocationOutcome:
-    """Claim a grant and revoke it; the erasure ends the claim."""
+    """Claim and revoke a grant; the erasure ends the claim."""
     claim = await claims.claim_one(
         vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, by_operator=True
     )

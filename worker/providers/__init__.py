@@ -1,4 +1,7 @@
-"""How each identity provider renews a token: pure declarations and functions, no I/O and no clock."""
+"""How each identity provider renews a token.
+
+Pure declarations and functions: no I/O and no clock.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import re
 from typing import Literal
 
 from worker.providers.base import Provider
-from worker.providers.connection import TOKENLESS_STRATEGIES, resolve
+from worker.providers.client_resolution import TOKENLESS_STRATEGIES, resolve
+from worker.providers.error_codes import CLIENT_REFUSED
 from worker.providers.model import (
     Client,
     ClientAuth,
@@ -18,7 +22,6 @@ from worker.providers.model import (
     TokenRequest,
 )
 from worker.providers.options import TOKEN_FIELDS, admin_tokens, notes, public_options
-from worker.providers.refusal_words import CLIENT_REFUSED
 from worker.providers.registry import get, names
 
 __all__ = [
@@ -45,7 +48,7 @@ __all__ = [
 
 
 def unreachable(error_kind: Literal["not_sent", "sent"], provider: Provider, code: str) -> Refused:
-    """Return the refusal that stands for a request without an answer.
+    """Return the refusal for a request without an answer.
 
     Args:
         error_kind: ``not_sent`` where the request cannot have reached the provider (DNS, connect, TLS, waiting

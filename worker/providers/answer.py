@@ -1,4 +1,7 @@
-"""Reading a token endpoint's answer, whatever bytes it is made of. Nothing here raises on any input."""
+"""Reads a token endpoint's answer, whatever its bytes.
+
+No function here raises on any input.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ _SCOPE = re.compile(r"[\x21-\x7e]+")
 
 
 def parse(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    """Return the answer's fields: of a JSON object or a form; empty where the body is neither.
+    """Return the fields of a JSON object or a form.
+
+    Empty where the body is neither.
 
     Undecodable bytes are replaced rather than refused: a user's name in Latin-1 beside the tokens
     must not cost the tokens.
@@ -40,7 +45,10 @@ def parse(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
 
 
 def _parse_form(headers: Mapping[str, str], text: str) -> dict[str, Any]:
-    """GitHub answers so unless asked for JSON; a page of HTML must never pass for a form."""
+    """Return the fields of a form, but never of HTML.
+
+    GitHub answers with a form unless asked for JSON.
+    """
     content_type = header(headers, "content-type").lower()
     if "html" in content_type or not _FORM.fullmatch(text):
         return {}
@@ -51,12 +59,15 @@ def _parse_form(headers: Mapping[str, str], text: str) -> dict[str, Any]:
 
 
 def header(headers: Mapping[str, str], name: str) -> str:
-    """Return a header's value whatever the case of its name; empty where absent."""
+    """Return a header by case-insensitive name; empty where absent."""
     return next((value for key, value in headers.items() if key.lower() == name), "")
 
 
 def secret(value: object) -> Secret | None:
-    """Return a token, None for what cannot be one: RFC 6749 §A.12 and §A.17 allow printable ASCII only."""
+    """Return a token, or None for what cannot be one.
+
+    RFC 6749 §A.12 and §A.17 allow printable ASCII only.
+    """
     return Secret(value) if isinstance(value, str) and _TOKEN.fullmatch(value) else None
 
 
@@ -76,7 +87,10 @@ def refresh_secret(value: object) -> Secret | None:
 
 
 def number(value: object) -> float | None:
-    """Return a finite number from a JSON number or a numeric string, None from anything else."""
+    """Return a finite number from a number or numeric string.
+
+    None from anything else.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -87,7 +101,7 @@ def number(value: object) -> float | None:
 
 
 def after(value: object, unit: timedelta, start: datetime) -> datetime | None:
-    """Return the end of a life that is given as a number of units.
+    """Return the end of a life given in units.
 
     None for a life that is missing, garbage, zero, negative or longer than ``MAX_TOKEN_LIFE``.
     """
@@ -98,7 +112,9 @@ def after(value: object, unit: timedelta, start: datetime) -> datetime | None:
 
 
 def moment(value: object, near: datetime) -> datetime | None:
-    """Return a point in time given in ISO 8601, or in Unix seconds or milliseconds.
+    """Return a time from ISO 8601 or a Unix timestamp.
+
+    A timestamp may count seconds or milliseconds.
 
     None for what is no such thing, or further from ``near`` than ``MAX_TOKEN_LIFE``.
     """
@@ -116,7 +132,10 @@ def moment(value: object, near: datetime) -> datetime | None:
 
 
 def scopes(value: object, separator: str) -> tuple[str, ...] | None:
-    """Return granted scopes from a string or a list; None where the answer does not name any."""
+    """Return granted scopes from a string or list.
+
+    None where the answer names none.
+    """
     if isinstance(value, str):
         value = value.replace(separator, " ").split()
     if not isinstance(value, list):
@@ -125,7 +144,10 @@ def scopes(value: object, separator: str) -> tuple[str, ...] | None:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Return the seconds of ``Retry-After``, a number or an HTTP date (RFC 9110 §10.2.3)."""
+    """Return the seconds of ``Retry-After`` (RFC 9110 §10.2.3).
+
+    The header is a number or an HTTP date.
+    """
     text = header(headers, "retry-after").strip()
     seconds = number(text)
     if seconds is None:

@@ -1,4 +1,6 @@
-"""What a provider is: a declaration, and two pure functions that build the request and read the answer.
+"""The base of all providers: declaration, request, answer.
+
+One function builds the token request, the other reads the answer.
 
 The generic OAuth 2.0 provider is this class with nothing overridden (RFC 6749 §6). A provider's file imports
 from here and from nowhere else in this project.
@@ -18,9 +20,9 @@ from urllib.parse import quote_plus, urlencode
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
-from worker.providers import answer as reading
+from worker.providers import answer
+from worker.providers.error_codes import BLAMES, normalize
 from worker.providers.model import Client, ClientAuth, RefusalBlame, Refused, Renewed, TokenRequest
-from worker.providers.refusal_words import BLAMES, word
 from worker.token_pair import TokenPair
 
 __all__ = [
@@ -30,8 +32,8 @@ __all__ = [
     "RefusalBlame",
     "Secret",
     "TokenRequest",
+    "error_codes",
     "host_option",
-    "words",
 ]
 
 SECONDS = timedelta(seconds=1)
@@ -104,13 +106,13 @@ class Provider:
 
     @property
     def forgives_retry(self) -> bool:
-        """Whether the same refresh token may be sent again after an unknown outcome, however much later."""
+        """Whether a token in doubt may always be sent again."""
         return not self.rotates or self.grace == inf
 
     # What Auth0's connection options say, for providers whose endpoint or request depends on them.
 
     def endpoint(self, options: Mapping[str, Any]) -> str | None:
-        """Return the token URL for a connection with these options, None where they do not tell it.
+        """Return the token URL that these options imply, or None.
 
         Raises:
             ValueError: an option is there and cannot be part of a URL; the message names it, not its value.
@@ -136,7 +138,7 @@ class Provider:
         return self._authenticated(client, client.token_url, form)
 
     def revocation(self, client: Client, url: str, *, token: Secret, kind: str) -> TokenRequest:
-        """Build the request that ends a grant at its provider (RFC 7009 §2.1).
+        """Build the request that revokes a grant (RFC 7009 §2.1).
 
         Args:
             url: the revocation endpoint.
@@ -184,24 +186,24 @@ class Provider:
     def read(
         self, status: int, headers: Mapping[str, str], body: bytes, *, sent_at: datetime
     ) -> Renewed | Refused:
-        """Read the answer to a renewal request; never raises, whatever came.
+        """Read the answer to a token request; never raises.
 
         Lives are counted from ``sent_at`` (aware): the earliest moment at which the token can have begun.
         """
-        fields = reading.parse(headers, body)
+        fields = answer.parse(headers, body)
         succeeded = 200 <= status < 300
-        # Tokens decide before any word of error does: what a rotating provider gave must not be lost.
+        # Tokens count before any error beside them: what a rotating provider gave must not be lost.
         if succeeded and (pair := self._pair(fields, sent_at)):
             return Renewed(pair)
-        wait = reading.retry_after(headers, sent_at)
+        wait = answer.retry_after(headers, sent_at)
         known = self.verdict(fields)
         if status in (408, 429) or status >= 500:
-            return self._put_off(status, known, wait)
+            return self._read_not_now(status, known, wait)
         if known:
             code, blame = known
             return Refused(blame, code, wait, spent=blame is RefusalBlame.IN_DOUBT and self.rotates)
         if status == 401:
-            # RFC 6749 §5.2 has it for a refused client alone; a gateway says so in words of its own.
+            # RFC 6749 §5.2 has this status for a refused client alone; a gateway's body may say it in other words.
             return Refused(RefusalBlame.OPERATOR, "http_401", wait)
         if succeeded and not any(fields.get(name) for name in self.error_names):
             code = "no_access_token" if fields else "unreadable_answer" if body.strip() else "empty_answer"
@@ -209,9 +211,9 @@ class Provider:
         return Refused(RefusalBlame.UNKNOWN, "unrecognised_error" if succeeded else f"http_{status}", wait)
 
     def verdict(self, fields: Mapping[str, Any]) -> tuple[str, RefusalBlame] | None:
-        """Return the code and the blame of the error that an answer declares, None where no table names it."""
+        """Return code and blame of a known error, or None."""
         table = {**BLAMES, **self.blames}
-        found = [code for name in self.error_names for code in words(fields.get(name)) if code in table]
+        found = [code for name in self.error_names for code in error_codes(fields.get(name)) if code in table]
         if not found:
             return None
         blame = table[found[0]]
@@ -219,51 +221,60 @@ class Provider:
         description = description.lower() if isinstance(description, str) else ""
         if blame is RefusalBlame.OPERATOR and any(text in description for text in self.dead_grant_texts):
             return "invalid_grant", RefusalBlame.USER
-        # The last word that agrees is the most precise one: invalid_rapt says more than invalid_grant.
+        # The last code of that blame is the most precise: invalid_rapt says more than invalid_grant.
         return next(code for code in reversed(found) if table[code] is blame), blame
 
-    def _put_off(self, status: int, known: tuple[str, RefusalBlame] | None, wait: float | None) -> Refused:
-        """Read a status that says "not now": what such an answer says of the grant or the client is no verdict.
+    def _read_not_now(
+        self, status: int, known: tuple[str, RefusalBlame] | None, wait: float | None
+    ) -> Refused:
+        """Read a status that says "not now".
 
-        A server that failed (5xx) may have done so after it had spent the refresh token. Only an explicit
-        word tells that it never began.
+        What such an answer says of the grant or the client is no verdict.
+
+        A server that failed (5xx) may have failed after it spent the refresh token. Only an explicit code says that
+        it never began.
         """
         code = known[0] if known and known[1] is RefusalBlame.NOBODY else f"http_{status}"
         began = status >= 500 and code not in ("temporarily_unavailable", "slow_down")
-        if began and not self.forgives_retry:  # a grace may be over when the retry is made: it is noted
+        if began and not self.forgives_retry:  # recorded, as the grace may be over before the retry
             return Refused(RefusalBlame.IN_DOUBT, code, wait, spent=True)
         return Refused(RefusalBlame.NOBODY, code, wait)
 
     def _pair(self, fields: Mapping[str, Any], sent_at: datetime) -> TokenPair | None:
         inner = (fields.get(name) for name in self.within)
         for holder in (*(part for part in inner if isinstance(part, dict)), fields):
-            if access := reading.secret(holder.get("access_token")):
+            if access := answer.secret(holder.get("access_token")):
                 return TokenPair(
                     access=access,
-                    refresh=reading.refresh_secret(holder.get("refresh_token")),
+                    refresh=answer.refresh_secret(holder.get("refresh_token")),
                     expires_at=self._ends(holder, sent_at),
                     refresh_expires_at=_refresh_ends(holder, sent_at),
-                    scopes=reading.scopes(holder.get("scope") or holder.get("scopes"), self.scope_separator),
+                    scopes=answer.scopes(holder.get("scope") or holder.get("scopes"), self.scope_separator),
                 )
         return None
 
     def _ends(self, holder: Mapping[str, Any], sent_at: datetime) -> datetime | None:
-        """Return when the access token ends; a life that does not read costs the expiry, never the pair."""
+        """Return when the access token ends.
+
+        A life that cannot be read costs the expiry, never the pair.
+        """
         value = holder.get(self.expires_in)
         if self.expires_unit == "absolute":
-            found = reading.moment(value, sent_at)
+            found = answer.moment(value, sent_at)
         else:
-            found = reading.after(value, self.expires_unit, sent_at)
+            found = answer.after(value, self.expires_unit, sent_at)
         return found or (sent_at + self.default_life if self.default_life else None)
 
 
 def _refresh_ends(holder: Mapping[str, Any], sent_at: datetime) -> datetime | None:
-    ends = (reading.after(holder.get(name), SECONDS, sent_at) for name in _REFRESH_LIFE_NAMES)
+    ends = (answer.after(holder.get(name), SECONDS, sent_at) for name in _REFRESH_LIFE_NAMES)
     return next((end for end in ends if end), None)
 
 
 def host_option(options: Mapping[str, Any], *names: str) -> str | None:
-    """Return the host name that the first of these options holds, bare or in a URL; None where none does.
+    """Return the host name in the first of these options.
+
+    The option may hold it bare or in a URL. None where no option is set.
 
     Raises:
         ValueError: the option is no host name.
@@ -278,10 +289,13 @@ def host_option(options: Mapping[str, Any], *names: str) -> str | None:
     return None
 
 
-def words(value: object) -> list[str]:
-    """Return the error codes in a field: a code, or an object that holds some (Facebook, Google's APIs)."""
+def error_codes(value: object) -> list[str]:
+    """Return the error codes in a field of the answer.
+
+    The field is a code, or an object that holds some, as with Facebook and Google's APIs.
+    """
     parts = [value.get(name) for name in ("code", "type", "status")] if isinstance(value, dict) else [value]
-    return [word(part) for part in parts]
+    return [normalize(part) for part in parts]
 
 
 def _reveal(client: Client) -> str:
@@ -291,6 +305,6 @@ def _reveal(client: Client) -> str:
 
 
 def _basic(client: Client) -> str:
-    """Form-encode id and secret before Base64, as RFC 6749 §2.3.1 says."""
+    """Form-encode id and secret, then Base64 (RFC 6749 §2.3.1)."""
     pair = f"{quote_plus(client.client_id)}:{quote_plus(_reveal(client))}"
     return f"Basic {b64encode(pair.encode()).decode()}"

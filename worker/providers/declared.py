@@ -1,5 +1,5 @@
 # ruff: noqa: S106  # token_url is a URL, not a password
-"""Providers that a declaration describes completely, and the two generic ones that declare nothing.
+"""Providers that need no code: the declared and the generic.
 
 Most are custom connections at Auth0 (strategy ``oauth2``), known by the host of their token URL.
 """

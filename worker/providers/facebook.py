@@ -1,4 +1,6 @@
-"""Facebook: no refresh token; the access token is exchanged for a new one while it still lives.
+"""Facebook exchanges a live access token for a new one.
+
+There is no refresh token.
 
 https://developers.facebook.com/docs/facebook-login/guides/access-tokens/get-long-lived
 https://developers.facebook.com/docs/graph-api/guides/error-handling
@@ -28,7 +30,10 @@ _BLAMES = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Facebook(Provider):
-    """Sends the exchange as a GET with everything in the URL, which must therefore never be logged."""
+    """Sends the exchange as a GET.
+
+    Its URL holds the token, so it must never be logged.
+    """
 
     def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> TokenRequest:
         """Build the exchange as Facebook documents it."""
@@ -37,7 +42,7 @@ class Facebook(Provider):
         return TokenRequest("GET", url, {"Accept": "application/json"}, None)
 
     def grant(self, *, access: Secret | None, refresh: Secret | None) -> dict[str, str]:
-        """Return the parameters of an exchange of the live access token."""
+        """Return the parameters that exchange the live access token."""
         del refresh
         if not access:
             raise ValueError("facebook exchanges the access token, and there is none")

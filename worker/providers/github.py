@@ -1,4 +1,6 @@
-"""GitHub App user tokens. On Enterprise Server the operator sets ``token_url``.
+"""User tokens of GitHub Apps.
+
+On Enterprise Server the operator sets ``token_url``.
 
 https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/refreshing-user-access-tokens
 

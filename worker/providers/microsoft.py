@@ -1,4 +1,6 @@
-"""Microsoft Entra ID (Azure AD), v2 and v1, and what signs in through it: Microsoft accounts, SharePoint.
+"""Microsoft Entra ID, Microsoft accounts and SharePoint.
+
+Entra ID (Azure AD) is there in v2 and v1; the other two sign in through it.
 
 https://learn.microsoft.com/entra/identity-platform/v2-oauth2-auth-code-flow#refresh-the-access-token
 https://learn.microsoft.com/entra/identity-platform/reference-error-codes
@@ -29,7 +31,7 @@ _NUMBERS = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Microsoft(Provider):
-    """Gives a new refresh token every time and does not revoke the old one.
+    """Gives new refresh tokens without revoking the old ones.
 
     Attributes:
         tenant: the tenant where the connection's options name none.
@@ -46,7 +48,10 @@ class Microsoft(Provider):
         return tenant and f"https://login.microsoftonline.com/{tenant}/oauth2/{version}token"
 
     def parameters(self, options: Mapping[str, Any]) -> Mapping[str, str]:
-        """Return v1's ``resource`` where the options name one; without it the token is for the original one."""
+        """Return v1's ``resource`` where the options name one.
+
+        Without it the token is for the resource of the sign-in.
+        """
         resource = options.get("resource")
         if options.get("identity_api") == _V1 and isinstance(resource, str) and resource:
             return {"resource": resource}
@@ -69,10 +74,13 @@ class Microsoft(Provider):
 
 
 class SharePoint(Microsoft):
-    """SharePoint Online: the token must be for the site's host, not for Microsoft Graph."""
+    """SharePoint Online.
+
+    The token must be for the site's host, not for Microsoft Graph.
+    """
 
     def parameters(self, options: Mapping[str, Any]) -> Mapping[str, str]:
-        """Return the scope for the SharePoint host that any of the options names."""
+        """Return the scope for the SharePoint host in the options."""
         for value in options.values():
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and (site := _SITE.search(text)):
@@ -82,7 +90,7 @@ class SharePoint(Microsoft):
 
 
 def _numbers(fields: Mapping[str, Any]) -> Iterator[int]:
-    """Yield the AADSTS numbers of an error, from its list and from its text."""
+    """Yield the AADSTS numbers in an error's list and text."""
     listed = fields.get("error_codes")
     if isinstance(listed, list):
         yield from (number for number in listed if isinstance(number, int))

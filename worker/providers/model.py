@@ -1,4 +1,4 @@
-"""The values that go into and come out of a provider. Nothing here does anything."""
+"""The values that providers take and return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from worker.token_pair import TokenPair
 
 
 class ClientAuth(StrEnum):
-    """How the client proves itself at the token endpoint (RFC 6749 §2.3, RFC 7523 §2.2).
+    """How the client authenticates at the token endpoint.
+
+    Sources: RFC 6749 §2.3, RFC 7523 §2.2.
 
     Parsing also takes OpenID Connect's spellings, e.g. ``client_secret_basic``.
     """
@@ -30,7 +32,7 @@ class ClientAuth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What the operator's configuration sets for a connection; each overrides what Auth0 shows."""
+    """The operator's settings for a connection; they override Auth0's."""
 
     provider: str | None = None
     token_url: str | None = None
@@ -45,7 +47,9 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A connection's client at its provider: all that a renewal needs besides the token.
+    """A connection's OAuth client at its provider.
+
+    It is all that a renewal needs besides the token.
 
     Attributes:
         revocation_url: where a grant that is erased here is ended at the provider too (RFC 7009); None where it is not.
@@ -63,12 +67,12 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why no token of a connection can be renewed, for the operator.
+    """Why no grant of a connection can be renewed.
 
     Attributes:
         code: ``development_keys``, ``missing_options``, ``no_token_url``, ``no_client_secret``,
             ``unsupported_strategy``, ``insecure_token_url``, ``unknown_provider`` or ``bad_option``.
-        message: what is wrong, where, and who mends it.
+        message: what is wrong, where, and who has to fix it.
     """
 
     code: str
@@ -77,7 +81,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TokenRequest:
-    """One HTTP request to a token endpoint. It prints without query, headers and body: they hold secrets."""
+    """One HTTP request to a token endpoint.
+
+    Its repr leaves out query, headers and body, which hold secrets.
+    """
 
     method: str
     url: str
@@ -101,7 +108,7 @@ class Renewed:
 
 
 class RefusalBlame(StrEnum):
-    """Who has to act after a renewal that gave no token."""
+    """Who has to act after a refusal."""
 
     USER = "user"
     """The provider's verdict on this grant: the user must consent again."""

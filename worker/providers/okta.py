@@ -1,4 +1,6 @@
-"""Okta, and another Auth0 tenant as identity provider: the endpoint follows from the connection's domain.
+"""Okta, and another Auth0 tenant as identity provider.
+
+The endpoint follows from the connection's domain.
 
 https://developer.okta.com/docs/guides/refresh-tokens/main/
 https://auth0.com/docs/secure/tokens/refresh-tokens/use-refresh-tokens
@@ -15,10 +17,13 @@ from worker.providers.base import Provider, host_option
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Okta(Provider):
-    """Has one endpoint for the organisation, and one for each custom authorization server."""
+    """Has one endpoint per organisation and per authorization server."""
 
     def endpoint(self, options: Mapping[str, Any]) -> str | None:
-        """Return the endpoint of the authorization server that ``issuer`` names, else of the organisation."""
+        """Return the authorization server's endpoint, else the organisation's.
+
+        ``issuer`` names the authorization server.
+        """
         host = host_option(options, "domain", "issuer")
         issuer = options.get("issuer")
         if host and isinstance(issuer, str) and "/oauth2/" in issuer:

@@ -1,4 +1,4 @@
-"""What a connection's ``options`` hold besides the client: admin tokens, and switches worth a warning.
+"""Reads admin tokens and warnings from a connection's options.
 
 https://auth0.com/docs/api/management/v2/connections/get-connections — ``options`` is an open object, so each
 value may be missing or of another type than documented.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from worker.providers import answer as reading
+from worker.providers import answer
 from worker.token_pair import TokenPair
 
 TOKEN_FIELDS = frozenset(
@@ -24,7 +24,7 @@ TOKEN_FIELDS = frozenset(
 
 
 def admin_tokens(strategy: str, options: Mapping[str, Any] | None, *, now: datetime) -> TokenPair | None:
-    """Return the admin tokens of an enterprise connection, None where it has none.
+    """Return an enterprise connection's admin tokens, or None.
 
     ``now`` (aware) bounds what can be an expiry. A bare number of seconds has no issue time here, so it says
     nothing of when the token ends: the expiry is unknown then, rather than later than the truth.
@@ -33,11 +33,11 @@ def admin_tokens(strategy: str, options: Mapping[str, Any] | None, *, now: datet
     # Bare names are waad's alone: elsewhere they might be anyone's tokens.
     prefixes = ("admin_", "") if strategy == "waad" else ("admin_",)
     for prefix in prefixes:
-        access = reading.secret(options.get(f"{prefix}access_token"))
-        refresh = reading.secret(options.get(f"{prefix}refresh_token"))
+        access = answer.secret(options.get(f"{prefix}access_token"))
+        refresh = answer.secret(options.get(f"{prefix}refresh_token"))
         if access or refresh:
             ends = (
-                reading.moment(options.get(f"{prefix}{name}"), now)
+                answer.moment(options.get(f"{prefix}{name}"), now)
                 for name in ("access_token_expiresin", "expires_at", "expires_in")
             )
             return TokenPair(access, refresh, expires_at=next((end for end in ends if end), None))
@@ -45,7 +45,9 @@ def admin_tokens(strategy: str, options: Mapping[str, Any] | None, *, now: datet
 
 
 def public_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the options without token fields, at any depth, so that no token is stored twice.
+    """Return the options without token fields, at any depth.
+
+    No token is stored twice.
 
     The client secret stays: what is returned must be sealed wherever it is stored.
     """

@@ -1,4 +1,7 @@
-"""All providers, one line each. A new one is added here and in its own file, nowhere else."""
+"""All providers, one line each.
+
+A new provider is added here and in its own file, nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Provider:
-    """Return the provider of this name, or the one that serves this Auth0 strategy.
+    """Return a provider by its name or an Auth0 strategy.
 
     Raises:
         ConfigurationError: there is none; the message lists those there are.
@@ -57,7 +60,7 @@ def for_strategy(strategy: str) -> Provider | None:
 
 
 def for_host(host: str) -> Provider | None:
-    """Return the provider whose token endpoint is at this host (lower case)."""
+    """Return the provider whose token endpoint has this lower-case host."""
     return next((provider for provider in PROVIDERS if any(_covers(at, host) for at in provider.hosts)), None)
 
 

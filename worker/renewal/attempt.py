@@ -32,7 +32,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _ClaimedTokens:
-    """A claim's decrypted tokens; the access token only where it is what is sent."""
+    """A claim's decrypted tokens.
+
+    The access token is there only for providers that exchange it.
+    """
 
     refresh: Secret | None
     access: Secret | None
@@ -94,7 +97,10 @@ class Renewer:
         return dormant or wait_in_doubt(claim, provider, now=now)
 
     def _stay_dormant(self, limiter: ConnectionLimiter, claim: Claim, now: datetime) -> Decision | None:
-        """Put off a grant that nobody reads while its refresh token is safe."""
+        """Put off a grant that nobody reads.
+
+        Its refresh token must be in no danger of ending unused.
+        """
         policy = limiter.connection.policy
         if claim.state != "active" or not policy.is_dormant(claim.last_read_at, now) or claim.attempts:
             return None
@@ -107,7 +113,7 @@ class Renewer:
         return Decision(Outcome.UNSENT, False, {"due_at": due_at})
 
     def _decrypt(self, provider: Provider, claim: Claim, now: datetime) -> _ClaimedTokens | Decision:
-        """Decrypt what is to be sent, or decide what to do without it."""
+        """Decrypt the tokens to send, or decide what happens without."""
         try:
             refresh = claims.decrypt_refresh_token(self._vault, claim)
             access = None if provider.needs_refresh_token else claims.decrypt_access_token(self._vault, claim)

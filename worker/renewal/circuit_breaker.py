@@ -1,4 +1,4 @@
-"""Opens and closes a connection's circuit as its provider's answers demand."""
+"""Opens and closes circuits as the providers' answers demand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CircuitBreaker:
         self._jitter = jitter
 
     async def record_renewal(self, limiter: ConnectionLimiter, clock: Callable[[], datetime]) -> None:
-        """Close the circuit and drop every suspicion: a grant was renewed."""
+        """Close the circuit and drop suspicions: a grant was renewed."""
         connection = limiter.connection
         if connection.circuit != Circuit() or limiter.outage or limiter.suspicious:
             limiter.suspicious = limiter.outage = False
@@ -45,7 +45,7 @@ class CircuitBreaker:
     async def record_verdict(
         self, limiter: ConnectionLimiter, refused: Refused, clock: Callable[[], datetime]
     ) -> None:
-        """Note that the provider answers for itself and takes the client."""
+        """Note that the provider answers and takes the client."""
         connection = limiter.connection
         if connection.circuit.blame == "nobody":
             await circuits.close_circuit(
@@ -63,7 +63,10 @@ class CircuitBreaker:
     async def record_outage(
         self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, now: datetime
     ) -> None:
-        """Count a call without the provider's own answer; several open the circuit."""
+        """Count a failed call; several in a row open it.
+
+        Failed is a call without an answer of the provider's own.
+        """
         limiter.outage = True
         if await circuits.record_outage(self._vault, tenant=claim.key.tenant, name=claim.key.connection):
             await self._open(limiter, claim, refused, now, blame="nobody")
@@ -71,7 +74,7 @@ class CircuitBreaker:
     async def record_refusal(
         self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, now: datetime
     ) -> bool:
-        """Open the circuit if it is the client that is refused.
+        """Open the circuit if the client is refused.
 
         Returns:
             Whether it is; else the refusal may be this grant's own trouble.

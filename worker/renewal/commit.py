@@ -1,4 +1,4 @@
-"""Commits answers, and keeps them on disk while Postgres is away."""
+"""Commits answers; writes them to disk while Postgres is away."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class AnswerCommitter:
         policy: schedule.RenewalPolicy,
         life: timedelta | None = None,
     ) -> Outcome:
-        """Commit a pair, over the disk where Postgres cannot take it.
+        """Commit a pair; spool it if Postgres cannot take it.
 
         Args:
             sent_at: when the request was sent, on the database's clock.
@@ -161,7 +161,7 @@ class AnswerCommitter:
             self._pending -= 1
 
     async def _commit(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Outcome:
-        """Commit a pair again and again until it is stored or spooled."""
+        """Repeat the commit until the pair is stored or spooled."""
         give_up_at, pause = time.monotonic() + COMMIT_RETRY_SECONDS, FIRST_PAUSE_SECONDS
         spooled: Path | None = None
 
@@ -195,7 +195,7 @@ class AnswerCommitter:
     def _write_to_disk(
         self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime
     ) -> Path | None:
-        """Write an answer to the spool; None where that fails too."""
+        """Spool an answer; return None if that fails too."""
         try:
             return self._spool.keep(claim, pair, obtained_at=sent_at, due_at=due_at)
         except OSError as error:

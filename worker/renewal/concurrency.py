@@ -54,7 +54,7 @@ class ConnectionLimiter:
         return len(self.started_at)
 
     def stalled(self, at: float) -> int:
-        """How many calls have stalled by a time of the loop's clock."""
+        """Count the calls that have stalled by this loop time."""
         return sum(at - began > STALLED_SECONDS for began in self.started_at.values())
 
     def grow(self) -> None:
@@ -67,7 +67,10 @@ class ConnectionLimiter:
 
 
 def with_capacity(limiters: dict[Key, ConnectionLimiter]) -> dict[Key, ConnectionLimiter]:
-    """Return the connections that may have more due, and half their capacity."""
+    """Return the connections with half their capacity free.
+
+    Left out are those that have nothing more to claim, whose circuit has opened, or with a stalled call.
+    """
     return {
         key: limiter
         for key, limiter in limiters.items()

@@ -74,7 +74,7 @@ class RenewalEngine:
     async def renew_due(
         self, tenants: Sequence[str], *, budget: float = 50.0, progress: Progress | None = None
     ) -> Counter[Outcome]:
-        """Renew due grants until none is left or time is up.
+        """Renew due grants until none is left, or time ends.
 
         Args:
             tenants: whose grants.
@@ -223,7 +223,7 @@ class RenewalEngine:
             limiter.started_at.pop(claim.id, None)
 
     async def _count(self, counts: Mapping[tuple[str, str, str], int], clock: Callable[[], datetime]) -> None:
-        """Count outcomes for ``status``; a failure to count is only logged."""
+        """Count outcomes for ``status``; only log if that fails."""
         try:
             await renewal_counts.count_renewals(self._vault, counts, now=clock())
         except (SQLAlchemyError, OSError) as error:
@@ -231,7 +231,7 @@ class RenewalEngine:
 
 
 def _ticks() -> float:
-    """Return a monotonic time that counts a machine's sleep, where possible."""
+    """Return monotonic seconds that include the machine's sleep, where possible."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 

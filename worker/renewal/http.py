@@ -1,4 +1,4 @@
-"""Sends one token request, and tells whether it may have arrived.
+"""Sends one token request; tells whether it may have arrived.
 
 That decides everything: where the TCP connection was refused the refresh token is unspent; where the answer never
 came, it may be spent.
@@ -37,7 +37,10 @@ _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aioht
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Answer:
-    """A provider's answer; its repr leaves out headers and body: tokens."""
+    """A provider's answer.
+
+    Its repr leaves out headers and body, which hold tokens.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -72,7 +75,7 @@ class _PartialAnswer:
         return Answer(self.status, self.headers, bytes(self.body))
 
     def complete(self) -> Answer | None:
-        """Return the answer if its body is a complete JSON object.
+        """Return the answer if its body is complete JSON.
 
         Nothing can follow such a body. A peer that breaks off just then has still handed over the only copy of a
         rotated token.
@@ -84,7 +87,7 @@ class _PartialAnswer:
 
 
 class _TooLate(Exception):
-    """The claim had too little time left before anything was sent."""
+    """The claim had too little time left; nothing was sent."""
 
 
 def _always() -> bool:

@@ -30,7 +30,7 @@ SHORTER_LIFE = 0.9
 async def record_from_pair(
     vault: Vault, limiter: ConnectionLimiter, claim: Claim, pair: TokenPair, *, spent: Secret | None
 ) -> None:
-    """Record what an answer shows of its provider, where that is new.
+    """Record what is new in what an answer shows.
 
     Args:
         limiter: of the connection; it remembers what this run has recorded.
@@ -64,7 +64,10 @@ async def record_from_loss(vault: Vault, claim: Claim, provider: Provider) -> No
 def _observe(
     limiter: ConnectionLimiter, claim: Claim, pair: TokenPair, spent: Secret | None
 ) -> dict[str, Any]:
-    """Return what an answer shows beyond what is stored, as arguments of ``learn``."""
+    """Return what an answer shows beyond what is stored.
+
+    The names are those of the arguments of ``learn``.
+    """
     stored, provider = limiter.connection.stored, limiter.connection.provider
     is_replaced = pair.refresh is not None and pair.refresh != spent
     observed: dict[str, Any] = {}
@@ -84,7 +87,7 @@ def _is_shorter(life: timedelta, shortest: timedelta | None) -> bool:
 
 
 def _refresh_life(claim: Claim, pair: TokenPair) -> timedelta | None:
-    """Return how long a new refresh token lives, where that is a rule.
+    """Return how long new refresh tokens live, by this answer.
 
     None where the answer only says what is left of the grant's life, which no renewal extends: LinkedIn and Google
     count that down from consent. Taken for a rule, one user's last minutes would have all others renewed each minute.

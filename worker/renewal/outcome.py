@@ -1,4 +1,4 @@
-"""How a renewal ends, and the grant's next state after a refusal.
+"""How renewals end, and a grant's state after a refusal.
 
 Pure: time and jitter are arguments.
 """
@@ -111,7 +111,7 @@ def _dead(refused: Refused, claim: Claim, columns: dict[str, Any], now: datetime
 
 
 def _still_dead(refused: Refused, columns: dict[str, Any]) -> Decision:
-    """Keep the old verdict of a dead grant that was forced without success."""
+    """Keep the verdict on a dead grant that was forced."""
     columns |= {"due_at": None, "settled": refused.blame is RefusalBlame.USER}
     if refused.blame is RefusalBlame.OPERATOR:
         return Decision(Outcome.BLOCKED, True, columns)
@@ -178,7 +178,10 @@ NOTHING_TO_SPEND = Decision(
 
 
 def wait_for_key(claim: Claim, now: datetime) -> Decision:
-    """Put off a grant until the operator puts its key back."""
+    """Put off a grant whose key is missing.
+
+    The operator puts the key back; nothing is lost.
+    """
     columns = {
         "due_at": now + schedule.BACKOFF_CAP, "attempts": claim.attempts + 1, "last_error": "cannot_open",
     }  # fmt: skip

@@ -97,7 +97,10 @@ class Dispatcher:
         return self._now() if self._now else await self._vault.now()
 
     async def _deliver_to(self, name: str, stop_at: float, counts: Counter[str]) -> None:
-        """Deliver to one receiver until nothing is due or it fails."""
+        """Deliver to one receiver until nothing is due.
+
+        A receiver that is unavailable, or the end of the time, ends it too.
+        """
         self._busy.add(name)
         try:
             is_up = False
@@ -171,7 +174,7 @@ def _requested_pause(result: PostResult, now: datetime) -> timedelta:
 
 
 def webhook_filters(webhooks: Mapping[str, WebhookSettings]) -> list[WebhookFilter]:
-    """Return what each webhook wants, by the full names of kinds.
+    """Return which events each webhook wants, by full names.
 
     The settings may name only how a kind begins.
     """

@@ -1,4 +1,6 @@
-"""The body of an event: ids, states, times, and what to do.
+"""The body of an event, for a receiver.
+
+It holds ids, states, times, and what to do.
 
 Pure; no secret is ever in it.
 """

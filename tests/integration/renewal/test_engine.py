@@ -157,7 +157,7 @@ VERDICTS = [
 
 
 async def test_the_providers_verdict_kills_the_grant(renewals: Renewals) -> None:
-    """What only the user can mend is said with its reason and time, and is not asked about again."""
+    """What only the user can fix is reported with its reason and time, and is not asked about again."""
     worker, named, outcomes = await all_due(renewals, VERDICTS)
     assert outcomes == {Outcome.DEAD: len(VERDICTS)}
     for case, name in named:
@@ -347,7 +347,7 @@ async def test_a_doubtful_refresh_token_that_was_not_spent_is_renewed_after_all(
 
 
 async def test_a_doubtful_refresh_token_that_was_spent_is_lost_in_rotation(renewals: Renewals) -> None:
-    """A refresh token that was spent in vain is reported as lost, at the time of the attempt that lost it."""
+    """A refresh token that was spent without an answer is reported as lost, at the time of the attempt that lost it."""
     worker, user = await one_due(renewals, STRICT)
     assert await renew(renewals, worker, "reset_after") is Outcome.IN_DOUBT
     began = renewals.row(user)["in_doubt_since"]

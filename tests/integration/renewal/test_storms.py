@@ -145,8 +145,8 @@ async def test_what_ends_first_comes_back_first(renewals: Renewals) -> None:
     ]
 
 
-async def test_a_secret_expires_and_is_mended(renewals: Renewals, environment: Path) -> None:
-    """An hour with a wrong secret costs a handful of calls; once it is mended, nobody comes back all at once."""
+async def test_a_secret_expires_and_is_corrected(renewals: Renewals, environment: Path) -> None:
+    """An hour with a wrong secret costs a handful of calls; once it is corrected, nobody comes back all at once."""
     renewals.connect("c", users=STORM)
     renewals.connect("calm", users=CALM)
     here = Weather(renewals)

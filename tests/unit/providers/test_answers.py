@@ -251,7 +251,7 @@ def test_blame(status: int, error: str | None, blame: RefusalBlame, code: str) -
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
 def test_server_failure(status: int) -> None:
-    """A 5xx is in doubt where a rotating provider does not forgive for ever, else it means to wait."""
+    """A 5xx is in doubt where a rotating provider does not forgive without end, else it means to wait."""
     in_doubt = Refused(RefusalBlame.IN_DOUBT, f"http_{status}", None, spent=True)
     assert refused(b"Bad Gateway", status) == in_doubt
     for name in ("bitbucket", "okta", "xero"):

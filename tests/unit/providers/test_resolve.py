@@ -1,4 +1,4 @@
-"""From a connection's options and the operator's settings to a client, or to a problem that can be mended."""
+"""From a connection's options and the operator's settings to a client, or to a problem that can be fixed."""
 
 from __future__ import annotations
 

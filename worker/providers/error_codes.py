@@ -1,4 +1,6 @@
-"""What the words of a refusal mean: who has to act. The one vocabulary that refusals are told in.
+"""Error codes and who has to act on them.
+
+Refusals are reported in these codes and no others.
 
 Sources: RFC 6749 §5.2, OpenID Connect Core §3.1.2.6, and the providers' own pages on errors.
 """
@@ -20,7 +22,7 @@ _OPERATOR = """
     invalid_target incorrect_client_credentials redirect_uri_mismatch bad_redirect_uri bad_client_secret
     invalid_client_secret invalid_client_id bad_client_id deleted_client disabled_client
 """
-# Words that can only be about the client, never about the token that came with it.
+# Codes that can only be about the client, never about the token that was sent with it.
 CLIENT_REFUSED = frozenset(
     [
         "invalid_client",
@@ -41,17 +43,20 @@ _NOBODY = """
 
 BLAMES: Mapping[str, RefusalBlame] = MappingProxyType(
     {
-        word: blame
-        for blame, words in (
+        code: blame
+        for blame, codes in (
             (RefusalBlame.USER, _USER),
             (RefusalBlame.OPERATOR, _OPERATOR),
             (RefusalBlame.NOBODY, _NOBODY),
         )
-        for word in words.split()
+        for code in codes.split()
     }
 )
 
 
-def word(value: object) -> str:
-    """Return an error code in the vocabulary's spelling: ``Access Denied`` is ``access_denied``."""
+def normalize(value: object) -> str:
+    """Return an error code in this table's spelling.
+
+    ``Access Denied`` is ``access_denied``.
+    """
     return re.sub(r"[^a-z0-9]+", "_", value.lower()) if isinstance(value, str) else ""
