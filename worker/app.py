@@ -17,6 +17,7 @@ from kombu.entity import Queue
 from token_vault.errors import ConfigurationError
 from worker import embedded, logs, tasks
 from worker import settings as configuration
+from worker.bootsteps import RefreshRequestStep
 from worker.settings import Settings
 from worker.tasks import CLOCK_SKEW_SECONDS
 
@@ -42,6 +43,7 @@ _OVERRIDING_VARIABLES = (
 def make_app(settings: Settings) -> Celery:
     """Build the application for these settings."""
     app = Celery("token-vault", set_as_current=True)
+    app.steps["worker"].add(RefreshRequestStep)
     broker = _redis_url(settings)
     for name in _OVERRIDING_VARIABLES:
         os.environ.pop(name, None)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from token_vault.database_errors import RETRY_AFTER
 from token_vault.errors import TemporarilyUnavailable
+from token_vault.fork_safety import begin_in_each_process
 from worker import settings as configuration
 from worker.runtime import Runtime, open_runtime
 from worker.vault.db.errors import explain
@@ -30,6 +31,10 @@ class Process:
     """
 
     def __init__(self) -> None:
+        begin_in_each_process(self)
+
+    def begin(self) -> None:
+        """Begin with nothing open; called once more in each forked process, as Celery's prefork pool makes them."""
         self._lock, self._opening = threading.Lock(), threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -65,6 +70,11 @@ class Process:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result()
         except PoolTimeout:
             raise TemporarilyUnavailable("all connections to Postgres are in use", RETRY_AFTER) from None
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Call something on the process's loop, without waiting for it."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(call)
 
     def runtime(self) -> Runtime:
         """Return the open runtime.

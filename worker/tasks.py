@@ -51,13 +51,13 @@ _TEMPORARY = (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable)
 T = TypeVar("T")
 
 
-_process = Process()
+process = Process()
 
 
 @worker_shutdown.connect
 @worker_process_shutdown.connect
 def _close(**_: object) -> None:
-    _process.close()
+    process.close()
 
 
 @shared_task(name="worker.renew_due", ignore_result=True)
@@ -66,9 +66,9 @@ def renew_due() -> None:
 
     Finding none is the normal case.
     """
-    runtime = _process.runtime()
+    runtime = process.runtime()
     try:
-        outcomes = _process.run(lambda: runtime.engine.renew_due(runtime.tenants))
+        outcomes = process.run(lambda: runtime.engine.renew_due(runtime.tenants))
     except TemporarilyUnavailable as error:
         log.warning("renewal.postponed", error=str(error))  # the next tick looks again
         return
@@ -82,9 +82,9 @@ def deliver_events() -> None:
 
     Finding none is the normal case.
     """
-    runtime = _process.runtime()
+    runtime = process.runtime()
     try:
-        counts = _process.run(lambda: runtime.dispatcher.deliver_due(runtime.tenants))
+        counts = process.run(lambda: runtime.dispatcher.deliver_due(runtime.tenants))
     except TemporarilyUnavailable as error:
         log.warning("delivery.postponed", error=str(error))  # the next tick looks again
         return
@@ -129,10 +129,10 @@ def refresh_token(
         raise ValueError("min_ttl is a number of seconds")
     if force not in (True, False):
         raise ValueError("force is true or false")
-    runtime = _process.runtime()
+    runtime = process.runtime()
     wanted_user, wanted_connection = (user_id or "", connection or admin_connection or "")
     try:
-        refreshed = _process.run(
+        refreshed = process.run(
             lambda: runtime.on_demand.refresh(
                 tenants=[tenant] if tenant else runtime.tenants,
                 user_id=wanted_user,
@@ -163,7 +163,7 @@ def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
     if full not in (True, False):
         raise ValueError("full is true or false")
     reports, postponed = [], None
-    for tenant in _process.runtime().tenants:
+    for tenant in process.runtime().tenants:
         try:
             reports.append(_run_sync(tenant, lambda sync: sync.catch_up(full=full)))
         except VaultError as error:
@@ -177,8 +177,8 @@ def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
 @shared_task(name="worker.sync_due", ignore_result=True, bind=True)
 def sync_due(self: Task) -> None:
     """Continue full scans, and begin the syncs that are due."""
-    runtime = _process.runtime()
-    while any(_process.run(lambda: _for_each_tenant(runtime, _sync_if_due))):
+    runtime = process.runtime()
+    while any(process.run(lambda: _for_each_tenant(runtime, _sync_if_due))):
         try:  # in a new message: a task that takes hours could not be stopped
             self.apply_async(expires=SCAN_SLICE_SECONDS + CLOCK_SKEW_SECONDS)
         except OperationalError as error:  # a full scan does not need Redis, so it goes on here
@@ -190,8 +190,8 @@ def sync_due(self: Task) -> None:
 @shared_task(name="worker.sync_changes", ignore_result=True)
 def sync_changes() -> None:
     """Ingest each tenant's changes; erase what is gone for good."""
-    runtime = _process.runtime()
-    _process.run(lambda: _for_each_tenant(runtime, _sync_changes))
+    runtime = process.runtime()
+    process.run(lambda: _for_each_tenant(runtime, _sync_changes))
 
 
 @shared_task(name="worker.sync_user", bind=True, max_retries=MAX_SYNC_RETRIES)
@@ -224,7 +224,7 @@ def _is_name(value: object) -> bool:
 
 
 def _configured_tenant(name: str | None) -> str:
-    tenants = _process.runtime().tenants
+    tenants = process.runtime().tenants
     if name is None and len(tenants) == 1:
         return tenants[0]
     if name is None or name not in tenants:
@@ -249,10 +249,10 @@ def _sync(task: Task, tenant: str, run: Any, *, urgent: bool = False) -> dict[st
 
 def _run_sync(tenant: str, run: Any, *, urgent: bool = False) -> dict[str, Any]:
     async def work() -> SyncReport:
-        report: SyncReport = await run(await _process.runtime().tenant_sync(tenant, urgent=urgent))
+        report: SyncReport = await run(await process.runtime().tenant_sync(tenant, urgent=urgent))
         return report
 
-    return _to_json(_process.run(work))
+    return _to_json(process.run(work))
 
 
 def _failed(tenant: str, error: VaultError) -> dict[str, Any]:

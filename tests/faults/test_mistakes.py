@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from tests.faults.test_scenarios import due, override, under_way
 from tests.integration.renewal.test_circuit_breaker import configured
@@ -219,20 +217,18 @@ async def test_a_claim_that_is_anothers_is_no_verdict(
 # Clocks of hosts, which date what goes through Redis
 
 
-async def test_a_demand_reaches_a_worker_whose_clock_is_fast(
-    vault: Vault, sql: Callable[..., Any], database_url: Secret, redis_url: Secret
+async def test_a_refresh_request_is_dated_by_postgres(
+    vault: Vault, sql: Callable[..., Any], database_url: Secret
 ) -> None:
-    """A reader's demand is not dropped as too old by a host that is five minutes ahead, nor by one behind."""
+    """No host's clock decides how long a request lasts: it is dated, claimed and dropped by the database's."""
     rows = Rows(vault, sql)
     await rows.add(expires_in=-1)
-    async with opening("asyncio", database_url, redis_url) as make:
+    async with opening("asyncio", database_url) as make:
         with pytest.raises(TemporarilyUnavailable):
             await make().user_token("oauth2|u1", "custom")
-    with redis.Redis.from_url(redis_url.reveal()) as broker:
-        raw = broker.lpop("interactive")
-    assert isinstance(raw, bytes)
-    expires = datetime.fromisoformat(json.loads(raw)["headers"]["expires"])
-    assert expires > datetime.now(expires.tzinfo) + FIVE_MINUTES + timedelta(seconds=15)
+    [request] = sql("SELECT *, clock_timestamp() AS now FROM refresh_requests")
+    assert request["requested_at"] <= request["now"] < request["wanted_until"]
+    assert (request["wanted_until"] - request["requested_at"]).total_seconds() == 30
 
 
 def test_ticks_reach_a_worker_whose_clock_is_fast(environment: Path) -> None:

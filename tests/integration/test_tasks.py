@@ -20,7 +20,7 @@ from worker.settings import load
 def process(environment: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
     """What all tasks share, on an empty vault."""
     own = Process()
-    monkeypatch.setattr(tasks, "_process", own)
+    monkeypatch.setattr(tasks, "process", own)
     yield own
     own.close()
 

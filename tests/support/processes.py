@@ -100,8 +100,8 @@ class Site:
     folder: Path
     processes: list[Process] = field(default_factory=list)
 
-    def worker(self, name: str, queues: str, threads: int = 4) -> Process:
-        """Start a Celery worker and wait until it is ready."""
+    def worker(self, name: str, queues: str, threads: int = 4, *, ready: bool = True) -> Process:
+        """Start a Celery worker and, unless its broker is away, wait until it is ready."""
         process = self.start(
             name,
             *_CELERY,
@@ -116,7 +116,8 @@ class Site:
             f"{name}@%h",
             *_ALONE,
         )
-        process.says("ready.")
+        if ready:
+            process.says("ready.")
         return process
 
     def beat(self, name: str = "beat") -> Process:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-
-import redis
 
 from tests.support.keys import ACCESS_KEY
 from token_vault import AsyncTokenVault, Token, TokenVault
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
 from worker.renewal.on_demand import Refreshed
+from worker.renewal.refresh_requests import RefreshRequests
 from worker.runtime import Runtime
 from worker.token_pair import TokenPair
 from worker.vault.ingest import ingest
 from worker.vault.ingest.columns import IncomingGrant
+from worker.vault.refresh_requests.queue import RefreshRequest
 from worker.vault.vault import Vault
 
 Sql = Callable[..., list[dict[str, Any]]]
@@ -40,10 +38,16 @@ class Reader:
         self._threads = threads
 
     async def user_token(
-        self, user_id: str, connection: str, *, min_ttl: float | None = None, wait: float = 0
+        self,
+        user_id: str,
+        connection: str,
+        *,
+        account: str | None = None,
+        min_ttl: float | None = None,
+        wait: float = 0,
     ) -> Token:
         return await self._call(
-            partial(self.vault.user_token, user_id, connection, min_ttl=min_ttl, wait=wait)
+            partial(self.vault.user_token, user_id, connection, account=account, min_ttl=min_ttl, wait=wait)
         )
 
     async def admin_token(self, connection: str, *, min_ttl: float | None = None, wait: float = 0) -> Token:
@@ -65,9 +69,7 @@ class Reader:
 
 
 @asynccontextmanager
-async def opening(
-    kind: str, database_url: Secret, redis_url: Secret | None
-) -> AsyncIterator[Callable[..., Reader]]:
+async def opening(kind: str, database_url: Secret) -> AsyncIterator[Callable[..., Reader]]:
     """Make readers of a kind, closed at the end; every argument of theirs can be replaced."""
     made: list[Reader] = []
     with ThreadPoolExecutor(max(CROWDS.values())) as threads:
@@ -76,10 +78,9 @@ async def opening(
             *,
             database: Secret = database_url,
             keys: Sequence[Secret] = (ACCESS_KEY,),
-            redis: Secret | None = redis_url,
             tenant: str | None = None,
         ) -> Reader:
-            made.append(Reader(KINDS[kind](database, keys, redis_url=redis, tenant=tenant), threads))
+            made.append(Reader(KINDS[kind](database, keys, tenant=tenant), threads))
             return made[-1]
 
         try:
@@ -138,35 +139,37 @@ class Rows:
 
 
 @asynccontextmanager
-async def on_demand_worker(redis_url: Secret, runtime: Runtime) -> AsyncIterator[list[Refreshed]]:
-    """Carry out what readers queue, as the interactive worker does; yields the results as they come."""
+async def on_demand_worker(runtime: Runtime) -> AsyncIterator[list[Refreshed]]:
+    """Carry out what readers request, as the interactive worker does; yields the results as they come."""
     results: list[Refreshed] = []
+    requests = RefreshRequests(runtime.vault, runtime.on_demand, runtime.tenants)
+    refresh = requests._refresh
 
-    async def consume() -> None:
-        with redis.Redis.from_url(redis_url.reveal()) as queue:
-            while True:
-                if (message := queue.lpop("interactive")) is None:
-                    await asyncio.sleep(0.01)
-                    continue
-                asked = message_arguments(message)
-                refreshed = await runtime.on_demand.refresh(
-                    tenants=[asked["tenant"]],
-                    user_id=asked["user_id"] or "",
-                    connection=asked["connection"] or asked["admin_connection"],
-                    min_ttl=asked["min_ttl"],
-                )
-                results.append(refreshed)
+    async def recorded(request: RefreshRequest) -> Refreshed | None:
+        refreshed = await refresh(request)
+        if refreshed is not None:
+            results.append(refreshed)
+        return refreshed
 
-    consuming = asyncio.create_task(consume())
+    requests._refresh = recorded  # type: ignore[method-assign]
+    working = asyncio.create_task(requests.run())
     try:
         yield results
     finally:
-        consuming.cancel()
-        with suppress(asyncio.CancelledError):
-            await consuming
+        requests.stop()
+        await working
 
 
-def message_arguments(message: Any) -> dict[str, Any]:
-    """The keyword arguments in a Celery message."""
-    _, arguments, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
-    return dict(arguments)
+def pending(sql: Sql) -> list[dict[str, Any]]:
+    """The refresh requests that wait for a worker."""
+    return sql("SELECT * FROM refresh_requests WHERE handled_at IS NULL AND claimed_until IS NULL")
+
+
+async def requested(sql: Sql) -> dict[str, Any]:
+    """Wait for a refresh request, and take it away."""
+    for _ in range(1000):
+        if found := sql("DELETE FROM refresh_requests RETURNING *"):
+            (request,) = found
+            return request
+        await asyncio.sleep(0.02)
+    raise AssertionError("nobody requests a refresh")

@@ -55,10 +55,11 @@ def get(
                 return vault.admin_token(name, min_ttl=min_ttl, wait=wait_seconds)
             return vault.user_token(user, name, min_ttl=min_ttl, wait=wait_seconds)
 
+        here = _can_renew_here(settings)
         try:
-            token = read(wait)
+            token = read(0 if here else wait)
         except TemporarilyUnavailable:
-            if not _can_renew_here(settings):
+            if not here:
                 raise
             # No worker serves this vault, so this process renews the grant itself.
             tenants = environment.select_tenants(settings, tenant)
@@ -77,15 +78,8 @@ def _show_token(token: Token, as_json: bool) -> None:
 
 def _reader(settings: Settings, tenant: str | None) -> TokenVault:
     from token_vault import TokenVault
-    from worker import embedded
 
-    redis_url = settings.redis_url
-    if redis_url is None and embedded.is_up(settings.home):
-        found = embedded.find(settings.home)
-        redis_url = found.redis_url if found is not None and found.redis_url else None
-    return TokenVault(
-        environment.database_url(settings), settings.access_keys, redis_url=redis_url, tenant=tenant
-    )
+    return TokenVault(environment.database_url(settings), settings.access_keys, tenant=tenant)
 
 
 def _can_renew_here(settings: Settings) -> bool:

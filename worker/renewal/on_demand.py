@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from token_vault.errors import TokenNotFound
-from token_vault.read_model import SELECT_SERVED, Served, choose
+from token_vault.read_model import SELECT_GRANT, SELECT_SERVED, Served, choose
 from worker.renewal.engine import CLAIM_TIME, RenewalEngine
 from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
@@ -68,6 +68,7 @@ class OnDemand:
         tenants: Sequence[str],
         user_id: str,
         connection: str,
+        account: str | None = None,
         min_ttl: float | None = None,
         force: bool = False,
         by_operator: bool = False,
@@ -78,6 +79,7 @@ class OnDemand:
             tenants: where to look.
             user_id: Auth0's user id; empty for the connection's admin grant.
             connection: the connection's name.
+            account: the user's id at the provider; None for the primary identity, or the only one.
             min_ttl: seconds of life wanted; None for the default.
             force: renew even a fresh token, and try a dead grant, once a day at the most.
             by_operator: with force, renew a dead grant at any time, one that waits in backoff or in doubt, or one
@@ -85,15 +87,31 @@ class OnDemand:
 
         Raises:
             TokenNotFound: the vault has no such grant.
+            AmbiguousAccount: there are several, and no account was named.
         """
-        served = await self._read(tenants, user_id, connection)
+        served = await self._find(tenants, user_id, connection, account)
+        refreshed = await self._refresh(served, min_ttl, force=force, by_operator=by_operator and force)
+        async with self._vault.engine.begin() as open_connection:
+            await touch.notify(open_connection, served.id)
+        return refreshed
+
+    async def refresh_grant(self, grant_id: int, *, min_ttl: float | None) -> Refreshed:
+        """Make sure that a grant's token is fresh; who waits for it is the caller's to wake.
+
+        Raises:
+            TokenNotFound: the vault has no such grant.
+        """
+        return await self._refresh(await self._read(grant_id), min_ttl, force=False, by_operator=False)
+
+    async def _refresh(
+        self, served: Served, min_ttl: float | None, *, force: bool, by_operator: bool
+    ) -> Refreshed:
         await self._note_read(served)
         began, outcome = served, Outcome.FRESH
-        by_operator = by_operator and force
         deadline = asyncio.get_running_loop().time() + WAIT
         while True:
-            loaded = await self._connections.load([served.tenant], connection)
-            ready = loaded[served.tenant, connection]
+            loaded = await self._connections.load([served.tenant], served.connection)
+            ready = loaded[served.tenant, served.connection]
             if not force and served.is_fresh(_within_reach(served, min_ttl)):
                 break
             if (held_back := await self._held_back(served, ready, force, by_operator)) is not None:
@@ -103,28 +121,37 @@ class OnDemand:
                 served.id, connection=ready, seen=served.access_version, force=force, by_operator=by_operator
             )
             if outcome is not Outcome.BUSY:
-                served = await self._read(tenants, user_id, connection)
+                served = await self._read(served.id)
                 break
             remaining = deadline - asyncio.get_running_loop().time()
             if remaining <= 0:
                 break
             await self._wait(served.id, remaining)
-            served = await self._read(tenants, user_id, connection)
+            served = await self._read(served.id)
             if served.obtained_at != began.obtained_at or served.state != began.state:
                 force, outcome = False, Outcome.FRESH  # somebody else's call did what was asked for
-        async with self._vault.engine.begin() as open_connection:
-            await touch.notify(open_connection, served.id)
         return await self._report(served, began, outcome, ready, min_ttl)
 
-    async def _read(self, tenants: Sequence[str], user_id: str, connection: str) -> Served:
-        async with self._vault.engine.connect() as open_connection:
-            raw = await open_connection.exec_driver_sql(SELECT_SERVED, (user_id, connection))
-            rows = [Served._make(row) for row in raw.all()]
-        served = choose([row for row in rows if row.tenant in tenants], user_id)
-        if served is None or served.state == "erased":
+    async def _find(
+        self, tenants: Sequence[str], user_id: str, connection: str, account: str | None
+    ) -> Served:
+        rows = await self._select(SELECT_SERVED, (user_id, connection))
+        served = choose([row for row in rows if row.tenant in tenants], user_id, account)
+        if served is None:
             who = f"user {user_id}" if user_id else "admin"
             raise TokenNotFound(f"the vault has no grant of {who} for connection {connection}")
         return served
+
+    async def _read(self, grant_id: int) -> Served:
+        rows = await self._select(SELECT_GRANT, (grant_id,))
+        if not rows or rows[0].state == "erased":
+            raise TokenNotFound("the vault has this grant no more")
+        return rows[0]
+
+    async def _select(self, statement: str, values: tuple[object, ...]) -> list[Served]:
+        async with self._vault.engine.connect() as connection:
+            raw = await connection.exec_driver_sql(statement, values)
+            return [Served._make(row) for row in raw.all()]
 
     async def _note_read(self, served: Served) -> None:
         """Note that the grant is wanted, where that decides whether it is kept fresh.

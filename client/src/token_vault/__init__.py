@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from token_vault.errors import (
     AccessDenied,
+    AmbiguousAccount,
     ConfigurationError,
     ReauthorizationRequired,
     TemporarilyUnavailable,
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessDenied",
+    "AmbiguousAccount",
     "AsyncTokenVault",
     "ConfigurationError",
     "ReauthorizationRequired",

@@ -1,35 +1,30 @@
 """Fresh tokens for other programs: one indexed row, one decryption, no call to Auth0.
 
-    from token_vault import TokenVault
-    vault = TokenVault.from_env()  # DATABASE_URL, VAULT_ACCESS_KEYS, and REDIS_URL for on-demand refresh
-    token = vault.user_token("google-oauth2|1111", connection="google-oauth2", min_ttl=60, wait=5)
-
-A reader holds the access ring only: it can open no refresh token and no client secret. Where the stored token
-has too little life left, the reader queues one on-demand refresh and waits for the database to tell of its end.
+A reader holds the access ring only: it can decrypt no refresh token and no client secret. Where the stored token
+has too little life left, the reader requests one refresh through Postgres and waits to be woken at its end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
+from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-import psycopg
-
-from token_vault.database_errors import failure
-from token_vault.errors import TokenNotFound
+from token_vault.errors import VaultError
 from token_vault.listener import AsyncListener, Listener
 from token_vault.pool import AsyncPool, Pool
-from token_vault.read_model import SELECT_SERVED, SELECT_STANDING, GrantStatus, Served
-from token_vault.reader import Reader
+from token_vault.read_flow import Flow, Listen, NoteRead, Query, Step, Wait
+from token_vault.read_model import REQUEST_REFRESH
+from token_vault.reader import DEFAULT_WAIT_SECONDS, Reader, admin_query, user_query
 from token_vault.token import Token
 
-__all__ = ["AsyncTokenVault", "Token", "TokenVault"]
+__all__ = ["AsyncTokenVault", "TokenVault"]
 
-DEFAULT_WAIT = 5.0
-LONGEST_WAIT = 86_400.0  # seconds; for ever is no time that threads and messages know
-ADMIN = ""
+# A note of a read is a refresh request that finds the token fresh; no worker takes one that is older.
+NOTE_SECONDS = 60.0
 
 
 class TokenVault(Reader):
@@ -38,8 +33,10 @@ class TokenVault(Reader):
     Args:
         database_url: of the vault.
         access_keys: the access ring, newest first.
-        redis_url: None means without on-demand refresh.
         tenant: the tenant's name, where the vault has several.
+
+    Raises:
+        ConfigurationError: there is no key, or one is not a Fernet key.
     """
 
     def begin(self) -> None:
@@ -47,32 +44,42 @@ class TokenVault(Reader):
         super().begin()
         self._pool = Pool(self._database_url)
         self._listener = Listener(self._database_url)
+        self._notes = threading.BoundedSemaphore(1)
 
     def user_token(
-        self, user_id: str, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
+        self,
+        user_id: str,
+        connection: str,
+        *,
+        account: str | None = None,
+        min_ttl: float | None = None,
+        wait: float = DEFAULT_WAIT_SECONDS,
     ) -> Token:
         """Return a user's fresh token.
 
         Args:
             user_id: Auth0's user id.
             connection: the connection's name.
+            account: the user's id at the provider; needed where several of that connection are linked.
             min_ttl: seconds of life wanted; None for what renewal in time always leaves.
-            wait: seconds to wait for an on-demand refresh; a day at the most.
+            wait: seconds to wait for a refresh on demand; a day at the most.
 
         Raises:
             TokenNotFound: nothing is stored for them.
+            AmbiguousAccount: they have several accounts on that connection, and none was named.
             ReauthorizationRequired: the user must consent again.
             TokenExpired: it has ended, or ends too soon, and nobody can renew it.
             TemporarilyUnavailable: not now; ``retry_after`` says when.
-            ConfigurationError, AccessDenied: the operator mends the keys, the database or its roles.
+            ConfigurationError, AccessDenied: the operator fixes the keys, the database or its roles.
+            ValueError, TypeError: a name is empty, or is no string.
         """
-        return self._token(_named(user_id), connection, min_ttl, wait)
+        return self._run(self._flow.token(user_query(user_id, connection, account, min_ttl, wait)))
 
     def admin_token(
-        self, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
+        self, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT_SECONDS
     ) -> Token:
         """Return the fresh admin token of an enterprise connection; raises as ``user_token``."""
-        return self._token(ADMIN, connection, min_ttl, wait)
+        return self._run(self._flow.token(admin_query(connection, min_ttl, wait)))
 
     def close(self) -> None:
         """Close the connections."""
@@ -87,48 +94,47 @@ class TokenVault(Reader):
     ) -> None:
         self.close()
 
-    def _token(self, user_id: str, connection: str, min_ttl: float | None, wait: float) -> Token:
-        _check(user_id, connection)
-        served = self._read(user_id, connection)
-        if served.is_fresh(min_ttl):
-            self._note(served)
-            return self._open(served)
-        return self._refreshed(served, min_ttl, wait)
+    def _run(self, flow: Flow) -> Token:
+        with ExitStack() as stack:
+            step = next(flow)
+            try:
+                while True:
+                    try:
+                        sent = self._take(step, stack)
+                    except VaultError as error:
+                        step = flow.throw(error)
+                    else:
+                        step = flow.send(sent)
+            except StopIteration as end:
+                token: Token = end.value
+                return token
 
-    def _read(self, user_id: str, connection: str) -> Served:
-        return self._pick(self._pool.rows(SELECT_SERVED, (user_id, connection)), user_id, connection)
+    def _take(self, step: Step, stack: ExitStack) -> Any:
+        match step:
+            case Query(statement, values):
+                return self._pool.rows(statement, values)
+            case NoteRead(grant_id):
+                self._note_read(grant_id)
+            case Listen(grant_id, seconds):
+                return stack.enter_context(self._listener.waiting(grant_id, patience=seconds))
+            case Wait(wakeup, seconds):
+                wakeup.wait(seconds)
+                wakeup.clear()
+        return None
 
-    def _standing(self, served: Served) -> GrantStatus | None:
-        rows = self._pool.rows(SELECT_STANDING, (served.id,))
-        return GrantStatus._make(rows[0]) if rows else None
+    def _note_read(self, grant_id: int) -> None:
+        """Note a read in a thread, one at a time: a note that is lost costs little."""
+        if self._is_to_be_noted(grant_id) and self._notes.acquire(blocking=False):
+            threading.Thread(
+                target=self._note, args=(grant_id,), name="token-vault note", daemon=True
+            ).start()
 
-    def _refreshed(self, served: Served, min_ttl: float | None, wait: float) -> Token:
-        standing = self._standing(served)
-        token = self._stand(served, standing, min_ttl)
-        if token is not None:
-            return token
-        wait = min(wait, LONGEST_WAIT)
-        asking, deadline = self._asker(served), time.monotonic() + wait
+    def _note(self, grant_id: int) -> None:
         try:
-            with self._listener.waiting(served.id, patience=wait) as told:
-                # A refresh that ended before we listened has told us nothing.
-                served = self._read(served.user_id, served.connection)
-                if served.is_fresh(min_ttl):
-                    return self._open(served)
-                asking.ask(served, min_ttl, wait)
-                while (remaining := deadline - time.monotonic()) > 0:
-                    woken = told.wait(remaining)
-                    told.clear()
-                    served = self._read(served.user_id, served.connection)
-                    if served.is_fresh(min_ttl):
-                        return self._open(served)
-                    standing = self._standing(served)
-                    self._stand(served, standing, min_ttl)
-                    if woken and self._is_over(served, standing):
-                        break
-        except psycopg.Error as error:
-            raise failure(error) from None
-        raise self._late(served, standing)
+            with suppress(VaultError, RuntimeError):  # the latter when the reader is closed meanwhile
+                self._pool.rows(REQUEST_REFRESH, (grant_id, None, NOTE_SECONDS))
+        finally:
+            self._notes.release()
 
 
 class AsyncTokenVault(Reader):
@@ -137,26 +143,36 @@ class AsyncTokenVault(Reader):
     def begin(self) -> None:
         """Begin with nothing open; called once more in each forked process."""
         super().begin()
-        self._loops: dict[asyncio.AbstractEventLoop, tuple[AsyncPool, AsyncListener]] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, _OpenInLoop] = {}
 
     async def user_token(
-        self, user_id: str, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
+        self,
+        user_id: str,
+        connection: str,
+        *,
+        account: str | None = None,
+        min_ttl: float | None = None,
+        wait: float = DEFAULT_WAIT_SECONDS,
     ) -> Token:
         """Return a user's fresh token; arguments and errors as ``TokenVault.user_token``."""
-        return await self._token(_named(user_id), connection, min_ttl, wait)
+        return await self._run(self._flow.token(user_query(user_id, connection, account, min_ttl, wait)))
 
     async def admin_token(
-        self, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT
+        self, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT_SECONDS
     ) -> Token:
         """Return the fresh admin token of an enterprise connection."""
-        return await self._token(ADMIN, connection, min_ttl, wait)
+        return await self._run(self._flow.token(admin_query(connection, min_ttl, wait)))
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._listener.close()
-        await self._pool.close()
-        for other, _ in list(self._loops.values()):
-            other.abandon()
+        here = self._here()
+        for note in list(here.notes):
+            note.cancel()
+        await asyncio.gather(*here.notes, return_exceptions=True)
+        await here.listener.close()
+        await here.pool.close()
+        for other in list(self._loops.values()):
+            other.pool.abandon()
 
     async def __aenter__(self) -> Self:
         return self
@@ -166,84 +182,63 @@ class AsyncTokenVault(Reader):
     ) -> None:
         await self.close()
 
-    def _here(self) -> tuple[AsyncPool, AsyncListener]:
-        """What waits in this event loop: an app may run one after the other, or one in each thread."""
+    def _here(self) -> _OpenInLoop:
+        """What is open in this event loop: an app may run one after the other, or one in each thread."""
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
             for ended in [other for other in list(self._loops) if other.is_closed()]:
                 if gone := self._loops.pop(ended, None):
-                    gone[0].abandon()
-            self._loops[loop] = AsyncPool(self._database_url), AsyncListener(self._database_url)
+                    gone.pool.abandon()
+            self._loops[loop] = _OpenInLoop(AsyncPool(self._database_url), AsyncListener(self._database_url))
         return self._loops[loop]
 
-    @property
-    def _pool(self) -> AsyncPool:
-        return self._here()[0]
+    async def _run(self, flow: Flow) -> Token:
+        async with AsyncExitStack() as stack:
+            step = next(flow)
+            try:
+                while True:
+                    try:
+                        sent = await self._take(step, stack)
+                    except VaultError as error:
+                        step = flow.throw(error)
+                    else:
+                        step = flow.send(sent)
+            except StopIteration as end:
+                token: Token = end.value
+                return token
 
-    @property
-    def _listener(self) -> AsyncListener:
-        return self._here()[1]
+    async def _take(self, step: Step, stack: AsyncExitStack) -> Any:
+        here = self._here()
+        match step:
+            case Query(statement, values):
+                return await here.pool.rows(statement, values)
+            case NoteRead(grant_id):
+                self._note_read(here, grant_id)
+            case Listen(grant_id, seconds):
+                return await stack.enter_async_context(here.listener.waiting(grant_id, patience=seconds))
+            case Wait(wakeup, seconds):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await wakeup.wait()
+                wakeup.clear()
+        return None
 
-    async def _token(self, user_id: str, connection: str, min_ttl: float | None, wait: float) -> Token:
-        _check(user_id, connection)
-        served = await self._read(user_id, connection)
-        if served.is_fresh(min_ttl):
-            self._note(served)
-            return self._open(served)
-        return await self._refreshed(served, min_ttl, wait)
-
-    async def _read(self, user_id: str, connection: str) -> Served:
-        return self._pick(await self._pool.rows(SELECT_SERVED, (user_id, connection)), user_id, connection)
-
-    async def _standing(self, served: Served) -> GrantStatus | None:
-        rows = await self._pool.rows(SELECT_STANDING, (served.id,))
-        return GrantStatus._make(rows[0]) if rows else None
-
-    async def _refreshed(self, served: Served, min_ttl: float | None, wait: float) -> Token:
-        standing = await self._standing(served)
-        token = self._stand(served, standing, min_ttl)
-        if token is not None:
-            return token
-        wait = min(wait, LONGEST_WAIT)
-        asking, deadline = self._asker(served), time.monotonic() + wait
-        try:
-            async with self._listener.waiting(served.id, patience=wait) as told:
-                served = await self._read(served.user_id, served.connection)
-                if served.is_fresh(min_ttl):
-                    return self._open(served)
-                await asking.ask_from_loop(served, min_ttl, wait)
-                while (remaining := deadline - time.monotonic()) > 0:
-                    woken = await _told(told, remaining)
-                    served = await self._read(served.user_id, served.connection)
-                    if served.is_fresh(min_ttl):
-                        return self._open(served)
-                    standing = await self._standing(served)
-                    self._stand(served, standing, min_ttl)
-                    if woken and self._is_over(served, standing):
-                        break
-        except psycopg.Error as error:
-            raise failure(error) from None
-        raise self._late(served, standing)
+    def _note_read(self, here: _OpenInLoop, grant_id: int) -> None:
+        if self._is_to_be_noted(grant_id) and not here.notes:
+            note = asyncio.create_task(_note(here.pool, grant_id))
+            here.notes.add(note)
+            note.add_done_callback(here.notes.discard)
 
 
-def _named(user_id: str) -> str:
-    """An empty user id names the admin grant in the tables: no mistake of a caller may ask for that one."""
-    if not user_id:
-        raise TokenNotFound("the user id is empty")
-    return user_id
+@dataclass(frozen=True, slots=True)
+class _OpenInLoop:
+    """What a reader has open in one event loop."""
+
+    pool: AsyncPool
+    listener: AsyncListener
+    notes: set[asyncio.Task[None]] = field(default_factory=set)
 
 
-def _check(user_id: object, connection: object) -> None:
-    """Refuse what can be no name; Postgres would be blamed for it, as one that does not answer."""
-    if not isinstance(user_id, str) or not isinstance(connection, str):
-        raise TypeError("user_id and connection are strings")
-
-
-async def _told(told: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await told.wait()
-    except TimeoutError:
-        return False
-    told.clear()
-    return True
+async def _note(pool: AsyncPool, grant_id: int) -> None:
+    with suppress(VaultError, RuntimeError):
+        await pool.rows(REQUEST_REFRESH, (grant_id, None, NOTE_SECONDS))

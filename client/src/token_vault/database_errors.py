@@ -9,12 +9,19 @@ from token_vault.errors import AccessDenied, ConfigurationError, TemporarilyUnav
 # Seconds after which asking a database that did not answer is worthwhile.
 RETRY_AFTER = 5.0
 
-_NOT_MIGRATED = ("42P01", "42703", "3F000")
+_NOT_MIGRATED = ("42P01", "42703", "42883", "3F000")
 _WRONG_LOGIN = ("28P01", "28000")
 _HELD = (
     "Postgres waited in vain for a lock that another connection holds (pg_stat_activity names it): try again when that "
     "one is done"
 )
+
+
+_PASSING = {
+    "55P03": _HELD,
+    "53400": "as many refresh requests of this Postgres role wait already as may: is a worker on queue `interactive` alive?",
+    "25006": "this Postgres is read-only, as a replica is, and takes no refresh request: point DATABASE_URL to the primary",
+}
 
 
 def failure(error: BaseException | None) -> VaultError:
@@ -38,8 +45,7 @@ def failure(error: BaseException | None) -> VaultError:
             "the Postgres role in DATABASE_URL may not do this: grant it what docs/operating.md lists"
         )
     return TemporarilyUnavailable(
-        _HELD if code == "55P03" else f"Postgres does not answer ({code or type(error).__name__})",
-        RETRY_AFTER,
+        _PASSING.get(code or "", f"Postgres does not answer ({code or type(error).__name__})"), RETRY_AFTER
     )
 
 

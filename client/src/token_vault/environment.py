@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ class ReaderEnvironment:
 
     database_url: Secret
     access_keys: tuple[Secret, ...]
-    redis_url: Secret | None = None
 
     @classmethod
     def read(cls) -> ReaderEnvironment:
@@ -36,18 +34,9 @@ class ReaderEnvironment:
         database_url, keys = read_secret("DATABASE_URL"), read_secret("VAULT_ACCESS_KEYS")
         access_keys = split_keys(keys.reveal()) if keys else ()
         if database_url is not None:
-            return cls(database_url, access_keys, read_secret("REDIS_URL"))
+            return cls(database_url, access_keys)
         home = absolute(Path(os.environ.get("TOKEN_VAULT_HOME") or DEFAULT_HOME), "TOKEN_VAULT_HOME")
-        keys_kept = access_keys or home_keys(home, "access")
-        return cls(running_postgres(home), keys_kept, read_secret("REDIS_URL") or _redis(home))
-
-
-def _redis(home: Path) -> Secret | None:
-    try:
-        access = json.loads((home.resolve() / "redis" / "access.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return Secret(f"redis://:{access['password']}@127.0.0.1:{access['port']}/0")
+        return cls(running_postgres(home), access_keys or home_keys(home, "access"))
 
 
 def read_secret(name: str) -> Secret | None:

@@ -5,6 +5,7 @@
     │   └── CannotDecrypt            these keys do not decrypt a ciphertext, or not in this context
     │       └── WrongContext         they do, but it was encrypted for another context
     ├── TokenNotFound                nothing is stored for what was asked
+    ├── AmbiguousAccount             the user has several accounts: name one
     ├── ReauthorizationRequired      the user must consent again
     ├── TokenExpired                 the token has ended and nobody can renew it
     ├── TemporarilyUnavailable       wait, then ask again
@@ -16,12 +17,28 @@ No message holds a token, a client secret or a key. Each says what is wrong, whe
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 
 class VaultError(Exception):
-    """Base of all errors that the vault raises on purpose; each can be pickled, to cross into another process."""
+    """Base of all errors that the vault raises on purpose; each can be pickled, to cross into another process.
+
+    Attributes:
+        user_id: whose token was asked for; empty for an admin token, None where no token was asked for.
+        connection: of which connection; None likewise.
+    """
+
+    user_id: str | None = None
+    connection: str | None = None
+
+    def __str__(self) -> str:
+        message = str(self.args[0]) if self.args else ""
+        if self.connection is None:
+            return message
+        who = f"user {self.user_id}" if self.user_id else "admin"
+        return f"{message} ({who}, connection {self.connection})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By itself ``pickle`` would call the class with the message alone, which several of them refuse.
@@ -42,6 +59,18 @@ class WrongContext(CannotDecrypt):
 
 class TokenNotFound(VaultError):
     """Nothing is stored for this user and connection."""
+
+
+class AmbiguousAccount(VaultError):
+    """The user has several accounts on this connection, and none was named.
+
+    Attributes:
+        accounts: the user's ids at the provider; one of them goes into ``account``.
+    """
+
+    def __init__(self, accounts: Sequence[str]) -> None:
+        self.accounts = tuple(accounts)
+        super().__init__(f"several accounts, name one of them by account: {', '.join(self.accounts)}")
 
 
 class ReauthorizationRequired(VaultError):
@@ -77,9 +106,6 @@ class TemporarilyUnavailable(VaultError):
     def __init__(self, message: str, retry_after: float) -> None:
         self.retry_after = retry_after
         super().__init__(message, retry_after)  # Celery makes a task's error anew from these
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class AccessDenied(VaultError):

@@ -1,4 +1,8 @@
-"""Told by Postgres when a grant's refresh has ended: one listening connection, however many wait."""
+"""Listens for wakeups over one connection, however many wait.
+
+A wakeup is a hint to look at the rows. Anybody who may connect can send one, with any payload: it is compared with what
+is waited for and never read as anything.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,8 @@ from token_vault.connect_args import CONNECT_ARGS
 from token_vault.read_model import CHANNEL
 from token_vault.secret import Secret
 
-# The connection is kept this long after the last wait, in seconds.
-IDLE = 5.0
+# The connection is kept this long after the last wait.
+IDLE_SECONDS = 5.0
 _NAME = "token-vault reader"
 
 
@@ -25,8 +29,8 @@ class Listener:
     def __init__(self, database_url: Secret) -> None:
         self._url = database_url
         self._lock = threading.Lock()
-        self._waiters: defaultdict[int, set[threading.Event]] = defaultdict(set)
-        self._settled = threading.Event()
+        self._waiters: defaultdict[str, set[threading.Event]] = defaultdict(set)
+        self._listening = threading.Event()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -39,45 +43,47 @@ class Listener:
         Args:
             patience: seconds to wait for the listening connection; the event may then never be set either.
         """
-        told = threading.Event()
+        wakeup, payload = threading.Event(), str(grant_id)
         with self._lock:
-            self._waiters[grant_id].add(told)
+            self._waiters[payload].add(wakeup)
             if self._thread is None:
-                self._settled = threading.Event()
+                self._listening = threading.Event()
                 self._thread = threading.Thread(
-                    target=self._listen, args=(self._settled,), name="token-vault listener", daemon=True
+                    target=self._listen, args=(self._listening,), name="token-vault listener", daemon=True
                 )
                 self._thread.start()
-            settled = self._settled
+            listening = self._listening
         try:
-            settled.wait(patience)
-            yield told
+            listening.wait(patience)
+            yield wakeup
         finally:
             with self._lock:
-                self._waiters[grant_id].discard(told)
-                if not self._waiters[grant_id]:
-                    del self._waiters[grant_id]
+                self._waiters[payload].discard(wakeup)
+                if not self._waiters[payload]:
+                    del self._waiters[payload]
 
     def close(self) -> None:
         """Stop listening."""
         self._closed = True
 
-    def _listen(self, settled: threading.Event) -> None:
+    def _listen(self, listening: threading.Event) -> None:
         # A lost connection ends this thread; who waits then reads the row at the end of its patience, and the
         # next wait begins a new one.
-        with (
-            suppress(psycopg.Error),
-            psycopg.connect(
-                self._url.reveal(), autocommit=True, application_name=_NAME, **CONNECT_ARGS
-            ) as connection,
-        ):
-            connection.execute(f"LISTEN {CHANNEL}")
-            settled.set()
-            while not self._closed and not self._may_end():
-                for notification in connection.notifies(timeout=IDLE, stop_after=1):
-                    self._tell(notification.payload)
-        self._ended()
-        settled.set()
+        try:
+            with (
+                suppress(psycopg.Error),
+                psycopg.connect(
+                    self._url.reveal(), autocommit=True, application_name=_NAME, **CONNECT_ARGS
+                ) as connection,
+            ):
+                connection.execute(f"LISTEN {CHANNEL}")
+                listening.set()
+                while not self._closed and not self._may_end():
+                    for notification in connection.notifies(timeout=IDLE_SECONDS, stop_after=1):
+                        self._wake(notification.payload)
+        finally:
+            self._ended()
+            listening.set()
 
     def _may_end(self) -> bool:
         """End when nobody waits; decided under the lock, so that no new wait joins a listener that ends."""
@@ -92,10 +98,10 @@ class Listener:
             if self._thread is threading.current_thread():
                 self._thread = None
 
-    def _tell(self, payload: str) -> None:
+    def _wake(self, payload: str) -> None:
         with self._lock:
-            for told in self._waiters.get(int(payload), ()) if payload.isdigit() else ():
-                told.set()
+            for wakeup in self._waiters.get(payload, ()):
+                wakeup.set()
 
 
 class AsyncListener:
@@ -103,27 +109,27 @@ class AsyncListener:
 
     def __init__(self, database_url: Secret) -> None:
         self._url = database_url
-        self._waiters: defaultdict[int, set[asyncio.Event]] = defaultdict(set)
-        self._settled = asyncio.Event()
+        self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._listening = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def waiting(self, grant_id: int, *, patience: float) -> AsyncIterator[asyncio.Event]:
         """Yield an event that is set when this grant's refresh ends; as ``Listener.waiting``."""
-        told = asyncio.Event()
-        self._waiters[grant_id].add(told)
+        wakeup, payload = asyncio.Event(), str(grant_id)
+        self._waiters[payload].add(wakeup)
         if self._task is None or self._task.done():
-            self._settled = asyncio.Event()
-            self._task = asyncio.create_task(self._listen(self._settled))
+            self._listening = asyncio.Event()
+            self._task = asyncio.create_task(self._listen(self._listening))
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
-                    await self._settled.wait()
-            yield told
+                    await self._listening.wait()
+            yield wakeup
         finally:
-            self._waiters[grant_id].discard(told)
-            if not self._waiters[grant_id]:
-                del self._waiters[grant_id]
+            self._waiters[payload].discard(wakeup)
+            if not self._waiters[payload]:
+                del self._waiters[payload]
 
     async def close(self) -> None:
         """Stop listening."""
@@ -132,21 +138,21 @@ class AsyncListener:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _listen(self, settled: asyncio.Event) -> None:
+    async def _listen(self, listening: asyncio.Event) -> None:
         try:
             with suppress(psycopg.Error):
                 async with await psycopg.AsyncConnection.connect(
                     self._url.reveal(), autocommit=True, application_name=_NAME, **CONNECT_ARGS
                 ) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
-                    settled.set()
+                    listening.set()
                     while self._waiters:
-                        async for notification in connection.notifies(timeout=IDLE, stop_after=1):
-                            self._tell(notification.payload)
+                        async for notification in connection.notifies(timeout=IDLE_SECONDS, stop_after=1):
+                            self._wake(notification.payload)
                     self._task = None  # before the connection closes: a wait that comes now begins anew
         finally:
-            settled.set()
+            listening.set()
 
-    def _tell(self, payload: str) -> None:
-        for told in self._waiters.get(int(payload), ()) if payload.isdigit() else ():
-            told.set()
+    def _wake(self, payload: str) -> None:
+        for wakeup in self._waiters.get(payload, ()):
+            wakeup.set()

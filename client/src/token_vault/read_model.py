@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from token_vault.errors import ConfigurationError
+from token_vault.errors import AmbiguousAccount, ConfigurationError
 from token_vault.freshness import READ_NOTICE, default_min_ttl
 from token_vault.grant_key import GrantKey
 
@@ -14,34 +14,55 @@ from token_vault.grant_key import GrantKey
 CHANNEL = "token_vault_grants"
 
 # The columns of ``served_tokens`` in the order of ``Served``, and the database's time: the reader's own clock
-# may be wrong. A reader needs no more than SELECT on this view.
-SELECT_SERVED = """
+# may be wrong.
+_SERVED = """
 SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since, access_ciphertext, access_version,
     expires_at, scopes, obtained_at, obtained_from, last_read_at, now()
-FROM served_tokens WHERE user_id = %s AND connection = %s
+FROM served_tokens
 """
+SELECT_SERVED = f"{_SERVED} WHERE user_id = %s AND connection = %s"
+SELECT_GRANT = f"{_SERVED} WHERE id = %s"
 
 SELECT_CONNECTIONS = """
 SELECT DISTINCT connection FROM served_tokens
 WHERE user_id = %(user_id)s AND state <> 'erased' AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s) ORDER BY connection
 """
 
-# How a grant stands when its token is not fresh, its connection's troubles included.
-SELECT_STANDING = """
+# The status of a grant whose token is not fresh, its connection's troubles included.
+SELECT_STATUS = """
 SELECT state, reason, coalesce(extract(epoch FROM blocked_until - now()), 0)::float8,
-    coalesce(extract(epoch FROM next_renewal_at - now()), 0)::float8, attempts
+    coalesce(extract(epoch FROM next_renewal_at - now()), 0)::float8, attempts, coalesce(in_flight_until > now(), false)
 FROM token_status WHERE id = %s
 """
 
+# Has the workers refresh a grant's token: the grant's id, and in seconds the life wanted and the wait. A reader needs
+# EXECUTE on it, beside SELECT on both views.
+REQUEST_REFRESH = "SELECT request_refresh(%s::bigint, %s::float8, %s::float8)"
+
 
 class GrantStatus(NamedTuple):
-    """How a grant stands: its state as ``token_status`` shows it, how long to wait, in seconds, and its failed attempts."""
+    """The status of a grant.
+
+    Attributes:
+        state, reason: as ``token_status`` shows them.
+        blocked_for: seconds until its connection's circuit lets a call pass; 0 where it is closed.
+        next_renewal_in: seconds until the next renewal is due.
+        attempts: failed renewals in a row.
+        in_flight: whether a renewal is under way.
+    """
 
     state: str
     reason: str | None
     blocked_for: float
     next_renewal_in: float
     attempts: int
+    in_flight: bool
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether no refresh can come now: the last one failed, or the provider is away."""
+        backs_off = self.attempts > 0 and self.next_renewal_in > 0
+        return not self.in_flight and (backs_off or self.blocked_for > 0)
 
     @property
     def seconds_blocked(self) -> float:
@@ -104,15 +125,26 @@ class Served(NamedTuple):
         return (self.expires_at - (now or self.now)).total_seconds() > max(min_ttl, 0)
 
 
-def choose(found: Sequence[Served], user_id: str) -> Served | None:
-    """Pick the grant that is meant where a user has several identities of one connection: the user's own.
+def choose(found: Sequence[Served], user_id: str, account: str | None = None) -> Served | None:
+    """Pick the grant that is meant where a user has several identities of one connection.
+
+    Args:
+        found: the grants of one user and connection.
+        user_id: Auth0's user id; it ends with the account of the user's primary identity.
+        account: the user's id at the provider; None for the primary identity, or the only one.
 
     Raises:
+        AmbiguousAccount: several are left, and none of them is the primary identity.
         ConfigurationError: several tenants have this user, and none was named.
     """
-    if len(found) <= 1:
-        return found[0] if found else None
-    if len({served.tenant for served in found}) > 1:
+    left = [served for served in found if served.state != "erased"]
+    if account is not None:
+        left = [served for served in left if served.provider_user_id == account]
+    if len({served.tenant for served in left}) > 1:
         raise ConfigurationError("several tenants have this user and connection: name the tenant")
-    own = [served for served in found if user_id.endswith(f"|{served.provider_user_id}")]
-    return min(own or found, key=lambda served: (served.state == "erased", served.id))
+    if len(left) > 1:
+        accounts = sorted(served.provider_user_id for served in left)
+        left = [served for served in left if user_id.endswith(f"|{served.provider_user_id}")]
+        if len(left) != 1:
+            raise AmbiguousAccount(accounts)
+    return left[0] if left else None

@@ -181,7 +181,7 @@ async def test_beats_task_delivers(
 ) -> None:
     """The task takes no argument and gives no result: it looks."""
     process = Process()
-    monkeypatch.setattr(tasks, "_process", process)
+    monkeypatch.setattr(tasks, "process", process)
     async with vault.engine.begin() as connection:
         await outbox.emit(connection, EventKind.BROKEN, tenant="default", name="c")
     try:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import redis
 
 from tests.support.keys import ACCESS_KEY
-from tests.support.readers import Rows, Sql
-from tests.support.wait import WAIT_SECONDS
+from tests.support.readers import Rows, Sql, requested
 from token_vault import AsyncTokenVault, TokenVault
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.read_model import CHANNEL
@@ -76,28 +72,25 @@ async def test_forked_processes_get_their_own_tokens(rows: Rows, database_url: S
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-async def test_a_forked_process_is_told_of_a_refresh(
-    rows: Rows, sql: Sql, database_url: Secret, redis_url: Secret
-) -> None:
+async def test_a_forked_process_is_told_of_a_refresh(rows: Rows, sql: Sql, database_url: Secret) -> None:
     """A reader that had waited before the fork is told of a refresh in the child, where the listening thread is gone."""
     grant_id = await rows.add(expires_in=-1)
-    vault = TokenVault(database_url, [ACCESS_KEY], redis_url=redis_url)
+    vault = TokenVault(database_url, [ACCESS_KEY])
     with pytest.raises(TemporarilyUnavailable):
         vault.user_token("oauth2|u1", CONNECTION, wait=0.5)
-    with redis.Redis.from_url(redis_url.reveal()) as queue:
-        queue.flushall()
-        ended = in_child(lambda: [vault.user_token("oauth2|u1", CONNECTION, wait=600)])
-        assert await asyncio.to_thread(queue.blpop, ["interactive"], WAIT_SECONDS)
+    await requested(sql)
+    ended = in_child(lambda: [vault.user_token("oauth2|u1", CONNECTION, wait=600)])
+    await requested(sql)
     rows.age(grant_id, 3600)
     sql("SELECT pg_notify(%s, %s)", CHANNEL, str(grant_id))
     assert await asyncio.to_thread(ended) == 0
     vault.close()
 
 
-async def test_one_event_loop_after_the_other(rows: Rows, database_url: Secret, redis_url: Secret) -> None:
+async def test_one_event_loop_after_the_other(rows: Rows, database_url: Secret) -> None:
     """A reader that served one event loop serves the next, a refresh that both wait for included."""
     await rows.add(expires_in=-1)
-    vault = AsyncTokenVault(database_url, [ACCESS_KEY], redis_url=redis_url)
+    vault = AsyncTokenVault(database_url, [ACCESS_KEY])
 
     async def crowd() -> Counter[str]:
         reads = (vault.user_token("oauth2|u1", CONNECTION, wait=0.5) for _ in range(25))
@@ -111,22 +104,3 @@ async def test_one_event_loop_after_the_other(rows: Rows, database_url: Secret, 
     for work in (crowd, crowd, crowd_and_close):
         said = await asyncio.to_thread(asyncio.run, work())
         assert said == {"TemporarilyUnavailable": 25}
-
-
-async def test_no_thread_is_free_to_ask_redis(
-    rows: Rows, database_url: Secret, redis_url: Secret, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where all threads of an event loop are taken, as by a crowd before a silent Redis, a reader gives up by itself."""
-    monkeypatch.setattr("token_vault.refresh_request.PATIENCE", 0.2)
-    await rows.add(expires_in=-1)
-    release = threading.Event()
-    with ThreadPoolExecutor(1) as taken:
-        asyncio.get_running_loop().set_default_executor(taken)
-        asyncio.get_running_loop().run_in_executor(None, release.wait)
-        async with AsyncTokenVault(database_url, [ACCESS_KEY], redis_url=redis_url) as vault:
-            reading = asyncio.create_task(vault.user_token("oauth2|u1", CONNECTION, wait=0))
-            done, _ = await asyncio.wait({reading}, timeout=WAIT_SECONDS)
-            release.set()
-            with pytest.raises(TemporarilyUnavailable, match="Redis"):
-                await reading
-    assert done

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,16 +11,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import redis
 from psycopg.conninfo import make_conninfo
 
 from emulators.client import Emulation
-from tests.support.readers import CROWDS, KINDS, OpenReader, Reader, Rows, Sql, on_demand_worker, opening
-from tests.support.wait import WAIT_SECONDS
+from tests.support.readers import (
+    CROWDS,
+    KINDS,
+    OpenReader,
+    Rows,
+    Sql,
+    on_demand_worker,
+    opening,
+    pending,
+    requested,
+)
+from tests.support.wait import WAIT_SECONDS, until_async
 from token_vault import AsyncTokenVault, Token
 from token_vault.errors import ReauthorizationRequired, TemporarilyUnavailable, TokenExpired
 from token_vault.pool import AsyncPool, Pool
-from token_vault.read_model import CHANNEL
+from token_vault.read_model import CHANNEL, REQUEST_REFRESH, SELECT_STATUS
 from token_vault.secret import Secret
 from worker.runtime import Runtime
 from worker.vault.vault import Vault
@@ -37,9 +45,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def open_reader(kind: str, database_url: Secret, redis_url: Secret) -> AsyncIterator[OpenReader]:
+async def open_reader(kind: str, database_url: Secret) -> AsyncIterator[OpenReader]:
     """Open readers of this kind."""
-    async with opening(kind, database_url, redis_url) as make:
+    async with opening(kind, database_url) as make:
         yield make
 
 
@@ -86,7 +94,7 @@ async def test_a_crowd_waits_for_one_refresh(
     kind: str,
     tenant: Emulation,
     user: tuple[str, Runtime],
-    redis_url: Secret,
+    sql: Sql,
     open_reader: OpenReader,
     selects: Counter[str],
 ) -> None:
@@ -95,25 +103,25 @@ async def test_a_crowd_waits_for_one_refresh(
     tenant.fail_next("/idp/custom", 1, "delay:0.4")
     tenant.reset_calls()
     reader, crowd = open_reader(), CROWDS[kind]
-    async with on_demand_worker(redis_url, runtime) as results:
+    async with on_demand_worker(runtime) as results:
         tokens = await asyncio.gather(
             *(reader.user_token(user_id, CONNECTION, wait=10 * WAIT_SECONDS) for _ in range(crowd))
         )
     assert {token.value for token in tokens} == {tenant.live(user_id, CONNECTION)["access_token"]}
     assert tenant.calls("/idp") == {"POST /idp/custom/oauth/token": 1}
-    assert len(results) + queued(redis_url) == 1
+    assert len(results) + len(pending(sql)) == 1
     assert selects["all"] <= 5 * crowd
 
 
 async def test_several_readers_wait_for_one_refresh(
-    tenant: Emulation, user: tuple[str, Runtime], redis_url: Secret, open_reader: OpenReader
+    tenant: Emulation, user: tuple[str, Runtime], sql: Sql, open_reader: OpenReader
 ) -> None:
     """Readers in several processes share one refresh too: what they share is Redis and Postgres."""
     user_id, runtime = user
     tenant.fail_next("/idp/custom", 1, "delay:0.3")
     tenant.reset_calls()
     readers = [open_reader() for _ in range(5)]
-    async with on_demand_worker(redis_url, runtime) as results:
+    async with on_demand_worker(runtime) as results:
         tokens = await asyncio.gather(
             *(
                 reader.user_token(user_id, CONNECTION, wait=10 * WAIT_SECONDS)
@@ -123,12 +131,10 @@ async def test_several_readers_wait_for_one_refresh(
         )
     assert len({token.value for token in tokens}) == 1
     assert sum(tenant.calls("/idp").values()) == 1
-    assert len(results) + queued(redis_url) == 1
+    assert len(results) + len(pending(sql)) == 1
 
 
-async def test_waiting_is_no_polling(
-    rows: Rows, redis_url: Secret, open_reader: OpenReader, selects: Counter[str]
-) -> None:
+async def test_waiting_is_no_polling(rows: Rows, open_reader: OpenReader, selects: Counter[str]) -> None:
     """Where no refresh comes, a wait ends when its time is up, with few reads, and leaves one message."""
     await rows.add(expires_in=-1)
     began = time.monotonic()
@@ -137,16 +143,16 @@ async def test_waiting_is_no_polling(
     assert time.monotonic() - began >= 1.2
     assert told.value.retry_after > 0
     assert selects["all"] <= 6
-    assert queued(redis_url) == 1
+    assert len(pending(rows.sql)) == 1
 
 
-async def test_no_wait_asks_all_the_same(rows: Rows, redis_url: Secret, open_reader: OpenReader) -> None:
+async def test_no_wait_asks_all_the_same(rows: Rows, open_reader: OpenReader) -> None:
     """``wait=0`` queues the refresh and returns at once; the same reader later gets what it brought."""
     grant_id = await rows.add(expires_in=-1)
     reader = open_reader()
     with pytest.raises(TemporarilyUnavailable):
         await reader.user_token(USER, CONNECTION, wait=0)
-    assert queued(redis_url) == 1
+    assert len(pending(rows.sql)) == 1
     rows.age(grant_id, 3600)
     assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
 
@@ -157,42 +163,33 @@ async def test_a_refresh_that_ends_before_listening_began(
     """A refresh that ends between a reader's first look and its listening is not slept through."""
     grant_id = await rows.add(expires_in=-1)
     reader = open_reader()
-    look = reader.vault._standing
+    pool = AsyncPool if isinstance(reader.vault, AsyncTokenVault) else Pool
+    rows_of = pool.rows
 
-    def refreshed_meanwhile() -> None:
-        rows.age(grant_id, 3600)
-        rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+    def refreshed_after_a_look(self: Any, statement: str, values: Any) -> Any:
+        if statement == REQUEST_REFRESH:
+            raise AssertionError("it slept through the refresh")
+        found = rows_of(self, statement, values)
+        if statement == SELECT_STATUS:
+            rows.age(grant_id, 3600)
+            rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+        return found
 
-    if isinstance(reader.vault, AsyncTokenVault):
-
-        async def standing(served: Any) -> Any:
-            found = await look(served)  # type: ignore[misc]
-            refreshed_meanwhile()
-            return found
-
-        monkeypatch.setattr(reader.vault, "_standing", standing)
-    else:
-
-        def standing_now(served: Any) -> Any:
-            found = look(served)
-            refreshed_meanwhile()
-            return found
-
-        monkeypatch.setattr(reader.vault, "_standing", standing_now)
+    monkeypatch.setattr(pool, "rows", refreshed_after_a_look)
     began = time.monotonic()
     assert (await reader.user_token(USER, CONNECTION, wait=10 * WAIT_SECONDS)).value == "token-of-u1"
     assert time.monotonic() - began < WAIT_SECONDS
 
 
 async def test_a_grant_that_dies_while_readers_wait(
-    tenant: Emulation, user: tuple[str, Runtime], redis_url: Secret, open_reader: OpenReader
+    tenant: Emulation, user: tuple[str, Runtime], open_reader: OpenReader
 ) -> None:
     """When the provider refuses the grant, all who wait are told at once that the user must consent again."""
     user_id, runtime = user
     tenant.revoke(user_id, CONNECTION)
     reader = open_reader()
     began = time.monotonic()
-    async with on_demand_worker(redis_url, runtime):
+    async with on_demand_worker(runtime):
         ends = await asyncio.gather(
             *(reader.user_token(user_id, CONNECTION, wait=10 * WAIT_SECONDS) for _ in range(5)),
             return_exceptions=True,
@@ -203,13 +200,13 @@ async def test_a_grant_that_dies_while_readers_wait(
 
 
 async def test_a_provider_that_is_down(
-    tenant: Emulation, user: tuple[str, Runtime], redis_url: Secret, open_reader: OpenReader
+    tenant: Emulation, user: tuple[str, Runtime], open_reader: OpenReader
 ) -> None:
     """When the provider cannot renew now, those who wait are told so at once, with the time of the next attempt."""
     user_id, runtime = user
     tenant.fail_next("/idp/custom", 10, "429", retry_after=30)
     began = time.monotonic()
-    async with on_demand_worker(redis_url, runtime):
+    async with on_demand_worker(runtime):
         with pytest.raises(TemporarilyUnavailable) as told:
             await open_reader().user_token(user_id, CONNECTION, wait=10 * WAIT_SECONDS)
     assert time.monotonic() - began < WAIT_SECONDS
@@ -217,13 +214,13 @@ async def test_a_provider_that_is_down(
 
 
 async def test_more_life_than_tokens_have(
-    tenant: Emulation, user: tuple[str, Runtime], redis_url: Secret, open_reader: OpenReader
+    tenant: Emulation, user: tuple[str, Runtime], open_reader: OpenReader
 ) -> None:
     """Who asks for more life than the provider's tokens have is told both numbers, after one refresh in all."""
     user_id, runtime = user
     tenant.reset_calls()
     reader = open_reader()
-    async with on_demand_worker(redis_url, runtime):
+    async with on_demand_worker(runtime):
         for _ in range(3):
             with pytest.raises(TokenExpired, match=r"3600 s.*7200 s"):
                 await reader.user_token(user_id, CONNECTION, min_ttl=7200, wait=WAIT_SECONDS)
@@ -231,13 +228,13 @@ async def test_more_life_than_tokens_have(
 
 
 async def test_a_token_that_is_stale_again(
-    sql: Sql, tenant: Emulation, user: tuple[str, Runtime], redis_url: Secret, open_reader: OpenReader
+    sql: Sql, tenant: Emulation, user: tuple[str, Runtime], open_reader: OpenReader
 ) -> None:
     """The mark that saves messages speaks of one token: the next one, stale already, is asked for at once."""
     user_id, runtime = user
     reader = open_reader()
     tokens: list[Token] = []
-    async with on_demand_worker(redis_url, runtime) as results:
+    async with on_demand_worker(runtime) as results:
         for _ in range(3):
             stale_in(sql, 3)
             tokens.append(await reader.user_token(user_id, CONNECTION, wait=WAIT_SECONDS))
@@ -258,14 +255,11 @@ async def test_a_lost_listener(rows: Rows, open_reader: OpenReader, selects: Cou
     assert selects["all"] < 15
 
 
-async def test_the_end_of_somebody_elses_refresh(
-    rows: Rows, redis_url: Secret, open_reader: OpenReader
-) -> None:
+async def test_the_end_of_somebody_elses_refresh(rows: Rows, open_reader: OpenReader) -> None:
     """Who wants more life goes on waiting when another's refresh ends that found the token good enough."""
     grant_id = await rows.add(expires_in=1200)
-    reading = asyncio.create_task(open_reader().user_token(USER, CONNECTION, min_ttl=1800, wait=WAIT_SECONDS))
-    with redis.Redis.from_url(redis_url.reveal()) as queue:
-        assert await asyncio.to_thread(queue.blpop, ["interactive"], WAIT_SECONDS)
+    reading = asyncio.create_task(open_reader().user_token(USER, CONNECTION, min_ttl=1800, wait=60))
+    await requested(rows.sql)
     rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
     await asyncio.wait({reading}, timeout=1)
     rows.age(grant_id, 3600)
@@ -273,63 +267,75 @@ async def test_the_end_of_somebody_elses_refresh(
     assert (await reading).expires_at is not None
 
 
-async def test_a_wait_for_as_long_as_it_takes(rows: Rows, redis_url: Secret, open_reader: OpenReader) -> None:
+@pytest.mark.parametrize("payload", ["", "²", "9" * 7000, "-1", "x", "{}"])
+async def test_a_wakeup_from_anybody(rows: Rows, open_reader: OpenReader, payload: str) -> None:
+    """What is no grant's id, sent by whoever may connect, ends neither a wait nor the listening connection."""
+    grant_id = await rows.add(expires_in=-1)
+    began = now(rows.sql)
+    reading = asyncio.create_task(open_reader().user_token(USER, CONNECTION, wait=60))
+    backend = await listening(rows.sql, began)
+    for _ in range(3):
+        rows.sql("SELECT pg_notify(%s, %s)", CHANNEL, payload)
+    await asyncio.wait({reading}, timeout=0.3)
+    assert rows.sql("SELECT pid FROM pg_stat_activity WHERE pid = %s", backend)
+    rows.age(grant_id, 3600)
+    rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+    assert (await reading).value == "token-of-u1"
+
+
+async def test_a_forged_end(rows: Rows, open_reader: OpenReader, selects: Counter[str]) -> None:
+    """Who is told of an end that the rows do not show waits on."""
+    grant_id = await rows.add(expires_in=-1)
+    reading = asyncio.create_task(open_reader().user_token(USER, CONNECTION, wait=60))
+    await requested(rows.sql)
+    for _ in range(5):
+        looks = selects["all"]
+        rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+        await until_async(lambda looks=looks: selects["all"] > looks)  # type: ignore[misc]
+    assert not reading.done()
+    rows.age(grant_id, 3600)
+    rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+    assert (await reading).value == "token-of-u1"
+
+
+async def test_a_wait_for_as_long_as_it_takes(rows: Rows, open_reader: OpenReader) -> None:
     """An infinite wait is one."""
     grant_id = await rows.add(expires_in=-1)
     reading = asyncio.create_task(open_reader().user_token(USER, CONNECTION, wait=math.inf))
-    with redis.Redis.from_url(redis_url.reveal()) as queue:
-        taking = asyncio.create_task(asyncio.to_thread(queue.blpop, ["interactive"], WAIT_SECONDS))
-        await asyncio.wait({taking, reading}, return_when=asyncio.FIRST_COMPLETED)
-        rows.age(grant_id, 3600)
-        rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
-        assert (await reading).value == "token-of-u1"
-        await taking
+    await requested(rows.sql)
+    rows.age(grant_id, 3600)
+    rows.sql(f"NOTIFY {CHANNEL}, '{grant_id}'")
+    assert (await reading).value == "token-of-u1"
 
 
-async def test_an_app_with_a_broker_of_its_own(
-    rows: Rows, redis_url: Secret, open_reader: OpenReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A refresh is asked for where REDIS_URL says, whatever Celery's own variables name in the app that reads."""
-    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_WRITE_URL"):
-        monkeypatch.setenv(name, f"{redis_url.reveal().rpartition('/')[0]}/5")
-    await rows.add(expires_in=-1)
-    with pytest.raises(TemporarilyUnavailable, match="in time"):
-        await open_reader().user_token(USER, CONNECTION)
-    assert queued(redis_url) == 1
-
-
-async def test_a_note_keeps_nobody_from_asking(
-    rows: Rows, redis_url: Secret, open_reader: OpenReader
-) -> None:
+async def test_a_note_keeps_nobody_from_asking(rows: Rows, open_reader: OpenReader) -> None:
     """Who wants more life than a token has is heard, although a read of it has just been noted as good enough."""
     await rows.add(expires_in=1200, last_read_at=datetime(2026, 1, 1, tzinfo=UTC))
     reader = open_reader()
     await reader.user_token(USER, CONNECTION)
-    with redis.Redis.from_url(redis_url.reveal()) as queue:
-        assert await asyncio.to_thread(queue.blpop, ["interactive"], WAIT_SECONDS)  # the note
+    await requested(rows.sql)  # the note
     with pytest.raises(TemporarilyUnavailable):
         await reader.user_token(USER, CONNECTION, min_ttl=1800)
-    assert queued(redis_url) == 1
+    assert len(pending(rows.sql)) == 1
 
 
-async def test_postgres_lets_nobody_listen(
-    rows: Rows, database_url: Secret, redis_url: Secret, open_reader: OpenReader
-) -> None:
+async def test_postgres_lets_nobody_listen(rows: Rows, database_url: Secret, open_reader: OpenReader) -> None:
     """Where the listening connection is refused, a refresh is asked for all the same, and read when the wait is over."""
     grant_id = await rows.add(expires_in=-1)
     rows.sql("CREATE ROLE lonely LOGIN PASSWORD 'l' CONNECTION LIMIT 1")
     try:
         rows.sql("GRANT SELECT ON served_tokens, token_status TO lonely")
+        rows.sql("GRANT EXECUTE ON FUNCTION request_refresh TO lonely")
         reader = open_reader(
             database=Secret(make_conninfo(database_url.reveal(), user="lonely", password="l"))
         )
         reading = asyncio.create_task(reader.user_token(USER, CONNECTION, wait=4))
-        with redis.Redis.from_url(redis_url.reveal()) as queue:
-            assert await asyncio.to_thread(queue.blpop, ["interactive"], WAIT_SECONDS)
+        await requested(rows.sql)
         rows.age(grant_id, 3600)
         assert (await reading).value == "token-of-u1"
     finally:
         rows.sql("REVOKE ALL ON served_tokens, token_status FROM lonely")
+        rows.sql("REVOKE ALL ON FUNCTION request_refresh FROM lonely")
         rows.sql("DROP ROLE lonely")
 
 
@@ -347,36 +353,6 @@ async def test_a_cancelled_wait(rows: Rows, open_reader: OpenReader) -> None:
     assert (await waits[0]).value == "token-of-u1"
     await asyncio.gather(*waits, return_exceptions=True)
     assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
-
-
-async def test_a_restarted_redis(rows: Rows, redis_url: Secret, open_reader: OpenReader) -> None:
-    """Redis may drop a reader's connections, or forget everything: the next refresh is asked for all the same."""
-    await rows.add(expires_in=-1)
-    reader = open_reader()
-    with redis.Redis.from_url(redis_url.reveal()) as queue:
-        for _ in range(3):
-            with pytest.raises(TemporarilyUnavailable, match="in time"):
-                await reader.user_token(USER, CONNECTION, wait=0)
-            assert queue.llen("interactive") == 1
-            queue.flushall()
-            queue.client_kill_filter(_type="normal", skipme=True)
-
-
-async def test_a_redis_that_does_not_answer(rows: Rows, open_reader: OpenReader) -> None:
-    """A Redis that takes connections and says nothing costs a reader seconds, not for ever."""
-    await rows.add(expires_in=-1)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        reader: Reader = open_reader(redis=Secret(f"redis://127.0.0.1:{silent.getsockname()[1]}/0"))
-        began = time.monotonic()
-        with pytest.raises(TemporarilyUnavailable, match="Redis"):
-            await reader.user_token(USER, CONNECTION, wait=0.5)
-        assert time.monotonic() - began < WAIT_SECONDS
-
-
-def queued(redis_url: Secret) -> int:
-    """How many messages wait for a worker."""
-    with redis.Redis.from_url(redis_url.reveal()) as queue:
-        return int(str(queue.llen("interactive")))
 
 
 def now(sql: Sql) -> datetime:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from tests.integration.renewal.test_on_demand import one, refresh
-from tests.support.readers import on_demand_worker, opening
+from tests.support.readers import on_demand_worker, opening, pending
 from tests.support.renewals import Renewals, opened
 from tests.support.wait import until_async
 from token_vault.secret import Secret
@@ -200,14 +199,14 @@ async def test_another_provider_forgets_what_one_has_shown(renewals: Renewals, e
 
 
 async def test_a_reader_of_a_fresh_token_has_its_read_noted(
-    renewals: Renewals, environment: Path, database_url: Secret, redis_url: Secret
+    renewals: Renewals, environment: Path, database_url: Secret
 ) -> None:
     """Half a day after the last note a read is noted in the background, at no call to the provider, and once."""
     [user] = renewals.connect("c", "google", "google-oauth2")
     worker = await renewals.synced()
     async with (
         told(environment, worker, ON_READ) as there,
-        opening("asyncio", database_url, redis_url) as make,
+        opening("asyncio", database_url) as make,
     ):
         reader = make()
         await there.refresh(tenants=["default"], user_id=user, connection="c", min_ttl=3598)
@@ -216,17 +215,15 @@ async def test_a_reader_of_a_fresh_token_has_its_read_noted(
             "UPDATE grants SET last_read_at = now() - interval '13 hours', due_at = now() + interval '9 days'"
         )
         assert (await reader.user_token(user, "c")).value
-        with redis.Redis.from_url(redis_url.reveal()) as broker:
-            await until_async(lambda: broker.llen("interactive") == 1)
+        await until_async(lambda: len(pending(renewals.sql)) == 1)
         worker.on_demand = there
-        async with on_demand_worker(redis_url, worker) as results:
+        async with on_demand_worker(worker) as results:
             await until_async(lambda: len(results) == 1)
         row = renewals.row(user)
         assert row["now"] - row["last_read_at"] < timedelta(minutes=5)
         assert row["due_at"] < row["expires_at"]  # it is kept fresh from now on
         await reader.user_token(user, "c")
-        with redis.Redis.from_url(redis_url.reveal()) as broker:
-            assert broker.llen("interactive") == 0
+        assert pending(renewals.sql) == []
     assert len(renewals.token_calls("c")) == calls
 
 

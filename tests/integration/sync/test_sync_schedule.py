@@ -123,7 +123,7 @@ async def process(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     here, loop = Process(), asyncio.get_running_loop()
     monkeypatch.setattr(here, "runtime", lambda: runtime)
     monkeypatch.setattr(here, "_run", lambda work: asyncio.run_coroutine_threadsafe(work, loop).result())
-    monkeypatch.setattr(tasks, "_process", here)
+    monkeypatch.setattr(tasks, "process", here)
 
 
 @pytest.mark.usefixtures("process", "without_redis")

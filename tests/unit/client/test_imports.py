@@ -8,11 +8,9 @@ import sys
 from tests.support.wait import WAIT_SECONDS
 
 WORKERS_SIDE = (
-    "celery", "kombu", "billiard", "alembic", "sqlalchemy", "httpx", "aiohttp", "httpx_aiohttp", "typer", "rich",
+    "celery", "kombu", "billiard", "redis", "alembic", "sqlalchemy", "httpx", "aiohttp", "httpx_aiohttp", "typer", "rich",
     "pydantic", "structlog", "worker",
 )  # fmt: skip
-
-ALSO_WHEN_ASKING = ("celery.bin", "celery.beat", "alembic", "sqlalchemy", "worker.app", "worker.tasks")
 
 
 def modules_after(statements: str) -> set[str]:
@@ -33,14 +31,3 @@ def test_importing_the_client_brings_nothing_of_the_workers_side() -> None:
     loaded = modules_after("from token_vault import TokenVault")
     assert "token_vault.client" in loaded
     assert sorted(loaded.intersection(WORKERS_SIDE)) == []
-
-
-def test_asking_for_a_refresh_brings_only_celerys_sending_side() -> None:
-    """Queueing a refresh loads Celery's application to send with, and neither its worker nor ours."""
-    loaded = modules_after(
-        "from token_vault.refresh_request import Asking\n"
-        "from token_vault.secret import Secret\n"
-        "Asking(Secret('redis://127.0.0.1:1/0'))._producer().amqp"
-    )
-    assert "celery" in loaded
-    assert sorted(loaded.intersection(ALSO_WHEN_ASKING)) == []

@@ -1,0 +1,213 @@
+"""What a reader decides, without I/O: a generator yields what to do, and is sent what came of it.
+
+Threads and asyncio run the same flow; only how they query, listen and wait differs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import (
+    ReauthorizationRequired,
+    TemporarilyUnavailable,
+    TokenExpired,
+    TokenNotFound,
+    VaultError,
+)
+from token_vault.keyring import KeyRing
+from token_vault.read_model import (
+    REQUEST_REFRESH,
+    SELECT_SERVED,
+    SELECT_STATUS,
+    GrantStatus,
+    Served,
+    choose,
+)
+from token_vault.token import Token
+
+# Threads and queries need a finite number of seconds.
+MAX_WAIT_SECONDS = 86_400.0
+# Seconds after which to ask again where the status names no time.
+RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenQuery:
+    """What an app asks for.
+
+    Attributes:
+        user_id: Auth0's user id; empty for the connection's admin token.
+        connection: the connection's name.
+        account: the user's id at the provider; None for the primary identity, or the only one.
+        min_ttl: seconds of life wanted; None for what renewal in time always leaves.
+        wait: seconds to wait for a refresh.
+    """
+
+    user_id: str
+    connection: str
+    account: str | None
+    min_ttl: float | None
+    wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Run a statement; its rows are sent back."""
+
+    statement: str
+    values: Sequence[object]
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRead:
+    """Tell the workers of a read, without waiting for it."""
+
+    grant_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Listen for wakeups of a grant until the flow ends; what to wait for is sent back.
+
+    Attributes:
+        seconds: to wait for the listening connection.
+    """
+
+    grant_id: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for the wakeup that ``Listen`` gave, some seconds at most."""
+
+    wakeup: Any
+    seconds: float
+
+
+Step = Query | NoteRead | Listen | Wait
+Flow = Generator[Step, Any, Token]
+
+
+class ReadFlow:
+    """Decides how a token is read.
+
+    Args:
+        ring: the access ring.
+        tenant: the tenant's name; None where the vault has one only.
+    """
+
+    def __init__(self, ring: KeyRing, tenant: str | None) -> None:
+        self._ring = ring
+        self._tenant = tenant
+
+    def token(self, query: TokenQuery) -> Flow:
+        """Read a fresh token; an error of a step is thrown in, and leaves with user and connection.
+
+        Raises:
+            VaultError: as ``TokenVault.user_token`` says.
+        """
+        try:
+            return (yield from self._token(query))
+        except VaultError as error:
+            error.user_id, error.connection = query.user_id, query.connection
+            raise
+
+    def _token(self, query: TokenQuery) -> Flow:
+        served = yield from self._read(query)
+        if served.is_fresh(query.min_ttl):
+            if served.wants_notice:
+                yield NoteRead(served.id)
+            return self._decrypt(served)
+        status = yield from self._status(served)
+        token = self._serve_unrenewable(served, status)
+        if token is not None:
+            return token
+        _raise_unless_refreshable(served, status, query.min_ttl)
+        return (yield from self._refresh(query, served))
+
+    def _refresh(self, query: TokenQuery, served: Served) -> Flow:
+        wait = min(query.wait, MAX_WAIT_SECONDS)
+        deadline = time.monotonic() + wait
+        wakeup = yield Listen(served.id, wait)
+        # A refresh that ended before we listened has woken nobody.
+        served = yield from self._read(query, served.provider_user_id)
+        if served.is_fresh(query.min_ttl):
+            return self._decrypt(served)
+        yield Query(REQUEST_REFRESH, (served.id, query.min_ttl, wait))
+        status = None
+        while (remaining := deadline - time.monotonic()) > 0:
+            # Anybody may send a wakeup: what it is worth is in the rows.
+            yield Wait(wakeup, remaining)
+            served = yield from self._read(query, served.provider_user_id)
+            if served.is_fresh(query.min_ttl):
+                return self._decrypt(served)
+            status = yield from self._status(served)
+            _raise_unless_refreshable(served, status, query.min_ttl)
+            if status.must_wait:
+                break
+        raise TemporarilyUnavailable(
+            "no fresh token came in time", status.seconds_to_retry if status else RETRY_SECONDS
+        )
+
+    def _read(self, query: TokenQuery, account: str | None = None) -> Generator[Step, Any, Served]:
+        rows = yield Query(SELECT_SERVED, (query.user_id, query.connection))
+        found = [row for row in map(Served._make, rows) if self._tenant in (None, row.tenant)]
+        served = choose(found, query.user_id, query.account if account is None else account)
+        if served is None:
+            where = f" in tenant {self._tenant}" if self._tenant else ""
+            raise TokenNotFound(
+                f"the vault has no token of {'this account' if query.account else 'them'}{where}"
+            )
+        return served
+
+    def _status(self, served: Served) -> Generator[Step, Any, GrantStatus]:
+        rows = yield Query(SELECT_STATUS, (served.id,))
+        if not rows:
+            raise TokenNotFound("the vault has no token of them")
+        return GrantStatus._make(rows[0])
+
+    def _serve_unrenewable(self, served: Served, status: GrantStatus) -> Token | None:
+        """Serve a token of unknown age that nobody can renew."""
+        unrenewable = status.state in ("unrenewable", "expired")
+        if unrenewable and served.expires_at is None and served.access_ciphertext is not None:
+            return self._decrypt(served)
+        return None
+
+    def _decrypt(self, served: Served) -> Token:
+        if served.access_ciphertext is None:
+            raise TokenNotFound("the vault has no access token of them")
+        context = EncryptionContext.of_grant(served.key, "access", served.access_version)
+        scopes = None if served.scopes is None else tuple(served.scopes)
+        return Token(
+            self._ring.decrypt(context, served.access_ciphertext).reveal(), served.expires_at, scopes
+        )
+
+
+def _raise_unless_refreshable(served: Served, status: GrantStatus, min_ttl: float | None) -> None:
+    """Say why a refresh cannot help.
+
+    Raises:
+        ReauthorizationRequired, TokenExpired, TemporarilyUnavailable, TokenNotFound: it cannot.
+    """
+    if status.state == "reauthorization_required":
+        raise ReauthorizationRequired(served.reason or "unknown", served.reason_since)
+    if status.state in ("unrenewable", "expired"):
+        raise TokenExpired(f"the token ends too soon and cannot be renewed ({status.reason or status.state})")
+    if status.state == "erased":
+        raise TokenNotFound("the vault has no token of them")
+    if status.state == "blocked":
+        raise TemporarilyUnavailable(
+            f"the connection is blocked ({status.reason}): the operator has to fix it", status.seconds_blocked
+        )
+    life = served.expires_at - served.obtained_at if served.expires_at and served.obtained_at else None
+    renewed = served.obtained_from == "renewal"
+    if renewed and min_ttl is not None and life is not None and life.total_seconds() <= min_ttl:
+        raise TokenExpired(
+            f"tokens of this connection live {life.total_seconds():.0f} s, "
+            f"less than the {min_ttl:.0f} s asked for: ask for less"
+        )

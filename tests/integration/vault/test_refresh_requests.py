@@ -1,0 +1,281 @@
+"""The queue of refresh requests: what a reader's role may do with it, and that each request is claimed by one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support.reader_roles import NewRole, connect, reader_roles
+from tests.support.readers import Rows, Sql, pending
+from token_vault.database_errors import failure
+from token_vault.errors import TemporarilyUnavailable
+from token_vault.read_model import REQUEST_REFRESH
+from token_vault.secret import Secret
+from worker.vault.refresh_requests import queue
+from worker.vault.refresh_requests.queue import RefreshRequest
+from worker.vault.vault import Vault
+
+TENANTS = ["default"]
+
+
+@pytest.fixture
+def rows(vault: Vault, sql: Sql) -> Rows:
+    """Writes grants."""
+    return Rows(vault, sql)
+
+
+@pytest.fixture
+def new_role(database_url: Secret) -> Iterator[NewRole]:
+    """Makes readers' roles."""
+    with reader_roles(database_url) as make:
+        yield make
+
+
+@pytest.fixture
+def reader(new_role: NewRole) -> Iterator[psycopg.Connection[Any]]:
+    """A connection of a reader's role."""
+    with connect(new_role()) as connection:
+        yield connection
+
+
+def request(
+    connection: psycopg.Connection[Any], grant_id: int, min_ttl: float | None = None, wait: float | None = 5
+) -> None:
+    connection.execute(REQUEST_REFRESH, (grant_id, min_ttl, wait))
+
+
+def age_requests(sql: Sql, seconds: float) -> None:
+    """Let everything that was noted of requests be so much older."""
+    sql(
+        "UPDATE refresh_requests SET requested_at = requested_at - %s, wanted_until = wanted_until - %s,"
+        " due_at = due_at - %s, claimed_until = claimed_until - %s, handled_at = handled_at - %s",
+        *[timedelta(seconds=seconds)] * 5,
+    )
+
+
+async def claim(vault: Vault, limit: int = 100) -> list[RefreshRequest]:
+    return await queue.claim(vault, TENANTS, limit=limit)
+
+
+# What a reader's role may do
+
+
+async def test_a_readers_role_requests_and_reads_no_request(
+    rows: Rows, reader: psycopg.Connection[Any], sql: Sql
+) -> None:
+    """EXECUTE on the function is enough to request, and gives no look at the table; nobody has it by default."""
+    grant_id = await rows.add()
+    request(reader, grant_id, 60)
+    (row,) = pending(sql)
+    assert (row["grant_id"], row["min_ttl"]) == (grant_id, 60)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        reader.execute("SELECT 1 FROM refresh_requests")
+    sql(f"REVOKE EXECUTE ON FUNCTION request_refresh FROM {reader.info.user}")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        request(reader, grant_id)
+
+
+async def test_however_often_one_asks_one_row_waits(
+    rows: Rows, reader: psycopg.Connection[Any], sql: Sql
+) -> None:
+    """A request for no more than the one that waits writes nothing; one for more life, or for longer, raises it."""
+    grant_id = await rows.add()
+    for _ in range(50):
+        request(reader, grant_id, 60, 100)
+    (first,) = sql("SELECT *, xmin::text FROM refresh_requests")
+    request(reader, grant_id, 30, 50)
+    assert sql("SELECT *, xmin::text FROM refresh_requests") == [first]
+    request(reader, grant_id, 600, 50)
+    request(reader, grant_id, 30, 500)
+    (row,) = pending(sql)
+    assert row["min_ttl"] == 600
+    assert row["wanted_until"] > first["wanted_until"] + timedelta(seconds=300)
+
+
+@pytest.mark.parametrize("wild", [None, -1.0, math.inf, -math.inf, math.nan, 1e308])
+async def test_arguments_are_bounded(
+    rows: Rows, reader: psycopg.Connection[Any], sql: Sql, wild: float | None
+) -> None:
+    """Whatever is asked for, a request lasts between half a minute and a day, and its life is a number of seconds."""
+    request(reader, await rows.add(), wild, wild)
+    (row,) = pending(sql)
+    assert 0 <= row["min_ttl"] <= 315_360_000
+    assert timedelta(seconds=30) <= row["wanted_until"] - row["requested_at"] <= timedelta(days=1)
+
+
+async def test_what_is_not_served_is_not_requested(
+    rows: Rows, reader: psycopg.Connection[Any], sql: Sql
+) -> None:
+    """A grant that is not there, was erased, or that the role may not see: nothing is written, and nothing told."""
+    grant_id = await rows.add()
+    request(reader, grant_id + 1000)
+    request(reader, -(2**63))
+    sql(
+        "UPDATE grants SET state = 'erased', access_ciphertext = NULL, refresh_ciphertext = NULL, due_at = NULL"
+    )
+    request(reader, grant_id)
+    other = await rows.add("oauth2|u2", subject="u2")
+    sql(f"REVOKE SELECT ON served_tokens FROM {reader.info.user}")
+    request(reader, other)
+    assert sql("SELECT * FROM refresh_requests") == []
+
+
+async def test_a_flood_of_one_role_is_bounded(
+    rows: Rows, reader: psycopg.Connection[Any], new_role: NewRole, sql: Sql
+) -> None:
+    """So many requests of a role wait and no more, and another role's are taken all the same."""
+    grant_id = await rows.add()
+    sql(
+        "INSERT INTO refresh_requests SELECT -n, %s, now(), now() + interval '1 day', 0, now() FROM generate_series(1, 1000) n",
+        reader.info.user,
+    )
+    with pytest.raises(psycopg.Error) as refused:
+        request(reader, grant_id)
+    told = failure(refused.value)
+    assert isinstance(told, TemporarilyUnavailable)
+    assert "requests" in str(told)
+    with connect(new_role()) as other:
+        request(other, grant_id)
+        taken = [row["requested_by"] for row in pending(sql) if row["grant_id"] == grant_id]
+        assert taken == [other.info.user]
+
+
+async def test_an_open_transaction_holds_up_nobody_else(
+    rows: Rows, reader: psycopg.Connection[Any], new_role: NewRole, sql: Sql, vault: Vault
+) -> None:
+    """A role that requests and does not commit keeps no lock on the grant, nor on what others request of it."""
+    grant_id = await rows.add()
+    sql("UPDATE grants SET due_at = now() - interval '1 s'")
+    with connect(new_role(), autocommit=False) as hostile:
+        request(hostile, grant_id)
+        request(reader, grant_id)
+        assert [each.requested_by for each in await claim(vault)] == [reader.info.user]
+        sql("SET lock_timeout = '1s'")
+        assert len(sql("SELECT id FROM grants FOR UPDATE SKIP LOCKED")) == 1
+        hostile.rollback()
+
+
+async def test_ones_own_schema_changes_nothing(rows: Rows, reader: psycopg.Connection[Any], sql: Sql) -> None:
+    """What a role puts in the way of a name, in pg_temp or elsewhere, the function does not see."""
+    grant_id = await rows.add()
+    reader.execute("CREATE TEMP TABLE refresh_requests (LIKE served_tokens)")
+    reader.execute("CREATE TEMP TABLE served_tokens (id bigint, state text)")
+    reader.execute(
+        "CREATE FUNCTION pg_temp.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT now() + interval ''9 days'''"
+    )
+    reader.execute("SET search_path = pg_temp, public")
+    reader.execute("SELECT public.request_refresh(%s, 0, 0)", (grant_id,))
+    (row,) = pending(sql)
+    assert row["requested_at"] < sql("SELECT now() + interval '1 hour' AS later")[0]["later"]
+
+
+# Who carries it out
+
+
+async def test_a_request_is_claimed_by_one(rows: Rows, reader: psycopg.Connection[Any], vault: Vault) -> None:
+    """Of many workers that look at once each takes requests that no other has."""
+    wanted = {await rows.add(f"oauth2|u{number}", subject=f"u{number}") for number in range(20)}
+    for grant_id in wanted:
+        request(reader, grant_id)
+    taken = [
+        each.grant_id
+        for found in await asyncio.gather(*(claim(vault, 5) for _ in range(8)))
+        for each in found
+    ]
+    taken += [each.grant_id for each in await claim(vault)]
+    assert sorted(taken) == sorted(wanted)
+
+
+async def test_a_dead_workers_request_is_anothers(
+    rows: Rows, reader: psycopg.Connection[Any], vault: Vault, sql: Sql
+) -> None:
+    """A claim ends by itself, after longer than a refresh takes, and the request is claimed again."""
+    request(reader, await rows.add(), wait=3600)
+    assert len(await claim(vault)) == 1
+    age_requests(sql, queue.CLAIM_TIME.total_seconds() - 5)
+    assert await claim(vault) == []
+    age_requests(sql, 10)
+    assert len(await claim(vault)) == 1
+
+
+async def test_a_dead_readers_request_is_dropped(
+    rows: Rows, reader: psycopg.Connection[Any], vault: Vault, sql: Sql
+) -> None:
+    """When nobody waits any more, a request is carried out no more, and deleted."""
+    request(reader, await rows.add(), wait=60)
+    age_requests(sql, 61)
+    assert await claim(vault) == []
+    await queue.delete_over(vault)
+    assert sql("SELECT * FROM refresh_requests") == []
+
+
+async def test_another_tenants_requests_are_left(
+    rows: Rows, reader: psycopg.Connection[Any], vault: Vault
+) -> None:
+    """A worker takes what is asked of its own tenants' grants."""
+    request(reader, await rows.add(tenant="other"))
+    assert await claim(vault) == []
+    assert len(await queue.claim(vault, ["other"], limit=1)) == 1
+
+
+async def test_a_role_with_many_requests_does_not_crowd_out_others(
+    rows: Rows, reader: psycopg.Connection[Any], new_role: NewRole, vault: Vault
+) -> None:
+    """Roles take turns: the first request of one comes before the second of another."""
+    for number in range(20):
+        request(reader, await rows.add(f"oauth2|u{number}", subject=f"u{number}"))
+    last = await rows.add("oauth2|last", subject="last")
+    with connect(new_role()) as other:
+        request(other, last)
+        assert other.info.user in {each.requested_by for each in await claim(vault, 2)}
+
+
+async def test_requests_of_a_grant_have_a_least_interval(
+    rows: Rows, reader: psycopg.Connection[Any], vault: Vault, sql: Sql
+) -> None:
+    """A grant that was just refreshed is taken up again a second later, and not at once."""
+    grant_id = await rows.add()
+    request(reader, grant_id)
+    (first,) = await claim(vault)
+    await queue.finish(vault, first)
+    request(reader, grant_id)
+    assert await claim(vault) == []
+    (row,) = pending(sql)
+    assert row["due_at"] - row["requested_at"] > timedelta(seconds=0.5)
+    age_requests(sql, 1)
+    assert len(await claim(vault)) == 1
+
+
+async def test_more_that_is_wanted_meanwhile_is_done_next(
+    rows: Rows, reader: psycopg.Connection[Any], vault: Vault, sql: Sql
+) -> None:
+    """Who asks for more life while a request is carried out is heard when that is done."""
+    grant_id = await rows.add()
+    request(reader, grant_id, 60)
+    (first,) = await claim(vault)
+    request(reader, grant_id, 600)
+    assert await claim(vault) == []
+    await queue.finish(vault, first)
+    age_requests(sql, 1)
+    (second,) = await claim(vault)
+    assert second.min_ttl == 600
+    await queue.finish(vault, second)
+    assert pending(sql) == []
+
+
+async def test_the_end_of_a_request_wakes_who_waits(
+    rows: Rows, reader: psycopg.Connection[Any], vault: Vault
+) -> None:
+    """When a request is done, that is committed before anybody is told."""
+    grant_id = await rows.add()
+    reader.execute("LISTEN token_vault_grants")
+    request(reader, grant_id)
+    (claimed,) = await claim(vault)
+    await queue.finish(vault, claimed)
+    assert [each.payload for each in reader.notifies(timeout=5, stop_after=1)] == [str(grant_id)]

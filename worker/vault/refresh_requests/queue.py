@@ -1,0 +1,78 @@
+"""The queue of refresh requests; many workers share it, and each request is claimed by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, NoReturn, cast
+
+import psycopg
+from sqlalchemy import text
+
+from worker.vault.db.sql import load
+from worker.vault.grants import touch
+from worker.vault.vault import Vault
+
+CHANNEL = "token_vault_requests"
+
+# A request whose worker died is another's after this time. One that takes longer is begun twice, which costs nothing:
+# the claim on the grant keeps two calls apart.
+CLAIM_TIME = timedelta(seconds=60)
+
+_CLAIM, _FINISH = load(__file__, "claim"), load(__file__, "finish")
+# What is over is kept a moment, as the next request of that grant must not follow at once.
+_DELETE_OVER = text("""
+DELETE FROM refresh_requests
+WHERE handled_at < now() - interval '10 seconds' OR (wanted_until < now() AND coalesce(claimed_until < now(), true))
+""")
+
+
+class RefreshRequest(NamedTuple):
+    """One role's wish for a grant's token with more life.
+
+    Attributes:
+        requested_at: tells whether it was asked for anew.
+        min_ttl: seconds of life wanted; 0 for the default.
+    """
+
+    grant_id: int
+    requested_by: str
+    requested_at: datetime
+    min_ttl: float
+
+
+async def claim(vault: Vault, tenants: Sequence[str], *, limit: int) -> list[RefreshRequest]:
+    """Claim requests that are due, for ``CLAIM_TIME``."""
+    values = {"tenants": list(tenants), "limit": limit, "claim": CLAIM_TIME}
+    return [RefreshRequest._make(row) for row in await vault.run(_CLAIM, values)]
+
+
+async def finish(vault: Vault, request: RefreshRequest) -> None:
+    """Note that a request was carried out, unless more was asked for meanwhile, and wake who waits."""
+    async with vault.engine.begin() as connection:
+        await connection.execute(_FINISH, request._asdict())
+        await touch.notify(connection, request.grant_id)
+
+
+async def delete_over(vault: Vault) -> None:
+    """Delete requests that were carried out, and those whose readers wait no more."""
+    await vault.run(_DELETE_OVER, {})
+
+
+async def listen(vault: Vault, wake: Callable[[], None]) -> NoReturn:
+    """Call ``wake`` at every notification; what one holds is nobody's word, and not looked at.
+
+    Raises:
+        psycopg.Error, SQLAlchemyError, OSError: the connection is lost.
+    """
+    async with vault.statement() as connection:
+        raw = await connection.get_raw_connection()
+        driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
+        try:
+            await driver.execute(f"LISTEN {CHANNEL}")
+            wake()  # what was asked for before
+            while True:
+                async for _ in driver.notifies():
+                    wake()
+        finally:
+            await connection.invalidate()  # it listens, and is no more use to others
