@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from token_vault.database_errors import RETRY_AFTER
-from token_vault.errors import TemporarilyUnavailable
 from token_vault.fork_safety import begin_in_each_process
 from worker import settings as configuration
 from worker.runtime import Runtime, open_runtime
@@ -68,8 +66,8 @@ class Process:
                 self._thread.start()
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-        except PoolTimeout:
-            raise TemporarilyUnavailable("all connections to Postgres are in use", RETRY_AFTER) from None
+        except PoolTimeout as error:
+            raise explain(error) from None
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Call something on the process's loop, without waiting for it."""

@@ -281,10 +281,8 @@ async def _for_each_tenant(
                 return await work(runtime, tenant)
         except VaultError as error:  # the next tick tries again
             log.warning("sync.postponed", tenant=tenant, error=str(error))
-        except DBAPIError as error:
+        except (DBAPIError, PoolTimeout) as error:
             log.warning("sync.postponed", tenant=tenant, error=str(explain(error)))
-        except PoolTimeout:
-            log.warning("sync.postponed", tenant=tenant, error="all connections to Postgres are in use")
         return None
 
     return await asyncio.gather(*map(one, runtime.tenants))

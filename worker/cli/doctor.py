@@ -114,6 +114,7 @@ def _redis(settings: Settings) -> list[Check]:
     import redis
 
     from worker import embedded
+    from worker.settings.environment import REDIS_URL_EXAMPLE
 
     found = embedded.find(settings.home) if settings.redis_url is None else None
     url = settings.redis_url or (found.redis_url if found else None)
@@ -124,7 +125,7 @@ def _redis(settings: Settings) -> list[Check]:
             client.ping()
             server = client.info("server")
     except (redis.RedisError, ValueError, OSError) as error:
-        mend = "check that it runs and that REDIS_URL names it: redis://:password@host:6379/0"
+        mend = f"check that it runs and that REDIS_URL names it: {REDIS_URL_EXAMPLE}"
         return [Check("Redis", CheckResult.FAIL, f"does not answer ({type(error).__name__}): {mend}")]
     # Valkey also names the Redis version it is compatible with, which is not its own.
     version = server.get("valkey_version") or server["redis_version"]

@@ -180,6 +180,18 @@ def select_tenants(settings: Settings, tenant: str | None) -> list[str]:
     return [tenant] if tenant else list(settings.tenants)
 
 
+def select_tenant(settings: Settings, tenant: str | None) -> str:
+    """Return the one tenant that is meant.
+
+    Raises:
+        ConfigurationError: there are several, or none of this name.
+    """
+    tenants = select_tenants(settings, tenant)
+    if len(tenants) > 1:
+        raise ConfigurationError(f"name one of the tenants by --tenant: {', '.join(tenants)}")
+    return tenants[0]
+
+
 def configure_log() -> None:
     """Log warnings and errors only.
 

@@ -14,7 +14,7 @@ import typer
 from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
-from worker.cli.options import Connection, Json, Tenant, User
+from worker.cli.options import Connection, Json, Limit, Tenant, User
 from worker.cli.query import query_vault
 
 if TYPE_CHECKING:
@@ -57,19 +57,19 @@ def events(
     undelivered: Annotated[
         bool, typer.Option("--undelivered", help="With a delivery still waited for, or given up.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, max=2**31, metavar="N", help="How many at the most.")] = 50,
+    limit: Limit = 50,
     tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
     """List events, the newest first; `resend` sends some again."""
     if context.invoked_subcommand is not None:
         return ExitCode.OK
-    from worker.settings import EventKind
+    from worker.settings import EventKind, unknown_event
     from worker.vault import outbox
     from worker.webhooks.payload import public_id
 
     if kind not in (None, *EventKind):
-        raise ConfigurationError(f"no event is called {kind}: {', '.join(EventKind)}")
+        raise ConfigurationError(unknown_event(kind or ""))
     states = ["failed"] if failed else ["failed", "pending"] if undelivered else []
     start = _parse_time(since)
 

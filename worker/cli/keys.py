@@ -176,11 +176,11 @@ def _name_problems(tally: RotationStats) -> None:
     if tally.unopened:
         output.print_notice(
             f"{tally.holds}: put a key that is missing back at the end of VAULT_{tally.ring.upper()}_KEYS and run this "
-            f"again; where it is lost, or the ciphertext itself is wrong, {_MENDS[tally.holds]}"
+            f"again; where it is lost, or the ciphertext itself is wrong, {_FIXES[tally.holds]}"
         )
 
 
-_MENDS = {
+_FIXES = {
     "check of the ring": "the vault opens for nobody",
     "access tokens": "renewal replaces them; those that cannot be renewed, their users by signing in",
     "fingerprint key": "the vault opens for nobody",

@@ -10,7 +10,7 @@ import typer
 from token_vault.errors import ConfigurationError
 from worker.cli import output
 from worker.cli.exit_codes import ExitCode
-from worker.cli.options import Connection, Json, Tenant, User
+from worker.cli.options import Connection, Json, Limit, Tenant, User
 from worker.cli.query import query_vault
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def list_grants(
     state: Annotated[
         str | None, typer.Option(metavar="STATE", help="As `status` counts them, e.g. active or blocked.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=2**31, metavar="N", help="How many at the most.")] = 100,
+    limit: Limit = 100,
     tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:

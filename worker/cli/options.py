@@ -37,6 +37,7 @@ Admin = Annotated[
 Tenant = Annotated[
     str | None, typer.Option("--tenant", metavar="NAME", help="One of several configured tenants.")
 ]
+Limit = Annotated[int, typer.Option(min=1, max=2**31, metavar="N", help="How many at the most.")]
 MinTtl = Annotated[
     float | None, typer.Option("--min-ttl", metavar="S", min=0, help="Seconds of life the token must have.")
 ]

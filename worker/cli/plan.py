@@ -106,10 +106,7 @@ def _chosen(tenant: str | None, *, needed: bool) -> tuple[Settings, str]:
     settings = environment.load_settings()
     if tenant is None and not needed and len(settings.tenants) != 1:
         return settings, ""
-    names = environment.select_tenants(settings, tenant)
-    if len(names) != 1:
-        raise ConfigurationError(f"name one of the tenants by --tenant: {', '.join(names)}")
-    return settings, names[0]
+    return settings, environment.select_tenant(settings, tenant)
 
 
 def _plan(name: str | None, configured: TenantSettings | None) -> Plan:

@@ -43,9 +43,10 @@ def sync(
         raise ConfigurationError("--erase is of all users: give it without --user and --connection")
     environment.configure_log()
     with environment.running_vault() as settings:
-        tenants = environment.select_tenants(settings, tenant)
-        if len(tenants) > 1 and (user or connection):
-            raise ConfigurationError(f"name one of the tenants by --tenant: {', '.join(tenants)}")
+        if user or connection:
+            tenants = [environment.select_tenant(settings, tenant)]
+        else:
+            tenants = environment.select_tenants(settings, tenant)
         return asyncio.run(_sync(settings, tenants, user, connection, full, erase, as_json))
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from token_vault.errors import ConfigurationError
+from token_vault.home import not_ours
 from token_vault.secret import Secret
 from worker.embedded import locks
 from worker.embedded.account import launcher
@@ -248,7 +249,7 @@ class Server(ABC):
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
         except PermissionError:
-            raise ConfigurationError(f"{self.folder} belongs to another user") from None
+            raise not_ours(self.folder) from None
 
     def _pid(self) -> int | None:
         try:

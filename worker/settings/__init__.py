@@ -11,7 +11,7 @@ from worker.settings.environment import SECRET_NAMES
 from worker.settings.file import Deletion, Schedule
 from worker.settings.loader import Settings, load
 from worker.settings.tenants import TenantSettings
-from worker.settings.webhooks import EventKind, EventSettings, WebhookSettings, webhook_key
+from worker.settings.webhooks import EventKind, EventSettings, WebhookSettings, unknown_event, webhook_key
 
 __all__ = [
     "SECRET_NAMES",
@@ -27,5 +27,6 @@ __all__ = [
     "home_keys",
     "key_file",
     "load",
+    "unknown_event",
     "webhook_key",
 ]

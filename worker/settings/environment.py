@@ -20,11 +20,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from token_vault.environment import split_keys
+from token_vault.environment import read_secret, split_keys
 from token_vault.errors import ConfigurationError
 from token_vault.home import DEFAULT_HOME, absolute, home_keys
 from token_vault.secret import Secret
-from token_vault.secret_files import secret_file
 from worker.settings.problems import explain
 from worker.settings.section import SecretField
 
@@ -37,6 +36,8 @@ SECRET_NAMES = (
     "VAULT_REFRESH_KEYS",
 )
 
+REDIS_URL_EXAMPLE = "redis://:password@host:6379/0"
+
 
 def _keys(value: object) -> object:
     if isinstance(value, str):
@@ -47,8 +48,8 @@ def _keys(value: object) -> object:
 def _redis_address(url: Secret | None) -> Secret | None:
     if url is None or _is_redis(url):
         return url
-    # What the parser says of it may hold the password, and is not passed on.
-    raise ValueError("is not an address of Redis, such as redis://:password@host:6379/0")
+    # The parser's own message may hold the password, and is not passed on.
+    raise ValueError(f"is not an address of Redis, such as {REDIS_URL_EXAMPLE}")
 
 
 def _is_redis(url: Secret) -> bool:
@@ -150,9 +151,6 @@ def _secret_files(fields: Iterable[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in fields:
         name = field.upper()
-        path = os.environ.get(f"{name}_FILE") if name in SECRET_NAMES else None
-        if path and os.environ.get(name):
-            raise ConfigurationError(f"both {name} and {name}_FILE are set: keep one")
-        if path:
-            found[field] = secret_file(path, f"{name}_FILE")
+        if name in SECRET_NAMES and os.environ.get(f"{name}_FILE") and (secret := read_secret(name)):
+            found[field] = secret.reveal()
     return found

@@ -68,6 +68,11 @@ def _has_an_address(parts: SplitResult) -> bool:
         return False
 
 
+def unknown_event(name: str) -> str:
+    """Return the message for an event's name that does not exist."""
+    return f"no event is called {name}: {', '.join(EventKind)}"
+
+
 class WebhookSettings(Section):
     """Where events are posted, and which.
 
@@ -99,7 +104,7 @@ class WebhookSettings(Section):
             webhook_key(secret)
         for name in self.events:
             if not any(kind.is_in([name]) for kind in EventKind):
-                raise ValueError(f"no event is called {name}: {', '.join(EventKind)}")
+                raise ValueError(unknown_event(name))
         return self
 
 

@@ -67,10 +67,15 @@ def running_postgres(home: Path) -> Secret:
         if _is_held(folder / "alive.lock"):
             return postgres_url(access["port"], access["password"])
     except PermissionError:
-        raise ConfigurationError(f"{folder} belongs to another user") from None
+        raise not_ours(folder) from None
     except (OSError, ValueError, KeyError, TypeError):  # nothing there, or not written to its end
         pass
     raise no_vault(home)
+
+
+def not_ours(folder: Path) -> ConfigurationError:
+    """Return the error for a folder of another user's."""
+    return ConfigurationError(f"{folder} belongs to another user")
 
 
 def no_vault(home: Path) -> ConfigurationError:

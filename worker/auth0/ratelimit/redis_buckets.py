@@ -19,6 +19,7 @@ from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.auth0.http.retries import Clock
 from worker.auth0.ratelimit.plans import Limit
+from worker.settings.environment import REDIS_URL_EXAMPLE
 
 # A Redis that takes longer to answer costs more than it saves.
 REDIS_TIMEOUT_SECONDS = 0.25
@@ -112,4 +113,4 @@ def _connect(url: Secret) -> redis.asyncio.Redis:
     except ValueError:
         pass
     # Outside the except: the error may hold the address with its password.
-    raise ConfigurationError("REDIS_URL is not an address of Redis, such as redis://:password@host:6379/0")
+    raise ConfigurationError(f"REDIS_URL is not an address of Redis, such as {REDIS_URL_EXAMPLE}")

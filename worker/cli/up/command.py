@@ -209,6 +209,7 @@ class Supervisor:
         from sqlalchemy.exc import DBAPIError
         from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+        from token_vault.database_errors import failure
         from worker.vault.db.errors import explain
         from worker.vault.status.status import load_status
 
@@ -220,10 +221,10 @@ class Supervisor:
                 await self._show_hint(vault, tenants, status["grants"].get("active", 0))
                 self._screen.show(status, self._children)
                 trouble = ""
-            except DBAPIError as error:
+            except (DBAPIError, PoolTimeout) as error:
                 trouble = str(explain(error))
-            except (PoolTimeout, OSError) as error:
-                trouble = f"Postgres does not answer ({type(error).__name__})"
+            except OSError as error:
+                trouble = str(failure(error))
             if trouble != lost:
                 self._screen.report(trouble or "Postgres answers again")
             lost = trouble

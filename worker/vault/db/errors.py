@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from token_vault.database_errors import failure
-from token_vault.errors import VaultError
+from token_vault.database_errors import RETRY_AFTER, failure
+from token_vault.errors import TemporarilyUnavailable, VaultError
 
 
-def explain(error: DBAPIError) -> VaultError:
+def explain(error: DBAPIError | PoolTimeout) -> VaultError:
     """Name what is wrong with the database, and who fixes it."""
+    if isinstance(error, PoolTimeout):
+        return TemporarilyUnavailable("all connections to Postgres are in use", RETRY_AFTER)
     return failure(error.orig)
 
 
