@@ -40,7 +40,7 @@ app = typer.Typer(
     help="Keeps the identity providers' tokens behind Auth0 fresh, encrypted and at hand.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,  # its panels would cost more time than all the rest of --help
+    rich_markup_mode=None,  # its panels cost more time than all the rest of --help
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -65,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return output.report_error(error, as_json=as_json)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except Exception as error:  # whatever it is, nobody is shown a traceback they did not ask for
+    except Exception as error:  # operators get a message, never a traceback
         return output.report_error(_unexpected(error), as_json=as_json)
 
 
 def _run(arguments: list[str], *, as_json: bool) -> int:
     try:
         code: Any = typer.main.get_command(app).main(arguments, "token-vault", standalone_mode=False)
-    except typer.TyperException as wrong:  # of usage
+    except typer.TyperException as wrong:
         said = wrong.format_message()
         if "\n" in said:
             typer.echo(said, err=True)  # the help, where no command is given
@@ -94,23 +94,23 @@ def _sigterm_as_interrupt() -> Iterator[None]:
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:  # the shell sends it, and then the kernel: no haste is meant
+        if number == signal.SIGHUP:  # the shell sends it, then the kernel again: the second means no haste
             signal.signal(number, signal.SIG_IGN)
-        # Within ``asyncio.run`` that of SIGINT cancels the command's task alone. An exception raised here would have
-        # all tasks cancelled, the one among them that holds a provider's only answer.
+        # Within ``asyncio.run`` SIGINT's handler cancels the command's task alone. An exception raised here would cancel
+        # all tasks, also one that holds a provider's only answer.
         as_interrupt = signal.getsignal(signal.SIGINT)
         (as_interrupt if callable(as_interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # One that is ignored stays so, as under nohup.
+    # An ignored signal stays ignored, as under nohup.
     numbers = [
         each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN
     ]
     before = {number: signal.signal(number, interrupt) for number in numbers}
-    # But for SIGINT, which a script ignores for what it starts in the background: asyncio takes it over only where
-    # it has Python's own handler, and without that a SIGTERM would cancel all tasks.
+    # SIGINT is the exception: shells ignore it for background jobs. asyncio replaces only Python's own handler, and
+    # without asyncio's a SIGTERM would cancel all tasks.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

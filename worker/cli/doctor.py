@@ -54,7 +54,7 @@ def doctor(as_json: Json = False) -> int:
     try:
         _examine(checks)
     except VaultError as error:
-        # What comes after cannot be looked at without what failed here.
+        # The checks after this one need what failed here.
         checks.append(Check("vault" if checks else "settings", CheckResult.FAIL, str(error)))
     ok = all(check.result is not CheckResult.FAIL for check in checks)
     if as_json:

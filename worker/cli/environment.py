@@ -43,7 +43,7 @@ def running_vault(*, redis: bool = False, rings: Sequence[RingName] = RING_NAMES
 
     settings = with_keys(load_settings(), rings)
     with running_servers(settings, redis=redis and settings.embedded) as complete:
-        if settings.embedded and not is_up(settings.home):  # else that one has done it
+        if settings.embedded and not is_up(settings.home):  # `up` has migrated it already
             migrate_to_head(complete)
         yield complete
 

@@ -37,7 +37,7 @@ def _parse_time(value: str | None) -> datetime | None:
         if span := re.fullmatch(r"(\d{1,9})([smhd])", value):
             return datetime.now(UTC) - timedelta(**{_SPAN_UNITS[span[2]]: int(span[1])})
         found = datetime.fromisoformat(value)
-    except (ValueError, OverflowError):  # the latter for a span from before all calendars
+    except (ValueError, OverflowError):  # OverflowError: a span reaches back before all calendars
         raise typer.BadParameter(
             "give a time like 2026-01-31T12:00Z, or a span like 90m, 24h or 7d"
         ) from None

@@ -16,7 +16,7 @@ DAY_SECONDS = 86_400.0
 USERS_PER_PAGE = 100
 # A keyset page begins with the last user of the one before.
 NEW_USERS_PER_PAGE = USERS_PER_PAGE - 1
-# Looks at an export job that takes half an hour.
+# Polls of an export job that takes half an hour.
 CALLS_PER_EXPORT = 130
 LOG_POLLS_PER_DAY = 1440
 CONNECTION_SYNCS_PER_DAY = 144
@@ -24,15 +24,15 @@ FULL_SCANS_PER_DAY = 24
 # A sign-in writes the login and the exchange of its code.
 LOG_ENTRIES_PER_LOGIN = 2
 
-# docs/benchmarks.md: whole renewals a second of one worker, on 2 cores that its servers share; and the memory of
-# the whole stack at its peak (Postgres, Redis, two workers, beat), of which a further worker takes a fifth.
+# From docs/benchmarks.md: renewals of one worker on 2 cores that it shares with its servers, and the peak memory of
+# the whole stack (Postgres, Redis, two workers, beat). A further worker takes a fifth of that memory.
 WORKER_RENEWALS_PER_SECOND = 409.0
 STACK_MEGABYTES = 396
 WORKER_MEGABYTES = 80
-# Of what was measured, what is planned with: providers answer more slowly than an emulated one, and logins come in waves.
+# The part of the measured rate to plan with: real providers answer more slowly, and logins come in waves.
 USABLE_SHARE = 0.5
 
-# For how long a place in the tenant log is good; Auth0, "Log Data Retention".
+# How long Auth0 keeps the tenant log; Auth0, "Log Data Retention".
 LOG_RETENTION_DAYS = {"free": 1, "essentials": 5, "professional": 10, "enterprise": 30}
 
 
@@ -117,7 +117,7 @@ def forecast(plan: Plan, workload: Workload, *, lists_carry_tokens: bool) -> For
         crawl_load=at_the_limit(plan, crawl, workload.share) / DAY_SECONDS,
         renewals_per_second=renewals,
         workers=workers,
-        cores=workers + 1,  # one for Postgres, Redis and on-workload work
+        cores=workers + 1,  # one for Postgres, Redis and on-demand work
         megabytes=STACK_MEGABYTES + (workers - 1) * WORKER_MEGABYTES,
         warnings=tuple(_warnings(plan, load, duration)),
     )
@@ -133,7 +133,7 @@ def user_pages(users: int) -> int:
 
 def renewed_every(life: float) -> float:
     """Return the average seconds between two renewals of a token."""
-    earlier = margin(timedelta(seconds=life)) * 1.25  # and up to half of it more by chance
+    earlier = margin(timedelta(seconds=life)) * 1.25  # and up to half of it more by jitter
     return life - earlier.total_seconds()
 
 

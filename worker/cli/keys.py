@@ -83,7 +83,7 @@ def rotate(as_json: Json = False) -> int:
             tallies = rotating.rotate(url, rings, spool, bar)
         resealed = {(tally.ring, tally.holds): tally.resealed for tally in tallies}
         if any(resealed.values()):
-            # What a worker has sealed meanwhile, behind the place where we were, is under its own first key.
+            # Meanwhile a worker may have encrypted rows that were passed already, under its own first key.
             with output.progress_bar("looking once more") as bar:
                 tallies = rotating.inspect(url, rings, spool, bar)
     _show(tallies, rings, as_json=as_json, resealed=resealed)

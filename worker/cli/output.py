@@ -70,7 +70,7 @@ def tolerate_closed_output() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EPIPE, errno.EIO):  # and so it stays: what is buffered goes nowhere
+        if error.errno in (errno.EPIPE, errno.EIO):  # it stays closed: drop what is buffered
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

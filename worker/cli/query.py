@@ -36,7 +36,7 @@ async def _look(
 
     keys = (settings.access_keys, settings.refresh_keys)
     async with open_vault(environment.database_url(settings), *keys, connections=1) as vault:
-        # What the vault holds can be looked at where no tenant is configured, too: on a dashboard's host, say.
+        # The vault can be queried without a configured tenant too, e.g. on a dashboard's host.
         tenants = (
             environment.select_tenants(settings, tenant)
             if settings.tenants

@@ -92,7 +92,7 @@ async def _sync_one(
 ) -> SyncReport:
     one = await runtime.tenant_sync(tenant, urgent=user is not None)
     if user is not None:
-        return await one.sync_user(user)  # whole, with --full and without
+        return await one.sync_user(user)  # always all identities, with or without --full
     if connection is not None:
         return await one.sync_connection(connection, full=full, progress=bar)
     return await one.catch_up(full=full, progress=bar)

@@ -223,7 +223,7 @@ class Server(ABC):
 
     def _stop(self) -> None:
         deadline = time.monotonic() + STOP_SECONDS
-        told: int | None = None
+        signalled: int | None = None
         while (alive := locks.claim(self.folder / "alive.lock")) is None:
             if time.monotonic() > deadline:
                 raise ConfigurationError(
@@ -231,10 +231,10 @@ class Server(ABC):
                     f"did not stop within {STOP_SECONDS} s. {self._log_end()}"
                 )
             pid = self._pid()
-            if pid is not None and pid != told:
-                with suppress(ProcessLookupError, PermissionError):  # the time-out tells, if it is not gone
+            if pid is not None and pid != signalled:
+                with suppress(ProcessLookupError, PermissionError):  # if it lives on, the time-out reports it
                     os.kill(pid, self.stop_signal)
-                told = pid
+                signalled = pid
             time.sleep(_POLL_SECONDS)
         os.close(alive)
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.vault.vault import Vault
 
-# What the workers get to end what they are at.
+# For workers to finish their tasks.
 WORKER_STOP_SECONDS = 55.0
-# What every other process gets.
+# For every other process to stop.
 STOP_SECONDS = 10.0
 # Between checks whether the embedded servers live.
 SERVER_CHECK_SECONDS = 5.0
@@ -71,7 +71,7 @@ def up(
                 ).run()
             )
             for number in STOP_SIGNALS:
-                signal.signal(number, signal.SIG_IGN)  # the servers are stopped in order, and soon
+                signal.signal(number, signal.SIG_IGN)  # the servers stop in order, within seconds
     return ExitCode.OK
 
 
@@ -83,7 +83,7 @@ def _wants_demo(settings: Settings, demo: bool | None) -> bool:
     for tenant in environment.select_tenants(settings, None):
         credentials_of(
             settings, tenant
-        )  # one that does not read is told here, and not by workers again and again
+        )  # report bad credentials here, once, instead of from every worker
     return False
 
 
@@ -92,7 +92,7 @@ def _headline(settings: Settings, demo: Demo | None) -> str:
         return f"starting with {', '.join(tenant.domain for tenant in settings.tenants.values())}"
     why = "asked for by --demo" if settings.tenants else "no AUTH0_DOMAIN is set"
     said = f"DEMO: starting with an emulated Auth0 tenant ({why}); data under {output.relative_path(settings.home)}"
-    # The demo has a file of its own. Nobody should wait for a webhook that it does not know.
+    # The demo uses its own file: tell operators why their webhooks are silent.
     return f"{said}; TOKEN_VAULT_CONFIG is not used" if os.environ.get("TOKEN_VAULT_CONFIG") else said
 
 
@@ -178,7 +178,7 @@ class Supervisor:
 
     def _start_workers(self, variables: dict[str, str]) -> None:
         celery = (sys.executable, "-m", "celery", "-A", "worker.app")
-        # Celery's own default queue too where the broker is this vault's alone: apps that name no queue reach it.
+        # On a broker of this vault's own also serve Celery's default queue, for apps that name no queue.
         on_demand = "interactive,celery" if self._own_broker else "interactive"
         for name, queues, threads in (("bulk", "renew,sync", 4), ("interactive", on_demand, 8)):
             command = (
@@ -228,7 +228,7 @@ class Supervisor:
             if trouble != lost:
                 self._screen.report(trouble or "Postgres answers again")
             lost = trouble
-            # Counting costs what is stored: of a big vault's database, looking takes a small share at the most.
+            # Counting costs what is stored: on a big vault, spend at most a twentieth of the time on it.
             await asyncio.sleep(max(STATUS_SECONDS, 20 * (time.monotonic() - began)))
 
     async def _restart_dead_servers(self) -> None:

@@ -63,7 +63,7 @@ class Demo:
     def command(self) -> list[str]:
         """What starts the emulation, in any folder."""
         return [
-            # -P: a folder called "emulators" where the operator stands is somebody else's.
+            # -P: do not import a folder "emulators" of the working directory.
             *(sys.executable, "-P", "-m", "emulators", "--demo", "--port", str(self.port)),
             *("--state-file", str(self.folder / "state.json")),
             *("--write-config", str(self.folder / "endpoints.toml")),

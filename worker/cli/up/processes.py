@@ -180,7 +180,7 @@ class Child:
             stderr=asyncio.subprocess.PIPE,
             env=self._environment,
             cwd=self._folder,
-            start_new_session=True,  # a Ctrl-C is for `up`, which then stops its children in order
+            start_new_session=True,  # Ctrl-C reaches `up` alone, which stops its children in order
         )
         if self._stopping.is_set():
             self._signal(signal.SIGTERM)
