@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql as syntax
 
 from token_vault.secret import Secret
-from worker.embedded import locks, own_home
+from worker.embedded import locks, private_home
 from worker.embedded.postgres import Postgres
 from worker.embedded.server import Access
 from worker.vault.db.migrate import migrate
@@ -37,8 +37,8 @@ def cloned_database(home: Path, name: str) -> Iterator[Secret]:
 
     Processes that name the same home share its server and its template; each clones its own database.
     """
-    with SharedPostgres(own_home(home), durable=False).running() as (url, _):
-        with locks.alone(home / "template.lock"):
+    with SharedPostgres(private_home(home), durable=False).running() as (url, _):
+        with locks.exclusive(home / "template.lock"):
             _make_template(url)
         _make(url, name, template=_TEMPLATE)
         yield at_database(url, name)

@@ -144,12 +144,12 @@ def _make_keys(home: Path, rings: Sequence[RingName]) -> None:
     from token_vault.keyring import KeyRing
     from worker import embedded
     from worker.embedded import locks
-    from worker.embedded.files import own_folder, write_private
+    from worker.embedded.files import private_folder, write_private
     from worker.settings import key_file
 
-    home = embedded.own_home(home)
-    own_folder(key_file(home, rings[0]).parent, os.geteuid())
-    with locks.alone(home / "keys" / "lock"):
+    home = embedded.private_home(home)
+    private_folder(key_file(home, rings[0]).parent, os.geteuid())
+    with locks.exclusive(home / "keys" / "lock"):
         is_new = not (home / "postgres" / "data").exists()
         for ring in rings:
             file = key_file(home, ring)

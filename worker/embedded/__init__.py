@@ -20,7 +20,7 @@ from worker.embedded import locks
 from worker.embedded.postgres import Postgres, postgres_binary
 from worker.embedded.redis import Redis
 
-__all__ = ["Servers", "find", "home_lock", "is_up", "own_home", "postgres_binary", "running", "servers"]
+__all__ = ["Servers", "find", "home_lock", "is_up", "postgres_binary", "private_home", "running", "servers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def servers(
     Raises ConfigurationError where a server's program is missing, the folder is another user's, a server
     cannot be started (within 60 s) or does not stop (within 30 s).
     """
-    home = own_home(home)
+    home = private_home(home)
     with ExitStack() as running:
         database_url, started_postgres = Secret(""), False
         redis_url, started_redis = Secret(""), False
@@ -97,9 +97,9 @@ def home_lock(home: Path) -> Iterator[None]:
 
     Raises ConfigurationError, with the process id, where another one holds it.
     """
-    path = own_home(home) / "up.lock"
+    path = private_home(home) / "up.lock"
     descriptor = locks.open_lock(path)
-    if not locks.take(descriptor):
+    if not locks.try_lock(descriptor):
         os.close(descriptor)
         holder = path.read_text().strip() or "unknown"
         raise ConfigurationError(f"token-vault up is already running under {path.parent} (pid {holder})")
@@ -119,7 +119,7 @@ def is_up(home: Path) -> bool:
     return locks.is_held(home.expanduser().resolve() / "up.lock")
 
 
-def own_home(home: Path) -> Path:
+def private_home(home: Path) -> Path:
     """Return the absolute home folder, made where missing.
 
     Raises ConfigurationError where it cannot be made, or is another user's.

@@ -9,7 +9,7 @@ from pathlib import Path
 from token_vault.errors import ConfigurationError
 
 
-def own_folder(path: Path, uid: int, gid: int = -1) -> None:
+def private_folder(path: Path, uid: int, gid: int = -1) -> None:
     """Make a folder private to its owner.
 
     An existing folder's permissions are corrected.

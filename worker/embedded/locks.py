@@ -20,7 +20,7 @@ def open_lock(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def take(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
+def try_lock(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
     """Take the lock without waiting; say whether it was free."""
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
@@ -29,7 +29,7 @@ def take(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def claim(path: Path) -> int | None:
+def acquire(path: Path) -> int | None:
     """Take the lock exclusively without waiting.
 
     Returns its descriptor, or None where somebody holds it.
@@ -38,7 +38,7 @@ def claim(path: Path) -> int | None:
     as long as that child and its children.
     """
     descriptor = open_lock(path)
-    if take(descriptor):
+    if try_lock(descriptor):
         return descriptor
     os.close(descriptor)
     return None
@@ -54,13 +54,13 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not take(descriptor, fcntl.LOCK_SH)
+        return not try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     """Hold the exclusive lock within the block; wait for it."""
     descriptor = open_lock(path)
     try:

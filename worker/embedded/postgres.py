@@ -18,7 +18,7 @@ from token_vault.errors import ConfigurationError
 from token_vault.home import postgres_url
 from token_vault.secret import Secret
 from worker.embedded.account import account
-from worker.embedded.files import own_folder, write_private
+from worker.embedded.files import private_folder, write_private
 from worker.embedded.server import Access, Server
 
 _ROLE = "token_vault"
@@ -84,7 +84,7 @@ class Postgres(Server):
             )
         return installed[major] / "postgres"
 
-    def prepare(self, access: Access, alive: int, *, forgotten: bool) -> None:
+    def prepare(self, access: Access, alive: int, *, new_password: bool) -> None:
         """Write the configuration and prepare the data folder.
 
         Makes the folder where it is missing, or gives the role its new password.
@@ -98,10 +98,10 @@ class Postgres(Server):
         if not self.data.exists():
             self._initialise(access, alive)
             return
-        own_folder(self.data, *account())
+        private_folder(self.data, *account())
         # alive.lock is ours, so no process of this data folder lives; its process id may be another's by now
         (self.data / "postmaster.pid").unlink(missing_ok=True)
-        if forgotten:
+        if new_password:
             password = access.password.reveal()
             self._sql(self.data, f"ALTER ROLE {_ROLE} PASSWORD '{password}';\n", alive)
 
@@ -112,7 +112,7 @@ class Postgres(Server):
         """
         return ["-D", str(self.data), "-p", str(access.port), *self._files()]
 
-    def answers(self, access: Access) -> bool:
+    def is_ready(self, access: Access) -> bool:
         """Whether Postgres is ready and takes the password."""
         try:
             status = (self.data / "postmaster.pid").read_text().splitlines()[7:8]
@@ -132,7 +132,7 @@ class Postgres(Server):
         staged = self.folder / "data.new"
         with suppress(FileNotFoundError):
             shutil.rmtree(staged)
-        own_folder(staged, *account())
+        private_folder(staged, *account())
         initdb = self.program().with_name("initdb")
         arguments = ["-D", str(staged), "-U", "postgres", "--auth=reject", "--encoding=UTF8", "--locale=C"]
         arguments += ["--data-checksums", "--no-instructions", *([] if self.durable else ["--no-sync"])]

@@ -16,7 +16,7 @@ from redis.retry import Retry
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.embedded.account import account
-from worker.embedded.files import own_folder, write_private
+from worker.embedded.files import private_folder, write_private
 from worker.embedded.server import Access, Server
 
 _CONFIGURATION = """\
@@ -53,9 +53,9 @@ class Redis(Server):
             "brew install valkey, or set REDIS_URL"
         )
 
-    def prepare(self, access: Access, alive: int, *, forgotten: bool) -> None:  # noqa: ARG002
+    def prepare(self, access: Access, alive: int, *, new_password: bool) -> None:  # noqa: ARG002
         """Write the configuration, with the password in it."""
-        own_folder(self.data, *account())
+        private_folder(self.data, *account())
         lines = [
             f"port {access.port}",
             f"requirepass {access.password.reveal()}",
@@ -68,14 +68,14 @@ class Redis(Server):
         """Return the path of the configuration, the only argument."""
         return [str(self.folder / "redis.conf")]
 
-    def moved(self, access: Access) -> Access:
+    def with_new_port(self, access: Access) -> Access:
         """Return access with a new port and a new password.
 
         What listens on the old port may have been sent the old password.
         """
-        return Access(super().moved(access).port, Secret(secrets.token_urlsafe(32)))
+        return Access(super().with_new_port(access).port, Secret(secrets.token_urlsafe(32)))
 
-    def answers(self, access: Access) -> bool:
+    def is_ready(self, access: Access) -> bool:
         """Whether Redis has loaded its data and takes the password."""
         client = redis.Redis(
             host="127.0.0.1",

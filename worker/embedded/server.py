@@ -33,7 +33,7 @@ from token_vault.home import not_ours
 from token_vault.secret import Secret
 from worker.embedded import locks
 from worker.embedded.account import launcher
-from worker.embedded.files import own_folder, write_private
+from worker.embedded.files import private_folder, write_private
 
 START_SECONDS = 60
 STOP_SECONDS = 30
@@ -72,10 +72,10 @@ class Server(ABC):
         """Return the server's program; ConfigurationError where there is none."""
 
     @abstractmethod
-    def prepare(self, access: Access, alive: int, *, forgotten: bool) -> None:
+    def prepare(self, access: Access, alive: int, *, new_password: bool) -> None:
         """Prepare data and configuration for a start.
 
-        ``forgotten``: the password is a new one.
+        ``new_password``: the server's data does not have this password yet.
         """
 
     @abstractmethod
@@ -83,14 +83,14 @@ class Server(ABC):
         """Return the program's arguments; none of them is secret."""
 
     @abstractmethod
-    def answers(self, access: Access) -> bool:
+    def is_ready(self, access: Access) -> bool:
         """Whether the server is ready and takes this password."""
 
     @abstractmethod
     def url(self, access: Access) -> Secret:
         """Return the address with the password in it."""
 
-    def moved(self, access: Access) -> Access:
+    def with_new_port(self, access: Access) -> Access:
         """Return access for another port; the old one is taken."""
         return Access(_free_port(), access.password)
 
@@ -102,10 +102,10 @@ class Server(ABC):
 
         Raises ConfigurationError where the server cannot be started, or does not stop.
         """
-        own_folder(self.folder, os.geteuid())
-        with locks.alone(self.folder / "start.lock"):
+        private_folder(self.folder, os.geteuid())
+        with locks.exclusive(self.folder / "start.lock"):
             users = locks.open_lock(self.folder / "users.lock")
-            locks.take(users, LOCK_SH)  # nobody takes it exclusively without start.lock
+            locks.try_lock(users, LOCK_SH)  # nobody takes it exclusively without start.lock
             try:
                 access, started = self._ensure()
             except BaseException:
@@ -114,7 +114,7 @@ class Server(ABC):
         try:
             yield self.url(access), started
         finally:
-            with locks.alone(self.folder / "start.lock"):
+            with locks.exclusive(self.folder / "start.lock"):
                 self._leave(users)
 
     def find(self) -> Secret | None:
@@ -122,8 +122,8 @@ class Server(ABC):
 
         Changes nothing.
         """
-        access = self._known()
-        if access is None or not locks.is_held(self.folder / "alive.lock") or not self.answers(access):
+        access = self._read_access()
+        if access is None or not locks.is_held(self.folder / "alive.lock") or not self.is_ready(access):
             return None
         return self.url(access)
 
@@ -151,7 +151,7 @@ class Server(ABC):
             ) from None
         if done.returncode != 0:
             raise ConfigurationError(
-                f"{program.name} for the embedded {self.name} failed: {_end(done.stderr)}"
+                f"{program.name} for the embedded {self.name} failed: {_last_lines(done.stderr)}"
             )
 
     def _ensure(self) -> tuple[Access, bool]:
@@ -162,10 +162,10 @@ class Server(ABC):
         deadline = time.monotonic() + START_SECONDS
         starts = 0
         while time.monotonic() < deadline:
-            access = self._known()
-            alive = locks.claim(self.folder / "alive.lock")
+            access = self._read_access()
+            alive = locks.acquire(self.folder / "alive.lock")
             if alive is None:
-                if access is not None and self.answers(access):
+                if access is not None and self.is_ready(access):
                     return access, starts > 0
                 time.sleep(_POLL_SECONDS)
                 continue
@@ -173,7 +173,7 @@ class Server(ABC):
                 self._reap()
                 if starts == _START_ATTEMPTS:
                     raise ConfigurationError(
-                        f"the embedded {self.name} ended while starting. {self._log_end()}"
+                        f"the embedded {self.name} ended while starting. {self._log_tail()}"
                     )
                 self._start(access, alive)
                 starts += 1
@@ -182,17 +182,17 @@ class Server(ABC):
                 os.close(alive)  # the server holds its own copy now
         raise ConfigurationError(
             f"the embedded {self.name} under {self.folder} runs (pid {self._pid() or 'unknown'}) but did not "
-            f"answer within {START_SECONDS} s; try again, or end that process. {self._log_end()}"
+            f"answer within {START_SECONDS} s; try again, or end that process. {self._log_tail()}"
         )
 
     def _start(self, known: Access | None, alive: int) -> None:
         access = known or Access(_free_port(), Secret(secrets.token_urlsafe(32)))
         if not is_free(access.port):
-            access = self.moved(access)
-        self.prepare(access, alive, forgotten=known is None)
-        # after prepare: a password is only noted once the server's data has it
-        noted = {"port": access.port, "password": access.password.reveal()}
-        write_private(self.folder / "access.json", json.dumps(noted))
+            access = self.with_new_port(access)
+        self.prepare(access, alive, new_password=known is None)
+        # after prepare: a password is only written once the server's data has it
+        written = {"port": access.port, "password": access.password.reveal()}
+        write_private(self.folder / "access.json", json.dumps(written))
         (self.folder / "server.pid").unlink(missing_ok=True)
         program = self.program()
         log = self.folder / "server.log"
@@ -213,7 +213,7 @@ class Server(ABC):
 
     def _leave(self, users: int) -> None:
         try:
-            if locks.take(users):
+            if locks.try_lock(users):
                 self._stop()
                 self._reap()
             elif self._child is not None:
@@ -224,11 +224,11 @@ class Server(ABC):
     def _stop(self) -> None:
         deadline = time.monotonic() + STOP_SECONDS
         signalled: int | None = None
-        while (alive := locks.claim(self.folder / "alive.lock")) is None:
+        while (alive := locks.acquire(self.folder / "alive.lock")) is None:
             if time.monotonic() > deadline:
                 raise ConfigurationError(
                     f"the embedded {self.name} under {self.folder} (pid {self._pid() or 'unknown'}) "
-                    f"did not stop within {STOP_SECONDS} s. {self._log_end()}"
+                    f"did not stop within {STOP_SECONDS} s. {self._log_tail()}"
                 )
             pid = self._pid()
             if pid is not None and pid != signalled:
@@ -242,10 +242,10 @@ class Server(ABC):
         if self._child is not None:
             self._child.wait(STOP_SECONDS)
 
-    def _known(self) -> Access | None:
+    def _read_access(self) -> Access | None:
         try:
-            noted = json.loads((self.folder / "access.json").read_text())
-            return Access(noted["port"], Secret(noted["password"]))
+            written = json.loads((self.folder / "access.json").read_text())
+            return Access(written["port"], Secret(written["password"]))
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
         except PermissionError:
@@ -257,12 +257,12 @@ class Server(ABC):
         except (FileNotFoundError, ValueError):
             return None
 
-    def _log_end(self) -> str:
+    def _log_tail(self) -> str:
         """Return the last log lines of the latest start."""
-        noted = self.folder / "access.json"
-        since = noted.stat().st_mtime if noted.exists() else 0.0
+        written = self.folder / "access.json"
+        since = written.stat().st_mtime if written.exists() else 0.0
         logs = [*self.folder.glob("server.log"), *self.data.glob("log/*")]
-        words = [_end(log.read_text(errors="replace")) for log in logs if log.stat().st_mtime >= since]
+        words = [_last_lines(log.read_text(errors="replace")) for log in logs if log.stat().st_mtime >= since]
         return f"Its log in {self.folder} ends with: {' | '.join(words)}"
 
 
@@ -284,5 +284,5 @@ def is_free(port: int) -> bool:
         return True
 
 
-def _end(text: str) -> str:
+def _last_lines(text: str) -> str:
     return " | ".join(text.strip().splitlines()[-5:])

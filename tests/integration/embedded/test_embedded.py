@@ -394,11 +394,11 @@ def test_a_taken_port_is_left_to_its_taker(home: Path) -> None:
         socket.create_server(("127.0.0.1", ports["redis"])),
     ):
         assert embedded.find(home) is None
-        old = Redis(home)._known()
+        old = Redis(home)._read_access()
         with embedded.servers(home, durable=False) as servers:
             assert query(servers.database_url, "SELECT 1") == 1
             assert get(servers.redis_url, "nothing") is None
-            new = Redis(home)._known()
+            new = Redis(home)._read_access()
     assert old is not None
     assert new is not None
     assert new.port != old.port

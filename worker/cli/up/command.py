@@ -81,9 +81,7 @@ def _wants_demo(settings: Settings, demo: bool | None) -> bool:
     from worker.runtime import credentials_of
 
     for tenant in environment.select_tenants(settings, None):
-        credentials_of(
-            settings, tenant
-        )  # report bad credentials here, once, instead of from every worker
+        credentials_of(settings, tenant)  # report bad credentials here, once, instead of from every worker
     return False
 
 
@@ -150,11 +148,11 @@ class Supervisor:
 
     async def _run_children(self) -> None:
         from worker.cli.up.demo import TENANT
-        from worker.embedded.files import own_folder
+        from worker.embedded.files import private_folder
         from worker.vault.vault import open_vault
 
         settings = self._settings
-        own_folder(settings.home / "logs", os.geteuid())
+        private_folder(settings.home / "logs", os.geteuid())
         keys = (settings.access_keys, settings.refresh_keys)
         async with open_vault(environment.database_url(settings), *keys, connections=2) as vault:
             tenants = list(settings.tenants)

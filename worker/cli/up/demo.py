@@ -22,8 +22,8 @@ from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.cli.environment import DEMO_CONFIG
 from worker.cli.up.processes import Child
-from worker.embedded import own_home
-from worker.embedded.files import own_folder, write_private
+from worker.embedded import private_home
+from worker.embedded.files import private_folder, write_private
 from worker.embedded.server import is_free
 
 TENANT = "demo"
@@ -137,8 +137,8 @@ def prepare(home: Path) -> Demo:
             f"the emulated tenant needs {' and '.join(missing)}: pip install 'idp-token-vault[demo]', "
             "or set AUTH0_DOMAIN, AUTH0_CLIENT_ID and AUTH0_CLIENT_SECRET"
         )
-    folder = own_home(home) / DEMO_CONFIG.parent
-    own_folder(folder, os.geteuid())
+    folder = private_home(home) / DEMO_CONFIG.parent
+    private_folder(folder, os.geteuid())
     return Demo(folder, _port(folder / "port"), _client_secret(folder / "client-secret"))
 
 
