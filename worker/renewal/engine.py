@@ -160,7 +160,7 @@ class RenewalEngine:
             return Outcome.UNRENEWABLE
         now = clock()
         claim = await claims.claim_one(
-            self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, seen=seen, force=force,
+            self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, access_version=seen, force=force,
             by_operator=by_operator,
         )  # fmt: skip
         if claim is None:

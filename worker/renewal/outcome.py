@@ -105,14 +105,14 @@ def _dead(refused: Refused, claim: Claim, columns: dict[str, Any], now: datetime
         # It was lost by the attempt whose outcome never came.
         "reason_since": claim.in_doubt_since or now,
         "due_at": None,
-        "settled": True,
+        "doubt_resolved": True,
     }
     return Decision(Outcome.LOST if lost else Outcome.DEAD, False, columns)
 
 
 def _still_dead(refused: Refused, columns: dict[str, Any]) -> Decision:
     """Keep the verdict on a dead grant that was forced."""
-    columns |= {"due_at": None, "settled": refused.blame is RefusalBlame.USER}
+    columns |= {"due_at": None, "doubt_resolved": refused.blame is RefusalBlame.USER}
     if refused.blame is RefusalBlame.OPERATOR:
         return Decision(Outcome.BLOCKED, True, columns)
     if refused.blame is RefusalBlame.USER:

@@ -148,7 +148,7 @@ class FullScan:
             self._tenant,
             since=since,
             until=min(until or now, now - SEARCH_LAG),
-            shown=step.shown,
+            observed_users=step.shown,
             now=now,
         )
 

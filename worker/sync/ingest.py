@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import structlog
 
+from token_vault.grant_key import GrantKey
 from worker import providers
 from worker.auth0 import Auth0Connection as ShownConnection
 from worker.auth0 import Auth0User, ManagementClient, UserPage
@@ -197,10 +198,10 @@ class SyncIngest:
         # Every user of Auth0's has an identity: an answer without any says nothing about which are gone.
         whole = [user for user in users if user.identities and not user.malformed]
         report.gone += await missing.mark_unlinked(
-            self._vault, self._tenant, [user.user_id for user in whole], _identities(whole), now=now
+            self._vault, self._tenant, [user.user_id for user in whole], _keys(whole, self._tenant), now=now
         )
         await missing.unmark_observed(
-            self._vault, self._tenant, _identities(users), before=marked_before or now - SEARCH_LAG
+            self._vault, self._tenant, _keys(users, self._tenant), before=marked_before or now - SEARCH_LAG
         )
 
     async def record_tokenless(self, users: Sequence[Auth0User]) -> None:
@@ -254,7 +255,9 @@ class SyncIngest:
         ]
 
 
-def _identities(users: Sequence[Auth0User]) -> Iterator[missing.Identity]:
-    for user in users:
-        for identity in user.identities:
-            yield user.user_id, identity.connection, identity.user_id
+def _keys(users: Sequence[Auth0User], tenant: str) -> list[GrantKey]:
+    return [
+        GrantKey(tenant, identity.connection, user.user_id, identity.user_id)
+        for user in users
+        for identity in user.identities
+    ]

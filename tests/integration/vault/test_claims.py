@@ -163,11 +163,17 @@ async def test_a_grant_that_has_changed_is_not_claimed_singly(vault: Vault, sql:
     await store(vault, claim)
     for force in (False, True):
         taken = await claims.claim_one(
-            vault, claim.id, owner=uuid4(), now=NOW, until=LATER, seen=claim.access_version, force=force
+            vault,
+            claim.id,
+            owner=uuid4(),
+            now=NOW,
+            until=LATER,
+            access_version=claim.access_version,
+            force=force,
         )
         assert taken is None
     assert await claims.claim_one(
-        vault, claim.id, owner=uuid4(), now=NOW, until=LATER, seen=claim.access_version + 1
+        vault, claim.id, owner=uuid4(), now=NOW, until=LATER, access_version=claim.access_version + 1
     )
 
 
@@ -407,7 +413,12 @@ async def test_a_grant_healed_while_it_was_forced_is_looked_at_again(vault: Vaul
     late = await claim_first(vault)
     second = await claim_first(vault, LATER, AFTERWARDS)
     assert await claims.release(
-        vault, second, due_at=None, state="reauthorization_required", reason="invalid_grant", settled=True
+        vault,
+        second,
+        due_at=None,
+        state="reauthorization_required",
+        reason="invalid_grant",
+        doubt_resolved=True,
     )
     now, until = AFTERWARDS, AFTERWARDS + HOUR
     forced = await claims.claim_one(vault, late.id, owner=uuid4(), now=now, until=until, force=True)
@@ -428,7 +439,12 @@ async def test_an_old_answer_from_a_spool_raises_no_dead_grant(vault: Vault, sql
     sql("UPDATE grants SET due_at = %s", AFTERWARDS)
     third = await claim_first(vault, AFTERWARDS, AFTERWARDS + HOUR)
     assert await claims.release(
-        vault, third, due_at=None, state="reauthorization_required", reason="invalid_grant", settled=True
+        vault,
+        third,
+        due_at=None,
+        state="reauthorization_required",
+        reason="invalid_grant",
+        doubt_resolved=True,
     )
     before = sql("SELECT * FROM grants")
     told = sql("SELECT count(*) FROM outbox")
@@ -531,7 +547,12 @@ async def test_a_verdict_on_an_exchanged_token_that_a_late_answer_replaced_is_no
     second = await claim_first(vault, LATER, AFTERWARDS)
     assert await store(vault, late, refresh=None)
     assert not await claims.release(
-        vault, second, due_at=None, state="reauthorization_required", reason="facebook_190", settled=True
+        vault,
+        second,
+        due_at=None,
+        state="reauthorization_required",
+        reason="facebook_190",
+        doubt_resolved=True,
     )
     [row] = sql("SELECT * FROM grants")
     assert (row["state"], row["claim_owner"], row["due_at"]) == ("active", None, AFTERWARDS)

@@ -124,7 +124,7 @@ def test_a_doubt_is_never_dropped_but_by_a_verdict(
 ) -> None:
     """What is in doubt stays so until the provider says something about the grant."""
     assert (
-        not decided(refused, claim, provider, jitter).columns.get("settled")
+        not decided(refused, claim, provider, jitter).columns.get("doubt_resolved")
         or refused.blame is RefusalBlame.USER
     )
 

@@ -16,17 +16,18 @@ from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
 from worker.vault.vault import Vault
 
-# A dead grant costs its provider no more than a call in this time, however often an app insists.
+# A dead grant is tried at most once in this time, however often an app asks for it.
 FORCE_INTERVAL = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One grant, claimed: its tokens still sealed, with the versions that storing is compared against.
+    """A claimed grant; its tokens are still encrypted.
 
     Attributes:
+        access_version, refresh_version: an outcome is stored only if they are still these.
         until: nobody else touches the grant before; a request must end well before it.
-        in_doubt_since: when an earlier attempt with this refresh token began whose outcome is unknown.
+        in_doubt_since: when an earlier attempt with this refresh token was made whose outcome is unknown.
         attempts: failures in a row before this attempt.
     """
 
@@ -49,17 +50,11 @@ class Claim:
 
     @property
     def life(self) -> timedelta | None:
-        """How long the access token that is being replaced lives, where that is known."""
+        """Return the life of the access token to be replaced, if known."""
         return self.expires_at - self.obtained_at if self.expires_at and self.obtained_at else None
 
 
-# The lateral join walks each healthy connection's range of the due index, so a tick costs what is due; the quotas
-# keep one connection's backlog or slow provider from crowding out the others. An open circuit whose pause is over lends its connection one
-# probe; moving its pause on in the same statement keeps other workers from probing too. SKIP LOCKED lets workers
-# claim side by side: a row that another is just claiming is not waited for.
 _CLAIM_DUE = load(__file__, "claim_due")
-
-
 _CLAIM_ONE = load(__file__, "claim_one")
 
 
@@ -76,12 +71,12 @@ async def claim_due(
     """Claim due grants for one owner, and commit the claims.
 
     Args:
-        quotas: how many grants at the most of which connection, by tenant and name.
+        quotas: how many grants of each connection at the most, by tenant and name.
         owner: names the batch.
         now: the database's time.
         until: the claims' deadline, beyond the longest possible call.
         limit: how many grants at the most, all together.
-        due_by: those that were due then; by default now.
+        due_by: claim what was due then; by default now.
     """
     values = {
         "tenants": [tenant for tenant, _ in quotas], "names": [name for _, name in quotas],
@@ -100,7 +95,7 @@ async def claim_one(
     owner: UUID,
     now: datetime,
     until: datetime,
-    seen: int | None = None,
+    access_version: int | None = None,
     force: bool = False,
     by_operator: bool = False,
 ) -> Claim | None:
@@ -109,16 +104,16 @@ async def claim_one(
     Args:
         owner: names the attempt.
         now, until: as for ``claim_due``.
-        seen: the version of the access token that is to be replaced; None for whichever there is.
+        access_version: of the token to be replaced; None for whichever there is.
         force: a dead grant too, once a day at the most.
         by_operator: a dead grant at any time, and one that waits in backoff.
 
     Returns:
-        None where another holds it, or where it is not any more as the caller saw it: it looks again then.
+        None if another holds it, or if it has changed since the caller read it: read it again then.
     """
     async with vault.statement() as connection:
         values = {
-            "id": grant_id, "owner": owner, "now": now, "until": until, "seen": seen, "force": force,
+            "id": grant_id, "owner": owner, "now": now, "until": until, "expected_access_version": access_version, "force": force,
             "by_operator": by_operator, "forced_before": now - FORCE_INTERVAL,
         }  # fmt: skip
         row = (await connection.execute(_CLAIM_ONE, values)).one_or_none()
@@ -137,7 +132,10 @@ def _claim(row: object, owner: UUID, now: datetime, until: datetime) -> Claim:
 
 
 async def is_held(vault: Vault, claim: Claim) -> bool:
-    """Whether a claim still stands; asked before a token in doubt is presented, as its first answer may be in."""
+    """Return whether a claim is still held.
+
+    Asked before a token in doubt is presented again: its first answer may have been stored since.
+    """
     statement = select(GrantRow.id).where(
         GrantRow.id == claim.id,
         GrantRow.claim_owner == claim.owner,

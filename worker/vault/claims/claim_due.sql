@@ -1,3 +1,7 @@
+-- Claims due grants of these connections, each within its quota, so that no connection's backlog or slow provider
+-- crowds out the others. The lateral join reads each connection's range of the due index: a tick costs what is due.
+-- An open circuit whose pause is over gets one probe; moving its pause on in this statement keeps other workers from
+-- probing too. SKIP LOCKED lets workers claim side by side: none waits for a row that another is just claiming.
 WITH asked AS (
     SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:names AS text[]), CAST(:quotas AS integer[]))
         AS asked(tenant, name, quota)
@@ -21,5 +25,5 @@ UPDATE grants SET
     claim_owner = :owner, claimed_at = :now, claim_until = :until, due_at = :until,
     in_doubt_since = CASE WHEN claim_owner IS NULL THEN in_doubt_since ELSE coalesce(in_doubt_since, claimed_at) END
 FROM due WHERE grants.id = due.id
-RETURNING grants.id, tenant, connection, user_id, provider_user_id, state, access_ciphertext, access_version,
-    refresh_ciphertext, refresh_version, expires_at, in_doubt_since, attempts, obtained_at, refresh_expires_at, last_read_at
+RETURNING
+    \ir claim_columns.sql

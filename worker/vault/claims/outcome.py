@@ -16,25 +16,29 @@ from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
 from worker.vault.vault import Vault
 
-# One statement, so that the pair is committed with the answer and nothing can come between. Each token is
-# compared by itself: a login that brought only a newer access token must not cost us the rotated refresh token.
-# A claim of whoever took over is on the token that is replaced, and void. That one, or one whose own outcome was
-# unknown, may have presented the token again, and the provider have revoked the new pair with the old: it is kept,
-# and tried at once, in doubt.
-_STORE = load(__file__, "store_pair")
+_STORE_PAIR = load(__file__, "store_pair")
+_RELEASE = load(__file__, "release")
+_RELEASE_UNSPENT = load(__file__, "release_unspent")
+_MARK_REUSED = text("""
+UPDATE grants SET state = 'in_doubt', reason = 'reused', reason_since = :presented_at, in_doubt_since = :presented_at,
+    due_at = :now
+WHERE id = :id AND refresh_version > :refresh_version AND obtained_from = 'renewal' AND claim_owner IS NULL
+    AND state = 'active'
+RETURNING id
+""")
 
 
 async def store_pair(
     vault: Vault, claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: datetime
 ) -> bool:
-    """Commit a provider's new pair, under compare-and-swap; the first thing done with an answer.
+    """Commit a new pair; the first thing done with an answer.
 
     Args:
         obtained_at: when the request was sent, on the database's clock.
         due_at: when the grant is next due.
 
     Returns:
-        False where a newer login has replaced meanwhile all that the pair would bring: the newer pair stays.
+        False if a newer login has replaced all that the pair would bring: the newer pair stays.
     """
     key = claim.key
     access = pair.access and vault.access.encrypt(
@@ -52,7 +56,7 @@ async def store_pair(
         "obtained_at": obtained_at, "due_at": due_at,
     }  # fmt: skip
     async with vault.statement() as connection:
-        stored = (await connection.execute(_STORE, values)).one_or_none()
+        stored = (await connection.execute(_STORE_PAIR, values)).one_or_none()
         if stored is not None:
             return stored.same_access or refresh is not None
         owner = select(GrantRow.user_id).where(GrantRow.id == claim.id, GrantRow.user_id != key.user_id)
@@ -61,9 +65,6 @@ async def store_pair(
         return False
     moved = replace(claim, key=replace(key, user_id=user_id))  # linked to another user during the call
     return await store_pair(vault, moved, pair, obtained_at=obtained_at, due_at=due_at)
-
-
-_RELEASE = load(__file__, "release")
 
 
 async def release(
@@ -75,38 +76,35 @@ async def release(
     reason: str | None = None,
     reason_since: datetime | None = None,
     in_doubt: bool = False,
-    settled: bool = False,
+    doubt_resolved: bool = False,
     attempts: int | None = None,
     last_error: str | None = None,
 ) -> bool:
-    """Give a claim back without a new pair, and commit what was learned.
+    """Release a claim without a new pair, and commit why.
 
     Args:
         due_at: when to look again, None for never.
         state, reason, reason_since: the grant's new state; unchanged where ``state`` is None.
         in_doubt: this attempt's outcome is unknown.
-        settled: what was in doubt no longer is.
+        doubt_resolved: nothing is in doubt any more.
         attempts: failures in a row; unchanged where None.
         last_error: a provider's code, never its text.
 
     Returns:
-        False where the grant changed underneath (a newer login, an erasure): nothing was written then.
+        False if the grant has changed meanwhile (a newer login, an erasure): nothing was written then.
     """
     values = {
         "id": claim.id, "owner": claim.owner, "channel": CHANNEL,
         "access_version": claim.access_version, "refresh_version": claim.refresh_version,
         "state": state, "reason": reason, "reason_since": reason_since, "due_at": due_at,
-        "in_doubt_since": claim.claimed_at if in_doubt else None, "settled": settled,
+        "in_doubt_since": claim.claimed_at if in_doubt else None, "doubt_resolved": doubt_resolved,
         "attempts": claim.attempts if attempts is None else attempts, "last_error": last_error,
     }  # fmt: skip
     return bool(await vault.run(_RELEASE, values))
 
 
-_RELEASE_UNSPENT = load(__file__, "release_unspent")
-
-
 async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: datetime) -> None:
-    """Give back claims whose request was never sent: no doubt remains of this attempt."""
+    """Release claims whose request was never sent: nothing is in doubt."""
     if not claims:
         return
     values = {
@@ -115,27 +113,21 @@ async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: date
     await vault.run(_RELEASE_UNSPENT, values)
 
 
-_REFUSED_AFTER_ALL = text("""
-UPDATE grants SET state = 'in_doubt', reason = 'reused', reason_since = :began, in_doubt_since = :began, due_at = :now
-WHERE id = :id AND refresh_version > :refresh_version AND obtained_from = 'renewal' AND claim_owner IS NULL
-    AND state = 'active'
-RETURNING id
-""")
-
-
 async def mark_reused(vault: Vault, claim: Claim, *, now: datetime) -> bool:
-    """Put a grant in doubt whose refresh token was presented again just before its late answer was stored.
+    """Put a grant in doubt whose spent token was presented again.
 
-    The provider may have taken the second presentation for theft and revoked the pair that is now held: that is
-    found out at once, and if it is so, it is a loss in rotation since that presentation began.
+    That happens just before the late answer to the first request is stored.
+
+    The provider may have taken the second request for theft and revoked the pair that is now stored. So that
+    pair is tried at once; if it is refused, it was lost in rotation when the second request was sent.
 
     Returns:
-        False where what is held does not descend from the claimed token.
+        False if the stored pair does not come from the claimed token.
     """
     values = {
         "id": claim.id,
         "refresh_version": claim.refresh_version,
-        "began": claim.in_doubt_since,
+        "presented_at": claim.in_doubt_since,
         "now": now,
     }
-    return bool(await vault.run(_REFUSED_AFTER_ALL, values))
+    return bool(await vault.run(_MARK_REUSED, values))

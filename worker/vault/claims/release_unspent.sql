@@ -2,8 +2,8 @@ WITH released AS (
     UPDATE grants SET
         claim_owner = NULL, claimed_at = NULL, claim_until = NULL, awaited = false,
         due_at = CASE WHEN state IN ('active', 'in_doubt') THEN CAST(:due_at AS timestamptz) END
-    FROM (SELECT id AS held, awaited AS was_awaited FROM grants WHERE id = ANY(:ids) FOR UPDATE) now_held
-    WHERE id = held AND claim_owner = :owner
+    FROM (SELECT id AS locked_id, awaited AS was_awaited FROM grants WHERE id = ANY(:ids) FOR UPDATE) locked
+    WHERE id = locked_id AND claim_owner = :owner
     RETURNING id, was_awaited
 )
 SELECT id, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM released

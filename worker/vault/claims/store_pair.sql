@@ -1,3 +1,8 @@
+-- One statement, so that nothing comes between an answer and its commit. Each token is compared by itself: a login
+-- that brought only a newer access token must not cost us the rotated refresh token. Whoever took the claim over holds
+-- it on the token that is replaced here, so that claim is void. They, or an attempt whose own outcome was unknown, may
+-- have presented the spent token again, and the provider may have revoked the new pair for it: the pair is stored all
+-- the same, and tried at once, in doubt.
 WITH stored AS (
     UPDATE grants SET
         refresh_ciphertext = CASE WHEN NOT fresh_refresh THEN refresh_ciphertext ELSE :refresh_ciphertext END,
@@ -9,11 +14,11 @@ WITH stored AS (
         obtained_at = CASE WHEN same_access THEN :obtained_at ELSE obtained_at END,
         obtained_from = CASE WHEN same_access THEN 'renewal' ELSE obtained_from END,
         scopes = CASE WHEN same_access THEN coalesce(CAST(:scopes AS text[]), scopes) ELSE scopes END,
-        due_at = CASE WHEN presented_since THEN :obtained_at WHEN same_access THEN :due_at ELSE least(due_at, :due_at) END,
-        state = CASE WHEN presented_since THEN 'in_doubt' ELSE 'active' END,
-        reason = CASE WHEN presented_since THEN 'reused' END,
-        reason_since = CASE WHEN presented_since THEN coalesce(claimed_at, reason_since, :obtained_at) END,
-        in_doubt_since = CASE WHEN presented_since THEN coalesce(claimed_at, reason_since, :obtained_at) END,
+        due_at = CASE WHEN presented_again THEN :obtained_at WHEN same_access THEN :due_at ELSE least(due_at, :due_at) END,
+        state = CASE WHEN presented_again THEN 'in_doubt' ELSE 'active' END,
+        reason = CASE WHEN presented_again THEN 'reused' END,
+        reason_since = CASE WHEN presented_again THEN coalesce(claimed_at, reason_since, :obtained_at) END,
+        in_doubt_since = CASE WHEN presented_again THEN coalesce(claimed_at, reason_since, :obtained_at) END,
         attempts = CASE WHEN same_refresh THEN 0 ELSE attempts END,
         last_error = CASE WHEN same_refresh THEN NULL ELSE last_error END,
         last_renewed_at = :obtained_at,
@@ -22,10 +27,10 @@ WITH stored AS (
         claim_until = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_until END,
         awaited = false
     FROM (
-        SELECT id AS held, awaited AS was_awaited,
+        SELECT id AS locked_id, awaited AS was_awaited,
             CAST(:refresh_ciphertext AS bytea) IS NOT NULL AND claim_owner IS DISTINCT FROM :owner
                 AND (claim_owner IS NOT NULL OR in_doubt_since IS NOT NULL OR coalesce(reason = 'lost_in_rotation', false))
-                AS presented_since,
+                AS presented_again,
             refresh_version = :refresh_version AS same_refresh,
             refresh_version = :refresh_version AND CAST(:refresh_ciphertext AS bytea) IS NOT NULL AS fresh_refresh,
             refresh_version = :refresh_version AND access_version = :access_version AS same_access,
@@ -33,9 +38,9 @@ WITH stored AS (
             refresh_version = :refresh_version AND (CAST(:refresh_ciphertext AS bytea) IS NOT NULL
                 OR refresh_ciphertext IS NULL AND access_version = :access_version) AS is_replaced
         FROM grants WHERE id = :id AND user_id = :user_id FOR UPDATE
-    ) now_held
-    WHERE id = held AND same_refresh AND state <> 'erased'
-        AND (same_access OR fresh_refresh OR claim_owner = :owner)  -- else it says nothing of the grant as it is now
+    ) locked
+    WHERE id = locked_id AND same_refresh AND state <> 'erased'
+        AND (same_access OR fresh_refresh OR claim_owner = :owner)  -- else the answer says nothing of the grant as it is now
     RETURNING id, was_awaited, same_access
 )
 SELECT same_access, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM stored

@@ -1,8 +1,8 @@
 UPDATE grants g SET missing_since = :now
-WHERE g.user_id = ANY(:user_ids) AND g.tenant = :tenant AND g.missing_since IS NULL AND g.state <> 'erased'
+WHERE g.user_id = ANY(:read_users) AND g.tenant = :tenant AND g.missing_since IS NULL AND g.state <> 'erased'
     AND NOT EXISTS (
-        SELECT FROM unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:subjects AS text[]))
-            AS shown(user_id, connection, provider_user_id)
-        WHERE shown.user_id = g.user_id AND shown.connection = g.connection
-            AND shown.provider_user_id = g.provider_user_id)
+        SELECT FROM
+        \ir identities.sql
+        WHERE identity.user_id = g.user_id AND identity.connection = g.connection
+            AND identity.provider_user_id = g.provider_user_id)
 RETURNING id

@@ -12,9 +12,10 @@ from token_vault.freshness import READ_NOTICE
 from token_vault.grant_key import GrantKey
 from token_vault.read_model import CHANNEL
 from worker.vault.db.sql import load
+from worker.vault.grants.identities import identity_parameters
 from worker.vault.vault import Vault
 
-_NOTE_SIGHT = load(__file__, "touch_observed")
+_TOUCH_OBSERVED = load(__file__, "touch_observed")
 
 
 async def touch_observed(vault: Vault, seen: Sequence[tuple[GrantKey, datetime, datetime | None]]) -> None:
@@ -25,18 +26,15 @@ async def touch_observed(vault: Vault, seen: Sequence[tuple[GrantKey, datetime, 
     """
     if not seen:
         return
-    values = {
-        "tenant": seen[0][0].tenant,
-        "users": [key.user_id for key, _, _ in seen],
-        "connections": [key.connection for key, _, _ in seen],
-        "subjects": [key.provider_user_id for key, _, _ in seen],
-        "changed": [updated_at for _, updated_at, _ in seen],
-        "made": [created_at for _, _, created_at in seen],
-    }
-    await vault.run(_NOTE_SIGHT, values)
+    identities = identity_parameters(
+        [key for key, _, _ in seen],
+        updated_at=[updated_at for _, updated_at, _ in seen],
+        created_at=[created_at for _, _, created_at in seen],
+    )
+    await vault.run(_TOUCH_OBSERVED, identities | {"tenant": seen[0][0].tenant})
 
 
-_NOTE_READ = text("""
+_RECORD_READ = text("""
 UPDATE grants SET last_read_at = :now,
     due_at = CASE WHEN state = 'active' AND claim_owner IS NULL AND attempts = 0 THEN least(due_at, :due_at) ELSE due_at END
 WHERE id = :id AND (last_read_at IS NULL OR last_read_at < :noted)
@@ -50,7 +48,7 @@ async def record_read(vault: Vault, grant_id: int, *, now: datetime, due_at: dat
         due_at: when it is due that is kept fresh from now on.
     """
     values = {"id": grant_id, "now": now, "noted": now - READ_NOTICE, "due_at": due_at}
-    await vault.run(_NOTE_READ, values)
+    await vault.run(_RECORD_READ, values)
 
 
 async def notify(connection: AsyncConnection, grant_id: int) -> None:

@@ -1,5 +1,6 @@
+-- The few that are marked are found by their own index.
 UPDATE grants g SET missing_since = NULL
-FROM unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:subjects AS text[]))
-    AS shown(user_id, connection, provider_user_id)
-WHERE g.tenant = :tenant AND g.missing_since <= :before AND shown.user_id = g.user_id
-    AND shown.connection = g.connection AND shown.provider_user_id = g.provider_user_id
+FROM
+    \ir identities.sql
+WHERE g.tenant = :tenant AND g.missing_since <= :before AND identity.user_id = g.user_id
+    AND identity.connection = g.connection AND identity.provider_user_id = g.provider_user_id

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from token_vault.grant_key import GrantKey
 from worker.vault.db.sql import load
 from worker.vault.grants.erase import load_tombstones
+from worker.vault.grants.identities import identity_parameters
 from worker.vault.grants.relink import relink
 from worker.vault.ingest.columns import (
     EMPTY,
@@ -46,7 +47,7 @@ class IngestStats:
         self.stale += other.stale
 
 
-_HELD = load(__file__, "lock_stored")
+_LOCK_STORED = load(__file__, "lock_stored")
 
 
 async def ingest(vault: Vault, shown: Sequence[IncomingGrant], *, now: datetime) -> IngestStats:
@@ -103,7 +104,7 @@ def _fingerprinted(vault: Vault, grant: IncomingGrant) -> Incoming:
 
 # Most of what a sync is shown is what it was shown before: Postgres picks out the rest, without a lock. One JSON
 # parameter stands for the whole page; arrays and rows of parameters cost more to send than the question itself.
-_DIFFERENT = load(__file__, "find_changed")
+_FIND_CHANGED = load(__file__, "find_changed")
 
 
 async def _find_changed(
@@ -121,20 +122,14 @@ async def _find_changed(
         }
         for n, (grant, seen) in enumerate(asked)
     ]  # fmt: skip
-    found = await vault.run(_DIFFERENT, {"asked": json.dumps(rows)})
+    found = await vault.run(_FIND_CHANGED, {"asked": json.dumps(rows)})
     unknown = [asked[n] for n, is_unknown, elsewhere in found if is_unknown and elsewhere is None]
     known = [asked[n] for n, is_unknown, _ in found if not is_unknown]
     return unknown, known, [(asked[n], elsewhere) for n, _, elsewhere in found if elsewhere is not None]
 
 
 async def _held(connection: AsyncConnection, keys: Sequence[GrantKey]) -> dict[GrantKey, dict[str, Any]]:
-    values = {
-        "users": [key.user_id for key in keys],
-        "connections": [key.connection for key in keys],
-        "tenants": [key.tenant for key in keys],
-        "subjects": [key.provider_user_id for key in keys],
-    }
-    rows = (await connection.execute(_HELD, values)).mappings()
+    rows = (await connection.execute(_LOCK_STORED, identity_parameters(keys))).mappings()
     return {row_key(row): row for row in map(dict[str, Any], rows)}
 
 

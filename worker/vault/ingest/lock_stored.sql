@@ -4,6 +4,7 @@ SELECT g.id, g.tenant, g.connection, g.user_id, g.provider_user_id, g.state, g.r
     g.obtained_from, g.observed_access, g.observed_refresh, g.observed_updated_at, g.user_created_at, g.due_at,
     g.claim_owner, g.claimed_at, g.claim_until, g.awaited, g.in_doubt_since, g.attempts, g.last_error, g.last_read_at
 FROM grants g
-JOIN unnest(CAST(:users AS text[]), CAST(:connections AS text[]), CAST(:tenants AS text[]), CAST(:subjects AS text[]))
-    AS asked(user_id, connection, tenant, provider_user_id) USING (user_id, connection, tenant, provider_user_id)
+JOIN
+    \ir ../grants/identities.sql
+    USING (user_id, connection, tenant, provider_user_id)
 ORDER BY g.id FOR UPDATE OF g
