@@ -28,7 +28,7 @@ lint: $(VENV)/.dev docs ## ruff, mypy strict, import contracts, migrations in st
 	$(BIN)/python -m tests.alembic_check
 
 docs: $(VENV)/.dev ## build the documentation's site into build/site, warnings are errors
-	$(BIN)/sphinx-build -q -W --keep-going -c docs -d build/doctrees . build/site
+	$(BIN)/sphinx-build -q -E -W --keep-going -c docs -d build/doctrees . build/site
 
 scale: $(VENV)/.dev ## sync a changing tenant of 100,000 users at each plan's limits, and reconcile (ARGS="--plans free --users 5000")
 	$(BIN)/python -m tests.scale $(ARGS)

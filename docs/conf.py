@@ -62,6 +62,7 @@ docs/benchmarks
 
 docs/api
 docs/glossary
+docs/log-events
 docs/promises
 ```
 

@@ -58,10 +58,10 @@ class RefreshRequestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Cele
                 tasks.process.run(self._carry_out)
             except VaultError as error:
                 if str(error) != problem:
-                    log.warning("refresh_requests.postponed", error=str(error))
+                    log.warning("refresh_request.postponed", error=str(error))
                 problem = str(error)
             except Exception:  # whatever it is, readers wait for what comes after it
-                log.exception("refresh_requests.crashed")
+                log.exception("refresh_request.loop_crashed")
             self._stopping.wait(RETRY_SECONDS)
 
     async def _carry_out(self) -> None:

@@ -52,7 +52,7 @@ async def list_connections(
             try:
                 connection = read_connection(entry, position)
             except UnreadableEntry as error:
-                log.warning("connection.skipped", domain=endpoint.host, malformed=str(error))
+                log.warning("connection.skipped", domain=endpoint.host, error=str(error))
                 continue
             yield connection
         following = answer.get("next") if isinstance(answer, dict) else None

@@ -85,7 +85,7 @@ class RefreshRequests:
             await self._clean_up()
         except _DATABASE_FAILURES as error:
             if not self._failing:  # said once, and not every second of an outage
-                log.warning("refresh_requests.claim_failed", error=type(error).__name__)
+                log.warning("refresh_request.claim_failed", error=type(error).__name__)
             self._failing = True
         else:
             self._failing = False
@@ -102,7 +102,7 @@ class RefreshRequests:
             await queue.finish(self._vault, request)
         except (VaultError, *_DATABASE_FAILURES) as error:
             # Its claim ends by itself, and another try begins.
-            log.warning("refresh_request.failed", grant_id=request.grant_id, error=type(error).__name__)
+            log.warning("refresh_request.failed", grant=request.grant_id, error=type(error).__name__)
 
     async def _refresh(self, request: RefreshRequest) -> Refreshed | None:
         try:

@@ -115,7 +115,7 @@ class ChangeFeeds:
                 f"the tenant's log was last read at {before.read_until:%Y-%m-%d %H:%M}Z, and may not reach back so far: "
                 "those who changed since are looked for by the time of their last change"
             )
-            log.warning("sync.gap", tenant=self._tenant, read_until=before.read_until)
+            log.warning("sync.log_gap_found", tenant=self._tenant, read_until=before.read_until)
             await self._walk_from(before.read_until or now)
         mark = None if entry is None else entry.log_id
         await cursors.save(self._vault, self._tenant, LOG_FEED, SyncCursor(mark, read_until=now))
@@ -188,7 +188,7 @@ class ChangeFeeds:
             Auth0Error: as the client does.
         """
         position = await cursors.load(self._vault, self._tenant, EVENT_FEED) or SyncCursor()
-        log.info("sync.following", tenant=self._tenant)
+        log.info("sync.follow_started", tenant=self._tenant)
         arrived: asyncio.Queue[StreamedEvent | None] = asyncio.Queue()
         listening = asyncio.create_task(self._listen(position.token, arrived))
         stopping = asyncio.create_task(stop.wait())
@@ -218,7 +218,7 @@ class ChangeFeeds:
                     arrived.put_nowait(event)
         except Auth0EventsGone:
             # The log names whom these events would have named.
-            log.warning("sync.events_gone", tenant=self._tenant)
+            log.warning("event_stream.expired", tenant=self._tenant)
             await cursors.remove(self._vault, self._tenant, EVENT_FEED)
         finally:
             arrived.put_nowait(None)

@@ -227,7 +227,7 @@ class SyncIngest:
                     report.failed += 1
                     report.problems.append(str(refused))
                     log.warning(
-                        "sync.user_unreadable", tenant=self._tenant, user_id=user_id, problem=str(refused)
+                        "sync.user_unreadable", tenant=self._tenant, user_id=user_id, error=str(refused)
                     )
 
         asking = [asyncio.ensure_future(one(user_id)) for user_id in user_ids]

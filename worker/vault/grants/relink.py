@@ -69,11 +69,11 @@ async def _move(
             await connection.execute(update(GrantRow).where(GrantRow.id == grant_id).values(columns))
             await outbox.reassign(connection, old, key.user_id)
     except CannotDecrypt as error:
-        log.error("grant.unmovable", grant=grant_id, problem=str(error))  # noqa: TRY400  # the message says it all
+        log.error("grant.relink_failed", grant=grant_id, error=str(error))  # noqa: TRY400  # the message says it all
         return False
     except IntegrityError:
         return False  # another sync was quicker
-    log.info("grant.moved", grant=grant_id, connection=key.connection)
+    log.info("grant.relinked", grant=grant_id, connection=key.connection)
     return True
 
 
