@@ -35,14 +35,14 @@ def measure(stage: Stage) -> list[Result]:
         "refresh": KeyRing("refresh", [stage.refresh_key, fresh]),
     }
     began = time.perf_counter()
-    resealed = sum(tally.resealed for tally in rotate.rotate(url, there, None))
-    rate = resealed / (time.perf_counter() - began)
+    reencrypted = sum(tally.reencrypted for tally in rotate.rotate(url, there, None))
+    rate = reencrypted / (time.perf_counter() - began)
     began = time.perf_counter()
     counted = sum(tally.by_key.total() for tally in rotate.inspect(url, there, None))
     looked = counted / (time.perf_counter() - began)
     rotate.rotate(url, back, None)
-    if resealed < 2 * GRANTS:
-        raise SystemExit(f"{resealed} of {2 * GRANTS} ciphertexts were rotated")
+    if reencrypted < 2 * GRANTS:
+        raise SystemExit(f"{reencrypted} of {2 * GRANTS} ciphertexts were rotated")
     return [
         Result(
             "ciphertexts rotated a second, committed", f"{rate:.0f}/s",

@@ -126,7 +126,7 @@ class Strings:
         claims.store_pair = store_renewed
 
     def _attach_spool(self, spool: Any) -> None:
-        settle, keep, read = spool._settle, spool.keep, spool.read
+        settle, keep, read = spool._publish, spool.save, spool.read
 
         def _settle(*args: Any) -> Any:
             self.reached("spooling")
@@ -142,7 +142,7 @@ class Strings:
             self.reached("replaying")
             return answer
 
-        spool._settle, spool.keep, spool.read = _settle, kept, reading
+        spool._publish, spool.save, spool.read = _settle, kept, reading
 
 
 def compress(scale: float) -> None:
@@ -155,7 +155,7 @@ def compress(scale: float) -> None:
         (sending, ("CALL_SECONDS", "DRAIN_SECONDS", "CONNECT_SECONDS")),
         (attempt, ("CALL_SECONDS",)), (engine, ("CLAIM_TIME",)),
         (on_demand, ("CLAIM_TIME", "WAIT")), (commit, ("COMMIT_RETRY_SECONDS", "MAX_PAUSE_SECONDS")),
-        (outcome, ("IN_DOUBT_RETRY_MARGIN",)), (schedule, ("MARGIN_CAP", "BACKOFF_FIRST", "BACKOFF_CAP")),
+        (outcome, ("IN_DOUBT_RETRY_MARGIN",)), (schedule, ("MAX_MARGIN", "FIRST_BACKOFF", "MAX_BACKOFF")),
     ):  # fmt: skip
         for name in names:
             setattr(room, name, getattr(room, name) / scale)

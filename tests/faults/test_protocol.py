@@ -181,7 +181,7 @@ class Protocol(RuleBasedStateMachine):
         elif end == "spooled" and isinstance(attempt.answer, TokenPair):
             self.attempts.remove(attempt)
             due_at = attempt.sent_at + LIFE / 2
-            self.spool.keep(attempt.claim, attempt.answer, obtained_at=attempt.sent_at, due_at=due_at)
+            self.spool.save(attempt.claim, attempt.answer, obtained_at=attempt.sent_at, due_at=due_at)
         else:
             self.answer(attempt, lost=end == "lost")
 
@@ -189,7 +189,7 @@ class Protocol(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.move(self.now + timedelta(seconds=seconds))
 
-    @precondition(lambda self: bool(self.spool.waiting()))
+    @precondition(lambda self: bool(self.spool.list_answers()))
     @rule()
     def spool_is_replayed(self) -> None:
         self.run(self.storing.replay())
@@ -319,9 +319,9 @@ class Protocol(RuleBasedStateMachine):
             or row["in_doubt_since"]
             or row["claim_owner"]
         )
-        if not told and not self.attempts and not self.spool.waiting():
+        if not told and not self.attempts and not self.spool.list_answers():
             assert held in self.provider.live, f"a silent loss: {held}"
-        if row["state"] == "reauthorization_required" and not self.attempts and not self.spool.waiting():
+        if row["state"] == "reauthorization_required" and not self.attempts and not self.spool.list_answers():
             assert held not in self.provider.live, f"given up though it lives: {held}"
             assert row["reason"] == "lost_in_rotation", "nobody withdrew it"
 

@@ -163,7 +163,7 @@ def _sealed(settings: Settings) -> Check:
     }
     spool = Spool(settings.spool, rings["refresh"])
     tallies = rotate.inspect(environment.database_url(settings), rings, spool, pages_at_most=1)
-    unopened = sum(tally.unopened for tally in tallies)
+    unopened = sum(tally.undecryptable for tally in tallies)
     opened = sum(tally.by_key.total() for tally in tallies)
     if unopened:
         said = (

@@ -64,8 +64,8 @@ def status(as_json: Json = False) -> int:
     environment.configure_log()
     with _at_hand() as (url, rings, spool), output.progress_bar("ciphertexts") as bar:
         tallies = rotating.inspect(url, rings, spool, bar)
-    _show(tallies, rings, as_json=as_json, resealed=None)
-    return ExitCode.FAILED if any(tally.unopened for tally in tallies) else ExitCode.OK
+    _show(tallies, rings, as_json=as_json, reencrypted=None)
+    return ExitCode.FAILED if any(tally.undecryptable for tally in tallies) else ExitCode.OK
 
 
 @app.command()
@@ -81,12 +81,12 @@ def rotate(as_json: Json = False) -> int:
     with _at_hand() as (url, rings, spool):
         with output.progress_bar("ciphertexts") as bar:
             tallies = rotating.rotate(url, rings, spool, bar)
-        resealed = {(tally.ring, tally.holds): tally.resealed for tally in tallies}
-        if any(resealed.values()):
+        reencrypted = {(tally.ring, tally.content): tally.reencrypted for tally in tallies}
+        if any(reencrypted.values()):
             # Meanwhile a worker may have encrypted rows that were passed already, under its own first key.
             with output.progress_bar("looking once more") as bar:
                 tallies = rotating.inspect(url, rings, spool, bar)
-    _show(tallies, rings, as_json=as_json, resealed=resealed)
+    _show(tallies, rings, as_json=as_json, reencrypted=reencrypted)
     return ExitCode.FAILED if any(tally.outdated for tally in tallies) else ExitCode.OK
 
 
@@ -114,20 +114,26 @@ def _show(
     rings: dict[RingName, KeyRing],
     *,
     as_json: bool,
-    resealed: dict[tuple[RingName, str], int] | None,
+    reencrypted: dict[tuple[RingName, str], int] | None,
 ) -> None:
     if as_json:
-        output.print_json(_document(tallies, rings, resealed))
+        output.print_json(_document(tallies, rings, reencrypted))
         return
     columns = ["ring", "what", "first key", "older keys", "none of the keys"]
     rows = [
-        [tally.ring, tally.holds, tally.by_key[0], _older(tally, rings[tally.ring]) or 0, tally.unopened]
+        [
+            tally.ring,
+            tally.content,
+            tally.by_key[0],
+            _older(tally, rings[tally.ring]) or 0,
+            tally.undecryptable,
+        ]
         for tally in tallies
     ]
-    if resealed is not None:
+    if reencrypted is not None:
         columns.insert(2, "re-encrypted")
         for row, tally in zip(rows, tallies, strict=True):
-            row.insert(2, resealed[tally.ring, tally.holds])
+            row.insert(2, reencrypted[tally.ring, tally.content])
     output.print_table(columns, rows)
     for name, ring in rings.items():
         output.print_line(_verdict(name, ring, [tally for tally in tallies if tally.ring == name]))
@@ -157,7 +163,7 @@ def _verdict(name: RingName, ring: KeyRing, tallies: Sequence[RotationStats]) ->
             if older
             else "there is no other"
         )
-    if any(tally.unopened for tally in tallies):
+    if any(tally.undecryptable for tally in tallies):
         return f"{name} ring: keep every key in {variable}, as {outdated} ciphertexts are not under the first ({first})"
     return (
         f"{name} ring: keep the older keys in {variable}: {outdated} ciphertexts are not under the first key ({first}). "
@@ -171,12 +177,12 @@ _ELSEWHERE = ", once the spools of the workers on other machines are rotated too
 def _name_problems(tally: RotationStats) -> None:
     for problem in tally.problems:
         output.print_notice(problem)
-    if tally.unopened > len(tally.problems):
-        output.print_notice(f"… and {tally.unopened - len(tally.problems)} more of the {tally.holds}")
-    if tally.unopened:
+    if tally.undecryptable > len(tally.problems):
+        output.print_notice(f"… and {tally.undecryptable - len(tally.problems)} more of the {tally.content}")
+    if tally.undecryptable:
         output.print_notice(
-            f"{tally.holds}: put a key that is missing back at the end of VAULT_{tally.ring.upper()}_KEYS and run this "
-            f"again; where it is lost, or the ciphertext itself is wrong, {_FIXES[tally.holds]}"
+            f"{tally.content}: put a key that is missing back at the end of VAULT_{tally.ring.upper()}_KEYS and run this "
+            f"again; where it is lost, or the ciphertext itself is wrong, {_FIXES[tally.content]}"
         )
 
 
@@ -194,10 +200,10 @@ _FIXES = {
 def _document(
     tallies: Sequence[RotationStats],
     rings: dict[RingName, KeyRing],
-    resealed: dict[tuple[RingName, str], int] | None,
+    reencrypted: dict[tuple[RingName, str], int] | None,
 ) -> dict[str, Any]:
     return {
-        "ok": not any(tally.unopened if resealed is None else tally.outdated for tally in tallies),
+        "ok": not any(tally.undecryptable if reencrypted is None else tally.outdated for tally in tallies),
         "rings": {
             name: {
                 "keys": list(ring.fingerprints),
@@ -209,12 +215,12 @@ def _document(
         "ciphertexts": [
             {
                 "ring": tally.ring,
-                "what": tally.holds,
+                "what": tally.content,
                 "by_key": {key: tally.by_key[n] for n, key in enumerate(rings[tally.ring].fingerprints)},
-                "none": tally.unopened,
+                "none": tally.undecryptable,
                 "problems": tally.problems,
             }
-            | ({} if resealed is None else {"re_encrypted": resealed[tally.ring, tally.holds]})
+            | ({} if reencrypted is None else {"re_encrypted": reencrypted[tally.ring, tally.content]})
             for tally in tallies
         ],
     }

@@ -106,8 +106,10 @@ class Renewer:
             return None
         if claim.in_doubt_since is not None or claim.obtained_at is None:
             return None
-        due_at = schedule.while_alive(claim.obtained_at, self._jitter(), policy, claim.refresh_expires_at)
-        earliest = schedule.while_alive(claim.obtained_at, 1, policy, claim.refresh_expires_at)
+        due_at = schedule.keep_alive_due_at(
+            claim.obtained_at, self._jitter(), policy, claim.refresh_expires_at
+        )
+        earliest = schedule.keep_alive_due_at(claim.obtained_at, 1, policy, claim.refresh_expires_at)
         if due_at <= now or earliest <= now:
             return None
         return Decision(Outcome.UNSENT, False, {"due_at": due_at})

@@ -102,7 +102,7 @@ class AnswerCommitter:
 
     async def _replay(self) -> int:
         stored = 0
-        for path in self._spool.waiting():
+        for path in self._spool.list_answers():
             try:
                 answer = self._spool.read(path)
                 if answer is None:
@@ -122,7 +122,7 @@ class AnswerCommitter:
                 rejected = self._spool.reject(path)
                 log.error("spool.answer_rejected", file=rejected.name, error=type(error).__name__)  # noqa: TRY400
                 continue
-            self._spool.drop(path)
+            self._spool.remove(path)
             log.info("spool.answer_stored", grant=answer.claim.id)
             stored += 1
         return stored
@@ -189,7 +189,7 @@ class AnswerCommitter:
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
             else:
                 self._up.set()
-                replayed = spooled is not None and not self._spool.drop(spooled)
+                replayed = spooled is not None and not self._spool.remove(spooled)
                 return Outcome.RENEWED if stored or replayed else Outcome.SUPERSEDED
 
     def _write_to_disk(
@@ -197,7 +197,7 @@ class AnswerCommitter:
     ) -> Path | None:
         """Spool an answer; return None if that fails too."""
         try:
-            return self._spool.keep(claim, pair, obtained_at=sent_at, due_at=due_at)
+            return self._spool.save(claim, pair, obtained_at=sent_at, due_at=due_at)
         except OSError as error:
             log.error("spool.write_failed", grant=claim.id, error=error.strerror)  # noqa: TRY400
             return None

@@ -164,7 +164,7 @@ class OnDemand:
         policy = loaded[served.tenant, served.connection].policy
         if policy.read_window is None and served.last_read_at is None:
             return
-        fresh = schedule.while_fresh(
+        fresh = schedule.fresh_due_at(
             served.expires_at,
             served.obtained_at or served.now,
             random.random(),  # noqa: S311  # jitter

@@ -183,6 +183,6 @@ def wait_for_key(claim: Claim, now: datetime) -> Decision:
     The operator puts the key back; nothing is lost.
     """
     columns = {
-        "due_at": now + schedule.BACKOFF_CAP, "attempts": claim.attempts + 1, "last_error": "cannot_open",
+        "due_at": now + schedule.MAX_BACKOFF, "attempts": claim.attempts + 1, "last_error": "cannot_open",
     }  # fmt: skip
     return Decision(Outcome.UNREADABLE, False, columns)

@@ -1,4 +1,4 @@
-"""Locks by name that Postgres holds, and releases when their holder dies."""
+"""Locks by name; Postgres releases them when their holder dies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def lock(vault: Vault, name: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def try_lock(vault: Vault, name: str) -> AsyncIterator[bool]:
-    """Hold a lock by name, or yield False if another process does."""
+    """Hold a lock by name; yield False if another does."""
     values = {"name": name}
     async with vault.engine.connect() as shared:
         # Outside any transaction: a sync of hours must not look like a forgotten one.

@@ -1,4 +1,4 @@
-"""The Management API token that all workers of a tenant share."""
+"""A tenant's Management API token, which all workers share."""
 
 from __future__ import annotations
 

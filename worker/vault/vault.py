@@ -1,4 +1,4 @@
-"""The open vault: a database engine, two key rings and the fingerprint key."""
+"""The open vault: engine, key rings, fingerprints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from worker.vault.db.errors import explained
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """An open vault. Every function of this room takes it first.
+    """An open vault.
+
+    Every function of this room takes it first.
 
     Attributes:
         engine: connections to Postgres.
@@ -47,7 +49,9 @@ class Vault:
     async def run(
         self, statement: Executable, values: Mapping[str, Any] | None = None
     ) -> list[tuple[Any, ...]]:
-        """Run one statement that commits by itself, and may run twice.
+        """Run one statement, which may run twice.
+
+        It commits by itself.
 
         After a restart of Postgres the pool's connections are dead: the first one to be used is replaced, and
         the statement goes over a new one.

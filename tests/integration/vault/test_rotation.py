@@ -41,7 +41,7 @@ from worker.vault.db.tables import Base
 from worker.vault.ingest.columns import IncomingGrant
 from worker.vault.ingest.ingest import ingest
 from worker.vault.rotation import rotate
-from worker.vault.rotation.ciphertext_columns import COLUMNS, swap
+from worker.vault.rotation.ciphertext_columns import CIPHERTEXT_COLUMNS, compare_and_swap
 from worker.vault.vault import Vault, open_vault
 
 Sql = Callable[..., list[dict[str, Any]]]
@@ -159,14 +159,14 @@ def test_every_column_of_ciphertexts_is_rotated() -> None:
         for column in table.columns
         if isinstance(column.type, LargeBinary) and column.name.endswith("ciphertext")
     }
-    assert {(column.table, column.name) for column in COLUMNS} == sealed
+    assert {(column.table, column.name) for column in CIPHERTEXT_COLUMNS} == sealed
 
 
 async def test_all_is_put_under_the_first_keys_and_nothing_else_changes(
     filled: Vault, run: Callable[..., Ran], sql: Sql, database_url: Secret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a rotation the old keys can go: every secret opens under the new ones, and no time or state has moved."""
-    monkeypatch.setattr(rotate, "PAGE", 2)
+    monkeypatch.setattr(rotate, "PAGE_SIZE", 2)
     before = without_ciphertexts(sql)
     code, shown = run("keys", "status")
     assert (code, counts(shown)) == (0, [0, ALL, 0])
@@ -206,13 +206,13 @@ async def test_a_renewal_between_reading_and_writing_wins(
     renewed: list[Any] = []
 
     def late(connection: Any, column: Any, found: Any, fresh: Any) -> Any:
-        if column.holds == "refresh tokens" and not renewed:
+        if column.content == "refresh tokens" and not renewed:
             sql("UPDATE grants SET due_at = now()")
             renewing = runtime.engine.renew_due(runtime.tenants)
             renewed.append(asyncio.run_coroutine_threadsafe(renewing, loop).result(WAIT_SECONDS))
-        return swap(connection, column, found, fresh)
+        return compare_and_swap(connection, column, found, fresh)
 
-    monkeypatch.setattr(rotate, "swap", late)
+    monkeypatch.setattr(rotate, "compare_and_swap", late)
     await asyncio.to_thread(rotate.rotate, database_url, rings(), None)
     assert renewed == [{Outcome.RENEWED: 1}]
     [row] = sql("SELECT * FROM grants")
@@ -221,7 +221,7 @@ async def test_a_renewal_between_reading_and_writing_wins(
         assert opened(vault, row) == (live["access_token"], live["refresh_token"])
     # The worker that still has the old key first has sealed an access token behind rotation's back: looking once more shows it.
     found = await asyncio.to_thread(rotate.inspect, database_url, rings(), None)
-    assert {tally.holds: tally.outdated for tally in found if tally.outdated} == {"access tokens": 1}
+    assert {tally.content: tally.outdated for tally in found if tally.outdated} == {"access tokens": 1}
 
 
 async def test_an_open_transaction_is_not_waited_for_and_its_token_is_kept(
@@ -237,13 +237,13 @@ async def test_an_open_transaction_is_not_waited_for_and_its_token_is_kept(
         )
 
         def watched(connection: Any, column: Any, found: Any, fresh: Any) -> Any:
-            swapped = swap(connection, column, found, fresh)
-            if column.holds == "refresh tokens":
+            swapped = compare_and_swap(connection, column, found, fresh)
+            if column.content == "refresh tokens":
                 sizes.append((len(found), len(swapped)))
                 other.commit()
             return swapped
 
-        monkeypatch.setattr(rotate, "swap", watched)
+        monkeypatch.setattr(rotate, "compare_and_swap", watched)
         tallies = await asyncio.to_thread(rotate.rotate, database_url, rings(), None)
     assert sizes == [(7, 6), (1, 1)]
     assert sum(tally.outdated for tally in tallies) == 1  # its access token was held as well, all the time
@@ -256,7 +256,7 @@ DYING = """
 import os, signal, sys
 from worker.cli import main
 from worker.vault.rotation import rotate
-rotate.PAGE, swap, left = 2, rotate.swap, int(sys.argv[1])
+rotate.PAGE_SIZE, swap, left = 2, rotate.compare_and_swap, int(sys.argv[1])
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 def dying(*arguments):
@@ -266,7 +266,7 @@ def dying(*arguments):
     swapped = swap(*arguments)
     left or die()
     return swapped
-rotate.swap = dying
+rotate.compare_and_swap = dying
 sys.exit(main(["keys", "rotate"]))
 """
 
@@ -329,15 +329,15 @@ async def test_what_a_lost_key_sealed_is_named_and_keeps_the_old_keys(
 async def test_problems_are_named_up_to_a_bound(filled: Vault, database_url: Secret) -> None:
     """With a wrong ring everything is counted, nothing changed, and not everything named."""
     wrong = KeyRing("refresh", [LOST])
-    before = rotate.NAMED
-    rotate.NAMED = 3
+    before = rotate.MAX_NAMED_PROBLEMS
+    rotate.MAX_NAMED_PROBLEMS = 3
     try:
         tallies = await asyncio.to_thread(rotate.rotate, database_url, {"refresh": wrong}, None)
     finally:
-        rotate.NAMED = before
-    assert {tally.holds: tally.unopened for tally in tallies}["refresh tokens"] == 7
+        rotate.MAX_NAMED_PROBLEMS = before
+    assert {tally.content: tally.undecryptable for tally in tallies}["refresh tokens"] == 7
     assert max(len(tally.problems) for tally in tallies) == 3
-    assert sum(tally.resealed for tally in tallies) == 0
+    assert sum(tally.reencrypted for tally in tallies) == 0
 
 
 async def test_one_ring_is_rotated_alone(
@@ -376,11 +376,11 @@ async def test_answers_in_the_spool_are_rotated(
     spool = Spool(folder, filled.refresh)
     spool.check()
     now = await filled.now()
-    path = spool.keep(claim, pair, obtained_at=now, due_at=now)
-    rejected = spool.reject(spool.keep(claim, pair, obtained_at=now, due_at=now))
+    path = spool.save(claim, pair, obtained_at=now, due_at=now)
+    rejected = spool.reject(spool.save(claim, pair, obtained_at=now, due_at=now))
     for file in (path, rejected):
         os.utime(file, ns=(1_000_000_000, 1_000_000_000))
-    (folder / f".{path.name}.{'0' * 32}.resealed").write_bytes(b"half of what a killed rotation wr")
+    (folder / f".{path.name}.{'0' * 32}.reencrypted").write_bytes(b"half of what a killed rotation wr")
     code, rotated = run("keys", "rotate")
     assert (code, counts(rotated)) == (0, [ALL + 2, 0, 0])
     assert sorted(folder.iterdir()) == sorted([path, rejected])
@@ -403,7 +403,7 @@ async def test_a_spooled_answer_is_whole_at_every_line(
     claim, pair = answer
     spool = Spool(tmp_path, filled.refresh)
     now = await filled.now()
-    path = spool.keep(claim, pair, obtained_at=now, due_at=now)
+    path = spool.save(claim, pair, obtained_at=now, due_at=now)
     rotating_spool = Spool(tmp_path, rings()["refresh"])
 
     def dead(*_: object) -> Path:
@@ -421,7 +421,7 @@ async def test_a_spooled_answer_is_whole_at_every_line(
     assert still.pair == pair
     assert rotating_spool.reencrypt(path)
     assert rotating_spool.key_index(path) == 0
-    spool.drop(path)
+    spool.remove(path)
     assert not rotating_spool.reencrypt(path)
     assert rotating_spool.key_index(path) is None
 

@@ -173,11 +173,11 @@ def test_a_passing_failure_is_retried_with_backoff() -> None:
     ]  # fmt: skip
     assert waits == sorted(waits)
     assert waits[0] <= timedelta(seconds=10)
-    assert waits[-1] == schedule.BACKOFF_CAP
+    assert waits[-1] == schedule.MAX_BACKOFF
     soon = decided(Refused(RefusalBlame.NOBODY, "http_503"), replace(CLAIM, attempts=9), jitter=0).columns[
         "due_at"
     ]
-    assert soon - NOW == schedule.BACKOFF_FIRST
+    assert soon - NOW == schedule.FIRST_BACKOFF
 
 
 # In doubt

@@ -11,7 +11,7 @@ from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker.token_pair import TokenPair
 from worker.vault.claims import Claim
-from worker.vault.claims.spool import Spool, Spooled
+from worker.vault.claims.spool import Spool, SpooledAnswer
 
 RING = KeyRing("refresh", [KeyRing.generate()])
 AT = "2026-11-01T12:00:00+00:00"
@@ -43,11 +43,11 @@ def test_an_answer_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     context = EncryptionContext("spool", ("7-left",), "answer")
     path = tmp_path / "7-left"
     path.write_bytes(RING.encrypt(context, Secret(json.dumps(BY_VERSION_0_1))))
-    assert Spool(tmp_path, RING).read(path) == Spooled(path, CLAIM, PAIR, NOON, NOON)
+    assert Spool(tmp_path, RING).read(path) == SpooledAnswer(path, CLAIM, PAIR, NOON, NOON)
 
 
 def test_an_answer_is_read_as_it_was_written(tmp_path: Path) -> None:
     """What is put on disk comes back whole."""
     spool = Spool(tmp_path, RING)
-    path = spool.keep(CLAIM, PAIR, obtained_at=NOON, due_at=NOON)
-    assert spool.read(path) == Spooled(path, CLAIM, PAIR, NOON, NOON)
+    path = spool.save(CLAIM, PAIR, obtained_at=NOON, due_at=NOON)
+    assert spool.read(path) == SpooledAnswer(path, CLAIM, PAIR, NOON, NOON)

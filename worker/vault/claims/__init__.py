@@ -1,4 +1,4 @@
-"""Claims: who may spend a grant's refresh token now, and how the outcome is stored.
+"""Claims: who may spend a refresh token, and what follows.
 
 A claim is one committed row update, made before the request is sent: with an owner, and a deadline beyond the
 longest possible call. It is also the journal. A claim found past its deadline means that its owner died or lost

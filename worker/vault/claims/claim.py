@@ -1,4 +1,4 @@
-"""The right to spend a grant's refresh token: an owner and a deadline."""
+"""The claim on a grant: an owner and a deadline."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Claim:
 
     @property
     def life(self) -> timedelta | None:
-        """Return the life of the access token to be replaced, if known."""
+        """Return the life of the access token, if known."""
         return self.expires_at - self.obtained_at if self.expires_at and self.obtained_at else None
 
 
@@ -177,7 +177,7 @@ async def may_be_forced(vault: Vault, grant_id: int, *, now: datetime) -> bool:
 
 
 async def backoff_left(vault: Vault, grant_id: int) -> float:
-    """Return the seconds for which a grant still waits after failures."""
+    """Return for how many seconds a grant still waits."""
     statement = text("""
         SELECT extract(epoch FROM due_at - now())::float8 FROM grants
         WHERE id = :id AND attempts > 0 AND claim_owner IS NULL AND due_at > now()

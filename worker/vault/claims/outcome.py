@@ -31,7 +31,7 @@ RETURNING id
 async def store_pair(
     vault: Vault, claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: datetime
 ) -> bool:
-    """Commit a new pair; the first thing done with an answer.
+    """Commit a new pair, before anything else is done.
 
     Args:
         obtained_at: when the request was sent, on the database's clock.
@@ -104,7 +104,10 @@ async def release(
 
 
 async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: datetime) -> None:
-    """Release claims whose request was never sent: nothing is in doubt."""
+    """Release claims whose request was never sent.
+
+    Nothing is in doubt then.
+    """
     if not claims:
         return
     values = {
@@ -114,7 +117,7 @@ async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: date
 
 
 async def mark_reused(vault: Vault, claim: Claim, *, now: datetime) -> bool:
-    """Put a grant in doubt whose spent token was presented again.
+    """Put a grant in doubt whose spent token was reused.
 
     That happens just before the late answer to the first request is stored.
 

@@ -1,4 +1,6 @@
-"""Where a provider's answer waits while Postgres cannot take it: one encrypted file each, fsynced.
+"""Keeps answers on disk while Postgres cannot take them.
+
+Each is one encrypted file, fsynced.
 
 A rotated refresh token exists nowhere else once the provider has answered. So before a request is sent the spool
 must be writable, and an answer that cannot be committed is on disk before anything else is tried.
@@ -33,11 +35,11 @@ _OLD_NAMES = {
 }
 
 # A file that is still without its name after so many seconds has lost its process.
-UNFINISHED = 60.0
+UNFINISHED_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Spooled:
+class SpooledAnswer:
     """An answer on disk.
 
     Attributes:
@@ -54,7 +56,9 @@ class Spooled:
 
 
 class Spool:
-    """A folder of answers, mode 0700, each file 0600 and sealed under the refresh ring.
+    """A folder of answers, encrypted under the refresh ring.
+
+    The folder has mode 0700, each file 0600.
 
     Args:
         folder: made where it is missing; on a disk that outlives the process.
@@ -80,7 +84,7 @@ class Spool:
                 "an answer that Postgres cannot take would be lost. Set TOKEN_VAULT_SPOOL to a folder on a lasting disk"
             ) from None
 
-    def keep(self, claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: datetime) -> Path:
+    def save(self, claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: datetime) -> Path:
         """Put an answer on disk, fsynced; returns its file."""
         name = f"{claim.id}-{uuid4().hex}"
         plain = {
@@ -93,12 +97,12 @@ class Spool:
         }  # fmt: skip
         sealed = self._ring.encrypt(_place(name), Secret(json.dumps(plain, default=_text)))
         unfinished = self._write(self._folder / f".{name}.new", sealed)
-        return self._settle(unfinished, self._folder / name)
+        return self._publish(unfinished, self._folder / name)
 
-    def waiting(self) -> list[Path]:
+    def list_answers(self) -> list[Path]:
         """The answers on disk, oldest first."""
         kept = []
-        for path in self.files():
+        for path in self.list_files():
             if path.suffix:
                 continue
             with suppress(FileNotFoundError):  # another process has just stored it
@@ -106,16 +110,16 @@ class Spool:
         return [path for _, path in sorted(kept)]
 
     def _finish(self) -> None:
-        """Name the whole answers of processes that were killed just before they could."""
+        """Publish whole answers whose process was killed just before."""
         for path in self._folder.glob(".*.new"):
             with suppress(FileNotFoundError, CannotDecrypt):
-                if time.time() - path.stat().st_mtime > UNFINISHED:
+                if time.time() - path.stat().st_mtime > UNFINISHED_SECONDS:
                     name = path.name.removeprefix(".").removesuffix(".new")
                     self._ring.decrypt(_place(name), path.read_bytes())
-                    self._settle(path, self._folder / name)
+                    self._publish(path, self._folder / name)
 
-    def read(self, path: Path) -> Spooled | None:
-        """Open one answer; None where another process has just stored it.
+    def read(self, path: Path) -> SpooledAnswer | None:
+        """Decrypt one answer; None if it was just stored.
 
         Raises:
             CannotDecrypt: it was sealed under a key that the refresh ring lacks.
@@ -126,7 +130,7 @@ class Spool:
             return None
         return _read(path, json.loads(self._ring.decrypt(_place(path.name), sealed).reveal()))
 
-    def files(self) -> list[Path]:
+    def list_files(self) -> list[Path]:
         """All answers on disk, those that Postgres refused among them."""
         if not self._folder.is_dir():
             return []
@@ -134,7 +138,9 @@ class Spool:
         return [path for path in self._folder.iterdir() if not path.name.startswith(".")]
 
     def key_index(self, path: Path) -> int | None:
-        """Say which key of the ring sealed an answer, 0 for the first; None where it has just been stored.
+        """Return which key encrypted an answer, 0 for the newest.
+
+        None if another process has just stored it.
 
         Raises:
             CannotDecrypt: no key of the ring did, or it is another file's answer.
@@ -144,7 +150,9 @@ class Spool:
         return None
 
     def reencrypt(self, path: Path) -> bool:
-        """Put an answer under the ring's first key, in one step; False where that is so, or it has just been stored.
+        """Encrypt an answer under the newest key, in one step.
+
+        False if it already is, or if it has just been stored.
 
         Should a worker store it in between, its file comes back: storing an answer twice does nothing. It keeps its
         owner, as it may be another's than whose command this is, and its time, by which answers are put in order.
@@ -152,7 +160,7 @@ class Spool:
         Raises:
             CannotDecrypt: no key of the ring opens it, or it is another file's answer.
         """
-        fresh_file = self._folder / f".{path.name}.{uuid4().hex}.resealed"
+        fresh_file = self._folder / f".{path.name}.{uuid4().hex}.reencrypted"
         try:
             held = path.stat()
             fresh = self._ring.reencrypt(_place(path.stem), path.read_bytes())
@@ -160,24 +168,34 @@ class Spool:
                 return False
             self._write(fresh_file, fresh, like=held)
             path.stat()
-            self._settle(fresh_file, path)
+            self._publish(fresh_file, path)
         except FileNotFoundError:
             return False
         finally:
             fresh_file.unlink(missing_ok=True)
         return True
 
-    def sweep(self) -> None:
-        """Remove what a ``reencrypt`` that was killed has left: copies of answers that are all in their places."""
-        for path in self._folder.glob(".*.resealed"):
-            path.unlink(missing_ok=True)
+    def remove_leftovers(self) -> None:
+        """Remove copies that a killed ``reencrypt`` has left.
+
+        The answers themselves are all in place.
+        """
+        for suffix in ("reencrypted", "resealed"):  # the latter is what version 0.1 called them
+            for path in self._folder.glob(f".*.{suffix}"):
+                path.unlink(missing_ok=True)
 
     def reject(self, path: Path) -> Path:
-        """Put an answer aside that Postgres refuses for what it holds; it is kept for the operator."""
+        """Put aside an answer whose content Postgres refuses.
+
+        It is kept for the operator.
+        """
         return path.rename(path.with_suffix(".rejected"))
 
-    def drop(self, path: Path) -> bool:
-        """Remove an answer that is stored, or that a newer one has overtaken; False where another was quicker."""
+    def remove(self, path: Path) -> bool:
+        """Remove an answer that needs no storing any more.
+
+        It is stored, or a newer one has overtaken it. False if another process was quicker.
+        """
         try:
             path.unlink()
         except FileNotFoundError:
@@ -195,8 +213,8 @@ class Spool:
             os.fsync(file.fileno())
         return path
 
-    def _settle(self, unfinished: Path, path: Path) -> Path:
-        """Give the file its name, and see to it that the name is on disk too."""
+    def _publish(self, unfinished: Path, path: Path) -> Path:
+        """Give a file its name, and fsync that too."""
         unfinished.rename(path)
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -218,7 +236,7 @@ def _text(value: object) -> str:
     raise TypeError(type(value).__name__)
 
 
-def _read(path: Path, plain: dict[str, Any]) -> Spooled:
+def _read(path: Path, plain: dict[str, Any]) -> SpooledAnswer:
     claim, pair = plain["claim"], plain["pair"]
     for old, new in _OLD_NAMES.items():
         if old in claim:
@@ -229,7 +247,7 @@ def _read(path: Path, plain: dict[str, Any]) -> Spooled:
     ):
         claim[name] = _moment(claim.get(name))
     claim |= {"key": GrantKey(**claim["key"]), "owner": UUID(claim["owner"])}
-    return Spooled(
+    return SpooledAnswer(
         path=path,
         claim=Claim(**claim),
         pair=TokenPair(

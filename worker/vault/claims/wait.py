@@ -1,4 +1,4 @@
-"""Waits for the end of another worker's claim."""
+"""Waits until another worker's claim has ended."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ async def wait_for_release(vault: Vault, grant_id: int, *, deadline: float) -> N
 
 
 async def mark_awaited(connection: AsyncConnection, grant_id: int, now: datetime) -> bool:
-    """Ask to be notified when the live claim ends, if any."""
+    """Ask for a wakeup when the live claim ends.
+
+    False if there is none.
+    """
     statement = text("UPDATE grants SET awaited = true WHERE id = :id AND claim_until > :now RETURNING id")
     return (await connection.execute(statement, {"id": grant_id, "now": now})).one_or_none() is not None

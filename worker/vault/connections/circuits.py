@@ -1,4 +1,7 @@
-"""The circuit that guards a connection's token endpoint: while it is open, one call at a time probes whether it heals."""
+"""The circuit that stops calls to a connection's token endpoint.
+
+While it is open, one call at a time probes whether it may close.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ MAX_FAILED_CALLS = 5
 RECOVERY_BURST = 32
 RECOVERY_DOUBLING = 5.0
 RECOVERY_RATE = 100.0
-RECOVERY_TIME = schedule.MARGIN_CAP
+RECOVERY_TIME = schedule.MAX_MARGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,10 @@ _SPREAD = load(__file__, "stagger")
 
 
 async def stagger(connection: AsyncConnection, tenant: str, name: str, now: datetime) -> None:
-    """Let what waited behind a circuit come back by and by, inside the caller's transaction."""
+    """Spread out what became due behind a circuit.
+
+    Runs in the caller's transaction.
+    """
     values = {
         "tenant": tenant, "name": name, "now": now, "burst": RECOVERY_BURST, "rate": RECOVERY_RATE,
         "doubling": RECOVERY_DOUBLING, "at_most": RECOVERY_TIME.total_seconds(),
@@ -84,7 +90,11 @@ async def stagger(connection: AsyncConnection, tenant: str, name: str, now: date
 
 
 async def record_outage(vault: Vault, *, tenant: str, name: str) -> bool:
-    """Count a call that the provider did not answer for itself; says whether it counts as away now."""
+    """Count a call that the provider did not answer itself.
+
+    Returns:
+        Whether it counts as an outage now.
+    """
     statement = (
         update(ConnectionRow)
         .where(ConnectionRow.tenant == tenant, ConnectionRow.name == name)
@@ -96,7 +106,7 @@ async def record_outage(vault: Vault, *, tenant: str, name: str) -> bool:
 
 
 async def clear_outage(vault: Vault, *, tenant: str, name: str) -> None:
-    """Count no failure any more: the provider has answered for itself."""
+    """Reset the count: the provider has answered for itself."""
     statement = (
         update(ConnectionRow)
         .where(ConnectionRow.tenant == tenant, ConnectionRow.name == name)
@@ -107,7 +117,7 @@ async def clear_outage(vault: Vault, *, tenant: str, name: str) -> None:
 
 
 async def record_suspect(vault: Vault, *, tenant: str, name: str, grant_id: int) -> int | None:
-    """Note a grant whose refusal may be its own trouble or the connection's.
+    """Record a grant whose refusal may be the connection's.
 
     Returns:
         The grant that was noted before, since the connection's last renewal; None where none was.
@@ -138,7 +148,9 @@ async def open_circuit(
     jitter: float = 0.0,
     retry_after: float | None = None,
 ) -> datetime | None:
-    """Stop renewing a connection's tokens until a probe succeeds or its credentials change.
+    """Stop the calls of a connection, but for probes.
+
+    It closes when a probe succeeds, or the credentials change.
 
     Args:
         fingerprint: of the client that was refused; a circuit is not opened for credentials already replaced.
@@ -177,7 +189,9 @@ async def open_circuit(
 
 
 async def claim_probe(vault: Vault, *, tenant: str, name: str, now: datetime, until: datetime) -> bool:
-    """Whether the caller may make the one call that an open circuit is due; nobody else then may before ``until``.
+    """Return whether the caller may make the due probe.
+
+    Nobody else may before ``until``.
 
     Batches take the probe with their claim.
     """
@@ -192,7 +206,7 @@ async def claim_probe(vault: Vault, *, tenant: str, name: str, now: datetime, un
 
 
 async def release_probe(vault: Vault, *, tenant: str, name: str, now: datetime) -> None:
-    """End an open circuit's pause: the probe was given up before anything was asked."""
+    """Make the probe due again: it was not sent."""
     statement = (
         update(ConnectionRow)
         .where(
@@ -207,7 +221,10 @@ async def release_probe(vault: Vault, *, tenant: str, name: str, now: datetime) 
 
 
 async def close_circuit(vault: Vault, *, tenant: str, name: str, now: datetime) -> None:
-    """Renew a connection's tokens again, without a suspicion: one was renewed. What waited follows by and by."""
+    """Renew a connection's grants again, as one was renewed.
+
+    No grant is suspect any more, and what became due meanwhile is spread out.
+    """
     this = (ConnectionRow.tenant == tenant, ConnectionRow.name == name)
     was_open = select(ConnectionRow.circuit_opened_at.is_not(None)).where(*this).with_for_update()
     async with vault.engine.begin() as connection:

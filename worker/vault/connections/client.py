@@ -32,7 +32,7 @@ async def update_client(
     renew: str = "eager",
     now: datetime | None = None,
 ) -> bool:
-    """Record whether a connection's tokens can be renewed, and by which client.
+    """Record which client renews a connection, or why none.
 
     A client with other credentials or another endpoint than before closes the circuit: a wrong secret heals
     when it is corrected. Grants that slept are woken when all are to be kept fresh again.

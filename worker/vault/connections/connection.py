@@ -21,7 +21,7 @@ from worker.vault.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class StoredConnection:
-    """A connection as stored, its options still sealed."""
+    """A connection as stored; its options are encrypted."""
 
     tenant: str
     name: str
@@ -51,12 +51,12 @@ _STORED = (
 
 
 def options_context(tenant: str, name: str, version: int) -> EncryptionContext:
-    """Where a connection's options are sealed for."""
+    """Return the context of a connection's options."""
     return EncryptionContext("connections", (tenant, name), "options", version)
 
 
 def decrypt_options(vault: Vault, stored: StoredConnection) -> Mapping[str, Any] | None:
-    """Decrypt what Auth0 last showed of a connection; None where it never showed any options.
+    """Decrypt a connection's options; None if there are none.
 
     Raises:
         CannotDecrypt: the refresh ring lacks the key, or the ciphertext is out of place.
@@ -71,7 +71,7 @@ def decrypt_options(vault: Vault, stored: StoredConnection) -> Mapping[str, Any]
 async def load_connections(
     vault: Vault, tenants: Sequence[str], name: str | None = None
 ) -> list[StoredConnection]:
-    """Read the connections of these tenants, or the one of this name."""
+    """Read the tenants' connections, or the one named."""
     statement = (
         select(*_STORED, *CIRCUIT_COLUMNS)
         .where(ConnectionRow.tenant.in_(tenants))
@@ -100,7 +100,10 @@ async def store_connection(
     notes: Sequence[str],
     now: datetime,
 ) -> None:
-    """Keep what Auth0 shows of a connection. Absent options never erase the ones held."""
+    """Store what Auth0 shows of a connection.
+
+    Absent options never replace the stored ones.
+    """
     before = await load_connections(vault, [tenant], name)
     columns: dict[str, Any] = {
         "auth0_id": auth0_id, "strategy": strategy, "notes": list(notes), "synced_at": now,

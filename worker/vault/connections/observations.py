@@ -26,7 +26,9 @@ async def record_observations(
     life: timedelta | None = None,
     refresh_life: timedelta | None = None,
 ) -> None:
-    """Keep what answers have shown. Each fact goes one way only: towards rotation, and to the shortest time seen.
+    """Record what answers have shown of a provider.
+
+    Each fact goes one way only: towards rotation, and to the shortest time.
 
     Args:
         rotating: an answer brought another refresh token than the one that was spent.

@@ -9,7 +9,7 @@ from token_vault.secret import Secret
 
 
 class Fingerprints:
-    """Keyed fingerprints of what Auth0 shows, so that a change is seen without keeping the token.
+    """Makes keyed fingerprints of what Auth0 shows.
 
     The key lives in the vault, sealed under the refresh ring, and outlives the rotation of both rings:
     a new key would make every stale copy at Auth0 look new.
@@ -23,6 +23,6 @@ class Fingerprints:
         return hmac.digest(self._key, secret.reveal().encode(), "sha256")
 
     def of(self, *parts: Secret | str | None) -> bytes:
-        """Fingerprint one or more values; which of them are missing counts too."""
+        """Fingerprint several values, the absent ones included."""
         values = [part.reveal() if isinstance(part, Secret) else part for part in parts]
         return hmac.digest(self._key, json.dumps(values).encode(), "sha256")

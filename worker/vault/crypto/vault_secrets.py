@@ -1,4 +1,7 @@
-"""The vault's own secrets: the fingerprint key, and a check of the access ring."""
+"""The vault's own secrets.
+
+They are the fingerprint key, and a value that checks the access ring.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ ACCESS_RING_CHECK = EncryptionContext("vault_secrets", ("access_ring_check",), "
 
 
 async def load_or_create(connection: AsyncConnection, ring: KeyRing, context: EncryptionContext) -> Secret:
-    """Read one of the secrets; a new vault makes its own.
+    """Read a secret, or create it in a new vault.
 
     Raises:
         ConfigurationError: the ring lacks the key that encrypted it.

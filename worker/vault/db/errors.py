@@ -13,7 +13,7 @@ from token_vault.errors import TemporarilyUnavailable, VaultError
 
 
 def explain(error: DBAPIError | PoolTimeout) -> VaultError:
-    """Name what is wrong with the database, and who fixes it."""
+    """Return the error that names the cause and its fix."""
     if isinstance(error, PoolTimeout):
         return TemporarilyUnavailable("all connections to Postgres are in use", RETRY_AFTER)
     return failure(error.orig)

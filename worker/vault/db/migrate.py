@@ -21,7 +21,10 @@ MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
 
 def configuration(database_url: Secret) -> Config:
-    """Alembic's configuration for this database; the URL stays out of files and of ``alembic.ini``."""
+    """Return Alembic's configuration for this database.
+
+    The URL stays out of files and of ``alembic.ini``.
+    """
     config = Config(attributes={"database_url": database_url})
     config.set_main_option("script_location", str(MIGRATIONS))
     return config
@@ -40,7 +43,7 @@ def migrate(database_url: Secret, revision: str = "head") -> None:
 
 
 def revisions(database_url: Secret) -> tuple[str | None, str | None]:
-    """Return the database's revision and the newest one of this version.
+    """Return the database's revision, and this version's newest.
 
     Raises:
         ConfigurationError: a newer version has migrated the database, or as ``explain``.

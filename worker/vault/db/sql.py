@@ -1,4 +1,4 @@
-"""Loads the SQL files that stand beside the modules which run them."""
+"""Loads the SQL files that stand beside modules."""
 
 from __future__ import annotations
 

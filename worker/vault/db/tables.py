@@ -1,4 +1,7 @@
-"""The vault's tables, as typed models. Used inside this room only; migrations are held against them."""
+"""The vault's tables, as typed models.
+
+Used inside this room only; migrations are checked against them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ GRANT_STATES = ("active", "unrenewable", "in_doubt", "reauthorization_required",
 
 
 class Base(DeclarativeBase):
-    """What all tables share: names of constraints and the types of columns."""
+    """Names of constraints and types of columns of all tables."""
 
     metadata = MetaData(
         naming_convention={
@@ -50,7 +53,10 @@ class Base(DeclarativeBase):
 
 
 class VaultSecret(Base):
-    """Keys of the vault's own, each sealed under a ring: the fingerprint key, and one check for each ring."""
+    """The vault's own secrets, each encrypted under a ring.
+
+    They are the fingerprint key, and one check for each ring.
+    """
 
     __tablename__ = "vault_secrets"
 
@@ -59,7 +65,7 @@ class VaultSecret(Base):
 
 
 class ManagementTokenRow(Base):
-    """The one Management API token that all workers of a tenant share."""
+    """A tenant's Management API token, which all workers share."""
 
     __tablename__ = "management_tokens"
 
@@ -72,7 +78,7 @@ class ManagementTokenRow(Base):
 
 
 class ConnectionRow(Base):
-    """An Auth0 connection: what Auth0 shows of it, and whether its tokens can be renewed."""
+    """An Auth0 connection, and whether its grants can be renewed."""
 
     __tablename__ = "connections"
 
@@ -124,7 +130,7 @@ class ConnectionRow(Base):
 
 
 class GrantRow(Base):
-    """One grant: the tokens of one identity of one user, or the admin tokens of one connection."""
+    """The tokens of one identity, or of an administrator."""
 
     __tablename__ = "grants"
 
@@ -230,7 +236,7 @@ class GrantRow(Base):
 
 
 class SyncRun(Base):
-    """One pass of a sync: what it saw and how it ended."""
+    """A run of a sync, and how it ended."""
 
     __tablename__ = "sync_runs"
 
@@ -258,7 +264,10 @@ class SyncRun(Base):
 
 
 class SyncCursorRow(Base):
-    """How far a sync has read: committed with each page, so that a killed one is gone on with where it was."""
+    """How far a sync has read.
+
+    It is committed with each page: a killed sync resumes where it was.
+    """
 
     __tablename__ = "sync_cursors"
 
@@ -276,7 +285,10 @@ class SyncCursorRow(Base):
 
 
 class UserToSync(Base):
-    """A user whom an export names as changed, until it was asked for by id."""
+    """A user whom an export names as changed.
+
+    The row is deleted once the user was asked for by id.
+    """
 
     __tablename__ = "users_to_sync"
 
@@ -313,7 +325,10 @@ class RefreshRequestRow(Base):
 
 
 class RenewalCount(Base):
-    """Renewals by minute, connection and outcome; what dashboards and ``status`` show."""
+    """Renewals by minute, connection and outcome.
+
+    Shown by dashboards and ``status``.
+    """
 
     __tablename__ = "renewal_counts"
 
@@ -325,7 +340,10 @@ class RenewalCount(Base):
 
 
 class OutboxRow(Base):
-    """An event: one change of state, written by the transaction that made it. It holds no token and no secret."""
+    """An event: one change of state, without any secret.
+
+    It is written by the transaction that makes the change.
+    """
 
     __tablename__ = "outbox"
 

@@ -1,4 +1,4 @@
-"""Erasing grants, and the tombstones that keep them erased.
+"""Erases grants, and keeps them erased by tombstones.
 
 A tombstone is the grant's own row, emptied: no ciphertext, no user, and the identity's id under the vault's
 fingerprint key. What Auth0 goes on showing of it is recognized by that, and by the fingerprints of the tokens it
@@ -62,12 +62,15 @@ WHERE tenant = :tenant AND name = :name AND NOT EXISTS (
 
 
 def _name(vault: Vault, key: GrantKey) -> str:
-    """What stands for an identity in its tombstone; linking the account does not change it."""
+    """Return what stands for an identity in its tombstone.
+
+    Linking the account does not change it.
+    """
     return f"~{vault.fingerprints.of(key.tenant, key.connection, key.provider_user_id).hex()}"
 
 
 class ErasureResult(StrEnum):
-    """What came of it."""
+    """What came of an erasure."""
 
     NOTHING = "nothing"
     """It is not held, or not under this user any more."""
@@ -101,7 +104,9 @@ async def erase(
 
 
 async def erase_connection(connection: AsyncConnection, tenant: str, name: str) -> bool:
-    """Erase a connection's admin grant, and its client once nobody's grant needs it, inside the caller's transaction.
+    """Erase a connection's admin grant, and its unused client.
+
+    The client stays while a user's grant needs it. Runs in the caller's transaction.
 
     Returns:
         Whether there was an admin grant. Nothing is done for a connection that Auth0 has again.
@@ -117,7 +122,10 @@ async def erase_connection(connection: AsyncConnection, tenant: str, name: str) 
 
 
 async def load_tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantKey, Mapping[str, Any]]:
-    """What Auth0 had shown of those of these identities that were erased, under whatever user they were."""
+    """Return what Auth0 had shown of erased identities.
+
+    They are found whoever was their user.
+    """
     names = {
         (key.tenant, key.connection, _name(vault, key)): key for key in keys if not key.is_admin
     }  # fmt: skip

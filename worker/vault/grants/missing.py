@@ -1,4 +1,4 @@
-"""Grants whose identity Auth0 does not seem to have any more.
+"""Grants whose identity Auth0 does not seem to have.
 
 A search result that lacks a user proves nothing, as the search is eventually consistent; an identity that a user
 lacks may have been linked to another. So what seems gone is only marked here, and erased once that is confirmed.
@@ -58,7 +58,7 @@ async def mark_time_range(
     observed_users: Sequence[str],
     now: datetime,
 ) -> int:
-    """Mark users of a time range whom a full scan lacks.
+    """Mark users of a time range that a scan lacks.
 
     Args:
         since: when the users were created; inclusive, None from the beginning.
@@ -85,7 +85,7 @@ RETURNING id
 
 
 async def mark_undated(vault: Vault, tenant: str, *, before: datetime, now: datetime) -> int:
-    """Mark grants older than a full scan that no scan has shown.
+    """Mark grants older than a scan that none has shown.
 
     A scan that shows a user also shows when the user was created.
     """
@@ -98,7 +98,7 @@ _MARK_UNLINKED = load(__file__, "mark_unlinked")
 async def mark_unlinked(
     vault: Vault, tenant: str, user_ids: Sequence[str], identities: Sequence[GrantKey], *, now: datetime
 ) -> int:
-    """Mark grants of users who do not have these identities any more.
+    """Mark grants of identities that their users do not have.
 
     Args:
         user_ids: the users, as read just now.
@@ -179,7 +179,7 @@ ORDER BY id LIMIT :limit
 async def list_missing(
     vault: Vault, tenant: str, *, before: datetime, after: int, limit: int
 ) -> list[MissingGrant]:
-    """Return grants marked before then, in the order of their ids.
+    """Return grants marked before then, by id.
 
     Args:
         after: the last id of the page before.
@@ -220,7 +220,10 @@ SELECT count(*) FROM (
 
 
 async def count_present_grants(vault: Vault, tenant: str, *, limit: int) -> int:
-    """Count users' grants that do not seem gone, up to a limit."""
+    """Count users' grants that are not marked.
+
+    The count ends at the limit.
+    """
     ((number,),) = await vault.run(_COUNT_PRESENT, {"tenant": tenant, "limit": limit})
     return int(number)
 

@@ -1,4 +1,4 @@
-"""Looking through grants, as ``token_status`` shows them: no token, no ciphertext."""
+"""Queries on grants that read no token and no ciphertext."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def list_grants(
     limit: int = 100,
     after: int = 0,
 ) -> list[dict[str, Any]]:
-    """The status rows of the grants that fit, in the order they came to the vault.
+    """Return the status rows of grants, by id.
 
     Args:
         user_id: Auth0's user id; empty for admin grants alone.
@@ -43,7 +43,7 @@ async def list_grants(
 
 
 async def last_observed(vault: Vault, tenant: str, user_ids: Sequence[str]) -> dict[str, datetime]:
-    """The ``updated_at`` last seen of each of these users, where all of a user's grants agree."""
+    """Return the oldest ``updated_at`` observed of each user's grants."""
     statement = text("""
         SELECT user_id, min(observed_updated_at) FROM grants
         WHERE user_id = ANY(:user_ids) AND tenant = :tenant GROUP BY user_id
@@ -54,7 +54,10 @@ async def last_observed(vault: Vault, tenant: str, user_ids: Sequence[str]) -> d
 
 
 async def list_tenants(vault: Vault, name: str | None = None) -> list[str]:
-    """The names of the tenants of which the vault holds anything, or the one of this name if it is among them."""
+    """Return the tenants that the vault holds anything of.
+
+    Or the one of this name, if it is among them.
+    """
     statement = text("""
         SELECT DISTINCT tenant FROM connections WHERE CAST(:name AS text) IS NULL OR tenant = :name ORDER BY tenant
     """)
@@ -62,7 +65,7 @@ async def list_tenants(vault: Vault, name: str | None = None) -> list[str]:
 
 
 async def find_admin_grant(vault: Vault, tenant: str, connection: str) -> int | None:
-    """The id of a connection's admin grant; None where there is none."""
+    """Return the id of a connection's admin grant, if any."""
     statement = text(
         "SELECT id FROM grants WHERE tenant = :tenant AND connection = :connection AND user_id = ''"
     )
@@ -71,7 +74,10 @@ async def find_admin_grant(vault: Vault, tenant: str, connection: str) -> int | 
 
 
 async def list_keys(vault: Vault, tenant: str, user_id: str) -> list[tuple[int, GrantKey]]:
-    """The ids and keys of a user's grants that are not erased."""
+    """Return ids and keys of a user's grants.
+
+    Erased ones are left out.
+    """
     statement = text("""
         SELECT id, connection, provider_user_id FROM grants
         WHERE user_id = :user_id AND tenant = :tenant AND user_id <> '' AND state <> 'erased' ORDER BY id

@@ -1,4 +1,4 @@
-"""Moving a grant to another user: what linking and unlinking accounts at Auth0 does to an identity.
+"""Moves grants to the users their identities were linked to.
 
 The identity keeps its tokens and changes its user. Taken for a new grant, it would come with the refresh token that
 Auth0 showed at the last login, long rotated by us, and its first renewal would make the provider revoke the family.
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 async def relink(
     vault: Vault, moves: Sequence[tuple[int, GrantKey, datetime | None]], *, now: datetime
 ) -> set[GrantKey]:
-    """Give grants to the users that Auth0 now shows them under.
+    """Move grants to the users that Auth0 now shows.
 
     Args:
         moves: the id of each grant, its new key, and the ``updated_at`` of the user who has it now.
@@ -59,10 +59,10 @@ async def _move(
             columns = {
                 "user_id": key.user_id,
                 "missing_since": None,  # it is here that it went
-                "access_ciphertext": _again(
+                "access_ciphertext": _reencrypt(
                     vault.access, old, key, "access", row["access_version"], row["access_ciphertext"]
                 ),
-                "refresh_ciphertext": _again(
+                "refresh_ciphertext": _reencrypt(
                     vault.refresh, old, key, "refresh", row["refresh_version"], row["refresh_ciphertext"]
                 ),
             }
@@ -77,10 +77,13 @@ async def _move(
     return True
 
 
-def _again(
+def _reencrypt(
     ring: KeyRing, old: GrantKey, new: GrantKey, field: str, version: int, sealed: bytes | None
 ) -> bytes | None:
-    """Seal a token anew: a ciphertext opens in its own place alone, and the user is part of it."""
+    """Encrypt a token for its new user.
+
+    A ciphertext decrypts in its own context alone, and the user is part of that.
+    """
     if sealed is None:
         return None
     token = ring.decrypt(EncryptionContext.of_grant(old, field, version), sealed)

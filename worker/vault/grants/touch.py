@@ -1,4 +1,4 @@
-"""Notes on grants that change no token: up to when Auth0 has shown them, that they are read, that a wait is over."""
+"""Updates of grants that change no token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _TOUCH_OBSERVED = load(__file__, "touch_observed")
 
 
 async def touch_observed(vault: Vault, seen: Sequence[tuple[GrantKey, datetime, datetime | None]]) -> None:
-    """Note up to when identities of one tenant were seen that Auth0 shows without tokens; what is held is kept.
+    """Record when identities without tokens were last observed.
+
+    All of one tenant. Stored tokens stay.
 
     Args:
         seen: each with the ``updated_at`` and ``created_at`` of its user, as asked for by id.
@@ -42,7 +44,9 @@ WHERE id = :id AND (last_read_at IS NULL OR last_read_at < :noted)
 
 
 async def record_read(vault: Vault, grant_id: int, *, now: datetime, due_at: datetime) -> None:
-    """Note that a grant is read, at most once in ``READ_NOTICE``, and wake it.
+    """Record that a grant is read, and wake it.
+
+    At most once in ``READ_NOTICE``.
 
     Args:
         due_at: when it is due that is kept fresh from now on.

@@ -1,4 +1,7 @@
-"""What Auth0 shows of one grant, and what the row that holds it becomes when it is taken. Pure but for sealing."""
+"""What Auth0 shows of a grant, as columns.
+
+Pure but for encryption.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ from worker.vault.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class IncomingGrant:
-    """One identity's tokens, or a connection's admin tokens, as Auth0 shows them.
+    """The tokens of one grant, as Auth0 shows them.
+
+    It is a user's identity, or a connection's administrator.
 
     Attributes:
         strategy: of the connection, in case Auth0 has not shown the connection itself.
@@ -60,7 +65,7 @@ def row_key(row: Mapping[str, Any]) -> GrantKey:
 
 
 def as_stored(row: Mapping[str, Any]) -> Stored:
-    """Return of a row what is compared with what Auth0 shows."""
+    """Return what of a row is compared with Auth0's copy."""
     return Stored(
         observed_access=row["observed_access"],
         observed_refresh=row["observed_refresh"],
@@ -90,7 +95,10 @@ def identity_columns(key: GrantKey) -> dict[str, Any]:
 
 
 def observed_columns(grant: IncomingGrant, shown: Incoming, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What Auth0 showed, kept where it now shows nothing: the same token shown again later is no news."""
+    """Return what Auth0 showed last.
+
+    What it does not show now is kept: the same token shown again later is not new.
+    """
     return {
         "observed_access": shown.access or row["observed_access"],
         "observed_refresh": shown.refresh or row["observed_refresh"],
@@ -107,7 +115,10 @@ def ingested_columns(
     row: Mapping[str, Any],
     now: datetime,
 ) -> dict[str, Any]:
-    """Build the row's new columns. Keys of ``TAKEN`` that are absent here stay as they are."""
+    """Build the row's new columns.
+
+    Columns of ``INGESTED_COLUMNS`` that are absent here stay as they are.
+    """
     columns = {name: row[name] for name in INGESTED_COLUMNS if name in row} | observed_columns(
         grant, shown, row
     )

@@ -1,4 +1,6 @@
-"""Whether what Auth0 shows is news. Pure: the promise «never older, never empty» is decided here.
+"""Decides which incoming tokens are newer than the stored ones.
+
+Pure: the promise «never older, never empty» is decided here.
 
 Auth0's copy is as old as the user's last login, while ours is renewed. So a shown token is taken only when it
 differs from what Auth0 last showed, and each of the two tokens is judged by itself: an identity with a new
@@ -29,7 +31,7 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the vault holds, and what Auth0 had shown when it was last looked at.
+    """What the vault holds, and what Auth0 showed last.
 
     Attributes:
         observed_access, observed_refresh: fingerprints of what was last shown.
@@ -79,7 +81,10 @@ def compare_freshness(held: Stored | None, shown: Incoming, now: datetime) -> Fr
 
 
 def _access_is_newer(held: Stored, shown: Incoming, now: datetime) -> bool:
-    """Whether a changed access token without a new refresh token is better than the one held."""
+    """Return whether a changed access token is the newer one.
+
+    No new refresh token came with it.
+    """
     if not held.has_access or not held.renewable:
         return True
     if held.from_auth0:

@@ -1,4 +1,4 @@
-"""Taking what Auth0 shows into the vault."""
+"""Stores what is newer of what Auth0 shows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ from worker.vault.vault import Vault
 
 @dataclass(slots=True)
 class IngestStats:
-    """How many grants were new, changed, unchanged, or shown in an older state than before."""
+    """How many grants were new, changed, unchanged or stale.
+
+    A stale one was shown in an older state than before.
+    """
 
     new: int = 0
     changed: int = 0
@@ -51,7 +54,9 @@ _LOCK_STORED = load(__file__, "lock_stored")
 
 
 async def ingest(vault: Vault, shown: Sequence[IncomingGrant], *, now: datetime) -> IngestStats:
-    """Take what is news in what Auth0 shows, encrypt it, and commit: what is new, then what has changed.
+    """Store what is newer of what Auth0 shows, encrypted.
+
+    New grants are committed first, then changed ones.
 
     Args:
         shown: at most a few hundred grants, each key once.
@@ -82,7 +87,7 @@ async def ingest(vault: Vault, shown: Sequence[IncomingGrant], *, now: datetime)
 
 
 async def _change(vault: Vault, known: list[FingerprintedGrant], tally: IngestStats, now: datetime) -> None:
-    """Judge grants that the vault holds, each row locked until what was decided is committed."""
+    """Update stored grants; their rows stay locked until the commit."""
     writes = Writes()
     async with vault.engine.begin() as connection:
         held = await _held(connection, [grant.key for grant, _ in known])
@@ -142,7 +147,10 @@ def _plan_insert(
     writes: Writes,
     tally: IngestStats,
 ) -> None:
-    """Judge one shown grant that the vault does not hold. What was erased comes back by a new login alone."""
+    """Decide whether a grant that is not stored is inserted.
+
+    Only a new login brings an erased one back.
+    """
     before = {**EMPTY, **(tombstone or {})}
     verdict = compare_freshness(as_stored(before) if tombstone else None, shown, now)
     if verdict.stale:
@@ -165,7 +173,7 @@ def _plan_update(
     writes: Writes,
     tally: IngestStats,
 ) -> None:
-    """Judge one shown grant that the vault holds, and note down what to write for it."""
+    """Decide what of a stored grant is updated."""
     verdict = compare_freshness(as_stored(row), shown, now)
     if verdict.stale:
         tally.stale += 1

@@ -1,4 +1,4 @@
-"""Writes what taking came to: new rows, changed ones, and sights of Auth0 that brought nothing."""
+"""Writes what an ingest decided."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from worker.vault.ingest.columns import OBSERVED_COLUMNS, FingerprintedGrant, ro
 
 @dataclass(slots=True)
 class Writes:
-    """What is to be written: columns of new rows, of changed ones and of mere sights, and whose waiters to wake."""
+    """What is to be written.
+
+    Columns of new rows, of changed ones, and of those that were only observed; and whose waiters to wake.
+    """
 
     inserts: list[dict[str, Any]] = field(default_factory=list)
     updates: list[dict[str, Any]] = field(default_factory=list)
@@ -38,7 +41,10 @@ _INSERTED = (
 
 
 def _plain(name: str, value: object) -> object:
-    """A column's value in JSON: ciphertexts are text already, fingerprints go as hexadecimal digits."""
+    """Return a column's value in JSON.
+
+    Ciphertexts are text already; fingerprints become hexadecimal digits.
+    """
     if isinstance(value, bytes):
         return value.decode() if name.endswith("_ciphertext") else value.hex()
     return value.isoformat() if isinstance(value, datetime) else value
@@ -47,7 +53,11 @@ def _plain(name: str, value: object) -> object:
 async def insert_rows(
     connection: AsyncConnection, inserts: list[dict[str, Any]], unknown: list[FingerprintedGrant]
 ) -> set[GrantKey]:
-    """Insert new grants; returns the keys that another sync has inserted at the same time."""
+    """Insert new grants.
+
+    Returns:
+        The keys that another sync has inserted at the same time.
+    """
     strategies = {grant.key: grant.strategy for grant, _ in unknown}
     rows = [
         {name: _plain(name, columns[name]) for name in _INSERTED} | {"strategy": strategies[row_key(columns)]}
@@ -58,7 +68,7 @@ async def insert_rows(
 
 
 async def update_rows(connection: AsyncConnection, writes: Writes) -> None:
-    """Update rows that the caller has locked, and wake who waits for one of them."""
+    """Update rows that are locked, and wake their waiters."""
     for columns in writes.updates:
         row_id = columns.pop("row_id")
         await connection.execute(update(GrantRow).where(GrantRow.id == row_id).values(columns))

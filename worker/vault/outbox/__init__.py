@@ -1,4 +1,4 @@
-"""The outbox: events, and how far each has come on its way to each webhook.
+"""The outbox: events, and their deliveries to webhooks.
 
 Triggers write the events of grants and connections, in the transaction of the change that they report. A delivery
 is claimed like a grant, by one committed update with an owner and a deadline, and made at least once.

@@ -1,4 +1,4 @@
-"""How far each event has come on its way to each webhook."""
+"""Deliveries: events on their way to webhooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from worker.vault.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class WebhookFilter:
-    """What one webhook wants: events of these kinds, and of these tenants, None for all."""
+    """The kinds and tenants of events that one webhook wants.
+
+    All tenants where it is None.
+    """
 
     webhook: str
     kinds: tuple[str, ...]
@@ -47,7 +50,10 @@ _SPREAD = load(__file__, "queue")
 async def queue(
     vault: Vault, tenants: Sequence[str], wanted: Iterable[WebhookFilter], *, now: datetime, limit: int = 1000
 ) -> None:
-    """Put fresh events up for delivery to the webhooks that want them; those of no webhook are done with."""
+    """Queue new events for the webhooks that want them.
+
+    An event that no webhook wants is done with.
+    """
     values = {"tenants": list(tenants), "wanted": _as_json(wanted), "now": now, "limit": limit}
     await vault.run(_SPREAD, values)
 
@@ -58,7 +64,7 @@ _CLAIM = load(__file__, "claim")
 async def claim_due(
     vault: Vault, webhook: str, *, now: datetime, until: datetime, limit: int
 ) -> list[Delivery]:
-    """Claim deliveries that are due, and commit; the oldest event first.
+    """Claim due deliveries, and commit; the oldest first.
 
     Args:
         until: nobody else makes them before.
@@ -136,7 +142,7 @@ async def resend(
     ids: Sequence[UUID] = (),
     failed: bool = False,
 ) -> list[UUID]:
-    """Put events up for delivery again, under the ids they had.
+    """Queue events again, under the ids they had.
 
     Args:
         wanted: the webhooks that are configured now; each gets the events that it wants.
@@ -153,7 +159,10 @@ async def resend(
 
 
 async def count_undelivered(vault: Vault) -> list[dict[str, Any]]:
-    """What is not delivered, by webhook: ``pending`` and ``failed``, and the last status of those tried in vain."""
+    """Count what is not delivered, by webhook.
+
+    Also the last status and error of those that were tried.
+    """
     statement = text("""
         SELECT webhook, count(*) FILTER (WHERE state = 'pending') AS pending,
             count(*) FILTER (WHERE state = 'failed') AS failed,

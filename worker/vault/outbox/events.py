@@ -1,4 +1,4 @@
-"""Events: changes of state that somebody outside must know of."""
+"""Events: changes that somebody outside must know of."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ async def emit(
     reason: str | None = None,
     since: datetime | None = None,
 ) -> None:
-    """Write an event in the caller's transaction: for changes that no row of a grant or connection shows.
+    """Write an event in the caller's transaction.
+
+    For changes that no row of a grant or connection shows: triggers write the others.
 
     What was told of a forgotten user before is deleted, delivered or not: the last event is all that stays.
 
@@ -75,7 +77,10 @@ async def emit(
 
 
 async def delete_users_events(connection: AsyncConnection, tenant: str, user_id: str | None) -> None:
-    """Delete what was told of a user, but not that the user is forgotten; in the caller's transaction."""
+    """Delete a user's events, but not `user.forgotten`.
+
+    Runs in the caller's transaction.
+    """
     await connection.execute(
         delete(OutboxRow).where(
             OutboxRow.tenant == tenant,
@@ -86,7 +91,10 @@ async def delete_users_events(connection: AsyncConnection, tenant: str, user_id:
 
 
 async def reassign(connection: AsyncConnection, old: GrantKey, user_id: str) -> None:
-    """Let what was told of a grant name the user who has it now: who has to act, and who may be forgotten."""
+    """Let events of a grant name its new user.
+
+    That is who has to act, and who may be forgotten.
+    """
     await connection.execute(
         update(OutboxRow)
         .where(
@@ -108,7 +116,12 @@ _TELL_EXPIRING = load(__file__, "report_expiring")
 async def report_expiring(
     vault: Vault, tenants: Sequence[str], *, ahead: datetime, since: datetime, limit: int = 500
 ) -> int:
-    """Tell of access tokens that end until ``ahead`` with nothing to renew them, once each; returns how many.
+    """Write an event for each unrenewable token that ends soon.
+
+    Once each.
+
+    Returns:
+        How many.
 
     Args:
         since: tokens that ended before are not told of.
@@ -152,7 +165,7 @@ WHERE kind = 'user.forgotten' AND user_id IS NOT NULL AND queued_at IS NOT NULL
 
 
 async def redact_forgotten(vault: Vault) -> None:
-    """Take the user's id out of events of forgotten users that every receiver has."""
+    """Remove the user ids of forgotten users that were delivered."""
     await vault.run(_BLANK)
 
 

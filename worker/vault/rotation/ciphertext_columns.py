@@ -1,4 +1,4 @@
-"""Where the vault's tables hold ciphertexts, and how to go through them all without holding them all."""
+"""The columns that hold ciphertexts, read in pages."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column of ciphertexts, or those of its rows that are under one ring.
+class CiphertextColumn:
+    """A column of ciphertexts, or its rows under one ring.
 
     Attributes:
         holds: what the ciphertexts are, for people.
@@ -30,7 +30,7 @@ class Column:
         only: a condition on the rows, in SQL.
     """
 
-    holds: str
+    content: str
     ring: RingName
     table: str
     name: str
@@ -48,29 +48,29 @@ def _of_grant(field: str) -> Callable[[Row], EncryptionContext]:
     return place
 
 
-def _tokens(ring: RingName) -> Column:
+def _tokens(ring: RingName) -> CiphertextColumn:
     beside = ("tenant", "connection", "user_id", "provider_user_id", f"{ring}_version")
-    return Column(
+    return CiphertextColumn(
         f"{ring} tokens", ring, "grants", f"{ring}_ciphertext", {"id": "bigint"}, beside, _of_grant(ring)
     )
 
 
-def _own(holds: str, ring: RingName, place: EncryptionContext) -> Column:
+def _own(holds: str, ring: RingName, place: EncryptionContext) -> CiphertextColumn:
     (name,) = place.row
-    return Column(
+    return CiphertextColumn(
         holds, ring, "vault_secrets", "ciphertext", {"name": "text"}, (), lambda _: place, f"name = '{name}'"
     )
 
 
-COLUMNS = (
+CIPHERTEXT_COLUMNS = (
     _own("check of the ring", "access", ACCESS_RING_CHECK),
     _tokens("access"),
     _own("fingerprint key", "refresh", FINGERPRINT_KEY),
-    Column(
+    CiphertextColumn(
         "connections' options", "refresh", "connections", "options_ciphertext", {"tenant": "text", "name": "text"},
         ("options_version",), lambda row: options_context(row["tenant"], row["name"], row["options_version"]),
     ),
-    Column(
+    CiphertextColumn(
         "management tokens", "refresh", "management_tokens", "ciphertext", {"tenant": "text"}, (),
         lambda row: encryption_context(row["tenant"]),
     ),
@@ -80,7 +80,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredCiphertext:
     """One ciphertext.
 
     Attributes:
@@ -92,8 +92,10 @@ class Found:
     sealed: bytes
 
 
-def pages(connection: Connection, column: Column, size: int) -> Iterator[list[Found]]:
-    """Go through a column in the order of its key, a page in memory at a time.
+def read_pages(
+    connection: Connection, column: CiphertextColumn, size: int
+) -> Iterator[list[StoredCiphertext]]:
+    """Yield a column's ciphertexts in pages, by key.
 
     Each page is a statement of its own: no snapshot is kept open over hours, and no lock over any.
     """
@@ -103,26 +105,34 @@ def pages(connection: Connection, column: Column, size: int) -> Iterator[list[Fo
         after = page[-1].key
 
 
-def again(connection: Connection, column: Column, keys: Sequence[tuple[Any, ...]]) -> list[Found]:
+def reread(
+    connection: Connection, column: CiphertextColumn, keys: Sequence[tuple[Any, ...]]
+) -> list[StoredCiphertext]:
     """Read the ciphertexts of these rows as they are now."""
     names = ", ".join(column.key)
     condition = f"({names}) IN (SELECT * FROM unnest({_arrays(column)}))"  # noqa: S608  # our own names
     return _read(connection, column, condition, _by_column(column, keys), len(keys))
 
 
-def count(connection: Connection, column: Column) -> int:
+def count_ciphertexts(connection: Connection, column: CiphertextColumn) -> int:
     """How many ciphertexts a column has."""
     statement = f"SELECT count({column.name}) FROM {column.table} WHERE {column.only}"  # noqa: S608  # our own names
     return int(connection.execute(text(statement)).scalar_one())
 
 
-def swap(
-    connection: Connection, column: Column, found: Sequence[Found], fresh: Sequence[bytes]
+def compare_and_swap(
+    connection: Connection,
+    column: CiphertextColumn,
+    found: Sequence[StoredCiphertext],
+    fresh: Sequence[bytes],
 ) -> set[tuple[Any, ...]]:
-    """Replace ciphertexts where they still stand as they were read, in one statement; returns the keys of those rows.
+    """Replace ciphertexts that are still as they were read.
 
     What was written meanwhile is newer and stays. A row that another transaction has locked is left alone: who
     waits for nothing while it holds locks is part of no deadlock.
+
+    Returns:
+        The keys of the rows that were replaced.
     """
     names = ", ".join(column.key)
     held = ", ".join(f"held.{name}" for name in column.key)
@@ -145,8 +155,8 @@ RETURNING {held}
 
 
 def _read(
-    connection: Connection, column: Column, condition: str, values: Mapping[str, Any], limit: int
-) -> list[Found]:
+    connection: Connection, column: CiphertextColumn, condition: str, values: Mapping[str, Any], limit: int
+) -> list[StoredCiphertext]:
     names = ", ".join((*column.key, *column.beside))
     statement = f"""
 SELECT {names}, {column.name} AS sealed_here FROM {column.table}
@@ -155,12 +165,14 @@ ORDER BY {", ".join(column.key)} LIMIT :limit
 """  # noqa: S608  # our own names
     rows = map(dict[str, Any], connection.execute(text(statement), {**values, "limit": limit}).mappings())
     return [
-        Found(tuple(row[name] for name in column.key), column.place(row), bytes(row["sealed_here"]))
+        StoredCiphertext(
+            tuple(row[name] for name in column.key), column.place(row), bytes(row["sealed_here"])
+        )
         for row in rows
     ]
 
 
-def _beyond(column: Column, after: tuple[Any, ...] | None) -> tuple[str, dict[str, Any]]:
+def _beyond(column: CiphertextColumn, after: tuple[Any, ...] | None) -> tuple[str, dict[str, Any]]:
     if after is None:
         return "true", {}
     marks = ", ".join(f"CAST(:after_{name} AS {kind})" for name, kind in column.key.items())
@@ -168,9 +180,9 @@ def _beyond(column: Column, after: tuple[Any, ...] | None) -> tuple[str, dict[st
     return f"({', '.join(column.key)}) > ({marks})", values
 
 
-def _arrays(column: Column) -> str:
+def _arrays(column: CiphertextColumn) -> str:
     return ", ".join(f"CAST(:key_{name} AS {kind}[])" for name, kind in column.key.items())
 
 
-def _by_column(column: Column, keys: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+def _by_column(column: CiphertextColumn, keys: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     return {f"key_{name}": [key[place] for key in keys] for place, name in enumerate(column.key)}

@@ -1,4 +1,6 @@
-"""Putting all that is sealed under the first key of its ring, and counting what is under which key.
+"""Rotates the keys of both rings.
+
+It encrypts everything under the newest keys, and counts what is under which key.
 
 Nothing is remembered between two runs: a ciphertext itself shows under which key it is. A run that was killed is
 gone on with by running again. Beside it workers, syncs and readers go on: a ciphertext is replaced only where it
@@ -24,16 +26,24 @@ from token_vault.secret import Secret
 from worker.vault.claims.spool import Spool
 from worker.vault.db.engine import sqlalchemy_url
 from worker.vault.db.errors import explain
-from worker.vault.rotation.ciphertext_columns import COLUMNS, Column, Found, again, count, pages, swap
+from worker.vault.rotation.ciphertext_columns import (
+    CIPHERTEXT_COLUMNS,
+    CiphertextColumn,
+    StoredCiphertext,
+    compare_and_swap,
+    count_ciphertexts,
+    read_pages,
+    reread,
+)
 
 Progress = Callable[[int, int | None], None]
 Rings = Mapping[RingName, KeyRing]
 
-PAGE = 500
+PAGE_SIZE = 500
 # A row that another transaction holds is tried again so often, after so many seconds.
 TRIES, PAUSE = 100, 0.05
 # So many ciphertexts that do not open are named; the rest is counted.
-NAMED = 20
+MAX_NAMED_PROBLEMS = 20
 
 
 @dataclass(slots=True)
@@ -49,22 +59,25 @@ class RotationStats:
     """
 
     ring: RingName
-    holds: str
+    content: str
     by_key: Counter[int] = field(default_factory=Counter)
-    resealed: int = 0
+    reencrypted: int = 0
     in_use: int = 0
-    unopened: int = 0
+    undecryptable: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
     def outdated(self) -> int:
-        """How many are under another key than the first, or may be."""
-        return self.by_key.total() - self.by_key[0] + self.in_use + self.unopened
+        """Return how many may not be under the newest key."""
+        return self.by_key.total() - self.by_key[0] + self.in_use + self.undecryptable
 
-    def refuse(self, error: CannotDecrypt) -> None:
-        """Count a ciphertext that does not open, and name it where there is room."""
-        self.unopened += 1
-        if len(self.problems) < NAMED:
+    def count_failure(self, error: CannotDecrypt) -> None:
+        """Count a ciphertext that no key decrypts.
+
+        The first ones are named.
+        """
+        self.undecryptable += 1
+        if len(self.problems) < MAX_NAMED_PROBLEMS:
             self.problems.append(str(error))
 
 
@@ -95,16 +108,18 @@ def rotate(
     spool: Spool | None,
     progress: Progress = lambda _done, _total: None,
 ) -> list[RotationStats]:
-    """Put what is under an older key under the first one, a page committed at a time; arguments and errors as ``inspect``.
+    """Encrypt everything under the newest keys.
+
+    Each page is committed by itself. Arguments and errors as ``inspect``.
 
     Nothing else of a row is touched: no time, no state, no version, no claim; so no event is told either.
     """
     if spool is not None:
-        spool.sweep()
+        spool.remove_leftovers()
     return _walk(database_url, rings, spool, progress, _reseal, None)
 
 
-_Work = Callable[[Connection, Column, KeyRing, list[Found], RotationStats], None]
+_Work = Callable[[Connection, CiphertextColumn, KeyRing, list[StoredCiphertext], RotationStats], None]
 
 
 def _walk(
@@ -115,15 +130,19 @@ def _walk(
     work: _Work,
     pages_at_most: int | None,
 ) -> list[RotationStats]:
-    columns = [column for column in COLUMNS if column.ring in rings]
+    columns = [column for column in CIPHERTEXT_COLUMNS if column.ring in rings]
     tallies = []
     with _connected(database_url) as connection:
-        total = sum(count(connection, column) for column in columns) if pages_at_most is None else None
+        total = (
+            sum(count_ciphertexts(connection, column) for column in columns)
+            if pages_at_most is None
+            else None
+        )
         done = 0
         for column in columns:
-            tally = RotationStats(column.ring, column.holds)
+            tally = RotationStats(column.ring, column.content)
             tallies.append(tally)
-            for page in islice(pages(connection, column, PAGE), pages_at_most):
+            for page in islice(read_pages(connection, column, PAGE_SIZE), pages_at_most):
                 work(connection, column, rings[column.ring], page, tally)
                 done += len(page)
                 progress(done, total)
@@ -132,42 +151,53 @@ def _walk(
     return tallies
 
 
-def _count(_: Connection, __: Column, ring: KeyRing, page: Sequence[Found], tally: RotationStats) -> None:
+def _count(
+    _: Connection, __: CiphertextColumn, ring: KeyRing, page: Sequence[StoredCiphertext], tally: RotationStats
+) -> None:
     for found in page:
         try:
             tally.by_key[ring.key_index(found.place, found.sealed)] += 1
         except CannotDecrypt as error:
-            tally.refuse(error)
+            tally.count_failure(error)
 
 
 def _reseal(
-    connection: Connection, column: Column, ring: KeyRing, page: list[Found], tally: RotationStats
+    connection: Connection,
+    column: CiphertextColumn,
+    ring: KeyRing,
+    page: list[StoredCiphertext],
+    tally: RotationStats,
 ) -> None:
     pending = page
     for _ in range(TRIES):
         outdated, fresh = _fresh(ring, pending, tally)
         if not outdated:
             return
-        swapped = swap(connection, column, outdated, fresh)
-        tally.resealed += len(swapped)
+        swapped = compare_and_swap(connection, column, outdated, fresh)
+        tally.reencrypted += len(swapped)
         tally.by_key[0] += len(swapped)
         left = [found.key for found in outdated if found.key not in swapped]
         if not left:
             return
         # Written meanwhile, or held by another transaction just now.
-        pending = again(connection, column, left)
+        pending = reread(connection, column, left)
         time.sleep(PAUSE)
     tally.in_use += len(pending)
 
 
-def _fresh(ring: KeyRing, page: Sequence[Found], tally: RotationStats) -> tuple[list[Found], list[bytes]]:
-    """Seal anew what is under an older key, and count the rest."""
+def _fresh(
+    ring: KeyRing, page: Sequence[StoredCiphertext], tally: RotationStats
+) -> tuple[list[StoredCiphertext], list[bytes]]:
+    """Encrypt anew what is under an older key.
+
+    The rest is counted.
+    """
     outdated, fresh = [], []
     for found in page:
         try:
             sealed = ring.reencrypt(found.place, found.sealed)
         except CannotDecrypt as error:
-            tally.refuse(error)
+            tally.count_failure(error)
             continue
         if sealed is None:
             tally.by_key[0] += 1
@@ -179,13 +209,13 @@ def _fresh(ring: KeyRing, page: Sequence[Found], tally: RotationStats) -> tuple[
 
 def _spooled(spool: Spool, *, resealing: bool) -> RotationStats:
     tally = RotationStats("refresh", "answers in this machine's spool")
-    for path in spool.files():
+    for path in spool.list_files():
         try:
             if resealing:
-                tally.resealed += spool.reencrypt(path)
+                tally.reencrypted += spool.reencrypt(path)
             position = spool.key_index(path)
         except CannotDecrypt as error:
-            tally.refuse(error)
+            tally.count_failure(error)
         else:
             if position is not None:
                 tally.by_key[position] += 1

@@ -17,7 +17,10 @@ COUNT_RETENTION = timedelta(days=7)
 async def count_renewals(
     vault: Vault, outcomes: Mapping[tuple[str, str, str], int], *, now: datetime
 ) -> None:
-    """Add to the counts of this minute, by tenant, connection and outcome."""
+    """Add outcomes to the counts of this minute.
+
+    By tenant, connection and outcome.
+    """
     if not outcomes:
         return
     minute = now.replace(second=0, microsecond=0)

@@ -41,7 +41,10 @@ FROM deliveries d JOIN outbox e ON e.id = d.event_id WHERE d.state <> 'delivered
 
 
 async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
-    """How the vault is: grants by state, connections, each tenant's last full sync and last look for changes, renewals."""
+    """Return what the vault holds and how it works.
+
+    Grants by state, connections, each tenant's last full sync and last look for changes, renewals, events.
+    """
     values = {"tenants": list(tenants)}
     async with vault.engine.connect() as connection:
         grants = await connection.execute(_GRANTS, values)

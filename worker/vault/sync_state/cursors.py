@@ -1,4 +1,7 @@
-"""How far each feed of a tenant is read, committed with what was read."""
+"""How far each of a tenant's feeds is read.
+
+It is committed with what was read.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ class SyncCursor:
 
 
 async def load(vault: Vault, tenant: str, feed: str) -> SyncCursor | None:
-    """Where a feed stands; None where it was never begun, or has come to its end."""
+    """Return where a feed goes on.
+
+    None if it was never begun, or has come to its end.
+    """
     statement = select(
         SyncCursorRow.token, SyncCursorRow.page, SyncCursorRow.read_until, SyncCursorRow.run_id
     ).where(SyncCursorRow.tenant == tenant, SyncCursorRow.feed == feed)

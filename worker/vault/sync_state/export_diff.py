@@ -1,4 +1,7 @@
-"""An export of a tenant's users against what the vault holds: whom to ask for by id, and who seems gone."""
+"""Compares an export of users with the vault.
+
+It gives whom to ask for by id, and who seems gone.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,9 @@ async def compare_export(
     until: datetime,
     now: datetime,
 ) -> ExportDiff:
-    """Note whom to ask for, and mark whom the export lacks: all of it or nothing, and twice without harm.
+    """Record whom to ask for, and mark who is missing.
+
+    All of it or nothing; running it twice does no harm.
 
     Args:
         exported: the export's users, some at a time.
@@ -97,7 +102,7 @@ async def count_users_to_sync(vault: Vault, tenant: str) -> int:
 
 
 async def delete_users_to_sync(vault: Vault, tenant: str, user_ids: Sequence[str] | None = None) -> None:
-    """Note that these users were asked for; or that nobody is wanted any more."""
+    """Delete users who were asked for, or all of them."""
     statement = delete(UserToSync).where(UserToSync.tenant == tenant)
     if user_ids is not None:
         statement = statement.where(UserToSync.user_id.in_(user_ids))

@@ -1,4 +1,4 @@
-"""Sync runs: what each has come to, and how it ended."""
+"""Sync runs: what they came to, and how they ended."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def record_sweep(vault: Vault, *, tenant: str, began: datetime, gone: int,
 
 
 async def resume_run(vault: Vault, run_id: int) -> tuple[datetime, SyncRunCounts] | None:
-    """Note that a run that was stopped is gone on with.
+    """Record that a stopped run is resumed.
 
     Returns:
         When it began, and what it had come to; None where it is not recorded any more.
@@ -82,7 +82,7 @@ async def resume_run(vault: Vault, run_id: int) -> tuple[datetime, SyncRunCounts
 
 
 async def started_at(vault: Vault, run_id: int) -> datetime | None:
-    """When a run began; None where it is not recorded any more."""
+    """Return when a run began, if it is recorded."""
     async with vault.engine.connect() as connection:
         found = await connection.execute(select(SyncRun.started_at).where(SyncRun.id == run_id))
         return found.scalar_one_or_none()
@@ -113,7 +113,10 @@ async def delete_old(vault: Vault, *, now: datetime) -> None:
 
 
 async def last_complete(vault: Vault, tenant: str, scope: str) -> tuple[datetime, int] | None:
-    """When the last run of this scope that came to its end began, and how many users it saw."""
+    """Return when the last complete run began, and its users.
+
+    Only runs of this scope. The users are those it read.
+    """
     statement = (
         select(SyncRun.started_at, SyncRun.seen)
         .where(SyncRun.tenant == tenant, SyncRun.scope == scope, SyncRun.complete)
@@ -126,7 +129,10 @@ async def last_complete(vault: Vault, tenant: str, scope: str) -> tuple[datetime
 
 
 async def last_started(vault: Vault, tenant: str, scope: str) -> datetime | None:
-    """When the last sync of this scope began; a sync of everything counts for the connections too."""
+    """Return when the last sync of this scope began.
+
+    A sync of everything counts for connections too.
+    """
     scopes = ["all", "connections"] if scope == "connections" else [scope]
     statement = select(func.max(SyncRun.started_at)).where(
         SyncRun.tenant == tenant, SyncRun.scope.in_(scopes)
@@ -136,7 +142,9 @@ async def last_started(vault: Vault, tenant: str, scope: str) -> datetime | None
 
 
 async def failures(vault: Vault, tenant: str, scope: str) -> tuple[int, datetime | None]:
-    """How many runs of this scope have failed since one came to its end, and when the last did.
+    """Count failed runs since the last complete one.
+
+    And when the last of them ended; all of this scope.
 
     One that was killed, or that is gone on with, has not failed.
     """
