@@ -35,6 +35,9 @@ autodoc_typehints_description_target = "documented"
 nitpicky = True
 nitpick_ignore = [("py:class", "Secret")]  # a value that prints nothing; readers are given plain strings
 
+# Its name carries the message of ``json.dumps``; the site needs the name alone.
+token_vault.Token.__name__ = "Token"
+
 html_theme = "furo"
 html_title = f"{project} {version}"
 html_additional_pages = {"index": "index.html"}
