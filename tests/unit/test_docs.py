@@ -353,21 +353,3 @@ def test_contributing_names_what_exists() -> None:
         assert not name or name in defined(file), f"{file} defines no {name}"
     words = {name for name in named if re.fullmatch(r"[A-Z]\w+|[a-z]+(_[a-z]+)+", name)}
     assert [word for word in sorted(words) if not re.search(rf"\b{word}\b", SOURCES)] == []
-
-
-def logged(file: Path) -> Iterator[tuple[str, str]]:
-    """Each log event that a module writes, with its level."""
-    for call in ast.walk(ast.parse(text(file))):
-        if not isinstance(call, ast.Call) or not call.args:
-            continue
-        if written := re.fullmatch(r"log\.(debug|info|warning|error|exception)", ast.unparse(call.func)):
-            level = written[1].replace("exception", "error")
-            for part in ast.walk(call.args[0]):  # the name may depend on a condition
-                if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                    yield part.value, level
-
-
-def test_log_events_are_listed() -> None:
-    """The page of log events has each event that the worker logs, with its level, and no other."""
-    listed = re.findall(r"^\| `([\w.]+)` \| (\w+) \| ", text(ROOT / "docs/log-events.md"), re.M)
-    assert sorted(listed) == sorted({event for file in ROOT.glob("worker/**/*.py") for event in logged(file)})

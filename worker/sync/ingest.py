@@ -226,9 +226,7 @@ class SyncIngest:
                 except Auth0Error as refused:
                     report.failed += 1
                     report.problems.append(str(refused))
-                    log.warning(
-                        "sync.user_unreadable", tenant=self._tenant, user_id=user_id, error=str(refused)
-                    )
+                    log.warning("sync.user_skipped", tenant=self._tenant, user_id=user_id, error=str(refused))
 
         asking = [asyncio.ensure_future(one(user_id)) for user_id in user_ids]
         try:

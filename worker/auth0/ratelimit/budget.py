@@ -199,7 +199,7 @@ class RateLimitBudget:
         shown = PLANS[presume_plan(group, burst)]
         if shown is self._plan:
             return False
-        log.warning("rate_limit.plan_presumed", tenant=self._tenant, plan=shown.name, shown=burst)
+        log.warning("rate_limit.plan_presumed", tenant=self._tenant, plan=shown.name, observed=burst)
         self._plan, self._is_presumed = shown, False
         self._limits = self._limits_of(shown)
         return True
@@ -285,7 +285,7 @@ class RateLimitBudget:
             plan=self._plan.name,
             limit=limit.name,
             burst=planned,
-            shown=burst,
+            observed=burst,
         )
 
 
