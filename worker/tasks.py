@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from token_vault.errors import TemporarilyUnavailable, TokenNotFound, VaultError
+from token_vault.errors import AmbiguousAccount, TemporarilyUnavailable, TokenNotFound, VaultError
 from worker.auth0.errors import Auth0NotFound, Auth0RateLimited, Auth0Unreachable
 from worker.process import Process
 from worker.renewal.on_demand import Refreshed
@@ -100,6 +100,7 @@ def refresh_token(
     min_ttl: float | None = None,
     force: bool = False,
     tenant: str | None = None,
+    account: str | None = None,
 ) -> dict[str, Any]:
     """Make sure that one grant's token is fresh.
 
@@ -110,19 +111,21 @@ def refresh_token(
         min_ttl: seconds of life wanted.
         force: renew even a fresh token.
         tenant: the tenant's name, where several are configured.
+        account: with ``user_id``, the user's id at the provider, where several accounts are linked.
 
     Returns:
-        ``state`` (``not_found`` among them), ``renewed``, ``expires_at``, ``reason``, ``since``, ``retry_after``.
+        ``state`` (``not_found`` and, with ``accounts``, ``ambiguous_account`` among them), ``renewed``, ``expires_at``, ``reason``, ``since``, ``retry_after``.
     """
     _check_names(
         user_id=user_id or "",
         connection=connection or "",
         admin_connection=admin_connection or "",
         tenant=tenant or "",
+        account=account or "",
     )
     # An empty user id would name the admin grant: it is refused like a missing one.
     if bool(admin_connection) == bool(user_id and connection) or (
-        admin_connection and (user_id or connection)
+        admin_connection and (user_id or connection or account)
     ):
         raise ValueError("give user_id and connection, or admin_connection alone")
     if min_ttl is not None and (isinstance(min_ttl, bool) or not isinstance(min_ttl, int | float)):
@@ -131,23 +134,22 @@ def refresh_token(
         raise ValueError("force is true or false")
     runtime = process.runtime()
     wanted_user, wanted_connection = (user_id or "", connection or admin_connection or "")
+    named = {"user_id": wanted_user, "connection": wanted_connection}
     try:
         refreshed = process.run(
             lambda: runtime.on_demand.refresh(
                 tenants=[tenant] if tenant else runtime.tenants,
                 user_id=wanted_user,
                 connection=wanted_connection,
+                account=account or None,
                 min_ttl=min_ttl,
                 force=force,
             )
         )
     except TokenNotFound:
-        return {
-            "state": "not_found",
-            "renewed": False,
-            "user_id": wanted_user,
-            "connection": wanted_connection,
-        }
+        return {"state": "not_found", "renewed": False} | named
+    except AmbiguousAccount as error:
+        return {"state": "ambiguous_account", "renewed": False, "accounts": list(error.accounts)} | named
     return _to_json(refreshed)
 
 

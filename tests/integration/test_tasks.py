@@ -34,6 +34,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("refresh_token", {"user_id": "u\ud800", "connection": "custom"}),
     ("refresh_token", {"admin_connection": ["custom"]}),
     ("refresh_token", {"user_id": "u1", "connection": "custom", "tenant": ["default"]}),
+    ("refresh_token", {"user_id": "u1", "connection": "custom", "account": 7}),
     ("refresh_token", {"user_id": "u1", "connection": "custom", "force": "false"}),
     ("refresh_token", {"user_id": "u1", "connection": "custom", "min_ttl": "60"}),
     ("sync_user", {"user_id": None}),

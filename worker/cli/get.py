@@ -15,7 +15,7 @@ from token_vault.errors import ConfigurationError, TemporarilyUnavailable, Token
 from token_vault.grant_key import GrantKey
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
-from worker.cli.options import Admin, Connection, Json, MinTtl, Tenant, User
+from worker.cli.options import Account, Admin, Connection, Json, MinTtl, Tenant, User
 from worker.cli.renew import renew_grant
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def get(
     user: User = None,
     admin: Admin = None,
     connection: Connection = None,
+    account: Account = None,
     min_ttl: MinTtl = None,
     wait: Annotated[
         float, typer.Option(min=0, metavar="S", help="Seconds to wait for a refresh.")
@@ -46,6 +47,8 @@ def get(
         raise ConfigurationError(
             "give --user, with --connection where the user has several, or --admin alone"
         )
+    if account is not None and user is None:
+        raise ConfigurationError("--account is one of a user's: give --user")
     environment.configure_log()
     with environment.running_vault(rings=["access"]) as settings, _reader(settings, tenant) as vault:
         name = admin or connection or _only_connection(settings, user or "", tenant)
@@ -53,7 +56,7 @@ def get(
         def read(wait_seconds: float) -> Token:
             if user is None:
                 return vault.admin_token(name, min_ttl=min_ttl, wait=wait_seconds)
-            return vault.user_token(user, name, min_ttl=min_ttl, wait=wait_seconds)
+            return vault.user_token(user, name, account=account, min_ttl=min_ttl, wait=wait_seconds)
 
         here = _can_renew_here(settings)
         try:
@@ -63,7 +66,9 @@ def get(
                 raise
             # No worker serves this vault, so this process renews the grant itself.
             tenants = environment.select_tenants(settings, tenant)
-            refreshed = asyncio.run(renew_grant(settings, tenants, user or "", name, min_ttl=min_ttl))
+            refreshed = asyncio.run(
+                renew_grant(settings, tenants, user or "", name, account=account, min_ttl=min_ttl)
+            )
             token = _read_again(read, refreshed)
     _show_token(token, as_json)
     return ExitCode.OK

@@ -25,6 +25,15 @@ Connection = Annotated[
     str | None,
     typer.Option("--connection", metavar="NAME", callback=_named, help="The Auth0 connection's name."),
 ]
+Account = Annotated[
+    str | None,
+    typer.Option(
+        "--account",
+        metavar="ID",
+        callback=_named,
+        help="The user's id at the provider, where several accounts are linked.",
+    ),
+]
 Admin = Annotated[
     str | None,
     typer.Option(

@@ -12,7 +12,7 @@ import typer
 from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
-from worker.cli.options import Admin, Connection, Json, MinTtl, Tenant, User
+from worker.cli.options import Account, Admin, Connection, Json, MinTtl, Tenant, User
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -30,6 +30,7 @@ def renew(
     due: Annotated[bool, typer.Option("--due", help="Renew what is due; the default.")] = False,
     user: User = None,
     connection: Connection = None,
+    account: Account = None,
     admin: Admin = None,
     force: Annotated[
         bool, typer.Option("--force", help="Renew even a fresh token, or one that waits after a failure.")
@@ -47,6 +48,8 @@ def renew(
         raise ConfigurationError("give --due, --user with --connection, or --admin: one of them")
     if (connection is not None) != (user is not None):
         raise ConfigurationError("--user and --connection go together")
+    if account is not None and user is None:
+        raise ConfigurationError("--account is one of a user's: give --user and --connection")
     if not one and (force or min_ttl is not None):
         raise ConfigurationError(
             "--force and --min-ttl are for one grant: name it by --user and --connection, or --admin"
@@ -57,7 +60,9 @@ def renew(
         if not one:
             return asyncio.run(_renew_due(settings, tenants, as_json))
         wanted = (user or "", connection or admin or "")
-        refreshed = asyncio.run(renew_grant(settings, tenants, *wanted, min_ttl=min_ttl, force=force))
+        refreshed = asyncio.run(
+            renew_grant(settings, tenants, *wanted, account=account, min_ttl=min_ttl, force=force)
+        )
     return _show_refreshed(refreshed, as_json)
 
 
@@ -91,6 +96,7 @@ async def renew_grant(
     user_id: str,
     connection: str,
     *,
+    account: str | None = None,
     min_ttl: float | None = None,
     force: bool = False,
 ) -> Refreshed:
@@ -98,12 +104,14 @@ async def renew_grant(
 
     Raises:
         TokenNotFound: the vault has no such grant.
+        AmbiguousAccount: there are several, and no account was named.
     """
     from worker.runtime import open_runtime
 
     async with open_runtime(settings, connections=3) as runtime:
         return await runtime.on_demand.refresh(
-            tenants=tenants, user_id=user_id, connection=connection, min_ttl=min_ttl, force=force,
+            tenants=tenants, user_id=user_id, connection=connection, account=account, min_ttl=min_ttl,
+            force=force,
             by_operator=True,
         )  # fmt: skip
 

@@ -16,7 +16,7 @@ from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker.vault.crypto import vault_secrets
 from worker.vault.crypto.fingerprints import Fingerprints
-from worker.vault.db.engine import create_engine
+from worker.vault.db.engine import create_vault_engine
 from worker.vault.db.errors import explained
 
 
@@ -93,7 +93,7 @@ async def open_vault(
         TemporarilyUnavailable: Postgres does not answer.
     """
     access, refresh = KeyRing("access", access_keys), KeyRing("refresh", refresh_keys)
-    engine = create_engine(database_url, connections=connections)
+    engine = create_vault_engine(database_url, connections=connections)
     try:
         async with explained(), engine.begin() as connection:
             fingerprint_key = await vault_secrets.load_or_create(

@@ -128,11 +128,13 @@ def test_help_loads_nothing_heavy() -> None:
         ["get"],
         ["get", "--user", "u", "--admin", "c"],
         ["get", "--admin", "c", "--connection", "c"],
+        ["get", "--admin", "c", "--account", "a"],
         ["get", "--user", ""],
         ["get", "--user", "\udcff"],
         ["list", "--connection", "\udcff"],
         ["events", "--since", "999999999d"],
         ["get", "--user", "u", "--min-ttl", "-1"],
+        ["renew", "--account", "a"],
         ["show"],
         ["list", "--state", "nonsense"],
         ["list", "--limit", "0"],
@@ -282,6 +284,37 @@ def test_get_says_what_there_is(run: Run, company: Emulation) -> None:
     assert (none.code, none.json["error"]["type"]) == (1, "TokenNotFound")
     assert run("get", "--user", "google-oauth2|1111", "--connection", "other").code == 1
     assert run("get", "--admin", "bitbucket").code == 1
+
+
+def test_accounts_of_one_connection(
+    run: Run, company: Emulation, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several linked accounts the primary one is meant, another is named; where none is meant, all are listed."""
+    company.add_user("google-oauth2|2222", [{"connection": "google-oauth2"}])
+    company.add_user("google-oauth2|3333", [{"connection": "google-oauth2"}])
+    for other in ("google-oauth2|2222", "google-oauth2|3333"):
+        company.link("google-oauth2|1111", other)
+    run("sync")
+    monkeypatch.delenv("REDIS_URL")  # so that each command renews by itself
+    mine = ("--user", "google-oauth2|1111", "--connection", "google-oauth2")
+
+    def token(*more: str) -> str:
+        ran = run("get", *mine, "--min-ttl", "0", *more)
+        assert ran.code == 0, ran.err
+        return ran.out
+
+    accounts = ("1111", "2222", "3333")
+    assert len({token("--account", account) for account in accounts}) == 3
+    assert token() == token("--account", "1111")
+    before = [token("--account", account) for account in accounts]
+    assert run("renew", *mine, "--account", "2222", "--force").code == 0
+    changed = [token("--account", account) != was for account, was in zip(accounts, before, strict=True)]
+    assert changed == [False, True, False]
+    sql("DELETE FROM grants WHERE provider_user_id = '1111'")
+    for command in ("get", "renew"):
+        error = run(command, *mine, "--json").json["error"]
+        assert error["type"] == "AmbiguousAccount"
+        assert "2222, 3333" in error["message"]
 
 
 def test_get_of_a_dead_grant_names_the_reason(run: Run, company: Emulation) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import pickle
 from collections.abc import AsyncIterator, Iterator
@@ -16,12 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from kombu.utils.json import dumps as celery_json
 
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
-from tests.support.readers import KINDS, OpenReader, Reader, Rows, Sql, opening, pending
+from tests.support.readers import KINDS, OpenReader, Reader, Rows, Sql, opening, pending, requested
 from tests.support.wait import WAIT_SECONDS
 from token_vault import Token, TokenVault
 from token_vault.errors import (
+    AmbiguousAccount,
     CannotDecrypt,
     ConfigurationError,
     ReauthorizationRequired,
@@ -295,13 +298,85 @@ async def test_a_database_that_lets_nobody_in(
 
 
 async def test_several_identities_of_one_connection(rows: Rows, open_reader: OpenReader) -> None:
-    """Of several linked identities of one connection the user's own is meant; of several strangers the first."""
+    """A user's only identity of a connection is meant, then the primary one; a linked one is read by its account."""
     await rows.add(subject="other", value="token-of-other")
     reader = open_reader()
     assert (await reader.user_token(USER, CONNECTION)).value == "token-of-other"
     await rows.add(subject="u1")
     await rows.add(subject="yet-another", value="token-of-yet-another")
     assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"
+    for account in ("u1", "other", "yet-another"):
+        token = await reader.user_token(USER, CONNECTION, account=account)
+        assert token.value == f"token-of-{account}"
+    with pytest.raises(TokenNotFound, match=f"account.*{USER}"):
+        await reader.user_token(USER, CONNECTION, account="a-stranger")
+
+
+async def test_an_ambiguous_account(rows: Rows, open_reader: OpenReader) -> None:
+    """Several linked identities and none of them the primary one: the error lists them, and none is guessed."""
+    for subject in ("1b", "1a", "x|u1"):
+        await rows.add(subject=subject, value=f"token-of-{subject}")
+    reader = open_reader()
+    with pytest.raises(AmbiguousAccount, match="1a, 1b") as told:
+        await reader.user_token(USER, CONNECTION)
+    assert told.value.accounts == ("1a", "1b", "x|u1")
+    assert (told.value.user_id, told.value.connection) == (USER, CONNECTION)
+    rows.sql(
+        "UPDATE grants SET state = 'erased', access_ciphertext = NULL, refresh_ciphertext = NULL, due_at = NULL"
+        " WHERE provider_user_id <> '1b'"
+    )
+    assert (await reader.user_token(USER, CONNECTION)).value == "token-of-1b"
+
+
+async def test_a_linked_account_is_refreshed(rows: Rows, open_reader: OpenReader) -> None:
+    """The refresh that is requested, and the token that it brings, are of the account that was named."""
+    await rows.add(subject="u1")
+    linked = await rows.add(subject="linked", value="token-of-linked", expires_in=-1)
+    reading = asyncio.create_task(open_reader().user_token(USER, CONNECTION, account="linked", wait=60))
+    assert (await requested(rows.sql))["grant_id"] == linked
+    rows.age(linked, 3600)
+    rows.sql("SELECT pg_notify('token_vault_grants', %s)", str(linked))
+    assert (await reading).value == "token-of-linked"
+
+
+async def test_each_error_names_user_and_connection(
+    rows: Rows, open_reader: OpenReader, database_url: Secret
+) -> None:
+    """Whatever goes wrong, the error says for whom: for users, for admins, and where Postgres does not answer."""
+    await rows.add(expires_in=-1)
+    readers = [
+        open_reader(),
+        open_reader(keys=[KeyRing.generate()]),
+        open_reader(tenant="another"),
+        open_reader(database=Secret("postgresql://127.0.0.1:1/vault")),
+        open_reader(database=renamed(database_url, "nowhere")),
+    ]
+    for reader in readers:
+        with pytest.raises(VaultError) as told:
+            await reader.user_token(USER, CONNECTION)
+        assert (told.value.user_id, told.value.connection) == (USER, CONNECTION)
+        assert f"(user {USER}, connection {CONNECTION})" in str(told.value)
+        with pytest.raises(VaultError, match=r"\(admin, connection corp\)"):
+            await reader.admin_token("corp")
+
+
+async def test_an_empty_name_is_the_callers_mistake(open_reader: OpenReader) -> None:
+    """An empty user id, connection or account is told as what it is, and asks for nobody's token."""
+    reader = open_reader()
+    for user, connection, account in (("", CONNECTION, None), (USER, "", None), (USER, CONNECTION, "")):
+        with pytest.raises(ValueError, match="is empty"):
+            await reader.user_token(user, connection, account=account)
+    with pytest.raises(ValueError, match="connection is empty"):
+        await reader.admin_token("")
+
+
+async def test_plain_strings(rows: Rows, database_url: Secret) -> None:
+    """Address and keys are given as plain strings; one string in place of the keys is a mistake."""
+    await rows.add()
+    with TokenVault(database_url.reveal(), [ACCESS_KEY.reveal()]) as vault:
+        assert vault.user_token(USER, CONNECTION).value == "token-of-u1"
+    with pytest.raises(TypeError, match="sequence of keys"):
+        TokenVault(database_url.reveal(), ACCESS_KEY.reveal())
 
 
 async def test_two_tenants_with_the_same_user(rows: Rows, open_reader: OpenReader) -> None:
@@ -353,12 +428,14 @@ async def test_hostile_names(rows: Rows, open_reader: OpenReader) -> None:
 
 
 async def test_a_token_does_not_show_itself(rows: Rows, open_reader: OpenReader) -> None:
-    """A token prints without its value and is not pickled."""
+    """A token prints without its value, and serialised it says what to do instead."""
     await rows.add()
     token = await open_reader().user_token(USER, CONNECTION)
     assert "token-of-u1" not in f"{token} {token!r} {[token]}"
-    with pytest.raises(TypeError):
-        pickle.dumps(token)
+    for serialise in (pickle.dumps, json.dumps, celery_json):
+        with pytest.raises(TypeError, match=r"Token.*token\.value") as told:
+            serialise(token)
+        assert "token-of-u1" not in str(told.value)
 
 
 def test_a_reader_from_the_environment(

@@ -45,7 +45,7 @@ def sqlalchemy_url(database_url: Secret) -> str:
     return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 
-def create_engine(database_url: Secret, *, connections: int) -> AsyncEngine:
+def create_vault_engine(database_url: Secret, *, connections: int) -> AsyncEngine:
     """Create the engine of one process.
 
     Args:
