@@ -337,7 +337,7 @@ async def test_a_hanging_provider_does_not_starve_the_others(renewals: Renewals)
     renewals.make_due()
     renewals.tenant.fail_next("/idp/hangs", 1, "delay:0")  # the first call goes well, and others follow
     renewals.tenant.fail_next("/idp/hangs", 1000, "hang", carried_out=False)
-    running = asyncio.create_task(worker.engine.renew_due(worker.tenants, budget=1))
+    running = asyncio.create_task(worker.engine.renew_due(worker.tenants, budget=30))
     await until_async(lambda: {row["obtained_from"] for row in renewals.rows("well")} == {"renewal"})
     assert not running.done()
     assert len(renewals.token_calls("hangs")) <= MAX_CALLS_PER_CONNECTION

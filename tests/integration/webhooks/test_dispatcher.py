@@ -1,4 +1,4 @@
-"""Events reach their receivers, signed, whatever those and the deliverers do meanwhile."""
+"""Events reach their receivers, signed, whatever those and the dispatchers do meanwhile."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def webhook(receiver: Receiver | str, **settings: Any) -> WebhookSettings:
     return WebhookSettings.model_validate({"url": url, "secret": SECRET} | settings)
 
 
-class Deliverers:
-    """Makes deliverers over one vault, on one clock; a failure's wait is as long as it can be."""
+class Dispatchers:
+    """Makes dispatchers over one vault, on one clock; a failure's wait is as long as it can be."""
 
     def __init__(self, vault: Vault, stack: AsyncExitStack) -> None:
         self.vault, self._stack, self.clock = vault, stack, Clock()
@@ -73,9 +73,9 @@ class Deliverers:
 
 
 @pytest.fixture
-async def deliverers(vault: Vault) -> AsyncIterator[Deliverers]:
+async def dispatchers(vault: Vault) -> AsyncIterator[Dispatchers]:
     async with AsyncExitStack() as stack:
-        yield Deliverers(vault, stack)
+        yield Dispatchers(vault, stack)
 
 
 async def tell(vault: Vault, kind: EventKind = EventKind.BROKEN, times: int = 1, **columns: Any) -> None:
@@ -90,20 +90,20 @@ def states(sql: Sql) -> list[str]:
 
 
 async def test_an_event_arrives_signed_and_says_what_to_do(
-    deliverers: Deliverers, receiver: Receiver, sql: Sql
+    dispatchers: Dispatchers, receiver: Receiver, sql: Sql
 ) -> None:
     """The body is what was told, its id the event's, the signature that of the specification over what was sent."""
     template = "https://app.example/again/{connection}?user={user_id}&t={tenant}"
-    deliverer = await deliverers.make(EventSettings(reauthorize_url=template), a=webhook(receiver))
+    dispatcher = await dispatchers.make(EventSettings(reauthorize_url=template), a=webhook(receiver))
     await tell(
-        deliverers.vault, EventKind.REAUTHORIZATION_REQUIRED, name="a b", user_id="x|1&é",
+        dispatchers.vault, EventKind.REAUTHORIZATION_REQUIRED, name="a b", user_id="x|1&é",
         state="reauthorization_required", reason="invalid_grant",
     )  # fmt: skip
-    assert await deliverer.deliver_due(TENANTS) == {"delivered": 1}
+    assert await dispatcher.deliver_due(TENANTS) == {"delivered": 1}
     [got] = receiver.got
     [row] = sql("SELECT * FROM outbox")
     assert got.headers["webhook-signature"] == signature(KEY, got)
-    assert got.headers["webhook-timestamp"] == str(int(deliverers.clock().timestamp()))
+    assert got.headers["webhook-timestamp"] == str(int(dispatchers.clock().timestamp()))
     assert got.headers["content-type"] == "application/json"
     assert got.id == got.event["id"] == public_id(row["id"])
     assert "." not in got.id
@@ -113,34 +113,36 @@ async def test_an_event_arrives_signed_and_says_what_to_do(
     assert (data["user_id"], data["connection"], data["reason"]) == ("x|1&é", "a b", "invalid_grant")
     assert data["reauthorize_url"] == "https://app.example/again/a%20b?user=x%7C1%26%C3%A9&t=default"
     assert "the user has to sign in again over connection a b" in data["action"]
-    assert await deliverer.deliver_due(TENANTS) == {}
+    assert await dispatcher.deliver_due(TENANTS) == {}
 
 
-async def test_while_a_secret_is_replaced_both_sign(deliverers: Deliverers, receiver: Receiver) -> None:
+async def test_while_a_secret_is_replaced_both_sign(dispatchers: Dispatchers, receiver: Receiver) -> None:
     """Two secrets make two signatures, and either key verifies."""
     newer = bytes(range(64, 128))
     secrets = ["whsec_" + base64.b64encode(newer).decode(), SECRET]
-    deliverer = await deliverers.make(a=webhook(receiver, secret=secrets))
-    await tell(deliverers.vault)
-    await deliverer.deliver_due(TENANTS)
+    dispatcher = await dispatchers.make(a=webhook(receiver, secret=secrets))
+    await tell(dispatchers.vault)
+    await dispatcher.deliver_due(TENANTS)
     [got] = receiver.got
     assert got.headers["webhook-signature"].split(" ") == [signature(newer, got), signature(KEY, got)]
 
 
-async def test_an_outage_of_a_day_loses_nothing(deliverers: Deliverers, receiver: Receiver, sql: Sql) -> None:
+async def test_an_outage_of_a_day_loses_nothing(
+    dispatchers: Dispatchers, receiver: Receiver, sql: Sql
+) -> None:
     """A receiver down for a day gets every event, once and under its first id, within half an hour of its return."""
-    deliverer = await deliverers.make(a=webhook(receiver))
-    await tell(deliverers.vault, times=30)
+    dispatcher = await dispatchers.make(a=webhook(receiver))
+    await tell(dispatchers.vault, times=30)
     receiver.status = 503
-    while deliverers.clock() < datetime.now(UTC) + timedelta(days=1):
-        await deliverer.deliver_due(TENANTS)
-        deliverers.clock.pass_by(minutes=10)
+    while dispatchers.clock() < datetime.now(UTC) + timedelta(days=1):
+        await dispatcher.deliver_due(TENANTS)
+        dispatchers.clock.pass_by(minutes=10)
     tried, receiver.status = set(receiver.ids), 200
     assert len(receiver.got) <= 24 * 6 + 1  # one call a look, however many events wait
     receiver.got.clear()
     for _ in range(4):
-        await deliverer.deliver_due(TENANTS)
-        deliverers.clock.pass_by(minutes=10)
+        await dispatcher.deliver_due(TENANTS)
+        dispatchers.clock.pass_by(minutes=10)
     assert len(receiver.ids) == len(set(receiver.ids)) == 30
     assert tried <= set(receiver.ids)
     assert receiver.most_at_once <= MAX_CONCURRENT_POSTS
@@ -150,119 +152,119 @@ async def test_an_outage_of_a_day_loses_nothing(deliverers: Deliverers, receiver
 
 @pytest.mark.parametrize("status", [302, 307, 400, 401, 404, 500, 503])
 async def test_anything_but_success_is_tried_again(
-    deliverers: Deliverers, receiver: Receiver, other: Receiver, status: int
+    dispatchers: Dispatchers, receiver: Receiver, other: Receiver, status: int
 ) -> None:
     """No status but 2xx is a success, and no redirect is followed."""
     receiver.status, receiver.headers = status, {"location": other.url}
-    deliverer = await deliverers.make(a=webhook(receiver))
-    await tell(deliverers.vault)
-    assert await deliverer.deliver_due(TENANTS) == {"refused": 1}
-    assert await deliverer.deliver_due(TENANTS) == {}
+    dispatcher = await dispatchers.make(a=webhook(receiver))
+    await tell(dispatchers.vault)
+    assert await dispatcher.deliver_due(TENANTS) == {"refused": 1}
+    assert await dispatcher.deliver_due(TENANTS) == {}
     receiver.status = 204
-    deliverers.clock.pass_by(seconds=10)
-    assert await deliverer.deliver_due(TENANTS) == {"delivered": 1}
+    dispatchers.clock.pass_by(seconds=10)
+    assert await dispatcher.deliver_due(TENANTS) == {"delivered": 1}
     assert len(set(receiver.ids)) == 1
     assert other.got == []
 
 
-async def test_a_receiver_that_asks_for_time_gets_it(deliverers: Deliverers, receiver: Receiver) -> None:
+async def test_a_receiver_that_asks_for_time_gets_it(dispatchers: Dispatchers, receiver: Receiver) -> None:
     """`Retry-After` is obeyed, up to an hour."""
     receiver.status, receiver.headers = 429, {"retry-after": "600"}
-    deliverer = await deliverers.make(a=webhook(receiver))
-    await tell(deliverers.vault)
-    await deliverer.deliver_due(TENANTS)
-    deliverers.clock.pass_by(seconds=599)
-    assert await deliverer.deliver_due(TENANTS) == {}
+    dispatcher = await dispatchers.make(a=webhook(receiver))
+    await tell(dispatchers.vault)
+    await dispatcher.deliver_due(TENANTS)
+    dispatchers.clock.pass_by(seconds=599)
+    assert await dispatcher.deliver_due(TENANTS) == {}
     receiver.headers = {"retry-after": "99999999"}
-    deliverers.clock.pass_by(seconds=1)
-    assert await deliverer.deliver_due(TENANTS) == {"refused": 1}
-    deliverers.clock.pass_by(hours=1)
-    assert await deliverer.deliver_due(TENANTS) == {"refused": 1}
+    dispatchers.clock.pass_by(seconds=1)
+    assert await dispatcher.deliver_due(TENANTS) == {"refused": 1}
+    dispatchers.clock.pass_by(hours=1)
+    assert await dispatcher.deliver_due(TENANTS) == {"refused": 1}
 
 
 async def test_a_receiver_that_asks_for_time_is_not_asked_for_the_next_event_either(
-    deliverers: Deliverers, receiver: Receiver
+    dispatchers: Dispatchers, receiver: Receiver
 ) -> None:
     """`Retry-After` is the receiver's, however many events wait or come meanwhile; then all of them go."""
     receiver.status, receiver.headers = 429, {"retry-after": "600"}
-    deliverer = await deliverers.make(a=webhook(receiver))
-    await tell(deliverers.vault, times=30)
+    dispatcher = await dispatchers.make(a=webhook(receiver))
+    await tell(dispatchers.vault, times=30)
     for _ in range(5):
-        await deliverer.deliver_due(TENANTS)
-        await tell(deliverers.vault)
-        deliverers.clock.pass_by(seconds=60)
+        await dispatcher.deliver_due(TENANTS)
+        await tell(dispatchers.vault)
+        dispatchers.clock.pass_by(seconds=60)
     assert len(receiver.got) == 1
     receiver.status, receiver.headers = 200, {}
-    deliverers.clock.pass_by(seconds=300)
-    await deliverer.deliver_due(TENANTS)
+    dispatchers.clock.pass_by(seconds=300)
+    await dispatcher.deliver_due(TENANTS)
     assert len(set(receiver.ids)) == 35
 
 
 async def test_one_receiver_is_never_in_the_way_of_another(
-    deliverers: Deliverers, receiver: Receiver, other: Receiver
+    dispatchers: Dispatchers, receiver: Receiver, other: Receiver
 ) -> None:
     """While one receiver hangs, another gets old and new events, at this look and at the next."""
     receiver.open.clear()
-    deliverer = await deliverers.make(
+    dispatcher = await dispatchers.make(
         slow=webhook(receiver), gone=webhook("http://127.0.0.1:9/"), b=webhook(other)
     )
-    await tell(deliverers.vault)
-    first = asyncio.create_task(deliverer.deliver_due(TENANTS))
+    await tell(dispatchers.vault)
+    first = asyncio.create_task(dispatcher.deliver_due(TENANTS))
     await until_async(lambda: len(other.got) == 1 and len(receiver.got) == 1)
-    await tell(deliverers.vault)
-    assert (await deliverer.deliver_due(TENANTS))["delivered"] == 1
+    await tell(dispatchers.vault)
+    assert (await dispatcher.deliver_due(TENANTS))["delivered"] == 1
     assert len(other.got) == 2
     assert len(receiver.got) == 1
     receiver.open.set()
     await first
 
 
-async def test_410_ends_it(deliverers: Deliverers, receiver: Receiver, other: Receiver, sql: Sql) -> None:
+async def test_410_ends_it(dispatchers: Dispatchers, receiver: Receiver, other: Receiver, sql: Sql) -> None:
     """A receiver that is gone is not asked again for an event; the failure is listed, and can be sent again."""
     receiver.status = 410
     webhooks = {"a": webhook(receiver), "b": webhook(other)}
-    deliverer = await deliverers.make(None, **webhooks)
-    await tell(deliverers.vault)
-    assert await deliverer.deliver_due(TENANTS) == {"failed": 1, "delivered": 1}
+    dispatcher = await dispatchers.make(None, **webhooks)
+    await tell(dispatchers.vault)
+    assert await dispatcher.deliver_due(TENANTS) == {"failed": 1, "delivered": 1}
     assert states(sql) == ["failed", "delivered"]
-    deliverers.clock.pass_by(days=1)
-    assert await deliverer.deliver_due(TENANTS) == {}
+    dispatchers.clock.pass_by(days=1)
+    assert await dispatcher.deliver_due(TENANTS) == {}
     receiver.status = 200
     again = await outbox.resend(
-        deliverers.vault, TENANTS, webhook_filters(webhooks), now=deliverers.clock(), failed=True
+        dispatchers.vault, TENANTS, webhook_filters(webhooks), now=dispatchers.clock(), failed=True
     )
     assert len(again) == 1
-    assert await deliverer.deliver_due(TENANTS) == {"delivered": 1}
+    assert await dispatcher.deliver_due(TENANTS) == {"delivered": 1}
     assert len(set(receiver.ids)) == 1
     assert len(other.got) == 1
 
 
-async def test_days_of_refusal_are_given_up(deliverers: Deliverers, receiver: Receiver, sql: Sql) -> None:
+async def test_days_of_refusal_are_given_up(dispatchers: Dispatchers, receiver: Receiver, sql: Sql) -> None:
     """After the settable time a delivery is failed, one that was never tried too, and costs no more calls."""
     receiver.status = 500
-    deliverer = await deliverers.make(EventSettings(give_up=3600), a=webhook(receiver))
-    await tell(deliverers.vault, times=3)
-    await deliverer.deliver_due(TENANTS)
-    deliverers.clock.pass_by(hours=1)
-    await deliverer.deliver_due(TENANTS)
+    dispatcher = await dispatchers.make(EventSettings(give_up=3600), a=webhook(receiver))
+    await tell(dispatchers.vault, times=3)
+    await dispatcher.deliver_due(TENANTS)
+    dispatchers.clock.pass_by(hours=1)
+    await dispatcher.deliver_due(TENANTS)
     assert states(sql) == ["failed"] * 3
     calls = len(receiver.got)
-    deliverers.clock.pass_by(hours=1)
-    await deliverer.deliver_due(TENANTS)
+    dispatchers.clock.pass_by(hours=1)
+    await dispatcher.deliver_due(TENANTS)
     assert len(receiver.got) == calls
 
 
-async def test_two_deliverers_deliver_each_event_once(deliverers: Deliverers, receiver: Receiver) -> None:
-    """Claims keep deliverers apart."""
-    several = [await deliverers.make(a=webhook(receiver)) for _ in range(3)]
-    await tell(deliverers.vault, times=40)
+async def test_two_dispatchers_deliver_each_event_once(dispatchers: Dispatchers, receiver: Receiver) -> None:
+    """Claims keep dispatchers apart."""
+    several = [await dispatchers.make(a=webhook(receiver)) for _ in range(3)]
+    await tell(dispatchers.vault, times=40)
     counts = await asyncio.gather(*(each.deliver_due(TENANTS) for each in several))
     assert sum(count["delivered"] for count in counts) == 40
     assert len(receiver.ids) == len(set(receiver.ids)) == 40
 
 
-async def test_a_killed_deliverer_is_succeeded(
-    deliverers: Deliverers, receiver: Receiver, database_url: Secret, sql: Sql
+async def test_a_killed_dispatcher_is_succeeded(
+    dispatchers: Dispatchers, receiver: Receiver, database_url: Secret, sql: Sql
 ) -> None:
     """A process killed while a receiver works on its event leaves a claim; after it the same event comes again."""
     program = """
@@ -280,7 +282,7 @@ async def main(url, access, refresh, hook):
 asyncio.run(main(*json.load(sys.stdin)))
 """
     receiver.open.clear()
-    await tell(deliverers.vault)
+    await tell(dispatchers.vault)
     process = subprocess.Popen(  # noqa: ASYNC220  # it is this one that is killed
         [sys.executable, "-c", program], stdin=subprocess.PIPE, text=True, env=dict(os.environ)
     )
@@ -298,73 +300,73 @@ asyncio.run(main(*json.load(sys.stdin)))
             process.kill()
         process.wait(WAIT_SECONDS)
     receiver.open.set()
-    deliverer = await deliverers.make(a=webhook(receiver))
-    assert await deliverer.deliver_due(TENANTS) == {}
-    deliverers.clock.pass_by(minutes=2)
-    assert await deliverer.deliver_due(TENANTS) == {"delivered": 1}
+    dispatcher = await dispatchers.make(a=webhook(receiver))
+    assert await dispatcher.deliver_due(TENANTS) == {}
+    dispatchers.clock.pass_by(minutes=2)
+    assert await dispatcher.deliver_due(TENANTS) == {"delivered": 1}
     assert len(receiver.ids) == 2
     assert len(set(receiver.ids)) == 1
     assert states(sql) == ["delivered"]
 
 
 async def test_each_gets_what_it_wants(
-    deliverers: Deliverers, receiver: Receiver, other: Receiver, sql: Sql
+    dispatchers: Dispatchers, receiver: Receiver, other: Receiver, sql: Sql
 ) -> None:
     """By kind, by the beginning of a kind, and by tenant; what nobody wants is done with all the same."""
-    deliverer = await deliverers.make(
+    dispatcher = await dispatchers.make(
         a=webhook(receiver, events=["grant", "user.forgotten"]),
         b=webhook(other, events=["connection.*"], tenants=["second"]),
     )
-    await tell(deliverers.vault, EventKind.HEALED)
-    await tell(deliverers.vault, EventKind.BROKEN)
-    await tell(deliverers.vault, EventKind.MENDED, tenant="second")
-    await tell(deliverers.vault, EventKind.HEALED, tenant="third")
-    await deliverer.deliver_due(["default", "second"])
+    await tell(dispatchers.vault, EventKind.HEALED)
+    await tell(dispatchers.vault, EventKind.BROKEN)
+    await tell(dispatchers.vault, EventKind.MENDED, tenant="second")
+    await tell(dispatchers.vault, EventKind.HEALED, tenant="third")
+    await dispatcher.deliver_due(["default", "second"])
     assert (receiver.kinds, other.kinds) == (["grant.healed"], ["connection.mended"])
     assert sql("SELECT tenant FROM outbox WHERE queued_at IS NULL") == [{"tenant": "third"}]
 
 
 async def test_a_webhook_gets_what_is_told_from_its_first_day(
-    deliverers: Deliverers, receiver: Receiver
+    dispatchers: Dispatchers, receiver: Receiver
 ) -> None:
     """One that is set later is not sent the past; single events can be sent to it by hand."""
-    await tell(deliverers.vault)
-    await (await deliverers.make()).deliver_due(TENANTS)
+    await tell(dispatchers.vault)
+    await (await dispatchers.make()).deliver_due(TENANTS)
     webhooks = {"a": webhook(receiver)}
-    deliverer = await deliverers.make(None, **webhooks)
-    assert await deliverer.deliver_due(TENANTS) == {}
-    [old] = await outbox.list_events(deliverers.vault, TENANTS)
+    dispatcher = await dispatchers.make(None, **webhooks)
+    assert await dispatcher.deliver_due(TENANTS) == {}
+    [old] = await outbox.list_events(dispatchers.vault, TENANTS)
     await outbox.resend(
-        deliverers.vault, TENANTS, webhook_filters(webhooks), now=deliverers.clock(), ids=[old["id"]]
+        dispatchers.vault, TENANTS, webhook_filters(webhooks), now=dispatchers.clock(), ids=[old["id"]]
     )
-    assert await deliverer.deliver_due(TENANTS) == {"delivered": 1}
+    assert await dispatcher.deliver_due(TENANTS) == {"delivered": 1}
     assert receiver.ids == [public_id(old["id"])]
 
 
 async def test_a_forgotten_users_id_goes_when_all_know(
-    deliverers: Deliverers, receiver: Receiver, other: Receiver, sql: Sql
+    dispatchers: Dispatchers, receiver: Receiver, other: Receiver, sql: Sql
 ) -> None:
     """The id stays until the last receiver has it, and then it is nowhere in the outbox."""
     other.status = 500
-    deliverer = await deliverers.make(a=webhook(receiver), b=webhook(other))
-    await tell(deliverers.vault, EventKind.FORGOTTEN, name=None, user_id="x|1", state="erased")
-    await deliverer.deliver_due(TENANTS)
+    dispatcher = await dispatchers.make(a=webhook(receiver), b=webhook(other))
+    await tell(dispatchers.vault, EventKind.FORGOTTEN, name=None, user_id="x|1", state="erased")
+    await dispatcher.deliver_due(TENANTS)
     assert sql("SELECT user_id FROM outbox") == [{"user_id": "x|1"}]
     other.status = 200
-    deliverers.clock.pass_by(minutes=1)
-    await deliverer.deliver_due(TENANTS)
+    dispatchers.clock.pass_by(minutes=1)
+    await dispatcher.deliver_due(TENANTS)
     assert [got.event["data"]["user_id"] for got in (*receiver.got, *other.got)] == ["x|1"] * 3
     assert sql("SELECT user_id FROM outbox") == [{"user_id": None}]
 
 
-async def test_the_old_is_forgotten(deliverers: Deliverers, receiver: Receiver, sql: Sql) -> None:
+async def test_the_old_is_forgotten(dispatchers: Dispatchers, receiver: Receiver, sql: Sql) -> None:
     """Past its keeping time an event goes, with its deliveries, delivered or not."""
     receiver.status = 500
-    deliverer = await deliverers.make(a=webhook(receiver))
-    await tell(deliverers.vault)
-    await deliverer.deliver_due(TENANTS)
-    await outbox.delete_old(deliverers.vault, before=datetime.now(UTC) - timedelta(days=1))
+    dispatcher = await dispatchers.make(a=webhook(receiver))
+    await tell(dispatchers.vault)
+    await dispatcher.deliver_due(TENANTS)
+    await outbox.delete_old(dispatchers.vault, before=datetime.now(UTC) - timedelta(days=1))
     assert states(sql) == ["pending"]
-    await outbox.delete_old(deliverers.vault, before=datetime.now(UTC) + timedelta(days=1))
+    await outbox.delete_old(dispatchers.vault, before=datetime.now(UTC) + timedelta(days=1))
     assert states(sql) == []
     assert sql("SELECT * FROM outbox") == []
