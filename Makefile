@@ -13,8 +13,8 @@ run: $(VENV)/.runtime ## start the vault in the foreground (an emulated tenant w
 	@exec $(BIN)/token-vault up
 
 # A file's tests stay in one process, which keeps what they share; the longest files come first.
-test: $(VENV)/.dev ## run every test, on embedded servers, in two processes (ARGS="-n 0 tests/unit")
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(VENV)/.dev ## run every test, on embedded servers, in two processes, with coverage (ARGS="-n 0 --no-cov tests/unit")
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 faults: $(VENV)/.dev ## attack the renewal of 10,000 grants with 1,000 faults, and reconcile (ARGS="--grants 500 --faults 100")
 	$(BIN)/python -m tests.faults $(ARGS)
@@ -41,7 +41,7 @@ lock: $(VENV)/.dev ## resolve the two lock files again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-package token-vault-client --all-extras pyproject.toml build-requirements.in -o requirements-dev.lock
 
 clean: ## remove the environment and caches, never the vault's data
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; found " + sys.version.split()[0] + ". Name one with: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.faults.__main__ import attack, table
 from tests.faults.refreshers import refresh
+from tests.support.processes import REPOSITORY
 
 
 def test_no_fault_loses_a_grant_outside_the_window(tmp_path: Path) -> None:
@@ -22,3 +25,12 @@ def test_64_refreshers_on_one_grant_make_one_spend(tmp_path: Path) -> None:
     spends, unread = refresh(tmp_path, rounds=12, seed=7, scale=40)
     assert spends == {1: 12 - unread}
     assert unread <= 1  # a call that ended before the provider read it, where the machine is busy
+
+
+def test_the_points_are_steps_of_the_code() -> None:
+    """Each step that a point wraps and each time that is compressed is there by its name."""
+    program = "from pathlib import Path; from tests.faults import puppet; puppet.compress(40); puppet.Strings(Path()).attach()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from contextlib import ExitStack
@@ -101,6 +102,5 @@ class Service:
             self._running[kind].says("beat: Starting")
         else:
             if kind == EMPTIED:
-                for kept in (self._redis / "data").iterdir():
-                    kept.unlink()
+                shutil.rmtree(self._redis / "data")
             self._stack.enter_context(Redis(self._redis.parent).running())

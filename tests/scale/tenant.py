@@ -43,9 +43,7 @@ def wrong(servers: embedded.Servers, tenant: Emulation) -> int:
     """How many identities the vault lacks or has too many, or has with other tokens than Auth0 shows."""
     ring = KeyRing("access", [ACCESS_KEY])
     shown = {
-        (user["user_id"], identity["connection"], str(identity["provider_user_id"])): identity[
-            "observed_access"
-        ]
+        (user["user_id"], identity["connection"], str(identity["provider_user_id"])): identity["shown_access"]
         for user in tenant.alive()
         for identity in user["identities"]
     }
