@@ -93,7 +93,7 @@ class Eraser:
             await self._sweep_grants(before, report)
             if report.erased:
                 await runs.record_sweep(
-                    self._vault, tenant=self._tenant, began=now, gone=report.erased, error=None
+                    self._vault, tenant=self._tenant, started_at=now, gone=report.erased, error=None
                 )
                 log.info("erasure.finished", tenant=self._tenant, erased=report.erased)
         return report
@@ -123,7 +123,7 @@ class Eraser:
         log.error("erasure.held_back", tenant=self._tenant, error=reason)
         last = await runs.last_started(self._vault, self._tenant, "sweep")
         if last is None or now - last > HELD_BACK_INTERVAL:
-            await runs.record_sweep(self._vault, tenant=self._tenant, began=now, gone=0, error=reason)
+            await runs.record_sweep(self._vault, tenant=self._tenant, started_at=now, gone=0, error=reason)
 
     async def _sweep_grants(self, before: datetime, report: ErasureReport) -> None:
         ingested, after = SyncReport(self._tenant, "sweep"), 0

@@ -122,7 +122,7 @@ class CircuitBreaker:
             fingerprint=limiter.connection.fingerprint,
             code=refused.code,
             blame=blame,
-            began=claim.claimed_at,
+            attempted_at=claim.claimed_at,
             now=now,
             jitter=self._jitter(),
             retry_after=refused.retry_after,

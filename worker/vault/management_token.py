@@ -16,7 +16,7 @@ from worker.vault.vault import Vault
 
 def encryption_context(tenant: str) -> EncryptionContext:
     """Return the context of a tenant's management token."""
-    # A context is part of each ciphertext: its field is called `sealed` for ever, whatever the column is called.
+    # A context is part of each ciphertext: its field stays `sealed`, whatever the column is called.
     return EncryptionContext("management_tokens", (tenant,), "sealed")
 
 

@@ -86,8 +86,8 @@ def keep_alive_due_at(
         jitter: 0 to 1, uniform; spreads tokens obtained together over a third of the time.
         refresh_expires_at: its end, where the provider said so.
     """
-    told = None if refresh_expires_at is None else refresh_expires_at - obtained_at
-    lives = [life for life in (policy.idle_life, told) if life is not None] or [ASSUMED_IDLE_LIFE]
+    provider_life = None if refresh_expires_at is None else refresh_expires_at - obtained_at
+    lives = [life for life in (policy.idle_life, provider_life) if life is not None] or [ASSUMED_IDLE_LIFE]
     latest = min(lives) * KEEP_ALIVE_FRACTION
     if policy.keep_alive is not None:
         latest = min(latest, policy.keep_alive)

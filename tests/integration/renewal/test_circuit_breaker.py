@@ -264,7 +264,7 @@ async def test_a_backlog_elsewhere_does_not_put_off_the_probe(renewals: Renewals
     worker = await renewals.synced()
     renewals.make_due()
     assert await circuits.open_circuit(
-        worker.vault, tenant="default", name="c2", code="invalid_client", now=now, began=now,
+        worker.vault, tenant="default", name="c2", code="invalid_client", now=now, attempted_at=now,
         fingerprint=(await worker.connections.load(["default"]))["default", "c2"].fingerprint,
     )  # fmt: skip
     renewals.end_pause("c2")

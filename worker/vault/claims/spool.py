@@ -95,8 +95,8 @@ class Spool:
             },
             "obtained_at": obtained_at, "due_at": due_at,
         }  # fmt: skip
-        sealed = self._ring.encrypt(_place(name), Secret(json.dumps(plain, default=_text)))
-        unfinished = self._write(self._folder / f".{name}.new", sealed)
+        ciphertext = self._ring.encrypt(_context(name), Secret(json.dumps(plain, default=_text)))
+        unfinished = self._write(self._folder / f".{name}.new", ciphertext)
         return self._publish(unfinished, self._folder / name)
 
     def list_answers(self) -> list[Path]:
@@ -115,20 +115,20 @@ class Spool:
             with suppress(FileNotFoundError, CannotDecrypt):
                 if time.time() - path.stat().st_mtime > UNFINISHED_SECONDS:
                     name = path.name.removeprefix(".").removesuffix(".new")
-                    self._ring.decrypt(_place(name), path.read_bytes())
+                    self._ring.decrypt(_context(name), path.read_bytes())
                     self._publish(path, self._folder / name)
 
     def read(self, path: Path) -> SpooledAnswer | None:
         """Decrypt one answer; None if it was just stored.
 
         Raises:
-            CannotDecrypt: it was sealed under a key that the refresh ring lacks.
+            CannotDecrypt: it was encrypted under a key that the refresh ring lacks.
         """
         try:
-            sealed = path.read_bytes()
+            ciphertext = path.read_bytes()
         except FileNotFoundError:
             return None
-        return _read(path, json.loads(self._ring.decrypt(_place(path.name), sealed).reveal()))
+        return _read(path, json.loads(self._ring.decrypt(_context(path.name), ciphertext).reveal()))
 
     def list_files(self) -> list[Path]:
         """All answers on disk, those that Postgres refused among them."""
@@ -146,7 +146,7 @@ class Spool:
             CannotDecrypt: no key of the ring did, or it is another file's answer.
         """
         with suppress(FileNotFoundError):
-            return self._ring.key_index(_place(path.stem), path.read_bytes())
+            return self._ring.key_index(_context(path.stem), path.read_bytes())
         return None
 
     def reencrypt(self, path: Path) -> bool:
@@ -158,15 +158,15 @@ class Spool:
         owner, as it may be another's than whose command this is, and its time, by which answers are put in order.
 
         Raises:
-            CannotDecrypt: no key of the ring opens it, or it is another file's answer.
+            CannotDecrypt: no key of the ring decrypts it, or it is another file's answer.
         """
         fresh_file = self._folder / f".{path.name}.{uuid4().hex}.reencrypted"
         try:
-            held = path.stat()
-            fresh = self._ring.reencrypt(_place(path.stem), path.read_bytes())
+            status = path.stat()
+            fresh = self._ring.reencrypt(_context(path.stem), path.read_bytes())
             if fresh is None:
                 return False
-            self._write(fresh_file, fresh, like=held)
+            self._write(fresh_file, fresh, like=status)
             path.stat()
             self._publish(fresh_file, path)
         except FileNotFoundError:
@@ -224,7 +224,7 @@ class Spool:
         return path
 
 
-def _place(name: str) -> EncryptionContext:
+def _context(name: str) -> EncryptionContext:
     return EncryptionContext("spool", (name,), "answer")
 
 

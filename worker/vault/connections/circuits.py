@@ -20,9 +20,9 @@ from worker.vault.vault import Vault
 
 FIRST_PROBE_DELAY = timedelta(minutes=1)
 MAX_PROBE_DELAY = timedelta(hours=1)
-# A provider that is away comes back by itself: it is found within a margin's half.
+# An outage ends by itself: its end is noticed within half a margin.
 MAX_OUTAGE_PROBE_DELAY = timedelta(minutes=5)
-# Calls in a row that a provider does not answer for itself before it counts as away.
+# So many calls in a row that a provider does not answer for itself are an outage.
 MAX_FAILED_CALLS = 5
 
 # When a circuit closes, the grants that waited come back at once up to this number, then at twice the rate every
@@ -72,9 +72,7 @@ CLOSED: Mapping[str, Any] = {
     "circuit_blame": None, "suspect_grant": None, "failed_calls": 0,
 }  # fmt: skip
 
-# What waited behind a circuit becomes due in the order in which its tokens end, slowly at first. A token that
-# still lives is not put off beyond its end.
-_SPREAD = load(__file__, "stagger")
+_STAGGER = load(__file__, "stagger")
 
 
 async def stagger(connection: AsyncConnection, tenant: str, name: str, now: datetime) -> None:
@@ -86,7 +84,7 @@ async def stagger(connection: AsyncConnection, tenant: str, name: str, now: date
         "tenant": tenant, "name": name, "now": now, "burst": RECOVERY_BURST, "rate": RECOVERY_RATE,
         "doubling": RECOVERY_DOUBLING, "at_most": RECOVERY_TIME.total_seconds(),
     }  # fmt: skip
-    await connection.execute(_SPREAD, values)
+    await connection.execute(_STAGGER, values)
 
 
 async def record_outage(vault: Vault, *, tenant: str, name: str) -> bool:
@@ -120,19 +118,19 @@ async def record_suspect(vault: Vault, *, tenant: str, name: str, grant_id: int)
     """Record a grant whose refusal may be the connection's.
 
     Returns:
-        The grant that was noted before, since the connection's last renewal; None where none was.
+        The grant recorded before it, since the connection's last renewal; None if there was none.
     """
     this = (ConnectionRow.tenant == tenant, ConnectionRow.name == name)
     before = select(ConnectionRow.suspect_grant).where(*this).with_for_update()
-    noting = (
+    recording = (
         update(ConnectionRow)
         .where(*this, ConnectionRow.suspect_grant.is_(None))
         .values(suspect_grant=grant_id)
     )
     async with vault.engine.begin() as connection:
-        noted = (await connection.execute(before)).scalar_one_or_none()
-        await connection.execute(noting)
-    return noted
+        earlier = (await connection.execute(before)).scalar_one_or_none()
+        await connection.execute(recording)
+    return earlier
 
 
 async def open_circuit(
@@ -142,7 +140,7 @@ async def open_circuit(
     name: str,
     fingerprint: bytes | None,
     code: str,
-    began: datetime,
+    attempted_at: datetime,
     now: datetime,
     blame: Literal["operator", "nobody"] = "operator",
     jitter: float = 0.0,
@@ -155,10 +153,10 @@ async def open_circuit(
     Args:
         fingerprint: of the client that was refused; a circuit is not opened for credentials already replaced.
         code: what the provider said.
-        blame: who has to act; nobody, where the provider is away.
+        blame: who has to act; nobody in an outage.
         jitter: 0 to 1, uniform; takes up to an eighth off the pause, so that connections do not probe together.
         retry_after: seconds the provider asked to wait.
-        began: when the refused attempt began. Attempts that were under way when the circuit opened
+        attempted_at: when the refused call was made. Calls that were under way when the circuit opened
             say nothing new, and do not lengthen the pause.
 
     Returns:
@@ -173,7 +171,7 @@ async def open_circuit(
             ConnectionRow.tenant == tenant,
             ConnectionRow.name == name,
             ConnectionRow.client_fingerprint.is_not_distinct_from(fingerprint),
-            or_(ConnectionRow.circuit_opened_at.is_(None), ConnectionRow.circuit_opened_at < began),
+            or_(ConnectionRow.circuit_opened_at.is_(None), ConnectionRow.circuit_opened_at < attempted_at),
         )
         .values(
             circuit_opened_at=func.coalesce(ConnectionRow.circuit_opened_at, now),
@@ -191,9 +189,7 @@ async def open_circuit(
 async def claim_probe(vault: Vault, *, tenant: str, name: str, now: datetime, until: datetime) -> bool:
     """Return whether the caller may make the due probe.
 
-    Nobody else may before ``until``.
-
-    Batches take the probe with their claim.
+    Nobody else may before ``until``. Batches claim the probe with their grants.
     """
     statement = (
         update(ConnectionRow)

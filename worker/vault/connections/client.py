@@ -34,8 +34,8 @@ async def update_client(
 ) -> bool:
     """Record which client renews a connection, or why none.
 
-    A client with other credentials or another endpoint than before closes the circuit: a wrong secret heals
-    when it is corrected. Grants that slept are woken when all are to be kept fresh again.
+    A client with other credentials or another endpoint than before closes the circuit: correcting a wrong
+    secret is enough. Grants that slept are woken when all are to be kept fresh again.
 
     Args:
         now: the time, by default the database's.

@@ -63,8 +63,10 @@ def decrypt_options(vault: Vault, stored: StoredConnection) -> Mapping[str, Any]
     """
     if stored.options_ciphertext is None:
         return None
-    place = options_context(stored.tenant, stored.name, stored.options_version)
-    options: Mapping[str, Any] = json.loads(vault.refresh.decrypt(place, stored.options_ciphertext).reveal())
+    context = options_context(stored.tenant, stored.name, stored.options_version)
+    options: Mapping[str, Any] = json.loads(
+        vault.refresh.decrypt(context, stored.options_ciphertext).reveal()
+    )
     return options
 
 
@@ -111,8 +113,10 @@ async def store_connection(
     }  # fmt: skip
     if options is not None and not (before and _same_options(vault, before[0], options)):
         version = (before[0].options_version if before else 0) + 1
-        sealed = vault.refresh.encrypt(options_context(tenant, name, version), Secret(json.dumps(options)))
-        columns |= {"options_ciphertext": sealed, "options_version": version}
+        ciphertext = vault.refresh.encrypt(
+            options_context(tenant, name, version), Secret(json.dumps(options))
+        )
+        columns |= {"options_ciphertext": ciphertext, "options_version": version}
     statement = insert(ConnectionRow).values(tenant=tenant, name=name, **columns)
     async with vault.engine.begin() as connection:
         await connection.execute(

@@ -1,3 +1,5 @@
+-- What waited behind a circuit becomes due in the order in which its tokens end, slowly at first. A token that still
+-- lives is not put off beyond its end.
 WITH waiting AS (
     SELECT id FROM grants WHERE tenant = :tenant AND connection = :name AND due_at <= :now AND claim_owner IS NULL
     FOR UPDATE SKIP LOCKED

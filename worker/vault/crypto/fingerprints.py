@@ -11,7 +11,7 @@ from token_vault.secret import Secret
 class Fingerprints:
     """Makes keyed fingerprints of what Auth0 shows.
 
-    The key lives in the vault, sealed under the refresh ring, and outlives the rotation of both rings:
+    The key lives in the vault, encrypted under the refresh ring, and outlives the rotation of both rings:
     a new key would make every stale copy at Auth0 look new.
     """
 

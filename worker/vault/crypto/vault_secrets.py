@@ -15,7 +15,7 @@ from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker.vault.db.tables import VaultSecret
 
-# A context is part of each ciphertext: its field is called `sealed` for ever, whatever the column is called.
+# A context is part of each ciphertext: its field stays `sealed`, whatever the column is called.
 FINGERPRINT_KEY = EncryptionContext("vault_secrets", ("fingerprint_key",), "sealed")
 ACCESS_RING_CHECK = EncryptionContext("vault_secrets", ("access_ring_check",), "sealed")
 

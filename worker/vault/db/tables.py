@@ -100,7 +100,7 @@ class ConnectionRow(Base):
     circuit_opened_at: Mapped[datetime | None]
     circuit_until: Mapped[datetime | None]
     circuit_code: Mapped[str | None]
-    # Who has to act: the operator, or nobody where the provider is away.
+    # Who has to act: the operator, or nobody in an outage.
     circuit_blame: Mapped[str | None]
     # Calls in a row that the provider did not answer for itself, with no answer of its own in between.
     failed_calls: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -159,7 +159,7 @@ class GrantRow(Base):
     observed_access: Mapped[bytes | None]
     observed_refresh: Mapped[bytes | None]
     observed_updated_at: Mapped[datetime | None]
-    # When the user was made at Auth0: the order in which a walk goes through the users.
+    # When the user was created at Auth0: the order in which a full scan reads the users.
     user_created_at: Mapped[datetime | None]
     # Since when Auth0 does not seem to have the identity any more; nothing is erased before that is confirmed.
     missing_since: Mapped[datetime | None]
@@ -177,9 +177,9 @@ class GrantRow(Base):
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     last_error: Mapped[str | None]
     last_renewed_at: Mapped[datetime | None]
-    # The access token of which it was told that it ends with nothing to renew it.
+    # The access token whose end was reported, as nothing renews it.
     expiry_reported_version: Mapped[int | None] = mapped_column(BigInteger)
-    # The trouble that was told last and is not healed; kept by the trigger that tells.
+    # The trouble reported last, until it is over; kept by the trigger that writes events.
     reported_trouble: Mapped[str | None]
     # Noted coarsely, and only where a connection's grants are renewed on read.
     last_read_at: Mapped[datetime | None]
@@ -214,7 +214,7 @@ class GrantRow(Base):
         Index(
             "grants_due_idx", "tenant", "connection", "due_at", postgresql_where=text("due_at IS NOT NULL")
         ),
-        # A walk compares the users of each page with the vault's of the same stretch of time.
+        # A full scan compares the users of each page with the vault's of the same time range.
         Index("grants_scan_idx", "tenant", "user_created_at", postgresql_where=text("user_id <> ''")),
         Index("grants_erased_idx", "reason_since", postgresql_where=text("state = 'erased'")),
         Index(
@@ -250,12 +250,12 @@ class SyncRun(Base):
     changed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     unchanged: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     stale: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Grants whose identity Auth0 does not have any more: found missing by a walk, or erased by a sweep.
+    # Grants whose identity Auth0 does not have any more: found missing by a full scan, or erased by a sweep.
     gone: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     failed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     # Whether it came to its end, with problems or without.
     complete: Mapped[bool] = mapped_column(server_default=text("false"))
-    # How often it was gone on with: a walk that is killed is not begun anew.
+    # How often it was resumed: a full scan that is killed does not begin anew.
     resumed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     notes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     error: Mapped[str | None]
@@ -272,7 +272,7 @@ class SyncCursorRow(Base):
     __tablename__ = "sync_cursors"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
-    # `users` and `users of …`: a walk by creation. `updated`: a walk by change. `log`, `events`: Auth0's feeds.
+    # `users` and `users of …`: a full scan by creation. `updated`: a scan by change. `log`, `events`: Auth0's feeds.
     # `export`: a reconciliation by an export job.
     feed: Mapped[str] = mapped_column(primary_key=True)
     # Where to go on, in the feed's own terms: an id, or a time.
@@ -354,7 +354,7 @@ class OutboxRow(Base):
     at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     tenant: Mapped[str]
     connection: Mapped[str | None]
-    # Both empty for an admin grant, null where no grant is meant, and where a forgotten user has been told of.
+    # Both empty for an admin grant, null where no grant is meant, and where the event of a forgotten user was delivered.
     user_id: Mapped[str | None]
     provider_user_id: Mapped[str | None]
     provider: Mapped[str | None]

@@ -21,7 +21,7 @@ from worker.vault.db.sql import load
 from worker.vault.vault import Vault
 
 # All of the user's, so that of two who erase the last two of them, one knows that it was the last.
-_HELD = text("""
+_LOCK_USERS_GRANTS = text("""
 SELECT id FROM grants
 WHERE tenant = :tenant AND user_id = :user_id AND user_id <> '' AND state <> 'erased' ORDER BY id FOR UPDATE
 """)
@@ -53,7 +53,7 @@ _DROP_ADMIN = text("""
 DELETE FROM grants WHERE tenant = :tenant AND connection = :name AND user_id = '' RETURNING id
 """)
 
-# Its users' grants, linked ones among them, may outlive it: they are renewed with its client as long as they are held.
+# Its users' grants, linked ones among them, may outlive it: they are renewed with its client as long as they exist.
 _EMPTY_CONNECTION = text("""
 UPDATE connections c SET options_ciphertext = NULL, auth0_id = NULL
 WHERE tenant = :tenant AND name = :name AND NOT EXISTS (
@@ -73,10 +73,10 @@ class ErasureResult(StrEnum):
     """What came of an erasure."""
 
     NOTHING = "nothing"
-    """It is not held, or not under this user any more."""
+    """It is not stored, or not under this user any more."""
     ONE = "one"
     LAST = "last"
-    """Nothing is held of the user any more."""
+    """Nothing of the user is stored any more."""
 
 
 async def erase(
@@ -90,8 +90,8 @@ async def erase(
         now: the database's time.
     """
     whose = {"tenant": key.tenant, "user_id": key.user_id}
-    held = set((await connection.execute(_HELD, whose)).scalars())
-    if grant_id not in held:
+    grant_ids = set((await connection.execute(_LOCK_USERS_GRANTS, whose)).scalars())
+    if grant_id not in grant_ids:
         return ErasureResult.NOTHING
     values = {
         "id": grant_id, "name": _name(vault, key), "reason": reason, "now": now, "tenant": key.tenant,
@@ -100,7 +100,7 @@ async def erase(
     await connection.execute(_DROP_OLDER, values)
     await connection.execute(_BURY, values)
     await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
-    return ErasureResult.LAST if len(held) == 1 else ErasureResult.ONE
+    return ErasureResult.LAST if len(grant_ids) == 1 else ErasureResult.ONE
 
 
 async def erase_connection(connection: AsyncConnection, tenant: str, name: str) -> bool:

@@ -32,7 +32,7 @@ async def list_grants(
         user_id: Auth0's user id; empty for admin grants alone.
         state: as ``token_status`` shows it, ``blocked`` and ``expired`` included.
         limit: how many at the most.
-        after: the id of the last grant already seen.
+        after: the id of the last grant of the page before.
     """
     values = {
         "tenants": list(tenants), "user_id": user_id, "connection": connection, "state": state, "limit": limit,

@@ -1,6 +1,6 @@
 """Moves grants to the users their identities were linked to.
 
-The identity keeps its tokens and changes its user. Taken for a new grant, it would come with the refresh token that
+The identity keeps its tokens and changes its user. Mistaken for a new grant, it would come with the refresh token that
 Auth0 showed at the last login, long rotated by us, and its first renewal would make the provider revoke the family.
 """
 
@@ -36,7 +36,7 @@ async def relink(
 
     Returns:
         The keys that were moved. One whose refresh token is in use stays for the next sync, as the answer
-        under way is sealed for the user it was asked for. One that Auth0 has shown elsewhere since stays for good.
+        under way is encrypted for the user it was asked for. One that Auth0 has shown elsewhere since stays for good.
     """
     return {key for grant_id, key, updated_at in moves if await _move(vault, grant_id, key, updated_at, now)}
 
@@ -49,10 +49,10 @@ async def _move(
         newer |= GrantRow.observed_updated_at <= updated_at
     # Nobody takes over the claim on a dead grant whose owner died while it was forced.
     unused = or_(GrantRow.claim_until.is_(None), GrantRow.claim_until <= now)
-    wanted = select(GrantRow).where(GrantRow.id == grant_id, unused, newer)
+    unclaimed = select(GrantRow).where(GrantRow.id == grant_id, unused, newer)
     try:
         async with vault.engine.begin() as connection:
-            row = (await connection.execute(wanted.with_for_update())).mappings().one_or_none()
+            row = (await connection.execute(unclaimed.with_for_update())).mappings().one_or_none()
             if row is None:
                 return False
             old = replace(key, user_id=row["user_id"])
@@ -78,13 +78,13 @@ async def _move(
 
 
 def _reencrypt(
-    ring: KeyRing, old: GrantKey, new: GrantKey, field: str, version: int, sealed: bytes | None
+    ring: KeyRing, old: GrantKey, new: GrantKey, field: str, version: int, ciphertext: bytes | None
 ) -> bytes | None:
     """Encrypt a token for its new user.
 
     A ciphertext decrypts in its own context alone, and the user is part of that.
     """
-    if sealed is None:
+    if ciphertext is None:
         return None
-    token = ring.decrypt(EncryptionContext.of_grant(old, field, version), sealed)
+    token = ring.decrypt(EncryptionContext.of_grant(old, field, version), ciphertext)
     return ring.encrypt(EncryptionContext.of_grant(new, field, version), token)

@@ -18,22 +18,24 @@ from worker.vault.vault import Vault
 _TOUCH_OBSERVED = load(__file__, "touch_observed")
 
 
-async def touch_observed(vault: Vault, seen: Sequence[tuple[GrantKey, datetime, datetime | None]]) -> None:
+async def touch_observed(
+    vault: Vault, identities: Sequence[tuple[GrantKey, datetime, datetime | None]]
+) -> None:
     """Record when identities without tokens were last observed.
 
     All of one tenant. Stored tokens stay.
 
     Args:
-        seen: each with the ``updated_at`` and ``created_at`` of its user, as asked for by id.
+        identities: each with the ``updated_at`` and ``created_at`` of its user, as asked for by id.
     """
-    if not seen:
+    if not identities:
         return
-    identities = identity_parameters(
-        [key for key, _, _ in seen],
-        updated_at=[updated_at for _, updated_at, _ in seen],
-        created_at=[created_at for _, _, created_at in seen],
+    values = identity_parameters(
+        [key for key, _, _ in identities],
+        updated_at=[updated_at for _, updated_at, _ in identities],
+        created_at=[created_at for _, _, created_at in identities],
     )
-    await vault.run(_TOUCH_OBSERVED, identities | {"tenant": seen[0][0].tenant})
+    await vault.run(_TOUCH_OBSERVED, values | {"tenant": identities[0][0].tenant})
 
 
 _RECORD_READ = text("""

@@ -48,14 +48,14 @@ class IncomingGrant:
 FingerprintedGrant = tuple[IncomingGrant, Incoming]
 """A grant as Auth0 shows it, with its fingerprints."""
 
-# Columns that taking a token may change; the rest of the row is left alone.
+# Columns that an ingest may change; the rest of the row stays.
 INGESTED_COLUMNS = (
     "state", "reason", "reason_since", "access_ciphertext", "access_version", "refresh_ciphertext", "refresh_version",
     "expires_at", "refresh_expires_at", "scopes", "obtained_at", "obtained_from", "observed_access",
     "observed_refresh", "observed_updated_at", "user_created_at", "due_at", "claim_owner", "claimed_at", "claim_until",
     "awaited", "in_doubt_since", "attempts", "last_error",
 )  # fmt: skip
-# What is kept of a sight of Auth0, also where no token is taken.
+# Columns that record what Auth0 showed, also where no token is stored.
 OBSERVED_COLUMNS = ("observed_access", "observed_refresh", "observed_updated_at", "user_created_at")
 
 
@@ -94,15 +94,15 @@ def identity_columns(key: GrantKey) -> dict[str, Any]:
     }
 
 
-def observed_columns(grant: IncomingGrant, shown: Incoming, row: Mapping[str, Any]) -> dict[str, Any]:
+def observed_columns(grant: IncomingGrant, incoming: Incoming, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what Auth0 showed last.
 
     What it does not show now is kept: the same token shown again later is not new.
     """
     return {
-        "observed_access": shown.access or row["observed_access"],
-        "observed_refresh": shown.refresh or row["observed_refresh"],
-        "observed_updated_at": shown.updated_at or row["observed_updated_at"],
+        "observed_access": incoming.access or row["observed_access"],
+        "observed_refresh": incoming.refresh or row["observed_refresh"],
+        "observed_updated_at": incoming.updated_at or row["observed_updated_at"],
         "user_created_at": grant.user_created_at or row["user_created_at"],
     }
 
@@ -110,8 +110,8 @@ def observed_columns(grant: IncomingGrant, shown: Incoming, row: Mapping[str, An
 def ingested_columns(
     vault: Vault,
     grant: IncomingGrant,
-    shown: Incoming,
-    verdict: Freshness,
+    incoming: Incoming,
+    freshness: Freshness,
     row: Mapping[str, Any],
     now: datetime,
 ) -> dict[str, Any]:
@@ -120,10 +120,10 @@ def ingested_columns(
     Columns of ``INGESTED_COLUMNS`` that are absent here stay as they are.
     """
     columns = {name: row[name] for name in INGESTED_COLUMNS if name in row} | observed_columns(
-        grant, shown, row
+        grant, incoming, row
     )
     pair = grant.pair
-    if verdict.access and pair.access:
+    if freshness.access and pair.access:
         version = row["access_version"] + 1
         columns |= {
             "access_ciphertext": vault.access.encrypt(
@@ -135,7 +135,7 @@ def ingested_columns(
             "obtained_from": "auth0",
             "scopes": list(pair.scopes) if pair.scopes is not None else row["scopes"],
         }
-    if verdict.refresh and pair.refresh:
+    if freshness.refresh and pair.refresh:
         version = row["refresh_version"] + 1
         columns |= {
             "refresh_ciphertext": vault.refresh.encrypt(
@@ -146,7 +146,7 @@ def ingested_columns(
         }
     if columns["state"] == "erased":  # a new login after it is new consent
         columns |= {"state": EMPTY["state"], "reason": EMPTY["reason"], "reason_since": None}
-    if verdict.refresh or (grant.exchangeable and verdict.access):
+    if freshness.refresh or (grant.exchangeable and freshness.access):
         columns |= {
             "state": "active", "reason": None, "reason_since": None, "in_doubt_since": None, "attempts": 0,
             "last_error": None,
@@ -154,7 +154,7 @@ def ingested_columns(
             "claim_owner": None, "claimed_at": None, "claim_until": None, "awaited": False,
         }  # fmt: skip
     if columns["state"] in ("active", "in_doubt") and columns["claim_owner"] is None:
-        has_access = verdict.access or bool(row.get("has_access"))
+        has_access = freshness.access or bool(row.get("has_access"))
         columns["due_at"] = (
             schedule.after_sync(
                 columns["expires_at"], columns["obtained_at"], now, random.random(),  # noqa: S311  # jitter

@@ -2,7 +2,7 @@
 
 Pure: the promise «never older, never empty» is decided here.
 
-Auth0's copy is as old as the user's last login, while ours is renewed. So a shown token is taken only when it
+Auth0's copy is as old as the user's last login, while ours is renewed. So an incoming token is stored only when it
 differs from what Auth0 last showed, and each of the two tokens is judged by itself: an identity with a new
 access token may still show the refresh token of a year ago, which we have rotated many times since.
 """
@@ -34,13 +34,13 @@ class Stored:
     """What the vault holds, and what Auth0 showed last.
 
     Attributes:
-        observed_access, observed_refresh: fingerprints of what was last shown.
-        observed_updated_at: the newest ``updated_at`` ever seen.
-        has_access: whether an access token is held.
+        observed_access, observed_refresh: fingerprints of what was shown last.
+        observed_updated_at: the newest ``updated_at`` so far.
+        has_access: whether an access token is stored.
         expires_at: its end, None where unknown.
         obtained_at: when it was issued, None where unknown.
         renewable: whether the vault can renew it.
-        from_auth0: the access token held is one that Auth0 showed: we have not renewed it since.
+        from_auth0: the access token is one that Auth0 showed: we have not renewed it since.
     """
 
     observed_access: bytes | None
@@ -59,7 +59,7 @@ class Freshness:
 
     Attributes:
         stale: Auth0 answered with an older state than it has shown before; nothing of it counts.
-        access, refresh: whether to take that token.
+        access, refresh: whether to store that token.
     """
 
     stale: bool = False
@@ -67,29 +67,31 @@ class Freshness:
     refresh: bool = False
 
 
-def compare_freshness(held: Stored | None, shown: Incoming, now: datetime) -> Freshness:
-    """Decide which of the shown tokens to take."""
-    if held is None:
-        return Freshness(access=shown.access is not None, refresh=shown.refresh is not None)
-    if held.observed_updated_at is not None and (
-        shown.updated_at is None or shown.updated_at < held.observed_updated_at
+def compare_freshness(stored: Stored | None, incoming: Incoming, now: datetime) -> Freshness:
+    """Decide which of the incoming tokens to store."""
+    if stored is None:
+        return Freshness(access=incoming.access is not None, refresh=incoming.refresh is not None)
+    if stored.observed_updated_at is not None and (
+        incoming.updated_at is None or incoming.updated_at < stored.observed_updated_at
     ):
         return Freshness(stale=True)
-    refresh = shown.refresh is not None and shown.refresh != held.observed_refresh
-    access = shown.access is not None and shown.access != held.observed_access
-    return Freshness(refresh=refresh, access=access and (refresh or _access_is_newer(held, shown, now)))
+    refresh = incoming.refresh is not None and incoming.refresh != stored.observed_refresh
+    access = incoming.access is not None and incoming.access != stored.observed_access
+    return Freshness(refresh=refresh, access=access and (refresh or _access_is_newer(stored, incoming, now)))
 
 
-def _access_is_newer(held: Stored, shown: Incoming, now: datetime) -> bool:
+def _access_is_newer(stored: Stored, incoming: Incoming, now: datetime) -> bool:
     """Return whether a changed access token is the newer one.
 
     No new refresh token came with it.
     """
-    if not held.has_access or not held.renewable:
+    if not stored.has_access or not stored.renewable:
         return True
-    if held.from_auth0:
+    if stored.from_auth0:
         return True  # both are Auth0's, and what it shows now is not behind what it showed then
-    if held.expires_at is not None and held.expires_at <= now:
+    if stored.expires_at is not None and stored.expires_at <= now:
         return True
     # Changed, but it may have been issued before our last renewal: only a known, later time of issue counts.
-    return shown.issued_at is not None and (held.obtained_at is None or shown.issued_at >= held.obtained_at)
+    return incoming.issued_at is not None and (
+        stored.obtained_at is None or incoming.issued_at >= stored.obtained_at
+    )

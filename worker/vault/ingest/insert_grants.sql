@@ -1,3 +1,5 @@
+-- A grant's connection gets a row even if Auth0 has not shown the connection itself. All in one order: two syncs of the
+-- same new grants wait for each other, and never in a circle.
 WITH new AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new(
         strategy text, tenant text, connection text, user_id text, provider_user_id text, state text, reason text,

@@ -30,8 +30,6 @@ class Writes:
     awaited: list[int] = field(default_factory=list)
 
 
-# A grant's connection gets a row even where Auth0 has not shown the connection itself. In one order, so that two
-# syncs of the same new grants wait for each other and never in a circle.
 _INSERT = load(__file__, "insert_grants")
 _INSERTED = (
     "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "access_ciphertext", "access_version",

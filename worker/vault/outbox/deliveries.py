@@ -44,7 +44,7 @@ class Delivery:
     queued_at: datetime
 
 
-_SPREAD = load(__file__, "queue")
+_QUEUE = load(__file__, "queue")
 
 
 async def queue(
@@ -55,10 +55,10 @@ async def queue(
     An event that no webhook wants is done with.
     """
     values = {"tenants": list(tenants), "wanted": _as_json(wanted), "now": now, "limit": limit}
-    await vault.run(_SPREAD, values)
+    await vault.run(_QUEUE, values)
 
 
-_CLAIM = load(__file__, "claim")
+_CLAIM_DUE = load(__file__, "claim")
 
 
 async def claim_due(
@@ -72,7 +72,7 @@ async def claim_due(
     owner = uuid4()
     values = {"webhook": webhook, "owner": owner, "now": now, "until": until, "limit": limit}
     async with vault.statement() as connection:
-        rows = [dict(row) for row in (await connection.execute(_CLAIM, values)).mappings()]
+        rows = [dict(row) for row in (await connection.execute(_CLAIM_DUE, values)).mappings()]
     claimed = [
         Delivery(
             attempts=row.pop("attempts"), queued_at=row.pop("queued_at"), event=OutboxEvent(**row), webhook=webhook,
@@ -83,8 +83,8 @@ async def claim_due(
     return sorted(claimed, key=lambda delivery: delivery.event.at)
 
 
-# A success is one, even where another has taken the claim over meanwhile.
-_DELIVERED = text("""
+# A success counts even if another has taken the claim over meanwhile.
+_MARK_DELIVERED = text("""
 UPDATE deliveries SET state = 'delivered', owner = NULL, delivered_at = :now, last_status = :status, last_error = NULL,
     attempts = attempts + 1
 WHERE event_id = :event_id AND webhook = :webhook AND state <> 'delivered'
@@ -93,10 +93,10 @@ WHERE event_id = :event_id AND webhook = :webhook AND state <> 'delivered'
 
 async def mark_delivered(vault: Vault, delivery: Delivery, *, status: int, now: datetime) -> None:
     """Record that the receiver took an event."""
-    await vault.run(_DELIVERED, _naming(delivery) | {"status": status, "now": now})
+    await vault.run(_MARK_DELIVERED, _names(delivery) | {"status": status, "now": now})
 
 
-_REFUSED = text("""
+_MARK_FAILED = text("""
 UPDATE deliveries SET state = CASE WHEN :final THEN 'failed' ELSE 'pending' END, owner = NULL, next_at = :next_at,
     last_status = :status, last_error = :error, attempts = attempts + 1
 WHERE event_id = :event_id AND webhook = :webhook AND owner = :owner
@@ -115,7 +115,7 @@ async def mark_failed(
         final: give up instead.
     """
     values = {"status": status, "error": error, "next_at": next_at, "final": final}
-    await vault.run(_REFUSED, _naming(delivery) | values)
+    await vault.run(_MARK_FAILED, _names(delivery) | values)
 
 
 _POSTPONE = text("""
@@ -125,11 +125,10 @@ WHERE event_id = :event_id AND webhook = :webhook AND owner = :owner
 
 
 async def postpone(vault: Vault, delivery: Delivery, *, next_at: datetime, final: bool) -> None:
-    """Give a claim back that was not tried."""
-    await vault.run(_POSTPONE, _naming(delivery) | {"next_at": next_at, "final": final})
+    """Release a claim that was not tried."""
+    await vault.run(_POSTPONE, _names(delivery) | {"next_at": next_at, "final": final})
 
 
-# Nobody can be told of a forgotten user whose id is gone.
 _RESEND = load(__file__, "resend")
 
 
@@ -150,7 +149,7 @@ async def resend(
         failed: also every delivery that was given up.
 
     Returns:
-        The event of each delivery put up.
+        The event of each delivery queued.
     """
     values = {
         "tenants": list(tenants), "wanted": _as_json(wanted), "now": now, "ids": list(ids), "failed": failed,
@@ -174,7 +173,7 @@ async def count_undelivered(vault: Vault) -> list[dict[str, Any]]:
         return [dict(row) for row in (await connection.execute(statement)).mappings()]
 
 
-def _naming(delivery: Delivery) -> dict[str, Any]:
+def _names(delivery: Delivery) -> dict[str, Any]:
     return {"event_id": delivery.event.id, "webhook": delivery.webhook, "owner": delivery.owner}
 
 

@@ -25,8 +25,8 @@ class OutboxEvent:
     Attributes:
         user_id: Auth0's; empty for an admin grant, None where no grant is meant.
         since: when the state began, None where that is the time of the event.
-        expires_at: the end of the access token held.
-        message: what the operator has to mend, where the vault has words for it.
+        expires_at: the end of the access token.
+        message: what the operator has to fix, where the vault knows it.
     """
 
     id: UUID
@@ -59,7 +59,7 @@ async def emit(
 
     For changes that no row of a grant or connection shows: triggers write the others.
 
-    What was told of a forgotten user before is deleted, delivered or not: the last event is all that stays.
+    Earlier events of a forgotten user are deleted, delivered or not: only the last one stays.
 
     Args:
         connection: in the transaction that makes the change, and only where it makes one.
@@ -107,10 +107,7 @@ async def reassign(connection: AsyncConnection, old: GrantKey, user_id: str) -> 
     )
 
 
-# One range of the index for each connection, but where the connection's own event says it all: of two problems there
-# is none.
-# A token that ended before its grant came to the vault is no news, and neither is one that ended long ago.
-_TELL_EXPIRING = load(__file__, "report_expiring")
+_REPORT_EXPIRING = load(__file__, "report_expiring")
 
 
 async def report_expiring(
@@ -124,10 +121,10 @@ async def report_expiring(
         How many.
 
     Args:
-        since: tokens that ended before are not told of.
+        since: tokens that ended before are left out.
     """
     values = {"tenants": list(tenants), "ahead": ahead, "since": since, "limit": limit}
-    return len(await vault.run(_TELL_EXPIRING, values))
+    return len(await vault.run(_REPORT_EXPIRING, values))
 
 
 _LIST = load(__file__, "list_events")
@@ -157,7 +154,7 @@ async def list_events(
         return [dict(row) for row in (await open_connection.execute(_LIST, values)).mappings()]
 
 
-_BLANK = text("""
+_REDACT_FORGOTTEN = text("""
 UPDATE outbox SET user_id = NULL
 WHERE kind = 'user.forgotten' AND user_id IS NOT NULL AND queued_at IS NOT NULL
     AND NOT EXISTS (SELECT FROM deliveries d WHERE d.event_id = outbox.id AND d.state <> 'delivered')
@@ -166,7 +163,7 @@ WHERE kind = 'user.forgotten' AND user_id IS NOT NULL AND queued_at IS NOT NULL
 
 async def redact_forgotten(vault: Vault) -> None:
     """Remove the user ids of forgotten users that were delivered."""
-    await vault.run(_BLANK)
+    await vault.run(_REDACT_FORGOTTEN)
 
 
 async def delete_old(vault: Vault, *, before: datetime) -> None:

@@ -1,3 +1,5 @@
+-- One range of the index for each connection, but for those whose own event says it all.
+-- A token that ended before its grant came to the vault is no news, and neither is one that ended long ago.
 WITH ending AS (
     SELECT g.id FROM connections c CROSS JOIN LATERAL (
         SELECT id FROM grants

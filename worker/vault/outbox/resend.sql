@@ -1,3 +1,4 @@
+-- No receiver can learn of a forgotten user whose id is redacted.
 INSERT INTO deliveries (event_id, webhook, queued_at, next_at)
 SELECT e.id, w.webhook, :now, :now FROM outbox e JOIN
     \ir wanted_by.sql

@@ -23,11 +23,11 @@ class CiphertextColumn:
     """A column of ciphertexts, or its rows under one ring.
 
     Attributes:
-        holds: what the ciphertexts are, for people.
+        content: what the ciphertexts are, for people.
         key: the table's primary key, by name, with its types.
-        beside: the other columns that the ciphertexts' place is made of.
-        place: where a row's ciphertext was sealed for.
-        only: a condition on the rows, in SQL.
+        context_columns: the other columns that the context is made of.
+        context: returns the encryption context of a row's ciphertext.
+        condition: on the rows, in SQL.
     """
 
     content: str
@@ -35,30 +35,43 @@ class CiphertextColumn:
     table: str
     name: str
     key: Mapping[str, str]
-    beside: Sequence[str]
-    place: Callable[[Row], EncryptionContext]
-    only: str = "true"
+    context_columns: Sequence[str]
+    context: Callable[[Row], EncryptionContext]
+    condition: str = "true"
 
 
 def _of_grant(field: str) -> Callable[[Row], EncryptionContext]:
-    def place(row: Row) -> EncryptionContext:
+    def context(row: Row) -> EncryptionContext:
         key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
         return EncryptionContext.of_grant(key, field, row[f"{field}_version"])
 
-    return place
+    return context
 
 
 def _tokens(ring: RingName) -> CiphertextColumn:
-    beside = ("tenant", "connection", "user_id", "provider_user_id", f"{ring}_version")
+    context_columns = ("tenant", "connection", "user_id", "provider_user_id", f"{ring}_version")
     return CiphertextColumn(
-        f"{ring} tokens", ring, "grants", f"{ring}_ciphertext", {"id": "bigint"}, beside, _of_grant(ring)
+        f"{ring} tokens",
+        ring,
+        "grants",
+        f"{ring}_ciphertext",
+        {"id": "bigint"},
+        context_columns,
+        _of_grant(ring),
     )
 
 
-def _own(holds: str, ring: RingName, place: EncryptionContext) -> CiphertextColumn:
-    (name,) = place.row
+def _own(content: str, ring: RingName, context: EncryptionContext) -> CiphertextColumn:
+    (name,) = context.row
     return CiphertextColumn(
-        holds, ring, "vault_secrets", "ciphertext", {"name": "text"}, (), lambda _: place, f"name = '{name}'"
+        content,
+        ring,
+        "vault_secrets",
+        "ciphertext",
+        {"name": "text"},
+        (),
+        lambda _: context,
+        f"name = '{name}'",
     )
 
 
@@ -76,7 +89,7 @@ CIPHERTEXT_COLUMNS = (
     ),
     _tokens("refresh"),
 )  # fmt: skip
-"""All that is sealed in Postgres. A column of ciphertexts that is missing here outlives no rotation."""
+"""All ciphertexts in Postgres. A column that is missing here would be lost with the old key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +101,8 @@ class StoredCiphertext:
     """
 
     key: tuple[Any, ...]
-    place: EncryptionContext
-    sealed: bytes
+    context: EncryptionContext
+    ciphertext: bytes
 
 
 def read_pages(
@@ -115,8 +128,8 @@ def reread(
 
 
 def count_ciphertexts(connection: Connection, column: CiphertextColumn) -> int:
-    """How many ciphertexts a column has."""
-    statement = f"SELECT count({column.name}) FROM {column.table} WHERE {column.only}"  # noqa: S608  # our own names
+    """Count the ciphertexts of a column."""
+    statement = f"SELECT count({column.name}) FROM {column.table} WHERE {column.condition}"  # noqa: S608  # our own names
     return int(connection.execute(text(statement)).scalar_one())
 
 
@@ -128,45 +141,45 @@ def compare_and_swap(
 ) -> set[tuple[Any, ...]]:
     """Replace ciphertexts that are still as they were read.
 
-    What was written meanwhile is newer and stays. A row that another transaction has locked is left alone: who
-    waits for nothing while it holds locks is part of no deadlock.
+    What was written meanwhile is newer and stays. A row that another transaction has locked is left alone: a
+    statement that never waits while it holds locks is part of no deadlock.
 
     Returns:
         The keys of the rows that were replaced.
     """
     names = ", ".join(column.key)
-    held = ", ".join(f"held.{name}" for name in column.key)
+    target = ", ".join(f"target.{name}" for name in column.key)
     # The subquery decides on the newest version of each row, which it locks; the comparison outside says the same.
     statement = f"""
-UPDATE {column.table} held SET {column.name} = free.fresh
+UPDATE {column.table} target SET {column.name} = unlocked.fresh
 FROM (
     SELECT {names}, was, fresh
     FROM {column.table} JOIN unnest({_arrays(column)}, CAST(:was AS bytea[]), CAST(:fresh AS bytea[]))
         AS given({names}, was, fresh) USING ({names})
     WHERE {column.table}.{column.name} = was
     FOR UPDATE OF {column.table} SKIP LOCKED
-) free
-WHERE ({held}) = ({", ".join(f"free.{name}" for name in column.key)}) AND held.{column.name} = free.was
-RETURNING {held}
+) unlocked
+WHERE ({target}) = ({", ".join(f"unlocked.{name}" for name in column.key)}) AND target.{column.name} = unlocked.was
+RETURNING {target}
 """  # noqa: S608  # our own names
     values = _by_column(column, [each.key for each in found])
-    values |= {"was": [each.sealed for each in found], "fresh": list(fresh)}
+    values |= {"was": [each.ciphertext for each in found], "fresh": list(fresh)}
     return {tuple(row) for row in connection.execute(text(statement), values)}
 
 
 def _read(
     connection: Connection, column: CiphertextColumn, condition: str, values: Mapping[str, Any], limit: int
 ) -> list[StoredCiphertext]:
-    names = ", ".join((*column.key, *column.beside))
+    names = ", ".join((*column.key, *column.context_columns))
     statement = f"""
-SELECT {names}, {column.name} AS sealed_here FROM {column.table}
-WHERE {column.name} IS NOT NULL AND {column.only} AND {condition}
+SELECT {names}, {column.name} AS stored_ciphertext FROM {column.table}
+WHERE {column.name} IS NOT NULL AND {column.condition} AND {condition}
 ORDER BY {", ".join(column.key)} LIMIT :limit
 """  # noqa: S608  # our own names
     rows = map(dict[str, Any], connection.execute(text(statement), {**values, "limit": limit}).mappings())
     return [
         StoredCiphertext(
-            tuple(row[name] for name in column.key), column.place(row), bytes(row["sealed_here"])
+            tuple(row[name] for name in column.key), column.context(row), bytes(row["stored_ciphertext"])
         )
         for row in rows
     ]
@@ -175,9 +188,9 @@ ORDER BY {", ".join(column.key)} LIMIT :limit
 def _beyond(column: CiphertextColumn, after: tuple[Any, ...] | None) -> tuple[str, dict[str, Any]]:
     if after is None:
         return "true", {}
-    marks = ", ".join(f"CAST(:after_{name} AS {kind})" for name, kind in column.key.items())
+    parameters = ", ".join(f"CAST(:after_{name} AS {kind})" for name, kind in column.key.items())
     values = {f"after_{name}": value for name, value in zip(column.key, after, strict=True)}
-    return f"({', '.join(column.key)}) > ({marks})", values
+    return f"({', '.join(column.key)}) > ({parameters})", values
 
 
 def _arrays(column: CiphertextColumn) -> str:
@@ -185,4 +198,4 @@ def _arrays(column: CiphertextColumn) -> str:
 
 
 def _by_column(column: CiphertextColumn, keys: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
-    return {f"key_{name}": [key[place] for key in keys] for place, name in enumerate(column.key)}
+    return {f"key_{name}": [key[index] for key in keys] for index, name in enumerate(column.key)}

@@ -2,9 +2,9 @@
 
 It encrypts everything under the newest keys, and counts what is under which key.
 
-Nothing is remembered between two runs: a ciphertext itself shows under which key it is. A run that was killed is
-gone on with by running again. Beside it workers, syncs and readers go on: a ciphertext is replaced only where it
-still is the very one that was read, so a token that was renewed meanwhile is never overwritten by the older one.
+Nothing is remembered between two runs, as a ciphertext itself shows under which key it is: run it again after a kill.
+Workers, syncs and readers go on beside it: a ciphertext is replaced only if it is still the very one that was read,
+so a token that was renewed meanwhile is never overwritten by the older one.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ Progress = Callable[[int, int | None], None]
 Rings = Mapping[RingName, KeyRing]
 
 PAGE_SIZE = 500
-# A row that another transaction holds is tried again so often, after so many seconds.
-TRIES, PAUSE = 100, 0.05
-# So many ciphertexts that do not open are named; the rest is counted.
+# How often a row that another transaction has locked is tried, and how many seconds apart.
+LOCKED_ROW_TRIES, LOCKED_ROW_PAUSE_SECONDS = 100, 0.05
+# So many ciphertexts that no key decrypts are named; the rest is counted.
 MAX_NAMED_PROBLEMS = 20
 
 
@@ -52,9 +52,9 @@ class RotationStats:
 
     Attributes:
         by_key: how many ciphertexts are under which key of the ring, 0 for the first.
-        resealed: how many were put under the first key; they count there.
-        in_use: how many another transaction held all the time.
-        unopened: how many no key opens, or are out of place.
+        reencrypted: how many were put under the first key; they count there.
+        in_use: how many another transaction had locked all the time.
+        undecryptable: how many no key decrypts, or are out of place.
         problems: what is the matter with the first of these, by name.
     """
 
@@ -99,7 +99,7 @@ def inspect(
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
-    return _walk(database_url, rings, spool, progress, _count, pages_at_most)
+    return _process(database_url, rings, spool, progress, _count, pages_at_most)
 
 
 def rotate(
@@ -112,17 +112,17 @@ def rotate(
 
     Each page is committed by itself. Arguments and errors as ``inspect``.
 
-    Nothing else of a row is touched: no time, no state, no version, no claim; so no event is told either.
+    Nothing else of a row is touched: no time, no state, no version, no claim; so no event is written either.
     """
     if spool is not None:
         spool.remove_leftovers()
-    return _walk(database_url, rings, spool, progress, _reseal, None)
+    return _process(database_url, rings, spool, progress, _reencrypt, None)
 
 
 _Work = Callable[[Connection, CiphertextColumn, KeyRing, list[StoredCiphertext], RotationStats], None]
 
 
-def _walk(
+def _process(
     database_url: Secret,
     rings: Rings,
     spool: Spool | None,
@@ -131,7 +131,7 @@ def _walk(
     pages_at_most: int | None,
 ) -> list[RotationStats]:
     columns = [column for column in CIPHERTEXT_COLUMNS if column.ring in rings]
-    tallies = []
+    all_stats = []
     with _connected(database_url) as connection:
         total = (
             sum(count_ciphertexts(connection, column) for column in columns)
@@ -140,53 +140,53 @@ def _walk(
         )
         done = 0
         for column in columns:
-            tally = RotationStats(column.ring, column.content)
-            tallies.append(tally)
+            stats = RotationStats(column.ring, column.content)
+            all_stats.append(stats)
             for page in islice(read_pages(connection, column, PAGE_SIZE), pages_at_most):
-                work(connection, column, rings[column.ring], page, tally)
+                work(connection, column, rings[column.ring], page, stats)
                 done += len(page)
                 progress(done, total)
     if spool is not None and "refresh" in rings:
-        tallies.append(_spooled(spool, resealing=work is _reseal))
-    return tallies
+        all_stats.append(_spooled(spool, reencrypting=work is _reencrypt))
+    return all_stats
 
 
 def _count(
-    _: Connection, __: CiphertextColumn, ring: KeyRing, page: Sequence[StoredCiphertext], tally: RotationStats
+    _: Connection, __: CiphertextColumn, ring: KeyRing, page: Sequence[StoredCiphertext], stats: RotationStats
 ) -> None:
     for found in page:
         try:
-            tally.by_key[ring.key_index(found.place, found.sealed)] += 1
+            stats.by_key[ring.key_index(found.context, found.ciphertext)] += 1
         except CannotDecrypt as error:
-            tally.count_failure(error)
+            stats.count_failure(error)
 
 
-def _reseal(
+def _reencrypt(
     connection: Connection,
     column: CiphertextColumn,
     ring: KeyRing,
     page: list[StoredCiphertext],
-    tally: RotationStats,
+    stats: RotationStats,
 ) -> None:
     pending = page
-    for _ in range(TRIES):
-        outdated, fresh = _fresh(ring, pending, tally)
+    for _ in range(LOCKED_ROW_TRIES):
+        outdated, fresh = _fresh(ring, pending, stats)
         if not outdated:
             return
         swapped = compare_and_swap(connection, column, outdated, fresh)
-        tally.reencrypted += len(swapped)
-        tally.by_key[0] += len(swapped)
+        stats.reencrypted += len(swapped)
+        stats.by_key[0] += len(swapped)
         left = [found.key for found in outdated if found.key not in swapped]
         if not left:
             return
-        # Written meanwhile, or held by another transaction just now.
+        # Written meanwhile, or locked by another transaction just now.
         pending = reread(connection, column, left)
-        time.sleep(PAUSE)
-    tally.in_use += len(pending)
+        time.sleep(LOCKED_ROW_PAUSE_SECONDS)
+    stats.in_use += len(pending)
 
 
 def _fresh(
-    ring: KeyRing, page: Sequence[StoredCiphertext], tally: RotationStats
+    ring: KeyRing, page: Sequence[StoredCiphertext], stats: RotationStats
 ) -> tuple[list[StoredCiphertext], list[bytes]]:
     """Encrypt anew what is under an older key.
 
@@ -195,31 +195,31 @@ def _fresh(
     outdated, fresh = [], []
     for found in page:
         try:
-            sealed = ring.reencrypt(found.place, found.sealed)
+            ciphertext = ring.reencrypt(found.context, found.ciphertext)
         except CannotDecrypt as error:
-            tally.count_failure(error)
+            stats.count_failure(error)
             continue
-        if sealed is None:
-            tally.by_key[0] += 1
+        if ciphertext is None:
+            stats.by_key[0] += 1
         else:
             outdated.append(found)
-            fresh.append(sealed)
+            fresh.append(ciphertext)
     return outdated, fresh
 
 
-def _spooled(spool: Spool, *, resealing: bool) -> RotationStats:
-    tally = RotationStats("refresh", "answers in this machine's spool")
+def _spooled(spool: Spool, *, reencrypting: bool) -> RotationStats:
+    stats = RotationStats("refresh", "answers in this machine's spool")
     for path in spool.list_files():
         try:
-            if resealing:
-                tally.reencrypted += spool.reencrypt(path)
-            position = spool.key_index(path)
+            if reencrypting:
+                stats.reencrypted += spool.reencrypt(path)
+            key_index = spool.key_index(path)
         except CannotDecrypt as error:
-            tally.count_failure(error)
+            stats.count_failure(error)
         else:
-            if position is not None:
-                tally.by_key[position] += 1
-    return tally
+            if key_index is not None:
+                stats.by_key[key_index] += 1
+    return stats
 
 
 @contextmanager

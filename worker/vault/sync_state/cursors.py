@@ -17,7 +17,7 @@ from worker.vault.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class SyncCursor:
-    """Where a feed is to be gone on with.
+    """Where a feed goes on.
 
     Attributes:
         token: in the feed's own terms: a log id, an event id, a job's id, or a time in ISO 8601; None for its beginning.

@@ -24,9 +24,7 @@ _LINES = text("""
 INSERT INTO exported SELECT * FROM unnest(CAST(:user_ids AS text[]), CAST(:times AS timestamptz[]))
 """)
 
-# Who has no token has no row here: such a user is asked for only when changed since everybody was last seen. Who
-# has seemed gone for a while and is named all the same is asked for, which takes the mark off.
-_WANTED = load(__file__, "find_users_to_sync")
+_FIND_USERS_TO_SYNC = load(__file__, "find_users_to_sync")
 
 _MARK_ABSENT = text("""
 UPDATE grants g SET missing_since = :now
@@ -66,7 +64,7 @@ async def compare_export(
 
     Args:
         exported: the export's users, some at a time.
-        since: those of whom the vault holds nothing are wanted if they changed after it.
+        since: a user of whom nothing is stored is asked for if changed after it.
         until: nothing is concluded for grants or users newer than that.
         now: the database's time.
     """
@@ -82,7 +80,7 @@ async def compare_export(
             users += len(lines)
         await connection.execute(text("ANALYZE exported"))
         values = {"tenant": tenant, "since": since, "until": until, "now": now}
-        wanted = await connection.execute(_WANTED, values)
+        wanted = await connection.execute(_FIND_USERS_TO_SYNC, values)
         absent = await connection.execute(_MARK_ABSENT, values)
         return ExportDiff(users, wanted.rowcount, absent.rowcount)
 

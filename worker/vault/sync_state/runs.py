@@ -42,13 +42,15 @@ async def begin_run(vault: Vault, *, tenant: str, scope: str, now: datetime) -> 
         return run.scalar_one()
 
 
-async def record_sweep(vault: Vault, *, tenant: str, began: datetime, gone: int, error: str | None) -> None:
+async def record_sweep(
+    vault: Vault, *, tenant: str, started_at: datetime, gone: int, error: str | None
+) -> None:
     """Record what a sweep erased, or why it did not."""
     ended = await vault.now()
     statement = insert(SyncRun).values(
         tenant=tenant,
         scope="sweep",
-        started_at=began,
+        started_at=started_at,
         finished_at=ended,
         complete=error is None,
         gone=gone,
@@ -146,7 +148,7 @@ async def failures(vault: Vault, tenant: str, scope: str) -> tuple[int, datetime
 
     And when the last of them ended; all of this scope.
 
-    One that was killed, or that is gone on with, has not failed.
+    One that was killed, or that is resumed, has not failed.
     """
     last_complete = (
         select(func.max(SyncRun.started_at))
