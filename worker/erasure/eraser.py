@@ -22,6 +22,7 @@ from worker.sync.ingest import SyncIngest
 from worker.sync.report import SyncReport
 from worker.vault import outbox
 from worker.vault.advisory_locks import try_lock
+from worker.vault.connections import presence
 from worker.vault.grants import erase, missing, queries
 from worker.vault.grants.erase import ErasureResult
 from worker.vault.sync_state import export_diff, runs
@@ -141,7 +142,7 @@ class Eraser:
 
         These belong to the connection alone.
         """
-        names, gone, everything = await missing.count_connections(self._vault, self._tenant, before=before)
+        names, gone, everything = await presence.count_missing(self._vault, self._tenant, before=before)
         if not anyway and 2 * gone > everything:
             report.problems.append(
                 f"{gone} of {everything} connections seem to be gone from Auth0's tenant {self._tenant}: their admin "

@@ -24,6 +24,7 @@ from worker.sync.mapping import (
 )
 from worker.sync.report import SyncReport
 from worker.vault.advisory_locks import lock
+from worker.vault.connections import presence
 from worker.vault.connections.connection import store_connection
 from worker.vault.grants import missing, queries, touch
 from worker.vault.ingest import ingest
@@ -91,11 +92,11 @@ class SyncIngest:
 
     async def _mark_gone(self, shown: Sequence[str]) -> None:
         """Mark the connections that a list lacks, once Auth0 has said of each that there is none of its id."""
-        absent = await missing.absent_connections(self._vault, self._tenant, shown)
+        absent = await presence.list_absent(self._vault, self._tenant, shown)
         for name, auth0_id in absent.items():
             if not await self._auth0.has_connection(auth0_id):
                 now = await self._vault.now()
-                await missing.mark_connection(self._vault, self._tenant, name, now=now)
+                await presence.mark_missing(self._vault, self._tenant, name, now=now)
 
     @property
     def _turn(self) -> str:

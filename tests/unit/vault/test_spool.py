@@ -11,7 +11,8 @@ from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker.token_pair import TokenPair
 from worker.vault.claims import Claim
-from worker.vault.claims.spool import Spool, SpooledAnswer
+from worker.vault.claims.spool import Spool
+from worker.vault.claims.spooled_answer import SpooledAnswer
 
 RING = KeyRing("refresh", [KeyRing.generate()])
 AT = "2026-11-01T12:00:00+00:00"

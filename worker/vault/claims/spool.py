@@ -8,51 +8,22 @@ must be writable, and an answer that cannot be committed is on disk before anyth
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt, ConfigurationError
-from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
-from token_vault.secret import Secret
 from worker.token_pair import TokenPair
-from worker.vault.claims import Claim
-
-# What the fields of a claim were called in the files of version 0.1, which may still be on disk.
-_OLD_NAMES = {
-    "began": "claimed_at",
-    "access_sealed": "access_ciphertext",
-    "refresh_sealed": "refresh_ciphertext",
-    "doubt_since": "in_doubt_since",
-}
+from worker.vault.claims.claim import Claim
+from worker.vault.claims.spooled_answer import SpooledAnswer, decode, encode
 
 # A file that is still without its name after so many seconds has lost its process.
 UNFINISHED_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class SpooledAnswer:
-    """An answer on disk.
-
-    Attributes:
-        claim: as it was when the request was sent, without ciphertexts: storing compares only versions.
-        obtained_at: when the request was sent, on the database's clock.
-        due_at: when the grant is next due.
-    """
-
-    path: Path
-    claim: Claim
-    pair: TokenPair
-    obtained_at: datetime
-    due_at: datetime
 
 
 class Spool:
@@ -87,15 +58,8 @@ class Spool:
     def save(self, claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: datetime) -> Path:
         """Put an answer on disk, fsynced; returns its file."""
         name = f"{claim.id}-{uuid4().hex}"
-        plain = {
-            "claim": asdict(claim) | {"access_ciphertext": None, "refresh_ciphertext": None},
-            "pair": {
-                "access": pair.access and pair.access.reveal(), "refresh": pair.refresh and pair.refresh.reveal(),
-                "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at, "scopes": pair.scopes,
-            },
-            "obtained_at": obtained_at, "due_at": due_at,
-        }  # fmt: skip
-        ciphertext = self._ring.encrypt(_context(name), Secret(json.dumps(plain, default=_text)))
+        text = encode(claim, pair, obtained_at=obtained_at, due_at=due_at)
+        ciphertext = self._ring.encrypt(_context(name), text)
         unfinished = self._write(self._folder / f".{name}.new", ciphertext)
         return self._publish(unfinished, self._folder / name)
 
@@ -128,7 +92,7 @@ class Spool:
             ciphertext = path.read_bytes()
         except FileNotFoundError:
             return None
-        return _read(path, json.loads(self._ring.decrypt(_context(path.name), ciphertext).reveal()))
+        return decode(path, self._ring.decrypt(_context(path.name), ciphertext))
 
     def list_files(self) -> list[Path]:
         """All answers on disk, those that Postgres refused among them."""
@@ -226,41 +190,3 @@ class Spool:
 
 def _context(name: str) -> EncryptionContext:
     return EncryptionContext("spool", (name,), "answer")
-
-
-def _text(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    raise TypeError(type(value).__name__)
-
-
-def _read(path: Path, plain: dict[str, Any]) -> SpooledAnswer:
-    claim, pair = plain["claim"], plain["pair"]
-    for old, new in _OLD_NAMES.items():
-        if old in claim:
-            claim[new] = claim.pop(old)
-    for name in (
-        *("claimed_at", "until", "expires_at", "in_doubt_since", "obtained_at"),
-        *("refresh_expires_at", "last_read_at"),
-    ):
-        claim[name] = _moment(claim.get(name))
-    claim |= {"key": GrantKey(**claim["key"]), "owner": UUID(claim["owner"])}
-    return SpooledAnswer(
-        path=path,
-        claim=Claim(**claim),
-        pair=TokenPair(
-            access=Secret(pair["access"]) if pair["access"] else None,
-            refresh=Secret(pair["refresh"]) if pair["refresh"] else None,
-            expires_at=_moment(pair["expires_at"]),
-            refresh_expires_at=_moment(pair["refresh_expires_at"]),
-            scopes=None if pair["scopes"] is None else tuple(pair["scopes"]),
-        ),
-        obtained_at=datetime.fromisoformat(plain["obtained_at"]),
-        due_at=datetime.fromisoformat(plain["due_at"]),
-    )
-
-
-def _moment(value: str | None) -> datetime | None:
-    return None if value is None else datetime.fromisoformat(value)

@@ -35,7 +35,7 @@ async def update_client(
     """Record which client renews a connection, or why none.
 
     A client with other credentials or another endpoint than before closes the circuit: correcting a wrong
-    secret is enough. Grants that slept are woken when all are to be kept fresh again.
+    secret is enough. Dormant grants are woken when all are to be kept fresh again.
 
     Args:
         now: the time, by default the database's.

@@ -38,10 +38,12 @@ async def relink(
         The keys that were moved. One whose refresh token is in use stays for the next sync, as the answer
         under way is encrypted for the user it was asked for. One that Auth0 has shown elsewhere since stays for good.
     """
-    return {key for grant_id, key, updated_at in moves if await _move(vault, grant_id, key, updated_at, now)}
+    return {
+        key for grant_id, key, updated_at in moves if await _relink_one(vault, grant_id, key, updated_at, now)
+    }
 
 
-async def _move(
+async def _relink_one(
     vault: Vault, grant_id: int, key: GrantKey, updated_at: datetime | None, now: datetime
 ) -> bool:
     newer: ColumnElement[bool] = GrantRow.observed_updated_at.is_(None)

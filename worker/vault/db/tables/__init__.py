@@ -1,0 +1,28 @@
+"""The vault's tables, as typed models.
+
+Used inside this room only; migrations are checked against them.
+"""
+
+from worker.vault.db.tables.base import Base
+from worker.vault.db.tables.connections import ConnectionRow
+from worker.vault.db.tables.grants import GRANT_STATES, GrantRow
+from worker.vault.db.tables.outbox import DeliveryRow, OutboxRow
+from worker.vault.db.tables.renewal import RefreshRequestRow, RenewalCount
+from worker.vault.db.tables.secrets import ManagementTokenRow, VaultSecret
+from worker.vault.db.tables.sync import SyncCursorRow, SyncRun, UserToSync
+
+__all__ = [
+    "GRANT_STATES",
+    "Base",
+    "ConnectionRow",
+    "DeliveryRow",
+    "GrantRow",
+    "ManagementTokenRow",
+    "OutboxRow",
+    "RefreshRequestRow",
+    "RenewalCount",
+    "SyncCursorRow",
+    "SyncRun",
+    "UserToSync",
+    "VaultSecret",
+]

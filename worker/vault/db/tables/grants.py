@@ -1,0 +1,129 @@
+"""The table of grants."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import UUID
+from sqlalchemy.orm import Mapped, mapped_column
+
+from worker.vault.db.tables.base import Base
+
+GRANT_STATES = ("active", "unrenewable", "in_doubt", "reauthorization_required", "erased")
+
+
+class GrantRow(Base):
+    """The tokens of one identity, or of an administrator."""
+
+    __tablename__ = "grants"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant: Mapped[str]
+    connection: Mapped[str]
+    # Both empty for the admin grant of an enterprise connection.
+    user_id: Mapped[str]
+    provider_user_id: Mapped[str]
+
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    reason_since: Mapped[datetime | None]
+
+    access_ciphertext: Mapped[bytes | None]
+    access_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    refresh_ciphertext: Mapped[bytes | None]
+    refresh_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    expires_at: Mapped[datetime | None]
+    refresh_expires_at: Mapped[datetime | None]
+    scopes: Mapped[list[str] | None]
+    obtained_at: Mapped[datetime | None]
+    obtained_from: Mapped[str]
+
+    # What Auth0 last showed, so that its stale copy is never mistaken for news.
+    observed_access: Mapped[bytes | None]
+    observed_refresh: Mapped[bytes | None]
+    observed_updated_at: Mapped[datetime | None]
+    # When the user was created at Auth0: the order in which a full scan reads the users.
+    user_created_at: Mapped[datetime | None]
+    # Since when Auth0 does not seem to have the identity any more; nothing is erased before that is confirmed.
+    missing_since: Mapped[datetime | None]
+
+    # When the row is next looked at by renewal; null means never.
+    due_at: Mapped[datetime | None]
+    # The claim is the journal: committed before the request is sent, cleared when its outcome is stored.
+    claim_owner: Mapped[Any | None] = mapped_column(UUID(as_uuid=True))
+    claimed_at: Mapped[datetime | None]
+    claim_until: Mapped[datetime | None]
+    # Whether somebody waits for the claim's outcome and wants to be notified.
+    awaited: Mapped[bool] = mapped_column(server_default=text("false"))
+    # When the oldest attempt began whose outcome for the present refresh token is unknown.
+    in_doubt_since: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    last_error: Mapped[str | None]
+    last_renewed_at: Mapped[datetime | None]
+    # The access token whose end was reported, as nothing renews it.
+    expiry_reported_version: Mapped[int | None] = mapped_column(BigInteger)
+    # The trouble reported last, until it is over; kept by the trigger that writes events.
+    reported_trouble: Mapped[str | None]
+    # Noted coarsely, and only where a connection's grants are renewed on read.
+    last_read_at: Mapped[datetime | None]
+    # When a dead grant was last tried by force.
+    forced_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+    __table_args__ = (
+        # Leads with what readers ask for; the tenant is part of the key all the same.
+        UniqueConstraint("user_id", "connection", "tenant", "provider_user_id"),
+        ForeignKeyConstraint(["tenant", "connection"], ["connections.tenant", "connections.name"]),
+        CheckConstraint(f"state IN ({', '.join(repr(state) for state in GRANT_STATES)})", name="state"),
+        CheckConstraint("obtained_from IN ('auth0', 'renewal')", name="obtained_from"),
+        CheckConstraint("(user_id = '') = (provider_user_id = '')", name="subject"),
+        CheckConstraint(
+            "state <> 'erased' OR (access_ciphertext IS NULL AND refresh_ciphertext IS NULL AND due_at IS NULL)",
+            name="erased_is_empty",
+        ),
+        CheckConstraint(
+            "state <> 'reauthorization_required' OR (reason IS NOT NULL AND due_at IS NULL)",
+            name="dead_has_reason",
+        ),
+        CheckConstraint("state <> 'in_doubt' OR in_doubt_since IS NOT NULL", name="doubt_has_time"),
+        CheckConstraint(
+            "(claim_owner IS NULL) = (claim_until IS NULL) AND (claim_owner IS NULL) = (claimed_at IS NULL)",
+            name="claim_whole",
+        ),
+        CheckConstraint("access_version >= 0 AND refresh_version >= 0", name="versions"),
+        # Where an identity was before its user was linked to another.
+        Index("grants_subject_idx", "provider_user_id", "connection", "tenant"),
+        # Finding due rows costs what is due: each connection's due rows are one range of this index.
+        Index(
+            "grants_due_idx", "tenant", "connection", "due_at", postgresql_where=text("due_at IS NOT NULL")
+        ),
+        # A full scan compares the users of each page with the vault's of the same time range.
+        Index("grants_scan_idx", "tenant", "user_created_at", postgresql_where=text("user_id <> ''")),
+        Index("grants_erased_idx", "reason_since", postgresql_where=text("state = 'erased'")),
+        Index(
+            "grants_missing_idx",
+            "tenant",
+            "missing_since",
+            postgresql_where=text("missing_since IS NOT NULL"),
+        ),
+        Index(
+            "grants_expiring_idx",
+            "tenant",
+            "connection",
+            "expires_at",
+            postgresql_where=text(
+                "state = 'unrenewable' AND expiry_reported_version IS DISTINCT FROM access_version"
+            ),
+        ),
+    )

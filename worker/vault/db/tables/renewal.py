@@ -1,0 +1,59 @@
+"""Tables of refresh requests and renewal counts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    Index,
+    Integer,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from worker.vault.db.tables.base import Base
+
+
+class RefreshRequestRow(Base):
+    """A role's wish for a grant's token with more life, written by ``request_refresh`` for readers."""
+
+    __tablename__ = "refresh_requests"
+
+    # No foreign key: its lock on the grant would last as long as the reader's transaction.
+    grant_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    requested_by: Mapped[str] = mapped_column(primary_key=True)
+    requested_at: Mapped[datetime]
+    # Nobody waits after this.
+    wanted_until: Mapped[datetime]
+    # Seconds of life wanted; 0 for the default.
+    min_ttl: Mapped[float] = mapped_column(Double)
+    due_at: Mapped[datetime]
+    # Until when a worker is at it.
+    claimed_until: Mapped[datetime | None]
+    handled_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "refresh_requests_pending_idx",
+            "requested_by",
+            "due_at",
+            postgresql_where=text("handled_at IS NULL"),
+        ),
+    )
+
+
+class RenewalCount(Base):
+    """Renewals by minute, connection and outcome.
+
+    Shown by dashboards and ``status``.
+    """
+
+    __tablename__ = "renewal_counts"
+
+    minute: Mapped[datetime] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    connection: Mapped[str] = mapped_column(primary_key=True)
+    outcome: Mapped[str] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(Integer)

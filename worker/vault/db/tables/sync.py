@@ -1,0 +1,79 @@
+"""Tables of sync runs and cursors."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Identity,
+    Index,
+    Integer,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+
+from worker.vault.db.tables.base import Base
+
+
+class SyncRun(Base):
+    """A run of a sync, and how it ended."""
+
+    __tablename__ = "sync_runs"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant: Mapped[str]
+    scope: Mapped[str]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    seen: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    new: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    changed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    unchanged: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    stale: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Grants whose identity Auth0 does not have any more: found missing by a full scan, or erased by a sweep.
+    gone: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    failed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Whether it came to its end, with problems or without.
+    complete: Mapped[bool] = mapped_column(server_default=text("false"))
+    # How often it was resumed: a full scan that is killed does not begin anew.
+    resumed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    notes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    error: Mapped[str | None]
+
+    __table_args__ = (Index("sync_runs_latest_idx", "tenant", "started_at"),)
+
+
+class SyncCursorRow(Base):
+    """How far a sync has read.
+
+    It is committed with each page: a killed sync resumes where it was.
+    """
+
+    __tablename__ = "sync_cursors"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    # `users` and `users of …`: a full scan by creation. `updated`: a scan by change. `log`, `events`: Auth0's feeds.
+    # `export`: a reconciliation by an export job.
+    feed: Mapped[str] = mapped_column(primary_key=True)
+    # Where to go on, in the feed's own terms: an id, or a time.
+    token: Mapped[str | None]
+    page: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    # Up to when the feed is known to be read.
+    read_until: Mapped[datetime | None]
+    # The run that is under way.
+    run_id: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class UserToSync(Base):
+    """A user whom an export names as changed.
+
+    The row is deleted once the user was asked for by id.
+    """
+
+    __tablename__ = "users_to_sync"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(primary_key=True)
