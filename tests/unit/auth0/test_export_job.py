@@ -62,9 +62,9 @@ TWO = line(1) + line(2)
     [
         TWO,
         TWO[:-1],
-        gzip.compress(TWO),
-        gzip.compress(gzip.compress(TWO)),
-        gzip.compress(line(1)) + gzip.compress(line(2)),
+        gzip.compress(TWO, mtime=0),
+        gzip.compress(gzip.compress(TWO, mtime=0), mtime=0),
+        gzip.compress(line(1), mtime=0) + gzip.compress(line(2), mtime=0),
         b"\n" + TWO + b"\n",
     ],
 )
@@ -196,9 +196,9 @@ def broken_off(_: Request) -> Answer:
     ("file", "kind", "match"),
     [
         (TWO[:-9], MalformedAnswer, "cut off"),
-        (gzip.compress(TWO)[:-9], MalformedAnswer, "cut off"),
-        (gzip.compress(TWO)[:3], MalformedAnswer, "cut off"),
-        (gzip.compress(TWO)[:20] + b"\xff" * 40, MalformedAnswer, "damaged|cut off"),
+        (gzip.compress(TWO, mtime=0)[:-9], MalformedAnswer, "cut off"),
+        (gzip.compress(TWO, mtime=0)[:3], MalformedAnswer, "cut off"),
+        (gzip.compress(TWO, mtime=0)[:20] + b"\xff" * 40, MalformedAnswer, "damaged|cut off"),
         (b"x" * (2**22 + 2**17), MalformedAnswer, "no end"),
         (broken_off, Auth0Unreachable, "broke off"),
     ],
