@@ -311,7 +311,7 @@ async def _is_full_sync_due(runtime: Runtime, tenant: str, sync: TenantSync) -> 
 
     After a failure it is due only once its wait is over.
     """
-    if not await sync.is_under_way():
+    if not await sync.is_in_progress():
         complete = await runs.last_complete(runtime.vault, tenant, "all")
         if not await _has_elapsed(runtime, complete and complete[0], runtime.settings.schedule.full):
             return False

@@ -1,4 +1,4 @@
-"""Keeping up with a tenant without asking for everybody: its log and its events name whom to ask for."""
+"""Change feeds: the tenant log and events name changed users."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
-# Events are gathered for so long, in seconds, so that many changes of one user cost one call.
-GATHER_SECONDS = 0.5
+# Events are collected for so long, so that many changes of one user cost one call.
+COLLECT_SECONDS = 0.5
 
 LOG_FEED, EVENT_FEED, UPDATED_SCAN = "log", "events", "updated"
 
@@ -40,54 +40,58 @@ class ChangeFeeds:
 
     Args:
         tenant: the tenant's name.
-        vault: has how far each is read.
+        vault: has the cursors.
         auth0: the tenant's Management API.
-        keeping: asks for the users that are named.
+        ingest: reads the named users and stores them.
         retention: how long the tenant keeps its log.
     """
 
     def __init__(
-        self, tenant: str, vault: Vault, auth0: ManagementClient, keeping: SyncIngest, *, retention: timedelta
+        self, tenant: str, vault: Vault, auth0: ManagementClient, ingest: SyncIngest, *, retention: timedelta
     ) -> None:
         self._tenant = tenant
         self._vault = vault
         self._auth0 = auth0
-        self._keeping = keeping
+        self._ingest = ingest
         self._retention = retention
 
-    async def begin(self, report: SyncReport) -> bool:
-        """Make sure that whatever changes from now on will be seen, before anybody is asked for.
+    async def prepare(self, report: SyncReport) -> bool:
+        """Make sure that later changes will be seen.
+
+        Called before any user is read.
 
         Returns:
-            Whether the log can be read. Where it cannot, a walk by change stands in for it, and the report says so.
+            Whether the log can be read. If not, a scan by last change replaces it, and the report says so.
         """
         now = await self._vault.now()
         before = await cursors.load(self._vault, self._tenant, LOG_FEED)
         try:
-            await self._allowed("read:logs")
-            if before is None or self._is_past(before, now):
-                await self._seed(before, now, report)
-        except MissingScope as without:
-            report.note(str(without))
-            await self._walk_from(before.read_until if before and before.read_until else now)
+            await self._require_optional("read:logs")
+            if before is None or self._is_beyond_retention(before, now):
+                await self._seed_log_cursor(before, now, report)
+        except MissingScope as error:
+            report.note(str(error))
+            await self._schedule_scan(before.read_until if before and before.read_until else now)
             await cursors.remove(self._vault, self._tenant, LOG_FEED)
             return False
         except (Auth0Unreachable, Auth0RateLimited):
             raise
-        except Auth0Error as refused:
-            await self._do_without(before, now, refused, report)
+        except Auth0Error as error:
+            await self._fall_back_to_scan(before, now, error, report)
             return False
         return True
 
-    async def _do_without(
-        self, position: SyncCursor | None, now: datetime, refused: Auth0Error, report: SyncReport
+    async def _fall_back_to_scan(
+        self, cursor: SyncCursor | None, now: datetime, error: Auth0Error, report: SyncReport
     ) -> None:
-        """A log that cannot be read costs no token: those who changed since it was read are walked through."""
-        report.note(f"{refused}: users who changed are looked for by the time of their last change")
-        await self._walk_from(position.read_until if position and position.read_until else now)
+        """Scan by last change instead of reading the log."""
+        report.note(f"{error}: users who changed are looked for by the time of their last change")
+        await self._schedule_scan(cursor.read_until if cursor and cursor.read_until else now)
 
-    async def _allowed(self, scope: str) -> None:
-        """As ``require``, but without a token minted for it each time: the scope is not needed.
+    async def _require_optional(self, scope: str) -> None:
+        """Check a scope without minting a token for it.
+
+        The scope is optional, so that this happens at each sync.
 
         Raises:
             MissingScope: it is not granted.
@@ -96,19 +100,20 @@ class ChangeFeeds:
         if scopes is not None and scope not in scopes:
             raise MissingScope([scope], OPTIONAL_SCOPES[scope])
 
-    def _is_past(self, position: SyncCursor, now: datetime) -> bool:
-        return position.read_until is None or now - position.read_until > self._retention
+    def _is_beyond_retention(self, cursor: SyncCursor, now: datetime) -> bool:
+        return cursor.read_until is None or now - cursor.read_until > self._retention
 
-    async def _seed(self, before: SyncCursor | None, now: datetime, report: SyncReport) -> None:
-        """Go to where the log was a little while ago; what lies in between is left to a walk by change.
+    async def _seed_log_cursor(self, before: SyncCursor | None, now: datetime, report: SyncReport) -> None:
+        """Set the log's cursor to a little while ago.
 
-        Not to its newest entry: the lists that are read next may not show yet what the log has told already.
+        What lies between the old cursor and the new is left to a scan by last change. The newest entry would be too
+        late: the lists that are read next may not show yet what the log has reported already.
         """
         entry = await self._auth0.newest_log(before=now - SEARCH_LAG)
-        if entry is None:  # a log that has only begun
+        if entry is None:  # the log has only begun
             entry = await self._auth0.oldest_log()
-            await self._keeping.ingest_by_id(
-                entry.users if entry else (), await self._keeping.load_connections(), report
+            await self._ingest.ingest_by_id(
+                entry.users if entry else (), await self._ingest.load_connections(), report
             )
         if before is not None:
             report.note(
@@ -116,81 +121,89 @@ class ChangeFeeds:
                 "those who changed since are looked for by the time of their last change"
             )
             log.warning("sync.log_gap_found", tenant=self._tenant, read_until=before.read_until)
-            await self._walk_from(before.read_until or now)
-        mark = None if entry is None else entry.log_id
-        await cursors.save(self._vault, self._tenant, LOG_FEED, SyncCursor(mark, read_until=now))
+            await self._schedule_scan(before.read_until or now)
+        token = None if entry is None else entry.log_id
+        await cursors.save(self._vault, self._tenant, LOG_FEED, SyncCursor(token, read_until=now))
 
-    async def _walk_from(self, moment: datetime) -> None:
-        """Have the next walk by change begin there, unless one is to begin earlier."""
+    async def _schedule_scan(self, since: datetime) -> None:
+        """Have the users scanned who changed since then.
+
+        A scan that is scheduled already begins earlier, and stays.
+        """
         if await cursors.load(self._vault, self._tenant, UPDATED_SCAN) is None:
-            mark = (moment - SEARCH_LAG).isoformat()
-            await cursors.save(self._vault, self._tenant, UPDATED_SCAN, SyncCursor(mark))
+            token = (since - SEARCH_LAG).isoformat()
+            await cursors.save(self._vault, self._tenant, UPDATED_SCAN, SyncCursor(token))
 
     async def read_log(self, report: SyncReport, budget: float | None = None) -> bool:
-        """Ask for the users whom the log names since it was last read, page by page, until the time is up.
+        """Sync the users whom the log names since its cursor.
+
+        Each page is committed with its cursor.
 
         Args:
-            budget: seconds.
+            report: counts what is done.
+            budget: seconds after which it stops.
 
         Returns:
-            Whether the log can be read, as ``begin`` does.
+            Whether the log can be read, as ``prepare``.
 
         Raises:
             Auth0Error: as the client does; pages read until then are committed.
         """
-        position = await cursors.load(self._vault, self._tenant, LOG_FEED)
-        known = await self._keeping.load_connections()
+        cursor = await cursors.load(self._vault, self._tenant, LOG_FEED)
+        connections = await self._ingest.load_connections()
         stop_at = None if budget is None else time.monotonic() + budget
-        while position is not None:
+        while cursor is not None:
             now = await self._vault.now()
             try:
-                page = await self._page(position)
+                page = await self._read_page(cursor)
             except Auth0LogGone:
-                await self._seed(position, now, report)
+                await self._seed_log_cursor(cursor, now, report)
                 return True
             except (Auth0Unreachable, Auth0RateLimited):
                 raise
-            except Auth0Error as refused:
-                await self._do_without(position, now, refused, report)
+            except Auth0Error as error:
+                await self._fall_back_to_scan(cursor, now, error, report)
                 return False
             if page is None:
                 return True
             report.failed += len(page.malformed)
             report.problems += page.malformed
             named = dict.fromkeys(
-                user_id for entry in page.entries if _tells(entry) for user_id in entry.users
+                user_id for entry in page.entries if _may_change_tokens(entry) for user_id in entry.users
             )
             report.seen += len(named)
-            await self._keeping.ingest_by_id(list(named), known, report)
-            more = len(page.entries) + len(page.malformed) >= PER_PAGE
-            until = _newest(page, now) or position.read_until if more else now
-            position = replace(position, token=page.after, read_until=until)
-            await cursors.save(self._vault, self._tenant, LOG_FEED, position)
-            if not more:
+            await self._ingest.ingest_by_id(list(named), connections, report)
+            has_more = len(page.entries) + len(page.malformed) >= PER_PAGE
+            until = _covered_until(page, now) or cursor.read_until if has_more else now
+            cursor = replace(cursor, token=page.after, read_until=until)
+            await cursors.save(self._vault, self._tenant, LOG_FEED, cursor)
+            if not has_more:
                 return True
             if stop_at is not None and time.monotonic() > stop_at:
                 report.finished = False
                 return True
         return True
 
-    async def _page(self, position: SyncCursor) -> LogPage | None:
-        if position.token is not None:
-            return await self._auth0.logs(position.token, take=PER_PAGE)
+    async def _read_page(self, cursor: SyncCursor) -> LogPage | None:
+        if cursor.token is not None:
+            return await self._auth0.logs(cursor.token, take=PER_PAGE)
         if await self._auth0.newest_log() is None:
             return None
         raise Auth0LogGone("the log was empty when it was last looked at, and has begun since")
 
     async def follow(self, stop: asyncio.Event) -> None:
-        """Ask for the users whom the tenant's events name, as they come, until the connection ends or ``stop``.
+        """Sync the users whom events name, until ``stop``.
+
+        It ends with the connection as well, which Auth0 closes every few minutes.
 
         Raises:
             MissingScope: events cannot be read.
             Auth0Error: as the client does.
         """
-        position = await cursors.load(self._vault, self._tenant, EVENT_FEED) or SyncCursor()
+        cursor = await cursors.load(self._vault, self._tenant, EVENT_FEED) or SyncCursor()
         log.info("sync.follow_started", tenant=self._tenant)
         arrived: asyncio.Queue[StreamedEvent | None] = asyncio.Queue()
-        listening = asyncio.create_task(self._listen(position.token, arrived))
+        listening = asyncio.create_task(self._enqueue_events(cursor.token, arrived))
         stopping = asyncio.create_task(stop.wait())
         ended = False
         try:
@@ -200,8 +213,8 @@ class ChangeFeeds:
                 if not first.done():
                     first.cancel()
                     return
-                events = [first.result(), *await self._gathered(arrived)]
-                await self._ask_for([event for event in events if event is not None])
+                events = [first.result(), *await self._collect(arrived)]
+                await self._ingest_events([event for event in events if event is not None])
                 ended = None in events
             if ended:  # else the connection stands, and would be waited for after a stop
                 await listening
@@ -210,11 +223,11 @@ class ChangeFeeds:
                 task.cancel()
             await asyncio.gather(stopping, listening, return_exceptions=True)
 
-    async def _listen(self, mark: str | None, arrived: asyncio.Queue[StreamedEvent | None]) -> None:
-        """Put events into the queue, and None at the end, however it comes."""
+    async def _enqueue_events(self, token: str | None, arrived: asyncio.Queue[StreamedEvent | None]) -> None:
+        """Put events into the queue, then None at the end."""
         try:
-            async for event in self._auth0.events(after=mark):
-                if event is not None:  # which would only tell that the connection lives
+            async for event in self._auth0.events(after=token):
+                if event is not None:  # None is a keep-alive
                     arrived.put_nowait(event)
         except Auth0EventsGone:
             # The log names whom these events would have named.
@@ -223,28 +236,31 @@ class ChangeFeeds:
         finally:
             arrived.put_nowait(None)
 
-    async def _gathered(self, arrived: asyncio.Queue[StreamedEvent | None]) -> list[StreamedEvent | None]:
-        await asyncio.sleep(GATHER_SECONDS)
+    async def _collect(self, arrived: asyncio.Queue[StreamedEvent | None]) -> list[StreamedEvent | None]:
+        await asyncio.sleep(COLLECT_SECONDS)
         return [arrived.get_nowait() for _ in range(arrived.qsize())]
 
-    async def _ask_for(self, events: list[StreamedEvent]) -> None:
+    async def _ingest_events(self, events: list[StreamedEvent]) -> None:
         if not events:
             return
         report = SyncReport(self._tenant, "events")
         named = dict.fromkeys(event.user_id for event in events if event.user_id)
-        await self._keeping.ingest_by_id(list(named), await self._keeping.load_connections(), report)
+        await self._ingest.ingest_by_id(list(named), await self._ingest.load_connections(), report)
         await cursors.save(self._vault, self._tenant, EVENT_FEED, SyncCursor(events[-1].id))
         log.info("sync.followed", tenant=self._tenant, events=len(events), users=len(named))
 
 
-def _tells(entry: LogEntry) -> bool:
-    """Whether to ask for the users of an entry: not after a login that brings no provider's tokens."""
+def _may_change_tokens(entry: LogEntry) -> bool:
+    """Whether an entry's users may have other tokens since.
+
+    A login through a strategy without tokens does not change any.
+    """
     return entry.may_change_identities and not (
         entry.is_login and entry.strategy in providers.TOKENLESS_STRATEGIES
     )
 
 
-def _newest(page: LogPage, now: datetime) -> datetime | None:
-    """Up to when a page reaches that has others after it; None where no entry says."""
+def _covered_until(page: LogPage, now: datetime) -> datetime | None:
+    """Return the time of a page's latest entry, if any."""
     dates = [entry.date for entry in page.entries if entry.date]
     return min(now, max(dates)) if dates else None

@@ -1,4 +1,4 @@
-"""What the operator has to know of a connection although it can be synced."""
+"""What the operator has to know of a connection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONNECTED_ACCOUNTS = (
 
 
 def connection_notes(connection: Auth0Connection) -> list[str]:
-    """Return warnings about a connection, each a sentence with its remedy."""
+    """Return warnings about a connection, each with its remedy."""
     notes = list(providers.notes(connection.options))
     if connection.options is None:
         notes.append(NO_OPTIONS)

@@ -1,4 +1,7 @@
-"""Reconciles a large tenant by an export of its users, where that takes fewer calls than a walk."""
+"""Export reconciliation: a full sync by an export job.
+
+For a large tenant it takes fewer calls than a full scan.
+"""
 
 from __future__ import annotations
 
@@ -23,35 +26,35 @@ from worker.vault.vault import Vault
 log = structlog.get_logger(__name__)
 
 EXPORT_FEED = "export"
-# So many users take more pages than the looks at a job that takes half an hour.
+# So many users take more pages than half an hour's polls of an export job.
 MIN_USERS_FOR_EXPORT = 20_000
-# An export of fewer than this share of the users seen last is not believed.
+# An export with a smaller share of the users seen last is taken for incomplete.
 MIN_CREDIBLE_SHARE = 0.5
-# So many lines of an export are given to Postgres at a time.
-USERS_PER_COMPARE = 1000
-# Between two commits so many users are asked for by id: a kill repeats these at the most.
+# So many users of an export are sent to Postgres at a time.
+USERS_PER_COPY = 1000
+# Users read by id between two commits: after a kill at most these are read again.
 USERS_PER_COMMIT = 20
 
 
 class ExportReconciler:
-    """Compares the vault with an export of one tenant's users, and asks by id for those who differ.
+    """Compares the vault with an export, then syncs what differs.
 
     Args:
         tenant: the tenant's name.
-        vault: where it is committed how far this has come.
+        vault: has the cursor and the users still to be synced.
         auth0: the tenant's Management API.
-        keeping: asks for users and keeps them.
+        ingest: reads users by id and stores them.
     """
 
-    def __init__(self, tenant: str, vault: Vault, auth0: ManagementClient, keeping: SyncIngest) -> None:
+    def __init__(self, tenant: str, vault: Vault, auth0: ManagementClient, ingest: SyncIngest) -> None:
         self._tenant = tenant
         self._vault = vault
         self._auth0 = auth0
-        self._keeping = keeping
+        self._ingest = ingest
 
     async def run(
         self,
-        position: SyncCursor | None,
+        cursor: SyncCursor | None,
         run_id: int,
         began: datetime,
         report: SyncReport,
@@ -59,53 +62,55 @@ class ExportReconciler:
         budget: float | None = None,
         progress: Progress | None = None,
     ) -> bool:
-        """Begin, or go on from a position, to the end or until the time is up, which ``report.finished`` says.
+        """Begin or resume, until the end or the time limit.
 
         Args:
+            cursor: where to resume; None to begin.
             run_id, began: the run that this is part of, and when it began.
+            report: counts what is done; ``finished`` says whether the end was reached.
             budget: seconds.
             progress: called after each step.
 
         Returns:
-            False where a walk is to be made instead: it takes no more calls, or Auth0 makes no export.
+            False where a full scan is to be made instead: it takes no more calls, or Auth0 makes no export.
         """
         stop_at = None if budget is None else time.monotonic() + budget
         last = await runs.last_complete(self._vault, self._tenant, "all")
-        if last is None or (position is None and last[1] < MIN_USERS_FOR_EXPORT):
+        if last is None or (cursor is None and last[1] < MIN_USERS_FOR_EXPORT):
             return False
         try:
-            if position is None:
-                position = SyncCursor(await self._auth0.export.create(), run_id=run_id)
-                await cursors.save(self._vault, self._tenant, EXPORT_FEED, position)
-            if position.token is not None:
-                report.finished = await self._is_done(position.token, began, budget)
+            if cursor is None:
+                cursor = SyncCursor(await self._auth0.export.create(), run_id=run_id)
+                await cursors.save(self._vault, self._tenant, EXPORT_FEED, cursor)
+            if cursor.token is not None:
+                report.finished = await self._is_job_done(cursor.token, began, budget)
                 if not report.finished:
                     return True
-                if not await self._compare(position.token, last, began, report, progress):
-                    return await self._leave(report, None)
-                position = replace(position, token=None, page=report.seen)
-                await cursors.save(self._vault, self._tenant, EXPORT_FEED, position)
+                if not await self._compare(cursor.token, last, began, report, progress):
+                    return await self._leave_to_scan(report, None)
+                cursor = replace(cursor, token=None, page=report.seen)
+                await cursors.save(self._vault, self._tenant, EXPORT_FEED, cursor)
         except Auth0RateLimited:
             raise
-        except (Auth0Error, MissingScope) as problem:  # the file's host, too, may be out of reach
-            return await self._leave(report, str(problem))
+        except (Auth0Error, MissingScope) as error:  # the file's host, too, may be unreachable
+            return await self._leave_to_scan(report, str(error))
         except ProgrammingError:
-            return await self._leave(
+            return await self._leave_to_scan(
                 report, "the database's role may not make temporary tables (GRANT TEMPORARY)"
             )
-        report.seen = max(report.seen, position.page)
-        if await self._ask(report, stop_at, progress):
+        report.seen = max(report.seen, cursor.page)
+        if await self._sync_differing(report, stop_at, progress):
             await cursors.remove(self._vault, self._tenant, EXPORT_FEED)
         return True
 
-    async def drop(self) -> None:
+    async def abandon(self) -> None:
         """Give up what was begun."""
         await export_diff.delete_users_to_sync(self._vault, self._tenant)
         await cursors.remove(self._vault, self._tenant, EXPORT_FEED)
 
-    async def _is_done(self, job: str, began: datetime, budget: float | None) -> bool:
+    async def _is_job_done(self, job: str, began: datetime, budget: float | None) -> bool:
         if budget is None:
-            return True  # it is waited for where it is read
+            return True  # reading the file waits for it
         if await self._auth0.export.is_done(job, max_seconds=budget):
             return True
         if await self._vault.now() - began > timedelta(seconds=export_job.MAX_JOB_SECONDS):
@@ -122,53 +127,66 @@ class ExportReconciler:
         report: SyncReport,
         progress: Progress | None,
     ) -> bool:
-        """Compare the vault with the export; returns whether asking for those who differ is worth it."""
-        seen_at, many = last
+        """Compare vault and export, and record which users differ.
 
-        async def lines() -> AsyncIterator[list[export_diff.Exported]]:
-            gathered: list[export_diff.Exported] = []
+        Returns:
+            Whether reading these by id takes fewer calls than a full scan.
+        """
+        last_seen_at, last_seen = last
+
+        async def batches() -> AsyncIterator[list[export_diff.Exported]]:
+            batch: list[export_diff.Exported] = []
             async with aclosing(self._auth0.export.users(job)) as users:
                 async for user in users:
-                    gathered.append((user.user_id, user.updated_at))
+                    batch.append((user.user_id, user.updated_at))
                     report.seen += 1
-                    if len(gathered) == USERS_PER_COMPARE:
-                        yield gathered
-                        gathered = []
+                    if len(batch) == USERS_PER_COPY:
+                        yield batch
+                        batch = []
                         if progress:
                             progress(report.seen, None)
-            if report.seen < many * MIN_CREDIBLE_SHARE:
-                raise MalformedAnswer(f"an export names {report.seen} users, where {many} were seen last")
-            yield gathered
+            if report.seen < last_seen * MIN_CREDIBLE_SHARE:
+                raise MalformedAnswer(
+                    f"an export names {report.seen} users, where {last_seen} were seen last"
+                )
+            yield batch
 
         report.seen, now = 0, await self._vault.now()
         compared = await export_diff.compare_export(
-            self._vault, self._tenant, lines(), since=seen_at - SEARCH_LAG, until=began - SEARCH_LAG, now=now
+            self._vault,
+            self._tenant,
+            batches(),
+            since=last_seen_at - SEARCH_LAG,
+            until=began - SEARCH_LAG,
+            now=now,
         )
         report.gone += compared.gone
         log.info("sync.exported", tenant=self._tenant, users=compared.users, wanted=compared.wanted,
                  gone=compared.gone)  # fmt: skip
         return compared.wanted <= compared.users / PER_PAGE
 
-    async def _ask(self, report: SyncReport, stop_at: float | None, progress: Progress | None) -> bool:
-        known = await self._keeping.load_connections()
-        left = await export_diff.count_users_to_sync(self._vault, self._tenant)
+    async def _sync_differing(
+        self, report: SyncReport, stop_at: float | None, progress: Progress | None
+    ) -> bool:
+        connections = await self._ingest.load_connections()
+        remaining = await export_diff.count_users_to_sync(self._vault, self._tenant)
         while user_ids := await export_diff.list_users_to_sync(
             self._vault, self._tenant, limit=USERS_PER_COMMIT
         ):
-            await self._keeping.ingest_by_id(user_ids, known, report)
+            await self._ingest.ingest_by_id(user_ids, connections, report)
             await export_diff.delete_users_to_sync(self._vault, self._tenant, user_ids)
-            left -= len(user_ids)
+            remaining -= len(user_ids)
             if progress:
-                progress(report.seen - left, report.seen)
+                progress(report.seen - remaining, report.seen)
             if stop_at is not None and time.monotonic() > stop_at:
                 report.finished = False
                 return False
         return True
 
-    async def _leave(self, report: SyncReport, problem: str | None) -> bool:
-        """Leave it to a walk."""
+    async def _leave_to_scan(self, report: SyncReport, problem: str | None) -> bool:
+        """Leave the sync to a full scan."""
         if problem is not None:
             report.note(f"{problem}: all users are gone through instead")
         report.seen = 0
-        await self.drop()
+        await self.abandon()
         return False

@@ -1,4 +1,4 @@
-"""From what the Management API shows to what the vault is given. Pure."""
+"""Maps what Auth0 shows to grants, without I/O."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from worker.token_pair import TokenPair
 from worker.vault.ingest.columns import IncomingGrant
 from worker.vault.schedule import EAGER
 
+Connections = Mapping[tuple[str, str], ResolvedConnection]
+"""Connections by tenant and name."""
 
-def incoming_grants(
-    user: auth0.Auth0User, tenant: str, connections: Mapping[tuple[str, str], ResolvedConnection]
-) -> Iterator[IncomingGrant]:
-    """Yield the grants of a user's identities, those with tokens that can be vaulted.
 
-    ``last_login`` tells when the tokens were issued only where there is one identity: with linked accounts it
-    says nothing about which of them logged in, so their expiry is unknown.
+def incoming_grants(user: auth0.Auth0User, tenant: str, connections: Connections) -> Iterator[IncomingGrant]:
+    """Yield the grants of a user's identities with tokens.
+
+    ``last_login`` is when the tokens were issued only where there is one identity: with linked accounts it
+    does not say which of them logged in, so their expiry is unknown.
     """
     issued_at = user.last_login if len(user.identities) == 1 and not user.malformed else None
     for identity in user.identities:
@@ -30,7 +31,7 @@ def incoming_grants(
             key=GrantKey(tenant, identity.connection, user.user_id, identity.user_id),
             strategy=identity.provider,
             pair=TokenPair(
-                identity.access_token, identity.refresh_token, _ends(issued_at, identity.expires_in)
+                identity.access_token, identity.refresh_token, _expires_at(issued_at, identity.expires_in)
             ),
             updated_at=user.updated_at,
             issued_at=issued_at,
@@ -43,7 +44,7 @@ def incoming_grants(
 def incoming_admin_grant(
     connection: auth0.Auth0Connection, tenant: str, now: datetime
 ) -> IncomingGrant | None:
-    """Return the admin grant that an OAuth consent left in a connection's options, if any."""
+    """Return the admin grant in a connection's options, if any."""
     pair = providers.admin_tokens(connection.strategy, connection.options, now=now)
     if pair is None:
         return None
@@ -64,7 +65,10 @@ def has_tokens(user: auth0.Auth0User) -> bool:
 def tokenless_identities(
     users: Iterable[auth0.Auth0User], tenant: str
 ) -> Iterator[tuple[GrantKey, datetime, datetime | None]]:
-    """Yield the identities of users that show no token, with their users' last change and when they were made."""
+    """Yield the users' identities that show no token.
+
+    With each come its user's last change and creation.
+    """
     for user in users:
         for identity in user.identities:
             if user.updated_at and not (identity.access_token or identity.refresh_token):
@@ -73,7 +77,7 @@ def tokenless_identities(
 
 
 def lists_may_hide_tokens(user: auth0.Auth0User) -> bool:
-    """Whether a list entry without tokens may have some when the user is asked for by id."""
+    """Whether reading the user by id may show more tokens."""
     return any(
         identity.provider not in providers.TOKENLESS_STRATEGIES
         and not identity.is_oauth1
@@ -83,8 +87,11 @@ def lists_may_hide_tokens(user: auth0.Auth0User) -> bool:
     )
 
 
-def _ends(issued_at: datetime | None, expires_in: float | None) -> datetime | None:
-    """When a token ends that was issued then; None where either is unknown, or no calendar goes so far."""
+def _expires_at(issued_at: datetime | None, expires_in: float | None) -> datetime | None:
+    """Return when a token expires; None where unknown.
+
+    It is unknown as well where no calendar goes so far.
+    """
     if issued_at is None or expires_in is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a sync did, and what the operator has to know of it."""
+"""What a sync did, and what it found wrong."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class SyncReport:
         connections: how many were read.
         seen: how many users were read.
         failed: how many entries could not be read; ``problems`` names them.
-        gone: how many grants were found whose identity Auth0 does not seem to have any more.
-        stats: what became of the grants of those who were read.
-        problems: what the operator has to know, each a whole sentence; something of what was asked for is missing.
-        notes: what is worth knowing although all that was asked for is there.
-        skipped: another process is at this sync already, and nothing was done.
-        finished: False where the time was up; the next sync goes on from there.
+        gone: how many grants were marked missing.
+        stats: what became of the grants of the users who were read.
+        problems: what the operator has to know, each a sentence; something that was asked for is not in the vault.
+        notes: what is worth knowing although all that was asked for is in the vault.
+        skipped: another process is at this sync, and nothing was done.
+        finished: False where the time was up; the next sync resumes there.
     """
 
     tenant: str
@@ -49,15 +49,15 @@ class SyncReport:
 
     @property
     def counts(self) -> SyncRunCounts:
-        """What is recorded of it."""
+        """What is recorded of the sync."""
         return SyncRunCounts(self.seen, self.failed, self.gone, self.stats)
 
     def resume(self, counts: SyncRunCounts) -> None:
-        """Begin where a run that was stopped had come to."""
+        """Continue the counts of a run that was stopped."""
         self.seen, self.failed, self.gone = counts.seen, counts.failed, counts.gone
         self.stats.add(counts.stats)
 
     def note(self, sentence: str) -> None:
-        """Say something once."""
+        """Add a note, once."""
         if sentence not in self.notes:
             self.notes.append(sentence)

@@ -1,36 +1,32 @@
-"""Syncs one tenant: everybody, those who changed, one connection or one user."""
+"""Syncs a tenant: all, changes, one connection, one user."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import datetime, timedelta
-
-import structlog
+from datetime import timedelta
 
 from worker.auth0 import ManagementClient
-from worker.auth0.errors import Auth0Error, Auth0NotFound, MissingScope
+from worker.auth0.errors import Auth0NotFound, MissingScope
 from worker.resolved_connections import ConnectionResolver
 from worker.sync.change_feeds import UPDATED_SCAN, ChangeFeeds
 from worker.sync.export_reconciliation import EXPORT_FEED, ExportReconciler
 from worker.sync.full_scan import FullScan
 from worker.sync.ingest import SEARCH_LAG, SyncIngest
 from worker.sync.report import Progress, SyncReport
+from worker.sync.run_record import record_run
 from worker.vault.advisory_locks import try_lock
 from worker.vault.grants import missing
 from worker.vault.sync_state import cursors, runs
 from worker.vault.sync_state.cursors import SyncCursor
 from worker.vault.vault import Vault
 
-log = structlog.get_logger(__name__)
-
 USER_SCOPES = ("read:users", "read:user_idp_tokens")
 USER_SCAN = "users"
-# A tenant of so few users is walked whole whenever somebody asks for a sync: it takes no more calls than its feeds.
-MAX_USERS_SCANNED_ALWAYS = 500
-# The shortest time that any plan keeps the tenant's log.
+# Up to so many users, a full scan takes no more calls than the change feeds.
+MAX_USERS_ALWAYS_SCANNED = 500
+# The shortest time that any plan of Auth0 keeps the tenant's log.
 MIN_LOG_RETENTION = timedelta(days=1)
 
 
@@ -57,24 +53,22 @@ class TenantSync:
         self._tenant = tenant
         self._vault = vault
         self._auth0 = auth0
-        self._keeping = SyncIngest(tenant, vault, connections, auth0)
-        self._walking = FullScan(tenant, vault, auth0, self._keeping)
-        self._reconciling = ExportReconciler(tenant, vault, auth0, self._keeping)
-        self._feeds = ChangeFeeds(tenant, vault, auth0, self._keeping, retention=retention)
-
-    # What can be asked for
+        self._ingest = SyncIngest(tenant, vault, connections, auth0)
+        self._scan = FullScan(tenant, vault, auth0, self._ingest)
+        self._reconciler = ExportReconciler(tenant, vault, auth0, self._ingest)
+        self._feeds = ChangeFeeds(tenant, vault, auth0, self._ingest, retention=retention)
 
     async def catch_up(self, *, full: bool = False, progress: Progress | None = None) -> SyncReport:
-        """Bring the vault to where the tenant is, with as few calls as that takes.
+        """Bring the vault up to date in the fewest calls.
 
         Args:
-            full: walk through everybody, and ask for unchanged users by id too where lists do not show tokens.
+            full: scan all users, and read unchanged ones by id too where lists do not show tokens.
 
         Raises:
             Auth0Error, ConfigurationError: after what was read until then is committed.
         """
         last = await runs.last_complete(self._vault, self._tenant, "all")
-        if full or last is None or last[1] <= MAX_USERS_SCANNED_ALWAYS or await self.is_under_way():
+        if full or last is None or last[1] <= MAX_USERS_ALWAYS_SCANNED or await self.is_in_progress():
             return await self.sync_all(full=full, progress=progress)
         report = await self.sync_connections()
         changes = await self.sync_changes(progress=progress)
@@ -83,12 +77,12 @@ class TenantSync:
         changes.stats.add(report.stats)
         return changes
 
-    async def is_under_way(self) -> bool:
-        """Whether a sync of everybody was begun and has not come to its end."""
-        return any(await self._under_way())
+    async def is_in_progress(self) -> bool:
+        """Whether a sync of all users has begun, unfinished."""
+        return any(await self._load_cursors())
 
-    async def _under_way(self) -> tuple[SyncCursor | None, SyncCursor | None]:
-        """How far a walk is, and how far a reconciliation by an export."""
+    async def _load_cursors(self) -> tuple[SyncCursor | None, SyncCursor | None]:
+        """Load the cursors of a full scan and an export."""
         return (
             await cursors.load(self._vault, self._tenant, USER_SCAN),
             await cursors.load(self._vault, self._tenant, EXPORT_FEED),
@@ -97,41 +91,41 @@ class TenantSync:
     async def sync_all(
         self, *, full: bool = False, budget: float | None = None, progress: Progress | None = None
     ) -> SyncReport:
-        """Sync all connections, then all users; one process at a time, others skip.
+        """Sync all connections, then all users.
 
-        A large tenant that was gone through before is reconciled by an export instead of a walk, unless ``full``.
-        It goes on from where an earlier one was stopped, unless ``full``.
+        A large tenant that was scanned before is reconciled by an export instead, and a stopped sync is resumed, both
+        unless ``full``. While another process is at it, this one does nothing and says so.
 
         Args:
-            full: ask for every user again, unchanged ones included.
-            budget: seconds after which it stops, to be gone on with.
+            full: begin anew, and read unchanged users too.
+            budget: seconds after which it stops, to be resumed.
             progress: called after each page.
 
         Raises:
             Auth0Error, ConfigurationError: after what was read until then is committed.
         """
         report = SyncReport(self._tenant, "all")
-        async with self._alone("sync") as alone:
-            if not alone:
+        async with self._try_lock("sync") as is_locked:
+            if not is_locked:
                 return replace(report, skipped=True)
             if full:
                 await cursors.remove(self._vault, self._tenant, USER_SCAN)
-                await self._reconciling.drop()
-            walk, export = await self._under_way()
-            async with self._recorded(report, walk or export) as (run_id, began):
-                if not (walk or export):
-                    await self._feeds.begin(report)
-                    await self._connections_if_allowed(report)
+                await self._reconciler.abandon()
+            scan, export = await self._load_cursors()
+            async with record_run(self._vault, report, scan or export) as (run_id, began):
+                if not (scan or export):
+                    await self._feeds.prepare(report)
+                    await self._ingest_connections_if_allowed(report)
                 await self._auth0.require(*USER_SCOPES)
-                if not (walk or full) and await self._reconciling.run(
+                if not (scan or full) and await self._reconciler.run(
                     export, run_id, began, report, budget=budget, progress=progress
                 ):
                     return report
-                if await self._walking.run(
+                if await self._scan.run(
                     USER_SCAN,
-                    replace(walk or SyncCursor(), run_id=run_id),
+                    replace(scan or SyncCursor(), run_id=run_id),
                     report,
-                    everybody=True,
+                    all_users=True,
                     full=full,
                     budget=budget,
                     progress=progress,
@@ -146,7 +140,9 @@ class TenantSync:
     async def sync_changes(
         self, *, budget: float | None = None, progress: Progress | None = None
     ) -> SyncReport:
-        """Sync the users who changed since the last time; one process at a time, others skip.
+        """Sync the users who changed since the last time.
+
+        While another process is at it, this one does nothing and says so.
 
         Args:
             budget, progress: as ``sync_all``.
@@ -155,39 +151,41 @@ class TenantSync:
             Auth0Error, ConfigurationError: as ``sync_all``.
         """
         report = SyncReport(self._tenant, "changes")
-        async with self._alone("changes") as alone:
-            if not alone:
+        async with self._try_lock("changes") as is_locked:
+            if not is_locked:
                 return replace(report, skipped=True)
-            async with self._recorded(report, None):
+            async with record_run(self._vault, report, None):
                 await self._auth0.require(*USER_SCOPES)
-                logged = await self._feeds.begin(report) and await self._feeds.read_log(report, budget)
-                await self._changed(report, budget, progress, again=not logged)
+                is_logged = await self._feeds.prepare(report) and await self._feeds.read_log(report, budget)
+                await self._scan_changed(report, budget, progress, is_log_unreadable=not is_logged)
         return report
 
-    async def _changed(
-        self, report: SyncReport, budget: float | None, progress: Progress | None, *, again: bool
+    async def _scan_changed(
+        self, report: SyncReport, budget: float | None, progress: Progress | None, *, is_log_unreadable: bool
     ) -> None:
-        """Walk through those who changed since a time, where the log does not tell.
+        """Scan the users who changed, where the log is silent.
 
         Args:
-            again: there is no log at all: the next walk begins where this one did, and a little before.
+            is_log_unreadable: the next scan then begins where this one did, and a little before.
         """
-        position = await cursors.load(self._vault, self._tenant, UPDATED_SCAN)
-        if position is None:
+        cursor = await cursors.load(self._vault, self._tenant, UPDATED_SCAN)
+        if cursor is None:
             return
         began = await self._vault.now()
-        if not await self._walking.run(
-            UPDATED_SCAN, position, report, by="updated_at", budget=budget, progress=progress
+        if not await self._scan.run(
+            UPDATED_SCAN, cursor, report, by="updated_at", budget=budget, progress=progress
         ):
             return
-        if again:
+        if is_log_unreadable:
             following = SyncCursor((began - SEARCH_LAG).isoformat())
             await cursors.save(self._vault, self._tenant, UPDATED_SCAN, following)
         else:
             await cursors.remove(self._vault, self._tenant, UPDATED_SCAN)
 
     async def follow(self, stop: asyncio.Event) -> bool:
-        """Sync the users whom the tenant's events name, as they come, until the connection ends or ``stop``.
+        """Sync the users whom events name, until ``stop``.
+
+        It ends with Auth0's connection as well.
 
         Returns:
             False where another process follows them already.
@@ -196,39 +194,42 @@ class TenantSync:
             MissingScope: ``read:events`` is not granted.
             Auth0Error, ConfigurationError: as ``sync_all``.
         """
-        async with self._alone("events") as alone:
-            if alone:
+        async with self._try_lock("events") as is_locked:
+            if is_locked:
                 await self._auth0.require(*USER_SCOPES, "read:events")
                 await self._feeds.follow(stop)
-            return alone
+            return is_locked
 
     async def sync_connection(
         self, name: str, *, full: bool = False, progress: Progress | None = None
     ) -> SyncReport:
-        """Sync one connection and the users who have an identity of it.
+        """Sync one connection and its users.
 
         Raises:
             Auth0NotFound: the tenant has no such connection.
             Auth0Error, ConfigurationError: as ``sync_all``.
         """
         report, feed = SyncReport(self._tenant, "connection"), f"users of {name}"
-        async with self._alone(feed) as alone:
-            if not alone:
+        async with self._try_lock(feed) as is_locked:
+            if not is_locked:
                 return replace(report, skipped=True)
-            position = None if full else await self._left(feed)
-            async with self._recorded(report, position) as (run_id, _):
-                await self._keeping.ingest_connection(name, report)
+            cursor = None if full else await self._load_recent_cursor(feed)
+            async with record_run(self._vault, report, cursor) as (run_id, _):
+                await self._ingest.ingest_connection(name, report)
                 await self._auth0.require(*USER_SCOPES)
-                begun = replace(position or SyncCursor(), run_id=run_id)
-                await self._walking.run(feed, begun, report, connection=name, full=full, progress=progress)
+                start = replace(cursor or SyncCursor(), run_id=run_id)
+                await self._scan.run(feed, start, report, connection=name, full=full, progress=progress)
                 await cursors.remove(self._vault, self._tenant, feed)
         return report
 
-    async def _left(self, feed: str) -> SyncCursor | None:
-        """Where a walk was left; None where that is so long ago that the log may not tell who changed behind it."""
-        position = await cursors.load(self._vault, self._tenant, feed)
-        began = await runs.started_at(self._vault, position.run_id) if position and position.run_id else None
-        return position if began and await self._vault.now() - began < MIN_LOG_RETENTION else None
+    async def _load_recent_cursor(self, feed: str) -> SyncCursor | None:
+        """Load a stopped scan's cursor, unless it is too old.
+
+        Too old is what began before the log's retention: the log may not name who changed behind the cursor.
+        """
+        cursor = await cursors.load(self._vault, self._tenant, feed)
+        began = await runs.started_at(self._vault, cursor.run_id) if cursor and cursor.run_id else None
+        return cursor if began and await self._vault.now() - began < MIN_LOG_RETENTION else None
 
     async def sync_connections(self) -> SyncReport:
         """Sync all connections, and no users.
@@ -237,9 +238,9 @@ class TenantSync:
             Auth0Error, ConfigurationError: as ``sync_all``.
         """
         report = SyncReport(self._tenant, "connections")
-        async with self._recorded(report, None):
-            await self._keeping.ingest_all_connections(report)
-            await self._keeping.load_connections()
+        async with record_run(self._vault, report, None):
+            await self._ingest.ingest_all_connections(report)
+            await self._ingest.load_connections()
         return report
 
     async def sync_user(self, user_id: str) -> SyncReport:
@@ -250,7 +251,7 @@ class TenantSync:
             Auth0Error, ConfigurationError: as ``sync_all``.
         """
         report = SyncReport(self._tenant, "user")
-        async with self._recorded(report, None):
+        async with record_run(self._vault, report, None):
             await self._auth0.require(*USER_SCOPES)
             try:
                 user = await self._auth0.user(user_id)
@@ -258,60 +259,26 @@ class TenantSync:
                 now = await self._vault.now()
                 report.gone += await missing.mark_users(self._vault, self._tenant, [user_id], now=now)
                 raise
-            known = await self._keeping.load_connections()
-            if any((self._tenant, identity.connection) not in known for identity in user.identities):
-                # A connection made since the last sync: without it there is nothing to renew with.
-                await self._connections_if_allowed(report)
-                known = await self._keeping.load_connections()
-            await self._keeping.users([user], known, report)
+            connections = await self._ingest.load_connections()
+            if any((self._tenant, identity.connection) not in connections for identity in user.identities):
+                # A connection created since the last sync: without it there is no client to renew with.
+                await self._ingest_connections_if_allowed(report)
+                connections = await self._ingest.load_connections()
+            await self._ingest.ingest_users([user], connections, report)
             report.seen += 1
             report.failed += len(user.malformed)
             report.problems += user.malformed
         return report
 
-    # How it is done
-
-    def _alone(self, what: str) -> AbstractAsyncContextManager[bool]:
+    def _try_lock(self, what: str) -> AbstractAsyncContextManager[bool]:
         return try_lock(self._vault, f"{what} of {self._tenant}")
 
-    @asynccontextmanager
-    async def _recorded(
-        self, report: SyncReport, position: SyncCursor | None
-    ) -> AsyncIterator[tuple[int, datetime]]:
-        """Keep a record of how a sync goes, whether it ends well or not; gives the run's id and when it began."""
-        began, run_id = await self._vault.now(), position and position.run_id
-        resumed = await runs.resume_run(self._vault, run_id) if run_id else None
-        if resumed and run_id:
-            began, counts = resumed
-            report.resume(counts)
-        else:
-            run_id = await runs.begin_run(self._vault, tenant=self._tenant, scope=report.scope, now=began)
-        error: str | None = "interrupted"
-        complete = False
-        try:
-            yield run_id, began
-            complete = report.finished
-            error = "; ".join(report.problems[:5]) or None
-        except Exception as failure:
-            error = str(failure) if isinstance(failure, Auth0Error | MissingScope) else type(failure).__name__
-            raise
-        finally:
-            ended = await self._vault.now() if report.finished else None
-            await runs.update_run(
-                self._vault,
-                run_id,
-                report.counts,
-                finished_at=ended,
-                complete=complete,
-                notes=report.notes,
-                error=error,
-            )
-        log.info("sync.finished" if report.finished else "sync.paused", tenant=self._tenant, scope=report.scope,
-                 seen=report.seen, failed=report.failed, gone=report.gone)  # fmt: skip
+    async def _ingest_connections_if_allowed(self, report: SyncReport) -> None:
+        """Sync connections, or report why they cannot be read.
 
-    async def _connections_if_allowed(self, report: SyncReport) -> None:
-        """Users are worth having without connections: what is served until it ends is better than nothing."""
+        Users are synced all the same: tokens that are served until they expire are better than none.
+        """
         try:
-            await self._keeping.ingest_all_connections(report)
-        except MissingScope as without:
-            report.problems.append(str(without))
+            await self._ingest.ingest_all_connections(report)
+        except MissingScope as error:
+            report.problems.append(str(error))

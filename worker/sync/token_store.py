@@ -1,4 +1,4 @@
-"""Shares a tenant's management token among all workers, through the vault."""
+"""Shares a tenant's management token through the vault."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from worker.vault.vault import Vault
 
 
 class VaultTokenStore:
-    """The ``TokenStore`` of one tenant. A token minted with other credentials is not used.
+    """The ``TokenStore`` of one tenant.
+
+    A token minted with other credentials is not used.
 
     Args:
-        vault: where the token lies, encrypted.
+        vault: has the token, encrypted.
         tenant: the tenant's name.
         credentials: what it is minted with.
     """
@@ -33,7 +35,10 @@ class VaultTokenStore:
         return None if found is None else ManagementToken(*found)
 
     def minting(self) -> AbstractAsyncContextManager[None]:
-        """Hold the right to mint; the database releases it when its holder dies."""
+        """Hold the right to mint.
+
+        The database releases it when its holder dies.
+        """
         return lock(self._vault, f"management token of {self._tenant}")
 
     async def put(self, token: ManagementToken) -> None:

@@ -58,7 +58,7 @@ async def test_nothing_has_changed(bench: Bench) -> None:
     calls = bench.calls()
     assert (calls[JOB], calls.get(LIST, 0), calls.get(BY_ID, 0)) == (1, 0, 0)
     assert calls[LOOK] <= 2
-    assert not await bench.sync.is_under_way()
+    assert not await bench.sync.is_in_progress()
     runs = bench.sql("SELECT * FROM sync_runs WHERE scope = 'all' ORDER BY id")
     assert [(run["complete"], run["seen"]) for run in runs] == [(True, 500), (True, 500)]
 
@@ -108,7 +108,7 @@ async def test_a_walk_where_it_takes_no_more_calls(bench: Bench) -> None:
     assert (calls[LIST], calls.get(BY_ID, 0)) == (6, 0)
     assert bench.newest_shown()
     assert bench.sql("SELECT * FROM users_to_sync") == []
-    assert not await bench.sync.is_under_way()
+    assert not await bench.sync.is_in_progress()
 
 
 @pytest.mark.parametrize("problem", ["failed", "out of reach", "not believed"])
@@ -145,7 +145,7 @@ async def test_it_is_gone_on_with(bench: Bench) -> None:
         bench.tenant.login(user_id, "google-oauth2")
     slices = 0
     while not (report := await bench.sync.sync_all(budget=0)).finished:
-        assert await bench.sync.is_under_way()
+        assert await bench.sync.is_in_progress()
         slices += 1
         if slices == 2:
             bench.tenant.advance(600)
@@ -199,7 +199,7 @@ async def test_full_gives_up_what_was_begun(bench: Bench) -> None:
     bench.tenant.set_export(seconds=60)
     assert not (await bench.sync.sync_all(budget=0)).finished
     report = await bench.sync.sync_all(full=True)
-    assert (report.ok, await bench.sync.is_under_way()) == (True, False)
+    assert (report.ok, await bench.sync.is_in_progress()) == (True, False)
 
 
 async def test_an_outage_before_there_is_a_job(bench: Bench) -> None:
@@ -216,15 +216,15 @@ async def test_a_kill_before_it_is_left_to_a_walk(bench: Bench, monkeypatch: pyt
     """Those who differ are counted anew: a walk is made, and nobody of them asked for by id."""
     for user_id in ids(bench)[:30]:
         bench.tenant.login(user_id, "google-oauth2")
-    leave = export_reconciliation.ExportReconciler._leave
+    leave = export_reconciliation.ExportReconciler._leave_to_scan
 
     async def killed(*_: Any, **__: Any) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(export_reconciliation.ExportReconciler, "_leave", killed)
+    monkeypatch.setattr(export_reconciliation.ExportReconciler, "_leave_to_scan", killed)
     with pytest.raises(asyncio.CancelledError):
         await bench.sync.sync_all()
-    monkeypatch.setattr(export_reconciliation.ExportReconciler, "_leave", leave)
+    monkeypatch.setattr(export_reconciliation.ExportReconciler, "_leave_to_scan", leave)
     assert (await bench.sync.sync_all()).ok
     calls = bench.calls()
     assert (calls.get(BY_ID, 0), calls[LIST]) == (0, 6)

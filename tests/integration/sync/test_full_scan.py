@@ -103,7 +103,7 @@ async def test_a_walk_goes_on_where_it_was_stopped(bench: Bench) -> None:
     sync._auth0._calls._retrier._sleep = lambda _: asyncio.sleep(0)
     with pytest.raises(Auth0Unreachable):
         await sync.sync_all(progress=fail_at_500)
-    assert await sync.is_under_way()
+    assert await sync.is_in_progress()
     bench.tenant.clear_faults()
     held = len(bench.users())
     bench.calls()
@@ -157,7 +157,7 @@ async def test_a_tenant_that_does_not_search_by_time(bench: Bench, monkeypatch: 
 # Changes
 
 
-async def test_the_log_names_whom_to_ask_for(bench: Bench) -> None:
+async def test_the_log_names_whom_to_ingest_events(bench: Bench) -> None:
     """After a full sync a login costs one call, and a look at a quiet log one."""
     bench.tenant.seed_users(600, ["google-oauth2"])
     bench.tenant.write_log("fapi")
@@ -251,13 +251,13 @@ async def test_following_stops_while_it_asks_for_users(bench: Bench, monkeypatch
     bench.tenant.set_events(on_login=True)
     (user,) = bench.tenant.add_users("google-oauth2", 1)
     await bench.sync.sync_all()
-    stop, ask_for = asyncio.Event(), bench.sync._feeds._ask_for
+    stop, ask_for = asyncio.Event(), bench.sync._feeds._ingest_events
 
     async def ask_and_stop(*arguments: Any) -> None:
         await ask_for(*arguments)
         stop.set()
 
-    monkeypatch.setattr(bench.sync._feeds, "_ask_for", ask_and_stop)
+    monkeypatch.setattr(bench.sync._feeds, "_ingest_events", ask_and_stop)
     following = asyncio.create_task(bench.sync.follow(stop))
     async with asyncio.timeout(WAIT_SECONDS):
         while not stop.is_set():  # nothing tells when the connection stands
@@ -282,8 +282,8 @@ async def test_two_tenants_do_not_stop_each_other(bench: Bench) -> None:
     other = TenantSync("other", bench.runtime.vault, bench.runtime.connections, bench.sync._auth0)
     await bench.sync.sync_all(budget=0)
     assert (await other.sync_all()).seen == 250
-    assert await bench.sync.is_under_way()
-    assert not await other.is_under_way()
+    assert await bench.sync.is_in_progress()
+    assert not await other.is_in_progress()
     assert (await bench.sync.sync_all()).stats.new == 250
 
 
