@@ -32,7 +32,10 @@ class Process:
         begin_in_each_process(self)
 
     def begin(self) -> None:
-        """Begin with nothing open; called once more in each forked process, as Celery's prefork pool makes them."""
+        """Begin with nothing open.
+
+        Called once more in each forked process, as Celery's prefork pool makes them.
+        """
         self._lock, self._opening = threading.Lock(), threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -1,4 +1,4 @@
-"""``token-vault doctor``: what is wrong, and who mends it."""
+"""``token-vault doctor``: what is wrong, and who fixes it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        message: what was found, and where it is not well, the mend.
+        message: what was found, and where something is wrong, the fix.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Check:
 def doctor(as_json: Json = False) -> int:
     """Check everything the vault stands on.
 
-    Settings, keys, database, Redis, Auth0 and its scopes, connections, workers: each with its mend. Exits 1 where
+    Settings, keys, database, Redis, Auth0 and its scopes, connections, workers: each with its fix. Exits 1 where
     something fails.
     """
     environment.configure_log()
@@ -125,8 +125,8 @@ def _redis(settings: Settings) -> list[Check]:
             client.ping()
             server = client.info("server")
     except (redis.RedisError, ValueError, OSError) as error:
-        mend = f"check that it runs and that REDIS_URL names it: {REDIS_URL_EXAMPLE}"
-        return [Check("Redis", CheckResult.FAIL, f"does not answer ({type(error).__name__}): {mend}")]
+        fix = f"check that it runs and that REDIS_URL names it: {REDIS_URL_EXAMPLE}"
+        return [Check("Redis", CheckResult.FAIL, f"does not answer ({type(error).__name__}): {fix}")]
     # Valkey also names the Redis version it is compatible with, which is not its own.
     version = server.get("valkey_version") or server["redis_version"]
     return [Check("Redis", CheckResult.OK, f"answers, version {version}")]
@@ -143,8 +143,8 @@ def _workers(settings: Settings) -> Check:
     served = {queue["name"] for queues in answers.values() for queue in queues}
     idle = [queue for queue in QUEUES if queue not in served]
     if idle:
-        mend = "start `token-vault up`, or a worker with `celery -A worker.app worker -Q …`"
-        return Check("workers", CheckResult.WARN, f"no worker takes from {', '.join(idle)}: {mend}")
+        fix = "start `token-vault up`, or a worker with `celery -A worker.app worker -Q …`"
+        return Check("workers", CheckResult.WARN, f"no worker takes from {', '.join(idle)}: {fix}")
     return Check("workers", CheckResult.OK, f"alive: {', '.join(sorted(answers))}")
 
 
@@ -162,16 +162,16 @@ def _sealed(settings: Settings) -> Check:
         "refresh": KeyRing("refresh", settings.refresh_keys),
     }
     spool = Spool(settings.spool, rings["refresh"])
-    tallies = rotate.inspect(environment.database_url(settings), rings, spool, pages_at_most=1)
-    unopened = sum(tally.undecryptable for tally in tallies)
-    opened = sum(tally.by_key.total() for tally in tallies)
+    stats = rotate.inspect(environment.database_url(settings), rings, spool, pages_at_most=1)
+    unopened = sum(column.undecryptable for column in stats)
+    opened = sum(column.by_key.total() for column in stats)
     if unopened:
         said = (
             f"of a sample of {opened + unopened} ciphertexts {unopened} do not open: `token-vault keys status` "
-            "names them, and who mends it"
+            "names them, and who fixes it"
         )
         return Check("ciphertexts", CheckResult.WARN, said)
-    older = opened - sum(tally.by_key[0] for tally in tallies)
+    older = opened - sum(column.by_key[0] for column in stats)
     hint = f"; {older} under older keys, until `token-vault keys rotate`" if older else ""
     return Check("ciphertexts", CheckResult.OK, f"a sample of {opened} opens{hint}")
 

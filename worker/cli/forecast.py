@@ -62,7 +62,7 @@ class Forecast:
         full_sync_seconds: what the limit makes of them.
         daily_calls: of incremental sync, by what they are for.
         load: of the day's calls, the busiest limit's part that they take; above 1 they do not fit.
-        crawl_calls: what an hourly crawl would take a day instead.
+        crawl_calls: what an hourly full scan would take a day instead.
         crawl_load: as ``load``.
         renewals_per_second: at providers, which is no matter of Auth0's limit.
     """
@@ -102,7 +102,7 @@ def forecast(plan: Plan, workload: Workload, *, lists_carry_tokens: bool) -> For
         "connections": daily["connections"],
         "other": daily["reconciliation"] if by_export else 0.0,
     }
-    crawl = {group: calls * FULL_SCANS_PER_DAY for group, calls in full.items()}
+    hourly_scans = {group: calls * FULL_SCANS_PER_DAY for group, calls in full.items()}
     duration = at_the_limit(plan, full, workload.share)
     load = at_the_limit(plan, groups, workload.share) / DAY_SECONDS
     renewals = workload.users / renewed_every(workload.token_life)
@@ -113,8 +113,8 @@ def forecast(plan: Plan, workload: Workload, *, lists_carry_tokens: bool) -> For
         full_sync_seconds=duration,
         daily_calls=daily,
         load=load,
-        crawl_calls=sum(crawl.values()),
-        crawl_load=at_the_limit(plan, crawl, workload.share) / DAY_SECONDS,
+        crawl_calls=sum(hourly_scans.values()),
+        crawl_load=at_the_limit(plan, hourly_scans, workload.share) / DAY_SECONDS,
         renewals_per_second=renewals,
         workers=workers,
         cores=workers + 1,  # one for Postgres, Redis and on-demand work

@@ -63,9 +63,9 @@ def status(as_json: Json = False) -> int:
 
     environment.configure_log()
     with _at_hand() as (url, rings, spool), output.progress_bar("ciphertexts") as bar:
-        tallies = rotating.inspect(url, rings, spool, bar)
-    _show(tallies, rings, as_json=as_json, reencrypted=None)
-    return ExitCode.FAILED if any(tally.undecryptable for tally in tallies) else ExitCode.OK
+        stats = rotating.inspect(url, rings, spool, bar)
+    _show(stats, rings, as_json=as_json, reencrypted=None)
+    return ExitCode.FAILED if any(column.undecryptable for column in stats) else ExitCode.OK
 
 
 @app.command()
@@ -80,14 +80,14 @@ def rotate(as_json: Json = False) -> int:
     environment.configure_log()
     with _at_hand() as (url, rings, spool):
         with output.progress_bar("ciphertexts") as bar:
-            tallies = rotating.rotate(url, rings, spool, bar)
-        reencrypted = {(tally.ring, tally.content): tally.reencrypted for tally in tallies}
+            stats = rotating.rotate(url, rings, spool, bar)
+        reencrypted = {(column.ring, column.content): column.reencrypted for column in stats}
         if any(reencrypted.values()):
             # Meanwhile a worker may have encrypted rows that were passed already, under its own first key.
             with output.progress_bar("looking once more") as bar:
-                tallies = rotating.inspect(url, rings, spool, bar)
-    _show(tallies, rings, as_json=as_json, reencrypted=reencrypted)
-    return ExitCode.FAILED if any(tally.outdated for tally in tallies) else ExitCode.OK
+                stats = rotating.inspect(url, rings, spool, bar)
+    _show(stats, rings, as_json=as_json, reencrypted=reencrypted)
+    return ExitCode.FAILED if any(column.outdated for column in stats) else ExitCode.OK
 
 
 @contextmanager
@@ -110,52 +110,52 @@ def _at_hand() -> Iterator[tuple[Secret, dict[RingName, KeyRing], Spool | None]]
 
 
 def _show(
-    tallies: Sequence[RotationStats],
+    stats: Sequence[RotationStats],
     rings: dict[RingName, KeyRing],
     *,
     as_json: bool,
     reencrypted: dict[tuple[RingName, str], int] | None,
 ) -> None:
     if as_json:
-        output.print_json(_document(tallies, rings, reencrypted))
+        output.print_json(_document(stats, rings, reencrypted))
         return
     columns = ["ring", "what", "first key", "older keys", "none of the keys"]
     rows = [
         [
-            tally.ring,
-            tally.content,
-            tally.by_key[0],
-            _older(tally, rings[tally.ring]) or 0,
-            tally.undecryptable,
+            column.ring,
+            column.content,
+            column.by_key[0],
+            _older(column, rings[column.ring]) or 0,
+            column.undecryptable,
         ]
-        for tally in tallies
+        for column in stats
     ]
     if reencrypted is not None:
         columns.insert(2, "re-encrypted")
-        for row, tally in zip(rows, tallies, strict=True):
-            row.insert(2, reencrypted[tally.ring, tally.content])
+        for row, column in zip(rows, stats, strict=True):
+            row.insert(2, reencrypted[column.ring, column.content])
     output.print_table(columns, rows)
     for name, ring in rings.items():
-        output.print_line(_verdict(name, ring, [tally for tally in tallies if tally.ring == name]))
-    for tally in tallies:
-        _name_problems(tally)
+        output.print_line(_verdict(name, ring, [column for column in stats if column.ring == name]))
+    for column in stats:
+        _name_problems(column)
     for name in environment.RING_NAMES:
         if name not in rings:
             output.print_notice(f"the {name} ring was left alone: VAULT_{name.upper()}_KEYS is not set here")
 
 
-def _older(tally: RotationStats, ring: KeyRing) -> str:
+def _older(column: RotationStats, ring: KeyRing) -> str:
     return ", ".join(
         f"{count} under {ring.fingerprints[position]}"
-        for position, count in sorted(tally.by_key.items())
+        for position, count in sorted(column.by_key.items())
         if position and count
     )
 
 
-def _verdict(name: RingName, ring: KeyRing, tallies: Sequence[RotationStats]) -> str:
+def _verdict(name: RingName, ring: KeyRing, stats: Sequence[RotationStats]) -> str:
     """Say whether a ring's older keys may go."""
     variable, first, *older = f"VAULT_{name.upper()}_KEYS", *ring.fingerprints
-    outdated = sum(tally.outdated for tally in tallies)
+    outdated = sum(column.outdated for column in stats)
     if not outdated:
         said = f"{name} ring: all is under the first key ({first}); "
         return said + (
@@ -163,7 +163,7 @@ def _verdict(name: RingName, ring: KeyRing, tallies: Sequence[RotationStats]) ->
             if older
             else "there is no other"
         )
-    if any(tally.undecryptable for tally in tallies):
+    if any(column.undecryptable for column in stats):
         return f"{name} ring: keep every key in {variable}, as {outdated} ciphertexts are not under the first ({first})"
     return (
         f"{name} ring: keep the older keys in {variable}: {outdated} ciphertexts are not under the first key ({first}). "
@@ -174,15 +174,17 @@ def _verdict(name: RingName, ring: KeyRing, tallies: Sequence[RotationStats]) ->
 _ELSEWHERE = ", once the spools of the workers on other machines are rotated too, or empty"
 
 
-def _name_problems(tally: RotationStats) -> None:
-    for problem in tally.problems:
+def _name_problems(column: RotationStats) -> None:
+    for problem in column.problems:
         output.print_notice(problem)
-    if tally.undecryptable > len(tally.problems):
-        output.print_notice(f"… and {tally.undecryptable - len(tally.problems)} more of the {tally.content}")
-    if tally.undecryptable:
+    if column.undecryptable > len(column.problems):
         output.print_notice(
-            f"{tally.content}: put a key that is missing back at the end of VAULT_{tally.ring.upper()}_KEYS and run this "
-            f"again; where it is lost, or the ciphertext itself is wrong, {_FIXES[tally.content]}"
+            f"… and {column.undecryptable - len(column.problems)} more of the {column.content}"
+        )
+    if column.undecryptable:
+        output.print_notice(
+            f"{column.content}: put a key that is missing back at the end of VAULT_{column.ring.upper()}_KEYS and run this "
+            f"again; where it is lost, or the ciphertext itself is wrong, {_FIXES[column.content]}"
         )
 
 
@@ -198,29 +200,29 @@ _FIXES = {
 
 
 def _document(
-    tallies: Sequence[RotationStats],
+    stats: Sequence[RotationStats],
     rings: dict[RingName, KeyRing],
     reencrypted: dict[tuple[RingName, str], int] | None,
 ) -> dict[str, Any]:
     return {
-        "ok": not any(tally.undecryptable if reencrypted is None else tally.outdated for tally in tallies),
+        "ok": not any(column.undecryptable if reencrypted is None else column.outdated for column in stats),
         "rings": {
             name: {
                 "keys": list(ring.fingerprints),
-                "older_keys_removable": not any(tally.outdated for tally in tallies if tally.ring == name),
+                "older_keys_removable": not any(column.outdated for column in stats if column.ring == name),
             }
             for name, ring in rings.items()
         },
         "left_alone": [name for name in environment.RING_NAMES if name not in rings],
         "ciphertexts": [
             {
-                "ring": tally.ring,
-                "what": tally.content,
-                "by_key": {key: tally.by_key[n] for n, key in enumerate(rings[tally.ring].fingerprints)},
-                "none": tally.undecryptable,
-                "problems": tally.problems,
+                "ring": column.ring,
+                "what": column.content,
+                "by_key": {key: column.by_key[n] for n, key in enumerate(rings[column.ring].fingerprints)},
+                "none": column.undecryptable,
+                "problems": column.problems,
             }
-            | ({} if reencrypted is None else {"re_encrypted": reencrypted[tally.ring, tally.content]})
-            for tally in tallies
+            | ({} if reencrypted is None else {"re_encrypted": reencrypted[column.ring, column.content]})
+            for column in stats
         ],
     }

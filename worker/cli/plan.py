@@ -174,7 +174,7 @@ _ROWS: tuple[tuple[str, Callable[[Forecast], str]], ...] = (
     ("… users who signed in", lambda it: f"{it.daily_calls['logins']:,.0f}"),
     ("… connections", lambda it: f"{it.daily_calls['connections']:,.0f}"),
     ("… reconciliation", lambda it: f"{it.daily_calls['reconciliation']:,.0f}"),
-    ("an hourly crawl instead", lambda it: f"{it.crawl_calls:,.0f} calls, {it.crawl_load:.1%} of the limit"),
+    ("an hourly full scan instead", lambda it: f"{it.crawl_calls:,.0f} calls, {it.crawl_load:.1%} of the limit"),
     ("renewals", lambda it: f"{it.renewals_per_second:,.1f} a second"),
     ("workers for renewal", lambda it: str(it.workers)),
     ("machine", lambda it: f"{it.cores} cores, {it.megabytes} MB, database included"),

@@ -66,5 +66,5 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except OSError as error:
-        mend = "Start token-vault as an ordinary user, or set DATABASE_URL and REDIS_URL."
-        sys.exit(f"{sys.argv[3]} cannot be started: {error}." + (f" {mend}" if sys.argv[2] != "-" else ""))
+        fix = "Start token-vault as an ordinary user, or set DATABASE_URL and REDIS_URL."
+        sys.exit(f"{sys.argv[3]} cannot be started: {error}." + (f" {fix}" if sys.argv[2] != "-" else ""))

@@ -69,7 +69,7 @@ def _has_an_address(parts: SplitResult) -> bool:
 
 
 def unknown_event(name: str) -> str:
-    """Return the message for an event's name that does not exist."""
+    """Return the message for an unknown event's name."""
     return f"no event is called {name}: {', '.join(EventKind)}"
 
 

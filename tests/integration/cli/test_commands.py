@@ -200,7 +200,7 @@ def test_sync_of_one(run: Run, company: Emulation) -> None:
 
 
 def test_sync_tells_its_problems(run: Run, company: Emulation) -> None:
-    """Where something was not read, the exit code is 1 and the mend is named."""
+    """Where something was not read, the exit code is 1 and the fix is named."""
     company.set_scopes(["read:users", "read:user_idp_tokens", "read:connections"])
     ran = run("sync", "--json")
     assert (ran.code, ran.json["ok"]) == (1, False)
@@ -235,7 +235,7 @@ def test_renew_one(run: Run, company: Emulation) -> None:
 
 
 def test_renew_fails_with_a_summary(run: Run, company: Emulation, sql: Sql) -> None:
-    """A renewal that leaves something to mend has exit code 1 and says how many came to what."""
+    """A renewal that leaves something to fix has exit code 1 and says how many came to what."""
     run("sync")
     company.revoke("bitbucket|bitbucket-0", "bitbucket")
     sql("UPDATE grants SET due_at = now()")

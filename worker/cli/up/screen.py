@@ -122,7 +122,7 @@ class LineScreen:
         now = datetime.now(UTC)
         for name, trouble in _troubles(status).items():
             if self._known_troubles.get(name, "") != trouble:
-                self.report(f"{name}: {trouble or 'mended'}")
+                self.report(f"{name}: {trouble or 'recovered'}")
             self._known_troubles[name] = trouble
         if time.monotonic() - self._shown_at < STATUS_LINE_SECONDS:
             return
