@@ -241,7 +241,7 @@ def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
         running.process.kill()
         running.process.wait()
     deadline = time.monotonic() + 30
-    while any("celery" in words or "emulators" in words for words in processes_of(tmp_path / "home")):
+    while any("celery" in words or "-m emulators" in words for words in processes_of(tmp_path / "home")):
         assert time.monotonic() < deadline, processes_of(tmp_path / "home")
         time.sleep(0.2)
     assert run("status", env=env).returncode == 0
