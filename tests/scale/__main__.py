@@ -89,7 +89,7 @@ def one(
     speed = max(1.0, CALLS_A_SECOND / limit.per_second)
     prepared(servers, tenant, plan, users, speed=speed)
     tenant.start_activity(**ACTIVITY)
-    seconds = run("walk", tenant, environment, plan, speed)
+    seconds = run("scan", tenant, environment, plan, speed)
     tenant.stop_activity()
     counts = tenant.limit_counts()
     pages = counts["endpoints"][LIST]["calls"]
@@ -108,8 +108,8 @@ def one(
     tenant.set_export(seconds=EXPORT)
     tenant.reset_calls()
     run(
-        "walk", tenant, environment, plan, 60
-    )  # everybody was seen before: by an export, where there are many
+        "scan", tenant, environment, plan, 60
+    )  # all users were seen before: by an export, where there are many
     reconciling = calls(tenant)
     mistakes += wrong(servers, tenant)
     return Outcome(
@@ -128,7 +128,7 @@ def table(outcomes: list[Outcome]) -> Table:
     made = Table(box=None)
     for column in (
         "plan", "users", "full sync, s", "limit allows, s", "ratio", "429s", "pages", "wrong",
-        "calls in an hour", "logins in it", "crawl every 15 min",
+        "calls in an hour", "logins in it", "full scan every 15 min",
         "calls to reconcile",
     ):  # fmt: skip
         made.add_column(column, justify="right")

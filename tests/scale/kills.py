@@ -47,11 +47,11 @@ class Result:
     Attributes:
         seconds: the full sync's, from its first to its last record in the vault.
         pages: of users that the tenant served during it.
-        undisturbed: how many a walk takes that nothing disturbs.
+        undisturbed: how many a scan takes that nothing disturbs.
         repeated: of the pages, those that were served once already.
         beside: other calls that the same limit counts: users who logged in meanwhile, and the log where it does.
         limit: seconds that the limit has for each of the pages once and the calls beside, with a full bucket to begin.
-        missed: kills that came too late, as the walk was at its end.
+        missed: kills that came too late, as the scan was at its end.
         local: seconds for which the budget was each process's own, for want of Redis.
     """
 
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def lost(self) -> float:
-        """Seconds that kills took from the walk: without a worker all, without Redis what its own budget lacks."""
+        """Seconds that kills took from the scan: without a worker all, without Redis what its own budget lacks."""
         return self.restarts + self.local * (1 - 1 / ASSUMED_WORKER_PROCESSES)
 
     @property
@@ -99,7 +99,7 @@ class Result:
 
 
 def attacked(folder: Path, plan: str, users: int, kills: int, seed: int) -> Result:
-    """Sync everybody at a plan's limits while the tenant changes and processes die; then reconcile.
+    """Sync all users at a plan's limits while the tenant changes and processes die; then reconcile.
 
     Args:
         kills: of the worker, of the beat and of Redis, each; one more of Redis loses its data.
@@ -119,7 +119,7 @@ def attacked(folder: Path, plan: str, users: int, kills: int, seed: int) -> Resu
         result.kills = _kill(service, tenant, moments, lambda: _took(database) is not None)
         result.missed = len(moments) - len(result.kills)
         while not (took := _took(database)):
-            service.mend()
+            service.restore()
             time.sleep(0.1)
         tenant.stop_activity()
         _count(result, tenant)
@@ -133,7 +133,7 @@ def attacked(folder: Path, plan: str, users: int, kills: int, seed: int) -> Resu
 
 
 def _moments(pages: int, kills: int, seed: int) -> list[tuple[float, str]]:
-    """Draw the moments, in pages served, with what dies then; none is drawn for a walk that is to be undisturbed."""
+    """Draw the moments, in pages served, with what dies then; none is drawn for a scan that is to be undisturbed."""
     chance = random.Random(seed)
     kinds = [WORKER, BEAT, REDIS] * kills + [EMPTIED] * bool(kills)
     chance.shuffle(kinds)
@@ -146,11 +146,11 @@ def _kill(
     kills: list[Kill] = []
     served = 0
     for after, kind in moments:
-        # Not before the walk has gone on: what a kill costs could not be told from what the next one does.
+        # Not before the scan has gone on: what a kill costs could not be told from what the next one does.
         while _pages(tenant) < max(int(after), served):
             if over():
                 return kills
-            service.mend()
+            service.restore()
             time.sleep(0.05)
         time.sleep(after % 1 / 4)  # in the midst of a page
         kills.append(service.kill(kind))

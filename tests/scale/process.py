@@ -74,7 +74,7 @@ async def work(what: str, base_url: str, plan: str, speed: float) -> dict[str, o
                 "default", runtime.vault, runtime.connections, client, runtime.http, Deletion(settle=0)
             )
             began = clock.epoch()
-            if what == "walk":
+            if what == "scan":
                 report = await sync.sync_all()
             elif what == "settle":
                 for _ in range(3):

@@ -69,7 +69,7 @@ class Service:
         self._start(WORKER)
         self._start(BEAT)
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Start again what has ended by itself."""
         for kind, process in self._running.items():
             if not process.running:

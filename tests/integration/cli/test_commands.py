@@ -600,7 +600,7 @@ def test_doctor_names_each_mend(run: Run, company: Emulation, sql: Sql) -> None:
     assert "without their tokens" in found["scope read:user_idp_tokens"][1]
     assert found["scope read:users"][0] == "ok"
     assert found["scope read:logs"][0] == "hint"
-    assert "walks through the users by their last update" in found["scope read:logs"][1]
+    assert "scans the users by their last update" in found["scope read:logs"][1]
     assert found["scope read:events"][0] == "hint"
     assert found["connection bitbucket"][0] == "fail"
     assert "invalid_client" in found["connection bitbucket"][1]

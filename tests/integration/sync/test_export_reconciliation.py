@@ -27,7 +27,7 @@ async def bench(
     sql: Sql,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Bench:
-    """A tenant of 500 users that counts as large and has been walked through, a day ago by the vault's clock."""
+    """A tenant of 500 users that counts as large and has been scanned, a day ago by the vault's clock."""
     monkeypatch.setattr(export_reconciliation, "MIN_USERS_FOR_EXPORT", 100)
     tenant.set_scopes(SCOPES)
     tenant.add_connection("google-oauth2", "google-oauth2", "google")
@@ -47,7 +47,7 @@ def ids(bench: Bench) -> list[str]:
 
 
 def leave_alone_for_a_day(bench: Bench) -> None:
-    """Nothing is concluded of grants as new as the ones that the walk has just made."""
+    """Nothing is concluded of grants as new as the ones that the scan has just made."""
     bench.sql("UPDATE grants SET created_at = created_at - interval '1 day'")
 
 
@@ -66,17 +66,17 @@ async def test_nothing_has_changed(bench: Bench) -> None:
 async def test_what_the_feeds_have_missed_is_asked_for(bench: Bench) -> None:
     """Who logged in, came, or went without the vault's knowing: asked for by id, or marked for the sweep."""
     leave_alone_for_a_day(bench)
-    everybody = ids(bench)
-    for user_id in everybody[:2]:
+    user_ids = ids(bench)
+    for user_id in user_ids[:2]:
         bench.tenant.login(user_id, "google-oauth2")
-    for user_id in everybody[2:4]:
+    for user_id in user_ids[2:4]:
         bench.tenant.delete_user(user_id)
     bench.tenant.add_user("google-oauth2|new", [{"connection": "google-oauth2", "user_id": "new"}])
     report = await bench.sync.sync_all()
     assert (report.ok, report.seen, report.gone) == (True, 499, 2)
     calls = bench.calls()
     assert (calls.get(LIST, 0), calls[BY_ID]) == (0, 3)
-    assert bench.missing() == set(everybody[2:4])
+    assert bench.missing() == set(user_ids[2:4])
     await bench.erasure().sweep()
     assert bench.newest_shown()
 
@@ -88,7 +88,7 @@ async def test_whom_the_export_may_not_show_yet_is_left_alone(bench: Bench) -> N
 
 
 async def test_users_without_tokens_are_not_asked_for_again(bench: Bench) -> None:
-    """Only who changed since everybody was last seen: the vault has no row that would tell."""
+    """Only who changed since all users were last seen: the vault has no row that would tell."""
     bench.tenant.add_connection("db", "auth0", None)
     bench.tenant.add_user(
         "auth0|old", [{"connection": "db", "provider": "auth0", "user_id": "old"}], at=1.6e9
@@ -98,8 +98,8 @@ async def test_users_without_tokens_are_not_asked_for_again(bench: Bench) -> Non
     assert bench.calls()[BY_ID] == 1
 
 
-async def test_a_walk_where_it_takes_no_more_calls(bench: Bench) -> None:
-    """When more users changed than a walk has pages, the walk is made, and nothing is left behind."""
+async def test_a_scan_where_it_takes_no_more_calls(bench: Bench) -> None:
+    """When more users changed than a scan has pages, the scan is made, and nothing is left behind."""
     for user_id in ids(bench)[:6]:
         bench.tenant.login(user_id, "google-oauth2")
     report = await bench.sync.sync_all()
@@ -112,8 +112,8 @@ async def test_a_walk_where_it_takes_no_more_calls(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("problem", ["failed", "out of reach", "not believed"])
-async def test_a_walk_where_there_is_no_good_export(bench: Bench, problem: str) -> None:
-    """A job that fails, a file that cannot be got, one that names hardly anybody: a walk, and a note of why."""
+async def test_a_scan_where_there_is_no_good_export(bench: Bench, problem: str) -> None:
+    """A job that fails, a file that cannot be downloaded, one that names hardly any user: a scan, and a note of why."""
     if problem == "failed":
         bench.tenant.set_export(seconds=0, fails=True)
     elif problem == "out of reach":
@@ -131,7 +131,7 @@ async def test_a_walk_where_there_is_no_good_export(bench: Bench, problem: str) 
 async def test_a_role_that_may_not_make_temporary_tables(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told, and a walk is made instead."""
+    """It is told, and a scan is made instead."""
     monkeypatch.setattr(export_diff, "_EXPORTED", text("SELECT not_allowed()"))
     report = await bench.sync.sync_all()
     assert (report.ok, report.seen) == (True, 500)
@@ -177,7 +177,7 @@ async def test_a_kill_between_asking_and_noting(bench: Bench, monkeypatch: pytes
 
 
 async def test_a_job_that_auth0_has_forgotten(bench: Bench) -> None:
-    """A day later the job is gone: everybody is gone through instead."""
+    """A day later the job is gone: all users are scanned instead."""
     bench.tenant.set_export(seconds=60)
     assert not (await bench.sync.sync_all(budget=0)).finished
     bench.tenant.advance(2 * 86400)
@@ -186,7 +186,7 @@ async def test_a_job_that_auth0_has_forgotten(bench: Bench) -> None:
 
 
 async def test_a_job_that_was_done_while_nobody_looked(bench: Bench) -> None:
-    """A worker that was away for hours reads it, instead of going through everybody."""
+    """A worker that was away for hours reads it, instead of scanning all users."""
     bench.tenant.set_export(seconds=0.5)
     assert not (await bench.sync.sync_all(budget=0)).finished
     bench.sql("UPDATE sync_runs SET started_at = started_at - interval '3 h' WHERE NOT complete")
@@ -195,7 +195,7 @@ async def test_a_job_that_was_done_while_nobody_looked(bench: Bench) -> None:
 
 
 async def test_full_gives_up_what_was_begun(bench: Bench) -> None:
-    """Whoever asks for a full sync gets a walk, and no export goes on after it."""
+    """Whoever asks for a full sync gets a scan, and no export goes on after it."""
     bench.tenant.set_export(seconds=60)
     assert not (await bench.sync.sync_all(budget=0)).finished
     report = await bench.sync.sync_all(full=True)
@@ -212,8 +212,8 @@ async def test_an_outage_before_there_is_a_job(bench: Bench) -> None:
     assert (await bench.sync.sync_all()).ok
 
 
-async def test_a_kill_before_it_is_left_to_a_walk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those who differ are counted anew: a walk is made, and nobody of them asked for by id."""
+async def test_a_kill_before_it_is_left_to_a_scan(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who differ are counted anew: a scan is made, and nobody of them asked for by id."""
     for user_id in ids(bench)[:30]:
         bench.tenant.login(user_id, "google-oauth2")
     leave = export_reconciliation.ExportReconciler._leave_to_scan
@@ -231,7 +231,7 @@ async def test_a_kill_before_it_is_left_to_a_walk(bench: Bench, monkeypatch: pyt
 
 
 async def test_an_identity_that_shows_no_token_any_more_is_asked_for_once(bench: Bench) -> None:
-    """Its user changed, and once that was seen nobody is asked in vain each day; what is held is kept."""
+    """Its user changed: that is seen once, and the user not read again each day; what is stored is kept."""
     user = ids(bench)[0]
     bench.tenant.set_identity(user, "google-oauth2", access_token=None, refresh_token=None, expires_in=None)
     await bench.sync.sync_all()

@@ -1,4 +1,4 @@
-"""A walk through many users, and the feeds after it: nobody is lost, nobody asked for in vain."""
+"""A full scan of many users, and the feeds after it: nobody is lost, nobody read without need."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def bench(tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime]]
 
 
 @pytest.mark.parametrize("cluster", [0, 250, 1300])
-async def test_a_walk_sees_everybody(bench: Bench, cluster: int) -> None:
+async def test_a_scan_sees_all_users(bench: Bench, cluster: int) -> None:
     """More users than one query shows, and more of one millisecond than a page or even a query shows."""
     bench.tenant.set_export(seconds=0)
     bench.tenant.seed_users(2500, ["google-oauth2", "bitbucket"], cluster=cluster)
@@ -90,7 +90,7 @@ async def test_a_walk_sees_everybody(bench: Bench, cluster: int) -> None:
     assert (await bench.sync.sync_all(full=True)).stats.new == 0
 
 
-async def test_a_walk_goes_on_where_it_was_stopped(bench: Bench) -> None:
+async def test_a_scan_goes_on_where_it_was_stopped(bench: Bench) -> None:
     """Whatever ends it, the next one asks for one page again at the most, and counts on."""
     bench.tenant.seed_users(1500, ["google-oauth2"])
 
@@ -114,7 +114,7 @@ async def test_a_walk_goes_on_where_it_was_stopped(bench: Bench) -> None:
     assert (run["resumed"], run["complete"], run["error"]) == (1, True, None)
 
 
-async def test_a_walk_in_slices(bench: Bench) -> None:
+async def test_a_scan_in_slices(bench: Bench) -> None:
     """When its time is up it stops after a page, and says that there is more."""
     bench.tenant.seed_users(350, ["google-oauth2"])
     slices = 0
@@ -124,7 +124,7 @@ async def test_a_walk_in_slices(bench: Bench) -> None:
     assert (slices, len(bench.users()), report.ok) == (3, 350, True)
 
 
-async def test_a_tenant_that_changes_during_the_walk(bench: Bench) -> None:
+async def test_a_tenant_that_changes_during_the_scan(bench: Bench) -> None:
     """Who logs in, is made or deleted meanwhile: with the log and a sweep after it, the vault is what Auth0 is."""
     bench.tenant.seed_users(1000, ["google-oauth2", "bitbucket"], linked=0.1)
     bench.tenant.set_search_lag(2)
@@ -142,7 +142,7 @@ async def test_a_tenant_that_changes_during_the_walk(bench: Bench) -> None:
 
 
 async def test_a_tenant_that_does_not_search_by_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A query that is not heeded is noticed, and users are paged by number instead of for ever."""
+    """A tenant that does not search by time is noticed, and its users are paged by number, without a loop."""
     bench.tenant.seed_users(450, ["google-oauth2"])
     asking = type(bench.sync._auth0).users_by
 
@@ -192,7 +192,7 @@ async def test_a_log_of_many_pages_is_read_page_by_page(bench: Bench) -> None:
 
 @pytest.mark.parametrize("gone", ["oldest", "400"])
 async def test_a_log_that_does_not_reach_back(bench: Bench, gone: Any) -> None:
-    """Those who changed since it was last read are found by a walk by change, and the report says so."""
+    """Those who changed since it was last read are found by a scan by last change, and the report says so."""
     users = bench.tenant.add_users("google-oauth2", 20)
     await bench.sync.sync_all()
     bench.tenant.set_log(retention=3600, gone=gone)
@@ -208,7 +208,7 @@ async def test_a_log_that_does_not_reach_back(bench: Bench, gone: Any) -> None:
 
 
 async def test_without_the_scope_for_the_log(bench: Bench) -> None:
-    """Changes are found by a walk by change each time, no token is minted for it, and the report says what is missing."""
+    """Changes are found by a scan by last change each time, no token is minted for it, and the report says what is missing."""
     bench.tenant.set_scopes(SCOPES[:4])
     bench.tenant.invalidate_management_tokens()
     users = bench.tenant.add_users("google-oauth2", 20)
@@ -277,7 +277,7 @@ async def test_events_that_are_gone_are_left_to_the_log(bench: Bench) -> None:
 
 
 async def test_two_tenants_do_not_stop_each_other(bench: Bench) -> None:
-    """Each has its own place in its own walk."""
+    """Each has its own cursor in its own scan."""
     bench.tenant.seed_users(250, ["google-oauth2"])
     other = TenantSync("other", bench.runtime.vault, bench.runtime.connections, bench.sync._auth0)
     await bench.sync.sync_all(budget=0)
@@ -288,7 +288,7 @@ async def test_two_tenants_do_not_stop_each_other(bench: Bench) -> None:
 
 
 async def test_a_tenant_whose_log_cannot_be_read(bench: Bench) -> None:
-    """An error of the log costs no token: changes are found by a walk by change, and the report says why."""
+    """An error of the log costs no token: changes are found by a scan by last change, and the report says why."""
     users = bench.tenant.add_users("google-oauth2", 3)
     bench.tenant.fail_next("/api/v2/logs", 1000, "html200")
     report = await bench.sync.sync_all()
@@ -353,7 +353,7 @@ async def test_a_backlog_of_the_log_is_not_read_until_now(bench: Bench) -> None:
 
 
 async def test_a_log_that_cannot_be_read_any_more(bench: Bench) -> None:
-    """Those who changed since it was read are walked through, and deletions swept all the same."""
+    """Those who changed since it was read are scanned, and deletions swept all the same."""
     bench.tenant.advance(-7200)
     users = bench.tenant.add_users("google-oauth2", 3)
     await bench.sync.sync_all()
@@ -388,7 +388,7 @@ async def test_a_database_users_login_costs_no_call(bench: Bench) -> None:
 
 
 async def test_users_without_tokens_where_lists_show_none(bench: Bench) -> None:
-    """The first walk asks for everybody by id; later ones for those who changed, and `--full` for all again."""
+    """The first scan asks for all users by id; later ones for those who changed, and `--full` for all again."""
     by_id = "GET /api/v2/users/{id}"
     bench.tenant.set_list_tokens(False)
     bench.tenant.add_users("google-oauth2", 5)
@@ -406,7 +406,7 @@ async def test_users_without_tokens_where_lists_show_none(bench: Bench) -> None:
     assert bench.calls()[by_id] == 10
 
 
-async def test_a_walk_of_a_connection_that_was_left_long_ago(bench: Bench) -> None:
+async def test_a_scan_of_a_connection_that_was_left_long_ago(bench: Bench) -> None:
     """It begins anew: nothing may have told since who changed behind it."""
     bench.tenant.seed_users(300, ["google-oauth2"])
     await bench.sync.sync_all()

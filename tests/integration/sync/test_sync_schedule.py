@@ -59,7 +59,7 @@ def users(sql: Sql) -> int:
     return int(sql("SELECT count(*) AS n FROM grants WHERE user_id <> ''")[0]["n"])
 
 
-async def test_a_walk_that_cannot_begin_is_tried_again_soon_then_less_often(
+async def test_a_scan_that_cannot_begin_is_tried_again_soon_then_less_often(
     tenant: Emulation, tick: Tick, sql: Sql
 ) -> None:
     """A minute after the first failure, twice as long after each further one, ten minutes at the most."""
@@ -82,7 +82,7 @@ async def test_a_walk_that_cannot_begin_is_tried_again_soon_then_less_often(
     assert await tick()
 
 
-async def test_a_walk_that_fails_on_its_way_waits_too(
+async def test_a_scan_that_fails_midway_waits_too(
     tenant: Emulation, tick: Tick, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is gone on with after a minute, not by each tick."""
@@ -100,7 +100,7 @@ async def test_a_walk_that_fails_on_its_way_waits_too(
     assert users(sql) == 350
 
 
-async def test_a_walk_whose_worker_was_killed_goes_on_at_the_next_tick(tick: Tick, sql: Sql) -> None:
+async def test_a_scan_whose_worker_was_killed_goes_on_at_the_next_tick(tick: Tick, sql: Sql) -> None:
     """Before its first page too: a run that nobody ended has not failed."""
     sql("INSERT INTO sync_runs (tenant, scope, started_at) VALUES ('default', 'all', now())")
     assert await tick()
@@ -127,18 +127,18 @@ async def process(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("process", "without_redis")
-async def test_a_walk_goes_on_where_no_redis_takes_it_over(sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis carries the word from one slice of a walk to the next; without it the worker goes on by itself."""
+async def test_a_scan_goes_on_where_no_redis_takes_it_over(sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis carries the word from one slice of a scan to the next; without it the worker goes on by itself."""
     monkeypatch.setattr(tasks, "SCAN_SLICE_SECONDS", 0)
     await asyncio.to_thread(tasks.sync_due.run)
     assert users(sql) == 350
     assert sql("SELECT complete, resumed FROM sync_runs") == [{"complete": True, "resumed": 3}]
 
 
-async def test_connections_are_read_during_a_walk_of_hours(
+async def test_connections_are_read_during_a_scan_of_hours(
     tenant: Emulation, runtime: Runtime, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every ten minutes as ever: whoever the walk finds is renewed with what a connection's options say."""
+    """Every ten minutes as ever: whoever the scan finds is renewed with what a connection's options say."""
     monkeypatch.setattr(tasks, "SCAN_SLICE_SECONDS", 0)
     assert await tasks._sync_if_due(runtime, "default")
     tenant.add_connection("later", "bitbucket", "bitbucket")

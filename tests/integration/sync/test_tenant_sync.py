@@ -517,8 +517,8 @@ async def test_a_list_that_carries_tokens_is_believed(open_bench: OpenBench, goo
     """Beside users whose tokens the list shows, one without any is not asked for at every sync."""
     bench = await open_bench()
     bench.tenant.set_identity(google[0], "google-oauth2", access_token=None, refresh_token=None)
-    for tally in (IngestStats(new=4), IngestStats(unchanged=4)):
-        assert (await bench.sync.sync_all()).stats == tally
+    for stats in (IngestStats(new=4), IngestStats(unchanged=4)):
+        assert (await bench.sync.sync_all()).stats == stats
     assert BY_ID not in bench.tenant.calls("/api/v2")
 
 
@@ -563,8 +563,8 @@ async def test_a_list_that_lags_behind_does_no_harm(
     assert (await bench.sync.sync_user(google[0])).stats == IngestStats(changed=1)
     held = bench.held(google[0])
     assert held == bench.shown(google[0])
-    tally = (await bench.sync.sync_all()).stats
-    assert (tally.new, tally.changed, tally.stale) == (0, 0, 1 if list_tokens else 0)
+    stats = (await bench.sync.sync_all()).stats
+    assert (stats.new, stats.changed, stats.stale) == (0, 0, 1 if list_tokens else 0)
     assert bench.held(google[0]) == held
     bench.tenant.set_list_lag(google[0], behind=False)
     assert (await bench.sync.sync_all()).stats.changed == 0
@@ -711,10 +711,10 @@ async def test_a_sync_is_recorded(open_bench: OpenBench, google: list[str]) -> N
 async def test_a_second_sync_of_everything_at_the_same_time_is_skipped(
     open_bench: OpenBench, google: list[str]
 ) -> None:
-    """Two beats cost one crawl; a tenant of another name is not held up, and the next sync runs again."""
+    """Two beats cost one full sync; a tenant of another name is not held up, and the next sync runs again."""
     first, second = await open_bench(), await open_bench()
     first.tenant.fail_next(LIST, 1, "hang")
-    crawling = asyncio.create_task(first.sync.sync_all())
+    syncing = asyncio.create_task(first.sync.sync_all())
     await until_async(lambda: bool(first.tenant.call_log(LIST)))
     skipped = await second.sync.sync_all()
     assert skipped.skipped
@@ -722,7 +722,7 @@ async def test_a_second_sync_of_everything_at_the_same_time_is_skipped(
     other = TenantSync("other", second.runtime.vault, second.runtime.connections, second.sync._auth0)
     assert (await other.sync_connections()).connections == 1
     first.tenant.release()
-    assert (await crawling).ok
+    assert (await syncing).ok
     assert (await second.sync.sync_all()).stats == IngestStats(unchanged=5)
 
 

@@ -161,7 +161,7 @@ async def test_missing_scopes_are_named_with_what_breaks() -> None:
 
 
 async def test_a_scope_granted_since_is_found() -> None:
-    """A shared token from before the operator's mend is replaced once, not used for a day."""
+    """A shared token from before the operator's fix is replaced once, not used for a day."""
     async with running() as server:
         store, time = MemoryTokenStore(), FakeTime()
         await store.put(ManagementToken(Secret("old"), time.now + timedelta(days=1), frozenset()))

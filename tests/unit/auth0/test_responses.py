@@ -1,4 +1,4 @@
-"""Every error of Auth0's has a type, a place and a mend, and shows nothing of the body."""
+"""Every error of Auth0's has a type, a place and a remedy, and shows nothing of the body."""
 
 import traceback
 
@@ -95,7 +95,7 @@ async def error_of(server: Server, client: ManagementClient) -> VaultError:
 
 @pytest.mark.parametrize(("answer", "kind", "words", "code"), TOKEN_ERRORS)
 async def test_token_errors(answer: Answer, kind: type[Auth0Error], words: str, code: str | None) -> None:
-    """Each refusal of a token says what is wrong, where, and the mend."""
+    """Each refusal of a token says what is wrong, where, and the remedy."""
     async with running() as server, client_of(server, FakeTime(), retries=ONCE) as client:
         server.token_script = [answer]
         error = await error_of(server, client)
@@ -109,7 +109,7 @@ async def test_token_errors(answer: Answer, kind: type[Auth0Error], words: str, 
 
 @pytest.mark.parametrize(("answer", "kind", "words", "code"), API_ERRORS)
 async def test_api_errors(answer: Answer, kind: type[Auth0Error], words: str, code: str | None) -> None:
-    """Each refusal of a call says what is wrong, where, and the mend."""
+    """Each refusal of a call says what is wrong, where, and the remedy."""
     async with running() as server, client_of(server, FakeTime(), retries=ONCE) as client:
         server.api = lambda _: answer
         error = await error_of(server, client)

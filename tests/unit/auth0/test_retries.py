@@ -49,7 +49,7 @@ async def test_a_failure_that_passed_is_forgotten() -> None:
 
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 414, 501])
 async def test_other_failures_are_final(status: int) -> None:
-    """What waiting does not mend is not tried again."""
+    """What waiting does not fix is not tried again."""
     async with running() as server:
         time = FakeTime()
         server.api = lambda _: Answer(status, {"statusCode": status})

@@ -36,7 +36,7 @@ SCOPES = {
 # What is slower or costs more calls without each scope, but works.
 OPTIONAL_SCOPES = {
     "read:logs": (
-        "the tenant log cannot be read, so incremental sync walks through the users by their last update, "
+        "the tenant log cannot be read, so incremental sync scans the users by their last update, "
         "which sees a change later and no deletion"
     ),
     "read:events": "the event stream cannot be read, so a change is seen at the next incremental sync",

@@ -98,7 +98,7 @@ class Retrier:
         def log_retry(state: RetryCallState) -> None:
             error = _error_of(state)
             log.info(
-                "auth0_call.retried",
+                "api_call.retried",
                 domain=domain,
                 endpoint=endpoint,
                 status=error.status if isinstance(error, Auth0Error) else None,
