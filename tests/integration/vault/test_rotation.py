@@ -413,7 +413,7 @@ async def test_a_spooled_answer_is_whole_at_every_line(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as dying:
-        dying.setattr(Spool, "_settle", dead)
+        dying.setattr(Spool, "_publish", dead)
         with pytest.raises(KeyboardInterrupt):
             rotating_spool.reencrypt(path)
     still = spool.read(path)
