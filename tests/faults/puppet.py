@@ -154,7 +154,7 @@ def compress(scale: float) -> None:
     for room, names in (
         (sending, ("CALL_SECONDS", "DRAIN_SECONDS", "CONNECT_SECONDS")),
         (attempt, ("CALL_SECONDS",)), (engine, ("CLAIM_TIME",)),
-        (on_demand, ("CLAIM_TIME", "WAIT")), (commit, ("COMMIT_RETRY_SECONDS", "MAX_PAUSE_SECONDS")),
+        (on_demand, ("CLAIM_TIME", "MAX_WAIT_SECONDS")), (commit, ("COMMIT_RETRY_SECONDS", "MAX_PAUSE_SECONDS")),
         (outcome, ("IN_DOUBT_RETRY_MARGIN",)), (schedule, ("MAX_MARGIN", "FIRST_BACKOFF", "MAX_BACKOFF")),
     ):  # fmt: skip
         for name in names:

@@ -198,7 +198,7 @@ async def test_a_claim_that_is_anothers_is_no_verdict(
     renewals: Renewals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who cannot get hold of a grant learns nothing about its token: state, attempts and pair are as they were."""
-    monkeypatch.setattr(on_demand, "WAIT", 0.1)
+    monkeypatch.setattr(on_demand, "MAX_WAIT_SECONDS", 0.1)
     renewals.connect("c")
     worker, user = await due(renewals)
     answered = await under_way(renewals, worker)

@@ -138,14 +138,14 @@ class RenewalEngine:
         grant_id: int,
         *,
         connection: ResolvedConnection,
-        seen: int | None = None,
+        access_version: int | None = None,
         force: bool = False,
         by_operator: bool = False,
     ) -> Outcome:
         """Renew one grant now, whatever its due time.
 
         Args:
-            seen: the version of the access token that is to be replaced.
+            access_version: the version of the access token that is to be replaced.
             force: use a dead grant's refresh token too, once a day at the most.
             by_operator: use a dead grant's at any time, one in backoff, and one in doubt.
 
@@ -160,7 +160,7 @@ class RenewalEngine:
             return Outcome.UNRENEWABLE
         now = clock()
         claim = await claims.claim_one(
-            self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, access_version=seen, force=force,
+            self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, access_version=access_version, force=force,
             by_operator=by_operator,
         )  # fmt: skip
         if claim is None:

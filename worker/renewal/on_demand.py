@@ -1,4 +1,7 @@
-"""One grant, now: single-flight with everything else, and no busier at the provider than the batches are."""
+"""Refreshes one grant now, unless another worker already does.
+
+The provider gets no more calls than from the batches: backoff, circuit and claim hold here too.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,15 @@ from worker.vault.connections import circuits
 from worker.vault.grants import touch
 from worker.vault.vault import Vault
 
-# How long to wait for another worker's call to end, in seconds: longer than any call takes.
-WAIT = 50.0
+# The longest wait for another worker's call: longer than any call takes.
+MAX_WAIT_SECONDS = 50.0
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """How a grant stands after an on-demand refresh. Ids, states and times only.
+    """A grant's state after a refresh on demand.
+
+    It holds ids, states and times only.
 
     Attributes:
         renewed: whether a new token came, by this call or another's.
@@ -73,7 +78,7 @@ class OnDemand:
         force: bool = False,
         by_operator: bool = False,
     ) -> Refreshed:
-        """Make sure that a grant's token is fresh, and wake whoever waits for it.
+        """Make a grant's token fresh, and wake who waits.
 
         Args:
             tenants: where to look.
@@ -96,7 +101,7 @@ class OnDemand:
         return refreshed
 
     async def refresh_grant(self, grant_id: int, *, min_ttl: float | None) -> Refreshed:
-        """Make sure that a grant's token is fresh; who waits for it is the caller's to wake.
+        """Make a grant's token fresh; the caller wakes who waits.
 
         Raises:
             TokenNotFound: the vault has no such grant.
@@ -106,19 +111,23 @@ class OnDemand:
     async def _refresh(
         self, served: Served, min_ttl: float | None, *, force: bool, by_operator: bool
     ) -> Refreshed:
-        await self._note_read(served)
+        await self._record_read(served)
         began, outcome = served, Outcome.FRESH
-        deadline = asyncio.get_running_loop().time() + WAIT
+        deadline = asyncio.get_running_loop().time() + MAX_WAIT_SECONDS
         while True:
             loaded = await self._connections.load([served.tenant], served.connection)
-            ready = loaded[served.tenant, served.connection]
-            if not force and served.is_fresh(_within_reach(served, min_ttl)):
+            resolved = loaded[served.tenant, served.connection]
+            if not force and served.is_fresh(_attainable_ttl(served, min_ttl)):
                 break
-            if (held_back := await self._held_back(served, ready, force, by_operator)) is not None:
-                outcome = held_back
+            if (obstacle := await self._find_obstacle(served, resolved, force, by_operator)) is not None:
+                outcome = obstacle
                 break
             outcome = await self._engine.renew_one(
-                served.id, connection=ready, seen=served.access_version, force=force, by_operator=by_operator
+                served.id,
+                connection=resolved,
+                access_version=served.access_version,
+                force=force,
+                by_operator=by_operator,
             )
             if outcome is not Outcome.BUSY:
                 served = await self._read(served.id)
@@ -129,8 +138,8 @@ class OnDemand:
             await self._wait(served.id, remaining)
             served = await self._read(served.id)
             if served.obtained_at != began.obtained_at or served.state != began.state:
-                force, outcome = False, Outcome.FRESH  # somebody else's call did what was asked for
-        return await self._report(served, began, outcome, ready, min_ttl)
+                force, outcome = False, Outcome.FRESH  # another worker's call did what was requested
+        return await self._report(served, began, outcome, resolved, min_ttl)
 
     async def _find(
         self, tenants: Sequence[str], user_id: str, connection: str, account: str | None
@@ -153,10 +162,10 @@ class OnDemand:
             raw = await connection.exec_driver_sql(statement, values)
             return [Served._make(row) for row in raw.all()]
 
-    async def _note_read(self, served: Served) -> None:
-        """Note that the grant is wanted, where that decides whether it is kept fresh.
+    async def _record_read(self, served: Served) -> None:
+        """Record a read, where reads keep the grant fresh.
 
-        One that was noted before is noted again whatever decides now: its readers go on telling until it is.
+        A grant that was recorded before is recorded again in any case: its readers go on reporting until it is.
         """
         if served.last_read_at is not None and not served.wants_notice:
             return
@@ -172,11 +181,11 @@ class OnDemand:
         )
         await touch.record_read(self._vault, served.id, now=served.now, due_at=fresh)
 
-    async def _held_back(
-        self, served: Served, ready: ResolvedConnection, force: bool, by_operator: bool
+    async def _find_obstacle(
+        self, served: Served, resolved: ResolvedConnection, force: bool, by_operator: bool
     ) -> Outcome | None:
-        """Why no call may be made now, if so."""
-        if ready.client is None or served.state == "unrenewable":
+        """Return the outcome where no call may be made now."""
+        if resolved.client is None or served.state == "unrenewable":
             return Outcome.UNRENEWABLE
         if by_operator:
             return None
@@ -185,15 +194,18 @@ class OnDemand:
         ):
             return Outcome.DEAD
         paused = await claims.backoff_left(self._vault, served.id) > 0
-        if await self._is_blocked(served, ready, paused):
-            return Outcome.BLOCKED if ready.circuit.blame == "operator" else Outcome.RETRY
+        if await self._is_blocked(served, resolved, paused):
+            return Outcome.BLOCKED if resolved.circuit.blame == "operator" else Outcome.RETRY
         if paused:
             return Outcome.IN_DOUBT if served.state == "in_doubt" else Outcome.RETRY
         return None
 
-    async def _is_blocked(self, served: Served, ready: ResolvedConnection, paused: bool) -> bool:
-        """Whether the connection's open circuit forbids a call; when its own pause is over, it is due one."""
-        if ready.circuit.until is None or (paused and ready.circuit.until <= served.now):
+    async def _is_blocked(self, served: Served, resolved: ResolvedConnection, paused: bool) -> bool:
+        """Return whether the open circuit forbids a call.
+
+        Once its pause is over it allows one call, a probe.
+        """
+        if resolved.circuit.until is None or (paused and resolved.circuit.until <= served.now):
             return False
         return not await circuits.claim_probe(
             self._vault,
@@ -204,7 +216,7 @@ class OnDemand:
         )
 
     async def _wait(self, grant_id: int, seconds: float) -> None:
-        """Wait until the claim that another worker holds has ended, or the time is up."""
+        """Wait until another worker's claim ends, or time is up."""
         deadline = asyncio.get_running_loop().time() + seconds
         try:
             async with asyncio.timeout_at(deadline):
@@ -221,19 +233,21 @@ class OnDemand:
         served: Served,
         began: Served,
         outcome: Outcome,
-        ready: ResolvedConnection,
+        resolved: ResolvedConnection,
         min_ttl: float | None,
     ) -> Refreshed:
         state, retry_after = served.state, None
-        if ready.client is None:
+        if resolved.client is None:
             state = "unrenewable"
         elif outcome is Outcome.BLOCKED:
             state = "blocked"
-            until = ready.circuit.until
+            until = resolved.circuit.until
             retry_after = max(1.0, (until - served.now).total_seconds()) if until else 60.0
-        elif not served.is_fresh(_within_reach(served, min_ttl)) and state in ("active", "in_doubt"):
-            closed_for = (ready.circuit.until - served.now).total_seconds() if ready.circuit.until else 0.0
-            retry_after = max(1.0, closed_for, await claims.backoff_left(self._vault, served.id))
+        elif not served.is_fresh(_attainable_ttl(served, min_ttl)) and state in ("active", "in_doubt"):
+            open_for = (
+                (resolved.circuit.until - served.now).total_seconds() if resolved.circuit.until else 0.0
+            )
+            retry_after = max(1.0, open_for, await claims.backoff_left(self._vault, served.id))
         return Refreshed(
             tenant=served.tenant,
             user_id=served.user_id,
@@ -242,14 +256,17 @@ class OnDemand:
             outcome=outcome,
             renewed=served.access_version != began.access_version,
             expires_at=served.expires_at,
-            reason=served.reason or (ready.problem.code if ready.problem else ready.circuit.code),
+            reason=served.reason or (resolved.problem.code if resolved.problem else resolved.circuit.code),
             since=served.reason_since,
             retry_after=retry_after,
         )
 
 
-def _within_reach(served: Served, min_ttl: float | None) -> float | None:
-    """Who wants more life than the provider's tokens ever have gets half of it: each call would bring no more."""
+def _attainable_ttl(served: Served, min_ttl: float | None) -> float | None:
+    """Bound the wanted life by half of the provider's.
+
+    A reader that wants more life than the tokens ever have would cause a call each time, which brings no more.
+    """
     if (
         min_ttl is None
         or served.obtained_from != "renewal"

@@ -1,4 +1,4 @@
-"""Carries out what readers request: woken by Postgres, and looking by itself all the same."""
+"""Carries out refresh requests: woken by Postgres, and by polling."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ _DATABASE_FAILURES = (SQLAlchemyError, psycopg.Error, OSError)
 
 
 class RefreshRequests:
-    """Claims refresh requests and carries them out; any number of processes may do so.
+    """Claims refresh requests and carries them out.
+
+    Any number of processes may do so.
 
     Args:
         vault: where they are.
@@ -49,7 +51,7 @@ class RefreshRequests:
         self._next_cleanup = 0.0
 
     async def run(self) -> None:
-        """Carry out requests until ``stop``; then see those that were begun to their end."""
+        """Carry out requests until ``stop``; then finish those begun."""
         listening = asyncio.create_task(self._listen())
         try:
             while not self._stopping:

@@ -184,7 +184,7 @@ async def test_who_waits_hears_of_a_login(renewals: Renewals) -> None:
 
 async def test_a_wait_has_an_end(renewals: Renewals, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has waited longer than any call takes is told that the grant is still being renewed."""
-    monkeypatch.setattr(on_demand, "WAIT", 0.3)
+    monkeypatch.setattr(on_demand, "MAX_WAIT_SECONDS", 0.3)
     worker, user = await one(renewals)
     bulk = await renewals.worker()
     renewals.make_due()

@@ -202,7 +202,7 @@ async def test_an_answer_that_no_disk_takes_either_is_offered_until_postgres_tak
         tries.append(time.monotonic())
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Spool, "keep", full)
+    monkeypatch.setattr(Spool, "save", full)
     renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
     await carried_out(tenant)
     with postgres_away(database_url):
