@@ -91,15 +91,15 @@ class Strings:
         self._attach_spool(Spool)
 
     def _attach_call(self, attempt: Any, claims: Any) -> None:
-        opening, sending = claims.decrypt_refresh_token, attempt.send
+        decrypt, sending = claims.decrypt_refresh_token, attempt.send
 
-        def open_refresh(vault: Any, claim: Any) -> Any:
-            opened = opening(vault, claim)
+        def decrypt_refresh_token(vault: Any, claim: Any) -> Any:
+            token = decrypt(vault, claim)
             # A dead grant's token is presented by force alone, when the loss has been told.
             dead = claim.state == "reauthorization_required"
             _note.set("forced" if dead else "in doubt" if claim.in_doubt_since else "")
             self.reached("opened")
-            return opened
+            return token
 
         async def send(http: Any, request: Any, *rest: Any) -> Any:
             import asyncio
@@ -112,28 +112,28 @@ class Strings:
             self.reached("answered")
             return answer
 
-        claims.decrypt_refresh_token, attempt.send = open_refresh, send
+        claims.decrypt_refresh_token, attempt.send = decrypt_refresh_token, send
 
     def _attach_commit(self, claims: Any) -> None:
         storing = claims.store_pair
 
-        async def store_renewed(vault: Any, claim: Any, pair: Any, **rest: Any) -> Any:
+        async def store_pair(vault: Any, claim: Any, pair: Any, **rest: Any) -> Any:
             stored = await storing(vault, claim, pair, **rest)
             self.committed(claim.key.user_id, claim.key.connection, pair.access.reveal())
             self.reached("committed")
             return stored
 
-        claims.store_pair = store_renewed
+        claims.store_pair = store_pair
 
     def _attach_spool(self, spool: Any) -> None:
-        settle, keep, read = spool._publish, spool.save, spool.read
+        publish, save, read = spool._publish, spool.save, spool.read
 
-        def _settle(*args: Any) -> Any:
+        def _publish(*args: Any) -> Any:
             self.reached("spooling")
-            return settle(*args)
+            return publish(*args)
 
-        def kept(*args: Any, **rest: Any) -> Any:
-            path = keep(*args, **rest)
+        def saved(*args: Any, **rest: Any) -> Any:
+            path = save(*args, **rest)
             self.reached("spooled")
             return path
 
@@ -142,7 +142,7 @@ class Strings:
             self.reached("replaying")
             return answer
 
-        spool._publish, spool.save, spool.read = _settle, kept, reading
+        spool._publish, spool.save, spool.read = _publish, saved, reading
 
 
 def compress(scale: float) -> None:

@@ -236,7 +236,7 @@ async def test_rows_locked_by_a_process_that_stands_still_are_claimed_in_the_end
 
 
 async def test_the_claim_is_committed_before_the_request_is_sent(renewals: Renewals) -> None:
-    """While a request is under way, anybody can see in Postgres whose it is and since when."""
+    """While a request is under way, anybody can see its owner and its time in Postgres."""
     [user] = renewals.connect("strict")
     worker = await renewals.synced()
     renewals.make_due()
@@ -431,7 +431,7 @@ async def test_a_grant_healed_while_it_was_forced_is_looked_at_again(vault: Vaul
 
 
 async def test_an_old_answer_from_a_spool_raises_no_dead_grant(vault: Vault, sql: Sql) -> None:
-    """Where the provider does not rotate, an answer replayed days late brings nothing, and tells of no healing."""
+    """Where the provider does not rotate, an answer replayed days late brings nothing, and no event says that the grant recovered."""
     await planted(vault, sql, shown(1))
     late = await claim_first(vault)
     second = await claim_first(vault, LATER, AFTERWARDS)

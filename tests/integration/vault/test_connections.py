@@ -136,7 +136,7 @@ async def test_options_out_of_place_are_a_problem_of_that_connection(
 
 
 async def test_options_that_do_not_open_are_replaced_by_those_shown_next(vault: Vault, sql: Sql) -> None:
-    """After a key was lost, a sync mends the connections by itself."""
+    """After a key was lost, a sync fixes the connections by itself."""
     await show(vault, GOOGLE)
     sealed = KeyRing("refresh", [KeyRing.generate()]).encrypt(
         EncryptionContext("connections", ("default", "google"), "options", 1), Secret(json.dumps(GOOGLE))
@@ -194,7 +194,7 @@ async def test_why_nothing_can_be_renewed_is_recorded(
 
 
 async def test_a_problem_that_is_mended_is_gone(vault: Vault, sql: Sql) -> None:
-    """Credentials of one's own in place of Auth0's development keys heal the connection, and their loss is told."""
+    """Credentials of one's own in place of Auth0's development keys fix the connection, and their loss is reported."""
     for options, problem in (({}, "development_keys"), (GOOGLE, None), ({}, "development_keys")):
         await show(vault, options)
         await loaded(vault)
@@ -202,7 +202,7 @@ async def test_a_problem_that_is_mended_is_gone(vault: Vault, sql: Sql) -> None:
 
 
 async def test_another_problem_of_the_same_kind_is_told(vault: Vault, sql: Sql) -> None:
-    """Who mends one bad option and leaves another reads about the other."""
+    """An operator who fixes one bad option and leaves another reads about the other."""
     messages = set()
     for options in ({"tokenURL": "no-url"}, {"token_endpoint_auth_method": "tls_client_auth"}):
         await show(vault, GOOGLE | options, strategy="oauth2")
@@ -395,7 +395,7 @@ async def test_a_late_refusal_of_replaced_credentials_opens_nothing(vault: Vault
 
 @pytest.mark.parametrize("by", ["auth0", "settings"])
 async def test_corrected_credentials_close_the_circuit(vault: Vault, sql: Sql, by: str) -> None:
-    """A secret corrected at Auth0 or in the settings heals the connection at once, with a clean record."""
+    """A secret corrected at Auth0 or in the settings closes the circuit at once, and resets its counts."""
     await show(vault, GOOGLE)
     assert await opened(vault, await loaded(vault), began=NOW, now=NOW) is not None
     assert (await loaded(vault)).circuit.code == "invalid_client"

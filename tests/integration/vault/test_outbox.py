@@ -94,7 +94,7 @@ async def test_ordinary_renewals_and_doubts_tell_nothing(renewals: Renewals, sql
 
 
 async def test_a_connection_is_told_of_once_and_never_its_grants(renewals: Renewals, sql: Sql) -> None:
-    """A wrong secret over 50 grants, three workers and failed probes is one event; its mend is another."""
+    """A wrong secret over 50 grants, three workers and failed probes is one event; its end is another."""
     renewals.connect("c", users=50)
     workers = [await renewals.synced(), await renewals.worker(), await renewals.worker()]
     wrong_secret(renewals, "c")
@@ -150,7 +150,7 @@ async def test_one_call_without_an_answer_does_not_acquit_a_client_that_is_refus
 
 
 async def test_a_connection_without_a_client_is_told_with_its_mend(renewals: Renewals, sql: Sql) -> None:
-    """A client that vanishes at Auth0 breaks its connection once, in words that say who mends it."""
+    """A client that vanishes at Auth0 breaks its connection once, in words that say who fixes it."""
     renewals.connect("c", users=3)
     worker = await renewals.synced()
     renewals.tenant.set_connection_options("c", client_secret="")

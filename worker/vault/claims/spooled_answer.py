@@ -1,4 +1,4 @@
-"""What a file of the spool holds, as JSON before its encryption."""
+"""What a file of the spool holds, before its encryption."""
 
 from __future__ import annotations
 

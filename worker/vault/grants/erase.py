@@ -82,10 +82,12 @@ class ErasureResult(StrEnum):
 async def erase(
     vault: Vault, connection: AsyncConnection, grant_id: int, key: GrantKey, *, reason: str, now: datetime
 ) -> ErasureResult:
-    """Overwrite a user's grant with nothing, inside the caller's transaction.
+    """Overwrite a user's grant with a tombstone.
+
+    Runs in the caller's transaction.
 
     Args:
-        key: whose it is thought to be.
+        key: the grant's key, as the caller read it.
         reason: ``deleted``, ``unlinked`` or ``forgotten``.
         now: the database's time.
     """

@@ -1,1 +1,1 @@
-"""Refresh requests: what readers ask for through Postgres, and who carries it out."""
+"""Refresh requests: what readers ask for through Postgres."""

@@ -1,4 +1,7 @@
-"""The queue of refresh requests; many workers share it, and each request is claimed by one."""
+"""The queue of refresh requests.
+
+Many workers share it; each request is claimed by one of them.
+"""
 
 from __future__ import annotations
 
@@ -48,19 +51,27 @@ async def claim(vault: Vault, tenants: Sequence[str], *, limit: int) -> list[Ref
 
 
 async def finish(vault: Vault, request: RefreshRequest) -> None:
-    """Note that a request was carried out, unless more was asked for meanwhile, and wake who waits."""
+    """Record that a request was carried out, and wake its readers.
+
+    It stays due if more was asked for meanwhile.
+    """
     async with vault.engine.begin() as connection:
         await connection.execute(_FINISH, request._asdict())
         await touch.notify(connection, request.grant_id)
 
 
 async def delete_over(vault: Vault) -> None:
-    """Delete requests that were carried out, and those whose readers wait no more."""
+    """Delete requests that are over.
+
+    They were carried out, or their readers do not wait any more.
+    """
     await vault.run(_DELETE_OVER, {})
 
 
 async def listen(vault: Vault, wake: Callable[[], None]) -> NoReturn:
-    """Call ``wake`` at every notification; what one holds is nobody's word, and not looked at.
+    """Call ``wake`` at every notification.
+
+    Anybody may send one, so its payload is not read.
 
     Raises:
         psycopg.Error, SQLAlchemyError, OSError: the connection is lost.

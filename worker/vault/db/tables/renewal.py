@@ -17,7 +17,10 @@ from worker.vault.db.tables.base import Base
 
 
 class RefreshRequestRow(Base):
-    """A role's wish for a grant's token with more life, written by ``request_refresh`` for readers."""
+    """A role's wish for a token with more life.
+
+    Readers write it by the function ``request_refresh``.
+    """
 
     __tablename__ = "refresh_requests"
 
