@@ -67,6 +67,7 @@ TWO = line(1) + line(2)
         gzip.compress(line(1), mtime=0) + gzip.compress(line(2), mtime=0),
         b"\n" + TWO + b"\n",
     ],
+    ids=["plain", "no last newline", "zipped", "zipped twice", "two members", "empty lines"],
 )
 async def test_a_file_is_read_zipped_or_not(content: bytes) -> None:
     """The users of a file come one by one, whether and however it is zipped."""
@@ -202,6 +203,7 @@ def broken_off(_: Request) -> Answer:
         (b"x" * (2**22 + 2**17), MalformedAnswer, "no end"),
         (broken_off, Auth0Unreachable, "broke off"),
     ],
+    ids=["cut off", "cut off in its last member", "cut off in its header", "damaged", "endless", "broken off"],
 )
 async def test_a_file_that_is_not_whole(
     file: bytes | Callable[[Request], Answer], kind: type[Auth0Error], match: str

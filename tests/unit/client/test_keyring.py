@@ -147,6 +147,7 @@ def test_what_another_program_sealed_under_the_same_key_is_out_of_place(plaintex
         "ключ-canary",
         "\0canary",
     ],
+    ids=["empty", "a word", "too long", "too short", "two keys", "Cyrillic", "a null"],
 )
 def test_what_is_no_key_is_named_by_position(wrong: str) -> None:
     """A key that is none is named by its variable and position, never by its value."""
