@@ -1,1 +1,1 @@
-"""Measures the vault against what the machine allows and what a user would write by hand."""
+"""The vault against the machine and against hand-written code."""

@@ -1,4 +1,7 @@
-"""``python -m benchmarks [read renew sync tick rotate memory]``: measure, print the table, keep it in docs/benchmarks.md."""
+"""``python -m benchmarks [NAME …]``: measure and report.
+
+Prints the table, and writes it into docs/benchmarks.md.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ COLUMNS = ("what", "the vault", "against", "ratio", "wanted", "")
 
 
 def main(chosen: list[str]) -> int:
-    """Run the chosen measurements, all by default; 1 where a target is missed."""
+    """Run the chosen measurements; 1 if a target is missed."""
     unknown = set(chosen) - set(MEASURES)
     if unknown:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")

@@ -1,4 +1,4 @@
-"""Memory of the whole embedded stack under load, and whether it stays flat."""
+"""Memory of the embedded stack under load."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORKERS = (
 
 
 def measure(stage: Stage) -> list[Result]:
-    """Let real worker and beat processes renew without pause, and add up what they and the servers hold."""
+    """Sum the memory of workers, beat and servers under renewals."""
     stage.empty()
     emulation = stage.emulation
     emulation.set_window(None)
@@ -67,7 +67,10 @@ def _renewals(stage: Stage) -> int:
 
 
 def _held(stage: Stage) -> int:
-    """The proportional share of memory, in KiB, of the workers, beat and both servers: all but us and the emulation."""
+    """Sum the stack's proportional memory, in KiB.
+
+    This process and the emulation are left out.
+    """
     parents: dict[int, int] = {}
     ours: set[int] = set()
     for folder in Path("/proc").iterdir():

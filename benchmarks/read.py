@@ -1,4 +1,4 @@
-"""Reads a second on one connection, against a bare driver and a bare decryption."""
+"""Reads per second, against a bare driver and decryption."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATEMENT = "SELECT access_ciphertext, expires_at FROM grants WHERE user_id = %s
 
 
 def measure(stage: Stage) -> list[Result]:
-    """Read the same rows by ``TokenVault`` and by hand, in turn."""
+    """Read the same rows by ``TokenVault`` and by hand."""
     stage.empty()
     asyncio.run(fill(stage, GRANTS, TOKEN))
     users = [f"auth0|{number % GRANTS}" for number in range(READS)]

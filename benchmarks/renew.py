@@ -1,4 +1,4 @@
-"""Renewals a second, whole, against loops that only make the call."""
+"""Renewals per second, against loops that only make calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TASKS = 500
 
 
 def measure(stage: Stage) -> list[Result]:
-    """Renew the same grants by the engine, by a bare loop of httpx, and by one over the engine's transport."""
+    """Renew by the engine and by two loops."""
     stage.empty()
     stage.emulation.add_connection(
         "partner", "oauth2", "custom", client_id="bench", client_secret="bench-secret"
@@ -33,7 +33,7 @@ def measure(stage: Stage) -> list[Result]:
 
 
 def _one_task_each(stage: Stage) -> Result:
-    """A Celery task for every token, as one would write it first; the batches are there because of this."""
+    """Renew by one Celery task per token, without batches."""
     users = stage.users("partner")[:TASKS]
     app = Celery(broker=stage.servers.redis_url.reveal())
     stage.emulation.reset_calls()
@@ -107,7 +107,7 @@ def _check(outcomes: Counter[Outcome]) -> None:
 
 
 async def _loop(http: httpx.AsyncClient, url: str, tokens: list[str], at_once: int) -> float:
-    """What a user would write: so many requests at once, each answer read and thrown away."""
+    """Send concurrent requests as a user would write it."""
     left = iter(range(GRANTS))
 
     async def lane() -> None:

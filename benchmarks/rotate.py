@@ -1,4 +1,4 @@
-"""Ciphertexts put under a new key a second, against ``MultiFernet.rotate`` on the same ones in memory."""
+"""Ciphertexts rotated per second, against ``MultiFernet.rotate`` in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEALED = "SELECT access_ciphertext FROM grants UNION ALL SELECT refresh_cipherte
 
 
 def measure(stage: Stage) -> list[Result]:
-    """Rotate both rings of a vault, and before it the same ciphertexts by hand, without a database."""
+    """Rotate the same ciphertexts in memory, then in the vault."""
     stage.empty()
     asyncio.run(fill(stage, GRANTS, TOKEN))
     fresh = KeyRing.generate()
@@ -53,7 +53,7 @@ def measure(stage: Stage) -> list[Result]:
 
 
 def _by_hand(stage: Stage, fresh: Secret) -> float:
-    """What a script without a database to write to would do, over both rings at once."""
+    """Rotate both rings' ciphertexts as a script in memory does."""
     keys = [Fernet(key.reveal()) for key in (fresh, stage.access_key, stage.refresh_key)]
     rings = [MultiFernet([keys[0], keys[1]]), MultiFernet([keys[0], keys[2]])]
     with psycopg.connect(stage.servers.database_url.reveal()) as connection:

@@ -1,4 +1,4 @@
-"""Where measurements take place: real servers, an emulated tenant, a vault filled as needed."""
+"""Real servers, an emulated tenant, and a filled vault."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Durable embedded servers and the emulation, with the environment of a worker set."""
+    """Durable embedded servers, the emulation, and a worker's environment."""
 
     home: Path
     servers: embedded.Servers
@@ -73,7 +73,7 @@ class Stage:
             connection.execute(statement, values or None)
 
     def users(self, connection: str) -> list[str]:
-        """The ids of the users who have a grant of this connection."""
+        """Return the users who have a grant of this connection."""
         with psycopg.connect(self.servers.database_url.reveal()) as open_connection:
             rows = open_connection.execute(
                 "SELECT user_id FROM grants WHERE connection = %s ORDER BY id", (connection,)
@@ -87,7 +87,7 @@ class Stage:
 
 
 async def fill(stage: Stage, grants: int, token: str) -> None:
-    """Let the vault take so many grants with access tokens like this."""
+    """Ingest this many grants with this access token."""
     async with stage.worker() as runtime:
         now = await runtime.vault.now()
         for first in range(0, grants, PAGE):
@@ -120,7 +120,7 @@ def celery(*command: str, log: Path) -> Iterator[None]:
 
 @contextmanager
 def stage() -> Iterator[Stage]:
-    """Start everything in a temporary folder; durable, as a production database is."""
+    """Start everything in a temporary folder, durable as in production."""
     logs.configure(level="ERROR")
     with tempfile.TemporaryDirectory(prefix="vault-bench-") as folder, running() as emulation:
         home = Path(folder)

@@ -1,4 +1,4 @@
-"""Users a second in a full sync, against a loop that only turns the pages."""
+"""Users per second in a full sync, against a loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDS = 3
 
 
 def measure(stage: Stage) -> list[Result]:
-    """Sync a tenant without limits into an empty vault, and again when nothing has changed."""
+    """Sync into an empty vault, then again with nothing changed."""
     stage.empty()
     stage.emulation.add_connection(
         "partner", "oauth2", "custom", client_id="bench", client_secret="bench-secret"
@@ -54,7 +54,7 @@ async def _sync(runtime: Runtime) -> float:
 
 
 async def _pages(stage: Stage) -> float:
-    """What a user would write: a token, then page after page, each parsed."""
+    """Read page after page, as a user would write it."""
     emulation = stage.emulation
     async with httpx.AsyncClient(base_url=emulation.base_url, timeout=60) as http:
         grant = {

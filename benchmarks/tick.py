@@ -1,4 +1,4 @@
-"""What a beat tick costs, by how much is stored and by how much is due."""
+"""The cost of a tick, by grants stored and due."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESET = "UPDATE grants SET due_at = now() + interval '12 hours', claim_owner = N
 
 
 def measure(stage: Stage) -> list[Result]:
-    """Claim the same number of due grants out of many and out of few; and look when nothing is due."""
+    """Claim due grants out of many and out of few."""
     times = {size: _of(stage, size) for size in (SMALL, LARGE)}
     ratio = times[LARGE][0] / times[SMALL][0]
     return [

@@ -1,4 +1,4 @@
-"""`python -m tests.alembic_check`: whether the migrations make exactly the tables that the models describe."""
+"""`python -m tests.alembic_check`: hold the migrations against the models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.vault.db.migrate import configuration, migrate
 
 
 def drift(database_url: Secret) -> str | None:
-    """Say how a migrated database differs from the models; None where it does not."""
+    """Say how a database differs from the models, or None."""
     config = configuration(database_url)
     config.stdout = io.StringIO()
     try:
@@ -28,7 +28,7 @@ def drift(database_url: Secret) -> str | None:
 
 
 def main() -> int:
-    """Migrate an empty Postgres in a temporary folder and compare; 0 where nothing differs."""
+    """Migrate an empty Postgres and compare; 0 if nothing differs."""
     try:
         with (
             tempfile.TemporaryDirectory(prefix="token-vault-") as folder,

@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: attack the renewal engine, and reconcile what the providers issued with what it holds."""
+"""`python -m tests.faults`: attack the renewal engine, then reconcile."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 import psycopg
 
 from tests.faults.injection import Injector
-from tests.faults.reconciliation import FORBIDDEN, Result, heal, measure, reconcile
+from tests.faults.reconciliation import FORBIDDEN, Result, log_in_dead_users, measure, reconcile
 from tests.faults.refreshers import refresh
-from tests.faults.stage import Stage, cast, stage
+from tests.faults.stage import Stage, stage, start_processes
 
 FEWEST = 20  # grants
 
@@ -34,7 +34,7 @@ def attack(
     """
     began, result = time.monotonic(), Result(seed=seed)
     with stage(folder, grants=grants, life=life, scale=scale) as made:
-        cast(made, readers=2, seed=seed)
+        start_processes(made, readers=2, seed=seed)
         _say(tell, "the vault fills")
         made.filled()
         (made.control / "measuring").touch()
@@ -47,7 +47,7 @@ def attack(
         _say(tell, "no more faults; until all is quiet")
         made.emulation.clear_faults()
         time.sleep(180 / scale)  # whoever is paused wakes
-        made.mend()
+        made.restart_ended()
         made.send(("worker.sync_all", "sync", {"full": True}))
         time.sleep(5)
         result.not_quiet = int(not made.quiet(240))
@@ -65,13 +65,13 @@ def _inject(made: Stage, injector: Injector, result: Result, faults: int, second
     for number, kind in enumerate(injector.plan(faults)):
         due = began + seconds * (number + chance.random()) / faults
         while time.monotonic() < due:
-            made.mend()
+            made.restart_ended()
             time.sleep(min(0.2, max(0.0, due - time.monotonic())))
         injector.inject(kind)
-        made.mend()
+        made.restart_ended()
         if number % 10 == 9:
             with suppress(OSError, psycopg.Error):  # a server may just be starting
-                heal(made, result)
+                log_in_dead_users(made, result)
             _bar(tell, number + 1, faults)
 
 

@@ -1,4 +1,4 @@
-"""The faults, each by its kind. Which come, in which order and where, follows from the seed."""
+"""The faults by kind; the seed decides their order."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Injector:
             "Postgres away": self._postgres_away,
             "Redis restarted": lambda: self._restart("redis", signal.SIGTERM),
             "Redis crashed": lambda: self._restart("redis", signal.SIGKILL),
-            "Redis flushed": self._flush, "clock moved": self._leap, "login during renewals": self._login,
+            "Redis flushed": self._flush, "clock moved": self._advance, "login during renewals": self._login,
         }  # fmt: skip
 
     def plan(self, faults: int) -> list[str]:
-        """The kinds of so many faults, each kind at least once where there is room, in a random order."""
+        """Draw faults in random order, each kind at least once."""
         kinds = list(SHARES)
         rest = max(0, faults - len(kinds))
         planned = kinds + self._chance.choices(kinds, [SHARES[kind] for kind in kinds], k=rest)
@@ -59,7 +59,7 @@ class Injector:
         return planned[:faults]
 
     def inject(self, kind: str) -> None:
-        """Let one fault happen, and count it by what came of it."""
+        """Cause one fault, and count it by its result."""
         detail = self._kinds[kind]()
         self.counts[f"{kind}: {detail}" if detail else kind] += 1
 
@@ -89,7 +89,7 @@ class Injector:
         return point if self._arm(point, signal.SIGKILL, 4) else self._kill()
 
     def _kill_at_the_spool(self, point: str) -> str | None:
-        """Let answers be under way, take Postgres away, and kill whoever gets as far as this."""
+        """Take Postgres away during calls; kill at this point."""
         for _ in range(3):
             self._plant("delay:1.0")
         time.sleep(0.5)
@@ -122,7 +122,7 @@ class Injector:
         )
 
     def _pause(self) -> str | None:
-        """Stop a process at a point or anywhere, for longer than its claims last, and wake it."""
+        """Pause a process for longer than its claims last."""
         point = self._chance.choice(["claimed", "opened", "sent", "answered", "anywhere"])
         if point == "anywhere":
             pid = self._stage.pids[self._chance.choice(WORKERS)]
@@ -159,11 +159,11 @@ class Injector:
     def _flush(self) -> None:
         self._stage.flush_redis()
 
-    def _leap(self) -> None:
-        self._stage.leap(self._stage.life * self._chance.uniform(0.02, 0.1))
+    def _advance(self) -> None:
+        self._stage.advance(self._stage.life * self._chance.uniform(0.02, 0.1))
 
     def _login(self) -> None:
-        """Somebody signs in again while grants of that connection are being renewed."""
+        """Log a user in while the connection's grants are renewed."""
         user_id, _ = self._chance.choice(self._stage.people)
         self._stage.emulation.login(user_id)
         self._stage.send(("worker.sync_user", "sync", {"user_id": user_id}))

@@ -1,4 +1,4 @@
-"""The real worker, beat and reader processes, with strings attached: they die or stop at a named point when told.
+"""Real processes that die or stop at named points.
 
 One process imports everything and forks each of the others, so that a killed worker is back in a moment. The
 production code has no hooks: the functions that are the steps of a renewal are wrapped here, in that process alone.
@@ -30,7 +30,7 @@ _note: ContextVar[str] = ContextVar("note", default="")
 _real_time = time.time
 
 
-class Strings:
+class Points:
     """The points of one process."""
 
     def __init__(self, control: Path) -> None:
@@ -49,7 +49,7 @@ class Strings:
         os.kill(os.getpid(), number)
 
     def committed(self, user_id: str, connection: str, access: str) -> None:
-        """Note when a pair was committed, while that is being measured."""
+        """Note when a pair was committed, if that is measured."""
         if (self._control / "measuring").exists():
             from emulators.client import digest
 
@@ -58,7 +58,7 @@ class Strings:
                 file.write(json.dumps(line) + "\n")
 
     def around(self, room: Any, name: str, before: str | None = None, after: str | None = None) -> None:
-        """Wrap a coroutine function of a module or class with a point before and one after it."""
+        """Wrap a coroutine function with a point before and after."""
         inner = getattr(room, name)
 
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -146,7 +146,10 @@ class Strings:
 
 
 def compress(scale: float) -> None:
-    """Make every time of a call and of its claim shorter by the same factor: their order is what is tested."""
+    """Shorten all times of calls and claims by one factor.
+
+    Only their order is tested.
+    """
     from worker.renewal import attempt, commit, engine, on_demand, outcome
     from worker.renewal import http as sending
     from worker.vault import schedule
@@ -170,14 +173,14 @@ def compress(scale: float) -> None:
 def _celery(arguments: dict[str, Any]) -> None:
     from worker.app import app
 
-    Strings(Path(os.environ["FAULTS_CONTROL"])).attach()
+    Points(Path(os.environ["FAULTS_CONTROL"])).attach()
     if skew := arguments.get("skew", 0.0):
         _skewed(skew)
     app.start(argv=arguments["argv"])
 
 
 def _skewed(by: float) -> None:
-    """Let the clock of this process's host be off by so many seconds, for Celery's own dates too."""
+    """Skew this process's clock by these seconds, Celery's dates too."""
     from celery.app import base
     from celery.worker import request
 
@@ -191,7 +194,7 @@ def _skewed(by: float) -> None:
 
 
 def _reader(arguments: dict[str, Any]) -> None:
-    """Read grants at random all the while, and ask the provider whether what was handed out had ended before."""
+    """Read grants at random, and note which tokens had expired."""
     from emulators.client import Emulation
     from token_vault import TokenVault
 
@@ -215,7 +218,7 @@ def _reader(arguments: dict[str, Any]) -> None:
 
 
 def _crowd(arguments: dict[str, Any]) -> None:
-    """Let 64 refreshers want one grant at the same moment, some grants side by side."""
+    """Have 64 refreshers want one grant at once."""
     import asyncio
 
     people = json.loads(Path(arguments["people"]).read_text())
@@ -282,7 +285,7 @@ _ROLES: dict[str, Callable[[dict[str, Any]], None]] = {
 
 
 def main() -> None:
-    """Fork one process for each line of JSON on stdin, and answer with its process id."""
+    """Fork a process per JSON line; print its id."""
 
     import token_vault.client  # noqa: F401
 

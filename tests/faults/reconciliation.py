@@ -1,4 +1,7 @@
-"""Holds what the providers issued against what the vault has, and says what was lost, spent twice or served too late."""
+"""What the providers issued, compared with what the vault has.
+
+Says what was lost, spent twice or served too late.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ FORBIDDEN = (
 
 @dataclass
 class Result:
-    """What a run came to; the numbers named in ``FORBIDDEN`` have to be zero."""
+    """A run's result; the numbers in ``FORBIDDEN`` must be zero."""
 
     grants: int = 0
     faults: dict[str, int] = field(default_factory=dict)
@@ -39,7 +42,7 @@ class Result:
     seconds: float = 0.0
     seed: int = 0
     examples: list[str] = field(default_factory=list)
-    told: set[tuple[int, str]] = field(default_factory=set)
+    reported: set[tuple[int, str]] = field(default_factory=set)
 
     @property
     def clean(self) -> bool:
@@ -48,11 +51,11 @@ class Result:
 
     def as_json(self) -> str:
         """The whole as JSON."""
-        return json.dumps(asdict(self) | {"told": len(self.told)}, indent=2)
+        return json.dumps(asdict(self) | {"reported": len(self.reported)}, indent=2)
 
 
 def judge(stage: Stage, row: Row) -> str:
-    """Say how one grant stands: ``held``, ``lost inside``, ``lost outside``, ``silent`` or ``older``."""
+    """Judge one grant: held, lost inside or outside, silent, older."""
     ledger = stage.emulation.ledger(row["user_id"], row["connection"])
     pairs = {pair["refresh"]: pair for pair in ledger}
     held = pairs.get(digest(stage.refresh_token(row) or ""))
@@ -71,13 +74,16 @@ def judge(stage: Stage, row: Row) -> str:
 
 
 def _in_window(held: Row, ledger: Sequence[Row]) -> bool:
-    """Whether the held token was spent without us, or its family revoked by a retry in doubt."""
+    """Whether the loss fell into the window between two commits.
+
+    The held token was spent without us, or its family was revoked by a retry in doubt.
+    """
     again = any(pair["presented"] > 1 for pair in ledger if pair["grant"] == held["grant"])
     return bool(held["spent"] or (held["revoked"] and again))
 
 
-def heal(stage: Stage, result: Result) -> None:
-    """Judge the grants that are reported dead, and let their users sign in again."""
+def log_in_dead_users(stage: Stage, result: Result) -> None:
+    """Judge the dead grants, and log their users in again."""
     dead = stage.sql("SELECT * FROM grants WHERE state = 'reauthorization_required' LIMIT 200")
     for row in dead:
         note(result, row, judge(stage, row))
@@ -92,9 +98,9 @@ def note(result: Result, row: Row, verdict: str) -> None:
         "older": "older_pair_kept",
     }.get(verdict)  # fmt: skip
     case = (row["id"], str(row["reason_since"]))
-    if counted is None or case in result.told:
-        return  # a loss is told once, however long its user takes to come back
-    result.told.add(case)
+    if counted is None or case in result.reported:
+        return  # a loss is reported once, however long its user takes to come back
+    result.reported.add(case)
     setattr(result, counted, getattr(result, counted) + 1)
     if counted in FORBIDDEN and len(result.examples) < 20:
         seen = {
@@ -112,7 +118,10 @@ def reconcile(stage: Stage, result: Result) -> None:
 
 
 def _calls(stage: Stage, result: Result) -> None:
-    """Count spends: a token presented after it was carried out, by a claim that was not in doubt, is a double spend."""
+    """Count spends and double spends.
+
+    A double spend presents a token that was carried out already, by a claim that was not in doubt.
+    """
     spent: defaultdict[str, int] = defaultdict(int)
     for call in stage.emulation.call_log("/idp/"):
         if not call["token"]:
@@ -149,7 +158,7 @@ def _whole(line: str) -> bool:
 
 
 def measure(stage: Stage, result: Result) -> None:
-    """Measure the window: from the provider's commit to ours, in renewals that nothing disturbed."""
+    """Measure undisturbed renewals from the provider's commit to ours."""
     waits: list[float] = []
     for path in stage.control.glob("commits.*"):
         for line in map(json.loads, path.read_text().splitlines()[-500:]):

@@ -1,4 +1,4 @@
-"""64 refreshers on one grant, in each of many rounds: batches, on-demand refreshes and readers at the same moment.
+"""64 refreshers on one grant at once, in many rounds.
 
 The provider answers after 0 to 60 s and Redis is killed or emptied in between; delays, call and claim are shorter by
 the same factor. Where an answer comes after the call's end the outcome is in doubt: that is one spend all the same.
@@ -50,7 +50,9 @@ def refresh(
         )
         while made.alive("crowd") and (not done.exists() or len(done.read_text().split()) < rounds):
             time.sleep(chance.uniform(1, 4))
-            made.mend("interactive")  # Celery may end when it loses Redis; a service manager starts it again
+            made.restart_ended(
+                "interactive"
+            )  # Celery may end when it loses Redis; a service manager starts it again
             if chance.random() < 0.5:
                 made.flush_redis()
             else:

@@ -1,4 +1,4 @@
-"""Where the faults happen: real servers that can be stopped, a clock that can be moved, processes that can be killed."""
+"""Servers, processes and a clock that faults act on."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ class Stage:
             return False
         return True
 
-    def mend(self, *names: str) -> int:
-        """Start again what has ended, of these or of all; says how many."""
+    def restart_ended(self, *names: str) -> int:
+        """Restart the processes that have ended; return their number."""
         dead = [name for name in names or self.pids if not self.alive(name)]
         for name in dead:
             self.pids[name] = self._makers[name]()
@@ -158,7 +158,7 @@ class Stage:
             self.signal(name, signals.SIGKILL)
 
     def send(self, *messages: tuple[str, str, dict[str, Any]]) -> None:
-        """Queue tasks: name, queue, arguments of each. A Redis that is away loses them."""
+        """Queue tasks; a Redis that is away loses them."""
         app = Celery("faults", broker=self.environment["REDIS_URL"], set_as_current=False)
         app.conf.update(task_serializer="json", broker_connection_retry=False)
         with suppress(Exception):
@@ -190,15 +190,15 @@ class Stage:
     # The vault
 
     def sql(self, statement: str, *values: object) -> list[Row]:
-        """Run a statement on the vault's database, over a connection of its own."""
+        """Run a statement on the vault, over a new connection."""
         with psycopg.connect(
             self.environment["DATABASE_URL"], autocommit=True, row_factory=dict_row, prepare_threshold=None
         ) as connection:
             cursor = connection.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def leap(self, seconds: float) -> None:
-        """Let this much time pass at once, for the database and the providers alike."""
+    def advance(self, seconds: float) -> None:
+        """Move the clock of the database and the providers."""
         with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
             connection.execute("LOCK TABLE moved IN ACCESS EXCLUSIVE MODE")
             connection.execute("UPDATE moved SET by = by + make_interval(secs => %s)", (seconds,))
@@ -238,7 +238,7 @@ class Stage:
             " OR in_doubt_since IS NOT NULL AND state = 'active' OR due_at < now() - interval '3 s'"
         )
         while time.monotonic() < deadline:
-            self.mend()
+            self.restart_ended()
             for row in self.sql(
                 "SELECT user_id, connection FROM grants WHERE claim_owner IS NULL"
                 " AND (state = 'in_doubt' OR state = 'active' AND in_doubt_since IS NOT NULL) LIMIT 300"
@@ -257,7 +257,10 @@ class Stage:
 def stage(
     folder: Path, *, grants: int, life: float, scale: float, fresh_for: float | None = None
 ) -> Iterator[Stage]:
-    """Set everything up: four strict connections, one that forgives for some seconds, one that does not rotate."""
+    """Set up servers and six connections.
+
+    Four are strict, one forgives reuse for some seconds, one does not rotate.
+    """
     with ExitStack() as stack:
         home = folder / "servers"
         servers = stack.enter_context(embedded.servers(home, durable=True))
@@ -304,8 +307,8 @@ def _connections(emulation: Emulation, life: float) -> list[str]:
     return [*names, "forgiving", "google"]
 
 
-def cast(stage: Stage, *, readers: int, seed: int) -> None:
-    """Let the workers, two beats and the readers begin; two hosts are five minutes fast, one is as slow."""
+def start_processes(stage: Stage, *, readers: int, seed: int) -> None:
+    """Start workers, two beats and readers, some with skewed clocks."""
     stage.celery("bulk-1", "renew,sync", skew=300.0)
     stage.celery("bulk-2", "renew", skew=-300.0)
     stage.celery("interactive", "interactive", threads=8, skew=300.0)

@@ -1,4 +1,7 @@
-"""Mistakes that renewal engines make, each attacked by name; ``docs/promises.md`` says which test attacks what."""
+"""Mistakes that renewal engines make, each attacked by name.
+
+``docs/promises.md`` says which test attacks what.
+"""
 
 from __future__ import annotations
 

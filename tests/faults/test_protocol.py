@@ -1,4 +1,4 @@
-"""The protocol of claim, call and commit against a model of a strict provider, through wild interleavings.
+"""Claim, call and commit, in any order.
 
 The functions are the real ones, on a real Postgres; only time and the provider are the test's own.
 ``PROTOCOL_EXAMPLES=5000 pytest tests/faults/test_protocol.py`` explores more.
@@ -58,7 +58,7 @@ NO_ANSWER = Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True)
 
 @dataclass
 class StrictProvider:
-    """Takes each refresh token once; one that comes again ends its whole family."""
+    """Takes each refresh token once; reuse ends its family."""
 
     now: datetime = EPOCH
     families: int = 0
@@ -95,7 +95,7 @@ class StrictProvider:
 
 @dataclass
 class Attempt:
-    """One worker's work on one claim: nothing sent yet, or an answer on its way to it."""
+    """One worker's work on one claim."""
 
     claim: Claim
     sent_at: datetime | None = None
@@ -103,7 +103,7 @@ class Attempt:
 
 
 class Protocol(RuleBasedStateMachine):
-    """One grant, any number of workers, deaths, late answers, logins, moves and an erasure."""
+    """One grant, and everything that can happen to it."""
 
     vault: ClassVar[Vault]
     runner: ClassVar[asyncio.Runner]
@@ -156,7 +156,7 @@ class Protocol(RuleBasedStateMachine):
         call=st.sampled_from(["carried out", "carried out", "lost on its way", "not yet sent"]),
     )
     def a_worker_comes(self, wait: str, who: str, call: str) -> None:
-        """Somebody looks at the grant, claims it if there is no live claim, and presents its token or is slow."""
+        """A worker claims the grant, and presents its token or stalls."""
         row = self.row()
         moment = row["due_at"] if wait == "until it is due" else row["claim_until"]
         if wait != "not at all" and moment is not None:
@@ -172,7 +172,7 @@ class Protocol(RuleBasedStateMachine):
         end=st.sampled_from(["answered", "answered", "answered", "lost", "spooled", "dead"]),
     )
     def a_call_goes_on(self, number: int, carried_out: bool, end: str) -> None:
-        """A token is presented at last, or its answer comes, is lost, is put on disk, or finds nobody alive."""
+        """A call proceeds: its answer comes, is lost or is spooled."""
         attempt = self.attempts[number % len(self.attempts)]
         if end == "dead":
             self.attempts.remove(attempt)
@@ -219,12 +219,12 @@ class Protocol(RuleBasedStateMachine):
         self.now = self.provider.now = at
 
     def login(self) -> TokenPair:
-        """Let the user sign in; Auth0 shows that from now on."""
+        """Let the user sign in, which Auth0 then shows."""
         self.shown = self.provider.login()
         return self.shown
 
     def claimed(self, who: str) -> list[Attempt]:
-        """Claim what is to be had, and wait with a token in doubt as the engine does: all but the operator do."""
+        """Claim as the engine does, waiting with a token in doubt."""
         until, owner, by_operator = self.now + CLAIM_TIME, uuid4(), who == "the operator"
         if who == "a batch":
             quotas = {("default", "c"): 5}
@@ -248,7 +248,7 @@ class Protocol(RuleBasedStateMachine):
         return begun
 
     def send(self, attempt: Attempt, *, carried_out: bool) -> None:
-        """Present the token as the engine does, where there is still time and the claim stands."""
+        """Present the token as the engine does, if in time."""
         claim = attempt.claim
         doubted = claim.in_doubt_since is not None
         late = self.now + timedelta(seconds=CALL_SECONDS) >= claim.until
@@ -269,7 +269,7 @@ class Protocol(RuleBasedStateMachine):
             attempt.answer = self.provider.redeem(refresh.reveal(), in_doubt=told)
 
     def answer(self, attempt: Attempt, *, lost: bool) -> None:
-        """Let the answer come, however late, or its loss be noticed; it is written down as the engine does."""
+        """Commit the answer, or its loss, as the engine does."""
         self.attempts.remove(attempt)
         answer = NO_ANSWER if lost or attempt.answer is None else attempt.answer
         if isinstance(answer, TokenPair):
@@ -292,12 +292,12 @@ class Protocol(RuleBasedStateMachine):
 
     @invariant()
     def each_token_is_presented_once(self) -> None:
-        """A refresh token that was carried out comes again only in doubt."""
+        """A spent refresh token comes again only in doubt."""
         assert self.provider.double_spends == 0
 
     @invariant()
     def nothing_gets_older_or_lost(self) -> None:
-        """Versions and tokens only go forward; a token that is held is live, or the journal knows of the doubt."""
+        """Versions rise; a stored token is live or in doubt."""
         if not self.provider.families:
             return
         row = self.row()
@@ -359,7 +359,7 @@ LOGIN = {"what": "login"}
 
 
 def ends(number: int, end: str) -> Mapping[str, Any]:
-    """How the call goes on that began as this one of those under way."""
+    """How one of the calls under way goes on."""
     return {"number": number, "carried_out": True, "end": end}
 
 

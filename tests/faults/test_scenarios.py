@@ -32,7 +32,7 @@ OVERLOADED = "AADSTS50196: The server terminated an operation because it encount
 
 
 async def due(renewals: Renewals, connection: str = "c") -> tuple[Runtime, str]:
-    """A worker, and the only user of a connection, whose grant is due."""
+    """A worker, and a connection's only user, due."""
     worker = await renewals.synced()
     renewals.make_due()
     [row] = renewals.rows(connection)
@@ -40,7 +40,7 @@ async def due(renewals: Renewals, connection: str = "c") -> tuple[Runtime, str]:
 
 
 async def under_way(renewals: Renewals, worker: Runtime) -> Callable[[], Awaitable[Counter[Outcome]]]:
-    """A run whose call the provider has carried out; what is given lets the answer come, and awaits the end."""
+    """Start a run whose call was carried out; return its end."""
     renewals.tenant.fail_next("/idp/c", 1, "hang")
     running = asyncio.create_task(worker.engine.renew_due(worker.tenants))
     await renewals.called("c")
@@ -158,7 +158,7 @@ async def test_200_with_an_error(renewals: Renewals) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AsksForAnything(Provider):
-    """Does not ask for JSON, so that a provider which has the choice answers with a form."""
+    """Does not ask for JSON, so that a form comes."""
 
     def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> TokenRequest:
         request = super().request(client, access=access, refresh=refresh)

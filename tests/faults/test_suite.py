@@ -29,7 +29,7 @@ def test_64_refreshers_on_one_grant_make_one_spend(tmp_path: Path) -> None:
 
 def test_the_points_are_steps_of_the_code() -> None:
     """Each step that a point wraps and each time that is compressed is there by its name."""
-    program = "from pathlib import Path; from tests.faults import puppet; puppet.compress(40); puppet.Strings(Path()).attach()"
+    program = "from pathlib import Path; from tests.faults import puppet; puppet.compress(40); puppet.Points(Path()).attach()"
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )

@@ -23,7 +23,7 @@ import pytest
 import redis
 
 from emulators.client import Emulation, running
-from tests.support.canary_search import Hunt, everything_in
+from tests.support.canary_search import SecretSearch, everything_in
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.processes import Process, Site, site
 from tests.support.wait import until
@@ -353,7 +353,10 @@ def test_no_secret_is_left(evidence: Evidence, place: str) -> None:
     """After a day of syncs, renewals and failures no token, client secret, key or password can be read here."""
     content = bytes(evidence.places[place])
     assert content
-    assert Hunt(evidence.secrets, evidence.issued).found(content, disguised=place != "database files") == []
+    assert (
+        SecretSearch(evidence.secrets, evidence.issued).found(content, disguised=place != "database files")
+        == []
+    )
 
 
 def test_the_day_was_eventful(evidence: Evidence) -> None:
@@ -397,7 +400,7 @@ def test_the_hunt_finds(disguise: str, named: str) -> None:
     """The hunt finds a secret in a log behind each disguise, and names it; and finds nothing where nothing is."""
     secret = SECRET if named != "planted" else SECRET.replace("cust_rt_", "canary--")
     known = {"it": secret}
-    hunt = Hunt(known if named == "planted" else {}, known if named == "issued" else {})
+    hunt = SecretSearch(known if named == "planted" else {}, known if named == "issued" else {})
     line = b'{"event": "x", "logger": "worker", "value": "' + DISGUISES[disguise](secret) + b'"}\n'
     if named == "neither" and disguise == "cut in front":
         assert hunt.found(line) == []
@@ -414,13 +417,13 @@ def test_the_hunt_finds_in_redis(redis_url: Secret, kind: str) -> None:
         "hset": ["k", "field", SECRET], "xadd": ["k", "*", "field", SECRET], "key": [SECRET, "v"],
     }  # fmt: skip
     with redis.Redis.from_url(redis_url.reveal()) as broker:
-        assert Hunt({"it": SECRET}).found(everything_in(broker)) == []
+        assert SecretSearch({"it": SECRET}).found(everything_in(broker)) == []
         broker.execute_command("set" if kind == "key" else kind, *plant[kind])
-        assert "it" in Hunt({"it": SECRET}).found(everything_in(broker))
+        assert "it" in SecretSearch({"it": SECRET}).found(everything_in(broker))
 
 
 @pytest.mark.parametrize("kind", ["text", "bytea"])
 def test_the_hunt_finds_in_a_dump(database_url: Secret, sql: Any, kind: str) -> None:
     """The hunt finds a secret in a dump of the database, as text and as bytes."""
     sql(f"INSERT INTO vault_secrets VALUES ('{SECRET if kind == 'text' else 'x'}', '{SECRET}'::bytea)")
-    assert "it" in Hunt({"it": SECRET}).found(dump(database_url))
+    assert "it" in SecretSearch({"it": SECRET}).found(dump(database_url))

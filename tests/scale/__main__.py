@@ -1,4 +1,7 @@
-"""``make scale``: a tenant of 100,000 users that changes meanwhile, at each plan's limits. See docs/scale.md."""
+"""``make scale``: sync 100,000 changing users at each plan's limits.
+
+See docs/scale.md.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from rich.table import Table
 from emulators.client import Emulation, running
 from tests.scale import kills
 from tests.scale.process import run
-from tests.scale.tenant import ACTIVITY, LIST, prepared, wrong
+from tests.scale.tenant import ACTIVITY, LIST, count_mistakes, prepare
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from worker import embedded
 from worker.auth0 import PLANS
@@ -41,7 +44,7 @@ class Outcome:
     wrong: int
     hour_calls: int
     hour_logins: int
-    crawl_calls: int
+    scan_calls: int
     reconciling_calls: int
 
     @property
@@ -53,7 +56,7 @@ class Outcome:
 
 @contextmanager
 def stage() -> Iterator[tuple[embedded.Servers, Emulation, dict[str, str]]]:
-    """Servers, an emulated tenant, and the environment of a process that syncs it."""
+    """Servers, an emulated tenant, and a sync process's environment."""
     with (
         tempfile.TemporaryDirectory(prefix="scale-") as folder,
         running() as tenant,
@@ -81,13 +84,15 @@ def one(
     plan: str,
     users: int,
 ) -> Outcome:
-    """A full sync while the tenant changes, the end held against Auth0, an hour of ordinary activity, and the day's
-    reconciliation.
+    """Sync one plan's tenant through a day.
+
+    A full sync while the tenant changes, an hour of ordinary activity, then the daily reconciliation; the
+    vault is compared with Auth0 after each.
     """
     limits = PLANS[plan]
     limit = limits.limits[limits.limit_name("read_users")]
     speed = max(1.0, CALLS_A_SECOND / limit.per_second)
-    prepared(servers, tenant, plan, users, speed=speed)
+    prepare(servers, tenant, plan, users, speed=speed)
     tenant.start_activity(**ACTIVITY)
     seconds = run("scan", tenant, environment, plan, speed)
     tenant.stop_activity()
@@ -96,7 +101,7 @@ def one(
     fewest = -(-tenant.count_alive() // 100)
     tenant.set_search_lag(0)
     run("settle", tenant, environment, plan, speed)
-    mistakes = wrong(servers, tenant)
+    mistakes = count_mistakes(servers, tenant)
     refused = sum(group["refused"] for group in tenant.limit_counts()["groups"].values())
     tenant.reset_calls()
     tenant.set_speed(60)
@@ -111,7 +116,7 @@ def one(
         "scan", tenant, environment, plan, 60
     )  # all users were seen before: by an export, where there are many
     reconciling = calls(tenant)
-    mistakes += wrong(servers, tenant)
+    mistakes += count_mistakes(servers, tenant)
     return Outcome(
         plan, users, seconds, max(0.0, (fewest - limit.burst) / limit.per_second), refused, pages, mistakes,
         hour, happened.get("logins", 0), 4 * fewest, reconciling,
@@ -136,14 +141,14 @@ def table(outcomes: list[Outcome]) -> Table:
         made.add_row(
             each.plan, f"{each.users:,}", f"{each.seconds:.0f}", f"{each.allowed:.0f}",
             f"{each.seconds / each.allowed:.2f}" if each.allowed > 0 else "", str(each.refused), str(each.calls),
-            str(each.wrong), str(each.hour_calls), str(each.hour_logins), str(each.crawl_calls),
+            str(each.wrong), str(each.hour_calls), str(each.hour_logins), str(each.scan_calls),
             str(each.reconciling_calls),
         )  # fmt: skip
     return made
 
 
 def main() -> int:
-    """Run it; 0 where each plan is as it should be."""
+    """Run each plan; 0 if all are clean."""
     parser = argparse.ArgumentParser(prog="make scale", allow_abbrev=False)
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--plans", nargs="+", choices=list(PLANS), default=list(PLANS))

@@ -1,4 +1,6 @@
-"""The full sync by a real worker, beat and Redis, killed at random moments: each kill costs a page at the most.
+"""A full sync whose processes are killed at random.
+
+Each kill costs one page at most.
 
 Nothing is compressed here: ticks, pauses and starts of processes take their real time, so the tenant's does too.
 """
@@ -25,7 +27,7 @@ from rich.table import Table
 from emulators.client import Emulation, running
 from tests.scale.process import run
 from tests.scale.service import BEAT, EMPTIED, REDIS, SCHEDULE, WORKER, Kill, Service
-from tests.scale.tenant import ACTIVITY, LIST, prepared, wrong
+from tests.scale.tenant import ACTIVITY, LIST, count_mistakes, prepare
 from tests.support.processes import site
 from worker import embedded
 from worker.auth0 import PLANS
@@ -76,12 +78,12 @@ class Result:
 
     @property
     def lost(self) -> float:
-        """Seconds that kills took from the scan: without a worker all, without Redis what its own budget lacks."""
+        """Seconds that the scan lost to kills."""
         return self.restarts + self.local * (1 - 1 / ASSUMED_WORKER_PROCESSES)
 
     @property
     def kept(self) -> bool:
-        """Whether nobody is wrong, and no kill cost more than a page."""
+        """Whether nobody is wrong, and kills cost a page each."""
         again = [kill.again for kill in self.kills]
         return (
             self.wrong == 0
@@ -94,12 +96,12 @@ class Result:
 
     @property
     def in_time(self) -> bool:
-        """Whether it took no longer than the limit allows, but for what the kills took."""
+        """Whether the limit and the kills explain the time."""
         return self.seconds <= SLACK * self.limit + self.lost
 
 
-def attacked(folder: Path, plan: str, users: int, kills: int, seed: int) -> Result:
-    """Sync all users at a plan's limits while the tenant changes and processes die; then reconcile.
+def sync_under_kills(folder: Path, plan: str, users: int, kills: int, seed: int) -> Result:
+    """Sync at a plan's limits while processes die; then reconcile.
 
     Args:
         kills: of the worker, of the beat and of Redis, each; one more of Redis loses its data.
@@ -108,7 +110,7 @@ def attacked(folder: Path, plan: str, users: int, kills: int, seed: int) -> Resu
         servers = stack.enter_context(embedded.servers(folder / "servers", durable=True))
         migrate(servers.database_url)
         tenant = stack.enter_context(running())
-        prepared(servers, tenant, plan, users, speed=1)
+        prepare(servers, tenant, plan, users, speed=1)
         here = stack.enter_context(site(servers, tenant, folder, schedule=SCHEDULE, AUTH0_PLAN=plan))
         service = Service(here, folder / "servers", tenant, stack)
         result = Result(plan, users)
@@ -128,12 +130,12 @@ def attacked(folder: Path, plan: str, users: int, kills: int, seed: int) -> Resu
         tenant.set_search_lag(0)
         run("settle", tenant, here.environment, plan, 1)
         result.refused = sum(group["refused"] for group in tenant.limit_counts()["groups"].values())
-        result.wrong = wrong(servers, tenant)
+        result.wrong = count_mistakes(servers, tenant)
     return result
 
 
 def _moments(pages: int, kills: int, seed: int) -> list[tuple[float, str]]:
-    """Draw the moments, in pages served, with what dies then; none is drawn for a scan that is to be undisturbed."""
+    """Draw when, in pages served, and what is killed."""
     chance = random.Random(seed)
     kinds = [WORKER, BEAT, REDIS] * kills + [EMPTIED] * bool(kills)
     chance.shuffle(kinds)
@@ -164,7 +166,7 @@ def _pages(tenant: Emulation) -> int:
 
 
 def _took(database: psycopg.Connection[tuple[object, ...]]) -> float | None:
-    """How long the full sync took, in seconds; None while it is under way."""
+    """Return the full sync's seconds, None while it is running."""
     row = database.execute(
         "SELECT extract(epoch FROM finished_at - started_at)::float FROM sync_runs WHERE scope = 'all' AND complete"
     ).fetchone()
@@ -172,7 +174,7 @@ def _took(database: psycopg.Connection[tuple[object, ...]]) -> float | None:
 
 
 def _count(result: Result, tenant: Emulation) -> None:
-    """Count pages, and hold the time between two of them against the kills."""
+    """Count pages, and attribute the gaps between them."""
     plan = PLANS[result.plan]
     bucket = plan.limit_name("read_users")
     groups = tenant.limit_counts()["groups"]
@@ -199,7 +201,7 @@ def _asked(query: str) -> str:
 
 
 def _attribute(result: Result, served: Sequence[tuple[float, str]]) -> None:
-    """Say of each kill what came of it, up to the next one."""
+    """Attribute repeated pages and gaps to the kill before them."""
     asked: Counter[str] = Counter()
     for at, query in served:
         before = [kill for kill in result.kills if kill.at <= at]
@@ -219,7 +221,7 @@ _BUDGET = re.compile(r'"event": "auth0\.budget_(local|shared_again)".*"timestamp
 
 
 def _local(folder: Path) -> float:
-    """For how many seconds, in all, the workers went by budgets of their own."""
+    """Sum the seconds for which budgets were each process's own."""
     total = 0.0
     for log in folder.glob(f"{WORKER}-*.log"):
         began: datetime | None = None
@@ -265,11 +267,11 @@ def tables(result: Result) -> list[Table]:
 
 
 def main(plans: Sequence[str], users: int, kills: int, seed: int) -> int:
-    """Run it for each plan; 0 where each kill cost a page at the most, nobody is wrong, and it was in time."""
+    """Run each plan; 0 if correct and in time."""
     fine = True
     for plan in plans:
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
-            result = attacked(Path(folder), plan, users, kills, seed)
+            result = sync_under_kills(Path(folder), plan, users, kills, seed)
         Console(width=200).print(*tables(result))
         for holds, otherwise in (
             (result.kept, "a kill cost too much, or came too late"),

@@ -1,4 +1,4 @@
-"""One process that syncs the emulated tenant, by the tenant's own clock."""
+"""A process that syncs the emulated tenant by its clock."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ MINUTES_AN_HOUR = 60
 
 
 class EmulatedTime:
-    """The tenant's clock, which runs faster than ours: limits are kept by it, and waits are as much shorter."""
+    """The tenant's clock, which runs faster than ours.
+
+    Rate limits go by it, and waits are shorter by its speed.
+    """
 
     def __init__(self, tenant: Emulation, speed: float) -> None:
         self._speed, self._began, self._at = speed, tenant.now(), time.monotonic()
@@ -46,7 +49,7 @@ class EmulatedTime:
 async def opened(
     tenant: Emulation, plan: str, speed: float
 ) -> AsyncIterator[tuple[Runtime, ManagementClient, EmulatedTime]]:
-    """The vault, and a client within the plan's limits, none of them left to others."""
+    """Open the vault, and a client with the plan's limits."""
     clock = EmulatedTime(tenant, speed)
     async with open_runtime(load()) as runtime:
         credentials = credentials_of(runtime.settings, "default")
@@ -66,7 +69,7 @@ async def opened(
 
 
 async def work(what: str, base_url: str, plan: str, speed: float) -> dict[str, object]:
-    """Do one part, and tell how long it took by the tenant's clock, in seconds."""
+    """Do one part; print its seconds by the tenant's clock."""
     with Emulation.at(base_url) as tenant:
         async with opened(tenant, plan, speed) as (runtime, client, clock):
             sync = TenantSync("default", runtime.vault, runtime.connections, client)
@@ -88,7 +91,7 @@ async def work(what: str, base_url: str, plan: str, speed: float) -> dict[str, o
 
 
 def run(what: str, tenant: Emulation, environment: Mapping[str, str], plan: str, speed: float) -> float:
-    """Do one part in a process of its own; gives how long it took by the tenant's clock, in seconds."""
+    """Do one part in a new process; return its seconds."""
     command = [sys.executable, "-m", "tests.scale.process", what, tenant.base_url, plan, str(speed)]
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, check=False

@@ -1,4 +1,4 @@
-"""The real thing: a worker, a beat and a durable Redis, which are killed and started again as a service manager does."""
+"""A worker, beat and durable Redis, killed and started again."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Service:
                 self._start(kind)
 
     def kill(self, kind: str) -> Kill:
-        """Kill, wait for the pause, start again, and wait until it is ready."""
+        """Kill, pause, start again, and wait until ready."""
         at = self._tenant.now()
         if kind in self._running:
             self._running[kind].kill()

@@ -1,4 +1,4 @@
-"""A tenant of real size that changes by itself, and what a vault has to hold of it."""
+"""A tenant of real size that changes by itself."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CONNECTIONS = ("google-oauth2", "bitbucket", "windowslive")
 ACTIVITY: dict[str, Any] = {"logins": 40, "creations": 6, "links": 1, "unlinks": 0.5, "deletions": 3}
 
 
-def prepared(servers: embedded.Servers, tenant: Emulation, plan: str, users: int, *, speed: float) -> None:
-    """An empty vault, and a tenant of so many users with a search that lags by five seconds."""
+def prepare(servers: embedded.Servers, tenant: Emulation, plan: str, users: int, *, speed: float) -> None:
+    """Empty the vault, and fill the tenant with users."""
     empty_tables(servers.database_url)
     with redis.Redis.from_url(servers.redis_url.reveal()) as broker:
         broker.flushall()
@@ -39,8 +39,8 @@ def prepared(servers: embedded.Servers, tenant: Emulation, plan: str, users: int
     tenant.reset_calls()
 
 
-def wrong(servers: embedded.Servers, tenant: Emulation) -> int:
-    """How many identities the vault lacks or has too many, or has with other tokens than Auth0 shows."""
+def count_mistakes(servers: embedded.Servers, tenant: Emulation) -> int:
+    """Count identities that are missing, superfluous, or with other tokens."""
     ring = KeyRing("access", [ACCESS_KEY])
     shown = {
         (user["user_id"], identity["connection"], str(identity["provider_user_id"])): identity["shown_access"]

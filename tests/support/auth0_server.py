@@ -1,4 +1,7 @@
-"""A real HTTP server for one test of the Management API client: it records raw requests and answers at will."""
+"""An HTTP server that records raw Management API requests.
+
+The test says what it answers.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ ALL_SCOPES = "read:users read:user_idp_tokens read:connections read:connections_
 
 
 class FakeTime:
-    """A clock that moves only when somebody sleeps, and a list of those sleeps.
+    """A clock that moves only when somebody sleeps.
 
     ``passes`` is cleared to keep sleepers asleep; ``asleep`` has an item for each who fell asleep.
     """
@@ -71,7 +74,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """JSON with a status, or ``raw`` bytes in place of the whole answer, which then ends ``until`` something."""
+    """JSON with a status, or an answer of ``raw`` bytes.
+
+    A raw answer ends the connection, after ``until`` where that is given.
+    """
 
     status: int = 200
     body: Any = None
@@ -92,7 +98,10 @@ Handler = Callable[[Request], Answer | Awaitable[Answer]]
 
 
 class Server:
-    """Token requests get ``token-1``, ``token-2``, …; ``api`` answers everything else, or a script does."""
+    """The server: token requests get ``token-1``, ``token-2``, ….
+
+    ``script`` answers everything else while it has answers, then ``api``.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Request] = []

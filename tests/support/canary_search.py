@@ -1,4 +1,7 @@
-"""Looks for secrets in whatever a program leaves behind, through the disguises that programs give them by accident."""
+"""A search for secrets in what a program leaves behind.
+
+It sees through the encodings in which programs write secrets by accident.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _HEX = re.compile(rb"(?:[0-9a-fA-F]{2}){16,}")
 _END = 20
 
 
-class Hunt:
+class SecretSearch:
     """The secrets to look for, by name.
 
     Args:
@@ -41,7 +44,9 @@ class Hunt:
         self._tails = {token[-_END:].encode(): name for name, token in (issued or {}).items()}
 
     def found(self, content: bytes, *, disguised: bool = True) -> list[str]:
-        """The names of the secrets that this holds; tokens that nobody named by how they begin.
+        """Return the names of the secrets in this content.
+
+        A token that nobody named is called by its prefix.
 
         Args:
             disguised: look behind encodings too.
@@ -57,7 +62,7 @@ class Hunt:
 
 
 def unwrapped(content: bytes) -> Iterator[bytes]:
-    """Yield this as it is, without escapes, and everything in it that reads as base64 or as hexadecimal."""
+    """Yield the content plain, unescaped, and decoded."""
     yield content
     yield content.replace(b"\\", b"")
     yield unquote_to_bytes(content)
@@ -66,7 +71,7 @@ def unwrapped(content: bytes) -> Iterator[bytes]:
 
 
 def _decoded(run: bytes) -> bytes:
-    """Decode base64 of either alphabet, wherever in the run it may begin."""
+    """Decode base64 of either alphabet, from each possible start."""
     text = run.rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
     whole = (text[start:] for start in range(4))
     return b"\n".join(base64.b64decode(part[: len(part) // 4 * 4]) for part in whole)

@@ -1,4 +1,4 @@
-"""Vault databases for tests: cloned from a migrated template, and emptied."""
+"""Vault databases for tests, cloned from a migrated template."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _MAX_CONNECTIONS = 400
 
 
 class SharedPostgres(Postgres):
-    """An embedded Postgres with room for several processes that run tests."""
+    """An embedded Postgres with connections for several test processes."""
 
     def arguments(self, access: Access) -> list[str]:
-        """Return the arguments of postgres, with the greater number of connections."""
+        """Return the arguments of postgres, with more connections."""
         return [*super().arguments(access), "-c", f"max_connections={_MAX_CONNECTIONS}"]
 
 
 @contextmanager
 def cloned_database(home: Path, name: str) -> Iterator[Secret]:
-    """Run the Postgres under this home within the block; give the URL of an empty vault of this name.
+    """Give the URL of a new vault on this Postgres.
 
     Processes that name the same home share its server and its template; each clones its own database.
     """
@@ -69,7 +69,7 @@ def _make_template(url: Secret) -> None:
 
 
 def _make(url: Secret, name: str, *, template: str) -> None:
-    """Make a database, in place of what a process that was killed has left."""
+    """Make a database; replace what a killed process has left."""
     database = syntax.Identifier(name)
     _run(url, syntax.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database))
     _run(

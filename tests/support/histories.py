@@ -1,4 +1,4 @@
-"""Wild histories of one identity: what really happens, what Auth0's copy says, and how far an answer lags behind.
+"""Random histories of one identity, and Auth0's copy of it.
 
 Tokens carry their true order in their name, so that a test can tell older from newer without asking the vault.
 """
@@ -16,7 +16,7 @@ LIFE = timedelta(hours=1)
 
 
 class Age(NamedTuple):
-    """The true order of an identity's tokens: a later login beats any renewal of an earlier one."""
+    """A token's true age: login first, then renewals of it."""
 
     login: int
     renewal: int = 0
@@ -61,7 +61,7 @@ class Event:
 
 
 class Auth0Copy:
-    """All states that Auth0's copy has been in, from a first login on."""
+    """All states of Auth0's copy since the first login."""
 
     def __init__(self) -> None:
         self.now = EPOCH
@@ -70,7 +70,7 @@ class Auth0Copy:
         self._login(with_refresh=True)
 
     def happen(self, event: Event) -> None:
-        """Let time pass, and the copy change where the event is one at Auth0."""
+        """Let time pass, and apply an event at Auth0."""
         self.now += timedelta(seconds=event.wait)
         if event.what in ("login", "silent_login"):
             self._login(with_refresh=event.what == "login")

@@ -1,4 +1,4 @@
-"""The keys of the tests' vaults, made anew by each process."""
+"""Keys of the tests' vaults, new in each process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vault as it runs in production: real workers and beats, readers and foreign applications, each a process."""
+"""The vault as in production, in processes of its own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ print(json.dumps([token.value for token in tokens]))
 
 
 class Process:
-    """A process with its log, in a group of its own so that no signal reaches anything else."""
+    """A process with its log, in its own group."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.name = name
@@ -72,12 +72,12 @@ class Process:
         assert text in self.log, f"{self.name} has ended: {self.log[-2000:]}"
 
     def terminate(self, seconds: float = WAIT_SECONDS) -> int:
-        """Ask it to end (SIGTERM), wait, and return its exit code."""
+        """Send SIGTERM, wait, and return the exit code."""
         self.signal(signal.SIGTERM)
         return self._process.wait(seconds)
 
     def kill(self) -> None:
-        """End it without a word of warning."""
+        """Kill its process group (SIGKILL)."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(WAIT_SECONDS)
@@ -101,7 +101,7 @@ class Site:
     processes: list[Process] = field(default_factory=list)
 
     def worker(self, name: str, queues: str, threads: int = 4, *, ready: bool = True) -> Process:
-        """Start a Celery worker and, unless its broker is away, wait until it is ready."""
+        """Start a Celery worker; wait unless its broker is away."""
         process = self.start(
             name,
             *_CELERY,
@@ -131,7 +131,7 @@ class Site:
         return process
 
     def run(self, program: str, given: object = None) -> Any:
-        """Run a Python program to its end, JSON on its stdin and stdout; it inherits this site's environment."""
+        """Run a Python program here, with JSON in and out."""
         found = subprocess.run(
             [sys.executable, "-c", program], env=self.environment, cwd=self.folder, input=json.dumps(given),
             capture_output=True, text=True, timeout=WAIT_SECONDS, check=False,
@@ -140,7 +140,10 @@ class Site:
         return json.loads(found.stdout)
 
     def ask(self, *messages: tuple[str, str, dict[str, Any]]) -> list[Any]:
-        """Send tasks from a foreign application: name, queue and arguments of each; returns their results."""
+        """Send tasks from a foreign application, and return their results.
+
+        Each message is a task's name, queue and arguments.
+        """
         return list(self.run(FOREIGN, {"messages": messages, "wait": True}))
 
     def send(self, *messages: tuple[str, str, dict[str, Any]]) -> None:
@@ -148,7 +151,7 @@ class Site:
         self.run(FOREIGN, {"messages": messages, "wait": False})
 
     def read(self, *asked: dict[str, Any]) -> list[str]:
-        """Read tokens in a process of their own; each is what ``user_token`` is asked."""
+        """Read tokens in a new process, by arguments of ``user_token``."""
         return list(self.run(READ, asked))
 
 
@@ -161,7 +164,7 @@ _ALONE = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 def site(
     servers: Servers, tenant: Emulation, folder: Path, *, schedule: str, **environment: str
 ) -> Iterator[Site]:
-    """Lay out a site on running servers and an emulated tenant; at the end kill what still runs in it.
+    """Make a site; kill its processes at the end.
 
     The tenant's connections have to be there: their endpoints go into the TOML file.
     """

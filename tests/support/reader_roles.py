@@ -27,7 +27,7 @@ NewRole = Callable[[], Secret]
 
 @contextmanager
 def reader_roles(database_url: Secret) -> Iterator[NewRole]:
-    """Make readers' roles, each call a new one; returns the database's address for it."""
+    """Make a reader's role at each call; return its URL."""
     with psycopg.connect(database_url.reveal(), autocommit=True) as owner, ExitStack() as stack:
 
         def run(statement: str, role: str) -> None:

@@ -1,4 +1,7 @@
-"""Both readers behind one face, so that one set of scenarios serves threads and asyncio alike; and rows to read."""
+"""One interface to both readers, and rows to read.
+
+The same scenarios run against threads and asyncio.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ CROWDS = {"threads": 64, "asyncio": 200}
 
 
 class Reader:
-    """A ``TokenVault``, each call in a thread of its own, or an ``AsyncTokenVault``, to be awaited either way."""
+    """A ``TokenVault`` in threads or an ``AsyncTokenVault``; both are awaited."""
 
     def __init__(self, vault: TokenVault | AsyncTokenVault, threads: ThreadPoolExecutor) -> None:
         self.vault = vault
@@ -70,7 +73,7 @@ class Reader:
 
 @asynccontextmanager
 async def opening(kind: str, database_url: Secret) -> AsyncIterator[Callable[..., Reader]]:
-    """Make readers of a kind, closed at the end; every argument of theirs can be replaced."""
+    """Give a factory of readers; close them at the end."""
     made: list[Reader] = []
     with ThreadPoolExecutor(max(CROWDS.values())) as threads:
 
@@ -92,7 +95,7 @@ async def opening(kind: str, database_url: Secret) -> AsyncIterator[Callable[...
 
 @dataclass(frozen=True)
 class Rows:
-    """Writes rows as a sync does, then bends what a scenario needs."""
+    """Writes rows as a sync does, then changes columns."""
 
     vault: Vault
     sql: Sql
@@ -111,9 +114,9 @@ class Rows:
         life: float = 3600,
         **columns: object,
     ) -> int:
-        """Add a grant whose access token ends ``expires_in`` seconds from now (None: nobody knows).
+        """Add a grant whose access token ends in ``expires_in`` seconds.
 
-        ``life`` is the token's whole life, in seconds; ``columns`` are written as they are. Returns the grant's id.
+        None means an unknown end. ``life`` is the token's whole life, in seconds; ``columns`` are written as they are. Returns the grant's id.
         """
         key = GrantKey(tenant, connection, user_id, subject if user_id else "")
         pair = TokenPair(Secret(value), Secret(refresh) if refresh else None, None, None, scopes)
@@ -140,7 +143,10 @@ class Rows:
 
 @asynccontextmanager
 async def on_demand_worker(runtime: Runtime) -> AsyncIterator[list[Refreshed]]:
-    """Carry out what readers request, as the interactive worker does; yields the results as they come."""
+    """Serve readers' refresh requests as the interactive worker does.
+
+    Yields the list to which results are added.
+    """
     results: list[Refreshed] = []
     requests = RefreshRequests(runtime.vault, runtime.on_demand, runtime.tenants)
     refresh = requests._refresh

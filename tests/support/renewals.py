@@ -1,4 +1,7 @@
-"""Workers on the emulated tenant: short of patience, with a clock of their own where a test wants, and what they left."""
+"""Workers on the emulated tenant, and what they did.
+
+Their time-outs are short, and a test may give them a clock.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class Pair(NamedTuple):
 
 
 class Renewals:
-    """Workers on one vault, the tenant they renew for, and a look at what they did."""
+    """Workers on one vault, with the tenant they renew for."""
 
     def __init__(
         self,
@@ -60,10 +63,10 @@ class Renewals:
         expires_in: float | None = 3600,
         **behaviour: Any,
     ) -> list[str]:
-        """Add a connection whose provider behaves so, and users; gives their ids.
+        """Add a connection with users; return the users' ids.
 
-        With nothing else said the provider is a strict one: it rotates, forgives no reuse, and revokes
-        everything that descends from a login whose refresh token comes twice.
+        The provider is a strict one unless ``behaviour`` says otherwise: it rotates, forgives no reuse, and
+        revokes the whole family of a refresh token that comes twice.
         """
         if provider == "custom":
             behaviour = {"reuse_revokes_family": True} | behaviour
@@ -79,7 +82,7 @@ class Renewals:
         jitter: Callable[[], float] = random.random,
         connections: int | None = None,
     ) -> Runtime:
-        """Open a worker that waits this long for a provider, in seconds, and goes by this clock."""
+        """Open a worker with this HTTP time-out (seconds) and clock."""
         runtime = await self._open_worker()
         http = await self._stack.enter_async_context(http_client(connections or 100))
         http.timeout = httpx.Timeout(patience)
@@ -102,7 +105,7 @@ class Renewals:
         assert report.ok, report.problems
 
     def make_due(self, user_id: str | None = None) -> None:
-        """Let all grants be due that could ever be, or one user's; those that are being renewed are not."""
+        """Make all grants due, or one user's, unless under renewal."""
         self.sql(
             "UPDATE grants SET due_at = now() WHERE due_at IS NOT NULL AND claim_owner IS NULL"
             " AND user_id = coalesce(%s, user_id)",
@@ -110,7 +113,7 @@ class Renewals:
         )
 
     async def die_during_calls(self, worker: Runtime, *, carried_out: bool) -> datetime:
-        """Leave all due grants as a worker does that is killed during their calls, long enough ago.
+        """Leave all due grants as a killed worker does.
 
         Args:
             carried_out: the requests had reached the provider, and the answers never arrived.
@@ -161,7 +164,7 @@ class Renewals:
         return {row["state"] for row in self.rows(connection)}
 
     def circuit(self, connection: str) -> Row:
-        """Read a connection's circuit; ``pause`` is what is left of it in seconds."""
+        """Read a connection's circuit; ``pause`` is what remains, in seconds."""
         [row] = self.sql(
             "SELECT circuit_opened_at, circuit_until, circuit_code, circuit_failures,"
             " extract(epoch FROM circuit_until - now())::float8 AS pause FROM connections WHERE name = %s",
@@ -178,7 +181,7 @@ class Renewals:
         )
 
     async def waited_for(self, times: int = 1) -> None:
-        """Wait until so many wait for the end of another one's call."""
+        """Wait until this many wait for another's call."""
         await until_async(
             lambda: (
                 len(
@@ -192,7 +195,7 @@ class Renewals:
         )
 
     async def called(self, provider: str, times: int = 1) -> None:
-        """Wait until a provider's token endpoint has been called so often."""
+        """Wait until a token endpoint has had this many calls."""
         await until_async(lambda: len(self.token_calls(provider)) >= times)
 
     def token_calls(self, provider: str) -> list[Row]:
@@ -200,7 +203,7 @@ class Renewals:
         return self.tenant.call_log(f"/idp/{provider}/")
 
     def holds_what_lives(self, vault: Vault, user_id: str, connection: str) -> bool:
-        """Whether the vault holds the newest tokens that the provider takes."""
+        """Whether the vault holds the provider's newest live tokens."""
         live = self.tenant.live(user_id, connection)
         return opened(vault, self.row(user_id, connection)) == (live["access_token"], live["refresh_token"])
 

@@ -1,4 +1,4 @@
-"""Looking into the vault's rows from outside, with the keys that open them."""
+"""Rows of the vault, read and decrypted from outside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def row_of(sql: Sql, key: GrantKey) -> dict[str, Any]:
 
 
 def opened(vault: Vault, row: dict[str, Any]) -> tuple[str | None, str | None]:
-    """The access and refresh token of a grant's row, in plain text."""
+    """Decrypt a grant's access and refresh token."""
     key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
     found: list[str | None] = []
     for ring in (vault.access, vault.refresh):

@@ -1,4 +1,7 @@
-"""Time that passes when everybody sleeps, so that many callers can be watched over hours in a moment."""
+"""Time that passes only when all callers sleep.
+
+Hours of many callers pass in a moment.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ START = datetime(2026, 3, 15, 12, tzinfo=UTC)
 
 
 class SimulatedTime:
-    """Runs callers against one clock, which goes on to the next who wakes as soon as all sleep."""
+    """A clock that moves on when all sleep."""
 
     def __init__(self) -> None:
         self.passed = 0.0

@@ -14,7 +14,7 @@ USER, CONNECTION = "google-oauth2|1111", "google-oauth2"
 async def sync_user(
     tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime]], sql: Callable[..., list[dict[str, Any]]]
 ) -> None:
-    """Add the user to the emulated tenant, sync, and renew the user's token."""
+    """Add a user to the tenant, sync, and renew."""
     tenant.add_connection(CONNECTION, CONNECTION, "google")
     tenant.add_user(USER, [{"connection": CONNECTION}])
     runtime = await open_worker()

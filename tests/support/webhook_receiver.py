@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a small HTTP server that takes events down, and misbehaves as told."""
+"""A webhook receiver that records events and can fail."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Got(NamedTuple):
 
 
 def signature(key: bytes, got: Got) -> str:
-    """What the Standard Webhooks specification asks for, written from its text."""
+    """Sign as the text of Standard Webhooks says."""
     signed = b".".join([got.id.encode(), got.headers["webhook-timestamp"].encode(), got.body])
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
 class Receiver:
-    """Takes events; answers with the next of ``answers``, else with ``status``."""
+    """An HTTP server; answers by ``answers``, then by ``status``."""
 
     def __init__(self) -> None:
         self.got: list[Got] = []
@@ -86,7 +86,7 @@ class Receiver:
             request_queue_size = 64
 
             def handle_error(self, *_: object) -> None:
-                """A sender that leaves early is part of what is tested."""
+                """Say nothing: tests let senders leave early."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

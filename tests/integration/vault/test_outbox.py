@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.renewal.test_circuit_breaker import wrong_secret
 from tests.integration.vault.test_spool import postgres_away
-from tests.support.canary_search import Hunt
+from tests.support.canary_search import SecretSearch
 from tests.support.renewals import Renewals
 from tests.support.wait import until_async
 from token_vault.secret import Secret
@@ -360,4 +360,4 @@ async def test_no_event_holds_a_token(renewals: Renewals, sql: Sql) -> None:
         for user in users[1:]
         for name in ("access_token", "refresh_token")
     }
-    assert Hunt({"secret": "the-new-secret"} | live).found(repr(rows).encode()) == []
+    assert SecretSearch({"secret": "the-new-secret"} | live).found(repr(rows).encode()) == []

@@ -1,4 +1,4 @@
-"""Fixtures: Postgres, Redis, and a vault that each test finds empty."""
+"""Fixtures: Postgres, Redis, and a vault, empty for each test."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from worker.vault.vault import Vault, open_vault
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The folder that all processes of one run of the tests share."""
+    """The folder that all processes of a test run share."""
     base = tmp_path_factory.getbasetemp()
     return base if worker_id == "master" else base.parent
 
 
 @pytest.fixture(scope="session")
 def servers(run_folder: Path, worker_id: str) -> Iterator[embedded.Servers]:
-    """A migrated database of this process's own on the Postgres of all, and a Redis of its own.
+    """This process's database on the shared Postgres, and its Redis.
 
     Redis is not shared: its keys, queues and clients have no owner, and tests empty it and throw clients out.
     """
@@ -54,7 +54,7 @@ def redis_url(servers: embedded.Servers) -> Secret:
 
 @pytest.fixture
 def sql(database_url: Secret) -> Iterator[Callable[..., list[dict[str, Any]]]]:
-    """Run one statement on the vault's database and get its rows as dictionaries."""
+    """Run a statement on the vault; return rows as dictionaries."""
     with psycopg.connect(
         database_url.reveal(), autocommit=True, row_factory=psycopg.rows.dict_row
     ) as connection:

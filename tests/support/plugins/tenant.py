@@ -11,7 +11,7 @@ from emulators.client import Emulation, running
 
 @pytest.fixture(scope="session")
 def emulation() -> Iterator[Emulation]:
-    """The emulated tenant and providers, in a process of their own."""
+    """The emulated tenant and providers, in their own process."""
     with running() as started:
         yield started
 

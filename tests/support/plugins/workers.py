@@ -1,4 +1,4 @@
-"""Fixtures: the environment of a worker on the emulated tenant, its settings, and open workers."""
+"""Fixtures: a worker's environment, its settings, and open workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def environment(
     redis_url: Secret,
     tenant: Emulation,
 ) -> Path:
-    """The environment of a vault that syncs from the emulation; returns the path of its TOML file."""
+    """Set a worker's environment; return its TOML file's path."""
     config = tmp_path / "vault.toml"
     config.touch()
     values = {
@@ -48,7 +48,7 @@ def environment(
 
 @pytest.fixture
 def settings(environment: Path, tenant: Emulation) -> Callable[[], Settings]:
-    """Load the settings after the emulation's connections are made: its endpoints go into the TOML file."""
+    """Load the settings, with endpoints of the emulation's connections."""
 
     def current() -> Settings:
         environment.write_text(tenant.config_toml(), encoding="utf-8")

@@ -203,7 +203,14 @@ def broken_off(_: Request) -> Answer:
         (b"x" * (2**22 + 2**17), MalformedAnswer, "no end"),
         (broken_off, Auth0Unreachable, "broke off"),
     ],
-    ids=["cut off", "cut off in its last member", "cut off in its header", "damaged", "endless", "broken off"],
+    ids=[
+        "cut off",
+        "cut off in its last member",
+        "cut off in its header",
+        "damaged",
+        "endless",
+        "broken off",
+    ],
 )
 async def test_a_file_that_is_not_whole(
     file: bytes | Callable[[Request], Answer], kind: type[Auth0Error], match: str

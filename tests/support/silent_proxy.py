@@ -1,4 +1,7 @@
-"""A line to a server that can go dead without a word, as when its host loses power or a firewall forgets it."""
+"""A TCP proxy whose connections can go silent.
+
+That is what a client sees when a host loses power, or a firewall forgets a connection.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
-class Line:
-    """Carries bytes between those who connect to ``port`` and a server on loopback."""
+class SilentProxy:
+    """Carries bytes between clients on ``port`` and a loopback server."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
@@ -20,7 +23,7 @@ class Line:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def go_dead(self) -> int:
-        """Carry nothing more on the connections that there are, and leave them open; returns how many there were."""
+        """Silence all open connections without closing them; return their number."""
         self._generation += 1
         return len(self._ends) // 2
 
@@ -51,9 +54,9 @@ class Line:
 
 
 @contextmanager
-def line_to(server_port: int) -> Iterator[Line]:
+def silent_proxy(server_port: int) -> Iterator[SilentProxy]:
     """Have a line to a server on loopback."""
-    line = Line(server_port)
+    line = SilentProxy(server_port)
     try:
         yield line
     finally:
