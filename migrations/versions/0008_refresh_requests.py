@@ -46,7 +46,8 @@ BEGIN
     INSERT INTO {schema}.refresh_requests AS r (grant_id, requested_by, requested_at, wanted_until, min_ttl, due_at)
     VALUES (requested_grant, reader, now_is, until, ttl, now_is)
     ON CONFLICT (grant_id, requested_by) DO UPDATE SET
-        requested_at = excluded.requested_at,
+        requested_at = CASE
+            WHEN r.handled_at IS NULL AND r.wanted_until > now_is AND r.min_ttl >= ttl THEN r.requested_at ELSE now_is END,
         wanted_until = CASE WHEN r.handled_at IS NULL THEN greatest(r.wanted_until, until) ELSE until END,
         min_ttl = CASE WHEN r.handled_at IS NULL AND r.wanted_until > now_is THEN greatest(r.min_ttl, ttl) ELSE ttl END,
         due_at = CASE WHEN r.handled_at IS NULL THEN r.due_at ELSE greatest(now_is, r.handled_at + interval '1 second') END,

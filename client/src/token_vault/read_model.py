@@ -37,7 +37,10 @@ FROM token_status WHERE id = %s
 
 # Has the workers refresh a grant's token: the grant's id, and in seconds the life wanted and the wait. A reader needs
 # EXECUTE on it, beside SELECT on both views.
-REQUEST_REFRESH = "SELECT request_refresh(%s::bigint, %s::float8, %s::float8)"
+# The commit is not waited for on disk: a request that a crash of Postgres loses is made again by whoever asks again.
+REQUEST_REFRESH = """
+SELECT request_refresh(%s::bigint, %s::float8, %s::float8), set_config('synchronous_commit', 'off', true)
+"""
 
 
 class GrantStatus(NamedTuple):

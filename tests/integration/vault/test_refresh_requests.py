@@ -269,6 +269,18 @@ async def test_more_that_is_wanted_meanwhile_is_done_next(
     assert pending(sql) == []
 
 
+async def test_who_waits_longer_is_served_by_the_same_refresh(
+    rows: Rows, reader: psycopg.Connection[Any], vault: Vault, sql: Sql
+) -> None:
+    """Who comes while a request is carried out and wants no more life, for however long, begins nothing anew."""
+    grant_id = await rows.add()
+    request(reader, grant_id, 60, 60)
+    (first,) = await claim(vault)
+    request(reader, grant_id, 60, 6000)
+    await queue.finish(vault, first)
+    assert pending(sql) == []
+
+
 async def test_the_end_of_a_request_wakes_who_waits(
     rows: Rows, reader: psycopg.Connection[Any], vault: Vault
 ) -> None:

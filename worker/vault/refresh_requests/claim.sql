@@ -1,5 +1,6 @@
 -- The longest waiting request of each role comes first, so that one role's many requests do not hold up another's.
 -- SKIP LOCKED lets workers claim side by side; a claim that outlives its worker ends by itself.
+-- The commit is not waited for on disk: a claim that a crash of Postgres takes back is made again, at no harm.
 WITH pending AS (
     SELECT r.grant_id, r.requested_by, r.due_at,
         row_number() OVER (PARTITION BY r.requested_by ORDER BY r.due_at) AS turn
@@ -13,4 +14,4 @@ WITH pending AS (
 )
 UPDATE refresh_requests r SET claimed_until = now() + CAST(:claim AS interval)
 FROM claimed WHERE r.grant_id = claimed.grant_id AND r.requested_by = claimed.requested_by
-RETURNING r.grant_id, r.requested_by, r.requested_at, r.min_ttl
+RETURNING r.grant_id, r.requested_by, r.requested_at, r.min_ttl, set_config('synchronous_commit', 'off', true)

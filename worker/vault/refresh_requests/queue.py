@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, NoReturn, cast
 import psycopg
 from sqlalchemy import text
 
+from token_vault.read_model import CHANNEL as GRANTS
 from worker.vault.db.sql import load
-from worker.vault.grants import touch
 from worker.vault.vault import Vault
 
 CHANNEL = "token_vault_requests"
@@ -47,7 +47,7 @@ class RefreshRequest(NamedTuple):
 async def claim(vault: Vault, tenants: Sequence[str], *, limit: int) -> list[RefreshRequest]:
     """Claim requests that are due, for ``CLAIM_TIME``."""
     values = {"tenants": list(tenants), "limit": limit, "claim": CLAIM_TIME}
-    return [RefreshRequest._make(row) for row in await vault.run(_CLAIM, values)]
+    return [RefreshRequest._make(row[:4]) for row in await vault.run(_CLAIM, values)]
 
 
 async def finish(vault: Vault, request: RefreshRequest) -> None:
@@ -55,9 +55,7 @@ async def finish(vault: Vault, request: RefreshRequest) -> None:
 
     It stays due if more was asked for meanwhile.
     """
-    async with vault.engine.begin() as connection:
-        await connection.execute(_FINISH, request._asdict())
-        await touch.notify(connection, request.grant_id)
+    await vault.run(_FINISH, {**request._asdict(), "channel": GRANTS})
 
 
 async def delete_over(vault: Vault) -> None:
