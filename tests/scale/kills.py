@@ -217,7 +217,7 @@ def _attribute(result: Result, served: Sequence[tuple[float, str]]) -> None:
         kill.gap = max((b - a for a, b in within), default=0.0)
 
 
-_BUDGET = re.compile(r'"event": "auth0\.budget_(local|shared_again)".*"timestamp": "([^"]+)"')
+_BUDGET = re.compile(r'"event": "rate_limit\.sharing_(lost|restored)".*"timestamp": "([^"]+)"')
 
 
 def _local(folder: Path) -> float:
@@ -227,7 +227,7 @@ def _local(folder: Path) -> float:
         began: datetime | None = None
         for what, when in _BUDGET.findall(log.read_text(encoding="utf-8", errors="replace")):
             at = datetime.fromisoformat(when)
-            if what == "local":
+            if what == "lost":
                 began = began or at
             elif began:
                 total, began = total + (at - began).total_seconds(), None
