@@ -26,6 +26,22 @@ _UNITS: Mapping[str, timedelta | Literal["absolute"]] = {
     "milliseconds": timedelta(milliseconds=1),
     "absolute": "absolute",
 }
+# What a provider's table says in the words of the declaration itself.
+_VERBATIM = (
+    *(
+        "rotates",
+        "grace",
+        "token_url",
+        "method",
+        "json_body",
+        "headers",
+        "grant_type",
+        "sends",
+        "token_parameter",
+    ),
+    *("parameter_names", "extra", "within", "access_token", "refresh_token", "prolongs", "expires_in"),
+    *("scope_separator", "error_names"),
+)
 _TIMES = ("idle_life", "absolute_life", "margin", "default_life")
 
 
@@ -54,12 +70,13 @@ def _declared(name: str, settings: ProviderSettings, *, is_new: bool) -> Provide
         for field in _TIMES
         if (seconds := getattr(settings, field)) is not None
     }
-    if settings.rotates is not None:
-        changed["rotates"] = settings.rotates
-    if settings.grace is not None:
-        changed["grace"] = settings.grace
+    changed |= {name: value for name in _VERBATIM if (value := getattr(settings, name)) is not None}
     if settings.expires_unit is not None:
         changed["expires_unit"] = _UNITS[settings.expires_unit]
+    if settings.client_auth is not None:
+        changed["auth"] = providers.ClientAuth(settings.client_auth)
+    if settings.error_words is not None:
+        changed["error_words"] = base.error_words.extended(**settings.error_words.model_dump())
     return replace(base, **changed)
 
 

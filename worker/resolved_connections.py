@@ -155,10 +155,7 @@ class ConnectionResolver:
         return cached[1]
 
     def _fingerprint(self, client: providers.Client) -> bytes:
-        extra = [part for pair in sorted(client.extra.items()) for part in pair]
-        return self._vault.fingerprints.of(
-            client.provider, client.token_url, client.client_id, client.client_secret, client.auth, *extra
-        )
+        return self._vault.fingerprints.of(*client.credentials)
 
     def _tenant_is_on_loopback(self, tenant: str) -> bool:
         configured = self._settings.tenants.get(tenant)
@@ -178,8 +175,21 @@ def _override(configured: ConnectionSettings | None) -> providers.Override | Non
         client_id=configured.client_id,
         client_secret=configured.client_secret,
         client_auth=providers.ClientAuth(configured.client_auth) if configured.client_auth else None,
+        client_key=_client_key(configured),
         scope=configured.scope,
         redirect_uri=configured.redirect_uri,
         revocation_url=configured.revocation_url,
         extra=configured.extra,
+        headers=configured.headers,
+    )
+
+
+def _client_key(configured: ConnectionSettings) -> providers.ClientKey | None:
+    if configured.client_key is None:
+        return None
+    return providers.ClientKey(
+        configured.client_key,
+        configured.client_certificate,
+        configured.client_key_id,
+        configured.client_assertion_audience,
     )

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -160,8 +160,10 @@ async def test_200_with_an_error(renewals: Renewals) -> None:
 class AsksForAnything(Provider):
     """Does not ask for JSON, so that a form comes."""
 
-    def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> TokenRequest:
-        request = super().request(client, access=access, refresh=refresh)
+    def request(
+        self, client: Client, *, access: Secret | None, refresh: Secret | None, now: datetime | None = None
+    ) -> TokenRequest:
+        request = super().request(client, access=access, refresh=refresh, now=now)
         return replace(request, headers={**request.headers, "Accept": "*/*"})
 
 

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import re
-import uuid
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from urllib.parse import urlsplit
-
-import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
+from worker.client_assertion import ASSERTION_TYPE, sign_assertion, signing_key
 from worker.loopback import is_loopback
-
-# Auth0 accepts five minutes and advises one; an assertion is used once and at once.
-ASSERTION_LIFETIME = timedelta(seconds=60)
 
 _NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]+)?")
 
@@ -56,7 +47,7 @@ class Credentials:
         if not self.client_secret and not self.private_key:
             raise ConfigurationError("set AUTH0_CLIENT_SECRET or AUTH0_PRIVATE_KEY")
         if self.private_key:
-            _signing_key(self.private_key)
+            _check_key(self.private_key)
 
     @property
     def base_url(self) -> str:
@@ -82,34 +73,20 @@ class Credentials:
             "audience": self.audience or f"{self.base_url}/api/v2/",
         }
         if self.private_key:
-            body["client_assertion_type"] = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-            body["client_assertion"] = self._assertion(self.private_key, now)
+            body["client_assertion_type"] = ASSERTION_TYPE
+            body["client_assertion"] = sign_assertion(
+                self.client_id, self.private_key, audience=f"{self.base_url}/", now=now, key_id=self.key_id
+            )
         elif self.client_secret:
             body["client_secret"] = self.client_secret.reveal()
         return body
 
-    def _assertion(self, private_key: Secret, now: datetime) -> str:
-        key, algorithm = _signing_key(private_key)
-        claims = {
-            "iss": self.client_id,
-            "sub": self.client_id,
-            "aud": f"{self.base_url}/",
-            "jti": str(uuid.uuid4()),
-            "exp": int((now + ASSERTION_LIFETIME).timestamp()),
-        }
-        return jwt.encode(claims, key, algorithm, headers={"kid": self.key_id} if self.key_id else None)
 
-
-def _signing_key(pem: Secret) -> tuple[RSAPrivateKey | EllipticCurvePrivateKey, str]:
+def _check_key(pem: Secret) -> None:
     try:
-        key = load_pem_private_key(pem.reveal().encode(), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: the key is encrypted
-        key = None
-    if isinstance(key, RSAPrivateKey):
-        return key, "RS256"
-    if isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1):
-        return key, "ES256"
-    raise ConfigurationError("AUTH0_PRIVATE_KEY is not an unencrypted RSA or EC P-256 private key in PEM")
+        signing_key(pem)
+    except ValueError as error:
+        raise ConfigurationError(f"AUTH0_PRIVATE_KEY is {error}") from None
 
 
 def _netloc_and_scheme(domain: str) -> tuple[str, str]:

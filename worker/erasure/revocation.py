@@ -52,7 +52,9 @@ async def _revoke(vault: Vault, http: httpx.AsyncClient, claim: Claim, client: C
         if token is None or client.revocation_url is None:
             return False
         provider = providers.get(client.provider)
-        request = provider.revocation(client, client.revocation_url, token=token, kind=kind)
+        request = provider.revocation(
+            client, client.revocation_url, token=token, kind=kind, now=claim.claimed_at
+        )
     except (CannotDecrypt, ConfigurationError) as error:
         log.error("revocation.skipped", grant=claim.id, error=str(error))  # noqa: TRY400  # the message says it all
         return False

@@ -14,6 +14,8 @@ from worker.providers.error_codes import CLIENT_REFUSED
 from worker.providers.model import (
     Client,
     ClientAuth,
+    ClientKey,
+    ErrorWords,
     Override,
     Problem,
     RefusalBlame,
@@ -30,6 +32,8 @@ __all__ = [
     "TOKEN_FIELDS",
     "Client",
     "ClientAuth",
+    "ClientKey",
+    "ErrorWords",
     "Override",
     "Problem",
     "Provider",

@@ -58,6 +58,14 @@ def _parse_form(headers: Mapping[str, str], text: str) -> dict[str, Any]:
         return {}
 
 
+def at_path(fields: Mapping[str, Any], path: str) -> object:
+    """Return what is at a path of names with dots between; None where nothing is."""
+    found: object = fields
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
 def header(headers: Mapping[str, str], name: str) -> str:
     """Return a header by case-insensitive name; empty where absent."""
     return next((value for key, value in headers.items() if key.lower() == name), "")

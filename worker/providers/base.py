@@ -13,31 +13,45 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from math import inf
 from typing import Any, Literal
 from urllib.parse import quote_plus, urlencode
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
+from worker.client_assertion import ASSERTION_TYPE, sign_assertion
 from worker.providers import answer
 from worker.providers.error_codes import BLAMES, normalize
-from worker.providers.model import Client, ClientAuth, RefusalBlame, Refused, Renewed, TokenRequest
+from worker.providers.model import (
+    Client,
+    ClientAuth,
+    ErrorWords,
+    RefusalBlame,
+    Refused,
+    Renewed,
+    TokenRequest,
+)
 from worker.token_pair import TokenPair
 
 __all__ = [
     "Client",
     "ClientAuth",
+    "ErrorWords",
     "Provider",
     "RefusalBlame",
     "Secret",
     "TokenRequest",
+    "descriptions",
     "error_codes",
     "host_option",
 ]
 
 SECONDS = timedelta(seconds=1)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
+_DESCRIPTION_NAMES = ("error_description", "message", "error_message", "detail", "title")
+# A phrase is no code that anybody could look up: the standard's code for its blame is reported instead.
+_PHRASE_CODES = {RefusalBlame.USER: "invalid_grant", RefusalBlame.OPERATOR: "invalid_client"}
 _REFRESH_LIFE_NAMES = ("refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in")
 
 
@@ -54,20 +68,28 @@ class Provider:
 
     What it is sent:
         auth: how the client proves itself where neither Auth0 nor the operator says it.
+        method: with GET the parameters go into the query.
         json_body: parameters go as JSON instead of a form.
-        needs_refresh_token: False where the live access token itself is exchanged.
+        headers: further headers of each request.
+        grant_type: of the request.
+        sends: what is spent: the refresh token, the live access token, or nothing (client credentials).
+        token_parameter: the parameter that carries it.
+        parameter_names: other names for parameters, by the standard's; an empty one leaves a parameter out.
+        extra: further parameters of each request.
         requires: extra parameters without which the provider takes a grant for a dead one.
 
     How its answer reads:
-        within: names of objects that may hold the tokens, looked into before the answer itself.
+        within: objects that may hold the tokens, looked into before the answer itself: names, or paths of
+            names with dots between.
+        access_token, refresh_token: the names of the tokens.
+        prolongs: fields whose values say that the current access token goes on for ``default_life``; the answer
+            has no token then.
         expires_in: the name of the access token's life; ``expires_unit``: what it is counted in, or
             ``"absolute"`` where it is a point in time.
         default_life: the access token's life where the answer has no usable one; None leaves it unknown.
         scope_separator: what stands between scopes, besides blanks.
         error_names: the fields that may hold an error code, first the one that decides.
-        blames: error codes of its own, or codes that mean something else here.
-        dead_grant_texts: parts of an error description, in lower case, that tell of a dead refresh token
-            although the error code blames the client.
+        error_words: codes and phrases of its own, or codes that mean something else here.
 
     Its policy:
         rotates: whether a renewal ends the refresh token that it spent. True where that is not known.
@@ -76,6 +98,9 @@ class Provider:
         idle_life, absolute_life: how long a refresh token lives unused, and at most.
         margin: renew this long before the end, where the usual margin does not serve; an upper bound,
             a token's life may be shorter.
+
+    Where all this was read:
+        source: the page; read_on: the day.
     """
 
     name: str
@@ -84,18 +109,26 @@ class Provider:
     token_url: str | None = None
 
     auth: ClientAuth = ClientAuth.POST
+    method: Literal["POST", "GET"] = "POST"
     json_body: bool = False
-    needs_refresh_token: bool = True
+    headers: Mapping[str, str] = field(default_factory=dict)
+    grant_type: str = "refresh_token"
+    sends: Literal["refresh_token", "access_token", "nothing"] = "refresh_token"
+    token_parameter: str = "refresh_token"  # noqa: S105  # a parameter's name
+    parameter_names: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
 
     within: tuple[str, ...] = ()
+    access_token: str = "access_token"  # noqa: S105  # a field's name, as the next
+    refresh_token: str = "refresh_token"  # noqa: S105
+    prolongs: Mapping[str, str] = field(default_factory=dict)
     expires_in: str = "expires_in"
     expires_unit: timedelta | Literal["absolute"] = SECONDS
     default_life: timedelta | None = None
     scope_separator: str = " "
     error_names: tuple[str, ...] = ("error", "suberror", "error_subtype")
-    blames: Mapping[str, RefusalBlame] = field(default_factory=dict)
-    dead_grant_texts: tuple[str, ...] = ()
+    error_words: ErrorWords = field(default_factory=ErrorWords)
 
     rotates: bool = True
     keeps_old_refresh: bool = False
@@ -103,6 +136,14 @@ class Provider:
     idle_life: timedelta | None = None
     absolute_life: timedelta | None = None
     margin: timedelta | None = None
+
+    source: str = ""
+    read_on: date | None = None
+
+    @property
+    def needs_refresh_token(self) -> bool:
+        """Whether a grant without refresh token cannot be renewed."""
+        return self.sends == "refresh_token"
 
     @property
     def forgives_retry(self) -> bool:
@@ -127,48 +168,69 @@ class Provider:
 
     # The request.
 
-    def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> TokenRequest:
+    def request(
+        self, client: Client, *, access: Secret | None, refresh: Secret | None, now: datetime | None = None
+    ) -> TokenRequest:
         """Build the renewal request.
+
+        Args:
+            now: aware; a client that signs its assertions needs it.
 
         Raises:
             ValueError: the token that is to be sent is missing.
-            ConfigurationError: the client authenticates in a way that is not supported.
+            ConfigurationError: the client lacks what it proves itself with.
         """
-        form = {**client.extra, **self.grant(access=access, refresh=refresh)}
-        return self._authenticated(client, client.token_url, form)
+        form = {**self.extra, **client.extra, **self.grant(access=access, refresh=refresh)}
+        headers = dict(self.headers)
+        form |= self._authenticate(client, client.token_url, headers, now)
+        form = {
+            name: value for given, value in form.items() if (name := self.parameter_names.get(given, given))
+        }
+        if self.method == "GET":
+            joint = "&" if "?" in client.token_url else "?"
+            return TokenRequest("GET", f"{client.token_url}{joint}{urlencode(form)}", headers, None)
+        return _post(client.token_url, headers, form, as_json=self.json_body)
 
-    def revocation(self, client: Client, url: str, *, token: Secret, kind: str) -> TokenRequest:
+    def revocation(
+        self, client: Client, url: str, *, token: Secret, kind: str, now: datetime | None = None
+    ) -> TokenRequest:
         """Build the request that revokes a grant (RFC 7009 §2.1).
 
         Args:
             url: the revocation endpoint.
             token: what is to be revoked.
             kind: ``refresh_token`` or ``access_token``.
+            now: as for ``request``.
 
         Raises:
             ConfigurationError: as ``request``.
         """
+        headers = dict(self.headers)
         form = {"token": token.reveal(), "token_type_hint": kind}
-        return self._authenticated(client, url, form, as_form=True)
+        form |= self._authenticate(client, url, headers, now)
+        return _post(url, headers, form, as_json=False)
 
-    def _authenticated(
-        self, client: Client, url: str, form: dict[str, str], *, as_form: bool = False
-    ) -> TokenRequest:
-        headers = {"Accept": "application/json"}
+    def _authenticate(
+        self, client: Client, url: str, headers: dict[str, str], now: datetime | None
+    ) -> dict[str, str]:
+        """Add the client's headers, and return the parameters that prove it."""
+        headers.setdefault("Accept", "application/json")
+        headers.update({name: value.reveal() for name, value in client.headers.items()})
+        if any(name.lower() == "authorization" for name in client.headers):
+            return {}
         match client.auth:
             case ClientAuth.POST:
-                form |= {"client_id": client.client_id, "client_secret": _reveal(client)}
+                return {"client_id": client.client_id, "client_secret": _reveal(client)}
             case ClientAuth.BASIC:
-                headers["Authorization"] = _basic(client)
+                headers["Authorization"] = _basic(quote_plus(client.client_id), quote_plus(_reveal(client)))
+                return {}
+            case ClientAuth.BASIC_RAW:
+                headers["Authorization"] = _basic(client.client_id, _reveal(client))
+                return {}
             case ClientAuth.NONE:
-                form["client_id"] = client.client_id
+                return {"client_id": client.client_id}
             case ClientAuth.PRIVATE_KEY_JWT:
-                raise ConfigurationError("private_key_jwt is not supported: set another client_auth")
-        if self.json_body and not as_form:
-            headers["Content-Type"], body = "application/json", json.dumps(form).encode()
-        else:
-            headers["Content-Type"], body = "application/x-www-form-urlencoded", urlencode(form).encode()
-        return TokenRequest("POST", url, headers, body)
+                return {"client_id": client.client_id, **_assertion(client, url, now)}
 
     def grant(self, *, access: Secret | None, refresh: Secret | None) -> dict[str, str]:
         """Return the parameters that carry the token.
@@ -176,10 +238,13 @@ class Provider:
         Raises:
             ValueError: it is missing.
         """
-        del access
-        if not refresh:
-            raise ValueError(f"{self.name} renews with a refresh token, and there is none")
-        return {"grant_type": "refresh_token", "refresh_token": refresh.reveal()}
+        if self.sends == "nothing":
+            return {"grant_type": self.grant_type}
+        token = refresh if self.sends == "refresh_token" else access
+        if not token:
+            how = "renews with a refresh" if self.needs_refresh_token else "exchanges the access"
+            raise ValueError(f"{self.name} {how} token, and there is none")
+        return {"grant_type": self.grant_type, self.token_parameter: token.reveal()}
 
     # The answer.
 
@@ -193,8 +258,8 @@ class Provider:
         fields = answer.parse(headers, body)
         succeeded = 200 <= status < 300
         # Tokens count before any error beside them: what a rotating provider gave must not be lost.
-        if succeeded and (pair := self._pair(fields, sent_at)):
-            return Renewed(pair)
+        if succeeded and (renewed := self._renewed(fields, sent_at)):
+            return renewed
         wait = answer.retry_after(headers, sent_at)
         known = self.verdict(fields)
         if status in (408, 429) or status >= 500:
@@ -212,15 +277,18 @@ class Provider:
 
     def verdict(self, fields: Mapping[str, Any]) -> tuple[str, RefusalBlame] | None:
         """Return code and blame of a known error, or None."""
-        table = {**BLAMES, **self.blames}
-        found = [code for name in self.error_names for code in error_codes(fields.get(name)) if code in table]
+        words = [(word, blame) for blame, words in self.error_words.by_blame() for word in words]
+        table = {**BLAMES, **{normalize(word): blame for word, blame in words if " " not in word}}
+        codes = [code for name in self.error_names for code in error_codes(fields.get(name))]
+        found = [code for code in codes if code in table]
+        if not found or table[found[0]] is not RefusalBlame.NOBODY:
+            texts = descriptions(fields)
+            for word, blame in words:
+                if " " in word and any(word.lower() in text for text in texts):
+                    return _PHRASE_CODES.get(blame) or normalize(word)[:64], blame
         if not found:
             return None
         blame = table[found[0]]
-        description = fields.get("error_description")
-        description = description.lower() if isinstance(description, str) else ""
-        if blame is RefusalBlame.OPERATOR and any(text in description for text in self.dead_grant_texts):
-            return "invalid_grant", RefusalBlame.USER
         # The last code of that blame is the most precise: invalid_rapt says more than invalid_grant.
         return next(code for code in reversed(found) if table[code] is blame), blame
 
@@ -240,13 +308,20 @@ class Provider:
             return Refused(RefusalBlame.IN_DOUBT, code, wait, spent=True)
         return Refused(RefusalBlame.NOBODY, code, wait)
 
+    def _renewed(self, fields: Mapping[str, Any], sent_at: datetime) -> Renewed | None:
+        if pair := self._pair(fields, sent_at):
+            return Renewed(pair)
+        if self.prolongs and all(fields.get(name) == value for name, value in self.prolongs.items()):
+            return Renewed(TokenPair(None, expires_at=self._ends(fields, sent_at)), prolonged=True)
+        return None
+
     def _pair(self, fields: Mapping[str, Any], sent_at: datetime) -> TokenPair | None:
-        inner = (fields.get(name) for name in self.within)
+        inner = (answer.at_path(fields, path) for path in self.within)
         for holder in (*(part for part in inner if isinstance(part, dict)), fields):
-            if access := answer.secret(holder.get("access_token")):
+            if access := answer.secret(holder.get(self.access_token)):
                 return TokenPair(
                     access=access,
-                    refresh=answer.refresh_secret(holder.get("refresh_token")),
+                    refresh=answer.refresh_secret(holder.get(self.refresh_token)),
                     expires_at=self._ends(holder, sent_at),
                     refresh_expires_at=_refresh_ends(holder, sent_at),
                     scopes=answer.scopes(holder.get("scope") or holder.get("scopes"), self.scope_separator),
@@ -298,13 +373,42 @@ def error_codes(value: object) -> list[str]:
     return [normalize(part) for part in parts]
 
 
+def descriptions(fields: Mapping[str, Any]) -> list[str]:
+    """Return an error's texts for people, in lower case."""
+    inner = fields.get("error")
+    found = [fields.get(name) for name in _DESCRIPTION_NAMES]
+    found += [inner.get(name) for name in _DESCRIPTION_NAMES] if isinstance(inner, dict) else [inner]
+    return [text.lower() for text in found if isinstance(text, str)]
+
+
+def _post(url: str, headers: dict[str, str], form: Mapping[str, str], *, as_json: bool) -> TokenRequest:
+    if as_json:
+        headers["Content-Type"], body = "application/json", json.dumps(form).encode()
+    else:
+        headers["Content-Type"], body = "application/x-www-form-urlencoded", urlencode(form).encode()
+    return TokenRequest("POST", url, headers, body)
+
+
 def _reveal(client: Client) -> str:
-    if not client.client_secret:
+    if client.client_secret is None:
         raise ConfigurationError(f"{client.provider}: there is no client secret to authenticate with")
     return client.client_secret.reveal()
 
 
-def _basic(client: Client) -> str:
-    """Form-encode id and secret, then Base64 (RFC 6749 §2.3.1)."""
-    pair = f"{quote_plus(client.client_id)}:{quote_plus(_reveal(client))}"
-    return f"Basic {b64encode(pair.encode()).decode()}"
+def _basic(client_id: str, secret: str) -> str:
+    """Return the header; RFC 6749 §2.3.1 has both parts form-encoded before."""
+    return f"Basic {b64encode(f'{client_id}:{secret}'.encode()).decode()}"
+
+
+def _assertion(client: Client, url: str, now: datetime | None) -> dict[str, str]:
+    if client.key is None or now is None:
+        raise ConfigurationError(f"{client.provider}: private_key_jwt needs the client's key and the time")
+    assertion = sign_assertion(
+        client.client_id,
+        client.key.private_key,
+        audience=client.key.audience or url,
+        now=now,
+        key_id=client.key.key_id,
+        certificate=client.key.certificate,
+    )
+    return {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from worker.providers.base import ClientAuth, Provider
+from worker.providers.base import ClientAuth, ErrorWords, Provider
 
 # Rotates since May 2026. No grace is documented, so none is assumed.
 BITBUCKET = Provider(
@@ -17,7 +17,7 @@ BITBUCKET = Provider(
     token_url="https://bitbucket.org/site/oauth2/access_token",  # noqa: S106  # a URL, not a password
     auth=ClientAuth.BASIC,
     # A dead refresh token comes back as invalid_request, which elsewhere blames the client.
-    dead_grant_texts=("invalid refresh_token",),
+    error_words=ErrorWords(user=("invalid refresh_token",)),
     grace=0,
     idle_life=timedelta(days=90),
 )

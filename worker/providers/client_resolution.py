@@ -6,6 +6,7 @@ Its options come from Auth0; each setting of the operator counts more.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,17 +14,33 @@ from urllib.parse import SplitResult, urlsplit
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
+from worker.client_assertion import signing_key, thumbprints
 from worker.loopback import is_loopback
 from worker.providers import registry
 from worker.providers.base import Provider
 from worker.providers.declared import OAUTH2, OIDC
-from worker.providers.model import Client, ClientAuth, Override, Problem
+from worker.providers.model import Client, ClientAuth, ClientKey, Override, Problem
 
 TOKENLESS_STRATEGIES = frozenset(
     {"auth0", "samlp", "email", "sms", "ad", "adfs", "auth0-adldap", "pingfederate", "ip", "custom"}
 )
 """Auth0 strategies whose users bring no tokens of an identity provider."""
 
+_SECRETLESS = (ClientAuth.NONE, ClientAuth.PRIVATE_KEY_JWT)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+# They belong to the request that is built here, not to the client.
+_OWN_HEADERS = frozenset(
+    (
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "transfer-encoding",
+    )
+)
 _TOKEN_URL_NAMES = ("tokenURL", "token_endpoint", "tokenUrl", "token_url")
 
 
@@ -71,21 +88,22 @@ def _resolve(
     known = options or {}
     provider = _provider(strategy, override, override.token_url or _token_url_option(known), declared)
     provider = declared.get(provider.name, provider)
-    header_client = _header_client(known)
-    auth = (
-        override.client_auth or _auth_option(known) or (ClientAuth.BASIC if header_client else provider.auth)
-    )
-    if auth is ClientAuth.PRIVATE_KEY_JWT:
-        raise _Unresolvable(
-            "bad_option",
-            "the connection authenticates with private_key_jwt, and Auth0 does not show the key: register "
-            "a client secret at the provider and set client_auth and client_secret for the connection",
-        )
+    headers = _header_options(known)
+    header_client = _header_client(headers)
+    # What signs in at Auth0 with an unencoded header is a server that does not decode.
+    header_auth = ClientAuth.BASIC_RAW if header_client else None
+    auth = override.client_auth or _auth_option(known) or header_auth or provider.auth
+    if override.client_auth or override.client_id or override.client_secret is not None:
+        headers = {name: value for name, value in headers.items() if name != "Authorization"}
     header_id, header_secret = header_client or (None, None)
     client_id = override.client_id or _text(known.get("client_id")) or header_id
     secret = _text(known.get("client_secret")) or header_secret
-    client_secret = override.client_secret or (Secret(secret) if secret else None)
-    if not client_id or (not client_secret and auth is not ClientAuth.NONE):
+    is_empty = _has_empty_password(auth, override)
+    client_secret = (
+        override.client_secret if is_empty else override.client_secret or (Secret(secret) if secret else None)
+    )
+    proves_itself = client_secret or "Authorization" in headers or is_empty
+    if not client_id or (not proves_itself and auth not in _SECRETLESS):
         raise _missing_client(options, client_id)
     return Client(
         provider=provider.name,
@@ -96,7 +114,38 @@ def _resolve(
         extra=_extra(provider, known, override),
         revocation_url=override.revocation_url
         and _checked(override.revocation_url, "revocation_url set for the connection", allow_http=True),
+        headers={**headers, **override.headers},
+        key=_key(override) if auth is ClientAuth.PRIVATE_KEY_JWT else None,
     )
+
+
+def _has_empty_password(auth: ClientAuth, override: Override) -> bool:
+    """Whether the operator says that the secret is empty, and not just leaves it out."""
+    is_basic = auth in (ClientAuth.BASIC, ClientAuth.BASIC_RAW)
+    return is_basic and override.client_secret is not None and not override.client_secret
+
+
+def _key(override: Override) -> ClientKey:
+    """Return the key that signs assertions, once it is known to read."""
+    if override.client_key is None:
+        raise _Unresolvable(
+            "bad_option",
+            "the connection authenticates with private_key_jwt, and Auth0 does not show the key: set client_key for "
+            "the connection, or register a client secret at the provider and set client_auth and client_secret",
+        )
+    try:
+        signing_key(override.client_key.private_key)
+    except ValueError as error:
+        raise _Unresolvable(
+            "bad_option", f"client_key set for the connection is {error}: correct it"
+        ) from None
+    try:
+        thumbprints(override.client_key.certificate)
+    except ValueError:
+        raise _Unresolvable(
+            "bad_option", "client_certificate set for the connection is no certificate in PEM: correct it"
+        ) from None
+    return override.client_key
 
 
 def _provider(
@@ -232,22 +281,31 @@ def _auth_option(options: Mapping[str, Any]) -> ClientAuth | None:
         ) from None
 
 
-def _header_client(options: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return id and secret from ``customHeaders``.
+def _header_options(options: Mapping[str, Any]) -> dict[str, Secret]:
+    """Return ``customHeaders``: what Auth0 sends to the token endpoint besides.
 
-    Custom connections at Auth0 ask for basic authentication this way.
+    Custom connections ask for basic authentication this way. What describes the request itself is left out.
     """
     headers = options.get("customHeaders")
-    for name, value in headers.items() if isinstance(headers, Mapping) else ():
-        if str(name).lower() == "authorization" and isinstance(value, str):
-            scheme, _, encoded = value.strip().partition(" ")
-            try:
-                client_id, _, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
-            except ValueError:
-                return None
-            if scheme.lower() == "basic" and client_id and secret:
-                return client_id, secret
-    return None
+    return {
+        "Authorization" if str(name).lower() == "authorization" else str(name): Secret(value.strip())
+        for name, value in (headers.items() if isinstance(headers, Mapping) else ())
+        if isinstance(value, str)
+        and _HEADER_NAME.fullmatch(str(name))
+        and _HEADER_VALUE.fullmatch(value.strip())
+        and str(name).lower() not in _OWN_HEADERS
+    }
+
+
+def _header_client(headers: Mapping[str, Secret]) -> tuple[str, str] | None:
+    """Return id and secret from a header of basic authentication."""
+    value = headers.get("Authorization")
+    scheme, _, encoded = value.reveal().partition(" ") if value else ("", "", "")
+    try:
+        client_id, _, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except ValueError:
+        return None
+    return (client_id, secret) if scheme.lower() == "basic" and client_id else None
 
 
 def _text(value: object) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from worker.providers.base import ClientAuth, Provider, RefusalBlame
+from worker.providers.base import ClientAuth, ErrorWords, Provider
 
 OAUTH2 = Provider(name="oauth2", strategies=("oauth2",))
 OIDC = Provider(name="oidc", strategies=("oidc",))
@@ -30,7 +30,7 @@ DECLARED = (
         hosts=("auth.atlassian.com", "api.atlassian.com"),
         token_url="https://auth.atlassian.com/oauth/token",
         json_body=True,
-        dead_grant_texts=("refresh_token is invalid", "invalid refresh token"),
+        error_words=ErrorWords(user=("refresh_token is invalid", "invalid refresh token")),
         idle_life=timedelta(days=90),
         absolute_life=timedelta(days=365),
     ),
@@ -43,7 +43,7 @@ DECLARED = (
         auth=ClientAuth.BASIC,
         within=("authed_user",),
         scope_separator=",",
-        blames={"internal_error": RefusalBlame.IN_DOUBT, "fatal_error": RefusalBlame.IN_DOUBT},
+        error_words=ErrorWords(in_doubt=("internal_error", "fatal_error")),
     ),
     # https://learn.microsoft.com/linkedin/shared/authentication/programmatic-refresh-tokens
     # The refresh token's year counts down from consent; a renewal does not extend it.
@@ -109,7 +109,7 @@ DECLARED = (
         hosts=("api.x.com", "api.twitter.com"),
         token_url="https://api.x.com/2/oauth2/token",
         auth=ClientAuth.BASIC,
-        dead_grant_texts=("value passed for the token was invalid",),
+        error_words=ErrorWords(user=("value passed for the token was invalid",)),
     ),
     # https://developer.xero.com/documentation/guides/oauth2/token-types
     Provider(
@@ -139,7 +139,7 @@ DECLARED = (
             ),
             "accounts.zohocloud.ca",
         ),
-        blames={"access_denied": RefusalBlame.NOBODY},
+        error_words=ErrorWords(wait=("access_denied",)),
         rotates=False,
     ),
     # https://developer.apple.com/documentation/signinwithapplerestapi/generate-and-validate-tokens

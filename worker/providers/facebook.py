@@ -9,11 +9,11 @@ https://developers.facebook.com/docs/graph-api/guides/error-handling
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from worker.providers.base import Client, ClientAuth, Provider, RefusalBlame, Secret, TokenRequest
+from worker.providers.base import Provider, RefusalBlame
 
 _BLAMES = {
     1: RefusalBlame.NOBODY,  # unknown error, mostly transient
@@ -30,23 +30,7 @@ _BLAMES = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Facebook(Provider):
-    """Sends the exchange as a GET.
-
-    Its URL holds the token, so it must never be logged.
-    """
-
-    def request(self, client: Client, *, access: Secret | None, refresh: Secret | None) -> TokenRequest:
-        """Build the exchange as Facebook documents it."""
-        as_form = super().request(replace(client, auth=ClientAuth.POST), access=access, refresh=refresh)
-        url = f"{client.token_url}?{(as_form.body or b'').decode()}"
-        return TokenRequest("GET", url, {"Accept": "application/json"}, None)
-
-    def grant(self, *, access: Secret | None, refresh: Secret | None) -> dict[str, str]:
-        """Return the parameters that exchange the live access token."""
-        del refresh
-        if not access:
-            raise ValueError("facebook exchanges the access token, and there is none")
-        return {"grant_type": "fb_exchange_token", "fb_exchange_token": access.reveal()}
+    """Tells errors by numbers inside an object."""
 
     def verdict(self, fields: Mapping[str, Any]) -> tuple[str, RefusalBlame] | None:
         """Read the error object's number."""
@@ -70,7 +54,10 @@ FACEBOOK = Facebook(
     strategies=("facebook",),
     hosts=("graph.facebook.com",),
     token_url="https://graph.facebook.com/v23.0/oauth/access_token",  # noqa: S106  # a URL, not a password
-    needs_refresh_token=False,
+    method="GET",
+    grant_type="fb_exchange_token",
+    sends="access_token",
+    token_parameter="fb_exchange_token",  # noqa: S106  # a parameter's name
     rotates=False,
     # Nothing renews an ended token, so a week is left for outages.
     margin=timedelta(days=7),

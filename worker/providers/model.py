@@ -21,6 +21,8 @@ class ClientAuth(StrEnum):
 
     POST = "post"
     BASIC = "basic"
+    BASIC_RAW = "basic-raw"
+    """Basic without percent-encoding id and secret, for servers that do not decode them."""
     NONE = "none"
     PRIVATE_KEY_JWT = "private_key_jwt"
 
@@ -28,6 +30,56 @@ class ClientAuth(StrEnum):
     def _missing_(cls, value: object) -> ClientAuth | None:
         spelled = {"client_secret_post": cls.POST, "client_secret_basic": cls.BASIC}
         return spelled.get(value) if isinstance(value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorWords:
+    """A provider's own words for who has to act.
+
+    A word without a blank is an error code. One with blanks is a phrase, looked for in the descriptions of an
+    error; it counts before a code, as it says more, but for a code that says to wait. Case does not matter.
+
+    Attributes:
+        user: this grant is dead.
+        operator: the client is refused.
+        wait: nobody has to act; the refresh token was not spent.
+        in_doubt: the request may have been carried out.
+    """
+
+    user: tuple[str, ...] = ()
+    operator: tuple[str, ...] = ()
+    wait: tuple[str, ...] = ()
+    in_doubt: tuple[str, ...] = ()
+
+    def extended(self, **words: tuple[str, ...]) -> ErrorWords:
+        """Return these words, and others that count before them."""
+        return ErrorWords(**{name: (*more, *getattr(self, name)) for name, more in words.items()})
+
+    def by_blame(self) -> tuple[tuple[RefusalBlame, tuple[str, ...]], ...]:
+        """Return the words of each blame, the mildest first."""
+        return (
+            (RefusalBlame.NOBODY, self.wait),
+            (RefusalBlame.IN_DOUBT, self.in_doubt),
+            (RefusalBlame.OPERATOR, self.operator),
+            (RefusalBlame.USER, self.user),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """The key of a client that signs its assertions.
+
+    Attributes:
+        private_key: RSA or EC, unencrypted, in PEM.
+        certificate: in PEM; its thumbprints go into the header, as Microsoft Entra ID wants them.
+        key_id: the key's id at the provider.
+        audience: of the assertions; the token endpoint where None.
+    """
+
+    private_key: Secret
+    certificate: str | None = None
+    key_id: str | None = None
+    audience: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +91,12 @@ class Override:
     client_id: str | None = None
     client_secret: Secret | None = None
     client_auth: ClientAuth | None = None
+    client_key: ClientKey | None = None
     scope: str | None = None
     redirect_uri: str | None = None
     revocation_url: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, Secret] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +108,8 @@ class Client:
     Attributes:
         revocation_url: where a grant that is erased here is ended at the provider too (RFC 7009); None where it is not.
         extra: further request parameters, e.g. ``scope``, ``resource``, ``redirect_uri``.
+        headers: further request headers; an ``Authorization`` among them goes out as it is, instead of the secret.
+        key: signs the assertions of ``private_key_jwt``.
     """
 
     provider: str
@@ -63,6 +119,19 @@ class Client:
     auth: ClientAuth
     extra: Mapping[str, str] = field(default_factory=dict, repr=False)
     revocation_url: str | None = None
+    headers: Mapping[str, Secret] = field(default_factory=dict, repr=False)
+    key: ClientKey | None = field(default=None, repr=False)
+
+    @property
+    def credentials(self) -> tuple[str | Secret | None, ...]:
+        """Return all that identifies the client, for its fingerprint."""
+        pairs = (*sorted(self.extra.items()), *sorted(self.headers.items()))
+        key = self.key and (self.key.private_key, self.key.certificate, self.key.key_id, self.key.audience)
+        return (
+            *(self.provider, self.token_url, self.client_id, self.client_secret, self.auth),
+            *(part for pair in pairs for part in pair),
+            *(key or ()),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +170,12 @@ class Renewed:
     """The provider gave a new access token.
 
     Attributes:
-        pair: ``access`` is never None; ``refresh`` None means that the old one stays in use.
+        pair: ``refresh`` None means that the old one stays in use.
+        prolonged: the answer has no token: the current access token goes on until ``pair.expires_at``.
     """
 
     pair: TokenPair
+    prolonged: bool = False
 
 
 class RefusalBlame(StrEnum):

@@ -66,9 +66,6 @@ def notes(options: Mapping[str, Any] | None) -> tuple[str, ...]:
             "Auth0's own Token Vault is switched on for this connection (federated_connections_access_tokens): "
             "Auth0 may then keep its tokens from the users' identities, and they cannot be pulled"
         )
-    headers = (options or {}).get("customHeaders")
-    if isinstance(headers, Mapping) and any(str(name).lower() != "authorization" for name in headers):
-        found.append("customHeaders other than Authorization: Basic are not sent when tokens are renewed")
     return tuple(found)
 
 

@@ -78,7 +78,7 @@ class Renewer:
         tokens = self._postpone(limiter, provider, claim, now) or self._decrypt(provider, claim, now)
         if isinstance(tokens, Decision):
             return await self._give_back(limiter, claim, tokens, now)
-        request = provider.request(client, access=tokens.access, refresh=tokens.refresh)
+        request = provider.request(client, access=tokens.access, refresh=tokens.refresh, now=now)
         # The answer to the earlier request may have been stored meanwhile.
         if claim.in_doubt_since is not None and not await claims.is_held(self._vault, claim):
             return Outcome.SUPERSEDED
@@ -118,7 +118,8 @@ class Renewer:
         """Decrypt the tokens to send, or decide what happens without."""
         try:
             refresh = claims.decrypt_refresh_token(self._vault, claim)
-            access = None if provider.needs_refresh_token else claims.decrypt_access_token(self._vault, claim)
+            needs_access = provider.prolongs or not provider.needs_refresh_token
+            access = claims.decrypt_access_token(self._vault, claim) if needs_access else None
         except CannotDecrypt as error:
             log.error(  # noqa: TRY400  # the message says it all
                 "renewal.decrypt_failed", grant=claim.id, connection=claim.key.connection, error=str(error)
@@ -157,6 +158,8 @@ class Renewer:
     ) -> Outcome:
         """Commit the pair, then record what the answer has shown."""
         pair, connection = renewed.pair, limiter.connection
+        if renewed.prolonged:
+            pair = replace(pair, access=tokens.access)
         outcome = await self._committer.store(
             claim,
             pair,

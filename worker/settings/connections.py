@@ -26,6 +26,27 @@ class RenewalPolicySettings(Section):
     keep_alive: Seconds | None = None
 
 
+class ErrorWordSettings(Section):
+    """A provider's own words, by who has to act; codes, or phrases with blanks.
+
+    Attributes:
+        user: the grant is dead.
+        operator: the client is refused.
+        wait: nobody has to act.
+        in_doubt: the request may have been carried out.
+    """
+
+    user: tuple[str, ...] = ()
+    operator: tuple[str, ...] = ()
+    wait: tuple[str, ...] = ()
+    in_doubt: tuple[str, ...] = ()
+
+
+ClientAuthName = Literal[
+    "post", "basic", "basic-raw", "none", "client_secret_post", "client_secret_basic", "private_key_jwt"
+]
+
+
 class ProviderSettings(RenewalPolicySettings):
     """The operator's settings of a provider.
 
@@ -38,6 +59,9 @@ class ProviderSettings(RenewalPolicySettings):
         margin: seconds before a token's end at which it is renewed.
         expires_unit: what ``expires_in`` counts.
         default_life: seconds an access token lives where the answer does not say it.
+        token_url, client_auth, method, json_body, headers, grant_type, sends, token_parameter, parameter_names,
+            extra, within, access_token, refresh_token, prolongs, expires_in, scope_separator, error_names,
+            error_words: as ``Provider`` describes them.
     """
 
     rotates: bool | None = None
@@ -47,6 +71,26 @@ class ProviderSettings(RenewalPolicySettings):
     margin: Seconds | None = None
     expires_unit: Literal["seconds", "milliseconds", "absolute"] | None = None
     default_life: Seconds | None = None
+
+    token_url: str | None = None
+    client_auth: ClientAuthName | None = None
+    method: Literal["POST", "GET"] | None = None
+    json_body: bool | None = None
+    headers: Mapping[str, str] | None = None
+    grant_type: str | None = None
+    sends: Literal["refresh_token", "access_token", "nothing"] | None = None
+    token_parameter: str | None = None
+    parameter_names: Mapping[str, str] | None = None
+    extra: Mapping[str, str] | None = None
+
+    within: tuple[str, ...] | None = None
+    access_token: str | None = None
+    refresh_token: str | None = None
+    prolongs: Mapping[str, str] | None = None
+    expires_in: str | None = None
+    scope_separator: str | None = Field(default=None, min_length=1)
+    error_names: tuple[str, ...] | None = None
+    error_words: ErrorWordSettings | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -61,6 +105,14 @@ class ConnectionSettings(RenewalPolicySettings):
     """The operator's settings of a connection.
 
     Each overrides what Auth0 shows.
+
+    Attributes:
+        client_secret: with ``basic`` an empty one is sent as an empty password.
+        client_key: signs the assertions of ``private_key_jwt``; PEM.
+        client_key_id: the key's id at the provider.
+        client_certificate: of that key, in PEM: Microsoft Entra ID wants its thumbprint.
+        client_assertion_audience: how the provider wants to be named; by default its token endpoint.
+        headers: further headers of each token request.
     """
 
     tenant: str | None = None
@@ -68,11 +120,13 @@ class ConnectionSettings(RenewalPolicySettings):
     token_url: str | None = None
     client_id: str | None = None
     client_secret: SecretField | None = None
-    client_auth: (
-        Literal["post", "basic", "none", "client_secret_post", "client_secret_basic", "private_key_jwt"]
-        | None
-    ) = None
+    client_auth: ClientAuthName | None = None
+    client_key: SecretField | None = None
+    client_key_id: str | None = None
+    client_certificate: str | None = None
+    client_assertion_audience: str | None = None
     scope: str | None = None
     redirect_uri: str | None = None
     revocation_url: str | None = None
     extra: Mapping[str, str] = Field(default_factory=dict)
+    headers: Mapping[str, SecretField] = Field(default_factory=dict)

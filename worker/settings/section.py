@@ -35,7 +35,7 @@ class Section(BaseModel):
         if not isinstance(values, dict):
             return values
         resolved = dict(values)
-        for name in ("client_secret", "private_key", "secret"):
+        for name in ("client_secret", "client_key", "private_key", "secret"):
             if name not in cls.model_fields:
                 continue
             variable, path = resolved.pop(f"{name}_env", None), resolved.pop(f"{name}_file", None)

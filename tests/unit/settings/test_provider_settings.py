@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker import providers, renewal_policy
 from worker.settings import load
 
@@ -76,3 +77,67 @@ def test_what_is_not_said_stays(config: Path) -> None:
     config.write_text("[providers.okta]\ngrace = 5\n", encoding="utf-8")
     okta, built_in = renewal_policy.declared(load(config))["okta"], providers.get("okta")
     assert (okta.grace, okta.rotates, okta.idle_life) == (5, built_in.rotates, built_in.idle_life)
+
+
+def test_request_and_answer_are_said(config: Path) -> None:
+    """Shape of request and answer, and error words, come from the file; words add to those built in."""
+    config.write_text(
+        """
+        [connections."c"]
+        provider = "acme"
+        client_auth = "private_key_jwt"
+        client_key = "canary"
+        client_certificate = "PEM"
+        headers = { X-Version = "2" }
+        [providers.acme]
+        token_url = "https://idp.example/token"
+        client_auth = "basic-raw"
+        method = "GET"
+        json_body = true
+        headers = { X-Api = "1" }
+        grant_type = "client_credentials"
+        sends = "nothing"
+        token_parameter = "token"
+        parameter_names = { client_id = "client_key" }
+        extra = { audience = "api" }
+        within = ["data.credentials"]
+        access_token = "accessToken"
+        refresh_token = "refreshToken"
+        prolongs = { result = "0000" }
+        expires_in = "expiresAt"
+        scope_separator = ","
+        error_names = ["errorCode"]
+        error_words = { user = ["gone"], wait = ["try later"] }
+        [providers.bitbucket]
+        error_words = { operator = ["bad app"] }
+        """,
+        encoding="utf-8",
+    )
+    settings = load(config)
+    declared = renewal_policy.declared(settings)
+    acme = declared["acme"]
+    assert (acme.token_url, acme.auth, acme.method) == (
+        "https://idp.example/token",
+        providers.ClientAuth.BASIC_RAW,
+        "GET",
+    )
+    assert (acme.json_body, acme.headers, acme.extra) == (True, {"X-Api": "1"}, {"audience": "api"})
+    assert (acme.grant_type, acme.sends, acme.token_parameter) == ("client_credentials", "nothing", "token")
+    assert (acme.parameter_names, acme.within) == ({"client_id": "client_key"}, ("data.credentials",))
+    assert (acme.access_token, acme.refresh_token, acme.expires_in) == (
+        "accessToken",
+        "refreshToken",
+        "expiresAt",
+    )
+    assert (acme.prolongs, acme.scope_separator, acme.error_names) == (
+        {"result": "0000"},
+        ",",
+        ("errorCode",),
+    )
+    assert acme.error_words == providers.ErrorWords(user=("gone",), wait=("try later",))
+    words = declared["bitbucket"].error_words
+    assert (words.user, words.operator) == (providers.get("bitbucket").error_words.user, ("bad app",))
+    connection = settings.connection("any", "c")
+    assert connection is not None
+    assert (connection.client_key, connection.headers) == (Secret("canary"), {"X-Version": Secret("2")})
+    assert "canary" not in repr(connection)
