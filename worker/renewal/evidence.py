@@ -1,0 +1,176 @@
+"""Weighs refusals: the grant's trouble, the client's, or the provider's? Pure.
+
+One refusal seldom says whose trouble it is. Providers answer dead grants in words that are meant for clients, and
+wrong clients in words that are meant for grants. So a refusal is kept as evidence, and blames the connection only
+when it fits the connection: several grants refused under the same client, and none renewed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+# So many different grants have to be refused, with no renewal between, before their client is blamed: ambiguous
+# words count once, words about the client twice. A wrong client costs at most this number of calls.
+CLIENT_BLAMED_AT = 5
+CLIENT_WORDS_WEIGH = 2
+# So many different grants have to go without an answer before the provider is said to have an outage.
+OUTAGE_GRANTS = 5
+# Where every grant of a connection is refused and there are fewer of them, they are tried this often in all.
+TRIES_WITHOUT_WITNESS = 5
+
+# Before an ambiguous refusal is tried again. After the last one it is the grant's own trouble, if its client renewed
+# others meanwhile: a trouble that passes is given this time to pass.
+REFUSAL_PAUSES = (timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=8))
+# A grant whose calls end in server errors for so long, while its client renews others, is told as dead.
+SERVER_ERRORS_FOR = timedelta(hours=12)
+# A grant that is presumed dead is tried again once in this time: should it live after all, it recovers by itself.
+PRESUMED_DEAD_PAUSE = timedelta(days=1)
+
+
+class Suspicion(StrEnum):
+    """Whom one refusal may concern."""
+
+    CLIENT = "client"
+    """Words about the client, such as ``invalid_client``."""
+    UNCLEAR = "unclear"
+    """An answer whose words name nobody for sure."""
+    HELD = "held"
+    """A verdict on the grant, under a client that has changed and has renewed nothing yet."""
+    OUTAGE = "outage"
+    """No answer of the provider's own: a server error, or none at all."""
+    THROTTLED = "throttled"
+    """The provider asks to be left alone."""
+
+
+ANSWERED = frozenset({Suspicion.CLIENT, Suspicion.UNCLEAR, Suspicion.HELD})
+"""The provider answered for itself: it has no outage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What one grant was refused since it was last renewed.
+
+    Attributes:
+        tries: calls in a row that were refused.
+        first_at, last_at: when the first and the last of them were answered.
+    """
+
+    grant_id: int
+    suspicion: Suspicion
+    tries: int
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What stands against a connection under its present client.
+
+    Attributes:
+        refusals: at most one a grant, all under this client.
+        renewed_at: when this client last renewed a grant; None where it never did.
+        answered_at: when the provider last answered for itself; None where it never did.
+        has_witness: whether a renewable grant is left that was not refused since ``renewed_at``.
+    """
+
+    refusals: Sequence[Refusal]
+    renewed_at: datetime | None
+    answered_at: datetime | None
+    has_witness: bool
+
+
+class Finding(StrEnum):
+    """Whom the evidence blames."""
+
+    NOBODY = "nobody"
+    """It does not fit the connection: each grant is tried again by itself."""
+    CLIENT = "client"
+    """The operator has to act; the circuit opens."""
+    OUTAGE = "outage"
+    """The provider is away; the circuit opens, and nobody has to act."""
+
+
+def weigh(evidence: Evidence) -> Finding:
+    """Say whom the refusals since the last renewal blame."""
+    since = [each for each in evidence.refusals if _is_later(each.last_at, evidence.renewed_at)]
+    answered = [each for each in since if each.suspicion in ANSWERED]
+    if answered and _blames_client(answered, has_witness=evidence.has_witness):
+        return Finding.CLIENT
+    silent = [
+        each
+        for each in since
+        if each.suspicion not in ANSWERED and _is_later(each.last_at, evidence.answered_at)
+    ]
+    if silent and not answered and _is_outage(silent, has_witness=evidence.has_witness):
+        return Finding.OUTAGE
+    return Finding.NOBODY
+
+
+def wants_witness(evidence: Evidence) -> bool:
+    """Say whether another grant should be asked now, whether it is due or not.
+
+    Words about the client are settled at once so. Other words wait for the connection's next renewal, unless the
+    grant's tries are used up before: where tokens live for months, that renewal would come too late.
+    """
+    return evidence.has_witness and any(
+        _is_later(each.last_at, evidence.renewed_at)
+        and (
+            each.suspicion is Suspicion.CLIENT
+            or (each.suspicion is Suspicion.UNCLEAR and each.tries > len(REFUSAL_PAUSES))
+        )
+        for each in evidence.refusals
+    )
+
+
+def is_own_trouble(refusal: Refusal, renewed_at: datetime | None) -> bool:
+    """Whether a grant may be told as dead though the provider's words do not say so.
+
+    Args:
+        refusal: of the grant, its latest one included.
+        renewed_at: when the client last renewed another grant.
+    """
+    if renewed_at is None or renewed_at <= refusal.first_at:
+        return False
+    match refusal.suspicion:
+        case Suspicion.CLIENT | Suspicion.UNCLEAR:
+            return refusal.tries > len(REFUSAL_PAUSES)
+        case Suspicion.OUTAGE:
+            return refusal.tries > len(REFUSAL_PAUSES) and (
+                refusal.last_at - refusal.first_at >= SERVER_ERRORS_FOR
+            )
+        case Suspicion.HELD | Suspicion.THROTTLED:
+            return False
+
+
+def refusal_pause(tries: int, jitter: float) -> timedelta:
+    """Return how long an ambiguously refused grant waits before it is tried again.
+
+    Args:
+        tries: refusals in a row, this one included.
+        jitter: 0 to 1, uniform; adds up to a fifth.
+    """
+    pause = REFUSAL_PAUSES[min(tries, len(REFUSAL_PAUSES)) - 1]
+    extra = max(0, tries - len(REFUSAL_PAUSES))
+    return min(pause * 2.0 ** min(extra, 10), timedelta(hours=4)) * (1 + jitter / 5)
+
+
+def _blames_client(refusals: Sequence[Refusal], *, has_witness: bool) -> bool:
+    about_client = sum(each.suspicion is Suspicion.CLIENT for each in refusals)
+    if len(refusals) + about_client * (CLIENT_WORDS_WEIGH - 1) >= CLIENT_BLAMED_AT:
+        return True
+    if has_witness:
+        return False
+    return bool(about_client) or sum(each.tries for each in refusals) >= TRIES_WITHOUT_WITNESS
+
+
+def _is_outage(refusals: Sequence[Refusal], *, has_witness: bool) -> bool:
+    if len(refusals) >= OUTAGE_GRANTS:
+        return True
+    return not has_witness and sum(each.tries for each in refusals) >= TRIES_WITHOUT_WITNESS
+
+
+def _is_later(at: datetime, than: datetime | None) -> bool:
+    return than is None or at > than
