@@ -8,9 +8,10 @@ when it fits the connection: several grants refused under the same client, and n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+from worker.vault.refusals.refusals import Evidence, Refusal, Suspicion
 
 # So many different grants have to be refused, with no renewal between, before their client is blamed: ambiguous
 # words count once, words about the client twice. A wrong client costs at most this number of calls.
@@ -30,56 +31,8 @@ SERVER_ERRORS_FOR = timedelta(hours=12)
 PRESUMED_DEAD_PAUSE = timedelta(days=1)
 
 
-class Suspicion(StrEnum):
-    """Whom one refusal may concern."""
-
-    CLIENT = "client"
-    """Words about the client, such as ``invalid_client``."""
-    UNCLEAR = "unclear"
-    """An answer whose words name nobody for sure."""
-    HELD = "held"
-    """A verdict on the grant, under a client that has changed and has renewed nothing yet."""
-    OUTAGE = "outage"
-    """No answer of the provider's own: a server error, or none at all."""
-    THROTTLED = "throttled"
-    """The provider asks to be left alone."""
-
-
 ANSWERED = frozenset({Suspicion.CLIENT, Suspicion.UNCLEAR, Suspicion.HELD})
 """The provider answered for itself: it has no outage."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What one grant was refused since it was last renewed.
-
-    Attributes:
-        tries: calls in a row that were refused.
-        first_at, last_at: when the first and the last of them were answered.
-    """
-
-    grant_id: int
-    suspicion: Suspicion
-    tries: int
-    first_at: datetime
-    last_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What stands against a connection under its present client.
-
-    Attributes:
-        refusals: at most one a grant, all under this client.
-        renewed_at: when this client last renewed a grant; None where it never did.
-        answered_at: when the provider last answered for itself; None where it never did.
-        has_witness: whether a renewable grant is left that was not refused since ``renewed_at``.
-    """
-
-    refusals: Sequence[Refusal]
-    renewed_at: datetime | None
-    answered_at: datetime | None
-    has_witness: bool
 
 
 class Finding(StrEnum):
@@ -138,9 +91,7 @@ def is_own_trouble(refusal: Refusal, renewed_at: datetime | None) -> bool:
         case Suspicion.CLIENT | Suspicion.UNCLEAR:
             return refusal.tries > len(REFUSAL_PAUSES)
         case Suspicion.OUTAGE:
-            return refusal.tries > len(REFUSAL_PAUSES) and (
-                refusal.last_at - refusal.first_at >= SERVER_ERRORS_FOR
-            )
+            return refusal.last_at - refusal.first_at >= SERVER_ERRORS_FOR
         case Suspicion.HELD | Suspicion.THROTTLED:
             return False
 

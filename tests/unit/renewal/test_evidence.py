@@ -17,15 +17,13 @@ from worker.renewal.evidence import (
     REFUSAL_PAUSES,
     SERVER_ERRORS_FOR,
     TRIES_WITHOUT_WITNESS,
-    Evidence,
     Finding,
-    Refusal,
-    Suspicion,
     is_own_trouble,
     refusal_pause,
     wants_witness,
     weigh,
 )
+from worker.vault.refusals.refusals import Evidence, Refusal, Suspicion
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 minutes = st.integers(-600, 600).map(lambda count: NOON + timedelta(minutes=count))

@@ -7,7 +7,7 @@ from worker.vault.db.tables.base import Base
 from worker.vault.db.tables.connections import ConnectionRow
 from worker.vault.db.tables.grants import GRANT_STATES, GrantRow
 from worker.vault.db.tables.outbox import DeliveryRow, OutboxRow
-from worker.vault.db.tables.renewal import RefreshRequestRow, RenewalCount
+from worker.vault.db.tables.renewal import RefreshRequestRow, RefusalRow, RenewalCount
 from worker.vault.db.tables.secrets import ManagementTokenRow, VaultSecret
 from worker.vault.db.tables.sync import SyncCursorRow, SyncRun, UserToSync
 
@@ -20,6 +20,7 @@ __all__ = [
     "ManagementTokenRow",
     "OutboxRow",
     "RefreshRequestRow",
+    "RefusalRow",
     "RenewalCount",
     "SyncCursorRow",
     "SyncRun",

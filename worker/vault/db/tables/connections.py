@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from sqlalchemy import (
-    BigInteger,
     CheckConstraint,
     Double,
     Integer,
@@ -39,15 +38,19 @@ class ConnectionRow(Base):
     notes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     # Changes when the client's credentials or endpoint change: then the circuit closes by itself.
     client_fingerprint: Mapped[bytes | None]
+    # Of the client's id and endpoint alone: refresh tokens belong to them, whatever the secret is.
+    client_identity: Mapped[bytes | None]
+    # When the identity last changed; null while the first one is in use.
+    client_changed_at: Mapped[datetime | None]
+    # When the present client last renewed a grant: kept where it settles a refusal, not at each renewal.
+    renewed_at: Mapped[datetime | None]
+    # When the provider last answered for itself, kept as coarsely.
+    answered_at: Mapped[datetime | None]
     circuit_opened_at: Mapped[datetime | None]
     circuit_until: Mapped[datetime | None]
     circuit_code: Mapped[str | None]
     # Who has to act: the operator, or nobody in an outage.
     circuit_blame: Mapped[str | None]
-    # Calls in a row that the provider did not answer for itself, with no answer of its own in between.
-    failed_calls: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # A grant whose refusal may be its own trouble or the connection's: another one refused decides it.
-    suspect_grant: Mapped[int | None] = mapped_column(BigInteger)
     circuit_failures: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     synced_at: Mapped[datetime | None]
     # Since when Auth0 does not seem to have it any more.

@@ -70,6 +70,8 @@ class GrantRow(Base):
     in_doubt_since: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     last_error: Mapped[str | None]
+    # The identity of the client that a dead grant was refused under.
+    refused_client: Mapped[bytes | None]
     last_renewed_at: Mapped[datetime | None]
     # The access token whose end was reported, as nothing renews it.
     expiry_reported_version: Mapped[int | None] = mapped_column(BigInteger)
@@ -93,8 +95,7 @@ class GrantRow(Base):
             name="erased_is_empty",
         ),
         CheckConstraint(
-            "state <> 'reauthorization_required' OR (reason IS NOT NULL AND due_at IS NULL)",
-            name="dead_has_reason",
+            "state <> 'reauthorization_required' OR reason IS NOT NULL", name="dead_has_reason"
         ),
         CheckConstraint("state <> 'in_doubt' OR in_doubt_since IS NOT NULL", name="doubt_has_time"),
         CheckConstraint(
@@ -110,6 +111,13 @@ class GrantRow(Base):
         ),
         # A full scan compares the users of each page with the vault's of the same time range.
         Index("grants_scan_idx", "tenant", "user_created_at", postgresql_where=text("user_id <> ''")),
+        # What died under one client is tried again under another.
+        Index(
+            "grants_dead_idx",
+            "tenant",
+            "connection",
+            postgresql_where=text("state = 'reauthorization_required'"),
+        ),
         Index("grants_erased_idx", "reason_since", postgresql_where=text("state = 'erased'")),
         Index(
             "grants_missing_idx",

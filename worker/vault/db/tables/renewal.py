@@ -60,3 +60,28 @@ class RenewalCount(Base):
     connection: Mapped[str] = mapped_column(primary_key=True)
     outcome: Mapped[str] = mapped_column(primary_key=True)
     count: Mapped[int] = mapped_column(Integer)
+
+
+class RefusalRow(Base):
+    """What one grant was refused since its last renewal: evidence."""
+
+    __tablename__ = "refusals"
+
+    grant_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("grants.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    tenant: Mapped[str]
+    connection: Mapped[str]
+    # The fingerprint of the client that was refused.
+    client: Mapped[bytes]
+    suspicion: Mapped[str]
+    code: Mapped[str]
+    tries: Mapped[int] = mapped_column(Integer)
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
+
+    __table_args__ = (
+        CheckConstraint("suspicion IN ('client', 'unclear', 'held', 'outage', 'throttled')", name="suspicion"),
+        CheckConstraint("tries > 0 AND first_at <= last_at", name="whole"),
+        Index("refusals_connection_idx", "tenant", "connection", "last_at"),
+    )

@@ -1,0 +1,15 @@
+-- A grant that was renewed since, or refused by another client before, begins anew. Answers are counted apart from
+-- server errors: what passes for the one says nothing of the other.
+INSERT INTO refusals AS before (grant_id, tenant, connection, client, suspicion, code, tries, first_at, last_at)
+VALUES (:grant_id, :tenant, :connection, :client, :suspicion, :code, 1, :now, :now)
+ON CONFLICT (grant_id) DO UPDATE SET
+    client = EXCLUDED.client,
+    suspicion = EXCLUDED.suspicion,
+    code = EXCLUDED.code,
+    tries = CASE WHEN :begins_anew OR before.client <> EXCLUDED.client
+            OR (before.suspicion IN ('outage', 'throttled') AND EXCLUDED.suspicion NOT IN ('outage', 'throttled'))
+        THEN 1 ELSE before.tries + 1 END,
+    first_at = CASE WHEN :begins_anew OR before.client <> EXCLUDED.client
+        THEN EXCLUDED.first_at ELSE least(before.first_at, EXCLUDED.first_at) END,
+    last_at = CASE WHEN :begins_anew OR before.client <> EXCLUDED.client
+        THEN EXCLUDED.last_at ELSE greatest(before.last_at, EXCLUDED.last_at) END

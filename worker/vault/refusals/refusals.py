@@ -1,0 +1,189 @@
+"""Keeps refusals until a renewal, a login or a verdict settles them.
+
+A trigger on ``grants`` removes a grant's refusal once the grant is renewed, dead, or erased.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from worker.vault.db.database import Vault
+from worker.vault.db.sql import load
+from worker.vault.db.tables import ConnectionRow, GrantRow, RefusalRow
+
+# More refusals than this prove no more.
+MAX_EVIDENCE = 32
+# Grants that waited for the end of an outage are tried again within this time.
+RECALL_WITHIN_SECONDS = 60.0
+
+_RECORD = load(__package__, "record_refusal")
+_HAS_WITNESS = load(__package__, "has_witness")
+_CALL_WITNESS = load(__package__, "call_witness")
+_RECALL = load(__package__, "recall_waiting")
+
+
+class Suspicion(StrEnum):
+    """Whom one refusal may concern."""
+
+    CLIENT = "client"
+    """Words about the client, such as ``invalid_client``."""
+    UNCLEAR = "unclear"
+    """An answer whose words name nobody for sure."""
+    HELD = "held"
+    """A verdict on the grant, under a client that has changed and has renewed nothing yet."""
+    OUTAGE = "outage"
+    """No answer of the provider's own: a server error, or none at all."""
+    THROTTLED = "throttled"
+    """The provider asks to be left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What one grant was refused since it was last renewed.
+
+    Attributes:
+        tries: calls in a row that were refused so.
+        first_at, last_at: when the first and the last of them were answered.
+    """
+
+    grant_id: int
+    suspicion: Suspicion
+    tries: int
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What stands against a connection under its present client.
+
+    Attributes:
+        refusals: at most one a grant, all under this client.
+        renewed_at: when this client last renewed a grant; None where it never did.
+        answered_at: when the provider last answered for itself; None where it never did.
+        has_witness: whether a renewable grant is left that was not refused since ``renewed_at``.
+    """
+
+    refusals: Sequence[Refusal]
+    renewed_at: datetime | None
+    answered_at: datetime | None
+    has_witness: bool
+
+    def of(self, grant_id: int) -> Refusal | None:
+        """Return the refusal of one grant."""
+        return next((each for each in self.refusals if each.grant_id == grant_id), None)
+
+
+async def record(
+    vault: Vault,
+    *,
+    tenant: str,
+    connection: str,
+    grant_id: int,
+    client: bytes,
+    suspicion: Suspicion,
+    code: str,
+    begins_anew: bool,
+    now: datetime,
+) -> Evidence | None:
+    """Keep one refusal, and return all that stands against its connection.
+
+    Args:
+        client: the fingerprint of the client that was refused.
+        code: what the provider said, as a short code.
+        begins_anew: the grant was renewed since its refusals before.
+
+    Returns:
+        None where the connection has another client by now: the refusal says nothing of that one.
+    """
+    values: dict[str, Any] = {
+        "tenant": tenant, "connection": connection, "grant_id": grant_id, "client": client,
+        "suspicion": suspicion.value, "code": code, "begins_anew": begins_anew, "now": now,
+    }  # fmt: skip
+    # Locked, so that two workers do not each miss the other's evidence.
+    own = (
+        select(ConnectionRow.renewed_at, ConnectionRow.answered_at)
+        .where(
+            ConnectionRow.tenant == tenant,
+            ConnectionRow.name == connection,
+            ConnectionRow.client_fingerprint == client,
+        )
+        .with_for_update()
+    )
+    async with vault.engine.begin() as transaction:
+        row = (await transaction.execute(own)).one_or_none()
+        if row is None:
+            return None
+        await transaction.execute(_RECORD, values)
+        return await _evidence(transaction, tenant, connection, client, row.renewed_at, row.answered_at)
+
+
+async def _evidence(
+    transaction: AsyncConnection,
+    tenant: str,
+    connection: str,
+    client: bytes,
+    renewed_at: datetime | None,
+    answered_at: datetime | None,
+) -> Evidence:
+    recorded = (
+        select(
+            RefusalRow.grant_id, RefusalRow.suspicion, RefusalRow.tries, RefusalRow.first_at, RefusalRow.last_at
+        )
+        .where(
+            RefusalRow.tenant == tenant, RefusalRow.connection == connection, RefusalRow.client == client
+        )
+        .order_by(RefusalRow.last_at.desc())
+        .limit(MAX_EVIDENCE)
+    )
+    found = [
+        Refusal(row.grant_id, Suspicion(row.suspicion), row.tries, row.first_at, row.last_at)
+        for row in await transaction.execute(recorded)
+    ]
+    values = {"tenant": tenant, "connection": connection, "client": client, "renewed_at": renewed_at}
+    has_witness = bool((await transaction.execute(_HAS_WITNESS, values)).scalar_one())
+    return Evidence(found, renewed_at, answered_at, has_witness)
+
+
+async def last_renewal(vault: Vault, *, tenant: str, connection: str) -> datetime | None:
+    """Return when the present client last renewed any grant, from the grants themselves.
+
+    It reads all of a connection's grants: ask it only before a connection is blamed.
+    """
+    changed_at = (
+        select(ConnectionRow.client_changed_at)
+        .where(ConnectionRow.tenant == tenant, ConnectionRow.name == connection)
+        .scalar_subquery()
+    )
+    statement = (
+        select(GrantRow.last_renewed_at)
+        .where(
+            GrantRow.tenant == tenant,
+            GrantRow.connection == connection,
+            GrantRow.last_renewed_at.is_not(None),
+            (changed_at.is_(None)) | (GrantRow.last_renewed_at > changed_at),
+        )
+        .order_by(GrantRow.last_renewed_at.desc())
+        .limit(1)
+    )
+    async with vault.engine.connect() as transaction:
+        found: datetime | None = (await transaction.execute(statement)).scalar_one_or_none()
+        return found
+
+
+async def call_witness(vault: Vault, *, tenant: str, connection: str, now: datetime) -> None:
+    """Make one grant due that was never refused: its renewal says whether the client is good."""
+    await vault.run(_CALL_WITNESS, {"tenant": tenant, "connection": connection, "now": now})
+
+
+async def recall_waiting(transaction: AsyncConnection, *, tenant: str, connection: str, now: datetime) -> None:
+    """Make the grants due soon that wait for the end of an outage."""
+    values = {"tenant": tenant, "connection": connection, "now": now, "within": RECALL_WITHIN_SECONDS}
+    await transaction.execute(_RECALL, values)
