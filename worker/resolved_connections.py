@@ -33,6 +33,8 @@ class ResolvedConnection:
         stored: as the vault has it, with what answers have shown.
         client: what a renewal needs; None where ``problem`` says why there is none.
         fingerprint: of the client; a circuit is opened only for the client that was refused.
+        client_identity: of the client's id and endpoint: refresh tokens belong to them, whatever the secret is.
+        is_proven: the client has renewed a grant since its identity changed, or never changed it.
         provider: as the operator declares it and answers have shown it; None without a client.
         policy: how the connection's grants are kept fresh.
         circuit: closed where the stored one was opened for another client.
@@ -42,9 +44,16 @@ class ResolvedConnection:
     client: providers.Client | None = None
     problem: providers.Problem | None = None
     fingerprint: bytes | None = None
+    client_identity: bytes | None = None
+    is_proven: bool = True
     provider: providers.Provider | None = None
     policy: RenewalPolicy = EAGER
     circuit: Circuit = CLOSED
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether refusals stand against the connection."""
+        return self.stored.is_suspected or self.circuit.is_open
 
     @property
     def tenant(self) -> str:
@@ -92,10 +101,14 @@ class ConnectionResolver:
         if isinstance(client, providers.Problem):
             return ResolvedConnection(stored, problem=client, circuit=circuit)
         provider = self._provider(client.provider, stored)
+        identity = self._vault.fingerprints.of(client.token_url, client.client_id)
+        is_changed = stored.client_identity not in (None, identity)
         return ResolvedConnection(
             stored,
             client=client,
             fingerprint=fingerprint,
+            client_identity=identity,
+            is_proven=not is_changed and (stored.client_changed_at is None or stored.renewed_at is not None),
             provider=provider,
             policy=self._policy(provider, stored),
             circuit=circuit,
@@ -111,6 +124,7 @@ class ConnectionResolver:
             provider=client.provider if client else stored.provider,
             client_id=client.client_id if client else None,
             fingerprint=connection.fingerprint,
+            identity=connection.client_identity,
             problem=problem.code if problem else None,
             problem_message=problem.message if problem else None,
             renew=renew if client else stored.renew,

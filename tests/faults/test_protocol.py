@@ -38,6 +38,7 @@ from worker import providers
 from worker.providers import RefusalBlame, Refused
 from worker.renewal.commit import AnswerCommitter
 from worker.renewal.engine import CLAIM_TIME
+from worker.renewal.evidence import Judgement, suspicion_of
 from worker.renewal.http import CALL_SECONDS
 from worker.renewal.outcome import NOTHING_TO_SPEND, Outcome, decide, wait_in_doubt
 from worker.token_pair import TokenPair
@@ -276,7 +277,10 @@ class Protocol(RuleBasedStateMachine):
             assert attempt.sent_at is not None
             self.run(self.storing.store(attempt.claim, answer, sent_at=attempt.sent_at, policy=EAGER))
             return
-        decision = decide(answer, attempt.claim, STRICT, now=self.now, jitter=0.5)
+        judgement = Judgement(suspicion_of(answer, client_is_proven=True))
+        decision = decide(
+            answer, attempt.claim, STRICT, judgement=judgement, client=None, now=self.now, jitter=0.5
+        )
         released = self.run(claims.release(self.vault, attempt.claim, **decision.columns))
         if not released and decision.outcome is Outcome.LOST:
             self.run(claims.mark_reused(self.vault, attempt.claim, now=self.now))

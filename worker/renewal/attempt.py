@@ -93,7 +93,8 @@ class Renewer:
         """Decide whether the token is better not sent now."""
         if not limiter.wait_in_doubt:
             return None
-        dormant = None if limiter.requested else self._stay_dormant(limiter, claim, now)
+        awake = limiter.requested or limiter.connection.is_suspected  # a witness is asked, read or not
+        dormant = None if awake else self._stay_dormant(limiter, claim, now)
         return dormant or wait_in_doubt(claim, provider, now=now)
 
     def _stay_dormant(self, limiter: ConnectionLimiter, claim: Claim, now: datetime) -> Decision | None:
@@ -112,7 +113,7 @@ class Renewer:
         earliest = schedule.keep_alive_due_at(claim.obtained_at, 1, policy, claim.refresh_expires_at)
         if due_at <= now or earliest <= now:
             return None
-        return Decision(Outcome.UNSENT, False, {"due_at": due_at})
+        return Decision(Outcome.UNSENT, {"due_at": due_at})
 
     def _decrypt(self, provider: Provider, claim: Claim, now: datetime) -> _ClaimedTokens | Decision:
         """Decrypt the tokens to send, or decide what happens without."""
@@ -184,21 +185,22 @@ class Renewer:
         clock: Callable[[], datetime],
     ) -> Outcome:
         now = clock()
-        decision = decide(refused, claim, provider, now=now, jitter=self._jitter())
+        judgement = await self._breaker.judge(limiter, claim, refused, now)
+        decision = decide(
+            refused, claim, provider, judgement=judgement, client=limiter.connection.client_identity, now=now,
+            jitter=self._jitter(),
+        )  # fmt: skip
         released = await claims.release(self._vault, claim, **decision.columns)
         outcome = decision.outcome
-        if not released and outcome is Outcome.LOST:
-            await claims.mark_reused(self._vault, claim, now=now)
+        if outcome is Outcome.LOST:
+            if not released:
+                await claims.mark_reused(self._vault, claim, now=now)
+            await observations.record_from_loss(self._vault, claim, provider)
         if decision.outage:
             limiter.shrink()
-            await self._breaker.record_outage(limiter, claim, refused, now)
-        elif not decision.opens_circuit:
+        elif judgement.suspicion is None:
             limiter.grow()
-            await self._breaker.record_verdict(limiter, refused, clock)
-            if outcome is Outcome.LOST:
-                await observations.record_from_loss(self._vault, claim, provider)
-        elif not await self._breaker.record_refusal(limiter, claim, refused, now):
-            outcome = Outcome.RETRY
+        await self._breaker.respond(limiter, claim, refused, judgement, now)
         log.warning(
             "renewal.refused",
             grant=claim.id,

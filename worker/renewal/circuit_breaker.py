@@ -1,19 +1,21 @@
-"""Opens and closes circuits as the providers' answers demand."""
+"""Opens and closes circuits as the evidence demands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
 import structlog
 
-from worker.providers import CLIENT_REFUSED, RefusalBlame, Refused
+from worker.providers import RefusalBlame, Refused
 from worker.renewal.concurrency import ConnectionLimiter
-from worker.renewal.outcome import MAX_UNKNOWN_REFUSALS
+from worker.renewal.evidence import Finding, Judgement, judge, suspicion_of, weigh
 from worker.vault.claims import Claim
 from worker.vault.connections import circuits
-from worker.vault.connections.circuits import Circuit
+from worker.vault.refusals import refusals
+from worker.vault.refusals.refusals import Evidence, Suspicion
 from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
@@ -32,78 +34,84 @@ class CircuitBreaker:
         self._jitter = jitter
 
     async def record_renewal(self, limiter: ConnectionLimiter, clock: Callable[[], datetime]) -> None:
-        """Close the circuit and drop suspicions: a grant was renewed."""
-        connection = limiter.connection
-        if connection.circuit != Circuit() or limiter.outage or limiter.suspicious:
-            limiter.suspicious = limiter.outage = False
-            await circuits.close_circuit(
-                self._vault, tenant=connection.tenant, name=connection.name, now=clock()
-            )
+        """Acquit the client: it renewed a grant, and whatever was refused is that grant's own trouble.
+
+        Nothing is written where nothing stands against the connection.
+        """
+        connection, limiter.renewed = limiter.connection, True
+        if connection.is_proven and not limiter.suspected and not connection.is_suspected:
+            return
+        limiter.suspected = False
+        await circuits.acquit(
+            self._vault,
+            tenant=connection.tenant,
+            name=connection.name,
+            fingerprint=connection.fingerprint,
+            now=clock(),
+        )
         if connection.circuit.is_open:
             log.info("connection.mended", connection=connection.name)
 
-    async def record_verdict(
-        self, limiter: ConnectionLimiter, refused: Refused, clock: Callable[[], datetime]
-    ) -> None:
-        """Note that the provider answers and takes the client."""
-        connection = limiter.connection
-        if connection.circuit.blame == "nobody":
-            await circuits.close_circuit(
-                self._vault, tenant=connection.tenant, name=connection.name, now=clock()
-            )
-            return
-        if connection.circuit.blame == "operator" and refused.blame is RefusalBlame.USER:
-            # Some providers look at the token before the client: that does not prove the client good. The next
-            # grant is tried at once, as another probe.
-            await circuits.release_probe(
-                self._vault, tenant=connection.tenant, name=connection.name, now=clock()
-            )
-        await self._forget_failed_calls(limiter)
-
-    async def record_outage(
+    async def judge(
         self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, now: datetime
-    ) -> None:
-        """Count a failed call; several in a row open it.
-
-        Failed is a call without an answer of the provider's own.
-        """
-        limiter.outage = True
-        if await circuits.record_outage(self._vault, tenant=claim.key.tenant, name=claim.key.connection):
-            await self._open(limiter, claim, refused, now, blame="nobody")
-
-    async def record_refusal(
-        self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, now: datetime
-    ) -> bool:
-        """Open the circuit if the client is refused.
-
-        Returns:
-            Whether it is; else the refusal may be this grant's own trouble.
-        """
-        await self._forget_failed_calls(limiter)  # whoever is to blame, the provider answers for itself
-        if not await self._is_client_refused(limiter, claim, refused):
-            return False
-        await self._open(limiter, claim, refused, now, blame="operator")
-        return True
-
-    async def _forget_failed_calls(self, limiter: ConnectionLimiter) -> None:
+    ) -> Judgement:
+        """Record a refusal as evidence, and weigh it with the connection's others."""
         connection = limiter.connection
-        if connection.circuit.failed_calls or limiter.outage:
-            limiter.outage = False
-            await circuits.clear_outage(self._vault, tenant=connection.tenant, name=connection.name)
-
-    async def _is_client_refused(self, limiter: ConnectionLimiter, claim: Claim, refused: Refused) -> bool:
-        """Return whether a refusal is about the connection's client.
-
-        One odd grant can provoke some of the codes too. These count only once another grant is refused as well, or
-        the same one again and again, with no renewal of the connection in between.
-        """
-        if refused.code in CLIENT_REFUSED:
-            return True
-        limiter.suspicious = True
-        suspect = await circuits.record_suspect(
-            self._vault, tenant=claim.key.tenant, name=claim.key.connection, grant_id=claim.id
+        suspicion = suspicion_of(refused, client_is_proven=connection.is_proven or limiter.renewed)
+        # What is said of a dead grant is no evidence: it is tried again for its own sake alone.
+        if suspicion is None or claim.state == "reauthorization_required" or connection.fingerprint is None:
+            return Judgement(suspicion)
+        limiter.suspected = True
+        evidence = await refusals.record(
+            self._vault,
+            tenant=claim.key.tenant,
+            connection=claim.key.connection,
+            grant_id=claim.id,
+            client=connection.fingerprint,
+            suspicion=suspicion,
+            code=refused.code,
+            begins_anew=claim.attempts == 0,
+            now=now,
         )
-        return suspect is not None and (suspect != claim.id or claim.attempts + 1 >= MAX_UNKNOWN_REFUSALS)
+        if evidence is None:
+            return Judgement(suspicion)
+        return judge(suspicion, claim.id, await self._with_last_renewal(claim, evidence))
+
+    async def respond(
+        self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, judgement: Judgement, now: datetime
+    ) -> None:
+        """Open the circuit, close it, or ask a witness, as a judgement says."""
+        tenant, name = claim.key.tenant, claim.key.connection
+        if judgement.finding is Finding.CLIENT:
+            await self._open(limiter, claim, refused, now, blame="operator")
+        elif judgement.finding is Finding.OUTAGE:
+            await self._open(limiter, claim, refused, now, blame="nobody")
+        elif judgement.suspicion not in (Suspicion.OUTAGE, Suspicion.THROTTLED):
+            await self._record_answer(limiter, refused, now)
+        if judgement.wants_witness and judgement.finding is Finding.NOBODY:
+            await refusals.call_witness(self._vault, tenant=tenant, connection=name, now=now)
+
+    async def _with_last_renewal(self, claim: Claim, evidence: Evidence) -> Evidence:
+        """Look at the grants themselves before a client is blamed: another worker may just have renewed one."""
+        if weigh(evidence) is not Finding.CLIENT:
+            return evidence
+        renewed_at = await refusals.last_renewal(
+            self._vault, tenant=claim.key.tenant, connection=claim.key.connection
+        )
+        times = [time for time in (renewed_at, evidence.renewed_at) if time is not None]
+        return replace(evidence, renewed_at=max(times, default=None))
+
+    async def _record_answer(self, limiter: ConnectionLimiter, refused: Refused, now: datetime) -> None:
+        """Note that the provider answers for itself: it has no outage."""
+        connection = limiter.connection
+        if not (limiter.suspected or connection.is_suspected):
+            return
+        await circuits.record_answer(
+            self._vault, tenant=connection.tenant, name=connection.name, now=now,
+            # Some providers look at the token before the client. That proves nothing of the client: the next
+            # grant is tried at once, as another probe.
+            probe_again=connection.circuit.blame == "operator" and refused.blame is RefusalBlame.USER,
+        )  # fmt: skip
 
     async def _open(
         self,

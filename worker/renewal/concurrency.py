@@ -27,8 +27,8 @@ class ConnectionLimiter:
 
     Attributes:
         capacity: how many calls may be under way at a time.
-        suspicious: whether a refusal in this run may have been the connection's trouble.
-        outage: whether a call of this run got no answer of the provider's own.
+        suspected: whether a refusal of this run stands against the connection.
+        renewed: whether a grant was renewed in this run.
         wait_in_doubt: whether a token in doubt waits until it is safe to use; an operator does not wait.
         requested: whether somebody asked for this renewal.
         observed: what answers of this run have shown of the provider.
@@ -39,8 +39,8 @@ class ConnectionLimiter:
 
     connection: ResolvedConnection
     capacity: int = 1
-    suspicious: bool = False
-    outage: bool = False
+    suspected: bool = False
+    renewed: bool = False
     wait_in_doubt: bool = True
     requested: bool = False
     observed: dict[str, Any] | None = None

@@ -8,9 +8,12 @@ when it fits the connection: several grants refused under the same client, and n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from worker.providers import CLIENT_REFUSED, RefusalBlame, Refused
+from worker.providers.error_codes import BLAMES
 from worker.vault.refusals.refusals import Evidence, Refusal, Suspicion
 
 # So many different grants have to be refused, with no renewal between, before their client is blamed: ambiguous
@@ -35,6 +38,25 @@ ANSWERED = frozenset({Suspicion.CLIENT, Suspicion.UNCLEAR, Suspicion.HELD})
 """The provider answered for itself: it has no outage."""
 
 
+def suspicion_of(refused: Refused, *, client_is_proven: bool) -> Suspicion | None:
+    """Return whom a refusal may concern; None where it is the provider's verdict on the grant.
+
+    Args:
+        client_is_proven: the client has renewed a grant since it changed, or has never changed.
+    """
+    match refused.blame:
+        case RefusalBlame.USER:
+            return None if client_is_proven else Suspicion.HELD
+        case RefusalBlame.OPERATOR:
+            return Suspicion.CLIENT if refused.code in CLIENT_REFUSED else Suspicion.UNCLEAR
+        case RefusalBlame.UNKNOWN:
+            return Suspicion.UNCLEAR
+        case RefusalBlame.NOBODY if refused.code == "http_429" or refused.code in BLAMES:
+            return Suspicion.THROTTLED
+        case _:
+            return Suspicion.OUTAGE
+
+
 class Finding(StrEnum):
     """Whom the evidence blames."""
 
@@ -44,6 +66,37 @@ class Finding(StrEnum):
     """The operator has to act; the circuit opens."""
     OUTAGE = "outage"
     """The provider is away; the circuit opens, and nobody has to act."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one refusal comes to beside the others of its connection.
+
+    Attributes:
+        suspicion: whom it may concern; None where it is the provider's verdict on the grant.
+        finding: whom all of the connection's refusals blame.
+        is_own_trouble: the grant is presumed dead: its client renews others.
+        tries: refusals of the grant in a row, this one included.
+        wants_witness: another grant is to be asked now.
+    """
+
+    suspicion: Suspicion | None
+    finding: Finding = Finding.NOBODY
+    is_own_trouble: bool = False
+    tries: int = 1
+    wants_witness: bool = False
+
+
+def judge(suspicion: Suspicion, grant_id: int, evidence: Evidence) -> Judgement:
+    """Weigh a grant's newest refusal, which is part of the evidence already."""
+    own = evidence.of(grant_id)
+    return Judgement(
+        suspicion,
+        finding=weigh(evidence),
+        is_own_trouble=own is not None and is_own_trouble(own, evidence.renewed_at),
+        tries=own.tries if own else 1,
+        wants_witness=wants_witness(evidence),
+    )
 
 
 def weigh(evidence: Evidence) -> Finding:

@@ -1,21 +1,20 @@
-"""How renewals end, and a grant's state after a refusal.
+"""How a renewal ends, and the grant's next state after a refusal.
 
 Pure: time and jitter are arguments.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from worker.providers import Provider, RefusalBlame, Refused
+from worker.renewal.evidence import ANSWERED, PRESUMED_DEAD_PAUSE, Finding, Judgement, refusal_pause
 from worker.vault import schedule
 from worker.vault.claims import Claim
 
-# Refusals of an unknown kind in a row, before they are taken for the operator's.
-MAX_UNKNOWN_REFUSALS = 5
 # A token in doubt is spent again this long before the access token ends. At a provider that revokes the family on
 # reuse an earlier retry wins nothing, and may end the access token that is still served.
 IN_DOUBT_RETRY_MARGIN = timedelta(seconds=45)
@@ -54,50 +53,60 @@ class Decision:
 
     Attributes:
         outcome: for the counts.
-        opens_circuit: whether the refusal may open the connection's circuit; where it might be this grant's own
-            trouble, it does once another grant is refused as well.
         columns: keyword arguments of ``claims.release``.
         outage: the provider did not answer for itself, or asked for a pause.
     """
 
     outcome: Outcome
-    opens_circuit: bool
     columns: dict[str, Any]
     outage: bool = False
 
 
-def decide(refused: Refused, claim: Claim, provider: Provider, *, now: datetime, jitter: float) -> Decision:
+def decide(
+    refused: Refused,
+    claim: Claim,
+    provider: Provider,
+    *,
+    judgement: Judgement,
+    client: bytes | None,
+    now: datetime,
+    jitter: float,
+) -> Decision:
     """Turn a refusal into the grant's next state.
 
-    Only the provider's verdict on this grant marks it dead.
+    Args:
+        judgement: whom the refusal blames, beside the others of its connection.
+        client: the identity of the client that was refused, kept with a death.
     """
     attempts = claim.attempts + 1
     allowed_at = now + timedelta(seconds=refused.retry_after or 0)
     retry_at = schedule.after_failure(attempts, now, jitter, refused.retry_after)
     columns: dict[str, Any] = {"attempts": attempts, "last_error": refused.code, "due_at": retry_at}
     if claim.state == "reauthorization_required":
-        return _still_dead(refused, columns)
-    if refused.blame is RefusalBlame.USER:
-        return _dead(refused, claim, columns, now)
+        return _still_dead(refused, columns, client, now)
+    if judgement.suspicion is None:
+        return _dead(refused, claim, columns, client, now)
+    if judgement.is_own_trouble:
+        decision = _dead(refused, claim, columns, client, now)
+        # It is presumed dead, in words that nobody knows: if it lives after all, it recovers by itself.
+        return replace(decision, columns=decision.columns | {"due_at": now + PRESUMED_DEAD_PAUSE})
+    if judgement.suspicion in ANSWERED:
+        columns["due_at"] = max(allowed_at, now + refusal_pause(judgement.tries, jitter))
+        is_blocked = judgement.finding is Finding.CLIENT
+        return Decision(Outcome.BLOCKED if is_blocked else Outcome.RETRY, columns)
     if refused.blame is RefusalBlame.IN_DOUBT and refused.spent:
         columns |= {"state": "in_doubt", "reason": refused.code, "in_doubt": True}
         columns |= {"reason_since": claim.in_doubt_since or claim.claimed_at}
         columns["due_at"] = max(allowed_at, doubt_due_at(claim, provider, now=now, retry_at=retry_at))
-        return Decision(Outcome.IN_DOUBT, False, columns, outage=True)
+        return Decision(Outcome.IN_DOUBT, columns, outage=True)
     if refused.blame is RefusalBlame.IN_DOUBT and not claim.attempts:
         columns["due_at"] = allowed_at  # nothing was spent: the first retry is made at once
-    if refused.blame is RefusalBlame.OPERATOR or (
-        refused.blame is RefusalBlame.UNKNOWN and attempts >= MAX_UNKNOWN_REFUSALS
-    ):
-        # The grant itself is still good. It is due a little later, so that the connection's probe picks another
-        # grant: if this is the only one that is refused so, it must not keep the others blocked.
-        return Decision(Outcome.BLOCKED, True, columns)
-    return Decision(
-        Outcome.RETRY, False, columns, outage=refused.blame in (RefusalBlame.NOBODY, RefusalBlame.IN_DOUBT)
-    )
+    return Decision(Outcome.RETRY, columns, outage=True)
 
 
-def _dead(refused: Refused, claim: Claim, columns: dict[str, Any], now: datetime) -> Decision:
+def _dead(
+    refused: Refused, claim: Claim, columns: dict[str, Any], client: bytes | None, now: datetime
+) -> Decision:
     lost = claim.in_doubt_since is not None
     columns |= {
         "state": "reauthorization_required",
@@ -106,20 +115,19 @@ def _dead(refused: Refused, claim: Claim, columns: dict[str, Any], now: datetime
         "reason_since": claim.in_doubt_since or now,
         "due_at": None,
         "doubt_resolved": True,
+        "refused_client": client,
     }
-    return Decision(Outcome.LOST if lost else Outcome.DEAD, False, columns)
+    return Decision(Outcome.LOST if lost else Outcome.DEAD, columns)
 
 
-def _still_dead(refused: Refused, columns: dict[str, Any]) -> Decision:
-    """Keep the verdict on a dead grant that was forced."""
-    columns |= {"due_at": None, "doubt_resolved": refused.blame is RefusalBlame.USER}
-    if refused.blame is RefusalBlame.OPERATOR:
-        return Decision(Outcome.BLOCKED, True, columns)
+def _still_dead(refused: Refused, columns: dict[str, Any], client: bytes | None, now: datetime) -> Decision:
+    """Keep the verdict on a dead grant that was tried again."""
     if refused.blame is RefusalBlame.USER:
-        return Decision(Outcome.DEAD, False, columns)
-    return Decision(
-        Outcome.RETRY, False, columns, outage=refused.blame in (RefusalBlame.NOBODY, RefusalBlame.IN_DOUBT)
-    )
+        columns |= {"due_at": None, "doubt_resolved": True, "refused_client": client}
+        return Decision(Outcome.DEAD, columns)
+    columns["due_at"] = now + PRESUMED_DEAD_PAUSE
+    outage = refused.blame in (RefusalBlame.NOBODY, RefusalBlame.IN_DOUBT)
+    return Decision(Outcome.RETRY if outage else Outcome.DEAD, columns, outage=outage)
 
 
 def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: datetime) -> datetime:
@@ -163,26 +171,23 @@ def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decisio
         # It has waited already. But a retry that was planned within the grace may come after it: then it waits again.
         # Without a failed attempt this token was never sent: only the reuse of the token before it is feared.
         planned_in_grace = provider.grace and claim.attempts
-        return Decision(Outcome.IN_DOUBT, False, {"due_at": due_at}) if planned_in_grace else None
+        return Decision(Outcome.IN_DOUBT, {"due_at": due_at}) if planned_in_grace else None
     columns = {
         "state": "in_doubt", "reason": "no_answer", "reason_since": claim.in_doubt_since, "due_at": due_at,
         "last_error": "no_answer", "attempts": max(claim.attempts, 1),
     }  # fmt: skip
-    return Decision(Outcome.IN_DOUBT, False, columns)
+    return Decision(Outcome.IN_DOUBT, columns)
 
 
 NOTHING_TO_SPEND = Decision(
-    Outcome.UNRENEWABLE, False, {"due_at": None, "state": "unrenewable", "reason": "no_refresh_token"}
+    Outcome.UNRENEWABLE, {"due_at": None, "state": "unrenewable", "reason": "no_refresh_token"}
 )
 """No refresh token, and no access token that the provider would take instead."""
 
 
 def wait_for_key(claim: Claim, now: datetime) -> Decision:
-    """Put off a grant whose key is missing.
-
-    The operator puts the key back; nothing is lost.
-    """
+    """Put off a grant until the operator puts its key back."""
     columns = {
         "due_at": now + schedule.MAX_BACKOFF, "attempts": claim.attempts + 1, "last_error": "cannot_open",
     }  # fmt: skip
-    return Decision(Outcome.UNREADABLE, False, columns)
+    return Decision(Outcome.UNREADABLE, columns)

@@ -15,8 +15,9 @@ from tests.support.renewals import Renewals
 from tests.support.wait import until_async
 from worker.renewal.concurrency import MAX_CALLS_PER_CONNECTION
 from worker.renewal.engine import MAX_RENEWALS, RenewalEngine
+from worker.renewal.evidence import TRIES_WITHOUT_WITNESS
 from worker.renewal.http import http_client
-from worker.renewal.outcome import MAX_UNKNOWN_REFUSALS, Outcome
+from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver
 from worker.runtime import Runtime
 from worker.settings import load
@@ -304,7 +305,7 @@ async def test_an_unknown_refusal_of_one_grant_is_its_own_trouble(renewals: Rene
     """A grant refused for reasons nobody knows stops nothing where others of its connection are renewed."""
     renewals.connect("c", users=8)
     worker = await renewals.synced()
-    renewals.sql("UPDATE grants SET attempts = %s", MAX_UNKNOWN_REFUSALS)
+    renewals.sql("UPDATE grants SET attempts = %s", TRIES_WITHOUT_WITNESS)
     renewals.make_due()
     renewals.tenant.fail_next("/idp/c", 1, "delay:0")  # the first call goes well
     renewals.tenant.fail_next("/idp/c", 1, "error:computer_says_no")

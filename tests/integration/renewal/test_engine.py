@@ -16,7 +16,8 @@ from tests.support.renewals import Renewals, Row, opened
 from tests.support.wait import until_async
 from token_vault.secret import Secret
 from worker.renewal import commit
-from worker.renewal.outcome import IN_DOUBT_RETRY_MARGIN, MAX_UNKNOWN_REFUSALS, Outcome
+from worker.renewal.evidence import TRIES_WITHOUT_WITNESS
+from worker.renewal.outcome import IN_DOUBT_RETRY_MARGIN, Outcome
 from worker.runtime import Runtime
 
 HOUR = timedelta(hours=1)
@@ -230,7 +231,7 @@ async def test_a_word_that_may_mean_one_grant_stops_the_connection_only_with_a_s
 async def test_the_only_grant_of_a_connection_stops_it_after_a_few_refusals(renewals: Renewals) -> None:
     """With no other grant to tell by, the operator is called after a bounded number of tries."""
     worker, user = await one_due(renewals, STRICT)
-    for _ in range(MAX_UNKNOWN_REFUSALS - 1):
+    for _ in range(TRIES_WITHOUT_WITNESS - 1):
         assert await renew(renewals, worker, "error:invalid_scope") is Outcome.RETRY
         renewals.make_due()
     assert await renew(renewals, worker, "error:invalid_scope") is Outcome.BLOCKED
@@ -397,7 +398,7 @@ async def test_a_dead_workers_call_is_repeated_at_once_where_that_is_safe(renewa
 async def test_an_unknown_refusal_is_tried_a_few_times_and_then_the_operators(renewals: Renewals) -> None:
     """A refusal that no table names is retried a bounded number of times, then stops the connection."""
     worker, user = await one_due(renewals, STRICT)
-    for _ in range(MAX_UNKNOWN_REFUSALS):
+    for _ in range(TRIES_WITHOUT_WITNESS - 1):
         assert await renew(renewals, worker, "error:computer_says_no") is Outcome.RETRY
         renewals.make_due()
     assert renewals.circuit("c")["circuit_opened_at"] is None

@@ -14,6 +14,7 @@ import pytest
 from tests.integration.renewal.test_circuit_breaker import configured, wrong_secret
 from tests.support.renewals import Renewals
 from worker.renewal.engine import RenewalEngine
+from worker.renewal.evidence import OUTAGE_GRANTS
 from worker.renewal.http import http_client
 from worker.renewal.on_demand import OnDemand
 from worker.renewal.outcome import Outcome
@@ -21,7 +22,7 @@ from worker.resolved_connections import ConnectionResolver
 from worker.runtime import Runtime
 from worker.settings import load
 from worker.vault.claims.spool import Spool
-from worker.vault.connections.circuits import MAX_FAILED_CALLS, RECOVERY_BURST, RECOVERY_RATE
+from worker.vault.connections.circuits import RECOVERY_BURST, RECOVERY_RATE
 
 STORM = 200
 CALM = 30
@@ -97,7 +98,7 @@ async def test_a_provider_is_down_for_an_hour(renewals: Renewals, fault: str) ->
     here, worker = await weather(renewals)
     renewals.tenant.fail_next("/idp/storm", 5000, fault)
     await here.last(worker.engine, 3600, 30)
-    assert MAX_FAILED_CALLS <= here.calls() <= MAX_FAILED_CALLS + 20
+    assert OUTAGE_GRANTS <= here.calls() <= OUTAGE_GRANTS + 20
     [status] = renewals.sql("SELECT DISTINCT state FROM token_status WHERE connection = 'storm'")
     assert status["state"] == "active"
     renewals.tenant.clear_faults()
@@ -120,7 +121,7 @@ async def test_a_strict_provider_is_down_for_an_hour(renewals: Renewals) -> None
     renewals.tenant.fail_next("/idp/storm", 5000, "503")
     await here.last(worker.engine, 3600, 30)
     doubtful = [row for row in renewals.rows("storm") if row["in_doubt_since"] is not None]
-    assert len(doubtful) <= here.calls() <= MAX_FAILED_CALLS + 20
+    assert len(doubtful) <= here.calls() <= OUTAGE_GRANTS + 20
     renewals.tenant.clear_faults()
     await here.last(worker.engine, 10 * 60, 5)
     assert renewals.states() == {"active"}

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from token_vault.grant_key import GrantKey
 from worker import providers
 from worker.providers import Provider, RefusalBlame, Refused
+from worker.renewal.evidence import PRESUMED_DEAD_PAUSE, REFUSAL_PAUSES, Finding, Judgement, suspicion_of
 from worker.renewal.http import CALL_SECONDS
-from worker.renewal.outcome import IN_DOUBT_RETRY_MARGIN, MAX_UNKNOWN_REFUSALS, Outcome, decide, wait_in_doubt
+from worker.renewal.outcome import IN_DOUBT_RETRY_MARGIN, Outcome, decide, wait_in_doubt
 from worker.vault import schedule
 from worker.vault.claims import Claim
+from worker.vault.refusals.refusals import Suspicion
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 BEGAN = NOW - timedelta(seconds=20)
@@ -61,8 +63,19 @@ claimed = st.builds(
 chances = st.floats(0, 1)
 
 
-def decided(refused: Refused, claim: Claim = CLAIM, provider: Provider = ROTATES, jitter: float = 0.5) -> Any:
-    return decide(refused, claim, provider, now=NOW, jitter=jitter)
+CLIENT = b"the client that was refused"
+
+
+def decided(
+    refused: Refused,
+    claim: Claim = CLAIM,
+    provider: Provider = ROTATES,
+    jitter: float = 0.5,
+    *,
+    judgement: Judgement | None = None,
+) -> Any:
+    judgement = judgement or Judgement(suspicion_of(refused, client_is_proven=True))
+    return decide(refused, claim, provider, judgement=judgement, client=CLIENT, now=NOW, jitter=jitter)
 
 
 # Whatever happens
@@ -95,20 +108,6 @@ def test_retry_after_is_obeyed(refused: Refused, claim: Claim, provider: Provide
     decision = decided(refused, claim, provider, jitter)
     if refused.retry_after and decision.columns["due_at"] is not None:
         assert decision.columns["due_at"] >= NOW + timedelta(seconds=refused.retry_after)
-
-
-@given(refusals, claimed, kinds, chances)
-def test_the_circuit_opens_for_the_operator_only(
-    refused: Refused, claim: Claim, provider: Provider, jitter: float
-) -> None:
-    """A connection is stopped by what blames its client, or by what nobody can explain any more."""
-    opens = decided(refused, claim, provider, jitter).opens_circuit
-    asked_long_enough = (
-        refused.blame is RefusalBlame.UNKNOWN
-        and claim.attempts + 1 >= MAX_UNKNOWN_REFUSALS
-        and claim.state != "reauthorization_required"
-    )
-    assert opens == (refused.blame is RefusalBlame.OPERATOR or asked_long_enough)
 
 
 @given(refusals, claimed, kinds, chances)
@@ -157,7 +156,8 @@ def test_a_dead_grant_that_was_forced_stays_as_it_was(blame: RefusalBlame) -> No
             Refused(blame, "invalid_grant", spent=blame is RefusalBlame.IN_DOUBT), claim
         ).columns
         assert columns.get("state") is None
-        assert columns["due_at"] is None
+        # A verdict stands for good; of anything else it is not sure, so it is looked at once a day.
+        assert columns["due_at"] == (None if blame is RefusalBlame.USER else NOW + PRESUMED_DEAD_PAUSE)
 
 
 # Nobody
@@ -313,11 +313,41 @@ def test_a_pair_in_doubt_for_its_predecessor_is_tried_at_once() -> None:
     assert wait_in_doubt(claim, FORGIVES, now=NOW) is None
 
 
-# Unknown
+# Unclear
 
 
-def test_an_unknown_refusal_calls_the_operator_after_a_bounded_number_of_tries() -> None:
-    """A refusal that no table names is tried a few times, then stops the connection, and never kills."""
+def test_an_unclear_refusal_is_tried_again_in_growing_pauses() -> None:
+    """A refusal in words that name nobody leaves the grant as it is, and is tried again ever later."""
     refused = Refused(RefusalBlame.UNKNOWN, "http_418")
-    outcomes = [decided(refused, replace(CLAIM, attempts=n)).outcome for n in range(MAX_UNKNOWN_REFUSALS)]
-    assert outcomes == [Outcome.RETRY] * (MAX_UNKNOWN_REFUSALS - 1) + [Outcome.BLOCKED]
+    waits = []
+    for tries in range(1, 8):
+        decision = decided(refused, judgement=Judgement(Suspicion.UNCLEAR, tries=tries), jitter=0)
+        assert (decision.outcome, decision.columns.get("state")) == (Outcome.RETRY, None)
+        waits.append(decision.columns["due_at"] - NOW)
+    assert tuple(waits[: len(REFUSAL_PAUSES)]) == REFUSAL_PAUSES
+    assert waits == sorted(waits)
+
+
+def test_a_blamed_client_leaves_its_grants_alone() -> None:
+    """Where the client is blamed the grant is blocked, and as good as before."""
+    judgement = Judgement(Suspicion.CLIENT, finding=Finding.CLIENT)
+    decision = decided(Refused(RefusalBlame.OPERATOR, "invalid_client"), judgement=judgement)
+    assert (decision.outcome, decision.columns.get("state")) == (Outcome.BLOCKED, None)
+
+
+def test_a_presumed_death_is_looked_at_daily() -> None:
+    """A grant that is dead in unknown words says them, under which client, and is tried once a day."""
+    judgement = Judgement(Suspicion.UNCLEAR, is_own_trouble=True, tries=4)
+    decision = decided(Refused(RefusalBlame.UNKNOWN, "invalid"), judgement=judgement)
+    assert decision.outcome is Outcome.DEAD
+    assert (decision.columns["state"], decision.columns["reason"]) == ("reauthorization_required", "invalid")
+    assert decision.columns["due_at"] == NOW + PRESUMED_DEAD_PAUSE
+    assert decision.columns["refused_client"] == CLIENT
+
+
+def test_a_held_verdict_kills_nobody() -> None:
+    """A verdict under a client that has changed and renewed nothing yet is no verdict."""
+    refused = Refused(RefusalBlame.USER, "invalid_grant")
+    held = suspicion_of(refused, client_is_proven=False)
+    assert held is Suspicion.HELD
+    assert decided(refused, judgement=Judgement(held)).columns.get("state") is None

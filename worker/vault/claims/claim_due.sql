@@ -8,22 +8,35 @@ WITH asked AS (
 ), probing AS (
     UPDATE connections c SET circuit_until = :until FROM asked
     WHERE c.tenant = asked.tenant AND c.name = asked.name AND c.circuit_until <= :now
-    RETURNING c.tenant, c.name
-), open_connections AS (
-    SELECT tenant, name, 1 AS quota FROM probing
-    UNION ALL
+    RETURNING c.tenant, c.name, c.circuit_blame
+), closed AS (
     SELECT tenant, name, quota FROM asked JOIN connections USING (tenant, name) WHERE circuit_until IS NULL
 ), due AS (
-    SELECT g.id FROM open_connections o CROSS JOIN LATERAL (
+    SELECT g.id FROM closed o CROSS JOIN LATERAL (
         SELECT id FROM grants
         WHERE grants.tenant = o.tenant AND grants.connection = o.name AND due_at <= :due_by
         ORDER BY due_at LIMIT o.quota FOR UPDATE SKIP LOCKED
     ) g
     LIMIT :limit
+), probes AS (
+    -- A probe takes a grant that was never refused, if need be before it is due: one that is dead itself proves
+    -- nothing of the client. In an outage nothing is put at risk early.
+    SELECT coalesce(
+        (SELECT id FROM grants g
+         WHERE g.tenant = probing.tenant AND g.connection = probing.name AND g.state IN ('active', 'in_doubt')
+            AND (g.due_at <= :due_by OR circuit_blame = 'operator' AND g.state = 'active' AND g.claim_owner IS NULL
+                AND g.due_at IS NOT NULL)
+            AND NOT EXISTS (SELECT FROM refusals WHERE grant_id = g.id)
+         ORDER BY g.due_at LIMIT 1 FOR UPDATE SKIP LOCKED),
+        (SELECT id FROM grants g
+         WHERE g.tenant = probing.tenant AND g.connection = probing.name AND g.due_at <= :due_by
+         ORDER BY g.due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+    ) AS id
+    FROM probing
 )
 UPDATE grants SET
     claim_owner = :owner, claimed_at = :now, claim_until = :until, due_at = :until,
     in_doubt_since = CASE WHEN claim_owner IS NULL THEN in_doubt_since ELSE coalesce(in_doubt_since, claimed_at) END
-FROM due WHERE grants.id = due.id
+FROM (SELECT id AS found_id FROM due UNION ALL SELECT id FROM probes) found WHERE grants.id = found_id
 RETURNING
     \ir claim_columns.sql

@@ -79,6 +79,7 @@ async def release(
     doubt_resolved: bool = False,
     attempts: int | None = None,
     last_error: str | None = None,
+    refused_client: bytes | None = None,
 ) -> bool:
     """Release a claim without a new pair, and commit why.
 
@@ -89,6 +90,7 @@ async def release(
         doubt_resolved: nothing is in doubt any more.
         attempts: failures in a row; unchanged where None.
         last_error: a provider's code, never its text.
+        refused_client: the identity of the client that a dead grant was refused under.
 
     Returns:
         False if the grant has changed meanwhile (a newer login, an erasure): nothing was written then.
@@ -99,6 +101,7 @@ async def release(
         "state": state, "reason": reason, "reason_since": reason_since, "due_at": due_at,
         "in_doubt_since": claim.claimed_at if in_doubt else None, "doubt_resolved": doubt_resolved,
         "attempts": claim.attempts if attempts is None else attempts, "last_error": last_error,
+        "refused_client": refused_client,
     }  # fmt: skip
     return bool(await vault.run(_RELEASE, values))
 

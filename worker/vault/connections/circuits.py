@@ -5,25 +5,25 @@ While it is open, one call at a time probes whether it may close.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.vault import schedule
 from worker.vault.db.sql import load
 from worker.vault.db.tables import ConnectionRow
+from worker.vault.refusals.refusals import recall
 from worker.vault.vault import Vault
 
-FIRST_PROBE_DELAY = timedelta(minutes=1)
+# The first probe comes soon: should the circuit be open without need, nobody's token ends meanwhile.
+FIRST_PROBE_DELAY = timedelta(seconds=15)
+SECOND_PROBE_DELAY = timedelta(minutes=1)
 MAX_PROBE_DELAY = timedelta(hours=1)
 # An outage ends by itself: its end is noticed within half a margin.
 MAX_OUTAGE_PROBE_DELAY = timedelta(minutes=5)
-# So many calls in a row that a provider does not answer for itself are an outage.
-MAX_FAILED_CALLS = 5
 
 # When a circuit closes, the grants that waited come back at once up to this number, then at twice the rate every
 # few seconds, then at a steady rate: so many a second, or what is through within a margin.
@@ -42,16 +42,12 @@ class Circuit:
         until: when the next probe may be made; None while it is closed.
         code: why it was opened, as a refusal's code.
         blame: ``operator`` where the client is refused, ``nobody`` in an outage.
-        suspect_grant: a grant whose refusal may be the connection's trouble.
-        failed_calls: calls in a row that the provider did not answer for itself.
     """
 
     opened_at: datetime | None = None
     until: datetime | None = None
     code: str | None = None
     blame: str | None = None
-    suspect_grant: int | None = None
-    failed_calls: int = 0
 
     @property
     def is_open(self) -> bool:
@@ -62,14 +58,13 @@ class Circuit:
 CIRCUIT_COLUMNS = (
     ConnectionRow.circuit_opened_at.label("opened_at"), ConnectionRow.circuit_until.label("until"),
     ConnectionRow.circuit_code.label("code"), ConnectionRow.circuit_blame.label("blame"),
-    ConnectionRow.suspect_grant.label("suspect_grant"), ConnectionRow.failed_calls.label("failed_calls"),
 )  # fmt: skip
 """The columns of a ``Circuit``, by its fields' names."""
 
 # What a connection has whose circuit is closed.
-CLOSED: Mapping[str, Any] = {
+CLOSED: dict[str, Any] = {
     "circuit_opened_at": None, "circuit_until": None, "circuit_code": None, "circuit_failures": 0,
-    "circuit_blame": None, "suspect_grant": None, "failed_calls": 0,
+    "circuit_blame": None,
 }  # fmt: skip
 
 _STAGGER = load(__file__, "stagger")
@@ -87,50 +82,25 @@ async def stagger(connection: AsyncConnection, tenant: str, name: str, now: date
     await connection.execute(_STAGGER, values)
 
 
-async def record_outage(vault: Vault, *, tenant: str, name: str) -> bool:
-    """Count a call that the provider did not answer itself.
+async def record_answer(vault: Vault, *, tenant: str, name: str, now: datetime, probe_again: bool) -> None:
+    """Record an answer of the provider's own: it ends an outage.
 
-    Returns:
-        Whether it counts as an outage now.
-    """
-    statement = (
-        update(ConnectionRow)
-        .where(ConnectionRow.tenant == tenant, ConnectionRow.name == name)
-        .values(failed_calls=ConnectionRow.failed_calls + 1)
-        .returning(ConnectionRow.failed_calls)
-    )
-    async with vault.engine.begin() as connection:
-        return ((await connection.execute(statement)).scalar_one_or_none() or 0) >= MAX_FAILED_CALLS
-
-
-async def clear_outage(vault: Vault, *, tenant: str, name: str) -> None:
-    """Reset the count: the provider has answered for itself."""
-    statement = (
-        update(ConnectionRow)
-        .where(ConnectionRow.tenant == tenant, ConnectionRow.name == name)
-        .values(failed_calls=0)
-    )
-    async with vault.engine.begin() as connection:
-        await connection.execute(statement)
-
-
-async def record_suspect(vault: Vault, *, tenant: str, name: str, grant_id: int) -> int | None:
-    """Record a grant whose refusal may be the connection's.
-
-    Returns:
-        The grant recorded before it, since the connection's last renewal; None if there was none.
+    Args:
+        probe_again: end the pause of a circuit that is open because the client was refused.
     """
     this = (ConnectionRow.tenant == tenant, ConnectionRow.name == name)
-    before = select(ConnectionRow.suspect_grant).where(*this).with_for_update()
-    recording = (
-        update(ConnectionRow)
-        .where(*this, ConnectionRow.suspect_grant.is_(None))
-        .values(suspect_grant=grant_id)
-    )
+    blame = select(ConnectionRow.circuit_blame).where(*this).with_for_update()
     async with vault.engine.begin() as connection:
-        earlier = (await connection.execute(before)).scalar_one_or_none()
-        await connection.execute(recording)
-    return earlier
+        ends_outage = (await connection.execute(blame)).scalar_one_or_none() == "nobody"
+        columns: dict[str, Any] = {"answered_at": now}
+        if ends_outage:
+            columns |= CLOSED
+        elif probe_again:
+            columns["circuit_until"] = case((ConnectionRow.circuit_opened_at.is_not(None), now))
+        await connection.execute(update(ConnectionRow).where(*this).values(columns))
+        if ends_outage:
+            await stagger(connection, tenant, name, now)
+            await recall(connection, tenant=tenant, connection=name, now=now)
 
 
 async def open_circuit(
@@ -163,7 +133,8 @@ async def open_circuit(
         When the next probe may be made; None where the circuit stays as it is.
     """
     cap = MAX_PROBE_DELAY if blame == "operator" else MAX_OUTAGE_PROBE_DELAY
-    pause = func.least(FIRST_PROBE_DELAY * func.power(2, func.least(ConnectionRow.circuit_failures, 10)), cap)
+    doubled = SECOND_PROBE_DELAY * func.power(2, func.least(ConnectionRow.circuit_failures - 1, 10))
+    pause = case((ConnectionRow.circuit_failures == 0, FIRST_PROBE_DELAY), else_=func.least(doubled, cap))
     wait = func.greatest(pause * (1 - jitter / 8), timedelta(seconds=retry_after or 0))
     statement = (
         update(ConnectionRow)
@@ -216,15 +187,23 @@ async def release_probe(vault: Vault, *, tenant: str, name: str, now: datetime) 
         await connection.execute(statement)
 
 
-async def close_circuit(vault: Vault, *, tenant: str, name: str, now: datetime) -> None:
-    """Renew a connection's grants again, as one was renewed.
+async def acquit(vault: Vault, *, tenant: str, name: str, fingerprint: bytes | None, now: datetime) -> None:
+    """Record that a client renews grants, and close its circuit.
 
-    No grant is suspect any more, and what became due meanwhile is spread out.
+    What became due meanwhile is spread out.
     """
-    this = (ConnectionRow.tenant == tenant, ConnectionRow.name == name)
+    this = (
+        ConnectionRow.tenant == tenant,
+        ConnectionRow.name == name,
+        ConnectionRow.client_fingerprint.is_not_distinct_from(fingerprint),
+    )
     was_open = select(ConnectionRow.circuit_opened_at.is_not(None)).where(*this).with_for_update()
     async with vault.engine.begin() as connection:
         waited = (await connection.execute(was_open)).scalar_one_or_none()
-        await connection.execute(update(ConnectionRow).where(*this).values(CLOSED))
+        if waited is None:
+            return  # the client has changed meanwhile
+        columns = CLOSED | {"renewed_at": now, "answered_at": now}
+        await connection.execute(update(ConnectionRow).where(*this).values(columns))
         if waited:
             await stagger(connection, tenant, name, now)
+            await recall(connection, tenant=tenant, connection=name, now=now)

@@ -11,6 +11,7 @@ from worker.vault.connections import circuits
 from worker.vault.connections.connection import StoredConnection
 from worker.vault.connections.observations import NOTHING_OBSERVED
 from worker.vault.db.tables import ConnectionRow
+from worker.vault.refusals import refusals
 from worker.vault.vault import Vault
 
 _WAKE = text("""
@@ -27,6 +28,7 @@ async def update_client(
     provider: str | None,
     client_id: str | None,
     fingerprint: bytes | None,
+    identity: bytes | None,
     problem: str | None,
     problem_message: str | None,
     renew: str = "eager",
@@ -34,10 +36,13 @@ async def update_client(
 ) -> bool:
     """Record which client renews a connection, or why none.
 
-    A client with other credentials or another endpoint than before closes the circuit: correcting a wrong
-    secret is enough. Dormant grants are woken when all are to be kept fresh again.
+    Another secret or endpoint than before closes the circuit, and what was refused is tried again: a wrong secret
+    costs nothing once it is corrected. What died under another client id or endpoint is tried again too, paced.
+    Dormant grants wake when all are to be kept fresh again.
 
     Args:
+        fingerprint: of the client's credentials and endpoint.
+        identity: of the client's id and endpoint alone; None where there is no client.
         now: the time, by default the database's.
 
     Returns:
@@ -50,12 +55,19 @@ async def update_client(
         stored.problem_message,
         stored.renew,
     )
-    if before == (provider, fingerprint, problem, problem_message, renew):
+    is_known = identity in (None, stored.client_identity)
+    if is_known and before == (provider, fingerprint, problem, problem_message, renew):
         return False
+    at = now or await vault.now()
     columns: dict[str, Any] = {
         "provider": provider, "client_id": client_id, "client_fingerprint": fingerprint,
         "problem": problem, "problem_message": problem_message, "renew": renew,
     }  # fmt: skip
+    is_other_client = not is_known and stored.client_identity is not None
+    if not is_known:
+        columns["client_identity"] = identity
+    if is_other_client:
+        columns |= {"client_changed_at": at, "renewed_at": None, "answered_at": None}
     if stored.client_fingerprint != fingerprint:
         columns |= circuits.CLOSED
     if stored.provider != provider:
@@ -68,6 +80,12 @@ async def update_client(
         )
         if stored.renew == "on-read" and renew == "eager":
             await connection.execute(_WAKE, {"tenant": stored.tenant, "name": stored.name})
-        if stored.client_fingerprint != fingerprint and stored.circuit.is_open:
-            await circuits.stagger(connection, stored.tenant, stored.name, now or await vault.now())
+        if stored.client_fingerprint != fingerprint:
+            if stored.circuit.is_open:
+                await circuits.stagger(connection, stored.tenant, stored.name, at)
+            await refusals.recall(connection, tenant=stored.tenant, connection=stored.name, now=at)
+        if is_other_client:
+            await refusals.retry_dead(
+                connection, tenant=stored.tenant, connection=stored.name, client=identity, now=at
+            )
     return True

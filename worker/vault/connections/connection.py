@@ -16,6 +16,7 @@ from token_vault.errors import CannotDecrypt
 from token_vault.secret import Secret
 from worker.vault.connections.circuits import CIRCUIT_COLUMNS, Circuit
 from worker.vault.db.tables import ConnectionRow
+from worker.vault.refusals.refusals import is_suspected
 from worker.vault.vault import Vault
 
 
@@ -32,6 +33,10 @@ class StoredConnection:
     options_ciphertext: bytes | None
     options_version: int
     client_fingerprint: bytes | None
+    client_identity: bytes | None
+    client_changed_at: datetime | None
+    renewed_at: datetime | None
+    is_suspected: bool
     circuit: Circuit
     renew: str
     observed_rotating: bool
@@ -44,7 +49,8 @@ class StoredConnection:
 _STORED = (
     ConnectionRow.tenant, ConnectionRow.name, ConnectionRow.strategy, ConnectionRow.provider, ConnectionRow.problem,
     ConnectionRow.problem_message, ConnectionRow.options_ciphertext, ConnectionRow.options_version,
-    ConnectionRow.client_fingerprint, ConnectionRow.renew, ConnectionRow.observed_rotating,
+    ConnectionRow.client_fingerprint, ConnectionRow.client_identity, ConnectionRow.client_changed_at,
+    ConnectionRow.renewed_at, is_suspected().label("is_suspected"), ConnectionRow.renew, ConnectionRow.observed_rotating,
     ConnectionRow.observed_grace, ConnectionRow.observed_life, ConnectionRow.observed_refresh_life,
     ConnectionRow.missing_since,
 )  # fmt: skip

@@ -11,22 +11,26 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from worker.vault.db.database import Vault
 from worker.vault.db.sql import load
 from worker.vault.db.tables import ConnectionRow, GrantRow, RefusalRow
+from worker.vault.vault import Vault
 
 # More refusals than this prove no more.
 MAX_EVIDENCE = 32
-# Grants that waited for the end of an outage are tried again within this time.
+# Refused grants are tried again within this time once the circuit closes or the client changes.
 RECALL_WITHIN_SECONDS = 60.0
+# Dead grants are tried again at this rate when the client changes, or faster where they are very many.
+DEAD_RETRIES_PER_SECOND = 2.0
+DEAD_RETRIED_WITHIN_SECONDS = 6 * 3600.0
 
-_RECORD = load(__package__, "record_refusal")
-_HAS_WITNESS = load(__package__, "has_witness")
-_CALL_WITNESS = load(__package__, "call_witness")
-_RECALL = load(__package__, "recall_waiting")
+_RECORD = load(__file__, "record_refusal")
+_HAS_WITNESS = load(__file__, "has_witness")
+_CALL_WITNESS = load(__file__, "call_witness")
+_RECALL = load(__file__, "recall")
+_RETRY_DEAD = load(__file__, "retry_dead")
 
 
 class Suspicion(StrEnum):
@@ -135,11 +139,13 @@ async def _evidence(
 ) -> Evidence:
     recorded = (
         select(
-            RefusalRow.grant_id, RefusalRow.suspicion, RefusalRow.tries, RefusalRow.first_at, RefusalRow.last_at
+            RefusalRow.grant_id,
+            RefusalRow.suspicion,
+            RefusalRow.tries,
+            RefusalRow.first_at,
+            RefusalRow.last_at,
         )
-        .where(
-            RefusalRow.tenant == tenant, RefusalRow.connection == connection, RefusalRow.client == client
-        )
+        .where(RefusalRow.tenant == tenant, RefusalRow.connection == connection, RefusalRow.client == client)
         .order_by(RefusalRow.last_at.desc())
         .limit(MAX_EVIDENCE)
     )
@@ -183,7 +189,32 @@ async def call_witness(vault: Vault, *, tenant: str, connection: str, now: datet
     await vault.run(_CALL_WITNESS, {"tenant": tenant, "connection": connection, "now": now})
 
 
-async def recall_waiting(transaction: AsyncConnection, *, tenant: str, connection: str, now: datetime) -> None:
-    """Make the grants due soon that wait for the end of an outage."""
+async def recall(transaction: AsyncConnection, *, tenant: str, connection: str, now: datetime) -> None:
+    """Make the refused grants of a connection due soon: what stood in their way is over."""
     values = {"tenant": tenant, "connection": connection, "now": now, "within": RECALL_WITHIN_SECONDS}
     await transaction.execute(_RECALL, values)
+
+
+async def retry_dead(
+    transaction: AsyncConnection, *, tenant: str, connection: str, client: bytes | None, now: datetime
+) -> None:
+    """Try the dead grants again that were refused under another client, a few a second.
+
+    Args:
+        client: the identity of the present client.
+    """
+    values = {
+        "tenant": tenant, "connection": connection, "client": client, "now": now,
+        "rate": DEAD_RETRIES_PER_SECOND, "within": DEAD_RETRIED_WITHIN_SECONDS,
+    }  # fmt: skip
+    await transaction.execute(_RETRY_DEAD, values)
+
+
+def is_suspected() -> ColumnElement[bool]:
+    """Return the condition that a connection has refusals since its client's last renewal."""
+    later = or_(ConnectionRow.renewed_at.is_(None), RefusalRow.last_at > ConnectionRow.renewed_at)
+    return (
+        select(RefusalRow.grant_id)
+        .where(RefusalRow.tenant == ConnectionRow.tenant, RefusalRow.connection == ConnectionRow.name, later)
+        .exists()
+    )

@@ -94,9 +94,7 @@ class GrantRow(Base):
             "state <> 'erased' OR (access_ciphertext IS NULL AND refresh_ciphertext IS NULL AND due_at IS NULL)",
             name="erased_is_empty",
         ),
-        CheckConstraint(
-            "state <> 'reauthorization_required' OR reason IS NOT NULL", name="dead_has_reason"
-        ),
+        CheckConstraint("state <> 'reauthorization_required' OR reason IS NOT NULL", name="dead_has_reason"),
         CheckConstraint("state <> 'in_doubt' OR in_doubt_since IS NOT NULL", name="doubt_has_time"),
         CheckConstraint(
             "(claim_owner IS NULL) = (claim_until IS NULL) AND (claim_owner IS NULL) = (claimed_at IS NULL)",

@@ -81,7 +81,9 @@ class RefusalRow(Base):
     last_at: Mapped[datetime]
 
     __table_args__ = (
-        CheckConstraint("suspicion IN ('client', 'unclear', 'held', 'outage', 'throttled')", name="suspicion"),
+        CheckConstraint(
+            "suspicion IN ('client', 'unclear', 'held', 'outage', 'throttled')", name="suspicion"
+        ),
         CheckConstraint("tries > 0 AND first_at <= last_at", name="whole"),
         Index("refusals_connection_idx", "tenant", "connection", "last_at"),
     )

@@ -1,0 +1,6 @@
+-- What stood in their way is over: refused grants are tried soon, whatever pause they had come to.
+UPDATE grants SET due_at = :now + make_interval(secs => random() * :within)
+FROM refusals
+WHERE refusals.tenant = :tenant AND refusals.connection = :connection AND grants.id = grant_id
+    AND claim_owner IS NULL AND state = 'active' AND in_doubt_since IS NULL
+    AND due_at > :now + make_interval(secs => :within)

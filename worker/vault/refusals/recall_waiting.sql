@@ -1,6 +1,0 @@
--- The provider answers again: what waits since the outage is tried soon, whatever pause it had come to.
-UPDATE grants SET due_at = :now + make_interval(secs => random() * :within)
-FROM refusals
-WHERE refusals.tenant = :tenant AND refusals.connection = :connection AND suspicion = 'outage'
-    AND grants.id = grant_id AND claim_owner IS NULL AND state = 'active' AND in_doubt_since IS NULL
-    AND due_at > :now + make_interval(secs => :within)
