@@ -21,6 +21,9 @@ from worker.vault.vault import Vault
 log = structlog.get_logger(__name__)
 
 
+_OPEN_FOR = {None: Finding.NOBODY, "operator": Finding.CLIENT, "nobody": Finding.OUTAGE}
+
+
 class CircuitBreaker:
     """The circuits of one vault's connections.
 
@@ -75,7 +78,8 @@ class CircuitBreaker:
         )
         if evidence is None:
             return Judgement(suspicion)
-        return judge(suspicion, claim.id, await self._with_last_renewal(claim, evidence))
+        evidence = await self._with_last_renewal(claim, evidence)
+        return judge(suspicion, claim.id, evidence, open_for=_OPEN_FOR[connection.circuit.blame])
 
     async def respond(
         self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, judgement: Judgement, now: datetime

@@ -87,12 +87,20 @@ class Judgement:
     wants_witness: bool = False
 
 
-def judge(suspicion: Suspicion, grant_id: int, evidence: Evidence) -> Judgement:
-    """Weigh a grant's newest refusal, which is part of the evidence already."""
+def judge(
+    suspicion: Suspicion, grant_id: int, evidence: Evidence, *, open_for: Finding = Finding.NOBODY
+) -> Judgement:
+    """Weigh a grant's newest refusal, which is part of the evidence already.
+
+    Args:
+        open_for: whom the open circuit blames: a probe that is refused in the same way keeps it open.
+    """
     own = evidence.of(grant_id)
+    finding = weigh(evidence)
+    is_same = open_for is (Finding.CLIENT if suspicion in ANSWERED else Finding.OUTAGE)
     return Judgement(
         suspicion,
-        finding=weigh(evidence),
+        finding=open_for if finding is Finding.NOBODY and is_same else finding,
         is_own_trouble=own is not None and is_own_trouble(own, evidence.renewed_at),
         tries=own.tries if own else 1,
         wants_witness=wants_witness(evidence),

@@ -16,7 +16,7 @@ from tests.support.renewals import Renewals, Row, opened
 from tests.support.wait import until_async
 from token_vault.secret import Secret
 from worker.renewal import commit
-from worker.renewal.evidence import TRIES_WITHOUT_WITNESS
+from worker.renewal.evidence import CLIENT_BLAMED_AT, TRIES_WITHOUT_WITNESS
 from worker.renewal.outcome import IN_DOUBT_RETRY_MARGIN, Outcome
 from worker.runtime import Runtime
 
@@ -210,21 +210,21 @@ AMBIGUOUS = ("unauthorized_client", "unsupported_grant_type", "invalid_scope", "
 
 
 @pytest.mark.parametrize("code", AMBIGUOUS)
-async def test_a_word_that_may_mean_one_grant_stops_the_connection_only_with_a_second(
+async def test_a_word_that_may_mean_one_grant_stops_the_connection_only_with_several(
     renewals: Renewals, code: str
 ) -> None:
-    """One grant refused so is its own trouble; two, with no renewal in between, are the connection's."""
-    renewals.connect("c", users=4)
+    """One grant refused so is its own trouble; five, with no renewal in between, are the connection's."""
+    renewals.connect("c", users=8)
     worker = await renewals.synced()
     renewals.make_due()
     renewals.tenant.fail_next("/idp/c", 1, f"error:{code}")
     outcomes = await worker.engine.renew_due(worker.tenants)
-    assert outcomes == {Outcome.RETRY: 1, Outcome.RENEWED: 3}
+    assert outcomes == {Outcome.RETRY: 1, Outcome.RENEWED: 7}
     assert renewals.circuit("c")["circuit_opened_at"] is None
     renewals.make_due()
-    renewals.tenant.fail_next("/idp/c", 2, f"error:{code}")
+    renewals.tenant.fail_next("/idp/c", CLIENT_BLAMED_AT, f"error:{code}")
     outcomes = await worker.engine.renew_due(worker.tenants)
-    assert outcomes == {Outcome.RETRY: 1, Outcome.BLOCKED: 1}
+    assert outcomes == {Outcome.RETRY: CLIENT_BLAMED_AT - 1, Outcome.BLOCKED: 1}
     assert renewals.circuit("c")["circuit_code"] == code
 
 

@@ -133,9 +133,13 @@ async def open_circuit(
         When the next probe may be made; None where the circuit stays as it is.
     """
     cap = MAX_PROBE_DELAY if blame == "operator" else MAX_OUTAGE_PROBE_DELAY
-    doubled = SECOND_PROBE_DELAY * func.power(2, func.least(ConnectionRow.circuit_failures - 1, 10))
-    pause = case((ConnectionRow.circuit_failures == 0, FIRST_PROBE_DELAY), else_=func.least(doubled, cap))
-    wait = func.greatest(pause * (1 - jitter / 8), timedelta(seconds=retry_after or 0))
+    early = 1 - jitter / 8
+    doubled = SECOND_PROBE_DELAY * early * func.power(2, func.least(ConnectionRow.circuit_failures - 1, 10))
+    pause = case(
+        (ConnectionRow.circuit_failures == 0, FIRST_PROBE_DELAY * early),
+        else_=func.least(doubled, cap * early),
+    )
+    wait = func.greatest(pause, timedelta(seconds=retry_after or 0))
     statement = (
         update(ConnectionRow)
         .where(
