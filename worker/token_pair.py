@@ -1,4 +1,4 @@
-"""An access token and a refresh token, as one answer brought them."""
+"""The tokens that one answer brought."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from token_vault.secret import Secret
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """An access token with all that came with it, from a provider's answer or from Auth0.
+    """An access token with all that came with it.
 
     Attributes:
         access: the access token; None where Auth0 shows only a refresh token.

@@ -37,9 +37,10 @@ class CircuitBreaker:
         self._jitter = jitter
 
     async def record_renewal(self, limiter: ConnectionLimiter, clock: Callable[[], datetime]) -> None:
-        """Acquit the client: it renewed a grant, and whatever was refused is that grant's own trouble.
+        """Acquit the client: it renewed a grant.
 
-        Nothing is written where nothing stands against the connection.
+        Whatever was refused is then each grant's own trouble. Nothing is written where nothing stands against the
+        connection.
         """
         connection, limiter.renewed = limiter.connection, True
         if connection.is_proven and not limiter.suspected and not connection.is_suspected:
@@ -58,7 +59,7 @@ class CircuitBreaker:
     async def judge(
         self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, now: datetime
     ) -> Judgement:
-        """Record a refusal as evidence, and weigh it with the connection's others."""
+        """Record a refusal, and weigh it with the others."""
         connection = limiter.connection
         suspicion = suspicion_of(refused, client_is_proven=connection.is_proven or limiter.renewed)
         # What is said of a dead grant is no evidence: it is tried again for its own sake alone.
@@ -84,7 +85,7 @@ class CircuitBreaker:
     async def respond(
         self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, judgement: Judgement, now: datetime
     ) -> None:
-        """Open the circuit, close it, or ask a witness, as a judgement says."""
+        """Open or close the circuit, or ask a witness."""
         tenant, name = claim.key.tenant, claim.key.connection
         if judgement.finding is Finding.CLIENT:
             await self._open(limiter, claim, refused, now, blame="operator")
@@ -96,7 +97,10 @@ class CircuitBreaker:
             await refusals.call_witness(self._vault, tenant=tenant, connection=name, now=now)
 
     async def _with_last_renewal(self, claim: Claim, evidence: Evidence) -> Evidence:
-        """Look at the grants themselves before a client is blamed: another worker may just have renewed one."""
+        """Look for a fresh renewal before the client is blamed.
+
+        Another worker may have made it a moment ago.
+        """
         if weigh(evidence) is not Finding.CLIENT:
             return evidence
         renewed_at = await refusals.last_renewal(
@@ -106,7 +110,7 @@ class CircuitBreaker:
         return replace(evidence, renewed_at=max(times, default=None))
 
     async def _record_answer(self, limiter: ConnectionLimiter, refused: Refused, now: datetime) -> None:
-        """Note that the provider answers for itself: it has no outage."""
+        """Record that the provider has no outage."""
         connection = limiter.connection
         if not (limiter.suspected or connection.is_suspected):
             return

@@ -1,8 +1,8 @@
-"""Weighs refusals: the grant's trouble, the client's, or the provider's? Pure.
+"""Weighs refusals: is it the grant, the client, the provider?
 
 One refusal seldom says whose trouble it is. Providers answer dead grants in words that are meant for clients, and
 wrong clients in words that are meant for grants. So a refusal is kept as evidence, and blames the connection only
-when it fits the connection: several grants refused under the same client, and none renewed since.
+when it fits the connection: several grants refused under the same client, and none renewed since. Pure.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ ANSWERED = frozenset({Suspicion.CLIENT, Suspicion.UNCLEAR, Suspicion.HELD})
 
 
 def suspicion_of(refused: Refused, *, client_is_proven: bool) -> Suspicion | None:
-    """Return whom a refusal may concern; None where it is the provider's verdict on the grant.
+    """Return whom a refusal may concern.
+
+    None where it is the provider's verdict on the grant.
 
     Args:
         client_is_proven: the client has renewed a grant since it changed, or has never changed.
@@ -70,7 +72,7 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one refusal comes to beside the others of its connection.
+    """What one refusal means beside its connection's others.
 
     Attributes:
         suspicion: whom it may concern; None where it is the provider's verdict on the grant.
@@ -90,7 +92,7 @@ class Judgement:
 def judge(
     suspicion: Suspicion, grant_id: int, evidence: Evidence, *, open_for: Finding = Finding.NOBODY
 ) -> Judgement:
-    """Weigh a grant's newest refusal, which is part of the evidence already.
+    """Weigh a grant's newest refusal, already part of the evidence.
 
     Args:
         open_for: whom the open circuit blames: a probe that is refused in the same way keeps it open.
@@ -124,7 +126,7 @@ def weigh(evidence: Evidence) -> Finding:
 
 
 def wants_witness(evidence: Evidence) -> bool:
-    """Say whether another grant should be asked now, whether it is due or not.
+    """Return whether to ask another grant now, due or not.
 
     Words about the client are settled at once so. Other words wait for the connection's next renewal, unless the
     grant's tries are used up before: where tokens live for months, that renewal would come too late.
@@ -140,7 +142,7 @@ def wants_witness(evidence: Evidence) -> bool:
 
 
 def is_own_trouble(refusal: Refusal, renewed_at: datetime | None) -> bool:
-    """Whether a grant may be told as dead though the provider's words do not say so.
+    """Return whether a grant is dead in unknown words.
 
     Args:
         refusal: of the grant, its latest one included.
@@ -158,7 +160,7 @@ def is_own_trouble(refusal: Refusal, renewed_at: datetime | None) -> bool:
 
 
 def refusal_pause(tries: int, jitter: float) -> timedelta:
-    """Return how long an ambiguously refused grant waits before it is tried again.
+    """Return how long an ambiguously refused grant waits.
 
     Args:
         tries: refusals in a row, this one included.

@@ -1,4 +1,4 @@
-"""How a renewal ends, and the grant's next state after a refusal.
+"""How a renewal ends, and the grant's next state.
 
 Pure: time and jitter are arguments.
 """
@@ -121,7 +121,7 @@ def _dead(
 
 
 def _still_dead(refused: Refused, columns: dict[str, Any], client: bytes | None, now: datetime) -> Decision:
-    """Keep the verdict on a dead grant that was tried again."""
+    """Keep the verdict on a dead grant."""
     if refused.blame is RefusalBlame.USER:
         columns |= {"due_at": None, "doubt_resolved": True, "refused_client": client}
         return Decision(Outcome.DEAD, columns)
@@ -186,7 +186,7 @@ NOTHING_TO_SPEND = Decision(
 
 
 def wait_for_key(claim: Claim, now: datetime) -> Decision:
-    """Put off a grant until the operator puts its key back."""
+    """Put off a grant whose key is missing."""
     columns = {
         "due_at": now + schedule.MAX_BACKOFF, "attempts": claim.attempts + 1, "last_error": "cannot_open",
     }  # fmt: skip

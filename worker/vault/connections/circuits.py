@@ -83,7 +83,7 @@ async def stagger(connection: AsyncConnection, tenant: str, name: str, now: date
 
 
 async def record_answer(vault: Vault, *, tenant: str, name: str, now: datetime, probe_again: bool) -> None:
-    """Record an answer of the provider's own: it ends an outage.
+    """Record the provider's own answer: it ends an outage.
 
     Args:
         probe_again: end the pause of a circuit that is open because the client was refused.

@@ -1,1 +1,1 @@
-"""Refusals that are not settled yet, as evidence for whom to blame."""
+"""Refusals that are not settled yet: evidence for blame."""

@@ -1,4 +1,4 @@
-"""Keeps refusals until a renewal, a login or a verdict settles them.
+"""Refusals, kept until a renewal or a verdict settles them.
 
 A trigger on ``grants`` removes a grant's refusal once the grant is renewed, dead, or erased.
 """
@@ -97,7 +97,7 @@ async def record(
     begins_anew: bool,
     now: datetime,
 ) -> Evidence | None:
-    """Keep one refusal, and return all that stands against its connection.
+    """Store one refusal, and return its connection's evidence.
 
     Args:
         client: the fingerprint of the client that was refused.
@@ -159,7 +159,7 @@ async def _evidence(
 
 
 async def last_renewal(vault: Vault, *, tenant: str, connection: str) -> datetime | None:
-    """Return when the present client last renewed any grant, from the grants themselves.
+    """Return when the present client last renewed any grant.
 
     It reads all of a connection's grants: ask it only before a connection is blamed.
     """
@@ -185,12 +185,15 @@ async def last_renewal(vault: Vault, *, tenant: str, connection: str) -> datetim
 
 
 async def call_witness(vault: Vault, *, tenant: str, connection: str, now: datetime) -> None:
-    """Make one grant due that was never refused: its renewal says whether the client is good."""
+    """Make one grant due that was never refused.
+
+    Its renewal says whether the client is good.
+    """
     await vault.run(_CALL_WITNESS, {"tenant": tenant, "connection": connection, "now": now})
 
 
 async def recall(transaction: AsyncConnection, *, tenant: str, connection: str, now: datetime) -> None:
-    """Make the refused grants of a connection due soon: what stood in their way is over."""
+    """Make the refused grants of a connection due soon."""
     values = {"tenant": tenant, "connection": connection, "now": now, "within": RECALL_WITHIN_SECONDS}
     await transaction.execute(_RECALL, values)
 
@@ -198,7 +201,7 @@ async def recall(transaction: AsyncConnection, *, tenant: str, connection: str, 
 async def retry_dead(
     transaction: AsyncConnection, *, tenant: str, connection: str, client: bytes | None, now: datetime
 ) -> None:
-    """Try the dead grants again that were refused under another client, a few a second.
+    """Make the grants due that died under another client.
 
     Args:
         client: the identity of the present client.
@@ -211,7 +214,7 @@ async def retry_dead(
 
 
 def is_suspected() -> ColumnElement[bool]:
-    """Return the condition that a connection has refusals since its client's last renewal."""
+    """Return the condition that refusals stand against a connection."""
     later = or_(ConnectionRow.renewed_at.is_(None), RefusalRow.last_at > ConnectionRow.renewed_at)
     return (
         select(RefusalRow.grant_id)

@@ -6,7 +6,9 @@ from datetime import datetime
 
 from sqlalchemy import (
     BigInteger,
+    CheckConstraint,
     Double,
+    ForeignKey,
     Index,
     Integer,
     text,
