@@ -1,4 +1,4 @@
-"""Weighs refusals: is it the grant, the client, the provider?
+"""Weighs refusals: the grant, the client or the provider.
 
 One refusal seldom says whose trouble it is. Providers answer dead grants in words that are meant for clients, and
 wrong clients in words that are meant for grants. So a refusal is kept as evidence, and blames the connection only
