@@ -1,18 +1,16 @@
-"""Reads a token endpoint's answer, whatever its bytes.
+"""Reads the values in a token endpoint's answer, whatever they are.
 
 No function here raises on any input.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import parse_qsl
 
 from token_vault.secret import Secret
 
@@ -22,40 +20,11 @@ MAX_TOKEN_LIFE = timedelta(days=3650)
 MAX_RETRY_AFTER_SECONDS = 3600.0
 """Seconds. A longer ``Retry-After`` is cut to this, as Microsoft's own client does."""
 
-_FORM = re.compile(r"[^\s<>\"{}\[\]]+")
+MAX_EXTRA_LENGTH = 2048
+"""Characters. A value beside the token is an address or a name; a longer one is left out."""
+
 _TOKEN = re.compile(r"[\x20-\x7e]*[\x21-\x7e][\x20-\x7e]*")
 _SCOPE = re.compile(r"[\x21-\x7e]+")
-
-
-def parse(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    """Return the fields of a JSON object or a form.
-
-    Empty where the body is neither.
-
-    Undecodable bytes are replaced rather than refused: a user's name in Latin-1 beside the tokens
-    must not cost the tokens.
-    """
-    text = body.decode("utf-8-sig", errors="replace").strip()
-    try:
-        # Integers of any length: the interpreter refuses to convert very long ones.
-        fields = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else math.inf)
-    except (ValueError, RecursionError):
-        return _parse_form(headers, text)
-    return fields if isinstance(fields, dict) else {}
-
-
-def _parse_form(headers: Mapping[str, str], text: str) -> dict[str, Any]:
-    """Return the fields of a form, but never of HTML.
-
-    GitHub answers with a form unless asked for JSON.
-    """
-    content_type = header(headers, "content-type").lower()
-    if "html" in content_type or not _FORM.fullmatch(text):
-        return {}
-    try:
-        return dict(parse_qsl(text, max_num_fields=100))
-    except ValueError:
-        return {}
 
 
 def at_path(fields: Mapping[str, Any], path: str) -> object:
@@ -142,10 +111,13 @@ def moment(value: object, near: datetime) -> datetime | None:
 def scopes(value: object, separator: str) -> tuple[str, ...] | None:
     """Return granted scopes from a string or list.
 
-    None where the answer names none.
+    None where the answer names none. A text without a blank is taken apart at its commas, or else at its plus signs:
+    20 of 344 providers in the largest public catalogue separate scopes so.
     """
     if isinstance(value, str):
-        value = value.replace(separator, " ").split()
+        value = value.replace(separator, " ").replace(", ", " ")
+        others = "" if len(value.split()) > 1 else "," if "," in value else "+"
+        value = (value.replace(others, " ") if others else value).split()
     if not isinstance(value, list):
         return None
     return tuple(item for item in value if isinstance(item, str) and _SCOPE.fullmatch(item)) or None
@@ -165,3 +137,14 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
         except (ValueError, TypeError, IndexError, OverflowError):
             return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+def texts(fields: Mapping[str, object], names: Iterable[str]) -> dict[str, str]:
+    """Return the values of these names that are short texts or numbers, as text."""
+    return {
+        name: str(value)
+        for name in names
+        if isinstance(value := fields.get(name), str | int)
+        and not isinstance(value, bool)
+        and 0 < len(str(value)) <= MAX_EXTRA_LENGTH
+    }

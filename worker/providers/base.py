@@ -21,7 +21,8 @@ from urllib.parse import quote_plus, urlencode
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.client_assertion import ASSERTION_TYPE, sign_assertion
-from worker.providers import answer
+from worker.providers import answer, token_ends, token_fields
+from worker.providers.body import parse
 from worker.providers.error_codes import BLAMES, normalize
 from worker.providers.model import (
     Client,
@@ -52,7 +53,6 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 _DESCRIPTION_NAMES = ("error_description", "message", "error_message", "detail", "title")
 # A phrase is no code that anybody could look up: the standard's code for its blame is reported instead.
 _PHRASE_CODES = {RefusalBlame.USER: "invalid_grant", RefusalBlame.OPERATOR: "invalid_client"}
-_REFRESH_LIFE_NAMES = ("refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +88,7 @@ class Provider:
             ``"absolute"`` where it is a point in time.
         default_life: the access token's life where the answer has no usable one; None leaves it unknown.
         scope_separator: what stands between scopes, besides blanks.
+        keeps: names of values beside the token that an API call needs, handed out as ``token.extra``.
         error_names: the fields that may hold an error code, first the one that decides.
         error_words: codes and phrases of its own, or codes that mean something else here.
 
@@ -127,6 +128,7 @@ class Provider:
     expires_unit: timedelta | Literal["absolute"] = SECONDS
     default_life: timedelta | None = None
     scope_separator: str = " "
+    keeps: tuple[str, ...] = ()
     error_names: tuple[str, ...] = ("error", "suberror", "error_subtype")
     error_words: ErrorWords = field(default_factory=ErrorWords)
 
@@ -249,16 +251,24 @@ class Provider:
     # The answer.
 
     def read(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, sent_at: datetime
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        sent_at: datetime,
+        spent: Secret | None = None,
     ) -> Renewed | Refused:
         """Read the answer to a token request; never raises.
 
-        Lives are counted from ``sent_at`` (aware): the earliest moment at which the token can have begun.
+        Args:
+            sent_at: aware; lives are counted from it, the earliest moment at which the token can have begun.
+            spent: the refresh token that was sent, which an answer may repeat.
         """
-        fields = answer.parse(headers, body)
+        fields = parse(headers, body)
         succeeded = 200 <= status < 300
         # Tokens count before any error beside them: what a rotating provider gave must not be lost.
-        if succeeded and (renewed := self._renewed(fields, sent_at)):
+        if succeeded and (renewed := self._renewed(fields, sent_at, spent)):
             return renewed
         wait = answer.retry_after(headers, sent_at)
         known = self.verdict(fields)
@@ -308,42 +318,40 @@ class Provider:
             return Refused(RefusalBlame.IN_DOUBT, code, wait, spent=True)
         return Refused(RefusalBlame.NOBODY, code, wait)
 
-    def _renewed(self, fields: Mapping[str, Any], sent_at: datetime) -> Renewed | None:
-        if pair := self._pair(fields, sent_at):
+    def _renewed(self, fields: Mapping[str, Any], sent_at: datetime, spent: Secret | None) -> Renewed | None:
+        if pair := self._pair(fields, sent_at, spent):
             return Renewed(pair)
         if self.prolongs and all(fields.get(name) == value for name, value in self.prolongs.items()):
-            return Renewed(TokenPair(None, expires_at=self._ends(fields, sent_at)), prolonged=True)
+            return Renewed(TokenPair(None, expires_at=self._ends(fields, None, sent_at)), prolonged=True)
         return None
 
-    def _pair(self, fields: Mapping[str, Any], sent_at: datetime) -> TokenPair | None:
+    def _pair(self, fields: Mapping[str, Any], sent_at: datetime, spent: Secret | None) -> TokenPair | None:
         inner = (answer.at_path(fields, path) for path in self.within)
-        for holder in (*(part for part in inner if isinstance(part, dict)), fields):
-            if access := answer.secret(holder.get(self.access_token)):
-                return TokenPair(
-                    access=access,
-                    refresh=answer.refresh_secret(holder.get(self.refresh_token)),
-                    expires_at=self._ends(holder, sent_at),
-                    refresh_expires_at=_refresh_ends(holder, sent_at),
-                    scopes=answer.scopes(holder.get("scope") or holder.get("scopes"), self.scope_separator),
-                )
-        return None
+        found = token_fields.find(
+            fields, tuple(part for part in inner if isinstance(part, dict)), spent=spent,
+            access_token=self.access_token, refresh_token=self.refresh_token,
+        )  # fmt: skip
+        if found is None:
+            return None
+        beside = found.beside
+        return TokenPair(
+            access=found.access,
+            refresh=found.refresh,
+            expires_at=self._ends(beside, found.access, sent_at) if found.access else None,
+            refresh_expires_at=token_ends.refresh_end(beside, sent_at),
+            consent_expires_at=token_ends.consent_end(beside, sent_at),
+            scopes=answer.scopes(beside.get("scope") or beside.get("scopes"), self.scope_separator),
+            extra=answer.texts(beside, self.keeps),
+        )
 
-    def _ends(self, holder: Mapping[str, Any], sent_at: datetime) -> datetime | None:
+    def _ends(self, beside: Mapping[str, Any], access: Secret | None, sent_at: datetime) -> datetime | None:
         """Return when the access token ends.
 
         A life that cannot be read costs the expiry, never the pair.
         """
-        value = holder.get(self.expires_in)
-        if self.expires_unit == "absolute":
-            found = answer.moment(value, sent_at)
-        else:
-            found = answer.after(value, self.expires_unit, sent_at)
-        return found or (sent_at + self.default_life if self.default_life else None)
-
-
-def _refresh_ends(holder: Mapping[str, Any], sent_at: datetime) -> datetime | None:
-    ends = (answer.after(holder.get(name), SECONDS, sent_at) for name in _REFRESH_LIFE_NAMES)
-    return next((end for end in ends if end), None)
+        return token_ends.access_end(
+            beside, access, sent_at, name=self.expires_in, unit=self.expires_unit, default_life=self.default_life
+        )  # fmt: skip
 
 
 def host_option(options: Mapping[str, Any], *names: str) -> str | None:

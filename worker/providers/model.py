@@ -167,10 +167,10 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """The provider gave a new access token.
+    """The provider gave a new token.
 
     Attributes:
-        pair: ``refresh`` None means that the old one stays in use.
+        pair: ``refresh`` None means that the old one stays in use; ``access`` None that there was only a refresh token.
         prolonged: the answer has no token: the current access token goes on until ``pair.expires_at``.
     """
 

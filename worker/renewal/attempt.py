@@ -82,7 +82,7 @@ class Renewer:
         # The answer to the earlier request may have been stored meanwhile.
         if claim.in_doubt_since is not None and not await claims.is_held(self._vault, claim):
             return Outcome.SUPERSEDED
-        result = await self._call(provider, request, now, has_time)
+        result = await self._call(provider, request, tokens.refresh, now, has_time)
         if isinstance(result, Refused):
             return await self._handle_refusal(limiter, claim, provider, result, clock)
         return await self._commit(limiter, claim, tokens, result, clock)
@@ -142,11 +142,16 @@ class Renewer:
         return decision.outcome
 
     async def _call(
-        self, provider: Provider, request: TokenRequest, sent_at: datetime, has_time: Callable[[], bool]
+        self,
+        provider: Provider,
+        request: TokenRequest,
+        spent: Secret | None,
+        sent_at: datetime,
+        has_time: Callable[[], bool],
     ) -> Renewed | Refused:
         answer = await send(self._http, request, has_time)
         if isinstance(answer, Answer):
-            return provider.read(answer.status, answer.headers, answer.body, sent_at=sent_at)
+            return provider.read(answer.status, answer.headers, answer.body, sent_at=sent_at, spent=spent)
         return providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
 
     async def _commit(

@@ -144,21 +144,31 @@ class AnswerCommitter:
             life: how long the connection's tokens live, as other answers have shown.
 
         Returns:
-            ``RENEWED``, ``SUPERSEDED`` by a newer login, or ``SPOOLED``.
+            ``RENEWED``, ``RETRY`` where there was only a refresh token, ``SUPERSEDED`` by a newer login, or ``SPOOLED``.
         """
-        life = claim.life or life
-        if pair.expires_at is None and life is not None:
+        lives = [known for known in (claim.life, life) if known is not None]
+        if pair.expires_at is None and lives and not pair.lacks_access:
             # An answer that leaves the life out does not make it longer.
-            pair = replace(pair, expires_at=sent_at + life)
-        due_at = schedule.after_renewal(
+            pair = replace(pair, expires_at=sent_at + min(lives))
+        due_at = self._due_at(claim, pair, sent_at, policy)
+        self._pending += 1
+        try:
+            outcome = await self._commit(claim, pair, sent_at, due_at)
+        finally:
+            self._pending -= 1
+        if pair.lacks_access:
+            log.warning("access_token.omitted", grant=claim.id, connection=claim.key.connection)
+        return outcome
+
+    def _due_at(
+        self, claim: Claim, pair: TokenPair, sent_at: datetime, policy: schedule.RenewalPolicy
+    ) -> datetime:
+        if pair.lacks_access:
+            return schedule.after_failure(claim.attempts + 1, sent_at, self._jitter())
+        return schedule.after_renewal(
             pair.expires_at, sent_at, self._jitter(), policy, last_read_at=claim.last_read_at,
             refresh_expires_at=pair.refresh_expires_at or (None if pair.refresh else claim.refresh_expires_at),
         )  # fmt: skip
-        self._pending += 1
-        try:
-            return await self._commit(claim, pair, sent_at, due_at)
-        finally:
-            self._pending -= 1
 
     async def _commit(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Outcome:
         """Repeat the commit until the pair is stored or spooled."""
@@ -190,7 +200,9 @@ class AnswerCommitter:
             else:
                 self._up.set()
                 replayed = spooled is not None and not self._spool.remove(spooled)
-                return Outcome.RENEWED if stored or replayed else Outcome.SUPERSEDED
+                if not stored and not replayed:
+                    return Outcome.SUPERSEDED
+                return Outcome.RETRY if pair.lacks_access else Outcome.RENEWED
 
     def _write_to_disk(
         self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime

@@ -50,5 +50,9 @@ def test_an_answer_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 def test_an_answer_is_read_as_it_was_written(tmp_path: Path) -> None:
     """What is put on disk comes back whole."""
     spool = Spool(tmp_path, RING)
-    path = spool.save(CLAIM, PAIR, obtained_at=NOON, due_at=NOON)
-    assert spool.read(path) == SpooledAnswer(path, CLAIM, PAIR, NOON, NOON)
+    for pair in (
+        PAIR,
+        TokenPair(None, Secret("refresh"), consent_expires_at=NOON, extra={"instance_url": "https://x"}),
+    ):
+        path = spool.save(CLAIM, pair, obtained_at=NOON, due_at=NOON)
+        assert spool.read(path) == SpooledAnswer(path, CLAIM, pair, NOON, NOON)

@@ -50,7 +50,7 @@ async def store_pair(
     values = {
         "id": claim.id, "user_id": key.user_id, "owner": claim.owner, "channel": CHANNEL,
         "access_version": claim.access_version, "refresh_version": claim.refresh_version,
-        "access_ciphertext": access, "refresh_ciphertext": refresh,
+        "access_ciphertext": access, "refresh_ciphertext": refresh, "lacks_access": pair.lacks_access,
         "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at,
         "scopes": None if pair.scopes is None else list(pair.scopes),
         "obtained_at": obtained_at, "due_at": due_at,

@@ -46,6 +46,7 @@ def encode(claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: date
         "pair": {
             "access": pair.access and pair.access.reveal(), "refresh": pair.refresh and pair.refresh.reveal(),
             "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at, "scopes": pair.scopes,
+            "consent_expires_at": pair.consent_expires_at, "extra": dict(pair.extra),
         },
         "obtained_at": obtained_at, "due_at": due_at,
     }  # fmt: skip
@@ -74,6 +75,9 @@ def decode(path: Path, text: Secret) -> SpooledAnswer:
             expires_at=_moment(pair["expires_at"]),
             refresh_expires_at=_moment(pair["refresh_expires_at"]),
             scopes=None if pair["scopes"] is None else tuple(pair["scopes"]),
+            # Files of version 0.1 have neither.
+            consent_expires_at=_moment(pair.get("consent_expires_at")),
+            extra=pair.get("extra", {}),
         ),
         obtained_at=datetime.fromisoformat(plain["obtained_at"]),
         due_at=datetime.fromisoformat(plain["due_at"]),

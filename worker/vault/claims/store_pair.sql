@@ -2,25 +2,25 @@
 -- that brought only a newer access token must not cost us the rotated refresh token. Whoever took the claim over holds
 -- it on the token that is replaced here, so that claim is void. They, or an attempt whose own outcome was unknown, may
 -- have presented the spent token again, and the provider may have revoked the new pair for it: the pair is stored all
--- the same, and tried at once, in doubt.
+-- the same, and tried at once, in doubt. Where only a refresh token came, the access token stays as it was.
 WITH stored AS (
     UPDATE grants SET
         refresh_ciphertext = CASE WHEN NOT fresh_refresh THEN refresh_ciphertext ELSE :refresh_ciphertext END,
         refresh_version = refresh_version + CAST(fresh_refresh AS integer),
         refresh_expires_at = coalesce(CAST(:refresh_expires_at AS timestamptz), CASE WHEN NOT fresh_refresh THEN refresh_expires_at END),
-        access_ciphertext = CASE WHEN same_access THEN :access_ciphertext ELSE access_ciphertext END,
-        access_version = access_version + CAST(same_access AS integer),
-        expires_at = CASE WHEN same_access THEN :expires_at ELSE expires_at END,
-        obtained_at = CASE WHEN same_access THEN :obtained_at ELSE obtained_at END,
-        obtained_from = CASE WHEN same_access THEN 'renewal' ELSE obtained_from END,
+        access_ciphertext = CASE WHEN fresh_access THEN :access_ciphertext ELSE access_ciphertext END,
+        access_version = access_version + CAST(fresh_access AS integer),
+        expires_at = CASE WHEN fresh_access THEN :expires_at ELSE expires_at END,
+        obtained_at = CASE WHEN fresh_access THEN :obtained_at ELSE obtained_at END,
+        obtained_from = CASE WHEN fresh_access THEN 'renewal' ELSE obtained_from END,
         scopes = CASE WHEN same_access THEN coalesce(CAST(:scopes AS text[]), scopes) ELSE scopes END,
         due_at = CASE WHEN presented_again THEN :obtained_at WHEN same_access THEN :due_at ELSE least(due_at, :due_at) END,
         state = CASE WHEN presented_again THEN 'in_doubt' ELSE 'active' END,
         reason = CASE WHEN presented_again THEN 'reused' END,
         reason_since = CASE WHEN presented_again THEN coalesce(claimed_at, reason_since, :obtained_at) END,
         in_doubt_since = CASE WHEN presented_again THEN coalesce(claimed_at, reason_since, :obtained_at) END,
-        attempts = CASE WHEN same_refresh THEN 0 ELSE attempts END,
-        last_error = CASE WHEN same_refresh THEN NULL ELSE last_error END,
+        attempts = CASE WHEN CAST(:lacks_access AS boolean) THEN attempts + 1 WHEN same_refresh THEN 0 ELSE attempts END,
+        last_error = CASE WHEN CAST(:lacks_access AS boolean) THEN 'no_access_token' WHEN NOT same_refresh THEN last_error END,
         last_renewed_at = :obtained_at,
         claim_owner = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_owner END,
         claimed_at = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claimed_at END,
@@ -34,6 +34,7 @@ WITH stored AS (
             refresh_version = :refresh_version AS same_refresh,
             refresh_version = :refresh_version AND CAST(:refresh_ciphertext AS bytea) IS NOT NULL AS fresh_refresh,
             refresh_version = :refresh_version AND access_version = :access_version AS same_access,
+            refresh_version = :refresh_version AND access_version = :access_version AND NOT CAST(:lacks_access AS boolean) AS fresh_access,
             -- The token that was sent: without a refresh token it is the access token.
             refresh_version = :refresh_version AND (CAST(:refresh_ciphertext AS bytea) IS NOT NULL
                 OR refresh_ciphertext IS NULL AND access_version = :access_version) AS is_replaced

@@ -1,0 +1,215 @@
+"""Finds tokens in a success, whatever it calls them and however deep they are.
+
+A provider that rotates has spent the old refresh token once it answers with success: the new one must not be lost
+because a field is named or nested in an unknown way.
+
+No function here raises on any input.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from token_vault.secret import Secret
+from worker.providers import answer
+
+Fields = Mapping[str, Any]
+
+# An answer is a handful of objects; what is beyond is no token endpoint's answer.
+MAX_OBJECTS = 200
+
+# Names as `_bare` spells them, the surest first.
+_REFRESH_NAMES = ("refreshtoken", "newrefreshtoken", "refresh")
+_ACCESS_NAMES = ("accesstoken", "newaccesstoken", "access")
+# A field beside a refresh token that is called no more than this is the access token.
+_PLAIN_NAMES = ("token", "bearertoken", "bearer", "authtoken", "oauthtoken", "authenticationtoken")
+# Other names that end in "refresh token" are taken for it, and those that only begin so for what tells about it.
+_REFRESH_NAME = re.compile(
+    r"(?!old|prev|last|used|spent|revoked|hashed|has|no|is).*refreshtoken(value|string|text|new)?"
+)
+# How an object tells of itself what it is: {"type": "refresh_token", "value": "…"}.
+_KIND_NAMES, _VALUE_NAMES = ("type", "tokentype", "name", "kind", "key"), ("value", "token", "tokenvalue")
+# A complete field of a JSON object that was cut.
+_FIELD = re.compile(r'"([A-Za-z0-9_.-]{1,64})"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTokens:
+    """The tokens of an answer.
+
+    Attributes:
+        access: None where no field can be taken for it.
+        refresh: None where there is none.
+        beside: what is said of them: by the object that holds them, and by those around it.
+    """
+
+    access: Secret | None
+    refresh: Secret | None
+    beside: Fields
+
+
+def find(
+    fields: Fields,
+    preferred: tuple[Fields, ...],
+    *,
+    spent: Secret | None = None,
+    access_token: str = "access_token",  # noqa: S107  # a field's name, as the next
+    refresh_token: str = "refresh_token",  # noqa: S107
+) -> FoundTokens | None:
+    """Find the tokens in an answer's fields.
+
+    Args:
+        preferred: the objects that a provider's declaration names, looked into first.
+        spent: the refresh token that was sent; a refusal may repeat it.
+        access_token, refresh_token: what the declaration calls the tokens.
+
+    An access token without refresh token gives way to a pair further inside, but where the declaration names it.
+
+    Returns:
+        None where there is neither an access token where it is declared to be nor a new refresh token anywhere.
+    """
+    for holder in (*preferred, fields):
+        if access := answer.secret(holder.get(access_token)):
+            declared = answer.refresh_secret(holder.get(refresh_token))
+            refresh = declared or _refresh_of(holder) or _orphan(fields, holder, spent)
+            inner = None if refresh or holder in preferred else _search(fields, spent, refresh_token)
+            return inner or FoundTokens(access, refresh, _beside(fields, holder))
+    return _search(fields, spent, refresh_token)
+
+
+def _beside(fields: Fields, holder: Fields) -> Fields:
+    """Return what is said of the tokens in an object.
+
+    What the outermost object says is said of its own access token where it has one.
+    """
+    return holder if _access_of(fields) else {**fields, **holder}
+
+
+def has_refresh_token(fields: Fields) -> bool:
+    """Return whether there is a refresh token anywhere."""
+    return any(_refresh_of(holder) for holder in _objects(fields))
+
+
+def salvage(text: str) -> dict[str, Any]:
+    """Return the complete fields of a JSON object that was cut.
+
+    Empty unless a refresh token is among them: without it the answer stays one that cannot be read.
+    """
+    if not text.startswith("{"):
+        return {}
+    found = {name: json.loads(value, strict=False) for name, value in _FIELD.findall(text) if _reads(value)}
+    return found if _refresh_of(found) else {}
+
+
+def _reads(value: str) -> bool:
+    try:
+        json.loads(value, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _search(fields: Fields, spent: Secret | None, declared: str) -> FoundTokens | None:
+    """Look for a refresh token everywhere, then for its access token."""
+    alone: FoundTokens | None = None
+    for holder in _objects(fields):
+        refresh = answer.refresh_secret(holder.get(declared)) or _refresh_of(holder)
+        if refresh is None or refresh == spent:
+            continue
+        if access := _access_of(holder):
+            return FoundTokens(access, refresh, _beside(fields, holder))
+        alone = alone or FoundTokens(None, refresh, _beside(fields, holder))
+    if alone is None:
+        return None
+    for holder in _objects(fields):
+        if access := _access_of(holder, plain=False):
+            return FoundTokens(access, alone.refresh, _beside(fields, holder))
+    return alone
+
+
+def _orphan(fields: Fields, taken: Fields, spent: Secret | None) -> Secret | None:
+    """Return a refresh token that belongs to no other access token.
+
+    Slack shows a bot's pair beside the user's: the bot's refresh token is not the user's.
+    """
+    for holder in _objects(fields):
+        refresh = None if holder is taken else _refresh_of(holder)
+        if refresh and refresh != spent and not _access_of(holder):
+            return refresh
+    return None
+
+
+def _refresh_of(holder: Fields) -> Secret | None:
+    """Return the refresh token that an object holds itself."""
+    others = ((name, value) for name, value in holder.items() if _REFRESH_NAME.fullmatch(_bare(name)))
+    for _, value in (*_by_name(holder, _REFRESH_NAMES), *others):
+        if token := answer.refresh_secret(_unwrapped(value)):
+            return token
+    return answer.refresh_secret(_value_of_kind(holder, _REFRESH_NAMES))
+
+
+def _access_of(holder: Fields, *, plain: bool = True) -> Secret | None:
+    """Return the access token that an object holds itself."""
+    for _, value in _by_name(holder, (*_ACCESS_NAMES, *(_PLAIN_NAMES if plain else ()))):
+        if token := answer.secret(_unwrapped(value)):
+            return token
+    return answer.secret(_value_of_kind(holder, _ACCESS_NAMES))
+
+
+def _by_name(holder: Fields, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of these names, in the names' order."""
+    spelled = {_bare(name): value for name, value in holder.items()}
+    return ((name, spelled[name]) for name in names if name in spelled)
+
+
+def _unwrapped(value: object) -> object:
+    """Return what ``{"refresh_token": {"token": "…"}}`` holds."""
+    if not isinstance(value, Mapping):
+        return value
+    return next((inner for _, inner in _by_name(value, _VALUE_NAMES)), None)
+
+
+def _value_of_kind(holder: Fields, kinds: tuple[str, ...]) -> object:
+    """Return the value of an object that says what it is."""
+    if any(isinstance(kind, str) and _bare(kind) in kinds for _, kind in _by_name(holder, _KIND_NAMES)):
+        return next((value for _, value in _by_name(holder, _VALUE_NAMES)), None)
+    return None
+
+
+def _bare(name: object) -> str:
+    """Return a name without case and signs: ``refreshToken`` and ``Refresh-Token`` are one."""
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
+
+def _objects(fields: Fields) -> Iterator[Fields]:
+    """Yield an answer's objects, the outer before the inner; JSON inside a string is looked into as well."""
+    waiting: deque[object] = deque([fields])
+    for _ in range(MAX_OBJECTS):
+        if not waiting:
+            return
+        value = waiting.popleft()
+        if isinstance(value, str):
+            value = _embedded(value)
+        if isinstance(value, Mapping):
+            yield value
+            waiting.extend(
+                part for part in value.values() if isinstance(part, Mapping | list) or _may_embed(part)
+            )
+        elif isinstance(value, list):
+            waiting.extend(part for part in value if isinstance(part, Mapping | list) or _may_embed(part))
+
+
+def _may_embed(value: object) -> bool:
+    return isinstance(value, str) and value.lstrip()[:1] in ("{", "[")
+
+
+def _embedded(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
