@@ -1,6 +1,6 @@
-"""What a Celery worker does beside its tasks: who consumes ``interactive`` carries out refresh requests, too.
+"""What a Celery worker does beside its tasks.
 
-It begins before the worker reaches its broker and goes on while that is away.
+Who consumes ``interactive`` carries out refresh requests, too. That begins before the worker reaches its broker and goes on while that is away.
 """
 
 from __future__ import annotations

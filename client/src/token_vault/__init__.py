@@ -42,7 +42,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import the readers when they are wanted: the errors alone need no Postgres driver."""
+    """Import the readers on demand.
+
+    The errors alone need no Postgres driver.
+    """
     if name in ("AsyncTokenVault", "TokenVault"):
         from token_vault import client
 

@@ -1,4 +1,6 @@
-"""Fresh tokens for other programs: one indexed row, one decryption, no call to Auth0.
+"""Fresh tokens for other programs, without a call to Auth0.
+
+A read is one indexed row and one decryption.
 
 A reader holds the access ring only: it can decrypt no refresh token and no client secret. Where the stored token
 has too little life left, the reader requests one refresh through Postgres and waits to be woken at its end.
@@ -28,7 +30,9 @@ NOTE_SECONDS = 60.0
 
 
 class TokenVault(Reader):
-    """Reads tokens; safe to share between threads, and with processes that are forked later.
+    """Reads tokens for threads.
+
+    Safe to share between threads, and with processes that are forked later.
 
     Args:
         database_url: of the vault.
@@ -40,7 +44,7 @@ class TokenVault(Reader):
     """
 
     def begin(self) -> None:
-        """Begin with nothing open; called once more in each forked process."""
+        """Open nothing yet; called again in each forked process."""
         super().begin()
         self._pool = Pool(self._database_url)
         self._listener = Listener(self._database_url)
@@ -78,7 +82,7 @@ class TokenVault(Reader):
     def admin_token(
         self, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT_SECONDS
     ) -> Token:
-        """Return the fresh admin token of an enterprise connection; raises as ``user_token``."""
+        """Return an enterprise connection's fresh admin token; raises as ``user_token``."""
         return self._run(self._flow.token(admin_query(connection, min_ttl, wait)))
 
     def close(self) -> None:
@@ -123,7 +127,10 @@ class TokenVault(Reader):
         return None
 
     def _note_read(self, grant_id: int) -> None:
-        """Note a read in a thread, one at a time: a note that is lost costs little."""
+        """Note a read in a thread, one at a time.
+
+        A note that is lost costs little.
+        """
         if self._is_to_be_noted(grant_id) and self._notes.acquire(blocking=False):
             threading.Thread(
                 target=self._note, args=(grant_id,), name="token-vault note", daemon=True
@@ -138,10 +145,13 @@ class TokenVault(Reader):
 
 
 class AsyncTokenVault(Reader):
-    """Reads tokens from asyncio, in any number of event loops; see ``TokenVault`` for arguments and errors."""
+    """Reads tokens for asyncio, in any number of event loops.
+
+    Arguments and errors are those of ``TokenVault``.
+    """
 
     def begin(self) -> None:
-        """Begin with nothing open; called once more in each forked process."""
+        """Open nothing yet; called again in each forked process."""
         super().begin()
         self._loops: dict[asyncio.AbstractEventLoop, _OpenInLoop] = {}
 
@@ -183,7 +193,10 @@ class AsyncTokenVault(Reader):
         await self.close()
 
     def _here(self) -> _OpenInLoop:
-        """What is open in this event loop: an app may run one after the other, or one in each thread."""
+        """What is open in the running event loop.
+
+        An app may run one after the other, or one in each thread.
+        """
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
             for ended in [other for other in list(self._loops) if other.is_closed()]:

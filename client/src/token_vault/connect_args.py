@@ -1,4 +1,4 @@
-"""How Postgres is reached: what each connection to it tells libpq."""
+"""What libpq is told of each connection to Postgres."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Any
 
 CONNECT_ARGS: dict[str, Any] = {
     "connect_timeout": 10,
-    # A host that loses power says no word. A question to it is given up after ten seconds, and so is one that it
-    # took and never answers; the kernel's own patience is a quarter of an hour, and two hours.
+    # Detect a host that lost power within ten seconds; the kernel's defaults are 15 minutes and two hours.
     "tcp_user_timeout": 10_000,
     "keepalives_idle": 5,
     "keepalives_interval": 2,

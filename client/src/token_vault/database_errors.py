@@ -1,4 +1,4 @@
-"""Postgres' failures in the vault's own words, without what was sent."""
+"""Postgres' failures as the vault's errors, without what was sent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PASSING = {
 
 
 def failure(error: BaseException | None) -> VaultError:
-    """Turn the driver's error into one that says who mends it.
+    """Turn the driver's error into one of the vault's.
 
     Args:
         error: as psycopg raises it; its text is looked at, never passed on.
@@ -50,5 +50,8 @@ def failure(error: BaseException | None) -> VaultError:
 
 
 def not_a_url() -> ConfigurationError:
-    """The address does not read; nothing of it is shown, as a password is part of it."""
+    """The error for an address that cannot be parsed.
+
+    Nothing of the address is shown, as it holds a password.
+    """
     return ConfigurationError("DATABASE_URL is not a database URL: postgresql://user:password@host/name")

@@ -1,4 +1,6 @@
-"""What the environment tells a reader; whatever else stands in it is another program's."""
+"""A reader's settings from the environment.
+
+Whatever else stands in it is another program's."""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from token_vault.secret_files import secret_file
 
 @dataclass(frozen=True, slots=True)
 class ReaderEnvironment:
-    """Where the vault is, and the keys that decrypt its access tokens.
+    """The vault's address and the keys of its access tokens.
 
     Attributes:
         database_url: of the vault: as given, or of the embedded one.
@@ -40,7 +42,9 @@ class ReaderEnvironment:
 
 
 def read_secret(name: str) -> Secret | None:
-    """Read the variable ``NAME``, or the file that ``NAME_FILE`` names; None where neither is set.
+    """Read the variable ``NAME``, or the file named by ``NAME_FILE``.
+
+    None where neither is set.
 
     Raises:
         ConfigurationError: both are set, or the file cannot be read.
@@ -54,5 +58,5 @@ def read_secret(name: str) -> Secret | None:
 
 
 def split_keys(text: str) -> tuple[Secret, ...]:
-    """Split keys at commas and line breaks; what is empty is no key."""
+    """Split keys at commas and line breaks, without empty ones."""
     return tuple(Secret(key) for part in text.replace("\n", ",").split(",") if (key := part.strip()))

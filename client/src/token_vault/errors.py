@@ -1,7 +1,7 @@
 """Every error the vault raises on purpose, as one tree.
 
     VaultError
-    ├── ConfigurationError           the operator mends a setting, a key or a grant at Auth0
+    ├── ConfigurationError           the operator fixes a setting, a key or a grant at Auth0
     │   └── CannotDecrypt            these keys do not decrypt a ciphertext, or not in this context
     │       └── WrongContext         they do, but it was encrypted for another context
     ├── TokenNotFound                nothing is stored for what was asked
@@ -11,7 +11,7 @@
     ├── TemporarilyUnavailable       wait, then ask again
     └── AccessDenied                 the caller may not read this
 
-No message holds a token, a client secret or a key. Each says what is wrong, where, and who mends it.
+No message holds a token, a client secret or a key. Each says what is wrong, where, and who fixes it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from typing import Any
 
 
 class VaultError(Exception):
-    """Base of all errors that the vault raises on purpose; each can be pickled, to cross into another process.
+    """Base of all errors that the vault raises on purpose.
+
+    Each can be pickled, to cross into another process.
 
     Attributes:
         user_id: whose token was asked for; empty for an admin token, None where no token was asked for.
@@ -46,15 +48,15 @@ class VaultError(Exception):
 
 
 class ConfigurationError(VaultError):
-    """A setting is missing or wrong; the message names it and the mend."""
+    """A setting is missing or wrong; the message says which."""
 
 
 class CannotDecrypt(ConfigurationError):
-    """The keys at hand do not decrypt a ciphertext, or not here."""
+    """The given keys do not decrypt a ciphertext here."""
 
 
 class WrongContext(CannotDecrypt):
-    """A ciphertext was encrypted for another context than where it stands."""
+    """A ciphertext was encrypted for another context."""
 
 
 class TokenNotFound(VaultError):
@@ -62,7 +64,7 @@ class TokenNotFound(VaultError):
 
 
 class AmbiguousAccount(VaultError):
-    """The user has several accounts on this connection, and none was named.
+    """The user has several accounts, and none was named.
 
     Attributes:
         accounts: the user's ids at the provider; one of them goes into ``account``.
@@ -74,7 +76,7 @@ class AmbiguousAccount(VaultError):
 
 
 class ReauthorizationRequired(VaultError):
-    """The grant is dead: only the user can mend it, by signing in and consenting again.
+    """The grant is dead: the user must consent again.
 
     Attributes:
         reason: a short code, e.g. ``invalid_grant`` or ``lost_in_rotation``.
@@ -93,7 +95,7 @@ class ReauthorizationRequired(VaultError):
 
 
 class TokenExpired(VaultError):
-    """The token has ended, or ends too soon, and there is no way to renew it."""
+    """The token ends too soon, and nobody can renew it."""
 
 
 class TemporarilyUnavailable(VaultError):

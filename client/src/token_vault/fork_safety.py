@@ -1,4 +1,6 @@
-"""What a forked process must not share with its parent: connections, locks that were held, threads that are gone.
+"""What a forked process must not share with its parent.
+
+These are connections, locks that were held, and threads that are gone.
 
 Servers that load an app before they fork (gunicorn with ``--preload``, Celery's prefork pool) make one reader for
 all of their processes. Over a connection that two of them share, one reads the other's answer: another user's token.
@@ -23,7 +25,7 @@ _parents: list[object] = []
 
 
 def begin_in_each_process(one: Beginner) -> None:
-    """Let it begin, here and again in each process that is forked from this one."""
+    """Let it begin here, and in each forked process."""
     one.begin()
     _known.add(one)
 

@@ -1,4 +1,4 @@
-"""The home folder of an embedded vault: its key rings, and where its Postgres is."""
+"""The home folder of an embedded vault: keys and Postgres."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_HOME = Path(".token-vault")
 
 
 def absolute(path: Path, name: str) -> Path:
-    """Make a path absolute, with the home folder in place of a tilde.
+    """Make a path absolute, and expand a tilde.
 
     Args:
         path: as given.
@@ -31,12 +31,15 @@ def absolute(path: Path, name: str) -> Path:
 
 
 def key_file(home: Path, ring: str) -> Path:
-    """Where an embedded vault keeps the keys of a ring: made on its first start, mode 0600."""
+    """The file with an embedded vault's keys of a ring.
+
+    Its first start makes it, with mode 0600.
+    """
     return home / "keys" / ring
 
 
 def home_keys(home: Path, ring: str) -> tuple[Secret, ...]:
-    """Read the keys of a ring that an embedded vault keeps; none where it has no such file.
+    """Read an embedded vault's keys of a ring, if any.
 
     Raises:
         ConfigurationError: the file cannot be read.
@@ -56,7 +59,7 @@ def postgres_url(port: int, password: str) -> Secret:
 
 
 def running_postgres(home: Path) -> Secret:
-    """Return the address of the Postgres that runs under this home; changes nothing.
+    """Return the address of the Postgres running under this home.
 
     Raises:
         ConfigurationError: none runs there, or the folder is another user's.
@@ -79,14 +82,17 @@ def not_ours(folder: Path) -> ConfigurationError:
 
 
 def no_vault(home: Path) -> ConfigurationError:
-    """Nothing says where a vault is, and none runs under the home folder."""
+    """The error for a vault that is nowhere."""
     return ConfigurationError(
         f"no DATABASE_URL is set and no vault runs under {home}: start one with `token-vault up`"
     )
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether the server lives: it inherits an exclusive flock(2), which the kernel releases at its end."""
+    """Whether the server lives.
+
+    It inherits an exclusive flock(2), which the kernel releases at its end.
+    """
     import fcntl  # an embedded vault runs only where there is one
 
     descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

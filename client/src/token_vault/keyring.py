@@ -1,4 +1,4 @@
-"""Key rings: Fernet keys that bind each ciphertext to its context.
+"""Fernet keys that bind each ciphertext to its context.
 
 Fernet authenticates no context: two rows' ciphertexts could be swapped unnoticed. So every plaintext starts
 with the context it was encrypted for, and a ciphertext found anywhere else is refused.
@@ -126,7 +126,7 @@ def _key_fingerprint(key: Secret) -> str:
 
 
 def _encrypted_for(plaintext: bytes) -> str:
-    """Name the context in a plaintext's header, and read nothing after it."""
+    """Name the context in a plaintext's header."""
     try:
         table, *row, field, version = json.loads(plaintext.split(b"\n", 1)[0])
         return f"for {EncryptionContext(str(table), tuple(map(str, row)), str(field), int(version))}"

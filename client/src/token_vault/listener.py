@@ -36,7 +36,9 @@ class Listener:
 
     @contextmanager
     def waiting(self, grant_id: int, *, patience: float) -> Iterator[threading.Event]:
-        """Yield an event that is set when this grant's refresh ends; listening has begun by then.
+        """Yield an event that is set by this grant's wakeups.
+
+        Listening has begun by then.
 
         Where Postgres lets nobody listen, as a replica does or one without a free connection, it is never set.
 
@@ -67,7 +69,7 @@ class Listener:
         self._closed = True
 
     def _listen(self, listening: threading.Event) -> None:
-        # A lost connection ends this thread; who waits then reads the row at the end of its patience, and the
+        # A lost connection ends this thread; who waits then reads the row when its time is up, and the
         # next wait begins a new one.
         try:
             with (
@@ -86,7 +88,10 @@ class Listener:
             listening.set()
 
     def _may_end(self) -> bool:
-        """End when nobody waits; decided under the lock, so that no new wait joins a listener that ends."""
+        """End when nobody waits.
+
+        Decided under the lock, so that no new wait joins a listener that ends.
+        """
         with self._lock:
             if self._waiters:
                 return False
@@ -115,7 +120,7 @@ class AsyncListener:
 
     @asynccontextmanager
     async def waiting(self, grant_id: int, *, patience: float) -> AsyncIterator[asyncio.Event]:
-        """Yield an event that is set when this grant's refresh ends; as ``Listener.waiting``."""
+        """Yield an event that is set by this grant's wakeups."""
         wakeup, payload = asyncio.Event(), str(grant_id)
         self._waiters[payload].add(wakeup)
         if self._task is None or self._task.done():

@@ -1,4 +1,6 @@
-"""A reader's connections to Postgres: made when needed, kept, replaced when the server has dropped them.
+"""A reader's connections to Postgres.
+
+They are made when needed, kept, and replaced when the server has dropped them.
 
 A failure to connect is raised at once and as what it is. A pool that connects in the background could only tell
 its callers, seconds later, that it took too long.
@@ -22,13 +24,13 @@ from token_vault.database_errors import failure
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.secret import Secret
 
-# Connections of one reader at the most, and seconds to wait for one of them.
-MOST = 10
-PATIENCE = 10.0
-# Seconds to wait for an answer: a migration may hold the table, a server be stopped with all its connections open.
-ANSWER = 10.0
-# Seconds after which a connection that nobody needed is closed.
-REST = 300.0
+MAX_CONNECTIONS = 10  # of one reader
+# How long to wait for one of them.
+CONNECTION_WAIT_SECONDS = 10.0
+# A migration may hold the table, a server be stopped with all its connections open.
+MAX_ANSWER_SECONDS = 10.0
+# A connection that nobody needed for so long is closed.
+MAX_IDLE_SECONDS = 300.0
 
 CONNECT: dict[str, Any] = {
     "autocommit": True,
@@ -38,7 +40,7 @@ CONNECT: dict[str, Any] = {
 }
 
 # A name that Postgres cannot even hold (NUL, half a surrogate pair): no row has it.
-_UNHEARD_OF = (psycopg.DataError, UnicodeEncodeError)
+_IMPOSSIBLE_NAME = (psycopg.DataError, UnicodeEncodeError)
 
 Rows = list[tuple[object, ...]]
 R = TypeVar("R")
@@ -64,8 +66,11 @@ class _AsyncConnection(psycopg.AsyncConnection[Any]):
 
 
 def _bounded(gen: PQGen[R]) -> PQGen[R]:
-    """Go through what the driver does with the socket; it looks up ten times a second where nothing comes."""
-    deadline = time.monotonic() + ANSWER
+    """End the driver's wait when the time is up.
+
+    It looks up ten times a second where nothing comes.
+    """
+    deadline = time.monotonic() + MAX_ANSWER_SECONDS
     try:
         wanted = next(gen)
         while True:
@@ -78,7 +83,7 @@ def _bounded(gen: PQGen[R]) -> PQGen[R]:
         return result
 
 
-class _Resting(Generic[C]):
+class _IdleConnections(Generic[C]):
     """Connections that nobody uses, the one used last on top."""
 
     def __init__(self) -> None:
@@ -93,18 +98,24 @@ class _Resting(Generic[C]):
             return self._kept.pop()[0] if self._kept else None
 
     def keep(self, connection: C) -> list[C]:
-        """Put a connection to rest; returns those to be closed, itself among them where it is of no more use."""
+        """Keep a connection, and return those to be closed.
+
+        It is among them where it is of no more use.
+        """
         with self._lock:
             if self._closed or connection.info.transaction_status is not TransactionStatus.IDLE:
                 return [connection]
             now, worn = time.monotonic(), []
-            while self._kept and self._kept[0][1] < now - REST:
+            while self._kept and self._kept[0][1] < now - MAX_IDLE_SECONDS:
                 worn.append(self._kept.popleft()[0])
             self._kept.append((connection, now))
             return worn
 
     def empty(self, *, close: bool = False) -> list[C]:
-        """Return all that rest, to be closed; with ``close`` none is taken or kept any more."""
+        """Return all idle connections, to be closed.
+
+        With ``close`` none is taken or kept any more.
+        """
         with self._lock:
             found = [connection for connection, _ in self._kept]
             self._kept.clear()
@@ -117,44 +128,46 @@ class Pool:
 
     def __init__(self, database_url: Secret) -> None:
         self._url = database_url
-        self._room = threading.BoundedSemaphore(MOST)
-        self._resting: _Resting[psycopg.Connection[Any]] = _Resting()
+        self._capacity = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._idle: _IdleConnections[psycopg.Connection[Any]] = _IdleConnections()
 
     def rows(self, statement: str, values: Sequence[object]) -> Rows:
-        """Read; once more over a new connection where the server has dropped the one at hand.
+        """Run a statement, and return its rows.
+
+        It runs again over a new connection where the server has dropped the idle one.
 
         Raises:
             ConfigurationError, AccessDenied, TemporarilyUnavailable: as ``failure`` names it.
         """
-        if not self._room.acquire(timeout=PATIENCE):
+        if not self._capacity.acquire(timeout=CONNECTION_WAIT_SECONDS):
             raise _busy()
         try:
-            if (connection := self._resting.take()) is not None:
+            if (connection := self._idle.take()) is not None:
                 try:
                     return self._read(connection, statement, values)
                 except psycopg.OperationalError:
                     if not connection.closed:
                         raise
-                    for dropped in self._resting.empty():
+                    for dropped in self._idle.empty():
                         dropped.close()
             return self._read(_Connection.connect(self._url.reveal(), **CONNECT), statement, values)
-        except _UNHEARD_OF:
+        except _IMPOSSIBLE_NAME:
             return []
         except psycopg.Error as error:
             raise failure(error) from None
         finally:
-            self._room.release()
+            self._capacity.release()
 
     def close(self) -> None:
         """Close the connections; those in use are closed after it."""
-        for connection in self._resting.empty(close=True):
+        for connection in self._idle.empty(close=True):
             connection.close()
 
     def _read(self, connection: psycopg.Connection[Any], statement: str, values: Sequence[object]) -> Rows:
         try:
             return connection.execute(statement, values, prepare=True, binary=True).fetchall()
         finally:
-            for worn in self._resting.keep(connection):
+            for worn in self._idle.keep(connection):
                 worn.close()
 
 
@@ -163,42 +176,42 @@ class AsyncPool:
 
     def __init__(self, database_url: Secret) -> None:
         self._url = database_url
-        self._room = asyncio.BoundedSemaphore(MOST)
-        self._resting: _Resting[psycopg.AsyncConnection[Any]] = _Resting()
+        self._capacity = asyncio.BoundedSemaphore(MAX_CONNECTIONS)
+        self._idle: _IdleConnections[psycopg.AsyncConnection[Any]] = _IdleConnections()
 
     async def rows(self, statement: str, values: Sequence[object]) -> Rows:
         """Read; raises as ``Pool.rows``."""
         try:
-            async with asyncio.timeout(PATIENCE):
-                await self._room.acquire()
+            async with asyncio.timeout(CONNECTION_WAIT_SECONDS):
+                await self._capacity.acquire()
         except TimeoutError:
             raise _busy() from None
         try:
-            if (connection := self._resting.take()) is not None:
+            if (connection := self._idle.take()) is not None:
                 try:
                     return await self._read(connection, statement, values)
                 except psycopg.OperationalError:
                     if not connection.closed:
                         raise
-                    for dropped in self._resting.empty():
+                    for dropped in self._idle.empty():
                         await dropped.close()
             connection = await _AsyncConnection.connect(self._url.reveal(), **CONNECT)
             return await self._read(connection, statement, values)
-        except _UNHEARD_OF:
+        except _IMPOSSIBLE_NAME:
             return []
         except psycopg.Error as error:
             raise failure(error) from None
         finally:
-            self._room.release()
+            self._capacity.release()
 
     async def close(self) -> None:
         """Close the connections; those in use are closed after it."""
-        for connection in self._resting.empty(close=True):
+        for connection in self._idle.empty(close=True):
             await connection.close()
 
     def abandon(self) -> None:
-        """Close what rests, from outside of the event loop that it was used in."""
-        for connection in self._resting.empty(close=True):
+        """Close idle connections from outside of their event loop."""
+        for connection in self._idle.empty(close=True):
             connection.pgconn.finish()
 
     async def _read(
@@ -208,11 +221,11 @@ class AsyncPool:
             cursor = await connection.execute(statement, values, prepare=True, binary=True)
             return await cursor.fetchall()
         finally:
-            for worn in self._resting.keep(connection):
+            for worn in self._idle.keep(connection):
                 await worn.close()
 
 
 def _busy() -> TemporarilyUnavailable:
     return TemporarilyUnavailable(
-        f"all {MOST} connections of this reader were in use for {PATIENCE:.0f} s", 1
+        f"all {MAX_CONNECTIONS} connections of this reader were in use for {CONNECTION_WAIT_SECONDS:.0f} s", 1
     )

@@ -1,4 +1,6 @@
-"""What a reader decides, without I/O: a generator yields what to do, and is sent what came of it.
+"""What a reader decides, without I/O.
+
+A generator yields each step, and is sent its result.
 
 Threads and asyncio run the same flow; only how they query, listen and wait differs.
 """
@@ -71,7 +73,9 @@ class NoteRead:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Listen for wakeups of a grant until the flow ends; what to wait for is sent back.
+    """Listen for wakeups of a grant until the flow ends.
+
+    What to wait for is sent back.
 
     Attributes:
         seconds: to wait for the listening connection.
@@ -83,7 +87,7 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait for the wakeup that ``Listen`` gave, some seconds at most."""
+    """Wait for the wakeup that ``Listen`` gave."""
 
     wakeup: Any
     seconds: float
@@ -106,7 +110,9 @@ class ReadFlow:
         self._tenant = tenant
 
     def token(self, query: TokenQuery) -> Flow:
-        """Read a fresh token; an error of a step is thrown in, and leaves with user and connection.
+        """Read a fresh token.
+
+        An error of a step is thrown in, and leaves with user and connection.
 
         Raises:
             VaultError: as ``TokenVault.user_token`` says.

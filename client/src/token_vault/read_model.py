@@ -1,4 +1,4 @@
-"""Reading one access token: one indexed row, one decryption. The readers' side, without SQLAlchemy."""
+"""The rows that a reader reads, and what they mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from token_vault.errors import AmbiguousAccount, ConfigurationError
 from token_vault.freshness import READ_NOTICE, default_min_ttl
 from token_vault.grant_key import GrantKey
 
-# Where Postgres tells of the end of an on-demand refresh; the payload is the grant's id.
+# Where the end of a refresh on demand wakes who waits; the payload is the grant's id.
 CHANNEL = "token_vault_grants"
 
 # The columns of ``served_tokens`` in the order of ``Served``, and the database's time: the reader's own clock
@@ -63,7 +63,10 @@ class GrantStatus(NamedTuple):
 
     @property
     def must_wait(self) -> bool:
-        """Whether no refresh can come now: the last one failed, or the provider is away."""
+        """Whether no refresh can come now.
+
+        The last one failed, or the provider has an outage.
+        """
         backs_off = self.attempts > 0 and self.next_renewal_in > 0
         return not self.in_flight and (backs_off or self.blocked_for > 0)
 
@@ -74,12 +77,12 @@ class GrantStatus(NamedTuple):
 
     @property
     def seconds_to_retry(self) -> float:
-        """When the next attempt at renewal is due, a minute at the most."""
+        """Seconds until the next renewal, a minute at the most."""
         return min(max(1.0, self.next_renewal_in), 60.0)
 
 
 class Served(NamedTuple):
-    """What the vault holds for one grant, the access token still sealed."""
+    """One grant as it is served, its access token encrypted."""
 
     id: int
     tenant: str
@@ -105,7 +108,10 @@ class Served(NamedTuple):
 
     @property
     def wants_notice(self) -> bool:
-        """Whether the workers want to know that it is read: it is renewed on read, and the last note is old."""
+        """Whether this read is to be noted.
+
+        The grant is renewed on read, and the last note is old.
+        """
         return self.last_read_at is not None and self.now - self.last_read_at > READ_NOTICE
 
     def is_fresh(self, min_ttl: float | None, now: datetime | None = None) -> bool:
@@ -119,7 +125,7 @@ class Served(NamedTuple):
             return False
         if self.expires_at is None:
             # Straight from its provider, or beyond renewal: served with the expiry marked unknown. One that
-            # Auth0 showed, of unknown age, is renewed first; and one whose grant is dead would be served for ever.
+            # Auth0 showed, of unknown age, is renewed first; and one whose grant is dead would be served without end.
             renewed = self.obtained_from == "renewal" and self.state != "reauthorization_required"
             return renewed or self.state == "unrenewable"
         if min_ttl is None:
@@ -129,7 +135,9 @@ class Served(NamedTuple):
 
 
 def choose(found: Sequence[Served], user_id: str, account: str | None = None) -> Served | None:
-    """Pick the grant that is meant where a user has several identities of one connection.
+    """Pick the grant that is meant.
+
+    A user may have several identities of one connection.
 
     Args:
         found: the grants of one user and connection.

@@ -1,4 +1,4 @@
-"""The base of both readers: their arguments, and the flow that they run."""
+"""The base of both readers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_NOTED_GRANTS = 10_000
 
 
 class Reader:
-    """The base of both readers; they add what waits for the network.
+    """The base of both readers; they add the I/O.
 
     Args:
         database_url: of the vault.
@@ -43,7 +43,7 @@ class Reader:
         begin_in_each_process(self)
 
     def begin(self) -> None:
-        """Begin with nothing open; called once more in each forked process."""
+        """Open nothing yet; called again in each forked process."""
 
     @classmethod
     def from_env(cls, *, tenant: str | None = None) -> Self:
@@ -58,7 +58,10 @@ class Reader:
         return cls(found.database_url, found.access_keys, tenant=tenant)
 
     def _is_to_be_noted(self, grant_id: int) -> bool:
-        """Whether a read was not noted lately: a note costs a round trip, and nothing changes at once."""
+        """Whether this reader has not noted the grant lately.
+
+        A note costs a round trip, and nothing changes at once.
+        """
         now = time.monotonic()
         if now - self._noted.get(grant_id, -NOTE_INTERVAL_SECONDS) < NOTE_INTERVAL_SECONDS:
             return False
@@ -83,7 +86,10 @@ def user_query(
 
 
 def admin_query(connection: str, min_ttl: float | None, wait: float) -> TokenQuery:
-    """Check what an app asks for of an admin; raises as ``user_query``."""
+    """Check what an app asks for of an admin.
+
+    Raises as ``user_query``.
+    """
     _check_names(connection=connection)
     return TokenQuery("", connection, None, min_ttl, wait)
 

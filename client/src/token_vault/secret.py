@@ -7,7 +7,9 @@ from typing import NoReturn
 
 
 class Secret:
-    """A string that cannot be printed, formatted, pickled or serialised by accident.
+    """A string that is not shown by accident.
+
+    It cannot be printed, formatted, pickled or serialised.
 
     Only ``reveal()`` gives the value. Two secrets compare in constant time.
     """
@@ -18,7 +20,10 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the plain value. Call it where the value is used, never where it is passed on."""
+        """Return the plain value.
+
+        Call it where the value is used, never where it is passed on.
+        """
         return self._value
 
     def __repr__(self) -> str:

@@ -1,4 +1,7 @@
-"""Files that hold a secret: an error names the setting, and no secret that stands there by mistake."""
+"""Files that hold a secret.
+
+An error names the setting, and no secret that stands there by mistake.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,11 @@ from token_vault.errors import ConfigurationError
 
 
 def read_secret_file(path: str, name: str) -> str:
-    """Read a secret; raises ValueError, which names neither the path nor what the file holds."""
+    """Read a secret from a file.
+
+    Raises:
+        ValueError: which names neither the path nor what the file holds.
+    """
     try:
         found = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:

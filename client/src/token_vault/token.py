@@ -9,7 +9,9 @@ _INSTEAD = "pass token.value where it is used, or user and connection, and read 
 
 
 class Token:
-    """An access token for a provider's API. It prints without its value and is not serialised.
+    """An access token for a provider's API.
+
+    It prints without its value and is not serialised.
 
     Attributes:
         value: the token itself.

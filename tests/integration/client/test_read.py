@@ -131,7 +131,7 @@ async def test_no_token_has_less_life_than_asked_for(
 
 
 async def test_a_dead_grant_says_why_and_since_when(rows: Rows, open_reader: OpenReader) -> None:
-    """A grant that only the user can mend is told as such, with reason and time; its last token is served first."""
+    """A grant that only the user can fix is told as such, with reason and time; its last token is served first."""
     since = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
     grant_id = await rows.add(due_at=None)
     rows.sql(
@@ -192,7 +192,7 @@ async def test_a_token_of_unknown_age_is_renewed_first(rows: Rows, open_reader: 
 
 
 async def test_a_blocked_connection_says_when_to_come_back(rows: Rows, open_reader: OpenReader) -> None:
-    """Behind an open circuit fresh tokens are served; for others the reader is told who mends it and when to ask."""
+    """Behind an open circuit fresh tokens are served; for others the reader is told who fixes it and when to ask."""
     grant_id = await rows.add()
     rows.sql(
         "UPDATE connections SET circuit_blame = 'operator', circuit_opened_at = now(), circuit_until = now() + interval '40 s',"
@@ -211,7 +211,7 @@ async def test_a_postgres_that_does_not_answer(
     rows: Rows, open_reader: OpenReader, database_url: Secret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where Postgres takes a question and keeps it, as while a migration holds the table, a reader gives up by itself."""
-    monkeypatch.setattr("token_vault.pool.ANSWER", 0.5)
+    monkeypatch.setattr("token_vault.pool.MAX_ANSWER_SECONDS", 0.5)
     await rows.add()
     reader = open_reader()
     assert (await reader.user_token(USER, CONNECTION)).value == "token-of-u1"

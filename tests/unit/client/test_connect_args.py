@@ -1,4 +1,4 @@
-"""Every connection to Postgres that the package makes is given up when its host says no word any more."""
+"""Every connection to Postgres that the package makes is closed when its host is gone without a word."""
 
 from __future__ import annotations
 

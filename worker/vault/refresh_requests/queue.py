@@ -51,7 +51,7 @@ async def claim(vault: Vault, tenants: Sequence[str], *, limit: int) -> list[Ref
 
 
 async def finish(vault: Vault, request: RefreshRequest) -> None:
-    """Record that a request was carried out, and wake its readers.
+    """Record the end of a request, and wake its readers.
 
     It stays due if more was asked for meanwhile.
     """
