@@ -1,6 +1,7 @@
 """A reader's settings from the environment.
 
-Whatever else stands in it is another program's."""
+Whatever else stands in it is another program's.
+"""
 
 from __future__ import annotations
 
