@@ -65,6 +65,7 @@ docs/benchmarks
 
 docs/api
 docs/glossary
+docs/threat-model
 docs/log-events
 docs/promises
 ```

@@ -1,4 +1,4 @@
-"""Runs the migrations under one advisory lock, with lock and statement time-outs."""
+"""Runs the migrations under one lock, with lock and statement time-outs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from token_vault.connect_args import CONNECT_ARGS
 from worker.vault.db.engine import sqlalchemy_url
 from worker.vault.db.tables import Base
 
-# Any number that no other program uses: two `migrate` at once take turns instead of colliding.
-ADVISORY_LOCK = 7_160_426_118
+# Two `migrate` at once take turns instead of colliding: by a table that no reader's role may lock. Before the first
+# migration there is none, and there are no readers yet whose advisory locks could be in the way. The number is any
+# that no other program uses.
+_LOCK = text("""
+DO $$ BEGIN
+    IF to_regclass('alembic_version') IS NULL THEN PERFORM pg_advisory_xact_lock(7160426118);
+    ELSE LOCK TABLE alembic_version IN SHARE ROW EXCLUSIVE MODE; END IF;
+END $$
+""")
 
 config = context.config
 target_metadata = Base.metadata
@@ -27,7 +34,7 @@ def run_online() -> None:
         connection.commit()
         context.configure(connection=connection, target_metadata=target_metadata, compare_server_default=True)
         with context.begin_transaction():
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
+            connection.execute(_LOCK)
             context.run_migrations()
 
 

@@ -28,7 +28,7 @@ VISIBILITY_SECONDS = 3600
 # read from it would never end.
 REDIS_TIMEOUT_SECONDS = 5.0
 # The longest time between beat's questions whether a sync is due; Postgres knows when the last one began. A full
-# scan whose worker was killed, and its message with it, stands still until then.
+# scan whose worker was killed, and its message with it, stands still until its lease has ended and this has passed.
 MAX_SYNC_CHECK_SECONDS = 5.0
 
 # Celery prefers these to the configuration here, but they are meant for some other application.

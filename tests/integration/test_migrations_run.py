@@ -233,6 +233,15 @@ def test_two_migrations_at_once_take_turns(empty: Secret) -> None:
     assert drift(empty) is None
 
 
+def test_a_reader_stops_no_migration(empty: Secret) -> None:
+    """Whoever may connect may hold each advisory lock; `migrate` waits for none of a migrated vault."""
+    migrate(empty)
+    with psycopg.connect(empty.reveal(), autocommit=True) as anybody:
+        anybody.execute("SELECT pg_advisory_lock(7160426118)")
+        migrate(empty)
+    assert drift(empty) is None
+
+
 async def test_a_database_that_is_not_migrated_says_so(empty: Secret) -> None:
     """Opening an empty database tells the operator to migrate."""
     with pytest.raises(ConfigurationError, match="token-vault migrate"):

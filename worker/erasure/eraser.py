@@ -21,10 +21,10 @@ from worker.settings import Deletion, EventKind
 from worker.sync.ingest import SyncIngest
 from worker.sync.report import SyncReport
 from worker.vault import outbox
-from worker.vault.advisory_locks import try_lock
 from worker.vault.connections import presence
 from worker.vault.grants import erase, missing, queries
 from worker.vault.grants.erase import ErasureResult
+from worker.vault.leases import try_lease
 from worker.vault.sync_state import export_diff, runs
 from worker.vault.vault import Vault
 
@@ -82,7 +82,7 @@ class Eraser:
         now = await self._vault.now()
         before = now if anyway else now - timedelta(seconds=self._settings.settle)
         await erase.delete_old_tombstones(self._vault, before=now - timedelta(seconds=self._settings.keep))
-        async with try_lock(self._vault, f"sweep of {self._tenant}") as alone:
+        async with try_lease(self._vault, f"sweep of {self._tenant}") as alone:
             if not alone:
                 report.skipped = True
                 return report

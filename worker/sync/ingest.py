@@ -21,11 +21,11 @@ from worker.sync.mapping import (
 )
 from worker.sync.report import SyncReport
 from worker.sync.user_lookup import fetch_users
-from worker.vault.advisory_locks import lock
 from worker.vault.connections import presence
 from worker.vault.connections.connection import store_connection
 from worker.vault.grants import missing, queries, touch
 from worker.vault.ingest import ingest
+from worker.vault.leases import lease
 from worker.vault.vault import Vault
 
 # Auth0's search lags behind its users, and clocks may differ: nothing is concluded from what is more recent.
@@ -64,7 +64,7 @@ class SyncIngest:
             MissingScope: connections cannot be read.
         """
         await self._auth0.require("read:connections")
-        async with lock(self._vault, self._connections_lock):
+        async with lease(self._vault, self._connections_lease):
             shown = []
             async for connection in self._auth0.connections():
                 await self._store_connection(connection, report)
@@ -80,7 +80,7 @@ class SyncIngest:
             MissingScope: connections cannot be read.
         """
         await self._auth0.require("read:connections")
-        async with lock(self._vault, self._connections_lock):
+        async with lease(self._vault, self._connections_lease):
             await self._store_connection(await self._auth0.connection(name), report)
         await self._check_options_scope(report)
 
@@ -93,8 +93,8 @@ class SyncIngest:
                 await presence.mark_missing(self._vault, self._tenant, name, now=now)
 
     @property
-    def _connections_lock(self) -> str:
-        """The lock under which connections are read and stored.
+    def _connections_lease(self) -> str:
+        """The lease under which connections are read and stored.
 
         They have no time of change: without it, an older answer could be stored after a newer.
         """

@@ -16,8 +16,8 @@ from worker.sync.full_scan import FullScan
 from worker.sync.ingest import SEARCH_LAG, SyncIngest
 from worker.sync.report import Progress, SyncReport
 from worker.sync.run_record import record_run
-from worker.vault.advisory_locks import try_lock
 from worker.vault.grants import missing
+from worker.vault.leases import try_lease
 from worker.vault.sync_state import cursors, runs
 from worker.vault.sync_state.cursors import SyncCursor
 from worker.vault.vault import Vault
@@ -105,8 +105,8 @@ class TenantSync:
             Auth0Error, ConfigurationError: after what was read until then is committed.
         """
         report = SyncReport(self._tenant, "all")
-        async with self._try_lock("sync") as is_locked:
-            if not is_locked:
+        async with self._try_lease("sync") as is_held:
+            if not is_held:
                 return replace(report, skipped=True)
             if full:
                 await cursors.remove(self._vault, self._tenant, USER_SCAN)
@@ -151,8 +151,8 @@ class TenantSync:
             Auth0Error, ConfigurationError: as ``sync_all``.
         """
         report = SyncReport(self._tenant, "changes")
-        async with self._try_lock("changes") as is_locked:
-            if not is_locked:
+        async with self._try_lease("changes") as is_held:
+            if not is_held:
                 return replace(report, skipped=True)
             async with record_run(self._vault, report, None):
                 await self._auth0.require(*USER_SCOPES)
@@ -194,11 +194,11 @@ class TenantSync:
             MissingScope: ``read:events`` is not granted.
             Auth0Error, ConfigurationError: as ``sync_all``.
         """
-        async with self._try_lock("events") as is_locked:
-            if is_locked:
+        async with self._try_lease("events") as is_held:
+            if is_held:
                 await self._auth0.require(*USER_SCOPES, "read:events")
                 await self._feeds.follow(stop)
-            return is_locked
+            return is_held
 
     async def sync_connection(
         self, name: str, *, full: bool = False, progress: Progress | None = None
@@ -210,8 +210,8 @@ class TenantSync:
             Auth0Error, ConfigurationError: as ``sync_all``.
         """
         report, feed = SyncReport(self._tenant, "connection"), f"users of {name}"
-        async with self._try_lock(feed) as is_locked:
-            if not is_locked:
+        async with self._try_lease(feed) as is_held:
+            if not is_held:
                 return replace(report, skipped=True)
             cursor = None if full else await self._load_recent_cursor(feed)
             async with record_run(self._vault, report, cursor) as (run_id, _):
@@ -270,8 +270,8 @@ class TenantSync:
             report.problems += user.malformed
         return report
 
-    def _try_lock(self, what: str) -> AbstractAsyncContextManager[bool]:
-        return try_lock(self._vault, f"{what} of {self._tenant}")
+    def _try_lease(self, what: str) -> AbstractAsyncContextManager[bool]:
+        return try_lease(self._vault, f"{what} of {self._tenant}")
 
     async def _ingest_connections_if_allowed(self, report: SyncReport) -> None:
         """Sync connections, or report why they cannot be read.

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 from worker.auth0 import Credentials, ManagementToken
 from worker.vault import management_token
-from worker.vault.advisory_locks import lock
+from worker.vault.leases import lease
 from worker.vault.vault import Vault
 
 
@@ -39,7 +39,7 @@ class VaultTokenStore:
 
         The database releases it when its holder dies.
         """
-        return lock(self._vault, f"management token of {self._tenant}")
+        return lease(self._vault, f"management token of {self._tenant}")
 
     async def put(self, token: ManagementToken) -> None:
         """Share a new token."""

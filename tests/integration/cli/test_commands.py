@@ -210,8 +210,8 @@ def test_sync_tells_its_problems(run: Run, company: Emulation) -> None:
 
 def test_sync_beside_another(run: Run, company: Emulation, database_url: Secret) -> None:
     """A sync while another process is at it does nothing, says so and is no success."""
-    with psycopg.connect(database_url.reveal()) as other:
-        other.execute("SELECT pg_advisory_lock(hashtextextended('sync of default', 0))")
+    with psycopg.connect(database_url.reveal(), autocommit=True) as other:
+        other.execute("INSERT INTO leases VALUES ('sync of default', 'another', now() + interval '1 hour')")
         ran = run("sync")
         assert run("sync", "--json").json["tenants"][0]["skipped"] is True
     assert ran.code == 1

@@ -7,6 +7,7 @@ from worker.vault.db.tables.base import Base
 from worker.vault.db.tables.connections import ConnectionRow
 from worker.vault.db.tables.grants import GRANT_STATES, GrantRow
 from worker.vault.db.tables.outbox import DeliveryRow, OutboxRow
+from worker.vault.db.tables.processes import LeaseRow, WorkerHeartbeatRow
 from worker.vault.db.tables.renewal import RefreshRequestRow, RefusalRow, RenewalCount
 from worker.vault.db.tables.secrets import ManagementTokenRow, VaultSecret
 from worker.vault.db.tables.sync import SyncCursorRow, SyncRun, UserToSync
@@ -17,6 +18,7 @@ __all__ = [
     "ConnectionRow",
     "DeliveryRow",
     "GrantRow",
+    "LeaseRow",
     "ManagementTokenRow",
     "OutboxRow",
     "RefreshRequestRow",
@@ -26,4 +28,5 @@ __all__ = [
     "SyncRun",
     "UserToSync",
     "VaultSecret",
+    "WorkerHeartbeatRow",
 ]
