@@ -17,7 +17,7 @@ GRANTS = (
     "CREATE ROLE {} LOGIN PASSWORD 'choose one'",
     "GRANT USAGE ON SCHEMA public TO {}",
     "GRANT SELECT ON served_tokens, token_status TO {}",
-    "GRANT EXECUTE ON FUNCTION request_refresh TO {}",
+    "GRANT EXECUTE ON FUNCTION request_refresh, report_rejected TO {}",
 )
 # The owner of a role may not act for it before it is a member.
 REMOVAL = ("GRANT {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}")

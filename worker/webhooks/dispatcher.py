@@ -68,7 +68,7 @@ class Dispatcher:
         self._paused_until: dict[str, datetime] = {}
 
     async def deliver_due(self, tenants: Sequence[str], *, budget: float = TICK_SECONDS) -> Counter[str]:
-        """Report tokens about to expire, and deliver due events.
+        """Report ends that are near, and deliver due events.
 
         Args:
             tenants: whose events.
@@ -80,6 +80,7 @@ class Dispatcher:
         now = await self._time()
         ahead = now + timedelta(seconds=self._events.expiring)
         await outbox.report_expiring(self._vault, tenants, ahead=ahead, since=now - MAX_EXPIRY_AGE)
+        await outbox.report_consent_ending(self._vault, tenants, now=now)
         await outbox.queue(self._vault, tenants, webhook_filters(self._webhooks), now=now)
         counts: Counter[str] = Counter()
         stop_at = time.monotonic() + budget

@@ -18,7 +18,13 @@ from worker.vault.outbox import OutboxEvent
 PREFIX = "evt_"
 
 # Events after which somebody has to sign in or consent again.
-_NEEDS_CONSENT = (EventKind.REAUTHORIZATION_REQUIRED, EventKind.LOST_IN_ROTATION, EventKind.EXPIRING)
+_NEEDS_CONSENT = (
+    EventKind.REAUTHORIZATION_REQUIRED,
+    EventKind.LOST_IN_ROTATION,
+    EventKind.EXPIRING,
+    EventKind.CONSENT_ENDING,
+    EventKind.SCOPES_LOST,
+)
 
 
 def public_id(event_id: Any) -> str:
@@ -85,6 +91,12 @@ def action(event: OutboxEvent) -> str:
             sentence = f"The refresh token was lost in a rotation whose answer never came: {consent}."
         case EventKind.EXPIRING:
             sentence = f"The access token ends at {_time(event.expires_at)}, and nothing can renew it: {consent}, with offline access."
+        case EventKind.CONSENT_ENDING:
+            sentence = f"The consent ends at {_time(event.expires_at)}, and no renewal puts that off: before then {consent}."
+        case EventKind.SCOPES_LOST:
+            sentence = (
+                f"The grant no longer has the scopes {event.message}: where they are needed, {consent}."
+            )
         case EventKind.BROKEN if event.state == "blocked":
             sentence = (
                 f"The provider refuses the client of connection {event.connection} ({event.reason}): the operator has "

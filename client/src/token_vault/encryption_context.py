@@ -27,6 +27,14 @@ class EncryptionContext:
         """Return the context of one token of a grant."""
         return cls("grants", (key.tenant, key.connection, key.user_id, key.provider_user_id), field, version)
 
+    @classmethod
+    def of_extra(cls, key: GrantKey) -> EncryptionContext:
+        """Return the context of the values beside a grant's access token.
+
+        It has no version: most answers leave the values out, and they stay as they are then.
+        """
+        return cls.of_grant(key, "extra", 0)
+
     def header(self) -> bytes:
         """Return what the plaintext starts with: one line of JSON."""
         return json.dumps([self.table, *self.row, self.field, self.version]).encode() + b"\n"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from datetime import timedelta
 from typing import Any
 
 from tests.support.renewals import Renewals, opened
 from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
+from worker.vault import outbox
+
+DAY = 86_400
 
 
 async def due(renewals: Renewals, **behaviour: Any) -> tuple[Runtime, str]:
@@ -43,3 +48,66 @@ async def test_a_refresh_token_without_access_token_is_kept(renewals: Renewals) 
     row = renewals.row(user)
     assert (row["attempts"], row["last_error"]) == (0, None)
     assert renewals.holds_what_lives(worker.vault, user, "c")
+
+
+def events(renewals: Renewals) -> list[tuple[str, str | None, str | None]]:
+    """What was told of grants, in order."""
+    rows = renewals.sql("SELECT kind, reason, message FROM outbox WHERE user_id IS NOT NULL ORDER BY at")
+    return [(row["kind"], row["reason"], row["message"]) for row in rows]
+
+
+async def test_both_ends_of_consent_are_stored(renewals: Renewals) -> None:
+    """The sliding end follows each answer; the hard one stays where an answer does not say it, but for a new login."""
+    worker, user = await due(renewals)
+    ends = {"x_refresh_token_expires_in": DAY, "x_refresh_token_hard_expires_in": 40 * DAY}
+    assert await renew(renewals, worker, **ends) is Outcome.RENEWED
+    row = renewals.row(user)
+    assert row["refresh_expires_at"] - row["obtained_at"] == timedelta(days=1)
+    assert row["consent_expires_at"] - row["obtained_at"] == timedelta(days=40)
+    assert await renew(renewals, worker) is Outcome.RENEWED
+    assert renewals.row(user)["consent_expires_at"] == row["consent_expires_at"]
+    renewals.tenant.login(user, "c")
+    await renewals.sync(worker)
+    assert renewals.row(user)["consent_expires_at"] is None
+
+
+async def test_the_end_of_consent_is_reported_30_7_and_1_days_before(renewals: Renewals) -> None:
+    """Each once, whoever looks and however often, though the end that providers tell moves by seconds."""
+    worker, user = await due(renewals)
+    told: list[str] = []
+    for left in (31, 30.1, 29.9, 29, 7.1, 6.9, 6, 1.1, 0.9, 0.1):
+        await renew(renewals, worker, authorization_expires_in=40 * DAY)
+        now = renewals.row(user)["consent_expires_at"] - timedelta(days=left)
+        await asyncio.gather(
+            *(outbox.report_consent_ending(worker.vault, worker.tenants, now=now) for _ in range(3))
+        )
+        told.append(" ".join(reason or "" for _, reason, _ in events(renewals)))
+    thirty, seven, one = "30_days", "30_days 7_days", "30_days 7_days 1_days"
+    assert told == ["", "", thirty, thirty, thirty, seven, seven, seven, one, one]
+    assert {kind for kind, _, _ in events(renewals)} == {"grant.consent_ending"}
+    # A new consent is a new end.
+    await renew(renewals, worker, authorization_expires_in=80 * DAY)
+    now = renewals.row(user)["consent_expires_at"] - timedelta(days=3)
+    await outbox.report_consent_ending(worker.vault, worker.tenants, now=now)
+    assert [reason for _, reason, _ in events(renewals)][3:] == ["7_days"]
+
+
+async def test_a_dead_grant_is_not_told_of_its_consent(renewals: Renewals) -> None:
+    """Whoever has to consent again already is not asked to do so before some day."""
+    worker, user = await due(renewals)
+    await renew(renewals, worker, authorization_expires_in=40 * DAY)
+    renewals.sql(
+        "UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', due_at = NULL"
+    )
+    now = renewals.row(user)["consent_expires_at"] - timedelta(days=3)
+    assert await outbox.report_consent_ending(worker.vault, worker.tenants, now=now) == 1
+    assert [kind for kind, _, _ in events(renewals)] == ["grant.reauthorization_required"]
+    assert await outbox.report_consent_ending(worker.vault, worker.tenants, now=now) == 0
+
+
+async def test_a_lost_scope_is_an_event(renewals: Renewals) -> None:
+    """Which scopes were lost is told once; scopes that come, or that an answer leaves out, are no loss."""
+    worker, _ = await due(renewals)
+    for scope in ("a b c", "a,b,c,d", None, "c a", "a+c", "a b c"):
+        await renew(renewals, worker, scope=scope)
+    assert events(renewals) == [("grant.scopes_lost", "scopes_lost", "b d")]

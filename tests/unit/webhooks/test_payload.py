@@ -99,6 +99,7 @@ def test_every_event_says_what_to_do(kind: EventKind, user_id: str | None) -> No
     assert said["data"]["action"].endswith(".")
     acts = bool(user_id) and kind in (
         EventKind.REAUTHORIZATION_REQUIRED, EventKind.LOST_IN_ROTATION, EventKind.EXPIRING,
+        EventKind.CONSENT_ENDING, EventKind.SCOPES_LOST,
     )  # fmt: skip
     assert (said["data"]["reauthorize_url"] is not None) == acts
     assert said["data"]["admin"] == (user_id == "")

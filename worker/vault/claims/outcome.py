@@ -12,6 +12,7 @@ from token_vault.encryption_context import EncryptionContext
 from token_vault.read_model import CHANNEL
 from worker.token_pair import TokenPair
 from worker.vault.claims.claim import Claim
+from worker.vault.crypto.extra import encrypt_extra
 from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
 from worker.vault.vault import Vault
@@ -52,6 +53,8 @@ async def store_pair(
         "access_version": claim.access_version, "refresh_version": claim.refresh_version,
         "access_ciphertext": access, "refresh_ciphertext": refresh, "lacks_access": pair.lacks_access,
         "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at,
+        "consent_expires_at": pair.consent_expires_at,
+        "extra_ciphertext": encrypt_extra(vault.access, key, pair.extra),
         "scopes": None if pair.scopes is None else list(pair.scopes),
         "obtained_at": obtained_at, "due_at": due_at,
     }  # fmt: skip

@@ -64,6 +64,7 @@ async def _relink_one(
                 "access_ciphertext": _reencrypt(
                     vault.access, old, key, "access", row["access_version"], row["access_ciphertext"]
                 ),
+                "extra_ciphertext": _reencrypt(vault.access, old, key, "extra", 0, row["extra_ciphertext"]),
                 "refresh_ciphertext": _reencrypt(
                     vault.refresh, old, key, "refresh", row["refresh_version"], row["refresh_ciphertext"]
                 ),

@@ -51,7 +51,7 @@ FingerprintedGrant = tuple[IncomingGrant, Incoming]
 # Columns that an ingest may change; the rest of the row stays.
 INGESTED_COLUMNS = (
     "state", "reason", "reason_since", "access_ciphertext", "access_version", "refresh_ciphertext", "refresh_version",
-    "expires_at", "refresh_expires_at", "scopes", "obtained_at", "obtained_from", "observed_access",
+    "expires_at", "refresh_expires_at", "consent_expires_at", "scopes", "obtained_at", "obtained_from", "observed_access",
     "observed_refresh", "observed_updated_at", "user_created_at", "due_at", "claim_owner", "claimed_at", "claim_until",
     "awaited", "in_doubt_since", "attempts", "last_error",
 )  # fmt: skip
@@ -143,6 +143,7 @@ def ingested_columns(
             ),
             "refresh_version": version,
             "refresh_expires_at": pair.refresh_expires_at,
+            "consent_expires_at": pair.consent_expires_at,  # a new login is a new consent
         }
     if columns["state"] == "erased":  # a new login after it is new consent
         columns |= {"state": EMPTY["state"], "reason": EMPTY["reason"], "reason_since": None}

@@ -23,6 +23,7 @@ from worker.vault.outbox.events import (
     list_events,
     reassign,
     redact_forgotten,
+    report_consent_ending,
     report_expiring,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "queue",
     "reassign",
     "redact_forgotten",
+    "report_consent_ending",
     "report_expiring",
     "resend",
 ]

@@ -25,8 +25,8 @@ class OutboxEvent:
     Attributes:
         user_id: Auth0's; empty for an admin grant, None where no grant is meant.
         since: when the state began, None where that is the time of the event.
-        expires_at: the end of the access token.
-        message: what the operator has to fix, where the vault knows it.
+        expires_at: the end of the access token; of the consent where that is what ends.
+        message: what the operator has to fix, where the vault knows it; or which scopes were lost.
     """
 
     id: UUID
@@ -125,6 +125,23 @@ async def report_expiring(
     """
     values = {"tenants": list(tenants), "ahead": ahead, "since": since, "limit": limit}
     return len(await vault.run(_REPORT_EXPIRING, values))
+
+
+_REPORT_CONSENT_ENDING = load(__file__, "report_consent_ending")
+
+
+async def report_consent_ending(
+    vault: Vault, tenants: Sequence[str], *, now: datetime, limit: int = 500
+) -> int:
+    """Report consents that end in 30, 7 or 1 days.
+
+    Once each; a trigger writes the events.
+
+    Returns:
+        How many.
+    """
+    values = {"tenants": list(tenants), "now": now, "limit": limit}
+    return len(await vault.run(_REPORT_CONSENT_ENDING, values))
 
 
 _LIST = load(__file__, "list_events")

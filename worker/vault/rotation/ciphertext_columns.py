@@ -40,10 +40,13 @@ class CiphertextColumn:
     condition: str = "true"
 
 
+def _grant_key(row: Row) -> GrantKey:
+    return GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
+
+
 def _of_grant(field: str) -> Callable[[Row], EncryptionContext]:
     def context(row: Row) -> EncryptionContext:
-        key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
-        return EncryptionContext.of_grant(key, field, row[f"{field}_version"])
+        return EncryptionContext.of_grant(_grant_key(row), field, row[f"{field}_version"])
 
     return context
 
@@ -78,6 +81,10 @@ def _own(content: str, ring: RingName, context: EncryptionContext) -> Ciphertext
 CIPHERTEXT_COLUMNS = (
     _own("check of the ring", "access", ACCESS_RING_CHECK),
     _tokens("access"),
+    CiphertextColumn(
+        "values beside access tokens", "access", "grants", "extra_ciphertext", {"id": "bigint"},
+        ("tenant", "connection", "user_id", "provider_user_id"), lambda row: EncryptionContext.of_extra(_grant_key(row)),
+    ),
     _own("fingerprint key", "refresh", FINGERPRINT_KEY),
     CiphertextColumn(
         "connections' options", "refresh", "connections", "options_ciphertext", {"tenant": "text", "name": "text"},

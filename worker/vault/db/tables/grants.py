@@ -12,6 +12,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    SmallInteger,
     UniqueConstraint,
     text,
 )
@@ -44,7 +45,9 @@ class GrantRow(Base):
     refresh_ciphertext: Mapped[bytes | None]
     refresh_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     expires_at: Mapped[datetime | None]
+    # The sliding end of the refresh token, which a renewal puts off, and the hard one, which none does.
     refresh_expires_at: Mapped[datetime | None]
+    consent_expires_at: Mapped[datetime | None]
     scopes: Mapped[list[str] | None]
     obtained_at: Mapped[datetime | None]
     obtained_from: Mapped[str]
@@ -77,6 +80,11 @@ class GrantRow(Base):
     expiry_reported_version: Mapped[int | None] = mapped_column(BigInteger)
     # The trouble reported last, until it is over; kept by the trigger that writes events.
     reported_trouble: Mapped[str | None]
+    # How many days before its hard end consent was last reported, and when it is next; kept by a trigger.
+    consent_reported_days: Mapped[int | None] = mapped_column(SmallInteger)
+    consent_report_due_at: Mapped[datetime | None]
+    # Values beside the access token, as JSON under the access ring: they say where an app sends the token.
+    extra_ciphertext: Mapped[bytes | None]
     # Noted coarsely, and only where a connection's grants are renewed on read.
     last_read_at: Mapped[datetime | None]
     # When a dead grant was last tried by force.
@@ -122,6 +130,14 @@ class GrantRow(Base):
             "tenant",
             "missing_since",
             postgresql_where=text("missing_since IS NOT NULL"),
+        ),
+        # Consents whose next report is due: their number decides what a look costs.
+        Index(
+            "grants_consent_idx",
+            "tenant",
+            "connection",
+            "consent_report_due_at",
+            postgresql_where=text("consent_report_due_at IS NOT NULL"),
         ),
         Index(
             "grants_expiring_idx",

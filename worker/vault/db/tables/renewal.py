@@ -38,6 +38,8 @@ class RefreshRequestRow(Base):
     # Until when a worker is at it.
     claimed_until: Mapped[datetime | None]
     handled_at: Mapped[datetime | None]
+    # The version of the access token that an API refused.
+    rejected_version: Mapped[int | None] = mapped_column(BigInteger)
 
     __table_args__ = (
         Index(
