@@ -29,6 +29,7 @@ from worker.cli import (
     output,
     plan,
     renew,
+    revoke,
     show,
     status,
     sync,
@@ -46,7 +47,7 @@ app = typer.Typer(
 )
 for name, command in (
     ("up", up.up), ("migrate", migrate.migrate), ("sync", sync.sync), ("follow", follow.follow),
-    ("renew", renew.renew), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
+    ("renew", renew.renew), ("revoke", revoke.revoke), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
     ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("plan", plan.plan),
 ):  # fmt: skip
     app.command(name=name)(command)

@@ -191,6 +191,8 @@ def _name_problems(column: RotationStats) -> None:
 _FIXES = {
     "check of the ring": "the vault opens for nobody",
     "access tokens": "renewal replaces them; those that cannot be renewed, their users by signing in",
+    "access tokens to revoke": "they live until they expire",
+    "refresh tokens to revoke": "their users have to end the app's access at the provider",
     "fingerprint key": "the vault opens for nobody",
     "connections' options": "the next sync brings them anew",
     "management tokens": "the next call to Auth0 mints one",

@@ -1,4 +1,4 @@
-"""``token-vault renew``: renew what is due, or one grant."""
+"""``token-vault renew``: renew what is due, one grant, or all."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Account, Admin, Connection, Json, MinTtl, Tenant, User
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from worker.renewal.on_demand import Refreshed
     from worker.renewal.outcome import Outcome
+    from worker.runtime import Runtime
     from worker.settings import Settings
 
 
@@ -28,6 +27,12 @@ BUDGET_SECONDS = 24 * 3600.0
 
 def renew(
     due: Annotated[bool, typer.Option("--due", help="Renew what is due; the default.")] = False,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="With --force: renew every grant, or all of --connection, as after a leak."
+        ),
+    ] = False,
     user: User = None,
     connection: Connection = None,
     account: Account = None,
@@ -39,11 +44,18 @@ def renew(
     tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
-    """Renew what is due, or one grant.
+    """Renew what is due, one grant, or all.
 
-    Exits 0 only when nothing is left to be fixed.
+    Exits 0 only when nothing is left to be fixed. With --all --force each refresh token is replaced where the provider
+    rotates them, at the pace that it allows; if it is killed, the workers go on, and so does the same command.
     """
     one = user is not None or admin is not None
+    if everything:
+        _check_all(due or one or account is not None or min_ttl is not None, force=force)
+        environment.configure_log()
+        with environment.running_vault() as settings:
+            tenants = environment.select_tenants(settings, tenant)
+            return asyncio.run(_renew_all(settings, tenants, connection, as_json))
     if (user is not None and admin is not None) or (due and one):
         raise ConfigurationError("give --due, --user with --connection, or --admin: one of them")
     if (connection is not None) != (user is not None):
@@ -66,28 +78,80 @@ def renew(
     return _show_refreshed(refreshed, as_json)
 
 
+def _check_all(narrowed: bool, *, force: bool) -> None:
+    """Refuse options that contradict ``--all``."""
+    if narrowed:
+        raise ConfigurationError("--all goes with --force, --connection and --tenant alone")
+    if not force:
+        raise ConfigurationError(
+            "--all renews fresh tokens too: give --force; `token-vault renew` renews what is due"
+        )
+
+
+async def _renew_all(
+    settings: Settings, tenants: Sequence[str], connection: str | None, as_json: bool
+) -> int:
+    """Order the renewal of all grants, and carry it out beside the workers."""
+    from worker.runtime import open_runtime
+    from worker.vault import claims
+
+    async with open_runtime(settings) as runtime:
+        vault = runtime.vault
+        resumed = await claims.count_ordered(vault, tenants, connection)
+        ordered = 0
+        if not resumed:
+            ordered = await claims.order_renewals(vault, tenants, connection, now=await vault.now())
+        outcomes = await _run_due(runtime, tenants)
+        left = await claims.count_ordered(vault, tenants, connection)
+        known = await runtime.connections.load(list(tenants), connection)
+    unrotated = sorted(
+        {each.name for each in known.values() if each.provider is not None and not each.provider.rotates}
+    )
+    ok = left == 0
+    if as_json:
+        output.print_json(
+            {"ok": ok, "ordered": ordered or resumed, "resumed": bool(resumed), "left": left}
+            | {"outcomes": outcomes, "not_rotated": unrotated}
+        )
+        return ExitCode.OK if ok else ExitCode.FAILED
+    output.print_line(
+        f"{ordered or resumed} grants to renew: {output.format_value(outcomes) or 'none was due'}"
+    )
+    if left:
+        output.print_notice(f"{left} are not renewed yet: the workers go on, or run this again")
+    if unrotated:
+        output.print_notice(
+            f"{', '.join(unrotated)}: the provider does not replace refresh tokens, so a leaked one is alive; "
+            "`token-vault revoke --connection NAME` ends it"
+        )
+    return ExitCode.OK if ok else ExitCode.FAILED
+
+
 async def _renew_due(settings: Settings, tenants: Sequence[str], as_json: bool) -> int:
     from worker.runtime import open_runtime
 
     async with open_runtime(settings) as runtime:
-        with output.progress_bar("renewals") as bar:
-            done = 0
-
-            def count(_: Outcome) -> None:
-                nonlocal done
-                done += 1
-                bar(done, None)
-
-            outcomes: Counter[Outcome] = await runtime.engine.renew_due(
-                tenants, budget=BUDGET_SECONDS, progress=count
-            )
-    ok = set(outcomes) <= _ok_outcomes()
-    counts = {outcome.value: number for outcome, number in sorted(outcomes.items())}
+        counts = await _run_due(runtime, tenants)
+    ok = set(counts) <= {outcome.value for outcome in _ok_outcomes()}
     if as_json:
         output.print_json({"ok": ok, "outcomes": counts})
     else:
         output.print_line(output.format_value(counts) or "nothing is due")
     return ExitCode.OK if ok else ExitCode.FAILED
+
+
+async def _run_due(runtime: Runtime, tenants: Sequence[str]) -> dict[str, int]:
+    """Renew what is due, with a progress bar; return counts by outcome."""
+    with output.progress_bar("renewals") as bar:
+        done = 0
+
+        def count(_: Outcome) -> None:
+            nonlocal done
+            done += 1
+            bar(done, None)
+
+        outcomes = await runtime.engine.renew_due(tenants, budget=BUDGET_SECONDS, progress=count)
+    return {outcome.value: number for outcome, number in sorted(outcomes.items())}
 
 
 async def renew_grant(

@@ -105,7 +105,7 @@ class Renewer:
         policy = limiter.connection.policy
         if claim.state != "active" or not policy.is_dormant(claim.last_read_at, now) or claim.attempts:
             return None
-        if claim.in_doubt_since is not None or claim.obtained_at is None:
+        if claim.in_doubt_since is not None or claim.obtained_at is None or claim.is_ordered:
             return None
         due_at = schedule.keep_alive_due_at(
             claim.obtained_at, self._jitter(), policy, claim.refresh_expires_at

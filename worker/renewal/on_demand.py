@@ -187,18 +187,24 @@ class OnDemand:
         """Return the outcome where no call may be made now."""
         if resolved.client is None or served.state == "unrenewable":
             return Outcome.UNRENEWABLE
+        if not await self._may_be_tried(served, force, by_operator):
+            return Outcome.DEAD
         if by_operator:
             return None
-        if served.state == "reauthorization_required" and not (
-            force and await claims.may_be_forced(self._vault, served.id, now=served.now)
-        ):
-            return Outcome.DEAD
         paused = await claims.backoff_left(self._vault, served.id) > 0
         if await self._is_blocked(served, resolved, paused):
             return Outcome.BLOCKED if resolved.circuit.blame == "operator" else Outcome.RETRY
         if paused:
             return Outcome.IN_DOUBT if served.state == "in_doubt" else Outcome.RETRY
         return None
+
+    async def _may_be_tried(self, served: Served, force: bool, by_operator: bool) -> bool:
+        """Return whether a dead grant may be tried once more; any other may."""
+        if served.state != "reauthorization_required":
+            return True
+        if served.reason == "revoked":
+            return False  # there is no token left to try
+        return by_operator or (force and await claims.may_be_forced(self._vault, served.id, now=served.now))
 
     async def _is_blocked(self, served: Served, resolved: ResolvedConnection, paused: bool) -> bool:
         """Return whether the open circuit forbids a call.

@@ -26,6 +26,7 @@ from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver
 from worker.runtime import Runtime
 from worker.settings import Settings, load
+from worker.vault import claims
 from worker.vault.claims.spool import Spool
 
 DAY = timedelta(days=1)
@@ -333,3 +334,24 @@ async def test_several_hanging_providers_do_not_starve_the_others(
     await running
     live = renewals.rows("well")[0]
     assert opened(worker.vault, live).access == renewals.tenant.live(live["user_id"], "well")["access_token"]
+
+
+async def test_an_ordered_renewal_renews_everybody(renewals: Renewals, environment: Path) -> None:
+    """After a leak every grant is renewed, those too that nobody reads; the order outlives the command."""
+    users = renewals.connect("c", "bitbucket", "bitbucket", users=3)
+    worker = await renewals.synced()
+    renewals.make_due()
+    await worker.engine.renew_due(["default"])
+    leaked = {renewals.tenant.live(user, "c")["refresh_token"] for user in users}
+    async with told(environment, worker, '[providers.bitbucket]\nrenew = "on-read"\n') as on_demand:
+        engine = on_demand._engine
+        renewals.make_due()
+        assert set(await engine.renew_due(["default"])) == {Outcome.UNSENT}  # dormant
+        now = await worker.vault.now()
+        assert await claims.order_renewals(worker.vault, ["default"], now=now) == 3
+        assert await claims.order_renewals(worker.vault, ["default"], now=now) == 0
+        assert await claims.count_ordered(worker.vault, ["default"]) == 3
+        outcomes = await engine.renew_due(["default"])  # as a worker does, which knows of no command
+    assert outcomes == {Outcome.RENEWED: 3}
+    assert await claims.count_ordered(worker.vault, ["default"]) == 0
+    assert not leaked & {renewals.tenant.live(user, "c")["refresh_token"] for user in users}

@@ -19,6 +19,7 @@ from worker.vault.claims.claim import (
     is_held,
     may_be_forced,
 )
+from worker.vault.claims.order import count_ordered, order_renewals
 from worker.vault.claims.outcome import mark_reused, release, release_unspent, store_pair
 from worker.vault.claims.wait import mark_awaited, wait_for_release
 
@@ -28,12 +29,14 @@ __all__ = [
     "backoff_left",
     "claim_due",
     "claim_one",
+    "count_ordered",
     "decrypt_access_token",
     "decrypt_refresh_token",
     "is_held",
     "mark_awaited",
     "mark_reused",
     "may_be_forced",
+    "order_renewals",
     "release",
     "release_unspent",
     "store_pair",

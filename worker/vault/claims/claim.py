@@ -29,6 +29,7 @@ class Claim:
         until: nobody else touches the grant before; a request must end well before it.
         in_doubt_since: when an earlier attempt with this refresh token was made whose outcome is unknown.
         attempts: failures in a row before this attempt.
+        is_ordered: the operator had every grant renewed, those that nobody reads too.
     """
 
     id: int
@@ -47,6 +48,7 @@ class Claim:
     obtained_at: datetime | None = None
     refresh_expires_at: datetime | None = None
     last_read_at: datetime | None = None
+    is_ordered: bool = False
 
     @property
     def life(self) -> timedelta | None:

@@ -15,6 +15,8 @@ WITH asked AS (
     SELECT g.id FROM closed o CROSS JOIN LATERAL (
         SELECT id FROM grants
         WHERE grants.tenant = o.tenant AND grants.connection = o.name AND due_at <= :due_by
+            -- Its tokens are to be revoked, as soon as the call that has them has ended.
+            AND NOT EXISTS (SELECT FROM revocations r WHERE r.grant_id = grants.id AND r.taken_at IS NULL)
         ORDER BY due_at LIMIT o.quota FOR UPDATE SKIP LOCKED
     ) g
     LIMIT :limit
@@ -27,6 +29,7 @@ WITH asked AS (
             AND (g.due_at <= :due_by OR circuit_blame = 'operator' AND g.state = 'active' AND g.claim_owner IS NULL
                 AND g.due_at IS NOT NULL)
             AND NOT EXISTS (SELECT FROM refusals WHERE grant_id = g.id)
+            AND NOT EXISTS (SELECT FROM revocations r WHERE r.grant_id = g.id AND r.taken_at IS NULL)
          ORDER BY g.due_at LIMIT 1 FOR UPDATE SKIP LOCKED),
         (SELECT id FROM grants g
          WHERE g.tenant = probing.tenant AND g.connection = probing.name AND g.due_at <= :due_by

@@ -4,7 +4,9 @@ UPDATE grants SET
     due_at = :until,
     in_doubt_since = CASE WHEN claim_owner IS NULL THEN in_doubt_since ELSE coalesce(in_doubt_since, claimed_at) END,
     forced_at = CASE WHEN state = 'reauthorization_required' THEN :now ELSE forced_at END
-WHERE id = :id AND state <> 'erased' AND (claim_until IS NULL OR claim_until <= :now)
+WHERE id = :id AND state <> 'erased'
+    AND NOT EXISTS (SELECT FROM revocations r WHERE r.grant_id = grants.id AND r.taken_at IS NULL)
+    AND (claim_until IS NULL OR claim_until <= :now)
     AND access_version = coalesce(CAST(:expected_access_version AS bigint), access_version)
     AND (:by_operator OR CASE WHEN state = 'reauthorization_required'
         THEN :force AND (forced_at IS NULL OR forced_at <= :forced_before)

@@ -24,7 +24,7 @@ WITH stored AS (
         in_doubt_since = CASE WHEN presented_again THEN coalesce(claimed_at, reason_since, :obtained_at) END,
         attempts = CASE WHEN CAST(:lacks_access AS boolean) THEN attempts + 1 WHEN same_refresh THEN 0 ELSE attempts END,
         last_error = CASE WHEN CAST(:lacks_access AS boolean) THEN 'no_access_token' WHEN NOT same_refresh THEN last_error END,
-        last_renewed_at = :obtained_at,
+        last_renewed_at = :obtained_at, renewal_ordered_at = NULL,
         claim_owner = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_owner END,
         claimed_at = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claimed_at END,
         claim_until = CASE WHEN claim_owner = :owner OR is_replaced THEN NULL ELSE claim_until END,

@@ -35,6 +35,9 @@ WHERE tenant = :tenant AND connection = :connection AND provider_user_id = :name
 # The claim goes too: an answer that comes now finds nothing that it could be stored to.
 _BURY = load(__file__, "bury")
 
+# Tokens that were to be revoked, and whose they were.
+_DROP_REVOCATIONS = text("DELETE FROM revocations WHERE grant_id = :id")
+
 _TOMBSTONES = text("""
 SELECT tenant, connection, provider_user_id, observed_access, observed_refresh, observed_updated_at FROM grants
 JOIN unnest(CAST(:tenants AS text[]), CAST(:connections AS text[]), CAST(:names AS text[]))
@@ -101,6 +104,7 @@ async def erase(
     }  # fmt: skip
     await connection.execute(_DROP_OLDER, values)
     await connection.execute(_BURY, values)
+    await connection.execute(_DROP_REVOCATIONS, values)
     await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
     return ErasureResult.LAST if len(grant_ids) == 1 else ErasureResult.ONE
 

@@ -51,12 +51,12 @@ def _of_grant(field: str) -> Callable[[Row], EncryptionContext]:
     return context
 
 
-def _tokens(ring: RingName) -> CiphertextColumn:
+def _tokens(ring: RingName, table: str = "grants", content: str = "tokens") -> CiphertextColumn:
     context_columns = ("tenant", "connection", "user_id", "provider_user_id", f"{ring}_version")
     return CiphertextColumn(
-        f"{ring} tokens",
+        f"{ring} {content}",
         ring,
-        "grants",
+        table,
         f"{ring}_ciphertext",
         {"id": "bigint"},
         context_columns,
@@ -85,6 +85,7 @@ CIPHERTEXT_COLUMNS = (
         "values beside access tokens", "access", "grants", "extra_ciphertext", {"id": "bigint"},
         ("tenant", "connection", "user_id", "provider_user_id"), lambda row: EncryptionContext.of_extra(_grant_key(row)),
     ),
+    _tokens("access", "revocations", "tokens to revoke"),
     _own("fingerprint key", "refresh", FINGERPRINT_KEY),
     CiphertextColumn(
         "connections' options", "refresh", "connections", "options_ciphertext", {"tenant": "text", "name": "text"},
@@ -95,6 +96,7 @@ CIPHERTEXT_COLUMNS = (
         lambda row: encryption_context(row["tenant"]),
     ),
     _tokens("refresh"),
+    _tokens("refresh", "revocations", "tokens to revoke"),
 )  # fmt: skip
 """All ciphertexts in Postgres. A column that is missing here would be lost with the old key."""
 

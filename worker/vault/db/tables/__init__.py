@@ -9,6 +9,7 @@ from worker.vault.db.tables.grants import GRANT_STATES, GrantRow
 from worker.vault.db.tables.outbox import DeliveryRow, OutboxRow
 from worker.vault.db.tables.processes import LeaseRow, WorkerHeartbeatRow
 from worker.vault.db.tables.renewal import RefreshRequestRow, RefusalRow, RenewalCount
+from worker.vault.db.tables.revocations import RevocationRow
 from worker.vault.db.tables.secrets import ManagementTokenRow, VaultSecret
 from worker.vault.db.tables.sync import SyncCursorRow, SyncRun, UserToSync
 
@@ -24,6 +25,7 @@ __all__ = [
     "RefreshRequestRow",
     "RefusalRow",
     "RenewalCount",
+    "RevocationRow",
     "SyncCursorRow",
     "SyncRun",
     "UserToSync",

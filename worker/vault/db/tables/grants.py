@@ -89,6 +89,8 @@ class GrantRow(Base):
     last_read_at: Mapped[datetime | None]
     # When a dead grant was last tried by force.
     forced_at: Mapped[datetime | None]
+    # When the operator had every grant renewed; until then nothing puts this one off.
+    renewal_ordered_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
 
     __table_args__ = (

@@ -1,0 +1,223 @@
+"""Revokes many grants' tokens at their providers, after a leak (RFC 7009).
+
+Readers are refused first; the calls come after, at each provider's pace. What is left to do is in Postgres.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import structlog
+
+from token_vault.errors import CannotDecrypt, ConfigurationError
+from token_vault.secret import Secret
+from worker.providers import Client, Provider
+from worker.providers.answer import retry_after
+from worker.renewal.concurrency import MAX_CALLS_PER_CONNECTION
+from worker.renewal.engine import CLAIM_TIME
+from worker.renewal.http import Answer, send
+from worker.resolved_connections import ConnectionResolver, ResolvedConnection
+from worker.vault.revocations import revocations
+from worker.vault.revocations.revocations import Revocation, Scope
+from worker.vault.vault import Vault
+
+log = structlog.get_logger(__name__)
+
+# Calls for one grant that come to nothing before it is listed as not revoked.
+MAX_ATTEMPTS = 6
+# Before the first repetition; doubled each time. Together half a minute: an operator waits for it.
+FIRST_RETRY_SECONDS = 1.0
+# Between two looks at tokens that a renewal under way still has, and at those that wait for their next call.
+POLL_SECONDS = 0.5
+
+# RFC 7009 §2.2 has a provider answer 200 for a token that it does not know; some answer 400 and say this.
+_UNKNOWN_TOKEN = ("invalid_token", "invalid_grant", "token_revoked", "token_expired")
+_CLIENT_REFUSED = ("invalid_client", "unauthorized_client")
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationReport:
+    """What came of a request to revoke.
+
+    Attributes:
+        requested: grants whose tokens this run took from readers.
+        revoked: grants whose tokens the provider has ended.
+        not_revoked: the others, each with the reason.
+    """
+
+    requested: int
+    revoked: int
+    not_revoked: list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How many calls of one connection go side by side.
+
+    The first goes alone. Each answer doubles the number, each failure halves it; a wait that the provider asks for
+    holds for all of them.
+    """
+
+    capacity: int = 1
+    client_refused: str | None = None
+    not_before: float = 0.0
+
+    def grow(self) -> None:
+        self.capacity = min(self.capacity * 2, MAX_CALLS_PER_CONNECTION)
+
+    def shrink(self, wait: float | None) -> None:
+        self.capacity = max(self.capacity // 2, 1)
+        if wait is not None:
+            self.not_before = max(self.not_before, asyncio.get_running_loop().time() + wait)
+
+
+class _Retry(Exception):  # no error: the call is repeated
+    """The provider did not answer for itself."""
+
+    def __init__(self, code: str, wait: float | None = None) -> None:
+        self.code, self.wait = code, wait
+        super().__init__(code)
+
+
+@dataclass(slots=True)
+class MassRevocation:
+    """Revokes the tokens of one scope.
+
+    Attributes:
+        http: the client that ``renewal.http`` makes.
+        progress: called with the numbers done and in total.
+    """
+
+    vault: Vault
+    connections: ConnectionResolver
+    http: httpx.AsyncClient
+    scope: Scope
+    progress: Callable[[int, int], None] = lambda _done, _total: None
+    _done: int = field(default=0, init=False)
+    _revoked: int = field(default=0, init=False)
+    _total: int = field(default=0, init=False)
+
+    async def run(self) -> RevocationReport:
+        """Refuse readers, then revoke token by token.
+
+        A run that is killed is continued by the next one of the same scope.
+        """
+        requested = await revocations.request(self.vault, self.scope, now=await self.vault.now())
+        pending = await revocations.count_pending(self.vault, self.scope)
+        self._total = sum(pending.values())
+        known = await self.connections.load(list(self.scope.tenants))
+        async with asyncio.TaskGroup() as group:
+            for key in pending:
+                group.create_task(self._revoke_connection(*key, known.get(key)))
+        unproven = await revocations.list_not_revoked(self.vault, self.scope)
+        return RevocationReport(requested, self._revoked, unproven)
+
+    async def _revoke_connection(self, tenant: str, name: str, resolved: ResolvedConnection | None) -> None:
+        pace, scope = _Pace(), Scope([tenant], self.scope.user_id, name)
+        while await revocations.count_pending(self.vault, scope):
+            now = await self.vault.now()
+            await revocations.take_released(self.vault, [tenant], now=now)
+            claimed = await revocations.claim(
+                self.vault, scope, tenant, name, now=now, until=now + CLAIM_TIME, limit=pace.capacity
+            )
+            if not claimed:
+                await asyncio.sleep(POLL_SECONDS)
+            await asyncio.gather(*(self._revoke(each, resolved, pace) for each in claimed))
+            await asyncio.sleep(max(0.0, pace.not_before - asyncio.get_running_loop().time()))
+
+    async def _revoke(self, revocation: Revocation, resolved: ResolvedConnection | None, pace: _Pace) -> None:
+        try:
+            code = pace.client_refused or await self._end_tokens(revocation, resolved, pace)
+        except _Retry as retry:
+            pace.shrink(retry.wait)
+            if revocation.attempts + 1 < MAX_ATTEMPTS:
+                wait = retry.wait or FIRST_RETRY_SECONDS * 2**revocation.attempts
+                next_at = await self.vault.now() + timedelta(seconds=wait)
+                await revocations.postpone(self.vault, revocation, retry.code, next_at=next_at)
+                return
+            code = retry.code
+        now = await self.vault.now()
+        await revocations.finish(self.vault, revocation, code, now=now)
+        self._done += 1
+        self._revoked += code is None
+        self.progress(self._done, self._total)
+        if code is not None:
+            log.warning(
+                "revocation.unproven",
+                grant=revocation.grant_id,
+                connection=revocation.key.connection,
+                code=code,
+            )
+
+    async def _end_tokens(
+        self, revocation: Revocation, resolved: ResolvedConnection | None, pace: _Pace
+    ) -> str | None:
+        """Revoke both tokens; return why they may be alive, or None.
+
+        The refresh token goes first: it can get new access tokens.
+        """
+        client = resolved.client if resolved else None
+        provider = resolved.provider if resolved else None
+        if client is None or provider is None:
+            return "no_client"
+        if client.revocation_url is None:
+            return "no_revocation_url"
+        try:
+            refresh, access = revocation.refresh_token(self.vault), revocation.access_token(self.vault)
+        except CannotDecrypt:
+            return "cannot_decrypt"
+        ended_at = revocation.access_expires_at
+        if ended_at is not None and ended_at <= await self.vault.now():
+            access = None
+        for token, kind in ((refresh, "refresh_token"), (access, "access_token")):
+            if token is not None and (
+                code := await self._end(client, provider, client.revocation_url, token, kind, pace)
+            ):
+                return code if kind == "refresh_token" or refresh is None else f"access_token_{code}"
+        return "in_doubt" if revocation.in_doubt else None
+
+    async def _end(
+        self, client: Client, provider: Provider, url: str, token: Secret, kind: str, pace: _Pace
+    ) -> str | None:
+        """Revoke one token; return a code where it may be alive.
+
+        Raises:
+            _Retry: the provider did not answer for itself.
+        """
+        now = await self.vault.now()
+        try:
+            request = provider.revocation(client, url, token=token, kind=kind, now=now)
+        except ConfigurationError:
+            return "no_client"
+        answer = await send(self.http, request)
+        if not isinstance(answer, Answer):
+            raise _Retry(answer.code)
+        if answer.status == 429 or answer.status >= 500:
+            raise _Retry(f"http_{answer.status}", retry_after(answer.headers, now))
+        pace.grow()
+        if 200 <= answer.status < 300:
+            return None
+        said = _error_code(answer)
+        if said in _UNKNOWN_TOKEN:
+            return None
+        if said in _CLIENT_REFUSED or answer.status == 401:
+            # What holds for one of this client's grants holds for all: they are listed without a call.
+            pace.client_refused = "invalid_client"
+            return pace.client_refused
+        return "unsupported_token_type" if said == "unsupported_token_type" else f"http_{answer.status}"
+
+
+def _error_code(answer: Answer) -> str | None:
+    """Read the ``error`` of an answer, where it has one."""
+    try:
+        content = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+    found = content.get("error") if isinstance(content, dict) else None
+    return found if isinstance(found, str) else None
