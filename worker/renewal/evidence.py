@@ -53,6 +53,8 @@ def suspicion_of(refused: Refused, *, client_is_proven: bool) -> Suspicion | Non
             return Suspicion.CLIENT if refused.code in CLIENT_REFUSED else Suspicion.UNCLEAR
         case RefusalBlame.UNKNOWN:
             return Suspicion.UNCLEAR
+        case RefusalBlame.IN_DOUBT if refused.code == "no_access_token":
+            return Suspicion.UNCLEAR  # an answer of the provider's own, with nothing in it
         case RefusalBlame.NOBODY if refused.code == "http_429" or refused.code in BLAMES:
             return Suspicion.THROTTLED
         case _:

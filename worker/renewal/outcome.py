@@ -90,15 +90,17 @@ def decide(
         decision = _dead(refused, claim, columns, client, now)
         # It is presumed dead, in words that nobody knows: if it lives after all, it recovers by itself.
         return replace(decision, columns=decision.columns | {"due_at": now + PRESUMED_DEAD_PAUSE})
+    if refused.blame is RefusalBlame.IN_DOUBT and refused.spent:
+        columns |= {"state": "in_doubt", "reason": refused.code, "in_doubt": True}
+        columns |= {"reason_since": claim.in_doubt_since or claim.claimed_at}
+        if judgement.suspicion in ANSWERED:
+            retry_at = max(retry_at, now + refusal_pause(judgement.tries, jitter))
+        columns["due_at"] = max(allowed_at, doubt_due_at(claim, provider, now=now, retry_at=retry_at))
+        return Decision(Outcome.IN_DOUBT, columns, outage=judgement.suspicion not in ANSWERED)
     if judgement.suspicion in ANSWERED:
         columns["due_at"] = max(allowed_at, now + refusal_pause(judgement.tries, jitter))
         is_blocked = judgement.finding is Finding.CLIENT
         return Decision(Outcome.BLOCKED if is_blocked else Outcome.RETRY, columns)
-    if refused.blame is RefusalBlame.IN_DOUBT and refused.spent:
-        columns |= {"state": "in_doubt", "reason": refused.code, "in_doubt": True}
-        columns |= {"reason_since": claim.in_doubt_since or claim.claimed_at}
-        columns["due_at"] = max(allowed_at, doubt_due_at(claim, provider, now=now, retry_at=retry_at))
-        return Decision(Outcome.IN_DOUBT, columns, outage=True)
     if refused.blame is RefusalBlame.IN_DOUBT and not claim.attempts:
         columns["due_at"] = allowed_at  # nothing was spent: the first retry is made at once
     return Decision(Outcome.RETRY, columns, outage=True)
