@@ -64,8 +64,9 @@ class Runtime:
         """Return a tenant's Management API client.
 
         Raises:
-            ConfigurationError: the tenant is not configured, or its credentials do not read.
+            ConfigurationError: the tenant is not configured, its credentials do not read, or the vault is a copy.
         """
+        await self.vault.check_location()
         if tenant not in self._auth0:
             credentials = credentials_of(self.settings, tenant)
             store = VaultTokenStore(self.vault, tenant, credentials)

@@ -27,6 +27,7 @@ from worker.sync.report import SyncReport
 from worker.sync.tenant_sync import TenantSync
 from worker.vault import outbox
 from worker.vault.db.errors import explain
+from worker.vault.location import CopiedVault
 from worker.vault.status import renewal_counts
 from worker.vault.sync_state import runs
 
@@ -69,7 +70,7 @@ def renew_due() -> None:
     runtime = process.runtime()
     try:
         outcomes = process.run(lambda: runtime.engine.renew_due(runtime.tenants))
-    except TemporarilyUnavailable as error:
+    except (TemporarilyUnavailable, CopiedVault) as error:
         log.warning("renewal.postponed", error=str(error))  # the next tick looks again
         return
     if outcomes:
@@ -85,7 +86,7 @@ def deliver_events() -> None:
     runtime = process.runtime()
     try:
         counts = process.run(lambda: runtime.dispatcher.deliver_due(runtime.tenants))
-    except TemporarilyUnavailable as error:
+    except (TemporarilyUnavailable, CopiedVault) as error:
         log.warning("delivery.postponed", error=str(error))  # the next tick looks again
         return
     if counts:

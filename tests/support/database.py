@@ -84,3 +84,42 @@ def _make(url: Secret, name: str, *, template: str) -> None:
 def _run(url: Secret, statement: syntax.Composed) -> None:
     with psycopg.connect(url.reveal(), autocommit=True) as connection:
         connection.execute(statement)
+
+
+@contextmanager
+def copied_by_template(url: Secret, name: str) -> Iterator[Secret]:
+    """Give the URL of a copy that Postgres makes file by file; nobody may be connected to the first."""
+    source = urlsplit(url.reveal()).path[1:]
+    server = at_database(url, "postgres")
+    _make(server, name, template=source)
+    try:
+        yield at_database(url, name)
+    finally:
+        _drop(server, name)
+
+
+@contextmanager
+def copied_by_dump(url: Secret, name: str) -> Iterator[Secret]:
+    """Give the URL of a copy as a dump and its restore make it: the same rows, written anew."""
+    server = at_database(url, "postgres")
+    _make(server, name, template=_TEMPLATE)
+    copy = at_database(url, name)
+    try:
+        with (
+            psycopg.connect(url.reveal()) as source,
+            psycopg.connect(copy.reveal(), autocommit=True) as target,
+        ):
+            for table in (each.name for each in Base.metadata.sorted_tables):
+                with (
+                    source.cursor().copy(f"COPY {table} TO STDOUT".encode()) as rows,
+                    target.cursor().copy(f"COPY {table} FROM STDIN".encode()) as into,
+                ):
+                    for block in rows:
+                        into.write(block)
+        yield copy
+    finally:
+        _drop(server, name)
+
+
+def _drop(url: Secret, name: str) -> None:
+    _run(url, syntax.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(syntax.Identifier(name)))

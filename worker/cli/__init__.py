@@ -18,6 +18,7 @@ import typer
 
 from token_vault.errors import VaultError
 from worker.cli import (
+    adopt,
     doctor,
     events,
     follow,
@@ -49,6 +50,7 @@ for name, command in (
     ("up", up.up), ("migrate", migrate.migrate), ("sync", sync.sync), ("follow", follow.follow),
     ("renew", renew.renew), ("revoke", revoke.revoke), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
     ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("plan", plan.plan),
+    ("adopt", adopt.adopt),
 ):  # fmt: skip
     app.command(name=name)(command)
 app.add_typer(keys.app, name="keys")

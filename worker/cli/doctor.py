@@ -180,11 +180,19 @@ async def _vault(settings: Settings) -> list[Check]:
     from worker.runtime import open_runtime
 
     async with open_runtime(settings, connections=2) as runtime:
-        checks = [Check("key rings", CheckResult.OK, "both open this vault")]
+        checks = [Check("key rings", CheckResult.OK, "both open this vault"), await _location(runtime)]
         tenants = environment.select_tenants(settings, None)
         for tenant in tenants:
             checks += await _auth0(runtime, tenant)
         return [*checks, *await _connections(runtime), *await _webhooks(runtime)]
+
+
+async def _location(runtime: Runtime) -> Check:
+    try:
+        await runtime.vault.check_location()
+    except VaultError as error:
+        return Check("location", CheckResult.FAIL, str(error))
+    return Check("location", CheckResult.OK, "the database is where the vault was in use")
 
 
 async def _auth0(runtime: Runtime, tenant: str) -> list[Check]:

@@ -85,7 +85,7 @@ class RenewalEngine:
             How many renewals ended in which outcome.
 
         Raises:
-            ConfigurationError: the spool cannot be written, and no request is made.
+            ConfigurationError: the spool cannot be written, or the vault is a copy; no request is made.
         """
         clock = await self._prepare()
         stop_at = time.monotonic() + budget
@@ -175,7 +175,11 @@ class RenewalEngine:
         return outcome
 
     async def _prepare(self) -> Callable[[], datetime]:
-        """Replay the spool and check it, before anything is claimed."""
+        """Replay the spool and check it, before anything is claimed.
+
+        A copy of the vault claims nothing.
+        """
+        await self._vault.check_location()
         await self._committer.replay()
         self._committer.check()
         return await self._clock()

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
+from worker.vault import location
 from worker.vault.crypto import vault_secrets
 from worker.vault.crypto.fingerprints import Fingerprints
 from worker.vault.db.engine import create_vault_engine
@@ -66,6 +67,19 @@ class Vault:
                     raise
         raise AssertionError  # pragma: no cover  # the second attempt returns or raises
 
+    async def check_location(self) -> None:
+        """Check that this is the vault itself, before anything is sent.
+
+        Raises:
+            CopiedVault: it is a copy, or may be one.
+        """
+        location.check(await self.location_difference())
+
+    async def location_difference(self) -> str | None:
+        """Return how this place differs from the vault's location, as a code; None at home."""
+        ((code,),) = await self.run(location.FIND_DIFFERENCE)
+        return None if code is None else str(code)
+
     async def now(self) -> datetime:
         """Return the database's time: one clock for all workers."""
         (row,) = await self.run(text("SELECT clock_timestamp()"))
@@ -89,17 +103,14 @@ async def open_vault(
         connections: how many connections to Postgres at the most.
 
     Raises:
-        ConfigurationError: a wrong URL or key, or the migrations have not run.
+        ConfigurationError: a wrong URL or key, one of the vault's secrets is missing, or the migrations have not run.
         TemporarilyUnavailable: Postgres does not answer.
     """
     access, refresh = KeyRing("access", access_keys), KeyRing("refresh", refresh_keys)
     engine = create_vault_engine(database_url, connections=connections)
     try:
         async with explained(), engine.begin() as connection:
-            fingerprint_key = await vault_secrets.load_or_create(
-                connection, refresh, vault_secrets.FINGERPRINT_KEY
-            )
-            await vault_secrets.load_or_create(connection, access, vault_secrets.ACCESS_RING_CHECK)
+            fingerprint_key = await vault_secrets.load_or_create(connection, access, refresh)
         yield Vault(engine, access, refresh, Fingerprints(fingerprint_key))
     finally:
         await engine.dispose()

@@ -76,7 +76,11 @@ class Dispatcher:
 
         Returns:
             How many deliveries were ``delivered``, ``refused``, or given up as ``failed``.
+
+        Raises:
+            CopiedVault: the vault is a copy, whose events the first one delivers.
         """
+        await self._vault.check_location()
         now = await self._time()
         ahead = now + timedelta(seconds=self._events.expiring)
         await outbox.report_expiring(self._vault, tenants, ahead=ahead, since=now - MAX_EXPIRY_AGE)

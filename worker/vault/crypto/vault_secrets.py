@@ -5,7 +5,9 @@ They are the fingerprint key, and a value that checks the access ring.
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from collections.abc import Mapping
+
+from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,25 +16,69 @@ from token_vault.errors import CannotDecrypt, ConfigurationError
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker.vault.db.tables import VaultSecret
+from worker.vault.location import record_location
 
 # A context is part of each ciphertext: its field stays `sealed`, whatever the column is called.
 FINGERPRINT_KEY = EncryptionContext("vault_secrets", ("fingerprint_key",), "sealed")
 ACCESS_RING_CHECK = EncryptionContext("vault_secrets", ("access_ring_check",), "sealed")
+_CONTEXTS = (FINGERPRINT_KEY, ACCESS_RING_CHECK)
+
+# Processes that open a new vault at once wait for the first one here, and find what it has made.
+_LOCK = text("LOCK TABLE vault_secrets IN SHARE ROW EXCLUSIVE MODE")
+_IS_EMPTY = text("""
+SELECT NOT EXISTS (SELECT FROM grants) AND NOT EXISTS (SELECT FROM connections WHERE options_ciphertext IS NOT NULL)
+""")
 
 
-async def load_or_create(connection: AsyncConnection, ring: KeyRing, context: EncryptionContext) -> Secret:
-    """Read a secret, or create it in a new vault.
+async def load_or_create(connection: AsyncConnection, access: KeyRing, refresh: KeyRing) -> Secret:
+    """Read the fingerprint key, and check that both rings fit.
+
+    The secrets of an empty vault are created, and its location is recorded, in the caller's transaction. In a vault
+    that holds anything a new fingerprint key would make every stale copy at Auth0 look new.
 
     Raises:
-        ConfigurationError: the ring lacks the key that encrypted it.
+        ConfigurationError: a secret is missing from a vault in use, or a ring lacks the key that encrypted it.
     """
-    name = context.row[0]
-    new = ring.encrypt(context, KeyRing.generate())
-    await connection.execute(insert(VaultSecret).values(name=name, ciphertext=new).on_conflict_do_nothing())
-    statement = select(VaultSecret.ciphertext).where(VaultSecret.name == name)
-    ciphertext = (await connection.execute(statement)).scalar_one()
+    stored = await _load(connection)
+    if _missing(stored):
+        await connection.execute(_LOCK)
+        stored = await _load(connection)
+    if missing := _missing(stored):
+        if not (await connection.execute(_IS_EMPTY)).scalar_one():
+            raise ConfigurationError(
+                f"the table vault_secrets lacks {' and '.join(missing)}, while the vault holds what depends on it, as "
+                "after a partial restore: nothing was changed. Restore vault_secrets from the same backup as the other "
+                "tables"
+            )
+        await _create(connection, access, refresh, missing)
+        stored = await _load(connection)
+    _decrypt(access, ACCESS_RING_CHECK, stored)
+    return _decrypt(refresh, FINGERPRINT_KEY, stored)
+
+
+def _missing(stored: Mapping[str, bytes]) -> list[str]:
+    return [context.row[0] for context in _CONTEXTS if context.row[0] not in stored]
+
+
+async def _load(connection: AsyncConnection) -> dict[str, bytes]:
+    rows = await connection.execute(select(VaultSecret.name, VaultSecret.ciphertext))
+    return {row.name: row.ciphertext for row in rows}
+
+
+async def _create(connection: AsyncConnection, access: KeyRing, refresh: KeyRing, missing: list[str]) -> None:
+    rings = {FINGERPRINT_KEY: refresh, ACCESS_RING_CHECK: access}
+    rows = [
+        {"name": context.row[0], "ciphertext": ring.encrypt(context, KeyRing.generate())}
+        for context, ring in rings.items()
+        if context.row[0] in missing
+    ]
+    await connection.execute(insert(VaultSecret).values(rows))
+    await record_location(connection)
+
+
+def _decrypt(ring: KeyRing, context: EncryptionContext, stored: Mapping[str, bytes]) -> Secret:
     try:
-        return ring.decrypt(context, ciphertext)
+        return ring.decrypt(context, stored[context.row[0]])
     except CannotDecrypt:
         raise ConfigurationError(
             f"the {ring.name} ring does not open this vault: it was encrypted under other keys. "

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from worker.vault import location
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
 
@@ -43,9 +44,10 @@ FROM deliveries d JOIN outbox e ON e.id = d.event_id WHERE d.state <> 'delivered
 async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
     """Return what the vault holds and how it works.
 
-    Grants by state, connections, each tenant's last full sync and last look for changes, renewals, events.
+    Whether it may be a copy, grants by state, connections, each tenant's last full sync and last look for changes, renewals, events.
     """
     values = {"tenants": list(tenants)}
+    copy = await vault.location_difference()
     async with vault.engine.connect() as connection:
         grants = await connection.execute(_GRANTS, values)
         connections = await connection.execute(_CONNECTIONS, values)
@@ -54,6 +56,7 @@ async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
         renewals = await connection.execute(_RENEWALS, values)
         events = await connection.execute(_EVENTS, values)
         return {
+            "copy": copy and location.describe(copy),
             "grants": {state: count for state, count in grants},  # noqa: C416  # rows are not pairs to dict()
             "connections": _connections([dict(row) for row in connections.mappings()]),
             "last_sync": [dict(row) for row in full.mappings()],

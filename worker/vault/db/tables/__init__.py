@@ -6,6 +6,7 @@ Used inside this room only; migrations are checked against them.
 from worker.vault.db.tables.base import Base
 from worker.vault.db.tables.connections import ConnectionRow
 from worker.vault.db.tables.grants import GRANT_STATES, GrantRow
+from worker.vault.db.tables.location import VaultLocation
 from worker.vault.db.tables.outbox import DeliveryRow, OutboxRow
 from worker.vault.db.tables.processes import LeaseRow, WorkerHeartbeatRow
 from worker.vault.db.tables.renewal import RefreshRequestRow, RefusalRow, RenewalCount
@@ -29,6 +30,7 @@ __all__ = [
     "SyncCursorRow",
     "SyncRun",
     "UserToSync",
+    "VaultLocation",
     "VaultSecret",
     "WorkerHeartbeatRow",
 ]

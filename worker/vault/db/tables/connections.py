@@ -32,6 +32,8 @@ class ConnectionRow(Base):
     options_version: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     provider: Mapped[str | None]
     client_id: Mapped[str | None]
+    # The host that the connection's tokens may be sent to; null until one was seen.
+    token_host: Mapped[str | None]
     # Why no token of this connection can be renewed; null where they can.
     problem: Mapped[str | None]
     problem_message: Mapped[str | None]

@@ -1,0 +1,54 @@
+"""Tells the vault from its copies by where it lives.
+
+A copy has the same refresh tokens. Whichever spends one first ends the other's, so a copy sends nothing until the
+operator has said that the first one is stopped.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from token_vault.errors import ConfigurationError
+from worker.vault.db.sql import load
+
+FIND_DIFFERENCE = load(__file__, "location")
+_RECORD = load(__file__, "record_location")
+
+_DIFFERENCES = {
+    "unrecorded": "its table vault_location is empty, as after a partial restore",
+    "cluster": "it is in another Postgres cluster than the one where it was in use",
+    "database": "it is in another database than the one where it was in use",
+    "restored": "it was restored from a dump",
+}
+
+
+class CopiedVault(ConfigurationError):
+    """The database is a copy; the first one may still be used."""
+
+
+def describe(code: str) -> str:
+    """Say how a place differs from the vault's location."""
+    return _DIFFERENCES[code]
+
+
+def check(code: str | None) -> None:
+    """Check that a database is the vault itself, not a copy.
+
+    A disk that was copied as a whole shows no difference.
+
+    Args:
+        code: as ``FIND_DIFFERENCE`` returns it.
+
+    Raises:
+        CopiedVault: it is a copy, or may be one.
+    """
+    if code is not None:
+        raise CopiedVault(
+            f"this vault may be a copy: {describe(code)}. Two that renew the same grants end each other's refresh "
+            "tokens, so nothing is sent from here. Where the first one is stopped for good, run `token-vault adopt`"
+        )
+
+
+async def record_location(connection: AsyncConnection) -> None:
+    """Record that the vault lives here, in the caller's transaction."""
+    await connection.execute(_RECORD)
