@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 README, OPERATING, ARCHITECTURE, PROMISES = (
     ROOT / name for name in ("README.md", "docs/operating.md", "docs/architecture.md", "docs/promises.md")
 )
+THREATS = ROOT / "docs/threat-model.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
 SOURCES = "\n".join(
@@ -309,6 +310,17 @@ def test_promises_have_their_tests() -> None:
     assert len(rows) > 40
     for row in rows:
         named = re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", row)
+        assert named, row
+        for name, file in named:
+            assert f"def {name}(" in text(ROOT / file), f"{file} has no {name}"
+
+
+def test_threats_have_their_tests() -> None:
+    """Each line of the threat model names tests, and each is there."""
+    rows = [row for row in text(THREATS).splitlines() if row.startswith("| ") and "| attacker |" not in row]
+    assert len(rows) > 3
+    for row in rows:
+        named = re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", row.rpartition(" | ")[2])
         assert named, row
         for name, file in named:
             assert f"def {name}(" in text(ROOT / file), f"{file} has no {name}"
