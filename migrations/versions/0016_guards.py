@@ -1,7 +1,7 @@
 """Guards: where the vault lives, which hosts tokens are sent to, and versions of options that only rise.
 
-Revision ID: 0015
-Revises: 0014
+Revision ID: 0016
+Revises: 0015
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0015"
-down_revision = "0014"
+revision = "0016"
+down_revision = "0015"
 
 # Null where the role may not know it, or the service does not offer it: then the database's oid and the transaction
 # that recorded the location decide alone.
