@@ -48,10 +48,25 @@ class Reader:
         account: str | None = None,
         min_ttl: float | None = None,
         wait: float = 0,
+        needs: Sequence[str] = (),
     ) -> Token:
         return await self._call(
-            partial(self.vault.user_token, user_id, connection, account=account, min_ttl=min_ttl, wait=wait)
+            partial(
+                self.vault.user_token,
+                user_id,
+                connection,
+                account=account,
+                min_ttl=min_ttl,
+                wait=wait,
+                needs=needs,
+            )
         )
+
+    async def rejected(self, token: Token) -> None:
+        if isinstance(self.vault, TokenVault):
+            await asyncio.get_running_loop().run_in_executor(self._threads, self.vault.rejected, token)
+        else:
+            await self.vault.rejected(token)
 
     async def admin_token(self, connection: str, *, min_ttl: float | None = None, wait: float = 0) -> Token:
         return await self._call(partial(self.vault.admin_token, connection, min_ttl=min_ttl, wait=wait))

@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from token_vault.errors import TokenNotFound
 from token_vault.read_model import SELECT_GRANT, SELECT_SERVED, Served, choose
@@ -23,6 +23,9 @@ from worker.vault.vault import Vault
 
 # The longest wait for another worker's call: longer than any call takes.
 MAX_WAIT_SECONDS = 50.0
+# A token that was renewed so lately is not renewed again because an API is said to refuse it: whoever reports every
+# token costs one call in this time.
+REJECTION_INTERVAL = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +103,30 @@ class OnDemand:
             await touch.notify(open_connection, served.id)
         return refreshed
 
-    async def refresh_grant(self, grant_id: int, *, min_ttl: float | None) -> Refreshed:
+    async def refresh_grant(
+        self, grant_id: int, *, min_ttl: float | None, rejected_version: int | None = None
+    ) -> Refreshed:
         """Make a grant's token fresh; the caller wakes who waits.
+
+        Args:
+            rejected_version: of an access token that an API refused: it is renewed though it has life.
 
         Raises:
             TokenNotFound: the vault has no such grant.
         """
-        return await self._refresh(await self._read(grant_id), min_ttl, force=False, by_operator=False)
+        served = await self._read(grant_id)
+        return await self._refresh(
+            served, min_ttl, force=False, by_operator=False, rejected_version=rejected_version
+        )
 
     async def _refresh(
-        self, served: Served, min_ttl: float | None, *, force: bool, by_operator: bool
+        self,
+        served: Served,
+        min_ttl: float | None,
+        *,
+        force: bool,
+        by_operator: bool,
+        rejected_version: int | None = None,
     ) -> Refreshed:
         await self._record_read(served)
         began, outcome = served, Outcome.FRESH
@@ -117,7 +134,8 @@ class OnDemand:
         while True:
             loaded = await self._connections.load([served.tenant], served.connection)
             resolved = loaded[served.tenant, served.connection]
-            if not force and served.is_fresh(_attainable_ttl(served, min_ttl)):
+            is_fresh = served.is_fresh(_attainable_ttl(served, min_ttl))
+            if not force and is_fresh and not _is_rejected(served, rejected_version):
                 break
             if (obstacle := await self._find_obstacle(served, resolved, force, by_operator)) is not None:
                 outcome = obstacle
@@ -269,16 +287,21 @@ class OnDemand:
 
 
 def _attainable_ttl(served: Served, min_ttl: float | None) -> float | None:
-    """Bound the wanted life by half of the provider's.
+    """Bound the wanted life by half of the provider's, and drop it where nobody knows that.
 
     A reader that wants more life than the tokens ever have would cause a call each time, which brings no more.
     """
-    if (
-        min_ttl is None
-        or served.obtained_from != "renewal"
-        or not served.expires_at
-        or not served.obtained_at
-    ):
+    if min_ttl is None or served.obtained_from != "renewal":
         return min_ttl
+    if not served.expires_at or not served.obtained_at:
+        return None
     life = (served.expires_at - served.obtained_at).total_seconds()
     return min_ttl if min_ttl < life else life / 2
+
+
+def _is_rejected(served: Served, version: int | None) -> bool:
+    """Whether this access token is said to be refused by an API, and may be renewed for that."""
+    if version != served.access_version:
+        return False
+    renewed_at = served.obtained_at if served.obtained_from == "renewal" else None
+    return renewed_at is None or served.now - renewed_at >= REJECTION_INTERVAL

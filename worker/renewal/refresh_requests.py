@@ -108,7 +108,9 @@ class RefreshRequests:
 
     async def _refresh(self, request: RefreshRequest) -> Refreshed | None:
         try:
-            return await self._on_demand.refresh_grant(request.grant_id, min_ttl=request.min_ttl or None)
+            return await self._on_demand.refresh_grant(
+                request.grant_id, min_ttl=request.min_ttl or None, rejected_version=request.rejected_version
+            )
         except TokenNotFound:  # erased meanwhile
             return None
 

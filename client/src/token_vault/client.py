@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,7 +20,7 @@ from token_vault.errors import VaultError
 from token_vault.listener import AsyncListener, Listener
 from token_vault.pool import AsyncPool, Pool
 from token_vault.read_flow import Flow, Listen, NoteRead, Query, Step, Wait
-from token_vault.read_model import REQUEST_REFRESH
+from token_vault.read_model import REPORT_REJECTED, REQUEST_REFRESH
 from token_vault.reader import DEFAULT_WAIT_SECONDS, Reader, admin_query, user_query
 from token_vault.token import Token
 
@@ -58,6 +59,7 @@ class TokenVault(Reader):
         account: str | None = None,
         min_ttl: float | None = None,
         wait: float = DEFAULT_WAIT_SECONDS,
+        needs: Sequence[str] = (),
     ) -> Token:
         """Return a user's fresh token.
 
@@ -65,25 +67,47 @@ class TokenVault(Reader):
             user_id: Auth0's user id.
             connection: the connection's name.
             account: the user's id at the provider; needed where several of that connection are linked.
-            min_ttl: seconds of life wanted; None for what renewal in time always leaves.
+            min_ttl: seconds of life wanted; None for what renewal in time always leaves. A token whose end nobody
+                knows is not handed out for a life that is wanted.
             wait: seconds to wait for a refresh on demand; a day at the most.
+            needs: scopes without which the token is of no use; they are not looked at where nobody said which
+                scopes were granted.
 
         Raises:
             TokenNotFound: nothing is stored for them.
             AmbiguousAccount: they have several accounts on that connection, and none was named.
             ReauthorizationRequired: the user must consent again.
-            TokenExpired: it has ended, or ends too soon, and nobody can renew it.
+            MissingScopes: it lacks scopes that are needed.
+            TokenExpired: it has ended, or ends too soon, and nobody can renew it; or nobody knows when it ends, and
+                ``min_ttl`` asks for a life.
             TemporarilyUnavailable: not now; ``retry_after`` says when.
             ConfigurationError, AccessDenied: the operator fixes the keys, the database or its roles.
             ValueError, TypeError: a name is empty, or is no string.
         """
-        return self._run(self._flow.token(user_query(user_id, connection, account, min_ttl, wait)))
+        return self._run(self._flow.token(user_query(user_id, connection, account, min_ttl, wait, needs)))
 
     def admin_token(
-        self, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT_SECONDS
+        self,
+        connection: str,
+        *,
+        min_ttl: float | None = None,
+        wait: float = DEFAULT_WAIT_SECONDS,
+        needs: Sequence[str] = (),
     ) -> Token:
         """Return an enterprise connection's fresh admin token; raises as ``user_token``."""
-        return self._run(self._flow.token(admin_query(connection, min_ttl, wait)))
+        return self._run(self._flow.token(admin_query(connection, min_ttl, wait, needs)))
+
+    def rejected(self, token: Token) -> None:
+        """Report that an API refused a token.
+
+        One renewal follows, however many report it, at the earliest a minute after the last. This reader does not
+        hand the token out again meanwhile: the next read waits for another.
+
+        Raises:
+            ValueError: the token does not come from a reader.
+            TemporarilyUnavailable, ConfigurationError, AccessDenied: as ``user_token``.
+        """
+        self._pool.rows(REPORT_REJECTED, self._flow.record_rejected(token))
 
     def close(self) -> None:
         """Close the connections."""
@@ -163,15 +187,27 @@ class AsyncTokenVault(Reader):
         account: str | None = None,
         min_ttl: float | None = None,
         wait: float = DEFAULT_WAIT_SECONDS,
+        needs: Sequence[str] = (),
     ) -> Token:
         """Return a user's fresh token; arguments and errors as ``TokenVault.user_token``."""
-        return await self._run(self._flow.token(user_query(user_id, connection, account, min_ttl, wait)))
+        return await self._run(
+            self._flow.token(user_query(user_id, connection, account, min_ttl, wait, needs))
+        )
 
     async def admin_token(
-        self, connection: str, *, min_ttl: float | None = None, wait: float = DEFAULT_WAIT_SECONDS
+        self,
+        connection: str,
+        *,
+        min_ttl: float | None = None,
+        wait: float = DEFAULT_WAIT_SECONDS,
+        needs: Sequence[str] = (),
     ) -> Token:
         """Return the fresh admin token of an enterprise connection."""
-        return await self._run(self._flow.token(admin_query(connection, min_ttl, wait)))
+        return await self._run(self._flow.token(admin_query(connection, min_ttl, wait, needs)))
+
+    async def rejected(self, token: Token) -> None:
+        """Report that an API refused a token; see ``TokenVault.rejected``."""
+        await self._here().pool.rows(REPORT_REJECTED, self._flow.record_rejected(token))
 
     async def close(self) -> None:
         """Close the connections."""

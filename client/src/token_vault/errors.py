@@ -7,6 +7,7 @@
     ├── TokenNotFound                nothing is stored for what was asked
     ├── AmbiguousAccount             the user has several accounts: name one
     ├── ReauthorizationRequired      the user must consent again
+    ├── MissingScopes                the token may not do what the app needs
     ├── TokenExpired                 the token has ended and nobody can renew it
     ├── TemporarilyUnavailable       wait, then ask again
     └── AccessDenied                 the caller may not read this
@@ -92,6 +93,20 @@ class ReauthorizationRequired(VaultError):
             + (f", since {since.isoformat()}" if since else "")
             + ")"
         )
+
+
+class MissingScopes(VaultError):
+    """The grant lacks scopes that the app needs: the user must consent to them.
+
+    Attributes:
+        granted: what the token may do.
+        missing: which of the scopes that were asked for it lacks.
+    """
+
+    def __init__(self, granted: Sequence[str], missing: Sequence[str]) -> None:
+        self.granted = tuple(granted)
+        self.missing = tuple(missing)
+        super().__init__(f"the user must consent to more scopes: {' '.join(self.missing)}")
 
 
 class TokenExpired(VaultError):

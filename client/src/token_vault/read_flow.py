@@ -7,6 +7,7 @@ Threads and asyncio run the same flow; only how they query, listen and wait diff
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import (
+    MissingScopes,
     ReauthorizationRequired,
     TemporarilyUnavailable,
     TokenExpired,
@@ -35,6 +37,10 @@ from token_vault.token import Token
 MAX_WAIT_SECONDS = 86_400.0
 # Seconds after which to ask again where the status names no time.
 RETRY_SECONDS = 5.0
+# A rejected token is not handed out again for this long: by then the workers may renew any token again.
+REJECTED_SECONDS = 60.0
+# Grants whose rejected tokens are remembered; then all are forgotten, and an API refuses some once more.
+MAX_REJECTED_GRANTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class TokenQuery:
         account: the user's id at the provider; None for the primary identity, or the only one.
         min_ttl: seconds of life wanted; None for what renewal in time always leaves.
         wait: seconds to wait for a refresh.
+        needs: scopes without which the token is of no use.
     """
 
     user_id: str
@@ -54,6 +61,7 @@ class TokenQuery:
     account: str | None
     min_ttl: float | None
     wait: float
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,29 @@ class ReadFlow:
     def __init__(self, ring: KeyRing, tenant: str | None) -> None:
         self._ring = ring
         self._tenant = tenant
+        self._rejected: dict[int, tuple[int, float]] = {}
+
+    def record_rejected(self, token: Token) -> tuple[int, int]:
+        """Remember that an API refused a token, and return its grant and version.
+
+        It is not handed out again for a while: the renewal that follows brings another.
+
+        Raises:
+            ValueError: no reader has read this token.
+        """
+        if token.grant_id is None or token.access_version is None:
+            raise ValueError("this token does not come from a reader")
+        if len(self._rejected) >= MAX_REJECTED_GRANTS:
+            self._rejected.clear()
+        self._rejected[token.grant_id] = (token.access_version, time.monotonic() + REJECTED_SECONDS)
+        return token.grant_id, token.access_version
+
+    def _is_rejected(self, served: Served) -> bool:
+        version, until = self._rejected.get(served.id, (None, 0.0))
+        return version == served.access_version and time.monotonic() < until
+
+    def _is_fresh(self, query: TokenQuery, served: Served) -> bool:
+        return served.is_fresh(query.min_ttl) and not self._is_rejected(served)
 
     def token(self, query: TokenQuery) -> Flow:
         """Read a fresh token.
@@ -125,12 +156,12 @@ class ReadFlow:
 
     def _token(self, query: TokenQuery) -> Flow:
         served = yield from self._read(query)
-        if served.is_fresh(query.min_ttl):
+        if self._is_fresh(query, served):
             if served.wants_notice:
                 yield NoteRead(served.id)
-            return self._decrypt(served)
+            return self._decrypt(query, served)
         status = yield from self._status(served)
-        token = self._serve_unrenewable(served, status)
+        token = self._serve_unrenewable(query, served, status)
         if token is not None:
             return token
         _raise_unless_refreshable(served, status, query.min_ttl)
@@ -142,16 +173,16 @@ class ReadFlow:
         wakeup = yield Listen(served.id, wait)
         # A refresh that ended before we listened has woken nobody.
         served = yield from self._read(query, served.provider_user_id)
-        if served.is_fresh(query.min_ttl):
-            return self._decrypt(served)
+        if self._is_fresh(query, served):
+            return self._decrypt(query, served)
         yield Query(REQUEST_REFRESH, (served.id, query.min_ttl, wait))
         status = None
         while (remaining := deadline - time.monotonic()) > 0:
             # Anybody may send a wakeup: what it is worth is in the rows.
             yield Wait(wakeup, remaining)
             served = yield from self._read(query, served.provider_user_id)
-            if served.is_fresh(query.min_ttl):
-                return self._decrypt(served)
+            if self._is_fresh(query, served):
+                return self._decrypt(query, served)
             status = yield from self._status(served)
             _raise_unless_refreshable(served, status, query.min_ttl)
             if status.must_wait:
@@ -177,21 +208,40 @@ class ReadFlow:
             raise TokenNotFound("the vault has no token of them")
         return GrantStatus._make(rows[0])
 
-    def _serve_unrenewable(self, served: Served, status: GrantStatus) -> Token | None:
+    def _serve_unrenewable(self, query: TokenQuery, served: Served, status: GrantStatus) -> Token | None:
         """Serve a token of unknown age that nobody can renew."""
         unrenewable = status.state in ("unrenewable", "expired")
-        if unrenewable and served.expires_at is None and served.access_ciphertext is not None:
-            return self._decrypt(served)
+        is_wanted = not _wants_life(query.min_ttl) and not self._is_rejected(served)
+        if unrenewable and is_wanted and served.expires_at is None and served.access_ciphertext is not None:
+            return self._decrypt(query, served)
         return None
 
-    def _decrypt(self, served: Served) -> Token:
+    def _decrypt(self, query: TokenQuery, served: Served) -> Token:
         if served.access_ciphertext is None:
             raise TokenNotFound("the vault has no access token of them")
         context = EncryptionContext.of_grant(served.key, "access", served.access_version)
         scopes = None if served.scopes is None else tuple(served.scopes)
+        if scopes is not None and (missing := [scope for scope in query.needs if scope not in scopes]):
+            raise MissingScopes(scopes, missing)
         return Token(
-            self._ring.decrypt(context, served.access_ciphertext).reveal(), served.expires_at, scopes
+            self._ring.decrypt(context, served.access_ciphertext).reveal(),
+            served.expires_at,
+            scopes,
+            extra=self._extra(served),
+            grant_id=served.id,
+            access_version=served.access_version,
         )
+
+    def _extra(self, served: Served) -> dict[str, str]:
+        if served.extra_ciphertext is None:
+            return {}
+        text = self._ring.decrypt(EncryptionContext.of_extra(served.key), served.extra_ciphertext)
+        extra: dict[str, str] = json.loads(text.reveal())
+        return extra
+
+
+def _wants_life(min_ttl: float | None) -> bool:
+    return min_ttl is not None and min_ttl > 0
 
 
 def _raise_unless_refreshable(served: Served, status: GrantStatus, min_ttl: float | None) -> None:
@@ -202,6 +252,15 @@ def _raise_unless_refreshable(served: Served, status: GrantStatus, min_ttl: floa
     """
     if status.state == "reauthorization_required":
         raise ReauthorizationRequired(served.reason or "unknown", served.reason_since)
+    if (
+        served.expires_at is None
+        and _wants_life(min_ttl)
+        and (served.obtained_from == "renewal" or status.state == "unrenewable")
+    ):
+        raise TokenExpired(
+            "nobody knows when this token ends, as its provider does not say: ask without min_ttl, and report by "
+            "rejected() a token that an API refuses"
+        )
     if status.state in ("unrenewable", "expired"):
         raise TokenExpired(f"the token ends too soon and cannot be renewed ({status.reason or status.state})")
     if status.state == "erased":

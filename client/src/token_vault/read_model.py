@@ -17,7 +17,7 @@ CHANNEL = "token_vault_grants"
 # may be wrong.
 _SERVED = """
 SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since, access_ciphertext, access_version,
-    expires_at, scopes, obtained_at, obtained_from, last_read_at, now()
+    expires_at, scopes, obtained_at, obtained_from, last_read_at, extra_ciphertext, now()
 FROM served_tokens
 """
 SELECT_SERVED = f"{_SERVED} WHERE user_id = %s AND connection = %s"
@@ -41,6 +41,10 @@ FROM token_status WHERE id = %s
 REQUEST_REFRESH = """
 SELECT request_refresh(%s::bigint, %s::float8, %s::float8), set_config('synchronous_commit', 'off', true)
 """
+
+# Tells the workers that an API refused a token: the grant's id, and the version of its access token. A reader needs
+# EXECUTE on it.
+REPORT_REJECTED = "SELECT report_rejected(%s::bigint, %s::bigint)"
 
 
 class GrantStatus(NamedTuple):
@@ -99,6 +103,7 @@ class Served(NamedTuple):
     obtained_at: datetime | None
     obtained_from: str
     last_read_at: datetime | None
+    extra_ciphertext: bytes | None
     now: datetime
 
     @property
@@ -124,6 +129,8 @@ class Served(NamedTuple):
         if self.access_ciphertext is None or self.state == "erased":
             return False
         if self.expires_at is None:
+            if min_ttl is not None and min_ttl > 0:
+                return False  # nobody knows whether it lives so long
             # Straight from its provider, or beyond renewal: served with the expiry marked unknown. One that
             # Auth0 showed, of unknown age, is renewed first; and one whose grant is dead would be served without end.
             renewed = self.obtained_from == "renewal" and self.state != "reauthorization_required"

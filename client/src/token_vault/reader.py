@@ -72,7 +72,12 @@ class Reader:
 
 
 def user_query(
-    user_id: str, connection: str, account: str | None, min_ttl: float | None, wait: float
+    user_id: str,
+    connection: str,
+    account: str | None,
+    min_ttl: float | None,
+    wait: float,
+    needs: Sequence[str] = (),
 ) -> TokenQuery:
     """Check what an app asks for of a user.
 
@@ -82,16 +87,22 @@ def user_query(
     _check_names(user_id=user_id, connection=connection)
     if account is not None:
         _check_names(account=account)
-    return TokenQuery(user_id, connection, account, min_ttl, wait)
+    return TokenQuery(user_id, connection, account, min_ttl, wait, _checked_scopes(needs))
 
 
-def admin_query(connection: str, min_ttl: float | None, wait: float) -> TokenQuery:
+def admin_query(connection: str, min_ttl: float | None, wait: float, needs: Sequence[str] = ()) -> TokenQuery:
     """Check what an app asks for of an admin.
 
     Raises as ``user_query``.
     """
     _check_names(connection=connection)
-    return TokenQuery("", connection, None, min_ttl, wait)
+    return TokenQuery("", connection, None, min_ttl, wait, _checked_scopes(needs))
+
+
+def _checked_scopes(needs: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(needs, str):
+        raise TypeError("needs is a sequence of scopes: (scope,)")
+    return tuple(needs)
 
 
 def _check_names(**names: object) -> None:

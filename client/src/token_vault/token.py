@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import NoReturn
 
 _INSTEAD = "pass token.value where it is used, or user and connection, and read the token there"
+
+_NO_EXTRA: Mapping[str, str] = MappingProxyType({})
 
 
 class Token:
@@ -17,14 +21,29 @@ class Token:
         value: the token itself.
         expires_at: when it ends (UTC); None where nobody said.
         scopes: what it may do; None where nobody said.
+        extra: values beside it that an API call needs, e.g. ``instance_url``; empty where the provider is not
+            declared to give any.
     """
 
-    __slots__ = ("expires_at", "scopes", "value")
+    __slots__ = ("access_version", "expires_at", "extra", "grant_id", "scopes", "value")
 
-    def __init__(self, value: str, expires_at: datetime | None, scopes: tuple[str, ...] | None) -> None:
+    def __init__(
+        self,
+        value: str,
+        expires_at: datetime | None,
+        scopes: tuple[str, ...] | None,
+        *,
+        extra: Mapping[str, str] = _NO_EXTRA,
+        grant_id: int | None = None,
+        access_version: int | None = None,
+    ) -> None:
         self.value = value
         self.expires_at = expires_at
         self.scopes = scopes
+        self.extra = extra
+        # Which token of the vault this is, for ``rejected``.
+        self.grant_id = grant_id
+        self.access_version = access_version
 
     def __repr__(self) -> str:
         return f"Token(value=…, expires_at={self.expires_at!r}, scopes={self.scopes!r})"

@@ -27,15 +27,18 @@ from token_vault.errors import (
     AmbiguousAccount,
     CannotDecrypt,
     ConfigurationError,
+    MissingScopes,
     ReauthorizationRequired,
     TemporarilyUnavailable,
     TokenExpired,
     TokenNotFound,
     VaultError,
 )
+from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker import embedded
+from worker.vault.crypto.extra import encrypt_extra
 from worker.vault.db.migrate import migrate
 from worker.vault.vault import Vault
 
@@ -109,7 +112,7 @@ async def test_no_token_has_less_life_than_asked_for(
     rows: Rows, open_reader: OpenReader, left: float | None, min_ttl: float | None, life: float
 ) -> None:
     """A token is handed out exactly when it has more life than was asked for, and at least some."""
-    rows.sql("TRUNCATE grants")
+    rows.sql("TRUNCATE grants CASCADE")
     await rows.add(expires_in=left, life=life)
     reader = open_reader()
     wanted = max(min(30, life / 3) if min_ttl is None else min_ttl, 0)
@@ -120,8 +123,9 @@ async def test_no_token_has_less_life_than_asked_for(
         token = None
     after = rows.sql("SELECT now() AS now")[0]["now"]
     if left is None:
-        assert token is not None
-        assert token.expires_at is None
+        # Nobody can say that it has the life that was asked for.
+        assert (token is None) == (min_ttl is not None and min_ttl > 0)
+        assert token is None or token.expires_at is None
         return
     expires_at = rows.sql("SELECT expires_at FROM grants")[0]["expires_at"]
     if token is not None:
@@ -166,7 +170,7 @@ async def test_an_unknown_end_is_told_as_unknown(rows: Rows, open_reader: OpenRe
     rows.sql("UPDATE grants SET obtained_from = 'auth0', obtained_at = NULL WHERE provider_user_id = 'u2'")
     reader = open_reader()
     for user in ("u1", "u2"):
-        token = await reader.user_token(f"oauth2|{user}", CONNECTION, min_ttl=3600)
+        token = await reader.user_token(f"oauth2|{user}", CONNECTION)
         assert (token.value, token.expires_at) == (f"token-of-{user}", None)
 
 
@@ -478,3 +482,70 @@ async def expect(readers: list[Reader], error: type[VaultError]) -> None:
         with pytest.raises(error):
             async with asyncio.timeout(WAIT_SECONDS):
                 await reader.user_token(USER, CONNECTION, wait=3600)
+
+
+async def test_scopes_that_are_needed(rows: Rows, open_reader: OpenReader) -> None:
+    """A token that lacks needed scopes is not handed out; where nobody said which it has, it is."""
+    grant_id = await rows.add(scopes=("read", "write"))
+    reader = open_reader()
+    assert (await reader.user_token(USER, CONNECTION, needs=("write", "read"))).value == "token-of-u1"
+    with pytest.raises(MissingScopes, match="calendar files") as caught:
+        await reader.user_token(USER, CONNECTION, needs=("calendar", "read", "files"))
+    assert caught.value.granted == ("read", "write")
+    assert caught.value.missing == ("calendar", "files")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.granted, again.missing, str(again)) == (
+        caught.value.granted,
+        caught.value.missing,
+        str(caught.value),
+    )
+    rows.sql("UPDATE grants SET scopes = NULL WHERE id = %s", grant_id)
+    assert (await reader.user_token(USER, CONNECTION, needs=("calendar",))).scopes is None
+    with pytest.raises(TypeError, match="sequence"):
+        await reader.user_token(USER, CONNECTION, needs="calendar")
+
+
+@pytest.mark.parametrize("state", ["active", "unrenewable"])
+async def test_a_life_that_nobody_knows(rows: Rows, open_reader: OpenReader, state: str) -> None:
+    """A token whose end nobody knows is handed out as such, and never for a life that is wanted."""
+    await rows.add(expires_in=None, state=state)
+    reader = open_reader()
+    for no_life in (None, 0, -5):
+        assert (await reader.user_token(USER, CONNECTION, min_ttl=no_life)).expires_at is None
+    with pytest.raises(TokenExpired, match="nobody knows when this token ends"):
+        await reader.user_token(USER, CONNECTION, min_ttl=60, wait=5)
+    assert pending(rows.sql) == []
+
+
+async def test_values_beside_the_token(rows: Rows, open_reader: OpenReader) -> None:
+    """They come with the token, and none that was written for another grant does."""
+    first = await rows.add()
+    second = await rows.add("oauth2|u2", subject="u2")
+    key = GrantKey("default", CONNECTION, USER, "u1")
+    sealed = encrypt_extra(rows.vault.access, key, {"instance_url": "https://acme.example"})
+    rows.sql("UPDATE grants SET extra_ciphertext = %s", sealed)
+    reader = open_reader()
+    assert (await reader.user_token(USER, CONNECTION)).extra == {"instance_url": "https://acme.example"}
+    with pytest.raises(CannotDecrypt):
+        await reader.user_token("oauth2|u2", CONNECTION)
+    rows.sql("UPDATE grants SET extra_ciphertext = NULL WHERE id IN (%s, %s)", first, second)
+    assert (await reader.user_token(USER, CONNECTION)).extra == {}
+
+
+async def test_a_rejected_token_is_not_handed_out_again(rows: Rows, open_reader: OpenReader) -> None:
+    """It is reported once however often, with its version, and its reader waits for another."""
+    grant_id = await rows.add(expires_in=1800)
+    reader = open_reader()
+    token = await reader.user_token(USER, CONNECTION)
+    for _ in range(3):
+        await reader.rejected(token)
+    (request,) = pending(rows.sql)
+    assert (request["grant_id"], request["rejected_version"]) == (grant_id, 1)
+    assert request["due_at"] == request["requested_at"]
+    with pytest.raises(TemporarilyUnavailable):
+        await reader.user_token(USER, CONNECTION)
+    rows.sql("UPDATE grants SET access_version = 2 WHERE id = %s", grant_id)
+    with pytest.raises(CannotDecrypt):  # the new one is what it takes now
+        await reader.user_token(USER, CONNECTION)
+    with pytest.raises(ValueError, match="reader"):
+        await reader.rejected(Token("x", None, None))

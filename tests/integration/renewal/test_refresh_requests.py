@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import pytest
 
 from emulators.client import Emulation
 from tests.support.readers import Sql, on_demand_worker
 from tests.support.wait import until_async
-from token_vault.read_model import REQUEST_REFRESH
+from token_vault.read_model import REPORT_REJECTED, REQUEST_REFRESH
 from worker.renewal import refresh_requests
 from worker.renewal.on_demand import Refreshed
 from worker.renewal.refresh_requests import RefreshRequests
@@ -149,3 +150,42 @@ async def test_a_grant_that_was_erased_meanwhile(runtime: Runtime, grants: list[
     async with on_demand_worker(runtime) as results:
         await until_async(lambda: not sql("SELECT 1 FROM refresh_requests WHERE handled_at IS NULL"))
     assert results == []
+
+
+async def test_a_rejected_token_is_renewed_once(
+    runtime: Runtime, grants: list[int], sql: Sql, tenant: Emulation
+) -> None:
+    """One renewal follows however many report, and whoever reports every token costs one call a minute."""
+
+    def calls() -> int:
+        return len(tenant.call_log("/idp/custom/"))
+
+    def age(seconds: float) -> None:
+        for column in ("due_at", "requested_at", "wanted_until"):
+            sql(f"UPDATE refresh_requests SET {column} = {column} - %s * interval '1 s'", seconds)
+
+    sql(
+        "UPDATE grants SET expires_at = now() + interval '1 h', obtained_at = now() - interval '61 s',"
+        " obtained_from = 'renewal'"
+    )
+    async with on_demand_worker(runtime) as results:
+        for _ in range(5):
+            sql(REPORT_REJECTED, grants[0], 1)
+        await until_async(lambda: len(results) == 1)
+        assert results[0].renewed
+        # Late reports of the token that was replaced ask for nothing.
+        sql(REPORT_REJECTED, grants[0], 1)
+        # The new one is not renewed before its minute is over, though the request comes to a worker.
+        sql(REPORT_REJECTED, grants[0], 2)
+        [request] = sql("SELECT * FROM refresh_requests WHERE handled_at IS NULL")
+        assert request["due_at"] > request["requested_at"] + timedelta(seconds=30)
+        age(90)
+        await until_async(lambda: len(results) == 2)
+        assert not results[1].renewed
+        assert calls() == 1
+        sql("UPDATE grants SET obtained_at = obtained_at - interval '61 s'")
+        sql(REPORT_REJECTED, grants[0], 2)
+        age(2)
+        await until_async(lambda: len(results) == 3)
+        assert results[2].renewed
+        assert calls() == 2

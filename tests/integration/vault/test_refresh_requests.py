@@ -15,7 +15,7 @@ from tests.support.reader_roles import NewRole, connect, reader_roles
 from tests.support.readers import Rows, Sql, pending
 from token_vault.database_errors import failure
 from token_vault.errors import TemporarilyUnavailable
-from token_vault.read_model import REQUEST_REFRESH
+from token_vault.read_model import REPORT_REJECTED, REQUEST_REFRESH
 from token_vault.secret import Secret
 from worker.vault.refresh_requests import queue
 from worker.vault.refresh_requests.queue import RefreshRequest
@@ -291,3 +291,22 @@ async def test_the_end_of_a_request_wakes_who_waits(
     (claimed,) = await claim(vault)
     await queue.finish(vault, claimed)
     assert [each.payload for each in reader.notifies(timeout=5, stop_after=1)] == [str(grant_id)]
+
+
+async def test_a_role_reports_what_it_may_read(
+    rows: Rows, new_role: NewRole, reader: psycopg.Connection[Any], sql: Sql
+) -> None:
+    """A report of a token that is there waits for a worker; a wrong id or version, and a role without rights, ask nothing."""
+    grant_id = await rows.add(expires_in=1800)
+    for wrong in ((grant_id, 0), (grant_id, 2), (grant_id + 1, 1), (None, 1), (grant_id, None)):
+        reader.execute(REPORT_REJECTED, wrong)
+    assert pending(sql) == []
+    reader.execute(REPORT_REJECTED, (grant_id, 1))
+    (row,) = pending(sql)
+    assert (row["requested_by"], row["rejected_version"], row["min_ttl"]) == (reader.info.user, 1, 0)
+    request(reader, grant_id, 60)  # a wish beside it is kept, and the report as well
+    (row,) = pending(sql)
+    assert (row["rejected_version"], row["min_ttl"]) == (1, 60)
+    sql(f"REVOKE EXECUTE ON FUNCTION report_rejected FROM {reader.info.user}")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        reader.execute(REPORT_REJECTED, (grant_id, 1))

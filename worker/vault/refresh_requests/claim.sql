@@ -14,4 +14,4 @@ WITH pending AS (
 )
 UPDATE refresh_requests r SET claimed_until = now() + CAST(:claim AS interval)
 FROM claimed WHERE r.grant_id = claimed.grant_id AND r.requested_by = claimed.requested_by
-RETURNING r.grant_id, r.requested_by, r.requested_at, r.min_ttl, set_config('synchronous_commit', 'off', true)
+RETURNING r.grant_id, r.requested_by, r.requested_at, r.min_ttl, r.rejected_version, set_config('synchronous_commit', 'off', true)

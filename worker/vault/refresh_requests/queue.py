@@ -36,18 +36,20 @@ class RefreshRequest(NamedTuple):
     Attributes:
         requested_at: tells whether it was asked for anew.
         min_ttl: seconds of life wanted; 0 for the default.
+        rejected_version: of the access token that an API refused; None where none was.
     """
 
     grant_id: int
     requested_by: str
     requested_at: datetime
     min_ttl: float
+    rejected_version: int | None = None
 
 
 async def claim(vault: Vault, tenants: Sequence[str], *, limit: int) -> list[RefreshRequest]:
     """Claim requests that are due, for ``CLAIM_TIME``."""
     values = {"tenants": list(tenants), "limit": limit, "claim": CLAIM_TIME}
-    return [RefreshRequest._make(row[:4]) for row in await vault.run(_CLAIM, values)]
+    return [RefreshRequest._make(row[:5]) for row in await vault.run(_CLAIM, values)]
 
 
 async def finish(vault: Vault, request: RefreshRequest) -> None:
