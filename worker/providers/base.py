@@ -19,7 +19,7 @@ from typing import Any, Literal
 from urllib.parse import quote_plus, urlencode
 
 from token_vault.errors import ConfigurationError
-from token_vault.secret import Secret
+from token_vault.secret import Secret, SecretDict
 from worker.client_assertion import ASSERTION_TYPE, sign_assertion
 from worker.providers import answer, token_ends, token_fields
 from worker.providers.body import parse
@@ -182,12 +182,13 @@ class Provider:
             ValueError: the token that is to be sent is missing.
             ConfigurationError: the client lacks what it proves itself with.
         """
-        form = {**self.extra, **client.extra, **self.grant(access=access, refresh=refresh)}
-        headers = dict(self.headers)
+        # Both show nothing of what they hold: authentication may fail, and a traceback prints variables.
+        form = SecretDict({**self.extra, **client.extra, **self.grant(access=access, refresh=refresh)})
+        headers = SecretDict(self.headers)
         form |= self._authenticate(client, client.token_url, headers, now)
-        form = {
-            name: value for given, value in form.items() if (name := self.parameter_names.get(given, given))
-        }
+        form = SecretDict(
+            {name: value for given, value in form.items() if (name := self.parameter_names.get(given, given))}
+        )
         if self.method == "GET":
             joint = "&" if "?" in client.token_url else "?"
             return TokenRequest("GET", f"{client.token_url}{joint}{urlencode(form)}", headers, None)
@@ -207,8 +208,8 @@ class Provider:
         Raises:
             ConfigurationError: as ``request``.
         """
-        headers = dict(self.headers)
-        form = {"token": token.reveal(), "token_type_hint": kind}
+        headers = SecretDict(self.headers)
+        form = SecretDict({"token": token.reveal(), "token_type_hint": kind})
         form |= self._authenticate(client, url, headers, now)
         return _post(url, headers, form, as_json=False)
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from token_vault.errors import ConfigurationError
 from token_vault.home import absolute
+from token_vault.secret import SecretDict, hide
 from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.problems import explain
 from worker.settings.section import Section
@@ -102,7 +103,7 @@ def _merged(environment: Mapping[str, Any], table: Any) -> Any:
             raise ConfigurationError(
                 f"AUTH0_{name.upper()} and {min(twice)} of [tenants.{DEFAULT_TENANT}] are both set: keep one"
             )
-    merged = {**table, **environment}
+    merged = SecretDict({**table, **environment})
     given = {name.removesuffix("_env").removesuffix("_file") for name in merged}
     needed = {
         "AUTH0_DOMAIN": {"domain"},
@@ -118,10 +119,13 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(absolute(path, "TOKEN_VAULT_CONFIG").read_text(encoding="utf-8"))
+        found: dict[str, Any] = hide(
+            tomllib.loads(absolute(path, "TOKEN_VAULT_CONFIG").read_text(encoding="utf-8"))
+        )
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"TOKEN_VAULT_CONFIG points to {path}, which cannot be read: {type(error).__name__}"
         ) from None
+    return found

@@ -46,14 +46,20 @@ def webhook_key(secret: Secret) -> bytes:
     Raises:
         ValueError: it is none.
     """
-    _, prefix, encoded = secret.reveal().rpartition("whsec_")
-    try:
-        key = base64.b64decode(encoded, validate=True) if prefix else b""
-    except (binascii.Error, ValueError):
-        key = b""
-    if not 24 <= len(key) <= 64 or not secret.reveal().startswith("whsec_"):
+    key = _decode(secret)
+    if key is None:
         raise ValueError("a webhook's secret is whsec_ and the base64 of 24 to 64 random bytes")
     return key
+
+
+def _decode(secret: Secret) -> bytes | None:
+    if not secret.reveal().startswith("whsec_"):
+        return None
+    try:
+        key = base64.b64decode(secret.reveal().removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return key if 24 <= len(key) <= 64 else None
 
 
 def _webhook_secrets(value: object) -> object:

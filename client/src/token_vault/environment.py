@@ -50,11 +50,12 @@ def read_secret(name: str) -> Secret | None:
     Raises:
         ConfigurationError: both are set, or the file cannot be read.
     """
-    value, path = os.environ.get(name), os.environ.get(f"{name}_FILE")
-    if value and path:
+    path = os.environ.get(f"{name}_FILE")
+    if path and os.environ.get(name):
         raise ConfigurationError(f"both {name} and {name}_FILE are set: keep one")
     if path:
         return Secret(secret_file(path, f"{name}_FILE"))
+    value = os.environ.get(name)
     return Secret(value) if value else None
 
 

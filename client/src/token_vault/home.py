@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from token_vault.errors import ConfigurationError
-from token_vault.secret import Secret
+from token_vault.secret import Secret, SecretDict
 from token_vault.secret_files import secret_file
 
 DEFAULT_HOME = Path(".token-vault")
@@ -66,7 +66,7 @@ def running_postgres(home: Path) -> Secret:
     """
     folder = home.resolve() / "postgres"
     try:
-        access = json.loads((folder / "access.json").read_text())
+        access = json.loads((folder / "access.json").read_text(), object_hook=SecretDict)
         if _is_held(folder / "alive.lock"):
             return postgres_url(access["port"], access["password"])
     except PermissionError:

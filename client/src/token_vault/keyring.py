@@ -95,21 +95,33 @@ class KeyRing:
 
     def _decrypt(self, context: EncryptionContext, ciphertext: bytes) -> tuple[bytes, int]:
         """Return the plaintext with its header, and the key's index."""
+        found = self._find(context, ciphertext)
+        # Raised where no variable holds a plaintext: error reports show the variables of each frame.
+        if isinstance(found, str):
+            raise WrongContext(
+                f"a ciphertext is out of place: found at {context}, but it was encrypted {found}"
+            )
+        if found is None:
+            raise CannotDecrypt(
+                f"{context} cannot be decrypted with {VARIABLES[self.name]} (here: {', '.join(self.fingerprints)}): "
+                "a key that once encrypted it is missing from the ring, or the ciphertext was damaged. A new key has to "
+                "be in the ring of every process before one of them encrypts with it"
+            )
+        return found
+
+    def _find(self, context: EncryptionContext, ciphertext: bytes) -> tuple[bytes, int] | str | None:
+        """Try each key; never raises.
+
+        Returns:
+            The plaintext and the key's index, the name of the other context that it was encrypted for, or None.
+        """
         for index, fernet in enumerate(self._fernets):
             try:
                 plaintext = fernet.decrypt(ciphertext)
             except InvalidToken:
                 continue
-            if plaintext.startswith(context.header()):
-                return plaintext, index
-            raise WrongContext(
-                f"a ciphertext is out of place: found at {context}, but it was encrypted {_encrypted_for(plaintext)}"
-            )
-        raise CannotDecrypt(
-            f"{context} cannot be decrypted with {VARIABLES[self.name]} (here: {', '.join(self.fingerprints)}): "
-            "a key that once encrypted it is missing from the ring, or the ciphertext was damaged. A new key has to be "
-            "in the ring of every process before one of them encrypts with it"
-        )
+            return (plaintext, index) if plaintext.startswith(context.header()) else _encrypted_for(plaintext)
+        return None
 
     @staticmethod
     def generate() -> Secret:

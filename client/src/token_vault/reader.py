@@ -36,9 +36,12 @@ class Reader:
         self, database_url: str | Secret, access_keys: Sequence[str | Secret], *, tenant: str | None = None
     ) -> None:
         if isinstance(access_keys, str):
+            del database_url, access_keys
             raise TypeError("access_keys is a sequence of keys: [key]")
-        self._database_url = _secret(database_url)
-        self._flow = ReadFlow(KeyRing("access", [_secret(key) for key in access_keys]), tenant)
+        # Rebound, so that no traceback from here on shows them.
+        self._database_url = database_url = _secret(database_url)
+        access_keys = keys = [_secret(key) for key in access_keys]
+        self._flow = ReadFlow(KeyRing("access", keys), tenant)
         self._noted: dict[int, float] = {}
         begin_in_each_process(self)
 

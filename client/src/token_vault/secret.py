@@ -1,9 +1,9 @@
-"""A string that cannot be printed by accident."""
+"""Strings and objects that cannot be printed by accident."""
 
 from __future__ import annotations
 
 import hmac
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class Secret:
@@ -52,3 +52,22 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret is not pickled")
+
+
+class SecretDict(dict[str, Any]):
+    """A dictionary that shows nothing of what it holds.
+
+    For objects with secrets among their values: a traceback with local variables prints them.
+    """
+
+    def __repr__(self) -> str:
+        return "{…}"
+
+    __str__ = __repr__
+
+
+def hide(value: Any) -> Any:
+    """Make all dictionaries within a value secret."""
+    if isinstance(value, dict):
+        return SecretDict({name: hide(each) for name, each in value.items()})
+    return [hide(each) for each in value] if isinstance(value, list) else value

@@ -149,20 +149,25 @@ async def mint_token(calls: ApiCalls, credentials: Credentials, clock: Clock) ->
 def _read_token(answer: Any, endpoint: Endpoint, clock: Clock) -> ManagementToken:
     answer = answer if isinstance(answer, dict) else {}
     value, life, scope = (
-        answer.get("access_token"),
+        _read_bearer(answer.get("access_token")),
         parse_seconds(answer.get("expires_in")),
         answer.get("scope"),
     )
-    # RFC 6750 section 2.1: anything else would not go into a header.
-    if not (isinstance(value, str) and value.isascii() and value.isprintable() and value.strip()):
+    if value is None:
         raise MalformedAnswer(f"{endpoint}: the answer has no usable access_token", status=200)
     if not life:
         raise MalformedAnswer(f"{endpoint}: the answer has no usable expires_in", status=200)
     return ManagementToken(
-        Secret(value),
+        value,
         clock() + timedelta(seconds=life),
         frozenset(scope.split()) if isinstance(scope, str) else None,
     )
+
+
+def _read_bearer(value: object) -> Secret | None:
+    """Return a token that goes into a header (RFC 6750 §2.1), or None."""
+    usable = isinstance(value, str) and value.isascii() and value.isprintable() and value.strip()
+    return Secret(str(value)) if usable else None
 
 
 def describe_failure(error: Exception) -> str:

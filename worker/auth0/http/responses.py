@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from token_vault.secret import SecretDict
 from worker.auth0.errors import (
     Auth0Error,
     Auth0NotFound,
@@ -80,7 +81,8 @@ def read_json(response: httpx.Response, endpoint: Endpoint) -> Any:
         MalformedAnswer: it is not JSON.
     """
     try:
-        return json.loads(response.content)
+        # Frames that raise further on hold what this returns: nothing of it may be printed.
+        return json.loads(response.content, object_hook=SecretDict)
     except (ValueError, RecursionError):
         pass
     # Outside the except: the decoder's error holds the whole body and must not be chained.

@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 from token_vault.grant_key import GrantKey
-from token_vault.secret import Secret
+from token_vault.secret import Secret, SecretDict
 from worker.token_pair import TokenPair
 from worker.vault.claims.claim import Claim
 
@@ -44,9 +44,9 @@ def encode(claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: date
     plain = {
         "claim": asdict(claim) | {"access_ciphertext": None, "refresh_ciphertext": None},
         "pair": {
-            "access": pair.access and pair.access.reveal(), "refresh": pair.refresh and pair.refresh.reveal(),
+            "access": pair.access, "refresh": pair.refresh,
             "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at, "scopes": pair.scopes,
-            "consent_expires_at": pair.consent_expires_at, "extra": dict(pair.extra),
+            "consent_expires_at": pair.consent_expires_at, "extra": SecretDict(pair.extra),
         },
         "obtained_at": obtained_at, "due_at": due_at,
     }  # fmt: skip
@@ -55,7 +55,7 @@ def encode(claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: date
 
 def decode(path: Path, text: Secret) -> SpooledAnswer:
     """Read the text of a file."""
-    plain = json.loads(text.reveal())
+    plain = json.loads(text.reveal(), object_hook=SecretDict)
     claim, pair = plain["claim"], plain["pair"]
     for old, new in _OLD_NAMES.items():
         if old in claim:
@@ -87,6 +87,8 @@ def decode(path: Path, text: Secret) -> SpooledAnswer:
 def _text(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, Secret):
+        return value.reveal()
     if isinstance(value, UUID):
         return str(value)
     raise TypeError(type(value).__name__)

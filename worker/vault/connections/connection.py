@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt
-from token_vault.secret import Secret
+from token_vault.secret import Secret, SecretDict
 from worker.vault.connections.circuits import CIRCUIT_COLUMNS, Circuit
 from worker.vault.db.tables import ConnectionRow
 from worker.vault.refusals.refusals import is_suspected
@@ -71,7 +71,7 @@ def decrypt_options(vault: Vault, stored: StoredConnection) -> Mapping[str, Any]
         return None
     context = options_context(stored.tenant, stored.name, stored.options_version)
     options: Mapping[str, Any] = json.loads(
-        vault.refresh.decrypt(context, stored.options_ciphertext).reveal()
+        vault.refresh.decrypt(context, stored.options_ciphertext).reveal(), object_hook=SecretDict
     )
     return options
 
