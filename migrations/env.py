@@ -7,6 +7,7 @@ from sqlalchemy import create_engine, pool, text
 
 from token_vault.connect_args import CONNECT_ARGS
 from worker.vault.db.engine import sqlalchemy_url
+from worker.vault.db.roles import grant_roles
 from worker.vault.db.tables import Base
 
 # Two `migrate` at once take turns instead of colliding: by a table that no reader's role may lock. Before the first
@@ -19,8 +20,16 @@ DO $$ BEGIN
 END $$
 """)
 
+# The audit's tables are partitioned by month, by a function of the database: no model describes them.
+UNMODELLED = "audit_"
+
 config = context.config
 target_metadata = Base.metadata
+
+
+def is_modelled(name: str | None, kind: str, _parents: object) -> bool:
+    """Say whether the models describe an object of the database."""
+    return kind != "table" or not (name or "").startswith(UNMODELLED)
 
 
 def run_online() -> None:
@@ -32,10 +41,18 @@ def run_online() -> None:
         connection.execute(text("SET lock_timeout = '10s'"))
         connection.execute(text("SET statement_timeout = '10min'"))
         connection.commit()
-        context.configure(connection=connection, target_metadata=target_metadata, compare_server_default=True)
+        context.configure(
+            connection=connection,
+            target_metadata=target_metadata,
+            compare_server_default=True,
+            include_name=is_modelled,
+        )
         with context.begin_transaction():
             connection.execute(_LOCK)
             context.run_migrations()
+            # Not on the way down, nor to a revision that lacks what is granted.
+            if (left := config.attributes.get("left_to_grant")) is not None:
+                left.extend(grant_roles(connection))
 
 
 if context.is_offline_mode():

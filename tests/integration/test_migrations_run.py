@@ -91,6 +91,8 @@ def empty(servers: embedded.Servers) -> Iterator[Secret]:
 def reader(database_url: Secret) -> Iterator[Secret]:
     """A role that may read the two views, as a service that reads tokens has it."""
     with role(database_url, "GRANT SELECT ON served_tokens, token_status TO {}") as url:
+        as_consumer = "INSERT INTO consumers (name, role, connections, users, admins, refresh) VALUES ({0}, {0}, '{{*}}', true, true, true)"
+        run(database_url, syntax.SQL(as_consumer).format(syntax.Literal(make_url(url.reveal()).username)))
         yield url
 
 
@@ -107,7 +109,7 @@ def test_the_migrations_go_up_down_and_up(empty: Secret) -> None:
     assert run(empty, SCHEMA) == first
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005", "0006"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005", "0006", "0016"])
 def test_a_migration_back_makes_what_was_there(empty: Secret, revision: str) -> None:
     """Down to a revision makes the schema that going up to it makes."""
     migrate(empty, revision)

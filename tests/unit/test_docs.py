@@ -8,6 +8,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from token_vault.secret import Secret
 from worker import settings as configuration
 from worker.auth0.http.responses import OPTIONAL_SCOPES, SCOPES
 from worker.cli import app as cli
+from worker.consumer_rules import ConsumerRules
 from worker.runtime import Runtime
 from worker.settings.environment import Environment
+from worker.vault.consumers import consumers
 from worker.vault.db.tables import GRANT_STATES
 
 ROOT = Path(__file__).parents[2]
@@ -227,20 +230,24 @@ def test_tasks_are_told() -> None:
 
 @pytest.fixture
 def reader(database_url: Secret) -> Iterator[psycopg.Connection[Any]]:
-    """A connection of the role that docs/operating.md makes."""
+    """A connection of the role that docs/operating.md makes, with the consumer that it configures."""
+    section = text(OPERATING).partition("## Who may read what")[2]
+    configured = tomllib.loads(re.findall(r"```toml\n(.*?)```", section, re.S)[0])["consumers"]["calendar"]
+    rules = ConsumerRules("calendar", tuple(configured.pop("connections")), **configured)
+    consumers.apply(database_url, [rules], keep=timedelta(days=1), keep_inherited=False)
     with psycopg.connect(database_url.reveal(), autocommit=True) as owner:
         name = owner.info.dbname
         for statement in blocks(OPERATING, "sql")[0].split(";\n"):
             owner.execute(statement.replace("DATABASE token_vault", f'DATABASE "{name}"').encode())
         try:
             url = psycopg.conninfo.make_conninfo(
-                database_url.reveal(), user="vault_reader", password="choose one"
+                database_url.reveal(), user="app_calendar", password="choose one"
             )
             with psycopg.connect(url, autocommit=True) as connection:
                 yield connection
         finally:
             for statement in ("GRANT {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}"):
-                owner.execute(composing.SQL(statement).format(composing.Identifier("vault_reader")))
+                owner.execute(composing.SQL(statement).format(composing.Identifier("app_calendar")))
 
 
 async def test_the_reader_role(

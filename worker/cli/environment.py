@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from token_vault.keyring import RingName
     from token_vault.secret import Secret
     from worker.settings import Settings
+    from worker.vault.consumers.consumers import Applied
 
 DEMO_CONFIG = Path("demo/vault.toml")
 """Below the home: the emulated tenant of ``up``, which other commands use where no tenant is configured."""
@@ -121,8 +123,13 @@ def database_url(settings: Settings) -> Secret:
     return settings.database_url
 
 
-def migrate_to_head(settings: Settings) -> tuple[str | None, str | None]:
-    """Migrate the database; return its revision before and after.
+def migrate_to_head(settings: Settings, *, always: bool = False) -> tuple[str | None, str | None, list[str]]:
+    """Migrate the database, and give the vault's roles their rights.
+
+    Returns its revision before and after, and statements that its role may not run.
+
+    Args:
+        always: give the rights anew even where nothing is to be migrated.
 
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``migrating.migrate``.
@@ -131,9 +138,36 @@ def migrate_to_head(settings: Settings) -> tuple[str | None, str | None]:
 
     url = database_url(settings)
     before, head = revisions(url)
-    if before != head:
-        migrate(url)
-    return before, head
+    return before, head, migrate(url) if always or before != head else []
+
+
+def apply_configured_consumers(settings: Settings) -> Sequence[str]:
+    """Write the settings' consumers to their table, if they name any.
+
+    A file without consumers may be another host's, and takes no rights away. Returns statements left to run.
+    """
+    return apply_consumers(settings, keep_inherited=True).statements if settings.consumers else ()
+
+
+def apply_consumers(settings: Settings, *, keep_inherited: bool) -> Applied:
+    """Write the settings' consumers to their table.
+
+    Args:
+        keep_inherited: whether roles keep what a migration gave them, until a consumer names them.
+
+    Raises:
+        AccessDenied, ConfigurationError, TemporarilyUnavailable: as ``consumers.apply``.
+    """
+    from worker.consumer_rules import ConsumerRules
+    from worker.vault.consumers import consumers
+
+    rules = [ConsumerRules(name, **dict(given)) for name, given in settings.consumers.items()]
+    return consumers.apply(
+        database_url(settings),
+        rules,
+        keep=timedelta(seconds=settings.audit.keep),
+        keep_inherited=keep_inherited,
+    )
 
 
 def _make_keys(home: Path, rings: Sequence[RingName]) -> None:

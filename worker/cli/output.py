@@ -53,6 +53,14 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is not shown")
 
 
+def print_statements(statements: Sequence[str]) -> None:
+    """Print SQL that somebody with more rights has to run, ready to be copied."""
+    if statements:
+        print_notice("this role may not run what follows; have it run by one that may create roles:")
+    for statement in statements:
+        typer.echo(printable(statement.rstrip(";")) + ";", err=True)
+
+
 def report_error(error: VaultError, *, as_json: bool) -> ExitCode:
     """Print what went wrong; return its exit code."""
     print_notice(str(error))

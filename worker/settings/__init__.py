@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from token_vault.home import home_keys, key_file
 from worker.settings.connections import ConnectionSettings, ProviderSettings
+from worker.settings.consumers import AuditSettings, ConsumerSettings
 from worker.settings.environment import SECRET_NAMES
 from worker.settings.file import Deletion, Schedule
 from worker.settings.loader import Settings, load
@@ -15,7 +16,9 @@ from worker.settings.webhooks import EventKind, EventSettings, WebhookSettings, 
 
 __all__ = [
     "SECRET_NAMES",
+    "AuditSettings",
     "ConnectionSettings",
+    "ConsumerSettings",
     "Deletion",
     "EventKind",
     "EventSettings",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from token_vault.errors import ConfigurationError
 from token_vault.home import absolute
 from token_vault.secret import SecretDict, hide
 from worker.settings.connections import ConnectionSettings, ProviderSettings
+from worker.settings.consumers import AuditSettings, ConsumerSettings, check_consumers
 from worker.settings.problems import explain
 from worker.settings.section import Section
 from worker.settings.tenants import TenantSettings
@@ -54,6 +55,7 @@ class File(Section):
         providers: what the operator says of providers, by name.
         connections: the operator's overrides by connection name.
         webhooks: where events are posted, by name.
+        consumers: who may read what, by name.
     """
 
     tenants: Mapping[str, TenantSettings] = Field(default_factory=dict)
@@ -63,6 +65,13 @@ class File(Section):
     deletion: Deletion = Deletion()
     webhooks: Mapping[str, WebhookSettings] = Field(default_factory=dict)
     events: EventSettings = EventSettings()
+    consumers: Mapping[str, ConsumerSettings] = Field(default_factory=dict)
+    audit: AuditSettings = AuditSettings()
+
+    @model_validator(mode="after")
+    def _distinct_consumers(self) -> Self:
+        check_consumers(self.consumers)
+        return self
 
 
 def read_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> File:

@@ -62,7 +62,8 @@ def up(
         up_screen.report(_headline(settings, prepared))
         complete = environment.with_keys(settings)
         with environment.running_servers(complete, redis=True) as complete:
-            environment.migrate_to_head(complete)
+            *_, left = environment.migrate_to_head(complete)
+            output.print_statements([*left, *environment.apply_configured_consumers(complete)])
             own_broker = settings.redis_url is None
             own_database = settings.database_url is None
             asyncio.run(

@@ -30,16 +30,23 @@ def configuration(database_url: Secret) -> Config:
     return config
 
 
-def migrate(database_url: Secret, revision: str = "head") -> None:
-    """Run the migrations up to a revision.
+def migrate(database_url: Secret, revision: str = "head") -> list[str]:
+    """Run the migrations up to a revision, and at the head give the vault's roles their rights.
+
+    Returns:
+        Statements about roles that the role at hand may not run: the operator has to.
 
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
+    config, left = configuration(database_url), list[str]()
+    if revision == "head":
+        config.attributes["left_to_grant"] = left
     try:
-        command.upgrade(configuration(database_url), revision)
+        command.upgrade(config, revision)
     except DBAPIError as error:
         raise explain(error) from None
+    return left
 
 
 def revisions(database_url: Secret) -> tuple[str | None, str | None]:

@@ -5,6 +5,7 @@ Used inside this room only; migrations are checked against them.
 
 from worker.vault.db.tables.base import Base
 from worker.vault.db.tables.connections import ConnectionRow
+from worker.vault.db.tables.consumers import ConsumerRow
 from worker.vault.db.tables.grants import GRANT_STATES, GrantRow
 from worker.vault.db.tables.location import VaultLocation
 from worker.vault.db.tables.outbox import DeliveryRow, OutboxRow
@@ -18,6 +19,7 @@ __all__ = [
     "GRANT_STATES",
     "Base",
     "ConnectionRow",
+    "ConsumerRow",
     "DeliveryRow",
     "GrantRow",
     "LeaseRow",

@@ -1,0 +1,85 @@
+"""Consumers: who may read what. And the audit of what was read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from worker.settings.section import Section
+
+# Postgres cuts names of roles there, which would give one role another's rights.
+MAX_ROLE_BYTES = 63
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ConsumerSettings(Section):
+    """An app that may read tokens, how it is known, and which tokens.
+
+    Attributes:
+        client_id: an Auth0 machine application, for reads over HTTP.
+        role: a Postgres login role, for reads by ``token_vault``.
+        api_key_hash: as ``token-vault consumers key`` prints it, for reads over HTTP.
+        connections: names, or globs of them: ``*`` stands for any characters.
+        tenants: None for all.
+        users, admins: whether users' tokens and admin tokens are meant.
+        refresh: whether it may have a token replaced that is still good.
+        audit: ``strict`` refuses a read that cannot be recorded.
+    """
+
+    client_id: Name | None = None
+    role: Name | None = None
+    api_key_hash: Annotated[str, Field(pattern=r"\Asha256:[0-9a-f]{64}\z")] | None = None
+    connections: Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
+    tenants: tuple[Name, ...] | None = None
+    users: bool = True
+    admins: bool = False
+    refresh: bool = False
+    audit: Literal["batched", "strict"] = "batched"
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if not (self.client_id or self.role or self.api_key_hash):
+            raise ValueError("give client_id, role or api_key_hash: nothing else says who it is")
+        if self.role is not None and len(self.role.encode()) > MAX_ROLE_BYTES:
+            raise ValueError(
+                f"role has more than {MAX_ROLE_BYTES} bytes, which is no name of a Postgres role"
+            )
+        return self
+
+
+class AuditSettings(Section):
+    """What becomes of the records of reads.
+
+    Attributes:
+        keep: seconds for which records are kept, at least; they are deleted by the month.
+        path: of a file to which records are appended, as JSON lines.
+    """
+
+    keep: Annotated[float, Field(ge=86_400, le=100 * 365 * 86_400, allow_inf_nan=False)] = 400 * 86_400
+    path: Path | None = None
+
+
+def check_consumers(consumers: Mapping[str, ConsumerSettings]) -> None:
+    """Refuse odd names, and two consumers that are known by the same.
+
+    Raises:
+        ValueError: naming the consumers.
+    """
+    known: dict[tuple[str, str], str] = {}
+    for name, consumer in consumers.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                "a consumer's name has letters, digits, dots, hyphens and underscores, 63 at most"
+            )
+        for identity in ("client_id", "role", "api_key_hash"):
+            value = getattr(consumer, identity)
+            if value is not None and (other := known.setdefault((identity, value), name)) != name:
+                raise ValueError(
+                    f"consumers {other} and {name} have the same {identity}: one of them has to go"
+                )

@@ -1,0 +1,1 @@
+"""The table of consumers: who may read what."""

@@ -1,0 +1,133 @@
+"""Writes consumers to their table, and reads them.
+
+It needs no key ring, so that a role without any can do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, pool, text
+from sqlalchemy.exc import DBAPIError
+
+from token_vault.connect_args import CONNECT_ARGS
+from token_vault.secret import Secret
+from worker.consumer_rules import ConsumerRules
+from worker.vault.db.engine import sqlalchemy_url
+from worker.vault.db.errors import explain
+from worker.vault.db.sql import load
+from worker.vault.vault import Vault
+
+_COLUMNS = tuple(field.name for field in fields(ConsumerRules))
+_SELECT = text(f"SELECT {', '.join(_COLUMNS)} FROM consumers ORDER BY name")  # noqa: S608  # names of fields
+_INSERT, _UNREADY_ROLES = load(__file__, "insert"), load(__file__, "unready_roles")
+# Other writers wait; readers of the table do not.
+_LOCK = text("LOCK TABLE consumers IN SHARE ROW EXCLUSIVE MODE")
+_DELETE = text("DELETE FROM consumers WHERE name = ANY (:names)")
+_SET_KEEP = text("UPDATE audit_state SET keep = :keep WHERE keep <> :keep")
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of writing the consumers.
+
+    Attributes:
+        added, changed, removed: names.
+        statements: SQL that the operator has to run, so that consumers' roles can read.
+    """
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    statements: tuple[str, ...]
+
+
+def apply(
+    database_url: Secret, consumers: Sequence[ConsumerRules], *, keep: timedelta, keep_inherited: bool
+) -> Applied:
+    """Make the table hold these consumers and no others, in one transaction.
+
+    Args:
+        keep: for how long records of reads are kept.
+        keep_inherited: whether roles keep what a migration gave them, until a consumer names them.
+
+    Raises:
+        AccessDenied, ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
+    """
+    wanted = {each.name: each for each in consumers}
+    with _transaction(database_url) as connection:
+        connection.execute(_LOCK)
+        before = {each.name: each for each in _select(connection)}
+        removed = before.keys() - wanted.keys() - (_untouched(before, wanted) if keep_inherited else set())
+        added = wanted.keys() - before.keys()
+        changed = {name for name in before.keys() & wanted.keys() if before[name] != wanted[name]}
+        # Deleted first: what one consumer is known by may go to another.
+        connection.execute(_DELETE, {"names": sorted(removed | changed)})
+        for name in sorted(added | changed):
+            connection.execute(_INSERT, _values(wanted[name]))
+        connection.execute(_SET_KEEP, {"keep": keep})
+        unready = connection.execute(_UNREADY_ROLES).all()
+    statements = tuple(_statement(role, is_there=is_there) for role, is_there in unready)
+    return Applied(tuple(sorted(added)), tuple(sorted(changed)), tuple(sorted(removed)), statements)
+
+
+def list_consumers(database_url: Secret) -> list[ConsumerRules]:
+    """List the consumers of the table, by name.
+
+    Raises:
+        AccessDenied, ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
+    """
+    with _transaction(database_url) as connection:
+        return _select(connection)
+
+
+async def load_consumers(vault: Vault) -> list[ConsumerRules]:
+    """Load the consumers over an open vault's connections."""
+    return [_rules(row) for row in await vault.run(_SELECT)]
+
+
+@contextmanager
+def _transaction(database_url: Secret) -> Iterator[Connection]:
+    engine = create_engine(
+        sqlalchemy_url(database_url), poolclass=pool.NullPool, hide_parameters=True, connect_args=CONNECT_ARGS
+    )
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise explain(error) from None
+
+
+def _select(connection: Connection) -> list[ConsumerRules]:
+    return [_rules(tuple(row)) for row in connection.execute(_SELECT)]
+
+
+def _untouched(before: dict[str, ConsumerRules], wanted: dict[str, ConsumerRules]) -> set[str]:
+    """Return the inherited consumers whose roles no other consumer names."""
+    roles = {each.role for each in wanted.values()}
+    return {name for name, each in before.items() if each.inherited and each.role not in roles}
+
+
+def _rules(row: tuple[Any, ...]) -> ConsumerRules:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    return ConsumerRules(
+        **values
+        | {"connections": tuple(values["connections"])}
+        | {"tenants": None if values["tenants"] is None else tuple(values["tenants"])}
+    )
+
+
+def _values(rules: ConsumerRules) -> dict[str, Any]:
+    values = asdict(rules)
+    return values | {name: values[name] and list(values[name]) for name in ("connections", "tenants")}
+
+
+def _statement(role: str, *, is_there: bool) -> str:
+    quoted = '"' + role.replace('"', '""') + '"'
+    if is_there:
+        return f"GRANT vault_reader TO {quoted};"
+    return f"CREATE ROLE {quoted} LOGIN PASSWORD '…' IN ROLE vault_reader;"

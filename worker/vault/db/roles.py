@@ -1,0 +1,53 @@
+"""The vault's roles, and what each may do.
+
+``vault_worker`` runs workers, ``vault_reader`` is what roles of consumers are members of, ``vault_operator`` says who
+may read and sees who has. They are groups: roles that log in are made members by the operator.
+"""
+
+from __future__ import annotations
+
+from psycopg import errors
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from worker.vault.db.sql import load
+
+ROLES = ("vault_worker", "vault_reader", "vault_operator")
+
+_GRANTS = load(__file__, "role_grants")
+_EXISTING = text("SELECT rolname FROM pg_roles WHERE rolname = ANY (:roles)")
+
+
+def grant_roles(connection: Connection) -> list[str]:
+    """Make the roles and give them their rights, within the caller's transaction.
+
+    Returns:
+        The statements that the role at hand may not run: somebody else has to.
+    """
+    existing = set(connection.execute(_EXISTING, {"roles": list(ROLES)}).scalars())
+    left = [
+        statement
+        for role in ROLES
+        if role not in existing and not _ran(connection, statement := f"CREATE ROLE {role} NOLOGIN")
+    ]
+    left += [
+        statement
+        for statement in connection.execute(_GRANTS).scalars().all()
+        if not _ran(connection, statement)
+    ]
+    return left
+
+
+def _ran(connection: Connection, statement: str) -> bool:
+    """Run a statement; False where the role at hand may not."""
+    try:
+        with connection.begin_nested():
+            connection.exec_driver_sql(statement)
+    except DBAPIError as error:
+        # Another database's migration may have made the role meanwhile: roles belong to the whole server.
+        if isinstance(error.orig, errors.DuplicateObject | errors.UniqueViolation):
+            return True
+        if isinstance(error.orig, errors.InsufficientPrivilege):
+            return False
+        raise
+    return True
