@@ -40,7 +40,7 @@ _VERBATIM = (
         "token_parameter",
     ),
     *("parameter_names", "extra", "within", "access_token", "refresh_token", "prolongs", "expires_in"),
-    *("scope_separator", "error_names"),
+    *("scope_separator", "error_names", "keeps", "refresh_end_is_hard"),
 )
 _TIMES = ("idle_life", "absolute_life", "margin", "default_life")
 

@@ -12,6 +12,7 @@ from token_vault.errors import VaultError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json
+from worker.cli.status import describe_missing_access
 
 if TYPE_CHECKING:
     from worker.runtime import Runtime
@@ -281,5 +282,7 @@ def _wrong(connections: Iterable[dict[str, Any]]) -> Iterable[Check]:
             )  # fmt: skip
         elif row["problem"] and row["grants"]:
             yield Check(name, CheckResult.WARN, row["problem_message"])
+        elif row["without_access_token"]:
+            yield Check(name, CheckResult.WARN, describe_missing_access(row))
         for note in row["notes"]:
             yield Check(name, CheckResult.WARN, note)

@@ -56,15 +56,21 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="Ask the configured tenant for its counts, in a few calls.")
     ] = False,
+    reconsent: Annotated[
+        bool, typer.Option("--reconsent", help="Count instead the users who must consent again, by week.")
+    ] = False,
     tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
     """Work out what a tenant costs: calls, hours and workers.
 
-    Needs neither a database nor, without --measure, Auth0; exits 1 where it does not fit the limit.
+    Needs neither a database nor, without --measure, Auth0; exits 1 where it does not fit the limit. With --reconsent
+    it reads the vault.
     """
     from worker.cli.forecast import Workload, forecast
 
+    if reconsent:
+        return _show_reconsent(tenant, as_json=as_json)
     environment.configure_log()
     settings, name = _chosen(tenant, needed=measure)
     configured = settings.tenants.get(name)
@@ -96,6 +102,26 @@ def plan(
     ]
     _show(chosen, workload, results, notes, as_json=as_json)
     return ExitCode.OK if all(result.load <= 1 for result in results) else ExitCode.FAILED
+
+
+def _show_reconsent(tenant: str | None, *, as_json: bool) -> int:
+    """Count the consents whose provider has told a hard end."""
+    from worker.cli.query import query_vault
+    from worker.vault.status.status import count_ending_consents
+
+    found, _, _ = query_vault(count_ending_consents, tenant)
+    if as_json:
+        output.print_json([row | {"week": row["week"].isoformat()} for row in found])
+        return ExitCode.OK
+    if not found:
+        output.print_line("no consent has a known end")
+        return ExitCode.OK
+    rows = [
+        [row["week"].isoformat(), output.format_value(row["connection"]), str(row["grants"])] for row in found
+    ]
+    columns = ("week from", "connection", "grants")
+    output.print_table(*output.with_tenant_column(columns, rows, found, {row["tenant"] for row in found}))
+    return ExitCode.OK
 
 
 def _chosen(tenant: str | None, *, needed: bool) -> tuple[Settings, str]:

@@ -53,6 +53,8 @@ def connections_table(
 
 def _connection_row(row: Mapping[str, Any], now: datetime, *, in_full: bool) -> list[str]:
     trouble = (row["problem_message"] if in_full else row["problem"]) or ""
+    if not trouble and row["without_access_token"]:
+        trouble = describe_missing_access(row) if in_full else "no_access_token"
     if row["circuit_code"]:
         trouble = f"{row['circuit_code']} since {output.format_value(row['circuit_opened_at'])}"
         trouble += f", next try {output.relative_time(row['circuit_until'], now)}"
@@ -60,6 +62,15 @@ def _connection_row(row: Mapping[str, Any], now: datetime, *, in_full: bool) -> 
         output.format_value(row["name"]), output.format_value(row["provider"]), output.format_value(row["grants"]),
         output.relative_time(row["next_expiry"], now), output.printable(trouble),
     ]  # fmt: skip
+
+
+def describe_missing_access(row: Mapping[str, Any]) -> str:
+    """Say what is missing in a provider's answers, and the remedy."""
+    return (
+        f"{row['without_access_token']} grants: the answers bring a refresh token, which is kept, and no access token: "
+        f"say where it is by within and access_token in [providers.{row['provider'] or 'NAME'}], or ask for a scope "
+        "that brings one"
+    )
 
 
 def describe_run(run: Mapping[str, Any], now: datetime) -> str:

@@ -88,6 +88,8 @@ class Provider:
             ``"absolute"`` where it is a point in time.
         default_life: the access token's life where the answer has no usable one; None leaves it unknown.
         scope_separator: what stands between scopes, besides blanks.
+        refresh_end_is_hard: what the answer calls the end of the refresh token is the end of the consent, which no
+            renewal puts off.
         keeps: names of values beside the token that an API call needs, handed out as ``token.extra``.
         error_names: the fields that may hold an error code, first the one that decides.
         error_words: codes and phrases of its own, or codes that mean something else here.
@@ -128,6 +130,7 @@ class Provider:
     expires_unit: timedelta | Literal["absolute"] = SECONDS
     default_life: timedelta | None = None
     scope_separator: str = " "
+    refresh_end_is_hard: bool = False
     keeps: tuple[str, ...] = ()
     error_names: tuple[str, ...] = ("error", "suberror", "error_subtype")
     error_words: ErrorWords = field(default_factory=ErrorWords)
@@ -335,13 +338,15 @@ class Provider:
         if found is None:
             return None
         beside = found.beside
+        refresh_end = token_ends.refresh_end(beside, sent_at)
+        consent_end = token_ends.consent_end(beside, sent_at)
         return TokenPair(
             access=found.access,
             refresh=found.refresh,
             expires_at=self._ends(beside, found.access, sent_at) if found.access else None,
-            refresh_expires_at=token_ends.refresh_end(beside, sent_at),
-            consent_expires_at=token_ends.consent_end(beside, sent_at),
+            refresh_expires_at=refresh_end,
             scopes=answer.scopes(beside.get("scope") or beside.get("scopes"), self.scope_separator),
+            consent_expires_at=consent_end or (refresh_end if self.refresh_end_is_hard else None),
             extra=answer.texts(beside, self.keeps),
         )
 

@@ -55,6 +55,7 @@ DECLARED = (
         scope_separator=",",
         rotates=False,
         absolute_life=timedelta(days=365),
+        refresh_end_is_hard=True,
     ),
     # https://developers.dropbox.com/oauth-guide
     Provider(
@@ -140,6 +141,7 @@ DECLARED = (
             "accounts.zohocloud.ca",
         ),
         error_words=ErrorWords(wait=("access_denied",)),
+        keeps=("api_domain",),
         rotates=False,
     ),
     # https://developer.apple.com/documentation/signinwithapplerestapi/generate-and-validate-tokens

@@ -18,4 +18,5 @@ GOOGLE = Provider(
     token_url="https://oauth2.googleapis.com/token",  # noqa: S106  # a URL, not a password
     rotates=False,
     idle_life=timedelta(days=180),
+    refresh_end_is_hard=True,  # told of grants that users or Google limit in time alone
 )

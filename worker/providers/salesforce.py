@@ -12,6 +12,8 @@ from typing import Any
 from worker.providers.base import Provider, host_option
 
 _PATH = "services/oauth2/token"
+# Where the organisation's API is.
+_KEEPS = ("instance_url",)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,12 +30,16 @@ class SalesforceCommunity(Provider):
 SALESFORCE = Provider(
     name="salesforce",
     strategies=("salesforce",),
+    keeps=_KEEPS,
     hosts=(".salesforce.com",),
     token_url=f"https://login.salesforce.com/{_PATH}",
 )
 SALESFORCE_SANDBOX = Provider(
     name="salesforce-sandbox",
     strategies=("salesforce-sandbox",),
+    keeps=_KEEPS,
     token_url=f"https://test.salesforce.com/{_PATH}",
 )
-SALESFORCE_COMMUNITY = SalesforceCommunity(name="salesforce-community", strategies=("salesforce-community",))
+SALESFORCE_COMMUNITY = SalesforceCommunity(
+    name="salesforce-community", strategies=("salesforce-community",), keeps=_KEEPS
+)

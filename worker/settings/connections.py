@@ -60,8 +60,8 @@ class ProviderSettings(RenewalPolicySettings):
         expires_unit: what ``expires_in`` counts.
         default_life: seconds an access token lives where the answer does not say it.
         token_url, client_auth, method, json_body, headers, grant_type, sends, token_parameter, parameter_names,
-            extra, within, access_token, refresh_token, prolongs, expires_in, scope_separator, error_names,
-            error_words: as ``Provider`` describes them.
+            extra, within, access_token, refresh_token, prolongs, expires_in, scope_separator, keeps,
+            refresh_end_is_hard, error_names, error_words: as ``Provider`` describes them.
     """
 
     rotates: bool | None = None
@@ -89,6 +89,8 @@ class ProviderSettings(RenewalPolicySettings):
     prolongs: Mapping[str, str] | None = None
     expires_in: str | None = None
     scope_separator: str | None = Field(default=None, min_length=1)
+    keeps: Annotated[tuple[str, ...], Field(max_length=16)] | None = None
+    refresh_end_is_hard: bool | None = None
     error_names: tuple[str, ...] | None = None
     error_words: ErrorWordSettings | None = None
 

@@ -382,6 +382,34 @@ def test_status(run: Run, company: Emulation, sql: Sql) -> None:
     assert "last look for changes at default: ended" in run("status").out
 
 
+def test_consents_that_end_are_counted_by_week(run: Run, company: Emulation, sql: Sql) -> None:
+    """Living grants with a known hard end are counted, by the week in which that is."""
+    assert "no consent has a known end" in run("plan", "--reconsent").out
+    run("sync")
+    sql("UPDATE grants SET consent_expires_at = '2100-01-06 12:00Z' WHERE connection = 'bitbucket'")
+    sql("UPDATE grants SET consent_expires_at = '2000-01-06' WHERE connection = 'google-oauth2'")
+    [bitbucket] = sql("SELECT count(*) FROM grants WHERE connection = 'bitbucket'")
+    week = {
+        "tenant": "default",
+        "connection": "bitbucket",
+        "week": "2100-01-04",
+        "grants": bitbucket["count"],
+    }
+    assert run("plan", "--reconsent", "--json").json == [week]
+    assert "2100-01-04" in run("plan", "--reconsent").out
+
+
+def test_answers_without_access_token_are_told(run: Run, company: Emulation, sql: Sql) -> None:
+    """The operator is told which connection's answers lack what, and the remedy."""
+    run("sync")
+    sql("UPDATE grants SET last_error = 'no_access_token', attempts = 3 WHERE connection = 'bitbucket'")
+    assert (
+        "grants: the answers bring a refresh token, which is kept, and no access token" in run("status").out
+    )
+    [found] = [row for row in run("status", "--json").json["connections"] if row["without_access_token"]]
+    assert found["name"] == "bitbucket"
+
+
 def test_several_tenants_are_told_apart(
     run: Run, company: Emulation, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from tests.support.renewals import Renewals, opened
+from token_vault.encryption_context import EncryptionContext
+from token_vault.grant_key import GrantKey
+from worker.providers import registry
 from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
 from worker.vault import outbox
+from worker.vault.grants.relink import relink
 
 DAY = 86_400
 
@@ -111,3 +118,30 @@ async def test_a_lost_scope_is_an_event(renewals: Renewals) -> None:
     for scope in ("a b c", "a,b,c,d", None, "c a", "a+c", "a b c"):
         await renew(renewals, worker, scope=scope)
     assert events(renewals) == [("grant.scopes_lost", "scopes_lost", "b d")]
+
+
+async def test_values_beside_the_token_are_renewed_with_it(
+    renewals: Renewals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the declaration names is kept with the token until an answer has it anew, and goes with the grant."""
+    named = [
+        replace(each, keeps=("instance_url",)) if each.name == "oauth2" else each
+        for each in registry.PROVIDERS
+    ]
+    monkeypatch.setattr(registry, "PROVIDERS", tuple(named))
+    worker, user = await due(renewals)
+    subject = renewals.row(user)["provider_user_id"]
+
+    def extra(user_id: str) -> Any:
+        sealed = renewals.row(user_id)["extra_ciphertext"]
+        context = EncryptionContext.of_extra(GrantKey("default", "c", user_id, subject))
+        return sealed and json.loads(worker.vault.access.decrypt(context, sealed).reveal())
+
+    one, two = {"instance_url": "https://one.example"}, {"instance_url": "https://two.example"}
+    for said, found in (({}, None), (one | {"other": "x"}, one), ({}, one), (two, two)):
+        assert await renew(renewals, worker, **said) is Outcome.RENEWED
+        assert extra(user) == found
+    row = renewals.row(user)
+    moved = GrantKey("default", "c", "other|1", subject)
+    assert await relink(worker.vault, [(row["id"], moved, row["now"])], now=row["now"]) == {moved}
+    assert extra("other|1") == two

@@ -271,7 +271,13 @@ def ends(**life: float) -> datetime:
         (
             "google",
             {"access_token": "ya29.n", "expires_in": 3599, "refresh_token_expires_in": 604799},
-            TokenPair(Secret("ya29.n"), None, ends(seconds=3599), ends(seconds=604799)),
+            TokenPair(
+                Secret("ya29.n"),
+                None,
+                ends(seconds=3599),
+                ends(seconds=604799),
+                consent_expires_at=ends(seconds=604799),
+            ),
         ),
         (
             "azure-ad",
@@ -357,7 +363,7 @@ def ends(**life: float) -> datetime:
                 "instance_url": "https://x.my.salesforce.com",
                 "issued_at": "1773558872000",
             },
-            TokenPair(Secret("00D")),
+            TokenPair(Secret("00D"), extra={"instance_url": "https://x.my.salesforce.com"}),
         ),
         (
             "quickbooks",

@@ -41,6 +41,17 @@ FROM deliveries d JOIN outbox e ON e.id = d.event_id WHERE d.state <> 'delivered
 """)
 
 
+_CONSENTS = load(__file__, "consents_by_week")
+
+
+async def count_ending_consents(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
+    """Count the consents that end for good, by week and connection."""
+    async with vault.engine.connect() as connection:
+        return [
+            dict(row) for row in (await connection.execute(_CONSENTS, {"tenants": list(tenants)})).mappings()
+        ]
+
+
 async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
     """Return what the vault holds and how it works.
 
@@ -71,9 +82,12 @@ def _connections(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         columns = dict(row)
         state, count, expiry = columns.pop("state"), columns.pop("grants"), columns.pop("next_expiry")
+        lacking = columns.pop("without_access_token") or 0
         connection = found.setdefault(
-            (row["tenant"], row["name"]), columns | {"grants": {}, "next_expiry": None}
+            (row["tenant"], row["name"]),
+            columns | {"grants": {}, "next_expiry": None, "without_access_token": 0},
         )
+        connection["without_access_token"] += lacking
         if state is not None:
             connection["grants"][state] = count
         if expiry is not None and (connection["next_expiry"] is None or expiry < connection["next_expiry"]):
