@@ -74,7 +74,7 @@ def signing_key(pem: Secret) -> tuple[RSAPrivateKey | EllipticCurvePrivateKey, s
 
 
 def thumbprints(certificate: str | None) -> dict[str, str]:
-    """Return the header fields that name a certificate (RFC 7515, sections 4.1.7 and 4.1.8).
+    """Return header fields that name a certificate (RFC 7515, 4.1.7 and 4.1.8).
 
     Entra ID takes ``x5t#S256`` since 2024; its national clouds may still look for ``x5t``.
 

@@ -91,7 +91,7 @@ def _check_all(narrowed: bool, *, force: bool) -> None:
 async def _renew_all(
     settings: Settings, tenants: Sequence[str], connection: str | None, as_json: bool
 ) -> int:
-    """Order the renewal of all grants, and carry it out beside the workers."""
+    """Order the renewal of all grants, and carry it out."""
     from worker.runtime import open_runtime
     from worker.vault import claims
 
@@ -141,7 +141,7 @@ async def _renew_due(settings: Settings, tenants: Sequence[str], as_json: bool) 
 
 
 async def _run_due(runtime: Runtime, tenants: Sequence[str]) -> dict[str, int]:
-    """Renew what is due, with a progress bar; return counts by outcome."""
+    """Renew what is due; return counts by outcome."""
     with output.progress_bar("renewals") as bar:
         done = 0
 

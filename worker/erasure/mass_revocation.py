@@ -1,4 +1,4 @@
-"""Revokes many grants' tokens at their providers, after a leak (RFC 7009).
+"""Revokes many grants' tokens after a leak (RFC 7009).
 
 Readers are refused first; the calls come after, at each provider's pace. What is left to do is in Postgres.
 """
@@ -158,7 +158,7 @@ class MassRevocation:
     async def _end_tokens(
         self, revocation: Revocation, resolved: ResolvedConnection | None, pace: _Pace
     ) -> str | None:
-        """Revoke both tokens; return why they may be alive, or None.
+        """Revoke both tokens; return why they may live, or None.
 
         The refresh token goes first: it can get new access tokens.
         """
@@ -185,7 +185,7 @@ class MassRevocation:
     async def _end(
         self, client: Client, provider: Provider, url: str, token: Secret, kind: str, pace: _Pace
     ) -> str | None:
-        """Revoke one token; return a code where it may be alive.
+        """Revoke one token; return a code where it may live.
 
         Raises:
             _Retry: the provider did not answer for itself.

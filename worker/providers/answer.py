@@ -1,4 +1,4 @@
-"""Reads the values in a token endpoint's answer, whatever they are.
+"""Reads the values in a token endpoint's answer.
 
 No function here raises on any input.
 """
@@ -28,7 +28,7 @@ _SCOPE = re.compile(r"[\x21-\x7e]+")
 
 
 def at_path(fields: Mapping[str, Any], path: str) -> object:
-    """Return what is at a path of names with dots between; None where nothing is."""
+    """Return what is at a dotted path, or None."""
     found: object = fields
     for name in path.split("."):
         found = found.get(name) if isinstance(found, Mapping) else None
@@ -140,7 +140,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
 
 
 def texts(fields: Mapping[str, object], names: Iterable[str]) -> dict[str, str]:
-    """Return the values of these names that are short texts or numbers, as text."""
+    """Return the short values of these names, as text."""
     return {
         name: str(value)
         for name in names

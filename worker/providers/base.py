@@ -219,7 +219,7 @@ class Provider:
     def _authenticate(
         self, client: Client, url: str, headers: dict[str, str], now: datetime | None
     ) -> dict[str, str]:
-        """Add the client's headers, and return the parameters that prove it."""
+        """Add the client's headers; return parameters that prove it."""
         headers.setdefault("Accept", "application/json")
         headers.update({name: value.reveal() for name, value in client.headers.items()})
         if any(name.lower() == "authorization" for name in client.headers):
@@ -410,7 +410,7 @@ def _reveal(client: Client) -> str:
 
 
 def _basic(client_id: str, secret: str) -> str:
-    """Return the header; RFC 6749 §2.3.1 has both parts form-encoded before."""
+    """Return the header, both parts form-encoded (RFC 6749, 2.3.1)."""
     return f"Basic {b64encode(f'{client_id}:{secret}'.encode()).decode()}"
 
 

@@ -1,4 +1,4 @@
-"""Reads the body of a token endpoint's answer, whatever its bytes.
+"""Reads the body of a token endpoint's answer.
 
 No function here raises on any input.
 """
@@ -37,7 +37,9 @@ def parse(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
 
 
 def _parse_form(headers: Mapping[str, str], text: str) -> dict[str, Any]:
-    """Return the fields of a form; under HTML's type only one with a refresh token.
+    """Return the fields of a form.
+
+    Under HTML's type only a form with a refresh token counts.
 
     GitHub answers with a form unless asked for JSON.
     """

@@ -120,13 +120,13 @@ def _resolve(
 
 
 def _has_empty_password(auth: ClientAuth, override: Override) -> bool:
-    """Whether the operator says that the secret is empty, and not just leaves it out."""
+    """Return whether the operator says the secret is empty."""
     is_basic = auth in (ClientAuth.BASIC, ClientAuth.BASIC_RAW)
     return is_basic and override.client_secret is not None and not override.client_secret
 
 
 def _key(override: Override) -> ClientKey:
-    """Return the key that signs assertions, once it is known to read."""
+    """Return the key that signs assertions, once checked."""
     if override.client_key is None:
         raise _Unresolvable(
             "bad_option",

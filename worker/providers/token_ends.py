@@ -1,4 +1,4 @@
-"""When tokens and consent end, by all that an answer says of it.
+"""When tokens and consent end, by an answer.
 
 No function here raises on any input.
 """
@@ -55,7 +55,7 @@ def access_end(
     unit: Unit = SECONDS,
     default_life: timedelta | None = None,
 ) -> datetime | None:
-    """Return when the access token ends, None where nothing says it.
+    """Return when the access token ends, or None.
 
     The earliest of all that is said counts: a life in milliseconds under the usual name would make a token seem to
     live for months, and what else the answer says shows it.
@@ -101,7 +101,7 @@ def _without(name: str, names: Iterable[str]) -> Iterable[str]:
 
 
 def _jwt_end(access: Secret | None, sent_at: datetime) -> datetime | None:
-    """Return what a JWT says of its own end (RFC 7519, 4.1.4), None for any other token.
+    """Return a JWT's own end (RFC 7519, 4.1.4), or None.
 
     It is not verified, and need not be: it came from the provider over TLS, and can only make the life shorter.
     """

@@ -1,4 +1,4 @@
-"""Finds tokens in a success, whatever it calls them and however deep they are.
+"""Finds tokens in a success, under any name.
 
 A provider that rotates has spent the old refresh token once it answers with success: the new one must not be lost
 because a field is named or nested in an unknown way.
@@ -96,7 +96,7 @@ def has_refresh_token(fields: Fields) -> bool:
 
 
 def salvage(text: str) -> dict[str, Any]:
-    """Return the complete fields of a JSON object that was cut.
+    """Return the complete fields of a cut JSON object.
 
     Empty unless a refresh token is among them: without it the answer stays one that cannot be read.
     """
@@ -115,7 +115,7 @@ def _reads(value: str) -> bool:
 
 
 def _search(fields: Fields, spent: Secret | None, declared: str) -> FoundTokens | None:
-    """Look for a refresh token everywhere, then for its access token."""
+    """Look for a refresh token, then its access token."""
     alone: FoundTokens | None = None
     for holder in _objects(fields):
         refresh = answer.refresh_secret(holder.get(declared)) or _refresh_of(holder)
@@ -133,7 +133,7 @@ def _search(fields: Fields, spent: Secret | None, declared: str) -> FoundTokens 
 
 
 def _orphan(fields: Fields, taken: Fields, spent: Secret | None) -> Secret | None:
-    """Return a refresh token that belongs to no other access token.
+    """Return a refresh token of no other access token.
 
     Slack shows a bot's pair beside the user's: the bot's refresh token is not the user's.
     """
@@ -175,19 +175,25 @@ def _unwrapped(value: object) -> object:
 
 
 def _value_of_kind(holder: Fields, kinds: tuple[str, ...]) -> object:
-    """Return the value of an object that says what it is."""
+    """Return the value of a self-describing object."""
     if any(isinstance(kind, str) and _bare(kind) in kinds for _, kind in _by_name(holder, _KIND_NAMES)):
         return next((value for _, value in _by_name(holder, _VALUE_NAMES)), None)
     return None
 
 
 def _bare(name: object) -> str:
-    """Return a name without case and signs: ``refreshToken`` and ``Refresh-Token`` are one."""
+    """Return a name without case and signs.
+
+    ``refreshToken`` and ``Refresh-Token`` are one.
+    """
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
 
 
 def _objects(fields: Fields) -> Iterator[Fields]:
-    """Yield an answer's objects, the outer before the inner; JSON inside a string is looked into as well."""
+    """Yield an answer's objects, the outer before the inner.
+
+    JSON inside a string is looked into as well.
+    """
     waiting: deque[object] = deque([fields])
     for _ in range(MAX_OBJECTS):
         if not waiting:

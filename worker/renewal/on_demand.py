@@ -217,7 +217,7 @@ class OnDemand:
         return None
 
     async def _may_be_tried(self, served: Served, force: bool, by_operator: bool) -> bool:
-        """Return whether a dead grant may be tried once more; any other may."""
+        """Return whether a grant may be tried now."""
         if served.state != "reauthorization_required":
             return True
         if served.reason == "revoked":

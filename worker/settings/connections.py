@@ -27,7 +27,7 @@ class RenewalPolicySettings(Section):
 
 
 class ErrorWordSettings(Section):
-    """A provider's own words, by who has to act; codes, or phrases with blanks.
+    """A provider's own error words, by who has to act.
 
     Attributes:
         user: the grant is dead.

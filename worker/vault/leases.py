@@ -1,6 +1,6 @@
-"""Leases: work by name that one process does at a time.
+"""Leases: named work that one process does at a time.
 
-A lease is a row, which readers' roles cannot touch. Any role may take any advisory lock, and hold it for ever.
+A lease is a row, which readers' roles cannot touch. Any role may take any advisory lock, and hold it without end.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ async def try_lease(vault: Vault, name: str) -> AsyncIterator[bool]:
 
 
 async def _extend(vault: Vault, values: dict[str, object], end: asyncio.Timeout) -> None:
-    """Extend a lease until cancelled; end the work where it is lost."""
+    """Extend a lease until cancelled or lost."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(EXTEND_SECONDS)

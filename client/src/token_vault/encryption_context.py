@@ -29,7 +29,7 @@ class EncryptionContext:
 
     @classmethod
     def of_extra(cls, key: GrantKey) -> EncryptionContext:
-        """Return the context of the values beside a grant's access token.
+        """Return the context of a grant's extra values.
 
         It has no version: most answers leave the values out, and they stay as they are then.
         """

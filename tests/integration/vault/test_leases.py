@@ -53,7 +53,7 @@ async def test_who_waits_gets_it_next(vault: Vault) -> None:
 
 
 async def test_nobody_waits_for_ever(vault: Vault, sql: Sql) -> None:
-    """Who waits in vain is told what for."""
+    """Who waits too long is told what for."""
     sql("INSERT INTO leases VALUES (%s, 'another', now() + interval '1 hour')", NAME)
     with pytest.raises(TemporarilyUnavailable, match=NAME):
         await lease(vault, NAME, wait=0.0).__aenter__()

@@ -71,7 +71,7 @@ def test_resets(world: Emulation, kind: str, carried_out: bool) -> None:
 
 
 def test_a_hang_ends_when_the_client_leaves(world: Emulation) -> None:
-    """A hanging request has taken effect while its client waits in vain."""
+    """A hanging request has taken effect though its client never hears of it."""
     world.fail_next("/idp/custom", 1, "hang")
     with pytest.raises(httpx.ReadTimeout):
         renew(world, timeout=0.1)

@@ -27,7 +27,7 @@ WHERE renewal_ordered_at IS NOT NULL AND state IN ('active', 'in_doubt') AND ten
 async def order_renewals(
     vault: Vault, tenants: Sequence[str], connection: str | None = None, *, now: datetime
 ) -> int:
-    """Make all grants due that can be renewed; return how many.
+    """Make all renewable grants due; return how many.
 
     Args:
         connection: the connection's name; None for all.

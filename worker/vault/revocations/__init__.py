@@ -1,1 +1,1 @@
-"""The tokens that an operator wants revoked: out of the grants, until their provider has ended them."""
+"""Tokens to be revoked, kept until their provider ends them."""

@@ -1,4 +1,4 @@
-"""Which tokens are to be revoked, and what came of it.
+"""Tokens to be revoked, and what became of them.
 
 The list is in Postgres: a command that is killed goes on where it was when it runs again.
 """
@@ -68,7 +68,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """The tokens of one grant that are to be revoked, still encrypted.
+    """One grant's tokens to be revoked, still encrypted.
 
     Attributes:
         in_doubt: an earlier call's outcome is unknown: the provider may have issued a token that nobody has.
@@ -102,7 +102,7 @@ class Revocation:
 
 
 async def request(vault: Vault, scope: Scope, *, now: datetime) -> int:
-    """Take the scope's tokens out of their grants; return of how many.
+    """Take the scope's tokens out of their grants.
 
     Readers are refused from each batch's commit on. What an earlier run could not revoke is tried again.
     """
@@ -144,7 +144,7 @@ def _revocation(columns: dict[str, Any]) -> Revocation:
 
 
 async def finish(vault: Vault, revocation: Revocation, code: str | None, *, now: datetime) -> None:
-    """Record that the tokens are dead, or why nobody knows it.
+    """Record that tokens are dead, or why unknown.
 
     Args:
         code: None where the provider has ended them.
@@ -154,7 +154,7 @@ async def finish(vault: Vault, revocation: Revocation, code: str | None, *, now:
 
 
 async def postpone(vault: Vault, revocation: Revocation, code: str, *, next_at: datetime) -> None:
-    """Record a call that came to nothing, and when to repeat it."""
+    """Record a failed call, and when to repeat it."""
     await vault.run(_POSTPONE, {"id": revocation.id, "code": code, "next_at": next_at})
 
 

@@ -10,7 +10,7 @@ from worker.vault.db.tables.base import Base
 
 
 class LeaseRow(Base):
-    """The right of one process to do some work by name, until a time."""
+    """One process's right to do named work, until a time."""
 
     __tablename__ = "leases"
 
