@@ -96,7 +96,7 @@ class ReauthorizationRequired(VaultError):
 
 
 class MissingScopes(VaultError):
-    """The grant lacks scopes that the app needs: the user must consent to them.
+    """The grant lacks scopes: the user must consent again.
 
     Attributes:
         granted: what the token may do.

@@ -119,7 +119,7 @@ class ReadFlow:
         self._rejected: dict[int, tuple[int, float]] = {}
 
     def record_rejected(self, token: Token) -> tuple[int, int]:
-        """Remember that an API refused a token, and return its grant and version.
+        """Remember a refused token; return its grant and version.
 
         It is not handed out again for a while: the renewal that follows brings another.
 
