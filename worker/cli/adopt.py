@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def adopt(as_json: Json = False) -> int:
-    """Say that the vault this one was copied from is stopped.
+    """Say that the vault it was copied from is stopped.
 
     A vault that was restored or cloned renews, syncs, revokes and delivers nothing before. Run it only where the first
     one never starts again: each would end the other's refresh tokens.

@@ -165,7 +165,7 @@ def _read_token(answer: Any, endpoint: Endpoint, clock: Clock) -> ManagementToke
 
 
 def _read_bearer(value: object) -> Secret | None:
-    """Return a token that goes into a header (RFC 6750 §2.1), or None."""
+    """Return a token fit for a header (RFC 6750 §2.1), or None."""
     usable = isinstance(value, str) and value.isascii() and value.isprintable() and value.strip()
     return Secret(str(value)) if usable else None
 
