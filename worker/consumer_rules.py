@@ -1,4 +1,4 @@
-"""Who may read what: a pure decision, the same as the database's.
+"""Who may read what, decided as the database does.
 
 A consumer that logs in to Postgres is held to it by the views; everybody else by whoever calls this.
 """
@@ -57,16 +57,22 @@ class ConsumerRules:
         )
 
     def may_refresh(self, grant: GrantKey) -> bool:
-        """Say whether it may have a grant's token replaced that is still good."""
+        """Return whether it may force a refresh."""
         return self.refresh and self.may_read(grant)
 
     def has_api_key(self, key: str) -> bool:
-        """Say whether an API key is this consumer's, in constant time."""
+        """Return whether an API key is this consumer's.
+
+        Compared in constant time.
+        """
         return self.api_key_hash is not None and hmac.compare_digest(self.api_key_hash, hash_api_key(key))
 
 
 def matches(glob: str, name: str) -> bool:
-    """Say whether a glob matches a whole name; ``*`` stands for any characters, none included."""
+    """Return whether a glob matches a whole name.
+
+    ``*`` stands for any characters, none included.
+    """
     first, *rest = glob.split("*")
     if not rest:
         return name == glob
@@ -89,7 +95,7 @@ def make_api_key() -> str:
 
 
 def hash_api_key(key: str) -> str:
-    """Hash an API key, to be kept and looked up by.
+    """Hash an API key, to look it up by.
 
     One round is enough: the key is random, and cannot be guessed as passwords are.
     """

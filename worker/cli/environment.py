@@ -142,7 +142,7 @@ def migrate_to_head(settings: Settings, *, always: bool = False) -> tuple[str | 
 
 
 def apply_configured_consumers(settings: Settings) -> Sequence[str]:
-    """Write the settings' consumers to their table, if they name any.
+    """Write the settings' consumers to their table.
 
     A file without consumers may be another host's, and takes no rights away. Returns statements left to run.
     """

@@ -54,7 +54,7 @@ def _plain(value: object) -> object:
 
 
 def print_statements(statements: Sequence[str]) -> None:
-    """Print SQL that somebody with more rights has to run, ready to be copied."""
+    """Print SQL for somebody with more rights."""
     if statements:
         print_notice("this role may not run what follows; have it run by one that may create roles:")
     for statement in statements:

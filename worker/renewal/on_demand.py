@@ -287,7 +287,7 @@ class OnDemand:
 
 
 def _attainable_ttl(served: Served, min_ttl: float | None) -> float | None:
-    """Bound the wanted life by half of the provider's, and drop it where nobody knows that.
+    """Bound the wanted life by half of the provider's.
 
     A reader that wants more life than the tokens ever have would cause a call each time, which brings no more.
     """
@@ -300,7 +300,7 @@ def _attainable_ttl(served: Served, min_ttl: float | None) -> float | None:
 
 
 def _is_rejected(served: Served, version: int | None) -> bool:
-    """Whether this access token is said to be refused by an API, and may be renewed for that."""
+    """Return whether an API refused this access token."""
     if version != served.access_version:
         return False
     renewed_at = served.obtained_at if served.obtained_from == "renewal" else None

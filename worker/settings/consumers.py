@@ -1,4 +1,4 @@
-"""Consumers: who may read what. And the audit of what was read."""
+"""Consumers: who may read what, and its audit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ConsumerSettings(Section):
-    """An app that may read tokens, how it is known, and which tokens.
+    """An app that may read tokens, and which ones.
 
     Attributes:
         client_id: an Auth0 machine application, for reads over HTTP.
@@ -66,7 +66,7 @@ class AuditSettings(Section):
 
 
 def check_consumers(consumers: Mapping[str, ConsumerSettings]) -> None:
-    """Refuse odd names, and two consumers that are known by the same.
+    """Refuse odd names, and consumers known by the same.
 
     Raises:
         ValueError: naming the consumers.

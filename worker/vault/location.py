@@ -23,7 +23,7 @@ _DIFFERENCES = {
 
 
 class CopiedVault(ConfigurationError):
-    """The database is a copy; the first one may still be used."""
+    """The database is a copy; the first may be used."""
 
 
 def describe(code: str) -> str:
@@ -32,7 +32,7 @@ def describe(code: str) -> str:
 
 
 def check(code: str | None) -> None:
-    """Check that a database is the vault itself, not a copy.
+    """Check that a database is no copy.
 
     A disk that was copied as a whole shows no difference.
 

@@ -68,7 +68,7 @@ class Vault:
         raise AssertionError  # pragma: no cover  # the second attempt returns or raises
 
     async def check_location(self) -> None:
-        """Check that this is the vault itself, before anything is sent.
+        """Check that this is no copy of the vault.
 
         Raises:
             CopiedVault: it is a copy, or may be one.
@@ -76,7 +76,10 @@ class Vault:
         location.check(await self.location_difference())
 
     async def location_difference(self) -> str | None:
-        """Return how this place differs from the vault's location, as a code; None at home."""
+        """Return how this place differs from the vault's location.
+
+        A code; None at home.
+        """
         ((code,),) = await self.run(location.FIND_DIFFERENCE)
         return None if code is None else str(code)
 

@@ -1,1 +1,1 @@
-"""The audit: who has read what. Records are appended, and never changed."""
+"""The audit: who has read what; records never change."""

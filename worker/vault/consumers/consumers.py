@@ -49,7 +49,7 @@ class Applied:
 def apply(
     database_url: Secret, consumers: Sequence[ConsumerRules], *, keep: timedelta, keep_inherited: bool
 ) -> Applied:
-    """Make the table hold these consumers and no others, in one transaction.
+    """Make the table hold these consumers and no others.
 
     Args:
         keep: for how long records of reads are kept.

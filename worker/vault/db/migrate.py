@@ -31,7 +31,7 @@ def configuration(database_url: Secret) -> Config:
 
 
 def migrate(database_url: Secret, revision: str = "head") -> list[str]:
-    """Run the migrations up to a revision, and at the head give the vault's roles their rights.
+    """Run the migrations, then give the roles their rights.
 
     Returns:
         Statements about roles that the role at hand may not run: the operator has to.

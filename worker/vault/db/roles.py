@@ -19,7 +19,7 @@ _EXISTING = text("SELECT rolname FROM pg_roles WHERE rolname = ANY (:roles)")
 
 
 def grant_roles(connection: Connection) -> list[str]:
-    """Make the roles and give them their rights, within the caller's transaction.
+    """Make the roles and give them their rights.
 
     Returns:
         The statements that the role at hand may not run: somebody else has to.
@@ -39,7 +39,7 @@ def grant_roles(connection: Connection) -> list[str]:
 
 
 def _ran(connection: Connection, statement: str) -> bool:
-    """Run a statement; False where the role at hand may not."""
+    """Run a statement; False where the role may not."""
     try:
         with connection.begin_nested():
             connection.exec_driver_sql(statement)

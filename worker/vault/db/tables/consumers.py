@@ -1,4 +1,4 @@
-"""The table of consumers. The audit's tables are partitioned, and live in migrations and SQL alone."""
+"""The table of consumers; the audit's tables are SQL alone."""
 
 from __future__ import annotations
 

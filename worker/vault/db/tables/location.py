@@ -11,7 +11,7 @@ from worker.vault.db.tables.base import Base
 
 
 class VaultLocation(Base):
-    """The cluster and database that the vault lives in: one row."""
+    """The cluster and database of the vault: one row."""
 
     __tablename__ = "vault_location"
 
