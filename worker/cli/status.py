@@ -65,7 +65,7 @@ def _connection_row(row: Mapping[str, Any], now: datetime, *, in_full: bool) -> 
 
 
 def describe_missing_access(row: Mapping[str, Any]) -> str:
-    """Say what is missing in a provider's answers, and the remedy."""
+    """Say what a provider's answers lack, and the remedy."""
     return (
         f"{row['without_access_token']} grants: the answers bring a refresh token, which is kept, and no access token: "
         f"say where it is by within and access_token in [providers.{row['provider'] or 'NAME'}], or ask for a scope "

@@ -45,7 +45,7 @@ _CONSENTS = load(__file__, "consents_by_week")
 
 
 async def count_ending_consents(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
-    """Count the consents that end for good, by week and connection."""
+    """Count ending consents by week and connection."""
     async with vault.engine.connect() as connection:
         return [
             dict(row) for row in (await connection.execute(_CONSENTS, {"tenants": list(tenants)})).mappings()
