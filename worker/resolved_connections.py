@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
 
 from token_vault.errors import CannotDecrypt
+from token_vault.token_target import TokenTarget
 from worker import providers, renewal_policy
 from worker.loopback import is_loopback
 from worker.settings import ConnectionSettings, Settings
@@ -38,6 +40,7 @@ class ResolvedConnection:
         provider: as the operator declares it and answers have shown it; None without a client.
         policy: how the connection's grants are kept fresh.
         circuit: closed where the stored one was opened for another client.
+        resources: patterns of the targets that readers may ask tokens for; None for any.
     """
 
     stored: StoredConnection = field(repr=False)
@@ -49,6 +52,15 @@ class ResolvedConnection:
     provider: providers.Provider | None = None
     policy: RenewalPolicy = EAGER
     circuit: Circuit = CLOSED
+    resources: tuple[str, ...] | None = None
+
+    def allows(self, target: TokenTarget) -> bool:
+        """Return whether readers may ask for this target."""
+        wanted = (target.resource,) if target.resource else target.scopes
+        patterns = self.resources
+        return patterns is None or all(
+            any(fnmatchcase(name, pattern) for pattern in patterns) for name in wanted
+        )
 
     @property
     def is_suspected(self) -> bool:
@@ -103,6 +115,7 @@ class ConnectionResolver:
         provider = self._provider(client.provider, stored)
         identity = self._vault.fingerprints.of(client.token_url, client.client_id)
         is_changed = stored.client_identity not in (None, identity)
+        configured = self._settings.connection(stored.tenant, stored.name)
         return ResolvedConnection(
             stored,
             client=client,
@@ -112,6 +125,7 @@ class ConnectionResolver:
             provider=provider,
             policy=self._policy(provider, stored),
             circuit=circuit,
+            resources=configured.resources if configured else None,
         )
 
     async def _record(self, connection: ResolvedConnection, now: datetime | None) -> None:

@@ -94,6 +94,7 @@ class Providers:
         if isinstance(outcome, Refused):
             return _reply(*dialects.refusal(behaviour.dialect, outcome.kind, now), entry, encoded)
         grant, access = outcome
+        access.audience = params.get("resource", "") or params.get("scope", "")
         entry["grant"] = grant.id
         body = dialects.answer(
             behaviour,
@@ -174,6 +175,7 @@ class Providers:
                 "provider": grant.provider,
                 "connection": connection,
                 "scope": grant.scope,
+                "audience": found[1].audience,
             }
         )
 

@@ -53,6 +53,7 @@ class AccessToken:
     expires_at: float | None
     refresh: RefreshToken | None
     revoked: bool = False
+    audience: str = ""  # the resource or scopes that it was asked for
 
     def live(self, now: float) -> bool:
         """Tell whether the provider's API takes it."""

@@ -17,7 +17,7 @@ from token_vault.secret import Secret
 GRANTS = (
     "CREATE ROLE {} LOGIN PASSWORD 'choose one'",
     "GRANT USAGE ON SCHEMA public TO {}",
-    "GRANT SELECT ON served_tokens, token_status TO {}",
+    "GRANT SELECT ON served_tokens, served_resource_tokens, token_status TO {}",
     "GRANT EXECUTE ON FUNCTION request_refresh, report_rejected, record_reads TO {}",
 )
 CONSUMER = """

@@ -49,6 +49,7 @@ class Reader:
         min_ttl: float | None = None,
         wait: float = 0,
         needs: Sequence[str] = (),
+        **target: Any,
     ) -> Token:
         return await self._call(
             partial(
@@ -59,6 +60,7 @@ class Reader:
                 min_ttl=min_ttl,
                 wait=wait,
                 needs=needs,
+                **target,
             )
         )
 

@@ -12,7 +12,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from math import inf
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from urllib.parse import quote_plus, urlencode
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret, SecretDict
+from token_vault.token_target import TokenTarget
 from worker.client_assertion import ASSERTION_TYPE, sign_assertion
 from worker.providers import answer, token_ends, token_fields
 from worker.providers.body import parse
@@ -43,6 +44,7 @@ __all__ = [
     "RefusalBlame",
     "Secret",
     "TokenRequest",
+    "TokenTarget",
     "descriptions",
     "error_codes",
     "host_option",
@@ -170,6 +172,16 @@ class Provider:
         """Return extra request parameters that follow from a connection's options."""
         del options
         return {}
+
+    def for_target(self, client: Client, target: TokenTarget) -> Client:
+        """Return the client as it asks for a target.
+
+        Sources: RFC 8707 §2.2 for the resource, RFC 6749 §6 for the scopes.
+        """
+        wanted = {"resource": target.resource, "scope": self.scope_separator.join(target.scopes)}
+        return replace(
+            client, extra={**client.extra, **{name: value for name, value in wanted.items() if value}}
+        )
 
     # The request.
 

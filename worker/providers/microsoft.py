@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from worker.providers.base import Provider, RefusalBlame, host_option
+from worker.providers.base import Client, Provider, RefusalBlame, TokenTarget, host_option
 
 _V1 = "azure-active-directory-v1.0"
 _SITE = re.compile(r"https://([a-z0-9-]+\.sharepoint\.(?:com|us|cn|de))(?![a-z0-9.-])", re.IGNORECASE)
@@ -56,6 +56,17 @@ class Microsoft(Provider):
         if options.get("identity_api") == _V1 and isinstance(resource, str) and resource:
             return {"resource": resource}
         return {}
+
+    def for_target(self, client: Client, target: TokenTarget) -> Client:
+        """Return the client with the resource inside the scope.
+
+        v2 wants it so. ``offline_access`` keeps the refresh token coming. v1 knows ``resource`` alone.
+        """
+        if "/v2.0/" not in client.token_url:
+            return super().for_target(client, TokenTarget(target.resource))
+        prefix = f"{target.resource.rstrip('/')}/" if target.resource else ""
+        scopes = [scope if "://" in scope else prefix + scope for scope in target.scopes or (".default",)]
+        return replace(client, extra={**client.extra, "scope": " ".join((*scopes, "offline_access"))})
 
     def verdict(self, fields: Mapping[str, Any]) -> tuple[str, RefusalBlame] | None:
         """Let AADSTS numbers refine what ``error`` says.

@@ -15,7 +15,7 @@ import structlog
 from token_vault.errors import CannotDecrypt
 from token_vault.secret import Secret
 from worker import providers
-from worker.providers import Provider, Refused, Renewed, TokenRequest
+from worker.providers import CLIENT_REFUSED, Provider, RefusalBlame, Refused, Renewed, TokenRequest
 from worker.renewal import observations
 from worker.renewal.circuit_breaker import CircuitBreaker
 from worker.renewal.commit import AnswerCommitter
@@ -25,6 +25,7 @@ from worker.renewal.outcome import NOTHING_TO_SPEND, Decision, Outcome, decide, 
 from worker.vault import claims, schedule
 from worker.vault.claims import Claim
 from worker.vault.connections import circuits
+from worker.vault.grants import resource_tokens
 from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
@@ -78,12 +79,16 @@ class Renewer:
         tokens = self._postpone(limiter, provider, claim, now) or self._decrypt(provider, claim, now)
         if isinstance(tokens, Decision):
             return await self._give_back(limiter, claim, tokens, now)
+        if not claim.target.is_default:
+            client = provider.for_target(client, claim.target)
         request = provider.request(client, access=tokens.access, refresh=tokens.refresh, now=now)
         # The answer to the earlier request may have been stored meanwhile.
         if claim.in_doubt_since is not None and not await claims.is_held(self._vault, claim):
             return Outcome.SUPERSEDED
         result = await self._call(provider, request, tokens.refresh, now, has_time)
         if isinstance(result, Refused):
+            if _is_about_target(claim, result):
+                return await self._refuse_target(limiter, claim, result, clock())
             return await self._handle_refusal(limiter, claim, provider, result, clock)
         return await self._commit(limiter, claim, tokens, result, clock)
 
@@ -178,8 +183,34 @@ class Renewer:
         else:
             limiter.grow()
             await self._breaker.record_renewal(limiter, clock)
-            await observations.record_from_pair(self._vault, limiter, claim, pair, spent=tokens.refresh)
+            # The life of another resource's token says nothing of the grant's own.
+            shown = pair if claim.target.is_default else replace(pair, expires_at=None)
+            await observations.record_from_pair(self._vault, limiter, claim, shown, spent=tokens.refresh)
         return outcome
+
+    async def _refuse_target(
+        self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, now: datetime
+    ) -> Outcome:
+        """Record the refusal of a target.
+
+        It says nothing of the grant. Where it may be the grant itself, its own token is renewed at once, which tells.
+        """
+        is_user = refused.blame is RefusalBlame.USER
+        blame = "user" if is_user else "operator"
+        await resource_tokens.record_refusal(
+            self._vault, claim.id, claim.target, code=refused.code, blame=blame, now=now
+        )
+        due_at = claims.unchanged_due_at(claim, now, self._jitter(), limiter.connection.policy)
+        await claims.release(self._vault, claim, due_at=now if refused.code == "invalid_grant" else due_at)
+        log.warning(
+            "renewal.target_refused",
+            grant=claim.id,
+            connection=claim.key.connection,
+            target=str(claim.target),
+            blame=blame,
+            code=refused.code,
+        )
+        return Outcome.RETRY
 
     async def _handle_refusal(
         self,
@@ -215,3 +246,13 @@ class Renewer:
             outcome=outcome.value,
         )
         return outcome if released else Outcome.SUPERSEDED
+
+
+def _is_about_target(claim: Claim, refused: Refused) -> bool:
+    """Return whether a refusal blames what was asked for.
+
+    A refused client, an outage, and a refresh token in doubt are the same whatever was asked for.
+    """
+    if claim.target.is_default or claim.in_doubt_since is not None or refused.code in CLIENT_REFUSED:
+        return False
+    return refused.blame in (RefusalBlame.USER, RefusalBlame.OPERATOR, RefusalBlame.UNKNOWN)

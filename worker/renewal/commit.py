@@ -165,6 +165,8 @@ class AnswerCommitter:
     ) -> datetime:
         if pair.lacks_access:
             return schedule.after_failure(claim.attempts + 1, sent_at, self._jitter())
+        if not claim.target.is_default:
+            return claims.unchanged_due_at(claim, sent_at, self._jitter(), policy)
         return schedule.after_renewal(
             pair.expires_at, sent_at, self._jitter(), policy, last_read_at=claim.last_read_at,
             refresh_expires_at=pair.refresh_expires_at or (None if pair.refresh else claim.refresh_expires_at),

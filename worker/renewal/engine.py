@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ import httpx
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from token_vault.token_target import TokenTarget
 from worker.renewal.attempt import Renewer
 from worker.renewal.commit import AnswerCommitter
 from worker.renewal.concurrency import (
@@ -30,6 +32,8 @@ from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.vault import claims
 from worker.vault.claims import Claim
 from worker.vault.claims.spool import Spool
+from worker.vault.grants import resource_tokens
+from worker.vault.schedule import RenewalPolicy
 from worker.vault.status import renewal_counts
 from worker.vault.vault import Vault
 
@@ -39,6 +43,7 @@ log = structlog.get_logger(__name__)
 CLAIM_TIME = timedelta(seconds=4 * CALL_SECONDS)
 # Concurrent renewals of one process.
 MAX_RENEWALS = 128
+DEFAULT_TARGET = TokenTarget()
 
 Progress = Callable[[Outcome], None]
 
@@ -70,6 +75,7 @@ class RenewalEngine:
         self._committer = AnswerCommitter(vault, spool, jitter)
         self._renewer = Renewer(vault, http, self._committer, jitter)
         self._now = now
+        self._jitter = jitter
 
     async def renew_due(
         self, tenants: Sequence[str], *, budget: float = 50.0, progress: Progress | None = None
@@ -139,6 +145,7 @@ class RenewalEngine:
         *,
         connection: ResolvedConnection,
         access_version: int | None = None,
+        target: TokenTarget = DEFAULT_TARGET,
         force: bool = False,
         by_operator: bool = False,
     ) -> Outcome:
@@ -146,6 +153,7 @@ class RenewalEngine:
 
         Args:
             access_version: the version of the access token that is to be replaced.
+            target: what that token is for.
             force: use a dead grant's refresh token too, once a day at the most.
             by_operator: use a dead grant's at any time, one in backoff, and one in doubt.
 
@@ -160,9 +168,11 @@ class RenewalEngine:
             return Outcome.UNRENEWABLE
         now = clock()
         claim = await claims.claim_one(
-            self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME, access_version=access_version, force=force,
-            by_operator=by_operator,
+            self._vault, grant_id, owner=uuid4(), now=now, until=now + CLAIM_TIME,
+            access_version=access_version if target.is_default else None, force=force, by_operator=by_operator,
         )  # fmt: skip
+        if claim is not None and not target.is_default:
+            claim = await self._for_target(claim, target, access_version, connection.policy, now)
         if claim is None:
             return Outcome.BUSY
         limiter = ConnectionLimiter(connection, wait_in_doubt=not by_operator, requested=True)
@@ -173,6 +183,24 @@ class RenewalEngine:
             await asyncio.wait([renewing])  # interrupted: as above
         await self._count({(claim.key.tenant, claim.key.connection, outcome): 1}, clock)
         return outcome
+
+    async def _for_target(
+        self, claim: Claim, target: TokenTarget, version: int | None, policy: RenewalPolicy, now: datetime
+    ) -> Claim | None:
+        """Return the claim for a target.
+
+        None where another worker has just got that token.
+        """
+        claim = replace(
+            claim,
+            target=target,
+            target_version=await resource_tokens.read_version(self._vault, claim.id, target),
+        )
+        if version in (None, claim.target_version):
+            return claim
+        due_at = claims.unchanged_due_at(claim, now, self._jitter(), policy)
+        await claims.release_unspent(self._vault, [claim], due_at=due_at)
+        return None
 
     async def _prepare(self) -> Callable[[], datetime]:
         """Replay the spool and check it, before anything is claimed.

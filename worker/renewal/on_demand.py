@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from token_vault.errors import TokenNotFound
-from token_vault.read_model import SELECT_GRANT, SELECT_SERVED, Served, choose
+from token_vault.read_model import SELECT_GRANT, SELECT_GRANT_TARGET, SELECT_SERVED, Served, choose
+from token_vault.token_target import TokenTarget
 from worker.renewal.engine import CLAIM_TIME, RenewalEngine
 from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.vault import claims, schedule
 from worker.vault.connections import circuits
-from worker.vault.grants import touch
+from worker.vault.grants import resource_tokens, touch
 from worker.vault.vault import Vault
 
 # The longest wait for another worker's call: longer than any call takes.
@@ -26,6 +27,9 @@ MAX_WAIT_SECONDS = 50.0
 # A token that was renewed so lately is not renewed again because an API is said to refuse it: whoever reports every
 # token costs one call in this time.
 REJECTION_INTERVAL = timedelta(minutes=1)
+
+
+DEFAULT_TARGET = TokenTarget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +108,23 @@ class OnDemand:
         return refreshed
 
     async def refresh_grant(
-        self, grant_id: int, *, min_ttl: float | None, rejected_version: int | None = None
+        self,
+        grant_id: int,
+        *,
+        min_ttl: float | None,
+        rejected_version: int | None = None,
+        target: TokenTarget = DEFAULT_TARGET,
     ) -> Refreshed:
         """Make a grant's token fresh; the caller wakes who waits.
 
         Args:
             rejected_version: of an access token that an API refused: it is renewed though it has life.
+            target: what the token is for.
 
         Raises:
             TokenNotFound: the vault has no such grant.
         """
-        served = await self._read(grant_id)
+        served = await self._read(grant_id, target)
         return await self._refresh(
             served, min_ttl, force=False, by_operator=False, rejected_version=rejected_version
         )
@@ -137,6 +147,9 @@ class OnDemand:
             is_fresh = served.is_fresh(_attainable_ttl(served, min_ttl))
             if not force and is_fresh and not _is_rejected(served, rejected_version):
                 break
+            if served.is_refused or not await self._allows(served, resolved):
+                outcome = Outcome.RETRY
+                break
             if (obstacle := await self._find_obstacle(served, resolved, force, by_operator)) is not None:
                 outcome = obstacle
                 break
@@ -144,17 +157,18 @@ class OnDemand:
                 served.id,
                 connection=resolved,
                 access_version=served.access_version,
+                target=served.target,
                 force=force,
                 by_operator=by_operator,
             )
             if outcome is not Outcome.BUSY:
-                served = await self._read(served.id)
+                served = await self._read(served.id, served.target)
                 break
             remaining = deadline - asyncio.get_running_loop().time()
             if remaining <= 0:
                 break
             await self._wait(served.id, remaining)
-            served = await self._read(served.id)
+            served = await self._read(served.id, served.target)
             if served.obtained_at != began.obtained_at or served.state != began.state:
                 force, outcome = False, Outcome.FRESH  # another worker's call did what was requested
         return await self._report(served, began, outcome, resolved, min_ttl)
@@ -169,8 +183,11 @@ class OnDemand:
             raise TokenNotFound(f"the vault has no grant of {who} for connection {connection}")
         return served
 
-    async def _read(self, grant_id: int) -> Served:
-        rows = await self._select(SELECT_GRANT, (grant_id,))
+    async def _read(self, grant_id: int, target: TokenTarget) -> Served:
+        if target.is_default:
+            rows = await self._select(SELECT_GRANT, (grant_id,))
+        else:
+            rows = await self._select(SELECT_GRANT_TARGET, (target.resource, target.scope, grant_id))
         if not rows or rows[0].state == "erased":
             raise TokenNotFound("the vault has this grant no more")
         return rows[0]
@@ -185,7 +202,7 @@ class OnDemand:
 
         A grant that was recorded before is recorded again in any case: its readers go on reporting until it is.
         """
-        if served.last_read_at is not None and not served.wants_notice:
+        if not served.target.is_default or (served.last_read_at is not None and not served.wants_notice):
             return
         loaded = await self._connections.load([served.tenant], served.connection)
         policy = loaded[served.tenant, served.connection].policy
@@ -223,6 +240,18 @@ class OnDemand:
         if served.reason == "revoked":
             return False  # there is no token left to try
         return by_operator or (force and await claims.may_be_forced(self._vault, served.id, now=served.now))
+
+    async def _allows(self, served: Served, resolved: ResolvedConnection) -> bool:
+        """Return whether the target may be asked for.
+
+        That it may not is recorded for its readers.
+        """
+        if served.target.is_default or resolved.allows(served.target):
+            return True
+        await resource_tokens.record_refusal(
+            self._vault, served.id, served.target, code="not_allowed", blame="denied", now=served.now
+        )
+        return False
 
     async def _is_blocked(self, served: Served, resolved: ResolvedConnection, paused: bool) -> bool:
         """Return whether the open circuit forbids a call.

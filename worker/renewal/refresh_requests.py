@@ -109,7 +109,10 @@ class RefreshRequests:
     async def _refresh(self, request: RefreshRequest) -> Refreshed | None:
         try:
             return await self._on_demand.refresh_grant(
-                request.grant_id, min_ttl=request.min_ttl or None, rejected_version=request.rejected_version
+                request.grant_id,
+                min_ttl=request.min_ttl or None,
+                rejected_version=request.rejected_version,
+                target=request.target,
             )
         except TokenNotFound:  # erased meanwhile
             return None

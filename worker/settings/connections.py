@@ -115,6 +115,8 @@ class ConnectionSettings(RenewalPolicySettings):
         client_certificate: of that key, in PEM: Microsoft Entra ID wants its thumbprint.
         client_assertion_audience: how the provider wants to be named; by default its token endpoint.
         headers: further headers of each token request.
+        resources: patterns of what readers may ask tokens for besides the connection's own; None for anything
+            that the user has consented to.
     """
 
     tenant: str | None = None
@@ -132,3 +134,4 @@ class ConnectionSettings(RenewalPolicySettings):
     revocation_url: str | None = None
     extra: Mapping[str, str] = Field(default_factory=dict)
     headers: Mapping[str, SecretField] = Field(default_factory=dict)
+    resources: tuple[str, ...] | None = None

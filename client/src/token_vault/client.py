@@ -20,9 +20,10 @@ from token_vault.errors import VaultError
 from token_vault.listener import AsyncListener, Listener
 from token_vault.pool import AsyncPool, Pool
 from token_vault.read_flow import Flow, Listen, NoteRead, Query, Step, Wait
-from token_vault.read_model import REPORT_REJECTED, REQUEST_REFRESH
+from token_vault.read_model import REQUEST_REFRESH
 from token_vault.reader import DEFAULT_WAIT_SECONDS, Reader, admin_query, user_query
 from token_vault.token import Token
+from token_vault.token_target import TokenTarget
 
 __all__ = ["AsyncTokenVault", "TokenVault"]
 
@@ -57,6 +58,8 @@ class TokenVault(Reader):
         connection: str,
         *,
         account: str | None = None,
+        resource: str | None = None,
+        scopes: Sequence[str] | None = None,
         min_ttl: float | None = None,
         wait: float = DEFAULT_WAIT_SECONDS,
         needs: Sequence[str] = (),
@@ -67,6 +70,8 @@ class TokenVault(Reader):
             user_id: Auth0's user id.
             connection: the connection's name.
             account: the user's id at the provider; needed where several of that connection are linked.
+            resource: what the token is for, as the provider calls it; None for what the user signed in for.
+            scopes: what it may do, within what the user consented to; None for all of it.
             min_ttl: seconds of life wanted; None for what renewal in time always leaves. A token whose end nobody
                 knows is not handed out for a life that is wanted.
             wait: seconds to wait for a refresh on demand; a day at the most.
@@ -83,19 +88,32 @@ class TokenVault(Reader):
             TemporarilyUnavailable: not now; ``retry_after`` says when.
             ConfigurationError, AccessDenied: the operator fixes the keys, the database or its roles.
             ValueError, TypeError: a name is empty, or is no string.
+
+        A token for a resource or scopes of its own comes from the same refresh token as the grant's own. The
+        first one is waited for, and each that has ended: it is renewed when it is asked for.
         """
-        return self._run(self._flow.token(user_query(user_id, connection, account, min_ttl, wait, needs)))
+        return self._run(
+            self._flow.token(
+                user_query(
+                    user_id, connection, account, min_ttl, wait, needs, TokenTarget.of(resource, scopes)
+                )
+            )
+        )
 
     def admin_token(
         self,
         connection: str,
         *,
+        resource: str | None = None,
+        scopes: Sequence[str] | None = None,
         min_ttl: float | None = None,
         wait: float = DEFAULT_WAIT_SECONDS,
         needs: Sequence[str] = (),
     ) -> Token:
         """Return an enterprise connection's fresh admin token; raises as ``user_token``."""
-        return self._run(self._flow.token(admin_query(connection, min_ttl, wait, needs)))
+        return self._run(
+            self._flow.token(admin_query(connection, min_ttl, wait, needs, TokenTarget.of(resource, scopes)))
+        )
 
     def rejected(self, token: Token) -> None:
         """Report that an API refused a token.
@@ -107,7 +125,8 @@ class TokenVault(Reader):
             ValueError: the token does not come from a reader.
             TemporarilyUnavailable, ConfigurationError, AccessDenied: as ``user_token``.
         """
-        self._pool.rows(REPORT_REJECTED, self._flow.record_rejected(token))
+        query = self._flow.record_rejected(token)
+        self._pool.rows(query.statement, query.values)
 
     def close(self) -> None:
         """Close the connections."""
@@ -185,29 +204,40 @@ class AsyncTokenVault(Reader):
         connection: str,
         *,
         account: str | None = None,
+        resource: str | None = None,
+        scopes: Sequence[str] | None = None,
         min_ttl: float | None = None,
         wait: float = DEFAULT_WAIT_SECONDS,
         needs: Sequence[str] = (),
     ) -> Token:
         """Return a user's fresh token; arguments and errors as ``TokenVault.user_token``."""
         return await self._run(
-            self._flow.token(user_query(user_id, connection, account, min_ttl, wait, needs))
+            self._flow.token(
+                user_query(
+                    user_id, connection, account, min_ttl, wait, needs, TokenTarget.of(resource, scopes)
+                )
+            )
         )
 
     async def admin_token(
         self,
         connection: str,
         *,
+        resource: str | None = None,
+        scopes: Sequence[str] | None = None,
         min_ttl: float | None = None,
         wait: float = DEFAULT_WAIT_SECONDS,
         needs: Sequence[str] = (),
     ) -> Token:
         """Return the fresh admin token of an enterprise connection."""
-        return await self._run(self._flow.token(admin_query(connection, min_ttl, wait, needs)))
+        return await self._run(
+            self._flow.token(admin_query(connection, min_ttl, wait, needs, TokenTarget.of(resource, scopes)))
+        )
 
     async def rejected(self, token: Token) -> None:
         """Report that an API refused a token; see ``TokenVault.rejected``."""
-        await self._here().pool.rows(REPORT_REJECTED, self._flow.record_rejected(token))
+        query = self._flow.record_rejected(token)
+        await self._here().pool.rows(query.statement, query.values)
 
     async def close(self) -> None:
         """Close the connections."""

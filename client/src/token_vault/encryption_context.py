@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from token_vault.grant_key import GrantKey
+from token_vault.token_target import TokenTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,12 @@ class EncryptionContext:
         It has no version: most answers leave the values out, and they stay as they are then.
         """
         return cls.of_grant(key, "extra", 0)
+
+    @classmethod
+    def of_resource_token(cls, key: GrantKey, target: TokenTarget, version: int) -> EncryptionContext:
+        """Return the context of a grant's token for a target."""
+        identity = (key.tenant, key.connection, key.user_id, key.provider_user_id)
+        return cls("resource_tokens", (*identity, target.resource, target.scope), "access", version)
 
     def header(self) -> bytes:
         """Return what the plaintext starts with: one line of JSON."""

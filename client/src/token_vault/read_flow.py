@@ -11,10 +11,13 @@ import json
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import (
+    AccessDenied,
+    ConfigurationError,
     MissingScopes,
     ReauthorizationRequired,
     TemporarilyUnavailable,
@@ -24,14 +27,18 @@ from token_vault.errors import (
 )
 from token_vault.keyring import KeyRing
 from token_vault.read_model import (
+    REPORT_REJECTED,
     REQUEST_REFRESH,
+    REQUEST_REFRESH_TARGET,
     SELECT_SERVED,
+    SELECT_SERVED_TARGET,
     SELECT_STATUS,
     GrantStatus,
     Served,
     choose,
 )
 from token_vault.token import Token
+from token_vault.token_target import TokenTarget
 
 # Threads and queries need a finite number of seconds.
 MAX_WAIT_SECONDS = 86_400.0
@@ -54,6 +61,7 @@ class TokenQuery:
         min_ttl: seconds of life wanted; None for what renewal in time always leaves.
         wait: seconds to wait for a refresh.
         needs: scopes without which the token is of no use.
+        target: the resource and scopes that the token is for.
     """
 
     user_id: str
@@ -62,6 +70,7 @@ class TokenQuery:
     min_ttl: float | None
     wait: float
     needs: tuple[str, ...] = ()
+    target: TokenTarget = TokenTarget()  # noqa: RUF009  # frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +125,10 @@ class ReadFlow:
     def __init__(self, ring: KeyRing, tenant: str | None) -> None:
         self._ring = ring
         self._tenant = tenant
-        self._rejected: dict[int, tuple[int, float]] = {}
+        self._rejected: dict[tuple[int, TokenTarget], tuple[int, float]] = {}
 
-    def record_rejected(self, token: Token) -> tuple[int, int]:
-        """Remember a refused token; return its grant and version.
+    def record_rejected(self, token: Token) -> Query:
+        """Remember a refused token; return how to report it.
 
         It is not handed out again for a while: the renewal that follows brings another.
 
@@ -130,11 +139,18 @@ class ReadFlow:
             raise ValueError("this token does not come from a reader")
         if len(self._rejected) >= MAX_REJECTED_GRANTS:
             self._rejected.clear()
-        self._rejected[token.grant_id] = (token.access_version, time.monotonic() + REJECTED_SECONDS)
-        return token.grant_id, token.access_version
+        rejected = (token.access_version, time.monotonic() + REJECTED_SECONDS)
+        self._rejected[token.grant_id, token.target] = rejected
+        if token.target.is_default:
+            return Query(REPORT_REJECTED, (token.grant_id, token.access_version))
+        # More life is wanted than it has left: nothing follows where it was obtained within this time.
+        left = (token.expires_at - datetime.now(UTC)).total_seconds() if token.expires_at else 0.0
+        target = (token.target.resource, token.target.scope)
+        wanted = max(left, 0.0) + REJECTED_SECONDS
+        return Query(REQUEST_REFRESH_TARGET, (token.grant_id, wanted, REJECTED_SECONDS, *target))
 
     def _is_rejected(self, served: Served) -> bool:
-        version, until = self._rejected.get(served.id, (None, 0.0))
+        version, until = self._rejected.get((served.id, served.target), (None, 0.0))
         return version == served.access_version and time.monotonic() < until
 
     def _is_fresh(self, query: TokenQuery, served: Served) -> bool:
@@ -165,6 +181,7 @@ class ReadFlow:
         if token is not None:
             return token
         _raise_unless_refreshable(served, status, query.min_ttl)
+        _raise_if_refused(served)
         return (yield from self._refresh(query, served))
 
     def _refresh(self, query: TokenQuery, served: Served) -> Flow:
@@ -175,7 +192,7 @@ class ReadFlow:
         served = yield from self._read(query, served.provider_user_id)
         if self._is_fresh(query, served):
             return self._decrypt(query, served)
-        yield Query(REQUEST_REFRESH, (served.id, query.min_ttl, wait))
+        yield _request(query, served, wait)
         status = None
         while (remaining := deadline - time.monotonic()) > 0:
             # Anybody may send a wakeup: what it is worth is in the rows.
@@ -185,6 +202,7 @@ class ReadFlow:
                 return self._decrypt(query, served)
             status = yield from self._status(served)
             _raise_unless_refreshable(served, status, query.min_ttl)
+            _raise_if_refused(served)
             if status.must_wait:
                 break
         raise TemporarilyUnavailable(
@@ -192,7 +210,11 @@ class ReadFlow:
         )
 
     def _read(self, query: TokenQuery, account: str | None = None) -> Generator[Step, Any, Served]:
-        rows = yield Query(SELECT_SERVED, (query.user_id, query.connection))
+        if query.target.is_default:
+            rows = yield Query(SELECT_SERVED, (query.user_id, query.connection))
+        else:
+            target = (query.target.resource, query.target.scope)
+            rows = yield Query(SELECT_SERVED_TARGET, (*target, query.user_id, query.connection))
         found = [row for row in map(Served._make, rows) if self._tenant in (None, row.tenant)]
         served = choose(found, query.user_id, query.account if account is None else account)
         if served is None:
@@ -219,17 +241,17 @@ class ReadFlow:
     def _decrypt(self, query: TokenQuery, served: Served) -> Token:
         if served.access_ciphertext is None:
             raise TokenNotFound("the vault has no access token of them")
-        context = EncryptionContext.of_grant(served.key, "access", served.access_version)
         scopes = None if served.scopes is None else tuple(served.scopes)
         if scopes is not None and (missing := [scope for scope in query.needs if scope not in scopes]):
             raise MissingScopes(scopes, missing)
         return Token(
-            self._ring.decrypt(context, served.access_ciphertext).reveal(),
+            self._ring.decrypt(served.context, served.access_ciphertext).reveal(),
             served.expires_at,
             scopes,
             extra=self._extra(served),
             grant_id=served.id,
             access_version=served.access_version,
+            target=served.target,
         )
 
     def _extra(self, served: Served) -> dict[str, str]:
@@ -242,6 +264,34 @@ class ReadFlow:
 
 def _wants_life(min_ttl: float | None) -> bool:
     return min_ttl is not None and min_ttl > 0
+
+
+def _request(query: TokenQuery, served: Served, wait: float) -> Query:
+    if query.target.is_default:
+        return Query(REQUEST_REFRESH, (served.id, query.min_ttl, wait))
+    target = (query.target.resource, query.target.scope)
+    return Query(REQUEST_REFRESH_TARGET, (served.id, query.min_ttl, wait, *target))
+
+
+def _raise_if_refused(served: Served) -> None:
+    """Say who acts where no token comes for this target.
+
+    The grant itself is as good as before.
+
+    Raises:
+        ReauthorizationRequired, AccessDenied, ConfigurationError: a token was refused a moment ago.
+    """
+    if not served.is_refused:
+        return
+    code, target = served.refusal or "unknown", served.target
+    if served.refusal_blame == "user":
+        message = f"the user has to consent to {target} ({code})"
+        raise ReauthorizationRequired(code, served.refused_at, message)
+    if served.refusal_blame == "denied":
+        raise AccessDenied(f"the operator's setting resources does not name {target}")
+    raise ConfigurationError(
+        f"the provider gives no token for {target} ({code}): ask for what its client may have"
+    )
 
 
 def _raise_unless_refreshable(served: Served, status: GrantStatus, min_ttl: float | None) -> None:

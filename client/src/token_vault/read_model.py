@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import AmbiguousAccount, ConfigurationError
 from token_vault.freshness import READ_NOTICE, default_min_ttl
 from token_vault.grant_key import GrantKey
+from token_vault.token_target import TokenTarget
 
 # Where the end of a refresh on demand wakes who waits; the payload is the grant's id.
 CHANNEL = "token_vault_grants"
@@ -17,11 +19,23 @@ CHANNEL = "token_vault_grants"
 # may be wrong.
 _SERVED = """
 SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since, access_ciphertext, access_version,
-    expires_at, scopes, obtained_at, obtained_from, last_read_at, extra_ciphertext, now()
+    expires_at, scopes, obtained_at, obtained_from, last_read_at, extra_ciphertext, now(), '', '', NULL, NULL, NULL
 FROM served_tokens
 """
 SELECT_SERVED = f"{_SERVED} WHERE user_id = %s AND connection = %s"
 SELECT_GRANT = f"{_SERVED} WHERE id = %s"
+
+# The same of a token for another resource or other scopes, which come first; there may be none yet.
+_SERVED_TARGET = """
+SELECT s.id, s.tenant, s.connection, s.user_id, s.provider_user_id, s.state, s.reason, s.reason_since, r.ciphertext,
+    coalesce(r.version, 0), r.expires_at, r.scopes, r.obtained_at, 'renewal', s.last_read_at,
+    s.extra_ciphertext, now(),
+    target.resource, target.scope, r.refusal, r.refusal_blame, r.refused_at
+FROM served_tokens s CROSS JOIN (VALUES (%s::text, %s::text)) AS target(resource, scope)
+LEFT JOIN served_resource_tokens r ON r.grant_id = s.id AND r.resource = target.resource AND r.scope = target.scope
+"""
+SELECT_SERVED_TARGET = f"{_SERVED_TARGET} WHERE s.user_id = %s AND s.connection = %s"
+SELECT_GRANT_TARGET = f"{_SERVED_TARGET} WHERE s.id = %s"
 
 SELECT_CONNECTIONS = """
 SELECT DISTINCT connection FROM served_tokens
@@ -45,6 +59,15 @@ SELECT request_refresh(%s::bigint, %s::float8, %s::float8), set_config('synchron
 # Tells the workers that an API refused a token: the grant's id, and the version of its access token. A reader needs
 # EXECUTE on it.
 REPORT_REJECTED = "SELECT report_rejected(%s::bigint, %s::bigint)"
+
+# As REQUEST_REFRESH for a target: its resource and its scope follow.
+REQUEST_REFRESH_TARGET = """
+SELECT request_refresh(%s::bigint, %s::float8, %s::float8, %s::text, %s::text),
+    set_config('synchronous_commit', 'off', true)
+"""
+
+# A provider's refusal of a target is not asked about again for so long.
+REFUSAL_SECONDS = 60.0
 
 
 class GrantStatus(NamedTuple):
@@ -105,11 +128,33 @@ class Served(NamedTuple):
     last_read_at: datetime | None
     extra_ciphertext: bytes | None
     now: datetime
+    resource: str
+    scope: str
+    refusal: str | None
+    refusal_blame: str | None
+    refused_at: datetime | None
 
     @property
     def key(self) -> GrantKey:
         """What names the grant."""
         return GrantKey(self.tenant, self.connection, self.user_id, self.provider_user_id)
+
+    @property
+    def target(self) -> TokenTarget:
+        """What the token is for."""
+        return TokenTarget(self.resource, self.scope)
+
+    @property
+    def context(self) -> EncryptionContext:
+        """Where the access token's ciphertext belongs."""
+        if self.target.is_default:
+            return EncryptionContext.of_grant(self.key, "access", self.access_version)
+        return EncryptionContext.of_resource_token(self.key, self.target, self.access_version)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the provider has just refused this target."""
+        return self.refused_at is not None and (self.now - self.refused_at).total_seconds() < REFUSAL_SECONDS
 
     @property
     def wants_notice(self) -> bool:

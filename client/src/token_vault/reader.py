@@ -11,8 +11,10 @@ from token_vault.fork_safety import begin_in_each_process
 from token_vault.keyring import KeyRing
 from token_vault.read_flow import ReadFlow, TokenQuery
 from token_vault.secret import Secret
+from token_vault.token_target import TokenTarget
 
 DEFAULT_WAIT_SECONDS = 5.0
+DEFAULT_TARGET = TokenTarget()
 
 # A read is noted once in this time by one reader, while no worker takes the note.
 NOTE_INTERVAL_SECONDS = 60.0
@@ -81,6 +83,7 @@ def user_query(
     min_ttl: float | None,
     wait: float,
     needs: Sequence[str] = (),
+    target: TokenTarget = DEFAULT_TARGET,
 ) -> TokenQuery:
     """Check what an app asks for of a user.
 
@@ -90,16 +93,22 @@ def user_query(
     _check_names(user_id=user_id, connection=connection)
     if account is not None:
         _check_names(account=account)
-    return TokenQuery(user_id, connection, account, min_ttl, wait, _checked_scopes(needs))
+    return TokenQuery(user_id, connection, account, min_ttl, wait, _checked_scopes(needs), target)
 
 
-def admin_query(connection: str, min_ttl: float | None, wait: float, needs: Sequence[str] = ()) -> TokenQuery:
+def admin_query(
+    connection: str,
+    min_ttl: float | None,
+    wait: float,
+    needs: Sequence[str] = (),
+    target: TokenTarget = DEFAULT_TARGET,
+) -> TokenQuery:
     """Check what an app asks for of an admin.
 
     Raises as ``user_query``.
     """
     _check_names(connection=connection)
-    return TokenQuery("", connection, None, min_ttl, wait, _checked_scopes(needs))
+    return TokenQuery("", connection, None, min_ttl, wait, _checked_scopes(needs), target)
 
 
 def _checked_scopes(needs: Sequence[str]) -> tuple[str, ...]:

@@ -7,8 +7,11 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import NoReturn
 
+from token_vault.token_target import TokenTarget
+
 _INSTEAD = "pass token.value where it is used, or user and connection, and read the token there"
 
+DEFAULT_TARGET = TokenTarget()
 _NO_EXTRA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -25,7 +28,7 @@ class Token:
             declared to give any.
     """
 
-    __slots__ = ("access_version", "expires_at", "extra", "grant_id", "scopes", "value")
+    __slots__ = ("access_version", "expires_at", "extra", "grant_id", "scopes", "target", "value")
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class Token:
         extra: Mapping[str, str] = _NO_EXTRA,
         grant_id: int | None = None,
         access_version: int | None = None,
+        target: TokenTarget = DEFAULT_TARGET,
     ) -> None:
         self.value = value
         self.expires_at = expires_at
@@ -44,6 +48,7 @@ class Token:
         # Which token of the vault this is, for ``rejected``.
         self.grant_id = grant_id
         self.access_version = access_version
+        self.target = target
 
     def __repr__(self) -> str:
         return f"Token(value=…, expires_at={self.expires_at!r}, scopes={self.scopes!r})"

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from token_vault.secret import Secret
+from token_vault.token_target import TokenTarget
 from worker.providers import (
     Client,
     ClientAuth,
@@ -30,6 +31,7 @@ from worker.providers import (
     Refused,
     Renewed,
     TokenRequest,
+    get,
     resolve,
 )
 from worker.token_pair import TokenPair
@@ -311,3 +313,49 @@ def test_error_words(answer: dict[str, Any], blame: RefusalBlame, code: str) -> 
     """A provider's own codes and phrases decide; a code that says to wait is not overruled."""
     got = read(Provider(name="acme", error_words=WORDS), 400, answer)
     assert got == Refused(blame, code)
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "target", "parameters"),
+    [
+        ("oauth2", URL, TokenTarget("https://api.example"), {"resource": "https://api.example"}),
+        ("oauth2", URL, TokenTarget("", "a b"), {"scope": "a b"}),
+        ("slack", URL, TokenTarget("", "a b"), {"scope": "a,b"}),
+        (
+            "azure-ad",
+            "https://login.microsoftonline.com/t/oauth2/v2.0/token",
+            TokenTarget("https://graph.microsoft.com/"),
+            {"scope": "https://graph.microsoft.com/.default offline_access"},
+        ),
+        (
+            "azure-ad",
+            "https://login.microsoftonline.com/t/oauth2/v2.0/token",
+            TokenTarget("https://graph.microsoft.com", "Mail.Read User.Read"),
+            {
+                "scope": "https://graph.microsoft.com/Mail.Read https://graph.microsoft.com/User.Read offline_access"
+            },
+        ),
+        (
+            "azure-ad",
+            "https://login.microsoftonline.com/t/oauth2/v2.0/token",
+            TokenTarget("", "https://outlook.office.com/Mail.Read"),
+            {"scope": "https://outlook.office.com/Mail.Read offline_access"},
+        ),
+        (
+            "azure-ad",
+            "https://login.microsoftonline.com/t/oauth2/token",
+            TokenTarget("https://graph.microsoft.com", "Mail.Read"),
+            {"resource": "https://graph.microsoft.com"},
+        ),
+    ],
+)
+def test_a_token_for_another_resource(
+    name: str, url: str, target: TokenTarget, parameters: dict[str, str]
+) -> None:
+    """Resource and scopes are asked for as the provider wants them, instead of the connection's own."""
+    client = Client(name, url, "id", Secret("s"), ClientAuth.POST, {"audience": "a"})
+    provider = get(name)
+    sent = form(
+        provider.request(provider.for_target(client, target), access=None, refresh=Secret("the-rt"), now=NOW)
+    )
+    assert sent == FORM | {"client_id": "id", "client_secret": "s", "audience": "a"} | parameters

@@ -18,6 +18,7 @@ from worker.vault.claims.claim import (
     decrypt_refresh_token,
     is_held,
     may_be_forced,
+    unchanged_due_at,
 )
 from worker.vault.claims.order import count_ordered, order_renewals
 from worker.vault.claims.outcome import mark_reused, release, release_unspent, store_pair
@@ -40,5 +41,6 @@ __all__ = [
     "release",
     "release_unspent",
     "store_pair",
+    "unchanged_due_at",
     "wait_for_release",
 ]

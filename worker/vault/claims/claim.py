@@ -12,6 +12,8 @@ from sqlalchemy import select, text
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
+from token_vault.token_target import TokenTarget
+from worker.vault import schedule
 from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
 from worker.vault.vault import Vault
@@ -30,6 +32,8 @@ class Claim:
         in_doubt_since: when an earlier attempt with this refresh token was made whose outcome is unknown.
         attempts: failures in a row before this attempt.
         is_ordered: the operator had every grant renewed, those that nobody reads too.
+        target: what the token is for that is asked for; by default the grant's own.
+        target_version: of the stored token for that target.
     """
 
     id: int
@@ -49,6 +53,8 @@ class Claim:
     refresh_expires_at: datetime | None = None
     last_read_at: datetime | None = None
     is_ordered: bool = False
+    target: TokenTarget = TokenTarget()  # noqa: RUF009  # frozen
+    target_version: int = 0
 
     @property
     def life(self) -> timedelta | None:
@@ -170,6 +176,19 @@ def decrypt_access_token(vault: Vault, claim: Claim) -> Secret | None:
     return vault.access.decrypt(
         EncryptionContext.of_grant(claim.key, "access", claim.access_version), claim.access_ciphertext
     )
+
+
+def unchanged_due_at(claim: Claim, now: datetime, jitter: float, policy: schedule.RenewalPolicy) -> datetime:
+    """Return when a grant is due after another target's call.
+
+    Its own access token is as it was. A claim moves the due time; what is asked for another target does not change when the own token ends.
+    """
+    if claim.obtained_at is None:
+        return now
+    return schedule.after_renewal(
+        claim.expires_at, claim.obtained_at, jitter, policy, last_read_at=claim.last_read_at,
+        refresh_expires_at=claim.refresh_expires_at,
+    )  # fmt: skip
 
 
 async def may_be_forced(vault: Vault, grant_id: int, *, now: datetime) -> bool:

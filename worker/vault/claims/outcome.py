@@ -17,6 +17,9 @@ from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
 from worker.vault.vault import Vault
 
+# A grant keeps so many tokens for other targets; what an app asks for is no way to fill the disk.
+MAX_RESOURCE_TOKENS = 32
+
 _STORE_PAIR = load(__file__, "store_pair")
 _RELEASE = load(__file__, "release")
 _RELEASE_UNSPENT = load(__file__, "release_unspent")
@@ -42,9 +45,13 @@ async def store_pair(
         False if a newer login has replaced all that the pair would bring: the newer pair stays.
     """
     key = claim.key
-    access = pair.access and vault.access.encrypt(
-        EncryptionContext.of_grant(key, "access", claim.access_version + 1), pair.access
+    is_default = claim.target.is_default
+    context = (
+        EncryptionContext.of_grant(key, "access", claim.access_version + 1)
+        if is_default
+        else EncryptionContext.of_resource_token(key, claim.target, claim.target_version + 1)
     )
+    access = pair.access and vault.access.encrypt(context, pair.access)
     refresh = pair.refresh and vault.refresh.encrypt(
         EncryptionContext.of_grant(key, "refresh", claim.refresh_version + 1), pair.refresh
     )
@@ -56,12 +63,14 @@ async def store_pair(
         "consent_expires_at": pair.consent_expires_at,
         "extra_ciphertext": encrypt_extra(vault.access, key, pair.extra),
         "scopes": None if pair.scopes is None else list(pair.scopes),
-        "obtained_at": obtained_at, "due_at": due_at,
+        "obtained_at": obtained_at, "due_at": due_at, "is_own": is_default, "resource": claim.target.resource,
+        "scope": claim.target.scope, "target_version": claim.target_version + 1,
+        "max_resource_tokens": MAX_RESOURCE_TOKENS,
     }  # fmt: skip
     async with vault.statement() as connection:
         stored = (await connection.execute(_STORE_PAIR, values)).one_or_none()
         if stored is not None:
-            return stored.same_access or refresh is not None
+            return stored.same_access or not is_default or refresh is not None
         owner = select(GrantRow.user_id).where(GrantRow.id == claim.id, GrantRow.user_id != key.user_id)
         user_id = (await connection.execute(owner)).scalar_one_or_none()
     if user_id is None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret, SecretDict
+from token_vault.token_target import TokenTarget
 from worker.token_pair import TokenPair
 from worker.vault.claims.claim import Claim
 
@@ -65,6 +66,7 @@ def decode(path: Path, text: Secret) -> SpooledAnswer:
         *("refresh_expires_at", "last_read_at"),
     ):
         claim[name] = _moment(claim.get(name))
+    claim["target"] = TokenTarget(**claim.get("target", {}))
     claim |= {"key": GrantKey(**claim["key"]), "owner": UUID(claim["owner"])}
     return SpooledAnswer(
         path=path,

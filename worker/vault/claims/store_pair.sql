@@ -17,7 +17,7 @@ WITH stored AS (
         obtained_at = CASE WHEN fresh_access THEN :obtained_at ELSE obtained_at END,
         obtained_from = CASE WHEN fresh_access THEN 'renewal' ELSE obtained_from END,
         scopes = CASE WHEN same_access THEN coalesce(CAST(:scopes AS text[]), scopes) ELSE scopes END,
-        due_at = CASE WHEN presented_again THEN :obtained_at WHEN same_access THEN :due_at ELSE least(due_at, :due_at) END,
+        due_at = CASE WHEN presented_again THEN :obtained_at WHEN same_access OR NOT :is_own THEN :due_at ELSE least(due_at, :due_at) END,
         state = CASE WHEN presented_again THEN 'in_doubt' ELSE 'active' END,
         reason = CASE WHEN presented_again THEN 'reused' END,
         reason_since = CASE WHEN presented_again THEN coalesce(claimed_at, reason_since, :obtained_at) END,
@@ -36,8 +36,9 @@ WITH stored AS (
                 AS presented_again,
             refresh_version = :refresh_version AS same_refresh,
             refresh_version = :refresh_version AND CAST(:refresh_ciphertext AS bytea) IS NOT NULL AS fresh_refresh,
-            refresh_version = :refresh_version AND access_version = :access_version AS same_access,
-            refresh_version = :refresh_version AND access_version = :access_version AND NOT CAST(:lacks_access AS boolean) AS fresh_access,
+            refresh_version = :refresh_version AND access_version = :access_version AND :is_own AS same_access,
+            access_version = :access_version AS is_unchanged,
+            refresh_version = :refresh_version AND access_version = :access_version AND :is_own AND NOT CAST(:lacks_access AS boolean) AS fresh_access,
             -- The token that was sent: without a refresh token it is the access token.
             refresh_version = :refresh_version AND (CAST(:refresh_ciphertext AS bytea) IS NOT NULL
                 OR refresh_ciphertext IS NULL AND access_version = :access_version) AS is_replaced
@@ -45,6 +46,23 @@ WITH stored AS (
     ) locked
     WHERE id = locked_id AND same_refresh AND state <> 'erased'
         AND (same_access OR fresh_refresh OR claim_owner = :owner)  -- else the answer says nothing of the grant as it is now
-    RETURNING id, was_awaited, same_access
+    RETURNING id, was_awaited, same_access, is_unchanged
+), stored_resource AS (
+    -- Where the grant's own token has changed meanwhile, its tokens may be about to be revoked: this one is asked for anew.
+    INSERT INTO resource_tokens AS r (grant_id, resource, scope, ciphertext, version, expires_at, scopes, obtained_at)
+    SELECT id, :resource, :scope, CAST(:access_ciphertext AS bytea), CAST(:target_version AS bigint),
+        CAST(:expires_at AS timestamptz), CAST(:scopes AS text[]), CAST(:obtained_at AS timestamptz)
+    FROM stored WHERE NOT :is_own AND is_unchanged AND CAST(:access_ciphertext AS bytea) IS NOT NULL
+    ON CONFLICT (grant_id, resource, scope) DO UPDATE SET
+        ciphertext = excluded.ciphertext, version = excluded.version, expires_at = excluded.expires_at,
+        scopes = excluded.scopes, obtained_at = excluded.obtained_at, refusal = NULL, refusal_blame = NULL, refused_at = NULL
+    WHERE r.version < excluded.version
+), evicted AS (
+    DELETE FROM resource_tokens r USING (
+        SELECT t.grant_id, t.resource, t.scope FROM resource_tokens t JOIN stored ON stored.id = t.grant_id
+        WHERE NOT :is_own AND (t.resource, t.scope) <> (:resource, :scope)
+        ORDER BY greatest(t.obtained_at, t.refused_at) DESC OFFSET :max_resource_tokens - 1
+    ) old
+    WHERE r.grant_id = old.grant_id AND r.resource = old.resource AND r.scope = old.scope
 )
 SELECT same_access, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM stored

@@ -4,5 +4,5 @@ UPDATE refresh_requests SET
     claimed_until = NULL,
     handled_at = CASE WHEN requested_at = :requested_at THEN now() END,
     due_at = CASE WHEN requested_at = :requested_at THEN due_at ELSE now() + interval '1 second' END
-WHERE grant_id = :grant_id AND requested_by = :requested_by
+WHERE grant_id = :grant_id AND requested_by = :requested_by AND resource = :resource AND scope = :scope
 RETURNING pg_notify(:channel, CAST(grant_id AS text)), set_config('synchronous_commit', 'off', true)

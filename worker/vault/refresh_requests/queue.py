@@ -13,6 +13,7 @@ import psycopg
 from sqlalchemy import text
 
 from token_vault.read_model import CHANNEL as GRANTS
+from token_vault.token_target import TokenTarget
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
 
@@ -37,6 +38,7 @@ class RefreshRequest(NamedTuple):
         requested_at: tells whether it was asked for anew.
         min_ttl: seconds of life wanted; 0 for the default.
         rejected_version: of the access token that an API refused; None where none was.
+        resource, scope: what the token is for; both empty for the grant's own.
     """
 
     grant_id: int
@@ -44,12 +46,19 @@ class RefreshRequest(NamedTuple):
     requested_at: datetime
     min_ttl: float
     rejected_version: int | None = None
+    resource: str = ""
+    scope: str = ""
+
+    @property
+    def target(self) -> TokenTarget:
+        """What the token is for."""
+        return TokenTarget(self.resource, self.scope)
 
 
 async def claim(vault: Vault, tenants: Sequence[str], *, limit: int) -> list[RefreshRequest]:
     """Claim requests that are due, for ``CLAIM_TIME``."""
     values = {"tenants": list(tenants), "limit": limit, "claim": CLAIM_TIME}
-    return [RefreshRequest._make(row[:5]) for row in await vault.run(_CLAIM, values)]
+    return [RefreshRequest._make(row[:7]) for row in await vault.run(_CLAIM, values)]
 
 
 async def finish(vault: Vault, request: RefreshRequest) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import RingName
+from token_vault.token_target import TokenTarget
 from worker.vault.connections.connection import options_context
 from worker.vault.crypto.vault_secrets import ACCESS_RING_CHECK, FINGERPRINT_KEY
 from worker.vault.management_token import encryption_context
@@ -28,6 +29,7 @@ class CiphertextColumn:
         context_columns: the other columns that the context is made of.
         context: returns the encryption context of a row's ciphertext.
         condition: on the rows, in SQL.
+        joined: another table that the context is made of, as a JOIN in SQL.
     """
 
     content: str
@@ -38,6 +40,7 @@ class CiphertextColumn:
     context_columns: Sequence[str]
     context: Callable[[Row], EncryptionContext]
     condition: str = "true"
+    joined: str = ""
 
 
 def _grant_key(row: Row) -> GrantKey:
@@ -49,6 +52,13 @@ def _of_grant(field: str) -> Callable[[Row], EncryptionContext]:
         return EncryptionContext.of_grant(_grant_key(row), field, row[f"{field}_version"])
 
     return context
+
+
+def _of_resource_token(row: Row) -> EncryptionContext:
+    key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
+    return EncryptionContext.of_resource_token(
+        key, TokenTarget(row["resource"], row["scope"]), row["version"]
+    )
 
 
 def _tokens(ring: RingName, table: str = "grants", content: str = "tokens") -> CiphertextColumn:
@@ -86,6 +96,12 @@ CIPHERTEXT_COLUMNS = (
         ("tenant", "connection", "user_id", "provider_user_id"), lambda row: EncryptionContext.of_extra(_grant_key(row)),
     ),
     _tokens("access", "revocations", "tokens to revoke"),
+    CiphertextColumn(
+        "access tokens for other resources", "access", "resource_tokens", "ciphertext",
+        {"grant_id": "bigint", "resource": "text", "scope": "text"},
+        ("tenant", "connection", "user_id", "provider_user_id", "version"), _of_resource_token,
+        joined="JOIN grants ON grants.id = grant_id",
+    ),
     _own("fingerprint key", "refresh", FINGERPRINT_KEY),
     CiphertextColumn(
         "connections' options", "refresh", "connections", "options_ciphertext", {"tenant": "text", "name": "text"},
@@ -181,7 +197,7 @@ def _read(
 ) -> list[StoredCiphertext]:
     names = ", ".join((*column.key, *column.context_columns))
     statement = f"""
-SELECT {names}, {column.name} AS stored_ciphertext FROM {column.table}
+SELECT {names}, {column.name} AS stored_ciphertext FROM {column.table} {column.joined}
 WHERE {column.name} IS NOT NULL AND {column.condition} AND {condition}
 ORDER BY {", ".join(column.key)} LIMIT :limit
 """  # noqa: S608  # our own names

@@ -10,7 +10,7 @@ from worker.vault.db.tables.grants import GRANT_STATES, GrantRow
 from worker.vault.db.tables.location import VaultLocation
 from worker.vault.db.tables.outbox import DeliveryRow, OutboxRow
 from worker.vault.db.tables.processes import LeaseRow, WorkerHeartbeatRow
-from worker.vault.db.tables.renewal import RefreshRequestRow, RefusalRow, RenewalCount
+from worker.vault.db.tables.renewal import RefreshRequestRow, RefusalRow, RenewalCount, ResourceTokenRow
 from worker.vault.db.tables.revocations import RevocationRow
 from worker.vault.db.tables.secrets import ManagementTokenRow, VaultSecret
 from worker.vault.db.tables.sync import SyncCursorRow, SyncRun, UserToSync
@@ -28,6 +28,7 @@ __all__ = [
     "RefreshRequestRow",
     "RefusalRow",
     "RenewalCount",
+    "ResourceTokenRow",
     "RevocationRow",
     "SyncCursorRow",
     "SyncRun",

@@ -1,4 +1,4 @@
-"""Tables of refresh requests and renewal counts."""
+"""Tables of refresh requests, resource tokens and renewal counts."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ class RefreshRequestRow(Base):
     # No foreign key: its lock on the grant would last as long as the reader's transaction.
     grant_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     requested_by: Mapped[str] = mapped_column(primary_key=True)
+    # What the token is for; both empty for the grant's own.
+    resource: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
+    scope: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
     requested_at: Mapped[datetime]
     # Nobody waits after this.
     wanted_until: Mapped[datetime]
@@ -48,6 +51,31 @@ class RefreshRequestRow(Base):
             "due_at",
             postgresql_where=text("handled_at IS NULL"),
         ),
+    )
+
+
+class ResourceTokenRow(Base):
+    """A grant's access token for another resource or scopes."""
+
+    __tablename__ = "resource_tokens"
+
+    grant_id: Mapped[int] = mapped_column(ForeignKey("grants.id", ondelete="CASCADE"), primary_key=True)
+    resource: Mapped[str] = mapped_column(primary_key=True)
+    # The scopes that were asked for, sorted; ``scopes`` has those that were granted.
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    ciphertext: Mapped[bytes | None]
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    expires_at: Mapped[datetime | None]
+    scopes: Mapped[list[str] | None]
+    obtained_at: Mapped[datetime | None]
+    # Why the provider gave none when it was last asked, and who has to act.
+    refusal: Mapped[str | None]
+    refusal_blame: Mapped[str | None]
+    refused_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("resource <> '' OR scope <> ''", name="target"),
+        CheckConstraint("refusal_blame IN ('user', 'operator', 'denied')", name="refusal_blame"),
     )
 
 

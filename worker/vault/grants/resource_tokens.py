@@ -1,0 +1,37 @@
+"""Access tokens of a grant for other resources or scopes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import text
+
+from token_vault.token_target import TokenTarget
+from worker.vault.db.sql import load
+from worker.vault.vault import Vault
+
+_RECORD_REFUSAL = load(__file__, "record_refusal")
+_VERSION = text(
+    "SELECT version FROM resource_tokens WHERE grant_id = :id AND resource = :resource AND scope = :scope"
+)
+
+
+async def read_version(vault: Vault, grant_id: int, target: TokenTarget) -> int:
+    """Return the version of a target's token; 0 without one."""
+    values = {"id": grant_id, "resource": target.resource, "scope": target.scope}
+    rows = await vault.run(_VERSION, values)
+    return int(rows[0][0]) if rows else 0
+
+
+async def record_refusal(
+    vault: Vault, grant_id: int, target: TokenTarget, *, code: str, blame: str, now: datetime
+) -> None:
+    """Record that no token comes for a target.
+
+    Args:
+        blame: who has to act: ``user``, ``operator``, or ``denied`` where the operator's settings forbid it.
+    """
+    values = {
+        "id": grant_id, "resource": target.resource, "scope": target.scope, "code": code, "blame": blame, "now": now,
+    }  # fmt: skip
+    await vault.run(_RECORD_REFUSAL, values)
