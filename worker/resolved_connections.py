@@ -12,13 +12,13 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
 
-from token_vault.errors import CannotDecrypt
+from token_vault.errors import CannotDecrypt, ConfigurationError
 from token_vault.token_target import TokenTarget
 from worker import providers, renewal_policy
 from worker.loopback import is_loopback
 from worker.settings import ConnectionSettings, Settings
 from worker.vault.connections.circuits import Circuit
-from worker.vault.connections.client import update_client
+from worker.vault.connections.client import trust_host, update_client
 from worker.vault.connections.connection import StoredConnection, decrypt_options, load_connections
 from worker.vault.schedule import EAGER, RenewalPolicy
 from worker.vault.vault import Vault
@@ -141,6 +141,9 @@ class ConnectionResolver:
             identity=connection.client_identity,
             problem=problem.code if problem else None,
             problem_message=problem.message if problem else None,
+            token_host=providers.token_host(client.token_url)
+            if client and not self._has_own_url(stored)
+            else None,
             renew=renew if client else stored.renew,
             now=now,
         )
@@ -159,7 +162,9 @@ class ConnectionResolver:
             stored,
         )
 
-    def _client(self, stored: StoredConnection) -> providers.Client | providers.Problem:
+    def _client(
+        self, stored: StoredConnection, *, ignore_host: bool = False
+    ) -> providers.Client | providers.Problem:
         try:
             options = self._decrypt_options(stored)
         except CannotDecrypt as error:
@@ -172,7 +177,53 @@ class ConnectionResolver:
             declared=self._declared,
         )
         is_deleted = stored.missing_since is not None and stored.options_ciphertext is None
-        return DELETED if is_deleted and isinstance(resolved, providers.Problem) else resolved
+        if isinstance(resolved, providers.Problem):
+            return DELETED if is_deleted else resolved
+        return (None if ignore_host else self._check_host(stored, resolved)) or resolved
+
+    def _check_host(self, stored: StoredConnection, client: providers.Client) -> providers.Problem | None:
+        if self._has_own_url(stored):
+            return None  # the operator's word
+        configured = self._settings.connection(stored.tenant, stored.name)
+        return providers.check_host(
+            stored.name,
+            self._declared.get(client.provider) or providers.get(client.provider),
+            client.token_url,
+            stored.token_host,
+            custom=providers.is_custom(stored.strategy, configured.provider if configured else None),
+            emulated=self._tenant_is_on_loopback(stored.tenant),
+        )
+
+    def _has_own_url(self, stored: StoredConnection) -> bool:
+        configured = self._settings.connection(stored.tenant, stored.name)
+        return configured is not None and configured.token_url is not None
+
+    async def trust(self, tenant: str, name: str) -> tuple[str | None, str]:
+        """Send a connection's tokens to the host that Auth0 shows now.
+
+        Returns:
+            The host before, None if there was none, and the host from now on.
+
+        Raises:
+            ConfigurationError: there is no such connection, its host is the operator's own, or it has another problem.
+        """
+        found = await load_connections(self._vault, [tenant], name)
+        if not found:
+            raise ConfigurationError(
+                f"no connection is called {name}: `token-vault status` names those that are known"
+            )
+        (stored,) = found
+        if self._has_own_url(stored):
+            raise ConfigurationError(
+                f"the token URL of connection {name} is set in the TOML file: trusted already"
+            )
+        client = self._client(stored, ignore_host=True)
+        if isinstance(client, providers.Problem):
+            raise ConfigurationError(f"connection {name}: {client.message}")
+        host = providers.token_host(client.token_url)
+        await trust_host(self._vault, tenant, name, host)
+        await self.load([tenant], name)
+        return stored.token_host, host
 
     def _decrypt_options(self, stored: StoredConnection) -> Mapping[str, Any] | None:
         key = (stored.tenant, stored.name)

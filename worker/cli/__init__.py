@@ -19,6 +19,7 @@ import typer
 from token_vault.errors import VaultError
 from worker.cli import (
     adopt,
+    connections,
     doctor,
     events,
     follow,
@@ -53,6 +54,7 @@ for name, command in (
     ("adopt", adopt.adopt),
 ):  # fmt: skip
     app.command(name=name)(command)
+app.add_typer(connections.app, name="connections")
 app.add_typer(keys.app, name="keys")
 app.add_typer(events.app, name="events")
 

@@ -25,6 +25,7 @@ from worker.providers.model import (
 )
 from worker.providers.options import TOKEN_FIELDS, admin_tokens, notes, public_options
 from worker.providers.registry import get, names
+from worker.providers.token_hosts import check_host, is_custom, token_host
 
 __all__ = [
     "CLIENT_REFUSED",
@@ -42,11 +43,14 @@ __all__ = [
     "Renewed",
     "TokenRequest",
     "admin_tokens",
+    "check_host",
     "get",
+    "is_custom",
     "names",
     "notes",
     "public_options",
     "resolve",
+    "token_host",
     "unreachable",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import text, update
+from sqlalchemy import func, text, update
 
 from worker.vault.connections import circuits
 from worker.vault.connections.connection import StoredConnection
@@ -31,6 +31,7 @@ async def update_client(
     identity: bytes | None,
     problem: str | None,
     problem_message: str | None,
+    token_host: str | None = None,
     renew: str = "eager",
     now: datetime | None = None,
 ) -> bool:
@@ -43,6 +44,7 @@ async def update_client(
     Args:
         fingerprint: of the client's credentials and endpoint.
         identity: of the client's id and endpoint alone; None where there is no client.
+        token_host: where Auth0 has the tokens sent; the first one stays until the operator trusts another.
         now: the time, by default the database's.
 
     Returns:
@@ -56,13 +58,16 @@ async def update_client(
         stored.renew,
     )
     is_known = identity in (None, stored.client_identity)
-    if is_known and before == (provider, fingerprint, problem, problem_message, renew):
+    is_first_host = token_host is not None and stored.token_host is None
+    if is_known and not is_first_host and before == (provider, fingerprint, problem, problem_message, renew):
         return False
     at = now or await vault.now()
     columns: dict[str, Any] = {
         "provider": provider, "client_id": client_id, "client_fingerprint": fingerprint,
         "problem": problem, "problem_message": problem_message, "renew": renew,
     }  # fmt: skip
+    if is_first_host:
+        columns["token_host"] = func.coalesce(ConnectionRow.token_host, token_host)
     is_other_client = not is_known and stored.client_identity is not None
     if not is_known:
         columns["client_identity"] = identity
@@ -89,3 +94,11 @@ async def update_client(
                 connection, tenant=stored.tenant, connection=stored.name, client=identity, now=at
             )
     return True
+
+
+_TRUST = text("UPDATE connections SET token_host = :host WHERE tenant = :tenant AND name = :name")
+
+
+async def trust_host(vault: Vault, tenant: str, name: str, host: str) -> None:
+    """Let a connection's tokens be sent to this host from now on, and to no other."""
+    await vault.run(_TRUST, {"tenant": tenant, "name": name, "host": host})

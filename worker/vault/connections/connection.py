@@ -28,6 +28,7 @@ class StoredConnection:
     name: str
     strategy: str
     provider: str | None
+    token_host: str | None
     problem: str | None
     problem_message: str | None
     options_ciphertext: bytes | None
@@ -47,7 +48,8 @@ class StoredConnection:
 
 
 _STORED = (
-    ConnectionRow.tenant, ConnectionRow.name, ConnectionRow.strategy, ConnectionRow.provider, ConnectionRow.problem,
+    ConnectionRow.tenant, ConnectionRow.name, ConnectionRow.strategy, ConnectionRow.provider, ConnectionRow.token_host,
+    ConnectionRow.problem,
     ConnectionRow.problem_message, ConnectionRow.options_ciphertext, ConnectionRow.options_version,
     ConnectionRow.client_fingerprint, ConnectionRow.client_identity, ConnectionRow.client_changed_at,
     ConnectionRow.renewed_at, is_suspected().label("is_suspected"), ConnectionRow.renew, ConnectionRow.observed_rotating,
