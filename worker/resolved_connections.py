@@ -199,7 +199,7 @@ class ConnectionResolver:
         return configured is not None and configured.token_url is not None
 
     async def trust(self, tenant: str, name: str) -> tuple[str | None, str]:
-        """Send a connection's tokens to the host that Auth0 shows now.
+        """Trust the token host that Auth0 shows now.
 
         Returns:
             The host before, None if there was none, and the host from now on.

@@ -19,7 +19,7 @@ app = typer.Typer(help="Which hosts connections' tokens are sent to.", no_args_i
 
 @app.callback()
 def connections() -> None:
-    """Let Typer keep ``trust`` a command of its own, beside no other."""
+    """Keep ``trust`` a command of its own."""
 
 
 @app.command()
@@ -28,7 +28,7 @@ def trust(
     tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
-    """Send a connection's tokens to the host that Auth0 shows now.
+    """Trust the token host that Auth0 shows now.
 
     For a connection with the problem token_host_changed, once you know who changed it. The host is that of the last
     sync.

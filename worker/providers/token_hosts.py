@@ -20,7 +20,9 @@ _DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 def token_host(url: str) -> str:
-    """Return a token URL's host, and its port unless that is the scheme's own.
+    """Return a token URL's host in one canonical form.
+
+    With its port, unless that is the scheme's own.
 
     Two URLs with the same result are sent to the same server. A name beyond ASCII equals only itself: programs differ
     in how they encode one.
@@ -46,7 +48,9 @@ def is_custom(strategy: str, provider: str | None) -> bool:
 def check_host(
     name: str, provider: Provider, url: str, trusted: str | None, *, custom: bool, emulated: bool
 ) -> Problem | None:
-    """Say why nothing may be sent to a token URL that Auth0 shows; None if it may.
+    """Return why nothing may be sent to a token URL.
+
+    None if it may.
 
     Args:
         name: the connection's.
@@ -77,5 +81,5 @@ def _own_hosts(provider: Provider) -> frozenset[str]:
 
 
 def _is_below(provider: Provider, host: str) -> bool:
-    """Whether a host is one of the provider's customers', e.g. below ``.salesforce.com``."""
+    """Whether a host is below one of the provider's domains."""
     return any(domain.startswith(".") and host.endswith(domain) for domain in provider.hosts)

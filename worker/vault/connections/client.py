@@ -100,5 +100,5 @@ _TRUST = text("UPDATE connections SET token_host = :host WHERE tenant = :tenant 
 
 
 async def trust_host(vault: Vault, tenant: str, name: str, host: str) -> None:
-    """Let a connection's tokens be sent to this host from now on, and to no other."""
+    """Send a connection's tokens to this host, and no other."""
     await vault.run(_TRUST, {"tenant": tenant, "name": name, "host": host})
