@@ -9,17 +9,24 @@ next tick makes up for a lost one.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 
+import structlog
 from celery import Celery
-from celery.signals import beat_init, setup_logging
+from celery.signals import beat_init, setup_logging, worker_init, worker_ready
 from kombu.entity import Queue
 
-from token_vault.errors import ConfigurationError
+from token_vault.errors import ConfigurationError, VaultError
 from worker import embedded, logs, tasks
 from worker import settings as configuration
 from worker.bootsteps import RefreshRequestStep
+from worker.core_dumps import forbid_core_dumps
 from worker.settings import Settings
 from worker.tasks import CLOCK_SKEW_SECONDS
+from worker.vault.crypto.rings import WrongKeys, read_rings
+
+log = structlog.get_logger(__name__)
 
 # A message whose worker died is delivered again after this time. It is longer than any task takes: a message
 # delivered twice is work done twice, though without harm.
@@ -125,6 +132,63 @@ def _redis_url(settings: Settings) -> str:
 @setup_logging.connect
 def _configure_logging(**_: object) -> None:
     logs.configure()
+
+
+@worker_init.connect
+@beat_init.connect
+def _forbid_core_dumps(**_: object) -> None:
+    forbid_core_dumps()
+
+
+@worker_init.connect
+def _refuse_wrong_keys(**_: object) -> None:
+    """End a worker with wrong keys at its start.
+
+    What else is wrong may pass, or be put right: the tasks try again.
+    """
+    try:
+        tasks.process.runtime()
+    except WrongKeys as error:
+        log.error("keys.refused", error=str(error))  # noqa: TRY400  # the message says it all
+        raise SystemExit(2) from None  # Celery goes on after any other exception
+    except VaultError as error:
+        log.warning("vault.not_opened", error=str(error))
+
+
+@worker_ready.connect
+def _reload_keys_on_hangup(**_: object) -> None:
+    """Take new keys on SIGHUP, in place of Celery's restart.
+
+    Files are read and commands are run again; what is under way goes on.
+    """
+
+    def reload() -> None:
+        try:
+            tasks.process.reload_keys()
+        except VaultError as error:
+            log.error("keys.refused", error=str(error))  # noqa: TRY400  # the message says it all
+
+    def on_hangup(*_: object) -> None:
+        threading.Thread(target=reload, name="reload keys", daemon=True).start()
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, on_hangup)
+
+
+@beat_init.connect
+def _refuse_unsafe_keys(**_: object) -> None:
+    """End a beat with unsafe keys at its start.
+
+    It needs none; where it shares the workers' environment, it tells of the mistake as well.
+    """
+    settings = configuration.load()
+    if not (settings.access_keys and settings.refresh_keys):
+        return
+    try:
+        read_rings(settings.access_keys, settings.refresh_keys)
+    except WrongKeys as error:
+        log.error("keys.refused", error=str(error))  # noqa: TRY400
+        raise SystemExit(2) from None
 
 
 @beat_init.connect

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -17,6 +18,8 @@ from worker.runtime import Runtime, open_runtime
 from worker.vault.db.errors import explain
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 class Process:
@@ -90,6 +93,17 @@ class Process:
             runtime = await stack.enter_async_context(open_runtime(configuration.load(), connections=20))
             self._opened, self._runtime = stack.pop_all(), runtime
         return runtime
+
+    def reload_keys(self) -> None:
+        """Use the keys that the settings name now.
+
+        Raises:
+            ConfigurationError: they cannot be read, or do not open the vault; the earlier ones stay in use.
+            TemporarilyUnavailable: Postgres does not answer; likewise.
+        """
+        vault, settings = self.runtime().vault, configuration.load()
+        self.run(lambda: vault.replace_keys(settings.access_keys, settings.refresh_keys))
+        log.info("keys.reloaded", access=vault.access.fingerprints, refresh=vault.refresh.fingerprints)
 
     def close(self) -> None:
         """Close the runtime and stop the loop."""

@@ -62,6 +62,11 @@ class Process:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether it has not ended."""
         return self._process.poll() is None

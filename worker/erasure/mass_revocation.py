@@ -149,7 +149,7 @@ class MassRevocation:
         self.progress(self._done, self._total)
         if code is not None:
             log.warning(
-                "revocation.unproven",
+                "revocation.listed",
                 grant=revocation.grant_id,
                 connection=revocation.key.connection,
                 code=code,

@@ -1,6 +1,7 @@
 """Settings from the environment.
 
-Each secret ``NAME`` can also be given as ``NAME_FILE``, the path of a file that holds it.
+Each secret ``NAME`` can also be given as ``NAME_FILE``, the path of a file that holds it; a key ring also as
+``NAME_COMMAND``, a command that prints it.
 """
 
 from __future__ import annotations
@@ -147,10 +148,11 @@ class Environment(BaseSettings):
 
 
 def _secret_files(fields: Iterable[str]) -> dict[str, Any]:
-    """Read ``NAME_FILE`` for each secret ``NAME`` among the fields."""
+    """Read ``NAME_FILE`` or ``NAME_COMMAND`` of each secret field."""
     found: dict[str, Any] = {}
     for field in fields:
         name = field.upper()
-        if name in SECRET_NAMES and os.environ.get(f"{name}_FILE") and (secret := read_secret(name)):
+        is_indirect = os.environ.get(f"{name}_FILE") or os.environ.get(f"{name}_COMMAND")
+        if name in SECRET_NAMES and is_indirect and (secret := read_secret(name)):
             found[field] = secret.reveal()
     return found

@@ -17,6 +17,7 @@ from token_vault.secret import Secret
 from worker.vault import location
 from worker.vault.crypto import vault_secrets
 from worker.vault.crypto.fingerprints import Fingerprints
+from worker.vault.crypto.rings import read_rings
 from worker.vault.db.engine import create_vault_engine
 from worker.vault.db.errors import explained
 
@@ -83,6 +84,18 @@ class Vault:
         ((code,),) = await self.run(location.FIND_DIFFERENCE)
         return None if code is None else str(code)
 
+    async def replace_keys(self, access_keys: Sequence[Secret], refresh_keys: Sequence[Secret]) -> None:
+        """Use these keys from now on.
+
+        Raises:
+            WrongKeys: they do not open this vault, or are not safe to use; nothing has changed then.
+        """
+        access, refresh = read_rings(access_keys, refresh_keys)
+        async with explained(), self.engine.begin() as connection:
+            await vault_secrets.load_or_create(connection, access, refresh)
+        self.access.take_over(access)
+        self.refresh.take_over(refresh)
+
     async def now(self) -> datetime:
         """Return the database's time: one clock for all workers."""
         (row,) = await self.run(text("SELECT clock_timestamp()"))
@@ -106,10 +119,11 @@ async def open_vault(
         connections: how many connections to Postgres at the most.
 
     Raises:
-        ConfigurationError: a wrong URL or key, one of the vault's secrets is missing, or the migrations have not run.
+        WrongKeys: the rings do not open this vault, or are not safe to use.
+        ConfigurationError: a wrong URL, one of the vault's secrets is missing, or the migrations have not run.
         TemporarilyUnavailable: Postgres does not answer.
     """
-    access, refresh = KeyRing("access", access_keys), KeyRing("refresh", refresh_keys)
+    access, refresh = read_rings(access_keys, refresh_keys)
     engine = create_vault_engine(database_url, connections=connections)
     try:
         async with explained(), engine.begin() as connection:

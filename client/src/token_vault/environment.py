@@ -12,7 +12,10 @@ from pathlib import Path
 from token_vault.errors import ConfigurationError
 from token_vault.home import DEFAULT_HOME, absolute, home_keys, running_postgres
 from token_vault.secret import Secret
+from token_vault.secret_command import secret_from_command
 from token_vault.secret_files import secret_file
+
+_RINGS = ("VAULT_ACCESS_KEYS", "VAULT_REFRESH_KEYS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +46,27 @@ class ReaderEnvironment:
 
 
 def read_secret(name: str) -> Secret | None:
-    """Read the variable ``NAME``, or the file named by ``NAME_FILE``.
+    """Read the variable ``NAME``, or the file of ``NAME_FILE``.
 
-    None where neither is set.
+    A key ring may also be what the command of ``NAME_COMMAND`` prints.
+
+    Returns:
+        None where none of them is set.
 
     Raises:
-        ConfigurationError: both are set, or the file cannot be read.
+        ConfigurationError: several are set, the file cannot be read, or the command fails.
     """
-    path = os.environ.get(f"{name}_FILE")
-    if path and os.environ.get(name):
-        raise ConfigurationError(f"both {name} and {name}_FILE are set: keep one")
-    if path:
-        return Secret(secret_file(path, f"{name}_FILE"))
-    value = os.environ.get(name)
-    return Secret(value) if value else None
+    names = [name, f"{name}_FILE", *([f"{name}_COMMAND"] if name in _RINGS else [])]
+    given = [each for each in names if os.environ.get(each)]
+    if len(given) > 1:
+        raise ConfigurationError(f"both {' and '.join(given[:2])} are set: keep one")
+    if not given:
+        return None
+    if given == [name]:
+        return Secret(os.environ[name])
+    source = os.environ[given[0]]
+    read = secret_from_command if given[0].endswith("_COMMAND") else secret_file
+    return Secret(read(source, given[0]))
 
 
 def split_keys(text: str) -> tuple[Secret, ...]:

@@ -30,9 +30,6 @@ class KeyRing:
 
     The newest key encrypts; any key of the ring decrypts.
 
-    Attributes:
-        fingerprints: what names each key to people, in the ring's order: the beginning of a hash.
-
     Raises:
         ConfigurationError: when there is no key, or one is not a Fernet key (32 bytes, URL-safe base64).
     """
@@ -43,7 +40,7 @@ class KeyRing:
             raise ConfigurationError(
                 f"no key for the {name} ring: set {VARIABLES[name]}; make one with `token-vault keys generate`"
             )
-        fernets = []
+        read = []
         for position, key in enumerate(keys, start=1):
             # Base64 is read up to its padding: two keys with a blank between them would pass for the first.
             if not _KEY.fullmatch(key.reveal()):
@@ -51,9 +48,21 @@ class KeyRing:
                     f"{VARIABLES[name]}: key {position} of {len(keys)} is not a Fernet key "
                     "(32 bytes as URL-safe base64); make one with `token-vault keys generate`"
                 )
-            fernets.append(Fernet(key.reveal()))
-        self._fernets = fernets
-        self.fingerprints = tuple(_key_fingerprint(key) for key in keys)
+            read.append((_key_fingerprint(key), Fernet(key.reveal())))
+        self._keys = tuple(read)
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """What names each key to people, in the ring's order."""
+        return tuple(fingerprint for fingerprint, _ in self._keys)
+
+    @property
+    def _fernets(self) -> tuple[Fernet, ...]:
+        return tuple(fernet for _, fernet in self._keys)
+
+    def take_over(self, other: KeyRing) -> None:
+        """Replace all keys by another ring's."""
+        self._keys = other._keys
 
     def encrypt(self, context: EncryptionContext, secret: Secret) -> bytes:
         """Encrypt a secret for its context, with the newest key."""

@@ -53,8 +53,10 @@ def up(
     from worker import embedded
     from worker.cli.up import demo as emulated
     from worker.cli.up.screen import choose_screen
+    from worker.core_dumps import forbid_core_dumps
     from worker.settings import load
 
+    forbid_core_dumps()
     environment.configure_log()
     settings = load()
     with embedded.home_lock(settings.home), choose_screen(as_json=as_json) as up_screen:

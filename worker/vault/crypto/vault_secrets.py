@@ -15,6 +15,7 @@ from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt, ConfigurationError
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
+from worker.vault.crypto.rings import WrongKeys
 from worker.vault.db.tables import VaultSecret
 from worker.vault.location import record_location
 
@@ -37,7 +38,8 @@ async def load_or_create(connection: AsyncConnection, access: KeyRing, refresh: 
     that holds anything a new fingerprint key would make every stale copy at Auth0 look new.
 
     Raises:
-        ConfigurationError: a secret is missing from a vault in use, or a ring lacks the key that encrypted it.
+        ConfigurationError: a secret is missing from a vault in use.
+        WrongKeys: a ring lacks the key that encrypted it.
     """
     stored = await _load(connection)
     if _missing(stored):
@@ -80,7 +82,7 @@ def _decrypt(ring: KeyRing, context: EncryptionContext, stored: Mapping[str, byt
     try:
         return ring.decrypt(context, stored[context.row[0]])
     except CannotDecrypt:
-        raise ConfigurationError(
+        raise WrongKeys(
             f"the {ring.name} ring does not open this vault: it was encrypted under other keys. "
             f"Put the missing key into VAULT_{ring.name.upper()}_KEYS (old keys go to the end of the list)"
         ) from None
