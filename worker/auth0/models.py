@@ -45,6 +45,10 @@ def _options(value: object) -> Options | None:
     return None if value is None else Options(value)
 
 
+def _profile(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 @dataclass(frozen=True)
 class Auth0Identity:
     """One of a user's identities, with Auth0's copy of tokens.
@@ -56,6 +60,7 @@ class Auth0Identity:
         access_token: as of the last login through this identity; None where absent, null or empty.
         refresh_token: None where absent, null or empty; absent never means that it was revoked.
         expires_in: life of the access token in seconds **from an unknown moment**; None where unknown.
+        profile: what the provider said of a linked account, beside its tokens; empty where Auth0 shows none.
         is_oauth1: an OAuth 1 token comes with a secret of its own; such tokens are not renewed.
     """
 
@@ -67,6 +72,9 @@ class Auth0Identity:
     access_token: OptionalSecret = None
     refresh_token: OptionalSecret = None
     expires_in: OptionalSeconds = None
+    profile: Annotated[Mapping[str, Any], Field(alias="profileData"), PlainValidator(_profile)] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     is_oauth1: Annotated[bool, Field(alias="access_token_secret"), PlainValidator(bool)] = False
 
 

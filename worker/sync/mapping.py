@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from token_vault.grant_key import GrantKey
 from worker import auth0, providers
+from worker.providers.answer import texts
 from worker.resolved_connections import ResolvedConnection
 from worker.token_pair import TokenPair
 from worker.vault.ingest.columns import IncomingGrant
@@ -31,7 +32,10 @@ def incoming_grants(user: auth0.Auth0User, tenant: str, connections: Connections
             key=GrantKey(tenant, identity.connection, user.user_id, identity.user_id),
             strategy=identity.provider,
             pair=TokenPair(
-                identity.access_token, identity.refresh_token, _expires_at(issued_at, identity.expires_in)
+                identity.access_token,
+                identity.refresh_token,
+                _expires_at(issued_at, identity.expires_in),
+                extra=_extra(identity, connection),
             ),
             updated_at=user.updated_at,
             issued_at=issued_at,
@@ -98,6 +102,13 @@ def _expires_at(issued_at: datetime | None, expires_in: float | None) -> datetim
         return issued_at + timedelta(seconds=expires_in)
     except OverflowError:
         return None
+
+
+def _extra(identity: auth0.Auth0Identity, connection: ResolvedConnection | None) -> dict[str, str]:
+    """Return the values beside the token that its provider gives."""
+    if connection is None or connection.provider is None:
+        return {}
+    return texts(identity.profile, connection.provider.keeps)
 
 
 def _exchangeable(connection: ResolvedConnection | None) -> bool:

@@ -57,6 +57,16 @@ async def test_a_refresh_token_without_access_token_is_kept(renewals: Renewals) 
     assert renewals.holds_what_lives(worker.vault, user, "c")
 
 
+async def test_half_an_answer_with_the_whole_pair_is_enough(renewals: Renewals) -> None:
+    """A body that ends too early, after the refresh token, costs nothing."""
+    [user] = renewals.connect("c", "okta", "okta")
+    worker = await renewals.synced()
+    renewals.make_due()
+    renewals.tenant.fail_next("/idp/c", 1, "malformed_json")
+    assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 1}
+    assert renewals.holds_what_lives(worker.vault, user, "c")
+
+
 def events(renewals: Renewals) -> list[tuple[str, str | None, str | None]]:
     """What was told of grants, in order."""
     rows = renewals.sql("SELECT kind, reason, message FROM outbox WHERE user_id IS NOT NULL ORDER BY at")

@@ -180,13 +180,13 @@ def test_an_admin_grant_is_shown_as_one(grant: Callable[[str], None], sql: Sql) 
 
 
 def test_the_views_show_no_ciphertext_and_no_refresh_token(sql: Sql) -> None:
-    """token_status has no bytes at all; served_tokens has the sealed access token and nothing of the refresh token."""
+    """token_status has no bytes at all; served_tokens has what is sealed under the access ring and nothing of the refresh token."""
     columns = sql(
         "SELECT table_name AS view, column_name AS name, data_type AS type FROM information_schema.columns "
         "WHERE table_schema = 'public' AND table_name IN ('token_status', 'served_tokens')"
     )
     sealed = {(column["view"], column["name"]) for column in columns if column["type"] == "bytea"}
-    assert sealed == {("served_tokens", "access_ciphertext")}
+    assert sealed == {("served_tokens", "access_ciphertext"), ("served_tokens", "extra_ciphertext")}
     for column in columns:
         assert "shown" not in column["name"]
         assert "refresh" not in column["name"] or column["view"] == "token_status"

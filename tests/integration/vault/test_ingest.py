@@ -678,3 +678,23 @@ async def test_nothing_readable_is_in_a_row(vault: Vault, sql: Sql) -> None:
     )
     assert not row["guessed"]
     assert row["digest"] not in text
+
+
+async def test_values_beside_the_token_come_with_it(vault: Vault, sql: Sql) -> None:
+    """What Auth0 shows beside a token is stored with it, and stays where a later login shows none."""
+
+    def extra() -> str | None:
+        sealed = row_of(sql)["extra_ciphertext"]
+        return sealed and vault.access.decrypt(EncryptionContext.of_extra(KEY), sealed).reveal()
+
+    first = shown()
+    beside = replace(first, pair=replace(first.pair, extra={"instance_url": "https://one.example"}))
+    await ingest(vault, [beside], now=NOW)
+    assert extra() == '{"instance_url": "https://one.example"}'
+    await ingest(vault, [shown(access="access-2", at=NOW + MINUTE, issued_at=NOW + MINUTE)], now=NOW + MINUTE)
+    assert extra() == '{"instance_url": "https://one.example"}'
+    again = shown(access="access-3", at=NOW + 2 * MINUTE, issued_at=NOW + 2 * MINUTE)
+    moved = replace(again, pair=replace(again.pair, extra={"instance_url": "https://two.example"}))
+    await ingest(vault, [moved], now=NOW + 2 * MINUTE)
+    assert extra() == '{"instance_url": "https://two.example"}'
+    assert opened(vault, sql) == ("access-3", "refresh-1")

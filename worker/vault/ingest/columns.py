@@ -15,6 +15,7 @@ from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from worker.token_pair import TokenPair
 from worker.vault import schedule
+from worker.vault.crypto.extra import encrypt_extra
 from worker.vault.ingest.freshness import Freshness, Incoming, Stored
 from worker.vault.vault import Vault
 
@@ -51,7 +52,7 @@ FingerprintedGrant = tuple[IncomingGrant, Incoming]
 # Columns that an ingest may change; the rest of the row stays.
 INGESTED_COLUMNS = (
     "state", "reason", "reason_since", "access_ciphertext", "access_version", "refresh_ciphertext", "refresh_version",
-    "expires_at", "refresh_expires_at", "consent_expires_at", "scopes", "obtained_at", "obtained_from", "observed_access",
+    "expires_at", "refresh_expires_at", "consent_expires_at", "scopes", "extra_ciphertext", "obtained_at", "obtained_from", "observed_access",
     "observed_refresh", "observed_updated_at", "user_created_at", "due_at", "claim_owner", "claimed_at", "claim_until",
     "awaited", "in_doubt_since", "attempts", "last_error",
 )  # fmt: skip
@@ -135,6 +136,8 @@ def ingested_columns(
             "obtained_from": "auth0",
             "scopes": list(pair.scopes) if pair.scopes is not None else row["scopes"],
         }
+        if extra := encrypt_extra(vault.access, grant.key, pair.extra):
+            columns["extra_ciphertext"] = extra
     if freshness.refresh and pair.refresh:
         version = row["refresh_version"] + 1
         columns |= {

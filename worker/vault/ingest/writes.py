@@ -33,7 +33,7 @@ class Writes:
 _INSERT = load(__file__, "insert_grants")
 _INSERTED = (
     "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "access_ciphertext", "access_version",
-    "refresh_ciphertext", "refresh_version", "expires_at", "refresh_expires_at", "scopes", "obtained_at",
+    "refresh_ciphertext", "refresh_version", "expires_at", "refresh_expires_at", "scopes", "extra_ciphertext", "obtained_at",
     "obtained_from", *OBSERVED_COLUMNS, "due_at",
 )  # fmt: skip
 
