@@ -19,8 +19,9 @@ from typing import Any, Self
 from token_vault.errors import VaultError
 from token_vault.listener import AsyncListener, Listener
 from token_vault.pool import AsyncPool, Pool
-from token_vault.read_flow import Flow, Listen, NoteRead, Query, Step, Wait
+from token_vault.read_flow import Flow, Listen, NoteRead, Query, RecordRead, Step, Wait
 from token_vault.read_model import REQUEST_REFRESH
+from token_vault.read_records import RECORD_READS, recording, to_json
 from token_vault.reader import DEFAULT_WAIT_SECONDS, Reader, admin_query, user_query
 from token_vault.token import Token
 from token_vault.token_target import TokenTarget
@@ -40,6 +41,7 @@ class TokenVault(Reader):
         database_url: of the vault.
         access_keys: the access ring, newest first.
         tenant: the tenant's name, where the vault has several.
+        audit: ``strict`` hands out no token before the read is recorded; ``off`` is for who records reads itself.
 
     Raises:
         ConfigurationError: there is no key, or one is not a Fernet key.
@@ -63,6 +65,8 @@ class TokenVault(Reader):
         min_ttl: float | None = None,
         wait: float = DEFAULT_WAIT_SECONDS,
         needs: Sequence[str] = (),
+        request_id: str | None = None,
+        reason: str | None = None,
     ) -> Token:
         """Return a user's fresh token.
 
@@ -77,6 +81,7 @@ class TokenVault(Reader):
             wait: seconds to wait for a refresh on demand; a day at the most.
             needs: scopes without which the token is of no use; they are not looked at where nobody said which
                 scopes were granted.
+            request_id, reason: what the audit's record of the read says of it; never put a secret there.
 
         Raises:
             TokenNotFound: nothing is stored for them.
@@ -85,7 +90,7 @@ class TokenVault(Reader):
             MissingScopes: it lacks scopes that are needed.
             TokenExpired: it has ended, or ends too soon, and nobody can renew it; or nobody knows when it ends, and
                 ``min_ttl`` asks for a life.
-            TemporarilyUnavailable: not now; ``retry_after`` says when.
+            TemporarilyUnavailable: not now; ``retry_after`` says when. Or the audit is strict, and cannot record it.
             ConfigurationError, AccessDenied: the operator fixes the keys, the database or its roles.
             ValueError, TypeError: a name is empty, or is no string.
 
@@ -95,7 +100,15 @@ class TokenVault(Reader):
         return self._run(
             self._flow.token(
                 user_query(
-                    user_id, connection, account, min_ttl, wait, needs, TokenTarget.of(resource, scopes)
+                    user_id,
+                    connection,
+                    account,
+                    min_ttl,
+                    wait,
+                    needs,
+                    TokenTarget.of(resource, scopes),
+                    request_id,
+                    reason,
                 )
             )
         )
@@ -109,10 +122,16 @@ class TokenVault(Reader):
         min_ttl: float | None = None,
         wait: float = DEFAULT_WAIT_SECONDS,
         needs: Sequence[str] = (),
+        request_id: str | None = None,
+        reason: str | None = None,
     ) -> Token:
         """Return an enterprise connection's fresh admin token; raises as ``user_token``."""
         return self._run(
-            self._flow.token(admin_query(connection, min_ttl, wait, needs, TokenTarget.of(resource, scopes)))
+            self._flow.token(
+                admin_query(
+                    connection, min_ttl, wait, needs, TokenTarget.of(resource, scopes), request_id, reason
+                )
+            )
         )
 
     def rejected(self, token: Token) -> None:
@@ -130,6 +149,7 @@ class TokenVault(Reader):
 
     def close(self) -> None:
         """Close the connections."""
+        self._recorder.close()
         self._listener.close()
         self._pool.close()
 
@@ -167,6 +187,12 @@ class TokenVault(Reader):
             case Wait(wakeup, seconds):
                 wakeup.wait(seconds)
                 wakeup.clear()
+            case RecordRead(record):
+                if self._audit == "strict":
+                    with recording():
+                        self._pool.rows(RECORD_READS, (to_json([record]),))
+                elif self._audit == "batched":
+                    self._recorder.record(record)
         return None
 
     def _note_read(self, grant_id: int) -> None:
@@ -209,12 +235,22 @@ class AsyncTokenVault(Reader):
         min_ttl: float | None = None,
         wait: float = DEFAULT_WAIT_SECONDS,
         needs: Sequence[str] = (),
+        request_id: str | None = None,
+        reason: str | None = None,
     ) -> Token:
         """Return a user's fresh token; arguments and errors as ``TokenVault.user_token``."""
         return await self._run(
             self._flow.token(
                 user_query(
-                    user_id, connection, account, min_ttl, wait, needs, TokenTarget.of(resource, scopes)
+                    user_id,
+                    connection,
+                    account,
+                    min_ttl,
+                    wait,
+                    needs,
+                    TokenTarget.of(resource, scopes),
+                    request_id,
+                    reason,
                 )
             )
         )
@@ -228,10 +264,16 @@ class AsyncTokenVault(Reader):
         min_ttl: float | None = None,
         wait: float = DEFAULT_WAIT_SECONDS,
         needs: Sequence[str] = (),
+        request_id: str | None = None,
+        reason: str | None = None,
     ) -> Token:
         """Return the fresh admin token of an enterprise connection."""
         return await self._run(
-            self._flow.token(admin_query(connection, min_ttl, wait, needs, TokenTarget.of(resource, scopes)))
+            self._flow.token(
+                admin_query(
+                    connection, min_ttl, wait, needs, TokenTarget.of(resource, scopes), request_id, reason
+                )
+            )
         )
 
     async def rejected(self, token: Token) -> None:
@@ -241,6 +283,7 @@ class AsyncTokenVault(Reader):
 
     async def close(self) -> None:
         """Close the connections."""
+        await asyncio.get_running_loop().run_in_executor(None, self._recorder.close)
         here = self._here()
         for note in list(here.notes):
             note.cancel()
@@ -300,6 +343,12 @@ class AsyncTokenVault(Reader):
                     async with asyncio.timeout(seconds):
                         await wakeup.wait()
                 wakeup.clear()
+            case RecordRead(record):
+                if self._audit == "strict":
+                    with recording():
+                        await here.pool.rows(RECORD_READS, (to_json([record]),))
+                elif self._audit == "batched":
+                    self._recorder.record(record)
         return None
 
     def _note_read(self, here: _OpenInLoop, grant_id: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -37,6 +38,7 @@ from token_vault.read_model import (
     Served,
     choose,
 )
+from token_vault.read_records import SERVED, ReadRecord
 from token_vault.token import Token
 from token_vault.token_target import TokenTarget
 
@@ -62,6 +64,7 @@ class TokenQuery:
         wait: seconds to wait for a refresh.
         needs: scopes without which the token is of no use.
         target: the resource and scopes that the token is for.
+        request_id, reason: what the record of the read says of it.
     """
 
     user_id: str
@@ -71,6 +74,8 @@ class TokenQuery:
     wait: float
     needs: tuple[str, ...] = ()
     target: TokenTarget = TokenTarget()  # noqa: RUF009  # frozen
+    request_id: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,14 @@ class Wait:
     seconds: float
 
 
-Step = Query | NoteRead | Listen | Wait
+@dataclass(frozen=True, slots=True)
+class RecordRead:
+    """Record the read for the audit; an error of it is thrown in where no read may happen unrecorded."""
+
+    record: ReadRecord
+
+
+Step = Query | NoteRead | Listen | Wait | RecordRead
 Flow = Generator[Step, Any, Token]
 
 
@@ -165,10 +177,29 @@ class ReadFlow:
             VaultError: as ``TokenVault.user_token`` says.
         """
         try:
-            return (yield from self._token(query))
+            try:
+                token = yield from self._token(query)
+            except VaultError as error:
+                with suppress(VaultError):  # what the caller is told is why there is no token
+                    yield RecordRead(self._record(query, type(error).__name__))
+                raise
+            yield RecordRead(self._record(query, SERVED, token))
         except VaultError as error:
             error.user_id, error.connection = query.user_id, query.connection
             raise
+        return token
+
+    def _record(self, query: TokenQuery, outcome: str, token: Token | None = None) -> ReadRecord:
+        return ReadRecord(
+            query.user_id,
+            query.connection,
+            outcome,
+            tenant=token.tenant if token else self._tenant,
+            account=token.account if token else query.account,
+            request_id=query.request_id,
+            reason=query.reason,
+            at=time.monotonic(),
+        )
 
     def _token(self, query: TokenQuery) -> Flow:
         served = yield from self._read(query)
@@ -249,6 +280,8 @@ class ReadFlow:
             served.expires_at,
             scopes,
             extra=self._extra(served),
+            tenant=served.tenant,
+            account=served.provider_user_id,
             grant_id=served.id,
             access_version=served.access_version,
             target=served.target,

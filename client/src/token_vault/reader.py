@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, get_args
 
 from token_vault.environment import ReaderEnvironment
 from token_vault.fork_safety import begin_in_each_process
 from token_vault.keyring import KeyRing
 from token_vault.read_flow import ReadFlow, TokenQuery
+from token_vault.read_records import AuditMode, ReadRecorder
 from token_vault.secret import Secret
 from token_vault.token_target import TokenTarget
 
@@ -29,29 +30,39 @@ class Reader:
         database_url: of the vault.
         access_keys: the access ring, newest first.
         tenant: the tenant's name, where the vault has several.
+        audit: ``strict`` hands out no token before the read is recorded; ``off`` is for who records reads itself.
 
     Raises:
         ConfigurationError: there is no key, or one is not a Fernet key.
     """
 
     def __init__(
-        self, database_url: str | Secret, access_keys: Sequence[str | Secret], *, tenant: str | None = None
+        self,
+        database_url: str | Secret,
+        access_keys: Sequence[str | Secret],
+        *,
+        tenant: str | None = None,
+        audit: AuditMode = "batched",
     ) -> None:
         if isinstance(access_keys, str):
             del database_url, access_keys
             raise TypeError("access_keys is a sequence of keys: [key]")
+        if audit not in get_args(AuditMode):
+            raise ValueError(f"audit is one of {', '.join(get_args(AuditMode))}")
         # Rebound, so that no traceback from here on shows them.
         self._database_url = database_url = _secret(database_url)
         access_keys = keys = [_secret(key) for key in access_keys]
         self._flow = ReadFlow(KeyRing("access", keys), tenant)
         self._noted: dict[int, float] = {}
+        self._audit = audit
         begin_in_each_process(self)
 
     def begin(self) -> None:
         """Open nothing yet; called again in each forked process."""
+        self._recorder = ReadRecorder(self._database_url)
 
     @classmethod
-    def from_env(cls, *, tenant: str | None = None) -> Self:
+    def from_env(cls, *, tenant: str | None = None, audit: AuditMode = "batched") -> Self:
         """Make a reader from ``DATABASE_URL`` and ``VAULT_ACCESS_KEYS``.
 
         Without ``DATABASE_URL`` it reads the vault that runs under ``TOKEN_VAULT_HOME``.
@@ -60,7 +71,7 @@ class Reader:
             ConfigurationError: a variable is missing or wrong.
         """
         found = ReaderEnvironment.read()
-        return cls(found.database_url, found.access_keys, tenant=tenant)
+        return cls(found.database_url, found.access_keys, tenant=tenant, audit=audit)
 
     def _is_to_be_noted(self, grant_id: int) -> bool:
         """Whether this reader has not noted the grant lately.
@@ -84,6 +95,8 @@ def user_query(
     wait: float,
     needs: Sequence[str] = (),
     target: TokenTarget = DEFAULT_TARGET,
+    request_id: str | None = None,
+    reason: str | None = None,
 ) -> TokenQuery:
     """Check what an app asks for of a user.
 
@@ -93,7 +106,10 @@ def user_query(
     _check_names(user_id=user_id, connection=connection)
     if account is not None:
         _check_names(account=account)
-    return TokenQuery(user_id, connection, account, min_ttl, wait, _checked_scopes(needs), target)
+    _check_texts(request_id, reason)
+    return TokenQuery(
+        user_id, connection, account, min_ttl, wait, _checked_scopes(needs), target, request_id, reason
+    )
 
 
 def admin_query(
@@ -102,19 +118,27 @@ def admin_query(
     wait: float,
     needs: Sequence[str] = (),
     target: TokenTarget = DEFAULT_TARGET,
+    request_id: str | None = None,
+    reason: str | None = None,
 ) -> TokenQuery:
     """Check what an app asks for of an admin.
 
     Raises as ``user_query``.
     """
     _check_names(connection=connection)
-    return TokenQuery("", connection, None, min_ttl, wait, _checked_scopes(needs), target)
+    _check_texts(request_id, reason)
+    return TokenQuery("", connection, None, min_ttl, wait, _checked_scopes(needs), target, request_id, reason)
 
 
 def _checked_scopes(needs: Sequence[str]) -> tuple[str, ...]:
     if isinstance(needs, str):
         raise TypeError("needs is a sequence of scopes: (scope,)")
     return tuple(needs)
+
+
+def _check_texts(*texts: object) -> None:
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise TypeError("request_id and reason are strings")
 
 
 def _check_names(**names: object) -> None:

@@ -26,9 +26,20 @@ class Token:
         scopes: what it may do; None where nobody said.
         extra: values beside it that an API call needs, e.g. ``instance_url``; empty where the provider is not
             declared to give any.
+        tenant, account: whose it is: the tenant's name, and the user's id at the provider; empty for an admin token.
     """
 
-    __slots__ = ("access_version", "expires_at", "extra", "grant_id", "scopes", "target", "value")
+    __slots__ = (
+        "access_version",
+        "account",
+        "expires_at",
+        "extra",
+        "grant_id",
+        "scopes",
+        "target",
+        "tenant",
+        "value",
+    )
 
     def __init__(
         self,
@@ -37,6 +48,8 @@ class Token:
         scopes: tuple[str, ...] | None,
         *,
         extra: Mapping[str, str] = _NO_EXTRA,
+        tenant: str | None = None,
+        account: str | None = None,
         grant_id: int | None = None,
         access_version: int | None = None,
         target: TokenTarget = DEFAULT_TARGET,
@@ -45,6 +58,8 @@ class Token:
         self.expires_at = expires_at
         self.scopes = scopes
         self.extra = extra
+        self.tenant = tenant
+        self.account = account
         # Which token of the vault this is, for ``rejected``.
         self.grant_id = grant_id
         self.access_version = access_version

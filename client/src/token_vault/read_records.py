@@ -1,0 +1,231 @@
+"""Records of reads: who has read what, for the vault's audit.
+
+They are written in batches by a thread of their own, so that no read waits for one. A crash of this process loses what
+was read in the last second.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+from weakref import WeakSet
+
+from token_vault.database_errors import RETRY_AFTER
+from token_vault.errors import TemporarilyUnavailable, VaultError
+from token_vault.pool import Pool
+from token_vault.secret import Secret
+
+AuditMode = Literal["batched", "strict", "off"]
+
+SERVED = "served"  # the outcome of a read that gave a token
+
+RECORD_READS = "SELECT record_reads(%s::jsonb)"
+
+# Between two batches: what a crash loses.
+FLUSH_SECONDS = 0.5
+MAX_BATCH = 500
+# While Postgres is away, the oldest records are dropped beyond this: some megabytes.
+MAX_PENDING = 20_000
+MAX_RETRY_SECONDS = 30.0
+# The thread and its connection end when nothing was read for so long.
+IDLE_SECONDS = 60.0
+# To write the last records when a reader is closed, or its process ends.
+CLOSE_SECONDS = 2.0
+
+log = logging.getLogger("token_vault")
+
+_recorders: WeakSet[ReadRecorder] = WeakSet()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecord:
+    """One read and what came of it; never the token.
+
+    Attributes:
+        user_id: empty for an admin token.
+        outcome: ``served``, or the name of the error.
+        account: the user's id at the provider.
+        request_id, reason: as the caller gave them.
+        consumer, source: who reads, where the one who records reads for others: the command, the HTTP API.
+        at: when, by the monotonic clock.
+    """
+
+    user_id: str
+    connection: str
+    outcome: str
+    tenant: str | None = None
+    account: str | None = None
+    request_id: str | None = None
+    reason: str | None = None
+    consumer: str | None = None
+    source: str | None = None
+    at: float | None = None
+
+
+def to_json(records: Sequence[ReadRecord]) -> str:
+    """Write records as ``record_reads`` takes them: each with its age, as clocks of hosts differ."""
+    now = time.monotonic()
+    return json.dumps(
+        [
+            {
+                "age": 0.0 if record.at is None else now - record.at,
+                "source": record.source,
+                **{
+                    name: _storable(value)
+                    for name in (
+                        "user_id",
+                        "connection",
+                        "outcome",
+                        "tenant",
+                        "account",
+                        "request_id",
+                        "reason",
+                        "consumer",
+                    )
+                    if (value := getattr(record, name)) is not None
+                },
+            }
+            for record in records
+        ]
+    )
+
+
+def _storable(value: str) -> str:
+    """Replace what Postgres cannot hold: NUL, and halves of surrogate pairs."""
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+class ReadRecorder:
+    """Writes records of reads in the background; safe to share between threads.
+
+    Args:
+        database_url: of the vault.
+    """
+
+    def __init__(self, database_url: Secret) -> None:
+        self._pool = Pool(database_url)
+        self._lock = threading.Lock()
+        self._pending: deque[ReadRecord] = deque()
+        self._dropped = 0
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._closed = False
+        self._process = os.getpid()
+        _recorders.add(self)
+
+    def record(self, record: ReadRecord) -> None:
+        """Queue a record; where too many wait, the oldest is dropped."""
+        with self._lock:
+            if len(self._pending) >= MAX_PENDING:
+                self._pending.popleft()
+                self._dropped += 1
+            self._pending.append(record)
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="token-vault audit", daemon=True)
+                self._thread.start()
+
+    def record_now(self, record: ReadRecord) -> None:
+        """Write a record, and return once it is committed.
+
+        Raises:
+            TemporarilyUnavailable: it is not written, and the read may not happen.
+        """
+        with recording():
+            self._pool.rows(RECORD_READS, (to_json([record]),))
+
+    def close(self) -> None:
+        """Write what waits, for two seconds at most, and close the connection."""
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+        self._wake.set()
+        if thread is None:
+            self._pool.close()
+        else:
+            thread.join(CLOSE_SECONDS)
+
+    def close_in_own_process(self) -> None:
+        """Close it, unless this process was forked: then its lock may be held for ever."""
+        if self._process == os.getpid():
+            self.close()
+
+    def _run(self) -> None:
+        failures, idle_since = 0, time.monotonic()
+        while True:
+            self._wake.wait(min(FLUSH_SECONDS * 2**failures, MAX_RETRY_SECONDS))
+            try:
+                if self._flush():
+                    idle_since = time.monotonic()
+                failures = 0
+            except (VaultError, RuntimeError) as error:
+                if failures == 0:
+                    log.warning("reads are not recorded for now: %s", error)
+                failures = min(failures + 1, 10)
+            if self._may_end(idle_since):
+                return
+
+    def _may_end(self, idle_since: float) -> bool:
+        """End when closed or idle; decided under the lock, so that no record joins a thread that ends."""
+        with self._lock:
+            if not self._closed and (self._pending or time.monotonic() - idle_since < IDLE_SECONDS):
+                return False
+            self._thread = None
+        if self._closed:
+            self._pool.close()
+        return True
+
+    def _flush(self) -> int:
+        """Write all that waits; return how many."""
+        written = 0
+        while batch := self._take():
+            try:
+                self._pool.rows(RECORD_READS, (to_json(batch),))
+            except BaseException:
+                self._put_back(batch)
+                raise
+            written += len(batch)
+        return written
+
+    def _take(self) -> list[ReadRecord]:
+        with self._lock:
+            if self._dropped:
+                log.warning("%d records of reads are lost: too many waited for Postgres", self._dropped)
+                self._dropped = 0
+            return [self._pending.popleft() for _ in range(min(MAX_BATCH, len(self._pending)))]
+
+    def _put_back(self, batch: list[ReadRecord]) -> None:
+        with self._lock:
+            kept = batch[max(0, len(batch) + len(self._pending) - MAX_PENDING) :]
+            self._dropped += len(batch) - len(kept)
+            self._pending.extendleft(reversed(kept))
+
+
+@atexit.register
+def _write_last_records() -> None:
+    for recorder in list(_recorders):
+        recorder.close_in_own_process()
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Raise what keeps a record from being written as the reason why there is no token.
+
+    Raises:
+        TemporarilyUnavailable: the read may not happen unrecorded.
+    """
+    try:
+        yield
+    except VaultError as error:
+        wait = error.retry_after if isinstance(error, TemporarilyUnavailable) else RETRY_AFTER
+        raise TemporarilyUnavailable(
+            f"the read cannot be recorded, and audit is strict: {error}", wait
+        ) from None
