@@ -19,7 +19,9 @@ import typer
 from token_vault.errors import VaultError
 from worker.cli import (
     adopt,
+    audit,
     connections,
+    consumers,
     doctor,
     events,
     follow,
@@ -50,13 +52,14 @@ app = typer.Typer(
 for name, command in (
     ("up", up.up), ("migrate", migrate.migrate), ("sync", sync.sync), ("follow", follow.follow),
     ("renew", renew.renew), ("revoke", revoke.revoke), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
-    ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("plan", plan.plan),
+    ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("audit", audit.audit), ("plan", plan.plan),
     ("adopt", adopt.adopt),
 ):  # fmt: skip
     app.command(name=name)(command)
 app.add_typer(connections.app, name="connections")
 app.add_typer(keys.app, name="keys")
 app.add_typer(events.app, name="events")
+app.add_typer(consumers.app, name="consumers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ app = typer.Typer(help="Events: what changed, who has to act, and whether receiv
 _SPAN_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def _parse_time(value: str | None) -> datetime | None:
+def parse_time(value: str | None) -> datetime | None:
     """Parse a time in ISO 8601, or a past span.
 
     UTC where the time names no zone; spans are like 90m or 7d.
@@ -71,7 +71,7 @@ def events(
     if kind not in (None, *EventKind):
         raise ConfigurationError(unknown_event(kind or ""))
     states = ["failed"] if failed else ["failed", "pending"] if undelivered else []
-    start = _parse_time(since)
+    start = parse_time(since)
 
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
         return await outbox.list_events(

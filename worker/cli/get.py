@@ -6,12 +6,14 @@ No other command shows one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from token_vault.errors import ConfigurationError, TemporarilyUnavailable, TokenNotFound
+from token_vault.errors import ConfigurationError, TemporarilyUnavailable, TokenNotFound, VaultError
 from token_vault.grant_key import GrantKey
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
@@ -20,6 +22,8 @@ from worker.cli.renew import renew_grant
 
 if TYPE_CHECKING:
     from token_vault import Token, TokenVault
+    from token_vault.read_records import ReadRecord
+    from token_vault.secret import Secret
     from worker.renewal.on_demand import Refreshed
     from worker.settings import Settings
 
@@ -36,6 +40,9 @@ def get(
     wait: Annotated[
         float, typer.Option(min=0, metavar="S", help="Seconds to wait for a refresh.")
     ] = DEFAULT_WAIT_SECONDS,
+    reason: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Why, for the audit; never put a secret there.")
+    ] = None,
     tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
@@ -49,6 +56,8 @@ def get(
         )
     if account is not None and user is None:
         raise ConfigurationError("--account is one of a user's: give --user")
+    from token_vault.read_records import SERVED, ReadRecord
+
     environment.configure_log()
     with environment.running_vault(rings=["access"]) as settings, _reader(settings, tenant) as vault:
         name = admin or connection or _only_connection(settings, user or "", tenant)
@@ -58,20 +67,50 @@ def get(
                 return vault.admin_token(name, min_ttl=min_ttl, wait=wait_seconds)
             return vault.user_token(user, name, account=account, min_ttl=min_ttl, wait=wait_seconds)
 
-        here = _can_renew_here(settings)
-        try:
-            token = read(0 if here else wait)
-        except TemporarilyUnavailable:
-            if not here:
-                raise
-            # No worker serves this vault, so this process renews the grant itself.
-            tenants = environment.select_tenants(settings, tenant)
-            refreshed = asyncio.run(
-                renew_grant(settings, tenants, user or "", name, account=account, min_ttl=min_ttl)
-            )
-            token = _read_again(read, refreshed)
+        asked = ReadRecord(
+            user or "", name, SERVED, tenant=tenant, account=account, reason=reason, source="command"
+        )
+        with _recorded(environment.database_url(settings), asked):
+            here = _can_renew_here(settings)
+            try:
+                token = read(0 if here else wait)
+            except TemporarilyUnavailable:
+                if not here:
+                    raise
+                # No worker serves this vault, so this process renews the grant itself.
+                tenants = environment.select_tenants(settings, tenant)
+                refreshed = asyncio.run(
+                    renew_grant(settings, tenants, user or "", name, account=account, min_ttl=min_ttl)
+                )
+                token = _read_again(read, refreshed)
     _show_token(token, as_json)
     return ExitCode.OK
+
+
+@contextmanager
+def _recorded(database_url: Secret, asked: ReadRecord) -> Iterator[None]:
+    """Record what came of a read once it is over.
+
+    Who may read and not record is told of it, as by readers in apps.
+    """
+    try:
+        yield
+    except VaultError as error:
+        _record(database_url, replace(asked, outcome=type(error).__name__))
+        raise
+    _record(database_url, asked)
+
+
+def _record(database_url: Secret, record: ReadRecord) -> None:
+    from token_vault.read_records import ReadRecorder
+
+    recorder = ReadRecorder(database_url)
+    try:
+        recorder.record_now(record)
+    except VaultError as error:
+        output.print_notice(f"this read is not recorded: {error}")
+    finally:
+        recorder.close()
 
 
 def _show_token(token: Token, as_json: bool) -> None:
@@ -84,7 +123,7 @@ def _show_token(token: Token, as_json: bool) -> None:
 def _reader(settings: Settings, tenant: str | None) -> TokenVault:
     from token_vault import TokenVault
 
-    return TokenVault(environment.database_url(settings), settings.access_keys, tenant=tenant)
+    return TokenVault(environment.database_url(settings), settings.access_keys, tenant=tenant, audit="off")
 
 
 def _can_renew_here(settings: Settings) -> bool:

@@ -117,7 +117,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class RecordRead:
-    """Record the read for the audit; an error of it is thrown in where no read may happen unrecorded."""
+    """Record the read for the audit.
+
+    An error is thrown in where no read may happen unrecorded.
+    """
 
     record: ReadRecord
 

@@ -1,4 +1,4 @@
-"""Records of reads: who has read what, for the vault's audit.
+"""Records of who has read what, for the audit.
 
 They are written in batches by a thread of their own, so that no read waits for one. A crash of this process loses what
 was read in the last second.
@@ -41,7 +41,7 @@ IDLE_SECONDS = 60.0
 # To write the last records when a reader is closed, or its process ends.
 CLOSE_SECONDS = 2.0
 
-log = logging.getLogger("token_vault")
+_logger = logging.getLogger("token_vault")
 
 _recorders: WeakSet[ReadRecorder] = WeakSet()
 
@@ -72,7 +72,10 @@ class ReadRecord:
 
 
 def to_json(records: Sequence[ReadRecord]) -> str:
-    """Write records as ``record_reads`` takes them: each with its age, as clocks of hosts differ."""
+    """Write records as ``record_reads`` takes them.
+
+    Each has its age and no time: clocks of hosts differ.
+    """
     now = time.monotonic()
     return json.dumps(
         [
@@ -100,12 +103,17 @@ def to_json(records: Sequence[ReadRecord]) -> str:
 
 
 def _storable(value: str) -> str:
-    """Replace what Postgres cannot hold: NUL, and halves of surrogate pairs."""
+    """Replace what Postgres cannot hold.
+
+    It holds no NUL, and no half of a surrogate pair.
+    """
     return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 class ReadRecorder:
-    """Writes records of reads in the background; safe to share between threads.
+    """Writes records of reads in the background.
+
+    Safe to share between threads.
 
     Args:
         database_url: of the vault.
@@ -123,7 +131,7 @@ class ReadRecorder:
         _recorders.add(self)
 
     def record(self, record: ReadRecord) -> None:
-        """Queue a record; where too many wait, the oldest is dropped."""
+        """Queue a record, and drop the oldest of too many."""
         with self._lock:
             if len(self._pending) >= MAX_PENDING:
                 self._pending.popleft()
@@ -143,7 +151,10 @@ class ReadRecorder:
             self._pool.rows(RECORD_READS, (to_json([record]),))
 
     def close(self) -> None:
-        """Write what waits, for two seconds at most, and close the connection."""
+        """Write what waits, and close the connection.
+
+        It gives up after ``CLOSE_SECONDS``.
+        """
         with self._lock:
             self._closed = True
             thread = self._thread
@@ -154,7 +165,10 @@ class ReadRecorder:
             thread.join(CLOSE_SECONDS)
 
     def close_in_own_process(self) -> None:
-        """Close it, unless this process was forked: then its lock may be held for ever."""
+        """Close it, unless this process was forked.
+
+        Its lock may then be held, and its thread is gone.
+        """
         if self._process == os.getpid():
             self.close()
 
@@ -168,13 +182,16 @@ class ReadRecorder:
                 failures = 0
             except (VaultError, RuntimeError) as error:
                 if failures == 0:
-                    log.warning("reads are not recorded for now: %s", error)
+                    _logger.warning("reads are not recorded for now: %s", error)
                 failures = min(failures + 1, 10)
             if self._may_end(idle_since):
                 return
 
     def _may_end(self, idle_since: float) -> bool:
-        """End when closed or idle; decided under the lock, so that no record joins a thread that ends."""
+        """Say whether the thread ends, closed or idle.
+
+        This is decided under the lock, so that no record is left to a thread that ends.
+        """
         with self._lock:
             if not self._closed and (self._pending or time.monotonic() - idle_since < IDLE_SECONDS):
                 return False
@@ -198,7 +215,7 @@ class ReadRecorder:
     def _take(self) -> list[ReadRecord]:
         with self._lock:
             if self._dropped:
-                log.warning("%d records of reads are lost: too many waited for Postgres", self._dropped)
+                _logger.warning("%d records of reads are lost: too many waited for Postgres", self._dropped)
                 self._dropped = 0
             return [self._pending.popleft() for _ in range(min(MAX_BATCH, len(self._pending)))]
 
@@ -217,7 +234,7 @@ def _write_last_records() -> None:
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """Raise what keeps a record from being written as the reason why there is no token.
+    """Raise a failure to record as a read's failure.
 
     Raises:
         TemporarilyUnavailable: the read may not happen unrecorded.

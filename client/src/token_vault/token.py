@@ -26,7 +26,8 @@ class Token:
         scopes: what it may do; None where nobody said.
         extra: values beside it that an API call needs, e.g. ``instance_url``; empty where the provider is not
             declared to give any.
-        tenant, account: whose it is: the tenant's name, and the user's id at the provider; empty for an admin token.
+        tenant: the tenant's name.
+        account: the user's id at the provider; empty for an admin token.
     """
 
     __slots__ = (
