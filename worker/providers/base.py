@@ -67,6 +67,7 @@ class Provider:
         hosts: its token endpoint's hosts; one that begins with a dot stands for all below it. A custom
             connection (strategy ``oauth2`` or ``oidc``) whose token URL is there is read as this provider's.
         token_url: the token endpoint, None where each connection has its own.
+        refresh_url: where a token is renewed, if that is not where it was obtained.
 
     What it is sent:
         auth: how the client proves itself where neither Auth0 nor the operator says it.
@@ -112,6 +113,7 @@ class Provider:
     strategies: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     token_url: str | None = None
+    refresh_url: str | None = None
 
     auth: ClientAuth = ClientAuth.POST
     method: Literal["POST", "GET"] = "POST"

@@ -198,7 +198,7 @@ def _token_url(
         return _checked(override.token_url, "token_url set for the connection", allow_http=True)
     known = options or {}
     try:
-        url = _token_url_option(known) or provider.endpoint(known)
+        url = provider.refresh_url or _token_url_option(known) or provider.endpoint(known)
     except ValueError as error:
         raise _Unresolvable("bad_option", f"the connection's {error}: correct it at Auth0") from None
     if url:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from worker.providers.base import Provider, RefusalBlame
@@ -51,6 +51,8 @@ class Facebook(Provider):
 
 FACEBOOK = Facebook(
     name="facebook",
+    source="https://developers.facebook.com/docs/facebook-login/guides/access-tokens/get-long-lived",
+    read_on=date(2026, 11, 21),
     strategies=("facebook",),
     hosts=("graph.facebook.com",),
     token_url="https://graph.facebook.com/v23.0/oauth/access_token",  # noqa: S106  # a URL, not a password

@@ -9,13 +9,15 @@ Errors come with HTTP status 200. Classic OAuth apps have no refresh token, and 
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 from worker.providers.base import Provider
 
 # A renewal ends the old access token as well as the old refresh token.
 GITHUB = Provider(
     name="github",
+    source="https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/refreshing-user-access-tokens",
+    read_on=date(2026, 11, 21),
     strategies=("github",),
     hosts=("github.com", ".ghe.com"),
     token_url="https://github.com/login/oauth/access_token",  # noqa: S106  # a URL, not a password

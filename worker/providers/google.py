@@ -5,7 +5,7 @@ https://developers.google.com/identity/protocols/oauth2/web-server#offline
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 from worker.providers.base import Provider
 
@@ -13,6 +13,8 @@ from worker.providers.base import Provider
 # and client; the oldest dies silently.
 GOOGLE = Provider(
     name="google",
+    source="https://developers.google.com/identity/protocols/oauth2/web-server#offline",
+    read_on=date(2026, 11, 21),
     strategies=("google-oauth2", "google-apps"),
     hosts=("oauth2.googleapis.com", "www.googleapis.com", "accounts.google.com"),
     token_url="https://oauth2.googleapis.com/token",  # noqa: S106  # a URL, not a password

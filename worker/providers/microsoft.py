@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from worker.providers.base import Client, Provider, RefusalBlame, TokenTarget, host_option
@@ -121,6 +121,8 @@ _IDLE = timedelta(days=90)
 
 AZURE_AD = Microsoft(
     name="azure-ad",
+    source="https://learn.microsoft.com/entra/identity-platform/v2-oauth2-auth-code-flow#refresh-the-access-token",
+    read_on=date(2026, 11, 21),
     strategies=("waad",),
     hosts=_HOSTS,
     rotates=False,
@@ -129,6 +131,8 @@ AZURE_AD = Microsoft(
 )
 MICROSOFT_ACCOUNT = Microsoft(
     name="microsoft",
+    source="https://learn.microsoft.com/entra/identity-platform/v2-oauth2-auth-code-flow#refresh-the-access-token",
+    read_on=date(2026, 11, 21),
     strategies=("windowslive", "office365"),
     tenant="common",
     rotates=False,
@@ -137,6 +141,8 @@ MICROSOFT_ACCOUNT = Microsoft(
 )
 SHAREPOINT = SharePoint(
     name="sharepoint",
+    source="https://learn.microsoft.com/entra/identity-platform/v2-oauth2-auth-code-flow#refresh-the-access-token",
+    read_on=date(2026, 11, 21),
     strategies=("sharepoint",),
     tenant="common",
     rotates=False,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from worker.providers.base import Provider, host_option
@@ -43,6 +44,17 @@ class Auth0Tenant(Provider):
 
 # Rotation is optional; its leeway is 30 s unless set otherwise. Reuse later kills the newest refresh token too.
 OKTA = Okta(
-    name="okta", strategies=("okta",), hosts=(".okta.com", ".oktapreview.com", ".okta-emea.com"), grace=30
+    name="okta",
+    source="https://developer.okta.com/docs/guides/refresh-tokens/main/",
+    read_on=date(2026, 11, 21),
+    strategies=("okta",),
+    hosts=(".okta.com", ".oktapreview.com", ".okta-emea.com"),
+    grace=30,
 )
-AUTH0 = Auth0Tenant(name="auth0-tenant", strategies=("auth0-oidc",), hosts=(".auth0.com",))
+AUTH0 = Auth0Tenant(
+    name="auth0-tenant",
+    source="https://auth0.com/docs/secure/tokens/refresh-tokens/use-refresh-tokens",
+    read_on=date(2026, 11, 21),
+    strategies=("auth0-oidc",),
+    hosts=(".auth0.com",),
+)

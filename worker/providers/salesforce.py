@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any
 
-from worker.providers.base import Provider, host_option
+from worker.providers.base import ErrorWords, Provider, host_option
 
 _PATH = "services/oauth2/token"
 # Where the organisation's API is.
@@ -26,9 +27,17 @@ class SalesforceCommunity(Provider):
         return host and f"https://{host}/{_PATH}"
 
 
-# Often without expires_in: the life is the session time-out of the organisation, which the answer does not tell.
+_WAIT = ErrorWords(wait=("token request is already being processed",))
+_IDLE = timedelta(days=30)
+
+# With rotation, which partner apps must have: an unused refresh token lives 30 days, reuse revokes the newest one and all
+# access tokens, and a user has five live grants for an app, of which the oldest dies. Often without expires_in: the life is the session time-out of the organisation, which the answer does not tell.
 SALESFORCE = Provider(
     name="salesforce",
+    source="https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_refresh_token_flow.htm",
+    read_on=date(2026, 11, 21),
+    error_words=_WAIT,
+    idle_life=_IDLE,
     strategies=("salesforce",),
     keeps=_KEEPS,
     hosts=(".salesforce.com",),
@@ -36,10 +45,20 @@ SALESFORCE = Provider(
 )
 SALESFORCE_SANDBOX = Provider(
     name="salesforce-sandbox",
+    source="https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_refresh_token_flow.htm",
+    read_on=date(2026, 11, 21),
+    error_words=_WAIT,
+    idle_life=_IDLE,
     strategies=("salesforce-sandbox",),
     keeps=_KEEPS,
     token_url=f"https://test.salesforce.com/{_PATH}",
 )
 SALESFORCE_COMMUNITY = SalesforceCommunity(
-    name="salesforce-community", strategies=("salesforce-community",), keeps=_KEEPS
+    name="salesforce-community",
+    source="https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_refresh_token_flow.htm",
+    read_on=date(2026, 11, 21),
+    error_words=_WAIT,
+    idle_life=_IDLE,
+    strategies=("salesforce-community",),
+    keeps=_KEEPS,
 )

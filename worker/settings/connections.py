@@ -59,7 +59,7 @@ class ProviderSettings(RenewalPolicySettings):
         margin: seconds before a token's end at which it is renewed.
         expires_unit: what ``expires_in`` counts.
         default_life: seconds an access token lives where the answer does not say it.
-        token_url, client_auth, method, json_body, headers, grant_type, sends, token_parameter, parameter_names,
+        token_url, refresh_url, client_auth, method, json_body, headers, grant_type, sends, token_parameter, parameter_names,
             extra, within, access_token, refresh_token, prolongs, expires_in, scope_separator, keeps,
             refresh_end_is_hard, error_names, error_words: as ``Provider`` describes them.
     """
@@ -73,6 +73,7 @@ class ProviderSettings(RenewalPolicySettings):
     default_life: Seconds | None = None
 
     token_url: str | None = None
+    refresh_url: str | None = None
     client_auth: ClientAuthName | None = None
     method: Literal["POST", "GET"] | None = None
     json_body: bool | None = None
