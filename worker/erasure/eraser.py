@@ -27,6 +27,7 @@ from worker.vault.grants.erase import ErasureResult
 from worker.vault.leases import try_lease
 from worker.vault.sync_state import export_diff, runs
 from worker.vault.vault import Vault
+from worker.vault.wakeups import wake
 
 log = structlog.get_logger(__name__)
 
@@ -154,7 +155,8 @@ class Eraser:
             if await self._revoke_admin(name, report):
                 async with self._vault.engine.begin() as transaction:
                     erased = await erase.erase_connection(transaction, self._tenant, name)
-                report.erased += erased
+                report.erased += len(erased)
+                await wake(self._vault, erased)
                 if erased:
                     log.info("erasure.connection_erased", tenant=self._tenant, connection=name)
 
@@ -209,6 +211,7 @@ class Eraser:
                         state="erased",
                         reason=reason,
                     )
+            await wake(self._vault, [grant_id])
             report.erased += erased is not ErasureResult.NOTHING
 
     async def _revoke(self, grant_id: int, client: Client | None, report: ErasureReport) -> bool:

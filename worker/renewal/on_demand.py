@@ -21,6 +21,7 @@ from worker.vault import claims, schedule
 from worker.vault.connections import circuits
 from worker.vault.grants import resource_tokens, touch
 from worker.vault.vault import Vault
+from worker.vault.wakeups import wake
 
 # The longest wait for another worker's call: longer than any call takes.
 MAX_WAIT_SECONDS = 50.0
@@ -103,8 +104,7 @@ class OnDemand:
         """
         served = await self._find(tenants, user_id, connection, account)
         refreshed = await self._refresh(served, min_ttl, force=force, by_operator=by_operator and force)
-        async with self._vault.engine.begin() as open_connection:
-            await touch.notify(open_connection, served.id)
+        await wake(self._vault, [served.id])
         return refreshed
 
     async def refresh_grant(

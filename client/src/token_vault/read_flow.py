@@ -44,6 +44,8 @@ from token_vault.token_target import TokenTarget
 
 # Threads and queries need a finite number of seconds.
 MAX_WAIT_SECONDS = 86_400.0
+# A wakeup may get lost, so the rows are looked at as well.
+POLL_SECONDS = 2.0
 # Seconds after which to ask again where the status names no time.
 RETRY_SECONDS = 5.0
 # A rejected token is not handed out again for this long: by then the workers may renew any token again.
@@ -230,7 +232,7 @@ class ReadFlow:
         status = None
         while (remaining := deadline - time.monotonic()) > 0:
             # Anybody may send a wakeup: what it is worth is in the rows.
-            yield Wait(wakeup, remaining)
+            yield Wait(wakeup, min(remaining, POLL_SECONDS))
             served = yield from self._read(query, served.provider_user_id)
             if self._is_fresh(query, served):
                 return self._decrypt(query, served)

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import select, text
+from sqlalchemy import Executable, select, text
 
 from token_vault.encryption_context import EncryptionContext
-from token_vault.read_model import CHANNEL
 from worker.token_pair import TokenPair
 from worker.vault.claims.claim import Claim
 from worker.vault.crypto.extra import encrypt_extra
 from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
 from worker.vault.vault import Vault
+from worker.vault.wakeups import wake
 
 # A grant keeps so many tokens for other targets; what an app asks for is no way to fill the disk.
 MAX_RESOURCE_TOKENS = 32
@@ -56,7 +56,7 @@ async def store_pair(
         EncryptionContext.of_grant(key, "refresh", claim.refresh_version + 1), pair.refresh
     )
     values = {
-        "id": claim.id, "user_id": key.user_id, "owner": claim.owner, "channel": CHANNEL,
+        "id": claim.id, "user_id": key.user_id, "owner": claim.owner,
         "access_version": claim.access_version, "refresh_version": claim.refresh_version,
         "access_ciphertext": access, "refresh_ciphertext": refresh, "lacks_access": pair.lacks_access,
         "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at,
@@ -67,12 +67,13 @@ async def store_pair(
         "scope": claim.target.scope, "target_version": claim.target_version + 1,
         "max_resource_tokens": MAX_RESOURCE_TOKENS,
     }  # fmt: skip
+    owner = select(GrantRow.user_id).where(GrantRow.id == claim.id, GrantRow.user_id != key.user_id)
     async with vault.statement() as connection:
         stored = (await connection.execute(_STORE_PAIR, values)).one_or_none()
-        if stored is not None:
-            return stored.same_access or not is_default or refresh is not None
-        owner = select(GrantRow.user_id).where(GrantRow.id == claim.id, GrantRow.user_id != key.user_id)
-        user_id = (await connection.execute(owner)).scalar_one_or_none()
+        user_id = None if stored else (await connection.execute(owner)).scalar_one_or_none()
+    if stored is not None:
+        await wake(vault, [claim.id] if stored.was_awaited else [])
+        return stored.same_access or not is_default or refresh is not None
     if user_id is None:
         return False
     moved = replace(claim, key=replace(key, user_id=user_id))  # linked to another user during the call
@@ -108,14 +109,14 @@ async def release(
         False if the grant has changed meanwhile (a newer login, an erasure): nothing was written then.
     """
     values = {
-        "id": claim.id, "owner": claim.owner, "channel": CHANNEL,
+        "id": claim.id, "owner": claim.owner,
         "access_version": claim.access_version, "refresh_version": claim.refresh_version,
         "state": state, "reason": reason, "reason_since": reason_since, "due_at": due_at,
         "in_doubt_since": claim.claimed_at if in_doubt else None, "doubt_resolved": doubt_resolved,
         "attempts": claim.attempts if attempts is None else attempts, "last_error": last_error,
         "refused_client": refused_client,
     }  # fmt: skip
-    return bool(await vault.run(_RELEASE, values))
+    return bool(await _release_and_wake(vault, _RELEASE, values))
 
 
 async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: datetime) -> None:
@@ -126,9 +127,16 @@ async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: date
     if not claims:
         return
     values = {
-        "ids": [claim.id for claim in claims], "owner": claims[0].owner, "channel": CHANNEL, "due_at": due_at,
+        "ids": [claim.id for claim in claims], "owner": claims[0].owner, "due_at": due_at,
     }  # fmt: skip
-    await vault.run(_RELEASE_UNSPENT, values)
+    await _release_and_wake(vault, _RELEASE_UNSPENT, values)
+
+
+async def _release_and_wake(vault: Vault, statement: Executable, values: dict[str, object]) -> Sequence[int]:
+    """Release claims; return the ids of their grants."""
+    released = await vault.run(statement, values)
+    await wake(vault, [grant_id for grant_id, was_awaited in released if was_awaited])
+    return [grant_id for grant_id, _ in released]
 
 
 async def mark_reused(vault: Vault, claim: Claim, *, now: datetime) -> bool:

@@ -17,4 +17,4 @@ WITH released AS (
         AND refresh_version = :refresh_version AND access_version >= :access_version AND state <> 'erased'
     RETURNING id, was_awaited
 )
-SELECT id, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM released
+SELECT id, was_awaited FROM released

@@ -6,4 +6,4 @@ WITH released AS (
     WHERE id = locked_id AND claim_owner = :owner
     RETURNING id, was_awaited
 )
-SELECT id, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM released
+SELECT id, was_awaited FROM released

@@ -65,4 +65,4 @@ WITH stored AS (
     ) old
     WHERE r.grant_id = old.grant_id AND r.resource = old.resource AND r.scope = old.scope
 )
-SELECT same_access, CASE WHEN was_awaited THEN pg_notify(:channel, CAST(id AS text)) END FROM stored
+SELECT same_access, was_awaited FROM stored

@@ -13,6 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from token_vault.read_model import CHANNEL
 from worker.vault.vault import Vault
 
+# A wakeup may get lost, so the row is looked at as well.
+POLL_SECONDS = 2.0
+
+_IS_CLAIMED = text("SELECT FROM grants WHERE id = :id AND claim_until > clock_timestamp()")
+
 
 async def wait_for_release(vault: Vault, grant_id: int, *, deadline: float) -> None:
     """Wait until another worker's claim has ended, or the deadline.
@@ -24,14 +29,22 @@ async def wait_for_release(vault: Vault, grant_id: int, *, deadline: float) -> N
         # Listening comes first: a claim that ends right after the row is marked is heard of too.
         await connection.execute(text(f"LISTEN {CHANNEL}"))
         now = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
-        if await mark_awaited(connection, grant_id, now):
-            raw = await connection.get_raw_connection()
-            driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
-            seconds = deadline - asyncio.get_running_loop().time()
-            async for notification in driver.notifies(timeout=max(0.0, seconds)):
-                if notification.payload == str(grant_id):
-                    break
+        is_claimed = await mark_awaited(connection, grant_id, now)
+        while is_claimed and (seconds := deadline - asyncio.get_running_loop().time()) > 0:
+            if await _is_woken(connection, grant_id, min(seconds, POLL_SECONDS)):
+                break
+            is_claimed = bool((await connection.execute(_IS_CLAIMED, {"id": grant_id})).all())
         await connection.execute(text(f"UNLISTEN {CHANNEL}"))
+
+
+async def _is_woken(connection: AsyncConnection, grant_id: int, seconds: float) -> bool:
+    """Wait some seconds for the wakeup of a grant."""
+    raw = await connection.get_raw_connection()
+    driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
+    async for notification in driver.notifies(timeout=seconds):
+        if notification.payload == str(grant_id):
+            return True
+    return False
 
 
 async def mark_awaited(connection: AsyncConnection, grant_id: int, now: datetime) -> bool:

@@ -12,11 +12,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_vault.grant_key import GrantKey
-from token_vault.read_model import CHANNEL
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
 
@@ -87,7 +86,7 @@ async def erase(
 ) -> ErasureResult:
     """Overwrite a user's grant with a tombstone.
 
-    Runs in the caller's transaction.
+    Runs in the caller's transaction; afterwards the caller wakes who waits.
 
     Args:
         key: the grant's key, as the caller read it.
@@ -105,26 +104,24 @@ async def erase(
     await connection.execute(_DROP_OLDER, values)
     await connection.execute(_BURY, values)
     await connection.execute(_DROP_REVOCATIONS, values)
-    await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
     return ErasureResult.LAST if len(grant_ids) == 1 else ErasureResult.ONE
 
 
-async def erase_connection(connection: AsyncConnection, tenant: str, name: str) -> bool:
+async def erase_connection(connection: AsyncConnection, tenant: str, name: str) -> list[int]:
     """Erase a connection's admin grant, and its unused client.
 
     The client stays while a user's grant needs it. Runs in the caller's transaction.
 
     Returns:
-        Whether there was an admin grant. Nothing is done for a connection that Auth0 has again.
+        The id of the admin grant, if there was one; the caller wakes who waits for it. Nothing is done for a
+        connection that Auth0 has again.
     """
     values = {"tenant": tenant, "name": name}
     if (await connection.execute(_LOCK_CONNECTION, values)).first() is None:
-        return False
+        return []
     erased = list((await connection.execute(_DROP_ADMIN, values)).scalars())
-    for grant_id in erased:
-        await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))
     await connection.execute(_EMPTY_CONNECTION, values)
-    return bool(erased)
+    return erased
 
 
 async def load_tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantKey, Mapping[str, Any]]:

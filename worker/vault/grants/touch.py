@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
 
 from token_vault.freshness import READ_NOTICE
 from token_vault.grant_key import GrantKey
-from token_vault.read_model import CHANNEL
 from worker.vault.db.sql import load
 from worker.vault.grants.identities import identity_parameters
 from worker.vault.vault import Vault
@@ -55,8 +53,3 @@ async def record_read(vault: Vault, grant_id: int, *, now: datetime, due_at: dat
     """
     values = {"id": grant_id, "now": now, "noted": now - READ_NOTICE, "due_at": due_at}
     await vault.run(_RECORD_READ, values)
-
-
-async def notify(connection: AsyncConnection, grant_id: int) -> None:
-    """Wake whoever waits for this grant, when the transaction commits."""
-    await connection.execute(select(func.pg_notify(CHANNEL, str(grant_id))))

@@ -28,6 +28,7 @@ from worker.vault.ingest.columns import (
 from worker.vault.ingest.freshness import Incoming, compare_freshness
 from worker.vault.ingest.writes import Writes, insert_rows, update_rows
 from worker.vault.vault import Vault
+from worker.vault.wakeups import wake
 
 
 @dataclass(slots=True)
@@ -95,6 +96,7 @@ async def _change(vault: Vault, known: list[FingerprintedGrant], stats: IngestSt
             if row := stored.get(grant.key):
                 _plan_update(vault, grant, incoming, row, now, writes, stats)
         await update_rows(connection, writes)
+    await wake(vault, writes.awaited)
 
 
 def _fingerprinted(vault: Vault, grant: IncomingGrant) -> Incoming:

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from token_vault.grant_key import GrantKey
 from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
-from worker.vault.grants.touch import notify
 from worker.vault.ingest.columns import OBSERVED_COLUMNS, FingerprintedGrant, row_key
 
 
@@ -66,7 +65,7 @@ async def insert_rows(
 
 
 async def update_rows(connection: AsyncConnection, writes: Writes) -> None:
-    """Update rows that are locked, and wake their waiters."""
+    """Update rows that are locked."""
     for columns in writes.updates:
         row_id = columns.pop("row_id")
         await connection.execute(update(GrantRow).where(GrantRow.id == row_id).values(columns))
@@ -77,5 +76,3 @@ async def update_rows(connection: AsyncConnection, writes: Writes) -> None:
             .values({name: bindparam(name) for name in OBSERVED_COLUMNS}),
             writes.touches,
         )
-    for row_id in writes.awaited:
-        await notify(connection, row_id)

@@ -1,8 +1,8 @@
--- What was asked for meanwhile, and for more than was claimed, is done next. Who waits is woken by the same commit,
--- which is not waited for on disk: a request that a crash of Postgres opens again finds a fresh token.
+-- What was asked for meanwhile, and for more than was claimed, is done next. The commit is
+-- not waited for on disk: a request that a crash of Postgres opens again finds a fresh token.
 UPDATE refresh_requests SET
     claimed_until = NULL,
     handled_at = CASE WHEN requested_at = :requested_at THEN now() END,
     due_at = CASE WHEN requested_at = :requested_at THEN due_at ELSE now() + interval '1 second' END
 WHERE grant_id = :grant_id AND requested_by = :requested_by AND resource = :resource AND scope = :scope
-RETURNING pg_notify(:channel, CAST(grant_id AS text)), set_config('synchronous_commit', 'off', true)
+RETURNING set_config('synchronous_commit', 'off', true)

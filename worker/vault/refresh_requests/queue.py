@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, NoReturn, cast
 import psycopg
 from sqlalchemy import text
 
-from token_vault.read_model import CHANNEL as GRANTS
 from token_vault.token_target import TokenTarget
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
+from worker.vault.wakeups import wake
 
 CHANNEL = "token_vault_requests"
 
@@ -66,7 +66,8 @@ async def finish(vault: Vault, request: RefreshRequest) -> None:
 
     It stays due if more was asked for meanwhile.
     """
-    await vault.run(_FINISH, {**request._asdict(), "channel": GRANTS})
+    await vault.run(_FINISH, request._asdict())
+    await wake(vault, [request.grant_id])
 
 
 async def delete_over(vault: Vault) -> None:

@@ -31,4 +31,4 @@ WITH chosen AS (
     FROM chosen WHERE grants.id = chosen.id
     RETURNING grants.id
 )
-SELECT id, pg_notify(:channel, CAST(id AS text)) FROM taken ORDER BY id
+SELECT id FROM taken ORDER BY id

@@ -14,10 +14,10 @@ from sqlalchemy import text
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
-from token_vault.read_model import CHANNEL
 from token_vault.secret import Secret
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
+from worker.vault.wakeups import wake
 
 # Grants of one statement: so many are locked at a time, for some milliseconds.
 BATCH_SIZE = 500
@@ -108,9 +108,10 @@ async def request(vault: Vault, scope: Scope, *, now: datetime) -> int:
     """
     await vault.run(_REOPEN, scope.values() | {"now": now})
     count, after = 0, 0
-    values = scope.values() | {"now": now, "limit": BATCH_SIZE, "channel": CHANNEL}
+    values = scope.values() | {"now": now, "limit": BATCH_SIZE}
     while rows := await vault.run(_REQUEST, values | {"after": after}):
         count, after = count + len(rows), rows[-1][0]
+        await wake(vault, [grant_id for (grant_id,) in rows])
     return count
 
 
