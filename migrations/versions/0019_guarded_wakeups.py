@@ -1,4 +1,4 @@
-"""Readers' functions notify only where the queue of notifications has space.
+"""Readers' functions notify only while the queue has space.
 
 Any role can fill that queue, and then each transaction that notifies fails: a request must be stored all the same.
 Workers look at the requests each second without being notified.

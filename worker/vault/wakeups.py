@@ -1,6 +1,6 @@
-"""Wakeups: hints to those who wait for a grant, that its row has changed.
+"""Wakeups: hints that a grant's row has changed.
 
-They are sent after the commit, in a statement of their own: any role can fill Postgres' queue of notifications, and
+They are sent to those who wait for the grant, after the commit, in a statement of their own: any role can fill Postgres' queue of notifications, and
 then each transaction that notifies fails. Who misses a wakeup looks at the row by himself a little later.
 """
 
