@@ -21,6 +21,7 @@ from token_vault.errors import ConfigurationError, VaultError
 from worker import embedded, logs, tasks
 from worker import settings as configuration
 from worker.bootsteps import RefreshRequestStep
+from worker.broker_url import verify_certificate
 from worker.core_dumps import forbid_core_dumps
 from worker.settings import Settings
 from worker.tasks import CLOCK_SKEW_SECONDS
@@ -51,7 +52,7 @@ def make_app(settings: Settings) -> Celery:
     """Build the application for these settings."""
     app = Celery("token-vault", set_as_current=True)
     app.steps["worker"].add(RefreshRequestStep)
-    broker = _redis_url(settings)
+    broker = verify_certificate(_redis_url(settings))
     for name in _OVERRIDING_VARIABLES:
         os.environ.pop(name, None)
     sync_check = min(MAX_SYNC_CHECK_SECONDS, settings.schedule.full, settings.schedule.connections)

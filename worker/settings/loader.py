@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from token_vault.secret import Secret
+from token_vault.transport_security import require_tls
 from worker.settings.connections import ConnectionSettings
 from worker.settings.environment import Environment
 from worker.settings.file import File, read_file
@@ -49,6 +50,8 @@ def load(config: Path | None = None) -> Settings:
         ConfigurationError: naming the variable or the place in the file, never a value.
     """
     environment = Environment.read()
+    if environment.database_url is not None:
+        require_tls(environment.database_url)
     file = read_file(config or environment.token_vault_config, environment.tenant)
     return Settings(
         home=environment.home,

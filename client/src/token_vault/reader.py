@@ -13,6 +13,7 @@ from token_vault.read_flow import ReadFlow, TokenQuery
 from token_vault.read_records import AuditMode, ReadRecorder
 from token_vault.secret import Secret
 from token_vault.token_target import TokenTarget
+from token_vault.transport_security import require_tls
 
 DEFAULT_WAIT_SECONDS = 5.0
 DEFAULT_TARGET = TokenTarget()
@@ -51,6 +52,7 @@ class Reader:
             raise ValueError(f"audit is one of {', '.join(get_args(AuditMode))}")
         # Rebound, so that no traceback from here on shows them.
         self._database_url = database_url = _secret(database_url)
+        require_tls(self._database_url)
         access_keys = keys = [_secret(key) for key in access_keys]
         self._flow = ReadFlow(KeyRing("access", keys), tenant)
         self._noted: dict[int, float] = {}

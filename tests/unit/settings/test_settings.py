@@ -102,7 +102,7 @@ def test_home_is_a_folder_beside_the_command_by_default(
 
 def test_every_variable_is_read(env: Callable[..., None]) -> None:
     """Each documented variable ends up in its place."""
-    env(**TENANT, AUTH0_AUDIENCE="https://acme.auth0.com/api/v2/", DATABASE_URL="postgresql://u:p@h/d",
+    env(**TENANT, AUTH0_AUDIENCE="https://acme.auth0.com/api/v2/", DATABASE_URL="postgresql://u:p@localhost/d",
         REDIS_URL="redis://:p@h/0", VAULT_ACCESS_KEYS="a1,a2", VAULT_REFRESH_KEYS="r1")  # fmt: skip
     settings = load()
     tenant = settings.tenants["default"]
@@ -112,7 +112,7 @@ def test_every_variable_is_read(env: Callable[..., None]) -> None:
     assert tenant.private_key is None
     assert tenant.audience == "https://acme.auth0.com/api/v2/"
     assert not settings.embedded
-    assert settings.database_url == Secret("postgresql://u:p@h/d")
+    assert settings.database_url == Secret("postgresql://u:p@localhost/d")
     assert settings.redis_url == Secret("redis://:p@h/0")
     assert settings.access_keys == (Secret("a1"), Secret("a2"))
     assert settings.refresh_keys == (Secret("r1"),)
@@ -145,7 +145,7 @@ def test_an_empty_variable_counts_as_unset(env: Callable[..., None]) -> None:
 )
 def test_keys_are_parted_by_commas_or_lines(env: Callable[..., None], given: str, keys: list[str]) -> None:
     """A list of keys may have blanks, line breaks and stray commas; its order is kept."""
-    env(VAULT_ACCESS_KEYS=given, DATABASE_URL="postgresql://h/d")
+    env(VAULT_ACCESS_KEYS=given, DATABASE_URL="postgresql://localhost/d")
     assert [key.reveal() for key in load().access_keys] == keys
 
 
@@ -392,7 +392,7 @@ def test_an_embedded_vault_keeps_its_own_keys(env: Callable[..., None], bare: Pa
     assert load().refresh_keys == (Secret("refresh-new"), Secret("refresh-old"))
     env(VAULT_ACCESS_KEYS="given")
     assert load().access_keys == (Secret("given"),)
-    env(DATABASE_URL="postgresql://h/d", VAULT_ACCESS_KEYS=None)
+    env(DATABASE_URL="postgresql://localhost/d", VAULT_ACCESS_KEYS=None)
     assert load().access_keys == ()
 
 

@@ -1,0 +1,49 @@
+"""Whether the way to Postgres is protected."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
+
+
+def require_tls(database_url: Secret) -> None:
+    """Refuse another host whose certificate nobody verifies.
+
+    libpq's own default sends the password to whoever answers. Any ``sslmode`` in the URL or in ``PGSSLMODE`` is the
+    operator's word, and is enough.
+
+    Raises:
+        ConfigurationError: the host is not this machine, and nothing says how it is protected.
+    """
+    if _is_unprotected(database_url):
+        raise ConfigurationError(
+            "DATABASE_URL names another host and no sslmode: add ?sslmode=verify-full (with sslrootcert=system, or the "
+            "path of the authority's certificate); where the network is yours alone, say sslmode=disable"
+        )
+
+
+def _is_unprotected(database_url: Secret) -> bool:
+    try:
+        given = conninfo_to_dict(database_url.reveal())
+    except (psycopg.Error, UnicodeError, ValueError):
+        return False  # it is no address at all: connecting says so
+    if any(given.get(name) or os.environ.get(f"PG{name.upper()}") for name in ("sslmode", "service")):
+        return False
+    hosts = given.get("hostaddr") or given.get("host") or os.environ.get("PGHOST") or ""
+    return not all(map(_is_here, str(hosts).split(",")))
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine."""
+    if not host or host.startswith(("/", "@")):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
