@@ -11,6 +11,8 @@ from worker.settings.consumers import AuditSettings, ConsumerSettings
 from worker.settings.environment import SECRET_NAMES
 from worker.settings.file import Deletion, Schedule
 from worker.settings.loader import Settings, load
+from worker.settings.proxy import ProxySettings
+from worker.settings.reconnect import ReconnectSettings
 from worker.settings.tenants import TenantSettings
 from worker.settings.webhooks import EventKind, EventSettings, WebhookSettings, unknown_event, webhook_key
 
@@ -23,6 +25,8 @@ __all__ = [
     "EventKind",
     "EventSettings",
     "ProviderSettings",
+    "ProxySettings",
+    "ReconnectSettings",
     "Schedule",
     "Settings",
     "TenantSettings",

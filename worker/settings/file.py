@@ -15,6 +15,8 @@ from token_vault.secret import SecretDict, hide
 from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.consumers import AuditSettings, ConsumerSettings, check_consumers
 from worker.settings.problems import explain
+from worker.settings.proxy import ProxySettings
+from worker.settings.reconnect import ReconnectSettings
 from worker.settings.section import Section
 from worker.settings.tenants import TenantSettings
 from worker.settings.webhooks import EventSettings, WebhookSettings
@@ -56,6 +58,8 @@ class File(Section):
         connections: the operator's overrides by connection name.
         webhooks: where events are posted, by name.
         consumers: who may read what, by name.
+        proxy: what front ends may call at providers, by connection.
+        reconnect: where users consent again.
     """
 
     tenants: Mapping[str, TenantSettings] = Field(default_factory=dict)
@@ -67,6 +71,8 @@ class File(Section):
     events: EventSettings = EventSettings()
     consumers: Mapping[str, ConsumerSettings] = Field(default_factory=dict)
     audit: AuditSettings = AuditSettings()
+    proxy: Mapping[str, ProxySettings] = Field(default_factory=dict)
+    reconnect: ReconnectSettings | None = None
 
     @model_validator(mode="after")
     def _distinct_consumers(self) -> Self:

@@ -1,0 +1,155 @@
+"""What callers of the proxy may reach: paths, queries, rules.
+
+Pure. A path is decoded once and refused where two readers could understand it differently.
+What is sent is the encoding of exactly what was matched, so that no trick lies in between.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote, unquote_plus, unquote_to_bytes
+
+# Longer ones are refused by many servers; RFC 9110, 4.1 asks for 8000 at least.
+MAX_TARGET_BYTES = 8_000
+
+# TRACE answers with what was sent, the provider's token included; CONNECT opens tunnels.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+# RFC 3986, 3.3 without ";", which some servers cut off with all that follows.
+_PATH_SAFE = "!$&'()*+,-.:=@_~"
+# Characters that a server may give a meaning of its own.
+_TRICKY = frozenset("/\\;%?#")
+_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_QUERY = re.compile(r"[!$-;=?-Z_a-z~\[\]|^`{}%\\@\"]*")
+
+# A token in the query would be used in place of ours; the others change the method behind the rule's back.
+_REFUSED_PARAMETERS = frozenset(
+    {"access_token", "oauth_token", "bearer_token", "$httpmethod", "httpmethod", "_method", "method_override"}
+    | {"x-http-method", "x-http-method-override", "x-method-override"}
+)
+
+
+class TargetRefused(ValueError):
+    """A path or query that is not forwarded, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllowRule:
+    """A method and a path pattern, as in ``GET /calendar/v3/*``.
+
+    A last segment ``*`` stands for one or more segments; any other ``*`` for characters within one.
+    """
+
+    method: str
+    pattern: re.Pattern[str]
+
+    @classmethod
+    def parse(cls, text: str) -> AllowRule:
+        """Read a rule.
+
+        Raises:
+            ValueError: it is none.
+        """
+        method, _, path = text.strip().partition(" ")
+        path = path.strip()
+        if method not in METHODS:
+            raise ValueError(f"a rule begins with a method ({', '.join(sorted(METHODS))}) in capitals")
+        try:
+            normalized = normalize_path(quote(path, safe="/*%" + _PATH_SAFE).encode())
+        except TargetRefused as error:
+            raise ValueError(f"no path fits the rule: {error}") from None
+        *segments, last = normalized[1:].split("/")
+        patterns = [_segment_pattern(segment) for segment in segments]
+        patterns.append("[^/].*" if last == "*" else _segment_pattern(last))
+        return cls(method, re.compile("/" + "/".join(patterns), re.DOTALL))
+
+    def allows(self, method: str, path: str) -> bool:
+        """Whether a request fits.
+
+        Args:
+            path: as `normalize_path` returns it.
+        """
+        return method == self.method and self.pattern.fullmatch(path) is not None
+
+
+def _segment_pattern(segment: str) -> str:
+    return "[^/]+".join(map(re.escape, re.split(r"\*+", segment)))
+
+
+def is_allowed(rules: Iterable[AllowRule], method: str, path: str) -> bool:
+    """Whether one of the rules allows the request."""
+    return any(rule.allows(method, path) for rule in rules)
+
+
+def normalize_path(raw: bytes) -> str:
+    """Decode a path once, and refuse ambiguous ones.
+
+    Args:
+        raw: the path as it came over the wire, with its leading slash.
+
+    Raises:
+        TargetRefused: it has no single meaning.
+    """
+    if len(raw) > MAX_TARGET_BYTES:
+        raise TargetRefused(f"the path has more than {MAX_TARGET_BYTES} bytes")
+    if not raw.startswith(b"/"):
+        raise TargetRefused("the path has to begin with a slash")
+    if _PERCENT.search(raw):
+        raise TargetRefused("the path has a percent sign that encodes nothing")
+    segments = [_decode_segment(part) for part in raw[1:].split(b"/")]
+    if "" in segments[:-1]:
+        raise TargetRefused("the path has an empty segment")
+    return "/" + "/".join(segments)
+
+
+def _decode_segment(raw: bytes) -> str:
+    try:
+        segment = unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise TargetRefused("the path is no UTF-8") from None
+    # Some servers fold full-width forms into the ASCII characters that they resemble.
+    folded = unicodedata.normalize("NFKC", segment)
+    if _TRICKY & (set(segment) | set(folded)):
+        raise TargetRefused("the path has an encoded slash or percent sign, a backslash or a semicolon")
+    if segment.strip() in (".", "..") or folded.strip() in (".", ".."):
+        raise TargetRefused("the path has a dot segment")
+    # "…" folds into three dots, which Windows servers read as more than one level.
+    if segment and not folded.strip(". "):
+        raise TargetRefused("the path has a segment of dots and spaces alone")
+    if not segment.isprintable():
+        raise TargetRefused("the path has a control character")
+    return segment
+
+
+def encode_path(path: str) -> str:
+    """Encode a normalized path for the request line."""
+    return "/".join(quote(segment, safe=_PATH_SAFE) for segment in path.split("/"))
+
+
+def check_query(raw: bytes) -> str:
+    """Return a query that may be forwarded as it is.
+
+    Raises:
+        TargetRefused: it has characters that no query has, a token, or another method.
+    """
+    if len(raw) > MAX_TARGET_BYTES:
+        raise TargetRefused(f"the query has more than {MAX_TARGET_BYTES} bytes")
+    try:
+        query = raw.decode("ascii")
+    except UnicodeDecodeError:
+        raise TargetRefused("the query is not percent-encoded") from None
+    if not _QUERY.fullmatch(query):
+        raise TargetRefused("the query has a character that no query has")
+    for parameter in re.split("[&;]", query):
+        name = _decode_name(parameter.partition("=")[0])
+        if name in _REFUSED_PARAMETERS:
+            raise TargetRefused(f"the query has the parameter {name}, which is not forwarded")
+    return query
+
+
+def _decode_name(encoded: str) -> str:
+    # Twice: behind a gateway that decodes as well, the second layer comes to light.
+    return unquote_plus(unquote_plus(encoded)).strip().split("[")[0].lower()

@@ -1,0 +1,51 @@
+"""``[reconnect]``: where a user consents again."""
+
+from __future__ import annotations
+
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from worker.loopback import is_loopback
+from worker.settings.section import SecretField, Section
+
+# HS256 wants a key as long as its hash (RFC 7518, 3.2).
+MIN_SECRET_BYTES = 32
+
+
+class ReconnectSettings(Section):
+    """The operator's application that users consent again through.
+
+    Attributes:
+        client_id: an application of the tenant with the authorization code flow.
+        redirect_uri: the operator's page, an allowed callback URL of that application.
+        secret: signs the state that comes back to that page.
+        scope: what the application asks Auth0 for.
+        domain: a custom domain in place of the tenant's.
+        audience: of the access token that the page gets; None where it needs none.
+        state_seconds: for which a link is good.
+    """
+
+    client_id: str = Field(min_length=1)
+    redirect_uri: str
+    secret: SecretField = Field(repr=False)
+    scope: str = "openid profile email"
+    domain: str | None = None
+    audience: str | None = None
+    state_seconds: float = Field(default=7 * 86_400, ge=60, le=90 * 86_400, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        parts = urlsplit(self.redirect_uri)
+        if not parts.hostname or not (
+            parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
+        ):
+            raise ValueError("redirect_uri has to be https; plain http goes to loopback only")
+        if parts.fragment:
+            raise ValueError("redirect_uri must have no fragment (RFC 6749, section 3.1.2)")
+        if len(self.secret.reveal().encode()) < MIN_SECRET_BYTES:
+            raise ValueError(
+                f"secret has to have {MIN_SECRET_BYTES} bytes: openssl rand -base64 32 makes one"
+            )
+        return self
