@@ -32,6 +32,7 @@ _VERBATIM = (
         "rotates",
         "grace",
         "token_url",
+        "refresh_url",
         "method",
         "json_body",
         "headers",

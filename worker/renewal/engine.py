@@ -15,7 +15,7 @@ import httpx
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from token_vault.token_target import TokenTarget
+from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker.renewal.attempt import Renewer
 from worker.renewal.commit import AnswerCommitter
 from worker.renewal.concurrency import (
@@ -43,7 +43,6 @@ log = structlog.get_logger(__name__)
 CLAIM_TIME = timedelta(seconds=4 * CALL_SECONDS)
 # Concurrent renewals of one process.
 MAX_RENEWALS = 128
-DEFAULT_TARGET = TokenTarget()
 
 Progress = Callable[[Outcome], None]
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from token_vault.errors import TokenNotFound
 from token_vault.read_model import SELECT_GRANT, SELECT_GRANT_TARGET, SELECT_SERVED, Served, choose
-from token_vault.token_target import TokenTarget
+from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker.renewal.engine import CLAIM_TIME, RenewalEngine
 from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
@@ -28,9 +28,6 @@ MAX_WAIT_SECONDS = 50.0
 # A token that was renewed so lately is not renewed again because an API is said to refuse it: whoever reports every
 # token costs one call in this time.
 REJECTION_INTERVAL = timedelta(minutes=1)
-
-
-DEFAULT_TARGET = TokenTarget()
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from token_vault.read_model import (
 )
 from token_vault.read_records import SERVED, ReadRecord
 from token_vault.token import Token
-from token_vault.token_target import TokenTarget
+from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 
 # Threads and queries need a finite number of seconds.
 MAX_WAIT_SECONDS = 86_400.0
@@ -75,7 +75,7 @@ class TokenQuery:
     min_ttl: float | None
     wait: float
     needs: tuple[str, ...] = ()
-    target: TokenTarget = TokenTarget()  # noqa: RUF009  # frozen
+    target: TokenTarget = DEFAULT_TARGET
     request_id: str | None = None
     reason: str | None = None
 

@@ -12,11 +12,10 @@ from token_vault.keyring import KeyRing
 from token_vault.read_flow import ReadFlow, TokenQuery
 from token_vault.read_records import AuditMode, ReadRecorder
 from token_vault.secret import Secret
-from token_vault.token_target import TokenTarget
+from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from token_vault.transport_security import require_tls
 
 DEFAULT_WAIT_SECONDS = 5.0
-DEFAULT_TARGET = TokenTarget()
 
 # A read is noted once in this time by one reader, while no worker takes the note.
 NOTE_INTERVAL_SECONDS = 60.0

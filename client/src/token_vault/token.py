@@ -7,11 +7,10 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import NoReturn
 
-from token_vault.token_target import TokenTarget
+from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 
 _INSTEAD = "pass token.value where it is used, or user and connection, and read the token there"
 
-DEFAULT_TARGET = TokenTarget()
 _NO_EXTRA: Mapping[str, str] = MappingProxyType({})
 
 

@@ -56,3 +56,6 @@ class TokenTarget:
 
     def __str__(self) -> str:
         return self.resource or self.scope
+
+
+DEFAULT_TARGET = TokenTarget()

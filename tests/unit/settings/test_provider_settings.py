@@ -91,6 +91,7 @@ def test_request_and_answer_are_said(config: Path) -> None:
         headers = { X-Version = "2" }
         [providers.acme]
         token_url = "https://idp.example/token"
+        refresh_url = "https://idp.example/refresh"
         client_auth = "basic-raw"
         method = "GET"
         json_body = true
@@ -121,6 +122,7 @@ def test_request_and_answer_are_said(config: Path) -> None:
         providers.ClientAuth.BASIC_RAW,
         "GET",
     )
+    assert acme.refresh_url == "https://idp.example/refresh"
     assert (acme.json_body, acme.headers, acme.extra) == (True, {"X-Api": "1"}, {"audience": "api"})
     assert (acme.grant_type, acme.sends, acme.token_parameter) == ("client_credentials", "nothing", "token")
     assert (acme.parameter_names, acme.within) == ({"client_id": "client_key"}, ("data.credentials",))

@@ -12,7 +12,7 @@ from sqlalchemy import select, text
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
-from token_vault.token_target import TokenTarget
+from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker.vault import schedule
 from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
@@ -53,7 +53,7 @@ class Claim:
     refresh_expires_at: datetime | None = None
     last_read_at: datetime | None = None
     is_ordered: bool = False
-    target: TokenTarget = TokenTarget()  # noqa: RUF009  # frozen
+    target: TokenTarget = DEFAULT_TARGET
     target_version: int = 0
 
     @property
