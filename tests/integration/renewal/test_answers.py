@@ -67,6 +67,17 @@ async def test_half_an_answer_with_the_whole_pair_is_enough(renewals: Renewals) 
     assert renewals.holds_what_lives(worker.vault, user, "c")
 
 
+async def test_a_learned_life_never_lengthens(renewals: Renewals) -> None:
+    """Where an answer tells no end, the shortest life that is known counts: the grant's own, or the connection's."""
+    worker, user = await due(renewals)
+    assert await renew(renewals, worker, expires_in=1200) is Outcome.RENEWED
+    for observed, minutes in (("2 h", 20), ("10 min", 10), ("2 h", 10)):
+        renewals.sql(f"UPDATE connections SET observed_life = '{observed}'")
+        assert await renew(renewals, worker, expires_in=None) is Outcome.RENEWED
+        row = renewals.row(user)
+        assert row["expires_at"] - row["obtained_at"] == timedelta(minutes=minutes)
+
+
 def events(renewals: Renewals) -> list[tuple[str, str | None, str | None]]:
     """What was told of grants, in order."""
     rows = renewals.sql("SELECT kind, reason, message FROM outbox WHERE user_id IS NOT NULL ORDER BY at")
