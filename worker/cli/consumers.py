@@ -27,7 +27,7 @@ def apply(as_json: Json = False) -> int:
     with environment.running_vault(rings=()) as settings:
         applied = environment.apply_consumers(settings, keep_inherited=False)
     if as_json:
-        output.print_json({name: list(values) for name, values in asdict(applied).items()})
+        output.print_json({name: list(values) for name, values in applied._asdict().items()})
         return ExitCode.OK
     for what in ("added", "changed", "removed"):
         for name in getattr(applied, what):

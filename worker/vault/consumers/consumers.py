@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, create_engine, pool, text
 from sqlalchemy.exc import DBAPIError
@@ -31,8 +31,7 @@ _DELETE = text("DELETE FROM consumers WHERE name = ANY (:names)")
 _SET_KEEP = text("UPDATE audit_state SET keep = :keep WHERE keep <> :keep")
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(NamedTuple):
     """What came of writing the consumers.
 
     Attributes:
@@ -122,8 +121,8 @@ def _rules(row: tuple[Any, ...]) -> ConsumerRules:
 
 
 def _values(rules: ConsumerRules) -> dict[str, Any]:
-    values = asdict(rules)
-    return values | {name: values[name] and list(values[name]) for name in ("connections", "tenants")}
+    tenants = None if rules.tenants is None else list(rules.tenants)
+    return asdict(rules) | {"connections": list(rules.connections), "tenants": tenants}
 
 
 def _statement(role: str, *, is_there: bool) -> str:
