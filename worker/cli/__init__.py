@@ -34,6 +34,7 @@ from worker.cli import (
     plan,
     renew,
     revoke,
+    serve,
     show,
     status,
     sync,
@@ -53,7 +54,7 @@ for name, command in (
     ("up", up.up), ("migrate", migrate.migrate), ("sync", sync.sync), ("follow", follow.follow),
     ("renew", renew.renew), ("revoke", revoke.revoke), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
     ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("audit", audit.audit), ("plan", plan.plan),
-    ("adopt", adopt.adopt),
+    ("adopt", adopt.adopt), ("serve", serve.serve),
 ):  # fmt: skip
     app.command(name=name)(command)
 app.add_typer(connections.app, name="connections")

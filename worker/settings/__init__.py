@@ -6,6 +6,7 @@ Every secret can also be given as ``NAME_FILE``, the path of a file that holds i
 from __future__ import annotations
 
 from token_vault.home import home_keys, key_file
+from worker.settings.api import ApiSettings
 from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.consumers import AuditSettings, ConsumerSettings
 from worker.settings.environment import SECRET_NAMES
@@ -18,6 +19,7 @@ from worker.settings.webhooks import EventKind, EventSettings, WebhookSettings, 
 
 __all__ = [
     "SECRET_NAMES",
+    "ApiSettings",
     "AuditSettings",
     "ConnectionSettings",
     "ConsumerSettings",

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from token_vault.errors import ConfigurationError
 from token_vault.home import absolute
 from token_vault.secret import SecretDict, hide
+from worker.settings.api import ApiSettings
 from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.consumers import AuditSettings, ConsumerSettings, check_consumers
 from worker.settings.problems import explain
@@ -73,6 +74,7 @@ class File(Section):
     audit: AuditSettings = AuditSettings()
     proxy: Mapping[str, ProxySettings] = Field(default_factory=dict)
     reconnect: ReconnectSettings | None = None
+    api: ApiSettings = ApiSettings()
 
     @model_validator(mode="after")
     def _distinct_consumers(self) -> Self:

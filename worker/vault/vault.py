@@ -23,21 +23,14 @@ from worker.vault.db.errors import explained
 
 
 @dataclass(frozen=True, slots=True)
-class Vault:
-    """An open vault.
-
-    Every function of this room takes it first.
+class Database:
+    """The vault's database, without keys.
 
     Attributes:
         engine: connections to Postgres.
-        access, refresh: the two key rings.
-        fingerprints: of the tokens and clients that Auth0 shows.
     """
 
     engine: AsyncEngine
-    access: KeyRing
-    refresh: KeyRing
-    fingerprints: Fingerprints
 
     @asynccontextmanager
     async def statement(self) -> AsyncIterator[AsyncConnection]:
@@ -67,6 +60,16 @@ class Vault:
                 if attempt == 2 or not error.connection_invalidated:
                     raise
         raise AssertionError  # pragma: no cover  # the second attempt returns or raises
+
+    async def check_access_keys(self, access_keys: Sequence[Secret]) -> None:
+        """Check that the access ring fits, without the other.
+
+        Raises:
+            ConfigurationError: it does not.
+            TemporarilyUnavailable: Postgres does not answer.
+        """
+        async with explained(), self.statement() as connection:
+            await vault_secrets.check_access_ring(connection, KeyRing("access", access_keys))
 
     async def check_location(self) -> None:
         """Check that this is no copy of the vault.
@@ -101,6 +104,36 @@ class Vault:
         (row,) = await self.run(text("SELECT clock_timestamp()"))
         now: datetime = row[0]
         return now
+
+
+@dataclass(frozen=True, slots=True)
+class Vault(Database):
+    """An open vault.
+
+    Functions of this room that encrypt or decrypt take it first.
+
+    Attributes:
+        access, refresh: the two key rings.
+        fingerprints: of the tokens and clients that Auth0 shows.
+    """
+
+    access: KeyRing
+    refresh: KeyRing
+    fingerprints: Fingerprints
+
+
+@asynccontextmanager
+async def open_database(database_url: Secret, *, connections: int) -> AsyncIterator[Database]:
+    """Open the database alone; nothing is sent yet.
+
+    Raises:
+        ConfigurationError: not a Postgres URL.
+    """
+    engine = create_vault_engine(database_url, connections=connections)
+    try:
+        yield Database(engine)
+    finally:
+        await engine.dispose()
 
 
 @asynccontextmanager

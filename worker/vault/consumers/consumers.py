@@ -20,7 +20,7 @@ from worker.consumer_rules import ConsumerRules
 from worker.vault.db.engine import sqlalchemy_url
 from worker.vault.db.errors import explain
 from worker.vault.db.sql import load
-from worker.vault.vault import Vault
+from worker.vault.vault import Database
 
 _COLUMNS = tuple(field.name for field in fields(ConsumerRules))
 _SELECT = text(f"SELECT {', '.join(_COLUMNS)} FROM consumers ORDER BY name")  # noqa: S608  # names of fields
@@ -84,7 +84,7 @@ def list_consumers(database_url: Secret) -> list[ConsumerRules]:
         return _select(connection)
 
 
-async def load_consumers(vault: Vault) -> list[ConsumerRules]:
+async def load_consumers(vault: Database) -> list[ConsumerRules]:
     """Load the consumers over an open vault's connections."""
     return [_rules(row) for row in await vault.run(_SELECT)]
 

@@ -58,6 +58,17 @@ async def load_or_create(connection: AsyncConnection, access: KeyRing, refresh: 
     return _decrypt(refresh, FINGERPRINT_KEY, stored)
 
 
+async def check_access_ring(connection: AsyncConnection, access: KeyRing) -> None:
+    """Check that the access ring fits the vault.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    stored = await _load(connection)
+    if ACCESS_RING_CHECK.row[0] in stored:  # else nothing is encrypted yet
+        _decrypt(access, ACCESS_RING_CHECK, stored)
+
+
 def _missing(stored: Mapping[str, bytes]) -> list[str]:
     return [context.row[0] for context in _CONTEXTS if context.row[0] not in stored]
 

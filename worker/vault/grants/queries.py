@@ -10,14 +10,14 @@ from sqlalchemy import text
 
 from token_vault.grant_key import GrantKey
 from worker.vault.db.sql import load
-from worker.vault.vault import Vault
+from worker.vault.vault import Database, Vault
 
 # By id, so that a page costs what it shows however many grants there are; a user's are found by their index.
 _LIST = load(__file__, "list_grants")
 
 
 async def list_grants(
-    vault: Vault,
+    vault: Database,
     tenants: Sequence[str],
     *,
     user_id: str | None = None,
@@ -53,7 +53,7 @@ async def last_observed(vault: Vault, tenant: str, user_ids: Sequence[str]) -> d
     return {user_id: updated_at for user_id, updated_at in rows if updated_at is not None}
 
 
-async def list_tenants(vault: Vault, name: str | None = None) -> list[str]:
+async def list_tenants(vault: Database, name: str | None = None) -> list[str]:
     """Return the tenants that the vault holds anything of.
 
     Or the one of this name, if it is among them.

@@ -1,0 +1,1 @@
+"""The HTTP API: tokens for services in any language."""

@@ -1,0 +1,174 @@
+"""Verifies callers' access tokens; PyJWT does the cryptography."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import jwt
+
+from worker.api.jwks import Jwks
+from worker.api.problems import ApiProblem
+
+# Which kind of key each algorithm needs.
+ALGORITHMS = {"RS256": "RSA", "PS256": "RSA", "ES256": "EC"}
+# Clocks of the issuer and of this machine differ.
+LEEWAY_SECONDS = 30
+MAX_TOKEN_BYTES = 16_384
+# Claims that only ID tokens have (OpenID Connect Core 1.0, sections 2 and 3.3.2.11).
+_ID_TOKEN_CLAIMS = ("nonce", "at_hash", "c_hash", "s_hash")
+
+_NO_KEY = (
+    "this is an ID token: it tells the client who the user is, its audience is that client, and it is no key to an "
+    "API. Ask the issuer for an access token with this API's audience"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """What a verified access token says.
+
+    Attributes:
+        subject: ``sub``: a user's id, or an application's.
+        client_id: the application that it was issued to.
+        scopes: of ``scope`` and ``permissions``.
+        is_machine: whether it was issued to an application for itself.
+        thumbprint: of the key that it is bound to (RFC 9449); None where it is not.
+    """
+
+    subject: str
+    client_id: str | None
+    scopes: frozenset[str]
+    is_machine: bool
+    thumbprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Verifies access tokens of one issuer for one audience.
+
+    Attributes:
+        jwks: the issuer's keys.
+        issuer, audience: as ``iss`` and ``aud`` have to name them.
+    """
+
+    jwks: Jwks
+    issuer: str
+    audience: str
+
+    async def verify(self, token: str, client_ids: Collection[str] = ()) -> AccessToken:
+        """Verify a token.
+
+        Args:
+            token: as the caller sent it.
+            client_ids: of known applications; a token for one of them is an ID token.
+
+        Raises:
+            ApiProblem: ``invalid-token``, in words that say what is wrong.
+            TemporarilyUnavailable: the issuer's keys are not known.
+        """
+        claims = self._check(await self._decode(token), client_ids)
+        bound = claims.get("cnf")
+        thumbprint = bound.get("jkt") if isinstance(bound, dict) else None
+        client_id = _text(claims, "azp") or _text(claims, "client_id")
+        subject = claims["sub"]
+        is_machine = subject.endswith("@clients") or claims.get("gty") == "client-credentials"
+        if is_machine and client_id is None:
+            client_id = subject.removesuffix("@clients")
+        return AccessToken(subject, client_id, _scopes(claims), is_machine, thumbprint)
+
+    async def _decode(self, token: str) -> dict[str, Any]:
+        algorithm, kid = _header(token)
+        key = await self.jwks.key(kid)
+        if key is None:
+            refuse(
+                "the issuer has no key of this token's id: it is another issuer's, or its key was withdrawn"
+            )
+        if key.type != ALGORITHMS[algorithm] or key.algorithm not in (None, algorithm):
+            refuse("the key of this id is not one for the token's algorithm")
+        try:
+            return jwt.decode(
+                token,
+                key.key,
+                algorithms=[algorithm],
+                leeway=LEEWAY_SECONDS,
+                options={"require": ["exp", "iss", "aud", "sub"], "verify_aud": False, "verify_iss": False},
+            )
+        except jwt.MissingRequiredClaimError as error:
+            refuse(f"the token has no {error.claim}")
+        except jwt.ExpiredSignatureError:
+            refuse("the token has expired")
+        except (jwt.ImmatureSignatureError, jwt.InvalidIssuedAtError):
+            refuse("the token is not valid yet")
+        except jwt.InvalidSignatureError:
+            refuse("the token's signature is wrong")
+        except (jwt.PyJWTError, ValueError, TypeError):
+            refuse("the token cannot be read")
+
+    def _check(self, claims: dict[str, Any], client_ids: Collection[str]) -> dict[str, Any]:
+        if claims["iss"] != self.issuer:
+            refuse("the token is of another issuer")
+        audience = claims["aud"]
+        audiences = [audience] if isinstance(audience, str) else audience
+        if not isinstance(audiences, list) or not isinstance(claims["sub"], str) or not claims["sub"]:
+            refuse("the token cannot be read")
+        is_id_token = any(name in claims for name in _ID_TOKEN_CLAIMS)
+        if self.audience not in audiences:
+            # An access token says which application it was issued to, or what it may do.
+            for_client = not any(
+                name in claims for name in ("azp", "client_id", "scope", "permissions", "gty")
+            )
+            if is_id_token or for_client or any(each in client_ids for each in audiences):
+                refuse(_NO_KEY)
+            refuse("the token is for another audience than this API")
+        if is_id_token:
+            refuse(_NO_KEY)
+        return claims
+
+
+def refuse(detail: str) -> NoReturn:
+    """Refuse a credential (RFC 6750, 3)."""
+    raise ApiProblem(
+        "invalid-token",
+        detail,
+        headers={"WWW-Authenticate": 'Bearer realm="token-vault", error="invalid_token"'},
+    )
+
+
+def _header(token: str) -> tuple[str, str]:
+    """Return the algorithm and the key's id.
+
+    Nothing else of the header is used: ``jku``, ``x5u`` and ``jwk`` would let a token bring its own key.
+    """
+    if len(token) > MAX_TOKEN_BYTES:
+        refuse("the token is too long")
+    try:
+        header = jwt.get_unverified_header(token)
+    except (jwt.PyJWTError, ValueError):
+        refuse("this is neither an access token (a JWT) nor an API key")
+    algorithm, kid = header.get("alg"), header.get("kid")
+    if not isinstance(algorithm, str) or algorithm.lower() == "none":
+        refuse("the token is not signed")
+    if algorithm.startswith("HS"):
+        refuse(
+            f"{algorithm} is signed with a shared secret, which no issuer shares with an API: "
+            "have the API sign with RS256 at the issuer"
+        )
+    if algorithm not in ALGORITHMS:
+        refuse(f"tokens are signed with {', '.join(ALGORITHMS)}, and this one is not")
+    if not isinstance(kid, str):
+        refuse("the token does not name its key (kid)")
+    return algorithm, kid
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str | None:
+    value = claims.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    scope, permissions = claims.get("scope"), claims.get("permissions")
+    named = scope.split() if isinstance(scope, str) else []
+    given = [each for each in permissions if isinstance(each, str)] if isinstance(permissions, list) else []
+    return frozenset((*named, *given))

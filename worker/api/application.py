@@ -1,0 +1,61 @@
+"""The ASGI application: routes, errors, and what is open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TypedDict
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Route
+
+from token_vault.errors import VaultError
+from worker.api import health, problems
+from worker.api.metrics import Metrics
+from worker.api.middleware import Gate
+from worker.api.service import Service, open_service
+from worker.settings import Settings
+
+
+class State(TypedDict):
+    """What the routes find in ``request.state``."""
+
+    service: Service
+
+
+def create_app(settings: Settings) -> Gate:
+    """Make the application.
+
+    Args:
+        settings: complete: with the database's URL and the access ring.
+    """
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[State]:
+        del app
+        async with open_service(settings, metrics) as service:
+            yield {"service": service}
+
+    app = Starlette(
+        routes=routes(),
+        lifespan=lifespan,
+        exception_handlers={
+            problems.ApiProblem: problems.on_problem,
+            VaultError: problems.on_vault_error,
+            HTTPException: problems.on_http_exception,
+        },
+    )
+    # A path with a slash too many is no other path: no redirect, which would carry credentials along.
+    app.router.redirect_slashes = False
+    return Gate(app, metrics=metrics, max_concurrent=settings.api.max_concurrent)
+
+
+def routes() -> Sequence[BaseRoute]:
+    """Return all routes."""
+    return (
+        Route("/healthz", health.healthz),
+        Route("/readyz", health.Readiness().__call__),
+        Route("/metrics", health.metrics),
+    )

@@ -1,0 +1,90 @@
+"""The table of consumers, as a running API knows it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from token_vault.errors import TemporarilyUnavailable, VaultError
+from worker.consumer_rules import ConsumerRules
+from worker.vault.consumers.consumers import load_consumers
+from worker.vault.db.errors import explained
+from worker.vault.vault import Database
+
+log = structlog.get_logger(__name__)
+
+# A consumer that the operator removes may read for this long.
+FRESH_SECONDS = 5.0
+# What is known is used for this long while Postgres does not answer.
+MAX_STALE_SECONDS = 60.0
+RETRY_SECONDS = 2.0
+
+
+class Consumers:
+    """The consumers, read again every few seconds.
+
+    Args:
+        database: of the vault.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._known: tuple[ConsumerRules, ...] = ()
+        self._by_client_id: dict[str, ConsumerRules] = {}
+        self._loaded_at = float("-inf")
+        self._tried_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Read the table, unless that was done just now.
+
+        Raises:
+            TemporarilyUnavailable: nobody knows who may read what.
+        """
+        if self._is_due():
+            async with self._lock:
+                if self._is_due():
+                    await self._read()
+        if self._clock() - self._loaded_at > MAX_STALE_SECONDS:
+            raise TemporarilyUnavailable("the table of consumers cannot be read now", RETRY_SECONDS)
+
+    @property
+    def client_ids(self) -> frozenset[str]:
+        """The applications that are consumers."""
+        return frozenset(self._by_client_id)
+
+    def of_client(self, client_id: str) -> ConsumerRules | None:
+        """Return the consumer of an application."""
+        return self._by_client_id.get(client_id)
+
+    def of_api_key(self, key: str) -> ConsumerRules | None:
+        """Return the consumer of an API key.
+
+        All are compared, each in constant time.
+        """
+        found = None
+        for consumer in self._known:
+            if consumer.has_api_key(key):
+                found = consumer
+        return found
+
+    def _is_due(self) -> bool:
+        now = self._clock()
+        return now - self._loaded_at > FRESH_SECONDS and now - self._tried_at > RETRY_SECONDS
+
+    async def _read(self) -> None:
+        self._tried_at = self._clock()
+        try:
+            async with explained():
+                known = await load_consumers(self._database)
+        except VaultError as error:
+            log.warning("consumers.unavailable", error=str(error))
+            return
+        self._known = tuple(known)
+        self._by_client_id = {each.client_id: each for each in known if each.client_id}
+        self._loaded_at = self._tried_at

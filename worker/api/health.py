@@ -1,0 +1,77 @@
+"""Whether the API lives, whether it can serve; metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from token_vault.errors import ConfigurationError, TemporarilyUnavailable, VaultError
+from worker.api.problems import NO_STORE, of_error, problem_response, unavailable
+from worker.api.service import Service, service_of
+from worker.vault.db.migrate import revisions
+
+# A readiness probe may come from many balancers at once.
+READY_SECONDS = 2.0
+CHECK_SECONDS = 5.0
+
+
+async def healthz(request: Request) -> Response:
+    """Say that this process answers."""
+    del request
+    return JSONResponse({"status": "ok"}, headers=NO_STORE)
+
+
+async def metrics(request: Request) -> Response:
+    """Show the metrics."""
+    rendered = service_of(request).metrics.render()
+    return Response(rendered, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Remembers for a moment whether the API can serve."""
+
+    _error: VaultError | None = None
+    _checked_at: float = float("-inf")
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def __call__(self, request: Request) -> Response:
+        """Say whether database, keys and migrations are in order."""
+        async with self._lock:
+            if time.monotonic() - self._checked_at > READY_SECONDS:
+                self._error = await _failure(service_of(request))
+                self._checked_at = time.monotonic()
+        if self._error is None:
+            return JSONResponse({"status": "ready"}, headers=NO_STORE)
+        request_id = request.scope.get("request_id")
+        if isinstance(self._error, TemporarilyUnavailable):
+            return problem_response(of_error(self._error), request_id)
+        # Without a caller to keep it from: what is wrong names settings, never values.
+        return problem_response(unavailable(str(self._error), READY_SECONDS), request_id)
+
+
+async def _failure(service: Service) -> VaultError | None:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await _check(service)
+    except VaultError as error:
+        return error
+    except TimeoutError:
+        return TemporarilyUnavailable("Postgres does not answer in time", READY_SECONDS)
+    return None
+
+
+async def _check(service: Service) -> None:
+    """Check database, keys and migrations.
+
+    Raises:
+        ConfigurationError, TemporarilyUnavailable: what keeps the API from serving.
+    """
+    await service.database.check_access_keys(service.settings.access_keys)
+    current, head = await asyncio.to_thread(revisions, service.database_url)
+    if current != head:
+        raise ConfigurationError("the database is not migrated to this version: run `token-vault migrate`")

@@ -1,0 +1,47 @@
+"""What ``/metrics`` shows, in Prometheus' format."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import Scope
+
+# Seconds; a read takes about a millisecond, one that waits for a refresh some seconds.
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
+
+
+class Metrics:
+    """The metrics of one API process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "token_vault_api_requests",
+            "Requests by route and status.",
+            ("route", "status"),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "token_vault_api_request_seconds",
+            "How long requests take.",
+            ("route",),
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self.in_flight = Gauge(
+            "token_vault_api_requests_in_flight", "Requests under way.", registry=self._registry
+        )
+
+    def observe(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count one request.
+
+        Its route is counted and never its path: a path names users, and there are too many.
+        """
+        route = scope.get("route")
+        path = getattr(route, "path", "none")
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def render(self) -> bytes:
+        """Write all metrics as text."""
+        text: bytes = generate_latest(self._registry)
+        return text

@@ -1,0 +1,101 @@
+"""What every request passes: ids, bounds, metrics, the last resort."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from worker.api import problems
+from worker.api.metrics import Metrics
+
+# Callers' ids go into the log and the audit.
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+# W3C Trace Context, version 00.
+_TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+# Seconds after which a refused caller may ask again.
+BUSY_RETRY_SECONDS = 1
+# These answer also where all places are taken: else a busy copy would be taken for a dead one.
+_ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+class Gate:
+    """The outermost middleware.
+
+    Args:
+        app: the routes.
+        metrics: counts requests.
+        max_concurrent: requests at a time; more are refused at once.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, max_concurrent: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._max_concurrent = max_concurrent
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id, trace = _ids(scope)
+        scope["request_id"] = request_id
+        answer = _Answer(send, request_id, trace)
+        began = time.perf_counter()
+        self._running += 1
+        self._metrics.in_flight.set(self._running)
+        try:
+            if self._running > self._max_concurrent and scope["path"] not in _ALWAYS:
+                problem = problems.unavailable("too many requests at a time", BUSY_RETRY_SECONDS)
+                await problems.problem_response(problem, request_id)(scope, receive, answer)
+            else:
+                await self._serve(scope, receive, answer)
+        finally:
+            self._running -= 1
+            self._metrics.in_flight.set(self._running)
+            self._metrics.observe(scope, answer.status, time.perf_counter() - began)
+
+    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        try:
+            await self._app(scope, receive, answer)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            response = problems.internal_error(error, scope["request_id"])
+            if answer.status:
+                return  # cut short: the server closes the connection, as the length does not match
+            await response(scope, receive, answer)
+
+
+class _Answer:
+    """Sends a response, with the request's ids."""
+
+    def __init__(self, send: Send, request_id: str, trace: bytes | None) -> None:
+        self._send = send
+        self._headers = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        if trace is not None:
+            self._headers.append((b"traceparent", trace))
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+        await self._send(message)
+
+
+def _ids(scope: Scope) -> tuple[str, bytes | None]:
+    """Return the request's id, and its ``traceparent``.
+
+    Without an id of the caller's the trace names the request.
+    """
+    given = dict(scope["headers"])
+    trace: bytes | None = given.get(b"traceparent")
+    match = _TRACEPARENT.fullmatch(trace) if trace else None
+    if (request_id := given.get(b"x-request-id")) and _REQUEST_ID.fullmatch(request_id):
+        return request_id.decode(), trace if match else None
+    return (match[1].decode() if match else secrets.token_hex(16)), trace if match else None

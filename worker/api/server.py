@@ -1,0 +1,90 @@
+"""The server under the API: uvicorn on one socket."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+
+import uvicorn
+
+from token_vault.errors import ConfigurationError
+from worker.api.application import create_app
+from worker.settings import Settings
+
+# For requests under way when the server is told to stop: more than the longest wait for a refresh.
+STOP_SECONDS = 35
+# An idle connection is closed after this long.
+KEEPALIVE_SECONDS = 15
+# Connections that wait to be accepted.
+BACKLOG = 2048
+
+
+def listen(host: str, ports: Sequence[int]) -> socket.socket:
+    """Listen on the first of these ports that is free.
+
+    Raises:
+        ConfigurationError: none is.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    failure = OSError()
+    for port in ports:
+        # The protocol is named because asyncio sets TCP_NODELAY only then; without it every answer takes 40 ms.
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+            bound.listen(BACKLOG)
+        except OSError as error:
+            bound.close()
+            failure = error
+        else:
+            return bound
+    raise ConfigurationError(
+        f"the API cannot listen on {host}, port {ports[0]}: {failure.strerror}; choose another by --port"
+    )
+
+
+def serve(settings: Settings, bound: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until a signal; requests under way are answered.
+
+    Args:
+        settings: complete.
+        bound: as ``listen`` gives it.
+        ready: called once requests are answered.
+
+    Raises:
+        ConfigurationError: a setting or a key is missing or wrong.
+    """
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,  # a path names a user
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEPALIVE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        backlog=BACKLOG,
+    )
+    server = _Server(config, ready)
+    server.run(sockets=[bound])
+    if not server.started:
+        raise ConfigurationError("the API did not start: its log says why")
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()

@@ -1,0 +1,51 @@
+"""The HTTP API: whose tokens callers bring; its bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from worker.loopback import is_loopback
+from worker.settings.section import Section
+
+DEFAULT_PORT = 8700
+
+
+class ApiSettings(Section):
+    """The table ``[api]``.
+
+    Attributes:
+        audience: of the access tokens that callers bring; without it only API keys are taken.
+        issuer: who issues them; by default the one tenant. Its keys are at ``.well-known/jwks.json`` below it.
+        origins: of front ends whose browsers may call the proxy.
+        host, port: where ``token-vault serve`` listens.
+        max_concurrent: requests at a time in one process; more are refused at once.
+    """
+
+    audience: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    issuer: str | None = None
+    origins: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] = DEFAULT_PORT
+    max_concurrent: Annotated[int, Field(ge=1, le=100_000)] = 200
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.issuer is not None:
+            _check_url("issuer", self.issuer)
+            if not self.issuer.endswith("/"):
+                raise ValueError("issuer ends with a slash, as `iss` of Auth0's tokens does")
+        for origin in self.origins:
+            _check_url("origins", origin)
+            if urlsplit(origin).path:
+                raise ValueError("origins are scheme, host and port alone: https://app.example.com")
+        return self
+
+
+def _check_url(name: str, url: str) -> None:
+    parts = urlsplit(url)
+    plain = parts.scheme == "http" and is_loopback(parts.hostname)
+    if not parts.hostname or not (parts.scheme == "https" or plain) or parts.query or parts.fragment:
+        raise ValueError(f"{name} begins with https:// (http:// goes to loopback alone), without query")
