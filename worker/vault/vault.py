@@ -87,18 +87,6 @@ class Database:
         ((code,),) = await self.run(location.FIND_DIFFERENCE)
         return None if code is None else str(code)
 
-    async def replace_keys(self, access_keys: Sequence[Secret], refresh_keys: Sequence[Secret]) -> None:
-        """Use these keys from now on.
-
-        Raises:
-            WrongKeys: they do not open this vault, or are not safe to use; nothing has changed then.
-        """
-        access, refresh = read_rings(access_keys, refresh_keys)
-        async with explained(), self.engine.begin() as connection:
-            await vault_secrets.load_or_create(connection, access, refresh)
-        self.access.take_over(access)
-        self.refresh.take_over(refresh)
-
     async def now(self) -> datetime:
         """Return the database's time: one clock for all workers."""
         (row,) = await self.run(text("SELECT clock_timestamp()"))
@@ -120,6 +108,18 @@ class Vault(Database):
     access: KeyRing
     refresh: KeyRing
     fingerprints: Fingerprints
+
+    async def replace_keys(self, access_keys: Sequence[Secret], refresh_keys: Sequence[Secret]) -> None:
+        """Use these keys from now on.
+
+        Raises:
+            WrongKeys: they do not open this vault, or are not safe to use; nothing has changed then.
+        """
+        access, refresh = read_rings(access_keys, refresh_keys)
+        async with explained(), self.engine.begin() as connection:
+            await vault_secrets.load_or_create(connection, access, refresh)
+        self.access.take_over(access)
+        self.refresh.take_over(refresh)
 
 
 @asynccontextmanager
