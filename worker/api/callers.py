@@ -37,7 +37,7 @@ class Caller:
         return self._allowed(READ_SCOPE)
 
     def refreshing(self) -> ConsumerRules:
-        """Return the rules of a consumer that may force a refresh.
+        """Return the rules of one that may force refreshes.
 
         Raises:
             ApiProblem: ``not-allowed``.
