@@ -204,8 +204,9 @@ class Day:
         )
         self.sql(  # what went before may have passed for a provider that is away
             "UPDATE connections SET circuit_opened_at = NULL, circuit_until = NULL, circuit_code = NULL,"
-            " circuit_blame = NULL, failed_calls = 0 WHERE name = 'calm'"
+            " circuit_blame = NULL WHERE name = 'calm'"
         )
+        self.sql("DELETE FROM refusals WHERE connection = 'calm'")
         self.sql("UPDATE grants SET due_at = now() WHERE connection = 'calm' AND due_at IS NOT NULL")
         next(process for process in self.here.processes if process.name == "bulk").says(
             "answer.commit_failed"
