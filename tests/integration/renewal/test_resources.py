@@ -265,6 +265,17 @@ async def test_an_answer_for_a_resource_waits_on_disk(
         assert await audience(renewals, reader.user_token(user_id, CONNECTION, resource=GRAPH).value) == GRAPH
 
 
+async def test_a_call_for_a_resource_puts_off_no_renewal(
+    renewals: Renewals, user: tuple[str, Runtime], database_url: Secret, sql: Sql
+) -> None:
+    """However long a resource's token lives, the grant's own is renewed before it ends."""
+    user_id, _ = user
+    sql("UPDATE grants SET expires_at = now() + interval '20 min', obtained_at = now() - interval '40 min'")
+    await stored(renewals, user, database_url, GRAPH)
+    row = renewals.row(user_id)
+    assert row["now"] < row["due_at"] < row["expires_at"]
+
+
 async def test_a_rejected_token_of_a_resource_is_renewed(
     renewals: Renewals, user: tuple[str, Runtime], database_url: Secret, sql: Sql
 ) -> None:
