@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run scale test faults lint docs bench lock clean
+.PHONY: help run scale test faults lint docs bench lock clean audit sbom
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -39,6 +39,14 @@ bench: $(VENV)/.dev ## measure, and rewrite the tables in docs/benchmarks.md
 lock: $(VENV)/.dev ## resolve the two lock files again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-package token-vault-client --extra embedded --extra demo pyproject.toml build-requirements.in -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-package token-vault-client --all-extras pyproject.toml build-requirements.in -o requirements-dev.lock
+
+# Both run a tool of their own, apart from this environment, and need the package index; `audit` its advisories too.
+audit: $(VENV)/.dev ## look for known vulnerabilities in what the lock file installs
+	$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --require-hashes --disable-pip -r requirements.lock
+
+sbom: $(VENV)/.dev ## write build/sbom.json (CycloneDX) from the lock file
+	@mkdir -p build
+	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.lock --of JSON -o build/sbom.json
 
 clean: ## remove the environment and caches, never the vault's data
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

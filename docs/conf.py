@@ -69,6 +69,7 @@ docs/glossary
 docs/threat-model
 docs/log-events
 docs/promises
+docs/licenses
 ```
 
 ```{toctree}
