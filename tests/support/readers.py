@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from tests.support.keys import ACCESS_KEY
+from tests.support.rows import encrypt_for_new_ends
 from token_vault import AsyncTokenVault, Token, TokenVault
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
@@ -156,6 +157,7 @@ class Rows:
             " obtained_at = now() + %s * interval '1 s', due_at = now() + interval '1 day' WHERE id = %s",
             expires_in, (expires_in or 0) - life, grant_id,
         )  # fmt: skip
+        encrypt_for_new_ends(self.sql)
 
 
 @asynccontextmanager

@@ -215,5 +215,7 @@ def opened(vault: Vault, row: Row) -> Pair:
     for ring, field in ((vault.access, "access"), (vault.refresh, "refresh")):
         sealed = row[f"{field}_ciphertext"]
         place = EncryptionContext.of_grant(key, field, row[f"{field}_version"])
+        if field == "access":
+            place = EncryptionContext.of_access_token(key, row["access_version"], row["expires_at"])
         found.append(None if sealed is None else ring.decrypt(place, sealed).reveal())
     return Pair(*found)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from token_vault.grant_key import GrantKey
 from token_vault.token_target import TokenTarget
@@ -16,16 +17,27 @@ class EncryptionContext:
     Attributes:
         row: the row's natural key.
         version: of the field; it rises with each new value.
+        end: of an access token, as text; None for other fields.
     """
 
     table: str
     row: tuple[str, ...]
     field: str
     version: int = 0
+    end: str | None = None
+
+    @classmethod
+    def of_access_token(cls, key: GrantKey, version: int, expires_at: datetime | None) -> EncryptionContext:
+        """Return the context of a grant's own access token.
+
+        Its end is part of it: who may write rows cannot make a token last longer.
+        """
+        identity = (key.tenant, key.connection, key.user_id, key.provider_user_id)
+        return cls("grants", identity, "access", version, _end(expires_at))
 
     @classmethod
     def of_grant(cls, key: GrantKey, field: str, version: int) -> EncryptionContext:
-        """Return the context of one token of a grant."""
+        """Return the context of another field of a grant."""
         return cls("grants", (key.tenant, key.connection, key.user_id, key.provider_user_id), field, version)
 
     @classmethod
@@ -37,14 +49,28 @@ class EncryptionContext:
         return cls.of_grant(key, "extra", 0)
 
     @classmethod
-    def of_resource_token(cls, key: GrantKey, target: TokenTarget, version: int) -> EncryptionContext:
+    def of_resource_token(
+        cls, key: GrantKey, target: TokenTarget, version: int, expires_at: datetime | None
+    ) -> EncryptionContext:
         """Return the context of a grant's token for a target."""
         identity = (key.tenant, key.connection, key.user_id, key.provider_user_id)
-        return cls("resource_tokens", (*identity, target.resource, target.scope), "access", version)
+        row = (*identity, target.resource, target.scope)
+        return cls("resource_tokens", row, "access", version, _end(expires_at))
 
     def header(self) -> bytes:
         """Return what the plaintext starts with: one line of JSON."""
-        return json.dumps([self.table, *self.row, self.field, self.version]).encode() + b"\n"
+        end = () if self.end is None else ({"end": self.end},)
+        return json.dumps([self.table, *self.row, self.field, self.version, *end]).encode() + b"\n"
+
+    def header_without_end(self) -> bytes:
+        """Return the header as access tokens had it before their end was part of it."""
+        return replace(self, end=None).header()
 
     def __str__(self) -> str:
-        return f"{self.table}.{self.field} of {' / '.join(part for part in self.row if part)} (version {self.version})"
+        end = "" if self.end is None else f", end {self.end}"
+        row = " / ".join(part for part in self.row if part)
+        return f"{self.table}.{self.field} of {row} (version {self.version}{end})"
+
+
+def _end(expires_at: datetime | None) -> str:
+    return "unknown" if expires_at is None else expires_at.astimezone(UTC).isoformat()

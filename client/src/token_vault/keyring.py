@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Literal
 
@@ -76,7 +76,7 @@ class KeyRing:
             WrongContext: it was encrypted for another context.
         """
         plaintext, _ = self._decrypt(context, ciphertext)
-        return Secret(plaintext[len(context.header()) :].decode())
+        return Secret(_content(plaintext).decode())
 
     def key_index(self, context: EncryptionContext, ciphertext: bytes) -> int:
         """Return which key encrypted this, 0 for the newest.
@@ -91,16 +91,17 @@ class KeyRing:
     def reencrypt(self, context: EncryptionContext, ciphertext: bytes) -> bytes | None:
         """Encrypt under the newest key; None if it already is.
 
+        An access token whose end is not part of its context yet gets that too.
         The ciphertext keeps the time of its first encryption, as with ``MultiFernet.rotate``.
 
         Raises:
             CannotDecrypt, WrongContext: as ``decrypt``.
         """
         plaintext, index = self._decrypt(context, ciphertext)
-        if index == 0:
+        if index == 0 and plaintext.startswith(context.header()):
             return None
         encrypted_at = self._fernets[index].extract_timestamp(ciphertext)
-        return self._fernets[0].encrypt_at_time(plaintext, encrypted_at)
+        return self._fernets[0].encrypt_at_time(context.header() + _content(plaintext), encrypted_at)
 
     def _decrypt(self, context: EncryptionContext, ciphertext: bytes) -> tuple[bytes, int]:
         """Return the plaintext with its header, and the key's index."""
@@ -124,18 +125,37 @@ class KeyRing:
         Returns:
             The plaintext and the key's index, the name of the other context that it was encrypted for, or None.
         """
+        if not _is_canonical(ciphertext):
+            return None
         for index, fernet in enumerate(self._fernets):
             try:
                 plaintext = fernet.decrypt(ciphertext)
             except InvalidToken:
                 continue
-            return (plaintext, index) if plaintext.startswith(context.header()) else _encrypted_for(plaintext)
+            headers = (context.header(), context.header_without_end())
+            return (plaintext, index) if plaintext.startswith(headers) else _encrypted_for(plaintext)
         return None
 
     @staticmethod
     def generate() -> Secret:
         """Make a new key."""
         return Secret(Fernet.generate_key().decode())
+
+
+def _is_canonical(ciphertext: bytes) -> bool:
+    """Whether this is how the bytes in it are written in Base64.
+
+    Decoding passes over foreign characters, and over the bits that pad the last one.
+    """
+    try:
+        return urlsafe_b64encode(urlsafe_b64decode(ciphertext)) == ciphertext
+    except ValueError:
+        return False
+
+
+def _content(plaintext: bytes) -> bytes:
+    """Return what follows the header."""
+    return plaintext.partition(b"\n")[2]
 
 
 def _key_fingerprint(key: Secret) -> str:
@@ -149,7 +169,9 @@ def _key_fingerprint(key: Secret) -> str:
 def _encrypted_for(plaintext: bytes) -> str:
     """Name the context in a plaintext's header."""
     try:
-        table, *row, field, version = json.loads(plaintext.split(b"\n", 1)[0])
-        return f"for {EncryptionContext(str(table), tuple(map(str, row)), str(field), int(version))}"
-    except (ValueError, TypeError):
+        parts = json.loads(plaintext.split(b"\n", 1)[0])
+        end = parts.pop()["end"] if isinstance(parts[-1], dict) else None
+        table, *row, field, version = parts
+        return f"for {EncryptionContext(str(table), tuple(map(str, row)), str(field), int(version), end and str(end))}"
+    except (ValueError, TypeError, LookupError):
         return "by another program"

@@ -148,8 +148,10 @@ class Served(NamedTuple):
     def context(self) -> EncryptionContext:
         """Where the access token's ciphertext belongs."""
         if self.target.is_default:
-            return EncryptionContext.of_grant(self.key, "access", self.access_version)
-        return EncryptionContext.of_resource_token(self.key, self.target, self.access_version)
+            return EncryptionContext.of_access_token(self.key, self.access_version, self.expires_at)
+        return EncryptionContext.of_resource_token(
+            self.key, self.target, self.access_version, self.expires_at
+        )
 
     @property
     def is_refused(self) -> bool:

@@ -174,7 +174,8 @@ def decrypt_access_token(vault: Vault, claim: Claim) -> Secret | None:
     if claim.access_ciphertext is None:
         return None
     return vault.access.decrypt(
-        EncryptionContext.of_grant(claim.key, "access", claim.access_version), claim.access_ciphertext
+        EncryptionContext.of_access_token(claim.key, claim.access_version, claim.expires_at),
+        claim.access_ciphertext,
     )
 
 

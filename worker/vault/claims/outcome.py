@@ -47,9 +47,9 @@ async def store_pair(
     key = claim.key
     is_default = claim.target.is_default
     context = (
-        EncryptionContext.of_grant(key, "access", claim.access_version + 1)
+        EncryptionContext.of_access_token(key, claim.access_version + 1, pair.expires_at)
         if is_default
-        else EncryptionContext.of_resource_token(key, claim.target, claim.target_version + 1)
+        else EncryptionContext.of_resource_token(key, claim.target, claim.target_version + 1, pair.expires_at)
     )
     access = pair.access and vault.access.encrypt(context, pair.access)
     refresh = pair.refresh and vault.refresh.encrypt(

@@ -6,9 +6,10 @@ Auth0 showed at the last login, long rotated by us, and its first renewal would 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import structlog
 from sqlalchemy import ColumnElement, or_, select, update
@@ -17,7 +18,6 @@ from sqlalchemy.exc import IntegrityError
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt
 from token_vault.grant_key import GrantKey
-from token_vault.keyring import KeyRing
 from worker.vault import outbox
 from worker.vault.db.tables import GrantRow
 from worker.vault.vault import Vault
@@ -61,13 +61,7 @@ async def _relink_one(
             columns = {
                 "user_id": key.user_id,
                 "missing_since": None,  # it is here that it went
-                "access_ciphertext": _reencrypt(
-                    vault.access, old, key, "access", row["access_version"], row["access_ciphertext"]
-                ),
-                "extra_ciphertext": _reencrypt(vault.access, old, key, "extra", 0, row["extra_ciphertext"]),
-                "refresh_ciphertext": _reencrypt(
-                    vault.refresh, old, key, "refresh", row["refresh_version"], row["refresh_ciphertext"]
-                ),
+                **_reencrypt(vault, old, key, dict(row)),
             }
             await connection.execute(update(GrantRow).where(GrantRow.id == grant_id).values(columns))
             await outbox.reassign(connection, old, key.user_id)
@@ -80,14 +74,24 @@ async def _relink_one(
     return True
 
 
-def _reencrypt(
-    ring: KeyRing, old: GrantKey, new: GrantKey, field: str, version: int, ciphertext: bytes | None
-) -> bytes | None:
-    """Encrypt a token for its new user.
+def _reencrypt(vault: Vault, old: GrantKey, new: GrantKey, row: Mapping[str, Any]) -> dict[str, bytes | None]:
+    """Encrypt a grant's tokens for its new user.
 
     A ciphertext decrypts in its own context alone, and the user is part of that.
     """
-    if ciphertext is None:
-        return None
-    token = ring.decrypt(EncryptionContext.of_grant(old, field, version), ciphertext)
-    return ring.encrypt(EncryptionContext.of_grant(new, field, version), token)
+
+    def access(key: GrantKey) -> EncryptionContext:
+        return EncryptionContext.of_access_token(key, row["access_version"], row["expires_at"])
+
+    def refresh(key: GrantKey) -> EncryptionContext:
+        return EncryptionContext.of_grant(key, "refresh", row["refresh_version"])
+
+    columns = {
+        "access_ciphertext": (vault.access, access),
+        "extra_ciphertext": (vault.access, EncryptionContext.of_extra),
+        "refresh_ciphertext": (vault.refresh, refresh),
+    }
+    return {
+        name: row[name] and ring.encrypt(context(new), ring.decrypt(context(old), row[name]))
+        for name, (ring, context) in columns.items()
+    }

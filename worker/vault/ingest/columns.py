@@ -128,7 +128,7 @@ def ingested_columns(
         version = row["access_version"] + 1
         columns |= {
             "access_ciphertext": vault.access.encrypt(
-                EncryptionContext.of_grant(grant.key, "access", version), pair.access
+                EncryptionContext.of_access_token(grant.key, version, pair.expires_at), pair.access
             ),
             "access_version": version,
             "expires_at": pair.expires_at,

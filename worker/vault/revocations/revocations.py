@@ -97,7 +97,7 @@ class Revocation:
         """Decrypt the access token; raises CannotDecrypt."""
         if self.access_ciphertext is None:
             return None
-        context = EncryptionContext.of_grant(self.key, "access", self.access_version)
+        context = EncryptionContext.of_access_token(self.key, self.access_version, self.access_expires_at)
         return vault.access.decrypt(context, self.access_ciphertext)
 
 

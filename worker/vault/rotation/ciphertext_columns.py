@@ -47,30 +47,32 @@ def _grant_key(row: Row) -> GrantKey:
     return GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
 
 
-def _of_grant(field: str) -> Callable[[Row], EncryptionContext]:
-    def context(row: Row) -> EncryptionContext:
-        return EncryptionContext.of_grant(_grant_key(row), field, row[f"{field}_version"])
+def _of_refresh_token(row: Row) -> EncryptionContext:
+    return EncryptionContext.of_grant(_grant_key(row), "refresh", row["refresh_version"])
 
-    return context
+
+def _of_access_token(row: Row) -> EncryptionContext:
+    return EncryptionContext.of_access_token(_grant_key(row), row["access_version"], row["token_end"])
 
 
 def _of_resource_token(row: Row) -> EncryptionContext:
-    key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
-    return EncryptionContext.of_resource_token(
-        key, TokenTarget(row["resource"], row["scope"]), row["version"]
-    )
+    target = TokenTarget(row["resource"], row["scope"])
+    return EncryptionContext.of_resource_token(_grant_key(row), target, row["version"], row["token_end"])
 
 
-def _tokens(ring: RingName, table: str = "grants", content: str = "tokens") -> CiphertextColumn:
+def _tokens(
+    ring: RingName, table: str = "grants", content: str = "tokens", end: str = "expires_at"
+) -> CiphertextColumn:
     context_columns = ("tenant", "connection", "user_id", "provider_user_id", f"{ring}_version")
+    is_access = ring == "access"
     return CiphertextColumn(
         f"{ring} {content}",
         ring,
         table,
         f"{ring}_ciphertext",
         {"id": "bigint"},
-        context_columns,
-        _of_grant(ring),
+        (*context_columns, f"{end} AS token_end") if is_access else context_columns,
+        _of_access_token if is_access else _of_refresh_token,
     )
 
 
@@ -95,11 +97,12 @@ CIPHERTEXT_COLUMNS = (
         "values beside access tokens", "access", "grants", "extra_ciphertext", {"id": "bigint"},
         ("tenant", "connection", "user_id", "provider_user_id"), lambda row: EncryptionContext.of_extra(_grant_key(row)),
     ),
-    _tokens("access", "revocations", "tokens to revoke"),
+    _tokens("access", "revocations", "tokens to revoke", "access_expires_at"),
     CiphertextColumn(
         "access tokens for other resources", "access", "resource_tokens", "ciphertext",
         {"grant_id": "bigint", "resource": "text", "scope": "text"},
-        ("tenant", "connection", "user_id", "provider_user_id", "version"), _of_resource_token,
+        ("tenant", "connection", "user_id", "provider_user_id", "version", "resource_tokens.expires_at AS token_end"),
+        _of_resource_token,
         joined="JOIN grants ON grants.id = grant_id",
     ),
     _own("fingerprint key", "refresh", FINGERPRINT_KEY),
