@@ -63,7 +63,7 @@ class EncryptionContext:
         return json.dumps([self.table, *self.row, self.field, self.version, *end]).encode() + b"\n"
 
     def header_without_end(self) -> bytes:
-        """Return the header as access tokens had it before their end was part of it."""
+        """Return the header as older access tokens have it."""
         return replace(self, end=None).header()
 
     def __str__(self) -> str:
