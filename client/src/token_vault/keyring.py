@@ -143,7 +143,7 @@ class KeyRing:
 
 
 def _is_canonical(ciphertext: bytes) -> bool:
-    """Whether this is how the bytes in it are written in Base64.
+    """Whether Base64 writes its bytes exactly so.
 
     Decoding passes over foreign characters, and over the bits that pad the last one.
     """
