@@ -39,6 +39,9 @@ REDIS_TIMEOUT_SECONDS = 5.0
 # scan whose worker was killed, and its message with it, stands still until its lease has ended and this has passed.
 MAX_SYNC_CHECK_SECONDS = 5.0
 
+# Between two looks for records of reads that were not shipped yet.
+AUDIT_SECONDS = 15.0
+
 # Celery prefers these to the configuration here, but they are meant for some other application.
 _OVERRIDING_VARIABLES = (
     "CELERY_BROKER_URL",
@@ -72,6 +75,7 @@ def make_app(settings: Settings) -> Celery:
             "worker.renew_due": {"queue": "renew"},
             "worker.sync_*": {"queue": "sync"},
             "worker.deliver_events": {"queue": "sync"},
+            "worker.keep_audit": {"queue": "sync"},
         },
         # A message is acknowledged when its work is done, so that a killed worker's is delivered again.
         task_acks_late=True,
@@ -113,6 +117,11 @@ def make_app(settings: Settings) -> Celery:
                 "task": "worker.deliver_events",
                 "schedule": settings.schedule.events,
                 "options": {"expires": settings.schedule.events + CLOCK_SKEW_SECONDS},
+            },
+            "audit": {
+                "task": "worker.keep_audit",
+                "schedule": AUDIT_SECONDS,
+                "options": {"expires": AUDIT_SECONDS + CLOCK_SKEW_SECONDS},
             },
         },
     )

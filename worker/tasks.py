@@ -18,7 +18,14 @@ from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from token_vault.errors import AmbiguousAccount, TemporarilyUnavailable, TokenNotFound, VaultError
+from token_vault.errors import (
+    AmbiguousAccount,
+    ConfigurationError,
+    TemporarilyUnavailable,
+    TokenNotFound,
+    VaultError,
+)
+from worker import audit
 from worker.auth0.errors import Auth0NotFound, Auth0RateLimited, Auth0Unreachable
 from worker.process import Process
 from worker.renewal.on_demand import Refreshed
@@ -91,6 +98,19 @@ def deliver_events() -> None:
         return
     if counts:
         log.info("delivery.finished", **counts)
+
+
+@shared_task(name="worker.keep_audit", ignore_result=True)
+def keep_audit() -> None:
+    """Keep the audit's partitions, and append new records to its file."""
+    runtime = process.runtime()
+    try:
+        shipped = process.run(lambda: audit.keep_audit(runtime.vault, runtime.settings.audit.path))
+    except (ConfigurationError, TemporarilyUnavailable) as error:
+        log.warning("audit.postponed", error=str(error))  # the next tick begins where this one ended
+        return
+    if shipped:
+        log.info("audit.shipped", records=shipped)
 
 
 @shared_task(name="worker.refresh_token")
