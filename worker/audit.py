@@ -1,4 +1,7 @@
-"""Keeps the audit: partitions of the months to come, and a copy of each record as a JSON line."""
+"""Keeps the audit: its partitions, and its copy in a file.
+
+Partitions are made for the months to come; the file has a JSON line for each record.
+"""
 
 from __future__ import annotations
 
