@@ -1,4 +1,4 @@
-"""Keeps the audit: its partitions, and its copy in a file.
+"""Keeps the audit's partitions and its copy in a file.
 
 Partitions are made for the months to come; the file has a JSON line for each record.
 """
@@ -19,7 +19,7 @@ from worker.vault.vault import Vault
 
 
 async def keep_audit(vault: Vault, path: Path | None) -> int:
-    """Make and drop partitions, and append new records to the file.
+    """Maintain partitions, and append new records to the file.
 
     A worker that dies in between appends some records again.
 

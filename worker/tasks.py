@@ -102,7 +102,7 @@ def deliver_events() -> None:
 
 @shared_task(name="worker.keep_audit", ignore_result=True)
 def keep_audit() -> None:
-    """Keep the audit's partitions, and append new records to its file."""
+    """Keep the audit's partitions and its copy in a file."""
     runtime = process.runtime()
     try:
         shipped = process.run(lambda: audit.keep_audit(runtime.vault, runtime.settings.audit.path))
