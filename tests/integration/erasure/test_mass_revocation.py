@@ -8,6 +8,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from emulators.idp.tokens import digest
 from tests.support.keys import ACCESS_KEY
 from tests.support.renewals import Renewals
 from token_vault import ReauthorizationRequired, TokenVault
@@ -109,6 +110,8 @@ async def test_a_killed_run_goes_on(renewals: Renewals) -> None:
 async def test_a_renewal_under_way_is_waited_for(renewals: Renewals) -> None:
     """The pair that a call brings just then is revoked too, and no reader gets it meanwhile."""
     worker, [user] = await opened(renewals)
+    spent = renewals.tenant.live(user, "c")["refresh_token"]
+    assert spent is not None
     renewals.make_due()
     renewals.tenant.fail_next("/idp/c/token", 1, "hang", carried_out=True)
     renewing = asyncio.create_task(worker.engine.renew_due(["default"]))
@@ -122,6 +125,10 @@ async def test_a_renewal_under_way_is_waited_for(renewals: Renewals) -> None:
     report = await revoking
     assert (report.revoked, report.not_revoked) == (1, [])
     assert not is_alive(renewals, user)
+    [first, *_] = renewals.tenant.call_log("/idp/c/revoke")
+    assert first["token"] != digest(
+        spent
+    )  # the one that the call brought: no family need end with an older token
     assert (renewals.row(user)["state"], renewals.row(user)["reason"]) == (
         "reauthorization_required",
         "revoked",
