@@ -24,7 +24,7 @@ from token_vault.token_target import TokenTarget
 from worker.client_assertion import ASSERTION_TYPE, sign_assertion
 from worker.providers import answer, token_ends, token_fields
 from worker.providers.body import parse
-from worker.providers.error_codes import BLAMES, normalize
+from worker.providers.error_codes import BLAMES, PHRASE_CODES, PHRASES, normalize, shown_code
 from worker.providers.model import (
     Client,
     ClientAuth,
@@ -96,6 +96,7 @@ class Provider:
         keeps: names of values beside the token that an API call needs, handed out as ``token.extra``.
         error_names: the fields that may hold an error code, first the one that decides.
         error_words: codes and phrases of its own, or codes that mean something else here.
+        phrases: what descriptions say at many providers, and who has to act then.
 
     Its policy:
         rotates: whether a renewal ends the refresh token that it spent. True where that is not known.
@@ -138,6 +139,7 @@ class Provider:
     keeps: tuple[str, ...] = ()
     error_names: tuple[str, ...] = ("error", "suberror", "error_subtype")
     error_words: ErrorWords = field(default_factory=ErrorWords)
+    phrases: tuple[tuple[str, RefusalBlame], ...] = PHRASES
 
     rotates: bool = True
     keeps_old_refresh: bool = False
@@ -295,13 +297,15 @@ class Provider:
         if known:
             code, blame = known
             return Refused(blame, code, wait, spent=blame is RefusalBlame.IN_DOUBT and self.rotates)
+        shown = shown_code(fields, spent.reveal() if spent else "")
         if status == 401:
             # RFC 6749 §5.2 has this status for a refused client alone; a gateway's body may say it in other words.
-            return Refused(RefusalBlame.OPERATOR, "http_401", wait)
+            return Refused(RefusalBlame.OPERATOR, shown or "http_401", wait)
         if succeeded and not any(fields.get(name) for name in self.error_names):
             code = "no_access_token" if fields else "unreadable_answer" if body.strip() else "empty_answer"
             return Refused(RefusalBlame.IN_DOUBT, code, wait, spent=self.rotates)
-        return Refused(RefusalBlame.UNKNOWN, "unrecognised_error" if succeeded else f"http_{status}", wait)
+        other = "unrecognised_error" if succeeded else f"http_{status}"
+        return Refused(RefusalBlame.UNKNOWN, shown or other, wait)
 
     def verdict(self, fields: Mapping[str, Any]) -> tuple[str, RefusalBlame] | None:
         """Return code and blame of a known error, or None."""
@@ -314,6 +318,9 @@ class Provider:
             for word, blame in words:
                 if " " in word and any(word.lower() in text for text in texts):
                     return _PHRASE_CODES.get(blame) or normalize(word)[:64], blame
+            for phrase, blame in self.phrases:
+                if any(phrase in text for text in texts):
+                    return PHRASE_CODES[blame], blame
         if not found:
             return None
         blame = table[found[0]]

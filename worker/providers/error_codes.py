@@ -8,8 +8,9 @@ Sources: RFC 6749 §5.2, OpenID Connect Core §3.1.2.6, and the providers' own p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from worker.providers.model import RefusalBlame
 
@@ -52,6 +53,70 @@ BLAMES: Mapping[str, RefusalBlame] = MappingProxyType(
         for code in codes.split()
     }
 )
+
+
+# What descriptions say, in lower case, whatever the code beside them: these are no verdict on the grant.
+PHRASES: tuple[tuple[str, RefusalBlame], ...] = (
+    ("already being processed", RefusalBlame.NOBODY),  # Salesforce: another request is under way
+    ("aadsts50196", RefusalBlame.NOBODY),  # Entra: a loop of requests is throttled
+    ("not issued to this client", RefusalBlame.OPERATOR),  # RFC 6749, 5.2: another client's refresh token
+    ("issued to another client", RefusalBlame.OPERATOR),
+    ("issued to a different client", RefusalBlame.OPERATOR),
+    ("aadsts700016", RefusalBlame.OPERATOR),  # Entra: the application is not in this directory
+)
+PHRASE_CODES = {RefusalBlame.NOBODY: "temporarily_unavailable", RefusalBlame.OPERATOR: "other_client"}
+
+MAX_SHOWN_LENGTH = 40
+_CODE_NAMES = (
+    "error",
+    "error_code",
+    "errorCode",
+    "code",
+    "errors",
+    "errorType",
+    "error_type",
+    "type",
+    "reason",
+)
+_TEXT_NAMES = ("message", "msg", "title", "error_description", "data")
+_SAYS_NOTHING = frozenset(
+    {"", "error", "errors", "fail", "failed", "failure", "false", "about_blank", "bad_request"}
+)
+# Words and small numbers; what mixes letters and digits in other ways may be part of a token.
+_SHOWN_WORD = re.compile(r"[A-Za-z]{1,20}|[0-9]{1,7}|[A-Za-z]{2,8}[0-9]{3,7}")
+
+
+def shown_code(fields: Mapping[str, Any], spent: str) -> str | None:
+    """Return a provider's own short code, fit to be shown.
+
+    It may be nested, a number, in a list, or a short message.
+
+    Args:
+        spent: the token that was sent: no part of it is ever shown.
+    """
+    for value in _candidates(fields, depth=0):
+        words = re.split(r"[\s_.:,!-]+", value.strip(" .!"))
+        code = "_".join(words).lower()
+        if (
+            len(code) > MAX_SHOWN_LENGTH
+            or code in _SAYS_NOTHING
+            or not all(map(_SHOWN_WORD.fullmatch, words))
+        ):
+            continue
+        if not any(word.lower() in spent.lower() for word in words if len(word) > 3) and value not in spent:
+            return code
+    return None
+
+
+def _candidates(value: object, depth: int) -> Iterator[str]:
+    """Yield texts and numbers where codes stand, codes before messages."""
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        yield str(value)
+    elif isinstance(value, list) and value:
+        yield from _candidates(value[0], depth + 1)
+    elif isinstance(value, dict) and depth < 4:
+        for name in (*_CODE_NAMES, *_TEXT_NAMES):
+            yield from _candidates(value.get(name), depth + 1)
 
 
 def normalize(value: object) -> str:

@@ -120,6 +120,7 @@ _HOSTS = (
 _IDLE = timedelta(days=90)
 
 AZURE_AD = Microsoft(
+    phrases=(),  # its numbers say more
     name="azure-ad",
     source="https://learn.microsoft.com/entra/identity-platform/v2-oauth2-auth-code-flow#refresh-the-access-token",
     read_on=date(2026, 11, 21),
@@ -130,6 +131,7 @@ AZURE_AD = Microsoft(
     idle_life=_IDLE,
 )
 MICROSOFT_ACCOUNT = Microsoft(
+    phrases=(),  # its numbers say more
     name="microsoft",
     source="https://learn.microsoft.com/entra/identity-platform/v2-oauth2-auth-code-flow#refresh-the-access-token",
     read_on=date(2026, 11, 21),
@@ -140,6 +142,7 @@ MICROSOFT_ACCOUNT = Microsoft(
     idle_life=_IDLE,
 )
 SHAREPOINT = SharePoint(
+    phrases=(),  # its numbers say more
     name="sharepoint",
     source="https://learn.microsoft.com/entra/identity-platform/v2-oauth2-auth-code-flow#refresh-the-access-token",
     read_on=date(2026, 11, 21),

@@ -404,7 +404,7 @@ async def test_an_unknown_refusal_is_tried_a_few_times_and_then_the_operators(re
         renewals.make_due()
     assert renewals.circuit("c")["circuit_opened_at"] is None
     assert await renew(renewals, worker, "error:computer_says_no") is Outcome.BLOCKED
-    assert renewals.circuit("c")["circuit_code"] == "http_400"
+    assert renewals.circuit("c")["circuit_code"] == "computer_says_no"
     assert renewals.row(user)["state"] == "active"
 
 

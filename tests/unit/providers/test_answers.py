@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from token_vault.secret import Secret
 from worker.providers import Provider, RefusalBlame, Refused, Renewed, get, names, unreachable
+from worker.providers.error_codes import BLAMES
 from worker.token_pair import TokenPair
 
 SENT = datetime(2026, 3, 15, 7, 14, 32, tzinfo=UTC)
@@ -233,11 +234,11 @@ def test_success_without_token(body: bytes, content_type: str, code: str) -> Non
         (429, None, RefusalBlame.NOBODY, "http_429"),
         (429, "invalid_grant", RefusalBlame.NOBODY, "http_429"),
         (429, "too_many_requests", RefusalBlame.NOBODY, "too_many_requests"),
-        (400, "teapot", RefusalBlame.UNKNOWN, "http_400"),
+        (400, "teapot", RefusalBlame.UNKNOWN, "teapot"),
         (404, None, RefusalBlame.UNKNOWN, "http_404"),
         (403, None, RefusalBlame.UNKNOWN, "http_403"),
         (302, None, RefusalBlame.UNKNOWN, "http_302"),
-        (200, "teapot", RefusalBlame.UNKNOWN, "unrecognised_error"),
+        (200, "teapot", RefusalBlame.UNKNOWN, "teapot"),
     ],
 )
 def test_blame(status: int, error: str | None, blame: RefusalBlame, code: str) -> None:
@@ -380,3 +381,48 @@ def test_nothing_of_an_answer_is_told(name: str, status: int, data: st.DataObjec
     outcome = get(name).read(status, header, body, sent_at=SENT, spent=Secret(CANARY))
     assert isinstance(outcome, Refused)
     assert CANARY.lower() not in f"{outcome!r} {outcome} {outcome.code}".lower()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ({"message": "Bad Request", "errors": [{"resource": "RefreshToken", "code": "invalid"}]}, "invalid"),
+        ({"errors": [{"errorType": "expired_token", "message": "Refresh token expired"}]}, "expired_token"),
+        ({"error": 1003, "message": "refresh token expired"}, "1003"),
+        ({"code": 40102, "msg": "no such grant"}, "40102"),
+        ({"errors": ["grant_gone"]}, "grant_gone"),
+        ({"message": "Your session is over."}, "your_session_is_over"),
+        ({"error": {"code": "ERR1234", "message": "over"}}, "err1234"),
+        ({"data": {"error_code": 10010}, "message": "error"}, "10010"),
+        ({}, "http_400"),
+        (None, "http_400"),
+        ({"message": "the token abc123def456 of this user is not known to us any more, sorry"}, "http_400"),
+        ({"error": "rt_9f3b2c4d5e6f708192a3b4c5"}, "http_400"),
+    ],
+)
+def test_a_providers_own_code_is_shown(answer: object, code: str) -> None:
+    """The operator is shown the code that the provider gave, wherever it stands, where it is a short one."""
+    assert refused(answer, 400).code == code
+
+
+@given(st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=8, max_size=40))
+def test_a_shown_code_is_no_part_of_the_spent_token(token: str) -> None:
+    """A refresh token that the provider repeats as its code is not shown, however it is written."""
+    body = json.dumps({"error": token, "message": f"{token} is over"}).encode()
+    outcome = GENERIC.read(400, {}, body, sent_at=SENT, spent=Secret(token))
+    assert isinstance(outcome, Refused)
+    assert outcome.code == "http_400" or outcome.code in BLAMES
+
+
+@pytest.mark.parametrize(
+    ("description", "blame", "code"),
+    [
+        ("token request is already being processed", RefusalBlame.NOBODY, "temporarily_unavailable"),
+        ("The refresh token was not issued to this client", RefusalBlame.OPERATOR, "other_client"),
+        ("AADSTS50196: The server terminated an operation", RefusalBlame.NOBODY, "temporarily_unavailable"),
+    ],
+)
+def test_a_description_softens_a_verdict(description: str, blame: RefusalBlame, code: str) -> None:
+    """An ``invalid_grant`` that passes, or that is the operator's, kills nobody."""
+    outcome = refused({"error": "invalid_grant", "error_description": description}, 400)
+    assert (outcome.blame, outcome.code) == (blame, code)

@@ -529,7 +529,7 @@ def entra(error: str, number: int, **more: object) -> dict[str, object]:
             "facebook_transient",
         ),
         ("facebook", 400, {"error": {"code": True}}, RefusalBlame.NOBODY, "facebook_1"),
-        ("facebook", 400, {"error": {"code": 77}}, RefusalBlame.UNKNOWN, "http_400"),
+        ("facebook", 400, {"error": {"code": 77}}, RefusalBlame.UNKNOWN, "77"),
         ("facebook", 500, {"error": {"code": 2}}, RefusalBlame.NOBODY, "facebook_2"),
         ("gitlab", 401, {"error": "invalid_client"}, RefusalBlame.OPERATOR, "invalid_client"),
         ("okta", 400, {"error": "invalid_grant"}, RefusalBlame.USER, "invalid_grant"),
@@ -570,7 +570,7 @@ def entra(error: str, number: int, **more: object) -> dict[str, object]:
         ("hubspot", 400, {"status": "BAD_CLIENT_SECRET"}, RefusalBlame.OPERATOR, "bad_client_secret"),
         ("zoho", 200, {"error": "invalid_code"}, RefusalBlame.USER, "invalid_code"),
         ("zoho", 400, {"error": "Access Denied"}, RefusalBlame.NOBODY, "access_denied"),
-        ("oauth2", 400, {"error": "Access Denied"}, RefusalBlame.UNKNOWN, "http_400"),
+        ("oauth2", 400, {"error": "Access Denied"}, RefusalBlame.UNKNOWN, "access_denied"),
         (
             "x",
             400,

@@ -287,7 +287,7 @@ WORDS = ErrorWords(
 @pytest.mark.parametrize(
     ("answer", "blame", "code"),
     [
-        ({"error": "refresh_token_gone"}, RefusalBlame.UNKNOWN, "http_400"),
+        ({"error": "refresh_token_gone"}, RefusalBlame.UNKNOWN, "refresh_token_gone"),
         ({"error": "REFRESHTOKENGONE"}, RefusalBlame.USER, "refreshtokengone"),
         (
             {"error": "invalid_client", "message": "The token was withdrawn."},

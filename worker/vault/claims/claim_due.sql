@@ -31,6 +31,11 @@ WITH asked AS (
             AND NOT EXISTS (SELECT FROM refusals WHERE grant_id = g.id)
             AND NOT EXISTS (SELECT FROM revocations r WHERE r.grant_id = g.id AND r.taken_at IS NULL)
          ORDER BY g.due_at LIMIT 1 FOR UPDATE SKIP LOCKED),
+        -- Where all were refused: the one that was renewed last is the least likely to be dead itself.
+        (SELECT id FROM grants g JOIN refusals r ON r.grant_id = g.id
+         WHERE r.tenant = probing.tenant AND r.connection = probing.name AND g.state = 'active'
+            AND g.claim_owner IS NULL AND (g.due_at <= :due_by OR circuit_blame = 'operator')
+         ORDER BY g.last_renewed_at DESC NULLS LAST LIMIT 1 FOR UPDATE OF g SKIP LOCKED),
         (SELECT id FROM grants g
          WHERE g.tenant = probing.tenant AND g.connection = probing.name AND g.due_at <= :due_by
          ORDER BY g.due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
