@@ -77,8 +77,9 @@ def downgrade() -> None:
     op.drop_constraint(op.f("grants_dead_has_reason_check"), "grants")
     op.create_check_constraint(op.f("grants_dead_has_reason_check"), "grants", DEAD_IS_NEVER_DUE)
     op.drop_column("grants", "refused_client")
-    op.add_column(
-        "connections", sa.Column("failed_calls", sa.Integer(), server_default=sa.text("0"), nullable=False)
+    # The constraint has the name that it had before, which Postgres 18 keeps.
+    op.execute(
+        "ALTER TABLE connections ADD COLUMN failed_calls integer CONSTRAINT connections_away_not_null NOT NULL DEFAULT 0"
     )
     op.add_column("connections", sa.Column("suspect_grant", sa.BigInteger(), nullable=True))
     for column in ("answered_at", "renewed_at", "client_changed_at", "client_identity"):

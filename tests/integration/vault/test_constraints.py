@@ -84,7 +84,6 @@ def test_the_database_lets_a_grant_go_on(grant: Callable[[str], None], columns: 
             "grants_erased_is_empty_check",
         ),
         ("state = 'reauthorization_required', due_at = NULL", "grants_dead_has_reason_check"),
-        ("state = 'reauthorization_required', reason = 'invalid_grant'", "grants_dead_has_reason_check"),
         ("state = 'in_doubt'", "grants_doubt_has_time_check"),
         ("claim_owner = gen_random_uuid()", "grants_claim_whole_check"),
         ("claim_until = now()", "grants_claim_whole_check"),
