@@ -61,6 +61,10 @@ def build(world: World, transports: Transports) -> Gate:
             return JSONResponse({"error": str(wrong)}, 400)
         return JSONResponse({"result": result})
 
+    async def jwks(_: Request) -> Response:
+        world.jwks_fetches += 1
+        return JSONResponse(world.signing_keys.jwks())
+
     async def endpoints(_: Request) -> Response:
         return JSONResponse(controls.endpoints())
 
@@ -77,6 +81,7 @@ def build(world: World, transports: Transports) -> Gate:
         Route("/api/v2/jobs/users-exports", export, methods=["POST"]),
         Route("/api/v2/jobs/{id}", job),
         Route("/exports/{id}/{file}", download),
+        Route("/.well-known/jwks.json", jwks),
         Route("/oauth/token", world.tokens.handle, methods=["POST"]),
         Route("/control/endpoints", endpoints),
         Route("/control/{name}", control, methods=["POST"]),

@@ -15,6 +15,7 @@ from emulators.auth0.limits import Limits
 from emulators.auth0.log import TenantLog
 from emulators.auth0.management import Management
 from emulators.auth0.settings import Settings
+from emulators.auth0.signing_keys import SigningKeys
 from emulators.auth0.token import ManagementTokens
 from emulators.auth0.users import Users
 from emulators.call_log import CallLog
@@ -63,6 +64,8 @@ class World:
         self.log = TenantLog(self.clock, self.settings, base_url)
         self.events = Events(self.clock, self.settings)
         self.jobs = Jobs(self.clock, self.settings, base_url)
+        self.signing_keys = SigningKeys(base_url)
+        self.jwks_fetches = 0
         self.leads_to: dict[str, tuple[str, str]] = {}  # connection -> provider, client id there
         self.counters: dict[str, int] = {}  # connection -> users made so far by number
         self._saved = ""  # the text last written to the state file
@@ -102,6 +105,8 @@ class World:
         self.management.users = Users(self.clock, self.settings)
         self.management.connections = {}
         self.management.limits = Limits(self.clock, self.settings)
+        self.signing_keys = SigningKeys(self.base_url)
+        self.jwks_fetches = 0
         self.log.clear()
         self.events.clear()
         self.jobs.clear()

@@ -9,6 +9,32 @@ from emulators.client.operations import AS_PROVIDER, Json, Operations
 class TenantOperations(Operations):
     """What a test does to the emulated tenant."""
 
+    # Access tokens for APIs of the operator's own
+
+    def issue_access_token(
+        self,
+        claims: Json | None = None,
+        *,
+        algorithm: str = "RS256",
+        header: Json | None = None,
+        trick: str | None = None,
+    ) -> str:
+        """Issue a token as an API of the tenant gets it.
+
+        By default it is valid for five minutes. `claims` are merged into its own, None removes one;
+        `trick` is "none", "HS256" (with the public key as its secret) or "foreign" (an unknown key).
+        """
+        given: Json = {"claims": claims or {}, "algorithm": algorithm, "header": header or {}, "trick": trick}
+        return str(self._do("issue_access_token", **given))
+
+    def rotate_signing_keys(self, *, withdraw: bool = False) -> None:
+        """Sign with new keys; the old ones stay in the key set unless withdrawn."""
+        self._do("rotate_signing_keys", withdraw=withdraw)
+
+    def jwks_fetches(self) -> int:
+        """Give how often the key set was fetched."""
+        return int(self._do("jwks_fetches"))
+
     # Connections and users
 
     def add_connection(

@@ -55,6 +55,15 @@ class ControlPlane(LargeTenantHandlers):
         self.reset()
         demo.seed(self._world)
 
+    def issue_access_token(self, claims: Json, algorithm: str, header: Json, trick: str | None) -> str:
+        return self._world.signing_keys.issue(claims, algorithm, header, trick)
+
+    def rotate_signing_keys(self, withdraw: bool) -> None:
+        self._world.signing_keys.rotate(withdraw=withdraw)
+
+    def jwks_fetches(self) -> int:
+        return self._world.jwks_fetches
+
     def endpoints(self) -> Json:
         return wiring.endpoints(self._world)
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import Request
 
 from token_vault import AsyncTokenVault
 from token_vault.errors import ConfigurationError
+from token_vault.read_records import ReadRecord, ReadRecorder
 from token_vault.secret import Secret
 from worker.api.access_tokens import Verifier
 from worker.api.callers import Authentication
 from worker.api.consumers import Consumers
 from worker.api.jwks import Jwks
 from worker.api.metrics import Metrics
+from worker.consumer_rules import ConsumerRules
 from worker.settings import Settings
 from worker.vault.vault import Database, open_database
 
@@ -29,16 +34,53 @@ class Service:
     Attributes:
         database: for consumers and lists.
         database_url: where the vault is.
-        readers: by tenant; by None the one that reads of all tenants.
+        recorder: writes what was read, for the audit.
         authentication: finds out who calls.
     """
 
     settings: Settings
     database: Database
     database_url: Secret
-    readers: dict[str | None, AsyncTokenVault]
+    recorder: ReadRecorder
     authentication: Authentication
     metrics: Metrics
+    _readers: dict[tuple[str | None, bool], AsyncTokenVault] = field(default_factory=dict)
+
+    def reader(self, tenant: str | None, *, refreshing: bool = False) -> AsyncTokenVault:
+        """Return the reader that all callers share.
+
+        They share its connections and refreshes.
+
+        Args:
+            tenant: None to read of all tenants.
+            refreshing: the reader of those who replace tokens. It does not hand out a token that one of them has
+                rejected; others go on reading it until it is replaced.
+        """
+        key = (tenant, refreshing)
+        if key not in self._readers:
+            # Who reads is recorded here: the database knows this process's role alone.
+            self._readers[key] = AsyncTokenVault(
+                self.database_url, self.settings.access_keys, tenant=tenant, audit="off"
+            )
+        return self._readers[key]
+
+    async def record(self, consumer: ConsumerRules, **read: Any) -> None:
+        """Record a read.
+
+        Raises:
+            TemporarilyUnavailable: the consumer's audit is strict, and the read cannot be recorded.
+        """
+        record = ReadRecord(**read, consumer=consumer.name, source="api", at=time.monotonic())
+        if consumer.audit == "strict":
+            await asyncio.to_thread(self.recorder.record_now, record)
+        else:
+            self.recorder.record(record)
+
+    async def close(self) -> None:
+        """Close the readers, and write what waits for the audit."""
+        for reader in self._readers.values():
+            await reader.close()
+        await asyncio.to_thread(self.recorder.close)
 
     @property
     def tenants(self) -> tuple[str, ...]:
@@ -56,18 +98,14 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
     url = settings.database_url
     if url is None:
         raise ConfigurationError("no database is running")
-    # One reader serves all callers, so that they share its refreshes and connections.
-    readers = {
-        tenant: AsyncTokenVault(url, settings.access_keys, tenant=tenant)
-        for tenant in (None, *settings.tenants)
-    }
     async with open_database(url, connections=MAX_DATABASE_CONNECTIONS) as database:
         authentication = Authentication(Consumers(database), verifier_of(settings))
+        service = Service(settings, database, url, ReadRecorder(url), authentication, metrics)
+        service.reader(None)  # wrong keys are told at the start
         try:
-            yield Service(settings, database, url, readers, authentication, metrics)
+            yield service
         finally:
-            for reader in readers.values():
-                await reader.close()
+            await service.close()
 
 
 def verifier_of(settings: Settings) -> Verifier | None:

@@ -53,6 +53,36 @@ async def last_observed(vault: Vault, tenant: str, user_ids: Sequence[str]) -> d
     return {user_id: updated_at for user_id, updated_at in rows if updated_at is not None}
 
 
+async def shortest_half_life(
+    database: Database, tenant: str | None, user_id: str, connection: str
+) -> float | None:
+    """Return half the life of a token, in seconds.
+
+    The shortest of this user and connection; None where no life is known.
+    """
+    statement = text("""
+        SELECT min(extract(epoch FROM expires_at - obtained_at))::float8 / 2 FROM grants
+        WHERE user_id = :user_id AND connection = :connection AND expires_at > obtained_at
+            AND (CAST(:tenant AS text) IS NULL OR tenant = :tenant)
+    """)
+    values = {"user_id": user_id, "connection": connection, "tenant": tenant}
+    ((half,),) = await database.run(statement, values)
+    return None if half is None else float(half)
+
+
+async def renewal_age(database: Database, grant_id: int) -> float | None:
+    """Return the seconds since a renewal brought this token.
+
+    None where none did.
+    """
+    statement = text("""
+        SELECT extract(epoch FROM now() - obtained_at)::float8 FROM grants
+        WHERE id = :id AND obtained_from = 'renewal'
+    """)
+    rows = await database.run(statement, {"id": grant_id})
+    return float(rows[0][0]) if rows and rows[0][0] is not None else None
+
+
 async def list_tenants(vault: Database, name: str | None = None) -> list[str]:
     """Return the tenants that the vault holds anything of.
 

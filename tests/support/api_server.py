@@ -1,0 +1,91 @@
+"""``token-vault serve`` in a process of its own, and calls to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.keys import ACCESS_KEY
+from tests.support.processes import Process
+from tests.support.wait import until
+from worker.api.problems import TYPE_PREFIX
+
+AUDIENCE = "https://vault.example"
+SETTINGS = f'[api]\naudience = "{AUDIENCE}"\n'
+
+
+class ApiClient:
+    """Calls a server as other programs do: over HTTP.
+
+    Attributes:
+        url: of the server.
+        process: that serves.
+    """
+
+    def __init__(self, url: str, process: Process) -> None:
+        self.url = url
+        self.process = process
+        self._http = httpx.Client(base_url=url, timeout=40, trust_env=False)
+
+    def call(
+        self,
+        path: str,
+        credential: str | None = None,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str | bytes] | None = None,
+        body: Any = None,
+    ) -> httpx.Response:
+        """Send one request."""
+        sent: dict[str, Any] = dict(headers or {})
+        if credential is not None:
+            sent["Authorization"] = f"Bearer {credential}"
+        content = None if body is None else json.dumps(body)
+        return self._http.request(method, path, headers=sent, content=content)
+
+    def problem(self, path: str, credential: str | None = None, **sent: Any) -> tuple[int, str, str]:
+        """Send one that is refused; return status, code and detail."""
+        response = self.call(path, credential, **sent)
+        assert response.headers["content-type"] == "application/problem+json", response.text
+        assert response.headers["cache-control"] == "no-store"
+        document = response.json()
+        assert document["status"] == response.status_code
+        assert document["request_id"] == response.headers["x-request-id"]
+        return response.status_code, document["type"].removeprefix(TYPE_PREFIX), document["detail"]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+@contextmanager
+def serving(folder: Path, **changed: str) -> Iterator[ApiClient]:
+    """Serve in the environment at hand, with the access ring alone.
+
+    Args:
+        folder: for the log.
+        changed: variables that differ.
+    """
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("VAULT_REFRESH_KEYS", "REDIS_URL")
+    }
+    environment |= {"VAULT_ACCESS_KEYS": ACCESS_KEY.reveal(), "TOKEN_VAULT_LOG_LEVEL": "INFO", **changed}
+    command = [sys.executable, "-m", "tests.support.serve"]
+    process = Process("serve", command, environment, folder / "serve.log")
+    until(lambda: "serving at " in process.log or not process.running, "the API answers")
+    found = re.search(r"serving at (\S+)", process.log)
+    assert found, process.log
+    client = ApiClient(found[1], process)
+    try:
+        yield client
+    finally:
+        client.close()
+        process.kill()

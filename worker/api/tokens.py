@@ -1,0 +1,291 @@
+"""The routes that read tokens."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from token_vault import AsyncTokenVault, Token
+from token_vault.errors import VaultError
+from token_vault.grant_key import GrantKey
+from token_vault.read_flow import REJECTED_SECONDS
+from worker.api.parameters import TokenParameters, user_of
+from worker.api.problems import NO_STORE, ApiProblem, of_error
+from worker.api.service import Service, service_of
+from worker.consumer_rules import ConsumerRules
+from worker.vault.db.errors import explained
+from worker.vault.grants import queries
+
+MAX_BODY_BYTES = 65_536
+# A user has a grant for each linked identity: more are shown by nobody.
+MAX_GRANTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRead:
+    """One read for one consumer.
+
+    Attributes:
+        tenant: None where the vault has one, or nobody said which.
+    """
+
+    service: Service
+    consumer: ConsumerRules
+    wanted: TokenParameters
+    tenant: str | None
+    request_id: str
+
+    async def token(self, reader: AsyncTokenVault) -> Token:
+        """Read the token.
+
+        Raises:
+            VaultError: as ``AsyncTokenVault.user_token``.
+            ApiProblem: the consumer may not have so fresh a token.
+        """
+        wanted, min_ttl = self.wanted, await self._allowed_min_ttl()
+        if wanted.user_id:
+            token = await reader.user_token(
+                wanted.user_id,
+                wanted.connection,
+                account=wanted.account,
+                resource=wanted.resource,
+                scopes=wanted.scopes,
+                min_ttl=min_ttl,
+                wait=wanted.wait,
+                needs=wanted.needs,
+            )
+        else:
+            token = await reader.admin_token(
+                wanted.connection,
+                resource=wanted.resource,
+                scopes=wanted.scopes,
+                min_ttl=min_ttl,
+                wait=wanted.wait,
+                needs=wanted.needs,
+            )
+        if min_ttl != wanted.min_ttl and seconds_left(token) < (wanted.min_ttl or 0):
+            raise ApiProblem(
+                "not-allowed",
+                "a token is replaced in the second half of its life at the earliest: ask for less min_ttl, or the "
+                f"operator sets refresh = true in [consumers.{self.consumer.name}]",
+            )
+        return token
+
+    async def _allowed_min_ttl(self) -> float | None:
+        """Bound the life that a consumer may ask for.
+
+        The database bounds readers of their own role in the same way.
+        """
+        wanted = self.wanted
+        if not wanted.min_ttl or self.consumer.refresh:
+            return wanted.min_ttl
+        async with explained():
+            half = await queries.shortest_half_life(
+                self.service.database, self.tenant, wanted.user_id, wanted.connection
+            )
+        return wanted.min_ttl if half is None else min(wanted.min_ttl, half)
+
+    async def record(self, outcome: str, token: Token | None = None) -> None:
+        """Record the read for the audit.
+
+        Raises:
+            TemporarilyUnavailable: it cannot be recorded, and audit is strict.
+        """
+        await self.service.record(
+            self.consumer,
+            user_id=self.wanted.user_id,
+            connection=self.wanted.connection,
+            outcome=outcome,
+            tenant=token.tenant if token else self.tenant,
+            account=token.account if token else self.wanted.account,
+            request_id=self.request_id,
+            reason=self.wanted.reason,
+        )
+
+
+async def get_token(request: Request) -> Response:
+    """Read a fresh token."""
+    consumer = (await service_of(request).authentication.caller(request)).reading()
+    read = await _begin(request, consumer)
+    return await _answer(read, refreshing=False)
+
+
+async def refresh_token(request: Request) -> Response:
+    """Have a token replaced, and read the new one."""
+    consumer = (await service_of(request).authentication.caller(request)).refreshing()
+    read = await _begin(request, consumer)
+    return await _answer(read, refreshing=True)
+
+
+async def reject_token(request: Request) -> Response:
+    """Take the report that an API refused a token."""
+    service = service_of(request)
+    consumer = (await service.authentication.caller(request)).reading()
+    refused = await _refused_token(request)
+    read = await _begin(request, consumer)
+    reader = service.reader(read.tenant, refreshing=True)
+    current = await replace(read, wanted=replace(read.wanted, min_ttl=None, wait=0)).token(reader)
+    is_current = hmac.compare_digest(current.value.encode(), refused.encode())
+    if is_current:
+        await reader.rejected(current)
+        await read.record("rejected", current)
+    return JSONResponse({"replacing": is_current}, 202, headers=NO_STORE)
+
+
+async def list_grants(request: Request) -> Response:
+    """List a user's grants, without tokens.
+
+    Those that the consumer may read.
+    """
+    service = service_of(request)
+    consumer = (await service.authentication.caller(request)).reading()
+    if request.query_params:
+        raise ApiProblem("bad-request", "this takes no parameters")
+    user_id = user_of(request)
+    async with explained():
+        tenants = consumer.tenants or service.tenants or await queries.list_tenants(service.database)
+        rows = await queries.list_grants(service.database, tenants, user_id=user_id, limit=MAX_GRANTS)
+    grants = [
+        _grant(row)
+        for row in rows
+        if row["state"] != "erased" and consumer.may_read(GrantKey(row["tenant"], row["connection"], user_id))
+    ]
+    return JSONResponse({"user_id": user_id, "grants": grants}, headers=NO_STORE)
+
+
+async def _begin(request: Request, consumer: ConsumerRules) -> TokenRead:
+    """Decide whether the consumer may read this.
+
+    Nothing is looked up before.
+
+    Raises:
+        ApiProblem: ``not-allowed`` or ``bad-request``.
+    """
+    service, wanted = service_of(request), TokenParameters.of(request)
+    tenant = _choose_tenant(service, consumer, wanted.tenant)
+    read = TokenRead(service, consumer, wanted, tenant, request.scope["request_id"])
+    if not consumer.may_read(GrantKey(tenant or "", wanted.connection, wanted.user_id)):
+        await read.record("AccessDenied")
+        whose = "users' tokens" if wanted.user_id else "admin tokens"
+        raise ApiProblem(
+            "not-allowed",
+            f"the entry [consumers.{consumer.name}] does not allow {whose} of connection {wanted.connection}",
+        )
+    return read
+
+
+def _choose_tenant(service: Service, consumer: ConsumerRules, wanted: str | None) -> str | None:
+    allowed = consumer.tenants or service.tenants
+    if wanted is not None:
+        if wanted in allowed:
+            return wanted
+        if consumer.tenants is not None:
+            raise ApiProblem(
+                "not-allowed", f"the entry [consumers.{consumer.name}] does not allow this tenant"
+            )
+        raise ApiProblem("bad-request", "no tenant has this name")
+    if len(allowed) > 1:
+        raise ApiProblem("bad-request", f"name the tenant by tenant: {', '.join(allowed)}")
+    return allowed[0] if allowed else None
+
+
+async def _answer(read: TokenRead, *, refreshing: bool) -> Response:
+    try:
+        token = await (_refreshed(read) if refreshing else read.token(read.service.reader(read.tenant)))
+    except (VaultError, ApiProblem) as error:
+        await read.record(type(error).__name__)
+        if isinstance(error, VaultError):
+            raise _with_links(read, of_error(error)) from None
+        raise
+    await read.record("served", token)
+    return JSONResponse(_document(read, token), headers=NO_STORE)
+
+
+async def _refreshed(read: TokenRead) -> Token:
+    """Read the token that replaces the current one.
+
+    One of less than a minute is current enough: nobody can make a provider be called more often.
+    """
+    reader = read.service.reader(read.tenant, refreshing=True)
+    began = time.monotonic()
+    token = await read.token(reader)
+    if token.target.is_default and await _is_new(read, token):
+        return token
+    await reader.rejected(token)
+    left = max(0.0, read.wanted.wait - (time.monotonic() - began))
+    return await replace(read, wanted=replace(read.wanted, wait=left)).token(reader)
+
+
+async def _is_new(read: TokenRead, token: Token) -> bool:
+    async with explained():
+        age = await queries.renewal_age(read.service.database, token.grant_id or 0)
+    return age is not None and age < REJECTED_SECONDS
+
+
+def _with_links(read: TokenRead, problem: ApiProblem) -> ApiProblem:
+    """Say whose grant it is, for whoever asks the user."""
+    problem.members.setdefault("user_id", read.wanted.user_id or None)
+    problem.members.setdefault("connection", read.wanted.connection)
+    return problem
+
+
+async def _refused_token(request: Request) -> str:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise ApiProblem("too-large", f"the body has more than {MAX_BODY_BYTES} bytes")
+    try:
+        value = json.loads(body)["access_token"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        value = None
+    if not isinstance(value, str) or not value:
+        raise ApiProblem("bad-request", 'the body is JSON: {"access_token": "…"}, the token that was refused')
+    return value.encode("utf-8", "replace").decode()
+
+
+def seconds_left(token: Token) -> float:
+    """Return how long a token lives yet.
+
+    0 where nobody said.
+    """
+    return (token.expires_at - datetime.now(UTC)).total_seconds() if token.expires_at else 0.0
+
+
+def _document(read: TokenRead, token: Token) -> dict[str, Any]:
+    expires = token.expires_at
+    return {
+        "token_type": "Bearer",
+        "access_token": token.value,
+        "expires_at": expires.astimezone(UTC).isoformat() if expires else None,
+        "expires_in": max(0, int(seconds_left(token))) if expires else None,
+        "scopes": list(token.scopes) if token.scopes is not None else None,
+        "connection": read.wanted.connection,
+        "user_id": read.wanted.user_id or None,
+        "account": token.account or None,
+        "extra": dict(token.extra),
+    }
+
+
+def _grant(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "connection": row["connection"],
+        "account": row["provider_user_id"],
+        "tenant": row["tenant"],
+        "state": row["state"],
+        "reason": row["reason"],
+        "since": _iso(row["reason_since"]) if row["reason"] else None,
+        "expires_at": _iso(row["expires_at"]),
+        "scopes": row["scopes"],
+    }
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.astimezone(UTC).isoformat() if at else None
