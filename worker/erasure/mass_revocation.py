@@ -20,7 +20,6 @@ from token_vault.secret import Secret
 from worker.providers import Client, Provider
 from worker.providers.answer import retry_after
 from worker.renewal.concurrency import MAX_CALLS_PER_CONNECTION
-from worker.renewal.engine import CLAIM_TIME
 from worker.renewal.http import Answer, send
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.vault.revocations import revocations
@@ -31,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 # Calls for one grant that come to nothing before it is listed as not revoked.
 MAX_ATTEMPTS = 6
+# Other runs leave a token alone for so long; after a kill the next run waits for it. Revoking twice does no harm.
+CLAIM_TIME = timedelta(seconds=30)
 # Before the first repetition; doubled each time. Together half a minute: an operator waits for it.
 FIRST_RETRY_SECONDS = 1.0
 # Between two looks at tokens that a renewal under way still has, and at those that wait for their next call.

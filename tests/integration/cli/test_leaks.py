@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -12,6 +15,7 @@ from emulators.client import Emulation
 from tests.integration.cli.test_commands import Run, Sql, company, run
 from tests.support.keys import ACCESS_KEY
 from tests.support.reader_roles import reader_roles
+from tests.support.wait import until
 from token_vault import ReauthorizationRequired, TokenVault, VaultError
 from token_vault.secret import Secret
 
@@ -65,6 +69,28 @@ def test_a_renewal_of_all_goes_on(run: Run, company: Emulation, sql: Sql) -> Non
     ran = run("renew", "--all", "--force", "--json")
     assert (ran.code, ran.json["resumed"], ran.json["ordered"]) == (0, True, 3)
     assert ran.json["outcomes"] == {"renewed": 3}
+
+
+def test_a_killed_revocation_goes_on(
+    run: Run, company: Emulation, monkeypatch: pytest.MonkeyPatch, sql: Sql
+) -> None:
+    """After SIGKILL in the middle of a call the same command ends the rest, that call's token among it."""
+    set_revocation_url(company, monkeypatch, "bitbucket")
+    run("sync")
+    company.fail_next("/idp/bitbucket/revoke", 1, "hang")
+    arguments = ["revoke", "--connection", "bitbucket"]
+    program = str(Path(sys.executable).with_name("token-vault"))
+    with subprocess.Popen([program, *arguments], stderr=subprocess.DEVNULL) as killed:
+        until(lambda: bool(company.call_log("/idp/bitbucket/revoke")), "the provider is called")
+        killed.kill()
+    company.release()
+    assert sql(
+        "SELECT count(*) FROM grants WHERE access_ciphertext IS NOT NULL AND connection = 'bitbucket'"
+    ) == [{"count": 0}]
+    sql("UPDATE revocations SET claimed_until = now()")  # what the next run would wait for
+    ran = run(*arguments, "--json")
+    assert (ran.code, ran.json["requested"], ran.json["revoked"]) == (0, 0, 3)
+    assert not any(token for user, name in BITBUCKET for token in company.live(user, name).values())
 
 
 def test_what_cannot_be_revoked_is_listed(run: Run, company: Emulation) -> None:
