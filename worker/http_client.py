@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Collection, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import SimpleNamespace
 
 import aiohttp
 import httpx
+from aiohttp.abc import ResolveResult
 from httpx_aiohttp import AiohttpTransport
 
 from worker import __version__
+from worker.addresses import may_connect
 
 MAX_CONNECTIONS = 100
 KEEPALIVE_SECONDS = 15.0
@@ -52,6 +55,7 @@ class HttpTransport(AiohttpTransport):
         resends_lost: whether aiohttp sends a GET a second time whose connection broke before an answer.
         before_write: called when the connection stands and nothing is written yet; what it raises
             ends the request unsent.
+        named: the hosts that the operator names; other names lead to no internal address. None for no such check.
     """
 
     def __init__(
@@ -61,12 +65,14 @@ class HttpTransport(AiohttpTransport):
         keepalive_seconds: float | None = KEEPALIVE_SECONDS,
         resends_lost: bool = True,
         before_write: Callable[[], None] | None = None,
+        named: Collection[str] | None = None,
     ) -> None:
         super().__init__(limits=httpx.Limits(max_connections=max_connections))
         self._max_connections = max_connections
         self._keepalive_seconds = keepalive_seconds
         self._resends_lost = resends_lost
         self._before_write = before_write
+        self._named = named
 
     def get_client(self) -> aiohttp.ClientSession:
         """Open the session; httpx-aiohttp calls this once."""
@@ -75,6 +81,7 @@ class HttpTransport(AiohttpTransport):
             limit=self._max_connections,
             keepalive_timeout=self._keepalive_seconds,
             force_close=self._keepalive_seconds is None,
+            resolver=None if self._named is None else _PublicResolver(self._named),
         )
         session = aiohttp.ClientSession(
             connector=connector,
@@ -96,6 +103,28 @@ class HttpTransport(AiohttpTransport):
             name = type(error).__name__
             is_url = isinstance(error, aiohttp.InvalidURL)
         raise (httpx.UnsupportedProtocol if is_url else httpx.RemoteProtocolError)(name, request=request)
+
+
+class _PublicResolver(aiohttp.ThreadedResolver):
+    """Resolves names to addresses that requests may go to."""
+
+    def __init__(self, named: Collection[str]) -> None:
+        super().__init__()
+        self._named = named
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return a host's addresses but the internal ones.
+
+        Raises:
+            OSError: none is left.
+        """
+        found = await super().resolve(host, port, family)
+        allowed = [each for each in found if may_connect(host, each["host"], self._named)]
+        if found and not allowed:
+            raise OSError(None, "the name leads to an internal address")
+        return allowed
 
 
 def _calling(before_write: Callable[[], None]) -> aiohttp.TraceConfig:

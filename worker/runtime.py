@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -116,13 +117,30 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
                 database_url(settings), settings.access_keys, settings.refresh_keys, connections=connections
             )
         )
-        http = await stack.enter_async_context(http_client(connections=4 * MAX_RENEWALS))
+        http = await stack.enter_async_context(
+            http_client(connections=4 * MAX_RENEWALS, named=_token_hosts(settings))
+        )
         resolver = ConnectionResolver(vault, settings)
         engine = RenewalEngine(vault, resolver, http, Spool(settings.spool, vault.refresh))
         on_demand = OnDemand(vault, resolver, engine, listeners=max(1, connections // 2))
-        webhook_http = await stack.enter_async_context(webhook_client())
+        webhook_http = await stack.enter_async_context(
+            webhook_client(named=_hosts(each.url for each in settings.webhooks.values()))
+        )
         dispatcher = Dispatcher(vault, settings.webhooks, settings.events, webhook_http)
         yield Runtime(settings, vault, resolver, engine, on_demand, http, dispatcher, stack)
+
+
+def _token_hosts(settings: Settings) -> frozenset[str]:
+    """Return the hosts that the operator's settings name for tokens."""
+    endpoints = [
+        *(url for each in settings.connections.values() for url in (each.token_url, each.revocation_url)),
+        *(url for each in settings.providers.values() for url in (each.token_url, each.refresh_url)),
+    ]
+    return _hosts(url for url in endpoints if url)
+
+
+def _hosts(urls: Iterable[str]) -> frozenset[str]:
+    return frozenset((urlsplit(url).hostname or "").removesuffix(".") for url in urls)
 
 
 def database_url(settings: Settings) -> Secret:

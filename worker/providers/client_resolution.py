@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
+from worker.addresses import is_internal_literal
 from worker.client_assertion import signing_key, thumbprints
 from worker.loopback import is_loopback
 from worker.providers import registry
@@ -202,7 +203,15 @@ def _token_url(
     except ValueError as error:
         raise _Unresolvable("bad_option", f"the connection's {error}: correct it at Auth0") from None
     if url:
-        return _checked(url, "token URL in the connection's options", allow_http=allow_loopback_http)
+        checked = _checked(url, "token URL in the connection's options", allow_http=allow_loopback_http)
+        host = _split(checked).hostname
+        if is_internal_literal(host) and not (allow_loopback_http and is_loopback(host)):
+            raise _Unresolvable(
+                "internal_token_url",
+                "the token URL in the connection's options is at an internal address, where Auth0 can have called "
+                "nobody: correct it at Auth0, or set token_url for the connection",
+            )
+        return checked
     if options is None:
         raise _missing_client(None, None)
     raise _Unresolvable(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -102,8 +102,12 @@ def _raise_if_too_late() -> None:
         raise _TooLate
 
 
-def http_client(connections: int = 100) -> httpx.AsyncClient:
-    """Make the client that all of a process's renewals share."""
+def http_client(connections: int = 100, named: Collection[str] = ()) -> httpx.AsyncClient:
+    """Make the client that all of a process's renewals share.
+
+    Args:
+        named: the hosts that the operator names; other names lead to no internal address.
+    """
     return make_http_client(
         timeout=httpx.Timeout(None, connect=5, pool=CONNECT_SECONDS),  # the whole is timed by `send`
         transport=HttpTransport(
@@ -111,6 +115,7 @@ def http_client(connections: int = 100) -> httpx.AsyncClient:
             keepalive_seconds=KEEPALIVE_SECONDS,
             resends_lost=False,  # the refresh token of a lost GET may be spent
             before_write=_raise_if_too_late,
+            named=named,
         ),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -39,13 +39,17 @@ class PostResult:
         return self.status is None or self.status in (408, 425, 429) or self.status >= 500
 
 
-def http_client() -> httpx.AsyncClient:
-    """Make the client that all deliveries of a process share."""
+def http_client(named: Collection[str] = ()) -> httpx.AsyncClient:
+    """Make the client that all deliveries of a process share.
+
+    Args:
+        named: the receivers' hosts; other names lead to no internal address.
+    """
     return make_http_client(
         timeout=httpx.Timeout(None, connect=5),  # the whole is timed by `post`
         headers={"Content-Type": "application/json"},
         # One connection per event: an answer that is not read leaves one that nobody can use again.
-        transport=HttpTransport(keepalive_seconds=None),
+        transport=HttpTransport(keepalive_seconds=None, named=named),
     )
 
 

@@ -1,0 +1,60 @@
+"""Which addresses are internal: not for what strangers name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from worker.loopback import is_loopback
+
+# IPv6 addresses that stand for an IPv4 one: NAT64 (RFC 6052).
+_NAT64 = ip_network("64:ff9b::/96")
+
+
+def is_internal(address: str) -> bool:
+    """Whether an address is not on the public Internet.
+
+    Internal are loopback, private, shared (RFC 6598), link-local with the clouds' metadata services, multicast and
+    reserved addresses, in IPv4, IPv6, and IPv4 inside IPv6.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    found = _inner(ip_address(address.partition("%")[0]))
+    return not found.is_global or found.is_multicast
+
+
+def is_internal_literal(host: str | None) -> bool:
+    """Whether a URL's host is itself an internal address.
+
+    Or ``localhost``; nothing is resolved.
+    """
+    try:
+        return is_internal(host or "")
+    except ValueError:
+        return is_loopback(host)
+
+
+def may_connect(host: str, address: str, named: Collection[str]) -> bool:
+    """Whether a host's name may lead to this address.
+
+    Args:
+        named: the hosts that the operator names in the settings. They may be private, but not link-local: a cloud's
+            metadata service is never meant by a name.
+    """
+    if not is_internal(address):
+        return True
+    name = host.lower().removesuffix(".")
+    found = _inner(ip_address(address.partition("%")[0]))
+    if is_loopback(name):  # decided where the URL was checked
+        return found.is_loopback
+    return name in named and not found.is_link_local and not found.is_multicast and not found.is_unspecified
+
+
+def _inner(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the IPv4 address inside an IPv6 one, or itself."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
