@@ -25,7 +25,9 @@ def serve(
     It needs the access ring alone; any number of copies may run. TLS is for the proxy in front of it.
     """
     from worker.api import server
+    from worker.core_dumps import forbid_core_dumps
 
+    forbid_core_dumps()
     environment.configure_log()
     with environment.running_vault(rings=["access"]) as settings:
         address = host or settings.api.host
