@@ -18,9 +18,9 @@ from celery.signals import beat_init, setup_logging, worker_init, worker_ready
 from kombu.entity import Queue
 
 from token_vault.errors import ConfigurationError, VaultError
-from worker import embedded, logs, tasks
+from worker import broker, embedded, logs, tasks
 from worker import settings as configuration
-from worker.bootsteps import RefreshRequestStep
+from worker.bootsteps import ConsumingStep, HeartbeatStep, RefreshRequestStep
 from worker.broker_url import verify_certificate
 from worker.core_dumps import forbid_core_dumps
 from worker.settings import Settings
@@ -55,14 +55,17 @@ def make_app(settings: Settings) -> Celery:
     """Build the application for these settings."""
     app = Celery("token-vault", set_as_current=True)
     app.steps["worker"].add(RefreshRequestStep)
-    broker = verify_certificate(_redis_url(settings))
+    app.steps["worker"].add(HeartbeatStep)
+    app.steps["consumer"].add(ConsumingStep)
+    broker.install()
+    redis_url = verify_certificate(_redis_url(settings))
     for name in _OVERRIDING_VARIABLES:
         os.environ.pop(name, None)
     sync_check = min(MAX_SYNC_CHECK_SECONDS, settings.schedule.full, settings.schedule.connections)
     changes = settings.schedule.changes
     app.conf.update(
-        broker_url=broker,
-        result_backend=broker,
+        broker_url=redis_url,
+        result_backend=redis_url,
         result_expires=3600,
         task_serializer="json",
         result_serializer="json",
@@ -94,6 +97,8 @@ def make_app(settings: Settings) -> Celery:
         redis_backend_health_check_interval=REDIS_TIMEOUT_SECONDS,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # an outage may outlast any number
+        # Whoever may write to Redis could have workers stop consuming; health is told by rows instead.
+        worker_enable_remote_control=False,
         worker_redirect_stdouts=False,
         beat_scheduler="celery.beat:Scheduler",  # keeps nothing on disk: Postgres knows what is due
         beat_schedule={

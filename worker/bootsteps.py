@@ -6,6 +6,7 @@ Who consumes ``interactive`` carries out refresh requests, too. That begins befo
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from celery import bootsteps
 from token_vault.errors import VaultError
 from worker import tasks
 from worker.renewal.refresh_requests import RefreshRequests
+from worker.vault import heartbeats
 
 log = structlog.get_logger(__name__)
 
@@ -70,3 +72,60 @@ class RefreshRequestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Cele
         if self._stopping.is_set():
             return
         await self._requests.run()
+
+
+class ConsumingStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+    """Notes while a worker consumes its queues."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        """Note that the worker consumes."""
+        parent.controller.consumes = True
+
+    def stop(self, parent: Any) -> None:
+        """Note that it does not, as its broker is away."""
+        parent.controller.consumes = False
+
+    shutdown = stop
+
+
+class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+    """Records from a thread that the worker works."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        parent.consumes = False
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, parent: Any) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, args=(parent,), name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
+        """End."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(heartbeats.HEARTBEAT_SECONDS)
+            self._thread = None
+
+    def _run(self, parent: Any) -> None:
+        started_at = datetime.now(UTC)
+        while not self._stopping.is_set():
+            queues = sorted(parent.app.amqp.queues.consume_from) if parent.consumes else []
+            try:
+                self._record(parent.hostname, queues, started_at)
+            except Exception as error:  # whatever it is, the next one may be recorded
+                log.warning("heartbeat.failed", worker=parent.hostname, error=type(error).__name__)
+            # A worker that begins to consume, or ends it, says so soon.
+            for _ in range(int(heartbeats.HEARTBEAT_SECONDS)):
+                if self._stopping.wait(1.0) or bool(queues) is not parent.consumes:
+                    break
+
+    def _record(self, worker: str, queues: list[str], started_at: datetime) -> None:
+        vault = tasks.process.runtime().vault
+        tasks.process.run(lambda: heartbeats.record(vault, worker, queues, started_at=started_at))

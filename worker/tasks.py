@@ -53,6 +53,9 @@ SCAN_SLICE_SECONDS = 45.0
 # Wait after a failed full sync; doubled after each further failure.
 FIRST_FULL_SYNC_RETRY_SECONDS, MAX_FULL_SYNC_RETRY_SECONDS = 60.0, 600.0
 
+# No id or name of Auth0's or a provider's is longer; a longer one would be stored, logged and sent on.
+MAX_NAME_CHARACTERS = 1024
+
 # Failures that pass without anybody's help.
 _TEMPORARY = (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable)
 
@@ -243,7 +246,11 @@ def _check_names(**names: object) -> None:
 
 def _is_name(value: object) -> bool:
     # JSON can hold half a surrogate pair, and both of these; Postgres cannot.
-    return isinstance(value, str) and not any(each == "\0" or "\ud800" <= each <= "\udfff" for each in value)
+    return (
+        isinstance(value, str)
+        and len(value) <= MAX_NAME_CHARACTERS
+        and not any(each == "\0" or "\ud800" <= each <= "\udfff" for each in value)
+    )
 
 
 def _configured_tenant(name: str | None) -> str:

@@ -37,6 +37,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("refresh_token", {"user_id": "u1", "connection": "custom", "account": 7}),
     ("refresh_token", {"user_id": "u1", "connection": "custom", "force": "false"}),
     ("refresh_token", {"user_id": "u1", "connection": "custom", "min_ttl": "60"}),
+    ("refresh_token", {"user_id": "u" * 5_000_000, "connection": "custom"}),
+    ("sync_user", {"user_id": "u" * 1025}),
     ("sync_user", {"user_id": None}),
     ("sync_user", {"user_id": 7}),
     ("sync_user", {"user_id": "u1\0"}),

@@ -122,7 +122,7 @@ def test_the_workers_are_asked_by_their_names() -> None:
     for service in ("worker-bulk", "worker-interactive"):
         node = re.search(r"-n (\w+)@%h", COMMANDS[service])
         assert node
-        assert f"--destination {node[1]}@$$HOSTNAME" in SERVICES[service]
+        assert f"doctor --worker {node[1]}@$$HOSTNAME" in SERVICES[service]
 
 
 def test_token_vault_has_the_commands() -> None:

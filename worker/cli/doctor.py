@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from token_vault.errors import VaultError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
-from worker.cli.options import Json
+from worker.cli.options import Json, Worker
 from worker.cli.status import describe_missing_access
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 QUEUES = ("interactive", "renew", "sync")
-PING_SECONDS = 1.5
 
 
 class CheckResult(StrEnum):
@@ -44,16 +43,19 @@ class Check:
     message: str
 
 
-def doctor(as_json: Json = False) -> int:
+def doctor(worker: Worker = None, as_json: Json = False) -> int:
     """Check everything the vault stands on.
 
     Settings, keys, database, Redis, Auth0 and its scopes, connections, workers: each with its fix. Exits 1 where
-    something fails.
+    something fails. With --worker, check that this worker consumes its queues, and nothing else.
     """
     environment.configure_log()
     checks: list[Check] = []
     try:
-        _examine(checks)
+        if worker is None:
+            _examine(checks)
+        else:
+            checks.append(_one_worker(worker))
     except VaultError as error:
         # The checks after this one need what failed here.
         checks.append(Check("vault" if checks else "settings", CheckResult.FAIL, str(error)))
@@ -78,8 +80,6 @@ def _examine(checks: list[Check]) -> None:
             environment.migrate_to_head(complete)
         checks.append(_migrations(complete))
         checks += _redis(complete)
-        if checks[-1].result is CheckResult.OK:
-            checks.append(_workers(complete))
         checks += asyncio.run(_vault(complete))
         checks.append(_sealed(complete))
 
@@ -133,20 +133,33 @@ def _redis(settings: Settings) -> list[Check]:
     return [Check("Redis", CheckResult.OK, f"answers, version {version}")]
 
 
-def _workers(settings: Settings) -> Check:
-    """Ask the workers on this Redis for their queues.
+def _one_worker(worker: str) -> Check:
+    """Look at one worker's heartbeat."""
+    from worker.runtime import open_runtime
+    from worker.vault import heartbeats
 
-    No other application has queues of these names.
-    """
-    from worker.app import make_app
+    async def queues(settings: Settings) -> list[str]:
+        async with open_runtime(settings, connections=1) as runtime:
+            return (await heartbeats.list_alive(runtime.vault)).get(worker, [])
 
-    answers = make_app(settings).control.inspect(timeout=PING_SECONDS).active_queues() or {}
-    served = {queue["name"] for queues in answers.values() for queue in queues}
+    with environment.running_vault() as settings:
+        found = asyncio.run(queues(settings))
+    if found:
+        return Check("worker", CheckResult.OK, f"consumes {', '.join(found)}")
+    return Check("worker", CheckResult.FAIL, f"{worker} consumes no queue: see its log")
+
+
+async def _workers(runtime: Runtime) -> Check:
+    """Look at heartbeats for the queues that workers consume."""
+    from worker.vault import heartbeats
+
+    alive = await heartbeats.list_alive(runtime.vault)
+    served = {queue for queues in alive.values() for queue in queues}
     idle = [queue for queue in QUEUES if queue not in served]
     if idle:
         fix = "start `token-vault up`, or a worker with `celery -A worker.app worker -Q …`"
         return Check("workers", CheckResult.WARN, f"no worker takes from {', '.join(idle)}: {fix}")
-    return Check("workers", CheckResult.OK, f"alive: {', '.join(sorted(answers))}")
+    return Check("workers", CheckResult.OK, f"alive: {', '.join(alive)}")
 
 
 def _sealed(settings: Settings) -> Check:
@@ -182,6 +195,7 @@ async def _vault(settings: Settings) -> list[Check]:
 
     async with open_runtime(settings, connections=2) as runtime:
         checks = [Check("key rings", CheckResult.OK, "both open this vault"), await _location(runtime)]
+        checks.append(await _workers(runtime))
         tenants = environment.select_tenants(settings, None)
         for tenant in tenants:
             checks += await _auth0(runtime, tenant)

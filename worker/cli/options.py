@@ -19,6 +19,10 @@ def _named(value: str | None) -> str | None:
     return value
 
 
+Worker = Annotated[
+    str | None,
+    typer.Option("--worker", metavar="NAME", callback=_named, help="A worker as Celery names it: bulk@host."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 User = Annotated[str | None, typer.Option("--user", metavar="ID", callback=_named, help="Auth0's user id.")]
 Connection = Annotated[

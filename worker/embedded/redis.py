@@ -28,6 +28,7 @@ save ""
 appendfsync everysec
 maxmemory 256mb
 maxmemory-policy noeviction
+proto-max-bulk-len 1mb
 """
 
 

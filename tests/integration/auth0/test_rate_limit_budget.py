@@ -21,7 +21,7 @@ from worker import embedded
 from worker.auth0 import PLANS, Limit, RateLimitBudget
 from worker.auth0.errors import Auth0RateLimited
 from worker.auth0.ratelimit.bucket import BucketSlot, BucketTerms, ObservedLimits, TokenBucket
-from worker.auth0.ratelimit.budget import ASSUMED_WORKER_PROCESSES
+from worker.auth0.ratelimit.budget import ASSUMED_WORKER_PROCESSES, MAX_PAUSE_SECONDS
 from worker.auth0.ratelimit.redis_buckets import REDIS_RETRY_SECONDS, SCRIPT
 
 Make = Callable[..., RateLimitBudget]
@@ -430,3 +430,35 @@ async def test_a_plan_that_nobody_named_is_told_by_the_answers(
         grant, httpx.Headers({"x-ratelimit-limit": "2"}), group
     )  # a late answer does no harm
     assert budget._plan.name == plan
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"pause": "1e300"}, {"pause": "inf"}, {"pause": "nan"}, {"pause": "for ever"},
+        {"level": "-1e300"}, {"level": "nan"}, {"at": "1e300"}, {"slots": "1e300"}, {"limit": "1e300"},
+        {"level": "x", "at": "x", "slots": "x", "pause": "x", "limit": "x"},
+    ],
+)  # fmt: skip
+async def test_what_others_write_stops_calls_for_minutes_at_most(
+    make: Make, time: SimulatedTime, redis_url: Secret, written: dict[str, str]
+) -> None:
+    """Whoever may write to the budget in Redis cannot pause it for longer than a 429 could."""
+    budget = make()
+
+    async def call_again() -> None:
+        await budget.acquire("other")
+        with redis_client.Redis.from_url(redis_url.reveal()) as connection:
+            connection.hset("token-vault:budget:acme:all", mapping=written)
+        while time.passed < 3 * MAX_PAUSE_SECONDS:
+            try:
+                await budget.acquire("other")
+            except Auth0RateLimited as error:
+                await time.sleep(error.retry_after)
+            else:
+                return
+
+    await time.run(call_again())
+    assert time.passed <= 2 * MAX_PAUSE_SECONDS
+    with redis_client.Redis.from_url(redis_url.reveal()) as connection:
+        assert 0 < connection.ttl("token-vault:budget:acme:all") <= 86_400 + MAX_PAUSE_SECONDS

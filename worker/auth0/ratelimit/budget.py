@@ -30,6 +30,8 @@ ASSUMED_WORKER_PROCESSES = 4
 BULK_HORIZON_SECONDS = 0.25
 # Calls that urgent ones find ready, at most: filling up more would hold bulk calls back.
 MAX_RESERVED_CALLS = 5.0
+# No pause is longer, whoever asks for it; the script in Redis has the same bound.
+MAX_PAUSE_SECONDS = 900.0
 # A horizon in the past: the bucket is looked at, and gives no slot.
 LOOK_ONLY_HORIZON = -1.0
 # A bulk call that has waited so long is as urgent as any, so that it does not starve.
@@ -160,6 +162,7 @@ class RateLimitBudget:
     async def pause(self, group: str, seconds: float) -> None:
         """Stop a limit's calls for a while, after a 429."""
         limit = self._limits[self._plan.limit_name(group)]
+        seconds = min(seconds, MAX_PAUSE_SECONDS)
         limit.local.pause(self._now(), seconds)
         await self._run(limit, "pause", seconds)
 

@@ -86,7 +86,10 @@ class RedisBuckets:
         except (RedisError, OSError) as error:
             self._leave_alone(error)
             return None
-        return None if pause is None else float(pause)
+        try:
+            return None if pause is None else float(pause)
+        except ValueError:  # somebody else wrote it
+            return None
 
     def _key(self, name: str) -> str:
         return f"token-vault:budget:{self._tenant}:{name}"

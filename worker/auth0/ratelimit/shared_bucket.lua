@@ -11,21 +11,31 @@ else
 end
 local rate, most, left = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local held = redis.call('HMGET', KEYS[1], 'level', 'at', 'slots', 'pause', 'limit')
-local level, slots, pause = tonumber(held[1] or 0), tonumber(held[3] or 0), tonumber(held[4] or 0)
-local shown = tonumber(held[5] or 0)
+local level, slots, pause, shown = held[1] or 0, held[3] or 0, held[4] or 0, held[5] or 0
+-- Whoever may write to Redis could stop all calls for ever by one of these: none is believed for longer than this.
+local max_pause = 900
+local function number_in(value, least, greatest)
+  value = tonumber(value)
+  if not value or value ~= value then return least end
+  return math.min(greatest, math.max(least, value))
+end
+level = number_in(level, -math.max(most, rate * max_pause), most)
+slots = number_in(slots, 0, 2^53)
+pause = number_in(pause, 0, now + max_pause)
+shown = number_in(shown, 0, 1e9)
 local function burst_now()
   if shown < 1 then return most end
   return math.min(most, math.max(1, math.min(shown * (1 - left), shown - 1)))
 end
 local burst = burst_now()
 
-local since = math.max(tonumber(held[2] or now), pause)
+local since = math.max(number_in(held[2] or now, 0, now), pause)
 level = math.min(burst, level + math.max(0, now - since) * rate)
 
 local wait, number = 0, 0
 if ARGV[5] == 'pause' then
   level = math.min(level, 0)
-  pause = math.max(pause, now + tonumber(ARGV[6]))
+  pause = math.max(pause, now + math.min(max_pause, tonumber(ARGV[6])))
 else
   local keep, horizon = tonumber(ARGV[6]), tonumber(ARGV[7])
   if ARGV[8] ~= '' and tonumber(ARGV[10]) <= slots then

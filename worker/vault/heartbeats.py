@@ -1,0 +1,47 @@
+"""When each worker last said that it works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import text
+
+from worker.vault.vault import Vault
+
+# A worker says so this often.
+HEARTBEAT_SECONDS = 10.0
+# One that was silent for so long does not work.
+ALIVE_FOR = timedelta(seconds=45)
+
+_RECORD = text("""
+WITH gone AS (DELETE FROM worker_heartbeats WHERE seen_at < now() - interval '1 day')
+INSERT INTO worker_heartbeats (worker, queues, started_at, seen_at) VALUES (:worker, :queues, :started_at, now())
+ON CONFLICT (worker) DO UPDATE SET
+    queues = excluded.queues, started_at = excluded.started_at, seen_at = excluded.seen_at
+""")
+_REMOVE = text("DELETE FROM worker_heartbeats WHERE worker = :worker")
+_LIST = text(
+    "SELECT worker, queues FROM worker_heartbeats WHERE seen_at > now() - CAST(:alive AS interval) ORDER BY worker"
+)
+
+
+async def record(vault: Vault, worker: str, queues: Sequence[str], *, started_at: datetime) -> None:
+    """Record that a worker works.
+
+    Args:
+        worker: as Celery names it.
+        queues: that it consumes now; none while it does not reach its broker.
+        started_at: when it was started.
+    """
+    await vault.run(_RECORD, {"worker": worker, "queues": list(queues), "started_at": started_at})
+
+
+async def remove(vault: Vault, worker: str) -> None:
+    """Forget a worker that stops."""
+    await vault.run(_REMOVE, {"worker": worker})
+
+
+async def list_alive(vault: Vault) -> dict[str, list[str]]:
+    """Return the queues of each worker that works."""
+    return dict(await vault.run(_LIST, {"alive": ALIVE_FOR}))
