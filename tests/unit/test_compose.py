@@ -49,10 +49,11 @@ def test_the_services_are_read() -> None:
         "worker-bulk",
         "worker-interactive",
         "follow",
+        "api",
         "beat",
         "demo",
     }
-    assert set(COMMANDS) == {"migrate", "worker-bulk", "worker-interactive", "follow", "beat"}
+    assert set(COMMANDS) == {"migrate", "worker-bulk", "worker-interactive", "follow", "api", "beat"}
 
 
 def test_every_variable_is_known() -> None:
@@ -72,6 +73,7 @@ def test_a_service_is_given_each_secret_it_reads() -> None:
         own = block if "secrets:" in block or "*worker" not in block else shared
         assert set(re.findall(r"/run/secrets/(\w+)", own)) == secrets_of(own), name
     assert secrets_of(SERVICES["beat"]) == {"redis_url"}
+    assert secrets_of(SERVICES["api"]) == {"database_url", "vault_access_keys"}
     assert secrets_of(SERVICES["migrate"]) == {"database_url"}
 
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 
 from token_vault.errors import VaultError
-from worker.api import health, problems, tokens
+from worker.api import health, openapi, problems, tokens
 from worker.api.metrics import Metrics
 from worker.api.middleware import Gate
 from worker.api.service import Service, open_service
@@ -58,6 +58,7 @@ def routes() -> Sequence[BaseRoute]:
         Route("/healthz", health.healthz),
         Route("/readyz", health.Readiness().__call__),
         Route("/metrics", health.metrics),
+        Route("/openapi.json", openapi.openapi),
         # Ids of users of enterprise connections may hold slashes.
         Route("/v1/users/{user_id:path}/tokens/{connection}", tokens.get_token, methods=["GET"]),
         Route("/v1/users/{user_id:path}/tokens/{connection}/refresh", tokens.refresh_token, methods=["POST"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -22,6 +24,7 @@ from tests.support.wait import WAIT_SECONDS, until
 from token_vault.errors import ConfigurationError
 from worker import embedded
 from worker.cli.environment import with_keys
+from worker.embedded.server import is_free
 from worker.settings import Settings, load
 
 KEEP = ("PATH", "HOME", "LANG")
@@ -122,6 +125,17 @@ def userinfo(told: Emulation, token: str) -> int:
     return answer.status_code
 
 
+def over_http(said: str, home: Path) -> str:
+    """Get a token from the API that `up` has started; the first one of port 8700 on that is free."""
+    url = re.search(r"the API answers at (http://127\.0\.0\.1:87\d\d)", said)
+    assert url, said
+    until(lambda: not is_free(int(url[1][-4:])), "the API listens")
+    key = (home / "demo/api-key").read_text().strip()
+    path = "/v1/users/google-oauth2%7C1111/tokens/google-oauth2"
+    answer = httpx.get(f"{url[1]}{path}", headers={"Authorization": f"Bearer {key}"}, trust_env=False)
+    return str(answer.json()["access_token"])
+
+
 def company(home: Path) -> Emulation:
     """The emulated company of a home's demo."""
     return Emulation.at(load(home / "demo/vault.toml").tenants["demo"].domain)
@@ -145,6 +159,7 @@ def test_demo_from_first_start_to_second(tmp_path: Path) -> None:
             holder = told.holder(token) or {}
             assert (holder["subject"], holder["live"]) == ("1111", True)
             assert told.double_spends() == 0
+            assert userinfo(told, over_http(first.said, home)) == 200
 
         second = run("up", env=env)
         assert (second.returncode, "already running" in second.stderr) == (2, True)

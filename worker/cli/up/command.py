@@ -32,6 +32,8 @@ STOP_SECONDS = 10.0
 SERVER_CHECK_SECONDS = 5.0
 # Between two looks at the vault for the screen.
 STATUS_SECONDS = 1.0
+# Ports tried for the API, from the configured one on.
+MAX_PORTS = 20
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -165,7 +167,9 @@ class Supervisor:
                 tenants = [TENANT]
                 variables = _without_auth0(variables)
                 variables["TOKEN_VAULT_CONFIG"] = str(self._demo.config)
+                await self._allow_demo_key(self._demo)
             self._start_workers(variables)
+            self._start_api(variables)
             restarting = asyncio.create_task(self._restart_dead_servers())
             try:
                 await self._show_status(vault, tenants)
@@ -176,6 +180,34 @@ class Supervisor:
         emulator = self._start("emulated tenant", demo.command, demo.environment)
         await demo.ready(emulator)
         self._screen.report(f"the emulated tenant answers at {demo.url}")
+
+    async def _allow_demo_key(self, demo: Demo) -> None:
+        """Let the demo's API key read everything there is."""
+        from worker.settings import load
+
+        url = environment.database_url(self._settings)
+        settings = load(demo.config).model_copy(update={"database_url": url})
+        await asyncio.to_thread(environment.apply_configured_consumers, settings)
+
+    def _start_api(self, variables: dict[str, str]) -> None:
+        """Serve over HTTP.
+
+        On the next port where the configured one is taken.
+        """
+        from worker.embedded.server import is_free
+
+        api = self._settings.api
+        ports = range(api.port, min(api.port + MAX_PORTS, 65_536))
+        port = next((port for port in ports if is_free(port)), None)
+        if port is None:
+            self._screen.report(f"the API does not start: ports {ports[0]} to {ports[-1]} are taken")
+            return
+        taken = f" (port {api.port} is taken)" if port != api.port else ""
+        key = f"; its key is in {output.relative_path(self._demo.api_key_file)}" if self._demo else ""
+        self._start(
+            "API", (sys.executable, "-P", "-m", "worker.cli", "serve", "--port", str(port)), variables
+        )
+        self._screen.report(f"the API answers at http://{api.host}:{port}{taken}{key}")
 
     def _start_workers(self, variables: dict[str, str]) -> None:
         celery = (sys.executable, "-m", "celery", "-A", "worker.app")

@@ -22,6 +22,7 @@ from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.cli.environment import DEMO_CONFIG
 from worker.cli.up.processes import Child
+from worker.consumer_rules import hash_api_key, make_api_key
 from worker.embedded import private_home
 from worker.embedded.files import private_folder, write_private
 from worker.embedded.server import is_free
@@ -31,7 +32,7 @@ CLIENT_ID = "demo-worker"
 EXAMPLE_GRANT = ("google-oauth2|1111", "google-oauth2")
 """A user whose token is always there to be got, and the connection."""
 
-PACKAGES = ("emulators", "starlette", "uvicorn")
+PACKAGES = ("emulators", "python_multipart")
 """What the emulation is made of; the extra ``demo`` brings what the worker itself does not need."""
 START_SECONDS = 60.0
 
@@ -53,6 +54,11 @@ class Demo:
     def url(self) -> str:
         """Where the emulation answers, instead of an Auth0 domain."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def api_key_file(self) -> Path:
+        """The file of the key that reads over HTTP."""
+        return self.folder / "api-key"
 
     @property
     def config(self) -> Path:
@@ -116,6 +122,12 @@ class Demo:
             f"[tenants.{TENANT}]",
             *(f"{name} = {json.dumps(value)}" for name, value in tenant.items()),
             "",
+            "[consumers.demo]  # reads over HTTP by the key in the file api-key",
+            f'api_key_hash = "{hash_api_key(_api_key(self.api_key_file))}"',
+            'connections = ["*"]',
+            "admins = true",
+            "refresh = true",
+            "",
             "[schedule]  # seconds; its tokens live for a minute",
             "renew = 2",
             "changes = 15",
@@ -153,6 +165,12 @@ def _port(remembered: Path) -> int:
         port = int(probe.getsockname()[1])
     write_private(remembered, str(port))
     return port
+
+
+def _api_key(file: Path) -> str:
+    if not file.exists():
+        write_private(file, make_api_key() + "\n")
+    return file.read_text(encoding="utf-8").strip()
 
 
 def _client_secret(file: Path) -> Secret:

@@ -1,0 +1,220 @@
+"""The description of the API (OpenAPI 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from worker import __version__
+from worker.api.parameters import MAX_MIN_TTL_SECONDS, MAX_NAME_LENGTH, MAX_WAIT_SECONDS
+from worker.api.problems import MEDIA_TYPE, PROBLEM_TYPES
+
+Json = dict[str, Any]
+
+_READ_PROBLEMS = (
+    "bad-request", "invalid-token", "not-allowed", "not-connected", "consent-needed", "token-expired",
+    "ambiguous-account", "internal-error", "temporarily-unavailable",
+)  # fmt: skip
+_TEXT: Json = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
+
+
+async def openapi(request: Request) -> Response:
+    """Show the description."""
+    del request
+    return JSONResponse(describe())
+
+
+def describe() -> Json:
+    """Return the description of all routes."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Token vault",
+            "version": __version__,
+            "description": "Fresh OAuth tokens of identity providers, for services in any language.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "security": [{"accessToken": []}, {"apiKey": []}],
+        "paths": {
+            **_token_paths("/v1/users/{user_id}/tokens/{connection}", "UserToken", ["user_id", "connection"]),
+            **_token_paths("/v1/connections/{connection}/token", "AdminToken", ["connection"]),
+            "/v1/users/{user_id}/tokens": {"get": _list_operation()},
+            "/healthz": {"get": _open_operation("health", "Whether the process answers.", ())},
+            "/readyz": {
+                "get": _open_operation(
+                    "readiness",
+                    "Whether database, keys and migrations are in order.",
+                    ("temporarily-unavailable",),
+                )
+            },
+            "/metrics": {
+                "get": _open_operation("metrics", "Metrics for Prometheus.", (), media="text/plain")
+            },
+            "/openapi.json": {"get": _open_operation("openapi", "This description.", ())},
+        },
+        "components": {
+            "securitySchemes": {
+                "accessToken": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "An access token with this API's audience and the scope read:idp_tokens.",
+                },
+                "apiKey": {"type": "http", "scheme": "bearer", "description": "A consumer's API key."},
+            },
+            "schemas": _schemas(),
+            "responses": {each: _problem_response(each) for each in PROBLEM_TYPES},
+        },
+    }
+
+
+def _token_paths(path: str, name: str, places: Sequence[str]) -> Json:
+    parameters = [*(_path_parameter(each) for each in places), *_query_parameters(admin=len(places) == 1)]
+    token = _ok("A fresh token.", {"$ref": "#/components/schemas/Token"})
+    body = {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Rejected"}}},
+    }
+    return {
+        path: {"get": _operation(f"get{name}", "Read a fresh token.", parameters, {"200": token}, _READ_PROBLEMS)},
+        f"{path}/refresh": {
+            "post": _operation(
+                f"refresh{name}", "Have the token replaced, and read the new one.", parameters, {"200": token},
+                _READ_PROBLEMS,
+            )
+        },
+        f"{path}/rejected": {
+            "post": _operation(
+                f"reject{name}", "Report a token that an API refused.", parameters,
+                {"202": _ok("Taken.", {"$ref": "#/components/schemas/Replacing"})},
+                (*_READ_PROBLEMS, "too-large"), requestBody=body,
+            )
+        },
+    }  # fmt: skip
+
+
+def _list_operation() -> Json:
+    listed = _ok("The grants, without tokens.", {"$ref": "#/components/schemas/Grants"})
+    problems = ("bad-request", "invalid-token", "not-allowed", "internal-error", "temporarily-unavailable")
+    summary = "List a user's grants that the consumer may read."
+    return _operation("listGrants", summary, [_path_parameter("user_id")], {"200": listed}, problems)
+
+
+def _open_operation(
+    name: str, summary: str, problems: Sequence[str], media: str = "application/json"
+) -> Json:
+    answer = {"description": summary, "content": {media: {"schema": {}}}}
+    return _operation(name, summary, [], {"200": answer}, (*problems, "internal-error")) | {"security": []}
+
+
+def _operation(
+    name: str,
+    summary: str,
+    parameters: Sequence[Json],
+    answers: Mapping[str, Json],
+    problems: Sequence[str],
+    **more: Any,
+) -> Json:
+    return {
+        "operationId": name,
+        "summary": summary,
+        "parameters": list(parameters),
+        **more,
+        "responses": {**answers, **_problem_responses(problems)},
+    }
+
+
+def _problem_responses(codes: Sequence[str]) -> Json:
+    by_status: dict[str, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(str(PROBLEM_TYPES[code].status), []).append(code)
+    return {
+        status: {"$ref": f"#/components/responses/{each[0]}"} if len(each) == 1 else _problem_response(*each)
+        for status, each in by_status.items()
+    }
+
+
+def _problem_response(*codes: str) -> Json:
+    types = [PROBLEM_TYPES[code] for code in codes]
+    schema = {
+        "allOf": [
+            {"$ref": "#/components/schemas/Problem"},
+            {"properties": {"type": {"enum": [each.uri for each in types]}}},
+        ]
+    }
+    title = "; ".join(each.title for each in types)
+    return {"description": f"{title}.", "content": {MEDIA_TYPE: {"schema": schema}}}
+
+
+def _ok(description: str, schema: Json) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _path_parameter(name: str) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": _TEXT}
+
+
+def _query_parameters(*, admin: bool) -> list[Json]:
+    def seconds(most: float) -> Json:
+        return {"type": "number", "minimum": 0, "maximum": most}
+
+    described: dict[str, tuple[str, Json]] = {
+        "account": ("The user's id at the provider, where several are linked.", _TEXT),
+        "resource": ("What the token is for, as the provider calls it.", _TEXT),
+        "scopes": ("Scopes that the token is for, separated by blanks.", _TEXT),
+        "needs": ("Scopes without which the token is of no use, separated by blanks.", _TEXT),
+        "min_ttl": ("Seconds of life that the token must have.", seconds(MAX_MIN_TTL_SECONDS)),
+        "wait": ("Seconds to wait for a refresh; 5 by default.", seconds(MAX_WAIT_SECONDS)),
+        "tenant": ("The tenant's name, where the vault has several.", _TEXT),
+        "reason": ("What the audit keeps as the reason of the read.", _TEXT),
+    }
+    return [
+        {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
+        for name, (text, schema) in described.items()
+        if not (admin and name == "account")
+    ]
+
+
+def _schemas() -> Json:
+    text, time = {"type": "string"}, {"type": ["string", "null"], "format": "date-time"}
+    optional, scopes = {"type": ["string", "null"]}, {"type": ["array", "null"], "items": text}
+    return {
+        "Token": _object(
+            {
+                "token_type": {"const": "Bearer"}, "access_token": text, "expires_at": time,
+                "expires_in": {"type": ["integer", "null"], "description": "Seconds; null where nobody said."},
+                "scopes": scopes, "connection": text, "user_id": optional, "account": optional,
+                "extra": {"type": "object", "additionalProperties": text},
+            }
+        ),
+        "Grant": _object(
+            {
+                "connection": text, "account": optional, "tenant": text, "state": text, "reason": optional,
+                "since": time, "expires_at": time, "scopes": scopes,
+            }
+        ),
+        "Grants": _object(
+            {"user_id": text, "grants": {"type": "array", "items": {"$ref": "#/components/schemas/Grant"}}}
+        ),
+        "Rejected": _object({"access_token": {"type": "string", "minLength": 1, "maxLength": 60_000}}),
+        "Replacing": _object({"replacing": {"type": "boolean"}}),
+        "Problem": {
+            "type": "object",
+            "required": ["type", "title", "status", "detail"],
+            "properties": {
+                "type": {"enum": [each.uri for each in PROBLEM_TYPES.values()]},
+                "title": text, "status": {"type": "integer"}, "detail": text, "request_id": text,
+                "reason": text, "since": time, "retry_after": {"type": "integer"}, "reauthorize_url": text,
+                "accounts": {"type": "array", "items": text},
+                "missing_scopes": {"type": "array", "items": text},
+                "user_id": text, "connection": text,
+            },
+        },
+    }  # fmt: skip
+
+
+def _object(properties: Json) -> Json:
+    return {"type": "object", "required": list(properties), "properties": properties}
