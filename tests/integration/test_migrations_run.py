@@ -351,3 +351,28 @@ def test_statements_are_not_written_out_unrun(empty: Secret) -> None:
     """Offline mode would skip the lock: it is refused."""
     with pytest.raises(SystemExit, match="token-vault migrate"):
         command.upgrade(configuration(empty), "head", sql=True)
+
+
+def test_who_could_read_goes_on_reading(empty: Secret) -> None:
+    """Roles of a version without consumers see after the migration what they saw before, and no others do."""
+    migrate(empty, "0016")
+    run(empty, "INSERT INTO connections (tenant, name, strategy) VALUES ('default', 'c', 'oauth2')")
+    run(
+        empty,
+        "INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, obtained_from)"
+        " VALUES ('default', 'c', 'oauth2|1', '1', 'active', 'auth0'), ('default', 'c', '', '', 'active', 'auth0')",
+    )
+    with (
+        role(empty, "GRANT SELECT ON served_tokens, token_status TO {}") as app,
+        role(empty, "GRANT SELECT ON token_status TO {}") as dashboard,
+    ):
+        migrate(empty)
+        with role(empty, "GRANT SELECT ON served_tokens, token_status TO {}") as later:
+            assert len(run(app, "SELECT * FROM served_tokens")) == 2
+            assert [len(run(url, "SELECT * FROM token_status")) for url in (app, dashboard, later)] == [
+                2,
+                2,
+                0,
+            ]
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                run(dashboard, "SELECT * FROM served_tokens")
