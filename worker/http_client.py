@@ -38,7 +38,11 @@ def make_http_client(
         transport=transport or HttpTransport(),
         base_url=base_url,
         timeout=timeout,
-        headers={"User-Agent": f"idp-token-vault/{__version__}", **(headers or {})},
+        headers={
+            "User-Agent": f"idp-token-vault/{__version__}",
+            "Accept-Encoding": "identity",
+            **(headers or {}),
+        },
         # What is set in answer to one call must not go out with the next, which may be another user's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         follow_redirects=False,

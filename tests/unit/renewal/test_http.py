@@ -492,6 +492,19 @@ async def test_a_huge_answer_in_a_small_archive_is_not_read_on(http: httpx.Async
     assert await send(http, post(server.url)) == NoAnswer(sent=True, code="answer_too_large")
 
 
+async def test_an_archive_in_an_archive_is_not_unpacked(http: httpx.AsyncClient, serve: Serve) -> None:
+    """Half a kilobyte that is packed twice is unreadable, and costs no memory."""
+
+    async def bomb(line: Line, server: Server) -> None:
+        await server.read(line)
+        packed = gzip.compress(gzip.compress(bytes(64 << 20)))
+        await line.answer(packed, "200 OK", "Content-Encoding: gzip, gzip")
+
+    server = await serve(bomb)
+    assert await send(http, post(server.url)) == NoAnswer(sent=True, code="connection_lost")
+    assert b"accept-encoding: identity" in server.requests[0].lower()
+
+
 @pytest.mark.parametrize(
     "raw",
     [
