@@ -108,7 +108,11 @@ class MassRevocation:
         """Refuse readers, then revoke token by token.
 
         A run that is killed is continued by the next one of the same scope.
+
+        Raises:
+            CopiedVault: the vault is a copy, whose tokens are the first one's.
         """
+        await self.vault.check_location()
         requested = await revocations.request(self.vault, self.scope, now=await self.vault.now())
         pending = await revocations.count_pending(self.vault, self.scope)
         self._total = sum(pending.values())

@@ -17,6 +17,7 @@ from tests.support.keys import ACCESS_KEY
 from token_vault import TokenVault
 from token_vault.secret import Secret
 from worker import cli
+from worker.erasure.mass_revocation import MassRevocation
 from worker.runtime import Runtime, open_runtime
 from worker.settings import Settings
 from worker.vault.location import CopiedVault
@@ -66,6 +67,9 @@ async def refused_everywhere(runtime: Runtime) -> None:
         await runtime.tenant_sync("default")
     with pytest.raises(CopiedVault):
         await runtime.eraser("default")
+    with pytest.raises(CopiedVault):
+        everything = Scope(tuple(runtime.tenants))
+        await MassRevocation(runtime.vault, runtime.connections, runtime.http, everything).run()
     with pytest.raises(CopiedVault):
         await runtime.dispatcher.deliver_due(runtime.tenants)
 

@@ -71,5 +71,5 @@ async def test_processes_that_open_a_new_vault_at_once_agree(database_url: Secre
             return vault.fingerprints.of_secret(Secret("token"))
 
     assert len(set(await asyncio.gather(*(fingerprint() for _ in range(20))))) == 1
-    assert len(sql("SELECT FROM vault_secrets")) == 2
-    assert len(sql("SELECT FROM vault_location")) == 1
+    assert len(sql("SELECT name FROM vault_secrets")) == 2
+    assert len(sql("SELECT is_only FROM vault_location")) == 1
