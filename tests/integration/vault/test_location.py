@@ -21,6 +21,7 @@ from worker.erasure.mass_revocation import MassRevocation
 from worker.runtime import Runtime, open_runtime
 from worker.settings import Settings
 from worker.vault.location import CopiedVault
+from worker.vault.revocations.revocations import Scope
 
 Copier = Callable[[Secret, str], AbstractContextManager[Secret]]
 
@@ -67,8 +68,8 @@ async def refused_everywhere(runtime: Runtime) -> None:
         await runtime.tenant_sync("default")
     with pytest.raises(CopiedVault):
         await runtime.eraser("default")
+    everything = Scope(runtime.tenants)
     with pytest.raises(CopiedVault):
-        everything = Scope(tuple(runtime.tenants))
         await MassRevocation(runtime.vault, runtime.connections, runtime.http, everything).run()
     with pytest.raises(CopiedVault):
         await runtime.dispatcher.deliver_due(runtime.tenants)
