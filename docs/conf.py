@@ -52,6 +52,7 @@ CONTENTS = """
 :caption: Guides
 
 docs/operating
+docs/http-api
 docs/leaks
 docs/adding-a-provider
 examples/README

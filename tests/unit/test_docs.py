@@ -80,7 +80,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [README, OPERATING, ROOT / "docs/adding-a-provider.md"], ids=lambda page: page.name
+    "page",
+    [README, OPERATING, ROOT / "docs/adding-a-provider.md", ROOT / "docs/http-api.md"],
+    ids=lambda page: page.name,
 )
 def test_toml_blocks_are_settings(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every TOML block is a settings file that is taken as it stands."""

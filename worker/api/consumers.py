@@ -83,7 +83,7 @@ class Consumers:
             async with explained():
                 known = await load_consumers(self._database)
         except VaultError as error:
-            log.warning("consumers.unavailable", error=str(error))
+            log.warning("consumers.load_failed", error=str(error))
             return
         self._known = tuple(known)
         self._by_client_id = {each.client_id: each for each in known if each.client_id}

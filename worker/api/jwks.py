@@ -84,7 +84,7 @@ class Jwks:
         try:
             self._keys = _read(await _get(self.url))
         except (httpx.HTTPError, ValueError) as error:
-            log.warning("jwks.unavailable", error=type(error).__name__)
+            log.warning("jwks.fetch_failed", error=type(error).__name__)
             return
         self._fetched_at = self._tried_at
 

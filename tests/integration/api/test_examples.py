@@ -1,0 +1,45 @@
+"""The examples of docs/http-api.md read a token."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.api_server import ApiClient
+from tests.support.readers import Rows
+
+PAGE = (Path(__file__).parents[3] / "docs/http-api.md").read_text(encoding="utf-8")
+# How each is run, and by which program.
+EXAMPLES = {
+    "sh": ("curl", "example.sh", ("sh", "example.sh")),
+    "js": ("node", "example.mjs", ("node", "example.mjs")),
+    "java": ("java", "ReadToken.java", ("java", "ReadToken.java")),
+    "go": ("go", "main.go", ("go", "run", "main.go")),
+    "ruby": ("ruby", "example.rb", ("ruby", "example.rb")),
+    "php": ("php", "example.php", ("php", "example.php")),
+}
+
+
+@pytest.mark.parametrize("language", EXAMPLES)
+async def test_examples_read_a_token(
+    language: str, api: ApiClient, api_key: str, rows: Rows, tmp_path: Path
+) -> None:
+    """Each example prints the token, where its language is installed."""
+    program, file, command = EXAMPLES[language]
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    await rows.add("google-oauth2|1111", "google-oauth2", subject="1111", value="token-of-1111")
+    found = re.search(rf"^```{language}\n(.*?)^```$", PAGE.partition("## Examples")[2], re.M | re.S)
+    assert found
+    (tmp_path / file).write_text(found[1], encoding="utf-8")
+    variables = {**os.environ, "API_URL": api.url, "API_KEY": api_key}
+    done = await asyncio.to_thread(
+        subprocess.run, command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout.strip(), done.returncode) == ("token-of-1111", 0), done.stderr
