@@ -14,6 +14,7 @@ from token_vault.errors import VaultError
 from worker.api import health, openapi, problems, tokens
 from worker.api.metrics import Metrics
 from worker.api.middleware import Gate
+from worker.api.proxy.routes import proxy_route
 from worker.api.service import Service, open_service
 from worker.settings import Settings
 
@@ -39,7 +40,7 @@ def create_app(settings: Settings) -> Gate:
             yield {"service": service}
 
     app = Starlette(
-        routes=routes(),
+        routes=routes(settings.api.origins),
         lifespan=lifespan,
         exception_handlers={
             problems.ApiProblem: problems.on_problem,
@@ -52,8 +53,12 @@ def create_app(settings: Settings) -> Gate:
     return Gate(app, metrics=metrics, max_concurrent=settings.api.max_concurrent)
 
 
-def routes() -> Sequence[BaseRoute]:
-    """Return all routes."""
+def routes(origins: Sequence[str] = ()) -> Sequence[BaseRoute]:
+    """Return all routes.
+
+    Args:
+        origins: whose browsers may call the proxy.
+    """
     return (
         Route("/healthz", health.healthz),
         Route("/readyz", health.Readiness().__call__),
@@ -67,4 +72,5 @@ def routes() -> Sequence[BaseRoute]:
         Route("/v1/connections/{connection}/token", tokens.get_token, methods=["GET"]),
         Route("/v1/connections/{connection}/token/refresh", tokens.refresh_token, methods=["POST"]),
         Route("/v1/connections/{connection}/token/rejected", tokens.reject_token, methods=["POST"]),
+        proxy_route(origins),
     )

@@ -59,6 +59,7 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         ProblemType("ambiguous-account", 409, "The user has several accounts"),
         ProblemType("too-large", 413, "The request is too large"),
         ProblemType("internal-error", 500, "The vault made a mistake"),
+        ProblemType("bad-gateway", 502, "The provider's answer cannot be passed on"),
         ProblemType("temporarily-unavailable", 503, "There is no answer right now"),
     )
 }

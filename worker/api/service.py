@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 from starlette.requests import Request
 
 from token_vault import AsyncTokenVault
@@ -20,6 +21,7 @@ from worker.api.callers import Authentication
 from worker.api.consumers import Consumers
 from worker.api.jwks import Jwks
 from worker.api.metrics import Metrics
+from worker.api.proxy.session import open_session
 from worker.consumer_rules import ConsumerRules
 from worker.settings import Settings
 from worker.vault.vault import Database, open_database
@@ -36,6 +38,7 @@ class Service:
         database_url: where the vault is.
         recorder: writes what was read, for the audit.
         authentication: finds out who calls.
+        provider_session: the proxy's connections to providers.
     """
 
     settings: Settings
@@ -44,6 +47,7 @@ class Service:
     recorder: ReadRecorder
     authentication: Authentication
     metrics: Metrics
+    provider_session: aiohttp.ClientSession
     _readers: dict[tuple[str | None, bool], AsyncTokenVault] = field(default_factory=dict)
 
     def reader(self, tenant: str | None, *, refreshing: bool = False) -> AsyncTokenVault:
@@ -98,9 +102,14 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
     url = settings.database_url
     if url is None:
         raise ConfigurationError("no database is running")
-    async with open_database(url, connections=MAX_DATABASE_CONNECTIONS) as database:
+    async with (
+        open_database(url, connections=MAX_DATABASE_CONNECTIONS) as database,
+        open_session() as provider_session,
+    ):
         authentication = Authentication(Consumers(database), verifier_of(settings))
-        service = Service(settings, database, url, ReadRecorder(url), authentication, metrics)
+        service = Service(
+            settings, database, url, ReadRecorder(url), authentication, metrics, provider_session
+        )
         service.reader(None)  # wrong keys are told at the start
         try:
             yield service

@@ -1,0 +1,1 @@
+"""The proxy: front ends call providers without their tokens."""

@@ -1,0 +1,234 @@
+"""Sends a call to a provider, and its answer back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import aiohttp
+import structlog
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+from yarl import URL
+
+from token_vault.errors import TemporarilyUnavailable
+from worker.api import problems
+from worker.api.problems import ApiProblem
+from worker.api.proxy.headers import Headers, request_headers, response_headers, rewrite_location
+from worker.api.proxy.request_body import BodyRefused, RequestBody
+from worker.api.proxy.response_body import AnswerCut, Decoder, UnreadableEncoding, clean_body
+from worker.api.proxy.scrub import TokenScrubber
+from worker.proxy_rules import encode_path
+from worker.settings import ProxySettings
+
+log = structlog.get_logger(__name__)
+
+CONNECT_SECONDS = 5.0
+# The longest call, however steadily it goes on.
+MAX_CALL_SECONDS = 600.0
+# After which a caller may try again whose provider did not answer.
+RETRY_SECONDS = 5.0
+
+_HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+class Tokens(Protocol):
+    """Where the provider's token for a call comes from."""
+
+    async def current(self) -> str:
+        """Return a fresh token."""
+
+    async def replace(self) -> str:
+        """Return another, as the provider refused the last."""
+
+    async def report_rejected(self) -> None:
+        """Have another made for the next call."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyCall:
+    """A call that is allowed.
+
+    Attributes:
+        connection: whose provider is called.
+        path: as ``normalize_path`` returns it.
+        query: as ``check_query`` returns it.
+        prefix: the proxy's own path of the connection.
+    """
+
+    connection: str
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    prefix: str
+
+
+async def forward(
+    session: aiohttp.ClientSession,
+    settings: ProxySettings,
+    call: ProxyCall,
+    body: RequestBody,
+    tokens: Tokens,
+) -> Response:
+    """Call the provider; where it refuses the token, once more.
+
+    Raises:
+        ApiProblem: the call cannot be made, or its answer cannot be passed on.
+        VaultError: there is no token.
+    """
+    try:
+        begun = await body.begin()
+    except BodyRefused as error:
+        raise ApiProblem("too-large", str(error)) from None
+    is_repeatable = body.is_complete
+    used = [await tokens.current()]
+    answer = await _send(session, settings, call, begun, body, used[-1])
+    if answer.status == 401 and is_repeatable:
+        if replacement := await _replace(tokens, answer):
+            used.append(replacement)
+            answer = await _send(session, settings, call, begun, body, replacement)
+    elif answer.status == 401:
+        await tokens.report_rejected()
+    try:
+        return _response(settings, call, answer, TokenScrubber(used))
+    except BaseException:
+        answer.close()
+        raise
+
+
+async def _replace(tokens: Tokens, refused: aiohttp.ClientResponse) -> str | None:
+    """Return another token, and release the refused answer.
+
+    None where none comes in time: then the provider's own answer is the one to pass on.
+    """
+    try:
+        replacement = await tokens.replace()
+    except TemporarilyUnavailable:
+        return None
+    except BaseException:
+        refused.close()
+        raise
+    refused.close()
+    return replacement
+
+
+async def _send(
+    session: aiohttp.ClientSession,
+    settings: ProxySettings,
+    call: ProxyCall,
+    begun: bytes,
+    body: RequestBody,
+    token: str,
+) -> aiohttp.ClientResponse:
+    headers = request_headers(call.headers, token)
+    data: bytes | AsyncIterator[bytes] | None = begun or None
+    if not body.is_complete:
+        data = body.stream()
+        headers += [(name, value) for name, value in call.headers if name.lower() == "content-length"]
+    try:
+        return await session.request(
+            call.method,
+            _url(settings, call),
+            headers=headers,
+            data=data,
+            skip_auto_headers=("User-Agent", "Content-Type"),
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                total=MAX_CALL_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=settings.timeout
+            ),
+        )
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        name = type(error).__name__
+    # Outside the handler: aiohttp's errors show the request's headers, the token among them.
+    if body.refused is not None:
+        raise ApiProblem("too-large", str(body.refused))
+    log.warning("proxy.call_failed", connection=call.connection, error=name)
+    raise problems.unavailable(f"the API behind connection {call.connection} does not answer", RETRY_SECONDS)
+
+
+def _url(settings: ProxySettings, call: ProxyCall) -> URL:
+    query = f"?{call.query}" if call.query else ""
+    # As it is: encoded anew it might mean something else than what was allowed.
+    return URL(f"{settings.base_url}{encode_path(call.path)}{query}", encoded=True)
+
+
+def _response(
+    settings: ProxySettings, call: ProxyCall, answer: aiohttp.ClientResponse, scrubber: TokenScrubber
+) -> Response:
+    """Return a provider's answer as the caller gets it.
+
+    Raises:
+        ApiProblem: it cannot be passed on.
+    """
+    headers = [
+        (name.decode("ascii"), value.decode("latin-1"))
+        for name, value in answer.raw_headers
+        if _HEADER_NAME.fullmatch(name)
+        and _HEADER_VALUE.fullmatch(value)
+        and not scrubber.contains_token(name + b": " + value)
+    ]
+    decoder = _check(settings, answer)
+    location = None
+    if given := answer.headers.get("location"):
+        location = rewrite_location(given, str(answer.url), settings.base_url, call.prefix)
+        if location and scrubber.contains_token(location.encode()):
+            location = None
+    sent = response_headers(headers, location)
+    if call.method == "HEAD" or answer.status in (204, 205, 304):
+        answer.close()
+        return _with_headers(Response(status_code=answer.status), sent)
+    pieces = clean_body(_pieces(answer), decoder, scrubber, settings.max_response_bytes)
+    return _with_headers(_Streamed(pieces, answer), sent)
+
+
+def _check(settings: ProxySettings, answer: aiohttp.ClientResponse) -> Decoder:
+    """Return what decodes an answer that can be passed on."""
+    if not 200 <= answer.status <= 599:
+        raise ApiProblem("bad-gateway", f"the provider answers with the status {answer.status}")
+    if answer.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream":
+        raise ApiProblem(
+            "bad-gateway", "the provider answers with server-sent events, which are not forwarded"
+        )
+    if (answer.content_length or 0) > settings.max_response_bytes:
+        raise ApiProblem("bad-gateway", f"the answer has more than {settings.max_response_bytes} bytes")
+    try:
+        return Decoder(", ".join(answer.headers.getall("content-encoding", [])))
+    except UnreadableEncoding:
+        raise ApiProblem(
+            "bad-gateway", "the answer is compressed in a way in which no token could be found"
+        ) from None
+
+
+async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    try:
+        async for piece in answer.content.iter_any():
+            yield piece
+    except (aiohttp.ClientError, TimeoutError) as error:
+        name = type(error).__name__
+    else:
+        return
+    raise AnswerCut(f"the provider's answer broke off: {name}")
+
+
+class _Streamed(StreamingResponse):
+    """Passes a body on, then releases the provider."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], answer: aiohttp.ClientResponse) -> None:
+        super().__init__(pieces, answer.status)
+        self._upstream = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._upstream.close()
+
+
+def _with_headers(response: Response, headers: Headers) -> Response:
+    # The framework's own would add a length and a type that are not the provider's.
+    response.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return response

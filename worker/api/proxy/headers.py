@@ -1,0 +1,167 @@
+"""Which headers pass the proxy, in both directions.
+
+Pure. Sources: RFC 9110, 7.6.1 (hop-by-hop); RFC 6265; RFC 7239; Fetch (``Sec-``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from worker.proxy_rules import encode_path, normalize_path
+
+Headers = list[tuple[str, str]]
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+# Beside the hop-by-hop ones. The framing (host, content-length, expect) is made anew.
+_DROPPED_FROM_REQUESTS = frozenset(
+    {"host", "content-length", "expect", "accept-encoding", "max-forwards"}
+    # of the browser, which the provider has no business with
+    | {"origin", "referer", "cookie", "cookie2", "dnt", "priority"}
+    # credentials, and headers that act for somebody else
+    | {"authorization", "dpop", "www-authenticate", "sudo", "x-sudo", "signature", "signature-input"}
+    # where the request came from, or was meant to go
+    | {"forwarded", "via", "client-ip", "true-client-ip", "fastly-client-ip", "from", "destination"}
+    | {"x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-host", "x-rewrite-url", "x-url"}
+    # A token that the provider echoes could be read in parts, none of which looks like it.
+    | {"range", "if-range", "request-range"}
+    # a request id is our own, and traces of the operator's stay with the operator
+    | {"traceparent", "tracestate", "baggage", "x-request-id"}
+)
+_DROPPED_PATTERN = re.compile(
+    r"sec-.*|proxy-.*|cf-.*|x-forwarded.*|x-original-.*|x-envoy-.*|x-amzn?-.*|access-control-.*|x-b3-.*"
+    r"|.*method-?override.*|x-http-method|.*token.*|.*api-?key.*|.*secret.*|.*authorization.*|.*session.*|.*csrf.*"
+)
+
+_DROPPED_FROM_RESPONSES = frozenset(
+    {"content-length", "content-encoding", "content-range", "accept-ranges", "location", "content-location"}
+    | {"set-cookie", "set-cookie2", "www-authenticate", "proxy-authenticate", "authentication-info"}
+    # "Refresh" and "Link" can send a browser elsewhere; the others speak for the whole origin, which is ours.
+    | {"refresh", "clear-site-data", "strict-transport-security", "alt-svc", "public-key-pins", "expect-ct"}
+    | {
+        "content-security-policy",
+        "content-security-policy-report-only",
+        "service-worker-allowed",
+        "sourcemap",
+    }
+    | {
+        "cache-control",
+        "pragma",
+        "expires",
+        "age",
+        "nel",
+        "report-to",
+        "reporting-endpoints",
+        "server",
+        "via",
+    }
+    | {"x-content-type-options", "x-request-id", "traceresponse", "date", "x-frame-options", "vary"}
+    | {"authorization", "dpop-nonce", "forwarded"}
+)
+
+# The provider's answer is shown on the vault's own origin: no script of it may run there.
+_OWN_RESPONSE_HEADERS = (
+    ("cache-control", "no-store"),
+    ("x-content-type-options", "nosniff"),
+    ("content-security-policy", "sandbox; default-src 'none'"),
+)
+
+
+def _named_by_connection(headers: Iterable[tuple[str, str]]) -> set[str]:
+    """Return the headers that ``Connection`` makes hop-by-hop."""
+    return {
+        option.strip().lower()
+        for name, value in headers
+        if name.lower() == "connection"
+        for option in value.split(",")
+    }
+
+
+def request_headers(incoming: Headers, token: str) -> Headers:
+    """Return a caller's headers as the provider gets them.
+
+    Args:
+        token: the provider's access token.
+    """
+    dropped = _named_by_connection(incoming) | _HOP_BY_HOP | _DROPPED_FROM_REQUESTS
+    kept = [
+        (name.lower(), value)
+        for name, value in incoming
+        # An underscore becomes a hyphen in many servers (CGI).
+        if _plain(name) not in dropped
+        and name.lower() not in dropped
+        and not _DROPPED_PATTERN.fullmatch(_plain(name))
+    ]
+    # Not compressed: what is searched for the token has to be readable.
+    return [*kept, ("accept-encoding", "identity"), ("authorization", f"Bearer {token}")]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def response_headers(upstream: Headers, location: str | None) -> Headers:
+    """Return a provider's headers as the caller gets them.
+
+    Args:
+        location: the rewritten ``Location``; None where there is none to pass on.
+    """
+    dropped = _named_by_connection(upstream) | _HOP_BY_HOP | _DROPPED_FROM_RESPONSES
+    kept = [
+        (name.lower(), value)
+        for name, value in upstream
+        if name.lower() not in dropped
+        and not name.lower().startswith(("access-control-", "proxy-", "x-forwarded"))
+    ]
+    own = [*_OWN_RESPONSE_HEADERS, *([("location", location)] if location is not None else [])]
+    return [*kept, *own]
+
+
+def rewrite_location(value: str, requested: str, base_url: str, prefix: str) -> str | None:
+    """Return a redirect as a path of the proxy.
+
+    None where it leads to another host, or out of the base URL.
+
+    Args:
+        value: the provider's ``Location``.
+        requested: the whole URL that was asked for.
+        base_url: of the proxied API, without a slash at its end.
+        prefix: the proxy's own path of this connection, without a slash at its end.
+    """
+    base = urlsplit(base_url)
+    try:
+        target = _same_origin(value, requested, base)
+        path = encode_path(normalize_path((target.path or "/").encode()))
+    except ValueError:
+        return None
+    if base.path and not path.startswith(f"{base.path}/"):
+        return None
+    query = f"?{target.query}" if target.query else ""
+    return f"{prefix}{path.removeprefix(base.path)}{query}"
+
+
+def _same_origin(value: str, requested: str, base: SplitResult) -> SplitResult:
+    """Resolve a redirect, or raise ValueError."""
+    if not value.isascii() or not value.isprintable() or "\\" in value or not value or value != value.strip():
+        raise ValueError("the location has characters that no URL has")
+    target = urlsplit(urljoin(requested, value))
+    if "@" in target.netloc or _origin(target) != _origin(base):
+        raise ValueError("the location is of another origin")
+    return target
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.hostname, url.port or {"http": 80, "https": 443}.get(url.scheme)

@@ -1,0 +1,72 @@
+"""The body of a caller's request: bounded, repeatable where short."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+# A longer body is not kept: the request cannot be sent again with another token.
+MAX_REPEATABLE_BYTES = 262_144
+
+
+class BodyRefused(Exception):
+    """A body that is too long, or does not come."""
+
+
+class RequestBody:
+    """A body that is read while it is sent on.
+
+    Args:
+        pieces: as the server receives them.
+        max_bytes: of the whole.
+        idle_seconds: for which nothing may come.
+    """
+
+    def __init__(self, pieces: AsyncIterator[bytes], *, max_bytes: int, idle_seconds: float) -> None:
+        self._pieces = pieces
+        self._max_bytes = max_bytes
+        self._idle_seconds = idle_seconds
+        self._begun = b""
+        self._length = 0
+        self.is_complete = False
+        # What a sender made of it hides the cause.
+        self.refused: BodyRefused | None = None
+
+    async def begin(self) -> bytes:
+        """Read a short body whole, a long one in part.
+
+        Raises:
+            BodyRefused: it is too long, or nothing comes.
+        """
+        parts = []
+        while not self.is_complete and self._length <= MAX_REPEATABLE_BYTES:
+            parts.append(await self._next())
+        self._begun = b"".join(parts)
+        return self._begun
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Yield the whole body, once."""
+        begun, self._begun = self._begun, b""
+        yield begun
+        del begun
+        while not self.is_complete:
+            if piece := await self._next():
+                yield piece
+
+    async def _next(self) -> bytes:
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                piece = await anext(self._pieces, None)
+        except TimeoutError:
+            raise self._refuse("the body does not come") from None
+        if piece is None:
+            self.is_complete = True
+            return b""
+        self._length += len(piece)
+        if self._length > self._max_bytes:
+            raise self._refuse(f"the body has more than {self._max_bytes} bytes")
+        return piece
+
+    def _refuse(self, why: str) -> BodyRefused:
+        self.refused = BodyRefused(why)
+        return self.refused
