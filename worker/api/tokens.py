@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import time
@@ -24,6 +25,7 @@ from worker.vault.db.errors import explained
 from worker.vault.grants import queries
 
 MAX_BODY_BYTES = 65_536
+MAX_BODY_SECONDS = 10.0
 # A user has a grant for each linked identity: more are shown by nobody.
 MAX_GRANTS = 1000
 
@@ -238,10 +240,14 @@ def _with_links(read: TokenRead, problem: ApiProblem) -> ApiProblem:
 
 async def _refused_token(request: Request) -> str:
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiProblem("too-large", f"the body has more than {MAX_BODY_BYTES} bytes")
+    try:
+        async with asyncio.timeout(MAX_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise ApiProblem("too-large", f"the body has more than {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        raise ApiProblem("bad-request", "the body did not come in time") from None
     try:
         value = json.loads(body)["access_token"]
     except (ValueError, KeyError, TypeError, RecursionError):

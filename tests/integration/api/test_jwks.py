@@ -1,0 +1,70 @@
+"""The issuer's keys: fetched seldom, followed when they rotate, kept while the issuer is away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jwt
+import pytest
+
+from emulators.client import Emulation
+from token_vault.errors import TemporarilyUnavailable
+from worker.api import jwks
+from worker.api.jwks import Jwks
+
+
+@dataclass
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def key_id(tenant: Emulation) -> str:
+    """The id of the key that the issuer signs with now."""
+    return str(jwt.get_unverified_header(tenant.issue_access_token())["kid"])
+
+
+async def test_a_withdrawn_key_is_distrusted_within_a_minute(tenant: Emulation) -> None:
+    """A key that left the set verifies nothing any more, once the set was fetched anew."""
+    clock = Clock()
+    keys = Jwks(f"{tenant.auth0_domain}/.well-known/jwks.json", clock)
+    old = key_id(tenant)
+    assert await keys.key(old)
+    tenant.rotate_signing_keys(withdraw=True)
+    new = key_id(tenant)
+    assert await keys.key(new) is None  # fetched just now: strangers cannot have it fetched again
+    clock.now += jwks.MIN_FETCH_SECONDS + 1
+    assert await keys.key(new)
+    assert await keys.key(old) is None
+    tenant.rotate_signing_keys(withdraw=True)
+    clock.now += jwks.FRESH_SECONDS + 1
+    assert await keys.key(new) is None
+
+
+async def test_unknown_keys_cost_three_fetches_a_minute(tenant: Emulation) -> None:
+    """However many tokens name unknown keys, the issuer is seldom asked."""
+    clock = Clock()
+    keys = Jwks(f"{tenant.auth0_domain}/.well-known/jwks.json", clock)
+    for second in range(60):
+        for each in range(5):
+            assert await keys.key(f"unknown-{second}-{each}") is None
+        clock.now += 1
+    assert tenant.jwks_fetches() <= 3
+
+
+async def test_the_last_keys_hold_while_the_issuer_is_away(tenant: Emulation) -> None:
+    """For an hour the last set is used; then nobody can tell, and callers are told to come again."""
+    clock = Clock()
+    keys = Jwks(f"{tenant.auth0_domain}/.well-known/jwks.json", clock)
+    kid = key_id(tenant)
+    assert await keys.key(kid)
+    keys.url = "http://127.0.0.1:9/jwks.json"
+    clock.now += jwks.MAX_STALE_SECONDS - 1
+    assert await keys.key(kid)
+    clock.now += 2
+    with pytest.raises(TemporarilyUnavailable):
+        await keys.key(kid)
