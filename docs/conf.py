@@ -53,6 +53,7 @@ CONTENTS = """
 
 docs/operating
 docs/http-api
+docs/proxy
 docs/leaks
 docs/adding-a-provider
 examples/README

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 
 from token_vault.errors import VaultError
-from worker.api import health, openapi, problems, tokens
+from worker.api import health, openapi, problems, reconnect, tokens
 from worker.api.metrics import Metrics
 from worker.api.middleware import Gate
 from worker.api.proxy.routes import proxy_route
@@ -72,5 +72,6 @@ def routes(origins: Sequence[str] = ()) -> Sequence[BaseRoute]:
         Route("/v1/connections/{connection}/token", tokens.get_token, methods=["GET"]),
         Route("/v1/connections/{connection}/token/refresh", tokens.refresh_token, methods=["POST"]),
         Route("/v1/connections/{connection}/token/rejected", tokens.reject_token, methods=["POST"]),
+        Route("/v1/users/{user_id:path}/reconnect/{connection}", reconnect.reconnect, methods=["GET"]),
         proxy_route(origins),
     )

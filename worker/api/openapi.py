@@ -42,6 +42,7 @@ def describe() -> Json:
             **_token_paths("/v1/users/{user_id}/tokens/{connection}", "UserToken", ["user_id", "connection"]),
             **_token_paths("/v1/connections/{connection}/token", "AdminToken", ["connection"]),
             "/v1/users/{user_id}/tokens": {"get": _list_operation()},
+            "/v1/users/{user_id}/reconnect/{connection}": {"get": _reconnect_operation()},
             "/healthz": {"get": _open_operation("health", "Whether the process answers.", ())},
             "/readyz": {
                 "get": _open_operation(
@@ -101,6 +102,18 @@ def _list_operation() -> Json:
     problems = ("bad-request", "invalid-token", "not-allowed", "internal-error", "temporarily-unavailable")
     summary = "List a user's grants that the consumer may read."
     return _operation("listGrants", summary, [_path_parameter("user_id")], {"200": listed}, problems)
+
+
+def _reconnect_operation() -> Json:
+    link = _ok("Where the user consents again.", {"$ref": "#/components/schemas/Link"})
+    problems = ("bad-request", "invalid-token", "not-allowed", "not-found", "internal-error")
+    names = {"needs", "tenant"}
+    parameters = [
+        *(_path_parameter(each) for each in ("user_id", "connection")),
+        *(each for each in _query_parameters(admin=False) if each["name"] in names),
+    ]
+    summary = "Make the link by which a user consents again."
+    return _operation("reconnect", summary, parameters, {"200": link}, (*problems, "temporarily-unavailable"))
 
 
 def _open_operation(
@@ -199,6 +212,7 @@ def _schemas() -> Json:
         "Grants": _object(
             {"user_id": text, "grants": {"type": "array", "items": {"$ref": "#/components/schemas/Grant"}}}
         ),
+        "Link": _object({"reauthorize_url": text, "user_id": text, "connection": text}),
         "Rejected": _object({"access_token": {"type": "string", "minLength": 1, "maxLength": 60_000}}),
         "Replacing": _object({"replacing": {"type": "boolean"}}),
         "Problem": {

@@ -19,6 +19,7 @@ from token_vault.grant_key import GrantKey
 from token_vault.read_flow import REJECTED_SECONDS
 from worker.api.parameters import TokenParameters, user_of
 from worker.api.problems import NO_STORE, ApiProblem, of_error
+from worker.api.reconnect import add_link
 from worker.api.service import Service, service_of
 from worker.consumer_rules import ConsumerRules
 from worker.vault.db.errors import explained
@@ -204,7 +205,7 @@ async def _answer(read: TokenRead, *, refreshing: bool) -> Response:
     except (VaultError, ApiProblem) as error:
         await read.record(type(error).__name__)
         if isinstance(error, VaultError):
-            raise _with_links(read, of_error(error)) from None
+            raise await _with_links(read, of_error(error)) from None
         raise
     await read.record("served", token)
     return JSONResponse(_document(read, token), headers=NO_STORE)
@@ -231,11 +232,12 @@ async def _is_new(read: TokenRead, token: Token) -> bool:
     return age is not None and age < REJECTED_SECONDS
 
 
-def _with_links(read: TokenRead, problem: ApiProblem) -> ApiProblem:
-    """Say whose grant it is, for whoever asks the user."""
-    problem.members.setdefault("user_id", read.wanted.user_id or None)
-    problem.members.setdefault("connection", read.wanted.connection)
-    return problem
+async def _with_links(read: TokenRead, problem: ApiProblem) -> ApiProblem:
+    """Say whose grant it is, and add the link."""
+    wanted = read.wanted
+    problem.members.setdefault("user_id", wanted.user_id or None)
+    problem.members.setdefault("connection", wanted.connection)
+    return await add_link(read.service, problem, read.tenant, wanted.user_id, wanted.connection)
 
 
 async def _refused_token(request: Request) -> str:

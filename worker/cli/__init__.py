@@ -32,6 +32,7 @@ from worker.cli import (
     migrate,
     output,
     plan,
+    reconnect,
     renew,
     revoke,
     serve,
@@ -55,6 +56,7 @@ for name, command in (
     ("renew", renew.renew), ("revoke", revoke.revoke), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
     ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("audit", audit.audit), ("plan", plan.plan),
     ("adopt", adopt.adopt), ("serve", serve.serve),
+    ("reconnect", reconnect.reconnect),
 ):  # fmt: skip
     app.command(name=name)(command)
 app.add_typer(connections.app, name="connections")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from worker.loopback import is_loopback
+from worker.reconnect import ReconnectApplication
 from worker.settings.section import SecretField, Section
+from worker.settings.tenants import TenantSettings
 
 # HS256 wants a key as long as its hash (RFC 7518, 3.2).
 MIN_SECRET_BYTES = 32
@@ -49,3 +52,16 @@ class ReconnectSettings(Section):
                 f"secret has to have {MIN_SECRET_BYTES} bytes: openssl rand -base64 32 makes one"
             )
         return self
+
+    def application(self, tenant: TenantSettings) -> ReconnectApplication:
+        """Return the application at a tenant."""
+        domain = (self.domain or tenant.domain).rstrip("/")
+        return ReconnectApplication(
+            base_url=domain if "://" in domain else f"https://{domain}",
+            client_id=self.client_id,
+            redirect_uri=self.redirect_uri,
+            scope=self.scope,
+            secret=self.secret,
+            lifetime=timedelta(seconds=self.state_seconds),
+            audience=self.audience,
+        )

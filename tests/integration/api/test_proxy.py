@@ -9,23 +9,29 @@ import json
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from emulators.client import Emulation
 from tests.support.readers import on_demand_worker
 from tests.support.scripted_upstream import Received, Upstream, http, upstream
 from tests.support.served_api import AUDIENCE, Issuer, issuer, served
 from tests.support.synced_user import CONNECTION, USER, sync_user
+from token_vault.secret import Secret
+from worker.cli import app
+from worker.reconnect import read_state
 from worker.runtime import Runtime
 from worker.settings import load
 
 PATH = f"/v1/proxy/{CONNECTION}"
 ORIGIN = "https://app.acme.example"
+RECONNECT_SECRET = Secret("s" * 32)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,11 @@ async def proxied(
 audience = "{AUDIENCE}"
 issuer = "{issued.url}"
 origins = ["{ORIGIN}"]
+
+[reconnect]
+client_id = "web-app"
+redirect_uri = "{ORIGIN}/reconnected"
+secret = "{RECONNECT_SECRET.reveal()}"
 
 [proxy."{CONNECTION}"]
 base_url = "{provider.url}"
@@ -420,3 +431,41 @@ async def test_a_head_or_empty_answer_has_no_body(proxied: Proxied) -> None:
     assert (await proxied.call(method="HEAD")).headers["etag"] == "x"
     proxied.upstream.answer = lambda _: [b"HTTP/1.1 204 No Content\r\n\r\n"]
     assert (await proxied.call(method="DELETE")).status_code == 204
+
+
+async def test_a_user_who_has_to_act_gets_the_link(
+    proxied: Proxied, sql: Callable[..., list[dict[str, Any]]]
+) -> None:
+    """The problem document and the route lead to Auth0, with a state that names the grant."""
+    sql(
+        "UPDATE grants SET state = 'reauthorization_required', due_at = NULL, reason = 'invalid_grant',"
+        " expires_at = now(), reason_since = now()"
+    )
+    failed = await proxied.call()
+    assert problem(failed) == "consent-needed"
+    headers = {"Authorization": f"Bearer {proxied.issuer.access_token(USER)}"}
+    url = f"{proxied.url}/v1/users/{quote(USER)}/reconnect/{CONNECTION}"
+    asked = await proxied.http.get(url, params={"needs": "more"}, headers=headers)
+    for link in (failed.json()["reauthorize_url"], asked.json()["reauthorize_url"]):
+        query = dict(parse_qsl(urlsplit(link).query))
+        assert (query["client_id"], query["connection"], query["prompt"]) == (
+            "web-app",
+            CONNECTION,
+            "consent",
+        )
+        state = read_state(query["state"], RECONNECT_SECRET, datetime.now(UTC))
+        assert (state.user_id, state.connection, state.tenant) == (USER, CONNECTION, "default")
+    assert "more" in query["connection_scope"].split(",")
+    other = {"Authorization": f"Bearer {proxied.issuer.access_token('oauth2|other')}"}
+    assert problem(await proxied.http.get(url, headers=other)) == "not-allowed"
+    assert proxied.upstream.received == []
+
+
+async def test_the_command_prints_the_link(proxied: Proxied) -> None:
+    """``token-vault reconnect`` prints the link alone."""
+    found = await asyncio.to_thread(
+        CliRunner().invoke, app, ["reconnect", "--user", USER, "--connection", CONNECTION]
+    )
+    assert found.stdout.count("\n") == 1, found.output
+    query = dict(parse_qsl(urlsplit(found.stdout.strip()).query))
+    assert read_state(query["state"], RECONNECT_SECRET, datetime.now(UTC)).user_id == USER

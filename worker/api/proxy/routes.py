@@ -19,9 +19,10 @@ from token_vault.errors import ConfigurationError, VaultError
 from token_vault.read_records import ReadRecord
 from token_vault.token import Token
 from worker.api.callers import Caller
-from worker.api.problems import ApiProblem
+from worker.api.problems import ApiProblem, of_error
 from worker.api.proxy.forward import ProxyCall, forward
 from worker.api.proxy.request_body import RequestBody
+from worker.api.reconnect import add_link
 from worker.api.service import Service, service_of
 from worker.proxy_rules import METHODS, TargetRefused, check_query, is_allowed, normalize_path
 from worker.settings import ProxySettings
@@ -130,7 +131,11 @@ async def proxy(request: Request) -> Response:
     )
     tokens = _UserTokens(service, caller, read)
     body = RequestBody(request.stream(), max_bytes=settings.max_request_bytes, idle_seconds=settings.timeout)
-    return await forward(service.provider_session, settings, call, body, tokens)
+    try:
+        return await forward(service.provider_session, settings, call, body, tokens)
+    except VaultError as error:
+        problem = of_error(error)
+    raise await add_link(service, problem, read.tenant, caller.user_id(), connection)
 
 
 def _split(request: Request) -> tuple[str, bytes]:

@@ -1,0 +1,68 @@
+"""``token-vault reconnect``: the link by which a user consents again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from token_vault.errors import ConfigurationError
+from worker.cli import environment, output
+from worker.cli.exit_codes import ExitCode
+from worker.cli.options import Connection, Json, Tenant, User
+from worker.cli.query import query_vault
+
+if TYPE_CHECKING:
+    from worker.vault.vault import Vault
+
+
+def reconnect(
+    user: User = None,
+    connection: Connection = None,
+    needs: Annotated[
+        str, typer.Option("--needs", metavar="SCOPES", help="Scopes to ask for besides those granted.")
+    ] = "",
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> int:
+    """Print the link by which a user consents again.
+
+    It leads to Auth0, for the application of [reconnect]; its state comes back to that application's page.
+    """
+    from worker.reconnect import reconnect_link
+    from worker.settings import load
+    from worker.vault.grants import queries
+
+    if user is None or connection is None:
+        raise ConfigurationError("give --user and --connection")
+    settings = load()
+    if settings.reconnect is None:
+        raise ConfigurationError(
+            "[reconnect] is not set: client_id, redirect_uri and secret of your application"
+        )
+    tenants = environment.select_tenants(settings, tenant)
+    if len(tenants) != 1:
+        raise ConfigurationError(f"name the tenant by --tenant: {', '.join(tenants) or 'none is configured'}")
+
+    async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
+        return await queries.list_grants(vault, tenants, user_id=user, connection=connection)
+
+    # A user who never connected has no grant, and needs a link all the same.
+    found, _, _ = query_vault(look, tenants[0])
+    granted = [scope for row in found for scope in row["scopes"] or ()]
+    link = reconnect_link(
+        settings.reconnect.application(settings.tenants[tenants[0]]),
+        tenant=tenants[0],
+        connection=connection,
+        user_id=user,
+        scopes=[*granted, *needs.split()],
+        login_hint=None,
+        now=datetime.now(UTC),
+    )
+    if as_json:
+        output.print_json({"reauthorize_url": link, "user_id": user, "connection": connection})
+    else:
+        typer.echo(link)
+    return ExitCode.OK
