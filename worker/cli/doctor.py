@@ -52,13 +52,12 @@ def doctor(worker: Worker = None, as_json: Json = False) -> int:
     environment.configure_log()
     checks: list[Check] = []
     try:
-        if worker is None:
-            _examine(checks)
-        else:
-            checks.append(_one_worker(worker))
+        settings = environment.load_settings()
     except VaultError as error:
-        # The checks after this one need what failed here.
-        checks.append(Check("vault" if checks else "settings", CheckResult.FAIL, str(error)))
+        checks.append(Check("settings", CheckResult.FAIL, str(error)))
+    else:
+        environment.require_vault(settings)  # without one there is nothing to check
+        _check(settings, worker, checks)
     ok = all(check.result is not CheckResult.FAIL for check in checks)
     if as_json:
         output.print_json({"ok": ok, "checks": [asdict(check) for check in checks]})
@@ -69,8 +68,18 @@ def doctor(worker: Worker = None, as_json: Json = False) -> int:
     return ExitCode.OK if ok else ExitCode.FAILED
 
 
-def _examine(checks: list[Check]) -> None:
-    settings = environment.load_settings()
+def _check(settings: Settings, worker: str | None, checks: list[Check]) -> None:
+    try:
+        if worker is None:
+            _examine(settings, checks)
+        else:
+            checks.append(_one_worker(worker))
+    except VaultError as error:
+        # The checks after this one need what failed here.
+        checks.append(Check("vault" if checks else "settings", CheckResult.FAIL, str(error)))
+
+
+def _examine(settings: Settings, checks: list[Check]) -> None:
     where = f"embedded under {settings.home}" if settings.embedded else "as DATABASE_URL names it"
     checks.append(Check("settings", CheckResult.OK, f"a vault {where}"))
     complete = environment.with_keys(settings)

@@ -3,14 +3,15 @@
 It is the one that the environment names, or the one under the home folder.
 
 Without ``DATABASE_URL`` the servers are embedded, the keys lie in two files beside them, and the tables are kept
-at this version. With it, servers, keys and migrations are the operator's, and nothing is made up.
+at this version. Only ``up`` makes such a vault: where a variable is misspelt, a command must not answer for a new and
+empty one. With ``DATABASE_URL``, servers, keys and migrations are the operator's, and nothing is made up.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,12 +39,14 @@ def running_vault(*, redis: bool = False, rings: Sequence[RingName] = RING_NAMES
         rings: whose keys are needed where the vault is the operator's; an embedded one has both.
 
     Raises:
-        ConfigurationError: a setting or a key is missing, or a server does not start.
+        ConfigurationError: there is no vault, a setting or a key is missing, or a server does not start.
         TemporarilyUnavailable: the database does not answer.
     """
     from worker.embedded import is_up
 
-    settings = with_keys(load_settings(), rings)
+    settings = load_settings()
+    require_vault(settings)
+    settings = with_keys(settings, rings)
     with running_servers(settings, redis=redis and settings.embedded) as complete:
         if settings.embedded and not is_up(settings.home):  # `up` has migrated it already
             migrate_to_head(complete)
@@ -63,6 +66,22 @@ def load_settings() -> Settings:
     settings = load()
     demo = settings.home / DEMO_CONFIG
     return load(demo) if not settings.tenants and demo.exists() else settings
+
+
+def require_vault(settings: Settings) -> None:
+    """Refuse to work where no vault has been made.
+
+    Raises:
+        ConfigurationError: no database is named, and ``up`` has not run under this home.
+    """
+    from token_vault.home import no_vault
+    from worker.embedded import is_up
+
+    if not settings.embedded or is_up(settings.home):  # `up` may be making it just now
+        return
+    with suppress(PermissionError):  # a folder of another user's: what comes next says so
+        if not (settings.home / "postgres" / "data").exists():
+            raise no_vault(settings.home)
 
 
 def with_keys(settings: Settings, rings: Sequence[RingName] = RING_NAMES) -> Settings:

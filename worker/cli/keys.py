@@ -87,7 +87,21 @@ def rotate(as_json: Json = False) -> int:
             with output.progress_bar("looking once more") as bar:
                 stats = rotating.inspect(url, rings, spool, bar)
     _show(stats, rings, as_json=as_json, reencrypted=reencrypted)
-    return ExitCode.FAILED if any(column.outdated for column in stats) else ExitCode.OK
+    is_done = all(_is_settled(ring, _of_ring(stats, name)) for name, ring in rings.items())
+    return ExitCode.OK if is_done else ExitCode.FAILED
+
+
+def _of_ring(stats: Sequence[RotationStats], name: RingName) -> list[RotationStats]:
+    return [column for column in stats if column.ring == name]
+
+
+def _is_settled(ring: KeyRing, stats: Sequence[RotationStats]) -> bool:
+    """Whether a rotation of this ring is complete."""
+    from worker.vault.rotation.rotate import are_older_keys_removable
+
+    if len(ring.fingerprints) == 1:
+        return not any(column.outdated for column in stats)
+    return are_older_keys_removable(stats)
 
 
 @contextmanager
@@ -136,7 +150,7 @@ def _show(
             row.insert(2, reencrypted[column.ring, column.content])
     output.print_table(columns, rows)
     for name, ring in rings.items():
-        output.print_line(_verdict(name, ring, [column for column in stats if column.ring == name]))
+        output.print_line(_verdict(name, ring, _of_ring(stats, name)))
     for column in stats:
         _name_problems(column)
     for name in environment.RING_NAMES:
@@ -156,6 +170,10 @@ def _verdict(name: RingName, ring: KeyRing, stats: Sequence[RotationStats]) -> s
     """Say whether a ring's older keys may go."""
     variable, first, *older = f"VAULT_{name.upper()}_KEYS", *ring.fingerprints
     outdated = sum(column.outdated for column in stats)
+    if not outdated and not _is_settled(ring, stats):
+        has_check = any(each.source == "check" and each.by_key[0] for each in stats)
+        lacks = "nothing of it but its check" if has_check else "no check row of it"
+        return f"{name} ring: keep every key in {variable}: this database holds {lacks}. See that it is the vault's"
     if not outdated:
         said = f"{name} ring: all is under the first key ({first}); "
         return said + (
@@ -206,12 +224,19 @@ def _document(
     rings: dict[RingName, KeyRing],
     reencrypted: dict[tuple[RingName, str], int] | None,
 ) -> dict[str, Any]:
+    from worker.vault.rotation.rotate import are_older_keys_removable
+
+    ok = (
+        not any(column.undecryptable for column in stats)
+        if reencrypted is None
+        else all(_is_settled(ring, _of_ring(stats, name)) for name, ring in rings.items())
+    )
     return {
-        "ok": not any(column.undecryptable if reencrypted is None else column.outdated for column in stats),
+        "ok": ok,
         "rings": {
             name: {
                 "keys": list(ring.fingerprints),
-                "older_keys_removable": not any(column.outdated for column in stats if column.ring == name),
+                "older_keys_removable": are_older_keys_removable(_of_ring(stats, name)),
             }
             for name, ring in rings.items()
         },

@@ -11,6 +11,7 @@ def migrate(as_json: Json = False) -> int:
     """Bring the database to this version's tables, roles and consumers."""
     environment.configure_log()
     settings = environment.load_settings()
+    environment.require_vault(settings)
     if settings.embedded:
         settings = environment.with_keys(settings)
     with environment.running_servers(settings, redis=False) as complete:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 from token_vault.errors import ConfigurationError
@@ -82,9 +83,14 @@ def not_ours(folder: Path) -> ConfigurationError:
 
 
 def no_vault(home: Path) -> ConfigurationError:
-    """The error for a vault that is nowhere."""
+    """The error for a vault that is nowhere.
+
+    It names a variable that looks like a misspelt ``DATABASE_URL``, and never its value.
+    """
+    alike = get_close_matches("DATABASE_URL", os.environ, cutoff=0.85)
+    hint = f" ({alike[0]} is: is that a misspelling?)" if alike and alike[0] != "DATABASE_URL" else ""
     return ConfigurationError(
-        f"no DATABASE_URL is set and no vault runs under {home}: start one with `token-vault up`"
+        f"no DATABASE_URL is set{hint} and no vault runs under {home}: set it, or start one with `token-vault up`"
     )
 
 

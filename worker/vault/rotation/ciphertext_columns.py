@@ -29,6 +29,7 @@ class CiphertextColumn:
         context_columns: the other columns that the context is made of.
         context: returns the encryption context of a row's ciphertext.
         condition: on the rows, in SQL.
+        is_check: whether it is the vault's own, by which a ring is told from another.
         joined: another table that the context is made of, as a JOIN in SQL.
     """
 
@@ -41,6 +42,7 @@ class CiphertextColumn:
     context: Callable[[Row], EncryptionContext]
     condition: str = "true"
     joined: str = ""
+    is_check: bool = False
 
 
 def _grant_key(row: Row) -> GrantKey:
@@ -87,6 +89,7 @@ def _own(content: str, ring: RingName, context: EncryptionContext) -> Ciphertext
         (),
         lambda _: context,
         f"name = '{name}'",
+        is_check=True,
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Literal
 
 from sqlalchemy import Connection, create_engine, pool
 from sqlalchemy.exc import DBAPIError
@@ -51,6 +52,7 @@ class RotationStats:
     """What was found of one kind.
 
     Attributes:
+        source: whether they are the vault's own check, its other rows, or this machine's spool.
         by_key: how many ciphertexts are under which key of the ring, 0 for the first.
         reencrypted: how many were put under the first key; they count there.
         in_use: how many another transaction had locked all the time.
@@ -60,6 +62,7 @@ class RotationStats:
 
     ring: RingName
     content: str
+    source: Literal["check", "rows", "spool"] = "rows"
     by_key: Counter[int] = field(default_factory=Counter)
     reencrypted: int = 0
     in_use: int = 0
@@ -79,6 +82,16 @@ class RotationStats:
         self.undecryptable += 1
         if len(self.problems) < MAX_NAMED_PROBLEMS:
             self.problems.append(str(error))
+
+
+def are_older_keys_removable(stats: Sequence[RotationStats]) -> bool:
+    """Whether nothing of one ring needs its older keys.
+
+    An empty database needs no key at all, so it is taken for a wrong one: the vault's own check and further rows
+    must have been seen under the first key.
+    """
+    seen = {each.source for each in stats if each.by_key[0]}
+    return {"check", "rows"} <= seen and not any(each.outdated for each in stats)
 
 
 def inspect(
@@ -140,7 +153,7 @@ def _process(
         )
         done = 0
         for column in columns:
-            stats = RotationStats(column.ring, column.content)
+            stats = RotationStats(column.ring, column.content, "check" if column.is_check else "rows")
             all_stats.append(stats)
             for page in islice(read_pages(connection, column, PAGE_SIZE), pages_at_most):
                 work(connection, column, rings[column.ring], page, stats)
@@ -208,7 +221,7 @@ def _fresh(
 
 
 def _spooled(spool: Spool, *, reencrypting: bool) -> RotationStats:
-    stats = RotationStats("refresh", "answers in this machine's spool")
+    stats = RotationStats("refresh", "answers in this machine's spool", "spool")
     for path in spool.list_files():
         try:
             if reencrypting:
