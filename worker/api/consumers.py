@@ -46,11 +46,11 @@ class Consumers:
         Raises:
             TemporarilyUnavailable: nobody knows who may read what.
         """
-        if self._is_due():
-            async with self._lock:
+        if self._is_due() or (self._lock.locked() and self._is_stale()):
+            async with self._lock:  # one query, however many wait for it
                 if self._is_due():
                     await self._read()
-        if self._clock() - self._loaded_at > MAX_STALE_SECONDS:
+        if self._is_stale():
             raise TemporarilyUnavailable("the table of consumers cannot be read now", RETRY_SECONDS)
 
     @property
@@ -72,6 +72,9 @@ class Consumers:
             if consumer.has_api_key(key):
                 found = consumer
         return found
+
+    def _is_stale(self) -> bool:
+        return self._clock() - self._loaded_at > MAX_STALE_SECONDS
 
     def _is_due(self) -> bool:
         now = self._clock()

@@ -64,7 +64,7 @@ class Jwks:
         Raises:
             TemporarilyUnavailable: the issuer does not answer, and what is known is too old.
         """
-        if self._is_due(kid):
+        if self._is_due(kid) or (self._lock.locked() and kid not in self._keys):
             async with self._lock:  # one fetch, however many wait for it
                 if self._is_due(kid):
                     await self._fetch()

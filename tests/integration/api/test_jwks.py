@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import jwt
@@ -68,3 +69,12 @@ async def test_the_last_keys_hold_while_the_issuer_is_away(tenant: Emulation) ->
     clock.now += 2
     with pytest.raises(TemporarilyUnavailable):
         await keys.key(kid)
+
+
+async def test_the_first_callers_share_one_fetch(tenant: Emulation) -> None:
+    """Who comes while the keys are fetched waits for them, and is not refused."""
+    keys = Jwks(f"{tenant.auth0_domain}/.well-known/jwks.json", Clock())
+    kid = key_id(tenant)
+    found = await asyncio.gather(*(keys.key(kid) for _ in range(20)))
+    assert all(found)
+    assert tenant.jwks_fetches() == 1
