@@ -29,5 +29,5 @@ async def explained() -> AsyncIterator[None]:
     """
     try:
         yield
-    except DBAPIError as error:
+    except (DBAPIError, PoolTimeout) as error:
         raise explain(error) from None
