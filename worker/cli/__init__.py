@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -40,11 +40,12 @@ from worker.cli import (
     status,
     sync,
 )
-from worker.cli.exit_codes import ExitCode
+from worker.cli.exit_codes import MEANINGS, ExitCode
 from worker.cli.up import command as up
 
 app = typer.Typer(
     help="Keeps the identity providers' tokens behind Auth0 fresh, encrypted and at hand.",
+    epilog="\b\nExit codes:\n" + "\n".join(f"{code:>5}  {said}" for code, said in MEANINGS.items()),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # its panels cost more time than all the rest of --help
@@ -63,6 +64,24 @@ app.add_typer(connections.app, name="connections")
 app.add_typer(keys.app, name="keys")
 app.add_typer(events.app, name="events")
 app.add_typer(consumers.app, name="consumers")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from worker import __version__
+
+        output.print_line(f"token-vault {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

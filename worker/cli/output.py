@@ -25,17 +25,28 @@ from worker.cli.exit_codes import ExitCode
 
 def print_line(text: str) -> None:
     """Print a line to standard output."""
-    typer.echo(printable(text))
+    _echo(printable(text))
 
 
 def print_notice(text: str) -> None:
     """Print a line to standard error, under the program's name."""
-    typer.echo(f"token-vault: {printable(text)}", err=True)
+    _echo(f"token-vault: {printable(text)}", err=True)
 
 
 def print_json(value: object) -> None:
     """Print one JSON document; times in ISO 8601, UTC."""
-    typer.echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
+    _echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
+
+
+def _echo(text: str, *, err: bool = False) -> None:
+    """Print to a reader who may be gone, like ``head``.
+
+    What the command does, and its exit code, do not depend on who listens.
+    """
+    try:
+        typer.echo(text, err=err)
+    except BrokenPipeError:  # it stays closed: drop what is buffered
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if err else sys.stdout).fileno())
 
 
 def json_line(value: object) -> str:
@@ -58,7 +69,7 @@ def print_statements(statements: Sequence[str]) -> None:
     if statements:
         print_notice("this role may not run what follows; have it run by one that may create roles:")
     for statement in statements:
-        typer.echo(printable(statement.rstrip(";")) + ";", err=True)
+        _echo(printable(statement.rstrip(";")) + ";", err=True)
 
 
 def report_error(error: VaultError, *, as_json: bool) -> ExitCode:
@@ -95,7 +106,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         return
     widths = [max(map(len, column)) for column in zip(columns, *written, strict=True)]
     for row in (columns, *written) if any(columns) else written:
-        typer.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+        _echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def with_tenant_column(

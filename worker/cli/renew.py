@@ -187,6 +187,8 @@ def _show_refreshed(refreshed: Refreshed, as_json: bool) -> int:
     else:
         columns = {name: value for name, value in asdict(refreshed).items() if value is not None}
         output.print_table(["", ""], [[name.replace("_", " "), value] for name, value in columns.items()])
+    if refreshed.outcome == "reauthorization_required":
+        return ExitCode.CONSENT_NEEDED
     return ExitCode.OK if ok else ExitCode.FAILED
 
 

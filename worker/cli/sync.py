@@ -84,7 +84,7 @@ async def _sync(
     else:
         for each in reports:
             _show_report(each)
-    return max(codes)
+    return ExitCode.of_several(codes)
 
 
 async def _sync_one(

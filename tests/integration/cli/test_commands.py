@@ -53,7 +53,6 @@ def run(
 ) -> Iterator[Run]:
     """Run a command in this process; at the end, nothing any command said may hold a secret."""
     monkeypatch.setattr("worker.logs.configure", _log_to_stderr)
-    monkeypatch.setattr("worker.cli.doctor.PING_SECONDS", 0.2)
     log_before = structlog.get_config()
     monkeypatch.delenv("COLUMNS", raising=False)
     said: list[str] = []
@@ -229,9 +228,9 @@ def test_renew_one(run: Run, company: Emulation) -> None:
     assert run("renew", "--admin", "corp-google", "--force").code == 0
     company.revoke("google-oauth2|1111", "google-oauth2")
     dead = run("renew", *one, "--force", "--json")
-    assert (dead.code, dead.json["outcome"], dead.json["ok"]) == (1, "reauthorization_required", False)
+    assert (dead.code, dead.json["outcome"], dead.json["ok"]) == (4, "reauthorization_required", False)
     missing = run("renew", "--user", "x", "--connection", "google-oauth2", "--json")
-    assert (missing.code, missing.json["error"]["type"]) == (1, "TokenNotFound")
+    assert (missing.code, missing.json["error"]["type"]) == (3, "TokenNotFound")
 
 
 def test_renew_fails_with_a_summary(run: Run, company: Emulation, sql: Sql) -> None:
@@ -267,7 +266,7 @@ def test_get_renews_here_where_nobody_else_does(
     before = run("get", "--user", "google-oauth2|1111", "--min-ttl", "0").out
     asked_too_much = run("get", "--user", "google-oauth2|1111", "--min-ttl", "7000", "--json")
     # A new one was got, which shows that this provider's never live for so long.
-    assert (asked_too_much.code, asked_too_much.json["error"]["type"]) == (1, "TokenExpired")
+    assert (asked_too_much.code, asked_too_much.json["error"]["type"]) == (5, "TokenExpired")
     after = company.live("google-oauth2|1111", "google-oauth2")["access_token"]
     assert after != before.strip()
     assert run("get", "--user", "google-oauth2|1111", "--min-ttl", "0").out == f"{after}\n"
@@ -281,9 +280,9 @@ def test_get_says_what_there_is(run: Run, company: Emulation) -> None:
     assert several.code == 2
     assert "bitbucket | google-oauth2" in several.json["error"]["message"]
     none = run("get", "--user", "google-oauth2|2222", "--json")
-    assert (none.code, none.json["error"]["type"]) == (1, "TokenNotFound")
-    assert run("get", "--user", "google-oauth2|1111", "--connection", "other").code == 1
-    assert run("get", "--admin", "bitbucket").code == 1
+    assert (none.code, none.json["error"]["type"]) == (3, "TokenNotFound")
+    assert run("get", "--user", "google-oauth2|1111", "--connection", "other").code == 3
+    assert run("get", "--admin", "bitbucket").code == 3
 
 
 def test_accounts_of_one_connection(
@@ -350,7 +349,7 @@ def test_show(run: Run, company: Emulation) -> None:
         "google-oauth2|1111"
         in run("show", "--user", "google-oauth2|1111", "--connection", "google-oauth2").out
     )
-    assert run("show", "--user", "google-oauth2|1111", "--connection", "bitbucket").code == 1
+    assert run("show", "--user", "google-oauth2|1111", "--connection", "bitbucket").code == 3
 
 
 def test_show_parts_grants(run: Run, tenant: Emulation) -> None:
@@ -534,7 +533,7 @@ def test_no_database(run: Run, monkeypatch: pytest.MonkeyPatch, command: list[st
     """A database that does not answer is named as such, in one line and with time to wait."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody:canary-password@127.0.0.1:1/vault")
     ran = run(*command, "--json")
-    assert (ran.code, ran.json["error"]["type"]) == (1, "TemporarilyUnavailable")
+    assert (ran.code, ran.json["error"]["type"]) == (6, "TemporarilyUnavailable")
     assert "canary-password" not in ran.out + ran.err
 
 

@@ -45,7 +45,6 @@ def run(
     log_before = structlog.get_config()
     kombu.pools.reset()  # type: ignore[no-untyped-call]  # connections to Redis that another test has ended
     monkeypatch.setattr("worker.logs.configure", _log_to_stderr)
-    monkeypatch.setattr("worker.cli.doctor.PING_SECONDS", 0.2)
 
     def ran(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()  # what workers logged meanwhile

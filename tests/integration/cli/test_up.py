@@ -208,7 +208,7 @@ def test_a_real_tenant_is_synced_at_once(
         assert running.said.splitlines()[0].endswith(f"starting with {tenant.auth0_domain}")
         before = tenant.live("bitbucket|bitbucket-0", "bitbucket")["access_token"]
         ran = run("get", "--user", "bitbucket|bitbucket-0", "--min-ttl", "7200", env=dict(os.environ))
-        assert ran.returncode == 1  # no token of this provider lives for so long, but one was asked for
+        assert ran.returncode == 5  # no token of this provider lives for so long, but one was asked for
         running.until(lambda: tenant.live("bitbucket|bitbucket-0", "bitbucket")["access_token"] != before)
         assert running.stop() == 0
     assert not (tmp_path / "home/demo").exists()

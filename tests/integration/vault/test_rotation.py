@@ -440,7 +440,6 @@ async def test_the_doctor_warns_of_what_does_not_open(
     filled: Vault, run: Callable[..., Ran], sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is under an older key is well and named; what is under none is a warning that says where to look."""
-    monkeypatch.setattr("worker.cli.doctor.PING_SECONDS", 0.2)
 
     async def found() -> tuple[str, str]:
         _, said = await asyncio.to_thread(run, "doctor")
