@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from emulators.client import Emulation
+from tests.support.reader_roles import reader_roles
 from tests.support.readers import (
     CROWDS,
     KINDS,
@@ -322,21 +323,13 @@ async def test_a_note_keeps_nobody_from_asking(rows: Rows, open_reader: OpenRead
 async def test_postgres_lets_nobody_listen(rows: Rows, database_url: Secret, open_reader: OpenReader) -> None:
     """Where the listening connection is refused, a refresh is asked for all the same, and read when the wait is over."""
     grant_id = await rows.add(expires_in=-1)
-    rows.sql("CREATE ROLE lonely LOGIN PASSWORD 'l' CONNECTION LIMIT 1")
-    try:
-        rows.sql("GRANT SELECT ON served_tokens, token_status TO lonely")
-        rows.sql("GRANT EXECUTE ON FUNCTION request_refresh TO lonely")
-        reader = open_reader(
-            database=Secret(make_conninfo(database_url.reveal(), user="lonely", password="l"))
-        )
-        reading = asyncio.create_task(reader.user_token(USER, CONNECTION, wait=4))
+    with reader_roles(database_url) as new_role:
+        lonely = new_role()
+        rows.sql(f"ALTER ROLE {conninfo_to_dict(lonely.reveal())['user']} CONNECTION LIMIT 1")
+        reading = asyncio.create_task(open_reader(database=lonely).user_token(USER, CONNECTION, wait=4))
         await requested(rows.sql)
         rows.age(grant_id, 3600)
         assert (await reading).value == "token-of-u1"
-    finally:
-        rows.sql("REVOKE ALL ON served_tokens, token_status FROM lonely")
-        rows.sql("REVOKE ALL ON FUNCTION request_refresh FROM lonely")
-        rows.sql("DROP ROLE lonely")
 
 
 async def test_a_cancelled_wait(rows: Rows, open_reader: OpenReader) -> None:

@@ -437,7 +437,7 @@ async def test_a_reader_without_the_new_key_is_told_which_ring_lacks_it(
 
 
 async def test_the_doctor_warns_of_what_does_not_open(
-    filled: Vault, run: Callable[..., Ran], sql: Sql, monkeypatch: pytest.MonkeyPatch
+    filled: Vault, run: Callable[..., Ran], sql: Sql
 ) -> None:
     """What is under an older key is well and named; what is under none is a warning that says where to look."""
 
