@@ -30,7 +30,8 @@ class Reader:
         database_url: of the vault.
         access_keys: the access ring, newest first.
         tenant: the tenant's name, where the vault has several.
-        audit: ``strict`` hands out no token before the read is recorded; ``off`` is for who records reads itself.
+        audit: ``batched`` records reads in the background; ``strict`` hands out no token before its read is
+            recorded; ``off`` is for who records reads itself.
 
     Raises:
         ConfigurationError: there is no key, or one is not a Fernet key.

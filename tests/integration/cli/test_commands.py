@@ -574,7 +574,7 @@ def test_migrate(run: Run, empty_database: str) -> None:
     assert (before.code, "token-vault migrate" in before.err) == (2, True)
     first = run("migrate", "--json").json
     assert (first["from"], bool(first["to"])) == (None, True)
-    assert run("migrate", "--json").json == {"from": first["to"], "to": first["to"]}
+    assert run("migrate", "--json").json == {"from": first["to"], "to": first["to"], "left_to_run": []}
     assert run("status").code == 0
 
 
