@@ -93,10 +93,10 @@ def test_new_keys_are_taken_by_sighup(here: Site, tmp_path: Path, sql: Any) -> N
     [refreshed] = here.ask(("worker.refresh_token", "interactive", asked))
     assert refreshed["renewed"]
     [row] = sql("SELECT * FROM grants")
-    context = EncryptionContext.of_grant(
+    context = EncryptionContext.of_access_token(
         GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"]),
-        "access",
         row["access_version"],
+        row["expires_at"],
     )
     assert KeyRing("access", [new]).decrypt(context, row["access_ciphertext"])
     assert worker.log.count("ready.") == 1

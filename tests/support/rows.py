@@ -45,4 +45,8 @@ def encrypt_for_new_ends(sql: Sql) -> None:
         place = EncryptionContext.of_access_token(key, row["access_version"], row["expires_at"])
         content = fernet.decrypt(row["access_ciphertext"]).partition(b"\n")[2]
         fresh = fernet.encrypt(place.header() + content)
-        sql("UPDATE grants SET access_ciphertext = %s WHERE id = %s", fresh, row["id"])
+        sql(
+            # Not over the pair that a running worker may have stored in between.
+            "UPDATE grants SET access_ciphertext = %s WHERE id = %s AND access_ciphertext = %s",
+            fresh, row["id"], row["access_ciphertext"],
+        )  # fmt: skip
