@@ -23,6 +23,7 @@ from worker.cli import (
     connections,
     consumers,
     doctor,
+    env,
     events,
     follow,
     forget,
@@ -56,7 +57,7 @@ for name, command in (
     ("up", up.up), ("migrate", migrate.migrate), ("sync", sync.sync), ("follow", follow.follow),
     ("renew", renew.renew), ("revoke", revoke.revoke), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
     ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("audit", audit.audit), ("plan", plan.plan),
-    ("adopt", adopt.adopt), ("serve", serve.serve),
+    ("adopt", adopt.adopt), ("serve", serve.serve), ("env", env.env),
     ("reconnect", reconnect.reconnect),
 ):  # fmt: skip
     app.command(name=name)(command)

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from worker.vault.vault import Vault
 
 
-STATES = ("active", "unrenewable", "expired", "in_doubt", "blocked", "reauthorization_required", "erased")
+STATES = (
+    "active",
+    "ended",
+    "unrenewable",
+    "expired",
+    "in_doubt",
+    "blocked",
+    "reauthorization_required",
+    "erased",
+)
 
 
 def list_grants(

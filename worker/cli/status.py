@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from worker.cli import output
@@ -35,11 +35,18 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
         output.print_line(f"last look for changes at {run['tenant']}: {describe_run(run, now)}")
     output.print_line(f"renewals: {found['renewals']['per_minute']} in the last full minute; last hour: "
                f"{output.format_value(found['renewals']['last_hour']) or 'none'}")  # fmt: skip
+    output.print_line(_describe_lateness(found["late"]))
     if any(found["events"].values()):
         output.print_line(f"events: {output.format_value(found['events'])}")
     output.print_line("")
     output.print_table(*connections_table(found["connections"], now, in_full=True))
     return ExitCode.OK
+
+
+def _describe_lateness(late: Mapping[str, Any]) -> str:
+    if not late["grants"]:
+        return "renewal is on time"
+    return f"renewal is behind: {late['grants']} grants are late, by up to {late['behind'] // timedelta(seconds=1)} s"
 
 
 def connections_table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -379,6 +380,28 @@ def test_status(run: Run, company: Emulation, sql: Sql) -> None:
     assert (status["last_changes"], "look for changes" in run("status").out) == ([], False)
     sql("UPDATE sync_runs SET scope = 'changes' WHERE scope = 'all'")
     assert "last look for changes at default: ended" in run("status").out
+
+
+def test_status_counts_ended_tokens_as_the_alerts_do(run: Run, company: Emulation, sql: Sql) -> None:
+    """Tokens that ended are no active ones, and renewal's lag is shown, both as the guide's queries have them."""
+    run("sync")
+    assert "renewal is on time" in run("status").out
+    assert run("status", "--json").json["late"] == {"grants": 0, "behind": None}
+    sql("UPDATE grants SET expires_at = now() - interval '1 s' WHERE connection = 'bitbucket'")
+    sql("UPDATE grants SET due_at = now() - interval '90 s' WHERE user_id = 'bitbucket|bitbucket-0'")
+    sql("UPDATE grants SET due_at = now() - interval '1 h' WHERE user_id = 'bitbucket|bitbucket-1'")
+    status = run("status", "--json").json
+    assert status["grants"] == {"active": 2, "ended": 3}
+    assert {row["name"]: row["grants"] for row in status["connections"]}["bitbucket"] == {"ended": 3}
+    assert len(run("list", "--state", "ended", "--json").json["grants"]) == 3
+    assert len(run("list", "--state", "active", "--json").json["grants"]) == 2
+    guide = (Path(__file__).parents[3] / "docs/operating.md").read_text(encoding="utf-8")
+    alerts = re.findall(r"^-- Alert .*\n(SELECT [^;]*);", guide, re.M)
+    [ended], [late] = sql(alerts[0]), sql(alerts[1])
+    assert (ended["connection"], ended["count"]) == ("bitbucket", status["grants"]["ended"])
+    assert (late["count"], status["late"]["grants"]) == (2, 2)
+    assert late["behind"].total_seconds() >= status["late"]["behind"] >= 3600
+    assert "2 grants are late, by up to 36" in run("status").out
 
 
 def test_consents_that_end_are_counted_by_week(run: Run, company: Emulation, sql: Sql) -> None:

@@ -366,6 +366,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield tmp_path / "home"
 
 
+def test_env_prints_what_a_reader_needs(home: Path) -> None:
+    """A shell takes the assignments, an app reads with them, and the refresh ring is not among them."""
+    printed = run("env", env=environment(home))
+    assert printed.returncode == 0, printed.stderr
+    names = 'printf "%s\\n" "$DATABASE_URL" "$VAULT_ACCESS_KEYS" "${REDIS_URL-none}"'
+    shell = subprocess.run(["sh", "-c", printed.stdout + names], capture_output=True, text=True, check=True)
+    url, keys, redis_url = shell.stdout.splitlines()
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT current_database()").fetchone() == ("token_vault",)
+    assert keys == (home / "keys/access").read_text().strip()
+    assert redis_url == "none"  # no Redis runs here
+    assert (home / "keys/refresh").read_text().strip() not in printed.stdout
+    elsewhere = run("env", "--json", env=environment(home, DATABASE_URL=url, VAULT_ACCESS_KEYS=keys))
+    assert (elsewhere.returncode, url in elsewhere.stdout + elsewhere.stderr) == (2, False)
+
+
 def test_commands_work_by_themselves(home: Path, tenant: Emulation) -> None:
     """Without `up`, each command finds or starts the servers, migrates, and `get` renews what is not fresh."""
     tenant.add_connection("google-oauth2", "google-oauth2", "google")

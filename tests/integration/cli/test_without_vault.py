@@ -16,7 +16,7 @@ from worker.cli import main
 COMMANDS = (
     "migrate", "sync", "follow", "renew", "renew --all --force", "get --user u --connection c", "list", "show --user u",
     "status", "doctor", "plan --reconsent", "events", "forget --user u", "revoke --user u", "connections trust c",
-    "consumers apply", "consumers list", "audit", "keys status", "keys rotate", "serve", "adopt",
+    "consumers apply", "consumers list", "audit", "keys status", "keys rotate", "serve", "adopt", "env",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ async def list_grants(
 
     Args:
         user_id: Auth0's user id; empty for admin grants alone.
-        state: as ``token_status`` shows it, ``blocked`` and ``expired`` included.
+        state: as ``token_status`` shows it, ``blocked`` and ``expired`` included, or ``ended``.
         limit: how many at the most.
         after: the id of the last grant of the page before.
     """

@@ -12,9 +12,17 @@ from worker.vault import location
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
 
-_GRANTS = text(
-    "SELECT state, count(*) FROM token_status WHERE tenant = ANY(:tenants) GROUP BY state ORDER BY state"
-)
+_GRANTS = text("""
+SELECT CASE WHEN state IN ('active', 'in_doubt') AND expires_at <= now() THEN 'ended' ELSE state END AS counted_as, count(*)
+FROM token_status WHERE tenant = ANY(:tenants) GROUP BY counted_as ORDER BY counted_as
+""")
+
+
+# A batch takes seconds: what was due less than a minute ago is on time.
+_LATE = text("""
+SELECT count(*) AS grants, max(now() - next_renewal_at) AS behind FROM token_status
+WHERE tenant = ANY(:tenants) AND next_renewal_at < now() - interval '1 minute'
+""")
 
 
 _CONNECTIONS = load(__file__, "connections")
@@ -55,7 +63,9 @@ async def count_ending_consents(vault: Vault, tenants: Sequence[str]) -> list[di
 async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
     """Return what the vault holds and how it works.
 
-    Whether it may be a copy, grants by state, connections, each tenant's last full sync and last look for changes, renewals, events.
+    Whether it may be a copy, grants by state, connections, each tenant's last full sync and last
+    look for changes, renewals, how far they are behind, events. An access token that could be renewed and has ended
+    counts as ended, whatever its grant's state.
     """
     values = {"tenants": list(tenants)}
     copy = await vault.location_difference()
@@ -65,6 +75,7 @@ async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
         full = await connection.execute(_LAST_RUNS, values | {"scope": "all"})
         changes = await connection.execute(_LAST_RUNS, values | {"scope": "changes"})
         renewals = await connection.execute(_RENEWALS, values)
+        late = await connection.execute(_LATE, values)
         events = await connection.execute(_EVENTS, values)
         return {
             "copy": copy and location.describe(copy),
@@ -73,6 +84,7 @@ async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
             "last_sync": [dict(row) for row in full.mappings()],
             "last_changes": [dict(row) for row in changes.mappings()],
             "renewals": _renewals([dict(row) for row in renewals.mappings()]),
+            "late": dict(late.mappings().one()),
             "events": dict(events.mappings().one()),
         }
 
