@@ -11,6 +11,7 @@ from emulators.client import Emulation, digest
 from tests.support.database import empty_tables
 from tests.support.keys import ACCESS_KEY
 from token_vault.encryption_context import EncryptionContext
+from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from worker import embedded
 
@@ -50,11 +51,11 @@ def count_mistakes(servers: embedded.Servers, tenant: Emulation) -> int:
     mistakes = 0
     with psycopg.connect(servers.database_url.reveal()) as connection:
         rows = connection.execute(
-            "SELECT user_id, connection, provider_user_id, access_version, access_ciphertext FROM grants"
-            " WHERE user_id <> '' AND state <> 'erased'"
+            "SELECT user_id, connection, provider_user_id, access_version, expires_at, access_ciphertext"
+            " FROM grants WHERE user_id <> '' AND state <> 'erased'"
         )
-        for user, name, subject, version, sealed in rows:
-            place = EncryptionContext("grants", ("default", name, user, subject), "access", version)
+        for user, name, subject, version, end, sealed in rows:
+            place = EncryptionContext.of_access_token(GrantKey("default", name, user, subject), version, end)
             held = digest(ring.decrypt(place, bytes(sealed)).reveal())
             mistakes += shown.pop((user, name, subject), None) != held
     return mistakes + len(shown)
