@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import signal
@@ -17,9 +16,9 @@ from typing import Any
 
 import psycopg
 import pytest
-import structlog
 
 from emulators.client import Emulation
+from tests.support.command_log import command_log
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.wait import WAIT_SECONDS, until
 from token_vault.keyring import KeyRing
@@ -53,8 +52,6 @@ def run(
     settings: Callable[[], Settings], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Run]:
     """Run a command in this process; at the end, nothing any command said may hold a secret."""
-    monkeypatch.setattr("worker.logs.configure", _log_to_stderr)
-    log_before = structlog.get_config()
     monkeypatch.delenv("COLUMNS", raising=False)
     said: list[str] = []
 
@@ -67,20 +64,10 @@ def run(
         said.append(captured.err)
         return Ran(code, captured.out, captured.err)
 
-    yield ran
-    structlog.configure(**log_before)
+    with command_log(monkeypatch):
+        yield ran
     for secret in (ACCESS_KEY.reveal(), REFRESH_KEY.reveal()):
         assert not any(secret in each for each in said)
-
-
-def _log_to_stderr(**_: object) -> None:
-    """Log as commands do, but leave nothing of it behind for other tests."""
-    warnings_alone = structlog.make_filtering_bound_logger(logging.WARNING)
-    structlog.configure(
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        wrapper_class=warnings_alone,
-        cache_logger_on_first_use=False,
-    )
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.command_log import command_log
 from tests.support.readers import Rows, Sql
 from tests.support.role_members import NewMember, role_members
 from token_vault.secret import Secret
@@ -26,6 +27,13 @@ def new_member(database_url: Secret) -> Iterator[NewMember]:
     """Makes members of the vault's roles."""
     with role_members(database_url) as make:
         yield make
+
+
+@pytest.fixture(autouse=True)
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Other tests log too: what commands configure is taken back."""
+    with command_log(monkeypatch):
+        yield
 
 
 @pytest.fixture

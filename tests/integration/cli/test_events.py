@@ -10,10 +10,9 @@ from typing import Any
 
 import kombu.pools
 import pytest
-import structlog
 
 from emulators.client import Emulation
-from tests.integration.cli.test_commands import _log_to_stderr
+from tests.support.command_log import command_log
 from tests.support.webhook_receiver import SECRET, Receiver, receiving
 from worker import tasks
 from worker.cli import main
@@ -42,9 +41,7 @@ def receiver(environment: Path, tenant: Emulation) -> Iterator[Receiver]:
 def run(
     receiver: Receiver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Run]:
-    log_before = structlog.get_config()
     kombu.pools.reset()  # type: ignore[no-untyped-call]  # connections to Redis that another test has ended
-    monkeypatch.setattr("worker.logs.configure", _log_to_stderr)
 
     def ran(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()  # what workers logged meanwhile
@@ -53,8 +50,8 @@ def run(
         assert SECRET not in captured.out + captured.err
         return code, captured.out + captured.err
 
-    yield ran
-    structlog.configure(**log_before)
+    with command_log(monkeypatch):
+        yield ran
 
 
 def deliver() -> None:

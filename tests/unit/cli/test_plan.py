@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.auth0_server import Answer, FakeTime, Request, client_of, running
+from tests.support.command_log import command_log
 from worker.auth0 import PLANS
 from worker.cli import main
 from worker.cli.forecast import Workload, forecast, renewed_every, user_pages
@@ -102,9 +102,8 @@ def nothing_configured(
     for name in ("AUTH0_DOMAIN", "DATABASE_URL", "REDIS_URL", "TOKEN_VAULT_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TOKEN_VAULT_HOME", str(tmp_path_factory.mktemp("home") / "none"))
-    log_before = structlog.get_config()
-    yield
-    structlog.configure(**log_before)
+    with command_log(monkeypatch):
+        yield
 
 
 def test_the_command_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
