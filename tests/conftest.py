@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import hypothesis
+import pytest
+import structlog
 
 pytest_plugins = [
     "tests.support.plugins.servers",
@@ -13,3 +18,14 @@ pytest_plugins = [
 # A slow machine is no failure of the code.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def log_configuration() -> Iterator[None]:
+    """Give back the log's configuration, which commands and workers set for their whole process."""
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)
