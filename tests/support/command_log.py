@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import structlog
 
 
-@contextmanager
-def command_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Log as commands do, and leave nothing of it behind for other tests."""
-    before = structlog.get_config()
+def log_as_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands log warnings to standard error.
+
+    Loggers are not cached, as commands cache them: those would outlive the test.
+    """
     monkeypatch.setattr("worker.logs.configure", _log_to_stderr)
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
 
 
 def _log_to_stderr(**_: object) -> None:

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from emulators.client import Emulation
-from tests.support.command_log import command_log
+from tests.support.command_log import log_as_commands
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.wait import WAIT_SECONDS, until
 from token_vault.keyring import KeyRing
@@ -52,6 +52,7 @@ def run(
     settings: Callable[[], Settings], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Run]:
     """Run a command in this process; at the end, nothing any command said may hold a secret."""
+    log_as_commands(monkeypatch)
     monkeypatch.delenv("COLUMNS", raising=False)
     said: list[str] = []
 
@@ -64,8 +65,7 @@ def run(
         said.append(captured.err)
         return Ran(code, captured.out, captured.err)
 
-    with command_log(monkeypatch):
-        yield ran
+    yield ran
     for secret in (ACCESS_KEY.reveal(), REFRESH_KEY.reveal()):
         assert not any(secret in each for each in said)
 

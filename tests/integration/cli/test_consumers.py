@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.command_log import command_log
+from tests.support.command_log import log_as_commands
 from tests.support.readers import Rows, Sql
 from tests.support.role_members import NewMember, role_members
 from token_vault.secret import Secret
@@ -29,16 +29,10 @@ def new_member(database_url: Secret) -> Iterator[NewMember]:
         yield make
 
 
-@pytest.fixture(autouse=True)
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Other tests log too: what commands configure is taken back."""
-    with command_log(monkeypatch):
-        yield
-
-
 @pytest.fixture
-def run(environment: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(environment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command in this process; returns its exit code, its output and its notices."""
+    log_as_commands(monkeypatch)
 
     def ran(*arguments: str) -> tuple[int, str, str]:
         code = main(arguments)

@@ -12,7 +12,7 @@ import kombu.pools
 import pytest
 
 from emulators.client import Emulation
-from tests.support.command_log import command_log
+from tests.support.command_log import log_as_commands
 from tests.support.webhook_receiver import SECRET, Receiver, receiving
 from worker import tasks
 from worker.cli import main
@@ -38,9 +38,8 @@ def receiver(environment: Path, tenant: Emulation) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def run(
-    receiver: Receiver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Run]:
+def run(receiver: Receiver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    log_as_commands(monkeypatch)
     kombu.pools.reset()  # type: ignore[no-untyped-call]  # connections to Redis that another test has ended
 
     def ran(*arguments: str) -> tuple[int, str]:
@@ -50,8 +49,7 @@ def run(
         assert SECRET not in captured.out + captured.err
         return code, captured.out + captured.err
 
-    with command_log(monkeypatch):
-        yield ran
+    return ran
 
 
 def deliver() -> None:

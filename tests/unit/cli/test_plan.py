@@ -1,14 +1,13 @@
 """What `token-vault plan` works out, and what it asks for."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.auth0_server import Answer, FakeTime, Request, client_of, running
-from tests.support.command_log import command_log
+from tests.support.command_log import log_as_commands
 from worker.auth0 import PLANS
 from worker.cli import main
 from worker.cli.forecast import Workload, forecast, renewed_every, user_pages
@@ -96,14 +95,11 @@ def test_lists_with_tokens_never_cost_more(plan: str, workload: Workload) -> Non
 
 
 @pytest.fixture(autouse=True)
-def nothing_configured(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+def nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("AUTH0_DOMAIN", "DATABASE_URL", "REDIS_URL", "TOKEN_VAULT_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TOKEN_VAULT_HOME", str(tmp_path_factory.mktemp("home") / "none"))
-    with command_log(monkeypatch):
-        yield
+    log_as_commands(monkeypatch)
 
 
 def test_the_command_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
