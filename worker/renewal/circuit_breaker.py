@@ -42,8 +42,11 @@ class CircuitBreaker:
         Whatever was refused is then each grant's own trouble. Nothing is written where nothing stands against the
         connection.
         """
-        connection, limiter.renewed = limiter.connection, True
-        if connection.is_proven and not limiter.suspected and not connection.is_suspected:
+        connection = limiter.connection
+        # What was loaded with the connection is settled by the run's first renewal.
+        stood = not limiter.renewed and (connection.is_suspected or not connection.is_proven)
+        limiter.renewed = True
+        if not (stood or limiter.suspected):
             return
         limiter.suspected = False
         await circuits.acquit(
