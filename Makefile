@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help coverage run scale test faults lint docs bench lock clean audit sbom
+.PHONY: help coverage run scale test properties faults lint docs bench lock clean audit sbom
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -20,6 +20,9 @@ test: $(VENV)/.dev ## run every test, on embedded servers, in two processes (ARG
 
 coverage: $(VENV)/.dev ## the same, and show which lines no test runs; it takes half as long again
 	$(TESTS) --cov --cov-report=term $(ARGS)
+
+properties: $(VENV)/.dev ## run the property-based tests on new random examples, twenty times as many
+	HYPOTHESIS_PROFILE=new $(TESTS) -m hypothesis $(ARGS)
 
 faults: $(VENV)/.dev ## attack the renewal of 10,000 grants with 1,000 faults, and reconcile (ARGS="--grants 500 --faults 100")
 	$(BIN)/python -m tests.faults $(ARGS)

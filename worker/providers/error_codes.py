@@ -82,6 +82,8 @@ _TEXT_NAMES = ("message", "msg", "title", "error_description", "data")
 _SAYS_NOTHING = frozenset(
     {"", "error", "errors", "fail", "failed", "failure", "false", "about_blank", "bad_request"}
 )
+# So many letters and digits in a row are no coincidence: a code that shares them with the token repeats it.
+MIN_REPEATED_LENGTH = 5
 # Words and small numbers; what mixes letters and digits in other ways may be part of a token.
 _SHOWN_WORD = re.compile(r"[A-Za-z]{1,20}|[0-9]{1,7}|[A-Za-z]{2,8}[0-9]{3,7}")
 
@@ -103,9 +105,26 @@ def shown_code(fields: Mapping[str, Any], spent: str) -> str | None:
             or not all(map(_SHOWN_WORD.fullmatch, words))
         ):
             continue
-        if not any(word.lower() in spent.lower() for word in words if len(word) > 3) and value not in spent:
+        if not _repeats(value, words, spent):
             return code
     return None
+
+
+def _repeats(text: str, words: list[str], spent: str) -> bool:
+    """Say whether a text holds part of the spent token.
+
+    Only letters and digits count: a code is written without the marks between them.
+    """
+    text, spent = text.lower(), spent.lower()
+    if not spent:
+        return False
+    if text in spent or spent in text or any(word.lower() in spent for word in words if len(word) > 3):
+        return True
+    letters, spent_letters = (re.sub(r"[^a-z0-9]", "", written) for written in (text, spent))
+    return any(
+        letters[start : start + MIN_REPEATED_LENGTH] in spent_letters
+        for start in range(len(letters) - MIN_REPEATED_LENGTH + 1)
+    )
 
 
 def _candidates(value: object, depth: int) -> Iterator[str]:
