@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help coverage run scale test properties faults lint docs bench lock clean audit sbom
+.PHONY: help coverage run scale test properties faults mutants lint docs bench lock clean audit sbom
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -26,6 +26,9 @@ properties: $(VENV)/.dev ## run the property-based tests on new random examples,
 
 faults: $(VENV)/.dev ## attack the renewal of 10,000 grants with 1,000 faults, and reconcile (ARGS="--grants 500 --faults 100")
 	$(BIN)/python -m tests.faults $(ARGS)
+
+mutants: $(VENV)/.dev ## plant each bug of tests/mutants/catalogue, and see its tests fail (ARGS="--changed", ARGS="claims-*")
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 lint: $(VENV)/.dev docs ## ruff, mypy strict, import contracts, migrations in step with models, the site
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from worker.vault.vault import Vault, open_vault
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The folder that all processes of a test run share."""
+    """The folder that all processes of a test run share; runs share one that the environment names."""
+    if named := os.environ.get("TESTS_RUN_FOLDER"):
+        return Path(named)
     base = tmp_path_factory.getbasetemp()
     return base if worker_id == "master" else base.parent
 

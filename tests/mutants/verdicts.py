@@ -1,0 +1,85 @@
+"""What became of mutants: judged from test runs, and kept between runs of the program."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from tests.mutants.catalogue import ROOT, Mutant
+from tests.mutants.workbench import TestRun
+
+_TESTS_FAILED = 1  # pytest's exit code
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one mutant.
+
+    Attributes:
+        name: the mutant's.
+        outcome: broken where the run proves nothing, as of a file that cannot be imported.
+        detail: which tests passed that should have failed, or why it is broken.
+    """
+
+    name: str
+    outcome: Literal["killed", "survived", "broken"]
+    detail: str = ""
+
+
+def judge(mutant: Mutant, run: TestRun, *, each: bool) -> Verdict:
+    """Judge a run with the mutant in place.
+
+    Args:
+        mutant: what was changed.
+        run: what its tests did.
+        each: whether each named test has to fail, or any of them.
+    """
+    if run.exit_code is None:
+        return Verdict(mutant.name, "killed", "by the time-out")
+    if run.exit_code == 0:
+        return Verdict(mutant.name, "survived", "all passed")
+    if run.exit_code != _TESTS_FAILED:
+        return Verdict(mutant.name, "broken", f"pytest exited {run.exit_code}: {run.output[-400:]}")
+    passed = [test for test in mutant.tests if test not in run.failed] if each else []
+    if passed:
+        return Verdict(mutant.name, "survived", "passed: " + ", ".join(passed))
+    return Verdict(mutant.name, "killed")
+
+
+def key(mutant: Mutant) -> str:
+    """Return what a verdict holds for: this mutant, this file and these tests."""
+    digest = hashlib.sha256()
+    for part in (mutant.name, mutant.mutated(), *mutant.tests):
+        digest.update(part.encode() + b"\0")
+    for file in (mutant.file, *sorted({test.partition("::")[0] for test in mutant.tests})):
+        digest.update((ROOT / file).read_bytes() + b"\0")
+    return digest.hexdigest()[:20]
+
+
+class KeptVerdicts:
+    """Verdicts in a JSON file, written after each."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._kept: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def find(self, mutant: Mutant) -> Verdict | None:
+        """Return the kept verdict, if it still holds."""
+        kept = self._kept.get(key(mutant))
+        return Verdict(**kept) if kept else None  # type: ignore[arg-type]  # as it was written
+
+    def keep(self, mutant: Mutant, verdict: Verdict) -> None:
+        """Keep a verdict; one that proves nothing is not kept."""
+        if verdict.outcome == "broken":
+            return
+        with self._lock:
+            self._kept[key(mutant)] = asdict(verdict)
+            self._path.parent.mkdir(exist_ok=True)
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps(self._kept, indent=1), encoding="utf-8")
+            part.replace(self._path)

@@ -1,0 +1,162 @@
+"""A copy of the project in which one mutant at a time is tested."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests.mutants.catalogue import ROOT, Mutant
+from tests.support.database import cloned_database
+
+# What a database is made of: mutants of it need a server of their own, not one with a finished template.
+_SCHEMA = ("migrations/", "worker/vault/db/", "tests/support/database.py")
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """What a run of tests has shown.
+
+    Attributes:
+        exit_code: of pytest; None where the run was ended by its time-out.
+        seconds: by test, as ``file::test`` without parameters.
+        failed: the tests that failed by an assertion or an error of their own.
+        output: the end of what pytest has printed.
+    """
+
+    __test__ = False
+
+    exit_code: int | None
+    seconds: dict[str, float]
+    failed: frozenset[str]
+    output: str
+
+
+class Workbench:
+    """A copy of the tracked files, and an environment whose programs run that copy alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "tree"
+        self._folder = folder
+        self._python = folder / "venv/bin/python"
+        # Compiled files are known by size and second: a changed file needs a second of its own.
+        self._seconds = itertools.count(int(time.time()))
+        _copy_tracked_files(self.root)
+        _make_environment(folder / "venv", self.root)
+
+    def run(
+        self, tests: Sequence[str], timeout: float, *, mutant: Mutant | None = None, first_only: bool = False
+    ) -> TestRun:
+        """Run tests, with a mutant in place.
+
+        Args:
+            tests: as pytest takes them.
+            timeout: seconds.
+            mutant: what to change for the time of the run.
+            first_only: stop at the first failure.
+        """
+        if mutant is None:
+            return self._pytest(tests, timeout, own_servers=False, first_only=first_only)
+        target = self.root / mutant.file
+        original, mutated = target.read_text(encoding="utf-8"), mutant.mutated(self.root)
+        try:
+            self._write(target, mutated)
+            own_servers = mutant.file.startswith(_SCHEMA)
+            return self._pytest(tests, timeout, own_servers=own_servers, first_only=first_only)
+        finally:
+            self._write(target, original)
+
+    def _write(self, path: Path, text: str) -> None:
+        path.write_text(text, encoding="utf-8")
+        second = next(self._seconds)
+        os.utime(path, (second, second))
+
+    def _pytest(
+        self, tests: Sequence[str], timeout: float, *, own_servers: bool, first_only: bool
+    ) -> TestRun:
+        report, log = self._folder / "report.xml", self._folder / "pytest.log"
+        report.unlink(missing_ok=True)
+        command = [str(self._python), "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
+        command += ["-o", "junit_family=xunit1", f"--junitxml={report}", "--hypothesis-seed=0"]
+        command += ["-x"] if first_only else []
+        environment = dict(os.environ) | {"PATH": f"{self._python.parent}:{os.environ['PATH']}"}
+        if not own_servers:
+            environment["TESTS_RUN_FOLDER"] = str(self._folder / "run")
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, *tests], cwd=self.root, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+            try:
+                exit_code: int | None = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                exit_code = None
+            finally:
+                _end_group(process)
+        return _read_report(report, exit_code, log.read_text(encoding="utf-8", errors="replace")[-3000:])
+
+
+@contextmanager
+def workbench(folder: Path) -> Iterator[Workbench]:
+    """Make a workbench with a Postgres that its runs share."""
+    folder.mkdir()
+    with cloned_database(folder / "run/postgres", "kept"):  # keeps server and template between runs
+        yield Workbench(folder)
+
+
+def _copy_tracked_files(target: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, check=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def _make_environment(folder: Path, tree: Path) -> None:
+    """Make an environment with this one's packages, but with the copy's code first."""
+    venv.EnvBuilder(symlinks=True).create(folder)
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    packages = sysconfig.get_path("purelib")
+    (own / "copy.pth").write_text(
+        f"{tree}\n{tree / 'client/src'}\nimport site; site.addsitedir({packages!r})\n", encoding="utf-8"
+    )
+    for script in Path(sys.executable).parent.iterdir():
+        copy = folder / "bin" / script.name
+        if script.is_symlink() or not script.is_file() or copy.exists():
+            continue
+        content = script.read_bytes()
+        if content.startswith(b"#!"):
+            copy.write_bytes(content.replace(sys.prefix.encode(), str(folder).encode(), 1))
+            copy.chmod(0o755)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _read_report(report: Path, exit_code: int | None, output: str) -> TestRun:
+    seconds: dict[str, float] = {}
+    failed: set[str] = set()
+    cases = ElementTree.parse(report).iter("testcase") if report.exists() else ()
+    for case in cases:
+        name = f"{case.get('file')}::{str(case.get('name')).partition('[')[0]}"
+        seconds[name] = seconds.get(name, 0) + float(case.get("time", 0))
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.add(name)
+    return TestRun(exit_code, seconds, frozenset(failed), output)

@@ -1,0 +1,66 @@
+"""The catalogue of planted bugs fits the code and its tests."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+
+import pytest
+
+from tests.mutants.catalogue import CATALOGUE, ROOT, Mutant, load
+from tests.mutants.verdicts import judge
+from tests.mutants.workbench import TestRun
+
+MUTANTS = list(load())
+MUTANT = Mutant("bug", "f.py", "a", "b", ("t.py::test_a", "t.py::test_b"), "A bug.")
+
+
+@cache
+def find_tests(file: str) -> set[str]:
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {function.name for function in functions if function.name.startswith("test_")}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_fits_its_file(mutant: Mutant) -> None:
+    """What a mutant replaces is in its file once, its tests exist, and Python can still be parsed."""
+    text = mutant.mutated()
+    if mutant.file.endswith(".py"):
+        ast.parse(text)
+    assert mutant.tests
+    for test in mutant.tests:
+        file, _, name = test.partition("::")
+        assert name in find_tests(file), test
+    assert mutant.about.endswith(".")
+
+
+def test_rooms_have_catalogues() -> None:
+    """The catalogue is not empty, and each page of it is read."""
+    assert len(MUTANTS) >= len(list(CATALOGUE.glob("*.toml"))) > 0
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "failed", "outcome"),
+    [
+        (1, {"t.py::test_a", "t.py::test_b"}, "killed"),
+        (1, {"t.py::test_a"}, "survived"),
+        (0, set(), "survived"),
+        (2, set(), "broken"),  # pytest could not collect
+        (4, set(), "broken"),  # it could not even start
+        (5, set(), "broken"),  # it found no tests
+        (None, set(), "killed"),  # it hung
+    ],
+)
+def test_each_named_test_has_to_fail(exit_code: int | None, failed: set[str], outcome: str) -> None:
+    """A mutant is killed if each of its tests has failed, and broken if they did not run."""
+    run = TestRun(exit_code, {}, frozenset(failed), "")
+    assert judge(MUTANT, run, each=True).outcome == outcome
+
+
+def test_a_text_that_is_not_there_once_is_refused() -> None:
+    """A mutant that would change nothing, or something else, is no mutant."""
+    for old, count in (("nowhere" + " in it", "0"), ("import", "[1-9][0-9]*")):
+        mutant = Mutant("bug", "tests/unit/test_mutants.py", old, "", (), "A bug.")
+        with pytest.raises(ValueError, match=f"bug: `old` is {count} times"):
+            mutant.mutated()
