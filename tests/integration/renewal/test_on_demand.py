@@ -346,7 +346,9 @@ async def test_a_flood_of_forced_refreshes_makes_one_call(renewals: Renewals) ->
     worker, user = await one(renewals)
     other = await renewals.worker()
     assert (await refresh(worker, user, force=True, by_operator=False)).outcome is Outcome.RENEWED
-    renewals.sql("UPDATE grants SET obtained_at = obtained_at - interval '5 s', expires_at = expires_at - interval '5 s'")
+    renewals.sql(
+        "UPDATE grants SET obtained_at = obtained_at - interval '5 s', expires_at = expires_at - interval '5 s'"
+    )
     for each in (worker, other):
         assert (await refresh(each, user, force=True, by_operator=False)).outcome is Outcome.FRESH
         refreshed = await refresh(each, user, min_ttl=3598, by_operator=False)
@@ -376,7 +378,9 @@ async def test_a_short_life_is_renewed_at_its_half(renewals: Renewals) -> None:
     first = await refresh(worker, user, force=True, by_operator=False)
     assert first.outcome is Outcome.RENEWED
     assert (await refresh(worker, user, min_ttl=1, force=True, by_operator=False)).outcome is Outcome.FRESH
-    renewals.sql("UPDATE grants SET obtained_at = obtained_at - interval '2 s', expires_at = expires_at - interval '2 s'")
+    renewals.sql(
+        "UPDATE grants SET obtained_at = obtained_at - interval '2 s', expires_at = expires_at - interval '2 s'"
+    )
     assert (await refresh(worker, user, force=True, by_operator=False)).outcome is Outcome.RENEWED
 
 
