@@ -10,21 +10,27 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from math import inf
 from typing import Any, Literal
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import urlencode
 
-from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret, SecretDict
 from token_vault.token_target import TokenTarget
-from worker.client_assertion import ASSERTION_TYPE, sign_assertion
 from worker.providers import answer, token_ends, token_fields
 from worker.providers.body import parse
-from worker.providers.error_codes import BLAMES, PHRASE_CODES, PHRASES, normalize, shown_code
+from worker.providers.client_authentication import authenticate
+from worker.providers.error_codes import (
+    BLAMES,
+    PHRASE_CODES,
+    PHRASES,
+    descriptions,
+    error_codes,
+    normalize,
+    shown_code,
+)
 from worker.providers.model import (
     Client,
     ClientAuth,
@@ -45,14 +51,11 @@ __all__ = [
     "Secret",
     "TokenRequest",
     "TokenTarget",
-    "descriptions",
-    "error_codes",
     "host_option",
 ]
 
 SECONDS = timedelta(seconds=1)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
-_DESCRIPTION_NAMES = ("error_description", "message", "error_message", "detail", "title")
 # A phrase is no code that anybody could look up: the standard's code for its blame is reported instead.
 _PHRASE_CODES = {RefusalBlame.USER: "invalid_grant", RefusalBlame.OPERATOR: "invalid_client"}
 
@@ -204,7 +207,7 @@ class Provider:
         # Both show nothing of what they hold: authentication may fail, and a traceback prints variables.
         form = SecretDict({**self.extra, **client.extra, **self.grant(access=access, refresh=refresh)})
         headers = SecretDict(self.headers)
-        form |= self._authenticate(client, client.token_url, headers, now)
+        form |= authenticate(client, client.token_url, headers, now)
         form = SecretDict(
             {name: value for given, value in form.items() if (name := self.parameter_names.get(given, given))}
         )
@@ -229,30 +232,8 @@ class Provider:
         """
         headers = SecretDict(self.headers)
         form = SecretDict({"token": token.reveal(), "token_type_hint": kind})
-        form |= self._authenticate(client, url, headers, now)
+        form |= authenticate(client, url, headers, now)
         return _post(url, headers, form, as_json=False)
-
-    def _authenticate(
-        self, client: Client, url: str, headers: dict[str, str], now: datetime | None
-    ) -> dict[str, str]:
-        """Add the client's headers; return parameters that prove it."""
-        headers.setdefault("Accept", "application/json")
-        headers.update({name: value.reveal() for name, value in client.headers.items()})
-        if any(name.lower() == "authorization" for name in client.headers):
-            return {}
-        match client.auth:
-            case ClientAuth.POST:
-                return {"client_id": client.client_id, "client_secret": _reveal(client)}
-            case ClientAuth.BASIC:
-                headers["Authorization"] = _basic(quote_plus(client.client_id), quote_plus(_reveal(client)))
-                return {}
-            case ClientAuth.BASIC_RAW:
-                headers["Authorization"] = _basic(client.client_id, _reveal(client))
-                return {}
-            case ClientAuth.NONE:
-                return {"client_id": client.client_id}
-            case ClientAuth.PRIVATE_KEY_JWT:
-                return {"client_id": client.client_id, **_assertion(client, url, now)}
 
     def grant(self, *, access: Secret | None, refresh: Secret | None) -> dict[str, str]:
         """Return the parameters that carry the token.
@@ -399,51 +380,9 @@ def host_option(options: Mapping[str, Any], *names: str) -> str | None:
     return None
 
 
-def error_codes(value: object) -> list[str]:
-    """Return the error codes in a field of the answer.
-
-    The field is a code, or an object that holds some, as with Facebook and Google's APIs.
-    """
-    parts = [value.get(name) for name in ("code", "type", "status")] if isinstance(value, dict) else [value]
-    return [normalize(part) for part in parts]
-
-
-def descriptions(fields: Mapping[str, Any]) -> list[str]:
-    """Return an error's texts for people, in lower case."""
-    inner = fields.get("error")
-    found = [fields.get(name) for name in _DESCRIPTION_NAMES]
-    found += [inner.get(name) for name in _DESCRIPTION_NAMES] if isinstance(inner, dict) else [inner]
-    return [text.lower() for text in found if isinstance(text, str)]
-
-
 def _post(url: str, headers: dict[str, str], form: Mapping[str, str], *, as_json: bool) -> TokenRequest:
     if as_json:
         headers["Content-Type"], body = "application/json", json.dumps(form).encode()
     else:
         headers["Content-Type"], body = "application/x-www-form-urlencoded", urlencode(form).encode()
     return TokenRequest("POST", url, headers, body)
-
-
-def _reveal(client: Client) -> str:
-    if client.client_secret is None:
-        raise ConfigurationError(f"{client.provider}: there is no client secret to authenticate with")
-    return client.client_secret.reveal()
-
-
-def _basic(client_id: str, secret: str) -> str:
-    """Return the header, both parts form-encoded (RFC 6749, 2.3.1)."""
-    return f"Basic {b64encode(f'{client_id}:{secret}'.encode()).decode()}"
-
-
-def _assertion(client: Client, url: str, now: datetime | None) -> dict[str, str]:
-    if client.key is None or now is None:
-        raise ConfigurationError(f"{client.provider}: private_key_jwt needs the client's key and the time")
-    assertion = sign_assertion(
-        client.client_id,
-        client.key.private_key,
-        audience=client.key.audience or url,
-        now=now,
-        key_id=client.key.key_id,
-        certificate=client.key.certificate,
-    )
-    return {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}

@@ -78,6 +78,7 @@ _CODE_NAMES = (
     "type",
     "reason",
 )
+_DESCRIPTION_NAMES = ("error_description", "message", "error_message", "detail", "title")
 _TEXT_NAMES = ("message", "msg", "title", "error_description", "data")
 _SAYS_NOTHING = frozenset(
     {"", "error", "errors", "fail", "failed", "failure", "false", "about_blank", "bad_request"}
@@ -144,3 +145,20 @@ def normalize(value: object) -> str:
     ``Access Denied`` is ``access_denied``.
     """
     return re.sub(r"[^a-z0-9]+", "_", value.lower()) if isinstance(value, str) else ""
+
+
+def error_codes(value: object) -> list[str]:
+    """Return the error codes in a field of the answer.
+
+    The field is a code, or an object that holds some, as with Facebook and Google's APIs.
+    """
+    parts = [value.get(name) for name in ("code", "type", "status")] if isinstance(value, dict) else [value]
+    return [normalize(part) for part in parts]
+
+
+def descriptions(fields: Mapping[str, Any]) -> list[str]:
+    """Return an error's texts for people, in lower case."""
+    inner = fields.get("error")
+    found = [fields.get(name) for name in _DESCRIPTION_NAMES]
+    found += [inner.get(name) for name in _DESCRIPTION_NAMES] if isinstance(inner, dict) else [inner]
+    return [text.lower() for text in found if isinstance(text, str)]
