@@ -62,6 +62,7 @@ docs/leaks
 docs/adding-a-provider
 examples/README
 docs/faults
+docs/mutants
 docs/scale
 docs/benchmarks
 ```

@@ -1,38 +1,43 @@
 """Plant bugs, run the tests that are to notice them, and say which went unnoticed.
 
-``python -m tests.mutants [PATTERN ...]``: of names or files. Exits 1 where a mutant survived, or proved nothing.
+Exits 1 where a mutant survived, or where the run proves nothing of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from fnmatch import fnmatch
 from pathlib import Path
 from queue import SimpleQueue
 
+from tests.mutants.baseline_page import write_page
 from tests.mutants.catalogue import ROOT, Mutant, load
+from tests.mutants.select import load_generated, select
 from tests.mutants.verdicts import KeptVerdicts, Verdict, judge
 from tests.mutants.workbench import TestRun, Workbench, workbench
 
 _KEPT = ROOT / "build/mutants.json"
-_BASELINE_SECONDS = 1800  # all named tests of the catalogue, on a busy machine
+_BASELINE_SECONDS = 1800  # all tests that the mutants name, on a busy machine
+_LEAST_SECONDS = 120  # for a run: on a busy machine the servers alone may need half of it
 
 
 def main() -> int:
     """Run the program."""
     given = _arguments()
-    mutants = list(_select(list(load()), given.patterns, given.changed))
+    mutants = select(load_generated() if given.generated else load(), given.patterns, given.changed)
     kept = KeptVerdicts(_KEPT)
     known = {} if given.again else {each.name: found for each in mutants if (found := kept.find(each))}
     waiting = [each for each in mutants if each.name not in known]
     print(f"{len(mutants)} mutants, {len(known)} of them judged before", flush=True)
-    verdicts = [*known.values(), *_run(waiting, kept, given.processes)]
+    verdicts = [*known.values()]
+    if not given.known:
+        verdicts += _run(waiting, kept, given.processes, each_test=not given.generated)
+    if given.write:
+        write_page(mutants, verdicts)
     return _report(verdicts)
 
 
@@ -43,32 +48,17 @@ def _arguments() -> argparse.Namespace:
         "--changed", nargs="?", const="", metavar="COMMIT",
         help="only those whose file or tests have changed since this commit, by default since main",
     )  # fmt: skip
+    parser.add_argument(
+        "--generated", action="store_true", help="mutants made by rule, instead of the catalogue"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="judge anew what was judged before")
+    parser.add_argument("--known", action="store_true", help="run nothing: tell what was judged before")
+    parser.add_argument("--write", action="store_true", help="write the table in docs/mutants.md")
     return parser.parse_args()
 
 
-def _select(mutants: Sequence[Mutant], patterns: Sequence[str], changed: str | None) -> Iterator[Mutant]:
-    files = None if changed is None else _changed_files(changed)
-    for mutant in mutants:
-        if patterns and not any(
-            fnmatch(mutant.name, each) or fnmatch(mutant.file, each) for each in patterns
-        ):
-            continue
-        if files is None or files & {mutant.file, *(test.partition("::")[0] for test in mutant.tests)}:
-            yield mutant
-
-
-def _changed_files(since: str) -> set[str]:
-    commit = since or _git("merge-base", "HEAD", "main").strip()
-    return set(_git("diff", "--name-only", commit).split())
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-
-def _run(mutants: Sequence[Mutant], kept: KeptVerdicts, processes: int) -> list[Verdict]:
+def _run(mutants: Sequence[Mutant], kept: KeptVerdicts, processes: int, *, each_test: bool) -> list[Verdict]:
     """Judge mutants, several at a time, each on a workbench of its own."""
     if not mutants:
         return []
@@ -79,15 +69,16 @@ def _run(mutants: Sequence[Mutant], kept: KeptVerdicts, processes: int) -> list[
             stack.enter_context(workbench(folder / str(number)))
             for number in range(min(processes, len(mutants)))
         ]
-        tests = sorted({test for mutant in mutants for test in mutant.tests})
-        baseline = benches[0].run(tests, _BASELINE_SECONDS)
+        baseline = benches[0].run(
+            sorted({test for mutant in mutants for test in mutant.tests}), _BASELINE_SECONDS
+        )
         for bench in benches:
             free.put(bench)
 
         def judged(mutant: Mutant) -> Verdict:
             bench = free.get()
             try:
-                verdict = _judge_one(mutant, bench, baseline)
+                verdict = _judge_one(mutant, bench, baseline, each_test=each_test)
             finally:
                 free.put(bench)
             kept.keep(mutant, verdict)
@@ -98,12 +89,15 @@ def _run(mutants: Sequence[Mutant], kept: KeptVerdicts, processes: int) -> list[
             return list(threads.map(judged, mutants))
 
 
-def _judge_one(mutant: Mutant, bench: Workbench, baseline: TestRun) -> Verdict:
-    useless = [test for test in mutant.tests if test in baseline.failed or test not in baseline.seconds]
-    if useless:
-        return Verdict(mutant.name, "broken", "without the mutant these do not pass: " + ", ".join(useless))
-    usual = sum(baseline.seconds[test] for test in mutant.tests)
-    return judge(mutant, bench.run(mutant.tests, 120 + 10 * usual, mutant=mutant), each=True)
+def _judge_one(mutant: Mutant, bench: Workbench, baseline: TestRun, *, each_test: bool) -> Verdict:
+    seconds = 0.0
+    for test in mutant.tests:
+        ran = {name for name in baseline.seconds if name == test or name.startswith(f"{test}::")}
+        if not ran or ran & baseline.failed:
+            return Verdict(mutant.name, "broken", f"without the mutant {test} does not pass")
+        seconds += sum(baseline.seconds[name] for name in ran)
+    run = bench.run(mutant.tests, _LEAST_SECONDS + 10 * seconds, mutant=mutant, first_only=not each_test)
+    return judge(mutant, run, each=each_test)
 
 
 def _report(verdicts: Sequence[Verdict]) -> int:
@@ -111,12 +105,9 @@ def _report(verdicts: Sequence[Verdict]) -> int:
     for outcome in ("broken", "survived"):
         for verdict in (each for each in verdicts if each.outcome == outcome):
             print(f"{outcome:8} {verdict.name} {verdict.detail}")
-    count = {
-        each: sum(verdict.outcome == each for verdict in verdicts)
-        for each in ("killed", "survived", "broken")
-    }
-    print(", ".join(f"{number} {outcome}" for outcome, number in count.items()))
-    return 0 if count["killed"] == len(verdicts) else 1
+    outcomes = [verdict.outcome for verdict in verdicts]
+    print(", ".join(f"{outcomes.count(each)} {each}" for each in ("killed", "survived", "broken")))
+    return 0 if outcomes.count("killed") == len(verdicts) else 1
 
 
 if __name__ == "__main__":

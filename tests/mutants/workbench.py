@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import venv
 from collections.abc import Iterator, Sequence
@@ -49,11 +51,11 @@ class Workbench:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "tree"
         self._folder = folder
-        self._python = folder / "venv/bin/python"
         # Compiled files are known by size and second: a changed file needs a second of its own.
         self._seconds = itertools.count(int(time.time()))
         _copy_tracked_files(self.root)
         _make_environment(folder / "venv", self.root)
+        self._forks = _Forks(folder / "venv/bin/python", self.root)
 
     def run(
         self, tests: Sequence[str], timeout: float, *, mutant: Mutant | None = None, first_only: bool = False
@@ -87,24 +89,51 @@ class Workbench:
     ) -> TestRun:
         report, log = self._folder / "report.xml", self._folder / "pytest.log"
         report.unlink(missing_ok=True)
-        command = [str(self._python), "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
-        command += ["-o", "junit_family=xunit1", f"--junitxml={report}", "--hypothesis-seed=0"]
-        command += ["-x"] if first_only else []
-        environment = dict(os.environ) | {"PATH": f"{self._python.parent}:{os.environ['PATH']}"}
-        if not own_servers:
-            environment["TESTS_RUN_FOLDER"] = str(self._folder / "run")
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*command, *tests], cwd=self.root, env=environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-            try:
-                exit_code: int | None = process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                exit_code = None
-            finally:
-                _end_group(process)
+        arguments = ["-q", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+        arguments += ["-o", "junit_family=xunit1", f"--junitxml={report}"]
+        arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the packages are imported already
+        arguments += ["-x"] if first_only else []
+        environment = {} if own_servers else {"TESTS_RUN_FOLDER": str(self._folder / "run")}
+        exit_code = self._forks.run([*arguments, *tests], environment, log, timeout)
         return _read_report(report, exit_code, log.read_text(encoding="utf-8", errors="replace")[-3000:])
+
+    def close(self) -> None:
+        """End the process that runs tests."""
+        self._forks.close()
+
+
+class _Forks:
+    """The process of ``forkserver``, in one environment."""
+
+    def __init__(self, python: Path, tree: Path) -> None:
+        # PYTHONPATH would come before the copy's own packages.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment["PATH"] = f"{python.parent}:{os.environ['PATH']}"
+        self._server = subprocess.Popen(
+            [str(python), "-m", "tests.mutants.forkserver"], cwd=tree, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, arguments: list[str], environment: dict[str, str], log: Path, timeout: float) -> int | None:
+        """Run pytest once; None where it took too long."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        order = {"arguments": arguments, "environment": environment, "log": str(log)}
+        print(json.dumps(order), file=self._server.stdin, flush=True)
+        group = int(self._server.stdout.readline())
+        late = threading.Timer(timeout, _end_group, [group])
+        late.start()
+        try:
+            exit_code = int(self._server.stdout.readline())
+        finally:
+            late.cancel()
+            _end_group(group)
+        return None if exit_code == -signal.SIGKILL else exit_code
+
+    def close(self) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait()
 
 
 @contextmanager
@@ -112,7 +141,11 @@ def workbench(folder: Path) -> Iterator[Workbench]:
     """Make a workbench with a Postgres that its runs share."""
     folder.mkdir()
     with cloned_database(folder / "run/postgres", "kept"):  # keeps server and template between runs
-        yield Workbench(folder)
+        bench = Workbench(folder)
+        try:
+            yield bench
+        finally:
+            bench.close()
 
 
 def _copy_tracked_files(target: Path) -> None:
@@ -144,10 +177,9 @@ def _make_environment(folder: Path, tree: Path) -> None:
             copy.chmod(0o755)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _end_group(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def _read_report(report: Path, exit_code: int | None, output: str) -> TestRun:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 # For workers to finish their tasks.
 WORKER_STOP_SECONDS = 55.0
-# For the API to close, beside the time in which it answers what is under way.
-API_CLOSE_SECONDS = 5.0
 # For every other process to stop.
 STOP_SECONDS = 10.0
 # Between checks whether the embedded servers live.
@@ -311,17 +309,15 @@ class Supervisor:
         self._hint_shown = True
 
     async def _stop(self) -> None:
-        """Stop beat and API, then workers, then the rest.
+        """Stop beat, then the workers, then the rest.
 
-        Beat first, so that no work is added; the API before the workers, which answer those who wait.
+        Beat first, so that no work is added.
         """
-        from worker.settings.api import STOP_SECONDS as API_STOP_SECONDS
-
         workers = [child for child in self._children if child.name.endswith("worker")]
         emulators = self._children[:1] if self._demo is not None else []
-        first = [child for child in self._children if child not in (*workers, *emulators)]
+        beats = [child for child in self._children if child not in (*workers, *emulators)]
         for children, stop_seconds in (
-            (first, API_STOP_SECONDS + API_CLOSE_SECONDS),
+            (beats, STOP_SECONDS),
             (workers, WORKER_STOP_SECONDS),
             (emulators, STOP_SECONDS),
         ):
