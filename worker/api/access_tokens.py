@@ -69,8 +69,7 @@ class Verifier:
             TemporarilyUnavailable: the issuer's keys are not known.
         """
         claims = self._check(await self._decode(token), client_ids)
-        bound = claims.get("cnf")
-        thumbprint = bound.get("jkt") if isinstance(bound, dict) else None
+        thumbprint = _thumbprint(claims)
         client_id = _text(claims, "azp") or _text(claims, "client_id")
         subject = claims["sub"]
         is_machine = subject.endswith("@clients") or claims.get("gty") == "client-credentials"
@@ -125,6 +124,27 @@ class Verifier:
         if is_id_token:
             refuse(_NO_KEY)
         return claims
+
+
+def _thumbprint(claims: Mapping[str, Any]) -> str | None:
+    """Return the thumbprint of a bound token's key.
+
+    None where anybody who has the token may use it.
+    """
+    if "cnf" not in claims:
+        return None
+    confirmation = claims["cnf"]
+    if not isinstance(confirmation, dict):
+        refuse("the token cannot be read")
+    if "x5t#S256" in confirmation:
+        refuse(
+            "this token is bound to a TLS client certificate (mTLS), which this API cannot see: "
+            "have the issuer bind it by DPoP, or not at all"
+        )
+    thumbprint = confirmation.get("jkt")
+    if len(confirmation) != 1 or not isinstance(thumbprint, str):
+        refuse("this token is bound in a way that this API does not verify (cnf)")
+    return thumbprint
 
 
 def refuse(detail: str) -> NoReturn:

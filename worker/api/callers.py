@@ -8,12 +8,15 @@ from starlette.requests import Request
 
 from worker.api.access_tokens import AccessToken, Verifier, refuse
 from worker.api.consumers import Consumers
+from worker.api.dpop import BoundRequest, ProofVerifier, challenge
 from worker.api.problems import ApiProblem
 from worker.consumer_rules import API_KEY_PREFIX, ConsumerRules
 
 READ_SCOPE = "read:idp_tokens"
 REFRESH_SCOPE = "refresh:idp_tokens"
 PROXY_SCOPE = "proxy:idp"
+# Schemes of the header Authorization, which are written in any case.
+BEARER, DPOP = "bearer", "dpop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +82,15 @@ class Authentication:
     Args:
         consumers: who may read what.
         verifier: of access tokens; None where ``[api]`` has no audience.
+        proofs: verifies proofs of keys; None where ``[api]`` has no public_url.
     """
 
-    def __init__(self, consumers: Consumers, verifier: Verifier | None) -> None:
+    def __init__(
+        self, consumers: Consumers, verifier: Verifier | None, proofs: ProofVerifier | None = None
+    ) -> None:
         self._consumers = consumers
         self._verifier = verifier
+        self._proofs = proofs
 
     async def caller(self, request: Request) -> Caller:
         """Verify the credential of a request.
@@ -92,31 +99,63 @@ class Authentication:
             ApiProblem: ``invalid-token``.
             TemporarilyUnavailable: nobody can tell now.
         """
-        credential = _credential(request)
+        scheme, credential = self._credential(request)
         await self._consumers.load()
         if credential.startswith(API_KEY_PREFIX):
             consumer = self._consumers.of_api_key(credential)
             if consumer is None:
                 refuse("no consumer has this API key")
+            if scheme == DPOP:
+                refuse("an API key is bound to no key: send it as Authorization: Bearer")
             return Caller(consumer)
         if self._verifier is None:
             refuse("this API takes API keys alone: the operator has set no audience in [api]")
         token = await self._verifier.verify(credential, self._consumers.client_ids)
-        if token.thumbprint is not None:
-            refuse("this token is bound to a key (DPoP), whose proofs this API does not verify")
+        self._check_binding(request, scheme, credential, token)
         consumer = self._consumers.of_client(token.client_id) if token.client_id else None
         return Caller(consumer, token)
 
+    def _check_binding(self, request: Request, scheme: str, credential: str, token: AccessToken) -> None:
+        """Have a bound token's proof verified.
 
-def _credential(request: Request) -> str:
-    given = request.headers.getlist("authorization")
-    if not given:
-        raise ApiProblem(
-            "invalid-token",
-            "no credential: send Authorization: Bearer with an access token or an API key",
-            headers={"WWW-Authenticate": 'Bearer realm="token-vault"'},
+        Raises:
+            ApiProblem: ``invalid-token``.
+            TemporarilyUnavailable: too many proofs are remembered.
+        """
+        if token.thumbprint is None:
+            if scheme == DPOP:
+                refuse("this token is bound to no key: send it as Authorization: Bearer")
+            return
+        if self._proofs is None:
+            refuse(
+                "this token is bound to a key (DPoP), whose proofs name this API's URL: the operator sets public_url "
+                "in [api]"
+            )
+        if scheme != DPOP:
+            refuse(
+                "this token is bound to a key (DPoP): send it as Authorization: DPoP, with a proof in the header DPoP"
+            )
+        path: bytes = request.scope["raw_path"]
+        self._proofs.verify(
+            BoundRequest(
+                request.headers.getlist("dpop"),
+                credential,
+                token.thumbprint,
+                request.method,
+                path.decode("latin-1"),
+            )
         )
-    scheme, _, credential = given[0].partition(" ")
-    if len(given) > 1 or scheme.lower() != "bearer" or not credential.strip():
-        refuse("the header Authorization has to be one: Bearer and the credential")
-    return credential.strip()
+
+    def _credential(self, request: Request) -> tuple[str, str]:
+        given = request.headers.getlist("authorization")
+        if not given:
+            bearer = 'Bearer realm="token-vault"'
+            raise ApiProblem(
+                "invalid-token",
+                "no credential: send Authorization: Bearer with an access token or an API key",
+                headers={"WWW-Authenticate": f"{bearer}, {challenge()}" if self._proofs else bearer},
+            )
+        scheme, _, credential = given[0].partition(" ")
+        if len(given) > 1 or scheme.lower() not in (BEARER, DPOP) or not credential.strip():
+            refuse("the header Authorization has to be one: Bearer, or DPoP, and the credential")
+        return scheme.lower(), credential.strip()

@@ -19,6 +19,7 @@ from token_vault.secret import Secret
 from worker.api.access_tokens import Verifier
 from worker.api.callers import Authentication
 from worker.api.consumers import Consumers
+from worker.api.dpop import ProofVerifier
 from worker.api.jwks import Jwks
 from worker.api.metrics import Metrics
 from worker.api.proxy.session import open_session
@@ -106,7 +107,9 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         open_database(url, connections=MAX_DATABASE_CONNECTIONS) as database,
         open_session() as provider_session,
     ):
-        authentication = Authentication(Consumers(database), verifier_of(settings))
+        public_url = settings.api.public_url
+        proofs = ProofVerifier(public_url) if public_url else None
+        authentication = Authentication(Consumers(database), verifier_of(settings), proofs)
         service = Service(
             settings, database, url, ReadRecorder(url), authentication, metrics, provider_session
         )

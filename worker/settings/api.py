@@ -19,6 +19,7 @@ class ApiSettings(Section):
     Attributes:
         audience: of the access tokens that callers bring; without it only API keys are taken.
         issuer: who issues them; by default the one tenant. Its keys are at ``.well-known/jwks.json`` below it.
+        public_url: where callers find the API, behind whatever ends TLS; DPoP proofs name it.
         origins: of front ends whose browsers may call the proxy.
         host, port: where ``token-vault serve`` listens.
         max_concurrent: requests at a time in one process; more are refused at once.
@@ -26,6 +27,7 @@ class ApiSettings(Section):
 
     audience: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     issuer: str | None = None
+    public_url: str | None = None
     origins: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = DEFAULT_PORT
@@ -37,6 +39,10 @@ class ApiSettings(Section):
             _check_url("issuer", self.issuer)
             if not self.issuer.endswith("/"):
                 raise ValueError("issuer ends with a slash, as `iss` of Auth0's tokens does")
+        if self.public_url is not None:
+            _check_url("public_url", self.public_url)
+            if self.public_url.endswith("/"):
+                raise ValueError("public_url ends without a slash: https://vault.example.com")
         for origin in self.origins:
             _check_url("origins", origin)
             if urlsplit(origin).path:

@@ -28,7 +28,24 @@ BAD_CLAIMS: dict[str, tuple[dict[str, Any], str]] = {
     "an ID token without a nonce": ({**ID_TOKEN, "nonce": None}, "this is an ID token"),
     "an ID token of an unknown client": ({**ID_TOKEN, "aud": "spa", "nonce": None}, "this is an ID token"),
     "an ID token for this audience": ({"at_hash": "x"}, "this is an ID token"),
-    "bound to a key": ({"cnf": {"jkt": "x"}}, "this token is bound to a key (DPoP)"),
+    "bound to a key": (
+        {"cnf": {"jkt": "x"}},
+        "this token is bound to a key (DPoP), whose proofs name this API's URL",
+    ),
+    "bound to a certificate": (
+        {"cnf": {"x5t#S256": "x"}},
+        "this token is bound to a TLS client certificate (mTLS)",
+    ),
+    "bound to both": (
+        {"cnf": {"x5t#S256": "x", "jkt": "x"}},
+        "this token is bound to a TLS client certificate",
+    ),
+    "bound in another way": (
+        {"cnf": {"jwk": {}}},
+        "this token is bound in a way that this API does not verify",
+    ),
+    "bound to nothing": ({"cnf": {}}, "this token is bound in a way that this API does not verify"),
+    "bound by a word": ({"cnf": "x"}, "the token cannot be read"),
 }
 
 
