@@ -1,13 +1,15 @@
 """What a Celery worker does beside its tasks.
 
-Who consumes ``interactive`` carries out refresh requests, too. That begins before the worker reaches its broker and goes on while that is away.
+Who consumes ``interactive`` carries out refresh requests, too; who consumes ``sync`` syncs the users whom hooks name.
+That begins before the worker reaches its broker and goes on while that is away.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from celery import bootsteps
@@ -15,39 +17,53 @@ from celery import bootsteps
 from token_vault.errors import VaultError
 from worker import tasks
 from worker.renewal.refresh_requests import RefreshRequests
+from worker.runtime import Runtime
+from worker.sync.changed_users import ChangedUsers
 from worker.vault import heartbeats
 
 log = structlog.get_logger(__name__)
 
-QUEUE = "interactive"
 # Before the vault is opened again that could not be.
 RETRY_SECONDS = 2.0
 # How long a stopping worker waits for refreshes under way: longer than the longest.
 STOP_SECONDS = 60.0
 
 
-class RefreshRequestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
-    """Runs ``RefreshRequests`` in a thread of the worker's process."""
+class Loop(Protocol):
+    """Work that goes on until it is stopped."""
+
+    async def run(self) -> None:
+        """Work until ``stop``."""
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+
+
+class LoopStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+    """Runs a loop in a thread of workers that consume a queue."""
 
     requires = ("celery.worker.components:Pool",)
+    queue: str
+    name: str
+    make_loop: Callable[[Runtime], Loop]
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        self.enabled = QUEUE in parent.app.amqp.queues.consume_from
+        self.enabled = self.queue in parent.app.amqp.queues.consume_from
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._requests: RefreshRequests | None = None
+        self._loop: Loop | None = None
 
     def start(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
         """Begin."""
-        self._thread = threading.Thread(target=self._run, name="refresh requests", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
-        """Claim nothing more, and wait for what is under way."""
+        """Begin nothing more, and wait for what is under way."""
         self._stopping.set()
-        if (requests := self._requests) is not None:
-            tasks.process.call_soon(requests.stop)
+        if (loop := self._loop) is not None:
+            tasks.process.call_soon(loop.stop)
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
             self._thread = None
@@ -57,21 +73,44 @@ class RefreshRequestStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Cele
         while not self._stopping.is_set():
             try:
                 tasks.process.runtime()
-                tasks.process.run(self._carry_out)
+                tasks.process.run(self._work)
             except VaultError as error:
                 if str(error) != problem:
-                    log.warning("refresh_request.postponed", error=str(error))
+                    log.warning("loop.postponed", name=self.name, error=str(error))
                 problem = str(error)
-            except Exception:  # whatever it is, readers wait for what comes after it
-                log.exception("refresh_request.loop_crashed")
+            except Exception:  # whatever it is, somebody waits for what comes after it
+                log.exception("loop.crashed", name=self.name)
             self._stopping.wait(RETRY_SECONDS)
 
-    async def _carry_out(self) -> None:
-        runtime = tasks.process.runtime()
-        self._requests = RefreshRequests(runtime.vault, runtime.on_demand, runtime.tenants)
+    async def _work(self) -> None:
+        self._loop = type(self).make_loop(tasks.process.runtime())
         if self._stopping.is_set():
             return
-        await self._requests.run()
+        await self._loop.run()
+
+
+class RefreshRequestStep(LoopStep):
+    """Runs ``RefreshRequests``."""
+
+    queue = "interactive"
+    name = "refresh requests"
+
+    @staticmethod
+    def make_loop(runtime: Runtime) -> RefreshRequests:
+        """Make the loop."""
+        return RefreshRequests(runtime.vault, runtime.on_demand, runtime.tenants)
+
+
+class ChangedUsersStep(LoopStep):
+    """Runs ``ChangedUsers``."""
+
+    queue = "sync"
+    name = "changed users"
+
+    @staticmethod
+    def make_loop(runtime: Runtime) -> ChangedUsers:
+        """Make the loop."""
+        return ChangedUsers(runtime.vault, runtime.sync_users, runtime.tenants)
 
 
 class ConsumingStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types

@@ -11,6 +11,7 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 import httpx
+import structlog
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
@@ -28,6 +29,8 @@ from worker.vault.claims.spool import Spool
 from worker.vault.vault import Vault, open_vault
 from worker.webhooks.dispatcher import Dispatcher
 from worker.webhooks.http import http_client as webhook_client
+
+log = structlog.get_logger(__name__)
 
 # Tenants that one kind of work serves at a time. Each holds a connection or two for its locks while it needs one
 # more: without this bound, lock holders would exhaust the pool and deadlock.
@@ -99,6 +102,17 @@ class Runtime:
         return Eraser(
             tenant, self.vault, self.connections, await self.auth0(tenant), self.http, self.settings.deletion
         )
+
+    async def sync_users(self, tenant: str, user_ids: list[str], urgent: bool) -> None:
+        """Sync users by id; erase what is confirmed gone.
+
+        Raises:
+            Auth0Error, ConfigurationError: as ``TenantSync.sync_users``.
+        """
+        report = await (await self.tenant_sync(tenant, urgent=urgent)).sync_users(user_ids)
+        log.info("sync.users_finished", tenant=tenant, users=len(user_ids), gone=report.gone)
+        if report.gone:
+            await (await self.eraser(tenant)).sweep()
 
 
 @asynccontextmanager

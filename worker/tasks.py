@@ -34,6 +34,7 @@ from worker.sync.report import SyncReport
 from worker.sync.tenant_sync import TenantSync
 from worker.vault import outbox
 from worker.vault.db.errors import explain
+from worker.vault.db.names import is_name
 from worker.vault.location import CopiedVault
 from worker.vault.status import renewal_counts
 from worker.vault.sync_state import runs
@@ -52,9 +53,6 @@ CLOCK_SKEW_SECONDS = 600.0
 SCAN_SLICE_SECONDS = 45.0
 # Wait after a failed full sync; doubled after each further failure.
 FIRST_FULL_SYNC_RETRY_SECONDS, MAX_FULL_SYNC_RETRY_SECONDS = 60.0, 600.0
-
-# No id or name of Auth0's or a provider's is longer; a longer one would be stored, logged and sent on.
-MAX_NAME_CHARACTERS = 1024
 
 # Failures that pass without anybody's help.
 _TEMPORARY = (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable)
@@ -240,17 +238,8 @@ def _check_names(**names: object) -> None:
     Postgres or Auth0 would fail on it, and be retried again and again.
     """
     for argument, value in names.items():
-        if not _is_name(value):
+        if not is_name(value):
             raise ValueError(f"{argument} is no name")
-
-
-def _is_name(value: object) -> bool:
-    # JSON can hold half a surrogate pair, and both of these; Postgres cannot.
-    return (
-        isinstance(value, str)
-        and len(value) <= MAX_NAME_CHARACTERS
-        and not any(each == "\0" or "\ud800" <= each <= "\udfff" for each in value)
-    )
 
 
 def _configured_tenant(name: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import timedelta
@@ -26,6 +27,8 @@ USER_SCOPES = ("read:users", "read:user_idp_tokens")
 USER_SCAN = "users"
 # Up to so many users, a full scan takes no more calls than the change feeds.
 MAX_USERS_ALWAYS_SCANNED = 500
+# Between two lists of connections that users' hooks cause.
+MIN_CONNECTIONS_INTERVAL = timedelta(minutes=1)
 # The shortest time that any plan of Auth0 keeps the tenant's log.
 MIN_LOG_RETENTION = timedelta(days=1)
 
@@ -269,6 +272,35 @@ class TenantSync:
             report.failed += len(user.malformed)
             report.problems += user.malformed
         return report
+
+    async def sync_users(self, user_ids: Sequence[str]) -> SyncReport:
+        """Sync users by id, as a hook names them.
+
+        Users whom Auth0 does not have are marked missing; they are erased once that is confirmed.
+
+        Raises:
+            Auth0Error, ConfigurationError: as ``sync_all``.
+        """
+        report = SyncReport(self._tenant, "users")
+        await self._auth0.require(*USER_SCOPES)
+        connections = await self._ingest.load_connections()
+        found = await self._ingest.ingest_by_id(user_ids, connections, report)
+        users = [user for user in found.values() if user is not None]
+        named = {(self._tenant, identity.connection) for user in users for identity in user.identities}
+        if named - connections.keys() and await self._are_connections_stale():
+            # A connection created since the last sync: without it there is no client to renew with.
+            await self.sync_connections()
+            await self._ingest.ingest_users(users, await self._ingest.load_connections(), report)
+        report.seen += len(user_ids)
+        return report
+
+    async def _are_connections_stale(self) -> bool:
+        """Whether the connections may be read again.
+
+        However many users name one that Auth0 does not show, connections are listed once in this time.
+        """
+        last = await runs.last_started(self._vault, self._tenant, "connections")
+        return last is None or await self._vault.now() - last > MIN_CONNECTIONS_INTERVAL
 
     def _try_lease(self, what: str) -> AbstractAsyncContextManager[bool]:
         return try_lease(self._vault, f"{what} of {self._tenant}")

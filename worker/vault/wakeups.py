@@ -7,8 +7,12 @@ then each transaction that notifies fails. Who misses a wakeup looks at the row 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
+from typing import Any, NoReturn, cast
 
+import psycopg
 import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,6 +24,11 @@ log = structlog.get_logger(__name__)
 
 # A hint is not worth more of the sender's time.
 WAKE_SECONDS = 1.0
+
+# How often to look for work where no wakeup comes: what is due only now, and what a worker that died had claimed.
+SWEEP_SECONDS = 1.0
+# How often to delete what is over.
+CLEANUP_SECONDS = 10.0
 
 _NOTIFY = text("SELECT pg_notify(:channel, CAST(id AS text)) FROM unnest(CAST(:ids AS bigint[])) AS id")
 
@@ -33,3 +42,106 @@ async def wake(vault: Vault, grant_ids: Collection[int]) -> None:
             await vault.run(_NOTIFY, {"channel": CHANNEL, "ids": list(grant_ids)})
     except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
         log.warning("wakeup.failed", error=type(error).__name__)
+
+
+async def listen(vault: Vault, channel: str, wake: Callable[[], None]) -> NoReturn:
+    """Call ``wake`` at every notification of a channel.
+
+    Anybody may send one, so its payload is not read.
+
+    Raises:
+        psycopg.Error, SQLAlchemyError, OSError: the connection is lost.
+    """
+    async with vault.statement() as connection:
+        raw = await connection.get_raw_connection()
+        driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
+        try:
+            await driver.execute(f"LISTEN {channel}")
+            wake()  # what was there before
+            while True:
+                async for _ in driver.notifies():
+                    wake()
+        finally:
+            await connection.invalidate()  # it listens, and is no more use to others
+
+
+# What listening and polling meet while Postgres is away.
+DATABASE_FAILURES = (SQLAlchemyError, psycopg.Error, OSError)
+
+
+class WakeupLoop(ABC):
+    """Takes work from a table: woken by Postgres, and by polling.
+
+    Any number of processes may do so.
+
+    Args:
+        vault: where the work is.
+        channel: where it is announced.
+    """
+
+    def __init__(self, vault: Vault, channel: str) -> None:
+        self._vault = vault
+        self._channel = channel
+        self._wakeup = asyncio.Event()
+        self._stopping = False
+        self._failing = False
+        self._running: set[asyncio.Task[None]] = set()
+        self._next_cleanup = 0.0
+
+    async def run(self) -> None:
+        """Work until ``stop``; then finish what was begun."""
+        listening = asyncio.create_task(self._listen())
+        try:
+            while not self._stopping:
+                self._wakeup.clear()
+                await self._look()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SWEEP_SECONDS):
+                        await self._wakeup.wait()
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, *self._running, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        self._stopping = True
+        self._wakeup.set()
+
+    @abstractmethod
+    async def _claim(self) -> None:
+        """Claim what is due, and begin it by ``_begin``."""
+
+    @abstractmethod
+    async def _clean_up(self) -> None:
+        """Delete what is over."""
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _listen(self) -> None:
+        while True:
+            with suppress(*DATABASE_FAILURES):  # the next claim tells of it
+                await listen(self._vault, self._channel, self._wakeup.set)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _look(self) -> None:
+        try:
+            await self._claim()
+            now = asyncio.get_running_loop().time()
+            if now >= self._next_cleanup:
+                self._next_cleanup = now + CLEANUP_SECONDS
+                await self._clean_up()
+        except DATABASE_FAILURES as error:
+            if not self._failing:  # said once, and not every second of an outage
+                log.warning("queue.claim_failed", channel=self._channel, error=type(error).__name__)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._wakeup.set()  # there is capacity again
+        if not task.cancelled() and (error := task.exception()):
+            log.error("queue.work_crashed", channel=self._channel, exc_info=error)

@@ -13,11 +13,10 @@ from emulators.client import Emulation
 from tests.support.readers import Sql, on_demand_worker
 from tests.support.wait import until_async
 from token_vault.read_model import REPORT_REJECTED, REQUEST_REFRESH
-from worker.renewal import refresh_requests
 from worker.renewal.on_demand import Refreshed
 from worker.renewal.refresh_requests import RefreshRequests
 from worker.runtime import Runtime
-from worker.vault.refresh_requests import queue
+from worker.vault import wakeups
 
 CONNECTION = "custom"
 OpenWorker = Callable[[], Awaitable[Runtime]]
@@ -52,7 +51,7 @@ async def without_wakeups(
     async def silence(*_: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(queue, "listen", silence)
+    monkeypatch.setattr(wakeups, "listen", silence)
     async with on_demand_worker(runtime) as results:
         yield results
 
@@ -61,7 +60,7 @@ async def test_a_request_is_carried_out_at_once(
     runtime: Runtime, grants: list[int], sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker is woken by a request: it does not wait for its next look."""
-    monkeypatch.setattr(refresh_requests, "SWEEP_SECONDS", 3600)
+    monkeypatch.setattr(wakeups, "SWEEP_SECONDS", 3600)
     async with on_demand_worker(runtime) as results:
         await until_async(
             lambda: sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN token_vault_requests%%'")
@@ -86,7 +85,7 @@ async def test_a_wakeup_is_never_read(
     runtime: Runtime, grants: list[int], sql: Sql, monkeypatch: pytest.MonkeyPatch, payload: str
 ) -> None:
     """Whatever somebody sends, workers look at the rows, and listen on."""
-    monkeypatch.setattr(refresh_requests, "SWEEP_SECONDS", 3600)
+    monkeypatch.setattr(wakeups, "SWEEP_SECONDS", 3600)
     async with on_demand_worker(runtime) as results:
         await until_async(
             lambda: sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN token_vault_requests%%'")

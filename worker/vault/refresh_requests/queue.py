@@ -5,11 +5,10 @@ Many workers share it; each request is claimed by one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import NamedTuple
 
-import psycopg
 from sqlalchemy import text
 
 from token_vault.token_target import TokenTarget
@@ -76,24 +75,3 @@ async def delete_over(vault: Vault) -> None:
     They were carried out, or their readers do not wait any more.
     """
     await vault.run(_DELETE_OVER, {})
-
-
-async def listen(vault: Vault, wake: Callable[[], None]) -> NoReturn:
-    """Call ``wake`` at every notification.
-
-    Anybody may send one, so its payload is not read.
-
-    Raises:
-        psycopg.Error, SQLAlchemyError, OSError: the connection is lost.
-    """
-    async with vault.statement() as connection:
-        raw = await connection.get_raw_connection()
-        driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
-        try:
-            await driver.execute(f"LISTEN {CHANNEL}")
-            wake()  # what was asked for before
-            while True:
-                async for _ in driver.notifies():
-                    wake()
-        finally:
-            await connection.invalidate()  # it listens, and is no more use to others

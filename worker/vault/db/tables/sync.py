@@ -77,3 +77,22 @@ class UserToSync(Base):
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[str] = mapped_column(primary_key=True)
+
+
+class ChangedUser(Base):
+    """A user whom a hook of Auth0's named, until it is synced."""
+
+    __tablename__ = "changed_users"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    # When it was named last.
+    reported_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    # Until when a worker is at it.
+    claimed_until: Mapped[datetime | None]
+    synced_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("changed_users_due_idx", "tenant", "due_at", postgresql_where=text("synced_at IS NULL")),
+    )

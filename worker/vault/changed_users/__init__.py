@@ -1,0 +1,1 @@
+"""Changed users: whom Auth0's hooks name, until they are synced."""

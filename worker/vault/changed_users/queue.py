@@ -1,0 +1,104 @@
+"""The queue of changed users.
+
+Ids alone, and no more than a bound: whoever may call a hook fills no disk. Losing a row loses no change, as the change
+feeds name the same users a little later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from token_vault.errors import TemporarilyUnavailable
+from worker.vault.db.sql import load
+from worker.vault.vault import Database, Vault
+
+log = structlog.get_logger(__name__)
+
+CHANNEL = "token_vault_changed_users"
+
+# Of one tenant. More are refused, and sent again by Auth0 a little later.
+MAX_PENDING_USERS = 100_000
+FULL_RETRY_SECONDS = 30.0
+# A user who is named again is synced again after this time at the earliest.
+LEAST_INTERVAL = timedelta(seconds=2)
+# Users whose worker died are another's after this time: longer than a batch waits for Auth0's rate limit.
+CLAIM_TIME = timedelta(seconds=120)
+
+_RECORD, _CLAIM, _FINISH = load(__file__, "record"), load(__file__, "claim"), load(__file__, "finish")
+_COUNT = text("SELECT count(*) FROM (SELECT FROM changed_users WHERE tenant = :tenant LIMIT :most) pending")
+_POSTPONE = text("""
+UPDATE changed_users SET claimed_until = NULL, due_at = now() + make_interval(secs => :seconds)
+WHERE tenant = :tenant AND user_id = ANY (:user_ids)
+""")
+# A row that nobody took for a day is of a tenant that no worker has any more.
+_DELETE_OVER = text("""
+DELETE FROM changed_users
+WHERE synced_at < now() - interval '10 seconds' OR reported_at < now() - interval '1 day'
+""")
+_NOTIFY = text(
+    f"SELECT pg_notify('{CHANNEL}', '') WHERE pg_notification_queue_usage() < 0.5"  # a constant
+)
+
+
+class ChangedUser(NamedTuple):
+    """A user whom a hook named.
+
+    Attributes:
+        reported_at: tells whether it was named anew.
+    """
+
+    user_id: str
+    reported_at: datetime
+
+
+async def record(database: Database, tenant: str, user_ids: Collection[str]) -> None:
+    """Record users to be synced, and wake a worker.
+
+    Raises:
+        TemporarilyUnavailable: too many wait already.
+    """
+    if not user_ids:
+        return
+    ((pending,),) = await database.run(_COUNT, {"tenant": tenant, "most": MAX_PENDING_USERS})
+    if pending >= MAX_PENDING_USERS:
+        raise TemporarilyUnavailable("too many changed users wait to be synced", FULL_RETRY_SECONDS)
+    values = {"tenant": tenant, "user_ids": sorted(set(user_ids)), "interval": LEAST_INTERVAL}
+    await database.run(_RECORD, values)
+    try:
+        await database.run(_NOTIFY)
+    except (SQLAlchemyError, OSError) as error:  # workers look by themselves, a little later
+        log.warning("wakeup.failed", error=type(error).__name__)
+
+
+async def claim(vault: Vault, tenant: str, *, limit: int) -> list[ChangedUser]:
+    """Claim users who are due, for ``CLAIM_TIME``."""
+    values = {"tenant": tenant, "limit": limit, "claim": CLAIM_TIME}
+    return [ChangedUser._make(row) for row in await vault.run(_CLAIM, values)]
+
+
+async def finish(vault: Vault, tenant: str, users: Sequence[ChangedUser]) -> None:
+    """Record that users are synced."""
+    values = {
+        "tenant": tenant,
+        "user_ids": [user.user_id for user in users],
+        "times": [user.reported_at for user in users],
+        "interval": LEAST_INTERVAL,
+    }
+    await vault.run(_FINISH, values)
+
+
+async def postpone(vault: Vault, tenant: str, users: Sequence[ChangedUser], *, seconds: float) -> None:
+    """Have users tried again later."""
+    values = {"tenant": tenant, "user_ids": [user.user_id for user in users], "seconds": seconds}
+    await vault.run(_POSTPONE, values)
+
+
+async def delete_over(vault: Vault) -> None:
+    """Delete the rows of users who are synced."""
+    await vault.run(_DELETE_OVER)
