@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from emulators.control_plane.handlers import ControlPlane
 from emulators.gate import Gate, Transports
+from emulators.idp import security_events
 from emulators.world import World
 
 
@@ -82,6 +83,8 @@ def build(world: World, transports: Transports) -> Gate:
         Route("/api/v2/jobs/{id}", job),
         Route("/exports/{id}/{file}", download),
         Route("/.well-known/jwks.json", jwks),
+        Route("/.well-known/ssf-configuration", security_events.configuration(world.base_url)),
+        Route("/.well-known/risc-configuration", security_events.configuration(world.base_url)),
         Route("/oauth/token", world.tokens.handle, methods=["POST"]),
         Route("/control/endpoints", endpoints),
         Route("/control/{name}", control, methods=["POST"]),

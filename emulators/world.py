@@ -16,10 +16,12 @@ from emulators.auth0.log import TenantLog
 from emulators.auth0.management import Management
 from emulators.auth0.settings import Settings
 from emulators.auth0.signing_keys import SigningKeys
+from emulators.auth0.streams import Streams
 from emulators.auth0.token import ManagementTokens
 from emulators.auth0.users import Users
 from emulators.call_log import CallLog
 from emulators.clock import Clock
+from emulators.deliveries import Deliveries
 from emulators.faults import Faults
 from emulators.idp.behaviour import PROVIDERS
 from emulators.idp.endpoints import Providers
@@ -61,8 +63,10 @@ class World:
         )
         self.management = Management(self.settings, self.tokens, Users(self.clock, self.settings))
         self.management.limits = Limits(self.clock, self.settings)
-        self.log = TenantLog(self.clock, self.settings, base_url)
-        self.events = Events(self.clock, self.settings)
+        self.deliveries = Deliveries()
+        self.streams = Streams(self.deliveries)
+        self.log = TenantLog(self.clock, self.settings, base_url, self.streams)
+        self.events = Events(self.clock, self.settings, self.streams)
         self.jobs = Jobs(self.clock, self.settings, base_url)
         self.signing_keys = SigningKeys(base_url)
         self.jwks_fetches = 0
@@ -107,6 +111,8 @@ class World:
         self.management.limits = Limits(self.clock, self.settings)
         self.signing_keys = SigningKeys(self.base_url)
         self.jwks_fetches = 0
+        self.streams.clear()
+        self.deliveries.statuses.clear()
         self.log.clear()
         self.events.clear()
         self.jobs.clear()

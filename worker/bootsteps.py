@@ -40,7 +40,7 @@ class Loop(Protocol):
 
 
 class LoopStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
-    """Runs a loop in a thread of workers that consume a queue."""
+    """Runs a loop in workers that consume a queue."""
 
     requires = ("celery.worker.components:Pool",)
     queue: str

@@ -20,6 +20,7 @@ from starlette.responses import StreamingResponse
 
 from emulators.auth0.errors import ApiError, invalid_query
 from emulators.auth0.settings import Settings
+from emulators.auth0.streams import Streams
 from emulators.clock import Clock, iso, milliseconds
 
 Json = dict[str, Any]
@@ -31,9 +32,10 @@ RETRY = 1000  # milliseconds that a client is told to wait before it connects ag
 class Events:
     """The kept events, in the order of delivery."""
 
-    def __init__(self, clock: Clock, settings: Settings) -> None:
+    def __init__(self, clock: Clock, settings: Settings, streams: Streams) -> None:
         self._clock = clock
         self._settings = settings
+        self._streams = streams
         self._news = asyncio.Event()
         self.clear()
 
@@ -72,6 +74,7 @@ class Events:
         self._kept.insert(place, (now, event))
         if self._choice.random() < self._settings.event_duplicates:
             self._kept.append((now, event))
+        self._streams.happened(event)
         self._tell()
 
     def answer(self, request: Request, caller: Any) -> StreamingResponse:

@@ -15,6 +15,7 @@ from emulators.auth0.errors import ApiError, invalid_query
 from emulators.auth0.parameters import chosen, flag, number
 from emulators.auth0.query import MalformedQuery, parse
 from emulators.auth0.settings import Settings
+from emulators.auth0.streams import Streams
 from emulators.clock import Clock, iso
 
 Json = dict[str, Any]
@@ -24,10 +25,11 @@ WINDOW = 1000  # entries that search criteria can page to; checkpoints have no s
 class TenantLog:
     """The kept entries, in the order of their ids."""
 
-    def __init__(self, clock: Clock, settings: Settings, base_url: str) -> None:
+    def __init__(self, clock: Clock, settings: Settings, base_url: str, streams: Streams) -> None:
         self._clock = clock
         self._settings = settings
         self._base_url = base_url
+        self._streams = streams
         self.clear()
 
     def clear(self) -> None:
@@ -53,6 +55,7 @@ class TenantLog:
         self._entries.append(entry)
         self._ids.append(log_id)
         self._times.append(now)
+        self._streams.logged(entry)
         return entry
 
     def answer(self, request: Request, _: Any) -> Any:

@@ -35,6 +35,33 @@ class TenantOperations(Operations):
         """Give how often the key set was fetched."""
         return int(self._do("jwks_fetches"))
 
+    # What is pushed to receivers
+
+    def add_stream(self, url: str, authorization: str, *, form: str = "JSONLINES") -> None:
+        """Push the log from now on: as JSONLINES, JSONARRAY or JSONOBJECT; or the events, as CLOUDEVENTS."""
+        self._do("add_stream", url=url, authorization=authorization, form=form)
+
+    def send_security_event(
+        self,
+        url: str,
+        event: str,
+        *,
+        audience: str,
+        account: str | None = None,
+        details: Json | None = None,
+        times: int = 1,
+    ) -> None:
+        """Push a security event token about an account, signed with the keys of the key set.
+
+        `event` is e.g. "risc/event-type/account-disabled"; the same token is sent so many `times`.
+        """
+        given: Json = {"audience": audience, "account": account, "details": details or {}, "times": times}
+        self._do("send_security_event", url=url, event=event, **given)
+
+    def delivered(self) -> list[int]:
+        """Give the statuses that receivers have answered, 0 for no answer."""
+        return [int(each) for each in self._do("delivered")]
+
     # Connections and users
 
     def add_connection(

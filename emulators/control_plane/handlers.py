@@ -11,6 +11,7 @@ from emulators import demo, logins, wiring
 from emulators.control_plane.large_tenant_handlers import LargeTenantHandlers
 from emulators.faults import read_fault
 from emulators.gate import Gate
+from emulators.idp import security_events
 from emulators.idp.behaviour import PROVIDERS
 from emulators.idp.tokens import ADMIN, Identity
 from emulators.world import World
@@ -69,6 +70,23 @@ class ControlPlane(LargeTenantHandlers):
 
     def config_toml(self) -> str:
         return wiring.config_toml(self._world)
+
+    # What is pushed to receivers
+
+    def add_stream(self, url: str, authorization: str, form: str) -> None:
+        self._world.streams.add(url, authorization, form)
+
+    def send_security_event(
+        self, url: str, event: str, audience: str, account: str | None, details: Json, times: int
+    ) -> None:
+        issuer = f"{self._world.base_url}/"
+        given = security_events.claims(issuer, audience, event, account, details)
+        token = security_events.sign(self._world.signing_keys, given).encode()
+        for _ in range(times):
+            self._world.deliveries.post(url, token, Content_Type="application/secevent+jwt")
+
+    def delivered(self) -> list[int]:
+        return list(self._world.deliveries.statuses)
 
     # The tenant's content
 

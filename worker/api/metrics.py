@@ -27,6 +27,12 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
+        self._hook_events = Counter(
+            "token_vault_api_hook_events",
+            "Events that hooks took, by what became of them.",
+            ("hook", "outcome"),
+            registry=self._registry,
+        )
         self.in_flight = Gauge(
             "token_vault_api_requests_in_flight", "Requests under way.", registry=self._registry
         )
@@ -40,6 +46,11 @@ class Metrics:
         path = getattr(route, "path", "none")
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
+
+    def count_hook_events(self, hook: str, outcome: str, number: int = 1) -> None:
+        """Count events of a hook."""
+        if number:
+            self._hook_events.labels(hook, outcome).inc(number)
 
     def render(self) -> bytes:
         """Write all metrics as text."""

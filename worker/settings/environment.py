@@ -30,6 +30,7 @@ from worker.settings.section import SecretField
 
 SECRET_NAMES = (
     "AUTH0_CLIENT_SECRET",
+    "AUTH0_HOOK_SECRET",
     "AUTH0_PRIVATE_KEY",
     "DATABASE_URL",
     "REDIS_URL",
@@ -78,6 +79,7 @@ class Environment(BaseSettings):
     auth0_client_id: str | None = None
     auth0_client_secret: SecretField | None = None
     auth0_private_key: SecretField | None = None
+    auth0_hook_secret: SecretField | None = None
     auth0_audience: str | None = None
     auth0_plan: str | None = None
     database_url: SecretField | None = None

@@ -15,6 +15,7 @@ from token_vault.secret import SecretDict, hide
 from worker.settings.api import ApiSettings
 from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.consumers import AuditSettings, ConsumerSettings, check_consumers
+from worker.settings.hooks import HookSettings
 from worker.settings.problems import explain
 from worker.settings.proxy import ProxySettings
 from worker.settings.reconnect import ReconnectSettings
@@ -61,6 +62,7 @@ class File(Section):
         consumers: who may read what, by name.
         proxy: what front ends may call at providers, by connection.
         reconnect: where users consent again.
+        hooks: who may tell that something has changed.
     """
 
     tenants: Mapping[str, TenantSettings] = Field(default_factory=dict)
@@ -75,6 +77,7 @@ class File(Section):
     proxy: Mapping[str, ProxySettings] = Field(default_factory=dict)
     reconnect: ReconnectSettings | None = None
     api: ApiSettings = ApiSettings()
+    hooks: HookSettings = HookSettings()
 
     @model_validator(mode="after")
     def _distinct_consumers(self) -> Self:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from token_vault.transport_security import require_tls
 from worker.settings.connections import ConnectionSettings
 from worker.settings.environment import Environment
-from worker.settings.file import File, read_file
+from worker.settings.file import DEFAULT_TENANT, File, read_file
+from worker.settings.hooks import HookSettings, with_environment_secret
 
 
 class Settings(File):
@@ -60,5 +62,19 @@ def load(config: Path | None = None) -> Settings:
         redis_url=environment.redis_url,
         access_keys=environment.access_keys,
         refresh_keys=environment.refresh_keys,
-        **dict(file),
+        **dict(file) | {"hooks": _hooks(file, environment.auth0_hook_secret)},
     )
+
+
+def _hooks(file: File, secret: Secret | None) -> HookSettings:
+    """Add the environment's secret, for the only tenant.
+
+    The HTTP API may run without any tenant's credentials: then a tenant's name is the file's word alone.
+    """
+    names = list(file.tenants)
+    hooks = with_environment_secret(file.hooks, secret, names[0] if len(names) == 1 else DEFAULT_TENANT)
+    if names and (unknown := hooks.auth0.keys() - file.tenants.keys()):
+        raise ConfigurationError(
+            f"a hook's secret is set for tenant {min(unknown)}, which is not configured: {', '.join(names)}"
+        )
+    return hooks

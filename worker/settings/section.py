@@ -18,6 +18,19 @@ def _secret(value: object) -> object:
 SecretField = Annotated[Secret, BeforeValidator(_secret)]
 
 
+def _secrets(value: object) -> object:
+    parts = value.split() if isinstance(value, str) else value
+    if isinstance(parts, tuple) and all(isinstance(part, Secret) for part in parts):
+        return parts
+    if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
+        raise ValueError("give one secret, or several: a list, or with spaces in between")
+    return tuple(map(Secret, parts))
+
+
+SecretsField = Annotated[tuple[Secret, ...], BeforeValidator(_secrets)]
+"""One secret, or several while one is being replaced."""
+
+
 class Section(BaseModel):
     """A table of the TOML file.
 

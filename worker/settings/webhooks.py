@@ -7,14 +7,14 @@ import binascii
 import string
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from token_vault.secret import Secret
 from worker.loopback import is_loopback
-from worker.settings.section import Section
+from worker.settings.section import SecretsField, Section
 
 
 class EventKind(StrEnum):
@@ -62,13 +62,6 @@ def _decode(secret: Secret) -> bytes | None:
     return key if 24 <= len(key) <= 64 else None
 
 
-def _webhook_secrets(value: object) -> object:
-    parts = value.split() if isinstance(value, str) else value
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise ValueError("give one secret, or several: a list, or with spaces in between")
-    return tuple(map(Secret, parts))
-
-
 def _has_an_address(parts: SplitResult) -> bool:
     try:
         return parts.port != 0 and bool((parts.hostname or "").encode("idna"))
@@ -91,7 +84,7 @@ class WebhookSettings(Section):
     """
 
     url: str
-    secret: Annotated[tuple[Secret, ...], BeforeValidator(_webhook_secrets)] = Field(repr=False)
+    secret: SecretsField = Field(repr=False)
     events: tuple[str, ...] = ()
     tenants: tuple[str, ...] | None = None
 
@@ -106,8 +99,6 @@ class WebhookSettings(Section):
             raise ValueError("url must hold no user or password: the signature says who sends")
         if not _has_an_address(parts):
             raise ValueError("url has no host and port that there could be")
-        if not self.secret:
-            raise ValueError("secret is empty")
         for secret in self.secret:
             webhook_key(secret)
         for name in self.events:

@@ -169,7 +169,7 @@ class ChangeFeeds:
             report.failed += len(page.malformed)
             report.problems += page.malformed
             named = dict.fromkeys(
-                user_id for entry in page.entries if _may_change_tokens(entry) for user_id in entry.users
+                user_id for entry in page.entries if may_change_tokens(entry) for user_id in entry.users
             )
             report.seen += len(named)
             await self._ingest.ingest_by_id(list(named), connections, report)
@@ -250,7 +250,7 @@ class ChangeFeeds:
         log.info("sync.followed", tenant=self._tenant, events=len(events), users=len(named))
 
 
-def _may_change_tokens(entry: LogEntry) -> bool:
+def may_change_tokens(entry: LogEntry) -> bool:
     """Whether an entry's users may have other tokens since.
 
     A login through a strategy without tokens does not change any.

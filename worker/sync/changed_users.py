@@ -1,4 +1,4 @@
-"""Syncs the users whom hooks name: woken by Postgres, and by polling."""
+"""Syncs the users whom hooks name."""
 
 from __future__ import annotations
 

@@ -70,9 +70,9 @@ DATABASE_FAILURES = (SQLAlchemyError, psycopg.Error, OSError)
 
 
 class WakeupLoop(ABC):
-    """Takes work from a table: woken by Postgres, and by polling.
+    """Takes work from a table, woken by Postgres.
 
-    Any number of processes may do so.
+    It polls as well, as wakeups may get lost. Any number of processes may do so.
 
     Args:
         vault: where the work is.

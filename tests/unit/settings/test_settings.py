@@ -12,11 +12,13 @@ from token_vault.secret import Secret
 from worker import logs
 from worker.settings import SECRET_NAMES, Settings, home_keys, key_file, load
 
-CANARY = "canary-s3cr3t"
+CANARY = "canary-s3cr3t-of-32-characters-or-more"
 TENANT = {"AUTH0_DOMAIN": "acme.eu.auth0.com", "AUTH0_CLIENT_ID": "m2m", "AUTH0_CLIENT_SECRET": CANARY}
+TENANT_SECRETS = ("AUTH0_CLIENT_SECRET", "AUTH0_PRIVATE_KEY")
 ATTRIBUTES: dict[str, Callable[[Settings], Secret | tuple[Secret, ...] | None]] = {
     "AUTH0_CLIENT_SECRET": lambda settings: settings.tenants["default"].client_secret,
     "AUTH0_PRIVATE_KEY": lambda settings: settings.tenants["default"].private_key,
+    "AUTH0_HOOK_SECRET": lambda settings: settings.hooks.auth0["default"].secret,
     "DATABASE_URL": lambda settings: settings.database_url,
     "REDIS_URL": lambda settings: settings.redis_url,
     "VAULT_ACCESS_KEYS": lambda settings: settings.access_keys,
@@ -157,10 +159,11 @@ def test_each_secret_can_come_from_a_file(env: Callable[..., None], bare: Path, 
     """NAME_FILE gives what NAME would have given, without the line break at its end."""
     value = f"redis://:{CANARY}@host/0" if name == "REDIS_URL" else CANARY
     (bare / "secret").write_text(f"{value}\n", encoding="utf-8")
-    env(**TENANT | {"AUTH0_CLIENT_SECRET": None} if name.startswith("AUTH0_") else {})
+    env(**TENANT | {"AUTH0_CLIENT_SECRET": None} if name in TENANT_SECRETS else {})
     env(**{f"{name}_FILE": bare / "secret"})
     found = ATTRIBUTES[name](load())
-    assert found == ((Secret(value),) if name.endswith("_KEYS") else Secret(value))
+    several = name.endswith("_KEYS") or name == "AUTH0_HOOK_SECRET"
+    assert found == ((Secret(value),) if several else Secret(value))
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from worker.vault.db.tables.processes import LeaseRow, WorkerHeartbeatRow
 from worker.vault.db.tables.renewal import RefreshRequestRow, RefusalRow, RenewalCount, ResourceTokenRow
 from worker.vault.db.tables.revocations import RevocationRow
 from worker.vault.db.tables.secrets import ManagementTokenRow, VaultSecret
-from worker.vault.db.tables.sync import ChangedUser, SyncCursorRow, SyncRun, UserToSync
+from worker.vault.db.tables.sync import ChangedUserRow, SyncCursorRow, SyncRun, UserToSync
 
 __all__ = [
     "GRANT_STATES",
     "Base",
-    "ChangedUser",
+    "ChangedUserRow",
     "ConnectionRow",
     "ConsumerRow",
     "DeliveryRow",

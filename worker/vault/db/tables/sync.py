@@ -79,8 +79,8 @@ class UserToSync(Base):
     user_id: Mapped[str] = mapped_column(primary_key=True)
 
 
-class ChangedUser(Base):
-    """A user whom a hook of Auth0's named, until it is synced."""
+class ChangedUserRow(Base):
+    """A user whom Auth0's hooks named, until synced."""
 
     __tablename__ = "changed_users"
 

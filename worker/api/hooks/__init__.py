@@ -1,0 +1,1 @@
+"""Hooks: routes by which others tell that something has changed."""

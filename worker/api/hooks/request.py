@@ -1,0 +1,73 @@
+"""Knows the sender of a hook's request; bounds its body."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+
+from starlette.requests import Request
+
+from token_vault.secret import Secret
+from worker.api.problems import ApiProblem
+
+MAX_BODY_SECONDS = 10.0
+
+
+def find_sender(request: Request, secrets: Mapping[str, Sequence[Secret]]) -> str | None:
+    """Return whose secret the request has, if anybody's.
+
+    Auth0 sends a secret as it is, as a bearer token, or as a password. Each is compared in constant time, whatever
+    another comparison gave.
+    """
+    given = request.headers.getlist("authorization")
+    offered = _secrets_in(given[0]) if len(given) == 1 else []
+    found = None
+    for name, known in secrets.items():
+        for secret in known:
+            for each in offered:
+                if hmac.compare_digest(_digest(each), _digest(secret.reveal().encode())):
+                    found = name
+    return found
+
+
+def _secrets_in(header: str) -> list[bytes]:
+    offered = [header.encode()]
+    scheme, _, credential = header.partition(" ")
+    if scheme.lower() == "bearer":
+        offered.append(credential.strip().encode())
+    if scheme.lower() == "basic":
+        try:
+            _, _, password = base64.b64decode(credential, validate=True).partition(b":")
+        except (binascii.Error, ValueError):
+            return offered
+        offered.append(password)
+    return offered
+
+
+def _digest(value: bytes) -> bytes:
+    """Make values of one length: comparing tells no secret's."""
+    return hashlib.sha256(value).digest()
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """Read a body of bounded size, in bounded time.
+
+    Raises:
+        ApiProblem: ``too-large`` or ``bad-request``.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiProblem("bad-request", "the body is compressed, which its size would not tell")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(MAX_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise ApiProblem("too-large", f"the body has more than {most} bytes")
+    except TimeoutError:
+        raise ApiProblem("bad-request", "the body did not come in time") from None
+    return bytes(body)

@@ -1,0 +1,140 @@
+"""``[hooks]``: who may tell the vault that something has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
+from worker.loopback import is_loopback
+from worker.settings.consumers import Name
+from worker.settings.section import SecretsField, Section
+
+# What `openssl rand -base64 24` makes; a shorter one could be guessed over the network.
+MIN_SECRET_CHARACTERS = 32
+
+
+def _list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class Auth0HookSettings(Section):
+    """A tenant whose log streams and event streams are taken.
+
+    Attributes:
+        secret: what Auth0 sends as ``Authorization``; several while one is being replaced.
+    """
+
+    secret: SecretsField = Field(repr=False)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        check_secrets(self.secret)
+        return self
+
+
+class TransmitterSettings(Section):
+    """A provider that sends security event tokens (RFC 8417).
+
+    Attributes:
+        issuer: as ``iss`` of its tokens names it.
+        audience: as ``aud`` names the receiver; at Google the OAuth clients' ids.
+        connections: whose grants its subjects have.
+        tenants: None for all.
+        discovery: its configuration, which names its keys; by default ``.well-known/ssf-configuration`` of the issuer.
+        jwks_uri: its keys, in place of ``discovery``.
+        typed: whether each token says that it is one: ``typ`` is ``secevent+jwt``.
+        secret: what it sends as ``Authorization``, where it sends anything.
+    """
+
+    issuer: str
+    audience: Annotated[tuple[Name, ...], BeforeValidator(_list), Field(min_length=1, max_length=100)]
+    connections: Annotated[tuple[Name, ...], BeforeValidator(_list), Field(min_length=1, max_length=100)]
+    tenants: tuple[Name, ...] | None = None
+    discovery: str | None = None
+    jwks_uri: str | None = None
+    typed: bool = True
+    secret: SecretsField = Field(default=(), repr=False)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        for name in ("issuer", "discovery", "jwks_uri"):
+            if (url := getattr(self, name)) is not None:
+                _check_url(name, url)
+        if self.discovery is not None and self.jwks_uri is not None:
+            raise ValueError("give either discovery or jwks_uri")
+        check_secrets(self.secret)
+        return self
+
+    @property
+    def discovery_url(self) -> str:
+        """Where its configuration is (OpenID SSF 1.0, 7.2.1)."""
+        if self.discovery is not None:
+            return self.discovery
+        parts = urlsplit(self.issuer)
+        path = parts.path.rstrip("/")
+        return parts._replace(path=f"/.well-known/ssf-configuration{path}").geturl()
+
+
+class HookSettings(Section):
+    """The tables ``[hooks.auth0.TENANT]`` and ``[hooks.events.NAME]``.
+
+    Attributes:
+        auth0: by the tenant's name.
+        events: transmitters by name.
+    """
+
+    auth0: Mapping[str, Auth0HookSettings] = Field(default_factory=dict)
+    events: Mapping[str, TransmitterSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        # The secret alone says whose users are meant.
+        secrets = [secret.reveal() for each in self.auth0.values() for secret in each.secret]
+        if len(set(secrets)) < len(secrets):
+            raise ValueError("two tenants have the same secret")
+        return self
+
+
+def with_environment_secret(hooks: HookSettings, secret: Secret | None, tenant: str) -> HookSettings:
+    """Add the secret of ``AUTH0_HOOK_SECRET``.
+
+    Raises:
+        ConfigurationError: the tenant has one already, or it is none.
+    """
+    if secret is None:
+        return hooks
+    if tenant in hooks.auth0:
+        raise ConfigurationError(f"AUTH0_HOOK_SECRET and [hooks.auth0.{tenant}] are both set: keep one")
+    try:
+        secrets = tuple(map(Secret, secret.reveal().split()))
+        check_secrets(secrets)
+    except ValueError as error:
+        raise ConfigurationError(f"AUTH0_HOOK_SECRET: {error}") from None
+    added = {**hooks.auth0, tenant: Auth0HookSettings(secret=secrets)}
+    return HookSettings(auth0=added, events=hooks.events)
+
+
+def check_secrets(secrets: tuple[Secret, ...]) -> None:
+    """Refuse secrets that could be guessed.
+
+    Raises:
+        ValueError: one is too short.
+    """
+    if any(len(each.reveal()) < MIN_SECRET_CHARACTERS for each in secrets):
+        raise ValueError(
+            f"a secret has to have {MIN_SECRET_CHARACTERS} characters: `openssl rand -base64 32` makes one"
+        )
+
+
+def _check_url(name: str, url: str) -> None:
+    parts = urlsplit(url)
+    plain = parts.scheme == "http" and is_loopback(parts.hostname)
+    if not parts.hostname or not (parts.scheme == "https" or plain) or parts.query or parts.fragment:
+        raise ValueError(f"{name} begins with https:// (http:// goes to loopback alone), without query")
+    if parts.username is not None:
+        raise ValueError(f"{name} must hold no user or password")
