@@ -20,7 +20,13 @@ from kombu.entity import Queue
 from token_vault.errors import ConfigurationError, VaultError
 from worker import broker, embedded, logs, tasks
 from worker import settings as configuration
-from worker.bootsteps import ChangedUsersStep, ConsumingStep, HeartbeatStep, RefreshRequestStep
+from worker.bootsteps import (
+    ChangedUsersStep,
+    ConsumingStep,
+    HeartbeatStep,
+    RefreshRequestStep,
+    RenewalStep,
+)
 from worker.broker_url import verify_certificate
 from worker.core_dumps import forbid_core_dumps
 from worker.settings import Settings
@@ -56,6 +62,7 @@ def make_app(settings: Settings) -> Celery:
     app = Celery("token-vault", set_as_current=True)
     app.steps["worker"].add(RefreshRequestStep)
     app.steps["worker"].add(ChangedUsersStep)
+    app.steps["worker"].add(RenewalStep)
     app.steps["worker"].add(HeartbeatStep)
     app.steps["consumer"].add(ConsumingStep)
     broker.install()

@@ -1,12 +1,14 @@
 """What a Celery worker does beside its tasks.
 
-Who consumes ``interactive`` carries out refresh requests, too; who consumes ``sync`` syncs the users whom hooks name.
-That begins before the worker reaches its broker and goes on while that is away.
+Who consumes ``interactive`` carries out refresh requests, who consumes ``sync`` syncs the users whom hooks name, and
+who consumes ``renew`` renews what is due where ticks do not come. All begin before the worker reaches its broker and
+go on while that is away.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -23,6 +25,9 @@ from worker.vault import heartbeats
 
 log = structlog.get_logger(__name__)
 
+RENEW_QUEUE = "renew"
+# A worker that got no tick for so many of beat's intervals looks by itself.
+MISSED_TICKS = 3
 # Before the vault is opened again that could not be.
 RETRY_SECONDS = 2.0
 # How long a stopping worker waits for refreshes under way: longer than the longest.
@@ -111,6 +116,52 @@ class ChangedUsersStep(LoopStep):
     def make_loop(runtime: Runtime) -> ChangedUsers:
         """Make the loop."""
         return ChangedUsers(runtime.vault, runtime.sync_users, runtime.tenants)
+
+
+class RenewalStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+    """Renews what is due where no tick comes.
+
+    Syncs can hold every thread of the pool, and whoever may write to Redis can keep ticks away: renewals must stop for
+    neither.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.enabled = RENEW_QUEUE in parent.app.amqp.queues.consume_from
+        self._interval = MISSED_TICKS * float(parent.app.conf.beat_schedule["renew"]["schedule"])
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, name="renewals", daemon=True)
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
+        """Wait for the run under way, and begin no other."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+            self._thread = None
+
+    def _run(self) -> None:
+        wait, problem = self._interval, ""
+        while not self._stopping.wait(wait):
+            wait = tasks.last_renewal.began_at + self._interval - time.monotonic()
+            if wait > 0:
+                continue
+            try:
+                tasks.renew_due.run()
+                problem = ""
+            except VaultError as error:
+                if str(error) != problem:
+                    log.warning("renewal.postponed", error=str(error))
+                problem = str(error)
+            except Exception:  # whatever it is, grants wait for the next run
+                log.exception("renewal.run_crashed")
+            wait = self._interval
 
 
 class ConsumingStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types

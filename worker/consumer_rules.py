@@ -32,6 +32,7 @@ class ConsumerRules:
         connections: globs of connections' names; ``*`` stands for any characters.
         users, admins: whether it may read users' tokens, and admin tokens.
         refresh: whether it may have a token replaced that is still good.
+        impersonate: whether it may call providers' APIs for users whom it names.
         audit: ``strict`` refuses a read that cannot be recorded.
         inherited: made by a migration, for a role that could read before there were consumers.
     """
@@ -45,6 +46,7 @@ class ConsumerRules:
     users: bool = True
     admins: bool = False
     refresh: bool = False
+    impersonate: bool = False
     audit: AuditMode = "batched"
     inherited: bool = False
 

@@ -6,8 +6,9 @@ Arguments and results hold ids, states and times only. Each task is safe to run 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -60,7 +61,19 @@ _TEMPORARY = (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable)
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class LastRenewal:
+    """When this process last began to renew what is due.
+
+    Attributes:
+        began_at: monotonic seconds.
+    """
+
+    began_at: float = float("-inf")
+
+
 process = Process()
+last_renewal = LastRenewal()
 
 
 @worker_shutdown.connect
@@ -75,6 +88,7 @@ def renew_due() -> None:
 
     Finding none is the normal case.
     """
+    last_renewal.began_at = time.monotonic()
     runtime = process.runtime()
     try:
         outcomes = process.run(lambda: runtime.engine.renew_due(runtime.tenants))

@@ -110,8 +110,11 @@ async def test_django_serves_profiles(world: Emulation, sql: Callable[..., Any],
         assert_serves_profiles(app, world, sql)
 
 
-async def test_celery_by_name_renews(world: Emulation, tmp_path: Path) -> None:
+async def test_celery_by_name_renews(
+    world: Emulation, sql: Callable[..., list[dict[str, Any]]], tmp_path: Path
+) -> None:
     """The Celery app has a real worker renew the token, and prints what became of it."""
+    sql("UPDATE grants SET obtained_at = obtained_at - interval '1 min'")  # forced, a token may be so old
     before = world.live(USER, CONNECTION)
     command = [
         sys.executable,

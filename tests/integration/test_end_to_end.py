@@ -149,6 +149,7 @@ def test_a_foreign_application_asks_by_name(base: Sql, world: Emulation, everyth
     )
     assert (everyone["scope"], everyone["seen"], everyone["failed"]) == ("all", 5, 0)
     before = world.live(user, "bitbucket")["access_token"]
+    base("UPDATE grants SET obtained_at = obtained_at - interval '1 min'")  # forced, a token may be so old
     asked = {"user_id": user, "connection": "bitbucket"}
     fresh, forced, nobody, admin, wrong = everything.ask(
         ("worker.refresh_token", "interactive", asked),

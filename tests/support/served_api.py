@@ -15,7 +15,7 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from worker.api.application import create_app
-from worker.api.server import listen
+from worker.api.server import listen, make_config
 from worker.settings import Settings
 
 AUDIENCE = "https://vault.acme.example"
@@ -81,10 +81,7 @@ def issuer() -> Iterator[Issuer]:
 def served(settings: Settings) -> Iterator[str]:
     """Serve the API on loopback, and give its address."""
     bound = listen("127.0.0.1", [0])
-    config = uvicorn.Config(
-        create_app(settings), loop="asyncio", http="httptools", ws="none", lifespan="on", log_config=None
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(make_config(create_app(settings), settings.api.max_connections))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:

@@ -18,6 +18,9 @@ PROXY_SCOPE = "proxy:idp"
 # Schemes of the header Authorization, which are written in any case.
 BEARER, DPOP = "bearer", "dpop"
 
+# Whom an application calls a provider for.
+USER_HEADER = "x-token-vault-user"
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -63,8 +66,40 @@ class Caller:
             raise ApiProblem("not-allowed", f"the token has no scope {PROXY_SCOPE}")
         return self.token.subject
 
+    def proxied_user(self, named: str | None) -> str:
+        """Return the user for whom a provider is called.
+
+        Args:
+            named: whom the caller names; an application has to, and a user may not.
+
+        Raises:
+            ApiProblem: ``not-allowed``, or ``bad-request`` where nobody is named.
+        """
+        if self.is_user:
+            if named is not None:
+                raise ApiProblem(
+                    "not-allowed",
+                    f"a user's access token is for that user alone: {USER_HEADER} is for applications",
+                )
+            return self.user_id()
+        consumer = self._allowed(PROXY_SCOPE)
+        if not consumer.impersonate:
+            raise ApiProblem(
+                "not-allowed",
+                "the proxy takes a user's access token, and this is an application's: the entry "
+                f"[consumers.{consumer.name}] has no impersonate = true",
+            )
+        if named is None:
+            raise ApiProblem("bad-request", f"an application names the user in the header {USER_HEADER}")
+        return named
+
+    @property
+    def is_user(self) -> bool:
+        """Whether a user calls, through a front end."""
+        return self.token is not None and not self.token.is_machine
+
     def _allowed(self, scope: str) -> ConsumerRules:
-        if self.token is not None and not self.token.is_machine:
+        if self.is_user:
             raise ApiProblem("not-allowed", "a user's token reads no token: front ends use the proxy")
         if self.consumer is None:
             raise ApiProblem(

@@ -10,6 +10,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker.api import problems
+from worker.api.http_protocol import OVERLOADED
 from worker.api.metrics import Metrics
 
 # Callers' ids go into the log and the audit.
@@ -44,13 +45,13 @@ class Gate:
             return
         request_id, trace = _ids(scope)
         scope["request_id"] = request_id
-        answer = _Answer(send, request_id, trace)
+        answer = _Answer(send, request_id, trace, is_last=OVERLOADED in scope)
         began = time.perf_counter()
         self._running += 1
         self._metrics.in_flight.set(self._running)
         try:
-            if self._running > self._max_concurrent and scope["path"] not in _ALWAYS:
-                problem = problems.unavailable("too many requests at a time", BUSY_RETRY_SECONDS)
+            if (excess := self._excess(scope)) is not None:
+                problem = problems.unavailable(f"too many {excess} at a time", BUSY_RETRY_SECONDS)
                 await problems.problem_response(problem, request_id)(scope, receive, answer)
             else:
                 await self._serve(scope, receive, answer)
@@ -59,10 +60,22 @@ class Gate:
             self._metrics.in_flight.set(self._running)
             self._metrics.observe(scope, answer.status, time.perf_counter() - began)
 
+    def _excess(self, scope: Scope) -> str | None:
+        """Name what there is too much of for this request."""
+        if scope["path"] in _ALWAYS:
+            return None
+        if OVERLOADED in scope:
+            return "connections"
+        return "requests" if self._running > self._max_concurrent else None
+
     async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
             await self._app(scope, receive, answer)
         except asyncio.CancelledError:
+            # The server stops, and waits no longer.
+            if not answer.status:
+                problem = problems.unavailable("the server is stopping", BUSY_RETRY_SECONDS)
+                await problems.problem_response(problem, scope["request_id"])(scope, receive, answer)
             raise
         except Exception as error:
             response = problems.internal_error(error, scope["request_id"])
@@ -74,11 +87,13 @@ class Gate:
 class _Answer:
     """Sends a response, with the request's ids."""
 
-    def __init__(self, send: Send, request_id: str, trace: bytes | None) -> None:
+    def __init__(self, send: Send, request_id: str, trace: bytes | None, *, is_last: bool) -> None:
         self._send = send
         self._headers = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
         if trace is not None:
             self._headers.append((b"traceparent", trace))
+        if is_last:
+            self._headers.append((b"connection", b"close"))
         self.status = 0
 
     async def __call__(self, message: Message) -> None:

@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 from starlette.requests import Request
 
 from token_vault.reader import DEFAULT_WAIT_SECONDS
+from worker.api.callers import USER_HEADER
 from worker.api.problems import ApiProblem
 
 # Balancers and clients give up on a request after about a minute.
@@ -79,6 +81,20 @@ def user_of(request: Request) -> str:
     if not user_id:
         _refuse("the user's id is empty")
     return _name("user_id", user_id)
+
+
+def named_user(request: Request) -> str | None:
+    """Return the user whom the caller names in a header.
+
+    It is percent-encoded, as in a path; an empty one names nobody.
+
+    Raises:
+        ApiProblem: ``bad-request``.
+    """
+    given = request.headers.getlist(USER_HEADER)
+    if len(given) > 1:
+        _refuse(f"{USER_HEADER} is given twice")
+    return _name(USER_HEADER, unquote(given[0])) or None if given else None
 
 
 def _refuse(detail: str) -> NoReturn:

@@ -54,10 +54,12 @@ PROBLEM_TYPES: dict[str, ProblemType] = {
         ProblemType("not-connected", 404, "The vault holds no such grant"),
         ProblemType("not-found", 404, "There is no such route"),
         ProblemType("method-not-allowed", 405, "The route has no such method"),
+        ProblemType("request-timeout", 408, "The request did not come in time"),
         ProblemType("consent-needed", 409, "The user must consent again"),
         ProblemType("token-expired", 409, "The token has ended and cannot be renewed"),
         ProblemType("ambiguous-account", 409, "The user has several accounts"),
         ProblemType("too-large", 413, "The request is too large"),
+        ProblemType("headers-too-large", 431, "The request's headers are too large"),
         ProblemType("internal-error", 500, "The vault made a mistake"),
         ProblemType("bad-gateway", 502, "The provider's answer cannot be passed on"),
         ProblemType("temporarily-unavailable", 503, "There is no answer right now"),
@@ -104,6 +106,14 @@ def problem_response(problem: ApiProblem, request_id: str | None = None) -> Resp
     return JSONResponse(
         document, problem.type.status, headers={**NO_STORE, **problem.headers}, media_type=MEDIA_TYPE
     )
+
+
+def raw_problem(problem: ApiProblem) -> bytes:
+    """Write a whole answer that ends its connection."""
+    response = problem_response(problem)
+    lines = [f"HTTP/1.1 {problem.type.status} {problem.type.title}".encode()]
+    lines += [name + b": " + value for name, value in response.raw_headers]
+    return b"\r\n".join([*lines, b"connection: close", b"", bytes(response.body)])
 
 
 def unavailable(detail: str, retry_after: float) -> ApiProblem:

@@ -62,7 +62,7 @@ async def reconnect(request: Request) -> Response:
     service = service_of(request)
     caller = await service.authentication.caller(request)
     wanted = TokenParameters.of(request)
-    if caller.token is not None and not caller.token.is_machine:
+    if caller.is_user:
         if caller.user_id() != wanted.user_id:
             raise ApiProblem("not-allowed", "this is another user's link")
     elif not caller.reading().may_read(GrantKey(wanted.tenant or "", wanted.connection, wanted.user_id)):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from token_vault.errors import ConfigurationError
 from worker.api.application import create_app
+from worker.api.http_protocol import BoundedProtocol, allow_connections
 from worker.settings import Settings
+from worker.settings.api import STOP_SECONDS
 
-# For requests under way when the server is told to stop: more than the longest wait for a refresh.
-STOP_SECONDS = 35
 # An idle connection is closed after this long.
 KEEPALIVE_SECONDS = 15
 # Connections that wait to be accepted.
@@ -55,11 +57,20 @@ def serve(settings: Settings, bound: socket.socket, ready: Callable[[], None]) -
     Raises:
         ConfigurationError: a setting or a key is missing or wrong.
     """
-    app = create_app(settings)
-    config = uvicorn.Config(
+    allow_connections(settings.api.max_connections)
+    server = _Server(make_config(create_app(settings), settings.api.max_connections), ready)
+    server.run(sockets=[bound])
+    if not server.started:
+        raise ConfigurationError("the API did not start: its log says why")
+
+
+def make_config(app: ASGIApp, max_connections: int) -> uvicorn.Config:
+    """Configure the server."""
+    protocol = partial(BoundedProtocol, max_connections=max_connections)
+    return uvicorn.Config(
         app,
         loop="asyncio",
-        http="httptools",
+        http=protocol,  # type: ignore[arg-type]  # it is called and no more
         ws="none",
         lifespan="on",
         log_config=None,
@@ -70,10 +81,6 @@ def serve(settings: Settings, bound: socket.socket, ready: Callable[[], None]) -
         timeout_graceful_shutdown=STOP_SECONDS,
         backlog=BACKLOG,
     )
-    server = _Server(config, ready)
-    server.run(sockets=[bound])
-    if not server.started:
-        raise ConfigurationError("the API did not start: its log says why")
 
 
 class _Server(uvicorn.Server):

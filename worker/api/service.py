@@ -76,7 +76,15 @@ class Service:
             TemporarilyUnavailable: the consumer's audit is strict, and the read cannot be recorded.
         """
         record = ReadRecord(**read, consumer=consumer.name, source="api", at=time.monotonic())
-        if consumer.audit == "strict":
+        await self.write_record(record, strict=consumer.audit == "strict")
+
+    async def write_record(self, record: ReadRecord, *, strict: bool) -> None:
+        """Write a record: at once, or in the background.
+
+        Raises:
+            TemporarilyUnavailable: it is strict, and the record cannot be written.
+        """
+        if strict:
             await asyncio.to_thread(self.recorder.record_now, record)
         else:
             self.recorder.record(record)

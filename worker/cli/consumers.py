@@ -71,12 +71,22 @@ def list_consumers(as_json: Json = False) -> int:
     if as_json:
         output.print_json({"consumers": [_document(each) for each in found]})
         return ExitCode.OK
-    columns = ("consumer", "known by", "connections", "tenants", "may read", "refresh", "audit")
+    columns = (
+        "consumer",
+        "known by",
+        "connections",
+        "tenants",
+        "may read",
+        "refresh",
+        "impersonate",
+        "audit",
+    )
     rows = [
         [
             each.name + (" (from an earlier version)" if each.inherited else ""),
             ", ".join(_identities(each)), each.connections, "all" if each.tenants is None else each.tenants,
-            ", ".join(kind for kind in ("users", "admins") if getattr(each, kind)), each.refresh, each.audit,
+            ", ".join(kind for kind in ("users", "admins") if getattr(each, kind)), each.refresh,
+            each.impersonate, each.audit,
         ]
         for each in found
     ]  # fmt: skip

@@ -25,9 +25,11 @@ from worker.vault.wakeups import wake
 
 # The longest wait for another worker's call: longer than any call takes.
 MAX_WAIT_SECONDS = 50.0
-# A token that was renewed so lately is not renewed again because an API is said to refuse it: whoever reports every
-# token costs one call in this time.
-REJECTION_INTERVAL = timedelta(minutes=1)
+# A token that was renewed so lately is not renewed again, by force or because an API is said to refuse it: whoever asks
+# for every token again and again costs one call in this time. Of a shorter life it is half.
+MIN_RENEWAL_INTERVAL = timedelta(minutes=1)
+# Of a token that has no life at all.
+_SHORTEST_INTERVAL = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,9 @@ class OnDemand:
             connection: the connection's name.
             account: the user's id at the provider; None for the primary identity, or the only one.
             min_ttl: seconds of life wanted; None for the default.
-            force: renew even a fresh token, and try a dead grant, once a day at the most.
-            by_operator: with force, renew a dead grant at any time, one that waits in backoff or in doubt, or one
-                behind an open circuit.
+            force: renew even a fresh token, once a minute at the most, and try a dead grant, once a day at the most.
+            by_operator: with force, renew at any time: a token just renewed, a dead grant, one that waits in backoff
+                or in doubt, or one behind an open circuit.
 
         Raises:
             TokenNotFound: the vault has no such grant.
@@ -146,6 +148,10 @@ class OnDemand:
                 break
             if served.is_refused or not await self._allows(served, resolved):
                 outcome = Outcome.RETRY
+                break
+            # The claim compares the version that was read: no second caller comes between.
+            if not by_operator and _interval_left(served) > 0:
+                outcome = Outcome.FRESH if is_fresh else Outcome.RETRY
                 break
             if (obstacle := await self._find_obstacle(served, resolved, force, by_operator)) is not None:
                 outcome = obstacle
@@ -297,7 +303,8 @@ class OnDemand:
             open_for = (
                 (resolved.circuit.until - served.now).total_seconds() if resolved.circuit.until else 0.0
             )
-            retry_after = max(1.0, open_for, await claims.backoff_left(self._vault, served.id))
+            backoff = await claims.backoff_left(self._vault, served.id)
+            retry_after = max(1.0, open_for, backoff, _interval_left(served))
         return Refreshed(
             tenant=served.tenant,
             user_id=served.user_id,
@@ -325,9 +332,15 @@ def _attainable_ttl(served: Served, min_ttl: float | None) -> float | None:
     return min_ttl if min_ttl < life else life / 2
 
 
+def _interval_left(served: Served) -> float:
+    """Return for how many seconds a renewed token stays."""
+    if served.obtained_from != "renewal" or served.obtained_at is None or served.state != "active":
+        return 0.0
+    life = served.expires_at - served.obtained_at if served.expires_at else 2 * MIN_RENEWAL_INTERVAL
+    interval = min(MIN_RENEWAL_INTERVAL, max(life / 2, _SHORTEST_INTERVAL))
+    return (served.obtained_at + interval - served.now).total_seconds()
+
+
 def _is_rejected(served: Served, version: int | None) -> bool:
     """Return whether an API refused this access token."""
-    if version != served.access_version:
-        return False
-    renewed_at = served.obtained_at if served.obtained_from == "renewal" else None
-    return renewed_at is None or served.now - renewed_at >= REJECTION_INTERVAL
+    return version == served.access_version and _interval_left(served) <= 0

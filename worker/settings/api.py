@@ -11,6 +11,8 @@ from worker.loopback import is_loopback
 from worker.settings.section import Section
 
 DEFAULT_PORT = 8700
+# For requests under way when the server is told to stop: more than the longest wait for a refresh (30 s).
+STOP_SECONDS = 35
 
 
 class ApiSettings(Section):
@@ -23,6 +25,7 @@ class ApiSettings(Section):
         origins: of front ends whose browsers may call the proxy.
         host, port: where ``token-vault serve`` listens.
         max_concurrent: requests at a time in one process; more are refused at once.
+        max_connections: of callers to one process, idle ones too; requests over more are refused at once.
     """
 
     audience: Annotated[str, Field(min_length=1, max_length=500)] | None = None
@@ -32,6 +35,7 @@ class ApiSettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = DEFAULT_PORT
     max_concurrent: Annotated[int, Field(ge=1, le=100_000)] = 200
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
 
     @model_validator(mode="after")
     def _sound(self) -> Self:

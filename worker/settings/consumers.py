@@ -29,6 +29,7 @@ class ConsumerSettings(Section):
         tenants: None for all.
         users, admins: whether users' tokens and admin tokens are meant.
         refresh: whether it may have a token replaced that is still good.
+        impersonate: whether it may call providers' APIs through the proxy for users whom it names.
         audit: ``strict`` refuses a read that cannot be recorded.
     """
 
@@ -40,12 +41,15 @@ class ConsumerSettings(Section):
     users: bool = True
     admins: bool = False
     refresh: bool = False
+    impersonate: bool = False
     audit: Literal["batched", "strict"] = "batched"
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
         if not (self.client_id or self.role or self.api_key_hash):
             raise ValueError("give client_id, role or api_key_hash: nothing else says who it is")
+        if self.impersonate and not (self.client_id or self.api_key_hash):
+            raise ValueError("impersonate is for calls over HTTP: give client_id or api_key_hash")
         if self.role is not None and len(self.role.encode()) > MAX_ROLE_BYTES:
             raise ValueError(
                 f"role has more than {MAX_ROLE_BYTES} bytes, which is no name of a Postgres role"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from emulators.client import Emulation
 from tests.support.api_server import SETTINGS, ApiClient, serving
+from tests.support.proxied_api import ORIGIN, RECONNECT_SECRET, Proxied
 from tests.support.readers import Rows, Sql
+from tests.support.scripted_upstream import upstream
+from tests.support.served_api import AUDIENCE, issuer, served
+from tests.support.synced_user import CONNECTION, sync_user
 from worker.consumer_rules import hash_api_key, make_api_key
+from worker.runtime import Runtime
+from worker.settings import load
 from worker.vault.vault import Vault
 
 CLIENT_ID = "calendar-app"
@@ -42,3 +50,42 @@ def api(
     environment.write_text(f"{SETTINGS}\n{tenant.config_toml()}", encoding="utf-8")
     with serving(tmp_path) as client:
         yield client
+
+
+@pytest.fixture
+async def proxied(
+    tenant: Emulation,
+    environment: Path,
+    open_worker: Callable[[], Awaitable[Runtime]],
+    sql: Callable[..., list[dict[str, Any]]],
+) -> AsyncIterator[Proxied]:
+    """A vault with one user, and a provider behind its proxy."""
+    await sync_user(tenant, open_worker, sql)
+    # A token that is a minute old may be rejected.
+    sql("UPDATE grants SET obtained_at = now() - interval '10 minutes'")
+    runtime = await open_worker()
+    with issuer() as issued, upstream() as provider:
+        environment.write_text(  # noqa: ASYNC240  # a small file, before anything runs
+            f"""{tenant.config_toml()}
+[api]
+audience = "{AUDIENCE}"
+issuer = "{issued.url}"
+origins = ["{ORIGIN}"]
+
+[reconnect]
+client_id = "web-app"
+redirect_uri = "{ORIGIN}/reconnected"
+secret = "{RECONNECT_SECRET.reveal()}"
+
+[proxy."{CONNECTION}"]
+base_url = "{provider.url}"
+allow = ["GET /calendar/v3/*", "HEAD /calendar/v3/*", "POST /calendar/v3/*", "DELETE /calendar/v3/*"]
+max_request_bytes = 1_000_000
+max_response_bytes = 2_000_000
+timeout = 2
+""",
+            encoding="utf-8",
+        )
+        with served(load()) as url:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+                yield Proxied(url, issued, provider, runtime, client)

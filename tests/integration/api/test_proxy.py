@@ -7,10 +7,8 @@ import base64
 import gzip
 import json
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -18,92 +16,12 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from emulators.client import Emulation
+from tests.support.proxied_api import ORIGIN, PATH, RECONNECT_SECRET, Proxied, problem
 from tests.support.readers import on_demand_worker
-from tests.support.scripted_upstream import Received, Upstream, http, upstream
-from tests.support.served_api import AUDIENCE, Issuer, issuer, served
-from tests.support.synced_user import CONNECTION, USER, sync_user
-from token_vault.secret import Secret
+from tests.support.scripted_upstream import Received, http
+from tests.support.synced_user import CONNECTION, USER
 from worker.cli import app
 from worker.reconnect import read_state
-from worker.runtime import Runtime
-from worker.settings import load
-
-PATH = f"/v1/proxy/{CONNECTION}"
-ORIGIN = "https://app.acme.example"
-RECONNECT_SECRET = Secret("s" * 32)
-
-
-@dataclass(frozen=True)
-class Proxied:
-    """A running API with a provider behind it."""
-
-    url: str
-    issuer: Issuer
-    upstream: Upstream
-    runtime: Runtime
-    http: httpx.AsyncClient
-
-    async def call(self, path: str = "/calendar/v3/a", method: str = "GET", **options: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.issuer.access_token(USER)}"} | options.pop("headers", {})
-        return await self.http.request(method, f"{self.url}{PATH}{path}", headers=headers, **options)
-
-    async def raw(self, target: str, method: str = "GET", *headers: str) -> bytes:
-        """Send a target that no client would send, byte for byte."""
-        place = urlsplit(self.url)
-        reader, writer = await asyncio.open_connection(place.hostname, place.port)
-        lines = [f"{method} {target} HTTP/1.1", "Host: x", "Connection: close", *headers]
-        lines.append(f"Authorization: Bearer {self.issuer.access_token(USER)}")
-        writer.write("\r\n".join([*lines, "", ""]).encode())
-        try:
-            return await reader.read()
-        finally:
-            writer.close()
-
-
-@pytest.fixture
-async def proxied(
-    tenant: Emulation,
-    environment: Path,
-    open_worker: Callable[[], Awaitable[Runtime]],
-    sql: Callable[..., list[dict[str, Any]]],
-) -> AsyncIterator[Proxied]:
-    await sync_user(tenant, open_worker, sql)
-    # A token that is a minute old may be rejected.
-    sql("UPDATE grants SET obtained_at = now() - interval '10 minutes'")
-    runtime = await open_worker()
-    with issuer() as issued, upstream() as provider:
-        environment.write_text(  # noqa: ASYNC240  # a small file, before anything runs
-            f"""{tenant.config_toml()}
-[api]
-audience = "{AUDIENCE}"
-issuer = "{issued.url}"
-origins = ["{ORIGIN}"]
-
-[reconnect]
-client_id = "web-app"
-redirect_uri = "{ORIGIN}/reconnected"
-secret = "{RECONNECT_SECRET.reveal()}"
-
-[proxy."{CONNECTION}"]
-base_url = "{provider.url}"
-allow = ["GET /calendar/v3/*", "HEAD /calendar/v3/*", "POST /calendar/v3/*", "DELETE /calendar/v3/*"]
-max_request_bytes = 1_000_000
-max_response_bytes = 2_000_000
-timeout = 2
-""",
-            encoding="utf-8",
-        )
-        with served(load()) as url:
-            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-                yield Proxied(url, issued, provider, runtime, client)
-
-
-def problem(answer: httpx.Response) -> str:
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["cache-control"] == "no-store"
-    found: str = answer.json()["type"].removeprefix("urn:token-vault:problem:")
-    return found
 
 
 async def test_a_front_end_calls_the_provider_without_its_token(proxied: Proxied) -> None:

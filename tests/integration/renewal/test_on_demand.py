@@ -341,6 +341,49 @@ async def test_force_renews_a_fresh_token(renewals: Renewals) -> None:
     assert (refreshed.outcome, refreshed.renewed) == (Outcome.RENEWED, True)
 
 
+async def test_a_flood_of_forced_refreshes_makes_one_call(renewals: Renewals) -> None:
+    """However often apps force a token or ask for nearly all of its life, it is renewed once a minute; the operator is obeyed."""
+    worker, user = await one(renewals)
+    other = await renewals.worker()
+    assert (await refresh(worker, user, force=True, by_operator=False)).outcome is Outcome.RENEWED
+    renewals.sql(
+        "UPDATE grants SET obtained_at = obtained_at - interval '5 s', expires_at = expires_at - interval '5 s'"
+    )
+    for each in (worker, other):
+        assert (await refresh(each, user, force=True, by_operator=False)).outcome is Outcome.FRESH
+        refreshed = await refresh(each, user, min_ttl=3598, by_operator=False)
+        assert (refreshed.outcome, refreshed.state) == (Outcome.RETRY, "active")
+    assert len(renewals.token_calls("c")) == 1
+    assert refreshed.retry_after is not None
+    assert 30 < refreshed.retry_after <= 60
+    assert (await refresh(worker, user, force=True)).outcome is Outcome.RENEWED
+    renewals.sql("UPDATE grants SET obtained_at = now() - interval '1 min'")
+    assert (await refresh(worker, user, force=True, by_operator=False)).outcome is Outcome.RENEWED
+
+
+async def test_a_flood_of_forced_refreshes_does_not_cut_backoff_short(renewals: Renewals) -> None:
+    """While a provider fails, forced refreshes wait as all others do."""
+    worker, user = await one(renewals)
+    renewals.tenant.fail_next("/idp/c", 10, "503")
+    for _ in range(5):
+        refreshed = await refresh(worker, user, force=True, by_operator=False)
+    assert refreshed.retry_after is not None
+    assert len(renewals.token_calls("c")) == 1
+
+
+async def test_a_short_life_is_renewed_at_its_half(renewals: Renewals) -> None:
+    """A token that lives for seconds may be renewed when half of them are over."""
+    worker, user = await one(renewals)
+    renewals.tenant.configure_provider("c", access_life=4)
+    first = await refresh(worker, user, force=True, by_operator=False)
+    assert first.outcome is Outcome.RENEWED
+    assert (await refresh(worker, user, min_ttl=1, force=True, by_operator=False)).outcome is Outcome.FRESH
+    renewals.sql(
+        "UPDATE grants SET obtained_at = obtained_at - interval '2 s', expires_at = expires_at - interval '2 s'"
+    )
+    assert (await refresh(worker, user, force=True, by_operator=False)).outcome is Outcome.RENEWED
+
+
 async def test_force_ends_a_backoff_and_an_open_circuit(renewals: Renewals) -> None:
     """Forced, a call is made in spite of a backoff and of an open circuit; its success closes the circuit."""
     worker, user = await one(renewals)

@@ -54,6 +54,10 @@ def test_a_consumer_reads_users_tokens_unless_told_otherwise(tmp_path: Path) -> 
             f'[consumers.b]\napi_key_hash = "{HASH}"\nconnections = ["*"]',
             "a and b have the same api_key_hash",
         ),
+        (
+            '[consumers.a]\nrole = "r"\nconnections = ["*"]\nimpersonate = true',
+            "impersonate is for calls over HTTP",
+        ),
         ("[audit]\nkeep = 60", "keep"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import quote, unquote
 
@@ -14,18 +13,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from token_vault import AsyncTokenVault
 from token_vault.errors import ConfigurationError, VaultError
-from token_vault.read_records import ReadRecord
-from token_vault.token import Token
+from token_vault.grant_key import GrantKey
+from token_vault.read_records import SERVED, ReadRecord
 from worker.api.callers import Caller
+from worker.api.parameters import named_user
 from worker.api.problems import ApiProblem, of_error
 from worker.api.proxy.forward import ProxyCall, forward
 from worker.api.proxy.request_body import RequestBody
+from worker.api.proxy.user_tokens import UserTokens
 from worker.api.reconnect import add_link
 from worker.api.service import Service, service_of
 from worker.proxy_rules import METHODS, TargetRefused, check_query, is_allowed, normalize_path
 from worker.settings import ProxySettings
+from worker.vault.db.errors import explained
+from worker.vault.grants import queries
 
 PREFIX = "/v1/proxy/"
 
@@ -34,63 +36,6 @@ ACCOUNT_HEADER = "x-token-vault-account"
 
 # For which a browser need not ask again what it may send.
 PREFLIGHT_SECONDS = 600
-
-# For a refresh on demand; the provider's own time comes on top.
-TOKEN_WAIT_SECONDS = 5.0
-
-
-class _UserTokens:
-    """One user's token of one connection, fresh and recorded."""
-
-    def __init__(self, service: Service, caller: Caller, read: ReadRecord) -> None:
-        self._service = service
-        self._read = replace(read, user_id=caller.user_id(), consumer=_name(caller), source="api")
-        self._last: Token | None = None
-
-    async def current(self) -> str:
-        """Return a fresh token."""
-        reader = self._service.reader(self._read.tenant)
-        self._last = await self._recorded(reader, TOKEN_WAIT_SECONDS)
-        return self._last.value
-
-    async def replace(self) -> str:
-        """Return another, as the provider refused the last."""
-        reader = await self._reject()
-        return (await self._recorded(reader, TOKEN_WAIT_SECONDS)).value
-
-    async def report_rejected(self) -> None:
-        """Have another made for the next call."""
-        with suppress(VaultError):  # the call itself has its answer
-            await self._reject()
-
-    async def _reject(self) -> AsyncTokenVault:
-        """Reject the token, unless it was replaced meanwhile."""
-        reader = self._service.reader(self._read.tenant, refreshing=True)
-        found = await self._token(reader, 0)
-        if self._last is not None and found.value == self._last.value:
-            await reader.rejected(found)
-        return reader
-
-    async def _recorded(self, reader: AsyncTokenVault, wait: float) -> Token:
-        outcome = "cancelled"
-        try:
-            token = await self._token(reader, wait)
-            outcome = "served"
-        except VaultError as error:
-            outcome = type(error).__name__
-            raise
-        finally:
-            self._service.recorder.record(replace(self._read, outcome=outcome, at=time.monotonic()))
-        return token
-
-    async def _token(self, reader: AsyncTokenVault, wait: float) -> Token:
-        read = self._read
-        return await reader.user_token(read.user_id, read.connection, account=read.account, wait=wait)
-
-
-def _name(caller: Caller) -> str:
-    # No consumer's name has a colon.
-    return f"proxy:{caller.token.client_id if caller.token else None}"
 
 
 def proxy_route(origins: Sequence[str]) -> Route:
@@ -112,30 +57,58 @@ def proxy_route(origins: Sequence[str]) -> Route:
 
 
 async def proxy(request: Request) -> Response:
-    """Forward an allowed call with the calling user's token."""
+    """Forward an allowed call with a user's token."""
     service = service_of(request)
     caller = await service.authentication.caller(request)
-    caller.user_id()  # a user's token, or nothing else is looked at
+    user_id = caller.proxied_user(named_user(request))  # or nothing else is looked at
     connection, raw_path = _split(request)
     settings = service.settings.proxy.get(connection)
     if settings is None:
         raise ApiProblem("not-allowed", f"there is no table [proxy.{connection!r}]: the operator adds it")
     call = _call(request, settings, connection, raw_path)
     read = ReadRecord(
-        "",
+        user_id,
         connection,
-        "",
-        tenant=_tenant(service, settings, connection),
+        SERVED,
+        tenant=await _tenant(service, settings, connection),
         account=request.headers.get(ACCOUNT_HEADER) or None,
         request_id=request.scope["request_id"],
+        consumer=_consumer_name(caller),
+        source="api" if caller.is_user else "impersonation",
     )
-    tokens = _UserTokens(service, caller, read)
+    if not caller.is_user:
+        await _check_impersonation(service, caller, read)
+    tokens = UserTokens(service, read, None if caller.is_user else caller.consumer)
     body = RequestBody(request.stream(), max_bytes=settings.max_request_bytes, idle_seconds=settings.timeout)
     try:
         return await forward(service.provider_session, settings, call, body, tokens)
     except VaultError as error:
         problem = of_error(error)
-    raise await add_link(service, problem, read.tenant, caller.user_id(), connection)
+    raise await add_link(service, problem, read.tenant, user_id, connection)
+
+
+def _consumer_name(caller: Caller) -> str:
+    """Return who is recorded as the reader."""
+    if caller.consumer is not None and not caller.is_user:
+        return caller.consumer.name
+    # No consumer's name has a colon.
+    return f"proxy:{caller.token.client_id if caller.token else None}"
+
+
+async def _check_impersonation(service: Service, caller: Caller, read: ReadRecord) -> None:
+    """Refuse users and connections that the application may not read.
+
+    Raises:
+        ApiProblem: ``not-allowed``.
+    """
+    consumer = caller.consumer
+    if consumer is not None and consumer.may_read(GrantKey(read.tenant or "", read.connection, read.user_id)):
+        return
+    await service.write_record(replace(read, outcome="AccessDenied", at=time.monotonic()), strict=False)
+    raise ApiProblem(
+        "not-allowed",
+        f"the entry [consumers.{read.consumer}] does not allow users' tokens of connection {read.connection}",
+    )
 
 
 def _split(request: Request) -> tuple[str, bytes]:
@@ -184,14 +157,18 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _tenant(service: Service, settings: ProxySettings, connection: str) -> str | None:
+async def _tenant(service: Service, settings: ProxySettings, connection: str) -> str | None:
     """Return the tenant whose grants are meant.
+
+    A process that serves the API alone may know none: then the database says which there are.
 
     Raises:
         ConfigurationError: nobody said which.
     """
     if settings.tenant is not None:
         return settings.tenant
-    if len(service.tenants) > 1:
+    async with explained():
+        known = service.tenants or await queries.list_tenants(service.database)
+    if len(known) > 1:
         raise ConfigurationError(f"[proxy.{connection}] has to name its tenant: there are several")
-    return service.tenants[0] if service.tenants else None
+    return known[0] if known else None

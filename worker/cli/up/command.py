@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # For workers to finish their tasks.
 WORKER_STOP_SECONDS = 55.0
+# For the API to close, beside the time in which it answers what is under way.
+API_CLOSE_SECONDS = 5.0
 # For every other process to stop.
 STOP_SECONDS = 10.0
 # Between checks whether the embedded servers live.
@@ -309,15 +311,17 @@ class Supervisor:
         self._hint_shown = True
 
     async def _stop(self) -> None:
-        """Stop beat, then the workers, then the rest.
+        """Stop beat and API, then workers, then the rest.
 
-        Beat first, so that no work is added.
+        Beat first, so that no work is added; the API before the workers, which answer those who wait.
         """
+        from worker.settings.api import STOP_SECONDS as API_STOP_SECONDS
+
         workers = [child for child in self._children if child.name.endswith("worker")]
         emulators = self._children[:1] if self._demo is not None else []
-        beats = [child for child in self._children if child not in (*workers, *emulators)]
+        first = [child for child in self._children if child not in (*workers, *emulators)]
         for children, stop_seconds in (
-            (beats, STOP_SECONDS),
+            (first, API_STOP_SECONDS + API_CLOSE_SECONDS),
             (workers, WORKER_STOP_SECONDS),
             (emulators, STOP_SECONDS),
         ):

@@ -26,6 +26,7 @@ class ConsumerRow(Base):
     users: Mapped[bool]
     admins: Mapped[bool]
     refresh: Mapped[bool]
+    impersonate: Mapped[bool] = mapped_column(server_default=text("false"))
     audit: Mapped[str] = mapped_column(server_default=text("'batched'"))
     # Made by the migration for a role that could read already.
     inherited: Mapped[bool] = mapped_column(server_default=text("false"))

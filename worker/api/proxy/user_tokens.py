@@ -1,0 +1,73 @@
+"""The tokens that proxied calls are made with."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+from token_vault import AsyncTokenVault
+from token_vault.errors import VaultError
+from token_vault.read_records import SERVED, ReadRecord
+from token_vault.token import Token
+from worker.api.service import Service
+from worker.consumer_rules import ConsumerRules
+
+# For a refresh on demand; the provider's own time comes on top.
+TOKEN_WAIT_SECONDS = 5.0
+
+
+class UserTokens:
+    """One user's token of one connection, fresh and recorded.
+
+    Args:
+        read: what the audit gets, but for outcome and time.
+        consumer: the application that calls for the user; None where the user does.
+    """
+
+    def __init__(self, service: Service, read: ReadRecord, consumer: ConsumerRules | None) -> None:
+        self._service = service
+        self._read = read
+        self._is_strict = consumer is not None and consumer.audit == "strict"
+        self._last: Token | None = None
+
+    async def current(self) -> str:
+        """Return a fresh token."""
+        reader = self._service.reader(self._read.tenant)
+        self._last = await self._recorded(reader)
+        return self._last.value
+
+    async def replace(self) -> str:
+        """Return another, as the provider refused the last."""
+        reader = await self._reject()
+        return (await self._recorded(reader)).value
+
+    async def report_rejected(self) -> None:
+        """Have another made for the next call."""
+        with suppress(VaultError):  # the call itself has its answer
+            await self._reject()
+
+    async def _reject(self) -> AsyncTokenVault:
+        """Reject the token, unless it was replaced meanwhile."""
+        reader = self._service.reader(self._read.tenant, refreshing=True)
+        found = await self._token(reader, 0)
+        if self._last is not None and found.value == self._last.value:
+            await reader.rejected(found)
+        return reader
+
+    async def _recorded(self, reader: AsyncTokenVault) -> Token:
+        outcome = "cancelled"
+        try:
+            token = await self._token(reader, TOKEN_WAIT_SECONDS)
+            outcome = SERVED
+        except VaultError as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            record = replace(self._read, outcome=outcome, at=time.monotonic())
+            await self._service.write_record(record, strict=self._is_strict and outcome == SERVED)
+        return token
+
+    async def _token(self, reader: AsyncTokenVault, wait: float) -> Token:
+        read = self._read
+        return await reader.user_token(read.user_id, read.connection, account=read.account, wait=wait)
