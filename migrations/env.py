@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from alembic import context
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import text
 
-from token_vault.connect_args import CONNECT_ARGS
-from worker.vault.db.engine import sqlalchemy_url
+from worker.vault.db.engine import create_command_engine
 from worker.vault.db.roles import grant_roles
 from worker.vault.db.tables import Base
 
@@ -34,9 +33,7 @@ def is_modelled(name: str | None, kind: str, _parents: object) -> bool:
 
 def run_online() -> None:
     """Migrate the database that the caller put into the configuration."""
-    engine = create_engine(
-        sqlalchemy_url(config.attributes["database_url"]), poolclass=pool.NullPool, connect_args=CONNECT_ARGS
-    )
+    engine = create_command_engine(config.attributes["database_url"])
     with engine.connect() as connection:
         connection.execute(text("SET lock_timeout = '10s'"))
         connection.execute(text("SET statement_timeout = '10min'"))

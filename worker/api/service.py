@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from token_vault import AsyncTokenVault
 from token_vault.errors import ConfigurationError
+from token_vault.postgres_address import PostgresAddress
 from token_vault.read_records import ReadRecord, ReadRecorder
 from token_vault.secret import Secret
 from worker.api.access_tokens import Verifier
@@ -119,7 +120,13 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         proofs = ProofVerifier(public_url) if public_url else None
         authentication = Authentication(Consumers(database), verifier_of(settings), proofs)
         service = Service(
-            settings, database, url, ReadRecorder(url), authentication, metrics, provider_session
+            settings,
+            database,
+            url,
+            ReadRecorder(PostgresAddress.parse(url)),
+            authentication,
+            metrics,
+            provider_session,
         )
         service.reader(None)  # wrong keys are told at the start
         try:

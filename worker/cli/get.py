@@ -102,9 +102,10 @@ def _recorded(database_url: Secret, asked: ReadRecord) -> Iterator[None]:
 
 
 def _record(database_url: Secret, record: ReadRecord) -> None:
+    from token_vault.postgres_address import PostgresAddress
     from token_vault.read_records import ReadRecorder
 
-    recorder = ReadRecorder(database_url)
+    recorder = ReadRecorder(PostgresAddress.parse(database_url))
     try:
         recorder.record_now(record)
     except VaultError as error:
@@ -152,12 +153,12 @@ def _only_connection(settings: Settings, user_id: str, tenant: str | None) -> st
         TokenNotFound: the user has none.
         ConfigurationError: there are several; the message names them.
     """
-    import psycopg
-
-    from token_vault.connect_args import CONNECT_ARGS
+    from token_vault.connect import connect
+    from token_vault.postgres_address import PostgresAddress
     from token_vault.read_model import SELECT_CONNECTIONS
 
-    with psycopg.connect(environment.database_url(settings).reveal(), **CONNECT_ARGS) as connection:
+    address = PostgresAddress.parse(environment.database_url(settings))
+    with connect(address, "token-vault") as connection:
         found = connection.execute(SELECT_CONNECTIONS, {"user_id": user_id, "tenant": tenant}).fetchall()
     names = [name for (name,) in found]
     if not names:

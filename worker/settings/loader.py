@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from token_vault.errors import ConfigurationError
+from token_vault.postgres_address import PostgresAddress
 from token_vault.secret import Secret
 from token_vault.transport_security import require_tls
 from worker.settings.connections import ConnectionSettings
@@ -53,7 +54,7 @@ def load(config: Path | None = None) -> Settings:
     """
     environment = Environment.read()
     if environment.database_url is not None:
-        require_tls(environment.database_url)
+        require_tls(PostgresAddress.parse(environment.database_url))
     file = read_file(config or environment.token_vault_config, environment.tenant)
     return Settings(
         home=environment.home,

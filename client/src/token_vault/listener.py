@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import psycopg
 
-from token_vault.connect_args import CONNECT_ARGS
+from token_vault.connect import connect, connect_async
+from token_vault.postgres_address import PostgresAddress
 from token_vault.read_model import CHANNEL
-from token_vault.secret import Secret
 
 # The connection is kept this long after the last wait.
 IDLE_SECONDS = 5.0
@@ -26,8 +26,8 @@ _NAME = "token-vault reader"
 class Listener:
     """For threads."""
 
-    def __init__(self, database_url: Secret) -> None:
-        self._url = database_url
+    def __init__(self, address: PostgresAddress) -> None:
+        self._address = address
         self._lock = threading.Lock()
         self._waiters: defaultdict[str, set[threading.Event]] = defaultdict(set)
         self._listening = threading.Event()
@@ -72,12 +72,7 @@ class Listener:
         # A lost connection ends this thread; who waits then reads the row when its time is up, and the
         # next wait begins a new one.
         try:
-            with (
-                suppress(psycopg.Error),
-                psycopg.connect(
-                    self._url.reveal(), autocommit=True, application_name=_NAME, **CONNECT_ARGS
-                ) as connection,
-            ):
+            with suppress(psycopg.Error), connect(self._address, _NAME, autocommit=True) as connection:
                 connection.execute(f"LISTEN {CHANNEL}")
                 listening.set()
                 while not self._closed and not self._may_end():
@@ -112,8 +107,8 @@ class Listener:
 class AsyncListener:
     """For asyncio."""
 
-    def __init__(self, database_url: Secret) -> None:
-        self._url = database_url
+    def __init__(self, address: PostgresAddress) -> None:
+        self._address = address
         self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._listening = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -146,9 +141,7 @@ class AsyncListener:
     async def _listen(self, listening: asyncio.Event) -> None:
         try:
             with suppress(psycopg.Error):
-                async with await psycopg.AsyncConnection.connect(
-                    self._url.reveal(), autocommit=True, application_name=_NAME, **CONNECT_ARGS
-                ) as connection:
+                async with await connect_async(self._address, _NAME, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     listening.set()
                     while self._waiters:

@@ -19,10 +19,10 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
-from token_vault.connect_args import CONNECT_ARGS
+from token_vault.connect import connect, connect_async
 from token_vault.database_errors import failure
 from token_vault.errors import TemporarilyUnavailable
-from token_vault.secret import Secret
+from token_vault.postgres_address import PostgresAddress
 
 MAX_CONNECTIONS = 10  # of one reader
 # How long to wait for one of them.
@@ -32,12 +32,8 @@ MAX_ANSWER_SECONDS = 10.0
 # A connection that nobody needed for so long is closed.
 MAX_IDLE_SECONDS = 300.0
 
-CONNECT: dict[str, Any] = {
-    "autocommit": True,
-    "prepare_threshold": 0,
-    "application_name": "token-vault reader",
-    **CONNECT_ARGS,
-}
+_NAME = "token-vault reader"
+_DRIVER: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0}
 
 # A name that Postgres cannot even hold (NUL, half a surrogate pair): no row has it.
 _IMPOSSIBLE_NAME = (psycopg.DataError, UnicodeEncodeError)
@@ -126,8 +122,8 @@ class _IdleConnections(Generic[C]):
 class Pool:
     """For threads."""
 
-    def __init__(self, database_url: Secret) -> None:
-        self._url = database_url
+    def __init__(self, address: PostgresAddress) -> None:
+        self._address = address
         self._capacity = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._idle: _IdleConnections[psycopg.Connection[Any]] = _IdleConnections()
 
@@ -150,7 +146,8 @@ class Pool:
                         raise
                     for dropped in self._idle.empty():
                         dropped.close()
-            return self._read(_Connection.connect(self._url.reveal(), **CONNECT), statement, values)
+            connection = connect(self._address, _NAME, connection_class=_Connection, **_DRIVER)
+            return self._read(connection, statement, values)
         except _IMPOSSIBLE_NAME:
             return []
         except psycopg.Error as error:
@@ -174,8 +171,8 @@ class Pool:
 class AsyncPool:
     """For asyncio."""
 
-    def __init__(self, database_url: Secret) -> None:
-        self._url = database_url
+    def __init__(self, address: PostgresAddress) -> None:
+        self._address = address
         self._capacity = asyncio.BoundedSemaphore(MAX_CONNECTIONS)
         self._idle: _IdleConnections[psycopg.AsyncConnection[Any]] = _IdleConnections()
 
@@ -195,7 +192,9 @@ class AsyncPool:
                         raise
                     for dropped in self._idle.empty():
                         await dropped.close()
-            connection = await _AsyncConnection.connect(self._url.reveal(), **CONNECT)
+            connection = await connect_async(
+                self._address, _NAME, connection_class=_AsyncConnection, **_DRIVER
+            )
             return await self._read(connection, statement, values)
         except _IMPOSSIBLE_NAME:
             return []

@@ -22,7 +22,7 @@ from weakref import WeakSet
 from token_vault.database_errors import RETRY_AFTER
 from token_vault.errors import TemporarilyUnavailable, VaultError
 from token_vault.pool import Pool
-from token_vault.secret import Secret
+from token_vault.postgres_address import PostgresAddress
 
 AuditMode = Literal["batched", "strict", "off"]
 
@@ -116,11 +116,11 @@ class ReadRecorder:
     Safe to share between threads.
 
     Args:
-        database_url: of the vault.
+        address: of the vault.
     """
 
-    def __init__(self, database_url: Secret) -> None:
-        self._pool = Pool(database_url)
+    def __init__(self, address: PostgresAddress) -> None:
+        self._pool = Pool(address)
         self._lock = threading.Lock()
         self._pending: deque[ReadRecord] = deque()
         self._dropped = 0

@@ -9,6 +9,7 @@ from typing import Self, get_args
 from token_vault.environment import ReaderEnvironment
 from token_vault.fork_safety import begin_in_each_process
 from token_vault.keyring import KeyRing
+from token_vault.postgres_address import PostgresAddress
 from token_vault.read_flow import ReadFlow, TokenQuery
 from token_vault.read_records import AuditMode, ReadRecorder
 from token_vault.secret import Secret
@@ -34,7 +35,7 @@ class Reader:
             recorded; ``off`` is for who records reads itself.
 
     Raises:
-        ConfigurationError: there is no key, or one is not a Fernet key.
+        ConfigurationError: the address cannot be read, there is no key, or one is not a Fernet key.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class Reader:
         if audit not in get_args(AuditMode):
             raise ValueError(f"audit is one of {', '.join(get_args(AuditMode))}")
         # Rebound, so that no traceback from here on shows them.
-        self._database_url = database_url = _secret(database_url)
-        require_tls(self._database_url)
+        self._address = PostgresAddress.parse(database_url := _secret(database_url))
+        require_tls(self._address)
         access_keys = keys = [_secret(key) for key in access_keys]
         self._flow = ReadFlow(KeyRing("access", keys), tenant)
         self._noted: dict[int, float] = {}
@@ -61,7 +62,7 @@ class Reader:
 
     def begin(self) -> None:
         """Open nothing yet; called again in each forked process."""
-        self._recorder = ReadRecorder(self._database_url)
+        self._recorder = ReadRecorder(self._address)
 
     @classmethod
     def from_env(cls, *, tenant: str | None = None, audit: AuditMode = "batched") -> Self:

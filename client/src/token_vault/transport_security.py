@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from ipaddress import ip_address
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-
 from token_vault.errors import ConfigurationError
-from token_vault.secret import Secret
+from token_vault.postgres_address import PostgresAddress
 
 
-def require_tls(database_url: Secret) -> None:
+def require_tls(address: PostgresAddress) -> None:
     """Refuse another host whose certificate nobody verifies.
 
     libpq's own default sends the password to whoever answers. Any ``sslmode`` in the URL or in ``PGSSLMODE`` is the
@@ -21,22 +18,18 @@ def require_tls(database_url: Secret) -> None:
     Raises:
         ConfigurationError: the host is not this machine, and nothing says how it is protected.
     """
-    if _is_unprotected(database_url):
+    if _is_unprotected(address):
         raise ConfigurationError(
-            "DATABASE_URL names another host and no sslmode: add ?sslmode=verify-full (with sslrootcert=system, or the "
+            f"{address.variable} names another host and no sslmode: add ?sslmode=verify-full (with sslrootcert=system, or the "
             "path of the authority's certificate); where the network is yours alone, say sslmode=disable"
         )
 
 
-def _is_unprotected(database_url: Secret) -> bool:
-    try:
-        given = conninfo_to_dict(database_url.reveal())
-    except (psycopg.Error, UnicodeError, ValueError):
-        return False  # it is no address at all: connecting says so
+def _is_unprotected(address: PostgresAddress) -> bool:
+    given = address.parameters
     if any(given.get(name) or os.environ.get(f"PG{name.upper()}") for name in ("sslmode", "service")):
         return False
-    hosts = given.get("hostaddr") or given.get("host") or os.environ.get("PGHOST") or ""
-    return not all(map(_is_here, str(hosts).split(",")))
+    return not all(map(_is_here, address.host_names))
 
 
 def _is_here(host: str) -> bool:

@@ -18,6 +18,7 @@ from tests.support.keys import ACCESS_KEY
 from tests.support.reader_roles import NewRole, reader_roles
 from tests.support.readers import Rows, Sql
 from token_vault import AsyncTokenVault, TemporarilyUnavailable, TokenNotFound, TokenVault, read_records
+from token_vault.postgres_address import PostgresAddress
 from token_vault.read_records import RECORD_READS, ReadRecord, ReadRecorder, to_json
 from token_vault.secret import Secret
 from worker.vault.vault import Vault
@@ -170,8 +171,8 @@ def test_a_killed_process_loses_a_second(database_url: Secret, sql: Sql) -> None
     """What was read more than a second ago is recorded, however the process ends."""
     program = (
         "import os, time\nfrom token_vault.read_records import ReadRecord, ReadRecorder\n"
-        "from token_vault.secret import Secret\n"
-        f"recorder = ReadRecorder(Secret({database_url.reveal()!r}))\n"
+        "from token_vault.postgres_address import PostgresAddress\n"
+        f"recorder = ReadRecorder(PostgresAddress.parse({database_url.reveal()!r}))\n"
         "recorder.record(ReadRecord('u', 'c', 'served'))\n"
         "input()\nos.kill(os.getpid(), 9)\n"
     )
@@ -200,7 +201,7 @@ def test_a_roles_records_bear_its_own_name(new_role: NewRole, sql: Sql) -> None:
 
 def test_who_records_for_others_names_them(database_url: Secret, sql: Sql) -> None:
     """Workers and the API say whose read it was."""
-    recorder = ReadRecorder(database_url)
+    recorder = ReadRecorder(PostgresAddress.parse(database_url))
     recorder.record_now(ReadRecord("u", "c", "served", consumer="calendar", source="api"))
     recorder.close()
     (row,) = sql("SELECT consumer, source FROM audit_records")

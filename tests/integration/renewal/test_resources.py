@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
 from tests.support.keys import ACCESS_KEY
@@ -25,7 +24,7 @@ from token_vault.token_target import TokenTarget
 from worker.renewal import commit
 from worker.runtime import Runtime
 from worker.vault import claims
-from worker.vault.db.engine import sqlalchemy_url
+from worker.vault.db.engine import create_command_engine
 from worker.vault.grants.erase import erase
 from worker.vault.grants.relink import relink
 from worker.vault.rotation.ciphertext_columns import CIPHERTEXT_COLUMNS, read_pages
@@ -229,7 +228,7 @@ async def test_keys_are_rotated(renewals: Renewals, user: tuple[str, Runtime], d
     """The rotation of keys reads these tokens with the rest."""
     await stored(renewals, user, database_url, GRAPH)
     (column,) = [column for column in CIPHERTEXT_COLUMNS if column.table == "resource_tokens"]
-    engine = create_engine(sqlalchemy_url(database_url))
+    engine = create_command_engine(database_url)
     with engine.connect() as connection:
         ((found,),) = list(read_pages(connection, column, 10))
     engine.dispose()

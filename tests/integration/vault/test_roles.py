@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from psycopg import errors
-from sqlalchemy import NullPool, create_engine
 
 from tests.support.reader_roles import connect
 from tests.support.renewals import Renewals
@@ -16,7 +15,7 @@ from tests.support.role_members import NewMember, role_members
 from token_vault.secret import Secret
 from worker.renewal.outcome import Outcome
 from worker.vault.db import roles
-from worker.vault.db.engine import sqlalchemy_url
+from worker.vault.db.engine import create_command_engine
 from worker.vault.db.roles import ROLES
 from worker.vault.db.tables import Base
 
@@ -151,7 +150,7 @@ def test_what_the_role_at_hand_may_not_run_is_returned(
 ) -> None:
     """Whoever may not make roles or give rights gets the statements back, for somebody else to run."""
     monkeypatch.setattr(roles, "ROLES", (*ROLES, "vault_absent"))
-    engine = create_engine(sqlalchemy_url(new_member("vault_reader")), poolclass=NullPool)
+    engine = create_command_engine(new_member("vault_reader"))
     with engine.begin() as connection:
         left = roles.grant_roles(connection)
     assert left[0] == "CREATE ROLE vault_absent NOLOGIN"

@@ -7,7 +7,7 @@ import pytest
 from token_vault import TokenVault
 from token_vault.errors import ConfigurationError
 from token_vault.keyring import KeyRing
-from token_vault.secret import Secret
+from token_vault.postgres_address import PostgresAddress
 from token_vault.transport_security import require_tls
 from worker.settings import load
 
@@ -28,7 +28,6 @@ PROTECTED = [
     "postgresql://u:p@db.example/d?sslmode=verify-full",
     "postgresql://u:p@db.example/d?sslmode=disable",
     "service=vault",
-    "no address",
 ]
 
 
@@ -36,17 +35,17 @@ PROTECTED = [
 def test_another_host_without_a_word_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers, commands and readers name the setting; a word in PGSSLMODE is enough."""
     with pytest.raises(ConfigurationError, match="no sslmode: add \\?sslmode=verify-full"):
-        require_tls(Secret(url))
+        require_tls(PostgresAddress.parse(url))
     with pytest.raises(ConfigurationError, match="no sslmode"):
         TokenVault(url, [KeyRing.generate()])
     monkeypatch.setenv("DATABASE_URL", url)
     with pytest.raises(ConfigurationError, match="no sslmode"):
         load()
     monkeypatch.setenv("PGSSLMODE", "disable")
-    require_tls(Secret(url))
+    require_tls(PostgresAddress.parse(url))
 
 
 @pytest.mark.parametrize("url", PROTECTED)
 def test_a_word_or_this_machine_is_enough(url: str) -> None:
-    """What is no address at all is left to whoever connects."""
-    require_tls(Secret(url))
+    """An address with a word about its protection, or of this machine, is taken."""
+    require_tls(PostgresAddress.parse(url))

@@ -157,7 +157,11 @@ def test_keys_are_parted_by_commas_or_lines(env: Callable[..., None], given: str
 @pytest.mark.parametrize("name", SECRET_NAMES)
 def test_each_secret_can_come_from_a_file(env: Callable[..., None], bare: Path, name: str) -> None:
     """NAME_FILE gives what NAME would have given, without the line break at its end."""
-    value = f"redis://:{CANARY}@host/0" if name == "REDIS_URL" else CANARY
+    addresses = {
+        "REDIS_URL": f"redis://:{CANARY}@host/0",
+        "DATABASE_URL": f"postgresql://u:{CANARY}@localhost/d",
+    }
+    value = addresses.get(name, CANARY)
     (bare / "secret").write_text(f"{value}\n", encoding="utf-8")
     env(**TENANT | {"AUTH0_CLIENT_SECRET": None} if name in TENANT_SECRETS else {})
     env(**{f"{name}_FILE": bare / "secret"})
@@ -424,7 +428,7 @@ def test_settings_print_no_secret(env: Callable[..., None], toml: Callable[[str]
     """The settings as a whole can be printed."""
     toml('[connections.x]\nclient_secret = "canary"')
     env(**TENANT, **{name: "canary-x" for name in SECRET_NAMES if not name.startswith("AUTH0_")})
-    env(REDIS_URL="redis://:canary-x@host/0")
+    env(REDIS_URL="redis://:canary-x@host/0", DATABASE_URL="postgresql://u:canary-x@localhost/d")
     settings = load()
     for text in (repr(settings), str(settings), str(settings.model_dump()), f"{settings}"):
         assert "canary" not in text

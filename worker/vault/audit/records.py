@@ -9,12 +9,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from token_vault.connect_args import CONNECT_ARGS
 from token_vault.secret import Secret
-from worker.vault.db.engine import sqlalchemy_url
+from worker.vault.db.engine import create_command_engine
 from worker.vault.db.errors import explain
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
@@ -43,9 +42,7 @@ def list_records(
     Raises:
         AccessDenied, ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
-    engine = create_engine(
-        sqlalchemy_url(database_url), poolclass=pool.NullPool, hide_parameters=True, connect_args=CONNECT_ARGS
-    )
+    engine = create_command_engine(database_url)
     values = {
         "user_id": user_id,
         "consumer": consumer,

@@ -11,13 +11,12 @@ from dataclasses import asdict, fields
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, create_engine, pool, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from token_vault.connect_args import CONNECT_ARGS
 from token_vault.secret import Secret
 from worker.consumer_rules import ConsumerRules
-from worker.vault.db.engine import sqlalchemy_url
+from worker.vault.db.engine import create_command_engine
 from worker.vault.db.errors import explain
 from worker.vault.db.sql import load
 from worker.vault.vault import Database
@@ -91,9 +90,7 @@ async def load_consumers(vault: Database) -> list[ConsumerRules]:
 
 @contextmanager
 def _transaction(database_url: Secret) -> Iterator[Connection]:
-    engine = create_engine(
-        sqlalchemy_url(database_url), poolclass=pool.NullPool, hide_parameters=True, connect_args=CONNECT_ARGS
-    )
+    engine = create_command_engine(database_url)
     try:
         with engine.begin() as connection:
             yield connection

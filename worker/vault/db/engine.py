@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from sqlalchemy import event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Engine, create_engine, pool
+from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from token_vault.connect_args import CONNECT_ARGS
-from token_vault.database_errors import not_a_url
-from token_vault.errors import ConfigurationError
+from token_vault.connect import connect, connect_async
+from token_vault.postgres_address import PostgresAddress
 from token_vault.secret import Secret
+
+# The address goes to the driver: SQLAlchemy's own URLs know one host, and show the password.
+_DIALECT = "postgresql+psycopg://"
 
 SESSION_SETTINGS: Mapping[str, str] = {
     # A client that is paused, or whose host has lost power, says nothing to Postgres. Every claim passes over the
@@ -21,28 +22,13 @@ SESSION_SETTINGS: Mapping[str, str] = {
     "tcp_keepalives_idle": "60s",
     "tcp_keepalives_interval": "10s",
     "tcp_keepalives_count": "3",
+    # A pair that is committed survives a crash of the server, whatever the database's own setting says.
+    "synchronous_commit": "on",
 }
-"""When Postgres ends a silent client's session, with its transaction and locks.
+"""When Postgres ends a silent client's session, with its transaction and locks, and what a commit means.
 
-Source: PostgreSQL documentation, 19.3.2 TCP Settings and 19.11.1 Statement Behavior.
+Source: PostgreSQL documentation, 19.3.2 TCP Settings, 19.5.1 WAL Settings and 19.11.1 Statement Behavior.
 """
-
-
-def sqlalchemy_url(database_url: Secret) -> str:
-    """Turn libpq's URL into SQLAlchemy's, with the psycopg driver.
-
-    Raises:
-        ConfigurationError: not a Postgres URL.
-    """
-    try:
-        url = make_url(database_url.reveal())
-    except (ArgumentError, ValueError):  # the latter for a port that is no number
-        raise not_a_url() from None
-    if url.get_backend_name() not in ("postgresql", "postgres"):
-        raise ConfigurationError(
-            f"DATABASE_URL names {url.get_backend_name()}: the vault needs postgresql://…"
-        )
-    return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 
 def create_vault_engine(database_url: Secret, *, connections: int) -> AsyncEngine:
@@ -54,23 +40,35 @@ def create_vault_engine(database_url: Secret, *, connections: int) -> AsyncEngin
     Raises:
         ConfigurationError: not a Postgres URL.
     """
-    engine = create_async_engine(
-        sqlalchemy_url(database_url),
+    address = PostgresAddress.parse(database_url)
+    return create_async_engine(
+        _DIALECT,
+        async_creator=lambda: connect_async(address, "token-vault", settings=SESSION_SETTINGS),
         pool_size=connections,
         max_overflow=0,
         hide_parameters=True,  # an error message must not show what was sent
-        # application_name tells the operator who holds a connection.
-        connect_args={"application_name": "token-vault", **CONNECT_ARGS},
     )
 
-    @event.listens_for(engine.sync_engine, "connect")
-    def configure_session(connection: Any, _: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute(
-            f"SELECT {', '.join(['set_config(%s, %s, false)'] * len(SESSION_SETTINGS))}",
-            [part for pair in SESSION_SETTINGS.items() for part in pair],
-        )
-        cursor.close()
-        connection.commit()
 
-    return engine
+def create_command_engine(
+    database_url: Secret,
+    *,
+    application_name: str = "token-vault",
+    isolation_level: IsolationLevel | None = None,
+) -> Engine:
+    """Create the engine of a command, which keeps no connection.
+
+    Args:
+        application_name: what tells the operator who holds a connection.
+
+    Raises:
+        ConfigurationError: not a Postgres URL.
+    """
+    address = PostgresAddress.parse(database_url)
+    return create_engine(
+        _DIALECT,
+        creator=lambda: connect(address, application_name, settings=SESSION_SETTINGS),
+        poolclass=pool.NullPool,
+        isolation_level=isolation_level,
+        hide_parameters=True,
+    )

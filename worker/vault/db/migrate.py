@@ -8,13 +8,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, pool
 from sqlalchemy.exc import DBAPIError
 
-from token_vault.connect_args import CONNECT_ARGS
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
-from worker.vault.db.engine import sqlalchemy_url
+from worker.vault.db.engine import create_command_engine
 from worker.vault.db.errors import explain
 
 MIGRATIONS = Path(__file__).parents[3] / "migrations"
@@ -56,9 +54,7 @@ def revisions(database_url: Secret) -> tuple[str | None, str | None]:
         ConfigurationError: a newer version has migrated the database, or as ``explain``.
         TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
-    engine = create_engine(
-        sqlalchemy_url(database_url), poolclass=pool.NullPool, hide_parameters=True, connect_args=CONNECT_ARGS
-    )
+    engine = create_command_engine(database_url)
     try:
         with engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()

@@ -17,15 +17,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
 
-from sqlalchemy import Connection, create_engine, pool
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from token_vault.connect_args import CONNECT_ARGS
 from token_vault.errors import CannotDecrypt
 from token_vault.keyring import KeyRing, RingName
 from token_vault.secret import Secret
 from worker.vault.claims.spool import Spool
-from worker.vault.db.engine import sqlalchemy_url
+from worker.vault.db.engine import create_command_engine
 from worker.vault.db.errors import explain
 from worker.vault.rotation.ciphertext_columns import (
     CIPHERTEXT_COLUMNS,
@@ -238,12 +237,8 @@ def _spooled(spool: Spool, *, reencrypting: bool) -> RotationStats:
 @contextmanager
 def _connected(database_url: Secret) -> Iterator[Connection]:
     """One connection on which each statement commits by itself."""
-    engine = create_engine(
-        sqlalchemy_url(database_url),
-        poolclass=pool.NullPool,
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,  # an error message must not show what was sent
-        connect_args={"application_name": "token-vault keys", **CONNECT_ARGS},
+    engine = create_command_engine(
+        database_url, application_name="token-vault keys", isolation_level="AUTOCOMMIT"
     )
     try:
         with engine.connect() as connection:

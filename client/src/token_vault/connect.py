@@ -1,0 +1,168 @@
+"""Makes each connection to Postgres, of readers and workers.
+
+What ``ALTER DATABASE … SET`` and ``ALTER ROLE … SET`` say is for other programs: a connection has the vault's own
+settings, sent as libpq's ``options`` so that they cost no statement. A pooler that refuses ``options`` is connected to
+without them. Whatever Postgres then reports of a format is compared, and set by a statement where it differs: poolers
+keep these few apart for each client.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+from token_vault.postgres_address import PostgresAddress
+from token_vault.secret import SecretDict
+
+Connection = psycopg.Connection[Any]
+AsyncConnection = psycopg.AsyncConnection[Any]
+
+CONNECT_ARGS: Mapping[str, Any] = {
+    "connect_timeout": 10,
+    # Detect a host that lost power within ten seconds; the kernel's defaults are 15 minutes and two hours.
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+"""Parameters where the address gives none, in seconds but ``tcp_user_timeout``; of no effect over a Unix socket.
+
+Source: PostgreSQL documentation, 32.1.2 Parameter Key Words.
+"""
+
+DEFAULTS: Mapping[str, str] = {
+    # Postgres' own default. The vault may live in another schema if the address says so: `?options=-csearch_path%3D…`.
+    "search_path": '"$user",public,pg_temp',
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+}
+"""Settings that ``options`` in the address may change."""
+
+REPORTED: Mapping[str, str] = {
+    # The driver reads no other formats of dates and intervals.
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "standard_conforming_strings": "on",
+}
+"""Formats whose present value Postgres and poolers report to the client."""
+
+FIXED: Mapping[str, str] = {
+    **REPORTED,
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "array_nulls": "on",
+    # Claims and compare-and-swap rest on it.
+    "default_transaction_isolation": "read committed",
+}
+"""Settings without which the vault's statements mean something else."""
+
+# Servers that take no `options`, as poolers in front of Postgres do not.
+_without_options: set[tuple[str, ...]] = set()
+
+_SET = f"SELECT {', '.join(['set_config(%s, %s, false)'] * len(REPORTED))}"
+_SET_VALUES = [part for pair in REPORTED.items() for part in pair]
+
+
+def connect(
+    address: PostgresAddress,
+    application_name: str,
+    *,
+    settings: Mapping[str, str] | None = None,
+    connection_class: type[Connection] = Connection,
+    **driver: Any,
+) -> Connection:
+    """Connect, with the vault's settings.
+
+    Args:
+        application_name: what ``pg_stat_activity`` shows, unless the address says otherwise.
+        settings: further ones, which the address may change.
+        driver: arguments of psycopg.
+
+    Raises:
+        psycopg.Error: as the driver raises it.
+    """
+    parameters = _parameters(address, application_name, settings or {})
+    try:
+        connection = connection_class.connect(**parameters, **driver)
+    except psycopg.OperationalError as error:
+        if not _refuses_options(error, address):
+            raise
+        connection = connection_class.connect(**_without(parameters, address), **driver)
+    if _differs(connection):
+        connection.execute(_SET, _SET_VALUES)
+        if not connection.autocommit:
+            connection.commit()
+    return connection
+
+
+async def connect_async(
+    address: PostgresAddress,
+    application_name: str,
+    *,
+    settings: Mapping[str, str] | None = None,
+    connection_class: type[AsyncConnection] = AsyncConnection,
+    **driver: Any,
+) -> AsyncConnection:
+    """Connect for asyncio; arguments and errors as ``connect``."""
+    parameters = _parameters(address, application_name, settings or {})
+    try:
+        connection = await connection_class.connect(**parameters, **driver)
+    except psycopg.OperationalError as error:
+        if not _refuses_options(error, address):
+            raise
+        connection = await connection_class.connect(**_without(parameters, address), **driver)
+    if _differs(connection):
+        await connection.execute(_SET, _SET_VALUES)
+        if not connection.autocommit:
+            await connection.commit()
+    return connection
+
+
+def _parameters(address: PostgresAddress, application_name: str, settings: Mapping[str, str]) -> SecretDict:
+    given = address.parameters
+    options = _options(str(given.get("options") or os.environ.get("PGOPTIONS") or ""), settings)
+    parameters = SecretDict(
+        {
+            **CONNECT_ARGS,
+            "application_name": application_name,
+            **given,
+            "client_encoding": "UTF8",
+            "options": options,
+        }
+    )
+    return _without(parameters, address) if address.servers in _without_options else parameters
+
+
+def _without(parameters: SecretDict, address: PostgresAddress) -> SecretDict:
+    """Leave out all options but the address' own."""
+    return SecretDict({**parameters, "options": address.parameters.get("options") or ""})
+
+
+def _options(given: str, settings: Mapping[str, str]) -> str:
+    """Write ``options``, where the later of two words counts."""
+    return " ".join([*_switches({**DEFAULTS, **settings}), *([given] if given else []), *_switches(FIXED)])
+
+
+def _switches(settings: Mapping[str, str]) -> list[str]:
+    return [f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items()]
+
+
+def _refuses_options(error: psycopg.OperationalError, address: PostgresAddress) -> bool:
+    """Whether a pooler refused ``options``, which is remembered."""
+    refuses = "unsupported startup parameter" in str(error)
+    if refuses:
+        _without_options.add(address.servers)
+    return refuses
+
+
+def _differs(connection: Connection | AsyncConnection) -> bool:
+    """Whether a pooler, PGTZ or PGDATESTYLE had another word."""
+    reported = {name: connection.info.parameter_status(name) or "" for name in REPORTED}
+    # The order of day and month after a comma concerns input alone, and the vault sends no such dates.
+    return any(
+        reported[name].partition(",")[0] != value.partition(",")[0] for name, value in REPORTED.items()
+    )

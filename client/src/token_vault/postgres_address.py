@@ -1,0 +1,242 @@
+"""The address of Postgres, as any program writes it.
+
+libpq reads it: its URIs and its keyword strings. What other programs add to these is taken off first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from urllib.parse import quote, unquote
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret, SecretDict
+
+EXAMPLE = "postgresql://user:password@host/name"
+
+_SCHEME = re.compile(r"((?:jdbc:)?[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+# `postgres` is Heroku's; what follows the plus sign is the driver that SQLAlchemy would load.
+_POSTGRES = re.compile(r"postgres(ql)?(\+\w+)?", re.IGNORECASE)
+_NAME = re.compile(r"[a-z][a-z_0-9]{0,40}", re.IGNORECASE)
+_BROKEN_PERCENT = re.compile(r"%(?![0-9a-f]{2})|%00", re.IGNORECASE)
+
+_ALLOWED = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+    "channel_binding": ("disable", "prefer", "require"),
+    "gssencmode": ("disable", "prefer", "require"),
+    "load_balance_hosts": ("disable", "random"),
+}
+"""Values that libpq would refuse only when it connects.
+
+Source: PostgreSQL documentation, 32.1.2 Parameter Key Words.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresAddress:
+    """Where Postgres is, and how to log in.
+
+    Attributes:
+        parameters: libpq's, as the address gives them.
+        variable: the setting that gave it, for messages.
+    """
+
+    parameters: SecretDict
+    variable: str = "DATABASE_URL"
+
+    @classmethod
+    def parse(cls, text: str | Secret, variable: str = "DATABASE_URL") -> PostgresAddress:
+        """Read an address.
+
+        Raises:
+            ConfigurationError: naming the variable, what is wrong and the fix, and nothing of the address that may
+                be a password.
+        """
+        address = Secret(text.strip()) if isinstance(text, str) else Secret(text.reveal().strip())
+        del text  # no traceback from here on shows it
+        fault = _find_fault(address)
+        parameters = SecretDict() if fault else _read(address)
+        if not fault:
+            fault = _find_unknown_value(parameters) if parameters is not None else _unreadable(address)
+        if fault or parameters is None:
+            raise ConfigurationError(f"{variable} {fault}")
+        return cls(parameters, variable)
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Return each server as ``host:port``."""
+        return tuple(f"{host}:{port}" for host, port in self._hosts())
+
+    @property
+    def database(self) -> str:
+        """Return the database's name, or an empty string."""
+        return str(self.parameters.get("dbname") or os.environ.get("PGDATABASE") or "")
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Return hosts, addresses or socket folders, in their order."""
+        return tuple(host for host, _ in self._hosts())
+
+    def _hosts(self) -> Iterator[tuple[str, str]]:
+        hosts = _first(self.parameters, "hostaddr", "host") or os.environ.get("PGHOST") or ""
+        given = _first(self.parameters, "port") or os.environ.get("PGPORT") or "5432"
+        ports = given.split(",")
+        for number, host in enumerate(hosts.split(",")):
+            yield host, (ports[number] if number < len(ports) else ports[0]) or "5432"
+
+
+def _first(parameters: SecretDict, *names: str) -> str:
+    return next((str(value) for name in names if (value := parameters.get(name))), "")
+
+
+def _find_fault(address: Secret) -> str | None:
+    """Say what is wrong with an address, by its form."""
+    text = address.reveal()
+    if not text:
+        return f"is empty: {EXAMPLE}"
+    if text[0] in "\"'" and text[-1:] == text[0]:
+        return "is in quotes, which are a part of it here: remove them"
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return None
+    if not _POSTGRES.fullmatch(scheme[1]):
+        return f"names {scheme[1]}: the vault needs postgresql://…"
+    rest = Secret(text[scheme.end() :])
+    return (
+        _find_raw_character(rest)
+        or _find_wrong_port(rest)
+        or _find_unknown_parameter(query(rest.reveal().partition("?")[2]))
+    )
+
+
+_ENCODE = "percent-encode it in the user's name, the password and the database's name (@ is %40, / %2F, ? %3F, % %25)"
+
+
+def _find_raw_character(rest: Secret) -> str | None:
+    """Find a character that ends a part by mistake."""
+    before, _, parameters = rest.reveal().partition("?")
+    authority, _, path = before.partition("/")
+    strays = authority.count("@") > 1 or "@" in path
+    if "@" in parameters:
+        names = {name for name, _ in query(parameters)}
+        # A socket in the abstract name space begins with @; a user and password may be parameters.
+        strays = strays or not names <= _keywords() or not ("@" in authority or names & {"host", "user"})
+    if strays:
+        return f"has an @, / or ? that nobody can tell from the one that ends the password: {_ENCODE}"
+    if _BROKEN_PERCENT.search(rest.reveal()) or not _is_utf8(rest):
+        return f"has a % that begins no percent-encoded character: {_ENCODE}"
+    if re.search(r"[^\S ]", rest.reveal()):
+        return f"has a tab or a line break: {_ENCODE}"
+    return None
+
+
+def _is_utf8(rest: Secret) -> bool:
+    try:
+        unquote(rest.reveal(), errors="strict")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _find_wrong_port(rest: Secret) -> str | None:
+    authority = re.split(r"[/?]", rest.reveal(), maxsplit=1)[0]
+    for server in authority.rpartition("@")[2].split(","):
+        host, _, after = server.rpartition("]") if server.startswith("[") else ("", "", server)
+        if not host and after.count(":") > 1:
+            return "has an IPv6 address without brackets: postgresql://user@[::1]:5432/name"
+        port = after.partition(":")[2]
+        if port and not is_port(port):
+            return "has a port that is no number from 1 to 65535 (a / in the password is written %2F)"
+    return None
+
+
+def is_port(text: str) -> bool:
+    """Whether this is the number of a port."""
+    return text.isascii() and text.isdigit() and 0 < int(text) < 65536
+
+
+def query(text: str) -> list[tuple[str, str]]:
+    """Split the parameters of a URL, decoded."""
+    pairs = (part.partition("=") for part in text.split("&") if part)
+    return [(unquote(name), unquote(value)) for name, _, value in pairs]
+
+
+def _find_unknown_parameter(parameters: list[tuple[str, str]]) -> str | None:
+    known = {*_keywords(), "ssl"}
+    for name, _ in parameters:
+        if name not in known:
+            return f"has a parameter that libpq does not know{_hint(name, known)}"
+    return None
+
+
+def _hint(name: str, known: set[str]) -> str:
+    if alike := get_close_matches(name.lower(), known, n=1):
+        return f": is `{alike[0]}` meant?"
+    return f", `{name}`: remove it" if _NAME.fullmatch(name) else " after its ?"
+
+
+def _keywords() -> set[str]:
+    return {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+
+
+def _read(address: Secret) -> SecretDict | None:
+    """Have libpq read it; None where it cannot."""
+    try:
+        return SecretDict(conninfo_to_dict(_to_libpq(address).reveal()))
+    except (psycopg.Error, UnicodeError, ValueError):
+        return None  # its message would quote parts of the password
+
+
+def _to_libpq(address: Secret) -> Secret:
+    """Take off what SQLAlchemy and asyncpg add to libpq's URI."""
+    text = address.reveal()
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return address
+    # SQLAlchemy writes spaces as they are, which libpq does not read in a URI.
+    before, _, after = text[scheme.end() :].replace(" ", "%20").partition("?")
+    given = query(after)
+    parameters = dict(given)
+    if mode := parameters.pop("ssl", None):  # asyncpg's
+        parameters["sslmode"] = {"true": "require", "false": "disable"}.get(mode.lower(), mode)
+    if (
+        len(servers := [value for name, value in given if name == "host"]) > 1
+    ):  # SQLAlchemy's `?host=a:1&host=b:2`
+        split = [server.partition(":") for server in servers]
+        parameters["host"] = ",".join(host for host, _, _ in split)
+        if any(port for _, _, port in split):
+            parameters["port"] = ",".join(port or "5432" for _, _, port in split)
+    encoded = "&".join(f"{quote(name)}={quote(value, safe='')}" for name, value in parameters.items())
+    return Secret(f"postgresql://{before}?{encoded}" if encoded else f"postgresql://{before}")
+
+
+def _find_unknown_value(parameters: SecretDict) -> str | None:
+    for name, allowed in _ALLOWED.items():
+        if parameters.get(name) not in (None, *allowed):
+            return f"has an unknown value of {name}: it is one of {', '.join(allowed)}"
+    ports = str(parameters.get("port") or "")
+    if not all(not port or is_port(port) for port in ports.split(",")):
+        return "has a port that is no number from 1 to 65535"
+    return None
+
+
+def _unreadable(address: Secret) -> str:
+    """Say what libpq could not read."""
+    text = address.reveal()
+    if _SCHEME.match(text) is None and "=" in text:
+        known = _keywords()
+        for name in re.findall(r"(?:^|\s)(\w+)\s*=", text):
+            if name not in known and (alike := get_close_matches(name, known, n=1)):
+                return f"has a keyword that libpq does not know: is `{alike[0]}` meant?"
+        return (
+            "cannot be read: it is a URL or keywords such as host=… dbname=…; a value with a space is written in "
+            "quotes, '…', and a quote or backslash in it with a backslash before it"
+        )
+    return f"is not a database URL: {EXAMPLE}"
