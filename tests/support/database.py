@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,11 +18,20 @@ from worker.embedded.server import Access
 from worker.vault.db.migrate import migrate
 from worker.vault.db.tables import Base
 
-# No model describes the audit's table.
-TABLES = ", ".join([*sorted(Base.metadata.tables), "audit_records"])
+# Those that refer to others come first. No model describes the audit's.
+_TABLES = [*(table.name for table in reversed(Base.metadata.sorted_tables)), "audit_records"]
 _TEMPLATE = "vault_template"
 # Each process that runs tests may hold about 50: workers, readers, and the tests' own.
 _MAX_CONNECTIONS = 400
+
+_HAS_ROWS = syntax.SQL("EXISTS (SELECT FROM {})")
+_DELETE = syntax.SQL("DELETE FROM {}")
+# Autovacuum may hold a table; it returns the space itself.
+_VACUUM = syntax.SQL("VACUUM (SKIP_LOCKED) {}")
+_RESTART_SEQUENCES = """
+    SELECT setval(format('%I.%I', schemaname, sequencename), start_value, false)
+    FROM pg_sequences WHERE last_value IS NOT NULL AND schemaname = 'public'
+"""
 
 
 class SharedPostgres(Postgres):
@@ -51,9 +61,20 @@ def at_database(url: Secret, name: str) -> Secret:
 
 
 def empty_tables(url: Secret) -> None:
-    """Empty all tables of a vault."""
+    """Empty all tables of a vault; count its ids from 1 again.
+
+    TRUNCATE would make new files for each table and index, which takes a hundred times as long.
+    """
     with psycopg.connect(url.reveal(), autocommit=True) as connection:
-        connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE".encode())
+        tables = [syntax.Identifier(name) for name in _TABLES]
+        questions = syntax.SQL(", ").join(map(_HAS_ROWS.format, tables))
+        answers = connection.execute(syntax.SQL("SELECT {}").format(questions)).fetchone() or ()
+        filled = list(compress(tables, answers))
+        if filled:
+            connection.execute(syntax.SQL("; ").join(map(_DELETE.format, filled)))
+            # Returns the files to length zero: rows lie in the order of their insertion, as in a new table.
+            connection.execute(_VACUUM.format(syntax.SQL(", ").join(filled)))
+        connection.execute(_RESTART_SEQUENCES)
 
 
 def _make_template(url: Secret) -> None:
