@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,9 @@ from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime, credentials_of
 from worker.sync.tenant_sync import TenantSync
 from worker.sync.token_store import VaultTokenStore
+from worker.vault import leases
 from worker.vault.ingest.ingest import IngestStats
+from worker.vault.vault import Vault
 
 SCOPES = {"read:users", "read:user_idp_tokens", "read:connections", "read:connections_options"}
 LIST = "/api/v2/users"
@@ -358,8 +360,24 @@ async def _options(bench: Bench, name: str) -> Any:
     return table.decrypt_options(bench.runtime.vault, stored)
 
 
+def observe_refused_leases(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the name of each lease that another holds."""
+    refused: list[str] = []
+    real = leases.try_lease
+
+    @asynccontextmanager
+    async def observed(vault: Vault, name: str) -> AsyncIterator[bool]:
+        async with real(vault, name) as is_held:
+            if not is_held:
+                refused.append(name)
+            yield is_held
+
+    monkeypatch.setattr(leases, "try_lease", observed)
+    return refused
+
+
 async def test_an_older_answer_about_a_connection_does_not_come_last(
-    open_bench: OpenBench, tenant: Emulation
+    open_bench: OpenBench, tenant: Emulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connections have no time of change: of two syncs, the one that asked later is the one that stores later."""
     tenant.add_connection("corp-google", "google-apps", "google", admin=True)
@@ -370,9 +388,9 @@ async def test_an_older_answer_about_a_connection_does_not_come_last(
     late = asyncio.create_task(bench.sync.sync_connections())
     await until_async(lambda: bool(tenant.call_log("/api/v2/connections")))
     live = tenant.login_admin("corp-google")
+    refused = observe_refused_leases(monkeypatch)
     later = asyncio.create_task(other.sync.sync_connection("corp-google"))
-    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    await until_async(lambda: later.done() or bool(bench.sql(waits)))
+    await until_async(lambda: later.done() or bool(refused))
     tenant.release()
     await asyncio.gather(late, later)
     assert bench.held("", "corp-google") == (live["admin_access_token"], live["admin_refresh_token"])
