@@ -54,7 +54,10 @@ def make_http_client(
 
 @functools.cache
 def tls_context() -> ssl.SSLContext:
-    """Return the TLS context of all clients; reading certificates takes 20 ms."""
+    """Return the TLS context of all clients.
+
+    Reading the certificates takes 20 ms.
+    """
     return httpx.create_ssl_context()
 
 
