@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help coverage run scale test properties faults mutants lint docs bench lock clean audit sbom
+.PHONY: help browser-test coverage run scale test properties faults mutants lint docs bench lock clean audit sbom
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -37,6 +37,10 @@ lint: $(VENV)/.dev docs ## ruff, mypy strict, import contracts, migrations in st
 	$(BIN)/mypy examples docs/conf.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.alembic_check
+
+browser-test: $(VENV)/.dev ## try the single-page app in Chromium, installed where there is none (Debian, as root)
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
+	$(BIN)/pytest tests/examples/test_spa_proxy.py $(ARGS)
 
 docs: $(VENV)/.dev ## build the documentation's site into build/site, warnings are errors
 	$(BIN)/sphinx-build -q -E -W --keep-going -c docs -d build/doctrees . build/site

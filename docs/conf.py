@@ -58,6 +58,8 @@ CONTENTS = """
 docs/operating
 docs/http-api
 docs/proxy
+docs/spa
+docs/hooks
 docs/leaks
 docs/adding-a-provider
 examples/README

@@ -112,6 +112,7 @@ def _world(options: argparse.Namespace, base_url: str) -> World:
 def _fill(world: World, options: argparse.Namespace) -> None:
     if options.demo:
         world.settings.scopes = demo.SCOPES
+        world.applications[demo.SPA.client_id] = demo.SPA
     if options.state_file is not None and options.state_file.exists():
         world.load(options.state_file)
     elif options.demo:

@@ -12,12 +12,13 @@ from starlette.routing import Route
 from emulators.control_plane.handlers import ControlPlane
 from emulators.gate import Gate, Transports
 from emulators.idp import security_events
+from emulators.sign_in import SignIn
 from emulators.world import World
 
 
 def build(world: World, transports: Transports) -> Gate:
     """Put tenant, providers and control plane behind the gate."""
-    management = world.management
+    management, sign_in = world.management, SignIn(world)
 
     async def user(request: Request) -> Response:
         request.scope["entry"]["template"] = "/api/v2/users/{id}"
@@ -62,6 +63,9 @@ def build(world: World, transports: Transports) -> Gate:
             return JSONResponse({"error": str(wrong)}, 400)
         return JSONResponse({"result": result})
 
+    async def token(request: Request) -> Response:
+        return await sign_in.exchange(request) or await world.tokens.handle(request)
+
     async def jwks(_: Request) -> Response:
         world.jwks_fetches += 1
         return JSONResponse(world.signing_keys.jwks())
@@ -71,6 +75,7 @@ def build(world: World, transports: Transports) -> Gate:
 
     routes = [
         Route("/idp/userinfo", world.providers.userinfo),
+        Route("/idp/google/calendar/v3/calendars/{calendar}/events", world.providers.calendar),
         Route("/idp/{name}/{rest:path}", world.providers.handle, methods=["GET", "POST"]),
         Route("/api/v2/users/{id:path}", user),
         Route("/api/v2/users", management.list_users),
@@ -85,7 +90,8 @@ def build(world: World, transports: Transports) -> Gate:
         Route("/.well-known/jwks.json", jwks),
         Route("/.well-known/ssf-configuration", security_events.configuration(world.base_url)),
         Route("/.well-known/risc-configuration", security_events.configuration(world.base_url)),
-        Route("/oauth/token", world.tokens.handle, methods=["POST"]),
+        Route("/authorize", sign_in.authorize, methods=["GET", "POST"]),
+        Route("/oauth/token", token, methods=["POST", "OPTIONS"]),
         Route("/control/endpoints", endpoints),
         Route("/control/{name}", control, methods=["POST"]),
     ]

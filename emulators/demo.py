@@ -8,6 +8,7 @@ import random
 from typing import Any
 
 from emulators import logins, wiring
+from emulators.auth0.applications import Application
 from emulators.auth0.connections import V1
 from emulators.auth0.settings import SCOPES as DEFAULT_SCOPES
 from emulators.world import World
@@ -15,6 +16,9 @@ from emulators.world import World
 RELOGIN_EVERY = 15.0  # seconds
 SCOPES = [*DEFAULT_SCOPES, "read:logs", "read:events", "read:stats"]
 SEED = 20260401
+# Of examples/spa-proxy.
+SPA_ORIGIN = "http://127.0.0.1:3000"
+SPA = Application("spa", [SPA_ORIGIN], [SPA_ORIGIN])
 
 CONNECTIONS: list[dict[str, Any]] = [
     {"name": "google-oauth2", "strategy": "google-oauth2", "provider": "google"},

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from emulators.auth0.applications import Application
 from emulators.auth0.events import Events
 from emulators.auth0.jobs import Jobs
 from emulators.auth0.limits import Limits
@@ -70,6 +71,7 @@ class World:
         self.jobs = Jobs(self.clock, self.settings, base_url)
         self.signing_keys = SigningKeys(base_url)
         self.jwks_fetches = 0
+        self.applications: dict[str, Application] = {}  # by client id
         self.leads_to: dict[str, tuple[str, str]] = {}  # connection -> provider, client id there
         self.counters: dict[str, int] = {}  # connection -> users made so far by number
         self._saved = ""  # the text last written to the state file
@@ -113,6 +115,7 @@ class World:
         self.jwks_fetches = 0
         self.streams.clear()
         self.deliveries.statuses.clear()
+        self.applications.clear()
         self.log.clear()
         self.events.clear()
         self.jobs.clear()

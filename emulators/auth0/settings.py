@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from emulators.auth0.signing_keys import AUDIENCE
+
+API_SCOPES = ["read:idp_tokens", "refresh:idp_tokens", "proxy:idp"]
 SCOPES = ["read:users", "read:user_idp_tokens", "read:connections", "read:connections_options"]
 DAY = 86_400.0
 
@@ -38,4 +41,8 @@ class Settings:
 
     export_time: float = 10.0  # of a users export, half of it pending
     export_fails: bool = False
+    apis: dict[str, list[str]] = field(
+        default_factory=lambda: {AUDIENCE: list(API_SCOPES)}
+    )  # audience to scopes
+
     export_encoding: str = "file"  # a gzip "file", or gzip as the "header" Content-Encoding says

@@ -58,7 +58,7 @@ class ManagementTokens:
         entry = request.scope["entry"]
         try:
             _suffer(request)
-            params = await _parameters(request)
+            params = await read_parameters(request)
             entry["client_id"] = params.get("client_id", "")
             entry["auth"] = self._authenticate(params)
             self._authorise(params)
@@ -143,7 +143,7 @@ def _suffer(request: Request) -> None:
         raise Denied(401 if planted[0] == "access_denied" else 403, *planted)
 
 
-async def _parameters(request: Request) -> dict[str, str]:
+async def read_parameters(request: Request) -> dict[str, str]:
     """Read the JSON or form body.
 
     How the client authenticates is added as `auth`.

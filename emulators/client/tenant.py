@@ -62,6 +62,12 @@ class TenantOperations(Operations):
         """Give the statuses that receivers have answered, 0 for no answer."""
         return [int(each) for each in self._do("delivered")]
 
+    def add_application(
+        self, client_id: str, *, callbacks: Sequence[str], origins: Sequence[str] = ()
+    ) -> None:
+        """Register a single-page application, through which users sign in at `/authorize`."""
+        self._do("add_application", client_id=client_id, callbacks=list(callbacks), origins=list(origins))
+
     # Connections and users
 
     def add_connection(

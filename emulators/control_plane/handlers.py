@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from emulators import demo, logins, wiring
+from emulators.auth0.applications import Application
 from emulators.control_plane.large_tenant_handlers import LargeTenantHandlers
 from emulators.faults import read_fault
 from emulators.gate import Gate
@@ -61,6 +62,9 @@ class ControlPlane(LargeTenantHandlers):
 
     def rotate_signing_keys(self, withdraw: bool) -> None:
         self._world.signing_keys.rotate(withdraw=withdraw)
+
+    def add_application(self, client_id: str, callbacks: list[str], origins: list[str]) -> None:
+        self._world.applications[client_id] = Application(client_id, callbacks, origins)
 
     def jwks_fetches(self) -> int:
         return self._world.jwks_fetches

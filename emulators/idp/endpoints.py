@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from emulators.clock import Clock
-from emulators.idp import dialects
+from emulators.idp import calendar, dialects
 from emulators.idp.behaviour import PROVIDERS, Behaviour
 from emulators.idp.grants import Issuer
-from emulators.idp.tokens import Client, Grant, Refused, digest
+from emulators.idp.tokens import AccessToken, Client, Grant, Refused, digest
 
 Params = dict[str, str]
 COMMON_TENANTS = ("common", "organizations", "consumers")
@@ -154,7 +154,14 @@ class Providers:
             return None
         return client if credentials.method == "none" or credentials.secret == client.secret else None
 
-    def _me(self, request: Request, name: str | None) -> Response:
+    async def calendar(self, request: Request) -> Response:
+        """Answer with the calendar of an access token's owner."""
+        found = self._caller(request, "google")
+        if found is None:
+            return _invalid_token()
+        return JSONResponse(calendar.events(found[0], request.path_params["calendar"]))
+
+    def _caller(self, request: Request, name: str | None) -> tuple[Grant, AccessToken] | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         found = self.issuer.find_access(token) if scheme.lower() == "bearer" else None
         if (
@@ -162,10 +169,14 @@ class Providers:
             or (name is not None and found[0].provider != name)
             or not found[1].live(self._clock.now())
         ):
-            wrong = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-            return JSONResponse({"error": "invalid_token"}, 401, headers=wrong)
+            return None
+        request.scope["entry"]["grant"] = found[0].id
+        return found
+
+    def _me(self, request: Request, name: str | None) -> Response:
+        if (found := self._caller(request, name)) is None:
+            return _invalid_token()
         grant = found[0]
-        request.scope["entry"]["grant"] = grant.id
         connection, subject = grant.identity
         numeric = self.behaviours[grant.provider].integer_ids and subject.isdigit()
         return JSONResponse(
@@ -200,6 +211,11 @@ class Providers:
                 re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path.replace(".", r"\."))) for path in paths
             ]
         return self._patterns[paths]
+
+
+def _invalid_token() -> Response:
+    wrong = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    return JSONResponse({"error": "invalid_token"}, 401, headers=wrong)
 
 
 async def _parameters(request: Request, behaviour: Behaviour) -> Params:

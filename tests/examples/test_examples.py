@@ -149,9 +149,12 @@ async def test_node_reads_the_view(world: Emulation, tmp_path: Path) -> None:
     assert ran.stdout.startswith(f"{CONNECTION}: 1 active, next expiry 2"), ran.stderr
 
 
-def test_lock_file_names_no_host() -> None:
-    """The lock file of the Node example holds hashes, and leaves the registry to the client."""
-    locked = json.loads((EXAMPLES / "node/package-lock.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    "file", sorted(EXAMPLES.glob("*/package-lock.json")), ids=lambda file: file.parent.name
+)
+def test_lock_files_name_no_host(file: Path) -> None:
+    """The lock files of the examples for Node hold hashes, and leave the registry to the client."""
+    locked = json.loads(file.read_text(encoding="utf-8"))
     packages = [package for name, package in locked["packages"].items() if name]
     assert all("integrity" in package and "resolved" not in package for package in packages)
 
@@ -159,5 +162,5 @@ def test_lock_file_names_no_host() -> None:
 def test_every_example_is_in_the_readme() -> None:
     """The README of the examples links each of them."""
     readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    for file in [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("node/*.js")]:
+    for file in [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("node/*.js"), *EXAMPLES.glob("*/index.html")]:
         assert f"({file.relative_to(EXAMPLES)})" in readme

@@ -29,6 +29,9 @@ from worker.embedded.server import is_free
 
 TENANT = "demo"
 CLIENT_ID = "demo-worker"
+# As the emulated tenant knows them: its API, and the page of examples/spa-proxy.
+AUDIENCE = "https://vault.example"
+SPA_ORIGIN = "http://127.0.0.1:3000"
 EXAMPLE_GRANT = ("google-oauth2|1111", "google-oauth2")
 """A user whose token is always there to be got, and the connection."""
 
@@ -127,6 +130,14 @@ class Demo:
             'connections = ["*"]',
             "admins = true",
             "refresh = true",
+            "",
+            "[api]  # access tokens of the application spa: docs/spa.md",
+            f'audience = "{AUDIENCE}"',
+            f'origins = ["{SPA_ORIGIN}"]',
+            "",
+            '[proxy."google-oauth2"]',
+            f"base_url = {json.dumps(f'{self.url}/idp/google')}",
+            'allow = ["GET /calendar/v3/*"]',
             "",
             "[schedule]  # seconds; its tokens live for a minute",
             "renew = 2",
