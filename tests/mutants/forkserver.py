@@ -10,7 +10,10 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from contextlib import suppress
+
+INTERNAL_ERROR = 3  # as pytest calls it
 
 _PACKAGES = (
     "pytest", "sqlalchemy.ext.asyncio", "sqlalchemy.dialects.postgresql", "psycopg", "httpx", "aiohttp", "httpx_aiohttp",
@@ -36,7 +39,7 @@ def main() -> None:
 
 def _run(arguments: list[str], environment: dict[str, str], log: str) -> None:
     """Become one run of pytest; never returns."""
-    code = 3
+    code = INTERNAL_ERROR
     try:
         os.setsid()
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -49,9 +52,11 @@ def _run(arguments: list[str], environment: dict[str, str], log: str) -> None:
         import pytest
 
         code = int(pytest.main(arguments))
+    except BaseException:  # of a thread, a signal, or a plugin: the log says which
+        traceback.print_exc()
+    finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    finally:
         os._exit(code)
 
 

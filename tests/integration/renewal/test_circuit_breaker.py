@@ -349,3 +349,16 @@ async def test_a_hanging_provider_does_not_starve_the_others(renewals: Renewals)
     renewals.tenant.clear_faults()
     renewals.tenant.release()
     await running
+
+
+async def test_no_living_token_is_put_off_beyond_its_end(renewals: Renewals) -> None:
+    """When a circuit closes, grants come back slowly, but each a minute before its token ends at the latest."""
+    renewals.connect("c", users=200)
+    worker = await renewals.synced()
+    now = await worker.vault.now()
+    renewals.sql("UPDATE grants SET due_at = %s, expires_at = %s", now, now + timedelta(seconds=63))
+    async with worker.vault.engine.begin() as connection:
+        await circuits.stagger(connection, "default", "c", now)
+    put_off = [row["due_at"] - now for row in renewals.rows("c")]
+    assert max(put_off) == timedelta(seconds=3)
+    assert sum(wait == timedelta(0) for wait in put_off) >= circuits.RECOVERY_BURST

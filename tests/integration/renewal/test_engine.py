@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -19,6 +20,9 @@ from worker.renewal import commit
 from worker.renewal.evidence import CLIENT_BLAMED_AT, TRIES_WITHOUT_WITNESS
 from worker.renewal.outcome import IN_DOUBT_RETRY_MARGIN, Outcome
 from worker.runtime import Runtime
+from worker.token_pair import TokenPair
+from worker.vault import claims
+from worker.vault.claims import Claim
 
 HOUR = timedelta(hours=1)
 
@@ -530,3 +534,58 @@ async def test_no_more_is_asked_for_while_answers_wait_for_their_commit(
         await locking.rollback()
     assert set(await asyncio.gather(first, *others)) == {Outcome.RENEWED}
     assert len(renewals.token_calls("c")) == 6
+
+
+async def test_a_refusal_that_a_late_answer_has_overtaken_puts_the_new_pair_in_doubt(
+    renewals: Renewals,
+) -> None:
+    """Who took over and is refused after the first one's answer was stored may have had the new pair revoked."""
+    [user] = renewals.connect("c", reuse_revokes_family=False)
+    worker = await renewals.synced()
+    renewals.make_due()
+    began = await worker.vault.now()
+    [late] = await claims.claim_due(
+        worker.vault, {("default", "c"): 1}, owner=uuid4(), now=began, until=began + HOUR, limit=1
+    )
+    renewals.tenant.revoke(user, "c")
+    renewals.sql("UPDATE grants SET claim_until = now(), due_at = now(), expires_at = now()")
+    renewals.tenant.fail_next("/idp/c", 1, "hang")
+    taking_over = asyncio.create_task(worker.engine.renew_due(worker.tenants))
+    await renewals.called("c")
+    await _store(worker, late, "late")
+    now = await worker.vault.now()
+    [third] = await claims.claim_due(
+        worker.vault, {("default", "c"): 1}, owner=uuid4(), now=now, until=now + HOUR, limit=1
+    )
+    await _store(worker, third, "third")
+    assert renewals.row(user)["state"] == "active"
+    renewals.tenant.release()
+    assert await taking_over == {Outcome.SUPERSEDED: 1}
+    row = renewals.row(user)
+    assert (row["state"], row["reason"]) == ("in_doubt", "reused")
+    assert row["due_at"] <= row["now"]
+    assert opened(worker.vault, row) == ("third", "rotated-third")
+
+
+async def _store(worker: Runtime, claim: Claim, access: str) -> None:
+    """Store a pair that came for a claim."""
+    at = claim.claimed_at
+    pair = TokenPair(Secret(access), Secret(f"rotated-{access}"), at + HOUR)
+    assert await claims.store_pair(worker.vault, claim, pair, obtained_at=at, due_at=at + HOUR)
+
+
+async def test_an_interrupted_run_sees_its_calls_to_their_end(renewals: Renewals) -> None:
+    """A run that is cancelled ends only when the answers under way are stored: each may be the only copy."""
+    worker, user = await one_due(renewals, STRICT)
+    renewals.tenant.fail_next("/idp/c", 1, "hang")
+    running = asyncio.create_task(worker.engine.renew_due(worker.tenants))
+    await renewals.called("c")
+    running.cancel()
+    await asyncio.sleep(0.05)  # all that a cancelled run needs to end
+    assert not running.done()
+    renewals.tenant.release()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    row = renewals.row(user)
+    assert (row["obtained_from"], row["claim_owner"]) == ("renewal", None)
+    assert renewals.holds_what_lives(worker.vault, user, "c")

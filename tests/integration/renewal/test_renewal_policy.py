@@ -17,6 +17,7 @@ from tests.support.readers import on_demand_worker, opening, pending
 from tests.support.renewals import Renewals, opened
 from tests.support.wait import until_async
 from token_vault.secret import Secret
+from worker.providers import registry
 from worker.renewal import concurrency
 from worker.renewal import engine as engines
 from worker.renewal.engine import MAX_RENEWALS, RenewalEngine
@@ -355,3 +356,20 @@ async def test_an_ordered_renewal_renews_everybody(renewals: Renewals, environme
     assert outcomes == {Outcome.RENEWED: 3}
     assert await claims.count_ordered(worker.vault, ["default"]) == 0
     assert not leaked & {renewals.tenant.live(user, "c")["refresh_token"] for user in users}
+
+
+async def test_a_loss_within_the_grace_teaches_how_short_it_is(renewals: Renewals) -> None:
+    """A provider that refuses a second use within its declared grace is not retried that late again."""
+    renewals.connect("c", "okta", "okta", grace=0.0)
+    worker = await renewals.synced()
+    renewals.make_due()
+    renewals.tenant.fail_next("/idp/c", 1, "reset_after", carried_out=True)
+    assert await worker.engine.renew_due(worker.tenants) == {Outcome.IN_DOUBT: 1}
+    declared = registry.get("okta").grace
+    assert declared is not None
+    assert await worker.engine.renew_due(worker.tenants) == {Outcome.LOST: 1}
+    assert 0 <= learned(renewals)["observed_grace"] < declared
+    loaded = await worker.connections.load(["default"])
+    provider = loaded["default", "c"].provider
+    assert provider is not None
+    assert provider.grace == learned(renewals)["observed_grace"]

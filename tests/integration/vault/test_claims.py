@@ -667,3 +667,16 @@ async def test_finding_due_grants_costs_what_is_due(vault: Vault, sql: Sql) -> N
     touched = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
     assert touched < 400, "one scan of the table alone is more"
     assert len(await claim_all(vault, connections=("c", "d"))) == 10
+
+
+@pytest.mark.parametrize(("hours", "allowed"), [(23, False), (24, True)])
+async def test_a_dead_grant_is_forced_once_a_day(vault: Vault, sql: Sql, hours: int, allowed: bool) -> None:
+    """Twenty-three hours after a forced try the next one is refused, and a day after it is allowed."""
+    await planted(vault, sql, shown(1))
+    claim = await claim_first(vault)
+    await claims.release(vault, claim, due_at=None, state="reauthorization_required", reason="x", attempts=1)
+    sql("UPDATE grants SET forced_at = %s", NOW)
+    now = NOW + timedelta(hours=hours)
+    assert await claims.may_be_forced(vault, claim.id, now=now) == allowed
+    forced = await claims.claim_one(vault, claim.id, owner=uuid4(), now=now, until=now + HOUR, force=True)
+    assert (forced is not None) == allowed

@@ -698,3 +698,17 @@ async def test_values_beside_the_token_come_with_it(vault: Vault, sql: Sql) -> N
     await ingest(vault, [moved], now=NOW + 2 * MINUTE)
     assert extra() == '{"instance_url": "https://two.example"}'
     assert opened(vault, sql) == ("access-3", "refresh-1")
+
+
+async def test_of_two_holders_the_one_shown_last_moves(vault: Vault, sql: Sql) -> None:
+    """An identity that is stored under two users goes to a third from the one that Auth0 has shown last."""
+    await ingest(
+        vault,
+        [shown(at=NOW, refresh="older"), shown(LINKED, at=NOW + MINUTE, refresh="newer")],
+        now=NOW,
+    )
+    third = replace(KEY, user_id="auth0|third")
+    await ingest(vault, [shown(third, at=NOW + 2 * MINUTE, refresh="newer")], now=NOW)
+    assert {row["user_id"] for row in sql("SELECT user_id FROM grants")} == {KEY.user_id, third.user_id}
+    assert opened(vault, sql, third)[1] == "newer"
+    assert opened(vault, sql, KEY)[1] == "older"

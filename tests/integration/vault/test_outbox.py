@@ -361,3 +361,16 @@ async def test_no_event_holds_a_token(renewals: Renewals, sql: Sql) -> None:
         for name in ("access_token", "refresh_token")
     }
     assert SecretSearch({"secret": "the-new-secret"} | live).found(repr(rows).encode()) == []
+
+
+async def test_a_user_forgotten_in_one_tenant_is_known_in_another(vault: Vault, sql: Sql) -> None:
+    """Two tenants may have users of one id: what is told of the other tenant's user stays."""
+    for tenant in ("default", "another"):
+        sql("INSERT INTO outbox (kind, tenant, user_id) VALUES ('grant.healed', %s, 'x|1')", tenant)
+    async with vault.engine.begin() as connection:
+        await outbox.emit(connection, EventKind.FORGOTTEN, tenant="default", user_id="x|1")
+    found = sql("SELECT tenant, kind FROM outbox ORDER BY tenant")
+    assert found == [
+        {"tenant": "another", "kind": "grant.healed"},
+        {"tenant": "default", "kind": "user.forgotten"},
+    ]

@@ -270,3 +270,28 @@ async def test_a_worker_that_dies_before_a_file_has_its_name(
     with psycopg.connect(database_url.reveal()) as connection:
         [(version,)] = connection.execute("SELECT refresh_version FROM grants").fetchall()
     assert version == (2 if left == "whole" else 1)
+
+
+async def test_nothing_more_is_sent_after_a_failed_commit(
+    impatient: None, one_due: Runtime, tenant: Emulation, database_url: Secret
+) -> None:
+    """A request whose turn comes while Postgres is away waits until it is back, or its claim has no time left."""
+    committer = one_due.engine._committer
+    renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
+    await carried_out(tenant)
+    looks = 0
+
+    def has_time() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks < 3
+
+    with postgres_away(database_url):
+        tenant.release()
+        assert await renewing == {Outcome.SPOOLED: 1}
+        await committer.wait_for_commit_capacity(has_time)
+        assert looks == 4  # two looks at Postgres, the end of the time, and once more at the next step
+    looks = 0
+    await committer.wait_for_commit_capacity(lambda: True)
+    await one_due.engine.renew_due(one_due.tenants)
+    assert files(one_due) == []

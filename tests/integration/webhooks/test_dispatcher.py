@@ -370,3 +370,15 @@ async def test_the_old_is_forgotten(dispatchers: Dispatchers, receiver: Receiver
     await outbox.delete_old(dispatchers.vault, before=datetime.now(UTC) + timedelta(days=1))
     assert states(sql) == []
     assert sql("SELECT * FROM outbox") == []
+
+
+async def test_a_forgotten_users_id_is_not_removed_before_it_is_queued(
+    dispatchers: Dispatchers, receiver: Receiver, sql: Sql
+) -> None:
+    """A dispatcher that was away when the user was forgotten still tells every receiver whom."""
+    dispatcher = await dispatchers.make(a=webhook(receiver))
+    await tell(dispatchers.vault, EventKind.FORGOTTEN, name=None, user_id="x|1", state="erased")
+    await outbox.redact_forgotten(dispatchers.vault)
+    assert sql("SELECT user_id FROM outbox") == [{"user_id": "x|1"}]
+    await dispatcher.deliver_due(TENANTS)
+    assert [got.event["data"]["user_id"] for got in receiver.got] == ["x|1"]

@@ -116,3 +116,26 @@ def test_a_reader_that_asks_for_nothing_gets_what_renewal_in_time_leaves(
 def test_the_default_life(expires_at: datetime | None, obtained_at: datetime | None, min_ttl: float) -> None:
     """By default it is thirty seconds, or a third of a shorter life."""
     assert default_min_ttl(expires_at, obtained_at) == timedelta(seconds=min_ttl)
+
+
+@given(st.timedeltas(timedelta(minutes=2), timedelta(days=3650)), CHANCE)
+def test_a_refresh_token_is_used_between_half_and_three_quarters_of_its_idle_life(
+    idle: timedelta, chance: float
+) -> None:
+    """Whatever the chance, it is neither used for nothing nor so late that a few days' outage would end it."""
+    policy = schedule.RenewalPolicy(read_window=DAY, idle_life=idle)
+    due_at = schedule.after_renewal(NOW + idle, NOW, chance, policy)
+    assert NOW + max(idle / 2, MINUTE) - timedelta(microseconds=2) <= due_at
+    assert due_at <= NOW + max(idle * 3 / 4, MINUTE) + timedelta(microseconds=2)
+
+
+@given(CHANCE)
+def test_a_fresh_grant_is_kept_alive_too(chance: float) -> None:
+    """A token that lives longer than its refresh token may lie unused is renewed for the refresh token's sake."""
+    policy = schedule.RenewalPolicy(idle_life=7 * DAY)
+    for due_at in (
+        schedule.after_renewal(NOW + 60 * DAY, NOW, chance, policy),
+        schedule.after_renewal(NOW + 60 * DAY, NOW, chance, refresh_expires_at=NOW + 7 * DAY),
+        schedule.after_sync(NOW + 60 * DAY, NOW, NOW, chance, policy),
+    ):
+        assert NOW + 3.5 * DAY - MINUTE <= due_at <= NOW + 5.25 * DAY + MINUTE

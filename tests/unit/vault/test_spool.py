@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
+
+import pytest
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
@@ -56,3 +60,35 @@ def test_an_answer_is_read_as_it_was_written(tmp_path: Path) -> None:
     ):
         path = spool.save(CLAIM, pair, obtained_at=NOON, due_at=NOON)
         assert spool.read(path) == SpooledAnswer(path, CLAIM, pair, NOON, NOON)
+
+
+def test_an_answer_is_synced_before_it_has_its_name_and_so_is_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves a whole answer or none: its content is on disk before its name, and then its name."""
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def record_fsync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        steps.append("sync folder" if is_folder else f"sync {os.fstat(descriptor).st_size > 100}")
+        fsync(descriptor)
+
+    def record_rename(source: Path, target: Path) -> None:
+        steps.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "rename", record_rename)
+    spool = Spool(tmp_path, RING)
+    spool.save(CLAIM, PAIR, obtained_at=NOON, due_at=NOON)
+    assert steps == ["sync True", "rename", "sync folder"]
+
+
+def test_answers_are_listed_oldest_first(tmp_path: Path) -> None:
+    """The order is that of their times, whatever they are called."""
+    spool = Spool(tmp_path, RING)
+    paths = sorted(spool.save(CLAIM, PAIR, obtained_at=NOON, due_at=NOON) for _ in range(3))
+    for path, second in zip(paths, (2, 3, 1), strict=True):
+        os.utime(path, (second, second))
+    assert spool.list_answers() == [paths[2], paths[0], paths[1]]
