@@ -15,12 +15,14 @@ import threading
 import structlog
 from celery import Celery
 from celery.signals import beat_init, setup_logging, worker_init, worker_ready
+from celery.worker.consumer.tasks import Tasks
 from kombu.entity import Queue
 
 from token_vault.errors import ConfigurationError, VaultError
 from worker import broker, embedded, logs, tasks
 from worker import settings as configuration
 from worker.bootsteps import (
+    BrokerKeysStep,
     ChangedUsersStep,
     ConsumingStep,
     HeartbeatStep,
@@ -65,6 +67,9 @@ def make_app(settings: Settings) -> Celery:
     app.steps["worker"].add(RenewalStep)
     app.steps["worker"].add(HeartbeatStep)
     app.steps["consumer"].add(ConsumingStep)
+    app.steps["consumer"].add(BrokerKeysStep)
+    if BrokerKeysStep not in Tasks.requires:  # Celery has no other way to put a step before one of its own
+        Tasks.requires = (*Tasks.requires, BrokerKeysStep)
     broker.install()
     redis_url = verify_certificate(_redis_url(settings))
     for name in _OVERRIDING_VARIABLES:
@@ -105,6 +110,8 @@ def make_app(settings: Settings) -> Celery:
         redis_backend_health_check_interval=REDIS_TIMEOUT_SECONDS,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # an outage may outlast any number
+        # An error that Redis answers, as for a key of another type or a full memory, ends no worker.
+        broker_channel_error_retry=True,
         # Whoever may write to Redis could have workers stop consuming; health is told by rows instead.
         worker_enable_remote_control=False,
         worker_redirect_stdouts=False,

@@ -17,7 +17,7 @@ import structlog
 from celery import bootsteps
 
 from token_vault.errors import VaultError
-from worker import tasks
+from worker import broker, tasks
 from worker.renewal.refresh_requests import RefreshRequests
 from worker.runtime import Runtime
 from worker.sync.changed_users import ChangedUsers
@@ -162,6 +162,22 @@ class RenewalStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carr
             except Exception:  # whatever it is, grants wait for the next run
                 log.exception("renewal.run_crashed")
             wait = self._interval
+
+
+class BrokerKeysStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+    """Repairs the keys in Redis before a worker consumes.
+
+    A key of a wrong type fails the consumer, which then begins anew, here.
+    """
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def start(self, parent: Any) -> None:
+        """Repair them."""
+        queues = (queue.name for queue in parent.app.amqp.queues.consume_from.values())
+        # Tasks of any worker may declare any queue.
+        every = {*queues, *(queue.name for queue in parent.app.conf.task_queues)}
+        broker.repair_keys(parent.connection.default_channel.client, sorted(every))
 
 
 class ConsumingStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types

@@ -1,12 +1,14 @@
-"""Bounds what is believed of a message from Redis.
+"""Bounds what is believed of Redis' messages and keys.
 
 Whoever may write to the queues could have a worker unpack a message of kilobytes to gigabytes, or end its loop by one
-that is no message. Kombu decodes messages by one function, which is replaced here: it has no hook for this.
+that is no message. Kombu decodes messages by one function, which is replaced here: it has no hook for this. A key of
+another type than kombu's would end the worker, and a lock without an end would never be free.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from queue import Empty
 from typing import Any
 
@@ -18,6 +20,10 @@ log = structlog.get_logger(__name__)
 # Ids, states and options fit well into this.
 MAX_MESSAGE_CHARACTERS = 65_536
 
+# While one worker looks for messages of dead ones, others leave it to him: as long as kombu's own lock lasts.
+MUTEX_MILLISECONDS = 300_000
+
+_MUTEX = redis_transport.Channel.unacked_mutex_key
 _CONTENT = ("application/json", "utf-8")
 
 
@@ -47,6 +53,34 @@ def read_message(text: str) -> Any:
                 return read
     log.warning("message.refused", error=reason, length=len(text))
     raise Empty
+
+
+def repair_keys(client: Any, queues: Iterable[str]) -> None:
+    """Remove keys that kombu could not have written.
+
+    Args:
+        client: of Redis.
+        queues: that the worker consumes.
+    """
+    for key, wanted in _key_types(queues).items():
+        found = client.type(key).decode()
+        if found not in (wanted, "none"):
+            log.warning("broker_key.removed", key=key, found=found, wanted=wanted)
+            client.delete(key)
+    left = client.pttl(_MUTEX)  # -1 without an end, -2 without a key
+    if left == -1 or left > MUTEX_MILLISECONDS:
+        log.warning("broker_key.removed", key=_MUTEX, found="no_end", wanted="string")
+        client.delete(_MUTEX)
+
+
+def _key_types(queues: Iterable[str]) -> dict[str, str]:
+    """Return the type of each key that a worker uses."""
+    channel = redis_transport.Channel
+    types = {channel.unacked_key: "hash", channel.unacked_index_key: "zset", _MUTEX: "string"}
+    for queue in queues:
+        types |= {f"{queue}{channel.sep}{step}" if step else queue: "list" for step in channel.priority_steps}
+        types |= {prefix % queue: "set" for prefix in (channel.keyprefix_queue, channel.keyprefix_binding_permanent)}
+    return types
 
 
 def _find_fault(message: object) -> str | None:

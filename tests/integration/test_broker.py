@@ -15,6 +15,7 @@ from emulators.client import Emulation
 from tests.support.processes import site
 from tests.support.wait import until
 from token_vault.secret import Secret
+from worker.broker import MUTEX_MILLISECONDS, repair_keys
 from worker.embedded import Servers
 
 Sql = Callable[..., list[dict[str, Any]]]
@@ -61,3 +62,56 @@ def test_a_worker_goes_on(
     assert "no_json" in worker.log
     assert "too_long" in worker.log
     assert "compressed" in worker.log
+
+
+# What kombu keeps in each, as another type.
+_WRONG = {
+    "renew": "zset", "sync\x06\x163": "string", "unacked": "string", "unacked_index": "string", "unacked_mutex": "zset",
+    "_kombu.binding.sync": "string", "_kombu.binding_permanent.renew": "zset",
+}  # fmt: skip
+
+
+def plant(broker: redis.Redis) -> None:
+    """Put a value of a wrong type under each key."""
+    for key, kind in _WRONG.items():
+        broker.delete(key)
+        if kind == "zset":
+            broker.zadd(key, {"x": 1})
+        else:
+            broker.set(key, "x")
+
+
+def test_what_kombu_could_not_have_written_is_removed(redis_url: Secret) -> None:
+    """A key of another type goes, and a lock without an end or with a far one; all others stay."""
+    queues = ["interactive", "renew", "sync"]
+    with redis.Redis.from_url(redis_url.reveal()) as broker:
+        plant(broker)
+        repair_keys(broker, queues)
+        assert broker.keys() == []
+        broker.set("unacked_mutex", "x")
+        repair_keys(broker, queues)
+        broker.set("unacked_mutex", "x", px=MUTEX_MILLISECONDS * 1000, nx=True)
+        repair_keys(broker, queues)
+        assert broker.keys() == []
+        broker.set("unacked_mutex", "x", px=MUTEX_MILLISECONDS)
+        broker.lpush("renew", "x")
+        broker.hset("unacked", "x", "x")
+        broker.zadd("unacked_index", {"x": 1})
+        broker.sadd("_kombu.binding.sync", "x")
+        broker.set("another application's", "x")
+        repair_keys(broker, queues)
+        assert len(broker.keys()) == 6
+
+
+def test_a_worker_outlives_keys_of_another_type(
+    tenant: Emulation, sql: Sql, database_url: Secret, redis_url: Secret, tmp_path: Path
+) -> None:
+    """A worker whose keys become something else begins to consume anew, and works on."""
+    with site(Servers(database_url, redis_url), tenant, tmp_path, schedule="") as made:
+        worker = made.worker("bulk", "renew,sync", threads=1)
+        with redis.Redis.from_url(redis_url.reveal()) as broker:
+            plant(broker)
+            until(lambda: broker.type("renew") == b"none" and broker.type("unacked") == b"none")
+        (report,) = made.ask(("worker.sync_all", "sync", {}))
+        assert report[0]["tenant"] == "default"
+        assert worker.running

@@ -462,3 +462,19 @@ async def test_what_others_write_stops_calls_for_minutes_at_most(
     assert time.passed <= 2 * MAX_PAUSE_SECONDS
     with redis_client.Redis.from_url(redis_url.reveal()) as connection:
         assert 0 < connection.ttl("token-vault:budget:acme:all") <= 86_400 + MAX_PAUSE_SECONDS
+
+
+async def test_a_bucket_of_another_type_is_replaced(make: Make, time: SimulatedTime, redis_url: Secret) -> None:
+    """A key that is no bucket does not keep processes from sharing one."""
+    budget = make()
+    key = "token-vault:budget:acme:all"
+
+    async def call_again() -> None:
+        await budget.acquire("other")
+        with redis_client.Redis.from_url(redis_url.reveal()) as connection:
+            connection.delete(key)
+            connection.lpush(key, "x")
+            assert (await budget.acquire("other")).shared
+            assert connection.type(key) == b"hash"
+
+    await time.run(call_again())

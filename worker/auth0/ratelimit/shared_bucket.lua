@@ -10,6 +10,9 @@ else
   now = tonumber(ARGV[1])
 end
 local rate, most, left = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+-- What is no hash is nobody's bucket; it would keep all processes from sharing one.
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
 local held = redis.call('HMGET', KEYS[1], 'level', 'at', 'slots', 'pause', 'limit')
 local level, slots, pause, shown = held[1] or 0, held[3] or 0, held[4] or 0, held[5] or 0
 -- Whoever may write to Redis could stop all calls for ever by one of these: none is believed for longer than this.
