@@ -79,7 +79,9 @@ def _key_types(queues: Iterable[str]) -> dict[str, str]:
     types = {channel.unacked_key: "hash", channel.unacked_index_key: "zset", _MUTEX: "string"}
     for queue in queues:
         types |= {f"{queue}{channel.sep}{step}" if step else queue: "list" for step in channel.priority_steps}
-        types |= {prefix % queue: "set" for prefix in (channel.keyprefix_queue, channel.keyprefix_binding_permanent)}
+        types |= {
+            prefix % queue: "set" for prefix in (channel.keyprefix_queue, channel.keyprefix_binding_permanent)
+        }
     return types
 
 

@@ -464,7 +464,9 @@ async def test_what_others_write_stops_calls_for_minutes_at_most(
         assert 0 < connection.ttl("token-vault:budget:acme:all") <= 86_400 + MAX_PAUSE_SECONDS
 
 
-async def test_a_bucket_of_another_type_is_replaced(make: Make, time: SimulatedTime, redis_url: Secret) -> None:
+async def test_a_bucket_of_another_type_is_replaced(
+    make: Make, time: SimulatedTime, redis_url: Secret
+) -> None:
     """A key that is no bucket does not keep processes from sharing one."""
     budget = make()
     key = "token-vault:budget:acme:all"
