@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from alembic import context
+from alembic.util.exc import CommandError
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
+from token_vault.environment import read_database_url
+from token_vault.errors import VaultError
 from worker.vault.db.engine import create_command_engine
+from worker.vault.db.errors import explain
 from worker.vault.db.roles import grant_roles
 from worker.vault.db.tables import Base
 
@@ -32,8 +37,8 @@ def is_modelled(name: str | None, kind: str, _parents: object) -> bool:
 
 
 def run_online() -> None:
-    """Migrate the database that the caller put into the configuration."""
-    engine = create_command_engine(config.attributes["database_url"])
+    """Migrate the database of the caller, or of the environment."""
+    engine = create_command_engine(config.attributes.get("database_url") or read_database_url())
     with engine.connect() as connection:
         connection.execute(text("SET lock_timeout = '10s'"))
         connection.execute(text("SET statement_timeout = '10min'"))
@@ -54,4 +59,10 @@ def run_online() -> None:
 
 if context.is_offline_mode():
     raise SystemExit("offline migrations are not supported: the vault is migrated by `token-vault migrate`")
-run_online()
+try:
+    run_online()
+except (DBAPIError, VaultError) as error:
+    if "database_url" in config.attributes:
+        raise
+    # Alembic's own command shows its own errors without a traceback.
+    raise CommandError(str(explain(error) if isinstance(error, DBAPIError) else error)) from None

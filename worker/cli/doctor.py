@@ -109,8 +109,9 @@ def _keys(settings: Settings) -> list[Check]:
 
 
 def _migrations(settings: Settings) -> Check:
-    from worker.vault.db.migrate import revisions
+    from worker.vault.db.migrate import check_database, revisions
 
+    check_database(environment.database_url(settings))
     current, head = revisions(environment.database_url(settings))
     if current == head:
         return Check("database", CheckResult.OK, f"answers, and is at revision {head}")

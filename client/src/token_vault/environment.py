@@ -41,8 +41,20 @@ class ReaderEnvironment:
         access_keys = split_keys(keys.reveal()) if keys else ()
         if database_url is not None:
             return cls(database_url, access_keys)
-        home = absolute(Path(os.environ.get("TOKEN_VAULT_HOME") or DEFAULT_HOME), "TOKEN_VAULT_HOME")
-        return cls(running_postgres(home), access_keys or home_keys(home, "access"))
+        return cls(running_postgres(_home()), access_keys or home_keys(_home(), "access"))
+
+
+def read_database_url() -> Secret:
+    """Read ``DATABASE_URL``, or find the embedded vault's.
+
+    Raises:
+        ConfigurationError: there is neither, or the file of ``DATABASE_URL_FILE`` cannot be read.
+    """
+    return read_secret("DATABASE_URL") or running_postgres(_home())
+
+
+def _home() -> Path:
+    return absolute(Path(os.environ.get("TOKEN_VAULT_HOME") or DEFAULT_HOME), "TOKEN_VAULT_HOME")
 
 
 def read_secret(name: str) -> Secret | None:

@@ -14,7 +14,9 @@ from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.vault.db.engine import create_command_engine
 from worker.vault.db.errors import explain
+from worker.vault.db.sql import load
 
+_LOOK = load(__file__, "look_at_database")
 MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
 
@@ -37,6 +39,7 @@ def migrate(database_url: Secret, revision: str = "head") -> list[str]:
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
+    check_database(database_url)
     config, left = configuration(database_url), list[str]()
     if revision == "head":
         config.attributes["left_to_grant"] = left
@@ -45,6 +48,31 @@ def migrate(database_url: Secret, revision: str = "head") -> list[str]:
     except DBAPIError as error:
         raise explain(error) from None
     return left
+
+
+def check_database(database_url: Secret) -> None:
+    """Refuse a database that cannot hold a vault.
+
+    Raises:
+        ConfigurationError: its encoding is not UTF8, its vault is in a schema that this connection does not look
+            into, or as ``explain``.
+        TemporarilyUnavailable: as ``explain`` names the database's failure.
+    """
+    try:
+        with create_command_engine(database_url).connect() as connection:
+            encoding, schema = connection.execute(_LOOK).one()
+    except DBAPIError as error:
+        raise explain(error) from None
+    if encoding != "UTF8":
+        raise ConfigurationError(
+            f"the database has the encoding {encoding}, which cannot hold every user's id: make one by "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and move a vault there by pg_dump and pg_restore"
+        )
+    if schema is not None:
+        raise ConfigurationError(
+            f"this database has a vault in the schema {schema}, and connections look into public: add "
+            f"?options=-csearch_path%3D{schema} to DATABASE_URL"
+        )
 
 
 def revisions(database_url: Secret) -> tuple[str | None, str | None]:
