@@ -59,6 +59,7 @@ async def _failure(service: Service) -> VaultError | None:
         async with asyncio.timeout(CHECK_SECONDS):
             await _check(service)
     except VaultError as error:
+        error.server = None  # anybody may ask whether the API is ready
         return error
     except TimeoutError:
         return TemporarilyUnavailable("Postgres does not answer in time", READY_SECONDS)

@@ -148,6 +148,7 @@ def _of_grant(error: VaultError) -> ApiProblem | None:  # one for each error
 
 
 def _of_vault(error: VaultError) -> ApiProblem:
+    error.server = None  # where the operator's servers are is no caller's business
     if isinstance(error, TemporarilyUnavailable):
         return unavailable(str(error), error.retry_after)
     if isinstance(error, AccessDenied):  # of the API's own role, not of the caller

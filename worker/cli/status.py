@@ -26,6 +26,9 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
     if found["copy"]:
         output.print_notice(f"nothing is renewed, synced or delivered: this vault may be a copy: {found['copy']}. "
                             "Where the first one is stopped for good, run `token-vault adopt`")  # fmt: skip
+    if found["read_only"]:
+        output.print_notice("nothing is renewed, synced or delivered: this Postgres is read-only, as a replica is or a "
+                            "primary that was replaced. Point DATABASE_URL to the primary")  # fmt: skip
     output.print_line(f"grants: {output.format_value(found['grants']) or 'none'}")
     for run in found["last_sync"]:
         output.print_line(f"last sync of {run['tenant']}: {describe_run(run, now)}")

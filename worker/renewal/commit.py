@@ -73,14 +73,14 @@ class AnswerCommitter:
                     return
 
     async def _wait_for_postgres(self, has_time: Callable[[], bool]) -> None:
-        """Wait until Postgres answers a query.
+        """Wait until Postgres would take a commit.
 
         A commit that was cancelled does not tell whether Postgres is back.
         """
         pause = FIRST_PAUSE_SECONDS
         while not self._up.is_set() and has_time():
             try:
-                await self._vault.now()
+                await self._vault.check_writable()
             except (SQLAlchemyError, OSError):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)

@@ -21,6 +21,10 @@ from worker.vault.crypto.rings import read_rings
 from worker.vault.db.engine import create_vault_engine
 from worker.vault.db.errors import explained
 
+# Fails on a server that is read-only, as every write does.
+_LOCK_NOTHING = text("SELECT FROM leases WHERE false FOR UPDATE")
+_IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
+
 
 @dataclass(frozen=True, slots=True)
 class Database:
@@ -86,6 +90,19 @@ class Database:
         """
         ((code,),) = await self.run(location.FIND_DIFFERENCE)
         return None if code is None else str(code)
+
+    async def check_writable(self) -> None:
+        """Check that the database would take a commit.
+
+        Raises:
+            DBAPIError: it does not, as after a failover; the connections to it are dropped.
+        """
+        await self.run(_LOCK_NOTHING)
+
+    async def is_read_only(self) -> bool:
+        """Return whether nothing can be written, as on a replica."""
+        ((is_read_only,),) = await self.run(_IS_READ_ONLY)
+        return bool(is_read_only)
 
     async def now(self) -> datetime:
         """Return the database's time: one clock for all workers."""

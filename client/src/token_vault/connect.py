@@ -14,11 +14,9 @@ from typing import Any
 
 import psycopg
 
+from token_vault.bounded_connection import AsyncBoundedConnection, BoundedConnection
 from token_vault.postgres_address import PostgresAddress
 from token_vault.secret import SecretDict
-
-Connection = psycopg.Connection[Any]
-AsyncConnection = psycopg.AsyncConnection[Any]
 
 CONNECT_ARGS: Mapping[str, Any] = {
     "connect_timeout": 10,
@@ -72,14 +70,15 @@ def connect(
     application_name: str,
     *,
     settings: Mapping[str, str] | None = None,
-    connection_class: type[Connection] = Connection,
+    answer_seconds: float | None = None,
     **driver: Any,
-) -> Connection:
+) -> BoundedConnection:
     """Connect, with the vault's settings.
 
     Args:
         application_name: what ``pg_stat_activity`` shows, unless the address says otherwise.
         settings: further ones, which the address may change.
+        answer_seconds: how long to wait for each answer; None without an end.
         driver: arguments of psycopg.
 
     Raises:
@@ -87,11 +86,12 @@ def connect(
     """
     parameters = _parameters(address, application_name, settings or {})
     try:
-        connection = connection_class.connect(**parameters, **driver)
+        connection = BoundedConnection.connect(**parameters, **driver)
     except psycopg.OperationalError as error:
         if not _refuses_options(error, address):
             raise
-        connection = connection_class.connect(**_without(parameters, address), **driver)
+        connection = BoundedConnection.connect(**_without(parameters, address), **driver)
+    connection.answer_seconds = answer_seconds
     if _differs(connection):
         connection.execute(_SET, _SET_VALUES)
         if not connection.autocommit:
@@ -104,17 +104,18 @@ async def connect_async(
     application_name: str,
     *,
     settings: Mapping[str, str] | None = None,
-    connection_class: type[AsyncConnection] = AsyncConnection,
+    answer_seconds: float | None = None,
     **driver: Any,
-) -> AsyncConnection:
+) -> AsyncBoundedConnection:
     """Connect for asyncio; arguments and errors as ``connect``."""
     parameters = _parameters(address, application_name, settings or {})
     try:
-        connection = await connection_class.connect(**parameters, **driver)
+        connection = await AsyncBoundedConnection.connect(**parameters, **driver)
     except psycopg.OperationalError as error:
         if not _refuses_options(error, address):
             raise
-        connection = await connection_class.connect(**_without(parameters, address), **driver)
+        connection = await AsyncBoundedConnection.connect(**_without(parameters, address), **driver)
+    connection.answer_seconds = answer_seconds
     if _differs(connection):
         await connection.execute(_SET, _SET_VALUES)
         if not connection.autocommit:
@@ -159,7 +160,7 @@ def _refuses_options(error: psycopg.OperationalError, address: PostgresAddress) 
     return refuses
 
 
-def _differs(connection: Connection | AsyncConnection) -> bool:
+def _differs(connection: BoundedConnection | AsyncBoundedConnection) -> bool:
     """Whether a pooler, PGTZ or PGDATESTYLE had another word."""
     reported = {name: connection.info.parameter_status(name) or "" for name in REPORTED}
     # The order of day and month after a comma concerns input alone, and the vault sends no such dates.

@@ -1,6 +1,13 @@
-"""Postgres' failures as the vault's errors, without what was sent."""
+"""Postgres' failures as the vault's errors, without what was sent.
+
+What is wrong is decided here, once, for readers, workers and commands.
+"""
 
 from __future__ import annotations
+
+import re
+import socket
+from enum import StrEnum
 
 import psycopg
 
@@ -9,19 +16,154 @@ from token_vault.errors import AccessDenied, ConfigurationError, TemporarilyUnav
 # Seconds after which asking a database that did not answer is worthwhile.
 RETRY_AFTER = 5.0
 
-_NOT_MIGRATED = ("42P01", "42703", "42883", "3F000")
-_WRONG_LOGIN = ("28P01", "28000")
-_HELD = (
-    "Postgres waited in vain for a lock that another connection holds (pg_stat_activity names it): try again when that "
-    "one is done"
+
+class DatabaseProblem(StrEnum):
+    """What is wrong between this process and Postgres."""
+
+    BAD_ADDRESS = "bad_address"
+    DISK_FULL = "disk_full"
+    LOCKED = "locked"
+    LOST = "connection_lost"
+    NO_DATABASE = "no_database"
+    NO_RIGHT = "no_right"
+    NOT_MIGRATED = "not_migrated"
+    OTHER = "other"
+    READ_ONLY = "read_only"
+    REFUSED = "refused"
+    REFUSED_LOGIN = "refused_login"
+    SILENT = "silent"
+    STARTING = "starting"
+    STOPPING = "stopping"
+    TLS = "tls"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+    TOO_MANY_REQUESTS = "too_many_requests"
+    UNKNOWN_HOST = "unknown_host"
+
+
+class AnswerTimeout(psycopg.OperationalError):
+    """Postgres took a statement and has not answered in time."""
+
+
+# A connection of which one of these is said is alive, perhaps, and of no more use: after a failover it leads to a
+# server that takes no writes, and so do the others of its pool.
+_USELESS = frozenset(
+    {
+        DatabaseProblem.LOST, DatabaseProblem.READ_ONLY, DatabaseProblem.SILENT,
+        DatabaseProblem.STARTING, DatabaseProblem.STOPPING,
+    }
+)  # fmt: skip
+
+# Source: PostgreSQL documentation, appendix A. Class 08 is the connection's.
+_BY_CODE = {
+    "25006": DatabaseProblem.READ_ONLY,
+    "25P03": DatabaseProblem.LOST,
+    "28000": DatabaseProblem.REFUSED_LOGIN,
+    "28P01": DatabaseProblem.REFUSED_LOGIN,
+    "3D000": DatabaseProblem.NO_DATABASE,
+    "3F000": DatabaseProblem.NOT_MIGRATED,
+    "42501": DatabaseProblem.NO_RIGHT,
+    "42703": DatabaseProblem.NOT_MIGRATED,
+    "42883": DatabaseProblem.NOT_MIGRATED,
+    "42P01": DatabaseProblem.NOT_MIGRATED,
+    "53100": DatabaseProblem.DISK_FULL,
+    "53300": DatabaseProblem.TOO_MANY_CONNECTIONS,
+    "53400": DatabaseProblem.TOO_MANY_REQUESTS,
+    "55P03": DatabaseProblem.LOCKED,
+    "57P01": DatabaseProblem.STOPPING,
+    "57P02": DatabaseProblem.STOPPING,
+    "57P03": DatabaseProblem.STARTING,
+    "57P05": DatabaseProblem.LOST,
+}
+
+# A failure to connect carries no code, only the text of libpq, the server or a pooler. The first that fits counts.
+_BY_TEXT = (
+    (
+        DatabaseProblem.REFUSED_LOGIN,
+        "authentication failed|no pg_hba.conf entry|role .* does not exist|no such user",
+    ),
+    (DatabaseProblem.NO_DATABASE, "database .* does not exist|no such database"),
+    (
+        DatabaseProblem.TOO_MANY_CONNECTIONS,
+        "too many (clients|connections)|connection slots are reserved|no more connections",
+    ),
+    (DatabaseProblem.READ_ONLY, "session is read-only|is (not )?in hot standby mode"),
+    (DatabaseProblem.DISK_FULL, "No space left on device"),
+    (DatabaseProblem.STARTING, "is starting up|in recovery mode|not (yet )?accepting connections"),
+    (DatabaseProblem.STOPPING, "is shutting down|due to administrator command"),
+    (DatabaseProblem.UNKNOWN_HOST, "failed to resolve host|could not translate host name"),
+    (
+        DatabaseProblem.LOST,
+        "closed (the connection )?unexpectedly|connection is (lost|closed)|EOF detected|unexpected eof"
+        "|reset by peer|pgbouncer cannot connect|server_login_retry|server login has been failing",
+    ),
+    (DatabaseProblem.TLS, r"\bSSL\b|certificate"),
+    (DatabaseProblem.REFUSED, "Connection refused|No such file or directory"),
+    (DatabaseProblem.SILENT, "timeout|timed out|No route to host|unreachable"),
 )
 
-
 _PASSING = {
-    "55P03": _HELD,
-    "53400": "as many refresh requests of this Postgres role wait already as may: is a worker on queue `interactive` alive?",
-    "25006": "this Postgres is read-only, as a replica is, and takes no refresh request: point DATABASE_URL to the primary",
+    DatabaseProblem.DISK_FULL: "Postgres' disk is full: make room there",
+    DatabaseProblem.LOCKED: (
+        "Postgres waited in vain for a lock that another connection holds (pg_stat_activity names it): try again when "
+        "that one is done"
+    ),
+    DatabaseProblem.LOST: (
+        "Postgres does not answer: the connection was lost. If that lasts, see to Postgres and to what stands before it"
+    ),
+    DatabaseProblem.READ_ONLY: (
+        "this Postgres is read-only, as a replica is, and stores nothing: point DATABASE_URL to the primary"
+    ),
+    DatabaseProblem.REFUSED: (
+        "Postgres does not answer: the connection was refused. Check that it runs, and host and port in DATABASE_URL"
+    ),
+    DatabaseProblem.SILENT: (
+        "Postgres does not answer in time: check host and port in DATABASE_URL, firewalls, and whether a pooler is paused"
+    ),
+    DatabaseProblem.STARTING: "Postgres does not answer: it is starting or recovering, and will",
+    DatabaseProblem.STOPPING: "Postgres does not answer: it has ended the connection, as for a restart or a failover",
+    DatabaseProblem.TLS: (
+        "Postgres does not answer over TLS: check sslmode and sslrootcert in DATABASE_URL, and the server's certificate"
+    ),
+    DatabaseProblem.TOO_MANY_CONNECTIONS: (
+        "Postgres has no connection left: raise max_connections, or run fewer processes"
+    ),
+    DatabaseProblem.TOO_MANY_REQUESTS: (
+        "as many refresh requests of this Postgres role wait already as may: is a worker on queue `interactive` alive?"
+    ),
+    DatabaseProblem.UNKNOWN_HOST: (
+        "Postgres does not answer: the host in DATABASE_URL has no address. Correct the name, or see to DNS"
+    ),
 }
+
+_MISTAKES = {
+    DatabaseProblem.NO_DATABASE: "the database named in DATABASE_URL does not exist: create it",
+    DatabaseProblem.NOT_MIGRATED: "the database is not migrated to this version: run `token-vault migrate`",
+    DatabaseProblem.REFUSED_LOGIN: "Postgres refuses the user or password in DATABASE_URL",
+}
+
+
+def classify(error: BaseException | None) -> DatabaseProblem:
+    """Say what the driver's error means.
+
+    Args:
+        error: as psycopg or a socket raises it.
+    """
+    code = getattr(error, "sqlstate", None)
+    if code is not None:
+        return DatabaseProblem.LOST if code.startswith("08") else _BY_CODE.get(code, DatabaseProblem.OTHER)
+    if isinstance(error, AnswerTimeout | psycopg.errors.ConnectionTimeout | TimeoutError):
+        return DatabaseProblem.SILENT
+    if isinstance(error, socket.gaierror):
+        return DatabaseProblem.UNKNOWN_HOST
+    if isinstance(error, psycopg.ProgrammingError):
+        return DatabaseProblem.BAD_ADDRESS  # libpq could not even read it
+    text = str(error).partition("\nMultiple connection attempts")[0]
+    return next((problem for problem, pattern in _BY_TEXT if re.search(pattern, text)), DatabaseProblem.OTHER)
+
+
+def is_useless(error: BaseException | None) -> bool:
+    """Whether an error says that its connection is useless."""
+    return classify(error) in _USELESS
 
 
 def failure(error: BaseException | None) -> VaultError:
@@ -30,23 +172,32 @@ def failure(error: BaseException | None) -> VaultError:
     Args:
         error: as psycopg raises it; its text is looked at, never passed on.
     """
-    code = getattr(error, "sqlstate", None)
-    text = str(error) if code is None else ""  # a refused log-in carries no code, only the server's text
-    if code in _NOT_MIGRATED:
-        return ConfigurationError("the database is not migrated to this version: run `token-vault migrate`")
-    if code in _WRONG_LOGIN or "authentication failed" in text or "no pg_hba.conf entry" in text:
-        return ConfigurationError("Postgres refuses the user or password in DATABASE_URL")
-    if code == "3D000" or ('database "' in text and "does not exist" in text):
-        return ConfigurationError("the database named in DATABASE_URL does not exist: create it")
-    if code is None and isinstance(error, psycopg.ProgrammingError):
-        return not_a_url()  # libpq could not even read it
-    if code == "42501":
+    found = _failure(error)
+    found.server = _server(error)
+    return found
+
+
+def _failure(error: BaseException | None) -> VaultError:
+    problem = classify(error)
+    if problem is DatabaseProblem.BAD_ADDRESS:
+        return not_a_url()
+    if problem is DatabaseProblem.NO_RIGHT:
         return AccessDenied(
             "the Postgres role in DATABASE_URL may not do this: grant it what docs/operating.md lists"
         )
-    return TemporarilyUnavailable(
-        _PASSING.get(code or "", f"Postgres does not answer ({code or type(error).__name__})"), RETRY_AFTER
-    )
+    if problem in _MISTAKES:
+        return ConfigurationError(_MISTAKES[problem])
+    code = getattr(error, "sqlstate", None) or type(error).__name__
+    return TemporarilyUnavailable(_PASSING.get(problem, f"Postgres does not answer ({code})"), RETRY_AFTER)
+
+
+def _server(error: BaseException | None) -> str | None:
+    """Return where a connection was attempted, if known."""
+    if (attempt := getattr(error, "pgconn", None)) is not None:
+        host, port = attempt.host.decode(), attempt.port.decode()
+        return f"socket {host}" if host.startswith("/") else f"host {host}, port {port}"
+    named = re.match(r"failed to resolve host '([^']*)'", str(error))
+    return f"host {named[1]}" if named else None
 
 
 def not_a_url() -> ConfigurationError:

@@ -31,13 +31,17 @@ class VaultError(Exception):
     Attributes:
         user_id: whose token was asked for; empty for an admin token, None where no token was asked for.
         connection: of which connection; None likewise.
+        server: host and port of a server that could not be reached, None where they are not known.
     """
 
     user_id: str | None = None
     connection: str | None = None
+    server: str | None = None
 
     def __str__(self) -> str:
         message = str(self.args[0]) if self.args else ""
+        if self.server is not None:
+            message = f"{message} ({self.server})"
         if self.connection is None:
             return message
         who = f"user {self.user_id}" if self.user_id else "admin"

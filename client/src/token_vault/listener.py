@@ -15,12 +15,15 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import psycopg
 
 from token_vault.connect import connect, connect_async
+from token_vault.pool import MAX_ANSWER_SECONDS
 from token_vault.postgres_address import PostgresAddress
 from token_vault.read_model import CHANNEL
 
 # The connection is kept this long after the last wait.
 IDLE_SECONDS = 5.0
 _NAME = "token-vault reader"
+# After a failover the connection may lead to a server on which no refresh ends any more.
+_READ_ONLY = "SELECT current_setting('transaction_read_only')::boolean"
 
 
 class Listener:
@@ -72,12 +75,19 @@ class Listener:
         # A lost connection ends this thread; who waits then reads the row when its time is up, and the
         # next wait begins a new one.
         try:
-            with suppress(psycopg.Error), connect(self._address, _NAME, autocommit=True) as connection:
+            with (
+                suppress(psycopg.Error),
+                connect(
+                    self._address, _NAME, answer_seconds=MAX_ANSWER_SECONDS, autocommit=True
+                ) as connection,
+            ):
                 connection.execute(f"LISTEN {CHANNEL}")
                 listening.set()
                 while not self._closed and not self._may_end():
                     for notification in connection.notifies(timeout=IDLE_SECONDS, stop_after=1):
                         self._wake(notification.payload)
+                    if connection.execute(_READ_ONLY).fetchone() == (True,):
+                        break
         finally:
             self._ended()
             listening.set()
@@ -141,12 +151,16 @@ class AsyncListener:
     async def _listen(self, listening: asyncio.Event) -> None:
         try:
             with suppress(psycopg.Error):
-                async with await connect_async(self._address, _NAME, autocommit=True) as connection:
+                async with await connect_async(
+                    self._address, _NAME, answer_seconds=MAX_ANSWER_SECONDS, autocommit=True
+                ) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     listening.set()
                     while self._waiters:
                         async for notification in connection.notifies(timeout=IDLE_SECONDS, stop_after=1):
                             self._wake(notification.payload)
+                        if await (await connection.execute(_READ_ONLY)).fetchone() == (True,):
+                            break
                     self._task = None  # before the connection closes: a wait that comes now begins anew
         finally:
             listening.set()

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import psycopg
-from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
+from token_vault.bounded_connection import AsyncBoundedConnection, BoundedConnection
 from token_vault.connect import connect, connect_async
-from token_vault.database_errors import failure
+from token_vault.database_errors import AnswerTimeout, DatabaseProblem, classify, failure, is_useless
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.postgres_address import PostgresAddress
 
@@ -31,6 +31,8 @@ CONNECTION_WAIT_SECONDS = 10.0
 MAX_ANSWER_SECONDS = 10.0
 # A connection that nobody needed for so long is closed.
 MAX_IDLE_SECONDS = 300.0
+# A reader on a replica hears at each refresh request that it is read-only. Its connections are made anew only so often.
+READ_ONLY_SECONDS = 5.0
 
 _NAME = "token-vault reader"
 _DRIVER: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0}
@@ -39,44 +41,7 @@ _DRIVER: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0}
 _IMPOSSIBLE_NAME = (psycopg.DataError, UnicodeEncodeError)
 
 Rows = list[tuple[object, ...]]
-R = TypeVar("R")
-C = TypeVar("C", bound="psycopg.Connection[Any] | psycopg.AsyncConnection[Any]")
-
-
-class _NoAnswer(psycopg.InterfaceError):
-    """Postgres took a question and has not answered in time."""
-
-
-class _Connection(psycopg.Connection[Any]):
-    """One that waits no longer than it should."""
-
-    def wait(self, gen: PQGen[R], *arguments: Any, **named: Any) -> R:
-        return super().wait(_bounded(gen), *arguments, **named)
-
-
-class _AsyncConnection(psycopg.AsyncConnection[Any]):
-    """The same for asyncio."""
-
-    async def wait(self, gen: PQGen[R], *arguments: Any, **named: Any) -> R:
-        return await super().wait(_bounded(gen), *arguments, **named)
-
-
-def _bounded(gen: PQGen[R]) -> PQGen[R]:
-    """End the driver's wait when the time is up.
-
-    It looks up ten times a second where nothing comes.
-    """
-    deadline = time.monotonic() + MAX_ANSWER_SECONDS
-    try:
-        wanted = next(gen)
-        while True:
-            ready = yield wanted
-            if not ready and time.monotonic() > deadline:
-                raise _NoAnswer
-            wanted = gen.send(ready)
-    except StopIteration as end:
-        result: R = end.value
-        return result
+C = TypeVar("C", BoundedConnection, AsyncBoundedConnection)
 
 
 class _IdleConnections(Generic[C]):
@@ -125,15 +90,17 @@ class Pool:
     def __init__(self, address: PostgresAddress) -> None:
         self._address = address
         self._capacity = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self._idle: _IdleConnections[psycopg.Connection[Any]] = _IdleConnections()
+        self._idle: _IdleConnections[BoundedConnection] = _IdleConnections()
 
     def rows(self, statement: str, values: Sequence[object]) -> Rows:
         """Run a statement, and return its rows.
 
-        It runs again over a new connection where the server has dropped the idle one.
+        It runs again over a new connection where the idle one was dropped, or leads to a server that has become
+        read-only. All idle connections go with it: they lead to the same server.
 
         Raises:
-            ConfigurationError, AccessDenied, TemporarilyUnavailable: as ``failure`` names it.
+            ConfigurationError, AccessDenied, TemporarilyUnavailable: as ``failure`` names it; nothing is repeated
+                where no answer came in time.
         """
         if not self._capacity.acquire(timeout=CONNECTION_WAIT_SECONDS):
             raise _busy()
@@ -141,12 +108,14 @@ class Pool:
             if (connection := self._idle.take()) is not None:
                 try:
                     return self._read(connection, statement, values)
-                except psycopg.OperationalError:
-                    if not connection.closed:
+                except psycopg.Error as error:
+                    if not _is_lost(connection, error):
                         raise
-                    for dropped in self._idle.empty():
+                    for dropped in (connection, *self._idle.empty()):
                         dropped.close()
-            connection = connect(self._address, _NAME, connection_class=_Connection, **_DRIVER)
+                    if isinstance(error, AnswerTimeout):
+                        raise
+            connection = connect(self._address, _NAME, answer_seconds=MAX_ANSWER_SECONDS, **_DRIVER)
             return self._read(connection, statement, values)
         except _IMPOSSIBLE_NAME:
             return []
@@ -160,7 +129,7 @@ class Pool:
         for connection in self._idle.empty(close=True):
             connection.close()
 
-    def _read(self, connection: psycopg.Connection[Any], statement: str, values: Sequence[object]) -> Rows:
+    def _read(self, connection: BoundedConnection, statement: str, values: Sequence[object]) -> Rows:
         try:
             return connection.execute(statement, values, prepare=True, binary=True).fetchall()
         finally:
@@ -174,7 +143,7 @@ class AsyncPool:
     def __init__(self, address: PostgresAddress) -> None:
         self._address = address
         self._capacity = asyncio.BoundedSemaphore(MAX_CONNECTIONS)
-        self._idle: _IdleConnections[psycopg.AsyncConnection[Any]] = _IdleConnections()
+        self._idle: _IdleConnections[AsyncBoundedConnection] = _IdleConnections()
 
     async def rows(self, statement: str, values: Sequence[object]) -> Rows:
         """Read; raises as ``Pool.rows``."""
@@ -187,13 +156,15 @@ class AsyncPool:
             if (connection := self._idle.take()) is not None:
                 try:
                     return await self._read(connection, statement, values)
-                except psycopg.OperationalError:
-                    if not connection.closed:
+                except psycopg.Error as error:
+                    if not _is_lost(connection, error):
                         raise
-                    for dropped in self._idle.empty():
+                    for dropped in (connection, *self._idle.empty()):
                         await dropped.close()
+                    if isinstance(error, AnswerTimeout):
+                        raise
             connection = await connect_async(
-                self._address, _NAME, connection_class=_AsyncConnection, **_DRIVER
+                self._address, _NAME, answer_seconds=MAX_ANSWER_SECONDS, **_DRIVER
             )
             return await self._read(connection, statement, values)
         except _IMPOSSIBLE_NAME:
@@ -214,7 +185,7 @@ class AsyncPool:
             connection.pgconn.finish()
 
     async def _read(
-        self, connection: psycopg.AsyncConnection[Any], statement: str, values: Sequence[object]
+        self, connection: AsyncBoundedConnection, statement: str, values: Sequence[object]
     ) -> Rows:
         try:
             cursor = await connection.execute(statement, values, prepare=True, binary=True)
@@ -222,6 +193,13 @@ class AsyncPool:
         finally:
             for worn in self._idle.keep(connection):
                 await worn.close()
+
+
+def _is_lost(connection: BoundedConnection | AsyncBoundedConnection, error: psycopg.Error) -> bool:
+    """Whether an idle connection is of no more use."""
+    if classify(error) is DatabaseProblem.READ_ONLY:
+        return time.monotonic() - connection.made_at > READ_ONLY_SECONDS
+    return bool(connection.closed) or is_useless(error)
 
 
 def _busy() -> TemporarilyUnavailable:

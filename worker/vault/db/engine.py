@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import cast
 
-from sqlalchemy import Engine, create_engine, pool
+import structlog
+from sqlalchemy import Engine, ExceptionContext, create_engine, event, pool
 from sqlalchemy.engine.interfaces import IsolationLevel
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from token_vault.bounded_connection import AsyncBoundedConnection
 from token_vault.connect import connect, connect_async
+from token_vault.database_errors import classify, is_useless
 from token_vault.postgres_address import PostgresAddress
 from token_vault.secret import Secret
 
 # The address goes to the driver: SQLAlchemy's own URLs know one host, and show the password.
 _DIALECT = "postgresql+psycopg://"
+
+log = structlog.get_logger(__name__)
+
+
+# Longer than any statement of the workers takes, less than anybody waits for them after a failover.
+MAX_ANSWER_SECONDS = 20.0
+
+
+@asynccontextmanager
+async def answer_seconds(connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
+    """Wait longer for answers within the block."""
+    driver = cast("AsyncBoundedConnection", (await connection.get_raw_connection()).driver_connection)
+    driver.answer_seconds = seconds
+    yield
+    driver.answer_seconds = MAX_ANSWER_SECONDS
+
 
 SESSION_SETTINGS: Mapping[str, str] = {
     # A client that is paused, or whose host has lost power, says nothing to Postgres. Every claim passes over the
@@ -41,13 +62,28 @@ def create_vault_engine(database_url: Secret, *, connections: int) -> AsyncEngin
         ConfigurationError: not a Postgres URL.
     """
     address = PostgresAddress.parse(database_url)
-    return create_async_engine(
+    engine = create_async_engine(
         _DIALECT,
-        async_creator=lambda: connect_async(address, "token-vault", settings=SESSION_SETTINGS),
+        async_creator=lambda: connect_async(
+            address, "token-vault", settings=SESSION_SETTINGS, answer_seconds=MAX_ANSWER_SECONDS
+        ),
         pool_size=connections,
         max_overflow=0,
         hide_parameters=True,  # an error message must not show what was sent
     )
+    event.listen(engine.sync_engine, "handle_error", _drop_useless_connections)
+    return engine
+
+
+def _drop_useless_connections(context: ExceptionContext) -> None:
+    """Have the pool drop all connections to a useless server.
+
+    The driver only knows those that are closed. After a failover they are open, and lead to a server that is read-only.
+    """
+    if context.connection is None or not is_useless(context.original_exception):
+        return
+    context.is_disconnect = context.invalidate_pool_on_disconnect = True
+    log.warning("database.connections_dropped", error=classify(context.original_exception).value)
 
 
 def create_command_engine(

@@ -63,12 +63,12 @@ async def count_ending_consents(vault: Vault, tenants: Sequence[str]) -> list[di
 async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
     """Return what the vault holds and how it works.
 
-    Whether it may be a copy, grants by state, connections, each tenant's last full sync and last
+    Whether it may be a copy, whether its database is read-only, grants by state, connections, each tenant's last full sync and last
     look for changes, renewals, how far they are behind, events. An access token that could be renewed and has ended
     counts as ended, whatever its grant's state.
     """
     values = {"tenants": list(tenants)}
-    copy = await vault.location_difference()
+    copy, read_only = await vault.location_difference(), await vault.is_read_only()
     async with vault.engine.connect() as connection:
         grants = await connection.execute(_GRANTS, values)
         connections = await connection.execute(_CONNECTIONS, values)
@@ -79,6 +79,7 @@ async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
         events = await connection.execute(_EVENTS, values)
         return {
             "copy": copy and location.describe(copy),
+            "read_only": read_only,
             "grants": {state: count for state, count in grants},  # noqa: C416  # rows are not pairs to dict()
             "connections": _connections([dict(row) for row in connections.mappings()]),
             "last_sync": [dict(row) for row in full.mappings()],

@@ -11,12 +11,16 @@ from datetime import datetime
 
 from sqlalchemy import delete, func, select, text
 
+from worker.vault.db.engine import answer_seconds
 from worker.vault.db.sql import load
 from worker.vault.db.tables import UserToSync
 from worker.vault.vault import Vault
 
 Exported = tuple[str, datetime | None]
 """Auth0's user id, and the user's ``updated_at``."""
+
+# The comparison reads a tenant's users and grants as a whole.
+MAX_COMPARISON_SECONDS = 600.0
 
 _EXPORTED = text("CREATE TEMPORARY TABLE exported (user_id text, updated_at timestamptz) ON COMMIT DROP")
 
@@ -80,8 +84,9 @@ async def compare_export(
             users += len(lines)
         await connection.execute(text("ANALYZE exported"))
         values = {"tenant": tenant, "since": since, "until": until, "now": now}
-        wanted = await connection.execute(_FIND_USERS_TO_SYNC, values)
-        absent = await connection.execute(_MARK_ABSENT, values)
+        async with answer_seconds(connection, MAX_COMPARISON_SECONDS):
+            wanted = await connection.execute(_FIND_USERS_TO_SYNC, values)
+            absent = await connection.execute(_MARK_ABSENT, values)
         return ExportDiff(users, wanted.rowcount, absent.rowcount)
 
 

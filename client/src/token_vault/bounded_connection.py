@@ -1,0 +1,66 @@
+"""Connections to Postgres that bound the wait for answers.
+
+A pooler that is paused, or a host that is gone behind one, acknowledges every byte and never answers: neither libpq
+nor the kernel would give up.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+
+from token_vault.database_errors import AnswerTimeout
+
+R = TypeVar("R")
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """For threads.
+
+    Attributes:
+        answer_seconds: to wait for an answer; None without an end.
+        made_at: when, by the monotonic clock.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.answer_seconds: float | None = None
+        self.made_at = time.monotonic()
+
+    def wait(self, gen: PQGen[R], *arguments: Any, **named: Any) -> R:
+        """Wait for the server; ``AnswerTimeout`` when the time is up."""
+        return super().wait(_bounded(gen, self.answer_seconds), *arguments, **named)
+
+
+class AsyncBoundedConnection(psycopg.AsyncConnection[Any]):
+    """For asyncio; attributes as ``BoundedConnection``."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.answer_seconds: float | None = None
+        self.made_at = time.monotonic()
+
+    async def wait(self, gen: PQGen[R], *arguments: Any, **named: Any) -> R:
+        """Wait for the server; ``AnswerTimeout`` when the time is up."""
+        return await super().wait(_bounded(gen, self.answer_seconds), *arguments, **named)
+
+
+def _bounded(gen: PQGen[R], seconds: float | None) -> PQGen[R]:
+    """End the driver's wait when the time is up.
+
+    It looks up ten times a second where nothing comes.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and deadline is not None and time.monotonic() > deadline:
+                raise AnswerTimeout
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        result: R = end.value
+        return result

@@ -1,0 +1,186 @@
+"""A primary, its streaming standby, and an address that can be moved from one to the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+
+from tests.support.wait import until
+from token_vault.secret import Secret
+from worker.embedded import private_home
+from worker.embedded.account import account
+from worker.embedded.files import private_folder, write_private
+from worker.embedded.postgres import Postgres, postgres_binary
+from worker.embedded.server import Access
+
+_REPLICATED = ("wal_level=replica", "max_wal_senders=3", "hot_standby=on")
+
+
+class Primary(Postgres):
+    """An embedded Postgres that a standby may follow."""
+
+    def prepare(self, access: Access, alive: int, *, new_password: bool) -> None:
+        """Let its role replicate."""
+        super().prepare(access, alive, new_password=new_password)
+        write_private(
+            self.folder / "pg_hba.conf",
+            "host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256\n",
+        )
+        self._sql(self.data, "ALTER ROLE token_vault REPLICATION;\n", alive)
+
+    def arguments(self, access: Access) -> list[str]:
+        """Return the arguments of postgres."""
+        return [*super().arguments(access), *(part for each in _REPLICATED for part in ("-c", each))]
+
+    def set_read_only(self, read_only: bool) -> None:
+        """Take no more writes over the connections that are open, as a demoted primary; or take them again."""
+        file = self.folder / "postgresql.conf"
+        line = "default_transaction_read_only = on\n"
+        text = file.read_text().replace(line, "")
+        write_private(file, text + line if read_only else text)
+        pid = self._pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGHUP)
+
+
+class Standby(Primary):
+    """Copies a primary when it starts, and follows it."""
+
+    def __init__(self, home: Path, primary: Secret) -> None:
+        super().__init__(home, durable=False)
+        self._primary = primary
+
+    def prepare(self, access: Access, alive: int, *, new_password: bool) -> None:
+        """Copy the primary."""
+        Postgres.prepare(self, access, alive, new_password=new_password)
+        write_private(self.folder / "pg_hba.conf", "host all all 127.0.0.1/32 scram-sha-256\n")
+
+    def _initialise(self, access: Access, alive: int) -> None:
+        private_folder(self.data, *account())
+        self.run(
+            postgres_binary("pg_basebackup"), "-D", str(self.data), "-R", "-X", "stream", "-c", "fast", "--no-sync",
+            "-d", self._primary.reveal(), alive=alive, seconds=60,
+        )  # fmt: skip
+
+    def is_ready(self, access: Access) -> bool:
+        """Whether it answers, read-only."""
+        with suppress(psycopg.OperationalError):
+            psycopg.connect(self.url(access).reveal(), connect_timeout=5).close()
+            return True
+        return False
+
+    def promote(self) -> None:
+        """Make it the primary."""
+        with Path(os.devnull).open() as alive:
+            self.run(
+                postgres_binary("pg_ctl"), "promote", "-D", str(self.data), alive=alive.fileno(), seconds=60
+            )
+
+
+class Forwarder:
+    """An address on loopback; connections stay with the server that they were made to."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+        self.port: int = self._listening.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """End it, and every connection."""
+        for end in (self._listening, *self._ends):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listening.accept()
+                try:
+                    far = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:
+                    near.close()
+                    continue
+                self._ends += (near, far)
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=_carry, args=ends, daemon=True).start()
+
+
+def _carry(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while read := source.recv(65536):
+            target.sendall(read)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+@dataclass(frozen=True)
+class PostgresPair:
+    """A primary with its standby.
+
+    Attributes:
+        url: the address that is moved.
+        primary_url: of the server that is the primary at first.
+    """
+
+    primary: Primary
+    standby: Standby
+    forwarder: Forwarder
+    url: Secret
+    primary_url: Secret
+    standby_url: Secret
+
+    def fail_over(self) -> None:
+        """Promote the standby once it has all, and move the address."""
+        with (
+            psycopg.connect(self.primary_url.reveal()) as primary,
+            psycopg.connect(self.standby_url.reveal(), autocommit=True) as standby,
+        ):
+            written = primary.execute("SELECT pg_current_wal_lsn()::text").fetchone()
+            assert written is not None
+            until(
+                lambda: standby.execute(
+                    "SELECT 1 WHERE pg_last_wal_replay_lsn() >= %s::pg_lsn", (written[0],)
+                ).fetchone(),
+                "the standby has all",
+            )
+        self.standby.promote()
+        self.forwarder.target = _port(self.standby_url)
+
+
+@contextmanager
+def postgres_pair(folder: Path) -> Iterator[PostgresPair]:
+    """Have a pair of servers."""
+    with ExitStack() as stack:
+        primary = Primary(private_home(folder / "primary"), durable=False)
+        primary_url, _ = stack.enter_context(primary.running())
+        standby = Standby(private_home(folder / "standby"), primary_url)
+        private_folder(standby.folder, os.geteuid())
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            # A standby has its primary's passwords.
+            access = {"port": free.getsockname()[1], "password": urlsplit(primary_url.reveal()).password}
+        write_private(standby.folder / "access.json", json.dumps(access))
+        standby_url, _ = stack.enter_context(standby.running())
+        forwarder = Forwarder(_port(primary_url))
+        stack.callback(forwarder.close)
+        url = Secret(primary_url.reveal().replace(f":{_port(primary_url)}/", f":{forwarder.port}/"))
+        yield PostgresPair(primary, standby, forwarder, url, primary_url, standby_url)
+
+
+def _port(url: Secret) -> int:
+    port = urlsplit(url.reveal()).port
+    assert port is not None
+    return port
