@@ -15,11 +15,26 @@ from tests.support.wait import until
 from token_vault.secret import Secret
 from worker import embedded
 from worker.embedded import Servers
+from worker.vault.changed_users import queue
+from worker.vault.vault import Vault
 
 Sql = Callable[..., list[dict[str, Any]]]
 
 CONNECTION = "custom"
 NOWHERE = Secret("redis://127.0.0.1:1/0")
+
+
+async def test_a_user_whom_a_hook_names_is_synced_while_redis_is_away(
+    tenant: Emulation, vault: Vault, sql: Sql, database_url: Secret, tmp_path: Path
+) -> None:
+    """A worker that cannot reach its broker syncs changed users all the same."""
+    tenant.add_connection(CONNECTION, "oauth2", "custom")
+    (user,) = tenant.add_users(CONNECTION, 1)
+    with site(Servers(database_url, NOWHERE), tenant, tmp_path, schedule="") as made:
+        worker = made.worker("sync", "sync", ready=False)
+        await queue.record(vault, "default", [user])
+        until(lambda: sql("SELECT 1 FROM grants WHERE user_id = %s", user))
+        assert worker.running
 
 
 @pytest.mark.parametrize("away", ["from the start", "in the middle"])

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from token_vault.errors import VaultError
 from worker.api import health, openapi, problems, reconnect, tokens
 from worker.api.hooks.auth0 import take_auth0_events
+from worker.api.hooks.security_events import take_security_events
 from worker.api.metrics import Metrics
 from worker.api.middleware import Gate
 from worker.api.proxy.routes import proxy_route
@@ -74,6 +75,7 @@ def routes(origins: Sequence[str] = ()) -> Sequence[BaseRoute]:
         Route("/v1/connections/{connection}/token/refresh", tokens.refresh_token, methods=["POST"]),
         Route("/v1/connections/{connection}/token/rejected", tokens.reject_token, methods=["POST"]),
         Route("/v1/users/{user_id:path}/reconnect/{connection}", reconnect.reconnect, methods=["GET"]),
+        Route("/v1/hooks/events/{name}", take_security_events, methods=["POST"]),
         Route("/v1/hooks/auth0", take_auth0_events, methods=["POST"]),
         proxy_route(origins),
     )

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import jwt
 import structlog
 
 from token_vault.errors import TemporarilyUnavailable
-from worker.http_client import make_http_client
+from worker.addresses import is_internal_literal
+from worker.http_client import HttpTransport, make_http_client
+from worker.loopback import is_loopback
 
 log = structlog.get_logger(__name__)
 
@@ -49,10 +52,14 @@ class Jwks:
     Args:
         url: where it is; no token names it.
         clock: monotonic seconds.
+        issuer: whose configuration ``url`` is, which names the key set; None where ``url`` is the key set itself.
+        named: the hosts that the operator names; other names lead to no internal address. None for no such check.
     """
 
     url: str
     clock: Callable[[], float] = time.monotonic
+    issuer: str | None = None
+    named: Collection[str] | None = None
     _keys: dict[str, PublicKey] = field(default_factory=dict)
     _fetched_at: float = float("-inf")
     _tried_at: float = float("-inf")
@@ -82,14 +89,17 @@ class Jwks:
     async def _fetch(self) -> None:
         self._tried_at = self.clock()
         try:
-            self._keys = _read(await _get(self.url))
+            url = self.url
+            if self.issuer is not None:
+                url = _key_set_url(await _get(url, self.named), self.issuer, url)
+            self._keys = _read(await _get(url, self.named))
         except (httpx.HTTPError, ValueError) as error:
             log.warning("jwks.fetch_failed", error=type(error).__name__)
             return
         self._fetched_at = self._tried_at
 
 
-async def _get(url: str) -> bytes:
+async def _get(url: str, named: Collection[str] | None) -> bytes:
     """Fetch a body of bounded size.
 
     Raises:
@@ -99,7 +109,9 @@ async def _get(url: str) -> bytes:
     try:
         async with (
             asyncio.timeout(FETCH_SECONDS),
-            make_http_client(timeout=httpx.Timeout(FETCH_SECONDS)) as http,
+            make_http_client(
+                timeout=httpx.Timeout(FETCH_SECONDS), transport=HttpTransport(named=named)
+            ) as http,
             http.stream("GET", url) as response,
         ):
             response.raise_for_status()
@@ -110,6 +122,24 @@ async def _get(url: str) -> bytes:
     except TimeoutError:
         raise ValueError("the key set takes too long") from None
     return body
+
+
+def _key_set_url(body: bytes, issuer: str, found_at: str) -> str:
+    """Return where an issuer's configuration says its keys are.
+
+    Raises:
+        ValueError: it is another issuer's, or they are where no keys may be.
+    """
+    document = json.loads(body)
+    if not isinstance(document, dict) or not isinstance(url := document.get("jwks_uri"), str):
+        raise ValueError("the configuration names no key set")  # noqa: TRY004  # the issuer's mistake
+    if str(document.get("issuer")).rstrip("/") != issuer.rstrip("/"):
+        raise ValueError("the configuration is another issuer's")
+    parts = urlsplit(url)
+    is_local = is_loopback(urlsplit(found_at).hostname) and is_loopback(parts.hostname)
+    if not is_local and (parts.scheme != "https" or is_internal_literal(parts.hostname)):
+        raise ValueError("the key set is not at a public https address")
+    return url
 
 
 def _read(body: bytes) -> dict[str, PublicKey]:

@@ -43,6 +43,8 @@ def describe() -> Json:
             **_token_paths("/v1/connections/{connection}/token", "AdminToken", ["connection"]),
             "/v1/users/{user_id}/tokens": {"get": _list_operation()},
             "/v1/users/{user_id}/reconnect/{connection}": {"get": _reconnect_operation()},
+            "/v1/hooks/auth0": {"post": _auth0_hook_operation()},
+            "/v1/hooks/events/{name}": {"post": _security_events_operation()},
             "/healthz": {"get": _open_operation("health", "Whether the process answers.", ())},
             "/readyz": {
                 "get": _open_operation(
@@ -65,6 +67,12 @@ def describe() -> Json:
                     "description": "An access token with this API's audience and the scope read:idp_tokens.",
                 },
                 "apiKey": {"type": "http", "scheme": "bearer", "description": "A consumer's API key."},
+                "hookSecret": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "Authorization",
+                    "description": "The hook's secret: as it is, as a bearer token, or as a password.",
+                },
             },
             "schemas": _schemas(),
             "responses": {each: _problem_response(each) for each in PROBLEM_TYPES},
@@ -114,6 +122,34 @@ def _reconnect_operation() -> Json:
     ]
     summary = "Make the link by which a user consents again."
     return _operation("reconnect", summary, parameters, {"200": link}, (*problems, "temporarily-unavailable"))
+
+
+def _auth0_hook_operation() -> Json:
+    event = {"description": "Log events as an array, an object or lines; or one CloudEvent.", "schema": {}}
+    taken = _ok("Stored; whom they name is synced.", {"$ref": "#/components/schemas/HookEvents"})
+    problems = (
+        "bad-request",
+        "invalid-token",
+        "not-found",
+        "too-large",
+        "internal-error",
+        "temporarily-unavailable",
+    )
+    return _operation(
+        "takeAuth0Events", "Take the events of an Auth0 log stream or event stream.", [], {"202": taken}, problems,
+        requestBody={"required": True, "content": {"application/json": event}},
+    ) | {"security": [{"hookSecret": []}]}  # fmt: skip
+
+
+def _security_events_operation() -> Json:
+    refused = _ok("The token is refused (RFC 8935, 2.4).", {"$ref": "#/components/schemas/SetError"})
+    answers = {"202": {"description": "Taken; the grants of its subject are tried."}, "400": refused}
+    problems = ("not-found", "too-large", "internal-error", "temporarily-unavailable")
+    return _operation(
+        "takeSecurityEvents", "Take a security event token (RFC 8417) of a provider.", [_path_parameter("name")],
+        answers, problems,
+        requestBody={"required": True, "content": {"application/secevent+jwt": {"schema": {"type": "string"}}}},
+    ) | {"security": [{}, {"hookSecret": []}]}  # fmt: skip
 
 
 def _open_operation(
@@ -215,6 +251,17 @@ def _schemas() -> Json:
         "Link": _object({"reauthorize_url": text, "user_id": text, "connection": text}),
         "Rejected": _object({"access_token": {"type": "string", "minLength": 1, "maxLength": 60_000}}),
         "Replacing": _object({"replacing": {"type": "boolean"}}),
+        "HookEvents": _object(
+            {
+                "queued": {"type": "integer", "description": "Users who are synced."},
+                "passed_over": {"type": "integer", "description": "Events that change no token."},
+                "malformed": {
+                    "type": "array", "items": {"type": "integer"},
+                    "description": "Which events could not be read, counted from 1.",
+                },
+            }
+        ),
+        "SetError": _object({"err": text, "description": text}),
         "Problem": {
             "type": "object",
             "required": ["type", "title", "status", "detail"],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from starlette.requests import Request
@@ -21,11 +22,13 @@ from worker.api.access_tokens import Verifier
 from worker.api.callers import Authentication
 from worker.api.consumers import Consumers
 from worker.api.dpop import ProofVerifier
+from worker.api.hooks.security_event_token import Transmitter
 from worker.api.jwks import Jwks
 from worker.api.metrics import Metrics
 from worker.api.proxy.session import open_session
 from worker.consumer_rules import ConsumerRules
 from worker.settings import Settings
+from worker.settings.hooks import TransmitterSettings
 from worker.vault.vault import Database, open_database
 
 MAX_DATABASE_CONNECTIONS = 4  # beside the readers' own
@@ -41,6 +44,7 @@ class Service:
         recorder: writes what was read, for the audit.
         authentication: finds out who calls.
         provider_session: the proxy's connections to providers.
+        transmitters: of security events, by name.
     """
 
     settings: Settings
@@ -50,6 +54,7 @@ class Service:
     authentication: Authentication
     metrics: Metrics
     provider_session: aiohttp.ClientSession
+    transmitters: Mapping[str, Transmitter]
     _readers: dict[tuple[str | None, bool], AsyncTokenVault] = field(default_factory=dict)
 
     def reader(self, tenant: str | None, *, refreshing: bool = False) -> AsyncTokenVault:
@@ -119,6 +124,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         public_url = settings.api.public_url
         proofs = ProofVerifier(public_url) if public_url else None
         authentication = Authentication(Consumers(database), verifier_of(settings), proofs)
+        transmitters = {name: transmitter_of(each) for name, each in settings.hooks.events.items()}
         service = Service(
             settings,
             database,
@@ -127,6 +133,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
             authentication,
             metrics,
             provider_session,
+            transmitters,
         )
         service.reader(None)  # wrong keys are told at the start
         try:
@@ -148,6 +155,15 @@ def verifier_of(settings: Settings) -> Verifier | None:
         return None
     issuer = api.issuer or _only_issuer(settings)
     return Verifier(Jwks(f"{issuer}.well-known/jwks.json"), issuer, api.audience)
+
+
+def transmitter_of(settings: TransmitterSettings) -> Transmitter:
+    """Return the verifier of a transmitter's tokens."""
+    urls = [settings.issuer, settings.discovery_url, settings.jwks_uri or ""]
+    named = frozenset(urlsplit(url).hostname or "" for url in urls)
+    if settings.jwks_uri is not None:
+        return Transmitter(settings, Jwks(settings.jwks_uri, named=named))
+    return Transmitter(settings, Jwks(settings.discovery_url, issuer=settings.issuer, named=named))
 
 
 def _only_issuer(settings: Settings) -> str:

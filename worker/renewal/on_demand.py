@@ -113,10 +113,12 @@ class OnDemand:
         min_ttl: float | None,
         rejected_version: int | None = None,
         target: TokenTarget = DEFAULT_TARGET,
+        is_read: bool = True,
     ) -> Refreshed:
         """Make a grant's token fresh; the caller wakes who waits.
 
         Args:
+            is_read: whether a reader asks, which keeps grants fresh that are renewed on read.
             rejected_version: of an access token that an API refused: it is renewed though it has life.
             target: what the token is for.
 
@@ -125,7 +127,12 @@ class OnDemand:
         """
         served = await self._read(grant_id, target)
         return await self._refresh(
-            served, min_ttl, force=False, by_operator=False, rejected_version=rejected_version
+            served,
+            min_ttl,
+            force=False,
+            by_operator=False,
+            rejected_version=rejected_version,
+            is_read=is_read,
         )
 
     async def _refresh(
@@ -136,8 +143,10 @@ class OnDemand:
         force: bool,
         by_operator: bool,
         rejected_version: int | None = None,
+        is_read: bool = True,
     ) -> Refreshed:
-        await self._record_read(served)
+        if is_read:
+            await self._record_read(served)
         began, outcome = served, Outcome.FRESH
         deadline = asyncio.get_running_loop().time() + MAX_WAIT_SECONDS
         while True:

@@ -10,6 +10,7 @@ from token_vault.errors import TokenNotFound, VaultError
 from worker.renewal.on_demand import OnDemand, Refreshed
 from worker.vault.refresh_requests import queue
 from worker.vault.refresh_requests.queue import RefreshRequest
+from worker.vault.refresh_requests.security_events import SECURITY_EVENTS
 from worker.vault.vault import Vault
 from worker.vault.wakeups import DATABASE_FAILURES, WakeupLoop
 
@@ -59,6 +60,7 @@ class RefreshRequests(WakeupLoop):
                 min_ttl=request.min_ttl or None,
                 rejected_version=request.rejected_version,
                 target=request.target,
+                is_read=request.requested_by != SECURITY_EVENTS,
             )
         except TokenNotFound:  # erased meanwhile
             return None

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from token_vault.read_model import CHANNEL
-from worker.vault.vault import Vault
+from worker.vault.vault import Database, Vault
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +40,21 @@ async def wake(vault: Vault, grant_ids: Collection[int]) -> None:
     try:
         async with asyncio.timeout(WAKE_SECONDS):
             await vault.run(_NOTIFY, {"channel": CHANNEL, "ids": list(grant_ids)})
+    except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
+        log.warning("wakeup.failed", error=type(error).__name__)
+
+
+_ANNOUNCE = text("SELECT pg_notify(:channel, '') WHERE pg_notification_queue_usage() < 0.5")
+
+
+async def announce(database: Database, channel: str) -> None:
+    """Wake the workers of a queue; never fails.
+
+    They look by themselves a little later.
+    """
+    try:
+        async with asyncio.timeout(WAKE_SECONDS):
+            await database.run(_ANNOUNCE, {"channel": channel})
     except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
         log.warning("wakeup.failed", error=type(error).__name__)
 

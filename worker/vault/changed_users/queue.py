@@ -10,15 +10,12 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
 from token_vault.errors import TemporarilyUnavailable
 from worker.vault.db.sql import load
 from worker.vault.vault import Database, Vault
-
-log = structlog.get_logger(__name__)
+from worker.vault.wakeups import announce
 
 CHANNEL = "token_vault_changed_users"
 
@@ -41,9 +38,6 @@ _DELETE_OVER = text("""
 DELETE FROM changed_users
 WHERE synced_at < now() - interval '10 seconds' OR reported_at < now() - interval '1 day'
 """)
-_NOTIFY = text(
-    f"SELECT pg_notify('{CHANNEL}', '') WHERE pg_notification_queue_usage() < 0.5"  # a constant
-)
 
 
 class ChangedUser(NamedTuple):
@@ -70,10 +64,7 @@ async def record(database: Database, tenant: str, user_ids: Collection[str]) -> 
         raise TemporarilyUnavailable("too many changed users wait to be synced", FULL_RETRY_SECONDS)
     values = {"tenant": tenant, "user_ids": sorted(set(user_ids)), "interval": LEAST_INTERVAL}
     await database.run(_RECORD, values)
-    try:
-        await database.run(_NOTIFY)
-    except (SQLAlchemyError, OSError) as error:  # workers look by themselves, a little later
-        log.warning("wakeup.failed", error=type(error).__name__)
+    await announce(database, CHANNEL)
 
 
 async def claim(vault: Vault, tenant: str, *, limit: int) -> list[ChangedUser]:

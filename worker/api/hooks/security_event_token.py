@@ -1,0 +1,184 @@
+"""Verifies security event tokens; PyJWT does the cryptography.
+
+Source: RFC 8417 (tokens), RFC 8935 (push), RFC 9493 (subjects), OpenID RISC 1.0, CAEP 1.0, and Google's
+"Cross-Account Protection", whose subjects have the names of an earlier draft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import jwt
+
+from worker.api.access_tokens import ALGORITHMS, LEEWAY_SECONDS, MAX_TOKEN_BYTES
+from worker.api.jwks import Jwks
+from worker.settings.hooks import TransmitterSettings
+
+MEDIA_TYPE = "secevent+jwt"
+# A token is about one happening; several events are views of it (RFC 8417, 2).
+MAX_EVENTS = 20
+_SCHEMAS = "https://schemas.openid.net/secevent/"
+
+# After these a provider may have ended tokens. Whether it has, a renewal shows.
+DEATH_SIGNALS = frozenset(
+    _SCHEMAS + name
+    for name in (
+        "risc/event-type/sessions-revoked",
+        "risc/event-type/account-disabled",
+        "risc/event-type/account-purged",
+        "risc/event-type/account-credential-change-required",
+        "risc/event-type/tokens-revoked",
+        "oauth/event-type/tokens-revoked",
+        "oauth/event-type/token-revoked",
+        "caep/event-type/session-revoked",
+        "caep/event-type/credential-change",
+    )
+)
+# A transmitter sends these to see whether the stream works.
+VERIFICATIONS = frozenset(_SCHEMAS + f"{name}/event-type/verification" for name in ("ssf", "sse", "risc"))
+
+
+class SetRefused(Exception):
+    """A token that is not taken.
+
+    Attributes:
+        code: as RFC 8935, section 2.4, has it.
+        description: what is wrong.
+    """
+
+    def __init__(self, code: str, description: str) -> None:
+        super().__init__(description)
+        self.code = code
+        self.description = description
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityEventToken:
+    """What a verified token says.
+
+    Attributes:
+        events: by their types.
+        subject: whom all of them are about; None where each has its own.
+    """
+
+    events: Mapping[str, Any]
+    subject: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Transmitter:
+    """Verifies the tokens of one transmitter.
+
+    Attributes:
+        settings: what the operator says of it.
+        jwks: its keys.
+    """
+
+    settings: TransmitterSettings
+    jwks: Jwks
+
+    async def verify(self, token: str) -> SecurityEventToken:
+        """Verify a token.
+
+        It does not expire, and may come again (RFC 8417, 2.2): what follows from it is harmless at any time.
+
+        Raises:
+            SetRefused: in words that say what is wrong.
+            TemporarilyUnavailable: the transmitter's keys are not known.
+        """
+        header, issuer = _peek(token)
+        self._check_type(header)
+        if not same_issuer(issuer, self.settings.issuer):
+            refuse("invalid_issuer", "the token is of another issuer")
+        claims = await self._decode(token, header)
+        audience = claims["aud"]
+        audiences = audience if isinstance(audience, list) else [audience]
+        if not any(each in self.settings.audience for each in audiences):
+            refuse("invalid_audience", "the token is for another audience")
+        events = claims.get("events")
+        if not isinstance(events, dict) or not 0 < len(events) <= MAX_EVENTS:
+            refuse("invalid_request", f"the claim events is no object with 1 to {MAX_EVENTS} events")
+        return SecurityEventToken(events, claims.get("sub_id"))
+
+    def account(self, token: SecurityEventToken, event: Any) -> str | None:
+        """Return the account that an event is about.
+
+        None where the subject is not the issuer's own id of a user: an email address belongs to whoever has it now.
+        """
+        subject = token.subject or (event.get("subject") if isinstance(event, dict) else None)
+        if isinstance(subject, dict) and isinstance(subject.get("user"), dict):
+            subject = subject["user"]  # a complex subject (SSF 1.0, 3.2)
+        if not isinstance(subject, dict):
+            return None
+        form = str(subject.get("format") or subject.get("subject_type")).replace("-", "_")
+        issuer, account = subject.get("iss"), subject.get("sub")
+        if form not in ("iss_sub", "id_token_claims") or not isinstance(issuer, str):
+            return None
+        if not isinstance(account, str) or not same_issuer(issuer, self.settings.issuer):
+            return None
+        return account
+
+    def _check_type(self, header: Mapping[str, Any]) -> None:
+        """Refuse the issuer's other tokens (RFC 8417, 2.3)."""
+        kind = header.get("typ")
+        name = kind.lower().removeprefix("application/") if isinstance(kind, str) else None
+        if name == MEDIA_TYPE or (not self.settings.typed and name in (None, "jwt")):
+            return
+        refuse("invalid_request", f"the token's typ is not {MEDIA_TYPE}")
+
+    async def _decode(self, token: str, header: Mapping[str, Any]) -> dict[str, Any]:
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if algorithm not in ALGORITHMS or not isinstance(kid, str) or "crit" in header:
+            refuse("invalid_key", f"a token is signed with {', '.join(ALGORITHMS)}, and names its key (kid)")
+        key = await self.jwks.key(kid)
+        if key is None or key.type != ALGORITHMS[algorithm] or key.algorithm not in (None, algorithm):
+            refuse("invalid_key", "the issuer has no such key")
+        try:
+            return jwt.decode(
+                token,
+                key.key,
+                algorithms=[algorithm],
+                leeway=LEEWAY_SECONDS,
+                options={
+                    "require": ["iss", "aud", "iat", "jti"],
+                    "verify_aud": False,
+                    "verify_iss": False,
+                    "verify_exp": False,
+                },
+            )
+        except jwt.MissingRequiredClaimError as error:
+            refuse("invalid_request", f"the token has no {error.claim}")
+        except jwt.InvalidSignatureError:
+            refuse("authentication_failed", "the token's signature is wrong")
+        except (jwt.PyJWTError, ValueError, TypeError):
+            refuse("invalid_request", "the token cannot be read")
+
+
+def refuse(code: str, description: str) -> NoReturn:
+    """Refuse a token."""
+    raise SetRefused(code, description)
+
+
+def same_issuer(one: object, other: str) -> bool:
+    """Whether two texts name one issuer.
+
+    Google writes its own with and without scheme and slash.
+    """
+    return isinstance(one, str) and _canonical(one) == _canonical(other)
+
+
+def _canonical(issuer: str) -> str:
+    return issuer.removeprefix("https://").removesuffix("/")
+
+
+def _peek(token: str) -> tuple[dict[str, Any], object]:
+    """Return header and issuer, unverified, to say what is wrong."""
+    if len(token) > MAX_TOKEN_BYTES:
+        refuse("invalid_request", "the token is too long")
+    try:
+        whole = jwt.decode_complete(token, options={"verify_signature": False})
+    except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        refuse("invalid_request", "the body is no token")
+    return whole["header"], whole["payload"].get("iss")
