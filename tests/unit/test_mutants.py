@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 
 import pytest
@@ -64,3 +65,30 @@ def test_a_text_that_is_not_there_once_is_refused() -> None:
         mutant = Mutant("bug", "tests/unit/test_mutants.py", old, "", (), "A bug.")
         with pytest.raises(ValueError, match=f"bug: `old` is {count} times"):
             mutant.mutated()
+
+
+def named_in(row: str) -> set[str]:
+    """The tests that a line of a table links to."""
+    return {
+        f"{file}::{name}"
+        for name, file in re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", row)
+    }
+
+
+@pytest.mark.parametrize("page", ["docs/promises.md", "docs/threat-model.md"])
+def test_each_line_was_seen_to_fail(page: str) -> None:
+    """Each line names a test that notices a planted bug."""
+    noticing = {test for mutant in MUTANTS for test in mutant.tests}
+    rows = [row for row in (ROOT / page).read_text(encoding="utf-8").splitlines() if named_in(row)]
+    assert len(rows) > 25
+    assert [row for row in rows if not named_in(row) & noticing] == []
+
+
+def test_promises_name_their_bugs() -> None:
+    """The last column of each table of promises names bugs that its tests notice."""
+    rows = (ROOT / "docs/promises.md").read_text(encoding="utf-8").splitlines()
+    for row in filter(named_in, rows):
+        noticed = {mutant.name for mutant in MUTANTS if named_in(row) & set(mutant.tests)}
+        named = set(re.findall(r"`([a-z0-9-]+)`", row.rpartition(" | ")[2]))
+        assert named, row
+        assert named <= noticed, row
