@@ -70,8 +70,7 @@ def test_a_text_that_is_not_there_once_is_refused() -> None:
 def named_in(row: str) -> set[str]:
     """The tests that a line of a table links to."""
     return {
-        f"{file}::{name}"
-        for name, file in re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", row)
+        f"{file}::{name}" for name, file in re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", row)
     }
 
 
