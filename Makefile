@@ -30,6 +30,10 @@ faults: $(VENV)/.dev ## attack the renewal of 10,000 grants with 1,000 faults, a
 mutants: $(VENV)/.dev ## plant each bug of tests/mutants/catalogue, and see its tests fail (ARGS="--changed", ARGS="claims-*")
 	$(BIN)/python -m tests.mutants $(ARGS)
 
+REQUESTS ?= 100000
+api-fuzz: $(VENV)/.dev ## send 100,000 generated requests and as many odd paths to the HTTP API (REQUESTS=5000)
+	API_FUZZ_REQUESTS=$(REQUESTS) $(BIN)/pytest -s tests/integration/api/test_generated_requests.py
+
 lint: $(VENV)/.dev docs ## ruff, mypy strict, import contracts, migrations in step with models, the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

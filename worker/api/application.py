@@ -48,6 +48,7 @@ def create_app(settings: Settings) -> Gate:
             problems.ApiProblem: problems.on_problem,
             VaultError: problems.on_vault_error,
             HTTPException: problems.on_http_exception,
+            Exception: problems.on_unforeseen,
         },
     )
     # A path with a slash too many is no other path: no redirect, which would carry credentials along.

@@ -78,10 +78,8 @@ class Gate:
                 await problems.problem_response(problem, scope["request_id"])(scope, receive, answer)
             raise
         except Exception as error:
-            response = problems.internal_error(error, scope["request_id"])
-            if answer.status:
-                return  # cut short: the server closes the connection, as the length does not match
-            await response(scope, receive, answer)
+            # The routes have answered it, or were cut short: then the server closes the connection.
+            problems.log_unforeseen(error, scope["request_id"])
 
 
 class _Answer:

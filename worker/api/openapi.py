@@ -14,10 +14,10 @@ from worker.api.problems import MEDIA_TYPE, PROBLEM_TYPES
 
 Json = dict[str, Any]
 
-_READ_PROBLEMS = (
-    "bad-request", "invalid-token", "not-allowed", "not-connected", "consent-needed", "token-expired",
-    "ambiguous-account", "internal-error", "temporarily-unavailable",
-)  # fmt: skip
+# A name with a slash or a line's end in it leads elsewhere, or nowhere.
+_NAME_PROBLEMS = ("bad-request", "invalid-token", "not-allowed", "not-found", "method-not-allowed", "internal-error",
+                  "temporarily-unavailable")  # fmt: skip
+_READ_PROBLEMS = (*_NAME_PROBLEMS, "not-connected", "consent-needed", "token-expired", "ambiguous-account")
 _TEXT: Json = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
 
 
@@ -107,21 +107,19 @@ def _token_paths(path: str, name: str, places: Sequence[str]) -> Json:
 
 def _list_operation() -> Json:
     listed = _ok("The grants, without tokens.", {"$ref": "#/components/schemas/Grants"})
-    problems = ("bad-request", "invalid-token", "not-allowed", "internal-error", "temporarily-unavailable")
     summary = "List a user's grants that the consumer may read."
-    return _operation("listGrants", summary, [_path_parameter("user_id")], {"200": listed}, problems)
+    return _operation("listGrants", summary, [_path_parameter("user_id")], {"200": listed}, _NAME_PROBLEMS)
 
 
 def _reconnect_operation() -> Json:
     link = _ok("Where the user consents again.", {"$ref": "#/components/schemas/Link"})
-    problems = ("bad-request", "invalid-token", "not-allowed", "not-found", "internal-error")
     names = {"needs", "tenant"}
     parameters = [
         *(_path_parameter(each) for each in ("user_id", "connection")),
         *(each for each in _query_parameters(admin=False) if each["name"] in names),
     ]
     summary = "Make the link by which a user consents again."
-    return _operation("reconnect", summary, parameters, {"200": link}, (*problems, "temporarily-unavailable"))
+    return _operation("reconnect", summary, parameters, {"200": link}, _NAME_PROBLEMS)
 
 
 def _auth0_hook_operation() -> Json:

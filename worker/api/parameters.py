@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from starlette.requests import Request
 
 from token_vault.reader import DEFAULT_WAIT_SECONDS
+from token_vault.token_target import TokenTarget
 from worker.api.callers import USER_HEADER
 from worker.api.problems import ApiProblem
 
@@ -57,13 +58,14 @@ class TokenParameters:
             _refuse(f"there is no parameter {min(unknown)[:50]!r}: {', '.join(sorted(_TOKEN_PARAMETERS))}")
         if len(query.multi_items()) != len(query):
             _refuse("a parameter is given twice: separate several scopes by blanks")
+        resource, scopes = _target(query)
         return cls(
             user_id=user_of(request) if "user_id" in request.path_params else "",
             connection=_name("connection", request.path_params["connection"]),
             tenant=_optional(query, "tenant"),
             account=_optional(query, "account"),
-            resource=_optional(query, "resource"),
-            scopes=_scopes(query, "scopes") or None,
+            resource=resource,
+            scopes=scopes,
             needs=_scopes(query, "needs"),
             min_ttl=_number(query, "min_ttl", MAX_MIN_TTL_SECONDS),
             wait=_number(query, "wait", MAX_WAIT_SECONDS, DEFAULT_WAIT_SECONDS) or 0.0,
@@ -121,6 +123,16 @@ def _scopes(query: Mapping[str, str], parameter: str) -> tuple[str, ...]:
     if len(found) > MAX_SCOPES or not all(each.isascii() and each.isprintable() for each in found):
         _refuse(f"{parameter} are scopes separated by blanks, {MAX_SCOPES} at most")
     return found
+
+
+def _target(query: Mapping[str, str]) -> tuple[str | None, tuple[str, ...] | None]:
+    """Read what the token is for."""
+    resource, scopes = _optional(query, "resource"), _scopes(query, "scopes") or None
+    try:
+        TokenTarget.of(resource, scopes)
+    except ValueError as error:
+        _refuse(str(error))
+    return resource, scopes
 
 
 def _number(

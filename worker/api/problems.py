@@ -180,17 +180,19 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     return problem_response(problem, request.scope.get("request_id"))
 
 
-def internal_error(error: Exception, request_id: str | None) -> Response:
-    """Answer an unforeseen failure.
+async def on_unforeseen(request: Request, error: Exception) -> Response:
+    """Answer an unforeseen failure, whose text may hold a secret."""
+    del error
+    return problem_response(
+        ApiProblem("internal-error", "unforeseen: the operator finds the cause in the log, by request_id"),
+        request.scope.get("request_id"),
+    )
 
-    Its text may hold a secret, and is left out.
-    """
+
+def log_unforeseen(error: Exception, request_id: str | None) -> None:
+    """Log where a failure happened, without its text."""
     where = error.__traceback__
     while where is not None and where.tb_next is not None:
         where = where.tb_next
     at = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else None
     log.error("request.failed", error=type(error).__name__, at=at, request_id=request_id)
-    return problem_response(
-        ApiProblem("internal-error", "unforeseen: the operator finds the cause in the log, by request_id"),
-        request_id,
-    )

@@ -54,7 +54,7 @@ async def test_odd_requests_are_refused(api: ApiClient, api_key: str, rows: Rows
     """Nothing that is not understood is read as something else."""
     await rows.add(user_id="", subject="")
     queries = ("min_ttl=x", "min_ttl=-1", "min_ttl=nan", "min_ttl=inf", "wait=31", "nope=1", "account=",
-               "wait=1&wait=2", "tenant=other", "account=%00")  # fmt: skip
+               "wait=1&wait=2", "tenant=other", "account=%00", "resource=%1f")  # fmt: skip
     for query in queries:
         assert api.problem(f"{USER}/custom?{query}", api_key)[:2] == (400, "bad-request"), query
     assert api.problem("/v1/users//tokens/custom", api_key)[:2] == (400, "bad-request")

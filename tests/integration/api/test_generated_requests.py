@@ -1,0 +1,147 @@
+"""Requests made from the description, and path tricks, against a served vault.
+
+``make api-fuzz`` sends 100,000.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from schemathesis import Response
+
+from emulators.client import Emulation
+from tests.support.api_server import SETTINGS, ApiClient, serving
+from tests.support.generated_requests import Case, Generator
+from tests.support.keys import ACCESS_KEY
+from tests.support.readers import Rows, Sql
+from tests.support.scripted_upstream import Received, upstream
+from tests.support.scripted_upstream import http as answer
+from token_vault.secret import Secret
+
+REQUESTS = int(os.environ.get("API_FUZZ_REQUESTS", "200"))
+# Segments and marks of which path tricks are made.
+PARTS = (
+    "calendar", "v3", "a", "..", ".", "%2e%2e", "%2E.", "%252e%252e", "/", "//", "%2f", "%5c", "\\", ";", ";a=b", "%00", "%ff",
+    "%c0%ae", "%E2%80%AE", "?", "?x=1", "&access_token=x", "#", "@evil.example", "http://evil.example", "%20", "*", "",
+    "%63alendar", "admin", ":", "%3b", "%0d%0aX:%20y", "%", "%zz", "~", "x" * 300,
+)  # fmt: skip
+
+
+@pytest.fixture
+def secrets(api_key: str, database_url: Secret) -> list[str]:
+    """What no answer and no log may show, whoever asks."""
+    password = urlsplit(database_url.reveal()).password
+    return [
+        "refresh-of-u1",
+        "token-of-hidden",
+        api_key,
+        ACCESS_KEY.reveal(),
+        *([password] if password else []),
+    ]
+
+
+async def add_rows(rows: Rows, sql: Sql) -> None:
+    """One grant that the consumer may read, and one that it may not."""
+    await rows.add()
+    await rows.add(connection="hidden", subject="h1", value="token-of-hidden")
+    sql("UPDATE consumers SET refresh = true")
+
+
+async def test_generated_requests(
+    api: ApiClient, api_key: str, rows: Rows, sql: Sql, secrets: list[str]
+) -> None:
+    """Each answer is one that the description names; none is a 500, and none shows a secret."""
+    await add_rows(rows, sql)
+
+    def check(case: Case, response: Response) -> None:
+        shown = response.text + str(response.headers)
+        assert not [each for each in secrets if each in shown], case.operation.label
+        assert "token-of-u1" not in shown or response.status_code == 200
+        assert response.status_code < 500 or response.headers.get("retry-after"), shown
+
+    known = {"user_id": "oauth2|u1", "connection": "custom"}
+    generator = Generator(api.url, api_key, api.call("/openapi.json").json(), known, check)
+    run = generator.run(REQUESTS, examples=min(100, max(5, REQUESTS // 40)))
+    print(f"{run.sent} requests: {dict(sorted(run.statuses.items()))}")
+    assert {200, 400, 401, 403, 404} <= run.statuses.keys()
+    assert 500 not in run.statuses
+    assert len(run.answered) >= 7, run.answered
+    log = api.process.log
+    assert "request.failed" not in log
+    assert not [each for each in (*secrets, "token-of-u1") if each in log]
+
+
+async def test_path_tricks(
+    environment: Path,
+    tenant: Emulation,
+    api_key: str,
+    rows: Rows,
+    sql: Sql,
+    secrets: list[str],
+    tmp_path: Path,
+) -> None:
+    """Whatever a path is made of, the provider sees allowed paths alone, and the caller no token."""
+    await add_rows(rows, sql)
+    user = tenant.issue_access_token(
+        {"sub": "oauth2|u1", "gty": None, "scope": "proxy:idp", "exp": 4_000_000_000}
+    )
+    choose = random.Random(7)
+    statuses: set[int] = set()
+    with upstream() as provider:
+        provider.answer = echo
+        proxy = f'[proxy.custom]\nbase_url = "{provider.url}/base"\nallow = ["GET /calendar/v3/*"]\n'
+        environment.write_text(f"{SETTINGS}{proxy}", encoding="utf-8")  # noqa: ASYNC240  # a small file
+        with serving(tmp_path) as api, connected(api.url) as connection:
+            for _ in range(REQUESTS):
+                tricks = "".join(
+                    choose.choice(PARTS) + choose.choice(("/", "")) for _ in range(choose.randint(1, 6))
+                )
+                prefix = choose.choice(
+                    ("/v1/proxy/custom/calendar/v3/", "/v1/proxy/custom/", "/v1/proxy/", "/")
+                )
+                connection.request("GET", prefix + tricks, headers={"Authorization": f"Bearer {user}"})
+                got = connection.getresponse()
+                shown = got.read().decode("latin-1") + str(got.headers)
+                statuses.add(got.status)
+                assert got.status < 500, (prefix + tricks, shown)
+                assert not [each for each in (*secrets, "token-of-u1") if each in shown], prefix + tricks
+                for received in provider.received:
+                    assert_allowed(received.target)
+                provider.received.clear()
+            assert "request.failed" not in api.process.log
+    assert {200, 400, 403, 404} <= statuses
+
+
+def echo(received: Received) -> Iterator[bytes]:
+    """Answer with all that came, the token among it."""
+    yield from answer(200, json.dumps(received.headers).encode())
+
+
+def assert_allowed(target: str) -> None:
+    """The path is below what the rule allows, however it is read."""
+    path = target.partition("?")[0]
+    assert path.startswith("/base/calendar/v3/"), target
+    for _ in range(3):
+        assert "\\" not in path, target
+        assert ";" not in path, target
+        assert "//" not in path, target
+        assert not {".", ".."} & set(path.split("/")), target
+        path = unquote(path)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[http.client.HTTPConnection]:
+    """A connection that sends targets as they are."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    try:
+        yield connection
+    finally:
+        connection.close()
