@@ -22,6 +22,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+# Both are sent as they are.
+schemathesis.serializer.alias("application/secevent+jwt", "text/plain")
+
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 # Examples that one seed gives; the next round has another.
 ROUND = 100
