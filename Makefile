@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help browser-test coverage run scale test properties faults mutants lint docs bench lock clean audit sbom
+.PHONY: help browser-test clients coverage run scale test properties faults mutants lint docs bench lock clean audit sbom
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -41,6 +41,9 @@ lint: $(VENV)/.dev docs ## ruff, mypy strict, import contracts, migrations in st
 	$(BIN)/mypy examples docs/conf.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.alembic_check
+
+clients: $(VENV)/.dev ## generate clients in TypeScript and Go from the API's description, and read a token by each (npm, Go, Java)
+	GENERATED_CLIENTS=1 $(BIN)/uv tool run --from openapi-generator-cli==7.26.0 $(BIN)/pytest tests/examples/test_generated_clients.py $(ARGS)
 
 browser-test: $(VENV)/.dev ## try the single-page app in Chromium, installed where there is none (Debian, as root)
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }

@@ -162,5 +162,11 @@ def test_lock_files_name_no_host(file: Path) -> None:
 def test_every_example_is_in_the_readme() -> None:
     """The README of the examples links each of them."""
     readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    for file in [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("node/*.js"), *EXAMPLES.glob("*/index.html")]:
+    for file in [
+        *EXAMPLES.glob("*.py"),
+        *EXAMPLES.glob("node/*.js"),
+        *EXAMPLES.glob("*/index.html"),
+        *EXAMPLES.glob("*/read.ts"),
+        *EXAMPLES.glob("*/main.go"),
+    ]:
         assert f"({file.relative_to(EXAMPLES)})" in readme

@@ -9,8 +9,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from worker import __version__
+from worker.api.callers import USER_HEADER
 from worker.api.parameters import MAX_MIN_TTL_SECONDS, MAX_NAME_LENGTH, MAX_WAIT_SECONDS
 from worker.api.problems import MEDIA_TYPE, PROBLEM_TYPES
+from worker.api.proxy.routes import ACCOUNT_HEADER
+from worker.api.schemas import schemas
+from worker.proxy_rules import METHODS
 
 Json = dict[str, Any]
 
@@ -18,6 +22,7 @@ Json = dict[str, Any]
 _NAME_PROBLEMS = ("bad-request", "invalid-token", "not-allowed", "not-found", "method-not-allowed", "internal-error",
                   "temporarily-unavailable")  # fmt: skip
 _READ_PROBLEMS = (*_NAME_PROBLEMS, "not-connected", "consent-needed", "token-expired", "ambiguous-account")
+_PROXY_PROBLEMS = (*_READ_PROBLEMS, "too-large", "bad-gateway")
 _TEXT: Json = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
 
 
@@ -45,6 +50,9 @@ def describe() -> Json:
             "/v1/users/{user_id}/reconnect/{connection}": {"get": _reconnect_operation()},
             "/v1/hooks/auth0": {"post": _auth0_hook_operation()},
             "/v1/hooks/events/{name}": {"post": _security_events_operation()},
+            "/v1/proxy/{connection}/{path}": {
+                each.lower(): _proxy_operation(each) for each in sorted(METHODS)
+            },
             "/healthz": {"get": _open_operation("health", "Whether the process answers.", ())},
             "/readyz": {
                 "get": _open_operation(
@@ -64,7 +72,8 @@ def describe() -> Json:
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
-                    "description": "An access token with this API's audience and the scope read:idp_tokens.",
+                    "description": "An access token with this API's audience: a machine application's with the scope "
+                    "read:idp_tokens, or a user's with proxy:idp for the proxy.",
                 },
                 "apiKey": {"type": "http", "scheme": "bearer", "description": "A consumer's API key."},
                 "hookSecret": {
@@ -74,7 +83,7 @@ def describe() -> Json:
                     "description": "The hook's secret: as it is, as a bearer token, or as a password.",
                 },
             },
-            "schemas": _schemas(),
+            "schemas": schemas(),
             "responses": {each: _problem_response(each) for each in PROBLEM_TYPES},
         },
     }
@@ -150,6 +159,31 @@ def _security_events_operation() -> Json:
     ) | {"security": [{}, {"hookSecret": []}]}  # fmt: skip
 
 
+def _proxy_operation(method: str) -> Json:
+    """Describe a call of a provider's API.
+
+    What comes back is the provider's, but for the problems.
+    """
+    headers = {
+        ACCOUNT_HEADER: "The user's id at the provider, where several are linked.",
+        USER_HEADER: "Whom a machine application calls for; it needs impersonate = true.",
+    }
+    path = _path_parameter("path") | {"description": "The API's path, with its slashes as they are."}
+    parameters = [
+        _path_parameter("connection"),
+        path,
+        *(
+            {"name": name, "in": "header", "required": False, "description": text, "schema": _TEXT}
+            for name, text in headers.items()
+        ),
+    ]
+    anything: Json = {"content": {"*/*": {"schema": {}}}}
+    more = {"requestBody": anything} if method in ("POST", "PUT", "PATCH") else {}
+    answers = {"default": {"description": "The provider's answer.", **anything}}
+    summary = "Call the provider's API with the user's token, which the caller does not see."
+    return _operation(f"proxy{method.title()}", summary, parameters, answers, _PROXY_PROBLEMS, **more)
+
+
 def _open_operation(
     name: str, summary: str, problems: Sequence[str], media: str = "application/json"
 ) -> Json:
@@ -223,57 +257,3 @@ def _query_parameters(*, admin: bool) -> list[Json]:
         for name, (text, schema) in described.items()
         if not (admin and name == "account")
     ]
-
-
-def _schemas() -> Json:
-    text, time = {"type": "string"}, {"type": ["string", "null"], "format": "date-time"}
-    optional, scopes = {"type": ["string", "null"]}, {"type": ["array", "null"], "items": text}
-    return {
-        "Token": _object(
-            {
-                "token_type": {"const": "Bearer"}, "access_token": text, "expires_at": time,
-                "expires_in": {"type": ["integer", "null"], "description": "Seconds; null where nobody said."},
-                "scopes": scopes, "connection": text, "user_id": optional, "account": optional,
-                "extra": {"type": "object", "additionalProperties": text},
-            }
-        ),
-        "Grant": _object(
-            {
-                "connection": text, "account": optional, "tenant": text, "state": text, "reason": optional,
-                "since": time, "expires_at": time, "scopes": scopes,
-            }
-        ),
-        "Grants": _object(
-            {"user_id": text, "grants": {"type": "array", "items": {"$ref": "#/components/schemas/Grant"}}}
-        ),
-        "Link": _object({"reauthorize_url": text, "user_id": text, "connection": text}),
-        "Rejected": _object({"access_token": {"type": "string", "minLength": 1, "maxLength": 60_000}}),
-        "Replacing": _object({"replacing": {"type": "boolean"}}),
-        "HookEvents": _object(
-            {
-                "queued": {"type": "integer", "description": "Users who are synced."},
-                "passed_over": {"type": "integer", "description": "Events that change no token."},
-                "malformed": {
-                    "type": "array", "items": {"type": "integer"},
-                    "description": "Which events could not be read, counted from 1.",
-                },
-            }
-        ),
-        "SetError": _object({"err": text, "description": text}),
-        "Problem": {
-            "type": "object",
-            "required": ["type", "title", "status", "detail"],
-            "properties": {
-                "type": {"enum": [each.uri for each in PROBLEM_TYPES.values()]},
-                "title": text, "status": {"type": "integer"}, "detail": text, "request_id": text,
-                "reason": text, "since": time, "retry_after": {"type": "integer"}, "reauthorize_url": text,
-                "accounts": {"type": "array", "items": text},
-                "missing_scopes": {"type": "array", "items": text},
-                "user_id": text, "connection": text,
-            },
-        },
-    }  # fmt: skip
-
-
-def _object(properties: Json) -> Json:
-    return {"type": "object", "required": list(properties), "properties": properties}
