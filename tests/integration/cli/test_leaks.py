@@ -10,13 +10,15 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from emulators.client import Emulation
 from tests.integration.cli.test_commands import Run, Sql, company, run
-from tests.support.keys import ACCESS_KEY
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.reader_roles import reader_roles
 from tests.support.wait import until
 from token_vault import ReauthorizationRequired, TokenVault, VaultError
+from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 
 __all__ = ["company", "run"]  # the fixtures of the commands' tests
@@ -160,3 +162,47 @@ def test_after_the_broker(run: Run, company: Emulation, redis_url: Secret, sql: 
         broker.flushdb()
     sql("UPDATE grants SET due_at = now()")
     assert run("renew", "--json").json["outcomes"] == {"renewed": 5}
+
+
+def test_after_a_key_ring(
+    run: Run, company: Emulation, monkeypatch: pytest.MonkeyPatch, database_url: Secret, sql: Sql
+) -> None:
+    """Rotated away, the leaked ring decrypts no row any more, and the vault works on without it."""
+    run("sync")
+    fresh = {"ACCESS": KeyRing.generate(), "REFRESH": KeyRing.generate()}
+    leaked = {"ACCESS": ACCESS_KEY, "REFRESH": REFRESH_KEY}
+    for name, key in fresh.items():
+        monkeypatch.setenv(f"VAULT_{name}_KEYS", f"{key.reveal()},{leaked[name].reveal()}")
+    assert run("keys", "rotate").code == 0
+    for name, key in fresh.items():
+        monkeypatch.setenv(f"VAULT_{name}_KEYS", key.reveal())
+    assert run("renew", "--all", "--force").code == 0
+    with TokenVault(database_url, [fresh["ACCESS"]]) as reader:
+        assert company.holder(reader.user_token(*GOOGLE).value) is not None
+    rows = sql("SELECT access_ciphertext, refresh_ciphertext FROM grants")
+    rows += sql("SELECT options_ciphertext FROM connections")
+    ciphertexts = [bytes(value) for row in rows for value in row.values() if value is not None]
+    assert len(ciphertexts) >= 2 * 5 + 2
+    stolen = MultiFernet([Fernet(key.reveal()) for key in leaked.values()])
+    for ciphertext in ciphertexts:
+        with pytest.raises(InvalidToken):
+            stolen.decrypt(ciphertext)
+
+
+def test_after_a_log(run: Run, company: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's token from a log is ended alone; after a client's secret, all of its connection."""
+    set_revocation_url(company, monkeypatch, "google-oauth2", "bitbucket")
+    run("sync")
+    (user, _), *others = BITBUCKET
+    ran = run("revoke", "--user", user, "--json")
+    assert (ran.code, ran.json["revoked"], ran.json["not_revoked"]) == (0, 1, [])
+    assert not any(company.live(user, "bitbucket").values())
+    assert all(token for each in (*others, GOOGLE) for token in company.live(*each).values())
+
+    company.set_client_secret("bitbucket", "bitbucket", "the-new-secret")
+    company.set_connection_options("bitbucket", client_secret="the-new-secret")
+    assert run("sync").code == 0
+    ran = run("revoke", "--connection", "bitbucket", "--json")
+    assert (ran.code, ran.json["revoked"], ran.json["not_revoked"]) == (0, len(others), [])
+    assert not any(token for each in others for token in company.live(*each).values())
+    assert all(company.live(*GOOGLE).values())

@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -482,14 +483,20 @@ async def test_a_huge_answer_is_not_read_on(http: httpx.AsyncClient, serve: Serv
 
 
 async def test_a_huge_answer_in_a_small_archive_is_not_read_on(http: httpx.AsyncClient, serve: Serve) -> None:
-    """An answer that grows on unpacking is cut at the same length."""
+    """An answer that grows on unpacking is cut at the same length, and takes no more memory than that."""
+    packed = gzip.compress(bytes(64 << 20))
 
     async def bomb(line: Line, server: Server) -> None:
         await server.read(line)
-        await line.answer(gzip.compress(bytes(64 << 20)), "200 OK", "Content-Encoding: gzip")
+        await line.answer(packed, "200 OK", "Content-Encoding: gzip")
 
     server = await serve(bomb)
-    assert await send(http, post(server.url)) == NoAnswer(sent=True, code="answer_too_large")
+    tracemalloc.start()
+    try:
+        assert await send(http, post(server.url)) == NoAnswer(sent=True, code="answer_too_large")
+        assert tracemalloc.get_traced_memory()[1] < 8 * sending.MAX_ANSWER_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 async def test_an_archive_in_an_archive_is_not_unpacked(http: httpx.AsyncClient, serve: Serve) -> None:
