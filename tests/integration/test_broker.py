@@ -33,6 +33,13 @@ _CONTROL = {
     },
 }  # fmt: skip
 
+# Asks workers for a sign of life, as whoever gives them orders would.
+_PING = """
+import json, os
+from celery import Celery
+print(json.dumps(Celery(broker=os.environ["REDIS_URL"]).control.ping(timeout=1)))
+"""
+
 
 def test_a_worker_goes_on(
     tenant: Emulation, sql: Sql, database_url: Secret, redis_url: Secret, tmp_path: Path
@@ -54,6 +61,7 @@ def test_a_worker_goes_on(
                 broker.lpush("sync", item)
             broker.publish("/0.celery.pidbox", json.dumps(_CONTROL))
             until(lambda: broker.llen("sync") == 0)
+        assert made.run(_PING) == []
         (report,) = made.ask(("worker.sync_all", "sync", {}))
         assert report[0]["tenant"] == "default"
         assert worker.running
