@@ -31,7 +31,7 @@ COMMANDS = {
     for name, block in SERVICES.items()
     if (found := re.search(r"^    command: (\w.*)$", block, re.M))
 }
-IMAGES_OF_OTHERS = {"postgres", "redis"}
+IMAGES_OF_OTHERS = {"postgres", "redis", "roles"}
 
 
 def secrets_of(block: str) -> set[str]:
@@ -46,6 +46,7 @@ def test_the_services_are_read() -> None:
         "postgres",
         "redis",
         "migrate",
+        "roles",
         "worker-bulk",
         "worker-interactive",
         "follow",
@@ -53,7 +54,15 @@ def test_the_services_are_read() -> None:
         "beat",
         "demo",
     }
-    assert set(COMMANDS) == {"migrate", "worker-bulk", "worker-interactive", "follow", "api", "beat"}
+    assert set(COMMANDS) == {
+        "postgres",
+        "migrate",
+        "worker-bulk",
+        "worker-interactive",
+        "follow",
+        "api",
+        "beat",
+    }
 
 
 def test_every_variable_is_known() -> None:
@@ -71,10 +80,40 @@ def test_a_service_is_given_each_secret_it_reads() -> None:
     shared = COMPOSE.partition("x-worker:")[2].partition("\nservices:")[0]
     for name, block in SERVICES.items():
         own = block if "secrets:" in block or "*worker" not in block else shared
+        if name == "roles":
+            own += (
+                (ROOT / "docker" / "roles.sql")
+                .read_text(encoding="utf-8")
+                .replace(":'secrets'", "/run/secrets")
+            )
         assert set(re.findall(r"/run/secrets/(\w+)", own)) == secrets_of(own), name
     assert secrets_of(SERVICES["beat"]) == {"redis_url"}
-    assert secrets_of(SERVICES["api"]) == {"database_url", "vault_access_keys"}
+    assert secrets_of(SERVICES["api"]) == {"api_database_url", "vault_access_keys"}
     assert secrets_of(SERVICES["migrate"]) == {"database_url"}
+
+
+def test_nobody_but_migrate_and_roles_is_the_owner() -> None:
+    """The owner's password and address are given to the services that make tables and roles, and to no other."""
+    owners = {
+        name for name, block in SERVICES.items() if secrets_of(block) & {"database_url", "postgres_password"}
+    }
+    assert owners == {"postgres", "migrate", "roles"}
+    shared = COMPOSE.partition("x-worker:")[2].partition("\nservices:")[0]
+    assert "worker_database_url" in secrets_of(shared)
+    assert "roles: { condition: service_completed_successfully }" in shared
+    assert not {"database_url", "postgres_password"} & secrets_of(shared)
+    reserved = re.search(r"reserved_connections=(\d+)", SERVICES["postgres"])
+    assert reserved
+    assert int(reserved[1]) >= 4 * 20  # of a worker each
+
+
+def test_redis_knows_one_user_of_few_rights() -> None:
+    """The default user of Redis is off, and the one there is begins with no right at all."""
+    assert "user default off" in SERVICES["redis"]
+    assert "on >$$(cat /run/secrets/redis_password) $$(cat /etc/redis-rights)" in SERVICES["redis"]
+    rights = (ROOT / "docker" / "redis-rights").read_text(encoding="utf-8").split()
+    assert rights[:3] == ["resetkeys", "resetchannels", "-@all"]
+    assert not [each for each in rights if each.startswith("+@") or each in ("~*", "&*", "allkeys")]
 
 
 def test_every_service_is_contained() -> None:
@@ -90,7 +129,7 @@ def test_every_service_is_contained() -> None:
     for name, block in SERVICES.items():
         assert "<<: *contained" in block or "<<: *worker" in block, name
         assert "limits:" in block or "<<: *worker" in block, name
-        assert "healthcheck:" in block or name in ("migrate", "demo"), name
+        assert "healthcheck:" in block or name in ("migrate", "roles", "demo"), name
         assert "user: " in block or name not in IMAGES_OF_OTHERS, name
     assert "ports:" not in COMPOSE
 
@@ -171,8 +210,13 @@ def test_secrets_are_made_once(tmp_path: Path) -> None:
     assert made["vault_access_keys"] != made["vault_refresh_keys"]
     for ring in ("access", "refresh"):
         Fernet(made[f"vault_{ring}_keys"].strip())
-    assert made["postgres_password"] in made["database_url"]
-    assert made["redis_password"] in made["redis_url"]
+    for role, password in (
+        ("", "postgres_password"),
+        ("worker_", "postgres_worker_password"),
+        ("api_", "postgres_api_password"),
+    ):
+        assert made[password] in made[f"{role}database_url"]
+    assert f"//token_vault:{made['redis_password']}@" in made["redis_url"]
     assert not [name for name, value in made.items() if value.strip() in said]
 
     subprocess.run(command, check=True, capture_output=True)

@@ -52,7 +52,7 @@ def test_consumers_are_those_of_the_file(run: Run, environment: Path) -> None:
     environment.write_text(CALENDAR)
     code, out, err = run("consumers", "apply")
     assert (code, out) == (0, "added calendar\n")
-    assert "CREATE ROLE \"app_calendar\" LOGIN PASSWORD '…' IN ROLE vault_reader;" in err
+    assert "CREATE ROLE \"app_calendar\" LOGIN PASSWORD '…' CONNECTION LIMIT 60 IN ROLE vault_reader;" in err
     (listed,) = document(run("consumers", "list", "--json"))["consumers"]
     assert (listed["name"], listed["connections"], listed["admins"]) == ("calendar", ["custom"], False)
     environment.write_text("")

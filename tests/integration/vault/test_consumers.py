@@ -179,5 +179,22 @@ async def test_roles_that_cannot_read_are_told(database_url: Secret, new_role: N
     made = apply(
         database_url, ConsumerRules("a", ("*",), role=ready), ConsumerRules("b", ("*",), role='no"body')
     )
-    assert made.statements == ('CREATE ROLE "no""body" LOGIN PASSWORD \'…\' IN ROLE vault_reader;',)
+    assert made.statements[0] == (
+        'CREATE ROLE "no""body" LOGIN PASSWORD \'…\' CONNECTION LIMIT 60 IN ROLE vault_reader;'
+    )
     assert [each.name for each in await consumers.load_consumers(vault)] == ["a", "b"]
+
+
+def test_consumers_are_given_limits(database_url: Secret, sql: Sql) -> None:
+    """The statements that are printed make a role that opens few connections and waits for little."""
+    made = apply(database_url, ConsumerRules("odd", role="limited", connections=("*",)))
+    try:
+        for statement in made.statements:
+            sql(statement)
+        (found,) = sql("SELECT rolconnlimit, rolconfig FROM pg_roles WHERE rolname = 'limited'")
+        assert found["rolconnlimit"] == consumers.READER_CONNECTIONS
+        assert found["rolconfig"] == [f"{name}={value}" for name, value in consumers.READER_LIMITS.items()]
+        again = apply(database_url, ConsumerRules("odd", role="limited", connections=("*",)))
+        assert again.statements == ()
+    finally:
+        sql("DROP ROLE IF EXISTS limited")

@@ -29,6 +29,15 @@ _LOCK = text("LOCK TABLE consumers IN SHARE ROW EXCLUSIVE MODE")
 _DELETE = text("DELETE FROM consumers WHERE name = ANY (:names)")
 _SET_KEEP = text("UPDATE audit_state SET keep = :keep WHERE keep <> :keep")
 
+# Of a consumer's role: five processes of twelve each. A server's connections are everybody's.
+READER_CONNECTIONS = 60
+# No statement of a reader takes longer, and none waits for a lock.
+READER_LIMITS = {
+    "statement_timeout": "10s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "1min",
+}
+
 
 class Applied(NamedTuple):
     """What came of writing the consumers.
@@ -69,7 +78,7 @@ def apply(
             connection.execute(_INSERT, _values(wanted[name]))
         connection.execute(_SET_KEEP, {"keep": keep})
         unready = connection.execute(_UNREADY_ROLES).all()
-    statements = tuple(_statement(role, is_there=is_there) for role, is_there in unready)
+    statements = tuple(each for role, is_there in unready for each in _statements(role, is_there=is_there))
     return Applied(tuple(sorted(added)), tuple(sorted(changed)), tuple(sorted(removed)), statements)
 
 
@@ -122,8 +131,12 @@ def _values(rules: ConsumerRules) -> dict[str, Any]:
     return asdict(rules) | {"connections": list(rules.connections), "tenants": tenants}
 
 
-def _statement(role: str, *, is_there: bool) -> str:
+def _statements(role: str, *, is_there: bool) -> list[str]:
+    """Return what makes a role a consumer's, within limits."""
     quoted = '"' + role.replace('"', '""') + '"'
     if is_there:
-        return f"GRANT vault_reader TO {quoted};"
-    return f"CREATE ROLE {quoted} LOGIN PASSWORD '…' IN ROLE vault_reader;"
+        return [f"GRANT vault_reader TO {quoted};"]
+    return [
+        f"CREATE ROLE {quoted} LOGIN PASSWORD '…' CONNECTION LIMIT {READER_CONNECTIONS} IN ROLE vault_reader;",
+        *(f"ALTER ROLE {quoted} SET {name} = '{value}';" for name, value in READER_LIMITS.items()),
+    ]

@@ -42,5 +42,9 @@ SELECT statement FROM (
     UNION ALL SELECT rolname, 1, format('REVOKE ALL ON ALL ROUTINES IN SCHEMA %I FROM %I', nspname, rolname) FROM roles, here
     UNION ALL SELECT rolname, 2, format('GRANT USAGE ON SCHEMA %I TO %I', nspname, rolname) FROM roles, here
     UNION ALL SELECT role, step, format('GRANT %s TO %I', privilege, role) FROM wanted
+    -- Where connections are reserved, they are so for those that renew.
+    UNION ALL SELECT rolname, 6, format('GRANT pg_use_reserved_connections TO %I', rolname) FROM roles
+    WHERE rolname = 'vault_worker' AND current_setting('reserved_connections', true)::integer > 0
+        AND NOT pg_has_role(oid, 'pg_use_reserved_connections', 'USAGE')
 ) statements
 ORDER BY role, step, statement
