@@ -269,13 +269,13 @@ async def test_the_reader_role(
         with pytest.raises(psycopg.Error) as refused:
             reader.execute(composing.SQL("SELECT 1 FROM {}").format(composing.Identifier(table)))
         assert isinstance(failure(refused.value), AccessDenied)
-    for statement in blocks(OPERATING, "sql")[1].split(";\n"):
+    for statement in blocks(OPERATING, "sql")[2].split(";\n"):
         reader.execute(statement.encode())
 
 
 def test_the_operators_queries(sql: Callable[..., list[dict[str, Any]]]) -> None:
     """The queries for the workers' role run."""
-    for statement in blocks(OPERATING, "sql")[2].split(";\n"):
+    for statement in blocks(OPERATING, "sql")[3].split(";\n"):
         sql(statement)
 
 
