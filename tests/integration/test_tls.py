@@ -13,7 +13,8 @@ import pytest
 from tests.support.tls_server import TlsServer, tls_server
 from token_vault.secret import Secret
 from worker.auth0.ratelimit.redis_buckets import RedisBuckets
-from worker.cli.doctor import CheckResult, _redis
+from worker.cli.checks import CheckResult
+from worker.cli.doctor import _redis
 from worker.settings import Settings, load
 
 

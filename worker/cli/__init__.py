@@ -5,7 +5,6 @@ Heavy rooms are imported inside the commands that need them, so that ``--help`` 
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -42,6 +41,7 @@ from worker.cli import (
     sync,
 )
 from worker.cli.exit_codes import MEANINGS, ExitCode
+from worker.cli.unexpected import explain_unexpected
 from worker.cli.up import command as up
 
 app = typer.Typer(
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception as error:  # operators get a message, never a traceback
-        return output.report_error(_unexpected(error), as_json=as_json)
+        return output.report_error(explain_unexpected(error), as_json=as_json)
 
 
 def _run(arguments: list[str], *, as_json: bool) -> int:
@@ -149,27 +149,3 @@ def _sigterm_as_interrupt() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _unexpected(error: Exception) -> VaultError:
-    """Turn an unexpected failure into a VaultError.
-
-    Its own text may hold anything, secrets too, and is left out.
-    """
-    import psycopg
-    from sqlalchemy.exc import DBAPIError
-
-    from token_vault.database_errors import failure
-    from worker.vault.db.errors import explain
-
-    if isinstance(error, DBAPIError):
-        return explain(error)
-    if isinstance(error, psycopg.Error):
-        return failure(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return VaultError(f"{os.fsdecode(error.filename)}: {error.strerror}")
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    where = f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else ""
-    return VaultError(f"unforeseen {type(error).__name__}{where}: please report it")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from token_vault.errors import VaultError
 from worker.cli import environment, output
+from worker.cli.checks import Check, CheckResult, attempt, attempt_async
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json, Worker
 from worker.cli.status import describe_missing_access
@@ -18,29 +18,10 @@ if TYPE_CHECKING:
     from worker.runtime import Runtime
     from worker.settings import Settings
 
+# Written and gone after a second: a replica answers, and takes no messages.
+_PROBE_KEY = "token_vault:doctor"
+
 QUEUES = ("interactive", "renew", "sync")
-
-
-class CheckResult(StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    HINT = "hint"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        message: what was found, and where something is wrong, the fix.
-    """
-
-    name: str
-    result: CheckResult
-    message: str
 
 
 def doctor(worker: Worker = None, as_json: Json = False) -> int:
@@ -69,28 +50,38 @@ def doctor(worker: Worker = None, as_json: Json = False) -> int:
 
 
 def _check(settings: Settings, worker: str | None, checks: list[Check]) -> None:
-    try:
-        if worker is None:
-            _examine(settings, checks)
-        else:
-            checks.append(_one_worker(worker))
-    except VaultError as error:
-        # The checks after this one need what failed here.
-        checks.append(Check("vault" if checks else "settings", CheckResult.FAIL, str(error)))
+    if worker is None:
+        _examine(settings, checks)
+    else:
+        attempt("worker", lambda: [_one_worker(worker)], checks)
 
 
 def _examine(settings: Settings, checks: list[Check]) -> None:
     where = f"embedded under {settings.home}" if settings.embedded else "as DATABASE_URL names it"
     checks.append(Check("settings", CheckResult.OK, f"a vault {where}"))
-    complete = environment.with_keys(settings)
-    checks += _keys(complete)
-    with environment.running_servers(complete, redis=settings.embedded) as complete:
-        if settings.embedded:
-            environment.migrate_to_head(complete)
-        checks.append(_migrations(complete))
-        checks += _redis(complete)
-        checks += asyncio.run(_vault(complete))
-        checks.append(_sealed(complete))
+    complete = settings
+
+    def keys() -> list[Check]:
+        nonlocal complete
+        complete = environment.with_keys(settings)
+        return _keys(complete)
+
+    attempt("keys", keys, checks)
+    try:
+        with environment.running_servers(complete, redis=settings.embedded) as complete:
+            _examine_servers(complete, checks)
+    except VaultError as error:
+        checks.append(Check("embedded servers", CheckResult.FAIL, str(error)))
+
+
+def _examine_servers(settings: Settings, checks: list[Check]) -> None:
+    has_database = attempt("database", lambda: _database(settings), checks)
+    attempt("Redis", lambda: _redis(settings), checks)
+    if not has_database:
+        checks.append(Check("vault", CheckResult.FAIL, "not examined, as that needs the database"))
+        return
+    attempt("vault", lambda: asyncio.run(_vault(settings)), checks)
+    attempt("ciphertexts", lambda: [_sealed(settings)], checks)
 
 
 def _keys(settings: Settings) -> list[Check]:
@@ -108,23 +99,24 @@ def _keys(settings: Settings) -> list[Check]:
     return [Check("keys", CheckResult.OK, f"keys by ring: {output.format_value(rings)}; none is in both")]
 
 
-def _migrations(settings: Settings) -> Check:
+def _database(settings: Settings) -> list[Check]:
     from worker.vault.db.migrate import check_database, revisions
 
+    if settings.embedded:
+        environment.migrate_to_head(settings)
     check_database(environment.database_url(settings))
     current, head = revisions(environment.database_url(settings))
     if current == head:
-        return Check("database", CheckResult.OK, f"answers, and is at revision {head}")
-    return Check(
-        "database", CheckResult.FAIL,
-        f"is at revision {current or 'none'}, this version needs {head}: run `token-vault migrate`",
-    )  # fmt: skip
+        return [Check("database", CheckResult.OK, f"answers, and is at revision {head}")]
+    said = f"is at revision {current or 'none'}, this version needs {head}: run `token-vault migrate`"
+    return [Check("database", CheckResult.FAIL, said)]
 
 
 def _redis(settings: Settings) -> list[Check]:
     import redis
 
     from worker import embedded
+    from worker.cli.redis_errors import describe
     from worker.settings.environment import REDIS_URL_EXAMPLE
 
     found = embedded.find(settings.home) if settings.redis_url is None else None
@@ -133,13 +125,13 @@ def _redis(settings: Settings) -> list[Check]:
         return [Check("Redis", CheckResult.WARN, "REDIS_URL is not set: no workers, no refresh on demand")]
     try:
         with redis.Redis.from_url(url.reveal(), socket_timeout=5, socket_connect_timeout=5) as client:
-            client.ping()
+            client.set(_PROBE_KEY, 1, px=1000)
             server = client.info("server")
     except redis.exceptions.NoPermissionError:
         return [Check("Redis", CheckResult.OK, "answers; its version is not this user's to see")]
     except (redis.RedisError, ValueError, OSError) as error:
         fix = f"check that it runs and that REDIS_URL names it: {REDIS_URL_EXAMPLE}"
-        return [Check("Redis", CheckResult.FAIL, f"does not answer ({type(error).__name__}): {fix}")]
+        return [Check("Redis", CheckResult.FAIL, f"is of no use: {describe(error)}; {fix}")]
     # Valkey also names the Redis version it is compatible with, which is not its own.
     version = server.get("valkey_version") or server["redis_version"]
     return [Check("Redis", CheckResult.OK, f"answers, version {version}")]
@@ -161,7 +153,7 @@ def _one_worker(worker: str) -> Check:
     return Check("worker", CheckResult.FAIL, f"{worker} consumes no queue: see its log")
 
 
-async def _workers(runtime: Runtime) -> Check:
+async def _workers(runtime: Runtime) -> list[Check]:
     """Look at heartbeats for the queues that workers consume."""
     from worker.vault import heartbeats
 
@@ -170,8 +162,8 @@ async def _workers(runtime: Runtime) -> Check:
     idle = [queue for queue in QUEUES if queue not in served]
     if idle:
         fix = "start `token-vault up`, or a worker with `celery -A worker.app worker -Q …`"
-        return Check("workers", CheckResult.WARN, f"no worker takes from {', '.join(idle)}: {fix}")
-    return Check("workers", CheckResult.OK, f"alive: {', '.join(alive)}")
+        return [Check("workers", CheckResult.WARN, f"no worker takes from {', '.join(idle)}: {fix}")]
+    return [Check("workers", CheckResult.OK, f"alive: {', '.join(alive)}")]
 
 
 def _sealed(settings: Settings) -> Check:
@@ -206,20 +198,29 @@ async def _vault(settings: Settings) -> list[Check]:
     from worker.runtime import open_runtime
 
     async with open_runtime(settings, connections=2) as runtime:
-        checks = [Check("key rings", CheckResult.OK, "both open this vault"), await _location(runtime)]
-        checks.append(await _workers(runtime))
-        tenants = environment.select_tenants(settings, None)
-        for tenant in tenants:
-            checks += await _auth0(runtime, tenant)
-        return [*checks, *await _connections(runtime), *await _webhooks(runtime)]
+        checks = [Check("key rings", CheckResult.OK, "both open this vault")]
+        looks = {"database writes": _writes, "location": _location, "workers": _workers, "Auth0": _tenants}
+        for name, look in {**looks, "connections": _connections, "webhooks": _webhooks}.items():
+            await attempt_async(name, look(runtime), checks)
+        return checks
 
 
-async def _location(runtime: Runtime) -> Check:
-    try:
-        await runtime.vault.check_location()
-    except VaultError as error:
-        return Check("location", CheckResult.FAIL, str(error))
-    return Check("location", CheckResult.OK, "the database is where the vault was in use")
+async def _writes(runtime: Runtime) -> list[Check]:
+    from worker.vault.db.errors import explained
+
+    async with explained():
+        await runtime.vault.check_writable()
+    return [Check("database writes", CheckResult.OK, "this Postgres is a primary, and takes them")]
+
+
+async def _tenants(runtime: Runtime) -> list[Check]:
+    tenants = environment.select_tenants(runtime.settings, None)
+    return [check for tenant in tenants for check in await _auth0(runtime, tenant)]
+
+
+async def _location(runtime: Runtime) -> list[Check]:
+    await runtime.vault.check_location()
+    return [Check("location", CheckResult.OK, "the database is where the vault was in use")]
 
 
 async def _auth0(runtime: Runtime, tenant: str) -> list[Check]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
 
 from emulators.client import Emulation
 from tests.support.command_log import log_as_commands
@@ -671,6 +672,70 @@ def test_doctor_sees_servers_that_are_down(run: Run, monkeypatch: pytest.MonkeyP
     assert ran.code == 1
     assert (found["Redis"][0], found["Auth0 default"][0]) == ("fail", "fail")
     assert "canary" not in ran.out + ran.err
+
+
+@pytest.mark.parametrize(
+    ("database", "says"),
+    [
+        ("postgresql://nobody:canary-password@127.0.0.1:1/vault", "the connection was refused"),
+        ("postgresql://nobody:canary-password@host.invalid/vault?sslmode=disable", "has no address"),
+    ],
+)
+def test_doctor_goes_on_without_a_database(
+    run: Run, monkeypatch: pytest.MonkeyPatch, database: str, says: str
+) -> None:
+    """What is wrong with Postgres is said with its host, and the other checks are made all the same."""
+    monkeypatch.setenv("DATABASE_URL", database)
+    ran = run("doctor", "--json")
+    found = results(ran)
+    assert ran.code == 1
+    assert (found["database"][0], found["Redis"][0], found["vault"][0]) == ("fail", "ok", "fail")
+    assert says in found["database"][1]
+    assert "host " in found["database"][1]
+    assert "canary" not in ran.out + ran.err
+
+
+def test_doctor_outlives_a_check_that_breaks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unforeseen failure of one check is that check's, by its type alone."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("canary")
+
+    monkeypatch.setattr("worker.vault.heartbeats.list_alive", broken)
+    ran = run("doctor", "--json")
+    found = results(ran)
+    assert found["workers"][0] == "fail"
+    assert "RuntimeError" in found["workers"][1]
+    assert {"Auth0 default", "location", "ciphertexts", "Redis"} <= found.keys()
+    assert "canary" not in ran.out + ran.err
+
+
+def test_doctor_sees_a_read_only_database(run: Run, sql: Callable[..., list[dict[str, Any]]]) -> None:
+    """A Postgres that takes no writes is named as read-only; what can be read is."""
+    run("sync")
+    [row] = sql("SELECT current_database() AS name")
+    sql(f"ALTER DATABASE {row['name']} SET default_transaction_read_only = on")
+    try:
+        found = results(run("doctor", "--json"))
+        assert run("status", "--json").json["read_only"] is True
+    finally:
+        sql("SET default_transaction_read_only = off")
+        sql(f"ALTER DATABASE {row['name']} RESET default_transaction_read_only")
+    assert found["database writes"][0] == "fail"
+    assert "read-only" in found["database writes"][1]
+    assert found["database"][0] == "ok"
+
+
+def test_doctor_sees_a_redis_that_is_full(run: Run, redis_url: Secret) -> None:
+    """A Redis that answers and takes no message is of no use, and is told as full."""
+    with redis.Redis.from_url(redis_url.reveal()) as broker:
+        broker.config_set("maxmemory", "1")
+        try:
+            found = results(run("doctor", "--json"))
+        finally:
+            broker.config_set("maxmemory", "0")
+    assert found["Redis"][0] == "fail"
+    assert "memory is full" in found["Redis"][1]
 
 
 def test_doctor_sees_a_database_without_tables(run: Run, empty_database: str) -> None:

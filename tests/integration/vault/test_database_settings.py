@@ -21,7 +21,7 @@ from tests.support.renewals import Renewals
 from token_vault import TokenVault
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
-from worker.cli.doctor import _migrations
+from worker.cli.doctor import _database
 from worker.renewal.outcome import Outcome
 from worker.settings import load
 from worker.vault.db.migrate import migrate, revisions
@@ -145,7 +145,7 @@ def test_a_database_that_cannot_hold_every_id_is_refused(
     with pytest.raises(ConfigurationError, match=f"the encoding {encoding}.*ENCODING 'UTF8'"):
         migrate(url)
     with pytest.raises(ConfigurationError, match=f"the encoding {encoding}"):
-        _migrations(load().model_copy(update={"database_url": url}))
+        _database(load().model_copy(update={"database_url": url}))
     with psycopg.connect(url.reveal()) as connection:
         assert connection.execute("SELECT to_regclass('public.grants')").fetchone() == (None,)
 
