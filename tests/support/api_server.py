@@ -1,4 +1,4 @@
-"""``token-vault serve`` in a process of its own, and calls to it."""
+"""The HTTP API, served here or by ``token-vault serve``, and calls to it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import httpx
 
 from tests.support.keys import ACCESS_KEY
 from tests.support.processes import Process
+from tests.support.served_api import served
 from tests.support.wait import until
 from worker.api.problems import TYPE_PREFIX
+from worker.settings import Settings
 
 AUDIENCE = "https://vault.example"
 SETTINGS = f'[api]\naudience = "{AUDIENCE}"\n'
@@ -27,12 +29,10 @@ class ApiClient:
 
     Attributes:
         url: of the server.
-        process: that serves.
     """
 
-    def __init__(self, url: str, process: Process) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
-        self.process = process
         self._http = httpx.Client(base_url=url, timeout=40, trust_env=False)
 
     def call(
@@ -66,8 +66,31 @@ class ApiClient:
         self._http.close()
 
 
+class ApiProcess(ApiClient):
+    """A client of a server in a process of its own.
+
+    Attributes:
+        process: that serves.
+    """
+
+    def __init__(self, url: str, process: Process) -> None:
+        super().__init__(url)
+        self.process = process
+
+
 @contextmanager
-def serving(folder: Path, **changed: str) -> Iterator[ApiClient]:
+def serving_here(settings: Settings) -> Iterator[ApiClient]:
+    """Serve in a thread; a process of its own takes a second of CPU to start."""
+    with served(settings.model_copy(update={"refresh_keys": (), "redis_url": None})) as url:
+        client = ApiClient(url)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+@contextmanager
+def serving(folder: Path, **changed: str) -> Iterator[ApiProcess]:
     """Serve in the environment at hand, with the access ring alone.
 
     Args:
@@ -83,7 +106,7 @@ def serving(folder: Path, **changed: str) -> Iterator[ApiClient]:
     until(lambda: "serving at " in process.log or not process.running, "the API answers")
     found = re.search(r"serving at (\S+)", process.log)
     assert found, process.log
-    client = ApiClient(found[1], process)
+    client = ApiProcess(found[1], process)
     try:
         yield client
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import time
@@ -21,11 +22,17 @@ from worker.settings import Settings
 AUDIENCE = "https://vault.acme.example"
 
 
+@functools.cache
+def _rsa_key() -> rsa.RSAPrivateKey:
+    """Return one key for all issuers; making it takes longer than a test."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 class Issuer:
     """Issues access tokens, and serves its keys."""
 
     def __init__(self) -> None:
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._key = _rsa_key()
         self.url = ""
 
     @property

@@ -10,13 +10,14 @@ import httpx
 import pytest
 
 from emulators.client import Emulation
-from tests.support.api_server import SETTINGS, ApiClient, serving
+from tests.support.api_server import SETTINGS, ApiClient, ApiProcess, serving, serving_here
 from tests.support.proxied_api import ORIGIN, RECONNECT_SECRET, Proxied
 from tests.support.readers import Rows, Sql
 from tests.support.scripted_upstream import upstream
 from tests.support.served_api import AUDIENCE, issuer, served
 from tests.support.synced_user import CONNECTION, sync_user
 from worker.consumer_rules import hash_api_key, make_api_key
+from worker.http_client import tls_context
 from worker.runtime import Runtime
 from worker.settings import load
 from worker.vault.vault import Vault
@@ -43,11 +44,21 @@ def api_key(sql: Sql) -> str:
 
 
 @pytest.fixture
-def api(
-    environment: Path, tenant: Emulation, vault: Vault, api_key: str, tmp_path: Path
-) -> Iterator[ApiClient]:
-    """The served vault, with one consumer."""
+def api_settings(environment: Path, tenant: Emulation, vault: Vault, api_key: str) -> None:
+    """Set what the API needs to serve the vault, with one consumer."""
     environment.write_text(f"{SETTINGS}\n{tenant.config_toml()}", encoding="utf-8")
+
+
+@pytest.fixture
+def api(api_settings: None) -> Iterator[ApiClient]:
+    """The served vault."""
+    with serving_here(load()) as client:
+        yield client
+
+
+@pytest.fixture
+def api_process(api_settings: None, tmp_path: Path) -> Iterator[ApiProcess]:
+    """The vault as ``token-vault serve`` serves it, with its log."""
     with serving(tmp_path) as client:
         yield client
 
@@ -87,5 +98,5 @@ timeout = 2
             encoding="utf-8",
         )
         with served(load()) as url:
-            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=30, verify=tls_context()) as client:
                 yield Proxied(url, issued, provider, runtime, client)

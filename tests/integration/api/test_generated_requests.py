@@ -18,7 +18,7 @@ import pytest
 from schemathesis import Response
 
 from emulators.client import Emulation
-from tests.support.api_server import SETTINGS, ApiClient, serving
+from tests.support.api_server import SETTINGS, ApiProcess, serving
 from tests.support.generated_requests import Case, Generator
 from tests.support.keys import ACCESS_KEY
 from tests.support.readers import Rows, Sql
@@ -56,7 +56,7 @@ async def add_rows(rows: Rows, sql: Sql) -> None:
 
 
 async def test_generated_requests(
-    api: ApiClient, api_key: str, rows: Rows, sql: Sql, secrets: list[str]
+    api_process: ApiProcess, api_key: str, rows: Rows, sql: Sql, secrets: list[str]
 ) -> None:
     """Each answer is one that the description names; none is a 500, and none shows a secret."""
     await add_rows(rows, sql)
@@ -68,13 +68,13 @@ async def test_generated_requests(
         assert response.status_code < 500 or response.headers.get("retry-after"), shown
 
     known = {"user_id": "oauth2|u1", "connection": "custom"}
-    generator = Generator(api.url, api_key, api.call("/openapi.json").json(), known, check)
+    generator = Generator(api_process.url, api_key, api_process.call("/openapi.json").json(), known, check)
     run = generator.run(REQUESTS, examples=min(100, max(5, REQUESTS // 40)))
     print(f"{run.sent} requests: {dict(sorted(run.statuses.items()))}")
     assert {200, 400, 401, 403, 404} <= run.statuses.keys()
     assert 500 not in run.statuses
     assert len(run.answered) >= 7, run.answered
-    log = api.process.log
+    log = api_process.process.log
     assert "request.failed" not in log
     assert not [each for each in (*secrets, "token-of-u1") if each in log]
 

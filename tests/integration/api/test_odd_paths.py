@@ -6,7 +6,7 @@ import http.client
 import itertools
 from urllib.parse import urlsplit
 
-from tests.support.api_server import ApiClient
+from tests.support.api_server import ApiProcess
 from tests.support.readers import Rows
 
 ODD = (
@@ -31,11 +31,11 @@ PATHS = (
 )  # fmt: skip
 
 
-async def test_odd_paths(api: ApiClient, api_key: str, rows: Rows) -> None:
+async def test_odd_paths(api_process: ApiProcess, api_key: str, rows: Rows) -> None:
     """Each is answered by a refusal, whoever asks."""
     await rows.add()
     await rows.add(user_id="", subject="")
-    connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(api_process.url).netloc, timeout=30)
     for path, one, two in itertools.product(PATHS, ODD, ODD):
         for method in ("GET", "POST"):
             connection.request(method, path.format(one, two), headers={"Authorization": f"Bearer {api_key}"})
@@ -44,4 +44,4 @@ async def test_odd_paths(api: ApiClient, api_key: str, rows: Rows) -> None:
             assert 400 <= answer.status < 500 or b'"grants":[]' in body, (method, path, one, two, body)
             assert b"token-of" not in body
     connection.close()
-    assert "request.failed" not in api.process.log
+    assert "request.failed" not in api_process.process.log

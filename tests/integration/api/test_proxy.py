@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -22,6 +23,13 @@ from tests.support.scripted_upstream import Received, http
 from tests.support.synced_user import CONNECTION, USER
 from worker.cli import app
 from worker.reconnect import read_state
+
+TRICKS = (
+    "/calendar/v3/../../admin", "/calendar/v3/%2e%2e/admin", "/calendar/v3//admin", "/calendar/v3/a%2fb",
+    "/calendar/v3/a%5cb", "/calendar/v3/a;b", "/calendar/v3/%252e%252e/a", "/calendar/v3/a%00", "/admin", "/",
+    "//calendar/v3/a", "/calendar/v3/a?access_token=x", "/calendar/v3/a?$httpMethod=DELETE", "/calendar/v3/%ff",
+    "/calendar/v3/ÿ", "", "/calendar/v3", "/calendar/v3/../v3/../../x", "/%63alendar/v3/../x", "/\\evil/x",
+)  # fmt: skip
 
 
 async def test_a_front_end_calls_the_provider_without_its_token(proxied: Proxied) -> None:
@@ -73,16 +81,14 @@ async def test_a_proxied_call_is_in_the_audit(
     ]
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/calendar/v3/../../admin", "/calendar/v3/%2e%2e/admin", "/calendar/v3//admin", "/calendar/v3/a%2fb", "/calendar/v3/a%5cb", "/calendar/v3/a;b", "/calendar/v3/%252e%252e/a", "/calendar/v3/a%00", "/admin", "/", "//calendar/v3/a", "/calendar/v3/a?access_token=x", "/calendar/v3/a?$httpMethod=DELETE", "/calendar/v3/%ff", "/calendar/v3/ÿ", "", "/calendar/v3", "/calendar/v3/../v3/../../x", "/%63alendar/v3/../x", "/\\evil/x"],
-)  # fmt: skip
-async def test_no_path_trick_reaches_the_provider(proxied: Proxied, path: str) -> None:
+async def test_no_path_trick_reaches_the_provider(proxied: Proxied) -> None:
     """What no rule allows is refused before anything is sent, byte for byte as it came."""
-    for prefix in (PATH, f"http://evil.example{PATH}", PATH.replace("proxy", "%70roxy")):
+    for prefix, path in product(
+        (PATH, f"http://evil.example{PATH}", PATH.replace("proxy", "%70roxy")), TRICKS
+    ):
         answer = await proxied.raw(f"{prefix}{path}")
-        assert answer.split(b" ")[1] in (b"400", b"403", b"404"), answer
-    assert proxied.upstream.received == []
+        assert answer.split(b" ")[1] in (b"400", b"403", b"404"), (prefix, path, answer)
+        assert proxied.upstream.received == [], (prefix, path)
 
 
 async def test_an_encoded_rule_is_still_the_rule(proxied: Proxied) -> None:
@@ -91,12 +97,12 @@ async def test_an_encoded_rule_is_still_the_rule(proxied: Proxied) -> None:
     assert [got.target for got in proxied.upstream.received] == ["/calendar/v3/a"]
 
 
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND"])
-async def test_a_method_that_no_rule_allows_is_refused(proxied: Proxied, method: str) -> None:
+async def test_a_method_that_no_rule_allows_is_refused(proxied: Proxied) -> None:
     """Nothing is forwarded by a method without a rule."""
-    answer = await proxied.raw(f"{PATH}/calendar/v3/a", method)
-    assert answer.split(b" ")[1] in (b"400", b"403", b"405")
-    assert proxied.upstream.received == []
+    for method in ("PUT", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND"):
+        answer = await proxied.raw(f"{PATH}/calendar/v3/a", method)
+        assert answer.split(b" ")[1] in (b"400", b"403", b"405"), method
+        assert proxied.upstream.received == [], method
 
 
 async def test_who_is_no_user_is_refused(proxied: Proxied) -> None:

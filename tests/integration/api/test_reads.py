@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.api_server import ApiClient
+from tests.support.api_server import ApiClient, ApiProcess
 from tests.support.readers import Rows, Sql, requested
 from tests.support.wait import until
 
@@ -108,18 +108,18 @@ async def test_reads_are_recorded(api: ApiClient, api_key: str, rows: Rows, sql:
     assert (refused["connection"], refused["outcome"]) == ("other", "AccessDenied")
 
 
-async def test_no_secret_is_logged_or_measured(api: ApiClient, api_key: str, rows: Rows) -> None:
+async def test_no_secret_is_logged_or_measured(api_process: ApiProcess, api_key: str, rows: Rows) -> None:
     """Logs and metrics hold neither token, key nor user."""
     await rows.add()
-    api.call(f"{USER}/custom", api_key)
-    api.call(f"{USER}/nope", api_key)
-    shown = api.call("/metrics").text + api.process.log
+    api_process.call(f"{USER}/custom", api_key)
+    api_process.call(f"{USER}/nope", api_key)
+    shown = api_process.call("/metrics").text + api_process.process.log
     assert 'route="/v1/users/{user_id:path}/tokens/{connection}",status="200"} 1.0' in shown
     assert not [each for each in ("token-of-u1", api_key, "oauth2|u1", "oauth2%7Cu1") if each in shown]
 
 
-async def test_a_server_stops_in_order(api: ApiClient, api_key: str, rows: Rows, sql: Sql) -> None:
+async def test_a_server_stops_in_order(api_process: ApiProcess, api_key: str, rows: Rows, sql: Sql) -> None:
     """SIGTERM lets what is under way be answered, and ends with 0."""
-    assert api.call("/healthz").json() == {"status": "ok"}
-    assert api.call("/readyz").status_code == 200
-    assert api.process.terminate() == 0
+    assert api_process.call("/healthz").json() == {"status": "ok"}
+    assert api_process.call("/readyz").status_code == 200
+    assert api_process.process.terminate() == 0
