@@ -13,9 +13,10 @@ run: $(VENV)/.runtime ## start the vault in the foreground (an emulated tenant w
 	@exec $(BIN)/token-vault up
 
 # A file's tests stay in one process, which keeps what they share; the longest files come first.
-TESTS := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Tests often wait for other processes: three keep two cores busy.
+TESTS := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/.dev ## run every test, on embedded servers, in two processes (ARGS="-n 0 tests/unit")
+test: $(VENV)/.dev ## run every test, on embedded servers, in three processes (ARGS="-n 0 tests/unit")
 	$(TESTS) $(ARGS)
 
 coverage: $(VENV)/.dev ## the same, and show which lines no test runs; it takes half as long again
@@ -26,6 +27,10 @@ properties: $(VENV)/.dev ## run the property-based tests on new random examples,
 
 faults: $(VENV)/.dev ## attack the renewal of 10,000 grants with 1,000 faults, and reconcile (ARGS="--grants 500 --faults 100")
 	$(BIN)/python -m tests.faults $(ARGS)
+
+soak: $(VENV)/.dev ## run at length what `make test` runs in a short form: weeks, interleavings, crowds (an hour)
+	WEEK_DAYS=7 WEEK_SEEDS=8 PROTOCOL_EXAMPLES=2000 $(TESTS) tests/integration/renewal/test_simulated_week.py tests/faults/test_protocol.py
+	$(BIN)/python -m tests.faults --refreshers 500 --scale 30
 
 mutants: $(VENV)/.dev ## plant each bug of tests/mutants/catalogue, and see its tests fail (ARGS="--changed", ARGS="claims-*")
 	$(BIN)/python -m tests.mutants $(ARGS)

@@ -1,7 +1,7 @@
 """Claim, call and commit, in any order.
 
 The functions are the real ones, on a real Postgres; only time and the provider are the test's own.
-``PROTOCOL_EXAMPLES=5000 pytest tests/faults/test_protocol.py`` explores more.
+``make soak`` explores more: ``PROTOCOL_EXAMPLES=2000 pytest tests/faults/test_protocol.py``.
 """
 
 from __future__ import annotations
@@ -351,7 +351,7 @@ def test_no_interleaving_loses_a_grant_in_silence(model: type[Protocol]) -> None
     run_state_machine_as_test(
         model,
         settings=settings(
-            max_examples=int(os.environ.get("PROTOCOL_EXAMPLES", "60")), stateful_step_count=30,
+            max_examples=int(os.environ.get("PROTOCOL_EXAMPLES", "30")), stateful_step_count=30,
             deadline=None, suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip

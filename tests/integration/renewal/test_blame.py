@@ -51,7 +51,7 @@ async def test_a_dead_grant_in_any_words_leaves_the_healthy_ones_alone(world: Sc
     } | invented(Trouble.USER, 12, seed=7)
     healthy, dead = [f"h{number}" for number in range(5)], [f"d{number}" for number in range(3)]
     for name, wording in wordings.items():
-        provider = world.add_provider(name, policy=Policy(access_life=4 * HOUR), wording=wording)
+        provider = world.add_provider(name, policy=Policy(access_life=8 * HOUR), wording=wording)
         await world.show_connection(name)
         await world.log_in(provider, *dead, *healthy)  # the dead ones are due first
         for user in dead:
@@ -65,7 +65,7 @@ async def test_a_dead_grant_in_any_words_leaves_the_healthy_ones_alone(world: Sc
             if key[1] in healthy and row["expires_at"] <= world.now()
         )
 
-    await world.pass_time(DAY, tick=5 * TICK, watch=watch)
+    await world.pass_time(DAY, tick=10 * TICK, watch=watch)
     assert ended == set()
     untold = {
         key: row
@@ -92,19 +92,19 @@ async def test_a_wrong_client_costs_a_handful_of_calls_and_no_consent(world: Scr
         provider = world.add_provider(name, policy=Policy(access_life=4 * HOUR), wording=wording)
         await world.show_connection(name)
         await world.log_in(provider, *users)
-    await world.pass_time(5 * HOUR, tick=5 * TICK)
+    await world.pass_time(5 * HOUR, tick=10 * TICK)
     for name in wordings:
         provider = world.server.providers[name]
         provider.clients[CLIENT].secret = "another-secret"
         provider.ledger.clear()
-    await world.pass_time(DAY, tick=10 * TICK)
+    await world.pass_time(DAY, tick=20 * TICK)
     assert {world.circuit(name) for name in wordings} == {"operator"}
     calls = {name: len(world.server.providers[name].presentations()) for name in wordings}
     assert max(calls.values()) <= HANDFUL + 24 + 6  # then a probe an hour, and the first ones sooner
     assert {row["state"] for row in world.grants().values()} == {"active"}
     for name in wordings:
         await world.show_connection(name, secret="another-secret")
-    await world.pass_time(HOUR, tick=TICK)
+    await world.pass_time(HOUR, tick=2 * TICK)
     late = {key for key, row in world.grants().items() if row["expires_at"] <= world.now()}
     assert late == set()
 

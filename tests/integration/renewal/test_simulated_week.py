@@ -1,7 +1,11 @@
-"""A week at providers that answer in any words, with troubles of all kinds, by seed."""
+"""Days at providers that answer in any words, with troubles of all kinds, by seed.
+
+``make soak`` has weeks of them: ``WEEK_DAYS=7 WEEK_SEEDS=8 pytest tests/integration/renewal/test_simulated_week.py``.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -19,7 +23,9 @@ from token_vault.grant_key import GrantKey
 from worker.runtime import Runtime
 
 HOUR, DAY = 3600.0, 86400.0
-TICK = 300.0
+TICK = 600.0
+DAYS = int(os.environ.get("WEEK_DAYS", "3"))
+SEEDS = range(1, 1 + int(os.environ.get("WEEK_SEEDS", "1")))
 PROVIDERS, USERS, SPARED = 6, 8, 3
 TROUBLES = {
     "death": 2, "passing_answer": 4, "lost_answer": 1, "throttled_grant": 2, "throttled_client": 1, "outage": 1,
@@ -70,7 +76,7 @@ class Week:
             await self.world.show_connection(provider.name)
             await self.world.log_in(provider, *[f"u{user}" for user in range(USERS)])
             self.incidents[provider.name] = Incidents(
-                provider, 7 * DAY, TROUBLES, seed=self.seed * 100 + number, spared=self.spared
+                provider, DAYS * DAY, TROUBLES, seed=self.seed * 100 + number, spared=self.spared
             )
 
     def watch(self) -> None:
@@ -107,12 +113,12 @@ class Week:
         return self.world.runtime.vault.refresh.decrypt(context, row["refresh_ciphertext"]).reveal()
 
 
-@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_a_week_of_troubles(world: ScriptedWorld, seed: int) -> None:
     """Nobody healthy goes unserved while the client works, no new refresh token is dropped, and who is dead is told."""
     week = Week(world, seed)
     await week.begin()
-    await world.pass_time(7 * DAY, tick=TICK, watch=week.watch)
+    await world.pass_time(DAYS * DAY, tick=TICK, watch=week.watch)
     await world.pass_time(1.25 * DAY, tick=TICK, watch=week.watch)
     assert week.unserved == set()
     wrong = []
