@@ -25,6 +25,7 @@ from worker.resolved_connections import ConnectionResolver
 from worker.settings import Settings, TenantSettings
 from worker.sync.tenant_sync import TenantSync
 from worker.sync.token_store import VaultTokenStore
+from worker.vault.changed_users.queue import CONNECTIONS
 from worker.vault.claims.spool import Spool
 from worker.vault.vault import Vault, open_vault
 from worker.webhooks.dispatcher import Dispatcher
@@ -106,10 +107,15 @@ class Runtime:
     async def sync_users(self, tenant: str, user_ids: list[str], urgent: bool) -> None:
         """Sync users by id; erase what is confirmed gone.
 
+        The connections come first where they are among them: users are renewed with these.
+
         Raises:
             Auth0Error, ConfigurationError: as ``TenantSync.sync_users``.
         """
-        report = await (await self.tenant_sync(tenant, urgent=urgent)).sync_users(user_ids)
+        sync = await self.tenant_sync(tenant, urgent=urgent)
+        if CONNECTIONS in user_ids:
+            await sync.sync_connections()
+        report = await sync.sync_users([user_id for user_id in user_ids if user_id != CONNECTIONS])
         log.info("sync.users_finished", tenant=tenant, users=len(user_ids), gone=report.gone)
         if report.gone:
             await (await self.eraser(tenant)).sweep()

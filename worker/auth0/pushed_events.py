@@ -27,13 +27,17 @@ class PushedEvents:
 
     Attributes:
         user_ids: of those who may have changed, each once.
+        names_connections: whether connections have changed.
         passed_over: how many events change no token, or are of unknown kinds.
         malformed: which events cannot be read, counted from 1.
+        number: how many events there are.
     """
 
     user_ids: tuple[str, ...]
+    names_connections: bool
     passed_over: int
     malformed: tuple[int, ...]
+    number: int
 
 
 def read_pushed_events(body: bytes, is_relevant: Callable[[LogEntry], bool]) -> PushedEvents:
@@ -51,7 +55,7 @@ def read_pushed_events(body: bytes, is_relevant: Callable[[LogEntry], bool]) -> 
     if len(events) > MAX_EVENTS:
         raise ValueError(f"there are more than {MAX_EVENTS} events")
     user_ids: dict[str, None] = {}
-    passed_over, malformed = 0, list[int]()
+    passed_over, malformed, connections = 0, list[int](), False
     for position, event in enumerate(events, start=1):
         try:
             named = list(_users_of(event, position, is_relevant))
@@ -59,8 +63,10 @@ def read_pushed_events(body: bytes, is_relevant: Callable[[LogEntry], bool]) -> 
             malformed.append(position)
             continue
         user_ids |= dict.fromkeys(named)
-        passed_over += not named
-    return PushedEvents(tuple(user_ids), passed_over, tuple(malformed))
+        is_connection = _names_connection(event)
+        connections |= is_connection
+        passed_over += not (named or is_connection)
+    return PushedEvents(tuple(user_ids), connections, passed_over, tuple(malformed), len(events))
 
 
 def _split(body: bytes) -> Sequence[object]:
@@ -92,9 +98,7 @@ def _users_of(event: object, position: int, is_relevant: Callable[[LogEntry], bo
     """
     if not isinstance(event, dict):
         raise UnreadableEntry(f"event {position}")
-    inner = event.get("event")
-    cloud_event = inner if isinstance(inner, dict) else event
-    if "specversion" in cloud_event:
+    if (cloud_event := _cloud_event(event)) is not None:
         if cloud_event.get("type") in EVENT_TYPES:
             user = _as_object(_as_object(cloud_event.get("data")).get("object"))
             yield _checked(parse_text(user.get("user_id")), position)
@@ -103,6 +107,18 @@ def _users_of(event: object, position: int, is_relevant: Callable[[LogEntry], bo
     if is_relevant(entry):
         for user_id in entry.users:
             yield _checked(user_id, position)
+
+
+def _cloud_event(event: object) -> dict[str, Any] | None:
+    """Return a CloudEvent, also from the envelope of the Events API."""
+    outer = _as_object(event)
+    found = _as_object(outer.get("event")) or outer
+    return found if "specversion" in found else None
+
+
+def _names_connection(event: object) -> bool:
+    kind = (_cloud_event(event) or {}).get("type")
+    return isinstance(kind, str) and kind.startswith("connection.")
 
 
 def _checked(user_id: str | None, position: int) -> str:

@@ -64,6 +64,16 @@ async def test_a_named_user_is_synced_at_once(
     assert sorted(tenant.calls("/api/v2")) == ["GET /api/v2/connections", "GET /api/v2/users/{id}"]
 
 
+async def test_changed_connections_are_synced(tenant: Emulation, open_worker: OpenWorker, sql: Sql) -> None:
+    """What the operator has put right at Auth0 is known before the next tick."""
+    tenant.add_connection(CONNECTION, CONNECTION, "google")
+    runtime = await open_worker()
+    await queue.record(runtime.vault, TENANT, [queue.CONNECTIONS])
+    async with working(runtime.vault, runtime.sync_users):
+        await until_async(lambda: sql("SELECT 1 FROM changed_users WHERE synced_at IS NOT NULL"))
+    assert [row["name"] for row in sql("SELECT name FROM connections")] == [CONNECTION]
+
+
 async def test_a_word_erases_nobody(tenant: Emulation, open_worker: OpenWorker, sql: Sql) -> None:
     """Only who is not found at Auth0 is marked as missing, and erased once that has settled."""
     tenant.add_connection(CONNECTION, CONNECTION, "google")

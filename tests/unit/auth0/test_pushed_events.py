@@ -71,14 +71,19 @@ def test_a_cloud_event_names_its_user(kind: str) -> None:
         logged("ssa"),
         logged("never_heard_of"),
         logged("s", strategy="auth0"),
-        cloud_event("connection.updated", {"id": "con_1"}),
         cloud_event("organization.created", {}),
         {"log_id": "900", "data": {"type": "s"}},
     ],
 )
 def test_what_changes_no_token_is_passed_over(event: dict[str, Any]) -> None:
     """Failures, silent logins and unknown kinds cost no call to Auth0."""
-    assert read(json.dumps([event])) == PushedEvents((), 1, ())
+    assert read(json.dumps([event])) == PushedEvents((), False, 1, (), 1)
+
+
+@pytest.mark.parametrize("kind", ["connection.created", "connection.updated", "connection.deleted"])
+def test_a_changed_connection_is_told(kind: str) -> None:
+    """Its name does not matter: all connections are listed in one call."""
+    assert read(json.dumps([cloud_event(kind, {"id": "con_1"})])) == PushedEvents((), True, 0, (), 1)
 
 
 def test_deletions_and_links_name_all_users() -> None:
@@ -104,7 +109,7 @@ def test_a_malformed_line_is_named_by_its_number() -> None:
         b"7",
         json.dumps(LOGINS[1]).encode(),
     ]
-    assert read(b"\n".join(lines)) == PushedEvents(("a|0", "a|1"), 0, (2, 3, 4))
+    assert read(b"\n".join(lines)) == PushedEvents(("a|0", "a|1"), False, 0, (2, 3, 4), 5)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +131,7 @@ def test_a_malformed_line_is_named_by_its_number() -> None:
 )
 def test_what_is_no_event_is_malformed(body: str) -> None:
     """An id that cannot be stored is none."""
-    assert read(body) == PushedEvents((), 0, (1,))
+    assert read(body) == PushedEvents((), False, 0, (1,), 1)
 
 
 @pytest.mark.parametrize("join", [json.dumps, lambda events: "\n".join(map(json.dumps, events))])

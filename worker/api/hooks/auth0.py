@@ -47,12 +47,13 @@ async def take_auth0_events(request: Request) -> Response:
     if events.malformed:
         # Never what they hold: an event names people.
         log.warning("hook.events_malformed", tenant=tenant, events=list(events.malformed[:10]))
-    if events.malformed and not (events.user_ids or events.passed_over):
+    if events.malformed and len(events.malformed) == events.number:
         raise ApiProblem(
             "bad-request", f"event {events.malformed[0]} is neither a log event nor a CloudEvent"
         )
     async with explained():
-        await queue.record(service.database, tenant, events.user_ids)
+        connections = [queue.CONNECTIONS] if events.names_connections else []
+        await queue.record(service.database, tenant, [*events.user_ids, *connections])
     count(HOOK, "queued", len(events.user_ids))
     return JSONResponse(
         {

@@ -19,6 +19,10 @@ from worker.vault.wakeups import announce
 
 CHANNEL = "token_vault_changed_users"
 
+# In place of a user's id: the tenant's connections have changed. As with grants, what belongs to no user is a
+# connection's.
+CONNECTIONS = ""
+
 # Of one tenant. More are refused, and sent again by Auth0 a little later.
 MAX_PENDING_USERS = 100_000
 FULL_RETRY_SECONDS = 30.0

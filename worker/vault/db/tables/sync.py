@@ -85,6 +85,7 @@ class ChangedUserRow(Base):
     __tablename__ = "changed_users"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
+    # Empty where the tenant's connections have changed.
     user_id: Mapped[str] = mapped_column(primary_key=True)
     # When it was named last.
     reported_at: Mapped[datetime]
