@@ -48,8 +48,6 @@ def describe() -> Json:
             **_token_paths("/v1/connections/{connection}/token", "AdminToken", ["connection"]),
             "/v1/users/{user_id}/tokens": {"get": _list_operation()},
             "/v1/users/{user_id}/reconnect/{connection}": {"get": _reconnect_operation()},
-            "/v1/hooks/auth0": {"post": _auth0_hook_operation()},
-            "/v1/hooks/events/{name}": {"post": _security_events_operation()},
             "/v1/proxy/{connection}/{path}": {
                 each.lower(): _proxy_operation(each) for each in sorted(METHODS)
             },
@@ -65,6 +63,8 @@ def describe() -> Json:
                 "get": _open_operation("metrics", "Metrics for Prometheus.", (), media="text/plain")
             },
             "/openapi.json": {"get": _open_operation("openapi", "This description.", ())},
+            "/v1/hooks/auth0": {"post": _auth0_hook_operation()},
+            "/v1/hooks/events/{name}": {"post": _security_events_operation()},
         },
         "components": {
             "securitySchemes": {

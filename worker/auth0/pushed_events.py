@@ -110,7 +110,7 @@ def _users_of(event: object, position: int, is_relevant: Callable[[LogEntry], bo
 
 
 def _cloud_event(event: object) -> dict[str, Any] | None:
-    """Return a CloudEvent, also from the envelope of the Events API."""
+    """Return a CloudEvent, also one in an envelope."""
     outer = _as_object(event)
     found = _as_object(outer.get("event")) or outer
     return found if "specversion" in found else None
