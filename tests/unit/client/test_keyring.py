@@ -89,6 +89,14 @@ def test_the_first_key_seals_and_every_key_opens() -> None:
         ring(OLD).decrypt(PLACE, rotated.encrypt(PLACE, Secret(CANARY)))
 
 
+def test_a_ring_takes_over_anothers_keys() -> None:
+    """Who holds a ring goes on with the new keys, without getting another ring."""
+    held = ring(OLD)
+    held.take_over(ring(NEW))
+    assert ring(NEW).decrypt(PLACE, held.encrypt(PLACE, Secret(CANARY))).reveal() == CANARY
+    assert held.fingerprints == ring(NEW).fingerprints
+
+
 @pytest.mark.parametrize("name", ["access", "refresh"])
 def test_a_missing_key_is_named_by_its_variable(name: str) -> None:
     """A ring without the key that sealed says which variable lacks it, and where."""

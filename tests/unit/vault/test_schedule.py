@@ -139,3 +139,52 @@ def test_a_fresh_grant_is_kept_alive_too(chance: float) -> None:
         schedule.after_sync(NOW + 60 * DAY, NOW, NOW, chance, policy),
     ):
         assert NOW + 3.5 * DAY - MINUTE <= due_at <= NOW + 5.25 * DAY + MINUTE
+
+
+ON_READ = schedule.RenewalPolicy(read_window=DAY)
+
+
+@pytest.mark.parametrize(
+    ("last_read_at", "dormant"),
+    [(None, True), (NOW - DAY - MINUTE, True), (NOW - DAY, False), (NOW, False), (NOW + MINUTE, False)],
+)
+def test_a_grant_that_was_not_read_within_the_window_is_dormant(
+    last_read_at: datetime | None, dormant: bool
+) -> None:
+    """The window includes its end; without one no grant is dormant."""
+    assert ON_READ.is_dormant(last_read_at, NOW) is dormant
+    assert schedule.EAGER.is_dormant(last_read_at, NOW) is False
+
+
+def test_a_dormant_grant_is_due_to_be_kept_alive() -> None:
+    """Renewed or ingested, it waits for three quarters of its refresh token's idle life at the most."""
+    policy = schedule.RenewalPolicy(read_window=DAY, idle_life=8 * DAY)
+    assert schedule.after_renewal(NOW + HOUR, NOW, 0, policy) == NOW + 6 * DAY
+    assert schedule.after_sync(NOW + HOUR, NOW - DAY, NOW, 0, policy) == NOW + 5 * DAY
+    assert schedule.after_sync(None, None, NOW, 0, policy) == NOW + 6 * DAY
+
+
+@pytest.mark.parametrize(
+    ("policy", "ends_in", "alive_for"),
+    [
+        (ON_READ, None, 5.25 * DAY),  # of the seven days that are assumed
+        (ON_READ, 4 * DAY, 3 * DAY),
+        (schedule.RenewalPolicy(idle_life=2 * DAY), 4 * DAY, 1.5 * DAY),
+        (schedule.RenewalPolicy(idle_life=8 * DAY), 4 * DAY, 3 * DAY),
+        (schedule.RenewalPolicy(keep_alive=2 * DAY), 4 * DAY, 2 * DAY),
+        (schedule.RenewalPolicy(keep_alive=9 * DAY), 4 * DAY, 3 * DAY),
+        (ON_READ, timedelta(0), MINUTE),  # the closer its end, the sooner, to a minute
+    ],
+)
+def test_a_refresh_token_is_kept_alive_by_the_shortest_that_is_known(
+    policy: schedule.RenewalPolicy, ends_in: timedelta | None, alive_for: timedelta
+) -> None:
+    """What the provider says, what is known of it, and what the operator says: the shortest of them counts."""
+    end = None if ends_in is None else NOW + ends_in
+    assert schedule.keep_alive_due_at(NOW, 0, policy, end) == NOW + alive_for
+
+
+def test_a_wanted_margin_is_a_third_of_the_life_at_the_most() -> None:
+    """A declared margin counts as it is, unless tokens live too short for it."""
+    assert schedule.margin(HOUR, 5 * MINUTE) == 5 * MINUTE
+    assert schedule.margin(HOUR, HOUR) == 20 * MINUTE
