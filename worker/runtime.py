@@ -146,7 +146,13 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
         webhook_http = await stack.enter_async_context(
             webhook_client(named=_hosts(each.url for each in settings.webhooks.values()))
         )
-        dispatcher = Dispatcher(vault, settings.webhooks, settings.events, webhook_http)
+        dispatcher = Dispatcher(
+            vault,
+            settings.webhooks,
+            settings.events,
+            webhook_http,
+            application_of=settings.reconnect_application,
+        )
         yield Runtime(settings, vault, resolver, engine, on_demand, http, dispatcher, stack)
 
 

@@ -13,7 +13,9 @@ from celery.bin.celery import celery as celery_command
 from click import Context
 from cryptography.fernet import Fernet
 
+from token_vault.errors import ConfigurationError
 from worker import settings as configuration
+from worker.api.service import verifier_of
 from worker.cli import app as cli
 from worker.settings.environment import Environment
 
@@ -228,3 +230,21 @@ def test_the_settings_file_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TOKEN_VAULT_CONFIG", *(name for name in configuration.SECRET_NAMES)):
         monkeypatch.delenv(name, raising=False)
     assert configuration.load(ROOT / "docker" / "token-vault.toml").schedule == configuration.Schedule()
+
+
+def test_the_api_takes_access_tokens_as_the_shipped_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the file's comments taken away, the service `api` knows whose tokens it takes, without a tenant."""
+    for name in ("AUTH0_DOMAIN", "AUTH0_CLIENT_ID", "AUTH0_CLIENT_SECRET", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    shipped = (ROOT / "docker/token-vault.toml").read_text(encoding="utf-8")
+    file = tmp_path / "vault.toml"
+    file.write_text(re.sub(r"^# (\[api\]|\w+ = )", r"\1", shipped, flags=re.M), encoding="utf-8")
+    verifier = verifier_of(configuration.load(file))
+    assert verifier is not None
+    assert verifier.issuer == "https://your-tenant.eu.auth0.com/"
+    without_issuer = file.read_text(encoding="utf-8").replace("issuer = ", "# ")
+    file.write_text(without_issuer, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="set its issuer too"):
+        verifier_of(configuration.load(file))

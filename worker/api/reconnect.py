@@ -12,9 +12,9 @@ from token_vault.grant_key import GrantKey
 from worker.api.parameters import TokenParameters
 from worker.api.problems import NO_STORE, ApiProblem
 from worker.api.service import Service, service_of
-from worker.reconnect import reconnect_link
 from worker.vault.db.errors import explained
 from worker.vault.grants import queries
+from worker.vault.grants.consent_link import consent_link
 
 # After these a user has to act.
 LINKED_PROBLEMS = frozenset({"consent-needed", "token-expired", "not-connected"})
@@ -25,24 +25,31 @@ async def reauthorize_url(
 ) -> str | None:
     """Return the link that renews a user's consent.
 
-    None where the operator has set no ``[reconnect]``, and for an administrator's grant.
+    None where the operator has set no ``[reconnect]`` for the tenant, and for an administrator's grant.
     """
-    settings = service.settings
-    if tenant is None and len(service.tenants) == 1:
-        tenant = service.tenants[0]
-    if settings.reconnect is None or not user_id or tenant is None or tenant not in settings.tenants:
+    if service.settings.reconnect is None or not user_id:
+        return None
+    tenant = tenant or await _only_tenant(service)
+    application = service.settings.reconnect_application(tenant) if tenant else None
+    if tenant is None or application is None:
         return None
     async with explained():
-        rows = await queries.list_grants(service.database, [tenant], user_id=user_id, connection=connection)
-    return reconnect_link(
-        settings.reconnect.application(settings.tenants[tenant]),
-        tenant=tenant,
-        connection=connection,
-        user_id=user_id,
-        scopes=[*(scope for row in rows for scope in row["scopes"] or ()), *needs],
-        login_hint=None,
-        now=datetime.now(UTC),
-    )
+        return await consent_link(
+            service.database,
+            application,
+            tenant=tenant,
+            connection=connection,
+            user_id=user_id,
+            needs=needs,
+            now=datetime.now(UTC),
+        )
+
+
+async def _only_tenant(service: Service) -> str | None:
+    """Return the tenant that is meant where nobody says which."""
+    async with explained():
+        known = service.tenants or await queries.list_tenants(service.database)
+    return known[0] if len(known) == 1 else None
 
 
 async def add_link(

@@ -169,7 +169,10 @@ def transmitter_of(settings: TransmitterSettings) -> Transmitter:
 def _only_issuer(settings: Settings) -> str:
     domains = [tenant.domain for tenant in settings.tenants.values()]
     if len(domains) != 1:
-        raise ConfigurationError("[api] has an audience: set its issuer too, as there is not one tenant")
+        raise ConfigurationError(
+            "[api] has an audience: set its issuer too, such as https://acme.eu.auth0.com/, as this process knows "
+            f"{len(domains)} tenants"
+        )
     domain = domains[0].rstrip("/")
     return f"{domain}/" if "://" in domain else f"https://{domain}/"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,9 +31,8 @@ def reconnect(
 
     It leads to Auth0, for the application of [reconnect]; its state comes back to that application's page.
     """
-    from worker.reconnect import reconnect_link
     from worker.settings import load
-    from worker.vault.grants import queries
+    from worker.vault.grants.consent_link import consent_link
 
     if user is None or connection is None:
         raise ConfigurationError("give --user and --connection")
@@ -46,21 +45,22 @@ def reconnect(
     if len(tenants) != 1:
         raise ConfigurationError(f"name the tenant by --tenant: {', '.join(tenants) or 'none is configured'}")
 
-    async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
-        return await queries.list_grants(vault, tenants, user_id=user, connection=connection)
+    application = settings.reconnect_application(tenants[0])
+    if application is None:
+        raise ConfigurationError(f"[reconnect] is an application of another tenant than {tenants[0]}")
 
-    # A user who never connected has no grant, and needs a link all the same.
-    found, _, _ = query_vault(look, tenants[0])
-    granted = [scope for row in found for scope in row["scopes"] or ()]
-    link = reconnect_link(
-        settings.reconnect.application(settings.tenants[tenants[0]]),
-        tenant=tenants[0],
-        connection=connection,
-        user_id=user,
-        scopes=[*granted, *needs.split()],
-        login_hint=None,
-        now=datetime.now(UTC),
-    )
+    async def look(vault: Vault, tenants: Sequence[str]) -> str:
+        return await consent_link(
+            vault,
+            application,
+            tenant=tenants[0],
+            connection=connection,
+            user_id=user,
+            needs=needs.split(),
+            now=datetime.now(UTC),
+        )
+
+    link, _, _ = query_vault(look, tenants[0])
     if as_json:
         output.print_json({"reauthorize_url": link, "user_id": user, "connection": connection})
     else:

@@ -84,6 +84,24 @@ class File(Section):
         check_consumers(self.consumers)
         return self
 
+    @model_validator(mode="after")
+    def _named_tenants(self) -> Self:
+        """Refuse tables that do not say whose users they mean.
+
+        The same id may be somebody else's at another tenant.
+        """
+        tables = {f"proxy.{name}": each.tenant for name, each in self.proxy.items()}
+        if self.reconnect is not None:
+            tables["reconnect"] = self.reconnect.tenant
+        # Another process may have its tenant from AUTH0_*.
+        known = {*self.tenants, DEFAULT_TENANT}
+        for table, tenant in tables.items():
+            if tenant is None and len(self.tenants) > 1:
+                raise ValueError(f"[{table}] has to name its tenant: there are {', '.join(self.tenants)}")
+            if tenant is not None and tenant not in known:
+                raise ValueError(f"[{table}] names the tenant {tenant}, which is none of {', '.join(known)}")
+        return self
+
 
 def read_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> File:
     """Read the file, and add the tenant of ``AUTH0_*``.

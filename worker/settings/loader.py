@@ -8,6 +8,7 @@ from token_vault.errors import ConfigurationError
 from token_vault.postgres_address import PostgresAddress
 from token_vault.secret import Secret
 from token_vault.transport_security import require_tls
+from worker.reconnect import ReconnectApplication
 from worker.settings.connections import ConnectionSettings
 from worker.settings.environment import Environment
 from worker.settings.file import DEFAULT_TENANT, File, read_file
@@ -36,6 +37,18 @@ class Settings(File):
     def embedded(self) -> bool:
         """Whether Postgres is embedded, as ``DATABASE_URL`` is unset."""
         return self.database_url is None
+
+    def reconnect_application(self, tenant: str) -> ReconnectApplication | None:
+        """The application through which users of this tenant consent again.
+
+        A process that serves the API alone may not know its tenant: the issuer of access tokens is the same domain.
+        """
+        reconnect = self.reconnect
+        if reconnect is None or reconnect.tenant not in (None, tenant):
+            return None
+        known = self.tenants.get(tenant)
+        domain = reconnect.domain or (known.domain if known else None if self.tenants else self.api.issuer)
+        return reconnect.application(domain) if domain else None
 
     def connection(self, tenant: str, name: str) -> ConnectionSettings | None:
         """The operator's settings for a connection of this tenant."""

@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from worker.loopback import is_loopback
 from worker.reconnect import ReconnectApplication
 from worker.settings.section import SecretField, Section
-from worker.settings.tenants import TenantSettings
 
 # HS256 wants a key as long as its hash (RFC 7518, 3.2).
 MIN_SECRET_BYTES = 32
@@ -26,6 +25,7 @@ class ReconnectSettings(Section):
         secret: signs the state that comes back to that page.
         scope: what the application asks Auth0 for.
         domain: a custom domain in place of the tenant's.
+        tenant: whose application it is, where several tenants are configured.
         audience: of the access token that the page gets; None where it needs none.
         state_seconds: for which a link is good.
     """
@@ -35,6 +35,7 @@ class ReconnectSettings(Section):
     secret: SecretField = Field(repr=False)
     scope: str = "openid profile email"
     domain: str | None = None
+    tenant: str | None = None
     audience: str | None = None
     state_seconds: float = Field(default=7 * 86_400, ge=60, le=90 * 86_400, allow_inf_nan=False)
 
@@ -53,9 +54,9 @@ class ReconnectSettings(Section):
             )
         return self
 
-    def application(self, tenant: TenantSettings) -> ReconnectApplication:
-        """Return the application at a tenant."""
-        domain = (self.domain or tenant.domain).rstrip("/")
+    def application(self, domain: str) -> ReconnectApplication:
+        """Return the application at a tenant's domain or URL."""
+        domain = (self.domain or domain).rstrip("/")
         return ReconnectApplication(
             base_url=domain if "://" in domain else f"https://{domain}",
             client_id=self.client_id,

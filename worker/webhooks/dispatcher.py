@@ -13,9 +13,11 @@ import httpx
 import structlog
 
 from worker.providers.answer import retry_after
+from worker.reconnect import ReconnectApplication
 from worker.settings import EventKind, EventSettings, WebhookSettings
 from worker.vault import outbox, schedule
-from worker.vault.outbox import Delivery, WebhookFilter
+from worker.vault.grants.consent_link import consent_link
+from worker.vault.outbox import Delivery, OutboxEvent, WebhookFilter
 from worker.vault.vault import Vault
 from worker.webhooks import payload, signature
 from worker.webhooks.http import POST_SECONDS, PostResult, post
@@ -42,6 +44,7 @@ class Dispatcher:
         webhooks: by name.
         events: how events are delivered.
         http: the client that ``webhooks.http`` makes.
+        application_of: the application through which a tenant's users consent again.
         now: the time; by default the database's clock.
         jitter: 0 to 1, uniform.
     """
@@ -53,6 +56,7 @@ class Dispatcher:
         events: EventSettings,
         http: httpx.AsyncClient,
         *,
+        application_of: Callable[[str], ReconnectApplication | None] = lambda _: None,
         now: Callable[[], datetime] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -60,6 +64,7 @@ class Dispatcher:
         self._webhooks = webhooks
         self._events = events
         self._http = http
+        self._application_of = application_of
         self._now = now
         self._jitter = jitter
         # Receivers that an earlier tick of this process is still posting to: this tick does not wait for them.
@@ -134,7 +139,7 @@ class Dispatcher:
 
     async def _deliver(self, delivery: Delivery, counts: Counter[str]) -> PostResult:
         now, webhook, event = await self._time(), self._webhooks[delivery.webhook], delivery.event
-        body = payload.body(event, self._events.reauthorize_url)
+        body = payload.body(event, await self._consent_link(event))
         signed = signature.headers(payload.public_id(event.id), body, webhook.secret, now=now)
         result = await post(self._http, webhook.url, body, signed)
         now = await self._time()
@@ -156,6 +161,24 @@ class Dispatcher:
             event_id=payload.public_id(event.id), status=result.status, error=result.error,
         )  # fmt: skip
         return result
+
+    async def _consent_link(self, event: OutboxEvent) -> str | None:
+        """Return where the user consents again, if they have to."""
+        if not payload.needs_consent(event):
+            return None
+        application = self._application_of(event.tenant)
+        if application is None:
+            template = self._events.reauthorize_url
+            return payload.fill_link(template, event) if template else None
+        return await consent_link(
+            self._vault,
+            application,
+            tenant=event.tenant,
+            connection=event.connection or "",
+            user_id=event.user_id or "",
+            needs=(event.message or "").split() if event.kind == EventKind.SCOPES_LOST else (),
+            now=await self._time(),
+        )
 
     async def _postpone(self, untried: Sequence[Delivery], result: PostResult) -> None:
         now = await self._time()

@@ -35,16 +35,16 @@ def public_id(event_id: Any) -> str:
     return f"{PREFIX}{event_id.hex}"
 
 
-def body(event: OutboxEvent, template: str | None) -> bytes:
+def body(event: OutboxEvent, link: str | None) -> bytes:
     """Return the JSON body of a delivery.
 
     Args:
-        template: of the link by which a user consents again, with ``{tenant}``, ``{connection}`` and ``{user_id}``.
+        link: where the user consents again.
     """
-    return json.dumps(document(event, template), separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(document(event, link), separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def document(event: OutboxEvent, template: str | None) -> dict[str, Any]:
+def document(event: OutboxEvent, link: str | None) -> dict[str, Any]:
     """Return an event as receivers see it."""
     admin = event.user_id == ""
     return {
@@ -63,7 +63,7 @@ def document(event: OutboxEvent, template: str | None) -> dict[str, Any]:
             "since": _time(event.since or event.at),
             "expires_at": _time(event.expires_at),
             "action": action(event),
-            "reauthorize_url": _link(event, template) if template and event.user_id else None,
+            "reauthorize_url": link if needs_consent(event) else None,
         },
     }
 
@@ -72,9 +72,13 @@ def _time(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _link(event: OutboxEvent, template: str) -> str | None:
-    if event.kind not in _NEEDS_CONSENT:
-        return None
+def needs_consent(event: OutboxEvent) -> bool:
+    """Whether a user has to consent again."""
+    return bool(event.user_id) and event.kind in _NEEDS_CONSENT
+
+
+def fill_link(template: str, event: OutboxEvent) -> str:
+    """Fill an event's ids into the operator's own link."""
     values = {"tenant": event.tenant, "connection": event.connection, "user_id": event.user_id}
     return template.format(**{name: quote(value or "", safe="") for name, value in values.items()})
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
@@ -20,6 +21,7 @@ from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.wait import WAIT_SECONDS, until_async
 from tests.support.webhook_receiver import KEY, SECRET, Receiver, receiving, signature
 from token_vault.secret import Secret
+from worker.reconnect import ReconnectApplication, read_state
 from worker.settings import EventKind, EventSettings, WebhookSettings
 from worker.vault import outbox
 from worker.vault.vault import Vault
@@ -64,11 +66,18 @@ class Dispatchers:
 
     def __init__(self, vault: Vault, stack: AsyncExitStack) -> None:
         self.vault, self._stack, self.clock = vault, stack, Clock()
+        self.application: ReconnectApplication | None = None
 
     async def make(self, events: EventSettings | None = None, **webhooks: WebhookSettings) -> Dispatcher:
         http: httpx.AsyncClient = await self._stack.enter_async_context(http_client())
         return Dispatcher(
-            self.vault, webhooks, events or EventSettings(), http, now=self.clock, jitter=lambda: 1.0
+            self.vault,
+            webhooks,
+            events or EventSettings(),
+            http,
+            application_of=lambda _: self.application,
+            now=self.clock,
+            jitter=lambda: 1.0,
         )
 
 
@@ -114,6 +123,28 @@ async def test_an_event_arrives_signed_and_says_what_to_do(
     assert data["reauthorize_url"] == "https://app.example/again/a%20b?user=x%7C1%26%C3%A9&t=default"
     assert "the user has to sign in again over connection a b" in data["action"]
     assert await dispatcher.deliver_due(TENANTS) == {}
+
+
+async def test_an_event_has_the_link_by_which_the_user_consents_again(
+    dispatchers: Dispatchers, receiver: Receiver
+) -> None:
+    """The link of [reconnect] goes before the operator's own; its state names the grant."""
+    secret = Secret("s" * 32)
+    dispatchers.application = ReconnectApplication(
+        "https://acme.eu.auth0.com", "web", "https://app.example/again", "openid", secret, timedelta(days=7)
+    )
+    template = EventSettings(reauthorize_url="https://app.example/{user_id}")
+    dispatcher = await dispatchers.make(template, a=webhook(receiver))
+    await tell(
+        dispatchers.vault, EventKind.REAUTHORIZATION_REQUIRED, name="google-oauth2", user_id="google-oauth2|1",
+        state="reauthorization_required", reason="invalid_grant",
+    )  # fmt: skip
+    assert await dispatcher.deliver_due(TENANTS) == {"delivered": 1}
+    link = urlsplit(receiver.got[0].event["data"]["reauthorize_url"])
+    query = dict(parse_qsl(link.query))
+    assert (link.netloc, query["connection"]) == ("acme.eu.auth0.com", "google-oauth2")
+    state = read_state(query["state"], secret, dispatchers.clock())
+    assert (state.tenant, state.connection, state.user_id) == ("default", "google-oauth2", "google-oauth2|1")
 
 
 async def test_while_a_secret_is_replaced_both_sign(dispatchers: Dispatchers, receiver: Receiver) -> None:
