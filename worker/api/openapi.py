@@ -48,9 +48,6 @@ def describe() -> Json:
             **_token_paths("/v1/connections/{connection}/token", "AdminToken", ["connection"]),
             "/v1/users/{user_id}/tokens": {"get": _list_operation()},
             "/v1/users/{user_id}/reconnect/{connection}": {"get": _reconnect_operation()},
-            "/v1/proxy/{connection}/{path}": {
-                each.lower(): _proxy_operation(each) for each in sorted(METHODS)
-            },
             "/healthz": {"get": _open_operation("health", "Whether the process answers.", ())},
             "/readyz": {
                 "get": _open_operation(
@@ -63,6 +60,9 @@ def describe() -> Json:
                 "get": _open_operation("metrics", "Metrics for Prometheus.", (), media="text/plain")
             },
             "/openapi.json": {"get": _open_operation("openapi", "This description.", ())},
+            "/v1/proxy/{connection}/{path}": {
+                each.lower(): _proxy_operation(each) for each in sorted(METHODS)
+            },
             "/v1/hooks/auth0": {"post": _auth0_hook_operation()},
             "/v1/hooks/events/{name}": {"post": _security_events_operation()},
         },
