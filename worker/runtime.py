@@ -134,7 +134,11 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
     async with AsyncExitStack() as stack:
         vault = await stack.enter_async_context(
             open_vault(
-                database_url(settings), settings.access_keys, settings.refresh_keys, connections=connections
+                database_url(settings),
+                settings.access_keys,
+                settings.refresh_keys,
+                connections=connections,
+                direct_url=settings.database_direct_url,
             )
         )
         http = await stack.enter_async_context(

@@ -71,7 +71,11 @@ class Service:
         if key not in self._readers:
             # Who reads is recorded here: the database knows this process's role alone.
             self._readers[key] = AsyncTokenVault(
-                self.database_url, self.settings.access_keys, tenant=tenant, audit="off"
+                self.database_url,
+                self.settings.access_keys,
+                tenant=tenant,
+                audit="off",
+                direct_url=self.settings.database_direct_url,
             )
         return self._readers[key]
 

@@ -199,10 +199,32 @@ async def _vault(settings: Settings) -> list[Check]:
 
     async with open_runtime(settings, connections=2) as runtime:
         checks = [Check("key rings", CheckResult.OK, "both open this vault")]
-        looks = {"database writes": _writes, "location": _location, "workers": _workers, "Auth0": _tenants}
+        looks = {
+            "database writes": _writes,
+            "pooler": _pooler,
+            "location": _location,
+            "workers": _workers,
+            "Auth0": _tenants,
+        }
         for name, look in {**looks, "connections": _connections, "webhooks": _webhooks}.items():
             await attempt_async(name, look(runtime), checks)
         return checks
+
+
+async def _pooler(runtime: Runtime) -> list[Check]:
+    from worker.vault.db.engine import driver_connection
+
+    async with runtime.vault.session() as connection:
+        if not (await driver_connection(connection)).is_pooled:
+            return []
+    if runtime.settings.database_direct_url is None:
+        said = (
+            "a pooler stands before Postgres, and hands no wakeups on: set DATABASE_DIRECT_URL to Postgres' own address. "
+            "Until then readers and workers look every second or two"
+        )
+        return [Check("pooler", CheckResult.WARN, said)]
+    said = "DATABASE_DIRECT_URL leads to a pooler as well: it has to be Postgres' own address"
+    return [Check("pooler", CheckResult.WARN, said)]
 
 
 async def _writes(runtime: Runtime) -> list[Check]:

@@ -155,7 +155,7 @@ def migrate_to_head(settings: Settings, *, always: bool = False) -> tuple[str | 
     """
     from worker.vault.db.migrate import migrate, revisions
 
-    url = database_url(settings)
+    url = settings.database_direct_url or database_url(settings)  # its settings need a session
     before, head = revisions(url)
     return before, head, migrate(url) if always or before != head else []
 

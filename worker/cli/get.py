@@ -124,7 +124,13 @@ def _show_token(token: Token, as_json: bool) -> None:
 def _reader(settings: Settings, tenant: str | None) -> TokenVault:
     from token_vault import TokenVault
 
-    return TokenVault(environment.database_url(settings), settings.access_keys, tenant=tenant, audit="off")
+    return TokenVault(
+        environment.database_url(settings),
+        settings.access_keys,
+        tenant=tenant,
+        audit="off",
+        direct_url=settings.database_direct_url,
+    )
 
 
 def _can_renew_here(settings: Settings) -> bool:

@@ -33,6 +33,7 @@ SECRET_NAMES = (
     "AUTH0_HOOK_SECRET",
     "AUTH0_PRIVATE_KEY",
     "DATABASE_URL",
+    "DATABASE_DIRECT_URL",
     "REDIS_URL",
     "VAULT_ACCESS_KEYS",
     "VAULT_REFRESH_KEYS",
@@ -83,6 +84,7 @@ class Environment(BaseSettings):
     auth0_audience: str | None = None
     auth0_plan: str | None = None
     database_url: SecretField | None = None
+    database_direct_url: SecretField | None = None
     redis_url: Annotated[SecretField | None, AfterValidator(_redis_address)] = None
     vault_access_keys: KeysField = ()
     vault_refresh_keys: KeysField = ()

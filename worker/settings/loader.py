@@ -22,6 +22,7 @@ class Settings(File):
         home: where embedded servers and generated keys live.
         spool: where answers wait that Postgres could not take; by default ``spool`` under ``home``.
         database_url: None means the embedded Postgres.
+        database_direct_url: leads to the same database past a pooler; None where none stands before it.
         redis_url: None means the embedded Redis where Postgres is embedded too, else no Redis.
         access_keys, refresh_keys: the two rings of Fernet keys, newest first; empty where not given.
     """
@@ -29,6 +30,7 @@ class Settings(File):
     home: Path
     spool: Path
     database_url: Secret | None
+    database_direct_url: Secret | None = None
     redis_url: Secret | None
     access_keys: tuple[Secret, ...]
     refresh_keys: tuple[Secret, ...]
@@ -68,11 +70,14 @@ def load(config: Path | None = None) -> Settings:
     environment = Environment.read()
     if environment.database_url is not None:
         require_tls(PostgresAddress.parse(environment.database_url))
+    if environment.database_direct_url is not None:
+        require_tls(PostgresAddress.parse(environment.database_direct_url, "DATABASE_DIRECT_URL"))
     file = read_file(config or environment.token_vault_config, environment.tenant)
     return Settings(
         home=environment.home,
         spool=environment.spool,
         database_url=environment.database_url,
+        database_direct_url=environment.database_direct_url,
         redis_url=environment.redis_url,
         access_keys=environment.access_keys,
         refresh_keys=environment.refresh_keys,

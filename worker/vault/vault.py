@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -32,9 +32,17 @@ class Database:
 
     Attributes:
         engine: connections to Postgres.
+        direct_engine: those past a pooler, where one stands before it.
     """
 
     engine: AsyncEngine
+    direct_engine: AsyncEngine | None = field(default=None, kw_only=True)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection that no pooler shares, for LISTEN."""
+        async with (self.direct_engine or self.engine).connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @asynccontextmanager
     async def statement(self) -> AsyncIterator[AsyncConnection]:
@@ -160,6 +168,7 @@ async def open_vault(
     refresh_keys: Sequence[Secret],
     *,
     connections: int = 10,
+    direct_url: Secret | None = None,
 ) -> AsyncIterator[Vault]:
     """Open the vault, and check that both rings fit it.
 
@@ -167,6 +176,7 @@ async def open_vault(
         database_url: where the vault is.
         access_keys, refresh_keys: Fernet keys, newest first.
         connections: how many connections to Postgres at the most.
+        direct_url: of the vault without a pooler; wakeups come over it.
 
     Raises:
         WrongKeys: the rings do not open this vault, or are not safe to use.
@@ -175,9 +185,12 @@ async def open_vault(
     """
     access, refresh = read_rings(access_keys, refresh_keys)
     engine = create_vault_engine(database_url, connections=connections)
+    direct = create_vault_engine(direct_url, connections=connections) if direct_url else None
     try:
         async with explained(), engine.begin() as connection:
             fingerprint_key = await vault_secrets.load_or_create(connection, access, refresh)
-        yield Vault(engine, access, refresh, Fingerprints(fingerprint_key))
+        yield Vault(engine, access, refresh, Fingerprints(fingerprint_key), direct_engine=direct)
     finally:
         await engine.dispose()
+        if direct is not None:
+            await direct.dispose()

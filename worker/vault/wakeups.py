@@ -10,7 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import psycopg
 import structlog
@@ -18,6 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from token_vault.read_model import CHANNEL
+from worker.vault.db.engine import driver_connection
 from worker.vault.vault import Database, Vault
 
 log = structlog.get_logger(__name__)
@@ -67,9 +68,11 @@ async def listen(vault: Vault, channel: str, wake: Callable[[], None]) -> NoRetu
     Raises:
         psycopg.Error, SQLAlchemyError, OSError: the connection is lost.
     """
-    async with vault.statement() as connection:
-        raw = await connection.get_raw_connection()
-        driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
+    async with vault.session() as connection:
+        driver = await driver_connection(connection)
+        if driver.is_pooled:  # a pooler hands no wakeups on: who listens polls as well
+            await connection.close()
+            await asyncio.Event().wait()
         try:
             await driver.execute(f"LISTEN {channel}")
             wake()  # what was there before

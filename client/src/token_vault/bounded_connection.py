@@ -23,12 +23,14 @@ class BoundedConnection(psycopg.Connection[Any]):
     Attributes:
         answer_seconds: to wait for an answer; None without an end.
         made_at: when, by the monotonic clock.
+        is_pooled: whether a pooler stands before the server, and each transaction may go to another session.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.answer_seconds: float | None = None
         self.made_at = time.monotonic()
+        self.is_pooled = False
 
     def wait(self, gen: PQGen[R], *arguments: Any, **named: Any) -> R:
         """Wait for the server; ``AnswerTimeout`` when the time is up."""
@@ -42,6 +44,7 @@ class AsyncBoundedConnection(psycopg.AsyncConnection[Any]):
         super().__init__(*arguments, **named)
         self.answer_seconds: float | None = None
         self.made_at = time.monotonic()
+        self.is_pooled = False
 
     async def wait(self, gen: PQGen[R], *arguments: Any, **named: Any) -> R:
         """Wait for the server; ``AnswerTimeout`` when the time is up."""

@@ -51,7 +51,7 @@ class TokenVault(Reader):
         """Open nothing yet; called again in each forked process."""
         super().begin()
         self._pool = Pool(self._address)
-        self._listener = Listener(self._address)
+        self._listener = Listener(self._direct)
         self._notes = threading.BoundedSemaphore(1)
 
     def user_token(
@@ -311,7 +311,7 @@ class AsyncTokenVault(Reader):
             for ended in [other for other in list(self._loops) if other.is_closed()]:
                 if gone := self._loops.pop(ended, None):
                     gone.pool.abandon()
-            self._loops[loop] = _OpenInLoop(AsyncPool(self._address), AsyncListener(self._address))
+            self._loops[loop] = _OpenInLoop(AsyncPool(self._address), AsyncListener(self._direct))
         return self._loops[loop]
 
     async def _run(self, flow: Flow) -> Token:

@@ -61,6 +61,7 @@ FIXED: Mapping[str, str] = {
 # Servers that take no `options`, as poolers in front of Postgres do not.
 _without_options: set[tuple[str, ...]] = set()
 
+_PID = "SELECT pg_backend_pid()"
 _SET = f"SELECT {', '.join(['set_config(%s, %s, false)'] * len(REPORTED))}"
 _SET_VALUES = [part for pair in REPORTED.items() for part in pair]
 
@@ -92,10 +93,15 @@ def connect(
             raise
         connection = BoundedConnection.connect(**_without(parameters, address), **driver)
     connection.answer_seconds = answer_seconds
-    if _differs(connection):
-        connection.execute(_SET, _SET_VALUES)
+    try:
+        _note_pooler(connection, connection.execute(_PID, prepare=False).fetchone())
+        if _differs(connection):
+            connection.execute(_SET, _SET_VALUES, prepare=False)
         if not connection.autocommit:
             connection.commit()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -116,10 +122,15 @@ async def connect_async(
             raise
         connection = await AsyncBoundedConnection.connect(**_without(parameters, address), **driver)
     connection.answer_seconds = answer_seconds
-    if _differs(connection):
-        await connection.execute(_SET, _SET_VALUES)
+    try:
+        _note_pooler(connection, await (await connection.execute(_PID, prepare=False)).fetchone())
+        if _differs(connection):
+            await connection.execute(_SET, _SET_VALUES, prepare=False)
         if not connection.autocommit:
             await connection.commit()
+    except BaseException:
+        await connection.close()
+        raise
     return connection
 
 
@@ -158,6 +169,19 @@ def _refuses_options(error: psycopg.OperationalError, address: PostgresAddress) 
     if refuses:
         _without_options.add(address.servers)
     return refuses
+
+
+def _note_pooler(
+    connection: BoundedConnection | AsyncBoundedConnection, pid: tuple[object, ...] | None
+) -> None:
+    """Keep no state in a session that a pooler shares.
+
+    A pooler answers to its clients by process ids of its own. A prepared statement would be missing in the session that
+    the next transaction gets.
+    """
+    if pid != (connection.info.backend_pid,):
+        connection.is_pooled = True
+        connection.prepare_threshold = None
 
 
 def _differs(connection: BoundedConnection | AsyncBoundedConnection) -> bool:

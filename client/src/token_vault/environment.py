@@ -25,10 +25,12 @@ class ReaderEnvironment:
     Attributes:
         database_url: of the vault: as given, or of the embedded one.
         access_keys: the access ring, newest first; empty where it is not given.
+        direct_url: of the vault without a pooler, where that is another.
     """
 
     database_url: Secret
     access_keys: tuple[Secret, ...]
+    direct_url: Secret | None = None
 
     @classmethod
     def read(cls) -> ReaderEnvironment:
@@ -40,7 +42,7 @@ class ReaderEnvironment:
         database_url, keys = read_secret("DATABASE_URL"), read_secret("VAULT_ACCESS_KEYS")
         access_keys = split_keys(keys.reveal()) if keys else ()
         if database_url is not None:
-            return cls(database_url, access_keys)
+            return cls(database_url, access_keys, read_secret("DATABASE_DIRECT_URL"))
         return cls(running_postgres(_home()), access_keys or home_keys(_home(), "access"))
 
 

@@ -36,6 +36,7 @@ class Listener:
         self._listening = threading.Event()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._is_pooled = False  # a pooler hands no wakeups on: who waits looks at the row now and then
 
     @contextmanager
     def waiting(self, grant_id: int, *, patience: float) -> Iterator[threading.Event]:
@@ -51,7 +52,7 @@ class Listener:
         wakeup, payload = threading.Event(), str(grant_id)
         with self._lock:
             self._waiters[payload].add(wakeup)
-            if self._thread is None:
+            if self._thread is None and not self._is_pooled:
                 self._listening = threading.Event()
                 self._thread = threading.Thread(
                     target=self._listen, args=(self._listening,), name="token-vault listener", daemon=True
@@ -81,6 +82,9 @@ class Listener:
                     self._address, _NAME, answer_seconds=MAX_ANSWER_SECONDS, autocommit=True
                 ) as connection,
             ):
+                if connection.is_pooled:
+                    self._is_pooled = True
+                    return
                 connection.execute(f"LISTEN {CHANNEL}")
                 listening.set()
                 while not self._closed and not self._may_end():
@@ -122,13 +126,14 @@ class AsyncListener:
         self._waiters: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._listening = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_pooled = False
 
     @asynccontextmanager
     async def waiting(self, grant_id: int, *, patience: float) -> AsyncIterator[asyncio.Event]:
         """Yield an event that is set by this grant's wakeups."""
         wakeup, payload = asyncio.Event(), str(grant_id)
         self._waiters[payload].add(wakeup)
-        if self._task is None or self._task.done():
+        if (self._task is None or self._task.done()) and not self._is_pooled:
             self._listening = asyncio.Event()
             self._task = asyncio.create_task(self._listen(self._listening))
         try:
@@ -154,6 +159,9 @@ class AsyncListener:
                 async with await connect_async(
                     self._address, _NAME, answer_seconds=MAX_ANSWER_SECONDS, autocommit=True
                 ) as connection:
+                    if connection.is_pooled:
+                        self._is_pooled = True
+                        return
                     await connection.execute(f"LISTEN {CHANNEL}")
                     listening.set()
                     while self._waiters:

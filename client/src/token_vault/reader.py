@@ -33,6 +33,7 @@ class Reader:
         tenant: the tenant's name, where the vault has several.
         audit: ``batched`` records reads in the background; ``strict`` hands out no token before its read is
             recorded; ``off`` is for who records reads itself.
+        direct_url: of the vault without a pooler; wakeups come over it alone.
 
     Raises:
         ConfigurationError: the address cannot be read, there is no key, or one is not a Fernet key.
@@ -45,6 +46,7 @@ class Reader:
         *,
         tenant: str | None = None,
         audit: AuditMode = "batched",
+        direct_url: str | Secret | None = None,
     ) -> None:
         if isinstance(access_keys, str):
             del database_url, access_keys
@@ -54,6 +56,11 @@ class Reader:
         # Rebound, so that no traceback from here on shows them.
         self._address = PostgresAddress.parse(database_url := _secret(database_url))
         require_tls(self._address)
+        self._direct = self._address
+        if direct_url is not None:
+            direct_url = _secret(direct_url)
+            self._direct = PostgresAddress.parse(direct_url, "DATABASE_DIRECT_URL")
+            require_tls(self._direct)
         access_keys = keys = [_secret(key) for key in access_keys]
         self._flow = ReadFlow(KeyRing("access", keys), tenant)
         self._noted: dict[int, float] = {}
@@ -68,13 +75,16 @@ class Reader:
     def from_env(cls, *, tenant: str | None = None, audit: AuditMode = "batched") -> Self:
         """Make a reader from ``DATABASE_URL`` and ``VAULT_ACCESS_KEYS``.
 
+        ``DATABASE_DIRECT_URL`` leads past a pooler, where there is one.
         Without ``DATABASE_URL`` it reads the vault that runs under ``TOKEN_VAULT_HOME``.
 
         Raises:
             ConfigurationError: a variable is missing or wrong.
         """
         found = ReaderEnvironment.read()
-        return cls(found.database_url, found.access_keys, tenant=tenant, audit=audit)
+        return cls(
+            found.database_url, found.access_keys, tenant=tenant, audit=audit, direct_url=found.direct_url
+        )
 
     def _is_to_be_noted(self, grant_id: int) -> bool:
         """Whether this reader has not noted the grant lately.

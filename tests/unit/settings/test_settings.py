@@ -20,6 +20,7 @@ ATTRIBUTES: dict[str, Callable[[Settings], Secret | tuple[Secret, ...] | None]] 
     "AUTH0_PRIVATE_KEY": lambda settings: settings.tenants["default"].private_key,
     "AUTH0_HOOK_SECRET": lambda settings: settings.hooks.auth0["default"].secret,
     "DATABASE_URL": lambda settings: settings.database_url,
+    "DATABASE_DIRECT_URL": lambda settings: settings.database_direct_url,
     "REDIS_URL": lambda settings: settings.redis_url,
     "VAULT_ACCESS_KEYS": lambda settings: settings.access_keys,
     "VAULT_REFRESH_KEYS": lambda settings: settings.refresh_keys,
@@ -30,7 +31,7 @@ ATTRIBUTES: dict[str, Callable[[Settings], Secret | tuple[Secret, ...] | None]] 
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No variable of the vault's is set, and its home is empty."""
     for name in os.environ:
-        if name.upper().startswith(("AUTH0_", "VAULT_", "TOKEN_VAULT_", "DATABASE_URL", "REDIS_URL")):
+        if name.upper().startswith(("AUTH0_", "VAULT_", "TOKEN_VAULT_", "DATABASE_", "REDIS_URL")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("TOKEN_VAULT_HOME", str(tmp_path / "home"))
     return tmp_path
@@ -160,6 +161,7 @@ def test_each_secret_can_come_from_a_file(env: Callable[..., None], bare: Path, 
     addresses = {
         "REDIS_URL": f"redis://:{CANARY}@host/0",
         "DATABASE_URL": f"postgresql://u:{CANARY}@localhost/d",
+        "DATABASE_DIRECT_URL": f"postgresql://u:{CANARY}@localhost/d",
     }
     value = addresses.get(name, CANARY)
     (bare / "secret").write_text(f"{value}\n", encoding="utf-8")
@@ -428,7 +430,8 @@ def test_settings_print_no_secret(env: Callable[..., None], toml: Callable[[str]
     """The settings as a whole can be printed."""
     toml('[connections.x]\nclient_secret = "canary"')
     env(**TENANT, **{name: "canary-x" for name in SECRET_NAMES if not name.startswith("AUTH0_")})
-    env(REDIS_URL="redis://:canary-x@host/0", DATABASE_URL="postgresql://u:canary-x@localhost/d")
+    database = "postgresql://u:canary-x@localhost/d"
+    env(REDIS_URL="redis://:canary-x@host/0", DATABASE_URL=database, DATABASE_DIRECT_URL=database)
     settings = load()
     for text in (repr(settings), str(settings), str(settings.model_dump()), f"{settings}"):
         assert "canary" not in text

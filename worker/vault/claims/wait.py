@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from typing import Any, cast
 
-import psycopg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_vault.read_model import CHANNEL
+from worker.vault.db.engine import driver_connection
 from worker.vault.vault import Vault
 
 # A wakeup may get lost, so the row is looked at as well.
@@ -25,22 +24,24 @@ async def wait_for_release(vault: Vault, grant_id: int, *, deadline: float) -> N
     Args:
         deadline: on the event loop's clock. The wait holds a connection of its own.
     """
-    async with vault.statement() as connection:
+    async with vault.session() as connection:
+        is_pooled = (await driver_connection(connection)).is_pooled
         # Listening comes first: a claim that ends right after the row is marked is heard of too.
-        await connection.execute(text(f"LISTEN {CHANNEL}"))
+        if not is_pooled:
+            await connection.execute(text(f"LISTEN {CHANNEL}"))
         now = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
         is_claimed = await mark_awaited(connection, grant_id, now)
         while is_claimed and (seconds := deadline - asyncio.get_running_loop().time()) > 0:
             if await _is_woken(connection, grant_id, min(seconds, POLL_SECONDS)):
                 break
             is_claimed = bool((await connection.execute(_IS_CLAIMED, {"id": grant_id})).all())
-        await connection.execute(text(f"UNLISTEN {CHANNEL}"))
+        if not is_pooled:
+            await connection.execute(text(f"UNLISTEN {CHANNEL}"))
 
 
 async def _is_woken(connection: AsyncConnection, grant_id: int, seconds: float) -> bool:
     """Wait some seconds for the wakeup of a grant."""
-    raw = await connection.get_raw_connection()
-    driver = cast("psycopg.AsyncConnection[Any]", raw.driver_connection)
+    driver = await driver_connection(connection)
     async for notification in driver.notifies(timeout=seconds):
         if notification.payload == str(grant_id):
             return True

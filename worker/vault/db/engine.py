@@ -27,10 +27,15 @@ log = structlog.get_logger(__name__)
 MAX_ANSWER_SECONDS = 20.0
 
 
+async def driver_connection(connection: AsyncConnection) -> AsyncBoundedConnection:
+    """Return the driver's own connection."""
+    return cast("AsyncBoundedConnection", (await connection.get_raw_connection()).driver_connection)
+
+
 @asynccontextmanager
 async def answer_seconds(connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
     """Wait longer for answers within the block."""
-    driver = cast("AsyncBoundedConnection", (await connection.get_raw_connection()).driver_connection)
+    driver = await driver_connection(connection)
     driver.answer_seconds = seconds
     yield
     driver.answer_seconds = MAX_ANSWER_SECONDS

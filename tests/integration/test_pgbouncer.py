@@ -1,0 +1,93 @@
+"""Behind PgBouncer in transaction mode: readers and workers keep no state in a session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emulators.client import Emulation
+from tests.support.keys import ACCESS_KEY
+from tests.support.pgbouncer import PROGRAM, pgbouncer
+from token_vault import TokenVault
+from token_vault.secret import Secret
+from worker.cli import main
+from worker.renewal.refresh_requests import RefreshRequests
+from worker.runtime import open_runtime
+from worker.settings import Settings
+
+Sql = Callable[..., list[dict[str, Any]]]
+
+CONNECTION = "bitbucket"
+USERS = 10
+READS = 1500
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed")
+
+
+@pytest.fixture
+def pooled(database_url: Secret, tmp_path: Path) -> Iterator[Secret]:
+    """The vault behind a pooler with two sessions."""
+    with pgbouncer(database_url, tmp_path / "pooler", size=2) as url:
+        yield url
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_reads_syncs_and_renewals_through_a_pooler(
+    pooled: Secret,
+    database_url: Secret,
+    tenant: Emulation,
+    settings: Callable[[], Settings],
+    sql: Sql,
+    direct: bool,
+) -> None:
+    """Each is as right as without one, with a direct address for wakeups or without, and no session keeps a thing."""
+    tenant.add_connection(CONNECTION, CONNECTION, CONNECTION)
+    users = tenant.add_users(CONNECTION, USERS)
+    direct_url = database_url if direct else None
+    found = settings().model_copy(update={"database_url": pooled, "database_direct_url": direct_url})
+    async with open_runtime(found) as runtime:
+        assert (await (await runtime.tenant_sync("default")).sync_all()).ok
+        for _ in range(2):
+            sql("UPDATE grants SET due_at = now(), last_renewed_at = NULL")
+            assert (await runtime.engine.renew_due(runtime.tenants)).total() == USERS
+        requests = RefreshRequests(runtime.vault, runtime.on_demand, runtime.tenants)
+        carrying_out = asyncio.create_task(requests.run())
+        with (
+            TokenVault(pooled, [ACCESS_KEY], direct_url=direct_url) as reader,
+            ThreadPoolExecutor(16) as threads,
+        ):
+
+            def read(number: int) -> bool:
+                user = users[number % USERS]
+                holder = tenant_holders[reader.user_token(user, CONNECTION).value]
+                return bool(user.endswith(holder))
+
+            tenant_holders = {
+                tenant.live(user, CONNECTION)["access_token"]: user.partition("|")[2] for user in users
+            }
+            loop = asyncio.get_running_loop()
+            assert all(await asyncio.gather(*(loop.run_in_executor(threads, read, n) for n in range(READS))))
+            sql("UPDATE grants SET expires_at = now() - interval '1 s', obtained_at = now() - interval '1 h'")
+            token = await loop.run_in_executor(
+                threads, lambda: reader.user_token(users[0], CONNECTION, wait=60)
+            )
+            assert token.value == tenant.live(users[0], CONNECTION)["access_token"]
+        requests.stop()
+        await carrying_out
+    assert tenant.double_spends() == 0
+    assert sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
+    assert sql("SELECT 1 FROM pg_prepared_statements") == []
+
+
+def test_doctor_sees_a_pooler_without_a_direct_address(
+    pooled: Secret, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names the variable to set."""
+    monkeypatch.setenv("DATABASE_URL", pooled.reveal())
+    main(["doctor"])
+    assert "DATABASE_DIRECT_URL" in capsys.readouterr().out
