@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import hashlib
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import jwt
 
-from worker.api.jwks import Jwks
+from worker.api.jwks import Jwks, PublicKey
 from worker.api.problems import ApiProblem
 
 # Which kind of key each algorithm needs.
@@ -16,6 +18,8 @@ ALGORITHMS = {"RS256": "RSA", "PS256": "RSA", "ES256": "EC"}
 # Clocks of the issuer and of this machine differ.
 LEEWAY_SECONDS = 30
 MAX_TOKEN_BYTES = 16_384
+# Callers send one token for hours: verified tokens are known by their hash, until they end or their key is gone.
+MAX_VERIFIED = 10_000
 # Claims that only ID tokens have (OpenID Connect Core 1.0, sections 2 and 3.3.2.11).
 _ID_TOKEN_CLAIMS = ("nonce", "at_hash", "c_hash", "s_hash")
 
@@ -45,17 +49,34 @@ class AccessToken:
 
 
 @dataclass(frozen=True, slots=True)
+class _Verified:
+    """A verified token, and the key that verified it.
+
+    Attributes:
+        ends_at: seconds since 1970.
+    """
+
+    kid: str
+    key: PublicKey
+    ends_at: float
+    token: AccessToken
+
+
+@dataclass(frozen=True, slots=True)
 class Verifier:
     """Verifies access tokens of one issuer for one audience.
 
     Attributes:
         jwks: the issuer's keys.
         issuer, audience: as ``iss`` and ``aud`` have to name them.
+        clock: seconds since 1970.
     """
 
     jwks: Jwks
     issuer: str
     audience: str
+    clock: Callable[[], float] = time.time
+    _verified: dict[bytes, _Verified] = field(default_factory=dict)
 
     async def verify(self, token: str, client_ids: Collection[str] = ()) -> AccessToken:
         """Verify a token.
@@ -68,16 +89,27 @@ class Verifier:
             ApiProblem: ``invalid-token``, in words that say what is wrong.
             TemporarilyUnavailable: the issuer's keys are not known.
         """
-        claims = self._check(await self._decode(token), client_ids)
-        thumbprint = _thumbprint(claims)
-        client_id = _text(claims, "azp") or _text(claims, "client_id")
-        subject = claims["sub"]
-        is_machine = subject.endswith("@clients") or claims.get("gty") == "client-credentials"
-        if is_machine and client_id is None:
-            client_id = subject.removesuffix("@clients")
-        return AccessToken(subject, client_id, _scopes(claims), is_machine, thumbprint)
+        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+        if (known := await self._find_verified(digest)) is not None:
+            return known
+        kid, key, claims = await self._decode(token)
+        found = _read(self._check(claims, client_ids))
+        if len(self._verified) >= MAX_VERIFIED:
+            self._verified.clear()
+        self._verified[digest] = _Verified(kid, key, int(claims["exp"]) + LEEWAY_SECONDS, found)
+        return found
 
-    async def _decode(self, token: str) -> dict[str, Any]:
+    async def _find_verified(self, digest: bytes) -> AccessToken | None:
+        """Return a token whose verification still holds."""
+        known = self._verified.get(digest)
+        if known is None:
+            return None
+        if self.clock() < known.ends_at and await self.jwks.key(known.kid) is known.key:
+            return known.token
+        self._verified.pop(digest, None)
+        return None
+
+    async def _decode(self, token: str) -> tuple[str, PublicKey, dict[str, Any]]:
         algorithm, kid = _header(token)
         key = await self.jwks.key(kid)
         if key is None:
@@ -87,7 +119,7 @@ class Verifier:
         if key.type != ALGORITHMS[algorithm] or key.algorithm not in (None, algorithm):
             refuse("the key of this id is not one for the token's algorithm")
         try:
-            return jwt.decode(
+            claims = jwt.decode(
                 token,
                 key.key,
                 algorithms=[algorithm],
@@ -102,8 +134,14 @@ class Verifier:
             refuse("the token is not valid yet")
         except jwt.InvalidSignatureError:
             refuse("the token's signature is wrong")
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (
+            jwt.PyJWTError,
+            ValueError,
+            TypeError,
+            OverflowError,
+        ):  # a time that is no number, or infinite
             refuse("the token cannot be read")
+        return kid, key, claims
 
     def _check(self, claims: dict[str, Any], client_ids: Collection[str]) -> dict[str, Any]:
         if claims["iss"] != self.issuer:
@@ -124,6 +162,15 @@ class Verifier:
         if is_id_token:
             refuse(_NO_KEY)
         return claims
+
+
+def _read(claims: Mapping[str, Any]) -> AccessToken:
+    client_id = _text(claims, "azp") or _text(claims, "client_id")
+    subject = claims["sub"]
+    is_machine = subject.endswith("@clients") or claims.get("gty") == "client-credentials"
+    if is_machine and client_id is None:
+        client_id = subject.removesuffix("@clients")
+    return AccessToken(subject, client_id, _scopes(claims), is_machine, _thumbprint(claims))
 
 
 def _thumbprint(claims: Mapping[str, Any]) -> str | None:

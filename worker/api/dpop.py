@@ -159,7 +159,7 @@ def _decode(proof: str, thumbprint: str) -> dict[str, Any]:
         )
     except jwt.InvalidSignatureError:
         _refuse("the proof's signature is wrong")
-    except (jwt.PyJWTError, ValueError, TypeError):
+    except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
         _refuse("the proof cannot be read")
 
 

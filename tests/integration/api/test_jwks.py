@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 import jwt
 import pytest
 
 from emulators.client import Emulation
+from tests.support.api_server import AUDIENCE
 from token_vault.errors import TemporarilyUnavailable
-from worker.api import jwks
+from worker.api import access_tokens, jwks
+from worker.api.access_tokens import Verifier
 from worker.api.jwks import Jwks
+from worker.api.problems import ApiProblem
 
 
 @dataclass
@@ -78,3 +82,40 @@ async def test_the_first_callers_share_one_fetch(tenant: Emulation) -> None:
     found = await asyncio.gather(*(keys.key(kid) for _ in range(20)))
     assert all(found)
     assert tenant.jwks_fetches() == 1
+
+
+async def test_a_verified_token_is_believed_while_its_key_holds(
+    tenant: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is verified once; after its end, or once its key has left the set, it is refused all the same."""
+    clock, wall = Clock(), Clock(time.time())
+    keys = Jwks(f"{tenant.auth0_domain}/.well-known/jwks.json", clock)
+    verifier = Verifier(keys, f"{tenant.auth0_domain}/", AUDIENCE, wall)
+    token = tenant.issue_access_token({"exp": int(wall.now) + 60})
+    other = tenant.issue_access_token({"exp": int(wall.now) + 600})
+    first = await verifier.verify(token)
+    await verifier.verify(other)
+
+    def expired(*_: object, **__: object) -> None:
+        raise jwt.ExpiredSignatureError
+
+    monkeypatch.setattr(jwt, "decode", expired)
+    assert await verifier.verify(token) is first
+    wall.now += 60 + access_tokens.LEEWAY_SECONDS + 1
+    with pytest.raises(ApiProblem, match="expired"):
+        await verifier.verify(token)
+    await verifier.verify(other)
+    tenant.rotate_signing_keys(withdraw=True)
+    clock.now += jwks.FRESH_SECONDS + 1
+    with pytest.raises(ApiProblem, match="withdrawn"):
+        await verifier.verify(other)
+
+
+async def test_verified_tokens_are_bounded(tenant: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tokens there are, a bounded number is remembered, and each goes on being verified."""
+    monkeypatch.setattr(access_tokens, "MAX_VERIFIED", 2)
+    keys = Jwks(f"{tenant.auth0_domain}/.well-known/jwks.json", Clock())
+    verifier = Verifier(keys, f"{tenant.auth0_domain}/", AUDIENCE)
+    for number in range(5):
+        await verifier.verify(tenant.issue_access_token({"sub": f"{number}@clients"}))
+        assert len(verifier._verified) <= 2
