@@ -15,9 +15,10 @@ import typer
 
 from token_vault.errors import ConfigurationError, TemporarilyUnavailable, TokenNotFound, VaultError
 from token_vault.grant_key import GrantKey
+from token_vault.token_target import TokenTarget
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
-from worker.cli.options import Account, Admin, Connection, Json, MinTtl, Tenant, User
+from worker.cli.options import Account, Admin, Connection, Json, MinTtl, Needs, Resource, Scopes, Tenant, User
 from worker.cli.renew import renew_grant
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def get(
     admin: Admin = None,
     connection: Connection = None,
     account: Account = None,
+    resource: Resource = None,
+    scopes: Scopes = None,
+    needs: Needs = None,
     min_ttl: MinTtl = None,
     wait: Annotated[
         float, typer.Option(min=0, metavar="S", help="Seconds to wait for a refresh.")
@@ -58,14 +62,25 @@ def get(
         raise ConfigurationError("--account is one of a user's: give --user")
     from token_vault.read_records import SERVED, ReadRecord
 
+    target, needed = _target(resource, scopes), tuple((needs or "").split())
     environment.configure_log()
     with environment.running_vault(rings=["access"]) as settings, _reader(settings, tenant) as vault:
         name = admin or connection or _only_connection(settings, user or "", tenant)
 
         def read(wait_seconds: float) -> Token:
             if user is None:
-                return vault.admin_token(name, min_ttl=min_ttl, wait=wait_seconds)
-            return vault.user_token(user, name, account=account, min_ttl=min_ttl, wait=wait_seconds)
+                return vault.admin_token(
+                    name,
+                    resource=resource,
+                    scopes=target.scopes,
+                    min_ttl=min_ttl,
+                    wait=wait_seconds,
+                    needs=needed,
+                )
+            return vault.user_token(
+                user, name, account=account, resource=resource, scopes=target.scopes, min_ttl=min_ttl,
+                wait=wait_seconds, needs=needed,
+            )  # fmt: skip
 
         asked = ReadRecord(
             user or "", name, SERVED, tenant=tenant, account=account, reason=reason, source="command"
@@ -80,11 +95,25 @@ def get(
                 # No worker serves this vault, so this process renews the grant itself.
                 tenants = environment.select_tenants(settings, tenant)
                 refreshed = asyncio.run(
-                    renew_grant(settings, tenants, user or "", name, account=account, min_ttl=min_ttl)
+                    renew_grant(
+                        settings, tenants, user or "", name, account=account, min_ttl=min_ttl, target=target
+                    )
                 )
                 token = _read_again(read, refreshed)
     _show_token(token, as_json)
     return ExitCode.OK
+
+
+def _target(resource: str | None, scopes: str | None) -> TokenTarget:
+    """Return what the token is for.
+
+    Raises:
+        ConfigurationError: it is no name of a resource or scope.
+    """
+    try:
+        return TokenTarget.of(resource, (scopes or "").split())
+    except ValueError as error:
+        raise ConfigurationError(f"--{error}") from None
 
 
 @contextmanager

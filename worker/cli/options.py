@@ -51,6 +51,27 @@ Tenant = Annotated[
     str | None, typer.Option("--tenant", metavar="NAME", help="One of several configured tenants.")
 ]
 Limit = Annotated[int, typer.Option(min=1, max=2**31, metavar="N", help="How many at the most.")]
+Resource = Annotated[
+    str | None,
+    typer.Option(
+        "--resource", metavar="URI", callback=_named, help="What the token is for, as the provider calls it."
+    ),
+]
+Scopes = Annotated[
+    str | None,
+    typer.Option(
+        "--scopes",
+        metavar="SCOPES",
+        callback=_named,
+        help="Scopes that the token is for, separated by blanks.",
+    ),
+]
+Needs = Annotated[
+    str | None,
+    typer.Option(
+        "--needs", metavar="SCOPES", callback=_named, help="Scopes without which the token is of no use."
+    ),
+]
 MinTtl = Annotated[
     float | None, typer.Option("--min-ttl", metavar="S", min=0, help="Seconds of life the token must have.")
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from token_vault.errors import ConfigurationError
+from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Account, Admin, Connection, Json, MinTtl, Tenant, User
@@ -163,6 +164,7 @@ async def renew_grant(
     account: str | None = None,
     min_ttl: float | None = None,
     force: bool = False,
+    target: TokenTarget = DEFAULT_TARGET,
 ) -> Refreshed:
     """Renew one grant in this process.
 
@@ -176,6 +178,7 @@ async def renew_grant(
         return await runtime.on_demand.refresh(
             tenants=tenants, user_id=user_id, connection=connection, account=account, min_ttl=min_ttl,
             force=force,
+            target=target,
             by_operator=True,
         )  # fmt: skip
 

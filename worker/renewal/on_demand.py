@@ -82,6 +82,7 @@ class OnDemand:
         connection: str,
         account: str | None = None,
         min_ttl: float | None = None,
+        target: TokenTarget = DEFAULT_TARGET,
         force: bool = False,
         by_operator: bool = False,
     ) -> Refreshed:
@@ -93,6 +94,7 @@ class OnDemand:
             connection: the connection's name.
             account: the user's id at the provider; None for the primary identity, or the only one.
             min_ttl: seconds of life wanted; None for the default.
+            target: what the token is for.
             force: renew even a fresh token, once a minute at the most, and try a dead grant, once a day at the most.
             by_operator: with force, renew at any time: a token just renewed, a dead grant, one that waits in backoff
                 or in doubt, or one behind an open circuit.
@@ -102,6 +104,8 @@ class OnDemand:
             AmbiguousAccount: there are several, and no account was named.
         """
         served = await self._find(tenants, user_id, connection, account)
+        if not target.is_default:
+            served = await self._read(served.id, target)
         refreshed = await self._refresh(served, min_ttl, force=force, by_operator=by_operator and force)
         await wake(self._vault, [served.id])
         return refreshed

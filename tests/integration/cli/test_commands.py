@@ -261,6 +261,25 @@ def test_get_renews_here_where_nobody_else_does(
     assert run("get", "--user", "google-oauth2|1111", "--min-ttl", "0").out == f"{after}\n"
 
 
+def test_get_names_what_the_token_is_for(
+    run: Run, company: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token for a resource is another than the grant's own; scopes that were not granted are told."""
+    company.add_connection("azure", "waad", "entra")
+    (user,) = company.add_users("azure", 1)
+    run("sync")
+    monkeypatch.delenv("REDIS_URL")  # so that the command renews by itself
+    own = run("get", "--user", user, "--min-ttl", "0").out
+    for_graph = ("get", "--user", user, "--resource", "https://graph.microsoft.com", "--json")
+    graph = run(*for_graph).json
+    assert graph["token"] != own.strip() != ""
+    by_scopes = run("get", "--user", user, "--scopes", "https://graph.microsoft.com/.default")
+    assert (by_scopes.code, by_scopes.out.strip() not in ("", own.strip(), graph["token"])) == (0, True)
+    missing = run(*for_graph, "--needs", "Everything.Write")
+    assert missing.json["error"]["type"] == "MissingScopes"
+    assert run("get", "--user", user, "--scopes", "a\tü").code == 2
+
+
 def test_get_says_what_there_is(run: Run, company: Emulation) -> None:
     """A user of several connections is told to name one; a user of none, that there is none."""
     company.link("google-oauth2|1111", "bitbucket|bitbucket-0")
