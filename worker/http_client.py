@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import socket
 import ssl
+import zlib
 from collections.abc import Callable, Collection, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import SimpleNamespace
@@ -59,6 +60,46 @@ def tls_context() -> ssl.SSLContext:
     Reading the certificates takes 20 ms.
     """
     return httpx.create_ssl_context()
+
+
+async def read_body(response: httpx.Response, max_bytes: int) -> bytes:
+    """Read a streamed body as it was sent, within bounds.
+
+    httpx itself unpacks whatever comes, as often as it is told: kilobytes become gigabytes.
+
+    Raises:
+        httpx.DecodingError: it is longer, packed in an unknown way, or damaged.
+        httpx.TransportError: it broke off.
+    """
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > max_bytes:
+            raise httpx.DecodingError("the body is too long", request=response.request)
+    unpacked = unpack(bytes(body), response.headers.get("content-encoding", ""), max_bytes)
+    if unpacked is None:
+        raise httpx.DecodingError("the body is packed in no known way", request=response.request)
+    if len(unpacked) > max_bytes:
+        raise httpx.DecodingError("the body is too long", request=response.request)
+    return unpacked
+
+
+def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | None:
+    """Unpack one layer of a body that was packed unasked.
+
+    Returns:
+        At most a byte more than ``max_bytes``; None where it does not unpack, or several layers are named.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        return None
+    unpacking = zlib.decompressobj(wbits=47 if "gzip" in encoding else 15)
+    try:
+        return unpacking.decompress(body, max_bytes + 1)
+    except zlib.error:
+        return None
 
 
 class HttpTransport(AiohttpTransport):

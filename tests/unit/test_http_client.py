@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
-from worker.http_client import HttpTransport, make_http_client
+from worker.http_client import HttpTransport, make_http_client, read_body
 
 LEAK = "ya29.hunter2"
 
@@ -112,3 +114,91 @@ async def test_a_failure_does_not_carry_the_request() -> None:
             await http.get(server.url, headers={"Authorization": f"Bearer {LEAK}"})
     assert LEAK not in str(error.value)
     assert error.value.__context__ is None
+
+
+def packed(times: int, size: int = 64 << 20) -> bytes:
+    """Zeros, packed so often: kilobytes, then bytes."""
+    body = bytes(size)
+    for _ in range(times):
+        packing = zlib.compressobj(wbits=31)
+        body = packing.compress(body) + packing.flush()
+    return body
+
+
+@asynccontextmanager
+async def streaming(head: str, piece: bytes) -> AsyncIterator[str]:
+    """Serve an answer that goes on for as long as somebody reads."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head.encode())
+            while True:
+                writer.write(piece)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+
+
+async def read(url: str, max_bytes: int = 1 << 20) -> bytes:
+    async with client() as http, http.stream("GET", url) as response:
+        return await read_body(response, max_bytes)
+
+
+@pytest.mark.parametrize(("times", "encoding"), [(1, "gzip"), (2, "gzip, gzip"), (2, "gzip"), (1, "br")])
+async def test_a_bomb_is_not_unpacked(times: int, encoding: str) -> None:
+    """However small an answer is, it takes a bounded memory, or is refused."""
+    body = packed(times)
+    answer = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(body)}\r\n\r\n"
+    server = Server(answer.encode() + body)
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+        once = packed(1)
+        tracemalloc.start()
+        try:
+            if (times, encoding) == (2, "gzip"):
+                assert await read(url) == once
+            else:
+                with pytest.raises(httpx.DecodingError):
+                    await read(url)
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        finally:
+            tracemalloc.stop()
+
+
+async def test_a_packed_answer_is_read() -> None:
+    """One layer that a proxy has added is taken off."""
+    body = packed(1, 1000)
+    server = Server(
+        f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    )
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listening:
+        assert await read(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/") == bytes(1000)
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n", b"x" * 65_536),
+        ("HTTP/1.1 200 OK\r\n", b"X-Endless: " + b"x" * 4000 + b"\r\n"),
+        ("HTTP/1.1 200 OK\r\nX-Endless: ", b"x" * 65_536),
+        ("HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 500),
+    ],
+    ids=["body", "headers", "header", "hints"],
+)
+async def test_an_answer_without_end_is_given_up(head: str, piece: bytes) -> None:
+    """A body, headers, a header and preliminary answers that go on for ever end in a bounded memory."""
+    async with streaming(head, piece) as url:
+        tracemalloc.start()
+        try:
+            with pytest.raises((httpx.HTTPError, TimeoutError)):
+                async with asyncio.timeout(2):
+                    await read(url)
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        finally:
+            tracemalloc.stop()

@@ -16,7 +16,7 @@ import structlog
 
 from token_vault.errors import TemporarilyUnavailable
 from worker.addresses import is_internal_literal
-from worker.http_client import HttpTransport, make_http_client
+from worker.http_client import HttpTransport, make_http_client, read_body
 from worker.loopback import is_loopback
 
 log = structlog.get_logger(__name__)
@@ -105,7 +105,6 @@ async def _get(url: str, named: Collection[str] | None) -> bytes:
     Raises:
         httpx.HTTPError, ValueError: there is none.
     """
-    body = b""
     try:
         async with (
             asyncio.timeout(FETCH_SECONDS),
@@ -115,13 +114,9 @@ async def _get(url: str, named: Collection[str] | None) -> bytes:
             http.stream("GET", url) as response,
         ):
             response.raise_for_status()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_JWKS_BYTES:
-                    raise ValueError("the key set is too large")
+            return await read_body(response, MAX_JWKS_BYTES)
     except TimeoutError:
         raise ValueError("the key set takes too long") from None
-    return body
 
 
 def _key_set_url(body: bytes, issuer: str, found_at: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import zlib
 from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import httpx
 
-from worker.http_client import HttpTransport, make_http_client
+from worker.http_client import HttpTransport, make_http_client, unpack
 from worker.providers import TokenRequest
 
 # The longest call, answer included. Claims last well beyond it.
@@ -174,15 +173,8 @@ def _decode(answer: Answer) -> Answer | NoAnswer:
 
     One layer, in bounded memory: it may hold the only copy of a rotated token. Anything else is unreadable.
     """
-    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
-    if encoding in ("", "identity"):
-        return answer
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        return NoAnswer(sent=True, code="connection_lost")
-    unpacking = zlib.decompressobj(wbits=47 if "gzip" in encoding else 15)
-    try:
-        body = unpacking.decompress(answer.body, MAX_ANSWER_BYTES + 1)
-    except zlib.error:
+    body = unpack(answer.body, answer.headers.get("content-encoding", ""), MAX_ANSWER_BYTES)
+    if body is None:
         return NoAnswer(sent=True, code="connection_lost")
     if len(body) > MAX_ANSWER_BYTES:
         return NoAnswer(sent=True, code="answer_too_large")

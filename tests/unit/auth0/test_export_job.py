@@ -235,3 +235,16 @@ async def test_a_large_file_costs_no_memory() -> None:
         tracemalloc.stop()
     assert number == 100_000
     assert peak < 5 * 2**20  # of a file of 9 MB
+
+
+async def test_an_export_that_is_a_bomb_takes_little_memory() -> None:
+    """A file that unpacks to hundreds of megabytes is read in pieces, and given up where a line has no end."""
+    bomb = gzip.compress(gzip.compress(bytes(256 << 20)))
+    tracemalloc.start()
+    try:
+        async with running(exporting(bomb)) as server:
+            with pytest.raises(MalformedAnswer, match="no end"):
+                await exported(server)
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()

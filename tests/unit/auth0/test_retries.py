@@ -1,6 +1,8 @@
 """When a call is made again, and how long it waits."""
 
 import asyncio
+import gzip
+import json
 import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -15,6 +17,7 @@ from tests.support.wait import WAIT_SECONDS
 from token_vault.secret import Secret
 from worker.auth0 import Credentials, ManagementClient, MemoryTokenStore, RetryPolicy, Timeouts
 from worker.auth0.errors import Auth0RateLimited, Auth0Unreachable
+from worker.auth0.http import calls
 from worker.auth0.http.retries import MAX_ANNOUNCED_SECONDS, Retrier, read_retry_after
 
 OK = Answer(200, {"user_id": "auth0|1"})
@@ -245,3 +248,23 @@ async def test_a_pause_is_never_shortened() -> None:
         pace.record_rate_limit("here", httpx.Response(429, headers={"Retry-After": wait}), 1, None)
     await pace.wait_for_pause("here")
     assert time.is_dormant == [20]
+
+
+async def test_an_answer_beyond_measure_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is longer than any answer of Auth0's, or packed so that it is, is not read on; packed once it is read."""
+    monkeypatch.setattr(calls, "MAX_ANSWER_BYTES", 1000)
+    user = json.dumps({"user_id": "auth0|1"}).encode()
+    for body, headers in (
+        (b"x" * 1001, {}),
+        (gzip.compress(bytes(2000)), {"Content-Encoding": "gzip"}),
+        (gzip.compress(gzip.compress(user)), {"Content-Encoding": "gzip, gzip"}),
+    ):
+        async with running() as server:
+            server.api = lambda _, body=body, headers=headers: Answer(200, body, headers)  # type: ignore[misc]
+            async with client_of(server, FakeTime(), retries=NO_JITTER) as client:
+                with pytest.raises(Auth0Unreachable, match="DecodingError"):
+                    await client.user("auth0|1")
+    async with running() as server:
+        server.api = lambda _: Answer(200, gzip.compress(user), {"Content-Encoding": "gzip"})
+        async with client_of(server, FakeTime()) as client:
+            assert (await client.user("auth0|1")).user_id == "auth0|1"

@@ -19,7 +19,10 @@ from worker.auth0.http.retries import Clock, Retrier
 from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken
 from worker.auth0.ratelimit.budget import RateLimitBudget
-from worker.http_client import make_http_client
+from worker.http_client import make_http_client, read_body
+
+# A page of a hundred users, each with a profile of the size that Auth0 allows on the average, is well below.
+MAX_ANSWER_BYTES = 32 * 2**20
 
 log = structlog.get_logger(__name__)
 
@@ -109,14 +112,34 @@ class ApiCalls:
         """
         try:
             async with asyncio.timeout(self._total):
-                response = await self._http.send(request, stream=stream)
-                if response.status_code != 200:
-                    await response.aread()
-                return response
+                response = await self._http.send(request, stream=True)
+                if stream and response.status_code == 200:
+                    return response
+                return await _read(response)
         except (httpx.HTTPError, OSError) as error:
             reason = describe_failure(error)
         # Outside the except: these errors hold the request with its credentials and must not be chained.
         raise Auth0Unreachable(f"{endpoint}: no answer ({reason}); check AUTH0_DOMAIN and the network")
+
+
+async def _read(response: httpx.Response) -> httpx.Response:
+    """Read an answer whole, within bounds, and close it."""
+    try:
+        body = await read_body(response, MAX_ANSWER_BYTES)
+    finally:
+        await response.aclose()
+    headers = [
+        (name, value)
+        for name, value in response.headers.multi_items()
+        if name.lower() not in ("content-encoding", "content-length", "transfer-encoding")
+    ]
+    return httpx.Response(
+        response.status_code,
+        headers=headers,
+        content=body,
+        request=response.request,
+        extensions=response.extensions,
+    )
 
 
 async def mint_token(calls: ApiCalls, credentials: Credentials, clock: Clock) -> ManagementToken:

@@ -14,6 +14,8 @@ from worker.auth0.http.responses import Endpoint
 # Asks for the bytes as they are: they are read before anything decodes them.
 IDENTITY_ENCODING = {"Accept-Encoding": "identity"}
 
+# Unpacked at a time: kilobytes may become gigabytes.
+_UNPACKED_BYTES = 2**20
 # Auth0 takes a megabyte at the most into a user's profile.
 MAX_LINE_BYTES = 4 * 2**20
 
@@ -56,13 +58,13 @@ async def unzip(zipped: ByteStream, endpoint: Endpoint) -> ByteStream:
     while data is not None:
         while data:
             try:
-                plain = member.decompress(data)
+                plain = member.decompress(data, _UNPACKED_BYTES)
             except zlib.error:
                 plain = None
             if plain is None:
                 raise MalformedAnswer(f"{endpoint}: the file is damaged")
             yield plain
-            data, is_whole = member.unused_data, member.eof
+            data, is_whole = member.unconsumed_tail or member.unused_data, member.eof
             if is_whole:  # RFC 1952 section 2.2: another member may follow
                 member = zlib.decompressobj(wbits=31)
         data = await anext(zipped, None)
