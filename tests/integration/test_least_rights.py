@@ -19,6 +19,7 @@ import redis
 
 from emulators.client import Emulation
 from tests.support.database import empty_tables
+from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.processes import REPOSITORY, Site, site
 from tests.support.renewals import Renewals
 from tests.support.wait import until
@@ -29,6 +30,8 @@ from worker.embedded.postgres import Postgres
 from worker.embedded.server import Access
 from worker.renewal.outcome import Outcome
 from worker.vault.db.migrate import migrate
+from worker.vault.status.role_problems import RoleProblemKind, find_role_problems
+from worker.vault.vault import open_vault
 
 Sql = Callable[..., list[dict[str, Any]]]
 
@@ -191,3 +194,11 @@ async def test_a_reader_that_opens_all_connections_stops_no_renewal(
         worker = await renewals.synced()
         renewals.make_due()
         assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 2}
+
+
+async def test_doctor_names_a_superuser(composed: Composed) -> None:
+    """Who runs workers or commands as the owner of Compose is told so; the worker's role is not."""
+    for url, found in ((composed.owner, [RoleProblemKind.SUPERUSER]), (composed.worker, [])):
+        async with open_vault(url, [ACCESS_KEY], [REFRESH_KEY]) as vault:
+            problems = await find_role_problems(vault)
+        assert [each.kind for each in problems if each.role.startswith("token_vault")] == found

@@ -192,7 +192,7 @@ async def test_a_packed_answer_is_read() -> None:
     ids=["body", "headers", "header", "hints"],
 )
 async def test_an_answer_without_end_is_given_up(head: str, piece: bytes) -> None:
-    """A body, headers, a header and preliminary answers that go on for ever end in a bounded memory."""
+    """A body, headers, a header and preliminary answers that go on without end end in a bounded memory."""
     async with streaming(head, piece) as url:
         tracemalloc.start()
         try:

@@ -204,6 +204,7 @@ async def _vault(settings: Settings) -> list[Check]:
             "pooler": _pooler,
             "location": _location,
             "workers": _workers,
+            "roles": _roles,
             "Auth0": _tenants,
         }
         for name, look in {**looks, "connections": _connections, "webhooks": _webhooks}.items():
@@ -243,6 +244,31 @@ async def _tenants(runtime: Runtime) -> list[Check]:
 async def _location(runtime: Runtime) -> list[Check]:
     await runtime.vault.check_location()
     return [Check("location", CheckResult.OK, "the database is where the vault was in use")]
+
+
+async def _roles(runtime: Runtime) -> list[Check]:
+    """Check the roles of Postgres."""
+    from worker.vault.status.role_problems import find_role_problems
+
+    found = [_describe_role(*problem) for problem in await find_role_problems(runtime.vault)]
+    return found or [Check("roles", CheckResult.OK, "all are there, and none has more than it needs")]
+
+
+def _describe_role(kind: str, role: str, detail: str | None) -> Check:
+    name = f"role {role}"
+    match kind:
+        case "missing":
+            said = "is not there: run `token-vault migrate`, and what it prints, as whoever may make roles"
+        case "superuser":
+            said = "is a superuser, and this runs as it: let all but `migrate` log in as a member of vault_worker"
+        case "absent":
+            said = f"is not there, and consumer {detail} names it: `token-vault consumers apply` prints how to make it"
+        case "unlimited":
+            said = "may take all connections: ALTER ROLE … CONNECTION LIMIT 60"
+            return Check(name, CheckResult.HINT, said)
+        case _:
+            said = f"{detail}: a consumer's role needs to be a member of vault_reader, and no more"
+    return Check(name, CheckResult.WARN, said)
 
 
 async def _auth0(runtime: Runtime, tenant: str) -> list[Check]:
