@@ -24,7 +24,7 @@ Sql = Callable[..., list[dict[str, Any]]]
 
 CONNECTION = "bitbucket"
 USERS = 10
-READS = 1500
+READS = 800
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed")
 
