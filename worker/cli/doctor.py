@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 # Written and gone after a second: a replica answers, and takes no messages.
-_PROBE_KEY = "token_vault:doctor"
+_PROBE_KEY = "token-vault:doctor"
 
 QUEUES = ("interactive", "renew", "sync")
 
@@ -126,9 +126,10 @@ def _redis(settings: Settings) -> list[Check]:
     try:
         with redis.Redis.from_url(url.reveal(), socket_timeout=5, socket_connect_timeout=5) as client:
             client.set(_PROBE_KEY, 1, px=1000)
-            server = client.info("server")
-    except redis.exceptions.NoPermissionError:
-        return [Check("Redis", CheckResult.OK, "answers; its version is not this user's to see")]
+            try:
+                server = client.info("server")
+            except redis.exceptions.NoPermissionError:
+                return [Check("Redis", CheckResult.OK, "answers; its version is not this user's to see")]
     except (redis.RedisError, ValueError, OSError) as error:
         fix = f"check that it runs and that REDIS_URL names it: {REDIS_URL_EXAMPLE}"
         return [Check("Redis", CheckResult.FAIL, f"is of no use: {describe(error)}; {fix}")]
