@@ -12,7 +12,8 @@ from typing import Literal
 from tests.mutants.catalogue import ROOT, Mutant
 from tests.mutants.workbench import TestRun
 
-_TESTS_FAILED = 1  # pytest's exit code
+# Exit codes of pytest. After failures its own clean-up may fail too, over what failed tests have left open.
+_TESTS_FAILED, _INTERNAL_ERROR = 1, 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def judge(mutant: Mutant, run: TestRun, *, each: bool) -> Verdict:
         return Verdict(mutant.name, "killed", "by the time-out")
     if run.exit_code == 0:
         return Verdict(mutant.name, "survived", "all passed")
-    if run.exit_code != _TESTS_FAILED:
+    if run.exit_code not in (_TESTS_FAILED, _INTERNAL_ERROR) or not run.failed:
         return Verdict(mutant.name, "broken", f"pytest exited {run.exit_code}: {run.output[-400:]}")
     passed = [test for test in mutant.tests if test not in run.failed] if each else []
     if passed:

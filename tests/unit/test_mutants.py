@@ -48,6 +48,8 @@ def test_rooms_have_catalogues() -> None:
         (1, {"t.py::test_a"}, "survived"),
         (0, set(), "survived"),
         (2, set(), "broken"),  # pytest could not collect
+        (3, set(), "broken"),  # it failed itself
+        (3, {"t.py::test_a", "t.py::test_b"}, "killed"),  # … after it had told what the tests did
         (4, set(), "broken"),  # it could not even start
         (5, set(), "broken"),  # it found no tests
         (None, set(), "killed"),  # it hung
