@@ -22,6 +22,8 @@ def _secrets(value: object) -> object:
     parts = value.split() if isinstance(value, str) else value
     if isinstance(parts, tuple) and all(isinstance(part, Secret) for part in parts):
         return parts
+    if value == []:
+        raise ValueError("secret is empty")
     if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
         raise ValueError("give one secret, or several: a list, or with spaces in between")
     return tuple(map(Secret, parts))
