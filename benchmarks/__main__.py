@@ -16,13 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import client, memory, read, renew, rotate, sync, tick
+from benchmarks import api, client, memory, read, renew, rotate, sync, tick
 from benchmarks.stage import Result, Stage, stage
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 MEASURES: dict[str, Callable[[Stage], list[Result]]] = {
     "read": read.measure,
     "client": client.measure,
+    "api": api.measure,
     "renew": renew.measure,
     "sync": sync.measure,
     "tick": tick.measure,

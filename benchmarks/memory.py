@@ -31,7 +31,8 @@ def measure(stage: Stage) -> list[Result]:
     emulation.add_users("partner", GRANTS)
     config = stage.home / "vault.toml"
     config.write_text(
-        emulation.config_toml() + "\n[schedule]\nrenew = 1\nsync = 86400\nconnections = 86400\n",
+        emulation.config_toml()
+        + "\n[schedule]\nrenew = 1\nchanges = 86400\nfull = 86400\nconnections = 86400\n",
         encoding="utf-8",
     )
     with ExitStack() as stack:
@@ -83,7 +84,7 @@ def _held(stage: Stage) -> int:
                 )
                 if at_home or (b"celery" in command and parents[pid] == os.getpid()):
                     ours.add(pid)
-    return sum(_share(pid) for pid in parents if _descends(pid, ours, parents))
+    return sum(share(pid) for pid in parents if _descends(pid, ours, parents))
 
 
 def _descends(pid: int, ours: set[int], parents: dict[int, int]) -> bool:
@@ -94,7 +95,8 @@ def _descends(pid: int, ours: set[int], parents: dict[int, int]) -> bool:
     return False
 
 
-def _share(pid: int) -> int:
+def share(pid: int) -> int:
+    """Return the proportional memory of a process, in KiB."""
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:

@@ -69,7 +69,9 @@ def test_bad_tokens_are_refused_in_their_own_words(api: ApiClient, tenant: Emula
               "foreign": "the token's signature is wrong"}  # fmt: skip
     for trick, words in tricks.items():
         assert api.problem(PATH, tenant.issue_access_token(trick=trick))[2].startswith(words)
-    unknown = tenant.issue_access_token(header={"kid": "x", "jku": f"{api.url}/evil.json"})
+    unknown = tenant.issue_access_token(
+        header={"kid": "x", **dict.fromkeys(("jku", "x5u"), f"{api.url}/evil.json")}
+    )
     assert api.problem(PATH, unknown)[2].startswith("the issuer has no key of this token's id")
     mixed = tenant.issue_access_token(header={"kid": "ec-0"})
     assert api.problem(PATH, mixed)[2] == "the key of this id is not one for the token's algorithm"
