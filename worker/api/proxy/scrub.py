@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 REPLACEMENT = b"[removed]"
 
 # Bytes of the longest form of one character: "%2525" and two digits, or a JSON escape with NULs in between.
 _MAX_BYTES_A_CHARACTER = 14
+
+# By which a token is looked for first: its beginning may be that of many tokens.
+_END_CHARACTERS = 16
 
 # Smaller pieces are gathered: what is held back is searched again with each.
 _MIN_PIECE = 16_384
@@ -28,7 +32,7 @@ class TokenScrubber:
 
     def __init__(self, tokens: Sequence[str]) -> None:
         # One by one: an alternative of all could not be searched by its first characters.
-        self._patterns = [re.compile(form) for token in tokens if token for form in _forms(token)]
+        self._forms = [form for token in tokens if token for form in _forms(token)]
         longest = max((len(token) for token in tokens), default=0)
         # Twice the characters in hexadecimal; four thirds in base64.
         self._kept_back = 2 * longest * _MAX_BYTES_A_CHARACTER
@@ -47,7 +51,7 @@ class TokenScrubber:
 
     def contains_token(self, value: bytes) -> bool:
         """Whether a whole value, of a header, has a token."""
-        return any(pattern.search(value) for pattern in self._patterns)
+        return any(form.find(value) for form in self._forms)
 
     def _release(self, end: int) -> bytes:
         """Replace the tokens that begin before an end."""
@@ -65,14 +69,39 @@ class TokenScrubber:
         return b"".join(out)
 
     def _spans(self) -> list[tuple[int, int]]:
-        found = (match.span() for pattern in self._patterns for match in pattern.finditer(self._pending))
-        return sorted(found)
+        return sorted(span for form in self._forms for span in form.find(self._pending))
 
 
-def _forms(token: str) -> list[bytes]:
-    """Return patterns for a token's encodings."""
+class _Form:
+    """One encoding of a token.
+
+    The whole pattern of a long token takes a second to compile: it is made where its end is found.
+
+    Args:
+        end: the pattern of the last characters.
+        whole: makes the pattern of all.
+    """
+
+    def __init__(self, end: bytes, whole: Callable[[], bytes]) -> None:
+        self._end = re.compile(end)
+        self._whole = whole
+
+    def find(self, text: bytes) -> list[tuple[int, int]]:
+        """Return where the token begins and ends."""
+        if self._end.search(text) is None:
+            return []
+        return [match.span() for match in re.compile(self._whole()).finditer(text)]
+
+
+def _forms(token: str) -> list[_Form]:
+    """Return a token's encodings."""
     raw = token.encode()
-    return [_text(raw), *(_base64(raw, offset) for offset in range(3)), _hexadecimal(raw)]
+    end = raw[-_END_CHARACTERS:]
+    return [
+        _Form(_text(end), partial(_text, raw)),
+        *(_Form(_base64(raw, offset, _END_CHARACTERS), partial(_base64, raw, offset)) for offset in range(3)),
+        _Form(_hexadecimal(end), partial(_hexadecimal, raw)),
+    ]
 
 
 def _text(raw: bytes) -> bytes:
@@ -96,11 +125,17 @@ def _character(code: int) -> bytes:
     return b"(?:%s)" % b"|".join(ways)
 
 
-def _base64(raw: bytes, offset: int) -> bytes:
-    """Match the characters that no neighbour has a share in."""
+def _base64(raw: bytes, offset: int, most: int | None = None) -> bytes:
+    """Match the characters that no neighbour has a share in.
+
+    Args:
+        most: of them, from the end; None for all.
+    """
     encoded = base64.b64encode(bytes(offset) + raw)
     first = (8 * offset + 5) // 6
     last = 8 * (offset + len(raw)) // 6
+    if most is not None:
+        first = max(first, last - most)
     # Lines are folded at 64 or 76 characters (RFC 7468, RFC 2045).
     whole = rb"(?:\r?\n|\\r\\n|\\n)?".join(map(_base64_character, encoded[first:last]))
     # The next character holds the last bits, and some of what follows.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.api.proxy.scrub import REPLACEMENT, TokenScrubber
+from worker.api.proxy.scrub import REPLACEMENT, TokenScrubber, _Form, _forms
 
 TOKEN = "ya29.A0/b+C=d_e-F~g.h|1"
 
@@ -94,3 +94,13 @@ def test_a_stream_goes_on_while_it_comes() -> None:
     for count in range(1, 200):
         given_out += len(scrubber.feed(b"a" * 10_000))
         assert count * 10_000 - given_out < 50_000
+
+
+def test_a_long_token_is_not_compiled_unless_it_comes() -> None:
+    """Only the ends of a token are patterns from the start: the whole of a long one takes a second to compile."""
+
+    def whole() -> bytes:
+        raise AssertionError("compiled")
+
+    assert _Form(b"end", whole).find(b"a body without it") == []
+    assert all(len(form._end.pattern) < 5000 for form in _forms("k" * 4000))
