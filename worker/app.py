@@ -17,6 +17,9 @@ from celery import Celery
 from celery.signals import beat_init, setup_logging, worker_init, worker_ready
 from celery.worker.consumer.tasks import Tasks
 from kombu.entity import Queue
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from token_vault.errors import ConfigurationError, VaultError
 from worker import broker, embedded, logs, tasks
@@ -29,8 +32,8 @@ from worker.bootsteps import (
     RefreshRequestStep,
     RenewalStep,
 )
-from worker.broker_url import verify_certificate
 from worker.core_dumps import forbid_core_dumps
+from worker.redis_address import RedisAddress, refuse_cluster
 from worker.settings import Settings
 from worker.tasks import CLOCK_SKEW_SECONDS
 from worker.vault.crypto.rings import WrongKeys, read_rings
@@ -71,14 +74,17 @@ def make_app(settings: Settings) -> Celery:
     if BrokerKeysStep not in Tasks.requires:  # Celery has no other way to put a step before one of its own
         Tasks.requires = (*Tasks.requires, BrokerKeysStep)
     broker.install()
-    redis_url = verify_certificate(_redis_url(settings))
     for name in _OVERRIDING_VARIABLES:
         os.environ.pop(name, None)
     sync_check = min(MAX_SYNC_CHECK_SECONDS, settings.schedule.full, settings.schedule.connections)
     changes = settings.schedule.changes
     app.conf.update(
-        broker_url=redis_url,
-        result_backend=redis_url,
+        **_redis_address(settings).celery_settings(
+            visibility_timeout=VISIBILITY_SECONDS,
+            socket_timeout=REDIS_TIMEOUT_SECONDS,
+            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+            health_check_interval=REDIS_TIMEOUT_SECONDS,
+        ),
         result_expires=3600,
         task_serializer="json",
         result_serializer="json",
@@ -99,12 +105,6 @@ def make_app(settings: Settings) -> Celery:
         worker_prefetch_multiplier=1,
         # The tasks wait for the network nearly all the time: threads share one event loop and one pool.
         worker_pool="threads",
-        broker_transport_options={
-            "visibility_timeout": VISIBILITY_SECONDS,
-            "socket_timeout": REDIS_TIMEOUT_SECONDS,
-            "socket_connect_timeout": REDIS_TIMEOUT_SECONDS,
-            "health_check_interval": REDIS_TIMEOUT_SECONDS,
-        },
         redis_socket_timeout=REDIS_TIMEOUT_SECONDS,
         redis_socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         redis_backend_health_check_interval=REDIS_TIMEOUT_SECONDS,
@@ -148,15 +148,15 @@ def make_app(settings: Settings) -> Celery:
     return app
 
 
-def _redis_url(settings: Settings) -> str:
+def _redis_address(settings: Settings) -> RedisAddress:
     if settings.redis_url is not None:
-        return settings.redis_url.reveal()
+        return RedisAddress.parse(settings.redis_url)
     found = embedded.find(settings.home)
     if found is None or not found.redis_url:
         raise ConfigurationError(
             "no REDIS_URL is set, and no embedded Redis is running: the workers need one"
         )
-    return found.redis_url.reveal()
+    return RedisAddress.parse(found.redis_url)
 
 
 @setup_logging.connect
@@ -168,6 +168,24 @@ def _configure_logging(**_: object) -> None:
 @beat_init.connect
 def _forbid_core_dumps(**_: object) -> None:
     forbid_core_dumps()
+
+
+@worker_init.connect
+@beat_init.connect
+def _refuse_cluster(**_: object) -> None:
+    """End a worker or beat on a Redis Cluster.
+
+    A Redis that does not answer may be back soon, and is waited for.
+    """
+    timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_TIMEOUT_SECONDS)
+    try:
+        with _redis_address(configuration.load()).client(**timeouts, retry=Retry(NoBackoff(), 0)) as client:
+            refuse_cluster(client)
+    except ConfigurationError as error:
+        log.error("redis.refused", error=str(error))  # noqa: TRY400  # the message says it all
+        raise SystemExit(2) from None
+    except (RedisError, OSError) as error:
+        log.warning("redis.not_reached", error=type(error).__name__)
 
 
 @worker_init.connect

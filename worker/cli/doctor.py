@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from token_vault.errors import VaultError
+from token_vault.errors import ConfigurationError, VaultError
 from worker.cli import environment, output
 from worker.cli.checks import Check, CheckResult, attempt, attempt_async
 from worker.cli.exit_codes import ExitCode
@@ -117,21 +117,24 @@ def _redis(settings: Settings) -> list[Check]:
 
     from worker import embedded
     from worker.cli.redis_errors import describe
-    from worker.settings.environment import REDIS_URL_EXAMPLE
+    from worker.redis_address import EXAMPLE, RedisAddress, refuse_cluster
 
     found = embedded.find(settings.home) if settings.redis_url is None else None
     url = settings.redis_url or (found.redis_url if found else None)
     if not url:
         return [Check("Redis", CheckResult.WARN, "REDIS_URL is not set: no workers, no refresh on demand")]
     try:
-        with redis.Redis.from_url(url.reveal(), socket_timeout=5, socket_connect_timeout=5) as client:
+        with RedisAddress.parse(url).client(socket_timeout=5, socket_connect_timeout=5) as client:
+            refuse_cluster(client)
             client.set(_PROBE_KEY, 1, px=1000)
             try:
                 server = client.info("server")
             except redis.exceptions.NoPermissionError:
                 return [Check("Redis", CheckResult.OK, "answers; its version is not this user's to see")]
-    except (redis.RedisError, ValueError, OSError) as error:
-        fix = f"check that it runs and that REDIS_URL names it: {REDIS_URL_EXAMPLE}"
+    except ConfigurationError as error:  # a cluster
+        return [Check("Redis", CheckResult.FAIL, str(error))]
+    except (redis.RedisError, OSError) as error:
+        fix = f"check that it runs and that REDIS_URL names it: {EXAMPLE}"
         return [Check("Redis", CheckResult.FAIL, f"is of no use: {describe(error)}; {fix}")]
     # Valkey also names the Redis version it is compatible with, which is not its own.
     version = server.get("valkey_version") or server["redis_version"]

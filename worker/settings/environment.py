@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pydantic_settings import (
@@ -25,6 +23,7 @@ from token_vault.environment import read_secret, split_keys
 from token_vault.errors import ConfigurationError
 from token_vault.home import DEFAULT_HOME, absolute, home_keys
 from token_vault.secret import Secret
+from worker.redis_address import RedisAddress
 from worker.settings.problems import explain
 from worker.settings.section import SecretField
 
@@ -39,8 +38,6 @@ SECRET_NAMES = (
     "VAULT_REFRESH_KEYS",
 )
 
-REDIS_URL_EXAMPLE = "redis://:password@host:6379/0"
-
 
 def _keys(value: object) -> object:
     if isinstance(value, str):
@@ -49,17 +46,12 @@ def _keys(value: object) -> object:
 
 
 def _redis_address(url: Secret | None) -> Secret | None:
-    if url is None or _is_redis(url):
-        return url
-    # The parser's own message may hold the password, and is not passed on.
-    raise ValueError(f"is not an address of Redis, such as {REDIS_URL_EXAMPLE}")
-
-
-def _is_redis(url: Secret) -> bool:
-    with suppress(ValueError):
-        parts = urlsplit(url.reveal())
-        return parts.scheme in ("redis", "rediss", "unix") and (parts.port is None or parts.port > 0)
-    return False
+    if url is not None:
+        try:
+            RedisAddress.parse(url)
+        except ConfigurationError as error:
+            raise ValueError(str(error).removeprefix("REDIS_URL ")) from None
+    return url
 
 
 KeysField = Annotated[tuple[Secret, ...], BeforeValidator(_keys)]

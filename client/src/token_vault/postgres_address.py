@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret, SecretDict
+from token_vault.url_parts import ENCODE, find_wrong_encoding, is_port, query
 
 EXAMPLE = "postgresql://user:password@host/name"
 
@@ -24,7 +25,6 @@ _SCHEME = re.compile(r"((?:jdbc:)?[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 # `postgres` is Heroku's; what follows the plus sign is the driver that SQLAlchemy would load.
 _POSTGRES = re.compile(r"postgres(ql)?(\+\w+)?", re.IGNORECASE)
 _NAME = re.compile(r"[a-z][a-z_0-9]{0,40}", re.IGNORECASE)
-_BROKEN_PERCENT = re.compile(r"%(?![0-9a-f]{2})|%00", re.IGNORECASE)
 
 _ALLOWED = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
@@ -116,9 +116,6 @@ def _find_fault(address: Secret) -> str | None:
     )
 
 
-_ENCODE = "percent-encode it in the user's name, the password and the database's name (@ is %40, / %2F, ? %3F, % %25)"
-
-
 def _find_raw_character(rest: Secret) -> str | None:
     """Find a character that ends a part by mistake."""
     before, _, parameters = rest.reveal().partition("?")
@@ -129,20 +126,8 @@ def _find_raw_character(rest: Secret) -> str | None:
         # A socket in the abstract name space begins with @; a user and password may be parameters.
         strays = strays or not names <= _keywords() or not ("@" in authority or names & {"host", "user"})
     if strays:
-        return f"has an @, / or ? that nobody can tell from the one that ends the password: {_ENCODE}"
-    if _BROKEN_PERCENT.search(rest.reveal()) or not _is_utf8(rest):
-        return f"has a % that begins no percent-encoded character: {_ENCODE}"
-    if re.search(r"[^\S ]", rest.reveal()):
-        return f"has a tab or a line break: {_ENCODE}"
-    return None
-
-
-def _is_utf8(rest: Secret) -> bool:
-    try:
-        unquote(rest.reveal(), errors="strict")
-    except UnicodeDecodeError:
-        return False
-    return True
+        return f"has an @, / or ? that nobody can tell from the one that ends the password: {ENCODE}"
+    return find_wrong_encoding(rest)
 
 
 def _find_wrong_port(rest: Secret) -> str | None:
@@ -155,17 +140,6 @@ def _find_wrong_port(rest: Secret) -> str | None:
         if port and not is_port(port):
             return "has a port that is no number from 1 to 65535 (a / in the password is written %2F)"
     return None
-
-
-def is_port(text: str) -> bool:
-    """Whether this is the number of a port."""
-    return text.isascii() and text.isdigit() and 0 < int(text) < 65536
-
-
-def query(text: str) -> list[tuple[str, str]]:
-    """Split the parameters of a URL, decoded."""
-    pairs = (part.partition("=") for part in text.split("&") if part)
-    return [(unquote(name), unquote(value)) for name, _, value in pairs]
 
 
 def _find_unknown_parameter(parameters: list[tuple[str, str]]) -> str | None:

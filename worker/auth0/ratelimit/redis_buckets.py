@@ -15,11 +15,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.auth0.http.retries import Clock
 from worker.auth0.ratelimit.plans import Limit
-from worker.settings.environment import REDIS_URL_EXAMPLE
+from worker.redis_address import RedisAddress, aclose
 
 # A Redis that takes longer to answer costs more than it saves.
 REDIS_TIMEOUT_SECONDS = 0.25
@@ -55,7 +54,7 @@ class RedisBuckets:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
+        await aclose(self._redis)
 
     async def run(self, name: str, limit: Limit, *arguments: object) -> list[str] | None:
         """Run the script on a limit's bucket; None without Redis."""
@@ -105,15 +104,9 @@ class RedisBuckets:
 
 
 def _connect(url: Secret) -> redis.asyncio.Redis:
-    try:
-        return redis.asyncio.Redis.from_url(
-            url.reveal(),
-            socket_timeout=REDIS_TIMEOUT_SECONDS,
-            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-        )
-    except ValueError:
-        pass
-    # Outside the except: the error may hold the address with its password.
-    raise ConfigurationError(f"REDIS_URL is not an address of Redis, such as {REDIS_URL_EXAMPLE}")
+    return RedisAddress.parse(url).async_client(
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )

@@ -1,0 +1,142 @@
+"""Each part of the program reaches Redis by a Unix socket, by Sentinels, and refuses a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.wait import until
+from token_vault.secret import Secret
+from worker.auth0.ratelimit.redis_buckets import RedisBuckets
+from worker.cli.checks import CheckResult
+from worker.cli.doctor import _redis
+from worker.embedded.redis import Redis
+from worker.embedded.server import _free_port
+from worker.redis_address import NO_CLUSTER
+from worker.settings import Settings, load
+
+PASSWORD = "p@ss/w:rd#?%"
+ENCODED = "p%40ss%2Fw%3Ard%23%3F%25"
+
+
+@contextmanager
+def server(folder: Path, *lines: str, sentinel: bool = False) -> Iterator[Path]:
+    """Run the embedded Redis' program with a configuration of the test's own; give its socket."""
+    folder.mkdir()
+    socket, configuration = folder / "redis.sock", folder / "redis.conf"
+    given = [f'dir "{folder}"', f'unixsocket "{socket}"', 'save ""', *lines]
+    configuration.write_text("\n".join(given) + "\n", encoding="utf-8")
+    program = [str(Redis(folder).program()), str(configuration), *(["--sentinel"] if sentinel else [])]
+    with subprocess.Popen(program, stdout=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: socket.exists() or process.poll() is not None, "the server listens")
+            assert process.poll() is None
+            yield socket
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Redis on a socket and a port, and two Sentinels that watch it; the first of three is not there."""
+    folder = tmp_path_factory.mktemp("r")
+    port, sentinel, dead = _free_port(), _free_port(), _free_port()
+    with ExitStack() as stack:
+        socket = stack.enter_context(
+            server(folder / "one", f"port {port}", f'requirepass "{PASSWORD}"', f'masterauth "{PASSWORD}"')
+        )
+        stack.enter_context(
+            server(
+                folder / "two", f"port {sentinel}", 'requirepass "sentinels"',
+                f"sentinel monitor vault 127.0.0.1 {port} 1", f'sentinel auth-pass vault "{PASSWORD}"', sentinel=True,
+            )
+        )  # fmt: skip
+        yield {
+            "socket": f"unix://:{ENCODED}@{socket}?db=1",
+            "sentinels": f"redis+sentinel://:{ENCODED}@127.0.0.1:{dead},127.0.0.1:{sentinel}/vault/1"
+            "?sentinel_password=sentinels",
+            "celery's sentinels": f"sentinel://:{ENCODED}@127.0.0.1:{dead}/1;sentinel://:{ENCODED}@127.0.0.1:{sentinel}/1"
+            "?master_name=vault&sentinel_password=sentinels",
+        }
+
+
+@pytest.fixture(autouse=True)
+def _environment(environment: Path) -> None:
+    """The application reads its settings when it is imported."""
+
+
+def broker(given: Settings) -> bool:
+    from worker.app import make_app
+
+    app = make_app(given)
+    with app.connection_for_write(connect_timeout=5) as connection:
+        connection.ensure_connection(max_retries=0, timeout=5)
+        connection.default_channel.client.ping()
+        queue = connection.SimpleQueue("probe")
+        queue.put({"sent": True})
+        assert queue.get(timeout=5).payload == {"sent": True}
+        queue.close()
+    return True
+
+
+def results(given: Settings) -> bool:
+    from worker.app import make_app
+
+    backend = make_app(given).backend
+    backend.client.set("result", "1")
+    return bool(backend.client.connection_pool.connection_kwargs["db"] == 1)
+
+
+def budget(given: Settings) -> bool:
+    async def run() -> bool:
+        assert given.redis_url is not None
+        buckets = RedisBuckets("t", given.redis_url, share=0, clock=None, now=lambda: 0.0)
+        try:
+            return bool(await buckets._redis.ping())
+        finally:
+            await buckets.aclose()
+
+    return asyncio.run(run())
+
+
+def doctor(given: Settings) -> bool:
+    [check] = _redis(given)
+    assert check.result is CheckResult.OK, check.message
+    return True
+
+
+PARTS: list[Callable[[Settings], bool]] = [broker, results, budget, doctor]
+
+
+@pytest.mark.parametrize("form", ["socket", "sentinels", "celery's sentinels"])
+def test_each_part_reaches_it(addresses: dict[str, str], form: str) -> None:
+    """A message goes round, a result is stored, the rate limit is shared and ``doctor`` is content."""
+    given = load().model_copy(update={"redis_url": Secret(addresses[form])})
+    for part in PARTS:
+        assert part(given), part.__name__
+
+
+def test_a_cluster_is_refused_in_words(tmp_path: Path) -> None:
+    """``doctor`` and the start of a worker say what Redis Cluster cannot do, and what to name instead."""
+    from worker import app
+
+    with (
+        server(
+            tmp_path / "cluster",
+            f"port {_free_port()}",
+            "cluster-enabled yes",
+            f"cluster-port {_free_port()}",
+        ) as socket,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        url = f"unix://{socket}"
+        [check] = _redis(load().model_copy(update={"redis_url": Secret(url)}))
+        assert (check.result, check.message) == (CheckResult.FAIL, NO_CLUSTER)
+        patch.setenv("REDIS_URL", url)
+        with pytest.raises(SystemExit):
+            app._refuse_cluster()

@@ -1,0 +1,330 @@
+"""Reads the address of Redis for every part.
+
+redis-py, kombu and Celery read URLs differently. None of them reads one of the operator's: they are given its parts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, unquote
+
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret, SecretDict
+from token_vault.url_parts import ENCODE, find_wrong_encoding, is_port, query
+
+EXAMPLE = "redis://:password@host:6379/0"
+NO_CLUSTER = (
+    "Redis Cluster cannot carry Celery's queues, which need keys of several slots in one transaction: name a Redis "
+    "without cluster mode, or Sentinels (sentinel://host:26379?master_name=…)"
+)
+
+_DEFAULT_PORTS = {"sentinel": 26379}
+_SCHEMES = {
+    "redis": ("tcp", False),
+    "valkey": ("tcp", False),
+    "rediss": ("tcp", True),
+    "valkeys": ("tcp", True),
+    "unix": ("unix", False),
+    "redis+socket": ("unix", False),
+    "redis+unix": ("unix", False),
+    "sentinel": ("sentinel", False),
+    "redis+sentinel": ("sentinel", False),
+    "rediss+sentinel": ("sentinel", True),
+}
+_TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password")
+_MASTER = ("master_name", "service_name", "master")
+_DATABASE = ("db", "virtual_host")
+# Each part has values of its own for these, whatever the URL says.
+_IGNORED = (
+    "socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval", "retry_on_timeout",
+    "max_connections", "client_name", "protocol", "decode_responses", "visibility_timeout",
+)  # fmt: skip
+_KNOWN = {
+    *_TLS_FILES, *_MASTER, *_DATABASE, *_IGNORED, "ssl_cert_reqs", "ssl_check_hostname", "username", "password",
+    "sentinel_username", "sentinel_password",
+}  # fmt: skip
+_CERT_REQS = ("none", "optional", "required")
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class RedisAddress:
+    """Where Redis is, and how to log in.
+
+    Attributes:
+        servers: Redis, or its Sentinels; empty for a Unix socket.
+        path: of the Unix socket.
+        database: its number.
+        login: username and password, where given.
+        tls: redis-py's arguments, where TLS is wanted; certificates are verified unless the operator says otherwise.
+        master: the name that Sentinels know the primary by.
+        sentinel_login: username and password for the Sentinels themselves.
+    """
+
+    servers: tuple[tuple[str, int], ...]
+    path: str = ""
+    database: int = 0
+    login: SecretDict = field(default_factory=SecretDict)
+    tls: SecretDict = field(default_factory=SecretDict)
+    master: str = ""
+    sentinel_login: SecretDict = field(default_factory=SecretDict)
+
+    @classmethod
+    def parse(cls, text: str | Secret) -> RedisAddress:
+        """Read an address.
+
+        Raises:
+            ConfigurationError: what is wrong and the fix, and nothing of the address that may be a password.
+        """
+        address = Secret(text.strip()) if isinstance(text, str) else Secret(text.reveal().strip())
+        del text  # no traceback from here on shows it
+        found = _read(address)
+        if isinstance(found, str):
+            raise ConfigurationError(f"REDIS_URL is not an address of Redis: it {found}")
+        return found
+
+    @contextmanager
+    def client(self, **options: Any) -> Iterator[redis.Redis]:
+        """Give a client within the block; the options are redis-py's."""
+        client = self._client(redis.sentinel.Sentinel, redis.Redis, Retry, options)
+        assert isinstance(client, redis.Redis)  # noqa: S101  # redis-py's Sentinel carries no types
+        try:
+            yield client
+        finally:
+            client.close()
+            for sentinel in _sentinels(client):
+                sentinel.close()
+
+    def async_client(self, **options: Any) -> redis.asyncio.Redis:
+        """Make a client for asyncio, to be closed by ``aclose``."""
+        client = self._client(redis.asyncio.sentinel.Sentinel, redis.asyncio.Redis, AsyncRetry, options)
+        assert isinstance(client, redis.asyncio.Redis)  # noqa: S101  # likewise
+        return client
+
+    def _client(
+        self, sentinel: Any, client: Any, retry: type[Retry | AsyncRetry], options: dict[str, Any]
+    ) -> object:
+        arguments = SecretDict({**self._arguments, **options})
+        if not self.master:
+            return client(**self._location, **arguments)
+        sentinels = sentinel(
+            list(self.servers), sentinel_kwargs=self._sentinel_options(options, retry), **arguments
+        )
+        return sentinels.master_for(self.master)
+
+    def celery_settings(self, **transport: Any) -> SecretDict:
+        """Return Celery's settings for its broker and its results.
+
+        Args:
+            transport: further options of the broker's transport.
+        """
+        url = self._celery_url()
+        options = (
+            {"master_name": self.master, "sentinel_kwargs": self._sentinel_options(transport, Retry)}
+            if self.master
+            else {}
+        )
+        tls = dict(self.tls) or None
+        return SecretDict(
+            broker_url=url,
+            result_backend=url,
+            broker_transport_options={**transport, **options},
+            result_backend_transport_options=options,
+            broker_use_ssl=tls,
+            redis_backend_use_ssl=tls,
+        )
+
+    @property
+    def _location(self) -> dict[str, Any]:
+        if self.path:
+            return {"unix_socket_path": self.path}
+        [(host, port)] = self.servers
+        return {"host": host, "port": port}
+
+    @property
+    def _arguments(self) -> SecretDict:
+        tls = {"ssl": True, **self.tls} if self.tls else {}
+        return SecretDict({"db": self.database, **self.login, **tls})
+
+    def _sentinel_options(self, options: dict[str, Any], retry: type[Retry | AsyncRetry]) -> SecretDict:
+        tls = {"ssl": True, **self.tls} if self.tls else {}
+        timeouts = {name: value for name, value in options.items() if name.startswith("socket_")}
+        # One that does not answer is not asked again: there are others.
+        return SecretDict({**timeouts, **tls, **self.sentinel_login, "retry": retry(NoBackoff(), 0)})
+
+    def _celery_url(self) -> str:
+        login = ":".join(quote(str(self.login.get(name, "")), safe="") for name in ("username", "password"))
+        user = f"{login}@" if self.login else ""
+        if self.path:
+            return f"redis+socket://{user}{quote(self.path)}?virtual_host={self.database}"
+        scheme = "sentinel" if self.master else "redis"
+        hosts = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.servers)
+        return ";".join(f"{scheme}://{user}{host}/{self.database}" for host in hosts)
+
+
+async def aclose(client: redis.asyncio.Redis) -> None:
+    """Close a client, and its connections to Sentinels."""
+    await client.aclose()
+    for sentinel in _sentinels(client):
+        await sentinel.aclose()
+
+
+def _sentinels(client: redis.Redis | redis.asyncio.Redis) -> list[Any]:
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    return list(manager.sentinels) if manager else []
+
+
+def refuse_cluster(client: redis.Redis) -> None:
+    """Refuse a Redis in cluster mode.
+
+    Raises:
+        ConfigurationError: it is one.
+        redis.RedisError: it does not answer.
+    """
+    try:
+        found = client.info("cluster")
+    except (
+        redis.exceptions.NoPermissionError
+    ):  # a user that may not ask has been given rights by somebody who knows
+        return
+    if found.get("cluster_enabled"):
+        raise ConfigurationError(NO_CLUSTER)
+
+
+def _read(address: Secret) -> RedisAddress | str:
+    """Read an address, or say what is wrong with it."""
+    text = address.reveal()
+    if text[:1] in "\"'" and text[:1] == text[-1:]:
+        return f"is empty or in quotes, which are a part of it here: {EXAMPLE}"
+    scheme = text.partition("://")[0].lower()
+    if "cluster" in scheme and re.fullmatch(r"[a-z+-]+", scheme):
+        return f"names a cluster. {NO_CLUSTER}"
+    if "://" not in text or scheme not in _SCHEMES:
+        return f"begins with none of {', '.join(f'{each}://' for each in _SCHEMES)}; such as {EXAMPLE}"
+    kind, is_tls = _SCHEMES[scheme]
+    # Celery's way of naming several Sentinels: a whole URL for each. A semicolon elsewhere is a password's.
+    whole = re.split(rf";{re.escape(scheme)}://", f";{text}", flags=re.IGNORECASE)[1:]
+    first, *others = (Secret(each) for each in whole)
+    fault = next((found for each in (first, *others) if (found := _find_fault(each, kind))), None)
+    return fault or _put_together(first, others, kind, is_tls=is_tls)
+
+
+def _split(rest: Secret) -> tuple[str, str, str, str]:
+    """Split what follows ``://`` into user, servers, path and parameters."""
+    before, _, parameters = rest.reveal().partition("?")
+    authority, _, path = before.partition("/")
+    user, _, servers = authority.rpartition("@")
+    return user, servers, path, parameters
+
+
+def _find_fault(rest: Secret, kind: str) -> str | None:
+    user, servers, path, parameters = _split(rest)
+    names = {name for name, _ in query(parameters)}
+    strays = "@" in user or ("@" in path and kind != "unix") or ("@" in parameters and not names <= _KNOWN)
+    if strays:
+        return f"has an @, / or ? that nobody can tell from the one that ends the password: {ENCODE}"
+    if kind == "unix" and (servers or not path):
+        return "names no socket: unix:///run/redis/redis.sock?db=0"
+    return find_wrong_encoding(rest) or _find_unknown(names) or _find_wrong_server(servers, kind)
+
+
+def _find_unknown(names: set[str]) -> str | None:
+    for name in sorted(names - _KNOWN):
+        return f"has an unknown parameter{f' {name}: remove it' if re.fullmatch('[a-z_]{1,40}', name) else ' after its ?'}"
+    return None
+
+
+def _find_wrong_server(servers: str, kind: str) -> str | None:
+    if kind == "tcp" and "," in servers:
+        return f"names several hosts. {NO_CLUSTER}"
+    for server in servers.split(","):
+        read = re.fullmatch(r"(?:\[[^\]]*\]|[^:\[\]]*)(?::(.*))?", server)
+        if read is None or not (read[1] in (None, "") or is_port(read[1])):
+            return "has a port that is no number from 1 to 65535, or an IPv6 address without brackets: redis://[::1]:6379/0"
+    return None
+
+
+def _put_together(first: Secret, others: list[Secret], kind: str, *, is_tls: bool) -> RedisAddress | str:
+    user, servers, path, parameters = _split(first)
+    given = SecretDict(query(parameters))
+    for other in others:
+        given.update(query(_split(other)[3]))
+    name, separator, password = user.partition(":")
+    login = SecretDict(
+        username=unquote(name) or given.get("username"),
+        password=(unquote(password) if separator else None) or given.get("password"),
+    )
+    tls = _tls(given) if is_tls else SecretDict()
+    if isinstance(tls, str):
+        return tls
+    if not is_tls and any(each.startswith("ssl_") for each in given):
+        return "has ssl_… and no TLS: write rediss:// (or rediss+sentinel://)"
+    segments = [] if kind == "unix" else [unquote(each) for each in path.split("/") if each]
+    master = next((str(given[each]) for each in _MASTER if given.get(each)), "")
+    if kind == "sentinel" and segments and not segments[0].isdigit():
+        master = segments.pop(0)
+    if kind == "sentinel" and not master:
+        return "names Sentinels and not what they watch: add ?master_name=…"
+    number = next((str(given[each]) for each in _DATABASE if given.get(each)), "")
+    if segments:
+        number = segments.pop(0)
+    if segments or not (not number or (number.isascii() and number.isdigit())):
+        return "has a database that is no number: redis://host:6379/0"
+    hosts = [
+        server for each in (servers, *(_split(other)[1] for other in others)) for server in each.split(",")
+    ]
+    return RedisAddress(
+        servers=()
+        if kind == "unix"
+        else tuple(_server(each, _DEFAULT_PORTS.get(kind, 6379)) for each in hosts),
+        path=f"/{unquote(path)}" if kind == "unix" else "",
+        database=int(number or 0),
+        login=_without_empty(login),
+        tls=tls,
+        master=master if kind == "sentinel" else "",
+        sentinel_login=_without_empty(
+            SecretDict(username=given.get("sentinel_username"), password=given.get("sentinel_password"))
+        ),
+    )
+
+
+def _server(text: str, default: int) -> tuple[str, int]:
+    host, _, port = (
+        text.rpartition(":") if re.search(r":\d*$", text) and not text.endswith("]") else (text, "", "")
+    )
+    return unquote(host).strip("[]") or "localhost", int(port or default)
+
+
+def _without_empty(values: SecretDict) -> SecretDict:
+    return SecretDict({name: value for name, value in values.items() if value})
+
+
+def _tls(given: SecretDict) -> SecretDict | str:
+    """Return redis-py's arguments; verified by default.
+
+    By itself kombu takes any certificate, and sends the password to whoever answers. What the URL says stands:
+    ``ssl_cert_reqs=none`` is the operator's word.
+    """
+    required = str(given.get("ssl_cert_reqs", "required")).lower().removeprefix("cert_")
+    if required not in _CERT_REQS:
+        return f"has an unknown value of ssl_cert_reqs: it is one of {', '.join(_CERT_REQS)}"
+    check = str(given.get("ssl_check_hostname", "true")).lower()
+    if check not in _BOOLEANS:
+        return "has an unknown value of ssl_check_hostname: it is true or false"
+    return SecretDict(
+        ssl_cert_reqs=required,
+        ssl_check_hostname=_BOOLEANS[check] and required != "none",
+        **{name: given[name] for name in _TLS_FILES if given.get(name)},
+    )
