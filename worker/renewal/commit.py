@@ -19,6 +19,7 @@ from worker.token_pair import TokenPair
 from worker.vault import claims, schedule
 from worker.vault.claims import Claim
 from worker.vault.claims.spool import Spool
+from worker.vault.db.errors import explain
 from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
@@ -118,7 +119,11 @@ class AnswerCommitter:
                 # The file stays until the operator puts the key back; the others are stored.
                 log.error("spool.decrypt_failed", file=path.name, error=str(error))  # noqa: TRY400
                 continue
-            except (IntegrityError, DataError, ProgrammingError) as error:
+            except ProgrammingError as error:
+                # A missing right or table is the operator's to fix, and then the answer is stored.
+                log.error("spool.answer_not_stored", file=path.name, error=str(explain(error)))  # noqa: TRY400
+                continue
+            except (IntegrityError, DataError) as error:
                 rejected = self._spool.reject(path)
                 log.error("spool.answer_rejected", file=rejected.name, error=type(error).__name__)  # noqa: TRY400
                 continue

@@ -47,6 +47,25 @@ def postgres_away(database_url: Secret) -> Iterator[None]:
             connection.execute(allow.format(syntax.Identifier(name), syntax.SQL("true")))
 
 
+@contextmanager
+def updates_refused(database_url: Secret, code: str) -> Iterator[None]:
+    """Have Postgres refuse each new token of a grant with this SQLSTATE."""
+    function = (
+        "CREATE FUNCTION refuse_update() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = {}; END $$"
+    )
+    with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
+        connection.execute(syntax.SQL(function).format(syntax.Literal(code)))
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE UPDATE OF refresh_ciphertext ON grants"
+            " FOR EACH ROW EXECUTE FUNCTION refuse_update()"
+        )
+        try:
+            yield
+        finally:
+            connection.execute("DROP FUNCTION refuse_update CASCADE")
+
+
 @pytest.fixture
 async def one_due(tenant: Emulation, open_worker: Open, sql: Sql) -> Runtime:
     """One due grant at a provider that rotates without grace, and holds its answer back."""
@@ -234,6 +253,21 @@ async def test_an_older_answer_in_the_spool_does_not_replace_a_newer_login(
             == before
         )
     assert files(successor) == []
+
+
+@pytest.mark.parametrize(("code", "is_rejected"), [("42501", False), ("42P01", False), ("23514", True)])
+async def test_only_an_answer_that_cannot_be_stored_is_set_aside(
+    impatient: None, one_due: Runtime, tenant: Emulation, database_url: Secret, code: str, is_rejected: bool
+) -> None:
+    """A right or table that is missing keeps the answer in the spool; putting it right stores the answer."""
+    renewing = asyncio.create_task(one_due.engine.renew_due(one_due.tenants))
+    await carried_out(tenant)
+    with updates_refused(database_url, code):
+        tenant.release()
+        assert await renewing == {Outcome.SPOOLED: 1}
+        assert await one_due.engine._committer.replay() == 0
+        assert [path.suffix for path in files(one_due)] == [".rejected" if is_rejected else ""]
+    assert await one_due.engine._committer.replay() == (0 if is_rejected else 1)
 
 
 async def assert_next_renewal_succeeds(runtime: Runtime, tenant: Emulation, database_url: Secret) -> None:
