@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help browser-test clients coverage run scale test properties faults mutants lint docs bench lock clean audit sbom
+.PHONY: help soak browser-test clients coverage run scale test properties faults mutants lint docs bench lock clean audit sbom
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
