@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from token_vault.errors import ConfigurationError, VaultError
 from worker.cli import environment, output
+from worker.cli.auth0_checks import check_tenants, check_tenants_without_vault
 from worker.cli.checks import Check, CheckResult, attempt, attempt_async
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json, Worker
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 # Written and gone after a second: a replica answers, and takes no messages.
 _PROBE_KEY = "token-vault:doctor"
+
+# An answer takes some kilobytes, and nothing more is sent while answers wait; other files on that disk grow too.
+MIN_SPOOL_BYTES = 64 << 20
 
 QUEUES = ("interactive", "renew", "sync")
 
@@ -77,7 +82,9 @@ def _examine(settings: Settings, checks: list[Check]) -> None:
 def _examine_servers(settings: Settings, checks: list[Check]) -> None:
     has_database = attempt("database", lambda: _database(settings), checks)
     attempt("Redis", lambda: _redis(settings), checks)
+    attempt("spool", lambda: [_spool(settings)], checks)
     if not has_database:
+        attempt("Auth0", lambda: asyncio.run(check_tenants_without_vault(settings)), checks)
         checks.append(Check("vault", CheckResult.FAIL, "not examined, as that needs the database"))
         return
     attempt("vault", lambda: asyncio.run(_vault(settings)), checks)
@@ -139,6 +146,19 @@ def _redis(settings: Settings) -> list[Check]:
     # Valkey also names the Redis version it is compatible with, which is not its own.
     version = server.get("valkey_version") or server["redis_version"]
     return [Check("Redis", CheckResult.OK, f"answers, version {version}")]
+
+
+def _spool(settings: Settings) -> Check:
+    """Look at the folder of answers: writable, and with room."""
+    from token_vault.keyring import KeyRing
+    from worker.vault.claims.spool import Spool
+
+    Spool(settings.spool, KeyRing("refresh", settings.refresh_keys)).check()
+    free = shutil.disk_usage(settings.spool).free
+    if free < MIN_SPOOL_BYTES:
+        said = f"only {free >> 20} MB are free on the disk of {settings.spool}: make room, or no token is renewed"
+        return Check("spool", CheckResult.WARN, said)
+    return Check("spool", CheckResult.OK, f"{settings.spool} can be written, and its disk has room")
 
 
 def _one_worker(worker: str) -> Check:
@@ -209,7 +229,7 @@ async def _vault(settings: Settings) -> list[Check]:
             "location": _location,
             "workers": _workers,
             "roles": _roles,
-            "Auth0": _tenants,
+            "Auth0": check_tenants,
         }
         for name, look in {**looks, "connections": _connections, "webhooks": _webhooks}.items():
             await attempt_async(name, look(runtime), checks)
@@ -240,11 +260,6 @@ async def _writes(runtime: Runtime) -> list[Check]:
     return [Check("database writes", CheckResult.OK, "this Postgres is a primary, and takes them")]
 
 
-async def _tenants(runtime: Runtime) -> list[Check]:
-    tenants = environment.select_tenants(runtime.settings, None)
-    return [check for tenant in tenants for check in await _auth0(runtime, tenant)]
-
-
 async def _location(runtime: Runtime) -> list[Check]:
     await runtime.vault.check_location()
     return [Check("location", CheckResult.OK, "the database is where the vault was in use")]
@@ -273,34 +288,6 @@ def _describe_role(kind: str, role: str, detail: str | None) -> Check:
         case _:
             said = f"{detail}: a consumer's role needs to be a member of vault_reader, and no more"
     return Check(name, CheckResult.WARN, said)
-
-
-async def _auth0(runtime: Runtime, tenant: str) -> list[Check]:
-    from worker.auth0 import OPTIONAL_SCOPES, SCOPES
-    from worker.auth0.errors import MissingScope
-
-    name = f"Auth0 {tenant}"
-    try:
-        auth0 = await runtime.auth0(tenant)
-        scopes = await auth0.scopes()
-    except VaultError as error:
-        return [Check(name, CheckResult.FAIL, str(error))]
-    checks = [Check(name, CheckResult.OK, f"gives tokens to {runtime.settings.tenants[tenant].client_id}")]
-    if scopes is None:
-        return [*checks, Check("scopes", CheckResult.WARN, "Auth0 does not say which scopes it granted")]
-    for scope in SCOPES:
-        try:
-            await auth0.require(scope)
-            checks.append(Check(f"scope {scope}", CheckResult.OK, "granted"))
-        except MissingScope as missing:
-            checks.append(Check(f"scope {scope}", CheckResult.FAIL, str(missing)))
-    return [*checks, *(_optional(scope, without, scopes) for scope, without in OPTIONAL_SCOPES.items())]
-
-
-def _optional(scope: str, without: str, granted: frozenset[str]) -> Check:
-    if scope in granted:
-        return Check(f"scope {scope}", CheckResult.OK, "granted")
-    return Check(f"scope {scope}", CheckResult.HINT, f"not granted, and not needed: without it {without}")
 
 
 async def _connections(runtime: Runtime) -> list[Check]:

@@ -632,7 +632,9 @@ def test_doctor_finds_nothing_wrong(run: Run, company: Emulation) -> None:
         "scope read:logs",
         "scope read:events",
     }
-    assert {"database", "Redis", "key rings", "Auth0 default", "scope read:user_idp_tokens"} <= set(found)
+    assert {"database", "Redis", "spool", "key rings", "Auth0 default", "scope read:user_idp_tokens"} <= set(
+        found
+    )
 
 
 def results(ran: Ran) -> dict[str, tuple[str, str]]:
@@ -709,9 +711,22 @@ def test_doctor_goes_on_without_a_database(
     found = results(ran)
     assert ran.code == 1
     assert (found["database"][0], found["Redis"][0], found["vault"][0]) == ("fail", "ok", "fail")
+    assert {found[name][0] for name in ("Auth0 default", "scope read:users", "spool")} == {"ok"}
     assert says in found["database"][1]
     assert "host " in found["database"][1]
     assert "canary" not in ran.out + ran.err
+
+
+def test_doctor_sees_a_spool_without_room(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A spool that cannot be written fails, and one whose disk is nearly full is told."""
+    monkeypatch.setattr("worker.cli.doctor.MIN_SPOOL_BYTES", 1 << 60)
+    found = results(run("doctor", "--json"))
+    assert (found["spool"][0], "MB are free" in found["spool"][1]) == ("warn", True)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TOKEN_VAULT_SPOOL", str(tmp_path / "file" / "spool"))
+    found = results(run("doctor", "--json"))
+    assert (found["spool"][0], "cannot be written" in found["spool"][1]) == ("fail", True)
+    assert found["database"][0] == "ok"
 
 
 def test_doctor_outlives_a_check_that_breaks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
