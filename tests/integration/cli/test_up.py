@@ -145,7 +145,7 @@ GET = ("get", "--user", "google-oauth2|1111", "--connection", "google-oauth2")
 
 
 def test_demo_from_first_start_to_second(tmp_path: Path) -> None:
-    """With nothing configured, `up` runs an emulated company whose tokens are renewed and got; a second start goes on."""
+    """A first `up` runs an emulated company, starts dead children again, and is killed; a second one goes on."""
     home = tmp_path / "home"
     env = environment(home)
     with up(tmp_path, env) as first:
@@ -168,8 +168,8 @@ def test_demo_from_first_start_to_second(tmp_path: Path) -> None:
         results = {check["name"]: check["result"] for check in doctor["checks"]}
         assert (results["workers"], results["key rings"], results["Redis"]) == ("ok", "ok", "ok")
         status = json.loads(run("status", "--json", env=env).stdout)
-        assert first.stop() == 0
-        assert gone(home), processes_of(home)
+        a_killed_worker_comes_back(first)
+        nothing_outlives_its_end(first)
         assert "Traceback" not in first.said
 
     keys = (home / "keys/refresh").read_text()
@@ -179,6 +179,7 @@ def test_demo_from_first_start_to_second(tmp_path: Path) -> None:
         assert secret not in first.said
     assert {oct(log.stat().st_mode & 0o777) for log in logs} == {"0o600"}
 
+    assert run("status", env=env).returncode == 0  # works after the kill, and cleans up
     with up(tmp_path, env, "--json") as again:
         again.until(lambda: "token, in another terminal" in again.said)
         assert again.sql("SELECT count(*) FROM grants") == [(sum(status["grants"].values()),)]
@@ -193,6 +194,37 @@ def test_demo_from_first_start_to_second(tmp_path: Path) -> None:
         assert {"at", "status", "processes"} in [set(line) for line in lines]
         assert again.stop(signal.SIGTERM) == 0
         assert gone(home), processes_of(home)
+        assert "Traceback" not in again.said
+
+
+def a_killed_worker_comes_back(running: Upright) -> None:
+    """Kill a worker: `up` says that it ended, and starts another."""
+
+    def workers() -> list[int]:
+        return [
+            int(folder.name)
+            for folder in Path("/proc").iterdir()
+            if folder.name.isdigit()
+            and b"interactive@%h" in _read(folder / "cmdline")
+            and f"TOKEN_VAULT_HOME={running.home}".encode() in _read(folder / "environ")
+        ]
+
+    (pid,) = running.until(workers)
+    os.kill(pid, signal.SIGKILL)
+    running.until(lambda: "interactive worker ended (SIGKILL); it starts again in 1 s" in running.said)
+    running.until(lambda: workers() and workers() != [pid])
+
+
+def nothing_outlives_its_end(running: Upright) -> None:
+    """Kill `up` outright: its children end too."""
+    running.process.kill()
+    running.process.wait()
+    until(
+        lambda: not [
+            words for words in processes_of(running.home) if "celery" in words or "-m emulators" in words
+        ],
+        "its children have ended",
+    )
 
 
 def test_a_real_tenant_is_synced_at_once(
@@ -245,46 +277,6 @@ def test_credentials_that_do_not_read_are_refused_at_once(
     assert ran.stderr.startswith(f"token-vault: tenant default: {said}")
     assert "canary" not in ran.stderr + ran.stdout
     assert not (tmp_path / "home/postgres").exists()
-
-
-def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
-    """When `up` is killed outright its children end too, and the next command works and cleans up."""
-    env = environment(tmp_path / "home")
-    with up(tmp_path, env) as running:
-        running.until(lambda: "emulated tenant answers" in running.said)
-        running.until(lambda: sum("celery" in words for words in processes_of(tmp_path / "home")) == 3)
-        running.process.kill()
-        running.process.wait()
-    deadline = time.monotonic() + 30
-    while any("celery" in words or "-m emulators" in words for words in processes_of(tmp_path / "home")):
-        assert time.monotonic() < deadline, processes_of(tmp_path / "home")
-        time.sleep(0.2)
-    assert run("status", env=env).returncode == 0
-    with up(tmp_path, env) as again:
-        again.until(lambda: "emulated tenant answers" in again.said)
-        assert again.stop() == 0
-    assert gone(tmp_path / "home")
-
-
-def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
-    """A worker that is killed is said to have ended, and comes back."""
-    env = environment(tmp_path / "home")
-    with up(tmp_path, env) as running:
-
-        def workers() -> list[int]:
-            return [
-                int(folder.name)
-                for folder in Path("/proc").iterdir()
-                if folder.name.isdigit()
-                and b"interactive@%h" in _read(folder / "cmdline")
-                and f"TOKEN_VAULT_HOME={tmp_path / 'home'}".encode() in _read(folder / "environ")
-            ]
-
-        (pid,) = running.until(workers)
-        os.kill(pid, signal.SIGKILL)
-        running.until(lambda: "interactive worker ended (SIGKILL); it starts again in 1 s" in running.said)
-        running.until(lambda: workers() and workers() != [pid])
-        assert running.stop() == 0
 
 
 @pytest.mark.parametrize("ends", [os.pipe, pty.openpty], ids=["pipe", "terminal"])
