@@ -220,9 +220,11 @@ def nothing_outlives_its_end(running: Upright) -> None:
     running.process.kill()
     running.process.wait()
     until(
-        lambda: not [
-            words for words in processes_of(running.home) if "celery" in words or "-m emulators" in words
-        ],
+        lambda: (
+            not [
+                words for words in processes_of(running.home) if "celery" in words or "-m emulators" in words
+            ]
+        ),
         "its children have ended",
     )
 
