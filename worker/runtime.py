@@ -25,6 +25,7 @@ from worker.resolved_connections import ConnectionResolver
 from worker.settings import Settings, TenantSettings
 from worker.sync.tenant_sync import TenantSync
 from worker.sync.token_store import VaultTokenStore
+from worker.vault import pauses
 from worker.vault.changed_users.queue import CONNECTIONS
 from worker.vault.claims.spool import Spool
 from worker.vault.vault import Vault, open_vault
@@ -87,9 +88,11 @@ class Runtime:
 
         Raises:
             ConfigurationError: as ``auth0``.
+            TemporarilyUnavailable: the tenant is paused.
         """
-        retention = timedelta(seconds=self.settings.tenants[tenant].log_retention)
         auth0 = await self.auth0(tenant)
+        await pauses.check_tenant(self.vault, tenant)
+        retention = timedelta(seconds=self.settings.tenants[tenant].log_retention)
         return TenantSync(
             tenant, self.vault, self.connections, auth0.urgent if urgent else auth0, retention=retention
         )

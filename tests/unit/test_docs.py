@@ -303,7 +303,7 @@ def test_problems_are_told() -> None:
 def test_states_are_told() -> None:
     """The table of states has the stored ones and the derived ones, and no other."""
     told = [cell.strip("`") for cell in first_cells(ARCHITECTURE, "## States of a grant")]
-    assert sorted(told) == sorted({*GRANT_STATES, "blocked", "expired"})
+    assert sorted(told) == sorted({*GRANT_STATES, "blocked", "expired", "paused"})
 
 
 def test_rooms_are_told() -> None:

@@ -31,6 +31,7 @@ from worker.cli import (
     list_grants,
     migrate,
     output,
+    pause,
     plan,
     reconnect,
     renew,
@@ -57,7 +58,7 @@ for name, command in (
     ("up", up.up), ("migrate", migrate.migrate), ("sync", sync.sync), ("follow", follow.follow),
     ("renew", renew.renew), ("revoke", revoke.revoke), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
     ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("audit", audit.audit), ("plan", plan.plan),
-    ("adopt", adopt.adopt), ("serve", serve.serve), ("env", env.env),
+    ("pause", pause.pause), ("resume", pause.resume), ("adopt", adopt.adopt), ("serve", serve.serve), ("env", env.env),
     ("reconnect", reconnect.reconnect),
 ):  # fmt: skip
     app.command(name=name)(command)

@@ -11,6 +11,9 @@ from worker.cli.events import parse_time
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Connection, Json, Limit, User
 
+# Outcomes of commands that concern no grant.
+_COMMANDS = ("Paused", "Resumed")
+
 
 def audit(
     user: User = None,
@@ -42,7 +45,7 @@ def audit(
     rows = [
         [
             row["at"], row["consumer"] or f"(role {row['role']})", row["source"], row["connection"],
-            row["user_id"] or "(admin)", row["outcome"], row["request_id"], row["reason"],
+            row["user_id"] or ("" if row["outcome"] in _COMMANDS else "(admin)"), row["outcome"], row["request_id"], row["reason"],
         ]
         for row in found
     ]  # fmt: skip

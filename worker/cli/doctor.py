@@ -227,6 +227,7 @@ async def _vault(settings: Settings) -> list[Check]:
             "database writes": _writes,
             "pooler": _pooler,
             "location": _location,
+            "pauses": _pauses,
             "workers": _workers,
             "roles": _roles,
             "Auth0": check_tenants,
@@ -263,6 +264,16 @@ async def _writes(runtime: Runtime) -> list[Check]:
 async def _location(runtime: Runtime) -> list[Check]:
     await runtime.vault.check_location()
     return [Check("location", CheckResult.OK, "the database is where the vault was in use")]
+
+
+async def _pauses(runtime: Runtime) -> list[Check]:
+    from worker.cli.pause import describe
+    from worker.vault.pauses import list_pauses
+
+    return [
+        Check("pause", CheckResult.WARN, f"{each.scope} is {describe(each)}; `token-vault resume` ends that")
+        for each in await list_pauses(runtime.vault, runtime.tenants)
+    ]
 
 
 async def _roles(runtime: Runtime) -> list[Check]:

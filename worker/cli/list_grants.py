@@ -23,6 +23,7 @@ STATES = (
     "unrenewable",
     "expired",
     "in_doubt",
+    "paused",
     "blocked",
     "reauthorization_required",
     "erased",

@@ -14,6 +14,7 @@ from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Account, Admin, Connection, Json, MinTtl, Tenant, User
+from worker.cli.pause import describe
 
 if TYPE_CHECKING:
     from worker.renewal.on_demand import Refreshed
@@ -130,12 +131,16 @@ async def _renew_all(
 
 async def _renew_due(settings: Settings, tenants: Sequence[str], as_json: bool) -> int:
     from worker.runtime import open_runtime
+    from worker.vault.pauses import list_pauses
 
     async with open_runtime(settings) as runtime:
         counts = await _run_due(runtime, tenants)
-    ok = set(counts) <= {outcome.value for outcome in _ok_outcomes()}
+        paused = await list_pauses(runtime.vault, tenants)
+    ok = not paused and set(counts) <= {outcome.value for outcome in _ok_outcomes()}
+    for each in paused:
+        output.print_notice(f"{each.scope} is {describe(each)}; `token-vault resume` ends that")
     if as_json:
-        output.print_json({"ok": ok, "outcomes": counts})
+        output.print_json({"ok": ok, "outcomes": counts, "paused": [str(each.scope) for each in paused]})
     else:
         output.print_line(output.format_value(counts) or "nothing is due")
     return ExitCode.OK if ok else ExitCode.FAILED

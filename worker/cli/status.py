@@ -29,6 +29,8 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
     if found["read_only"]:
         output.print_notice("nothing is renewed, synced or delivered: this Postgres is read-only, as a replica is or a "
                             "primary that was replaced. Point DATABASE_URL to the primary")  # fmt: skip
+    for said in describe_pauses(found):
+        output.print_notice(said)
     output.print_line(f"grants: {output.format_value(found['grants']) or 'none'}")
     for run in found["last_sync"]:
         output.print_line(f"last sync of {run['tenant']}: {describe_run(run, now)}")
@@ -72,6 +74,18 @@ def _connection_row(row: Mapping[str, Any], now: datetime, *, in_full: bool) -> 
         output.format_value(row["name"]), output.format_value(row["provider"]), output.format_value(row["grants"]),
         output.relative_time(row["next_expiry"], now), output.printable(trouble),
     ]  # fmt: skip
+
+
+def describe_pauses(found: Mapping[str, Any]) -> list[str]:
+    """Say what the operator has paused, and the remedy."""
+    from worker.cli.pause import describe
+    from worker.vault.pauses import Pause
+
+    pauses = [Pause(**row) for row in found["pauses"]]
+    return [
+        f"nothing is renewed of {each.scope}: {describe(each)}. `token-vault resume` ends that"
+        for each in pauses
+    ]
 
 
 def describe_missing_access(row: Mapping[str, Any]) -> str:

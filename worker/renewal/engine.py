@@ -29,7 +29,7 @@ from worker.renewal.concurrency import (
 from worker.renewal.http import CALL_SECONDS
 from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
-from worker.vault import claims
+from worker.vault import claims, pauses
 from worker.vault.claims import Claim
 from worker.vault.claims.spool import Spool
 from worker.vault.grants import resource_tokens
@@ -93,6 +93,8 @@ class RenewalEngine:
             ConfigurationError: the spool cannot be written, or the vault is a copy; no request is made.
         """
         clock = await self._prepare()
+        for pause in await pauses.end_over(self._vault, now=clock()):
+            log.info("pause.ended", tenant=pause.tenant, connection=pause.connection)
         stop_at = time.monotonic() + budget
         loaded = await self._connections.load(list(tenants), now=clock())
         limiters = {

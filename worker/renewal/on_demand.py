@@ -17,7 +17,7 @@ from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker.renewal.engine import CLAIM_TIME, RenewalEngine
 from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
-from worker.vault import claims, schedule
+from worker.vault import claims, pauses, schedule
 from worker.vault.connections import circuits
 from worker.vault.grants import resource_tokens, touch
 from worker.vault.vault import Vault
@@ -240,8 +240,9 @@ class OnDemand:
             return Outcome.UNRENEWABLE
         if not await self._may_be_tried(served, force, by_operator):
             return Outcome.DEAD
-        if by_operator:
-            return None
+        is_paused = await pauses.find(self._vault, served.tenant, served.connection) is not None
+        if is_paused or by_operator:
+            return Outcome.PAUSED if is_paused else None
         paused = await claims.backoff_left(self._vault, served.id) > 0
         if await self._is_blocked(served, resolved, paused):
             return Outcome.BLOCKED if resolved.circuit.blame == "operator" else Outcome.RETRY
@@ -305,9 +306,13 @@ class OnDemand:
         resolved: ResolvedConnection,
         min_ttl: float | None,
     ) -> Refreshed:
-        state, retry_after = served.state, None
+        state, reason, retry_after = served.state, served.reason, None
         if resolved.client is None:
             state = "unrenewable"
+        elif outcome is Outcome.PAUSED:
+            state = reason = pauses.PAUSED
+            pause = await pauses.find(self._vault, served.tenant, served.connection)
+            retry_after = pause.retry_after(served.now) if pause else 1.0
         elif outcome is Outcome.BLOCKED:
             state = "blocked"
             until = resolved.circuit.until
@@ -326,7 +331,7 @@ class OnDemand:
             outcome=outcome,
             renewed=served.access_version != began.access_version,
             expires_at=served.expires_at,
-            reason=served.reason or (resolved.problem.code if resolved.problem else resolved.circuit.code),
+            reason=reason or (resolved.problem.code if resolved.problem else resolved.circuit.code),
             since=served.reason_since,
             retry_after=retry_after,
         )

@@ -32,6 +32,8 @@ class Outcome(StrEnum):
     LOST = "lost_in_rotation"
     BLOCKED = "blocked"
     """The connection's circuit is open, or was opened by this attempt."""
+    PAUSED = "paused"
+    """The operator has paused the connection, its tenant, or everything."""
     RETRY = "retry"
     IN_DOUBT = "in_doubt"
     UNSENT = "unsent"

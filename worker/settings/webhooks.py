@@ -28,6 +28,8 @@ class EventKind(StrEnum):
     SCOPES_LOST = "grant.scopes_lost"
     BROKEN = "connection.broken"
     MENDED = "connection.mended"
+    PAUSED = "connection.paused"
+    RESUMED = "connection.resumed"
     FORGOTTEN = "user.forgotten"
 
     def is_in(self, names: Sequence[str]) -> bool:

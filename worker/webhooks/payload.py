@@ -115,6 +115,12 @@ def action(event: OutboxEvent) -> str:
             sentence = (
                 f"The operator has to fix connection {event.connection}: {event.message or event.reason}."
             )
+        case EventKind.PAUSED:
+            what = f"connection {event.connection}" if event.connection else f"tenant {event.tenant}"
+            sentence = (
+                f"The operator has paused {what}: tokens are served until they end, and renewed again after "
+                "`token-vault resume`."
+            )
         case EventKind.FORGOTTEN:
             sentence = "The vault has erased this user: forget the user's id as well."
         case _:

@@ -48,6 +48,8 @@ MAX_WAIT_SECONDS = 86_400.0
 POLL_SECONDS = 2.0
 # Seconds after which to ask again where the status names no time.
 RETRY_SECONDS = 5.0
+# The same while the operator has paused renewal without an end.
+PAUSED_RETRY_SECONDS = 60.0
 # A rejected token is not handed out again for this long: by then the workers may renew any token again.
 REJECTED_SECONDS = 60.0
 # Grants whose rejected tokens are remembered; then all are forgotten, and an API refuses some once more.
@@ -353,6 +355,11 @@ def _raise_unless_refreshable(served: Served, status: GrantStatus, min_ttl: floa
         raise TokenExpired(f"the token ends too soon and cannot be renewed ({status.reason or status.state})")
     if status.state == "erased":
         raise TokenNotFound("the vault has no token of them")
+    if status.state == "paused":
+        raise TemporarilyUnavailable(
+            "renewal is paused by the operator: the token is renewed when `token-vault resume` ends that",
+            status.blocked_for or PAUSED_RETRY_SECONDS,
+        )
     if status.state == "blocked":
         raise TemporarilyUnavailable(
             f"the connection is blocked ({status.reason}): the operator has to fix it", status.seconds_blocked

@@ -75,7 +75,7 @@ class GrantStatus(NamedTuple):
 
     Attributes:
         state, reason: as ``token_status`` shows them.
-        blocked_for: seconds until its connection's circuit lets a call pass; 0 where it is closed.
+        blocked_for: seconds until its connection's circuit lets a call pass, or a pause ends; 0 where neither is known.
         next_renewal_in: seconds until the next renewal is due.
         attempts: failed renewals in a row.
         in_flight: whether a renewal is under way.

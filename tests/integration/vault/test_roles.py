@@ -28,6 +28,7 @@ MAY = {
     "vault_operator": {
         "consumers": "SELECT INSERT UPDATE DELETE", "audit_records": "SELECT", "audit_state": "SELECT", "outbox": "SELECT",
         "deliveries": "SELECT", "renewal_counts": "SELECT", "sync_runs": "SELECT", "alembic_version": "SELECT",
+        "pauses": "SELECT",
     },
     "vault_worker": dict.fromkeys(Base.metadata.tables, "SELECT INSERT UPDATE DELETE")
     | {

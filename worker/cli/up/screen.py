@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from worker.cli import output
-from worker.cli.status import connections_table, describe_run
+from worker.cli.status import connections_table, describe_pauses, describe_run
 from worker.cli.up.processes import Child
 
 STATUS_LINE_SECONDS = 10.0  # between lines where nothing changes
@@ -149,6 +149,7 @@ def summary(status: Status, now: datetime) -> list[str]:
     renewals = status["renewals"]
     last_hour = output.format_value(renewals["last_hour"]) or "none"
     return [
+        *describe_pauses(status),
         f"grants: {output.format_value(status['grants']) or 'none yet'}",
         f"renewed in the last full minute: {renewals['per_minute']}; renewals in the last hour: {last_hour}",
         *(syncs or ["no sync yet"]),

@@ -5,6 +5,9 @@
 WITH asked AS (
     SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:names AS text[]), CAST(:quotas AS integer[]))
         AS asked(tenant, name, quota)
+    -- What the operator has paused is left alone, probes included.
+    WHERE NOT EXISTS (
+        SELECT FROM pauses p WHERE p.tenant IN ('', asked.tenant) AND p.connection IN ('', asked.name))
 ), probing AS (
     UPDATE connections c SET circuit_until = :until FROM asked
     WHERE c.tenant = asked.tenant AND c.name = asked.name AND c.circuit_until <= :now

@@ -8,6 +8,8 @@ WHERE id = :id AND state <> 'erased'
     AND NOT EXISTS (SELECT FROM revocations r WHERE r.grant_id = grants.id AND r.taken_at IS NULL)
     AND (claim_until IS NULL OR claim_until <= :now)
     AND access_version = coalesce(CAST(:expected_access_version AS bigint), access_version)
+    AND NOT EXISTS (
+        SELECT FROM pauses p WHERE p.tenant IN ('', grants.tenant) AND p.connection IN ('', grants.connection))
     AND (:by_operator OR CASE WHEN state = 'reauthorization_required'
         THEN :force AND (forced_at IS NULL OR forced_at <= :forced_before)
         ELSE attempts = 0 OR due_at <= :now END)

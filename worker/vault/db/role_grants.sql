@@ -30,7 +30,7 @@ WITH roles AS (
     UNION ALL SELECT 'vault_operator', 3,
         CASE WHEN relname = 'consumers' THEN 'SELECT, INSERT, UPDATE, DELETE' ELSE 'SELECT' END || ' ON ' || name
     FROM relations WHERE relname IN (
-        'alembic_version', 'audit_records', 'audit_state', 'consumers', 'deliveries', 'outbox', 'renewal_counts', 'sync_runs',
+        'alembic_version', 'audit_records', 'audit_state', 'consumers', 'deliveries', 'outbox', 'pauses', 'renewal_counts', 'sync_runs',
         'token_status')
     UNION ALL SELECT 'vault_operator', 4, 'UPDATE (keep) ON ' || name FROM relations WHERE relname = 'audit_state'
     -- Whoever may read the ids of grants sees all rows of token_status.

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import text
 
-from worker.vault import location
+from worker.vault import location, pauses
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
 
 _GRANTS = text("""
-SELECT CASE WHEN state IN ('active', 'in_doubt') AND expires_at <= now() THEN 'ended' ELSE state END AS counted_as, count(*)
+SELECT CASE WHEN state IN ('active', 'in_doubt', 'paused') AND expires_at <= now() THEN 'ended' ELSE state END AS counted_as, count(*)
 FROM token_status WHERE tenant = ANY(:tenants) GROUP BY counted_as ORDER BY counted_as
 """)
 
@@ -63,11 +64,12 @@ async def count_ending_consents(vault: Vault, tenants: Sequence[str]) -> list[di
 async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
     """Return what the vault holds and how it works.
 
-    Whether it may be a copy, whether its database is read-only, grants by state, connections, each tenant's last full sync and last
+    Whether it may be a copy, whether its database is read-only, what is paused, grants by state, connections, each tenant's last full sync and last
     look for changes, renewals, how far they are behind, events. An access token that could be renewed and has ended
     counts as ended, whatever its grant's state.
     """
     values = {"tenants": list(tenants)}
+    paused = [asdict(pause) for pause in await pauses.list_pauses(vault, tenants)]
     copy, read_only = await vault.location_difference(), await vault.is_read_only()
     async with vault.engine.connect() as connection:
         grants = await connection.execute(_GRANTS, values)
@@ -80,6 +82,7 @@ async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
         return {
             "copy": copy and location.describe(copy),
             "read_only": read_only,
+            "pauses": paused,
             "grants": {state: count for state, count in grants},  # noqa: C416  # rows are not pairs to dict()
             "connections": _connections([dict(row) for row in connections.mappings()]),
             "last_sync": [dict(row) for row in full.mappings()],

@@ -9,6 +9,7 @@ from worker.vault.db.tables.consumers import ConsumerRow
 from worker.vault.db.tables.grants import GRANT_STATES, GrantRow
 from worker.vault.db.tables.location import VaultLocation
 from worker.vault.db.tables.outbox import DeliveryRow, OutboxRow
+from worker.vault.db.tables.pauses import PauseRow
 from worker.vault.db.tables.processes import LeaseRow, WorkerHeartbeatRow
 from worker.vault.db.tables.renewal import RefreshRequestRow, RefusalRow, RenewalCount, ResourceTokenRow
 from worker.vault.db.tables.revocations import RevocationRow
@@ -26,6 +27,7 @@ __all__ = [
     "LeaseRow",
     "ManagementTokenRow",
     "OutboxRow",
+    "PauseRow",
     "RefreshRequestRow",
     "RefusalRow",
     "RenewalCount",

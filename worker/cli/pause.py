@@ -1,0 +1,212 @@
+"""``pause`` and ``resume``: stop renewal and syncs; go on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from token_vault.errors import ConfigurationError
+from worker.cli import environment, output
+from worker.cli.exit_codes import ExitCode
+from worker.cli.options import Connection, Json, Tenant
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+    from worker.vault.pauses import EndingTokens, Pause, PauseScope
+    from worker.vault.vault import Vault
+
+_SPAN_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+# How often a pause looks whether the calls under way have ended. A claim's own deadline bounds the wait.
+LOOK_SECONDS = 0.5
+
+Everything = Annotated[bool, typer.Option("--all", help="Everything, in all tenants.")]
+By = Annotated[
+    str | None, typer.Option("--by", metavar="NAME", help="Who does so; by default the system's user.")
+]
+
+
+def pause(
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for whoever finds it.")],
+    connection: Connection = None,
+    everything: Everything = False,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="End by itself: ISO 8601, or a span like 2h.")
+    ] = None,
+    by: By = None,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> int:
+    """Stop renewal and syncs.
+
+    Of a connection, a tenant, or everything. Readers get what has life left, then "temporarily unavailable". Waits until the calls under way have ended: after
+    that, no refresh token is sent. Says how many tokens end meanwhile. `resume` ends it, or --until.
+    """
+    end = _parse_end(until)
+    if not reason.strip():
+        raise ConfigurationError("--reason is empty: say why, for whoever finds the pause")
+    environment.configure_log()
+    with environment.running_vault() as settings:
+        found = asyncio.run(
+            _pause(settings, (connection, tenant, everything), reason.strip(), _name(by), end)
+        )
+    if as_json:
+        output.print_json({"ok": True, "paused": [_plain(scope, ending) for scope, ending in found]})
+        return ExitCode.OK
+    for scope, ending in found:
+        output.print_line(f"{scope} is paused until {output.format_value(end) or '`token-vault resume`'}")
+        for each in ending:
+            output.print_line(
+                f"  by {output.format_value(each.by)}: {each.access_tokens} access tokens end, and "
+                f"{each.refresh_tokens} refresh tokens with a known end"
+            )
+    return ExitCode.OK
+
+
+def resume(
+    connection: Connection = None,
+    everything: Everything = False,
+    by: By = None,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> int:
+    """End a pause.
+
+    What became due is renewed step by step. Of a tenant it ends those of its connections too, and --all ends every pause. Exits 1 where a wider pause still
+    stops what was named.
+    """
+    environment.configure_log()
+    with environment.running_vault() as settings:
+        ended, left = asyncio.run(_resume(settings, (connection, tenant, everything), _name(by)))
+    if as_json:
+        output.print_json(
+            {
+                "ok": not left,
+                "ended": [asdict(each) for each in ended],
+                "left": [asdict(each) for each in left],
+            }
+        )
+        return ExitCode.FAILED if left else ExitCode.OK
+    for each in ended:
+        output.print_line(f"{each.scope} goes on; it was {describe(each)}")
+    if not ended:
+        output.print_line("no such pause is in force")
+    for each in left:
+        output.print_notice(f"still stopped, as {each.scope} is {describe(each)}")
+    return ExitCode.FAILED if left else ExitCode.OK
+
+
+def describe(pause: Pause) -> str:
+    """Say since when something is paused, by whom and why."""
+    until = f", until {output.format_value(pause.until)}" if pause.until else ""
+    return f"paused since {output.format_value(pause.since)}{until} by {pause.paused_by}: {pause.reason}"
+
+
+async def _pause(
+    settings: Settings,
+    named: tuple[str | None, str | None, bool],
+    reason: str,
+    by: str,
+    until: datetime | None,
+) -> list[tuple[PauseScope, list[EndingTokens]]]:
+    from worker.vault import pauses
+    from worker.vault.vault import open_vault
+
+    keys = (settings.access_keys, settings.refresh_keys)
+    async with open_vault(environment.database_url(settings), *keys, connections=2) as vault:
+        now = await vault.now()
+        if until is not None and until <= now:
+            raise ConfigurationError("--until is over already: give a time to come, or a span like 2h")
+        scopes = await _scopes(vault, settings, *named)
+        for scope in scopes:
+            await pauses.start(vault, scope, reason=reason, by=by, until=until, now=now)
+        await _wait_for_calls(vault, scopes)
+        return [(scope, await pauses.count_ending(vault, scope, until=until, now=now)) for scope in scopes]
+
+
+async def _wait_for_calls(vault: Vault, scopes: Sequence[PauseScope]) -> None:
+    """See the calls under way to their end."""
+    from worker.vault import pauses
+
+    writers, is_told = await pauses.list_writers(vault), False
+    while count := sum([await pauses.count_under_way(vault, scope, writers) for scope in scopes]):
+        if not is_told:
+            output.print_notice(f"paused; {count} calls under way are seen to their end")
+        is_told = True
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _resume(
+    settings: Settings, named: tuple[str | None, str | None, bool], by: str
+) -> tuple[list[Pause], list[Pause]]:
+    from worker.vault import pauses
+    from worker.vault.vault import open_vault
+
+    keys = (settings.access_keys, settings.refresh_keys)
+    async with open_vault(environment.database_url(settings), *keys, connections=2) as vault:
+        scopes = await _scopes(vault, settings, *named)
+        now = await vault.now()
+        ended = [each for scope in scopes for each in await pauses.end(vault, scope, by=by, now=now)]
+        wider = [await pauses.find(vault, scope.tenant, scope.connection) for scope in scopes]
+        return ended, list(dict.fromkeys(each for each in wider if each is not None))
+
+
+async def _scopes(
+    vault: Vault, settings: Settings, connection: str | None, tenant: str | None, everything: bool
+) -> list[PauseScope]:
+    """Return what the options name.
+
+    Raises:
+        ConfigurationError: nothing, too much, or a connection that the vault does not know.
+    """
+    from worker.vault.connections.connection import load_connections
+    from worker.vault.pauses import EVERYTHING, PauseScope
+
+    if everything == bool(connection or tenant):
+        raise ConfigurationError("say what: --connection and --tenant, or --all alone")
+    if everything:
+        return [EVERYTHING]
+    tenants = environment.select_tenants(settings, tenant)
+    if connection is None:
+        return [PauseScope(each) for each in tenants]
+    found = await load_connections(vault, tenants, connection)
+    if not found:
+        raise ConfigurationError(
+            f"no connection is called {connection}: `token-vault status` names those that are known"
+        )
+    return [PauseScope(each.tenant, each.name) for each in found]
+
+
+def _parse_end(value: str | None) -> datetime | None:
+    """Parse a time to come (ISO 8601), or a span."""
+    if value is None:
+        return None
+    try:
+        if span := re.fullmatch(r"(\d{1,6})([mhd])", value):
+            return datetime.now(UTC) + timedelta(**{_SPAN_UNITS[span[2]]: int(span[1])})
+        found = datetime.fromisoformat(value)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter("give a time like 2026-01-31T12:00Z, or a span like 30m, 2h or 1d") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _name(by: str | None) -> str:
+    """Return who runs the command.
+
+    A container's user may have no name.
+    """
+    return by or os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+
+
+def _plain(scope: PauseScope, ending: Sequence[EndingTokens]) -> dict[str, Any]:
+    return {
+        "tenant": scope.tenant,
+        "connection": scope.connection,
+        "ending": [asdict(each) for each in ending],
+    }
