@@ -33,7 +33,8 @@ from worker.bootsteps import (
     RenewalStep,
 )
 from worker.core_dumps import forbid_core_dumps
-from worker.redis_address import RedisAddress, refuse_cluster
+from worker.redis_address import RedisAddress
+from worker.redis_clients import celery_settings, open_client, refuse_cluster
 from worker.settings import Settings
 from worker.tasks import CLOCK_SKEW_SECONDS
 from worker.vault.crypto.rings import WrongKeys, read_rings
@@ -79,7 +80,8 @@ def make_app(settings: Settings) -> Celery:
     sync_check = min(MAX_SYNC_CHECK_SECONDS, settings.schedule.full, settings.schedule.connections)
     changes = settings.schedule.changes
     app.conf.update(
-        **_redis_address(settings).celery_settings(
+        **celery_settings(
+            _redis_address(settings),
             visibility_timeout=VISIBILITY_SECONDS,
             socket_timeout=REDIS_TIMEOUT_SECONDS,
             socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
@@ -179,7 +181,8 @@ def _refuse_cluster(**_: object) -> None:
     """
     timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_TIMEOUT_SECONDS)
     try:
-        with _redis_address(configuration.load()).client(**timeouts, retry=Retry(NoBackoff(), 0)) as client:
+        address = _redis_address(configuration.load())
+        with open_client(address, **timeouts, retry=Retry(NoBackoff(), 0)) as client:
             refuse_cluster(client)
     except ConfigurationError as error:
         log.error("redis.refused", error=str(error))  # noqa: TRY400  # the message says it all

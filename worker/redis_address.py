@@ -6,19 +6,8 @@ redis-py, kombu and Celery read URLs differently. None of them reads one of the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import quote, unquote
-
-import redis
-import redis.asyncio
-import redis.asyncio.sentinel
-import redis.sentinel
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from urllib.parse import unquote
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret, SecretDict
@@ -94,113 +83,6 @@ class RedisAddress:
         if isinstance(found, str):
             raise ConfigurationError(f"REDIS_URL is not an address of Redis: it {found}")
         return found
-
-    @contextmanager
-    def client(self, **options: Any) -> Iterator[redis.Redis]:
-        """Give a client within the block; the options are redis-py's."""
-        client = self._client(redis.sentinel.Sentinel, redis.Redis, Retry, options)
-        assert isinstance(client, redis.Redis)  # noqa: S101  # redis-py's Sentinel carries no types
-        try:
-            yield client
-        finally:
-            client.close()
-            for sentinel in _sentinels(client):
-                sentinel.close()
-
-    def async_client(self, **options: Any) -> redis.asyncio.Redis:
-        """Make a client for asyncio, to be closed by ``aclose``."""
-        client = self._client(redis.asyncio.sentinel.Sentinel, redis.asyncio.Redis, AsyncRetry, options)
-        assert isinstance(client, redis.asyncio.Redis)  # noqa: S101  # likewise
-        return client
-
-    def _client(
-        self, sentinel: Any, client: Any, retry: type[Retry | AsyncRetry], options: dict[str, Any]
-    ) -> object:
-        arguments = SecretDict({**self._arguments, **options})
-        if not self.master:
-            return client(**self._location, **arguments)
-        sentinels = sentinel(
-            list(self.servers), sentinel_kwargs=self._sentinel_options(options, retry), **arguments
-        )
-        return sentinels.master_for(self.master)
-
-    def celery_settings(self, **transport: Any) -> SecretDict:
-        """Return Celery's settings for its broker and its results.
-
-        Args:
-            transport: further options of the broker's transport.
-        """
-        url = self._celery_url()
-        options = (
-            {"master_name": self.master, "sentinel_kwargs": self._sentinel_options(transport, Retry)}
-            if self.master
-            else {}
-        )
-        tls = dict(self.tls) or None
-        return SecretDict(
-            broker_url=url,
-            result_backend=url,
-            broker_transport_options={**transport, **options},
-            result_backend_transport_options=options,
-            broker_use_ssl=tls,
-            redis_backend_use_ssl=tls,
-        )
-
-    @property
-    def _location(self) -> dict[str, Any]:
-        if self.path:
-            return {"unix_socket_path": self.path}
-        [(host, port)] = self.servers
-        return {"host": host, "port": port}
-
-    @property
-    def _arguments(self) -> SecretDict:
-        tls = {"ssl": True, **self.tls} if self.tls else {}
-        return SecretDict({"db": self.database, **self.login, **tls})
-
-    def _sentinel_options(self, options: dict[str, Any], retry: type[Retry | AsyncRetry]) -> SecretDict:
-        tls = {"ssl": True, **self.tls} if self.tls else {}
-        timeouts = {name: value for name, value in options.items() if name.startswith("socket_")}
-        # One that does not answer is not asked again: there are others.
-        return SecretDict({**timeouts, **tls, **self.sentinel_login, "retry": retry(NoBackoff(), 0)})
-
-    def _celery_url(self) -> str:
-        login = ":".join(quote(str(self.login.get(name, "")), safe="") for name in ("username", "password"))
-        user = f"{login}@" if self.login else ""
-        if self.path:
-            return f"redis+socket://{user}{quote(self.path)}?virtual_host={self.database}"
-        scheme = "sentinel" if self.master else "redis"
-        hosts = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.servers)
-        return ";".join(f"{scheme}://{user}{host}/{self.database}" for host in hosts)
-
-
-async def aclose(client: redis.asyncio.Redis) -> None:
-    """Close a client, and its connections to Sentinels."""
-    await client.aclose()
-    for sentinel in _sentinels(client):
-        await sentinel.aclose()
-
-
-def _sentinels(client: redis.Redis | redis.asyncio.Redis) -> list[Any]:
-    manager = getattr(client.connection_pool, "sentinel_manager", None)
-    return list(manager.sentinels) if manager else []
-
-
-def refuse_cluster(client: redis.Redis) -> None:
-    """Refuse a Redis in cluster mode.
-
-    Raises:
-        ConfigurationError: it is one.
-        redis.RedisError: it does not answer.
-    """
-    try:
-        found = client.info("cluster")
-    except (
-        redis.exceptions.NoPermissionError
-    ):  # a user that may not ask has been given rights by somebody who knows
-        return
-    if found.get("cluster_enabled"):
-        raise ConfigurationError(NO_CLUSTER)
 
 
 def _read(address: Secret) -> RedisAddress | str:

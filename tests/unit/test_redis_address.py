@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from token_vault.errors import ConfigurationError
 from worker.redis_address import RedisAddress
+from worker.redis_clients import celery_settings
 from worker.settings import load
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -103,7 +104,7 @@ def test_a_mistake_is_named_without_the_password(text: str, monkeypatch: pytest.
 @pytest.mark.parametrize("text", FORMS)
 def test_celery_gets_what_the_address_says(text: str) -> None:
     """Celery's URL has neither TLS nor time-outs in it: these are settings of their own."""
-    settings = RedisAddress.parse(text).celery_settings(socket_timeout=5)
+    settings = celery_settings(RedisAddress.parse(text), socket_timeout=5)
     assert settings["broker_url"] == settings["result_backend"]
     assert "u:canary%2Fpass@" in settings["broker_url"]
     assert "ssl" not in settings["broker_url"]
@@ -125,7 +126,7 @@ def test_no_text_raises_anything_else(text: str) -> None:
         f"rediss://u:{text}@h/0",
     ):
         try:
-            RedisAddress.parse(written).celery_settings()
+            celery_settings(RedisAddress.parse(written))
         except ConfigurationError as error:
             assert "Redis" in str(error)  # noqa: PT017  # both are fine
 

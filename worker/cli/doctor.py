@@ -124,14 +124,15 @@ def _redis(settings: Settings) -> list[Check]:
 
     from worker import embedded
     from worker.cli.redis_errors import describe
-    from worker.redis_address import EXAMPLE, RedisAddress, refuse_cluster
+    from worker.redis_address import EXAMPLE, RedisAddress
+    from worker.redis_clients import open_client, refuse_cluster
 
     found = embedded.find(settings.home) if settings.redis_url is None else None
     url = settings.redis_url or (found.redis_url if found else None)
     if not url:
         return [Check("Redis", CheckResult.WARN, "REDIS_URL is not set: no workers, no refresh on demand")]
     try:
-        with RedisAddress.parse(url).client(socket_timeout=5, socket_connect_timeout=5) as client:
+        with open_client(RedisAddress.parse(url), socket_timeout=5, socket_connect_timeout=5) as client:
             refuse_cluster(client)
             client.set(_PROBE_KEY, 1, px=1000)
             try:

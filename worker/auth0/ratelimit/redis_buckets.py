@@ -18,7 +18,8 @@ from redis.exceptions import RedisError
 from token_vault.secret import Secret
 from worker.auth0.http.retries import Clock
 from worker.auth0.ratelimit.plans import Limit
-from worker.redis_address import RedisAddress, aclose
+from worker.redis_address import RedisAddress
+from worker.redis_clients import aclose, make_async_client
 
 # A Redis that takes longer to answer costs more than it saves.
 REDIS_TIMEOUT_SECONDS = 0.25
@@ -104,7 +105,8 @@ class RedisBuckets:
 
 
 def _connect(url: Secret) -> redis.asyncio.Redis:
-    return RedisAddress.parse(url).async_client(
+    return make_async_client(
+        RedisAddress.parse(url),
         socket_timeout=REDIS_TIMEOUT_SECONDS,
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
