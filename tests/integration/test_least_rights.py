@@ -138,7 +138,7 @@ def test_all_services_work_with_the_rights_they_are_given(
         assert doctor.returncode == 0, doctor.stdout
         assert " fail " not in doctor.stdout
         made.environment["DATABASE_URL"] = composed.api.reveal()
-        api = made.start("serve", sys.executable, "-m", "tests.support.serve")
+        api = made.start("serve", sys.executable, "-m", "worker.cli", "serve", "--port", "0")
         api.says("serving at")
         found = re.search(r"serving at (\S+)", api.log)
         assert found

@@ -101,7 +101,7 @@ def serving(folder: Path, **changed: str) -> Iterator[ApiProcess]:
         name: value for name, value in os.environ.items() if name not in ("VAULT_REFRESH_KEYS", "REDIS_URL")
     }
     environment |= {"VAULT_ACCESS_KEYS": ACCESS_KEY.reveal(), "TOKEN_VAULT_LOG_LEVEL": "INFO", **changed}
-    command = [sys.executable, "-m", "tests.support.serve"]
+    command = [sys.executable, "-m", "worker.cli", "serve", "--port", "0"]
     process = Process("serve", command, environment, folder / "serve.log")
     until(lambda: "serving at " in process.log or not process.running, "the API answers")
     found = re.search(r"serving at (\S+)", process.log)

@@ -16,7 +16,8 @@ def serve(
         str | None, typer.Option(metavar="ADDRESS", help="Where to listen; by default [api] host.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, metavar="N", help="By default [api] port, 8700.")
+        int | None,
+        typer.Option(min=0, max=65_535, metavar="N", help="By default [api] port, 8700; 0 for any free one."),
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -31,7 +32,7 @@ def serve(
     environment.configure_log()
     with environment.running_vault(rings=["access"]) as settings:
         address = host or settings.api.host
-        bound = server.listen(address, [port or settings.api.port])
+        bound = server.listen(address, [settings.api.port if port is None else port])
         url = f"http://{f'[{address}]' if ':' in address else address}:{bound.getsockname()[1]}"
 
         def ready() -> None:
