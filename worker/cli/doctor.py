@@ -40,7 +40,9 @@ def doctor(worker: Worker = None, as_json: Json = False) -> int:
     try:
         settings = environment.load_settings()
     except VaultError as error:
-        checks.append(Check("settings", CheckResult.FAIL, str(error)))
+        checks += (
+            Check("settings", CheckResult.FAIL, str(each)) for each in getattr(error, "problems", [error])
+        )
     else:
         environment.require_vault(settings)  # without one there is nothing to check
         _check(settings, worker, checks)

@@ -252,4 +252,8 @@ def configure_log() -> None:
     """
     from worker import logs
 
-    logs.configure(level=os.environ.get("TOKEN_VAULT_LOG_LEVEL") or "WARNING")
+    try:
+        logs.configure(level=os.environ.get("TOKEN_VAULT_LOG_LEVEL") or "WARNING")
+    except ConfigurationError:
+        load_settings()  # names this mistake together with all others
+        raise

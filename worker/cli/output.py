@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def _plain(value: object) -> object:
         return value.total_seconds()
     if isinstance(value, frozenset | set | tuple):
         return sorted(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
     raise TypeError(f"{type(value).__name__} is not shown")
 
 
@@ -74,7 +77,8 @@ def print_statements(statements: Sequence[str]) -> None:
 
 def report_error(error: VaultError, *, as_json: bool) -> ExitCode:
     """Print what went wrong; return its exit code."""
-    print_notice(str(error))
+    for problem in getattr(error, "problems", (error,)):
+        print_notice(str(problem))
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": str(error)} | vars(error)})
     return ExitCode.of(error)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from worker.loopback import is_loopback
 from worker.settings.section import Section
@@ -37,21 +37,32 @@ class ApiSettings(Section):
     max_concurrent: Annotated[int, Field(ge=1, le=100_000)] = 200
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
 
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        if self.issuer is not None:
-            _check_url("issuer", self.issuer)
-            if not self.issuer.endswith("/"):
+    @field_validator("issuer")
+    @classmethod
+    def _check_issuer(cls, issuer: str | None) -> str | None:
+        if issuer is not None:
+            _check_url("issuer", issuer)
+            if not issuer.endswith("/"):
                 raise ValueError("issuer ends with a slash, as `iss` of Auth0's tokens does")
-        if self.public_url is not None:
-            _check_url("public_url", self.public_url)
-            if self.public_url.endswith("/"):
+        return issuer
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, url: str | None) -> str | None:
+        if url is not None:
+            _check_url("public_url", url)
+            if url.endswith("/"):
                 raise ValueError("public_url ends without a slash: https://vault.example.com")
-        for origin in self.origins:
+        return url
+
+    @field_validator("origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
             _check_url("origins", origin)
             if urlsplit(origin).path:
                 raise ValueError("origins are scheme, host and port alone: https://app.example.com")
-        return self
+        return origins
 
 
 def _check_url(name: str, url: str) -> None:

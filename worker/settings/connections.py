@@ -77,12 +77,12 @@ class ProviderSettings(RenewalPolicySettings):
     client_auth: ClientAuthName | None = None
     method: Literal["POST", "GET"] | None = None
     json_body: bool | None = None
-    headers: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = Field(default=None, repr=False)
     grant_type: str | None = None
     sends: Literal["refresh_token", "access_token", "nothing"] | None = None
     token_parameter: str | None = None
     parameter_names: Mapping[str, str] | None = None
-    extra: Mapping[str, str] | None = None
+    extra: Mapping[str, str] | None = Field(default=None, repr=False)
 
     within: tuple[str, ...] | None = None
     access_token: str | None = None
@@ -133,6 +133,6 @@ class ConnectionSettings(RenewalPolicySettings):
     scope: str | None = None
     redirect_uri: str | None = None
     revocation_url: str | None = None
-    extra: Mapping[str, str] = Field(default_factory=dict)
+    extra: Mapping[str, str] = Field(default_factory=dict, repr=False)
     headers: Mapping[str, SecretField] = Field(default_factory=dict)
     resources: tuple[str, ...] | None = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from worker.settings.problems import Fault
 from worker.settings.section import Section
 
 # Postgres cuts names of roles there, which would give one role another's rights.
@@ -35,7 +36,9 @@ class ConsumerSettings(Section):
 
     client_id: Name | None = None
     role: Name | None = None
-    api_key_hash: Annotated[str, Field(pattern=r"\Asha256:[0-9a-f]{64}\z")] | None = None
+    api_key_hash: Annotated[str, Field(pattern=r"\Asha256:[0-9a-f]{64}\z")] | None = Field(
+        default=None, repr=False
+    )
     connections: Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
     tenants: tuple[Name, ...] | None = None
     users: bool = True
@@ -50,11 +53,16 @@ class ConsumerSettings(Section):
             raise ValueError("give client_id, role or api_key_hash: nothing else says who it is")
         if self.impersonate and not (self.client_id or self.api_key_hash):
             raise ValueError("impersonate is for calls over HTTP: give client_id or api_key_hash")
-        if self.role is not None and len(self.role.encode()) > MAX_ROLE_BYTES:
+        return self
+
+    @field_validator("role")
+    @classmethod
+    def _check_role(cls, role: str | None) -> str | None:
+        if role is not None and len(role.encode()) > MAX_ROLE_BYTES:
             raise ValueError(
                 f"role has more than {MAX_ROLE_BYTES} bytes, which is no name of a Postgres role"
             )
-        return self
+        return role
 
 
 class AuditSettings(Section):
@@ -69,21 +77,15 @@ class AuditSettings(Section):
     path: Path | None = None
 
 
-def check_consumers(consumers: Mapping[str, ConsumerSettings]) -> None:
-    """Refuse odd names, and consumers known by the same.
-
-    Raises:
-        ValueError: naming the consumers.
-    """
+def check_consumers(consumers: Mapping[str, ConsumerSettings]) -> Iterator[Fault]:
+    """Find odd names, and consumers known by the same."""
     known: dict[tuple[str, str], str] = {}
     for name, consumer in consumers.items():
         if not _NAME.fullmatch(name):
-            raise ValueError(
-                "a consumer's name has letters, digits, dots, hyphens and underscores, 63 at most"
-            )
+            said = "a consumer's name has letters, digits, dots, hyphens and underscores, 63 at most"
+            yield ("consumers", name), said, None
         for identity in ("client_id", "role", "api_key_hash"):
             value = getattr(consumer, identity)
             if value is not None and (other := known.setdefault((identity, value), name)) != name:
-                raise ValueError(
-                    f"consumers {other} and {name} have the same {identity}: one of them has to go"
-                )
+                said = f"consumers {other} and {name} have the same {identity}: one of them has to go"
+                yield ("consumers", name, identity), said, None

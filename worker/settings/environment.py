@@ -7,14 +7,15 @@ Each secret ``NAME`` can also be given as ``NAME_FILE``, the path of a file that
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
-    InitSettingsSource,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -22,9 +23,9 @@ from pydantic_settings import (
 from token_vault.environment import read_secret, split_keys
 from token_vault.errors import ConfigurationError
 from token_vault.home import DEFAULT_HOME, absolute, home_keys
-from token_vault.secret import Secret
+from token_vault.secret import Secret, SecretDict
 from worker.redis_address import RedisAddress
-from worker.settings.problems import explain
+from worker.settings.problems import SettingProblem, find_problems
 from worker.settings.section import SecretField
 
 SECRET_NAMES = (
@@ -54,6 +55,11 @@ def _redis_address(url: Secret | None) -> Secret | None:
     return url
 
 
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 KeysField = Annotated[tuple[Secret, ...], BeforeValidator(_keys)]
 
 
@@ -83,6 +89,16 @@ class Environment(BaseSettings):
     token_vault_config: Path | None = None
     token_vault_home: Path = DEFAULT_HOME
     token_vault_spool: Path | None = None
+    token_vault_log_level: Annotated[LogLevel | None, BeforeValidator(_upper)] = None
+
+    @field_validator("token_vault_config", "token_vault_home", "token_vault_spool")
+    @classmethod
+    def _check_path(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        name = str(info.field_name).upper()
+        try:
+            return path and absolute(path, name)
+        except ConfigurationError as error:
+            raise ValueError(str(error).removeprefix(f"{name} ")) from None
 
     @property
     def home(self) -> Path:
@@ -118,16 +134,30 @@ class Environment(BaseSettings):
         return home_keys(self.home, ring) if self.database_url is None else ()
 
     @classmethod
-    def read(cls) -> Self:
+    def read(cls, problems: list[SettingProblem]) -> Self:
         """Read the variables that this class has fields for.
 
-        Raises:
-            ConfigurationError: naming the variable, never a value.
+        Args:
+            problems: gets what is wrong; a variable that is wrong counts as unset.
         """
+        given = SecretDict(EnvSettingsSource(cls)())
+        problems += _misspelt(os.environ)
+        problems += _indirect_without_secret(cls.model_fields.keys())
+        for name in SECRET_NAMES:
+            try:
+                secret = read_secret(name)
+            except ConfigurationError as error:
+                problems.append(SettingProblem("", str(error)))
+                given.pop(name.lower(), None)
+            else:
+                given |= {name.lower(): secret.reveal()} if secret else {}
         try:
-            return cls()
+            return cls(**given)
         except ValidationError as error:
-            raise ConfigurationError(f"the environment: {explain(error)}") from None
+            for place, message, value in find_problems(error, cls, given):
+                problems.append(SettingProblem(str(place[0]).upper(), message, value))
+                given.pop(str(place[0]), None)
+            return cls(**given)
 
     @classmethod
     def settings_customise_sources(
@@ -138,17 +168,40 @@ class Environment(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Variables first, then the files that other variables name."""
-        del init_settings, dotenv_settings, file_secret_settings
-        return env_settings, InitSettingsSource(settings_cls, _secret_files(settings_cls.model_fields.keys()))
+        """What ``read`` found is all there is."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
 
 
-def _secret_files(fields: Iterable[str]) -> dict[str, Any]:
-    """Read ``NAME_FILE`` or ``NAME_COMMAND`` of each secret field."""
-    found: dict[str, Any] = {}
+def _variables() -> list[str]:
+    indirect = [f"{name}_FILE" for name in SECRET_NAMES]
+    commands = [f"{name}_COMMAND" for name in SECRET_NAMES if name.endswith("_KEYS")]
+    fields = [name.upper() for name in Environment.model_fields]
+    return [*fields, *indirect, *commands]
+
+
+def _misspelt(environment: Mapping[str, str]) -> Iterator[SettingProblem]:
+    """Name variables that are almost one of these, which is unset.
+
+    Those that begin otherwise are other programs'.
+    """
+    known = _variables()
+    for name in environment:
+        if (
+            name in known
+            or not name.startswith(("AUTH0_", "VAULT_", "TOKEN_VAULT_"))
+            or not environment[name]
+        ):
+            continue
+        near = next(iter(get_close_matches(name, known, 1, 0.9)), None)
+        if near is not None and not environment.get(near):
+            yield SettingProblem(
+                name, f"is set, and {near} is not: rename it, or unset it if it is another program's"
+            )
+
+
+def _indirect_without_secret(fields: Iterable[str]) -> Iterator[SettingProblem]:
     for field in fields:
         name = field.upper()
-        is_indirect = os.environ.get(f"{name}_FILE") or os.environ.get(f"{name}_COMMAND")
-        if name in SECRET_NAMES and is_indirect and (secret := read_secret(name)):
-            found[field] = secret.reveal()
-    return found
+        if name not in SECRET_NAMES and os.environ.get(f"{name}_FILE"):
+            yield SettingProblem(f"{name}_FILE", f"is not read, as {name} is no secret: set {name}")

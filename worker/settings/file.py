@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from token_vault.errors import ConfigurationError
 from token_vault.home import absolute
@@ -16,7 +16,16 @@ from worker.settings.api import ApiSettings
 from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.consumers import AuditSettings, ConsumerSettings, check_consumers
 from worker.settings.hooks import HookSettings
-from worker.settings.problems import explain
+from worker.settings.lines import find_line
+from worker.settings.problems import (
+    Fault,
+    Place,
+    SettingProblem,
+    SettingsError,
+    WrongSettings,
+    find_problems,
+    suggest,
+)
 from worker.settings.proxy import ProxySettings
 from worker.settings.reconnect import ReconnectSettings
 from worker.settings.section import Section
@@ -24,6 +33,7 @@ from worker.settings.tenants import TenantSettings
 from worker.settings.webhooks import EventSettings, WebhookSettings
 
 DEFAULT_TENANT = "default"
+_TABLES_BY_NAME = ("tenants", "providers", "connections", "webhooks", "consumers", "proxy")
 
 
 class Schedule(Section):
@@ -80,27 +90,49 @@ class File(Section):
     hooks: HookSettings = HookSettings()
 
     @model_validator(mode="after")
-    def _distinct_consumers(self) -> Self:
-        check_consumers(self.consumers)
+    def _check_tables_together(self, info: ValidationInfo) -> Self:
+        # Where a tenant's table is wrong, the others may name it all the same.
+        tenants = tuple((info.context or {}).get("tenants") or self.tenants)
+        faults = [
+            *check_consumers(self.consumers),
+            *_check_tenants(self, tenants),
+            *_check_providers(self.connections, self.providers.keys()),
+        ]
+        if faults:
+            raise WrongSettings(faults)
         return self
 
-    @model_validator(mode="after")
-    def _named_tenants(self) -> Self:
-        """Refuse tables that do not say whose users they mean.
 
-        The same id may be somebody else's at another tenant.
-        """
-        tables = {f"proxy.{name}": each.tenant for name, each in self.proxy.items()}
-        if self.reconnect is not None:
-            tables["reconnect"] = self.reconnect.tenant
-        # Another process may have its tenant from AUTH0_*.
-        known = {*self.tenants, DEFAULT_TENANT}
-        for table, tenant in tables.items():
-            if tenant is None and len(self.tenants) > 1:
-                raise ValueError(f"[{table}] has to name its tenant: there are {', '.join(self.tenants)}")
-            if tenant is not None and tenant not in known:
-                raise ValueError(f"[{table}] names the tenant {tenant}, which is none of {', '.join(known)}")
-        return self
+def _check_tenants(file: File, tenants: Sequence[str]) -> Iterator[Fault]:
+    """Find tables that do not say whose users they mean.
+
+    The same id may be somebody else's at another tenant.
+    """
+    tables: dict[Place, str | None] = {("proxy", name): each.tenant for name, each in file.proxy.items()}
+    if file.reconnect is not None:
+        tables["reconnect",] = file.reconnect.tenant
+    # Another process may have its tenant from AUTH0_*.
+    known = {**dict.fromkeys(tenants), DEFAULT_TENANT: None}
+    for place, tenant in tables.items():
+        if tenant is None and len(tenants) > 1:
+            yield place, f"has to name its tenant: there are {', '.join(tenants)}", None
+        if tenant is not None and tenant not in known:
+            said = f"names the tenant {tenant}, which is none of {', '.join(known)}"
+            yield (*place, "tenant"), said + suggest(tenant, known), tenant
+
+
+def _check_providers(connections: Mapping[str, ConnectionSettings], own: Collection[str]) -> Iterator[Fault]:
+    """Find providers that nothing declares."""
+    from worker import providers
+
+    for name, connection in connections.items():
+        if connection.provider is None or connection.provider in own:
+            continue
+        try:
+            providers.get(connection.provider)
+        except ConfigurationError as error:
+            said = f"{error}{suggest(connection.provider, [*providers.names(), *own])}"
+            yield ("connections", name, "provider"), said, connection.provider
 
 
 def read_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> File:
@@ -111,25 +143,78 @@ def read_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> File:
         environment_tenant: what ``AUTH0_*`` say, by the names that a table of the file has for it.
 
     Raises:
-        ConfigurationError: naming the place in the file or the variable, never a value.
+        SettingsError: naming of each mistake the place in the file or the variable, and no secret.
     """
-    raw = _read_toml(path)
+    text = _read_text(path)
+    raw = _parse(path, text)
+    problems: list[SettingProblem] = []
     tenants = raw.get("tenants", {})
     # An audience or a plan alone is no tenant, but may add to one.
     adds = environment_tenant.keys() - {"audience", "plan"} or (
         environment_tenant and isinstance(tenants, dict) and DEFAULT_TENANT in tenants
     )
     if adds and isinstance(tenants, dict):  # what is no table is refused below
-        merged = _merged(environment_tenant, tenants.pop(DEFAULT_TENANT, {}))
-        raw["tenants"] = {**tenants, DEFAULT_TENANT: merged}
-    try:
-        return File.model_validate(raw)
-    except ValidationError as error:
-        sources = [*([str(path)] if path else []), *(["the environment"] if environment_tenant else [])]
-        raise ConfigurationError(f"{' and '.join(sources)}: {explain(error)}") from None
+        merged = _merged(environment_tenant, tenants.pop(DEFAULT_TENANT, {}), problems)
+        raw["tenants"] = SecretDict({**tenants, DEFAULT_TENANT: merged})
+    file, faults = _validate(raw, has_tenant=not problems)
+    problems += (_problem(fault, path, text, environment_tenant) for fault in faults)
+    if problems or file is None:
+        raise SettingsError(problems)
+    return file
 
 
-def _merged(environment: Mapping[str, Any], table: Any) -> Any:
+def _validate(raw: dict[str, Any], *, has_tenant: bool) -> tuple[File | None, list[tuple[Place, str, str]]]:
+    """Validate, and validate again without the tables that are wrong.
+
+    What several tables say together is checked only where each of them is right.
+
+    Args:
+        raw: the tables.
+        has_tenant: whether the default tenant is worth a look; else its faults are told already.
+    """
+    names = raw.get("tenants")
+    context = {"tenants": list(names) if isinstance(names, dict) else []}
+    if not has_tenant and isinstance(names, dict):
+        raw = SecretDict(
+            {**raw, "tenants": {name: each for name, each in names.items() if name != DEFAULT_TENANT}}
+        )
+    faults: list[tuple[Place, str, str]] = []
+    while True:
+        try:
+            return File.model_validate(raw, context=context), faults
+        except ValidationError as error:
+            found = list(find_problems(error, File, raw))
+            faults += found
+            if any(not fault["loc"] for fault in error.errors(include_input=False, include_url=False)):
+                return None, faults  # of several tables together, the last that is checked
+            raw = _without(raw, [place for place, _, _ in found])
+
+
+def _without(raw: Mapping[str, Any], places: Iterable[Place]) -> dict[str, Any]:
+    left = SecretDict(
+        {name: SecretDict(each) if isinstance(each, dict) else each for name, each in raw.items()}
+    )
+    for section, *names in places:
+        table = left.get(str(section))
+        if names and isinstance(table, dict) and section in _TABLES_BY_NAME:
+            table.pop(names[0], None)
+        else:
+            left.pop(str(section), None)
+    return left
+
+
+def _problem(
+    fault: tuple[Place, str, str], path: Path | None, text: str, environment_tenant: Mapping[str, Any]
+) -> SettingProblem:
+    place, message, value = fault
+    if place[:2] == ("tenants", DEFAULT_TENANT) and len(place) > 2 and place[2] in environment_tenant:
+        return SettingProblem(f"AUTH0_{str(place[2]).upper()}", message, value)
+    line = find_line(text, place)
+    source = f"{path}, line {line}" if line else str(path or "the environment")
+    return SettingProblem(f"[{'.'.join(map(str, place))}]" if place else "", message, value, source)
+
+
+def _merged(environment: Mapping[str, Any], table: Any, problems: list[SettingProblem]) -> Any:
     """Merge the tenant of ``AUTH0_*`` with ``[tenants.default]``.
 
     Neither overrides the other.
@@ -138,9 +223,10 @@ def _merged(environment: Mapping[str, Any], table: Any) -> Any:
         return table
     for name in environment:
         if twice := table.keys() & {name, f"{name}_env", f"{name}_file"}:
-            raise ConfigurationError(
+            said = (
                 f"AUTH0_{name.upper()} and {min(twice)} of [tenants.{DEFAULT_TENANT}] are both set: keep one"
             )
+            problems.append(SettingProblem("", said))
     merged = SecretDict({**table, **environment})
     given = {name.removesuffix("_env").removesuffix("_file") for name in merged}
     needed = {
@@ -149,21 +235,24 @@ def _merged(environment: Mapping[str, Any], table: Any) -> Any:
         "AUTH0_CLIENT_SECRET or AUTH0_PRIVATE_KEY": {"client_secret", "private_key"},
     }
     if missing := [variable for variable, names in needed.items() if not names & given]:
-        raise ConfigurationError(f"the Auth0 tenant is half configured: set {' and '.join(missing)} as well")
+        said = f"the Auth0 tenant is half configured: set {' and '.join(missing)} as well"
+        problems.append(SettingProblem("", said))
     return merged
 
 
-def _read_toml(path: Path | None) -> dict[str, Any]:
+def _read_text(path: Path | None) -> str:
     if path is None:
-        return {}
+        return ""
     try:
-        found: dict[str, Any] = hide(
-            tomllib.loads(absolute(path, "TOKEN_VAULT_CONFIG").read_text(encoding="utf-8"))
-        )
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from None
+        return absolute(path, "TOKEN_VAULT_CONFIG").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"TOKEN_VAULT_CONFIG points to {path}, which cannot be read: {type(error).__name__}"
-        ) from None
+        said = f"points to {path}, which cannot be read: {type(error).__name__}"
+        raise SettingsError([SettingProblem("TOKEN_VAULT_CONFIG", said)]) from None
+
+
+def _parse(path: Path | None, text: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = hide(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError([SettingProblem("", f"is not valid TOML: {error}", source=str(path))]) from None
     return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
@@ -31,10 +31,11 @@ class Auth0HookSettings(Section):
 
     secret: SecretsField = Field(repr=False)
 
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        check_secrets(self.secret)
-        return self
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
+        check_secrets(secrets)
+        return secrets
 
 
 class TransmitterSettings(Section):
@@ -60,14 +61,23 @@ class TransmitterSettings(Section):
     typed: bool = True
     secret: SecretsField = Field(default=(), repr=False)
 
+    @field_validator("issuer", "discovery", "jwks_uri")
+    @classmethod
+    def _check_urls(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is not None:
+            _check_url(info.field_name or "url", url)
+        return url
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
+        check_secrets(secrets)
+        return secrets
+
     @model_validator(mode="after")
-    def _sound(self) -> Self:
-        for name in ("issuer", "discovery", "jwks_uri"):
-            if (url := getattr(self, name)) is not None:
-                _check_url(name, url)
+    def _one_source_of_keys(self) -> Self:
         if self.discovery is not None and self.jwks_uri is not None:
             raise ValueError("give either discovery or jwks_uri")
-        check_secrets(self.secret)
         return self
 
     @property

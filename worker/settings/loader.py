@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from token_vault.errors import ConfigurationError
@@ -13,6 +14,7 @@ from worker.settings.connections import ConnectionSettings
 from worker.settings.environment import Environment
 from worker.settings.file import DEFAULT_TENANT, File, read_file
 from worker.settings.hooks import HookSettings, with_environment_secret
+from worker.settings.problems import SettingProblem, SettingsError
 
 
 class Settings(File):
@@ -65,14 +67,22 @@ def load(config: Path | None = None) -> Settings:
         config: the file to read in place of the one that ``TOKEN_VAULT_CONFIG`` names.
 
     Raises:
-        ConfigurationError: naming the variable or the place in the file, never a value.
+        SettingsError: naming of each mistake the variable or the place in the file, and no secret.
+        ConfigurationError: a key's file cannot be read.
     """
-    environment = Environment.read()
-    if environment.database_url is not None:
-        require_tls(PostgresAddress.parse(environment.database_url))
-    if environment.database_direct_url is not None:
-        require_tls(PostgresAddress.parse(environment.database_direct_url, "DATABASE_DIRECT_URL"))
-    file = read_file(config or environment.token_vault_config, environment.tenant)
+    problems: list[SettingProblem] = []
+    environment = Environment.read(problems)
+    problems += _check_addresses(environment)
+    file = None
+    try:
+        file = read_file(config or environment.token_vault_config, environment.tenant)
+        hooks = _hooks(file, environment.auth0_hook_secret)
+    except SettingsError as error:
+        problems += error.problems
+    except ConfigurationError as error:
+        problems.append(SettingProblem("", str(error)))
+    if problems or file is None:
+        raise SettingsError(problems)
     return Settings(
         home=environment.home,
         spool=environment.spool,
@@ -81,8 +91,18 @@ def load(config: Path | None = None) -> Settings:
         redis_url=environment.redis_url,
         access_keys=environment.access_keys,
         refresh_keys=environment.refresh_keys,
-        **dict(file) | {"hooks": _hooks(file, environment.auth0_hook_secret)},
+        **dict(file) | {"hooks": hooks},
     )
+
+
+def _check_addresses(environment: Environment) -> Iterator[SettingProblem]:
+    for name in ("DATABASE_URL", "DATABASE_DIRECT_URL"):
+        url = getattr(environment, name.lower())
+        try:
+            if url is not None:
+                require_tls(PostgresAddress.parse(url, name))
+        except ConfigurationError as error:
+            yield SettingProblem("", str(error))
 
 
 def _hooks(file: File, secret: Secret | None) -> HookSettings:

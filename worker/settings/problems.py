@@ -1,29 +1,151 @@
-"""How what pydantic finds wrong is told to the operator."""
+"""What is wrong with the settings, by what the operator typed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+
+from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
+from worker.settings.annotations import annotation_at, choices, is_section, is_table, names_of, types
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+Place = tuple[int | str, ...]
+"""A key of the TOML file, with its tables' names before it."""
+Fault = tuple[Place, str, object]
+"""What a check of several tables finds: where, what is wrong, and the value."""
 
-def explain(error: ValidationError) -> str:
-    """Name each place and what is wrong there.
+# A longer text in a wrong place may be a secret: none is taken that is shorter than 32 characters.
+MAX_SHOWN_CHARACTERS = 31
+_UNITS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800} | {
+    f"{unit}{plural}": seconds
+    for unit, seconds in (("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400), ("week", 604_800))
+    for plural in ("", "s")
+}
 
-    Never the input, which may be a secret.
+
+@dataclass(frozen=True, slots=True)
+class SettingProblem:
+    """One mistake, and its fix.
+
+    Attributes:
+        place: the variable or the key; empty where the message names it.
+        value: what stands there, as far as it may be shown.
+        source: the file, and the line in it.
     """
-    return "; ".join(
-        f"[{'.'.join(str(part) for part in problem['loc'])}] {_said(problem)}"
-        if problem["loc"]
-        else _said(problem)
-        for problem in error.errors(include_input=False, include_context=False, include_url=False)
-    )
+
+    place: str
+    message: str
+    value: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        said = ": ".join(filter(None, (self.source, f"{self.place} {self.message}".strip())))
+        return f"{said} (given: {self.value})" if self.value else said
 
 
-def _said(problem: ErrorDetails) -> str:
-    if problem["type"] == "extra_forbidden":
-        return "there is no such setting"
-    return problem["msg"].removeprefix("Value error, ")
+class SettingsError(ConfigurationError):
+    """Everything that is wrong with the settings, at once."""
+
+    def __init__(self, problems: Iterable[SettingProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems)))
+
+
+class WrongSettings(ValueError):
+    """What a check of several tables found."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = faults
+        super().__init__("; ".join(message for _, message, _ in faults))
+
+
+def find_problems(
+    error: ValidationError, model: type[BaseModel], raw: Mapping[str, Any]
+) -> Iterator[tuple[Place, str, str]]:
+    """Yield of each fault its place, what is wrong, and the value where it may be shown."""
+    for fault in error.errors(include_input=False, include_url=False):
+        found = fault.get("ctx", {}).get("error")
+        if isinstance(found, WrongSettings):
+            for place, message, value in found.faults:
+                yield place, message, _shown(value, str)
+            continue
+        annotation = annotation_at(model, fault["loc"])
+        value = _value_at(raw, fault["loc"])
+        yield fault["loc"], _describe(fault, annotation, model, value), _shown(value, annotation)
+
+
+def suggest(wrong: str, known: Iterable[str]) -> str:
+    """Return a question for a near name, else nothing."""
+    near = get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+def _describe(fault: ErrorDetails, annotation: object, model: type[BaseModel], value: object) -> str:
+    said = fault["msg"].removeprefix("Value error, ").replace("Input should be", "has to be")
+    match fault["type"]:
+        case "extra_forbidden":
+            known = names_of(annotation_at(model, fault["loc"][:-1]))
+            hint = suggest(str(fault["loc"][-1]), known) or f": there are {', '.join(known)}"
+            return f"there is no such setting{hint}"
+        case "missing":
+            return "is missing: set it"
+        case "path_type":
+            return "has to be a path"
+        case "literal_error" if isinstance(value, str):
+            return said + suggest(value, map(str, choices(annotation)))
+        case "float_parsing" | "int_parsing" if isinstance(value, str):
+            return said.split(",", maxsplit=1)[0] + _in_seconds(value)
+        case _:
+            return said
+
+
+def _in_seconds(value: str) -> str:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value)
+    seconds = _UNITS.get(found[2].lower()) if found else None
+    if found is None or seconds is None:
+        return ""
+    return f", times in seconds without a unit: did you mean {float(found[1]) * seconds:.10g}?"
+
+
+def _shown(value: object, annotation: object) -> str:
+    """Return a value as TOML, unless it may be a secret.
+
+    Of a URL only scheme and host: paths and user names may hold secrets.
+    """
+    found = list(types(annotation))
+    if Secret in found or any(map(is_section, found)) or any(map(is_table, found)):
+        return ""
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        return ""
+    if "://" in value:
+        return _shown_url(value)
+    return json.dumps(value, ensure_ascii=False) if len(value) <= MAX_SHOWN_CHARACTERS else ""
+
+
+def _shown_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return json.dumps(f"{parts.scheme}://{parts.hostname or ''}/…", ensure_ascii=False)
+
+
+def _value_at(raw: object, place: Sequence[int | str]) -> object:
+    for part in place:
+        try:
+            raw = raw[part]  # type: ignore[index]  # what is no table ends the search
+        except (TypeError, LookupError):
+            return None
+    return raw

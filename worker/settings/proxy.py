@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from worker.loopback import is_loopback
 from worker.proxy_rules import AllowRule, TargetRefused, encode_path, normalize_path
@@ -38,14 +38,15 @@ class ProxySettings(Section):
     max_response_bytes: int = Field(default=64 * MB, ge=0)
     timeout: float = Field(default=30, gt=0, le=600, allow_inf_nan=False)
 
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        parts = urlsplit(self.base_url)
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, url: str) -> str:
+        parts = urlsplit(url)
         if not parts.hostname or not (
             parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
         ):
             raise ValueError("base_url has to be https; plain http goes to loopback only")
-        if "@" in parts.netloc or parts.query or parts.fragment or self.base_url.endswith(("/", "?", "#")):
+        if "@" in parts.netloc or parts.query or parts.fragment or url.endswith(("/", "?", "#")):
             raise ValueError("base_url has a host and a path alone, and no slash at its end")
         try:
             plain = not parts.path or encode_path(normalize_path(parts.path.encode())) == parts.path
@@ -53,4 +54,4 @@ class ProxySettings(Section):
             raise ValueError(f"base_url: {error}") from None
         if not plain or parts.port == 0:
             raise ValueError("base_url has a port or path that no API has")
-        return self
+        return url

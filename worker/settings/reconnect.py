@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
+from token_vault.secret import Secret
 from worker.loopback import is_loopback
 from worker.reconnect import ReconnectApplication
 from worker.settings.section import SecretField, Section
@@ -39,20 +39,26 @@ class ReconnectSettings(Section):
     audience: str | None = None
     state_seconds: float = Field(default=7 * 86_400, ge=60, le=90 * 86_400, allow_inf_nan=False)
 
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        parts = urlsplit(self.redirect_uri)
+    @field_validator("redirect_uri")
+    @classmethod
+    def _check_redirect_uri(cls, uri: str) -> str:
+        parts = urlsplit(uri)
         if not parts.hostname or not (
             parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
         ):
             raise ValueError("redirect_uri has to be https; plain http goes to loopback only")
         if parts.fragment:
             raise ValueError("redirect_uri must have no fragment (RFC 6749, section 3.1.2)")
-        if len(self.secret.reveal().encode()) < MIN_SECRET_BYTES:
+        return uri
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: Secret) -> Secret:
+        if len(secret.reveal().encode()) < MIN_SECRET_BYTES:
             raise ValueError(
                 f"secret has to have {MIN_SECRET_BYTES} bytes: openssl rand -base64 32 makes one"
             )
-        return self
+        return secret
 
     def application(self, domain: str) -> ReconnectApplication:
         """Return the application at a tenant's domain or URL."""

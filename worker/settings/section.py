@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from token_vault.secret import Secret
 from token_vault.secret_files import read_secret_file
+from worker.settings.annotations import INDIRECT
 
 
 def _secret(value: object) -> object:
+    if isinstance(value, ValueError):  # why it could not be read, told beside the table's other faults
+        raise value
     return Secret(value) if isinstance(value, str) else value
 
 
@@ -19,6 +23,8 @@ SecretField = Annotated[Secret, BeforeValidator(_secret)]
 
 
 def _secrets(value: object) -> object:
+    if isinstance(value, ValueError):
+        raise value
     parts = value.split() if isinstance(value, str) else value
     if isinstance(parts, tuple) and all(isinstance(part, Secret) for part in parts):
         return parts
@@ -50,17 +56,23 @@ class Section(BaseModel):
         if not isinstance(values, dict):
             return values
         resolved = dict(values)
-        for name in ("client_secret", "client_key", "private_key", "secret"):
+        for name in INDIRECT:
             if name not in cls.model_fields:
                 continue
             variable, path = resolved.pop(f"{name}_env", None), resolved.pop(f"{name}_file", None)
-            if sum(source is not None for source in (variable, path, resolved.get(name))) > 1:
-                raise ValueError(f"give only one of {name}, {name}_env, {name}_file")
-            if variable is not None:
-                # Not echoed, like the path below: the secret itself may stand there by mistake.
-                if not os.environ.get(str(variable)):
-                    raise ValueError(f"{name}_env names an environment variable that is not set")
-                resolved[name] = os.environ[str(variable)]
-            if path is not None:
-                resolved[name] = read_secret_file(str(path), f"{name}_file")
+            if variable is not None or path is not None:
+                resolved[name] = _read_indirect(name, variable, path, resolved)
         return resolved
+
+
+def _read_indirect(name: str, variable: object, path: object, table: Mapping[str, Any]) -> str | ValueError:
+    if sum(source is not None for source in (variable, path, table.get(name))) > 1:
+        return ValueError(f"give only one of {name}, {name}_env, {name}_file")
+    # Neither is shown: the secret itself may stand there by mistake.
+    if variable is not None:
+        found = os.environ.get(str(variable))
+        return found or ValueError(f"{name}_env names an environment variable that is not set: set it")
+    try:
+        return read_secret_file(str(path), f"{name}_file")
+    except ValueError as error:
+        return error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from worker.settings.section import SecretField, Section
 
@@ -78,6 +79,18 @@ class TenantSettings(Section):
     limits: LimitsSettings | None = None
     # Seconds for which the tenant keeps its log: a day on the smallest plan.
     log_retention: float = Field(default=86_400, gt=0, allow_inf_nan=False)
+
+    @field_validator("domain")
+    @classmethod
+    def _check_domain(cls, domain: str) -> str:
+        try:
+            parts = urlsplit(domain if "://" in domain else f"https://{domain}")
+            is_host = bool(parts.hostname) and not (parts.path.strip("/") or parts.query or parts.fragment)
+        except ValueError:
+            is_host = False
+        if not is_host or "@" in domain or any(map(str.isspace, domain)):
+            raise ValueError("has to be the tenant's domain alone: acme.eu.auth0.com")
+        return domain
 
     @model_validator(mode="after")
     def _limits_are_custom(self) -> Self:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from token_vault.secret import Secret
 from worker.loopback import is_loopback
@@ -90,9 +90,10 @@ class WebhookSettings(Section):
     events: tuple[str, ...] = ()
     tenants: tuple[str, ...] | None = None
 
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        parts = urlsplit(self.url)
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        parts = urlsplit(url)
         if not parts.hostname or not (
             parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
         ):
@@ -101,12 +102,21 @@ class WebhookSettings(Section):
             raise ValueError("url must hold no user or password: the signature says who sends")
         if not _has_an_address(parts):
             raise ValueError("url has no host and port that there could be")
-        for secret in self.secret:
+        return url
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secrets(cls, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
+        for secret in secrets:
             webhook_key(secret)
-        for name in self.events:
-            if not any(kind.is_in([name]) for kind in EventKind):
-                raise ValueError(unknown_event(name))
-        return self
+        return secrets
+
+    @field_validator("events")
+    @classmethod
+    def _check_events(cls, events: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in events if not any(kind.is_in([name]) for kind in EventKind)]:
+            raise ValueError("; ".join(map(unknown_event, unknown)))
+        return events
 
 
 class EventSettings(Section):
@@ -124,12 +134,17 @@ class EventSettings(Section):
     give_up: float = Field(default=3 * 86400, gt=0, allow_inf_nan=False)
     keep: float = Field(default=30 * 86400, gt=0, allow_inf_nan=False)
 
+    @field_validator("reauthorize_url")
+    @classmethod
+    def _check_reauthorize_url(cls, template: str | None) -> str | None:
+        if template is not None:
+            _check_template(template)
+        return template
+
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _keep_until_given_up(self) -> Self:
         if self.keep < self.give_up:
             raise ValueError("keep has to be as long as give_up, at the least")
-        if self.reauthorize_url is not None:
-            _check_template(self.reauthorize_url)
         return self
 
 

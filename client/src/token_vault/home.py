@@ -28,7 +28,9 @@ def absolute(path: Path, name: str) -> Path:
     try:
         return path.expanduser().absolute()
     except RuntimeError:  # a tilde before a name that is no user's
-        raise ConfigurationError(f"{name} names the home folder of a user who is not known here") from None
+        raise ConfigurationError(
+            f"{name} names the home folder of a user who is not known here: give the whole path"
+        ) from None
 
 
 def key_file(home: Path, ring: str) -> Path:

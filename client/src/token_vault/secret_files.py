@@ -19,9 +19,11 @@ def read_secret_file(path: str, name: str) -> str:
     try:
         found = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name}: the file cannot be read ({type(error).__name__})") from None
+        raise ValueError(
+            f"{name}: the file cannot be read ({type(error).__name__}): name one that is there for this user"
+        ) from None
     if not found:
-        raise ValueError(f"{name}: the file is empty")
+        raise ValueError(f"{name}: the file is empty: put the secret into it")
     return found
 
 

@@ -1,0 +1,47 @@
+"""Finds the line of a key in a TOML file.
+
+tomllib tells no positions.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+
+_HEADER = re.compile(r"\s*\[{1,2}([^\[\]]+)\]{1,2}\s*(#.*)?")
+
+
+def find_line(text: str, place: Sequence[int | str]) -> int | None:
+    """Return the line of a key, or of the nearest table around it.
+
+    Lines of a text that goes over several lines may be taken for keys: then the line may be another one.
+    """
+    nearest, depth = None, 0
+    for number, path in _paths(text):
+        if depth < len(path) <= len(place) and tuple(map(str, place[: len(path)])) == path:
+            nearest, depth = number, len(path)
+    return nearest
+
+
+def _paths(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield the number of each header's or key's line, and its dotted name."""
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.fullmatch(line):
+            table = _names(f"{header[1]} = 0")
+            yield number, table
+        elif "=" in line and (names := _names(f"{line.partition('=')[0]} = 0")):
+            yield number, (*table, *names)
+
+
+def _names(assignment: str) -> tuple[str, ...]:
+    try:
+        found: object = tomllib.loads(assignment)
+    except tomllib.TOMLDecodeError:
+        return ()
+    names: list[str] = []
+    while isinstance(found, dict) and found:
+        name, found = next(iter(found.items()))
+        names.append(name)
+    return tuple(names)
