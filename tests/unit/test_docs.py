@@ -295,7 +295,7 @@ def test_messages_exist() -> None:
 def test_problems_are_told() -> None:
     """Every problem that a connection can have has its fix."""
     told = re.findall(r"`(\w+)`", " ".join(first_cells(OPERATING, "What a connection's `problem` says:")))
-    raised = re.findall(r'(?:_Unfit|Problem)\(\s*"(\w+)"', SOURCES)
+    raised = re.findall(r'\b(?:_Unfit|Problem)\(\s*"(\w+)"', SOURCES)
     assert set(told) >= set(raised)
     assert [problem for problem in told if not re.search(rf"""["']{problem}["']""", SOURCES)] == []
 
