@@ -1,4 +1,4 @@
-"""What settings may stand where, by the types of the tables."""
+"""What settings may stand where, by the tables' types."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def _variables() -> list[str]:
 
 
 def _misspelt(environment: Mapping[str, str]) -> Iterator[SettingProblem]:
-    """Name variables that are almost one of these, which is unset.
+    """Name variables that look like unset ones misspelt.
 
     Those that begin otherwise are other programs'.
     """

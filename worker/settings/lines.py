@@ -13,7 +13,7 @@ _HEADER = re.compile(r"\s*\[{1,2}([^\[\]]+)\]{1,2}\s*(#.*)?")
 
 
 def find_line(text: str, place: Sequence[int | str]) -> int | None:
-    """Return the line of a key, or of the nearest table around it.
+    """Return the line of a key, or of its table.
 
     Lines of a text that goes over several lines may be taken for keys: then the line may be another one.
     """
@@ -25,7 +25,7 @@ def find_line(text: str, place: Sequence[int | str]) -> int | None:
 
 
 def _paths(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield the number of each header's or key's line, and its dotted name."""
+    """Yield each header's and key's line, and its name."""
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         if header := _HEADER.fullmatch(line):

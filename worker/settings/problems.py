@@ -1,4 +1,4 @@
-"""What is wrong with the settings, by what the operator typed."""
+"""Mistakes in the settings, by what the operator typed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ class WrongSettings(ValueError):
 def find_problems(
     error: ValidationError, model: type[BaseModel], raw: Mapping[str, Any]
 ) -> Iterator[tuple[Place, str, str]]:
-    """Yield of each fault its place, what is wrong, and the value where it may be shown."""
+    """Yield of each fault place, message and value.
+
+    The value is empty where it may be a secret.
+    """
     for fault in error.errors(include_input=False, include_url=False):
         found = fault.get("ctx", {}).get("error")
         if isinstance(found, WrongSettings):
