@@ -121,7 +121,7 @@ def _in_seconds(value: str) -> str:
 
 
 def _shown(value: object, annotation: object) -> str:
-    """Return a value as TOML, unless it may be a secret.
+    """Return a value, unless it may be a secret.
 
     Of a URL only scheme and host: paths and user names may hold secrets.
     """
