@@ -3,6 +3,7 @@
 Tokens appear as digests only.
 """
 
+import time
 from collections import Counter, deque
 from typing import Any
 
@@ -37,12 +38,15 @@ class CallLog:
             "fault": None,
             "note": "",
             "outcome": "unanswered",
+            "arrived": time.time(),  # real times, whatever the emulation's clock says
+            "left": None,
         }
         self._entries.append(entry)
         return entry
 
     def close(self, entry: Entry) -> None:
         """Count the call and put its outcome into one word."""
+        entry["left"] = time.time()
         self._counts[f"{entry['method']} {entry['template']}"] += 1
         entry["outcome"] = entry["fault"] or entry["error"] or str(entry["status"])
 

@@ -54,12 +54,14 @@ class Gate:
         entry = scope["entry"] = self._calls.open(self._clock.now(), scope["method"], path)
         entry["note"] = dict(scope["headers"]).get(b"x-note", b"").decode()  # what a test says of its request
         fault = self._faults.take(path)
-        if fault is None:
-            await self._app(scope, receive, _noting(send, entry))
-        else:
-            entry["fault"] = fault.name
-            await self._break(fault, scope, receive, _noting(send, entry))
-        self._calls.close(entry)
+        try:
+            if fault is None:
+                await self._app(scope, receive, _noting(send, entry))
+            else:
+                entry["fault"] = fault.name
+                await self._break(fault, scope, receive, _noting(send, entry))
+        finally:
+            self._calls.close(entry)
 
     async def _break(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
         if fault.name == "error":
@@ -86,7 +88,8 @@ class Gate:
                 await self._reset(scope, receive)
                 return
             case "delay":
-                await asyncio.sleep(float(fault.argument))
+                if await _leaves_within(float(fault.argument), receive):
+                    return
             case "slow":
                 await self._clock.sleep_until(scope["entry"]["time"] + float(fault.argument))
         await _spoiled(fault, answer, scope["path"])(scope, receive, send)
@@ -186,6 +189,15 @@ def _noting(send: Send, entry: Entry) -> Send:
         await send(message)
 
     return noted
+
+
+async def _leaves_within(seconds: float, receive: Receive) -> bool:
+    """Wait; True where the client left before the time was over."""
+    try:
+        await asyncio.wait_for(_gone(receive), seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _gone(receive: Receive) -> None:

@@ -132,7 +132,8 @@ class ProviderOperations(Operations):
         """List the requests below a path, oldest first.
 
         Each has `time`, `method`, `path`, `template`, `query` (of the Management API alone), `client_id`, `auth`, `grant`, `token` (digest of what
-        was presented), `status`, `error`, `fault` and `outcome` (fault, else error, else status).
+        was presented), `status`, `error`, `fault` and `outcome` (fault, else error, else status); `arrived` and
+        `left` are real times, the latter None while it is under way.
         """
         return list(self._do("call_log", prefix=prefix))
 

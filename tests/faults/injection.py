@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from tests.faults.stage import POINTS, WORKERS, Stage
+from tests.faults import journal
+from tests.faults.points import POINTS, answer_name
+from tests.faults.stage import WORKERS, Stage
 
 # How often each kind comes, in a hundred.
 SHARES = {
@@ -19,7 +21,7 @@ SHARES = {
     "half an answer": 6, "answer delayed": 7, "answer too late": 3, "502 though carried out": 3, "503": 3,
     "message doubled": 6, "paused beyond the claim": 3, "Postgres restarted": 1, "Postgres crashed": 1,
     "Postgres away": 1, "Redis restarted": 1, "Redis crashed": 1, "Redis flushed": 2, "clock moved": 1,
-    "login during renewals": 4,
+    "login during renewals": 4, "power cut": 1,
 }  # fmt: skip
 # Points that are reached while Postgres is away, or just after.
 _WITH_POSTGRES_AWAY = ("spooling", "spooled", "replaying", "replayed")
@@ -48,6 +50,7 @@ class Injector:
             "Redis restarted": lambda: self._restart("redis", signal.SIGTERM),
             "Redis crashed": lambda: self._restart("redis", signal.SIGKILL),
             "Redis flushed": self._flush, "clock moved": self._advance, "login during renewals": self._login,
+            "power cut": self._cut_power,
         }  # fmt: skip
 
     def plan(self, faults: int) -> list[str]:
@@ -126,12 +129,12 @@ class Injector:
         point = self._chance.choice(["claimed", "opened", "sent", "answered", "anywhere"])
         if point == "anywhere":
             pid = self._stage.pids[self._chance.choice(WORKERS)]
-            _signal(pid, signal.SIGSTOP)
+            self._stage.signal_process(pid, signal.SIGSTOP)
         else:
             if not self._arm(point, signal.SIGSTOP, 4):
                 return "nobody came by"
             pid = self._stopped()
-        waking = threading.Timer(165 / self._stage.scale, _signal, (pid, signal.SIGCONT))
+        waking = threading.Timer(165 / self._stage.scale, self._stage.signal_process, (pid, signal.SIGCONT))
         waking.daemon = True
         waking.start()
         return point
@@ -142,6 +145,21 @@ class Injector:
             time.sleep(0.01)
         marks[0].unlink()
         return int(marks[0].suffix[1:])
+
+    def _cut_power(self) -> str | None:
+        """End all workers at once; what was not synced is gone from the spool."""
+        for _ in range(6):
+            self._plant("delay:0.5")
+        time.sleep(0.3)
+        self._stage.stop_server("postgres", signal.SIGINT)
+        if not self._arm("spooled", signal.SIGKILL, 3):
+            self._stage.start_server("postgres")
+            return "nothing spooled"
+        for name in WORKERS:
+            self._stage.signal(name, signal.SIGKILL)
+        kept = drop_unsynced(self._stage)
+        self._stage.start_server("postgres")
+        return f"{'answers' if kept else 'nothing'} kept"
 
     def _restart(self, server: str, how: signal.Signals) -> str | None:
         self._stage.stop_server(server, how)
@@ -169,6 +187,22 @@ class Injector:
         self._stage.send(("worker.sync_user", "sync", {"user_id": user_id}))
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
+def drop_unsynced(stage: Stage) -> int:
+    """Leave of the spool what a power cut would.
+
+    Returns:
+        How many answers are left.
+    """
+    contents, names = set[str](), set[str]()
+    for line in journal.read(stage.journal_folder):
+        if line["what"] == "content synced":
+            contents.add(line["name"])
+        elif line["what"] == "names synced":
+            names.update(line["names"])
+    files = stage.spooled()
+    for path in files:
+        if path.name not in names:
+            path.unlink(missing_ok=True)
+        elif answer_name(path) not in contents:
+            os.truncate(path, 0)
+    return len(stage.spooled())

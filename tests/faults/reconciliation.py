@@ -1,4 +1,4 @@
-"""What the providers issued, compared with what the vault has.
+"""What was issued and recorded, compared with what the vault has.
 
 Says what was lost, spent twice or served too late.
 """
@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 
 from emulators.client import digest
-from emulators.faults import CARRIED_OUT
+from tests.faults import accusations
+from tests.faults.evidence import Evidence, Key, gather, key_of
+from tests.faults.output import list_failures
 from tests.faults.stage import Row, Stage
+from worker.renewal.http import CALL_SECONDS
 
 FORBIDDEN = (
-    "lost_outside", "silent_losses", "double_spends", "expired_served", "older_pair_kept", "not_quiet",
+    "losses_without_fault", "lost_outside", "deaths_not_told", "silent_losses", "double_spends", "unclaimed_spends",
+    "claims_taken_early", "expired_served", "older_pairs_kept", "wrong_access_tokens", "people_missing", "rows_extra",
+    "failures_logged", "gaps_in_records", "not_quiet",
 )  # fmt: skip
+MAX_EXAMPLES = 5  # of each kind
 
 
 @dataclass
@@ -28,133 +34,142 @@ class Result:
     faults: dict[str, int] = field(default_factory=dict)
     renewals: int = 0
     lost_inside_reported: int = 0
+    losses_without_fault: int = 0
     lost_outside: int = 0
+    deaths_not_told: int = 0
     silent_losses: int = 0
     double_spends: int = 0
+    unclaimed_spends: int = 0
+    claims_taken_early: int = 0
     retries_in_doubt: int = 0
-    forced_when_dead: int = 0
     reads: int = 0
     reads_refused: dict[str, int] = field(default_factory=dict)
     expired_served: int = 0
-    older_pair_kept: int = 0
+    older_pairs_kept: int = 0
+    wrong_access_tokens: int = 0
+    people_missing: int = 0
+    rows_extra: int = 0
+    failures_logged: int = 0
+    gaps_in_records: int = 0
     not_quiet: int = 0
     window_ms: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     seed: int = 0
     examples: list[str] = field(default_factory=list)
-    reported: set[tuple[int, str]] = field(default_factory=set)
 
     @property
     def clean(self) -> bool:
         """Whether nothing happened that must not."""
-        return not any(getattr(self, name) for name in FORBIDDEN)
+        return not self.accused
+
+    @property
+    def accused(self) -> set[str]:
+        """What happened that must not, by its names in ``FORBIDDEN``."""
+        return {name for name in FORBIDDEN if getattr(self, name)}
+
+    def accuse(self, name: str, cases: Collection[str]) -> None:
+        """Count cases of what must not happen, and keep some."""
+        setattr(self, name, getattr(self, name) + len(cases))
+        self.examples += [f"{name.replace('_', ' ')}: {case}" for case in list(cases)[:MAX_EXAMPLES]]
 
     def as_json(self) -> str:
         """The whole as JSON."""
-        return json.dumps(asdict(self) | {"reported": len(self.reported)}, indent=2)
+        return json.dumps(asdict(self), indent=2)
 
 
-def judge(stage: Stage, row: Row) -> str:
-    """Judge one grant: held, lost inside or outside, silent, older."""
-    ledger = stage.emulation.ledger(row["user_id"], row["connection"])
-    pairs = {pair["refresh"]: pair for pair in ledger}
-    held = pairs.get(digest(stage.refresh_token(row) or ""))
-    newest = max((int(pair["grant"][1:]) for pair in ledger), default=0)
-    if held is None:
-        return "silent"
-    if row["state"] == "reauthorization_required":
-        return (
-            "lost inside"
-            if row["reason"] == "lost_in_rotation" and _in_window(held, ledger)
-            else "lost outside"
-        )
-    if not held["live"]:
-        return "silent"
-    return "held" if int(held["grant"][1:]) == newest else "older"
-
-
-def _in_window(held: Row, ledger: Sequence[Row]) -> bool:
-    """Whether the loss fell into the window between two commits.
-
-    The held token was spent without us, or its family was revoked by a retry in doubt.
-    """
-    again = any(pair["presented"] > 1 for pair in ledger if pair["grant"] == held["grant"])
-    return bool(held["spent"] or (held["revoked"] and again))
-
-
-def log_in_dead_users(stage: Stage, result: Result) -> None:
-    """Judge the dead grants, and log their users in again."""
-    dead = stage.sql("SELECT * FROM grants WHERE state = 'reauthorization_required' LIMIT 200")
-    for row in dead:
-        note(result, row, judge(stage, row))
+def log_in_dead_users(stage: Stage) -> None:
+    """Let the users of dead grants log in again."""
+    for row in stage.sql("SELECT user_id FROM grants WHERE state = 'reauthorization_required' LIMIT 200"):
         stage.emulation.login(row["user_id"])
         stage.send(("worker.sync_user", "sync", {"user_id": row["user_id"]}))
 
 
-def note(result: Result, row: Row, verdict: str) -> None:
-    """Count a verdict."""
-    counted = {
-        "lost inside": "lost_inside_reported", "lost outside": "lost_outside", "silent": "silent_losses",
-        "older": "older_pair_kept",
-    }.get(verdict)  # fmt: skip
-    case = (row["id"], str(row["reason_since"]))
-    if counted is None or case in result.reported:
-        return  # a loss is reported once, however long its user takes to come back
-    result.reported.add(case)
-    setattr(result, counted, getattr(result, counted) + 1)
-    if counted in FORBIDDEN and len(result.examples) < 20:
-        seen = {
-            name: str(row[name]) for name in ("user_id", "state", "reason", "reason_since", "refresh_version")
-        }
-        result.examples.append(f"{verdict}: {seen}")
-
-
 def reconcile(stage: Stage, result: Result) -> None:
-    """Judge every grant, every call and every read."""
-    for row in stage.sql("SELECT * FROM grants ORDER BY id"):
-        note(result, row, judge(stage, row))
-    _calls(stage, result)
-    _reads(stage, result)
+    """Judge every grant, call, claim, read and log line."""
+    found = gather(stage)
+    _judge_calls(stage, found, result)
+    _judge_deaths(stage, found, result)
+    _judge_rows(stage, found, result)
+    _judge_reads(stage, result)
+    result.accuse("failures_logged", list_failures(stage.folder))
+    result.accuse("gaps_in_records", found.gaps)
 
 
-def _calls(stage: Stage, result: Result) -> None:
-    """Count spends and double spends.
-
-    A double spend presents a token that was carried out already, by a claim that was not in doubt.
-    """
-    spent: defaultdict[str, int] = defaultdict(int)
-    for call in stage.emulation.call_log("/idp/"):
-        if not call["token"]:
-            continue
-        if spent[call["token"]] and "/google/" not in call["path"]:
-            if call["note"] == "in doubt":
-                result.retries_in_doubt += 1
-            elif call["note"] == "forced":
-                result.forced_when_dead += 1
-            else:
-                result.double_spends += 1
-                result.examples.append(f"double spend: {call}")
-        name = call["fault"]
-        took = call["error"] is None and (name in CARRIED_OUT or name == "status" or call["status"] == 200)
-        spent[call["token"]] += took
-        result.renewals += took
+def _judge_calls(stage: Stage, found: Evidence, result: Result) -> None:
+    result.renewals = sum(call.spends for call in found.calls)
+    doubled, result.retries_in_doubt = accusations.double_spends(found)
+    result.accuse("double_spends", doubled)
+    result.accuse("unclaimed_spends", list(accusations.unclaimed_spends(found)))
+    result.accuse("claims_taken_early", accusations.claims_taken_early(found))
+    unexplained = accusations.losses_without_fault(found, CALL_SECONDS / stage.scale)
+    result.accuse("losses_without_fault", unexplained)
 
 
-def _reads(stage: Stage, result: Result) -> None:
+def _judge_deaths(stage: Stage, found: Evidence, result: Result) -> None:
+    result.lost_inside_reported = sum(death.reason == "lost_in_rotation" for death in found.deaths)
+    result.accuse("lost_outside", accusations.deaths_outside(found))
+    told = Counter(
+        key_of(row)
+        for row in stage.sql(
+            "SELECT connection, provider_user_id FROM outbox"
+            " WHERE kind IN ('grant.lost_in_rotation', 'grant.reauthorization_required')"
+        )
+    )
+    news = Counter(death.key for death in found.deaths if death.is_news)
+    untold = [
+        f"{key}: {count} deaths, {told[key]} events" for key, count in news.items() if count > told[key]
+    ]
+    result.accuse("deaths_not_told", untold)
+
+
+def _judge_rows(stage: Stage, found: Evidence, result: Result) -> None:
+    """Compare the rows with people, and both tokens with the ledger."""
+    rows = stage.sql("SELECT * FROM grants ORDER BY id")
+    held = Counter((row["user_id"], row["connection"]) for row in rows if row["state"] != "erased")
+    result.grants = len(rows)
+    people = Counter(stage.people)
+    result.accuse("people_missing", [str(who) for who in people - held])
+    result.accuse("rows_extra", [str(who) for who in held - people])
+    newest: dict[Key, str] = {
+        (family["connection"], family["subject"]): name for name, family in found.families.items()
+    }
+    for row in rows:
+        for name in _judge_pair(stage, found, row, newest):
+            seen = {each: str(row[each]) for each in ("user_id", "state", "reason", "refresh_version")}
+            result.accuse(name, [str(seen)])
+
+
+def _judge_pair(stage: Stage, found: Evidence, row: Row, newest: dict[Key, str]) -> list[str]:
+    """Name what is wrong with a row's two tokens."""
+    refresh = found.tokens.get(stage.digest(row))
+    if refresh is None:
+        return ["silent_losses"]
+    if row["state"] == "reauthorization_required":
+        return []  # as its death was judged
+    if refresh["spent_at"] is not None or refresh["revoked"]:
+        return ["silent_losses"]
+    if newest[key_of(row)] != refresh["family"]:
+        return ["older_pairs_kept"]
+    access = digest(stage.access_token(row) or "")
+    pairs = stage.emulation.ledger(row["user_id"], row["connection"])
+    issued = {
+        pair["access"]
+        for pair in pairs
+        if pair["refresh"] == refresh["digest"] and not pair["access_revoked"]
+    }
+    return [] if access in issued else ["wrong_access_tokens"]
+
+
+def _judge_reads(stage: Stage, result: Result) -> None:
     refused: Counter[str] = Counter()
     for path in stage.folder.glob("reads-*.jsonl"):
-        for line in map(json.loads, filter(_whole, path.read_text().splitlines())):
+        for line in map(json.loads, path.read_text().splitlines()):
             result.reads += 1
             if "refused" in line:
                 refused[line["refused"]] += 1
             elif line["expired"]:
-                result.expired_served += 1
-                result.examples.append(f"expired: {line}")
+                result.accuse("expired_served", [str(line)])
     result.reads_refused = dict(refused)
-
-
-def _whole(line: str) -> bool:
-    return line.endswith("}")
 
 
 def measure(stage: Stage, result: Result) -> None:

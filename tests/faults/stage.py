@@ -8,9 +8,10 @@ import signal as signals
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ from celery import Celery
 from psycopg.rows import dict_row
 
 from emulators.client import Emulation, digest, running
-from tests.faults import puppet
+from tests.faults.journal import Journal
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.processes import site
 from tests.support.wait import until
@@ -50,6 +51,8 @@ CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATI
 ALTER ROLE CURRENT_USER SET search_path = public, pg_catalog;
 """
 
+_CLAIM_LOG = Path(__file__).with_name("claim_log.sql").read_text().encode()
+
 # Each strict provider spends a refresh token once, forgives nothing, and revokes the family when it comes again.
 STRICT: Mapping[str, Any] = {
     "rotates": True, "grace": 0.0, "reuse_revokes_family": True, "old_access_dies": False,
@@ -63,6 +66,7 @@ class Stage:
     Attributes:
         life: of the providers' access tokens, in seconds.
         scale: by how much calls and claims are shorter than in production.
+        plants: the bugs that its workers have.
     """
 
     home: Path
@@ -72,6 +76,7 @@ class Stage:
     life: float
     scale: float
     stack: ExitStack
+    plants: Sequence[str] = ()
     zygote: subprocess.Popen[str] | None = None
     pids: dict[str, int] = field(default_factory=dict)
     people: list[tuple[str, str]] = field(default_factory=list)
@@ -82,6 +87,16 @@ class Stage:
         """The folder by which points are armed."""
         return self.folder / "control"
 
+    @property
+    def journal_folder(self) -> Path:
+        """The folder of all processes' journals."""
+        return self.folder / "journal"
+
+    @cached_property
+    def journal(self) -> Journal:
+        """What is done to the stage."""
+        return Journal(self.journal_folder, "stage")
+
     # Processes
 
     def start_zygote(self) -> None:
@@ -89,6 +104,7 @@ class Stage:
         self.control.mkdir(exist_ok=True)
         environment = self.environment | {
             "FAULTS_CONTROL": str(self.control), "FAULTS_SCALE": str(self.scale),
+            "FAULTS_PLANTS": " ".join(self.plants),
         }  # fmt: skip
         log = self.stack.enter_context((self.folder / "zygote.log").open("ab"))
         self.zygote = self.stack.enter_context(
@@ -148,14 +164,21 @@ class Stage:
         return len(dead)
 
     def signal(self, name: str, number: int) -> None:
-        """Send a process a signal."""
+        """Send a process a signal, and note it."""
+        self.signal_process(self.pids[name], number)
+
+    def signal_process(self, pid: int, number: int) -> None:
+        """Send a process a signal by its id, and note it."""
+        what = {signals.SIGKILL: "killed", signals.SIGSTOP: "paused", signals.SIGCONT: "resumed"}
+        self.journal.write(what[signals.Signals(number)], target=pid)
         with suppress(ProcessLookupError):
-            os.kill(self.pids[name], number)
+            os.kill(pid, number)
 
     def kill_all(self) -> None:
-        """End all processes of the stage."""
-        for name in self.pids:
-            self.signal(name, signals.SIGKILL)
+        """End all processes of the stage; that is no fault."""
+        for pid in self.pids.values():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signals.SIGKILL)
 
     def send(self, *messages: tuple[str, str, dict[str, Any]]) -> None:
         """Queue tasks; a Redis that is away loses them."""
@@ -203,6 +226,7 @@ class Stage:
             connection.execute("LOCK TABLE moved IN ACCESS EXCLUSIVE MODE")
             connection.execute("UPDATE moved SET by = by + make_interval(secs => %s)", (seconds,))
             self.emulation.advance(seconds)
+            self.journal.write("clock moved", by=seconds)
 
     def refresh_token(self, row: Row) -> str | None:
         """Open a row's refresh token."""
@@ -211,7 +235,15 @@ class Stage:
         key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
         ring = KeyRing("refresh", [REFRESH_KEY])
         place = EncryptionContext.of_grant(key, "refresh", row["refresh_version"])
-        return ring.decrypt(place, row["refresh_ciphertext"]).reveal()
+        return ring.decrypt(place, bytes(row["refresh_ciphertext"])).reveal()
+
+    def access_token(self, row: Row) -> str | None:
+        """Open a row's access token."""
+        if row["access_ciphertext"] is None:
+            return None
+        key = GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
+        place = EncryptionContext.of_access_token(key, row["access_version"], row["expires_at"])
+        return KeyRing("access", [ACCESS_KEY]).decrypt(place, bytes(row["access_ciphertext"])).reveal()
 
     def digest(self, row: Row) -> str:
         """Name a row's refresh token as the providers' ledger does."""
@@ -255,7 +287,13 @@ class Stage:
 
 @contextmanager
 def stage(
-    folder: Path, *, grants: int, life: float, scale: float, fresh_for: float | None = None
+    folder: Path,
+    *,
+    grants: int,
+    life: float,
+    scale: float,
+    fresh_for: float | None = None,
+    plants: Sequence[str] = (),
 ) -> Iterator[Stage]:
     """Set up servers and six connections.
 
@@ -267,6 +305,8 @@ def stage(
         with psycopg.connect(servers.database_url.reveal(), autocommit=True) as connection:
             connection.execute(_CLOCK)
         migrate(servers.database_url)
+        with psycopg.connect(servers.database_url.reveal(), autocommit=True) as connection:
+            connection.execute(_CLAIM_LOG)
         emulation = stack.enter_context(running())
         emulation.set_window(None)  # how a tenant of any size is listed is not what is tested here
         connections = _connections(emulation, life)
@@ -278,7 +318,7 @@ def stage(
                 schedule=f"renew = {5 / scale}\nchanges = 20\nconnections = 60\nfull = 600",
             )
         )
-        found = Stage(home, folder, emulation, made.environment, life, scale, stack)
+        found = Stage(home, folder, emulation, made.environment, life, scale, stack, plants)
         strict = connections[:-2]
         shares = {name: grants // len(strict) + (n < grants % len(strict)) for n, name in enumerate(strict)}
         if fresh_for is None:
@@ -323,5 +363,3 @@ def start_processes(stage: Stage, *, readers: int, seed: int) -> None:
 
 
 WORKERS = ("bulk-1", "bulk-2", "interactive")
-POINTS = puppet.POINTS
-ACCESS = ACCESS_KEY

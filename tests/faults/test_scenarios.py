@@ -18,6 +18,8 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from tests.integration.vault.test_spool import postgres_away
 from tests.support.renewals import Renewals, opened
@@ -397,6 +399,20 @@ async def test_postgres_is_restarted(renewals: Renewals, database_url: Secret) -
     assert (row["state"], row["claim_owner"]) == ("active", None)
     live = renewals.tenant.live(user, "c")
     assert opened(worker.vault, row) == (live["access_token"], live["refresh_token"])
+
+
+async def test_postgres_is_away_when_a_refusal_comes(renewals: Renewals, database_url: Secret) -> None:
+    """A refusal that cannot be stored is no bug: the claim stays, and ends by its deadline."""
+    renewals.connect("c")
+    worker, user = await due(renewals)
+    renewals.tenant.revoke(user, "c")
+    answered = await under_way(renewals, worker)
+    with postgres_away(database_url), capture_logs() as logs, pytest.raises(OperationalError):
+        await answered()  # the next claim fails too
+    assert [line["event"] for line in logs if line["event"].startswith("renewal.")] == ["renewal.interrupted"]
+    with psycopg.connect(database_url.reveal(), row_factory=dict_row) as connection:
+        [row] = connection.execute("SELECT * FROM grants").fetchall()
+    assert (row["state"], row["claim_owner"] is None) == ("active", False)
 
 
 # Clocks

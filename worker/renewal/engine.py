@@ -13,7 +13,8 @@ from uuid import uuid4
 
 import httpx
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker.renewal.attempt import Renewer
@@ -246,10 +247,18 @@ class RenewalEngine:
     async def _renew(
         self, limiter: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
     ) -> tuple[Claim, Outcome]:
+        # Where the attempt fails the claim stays: past its deadline the grant counts as in doubt, which is what it is.
         try:
             return claim, await self._renewer.attempt(limiter, claim, clock)
+        except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+            log.warning(
+                "renewal.interrupted",
+                grant=claim.id,
+                connection=claim.key.connection,
+                error=type(error).__name__,
+            )
+            return claim, Outcome.IN_DOUBT
         except Exception:
-            # The claim stays: past its deadline the grant counts as in doubt, which is what it is.
             log.exception("renewal.failed", grant=claim.id, connection=claim.key.connection)
             return claim, Outcome.FAILED
         finally:
