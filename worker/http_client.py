@@ -1,25 +1,15 @@
-"""Makes HTTP clients: aiohttp under httpx, without state."""
+"""Makes HTTP clients without state, and reads their answers."""
 
 from __future__ import annotations
 
-import functools
-import socket
-import ssl
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from types import SimpleNamespace
 
-import aiohttp
 import httpx
-from aiohttp.abc import ResolveResult
-from httpx_aiohttp import AiohttpTransport
 
 from worker import __version__
-from worker.addresses import may_connect
-
-MAX_CONNECTIONS = 100
-KEEPALIVE_SECONDS = 15.0
+from worker.http_transport import HttpTransport
 
 
 def make_http_client(
@@ -29,7 +19,7 @@ def make_http_client(
     base_url: str = "",
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> httpx.AsyncClient:
-    """Make a client without cookies, redirects, ``.netrc``, or environment proxies.
+    """Make a client without cookies, redirects or ``.netrc``.
 
     Args:
         timeout: what httpx enforces.
@@ -51,15 +41,6 @@ def make_http_client(
         follow_redirects=False,
         trust_env=False,
     )
-
-
-@functools.cache
-def tls_context() -> ssl.SSLContext:
-    """Return the TLS context of all clients.
-
-    Reading the certificates takes 20 ms.
-    """
-    return httpx.create_ssl_context()
 
 
 async def read_body(response: httpx.Response, max_bytes: int) -> bytes:
@@ -100,99 +81,3 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | None:
         return unpacking.decompress(body, max_bytes + 1)
     except zlib.error:
         return None
-
-
-class HttpTransport(AiohttpTransport):
-    """aiohttp as httpx's transport: three times the requests per core.
-
-    Args:
-        max_connections: how many are open at a time; further requests wait.
-        keepalive_seconds: how long an idle connection is kept; None for one connection per request.
-        resends_lost: whether aiohttp sends a GET a second time whose connection broke before an answer.
-        before_write: called when the connection stands and nothing is written yet; what it raises
-            ends the request unsent.
-        named: the hosts that the operator names; other names lead to no internal address. None for no such check.
-    """
-
-    def __init__(
-        self,
-        *,
-        max_connections: int = MAX_CONNECTIONS,
-        keepalive_seconds: float | None = KEEPALIVE_SECONDS,
-        resends_lost: bool = True,
-        before_write: Callable[[], None] | None = None,
-        named: Collection[str] | None = None,
-    ) -> None:
-        super().__init__(verify=tls_context(), limits=httpx.Limits(max_connections=max_connections))
-        self._max_connections = max_connections
-        self._keepalive_seconds = keepalive_seconds
-        self._resends_lost = resends_lost
-        self._before_write = before_write
-        self._named = named
-
-    def get_client(self) -> aiohttp.ClientSession:
-        """Open the session; httpx-aiohttp calls this once."""
-        connector = aiohttp.TCPConnector(
-            ssl=self.ssl_context,
-            limit=self._max_connections,
-            keepalive_timeout=self._keepalive_seconds,
-            force_close=self._keepalive_seconds is None,
-            resolver=None if self._named is None else _PublicResolver(self._named),
-        )
-        session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,  # httpx decodes
-            trace_configs=[_calling(self._before_write)] if self._before_write else None,
-        )
-        session._retry_connection = self._resends_lost
-        return session
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request; every failure to is an ``httpx.TransportError``."""
-        try:
-            return await super().handle_async_request(request)
-        except aiohttp.ClientError as error:
-            # What the base class does not translate (an answer that is not HTTP) shows the request's headers in
-            # its repr, the credentials among them: it must not be chained.
-            name = type(error).__name__
-            is_url = isinstance(error, aiohttp.InvalidURL)
-        raise (httpx.UnsupportedProtocol if is_url else httpx.RemoteProtocolError)(name, request=request)
-
-
-class _PublicResolver(aiohttp.ThreadedResolver):
-    """Resolves names to addresses that requests may go to."""
-
-    def __init__(self, named: Collection[str]) -> None:
-        super().__init__()
-        self._named = named
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return a host's addresses but the internal ones.
-
-        Raises:
-            OSError: none is left.
-        """
-        found = await super().resolve(host, port, family)
-        allowed = [each for each in found if may_connect(host, each["host"], self._named)]
-        if found and not allowed:
-            raise OSError(None, "the name leads to an internal address")
-        return allowed
-
-
-def _calling(before_write: Callable[[], None]) -> aiohttp.TraceConfig:
-    """Have aiohttp call a function before the first byte."""
-
-    async def on_headers(
-        session: aiohttp.ClientSession,  # noqa: ARG001
-        context: SimpleNamespace,  # noqa: ARG001
-        sent: aiohttp.TraceRequestHeadersSentParams,  # noqa: ARG001
-    ) -> None:
-        before_write()
-
-    trace = aiohttp.TraceConfig()
-    trace.on_request_headers_sent.append(on_headers)  # called before they are sent, whatever its name says
-    return trace

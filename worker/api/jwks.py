@@ -16,7 +16,8 @@ import structlog
 
 from token_vault.errors import TemporarilyUnavailable
 from worker.addresses import is_internal_literal
-from worker.http_client import HttpTransport, make_http_client, read_body
+from worker.http_client import make_http_client, read_body
+from worker.http_transport import HttpTransport
 from worker.loopback import is_loopback
 
 log = structlog.get_logger(__name__)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
 from starlette.requests import Request
 
 from token_vault import AsyncTokenVault
@@ -25,7 +24,7 @@ from worker.api.dpop import ProofVerifier
 from worker.api.hooks.security_event_token import Transmitter
 from worker.api.jwks import Jwks
 from worker.api.metrics import Metrics
-from worker.api.proxy.session import open_session
+from worker.api.proxy.session import ProviderSession, open_session
 from worker.consumer_rules import ConsumerRules
 from worker.settings import Settings
 from worker.settings.hooks import TransmitterSettings
@@ -53,7 +52,7 @@ class Service:
     recorder: ReadRecorder
     authentication: Authentication
     metrics: Metrics
-    provider_session: aiohttp.ClientSession
+    provider_session: ProviderSession
     transmitters: Mapping[str, Transmitter]
     _readers: dict[tuple[str | None, bool], AsyncTokenVault] = field(default_factory=dict)
 

@@ -15,13 +15,21 @@ import structlog
 from token_vault.errors import CannotDecrypt
 from token_vault.secret import Secret
 from worker import providers
-from worker.providers import CLIENT_REFUSED, Provider, RefusalBlame, Refused, Renewed, TokenRequest
+from worker.providers import CLIENT_REFUSED, Provider, RefusalBlame, Refused, Renewed
 from worker.renewal import observations
 from worker.renewal.circuit_breaker import CircuitBreaker
 from worker.renewal.commit import AnswerCommitter
 from worker.renewal.concurrency import ConnectionLimiter
-from worker.renewal.http import CALL_SECONDS, Answer, send
-from worker.renewal.outcome import NOTHING_TO_SPEND, Decision, Outcome, decide, wait_for_key, wait_in_doubt
+from worker.renewal.http import CALL_SECONDS, PROXY_FAILED, Answer, NoAnswer, send
+from worker.renewal.outcome import (
+    NOTHING_TO_SPEND,
+    Decision,
+    Outcome,
+    decide,
+    wait_for_key,
+    wait_for_proxy,
+    wait_in_doubt,
+)
 from worker.vault import claims, schedule
 from worker.vault.claims import Claim
 from worker.vault.connections import circuits
@@ -85,10 +93,12 @@ class Renewer:
         # The answer to the earlier request may have been stored meanwhile.
         if claim.in_doubt_since is not None and not await claims.is_held(self._vault, claim):
             return Outcome.SUPERSEDED
-        result = await self._call(provider, request, tokens.refresh, now, has_time)
+        answer = await send(self._http, request, has_time)
+        if isinstance(answer, NoAnswer) and answer.code == PROXY_FAILED:
+            limiter.exhausted = True  # the next call would fail the same way
+            return await self._give_back(limiter, claim, wait_for_proxy(clock(), self._jitter()), clock())
+        result = _read(provider, answer, tokens.refresh, now)
         if isinstance(result, Refused):
-            if _is_about_target(claim, result):
-                return await self._refuse_target(limiter, claim, result, clock())
             return await self._handle_refusal(limiter, claim, provider, result, clock)
         return await self._commit(limiter, claim, tokens, result, clock)
 
@@ -145,19 +155,6 @@ class Renewer:
                 self._vault, tenant=claim.key.tenant, name=claim.key.connection, now=now
             )
         return decision.outcome
-
-    async def _call(
-        self,
-        provider: Provider,
-        request: TokenRequest,
-        spent: Secret | None,
-        sent_at: datetime,
-        has_time: Callable[[], bool],
-    ) -> Renewed | Refused:
-        answer = await send(self._http, request, has_time)
-        if isinstance(answer, Answer):
-            return provider.read(answer.status, answer.headers, answer.body, sent_at=sent_at, spent=spent)
-        return providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
 
     async def _commit(
         self,
@@ -221,6 +218,8 @@ class Renewer:
         clock: Callable[[], datetime],
     ) -> Outcome:
         now = clock()
+        if _is_about_target(claim, refused):
+            return await self._refuse_target(limiter, claim, refused, now)
         judgement = await self._breaker.judge(limiter, claim, refused, now)
         decision = decide(
             refused, claim, provider, judgement=judgement, client=limiter.connection.client_identity, now=now,
@@ -246,6 +245,14 @@ class Renewer:
             outcome=outcome.value,
         )
         return outcome if released else Outcome.SUPERSEDED
+
+
+def _read(
+    provider: Provider, answer: Answer | NoAnswer, spent: Secret | None, sent_at: datetime
+) -> Renewed | Refused:
+    if isinstance(answer, Answer):
+        return provider.read(answer.status, answer.headers, answer.body, sent_at=sent_at, spent=spent)
+    return providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
 
 
 def _is_about_target(claim: Claim, refused: Refused) -> bool:

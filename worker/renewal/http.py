@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import aiohttp
 import httpx
 
-from worker.http_client import HttpTransport, make_http_client, unpack
+from worker.http_client import make_http_client, unpack
+from worker.http_transport import HttpTransport, OutgoingProxyFailed
 from worker.providers import TokenRequest
 
 # The longest call, answer included. Claims last well beyond it.
@@ -31,6 +32,9 @@ CONNECT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 5.0
 # No token endpoint sends more than this; reading stops there.
 MAX_ANSWER_BYTES = 1 << 20
+
+# The code of a call that the outgoing proxy did not carry. It says nothing of the provider.
+PROXY_FAILED = "proxy_failed"
 
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 
@@ -186,6 +190,8 @@ def _no_answer(error: Exception) -> NoAnswer:
 
     The transport reports a reset after sending as a failure to connect.
     """
+    if isinstance(error, OutgoingProxyFailed):
+        return NoAnswer(sent=False, code=PROXY_FAILED)
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
     if isinstance(cause, _NOT_SENT) or type(cause) in (httpx.ConnectError, httpx.PoolTimeout):
         return NoAnswer(sent=False, code="unreachable")

@@ -20,6 +20,10 @@ from worker.vault.claims import Claim
 IN_DOUBT_RETRY_MARGIN = timedelta(seconds=45)
 
 
+# Between two tries while the outgoing proxy opens no tunnel: it may be back at any time.
+PROXY_PAUSE = timedelta(seconds=30)
+
+
 class Outcome(StrEnum):
     """How one renewal ended, as ``status`` counts it."""
 
@@ -187,6 +191,16 @@ NOTHING_TO_SPEND = Decision(
     Outcome.UNRENEWABLE, {"due_at": None, "state": "unrenewable", "reason": "no_refresh_token"}
 )
 """No refresh token, and no access token that the provider would take instead."""
+
+
+def wait_for_proxy(now: datetime, jitter: float) -> Decision:
+    """Put off a grant whose call the outgoing proxy refused.
+
+    Nothing was sent, and nothing is said of the grant, its client or its provider.
+    """
+    return Decision(
+        Outcome.UNSENT, {"due_at": now + PROXY_PAUSE * (1 + jitter / 5), "last_error": "proxy_failed"}
+    )
 
 
 def wait_for_key(claim: Claim, now: datetime) -> Decision:

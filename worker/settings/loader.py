@@ -9,6 +9,7 @@ from token_vault.errors import ConfigurationError
 from token_vault.postgres_address import PostgresAddress
 from token_vault.secret import Secret
 from token_vault.transport_security import require_tls
+from worker.outgoing_proxies import OutgoingProxies
 from worker.reconnect import ReconnectApplication
 from worker.settings.connections import ConnectionSettings
 from worker.settings.environment import Environment
@@ -103,6 +104,10 @@ def _check_addresses(environment: Environment) -> Iterator[SettingProblem]:
                 require_tls(PostgresAddress.parse(url, name))
         except ConfigurationError as error:
             yield SettingProblem("", str(error))
+    try:
+        OutgoingProxies.read()
+    except ConfigurationError as error:
+        yield SettingProblem("", str(error))
 
 
 def _hooks(file: File, secret: Secret | None) -> HookSettings:

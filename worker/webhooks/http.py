@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import aiohttp
 import httpx
 
-from worker.http_client import HttpTransport, make_http_client
+from worker.http_client import make_http_client
+from worker.http_transport import HttpTransport, OutgoingProxyFailed
 
 # The longest call: a receiver notes the event, answers, and works on it afterwards.
 POST_SECONDS = 15.0
@@ -63,6 +64,8 @@ async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[
             return PostResult(answer.status_code, None, answer.headers)
     except TimeoutError:
         return PostResult(None, "timeout")
+    except OutgoingProxyFailed:
+        return PostResult(None, "proxy_failed")
     except (httpx.HTTPError, aiohttp.ClientError) as error:
         return PostResult(None, _code(error))
     except (httpx.InvalidURL, ValueError):  # a host that cannot be a DNS name raises a UnicodeError

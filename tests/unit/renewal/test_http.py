@@ -346,7 +346,7 @@ async def test_silence_behind_tls_is_in_doubt(
 
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-    monkeypatch.setattr("worker.http_client.tls_context", lambda: trusting)
+    monkeypatch.setattr("worker.http_transport.tls_context", lambda: trusting)
     server = await serve(close, certificate)
     async with http_client() as http:
         assert await send(http, post(server.url)) == NoAnswer(sent=True, code="connection_lost")
@@ -650,8 +650,8 @@ async def test_no_cookie_is_kept(http: httpx.AsyncClient, serve: Serve) -> None:
     assert b"of-the-first-user" not in server.requests[1]
 
 
-async def test_the_environments_proxy_is_not_used(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that happens to be in the environment does not get to see tokens."""
+async def test_no_proxy_stands_before_loopback(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outgoing proxy does not get to see what stays on this machine."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     server = await serve(answers)
     async with http_client() as http:

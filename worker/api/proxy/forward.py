@@ -20,12 +20,15 @@ from worker.api.proxy.headers import Headers, request_headers, response_headers,
 from worker.api.proxy.request_body import BodyRefused, RequestBody
 from worker.api.proxy.response_body import AnswerCut, Decoder, UnreadableEncoding, clean_body
 from worker.api.proxy.scrub import TokenScrubber
+from worker.api.proxy.session import ProviderSession
 from worker.proxy_rules import encode_path
 from worker.settings import ProxySettings
 
 log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS = 5.0
+# Until an outgoing proxy has opened its tunnel, the wait for a free connection included.
+TUNNEL_SECONDS = 15.0
 # The longest call, however steadily it goes on.
 MAX_CALL_SECONDS = 600.0
 # After which a caller may try again whose provider did not answer.
@@ -68,7 +71,7 @@ class ProxyCall:
 
 
 async def forward(
-    session: aiohttp.ClientSession,
+    session: ProviderSession,
     settings: ProxySettings,
     call: ProxyCall,
     body: RequestBody,
@@ -117,7 +120,7 @@ async def _replace(tokens: Tokens, refused: aiohttp.ClientResponse) -> str | Non
 
 
 async def _send(
-    session: aiohttp.ClientSession,
+    session: ProviderSession,
     settings: ProxySettings,
     call: ProxyCall,
     begun: bytes,
@@ -129,18 +132,27 @@ async def _send(
     if not body.is_complete:
         data = body.stream()
         headers += [(name, value) for name, value in call.headers if name.lower() == "content-length"]
+    url = _url(settings, call)
+    outgoing = session.proxies.of(str(url))
     try:
-        return await session.request(
+        return await session.http.request(
             call.method,
-            _url(settings, call),
+            url,
+            proxy=outgoing.url if outgoing else None,
+            proxy_headers=outgoing.headers if outgoing else None,
             headers=headers,
             data=data,
             skip_auto_headers=("User-Agent", "Content-Type"),
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
-                total=MAX_CALL_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=settings.timeout
+                total=MAX_CALL_SECONDS,
+                connect=TUNNEL_SECONDS if outgoing else None,
+                sock_connect=CONNECT_SECONDS,
+                sock_read=settings.timeout,
             ),
         )
+    except (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError) as error:
+        name = outgoing.explain(error) if outgoing else type(error).__name__
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         name = type(error).__name__
     # Outside the handler: aiohttp's errors show the request's headers, the token among them.

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
 import aiohttp
+
+from worker.outgoing_proxies import OutgoingProxies
 
 MAX_CONNECTIONS = 100
 KEEPALIVE_SECONDS = 15.0
 
 
-def open_session() -> aiohttp.ClientSession:
+@dataclass(frozen=True, slots=True)
+class ProviderSession:
+    """What all calls of this process share.
+
+    Attributes:
+        http: keeps no cookies, follows no redirects and decodes nothing.
+        proxies: what stands between this process and providers.
+    """
+
+    http: aiohttp.ClientSession
+    proxies: OutgoingProxies
+
+
+@asynccontextmanager
+async def open_session() -> AsyncIterator[ProviderSession]:
     """Open what all calls of this process share.
 
-    It keeps no cookies, follows no environment and decodes nothing.
+    Raises:
+        ConfigurationError: the environment names an outgoing proxy that is none.
     """
-    return aiohttp.ClientSession(
+    proxies = OutgoingProxies.read()
+    async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
-    )
+    ) as http:
+        yield ProviderSession(http, proxies)

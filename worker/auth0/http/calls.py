@@ -20,6 +20,7 @@ from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken
 from worker.auth0.ratelimit.budget import RateLimitBudget
 from worker.http_client import make_http_client, read_body
+from worker.http_transport import OutgoingProxyFailed
 
 # A page of a hundred users, each with a profile of the size that Auth0 allows on the average, is well below.
 MAX_ANSWER_BYTES = 32 * 2**20
@@ -116,10 +117,12 @@ class ApiCalls:
                 if stream and response.status_code == 200:
                     return response
                 return await _read(response)
+        except OutgoingProxyFailed as error:
+            said = str(error)
         except (httpx.HTTPError, OSError) as error:
-            reason = describe_failure(error)
+            said = f"no answer ({describe_failure(error)}); check AUTH0_DOMAIN and the network"
         # Outside the except: these errors hold the request with its credentials and must not be chained.
-        raise Auth0Unreachable(f"{endpoint}: no answer ({reason}); check AUTH0_DOMAIN and the network")
+        raise Auth0Unreachable(f"{endpoint}: {said}")
 
 
 async def _read(response: httpx.Response) -> httpx.Response:

@@ -1,0 +1,50 @@
+"""What ``doctor`` looks at between this machine and the Internet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from token_vault.errors import VaultError
+from worker.cli.checks import Check, CheckResult
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+
+TUNNEL_SECONDS = 10.0
+
+
+async def check_outgoing_proxies(settings: Settings) -> Sequence[Check]:
+    """Open a tunnel to each tenant behind a proxy."""
+    import httpx
+
+    from worker.http_client import make_http_client
+    from worker.http_transport import OutgoingProxyFailed
+    from worker.outgoing_proxies import OutgoingProxies
+
+    proxies, checks = OutgoingProxies.read(), []
+    async with make_http_client(timeout=httpx.Timeout(TUNNEL_SECONDS)) as http:
+        for url in _tenant_urls(settings):
+            if (proxy := proxies.of(url)) is None:
+                continue
+            found = Check("outgoing proxy", CheckResult.OK, f"{proxy} opens tunnels to {httpx.URL(url).host}")
+            try:
+                await http.head(url)
+            except OutgoingProxyFailed as error:
+                found = Check("outgoing proxy", CheckResult.FAIL, str(error))
+            except httpx.HTTPError:
+                pass  # what is wrong behind the tunnel, the check of Auth0 says
+            checks.append(found)
+    return checks
+
+
+def _tenant_urls(settings: Settings) -> Sequence[str]:
+    from worker.runtime import credentials_of
+
+    urls = []
+    for tenant in settings.tenants:
+        try:
+            urls.append(credentials_of(settings, tenant).base_url)
+        except VaultError:
+            continue  # the check of Auth0 says so
+    return urls
