@@ -56,6 +56,7 @@ CONTENTS = """
 :caption: Guides
 
 docs/operating
+docs/monitoring
 docs/http-api
 docs/proxy
 docs/spa

@@ -29,6 +29,7 @@ from worker.bootsteps import (
     ChangedUsersStep,
     ConsumingStep,
     HeartbeatStep,
+    MonitoringStep,
     RefreshRequestStep,
     RenewalStep,
 )
@@ -70,6 +71,7 @@ def make_app(settings: Settings) -> Celery:
     app.steps["worker"].add(ChangedUsersStep)
     app.steps["worker"].add(RenewalStep)
     app.steps["worker"].add(HeartbeatStep)
+    app.steps["worker"].add(MonitoringStep)
     app.steps["consumer"].add(ConsumingStep)
     app.steps["consumer"].add(BrokerKeysStep)
     if BrokerKeysStep not in Tasks.requires:  # Celery has no other way to put a step before one of its own
@@ -117,7 +119,7 @@ def make_app(settings: Settings) -> Celery:
         # Whoever may write to Redis could have workers stop consuming; health is told by rows instead.
         worker_enable_remote_control=False,
         worker_redirect_stdouts=False,
-        beat_scheduler="celery.beat:Scheduler",  # keeps nothing on disk: Postgres knows what is due
+        beat_scheduler="worker.beat:LivelyScheduler",
         beat_schedule={
             "renew": {
                 "task": "worker.renew_due",

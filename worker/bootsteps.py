@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -17,7 +18,10 @@ import structlog
 from celery import bootsteps
 
 from token_vault.errors import VaultError
-from worker import broker, tasks
+from worker import broker, settings, tasks
+from worker.liveness import Liveness, touch_while_answering
+from worker.metrics.process import serve_metrics
+from worker.metrics.vault_metrics import VaultMetrics
 from worker.renewal.refresh_requests import RefreshRequests
 from worker.runtime import Runtime
 from worker.sync.changed_users import ChangedUsers
@@ -235,3 +239,37 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ca
     def _record(self, worker: str, queues: list[str], started_at: datetime) -> None:
         vault = tasks.process.runtime().vault
         tasks.process.run(lambda: heartbeats.record(vault, worker, queues, started_at=started_at))
+
+
+class MonitoringStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+    """Shows whether the worker gets on, and what it measures.
+
+    It begins before the broker is reached: a worker that waits for Redis is alive. Who consumes ``renew`` shows the
+    vault's gauges; others would only repeat them.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._shows_vault = RENEW_QUEUE in parent.app.amqp.queues.consume_from
+        self._stopping = threading.Event()
+        self._serving = ExitStack()
+
+    def start(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
+        """Begin."""
+        found = settings.load()
+        liveness = Liveness(found.liveness_file)
+        self._serving = serve_metrics(found, liveness, _refresh if self._shows_vault else None)
+        arguments = (liveness, tasks.process.call_soon, self._stopping)
+        threading.Thread(target=touch_while_answering, args=arguments, name="liveness", daemon=True).start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
+        """End."""
+        self._stopping.set()
+        self._serving.close()
+
+
+def _refresh(metrics: VaultMetrics) -> None:
+    runtime = tasks.process.runtime()
+    tasks.process.run(lambda: metrics.refresh(runtime.vault, runtime.tenants))

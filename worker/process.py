@@ -75,10 +75,16 @@ class Process:
         except PoolTimeout as error:
             raise explain(error) from None
 
-    def call_soon(self, call: Callable[[], None]) -> None:
-        """Call something on the process's loop, without waiting for it."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(call)
+    def call_soon(self, call: Callable[[], None]) -> bool:
+        """Call something on the process's loop, without waiting for it.
+
+        Returns:
+            Whether there is a loop.
+        """
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(call)
+        return loop is not None
 
     def runtime(self) -> Runtime:
         """Return the open runtime.

@@ -26,7 +26,7 @@ from token_vault.errors import (
     TokenNotFound,
     VaultError,
 )
-from worker import audit
+from worker import audit, instruments
 from worker.auth0.errors import Auth0NotFound, Auth0RateLimited, Auth0Unreachable
 from worker.process import Process
 from worker.renewal.on_demand import Refreshed
@@ -111,6 +111,8 @@ def deliver_events() -> None:
     except (TemporarilyUnavailable, CopiedVault) as error:
         log.warning("delivery.postponed", error=str(error))  # the next tick looks again
         return
+    for outcome, number in counts.items():
+        instruments.deliveries.labels(outcome).inc(number)
     if counts:
         log.info("delivery.finished", **counts)
 

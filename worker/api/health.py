@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from token_vault.errors import ConfigurationError, TemporarilyUnavailable, VaultError
 from worker.api.problems import NO_STORE, of_error, problem_response, unavailable
 from worker.api.service import Service, service_of
+from worker.metrics.exporter import CONTENT_TYPE
 from worker.vault.db.migrate import revisions
 
 # A readiness probe may come from many balancers at once.
@@ -27,8 +28,9 @@ async def healthz(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """Show the metrics."""
-    rendered = service_of(request).metrics.render()
-    return Response(rendered, media_type="text/plain; version=0.0.4; charset=utf-8")
+    service = service_of(request)
+    await service.metrics.vault.refresh(service.database, service.tenants)
+    return Response(service.metrics.render(), media_type=CONTENT_TYPE)
 
 
 @dataclass(slots=True)

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import Scope
+
+from worker.metrics.vault_metrics import VaultMetrics
 
 # Seconds; a read takes about a millisecond, one that waits for a refresh some seconds.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
 
 
 class Metrics:
-    """The metrics of one API process."""
+    """The metrics of one API process, and of the vault.
+
+    Attributes:
+        vault: refreshed before they are rendered.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self.vault = VaultMetrics()
+        self._registry.register(self.vault)
+        self._reads = Counter(
+            "token_vault_reads",
+            "Reads over HTTP, by what came of them: served, rejected, or an error.",
+            ("outcome",),
+            registry=self._registry,
+        )
         self._requests = Counter(
             "token_vault_api_requests",
             "Requests by route and status.",
@@ -46,6 +61,10 @@ class Metrics:
         path = getattr(route, "path", "none")
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
+
+    def count_read(self, outcome: str) -> None:
+        """Count a read that was recorded for the audit."""
+        self._reads.labels(outcome).inc()
 
     def count_hook_events(self, hook: str, outcome: str, number: int = 1) -> None:
         """Count events of a hook."""

@@ -93,6 +93,7 @@ class Service:
         Raises:
             TemporarilyUnavailable: it is strict, and the record cannot be written.
         """
+        self.metrics.count_read(record.outcome)
         if strict:
             await asyncio.to_thread(self.recorder.record_now, record)
         else:

@@ -5,6 +5,7 @@ Nothing comes between a provider's answer and its commit.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ import structlog
 
 from token_vault.errors import CannotDecrypt
 from token_vault.secret import Secret
-from worker import providers
+from worker import instruments, providers
 from worker.providers import CLIENT_REFUSED, Provider, RefusalBlame, Refused, Renewed
 from worker.renewal import observations
 from worker.renewal.circuit_breaker import CircuitBreaker
@@ -93,11 +94,14 @@ class Renewer:
         # The answer to the earlier request may have been stored meanwhile.
         if claim.in_doubt_since is not None and not await claims.is_held(self._vault, claim):
             return Outcome.SUPERSEDED
+        sent_at = time.perf_counter()
         answer = await send(self._http, request, has_time)
+        seconds = time.perf_counter() - sent_at
         if isinstance(answer, NoAnswer) and answer.code == PROXY_FAILED:
             limiter.exhausted = True  # the next call would fail the same way
             return await self._give_back(limiter, claim, wait_for_proxy(clock(), self._jitter()), clock())
         result = _read(provider, answer, tokens.refresh, now)
+        instruments.provider_calls.labels(provider.name, _describe(answer, result)).observe(seconds)
         if isinstance(result, Refused):
             return await self._handle_refusal(limiter, claim, provider, result, clock)
         return await self._commit(limiter, claim, tokens, result, clock)
@@ -253,6 +257,12 @@ def _read(
     if isinstance(answer, Answer):
         return provider.read(answer.status, answer.headers, answer.body, sent_at=sent_at, spent=spent)
     return providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
+
+
+def _describe(answer: Answer | NoAnswer, result: Renewed | Refused) -> str:
+    if isinstance(answer, NoAnswer):
+        return "none"
+    return "refusal" if isinstance(result, Refused) else "pair"
 
 
 def _is_about_target(claim: Claim, refused: Refused) -> bool:

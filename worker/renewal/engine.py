@@ -17,6 +17,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
+from worker import instruments
 from worker.renewal.attempt import Renewer
 from worker.renewal.commit import AnswerCommitter
 from worker.renewal.concurrency import (
@@ -265,7 +266,9 @@ class RenewalEngine:
             limiter.started_at.pop(claim.id, None)
 
     async def _count(self, counts: Mapping[tuple[str, str, str], int], clock: Callable[[], datetime]) -> None:
-        """Count outcomes for ``status``; only log if that fails."""
+        """Count outcomes; only log if Postgres does not take them."""
+        for labels, count in counts.items():
+            instruments.renewals.labels(*labels).inc(count)
         try:
             await renewal_counts.count_renewals(self._vault, counts, now=clock())
         except (SQLAlchemyError, OSError) as error:

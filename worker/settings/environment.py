@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -89,9 +89,13 @@ class Environment(BaseSettings):
     token_vault_config: Path | None = None
     token_vault_home: Path = DEFAULT_HOME
     token_vault_spool: Path | None = None
+    token_vault_metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    token_vault_liveness_file: Path | None = None
     token_vault_log_level: Annotated[LogLevel | None, BeforeValidator(_upper)] = None
 
-    @field_validator("token_vault_config", "token_vault_home", "token_vault_spool")
+    @field_validator(
+        "token_vault_config", "token_vault_home", "token_vault_spool", "token_vault_liveness_file"
+    )
     @classmethod
     def _check_path(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         name = str(info.field_name).upper()

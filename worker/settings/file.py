@@ -17,6 +17,7 @@ from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.consumers import AuditSettings, ConsumerSettings, check_consumers
 from worker.settings.hooks import HookSettings
 from worker.settings.lines import find_line
+from worker.settings.metrics import MetricsSettings
 from worker.settings.problems import (
     Fault,
     Place,
@@ -73,6 +74,7 @@ class File(Section):
         proxy: what front ends may call at providers, by connection.
         reconnect: where users consent again.
         hooks: who may tell that something has changed.
+        metrics: where workers and beat show theirs.
     """
 
     tenants: Mapping[str, TenantSettings] = Field(default_factory=dict)
@@ -88,6 +90,7 @@ class File(Section):
     reconnect: ReconnectSettings | None = None
     api: ApiSettings = ApiSettings()
     hooks: HookSettings = HookSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="after")
     def _check_tables_together(self, info: ValidationInfo) -> Self:

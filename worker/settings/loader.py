@@ -15,6 +15,7 @@ from worker.settings.connections import ConnectionSettings
 from worker.settings.environment import Environment
 from worker.settings.file import DEFAULT_TENANT, File, read_file
 from worker.settings.hooks import HookSettings, with_environment_secret
+from worker.settings.metrics import MetricsSettings
 from worker.settings.problems import SettingProblem, SettingsError
 
 
@@ -28,6 +29,7 @@ class Settings(File):
         database_direct_url: leads to the same database past a pooler; None where none stands before it.
         redis_url: None means the embedded Redis where Postgres is embedded too, else no Redis.
         access_keys, refresh_keys: the two rings of Fernet keys, newest first; empty where not given.
+        liveness_file: what a worker or beat touches while it gets on; None for none.
     """
 
     home: Path
@@ -37,6 +39,7 @@ class Settings(File):
     redis_url: Secret | None
     access_keys: tuple[Secret, ...]
     refresh_keys: tuple[Secret, ...]
+    liveness_file: Path | None = None
 
     @property
     def embedded(self) -> bool:
@@ -92,7 +95,8 @@ def load(config: Path | None = None) -> Settings:
         redis_url=environment.redis_url,
         access_keys=environment.access_keys,
         refresh_keys=environment.refresh_keys,
-        **dict(file) | {"hooks": hooks},
+        liveness_file=environment.token_vault_liveness_file,
+        **dict(file) | {"hooks": hooks, "metrics": _metrics(file, environment.token_vault_metrics_port)},
     )
 
 
@@ -108,6 +112,14 @@ def _check_addresses(environment: Environment) -> Iterator[SettingProblem]:
         OutgoingProxies.read()
     except ConfigurationError as error:
         yield SettingProblem("", str(error))
+
+
+def _metrics(file: File, port: int | None) -> MetricsSettings:
+    """Prefer the environment's port.
+
+    Processes of one machine share the file.
+    """
+    return file.metrics if port is None else file.metrics.model_copy(update={"port": port})
 
 
 def _hooks(file: File, secret: Secret | None) -> HookSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 import structlog
 
 from token_vault.secret import Secret
+from worker import instruments
 from worker.auth0.credentials import Credentials
 from worker.auth0.errors import Auth0Unreachable, MalformedAnswer
 from worker.auth0.field_types import parse_seconds
@@ -111,9 +113,11 @@ class ApiCalls:
         Raises:
             Auth0Unreachable: no answer.
         """
+        status, began = "none", time.perf_counter()
         try:
             async with asyncio.timeout(self._total):
                 response = await self._http.send(request, stream=True)
+                status = str(response.status_code)
                 if stream and response.status_code == 200:
                     return response
                 return await _read(response)
@@ -121,6 +125,10 @@ class ApiCalls:
             said = str(error)
         except (httpx.HTTPError, OSError) as error:
             said = f"no answer ({describe_failure(error)}); check AUTH0_DOMAIN and the network"
+        finally:
+            instruments.auth0_calls.labels(endpoint.host, endpoint.group, status).observe(
+                time.perf_counter() - began
+            )
         # Outside the except: these errors hold the request with its credentials and must not be chained.
         raise Auth0Unreachable(f"{endpoint}: {said}")
 

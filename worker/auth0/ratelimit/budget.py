@@ -14,6 +14,7 @@ import httpx
 import structlog
 
 from token_vault.secret import Secret
+from worker import instruments
 from worker.auth0.errors import Auth0RateLimited
 from worker.auth0.field_types import parse_seconds
 from worker.auth0.http.retries import Clock, Sleep
@@ -156,6 +157,7 @@ class RateLimitBudget:
             if permit.slot.wait <= 0:
                 return permit
             await self._sleep(permit.slot.wait)
+            instruments.auth0_waits.labels(self._tenant, limit.name).inc(permit.slot.wait)
             if not await self._was_paused_since(limit, permit):
                 return permit
 
@@ -187,6 +189,7 @@ class RateLimitBudget:
             self._warn_if_plan_differs(limit, burst)
         if remaining is None:
             return
+        instruments.auth0_calls_left.labels(self._tenant, limit.name).set(remaining)
         observed = ObservedLimits(remaining, burst or 0.0, permit.slot.number, permit.slot.at)
         if permit.shared and (limit.observed is None or limit.observed.slot <= observed.slot):
             limit.observed = observed

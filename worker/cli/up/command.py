@@ -164,6 +164,9 @@ class Supervisor:
         async with open_vault(environment.database_url(settings), *keys, connections=2) as vault:
             tenants = list(settings.tenants)
             variables = {**os.environ, "TOKEN_VAULT_HOME": str(settings.home)}
+            # Its processes cannot share a port or a file; the API shows the vault's metrics.
+            variables |= {"TOKEN_VAULT_METRICS_PORT": "0"}
+            variables.pop("TOKEN_VAULT_LIVENESS_FILE", None)
             if self._demo is not None:
                 await self._start_demo(self._demo)
                 tenants = [TENANT]

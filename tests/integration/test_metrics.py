@@ -1,0 +1,123 @@
+"""What Prometheus is shown of a vault, and by which processes."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from emulators.client import Emulation
+from tests.support.metrics import all_metrics, sample, samples
+from tests.support.processes import site
+from tests.support.readers import Rows, Sql
+from tests.support.wait import until
+from token_vault.secret import Secret
+from worker.embedded import Servers
+from worker.embedded.server import _free_port
+from worker.metrics import vault_metrics
+from worker.metrics.vault_metrics import VaultMetrics
+from worker.vault.status.status import load_status
+from worker.vault.vault import Database, Vault, open_database
+
+NOWHERE = Secret("redis://127.0.0.1:1/0")
+CUSTOM = {"tenant": "default", "connection": "custom"}
+
+
+async def scrape(metrics: VaultMetrics, database: Database) -> dict[str, float]:
+    """Refresh and read."""
+    await metrics.refresh(database, [])
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    return samples(generate_latest(registry).decode())
+
+
+@pytest.fixture
+def rows(vault: Vault, sql: Sql) -> Rows:
+    """Writes what there is to count."""
+    return Rows(vault, sql)
+
+
+async def test_the_gauges_count_as_status_does(vault: Vault, rows: Rows, sql: Sql) -> None:
+    """Grants by state, ended tokens and lateness are those of `token-vault status`; nothing names a user."""
+    await rows.add("oauth2|u1", subject="u1", expires_in=600)
+    await rows.add("oauth2|u2", subject="u2", expires_in=-10)
+    await rows.add("oauth2|u3", subject="u3", reason="invalid_grant", state="reauthorization_required")
+    sql("UPDATE grants SET due_at = now() - interval '90 s' WHERE user_id = 'oauth2|u2'")
+    sql("UPDATE connections SET circuit_opened_at = now(), circuit_until = now(), circuit_code = 'outage',"
+        " circuit_blame = 'nobody'")  # fmt: skip
+    found = await scrape(VaultMetrics(), vault)
+    status = await load_status(vault, ["default"])
+    assert status["grants"] == {"active": 1, "ended": 1, "reauthorization_required": 1}
+    for state, number in status["grants"].items():
+        assert found[sample("grants", **CUSTOM, state=state)] == number
+    assert found[sample("ended_tokens", **CUSTOM)] == status["grants"]["ended"]
+    assert found[sample("late_renewals", **CUSTOM)] == status["late"]["grants"] == 1
+    assert 90 <= found[sample("renewal_lag_seconds", **CUSTOM)] < 600
+    assert 0 < found[sample("soonest_end_seconds", **CUSTOM)] <= 600
+    assert found[sample("circuit_open", **CUSTOM, blame="nobody")] == 1
+    assert found[sample("workers", queue="renew")] == 0
+    assert found["token_vault_database_up"] == 1
+    assert not [name for name in found if "oauth2|u" in name]
+
+
+async def test_many_scrapes_ask_postgres_once(
+    vault: Vault, rows: Rows, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was counted is shown for some seconds, whoever asks."""
+    await rows.add()
+    metrics = VaultMetrics()
+    state = sample("grants", **CUSTOM, state="active")
+    assert (await scrape(metrics, vault))[state] == 1
+    sql("UPDATE grants SET state = 'unrenewable'")
+    for _ in range(10):
+        assert (await scrape(metrics, vault))[state] == 1
+    monkeypatch.setattr(vault_metrics, "CACHE_SECONDS", 0.0)
+    assert state not in await scrape(metrics, vault)
+
+
+async def test_a_database_that_is_away_shows_nothing_old(
+    vault: Vault, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an answer the gauges are absent, and one says why."""
+    await rows.add()
+    metrics = VaultMetrics()
+    await scrape(metrics, vault)
+    monkeypatch.setattr(vault_metrics, "CACHE_SECONDS", 0.0)
+    async with open_database(Secret("postgresql://nobody@127.0.0.1:1/none"), connections=1) as away:
+        assert await scrape(metrics, away) == {"token_vault_database_up": 0}
+
+
+async def test_a_worker_and_beat_are_alive_without_redis(
+    tenant: Emulation, rows: Rows, database_url: Secret, tmp_path: Path
+) -> None:
+    """Both show metrics and liveness where asked for, over HTTP and by a file, while they wait for Redis."""
+    tenant.add_connection("custom", "oauth2", "custom")
+    await rows.add()
+    with site(Servers(database_url, NOWHERE), tenant, tmp_path, schedule="") as made:
+        ports = {}
+        for name in ("renew", "beat"):
+            ports[name] = made.environment["TOKEN_VAULT_METRICS_PORT"] = str(_free_port())
+            made.environment["TOKEN_VAULT_LIVENESS_FILE"] = str(tmp_path / f"{name}.alive")
+            made.worker(name, "renew", ready=False) if name == "renew" else made.beat()
+
+        def get(name: str, path: str) -> httpx.Response | None:
+            try:
+                return httpx.get(f"http://127.0.0.1:{ports[name]}{path}", trust_env=False)
+            except httpx.TransportError:
+                return None
+
+        for name in ports:
+            assert until(partial(get, name, "/healthz"), f"{name} answers").status_code == 200
+            until((tmp_path / f"{name}.alive").exists)
+        made.processes[1].says("beat.broker_lost")
+        found = samples(until(partial(get, "renew", "/metrics")).text)
+        assert found[sample("grants", **CUSTOM, state="unrenewable")] == 1  # the connection was never synced
+        assert found[sample("spool_files", state="waiting")] == 0
+        assert found["process_open_fds"] > 0
+        assert "token_vault_grants" not in until(partial(get, "beat", "/metrics")).text
+        assert {name.partition("{")[0] for name in found if name.startswith("token_vault_")} <= {
+            f"{name}{suffix}" for name in all_metrics() for suffix in ("", "_bucket", "_sum", "_count")
+        }  # fmt: skip

@@ -1,0 +1,47 @@
+"""Beat's scheduler, which says that it gets on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from celery.beat import Scheduler
+
+from worker.liveness import Liveness
+from worker.metrics.process import serve_metrics
+from worker.settings import load
+
+log = structlog.get_logger(__name__)
+
+
+class LivelyScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
+    """Keeps nothing on disk: Postgres knows what is due.
+
+    A beat that waits for Redis is alive: to be started anew would not help it.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        settings = load()
+        self._liveness = Liveness(settings.liveness_file)
+        self._serving = serve_metrics(settings, self._liveness)
+
+    def tick(self, *arguments: Any, **options: Any) -> float:
+        """Run a tick."""
+        self._liveness.touch()
+        seconds: float = super().tick(*arguments, **options)
+        return seconds
+
+    def _ensure_connected(self) -> Any:
+        """Wait for Redis, as Celery's own scheduler does."""
+
+        def on_error(error: Exception, seconds: float) -> None:
+            self._liveness.touch()
+            log.warning("beat.broker_lost", error=type(error).__name__, retry_after=seconds)
+
+        return self.connection.ensure_connection(on_error, self.app.conf.broker_connection_max_retries)
+
+    def close(self) -> None:
+        """End."""
+        self._serving.close()
+        super().close()

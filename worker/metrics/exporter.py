@@ -1,0 +1,72 @@
+"""Serves metrics and liveness over plain HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import AF_INET, AF_INET6
+from threading import Thread
+
+# That of Prometheus' text format.
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# A scraper that sends no request in this time is sent away.
+REQUEST_SECONDS = 5.0
+
+
+@contextmanager
+def exporter(
+    host: str, port: int, *, render: Callable[[], bytes], is_alive: Callable[[], bool]
+) -> Iterator[int]:
+    """Serve ``/metrics`` and ``/healthz`` from threads.
+
+    Args:
+        host: where to listen.
+        port: 0 for any.
+        render: writes all metrics.
+        is_alive: whether the process gets on with its work.
+
+    Yields:
+        The port.
+
+    Raises:
+        OSError: nobody can listen there.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = REQUEST_SECONDS
+
+        def do_GET(self) -> None:  # as http.server calls it
+            match self.path.partition("?")[0]:
+                case "/metrics":
+                    self._answer(200, render(), CONTENT_TYPE)
+                case "/healthz":
+                    alive = is_alive()
+                    self._answer(200 if alive else 503, b"ok\n" if alive else b"hangs\n", "text/plain")
+                case _:
+                    self._answer(404, b"", "text/plain")
+
+        def _answer(self, status: int, body: bytes, content_type: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Log nothing: scrapers come each few seconds."""
+
+    class Server(ThreadingHTTPServer):
+        address_family = AF_INET6 if ":" in host else AF_INET
+
+        def handle_error(self, *_: object) -> None:
+            """Ignore scrapers that went away."""
+
+    with Server((host, port), Handler) as server:
+        thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,59 @@
+"""Serves the metrics of a worker or beat, where configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import structlog
+from prometheus_client import CollectorRegistry, generate_latest
+
+from token_vault.errors import VaultError
+from worker import instruments
+from worker.liveness import Liveness
+from worker.metrics.exporter import exporter
+from worker.metrics.spool_metrics import SpoolMetrics
+from worker.metrics.vault_metrics import VaultMetrics
+from worker.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def serve_metrics(
+    settings: Settings, liveness: Liveness, refresh: Callable[[VaultMetrics], None] | None = None
+) -> ExitStack:
+    """Serve metrics and liveness until the stack is closed.
+
+    A process that cannot goes on with its work without.
+
+    Args:
+        settings: say where, if anywhere.
+        liveness: of the process.
+        refresh: brings the vault's gauges up to date; None for a process that does not show them.
+    """
+    stack = ExitStack()
+    where = settings.metrics
+    if where.port == 0:
+        return stack
+    registry = CollectorRegistry()
+    registry.register(SpoolMetrics(settings.spool))
+    vault = VaultMetrics()
+    if refresh is not None:
+        registry.register(vault)
+
+    def render() -> bytes:
+        if refresh is not None:
+            try:
+                refresh(vault)
+            except VaultError as error:  # the vault was not opened yet
+                log.warning("metrics.query_failed", error=type(error).__name__)
+        text: bytes = generate_latest(instruments.REGISTRY) + generate_latest(registry)
+        return text
+
+    try:
+        stack.enter_context(
+            exporter(where.host, where.port, render=render, is_alive=lambda: liveness.is_alive)
+        )
+    except OSError as error:
+        log.error("metrics.not_served", host=where.host, port=where.port, error=error.strerror)  # noqa: TRY400
+    return stack

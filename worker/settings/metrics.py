@@ -1,0 +1,21 @@
+"""Where workers and beat show their metrics."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from worker.settings.section import Section
+
+
+class MetricsSettings(Section):
+    """The table ``[metrics]``.
+
+    Attributes:
+        host: where to listen.
+        port: 0 for nowhere; each worker and beat of one machine needs its own, by ``TOKEN_VAULT_METRICS_PORT``.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 0
