@@ -298,6 +298,11 @@ def _describe_role(kind: str, role: str, detail: str | None) -> Check:
             said = "is a superuser, and this runs as it: let all but `migrate` log in as a member of vault_worker"
         case "absent":
             said = f"is not there, and consumer {detail} names it: `token-vault consumers apply` prints how to make it"
+        case "open_schema":
+            said = (
+                f"is everybody, and may create in the schema {detail}, functions that workers would call among them: run "
+                "`token-vault migrate`, and what it prints"
+            )
         case "unlimited":
             said = "may take all connections: ALTER ROLE … CONNECTION LIMIT 60"
             return Check(name, CheckResult.HINT, said)

@@ -70,7 +70,7 @@ def _plain(value: object) -> object:
 def print_statements(statements: Sequence[str]) -> None:
     """Print SQL for somebody with more rights."""
     if statements:
-        print_notice("this role may not run what follows; have it run by one that may create roles:")
+        print_notice("what follows is left to be run, by a role that may:")
     for statement in statements:
         _echo(printable(statement.rstrip(";")) + ";", err=True)
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.reader_roles import REMOVAL
+from token_vault.secret import Secret
 from worker.vault.db import roles
+from worker.vault.db.migrate import migrate
 from worker.vault.status import role_problems
 from worker.vault.status.role_problems import RoleProblem, RoleProblemKind, find_role_problems
 from worker.vault.vault import Vault
@@ -46,6 +48,7 @@ async def test_a_role_with_what_it_needs_is_no_problem(vault: Vault, role: str) 
         ("GRANT vault_operator TO odd_consumer", "is a member of vault_operator"),
         ("GRANT SELECT ON grants TO odd_consumer", "has rights on the table grants"),
         ("GRANT SELECT (access_ciphertext) ON grants TO odd_consumer", "has rights on the table grants"),
+        ("GRANT CREATE ON SCHEMA public TO odd_consumer", "may create in the schema public"),
         ("GRANT DELETE ON leases TO odd_consumer", "has rights on the table leases"),
     ],
 )
@@ -71,3 +74,19 @@ async def test_what_is_missing_is_named(
         RoleProblem(RoleProblemKind.MISSING, "vault_absent", None),
         RoleProblem(RoleProblemKind.UNLIMITED, role, None),
     ]
+
+
+async def test_an_open_schema_is_named(vault: Vault, sql: Sql, database_url: Secret) -> None:
+    """Where everybody may create in the schema, as in Postgres 14, `migrate` prints what closes it."""
+    assert await problems_of(vault, "PUBLIC") == []
+    sql("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    try:
+        assert await problems_of(vault, "PUBLIC") == [
+            RoleProblem(RoleProblemKind.OPEN_SCHEMA, "PUBLIC", "public")
+        ]
+        assert migrate(database_url) == [
+            "GRANT CREATE ON SCHEMA public TO token_vault",
+            "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        ]
+    finally:
+        sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC")

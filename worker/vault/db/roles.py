@@ -15,6 +15,7 @@ from worker.vault.db.sql import load
 ROLES = ("vault_worker", "vault_reader", "vault_operator")
 
 _GRANTS = load(__file__, "role_grants")
+_OPEN_SCHEMA = load(__file__, "open_schema")
 _EXISTING = text("SELECT rolname FROM pg_roles WHERE rolname = ANY (:roles)")
 
 
@@ -22,7 +23,7 @@ def grant_roles(connection: Connection) -> list[str]:
     """Make the roles and give them their rights.
 
     Returns:
-        The statements that the role at hand may not run: somebody else has to.
+        The statements that are left to the operator: the role at hand may not run them, or they concern others.
     """
     existing = set(connection.execute(_EXISTING, {"roles": list(ROLES)}).scalars())
     left = [
@@ -35,6 +36,8 @@ def grant_roles(connection: Connection) -> list[str]:
         for statement in connection.execute(_GRANTS).scalars().all()
         if not _ran(connection, statement)
     ]
+    # Not run: other programs in this database may count on it, and only the operator knows.
+    left += connection.execute(_OPEN_SCHEMA).scalars().all()
     return left
 
 

@@ -16,13 +16,15 @@ class RoleProblemKind(StrEnum):
     """What may be wrong with a role.
 
     ``MISSING`` is one of the vault's own roles, ``ABSENT`` a consumer's; ``SUPERUSER`` is the one that is logged in;
-    ``EXCESS`` has rights that no consumer needs, and ``UNLIMITED`` opens as many connections as it likes.
+    ``EXCESS`` has rights that no consumer needs, ``OPEN_SCHEMA`` lets everybody create in the
+    vault's schema, and ``UNLIMITED`` opens as many connections as it likes.
     """
 
     MISSING = "missing"
     SUPERUSER = "superuser"
     ABSENT = "absent"
     EXCESS = "excess"
+    OPEN_SCHEMA = "open_schema"
     UNLIMITED = "unlimited"
 
 
@@ -31,7 +33,7 @@ class RoleProblem(NamedTuple):
 
     Attributes:
         role: whose.
-        detail: the consumer that names an absent role, or the rights that are too many.
+        detail: the consumer that names an absent role, the rights that are too many, or the schema.
     """
 
     kind: RoleProblemKind
