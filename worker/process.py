@@ -17,6 +17,9 @@ from worker import settings as configuration
 from worker.runtime import Runtime, open_runtime
 from worker.vault.db.errors import explain
 
+# To Postgres, of one worker: its tasks and attempts take turns.
+MAX_DATABASE_CONNECTIONS = 20
+
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
@@ -96,7 +99,9 @@ class Process:
 
     async def _open(self) -> Runtime:
         async with AsyncExitStack() as stack:
-            runtime = await stack.enter_async_context(open_runtime(configuration.load(), connections=20))
+            runtime = await stack.enter_async_context(
+                open_runtime(configuration.load(), connections=MAX_DATABASE_CONNECTIONS)
+            )
             self._opened, self._runtime = stack.pop_all(), runtime
         return runtime
 

