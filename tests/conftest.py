@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 pytest_plugins = [
+    "tests.support.plugins.chosen_servers",
     "tests.support.plugins.servers",
     "tests.support.plugins.tenant",
     "tests.support.plugins.workers",

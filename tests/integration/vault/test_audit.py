@@ -43,23 +43,19 @@ def lines(path: Path) -> list[str]:
     return [json.loads(line)["user_id"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-async def test_partitions_are_made_ahead(vault: Vault, sql: Sql) -> None:
+async def test_partitions_are_made_ahead(vault: Vault, sql: Sql, database_url: Secret) -> None:
     """Records of this month and the next three have a partition, and those that came without one are moved into it."""
     before = sql(PARTITIONS)
     assert len(before) >= 5
     ((month,),) = [tuple(row.values()) for row in sql("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')")]
     sql(f"DROP TABLE audit_records_{month}")
-    with connect(Secret(sql_url(vault))) as connection:
+    with connect(database_url) as connection:
         record(connection, "early")
     assert [row["user_id"] for row in sql("SELECT user_id FROM audit_records_default")] == ["early"]
     await records.maintain(vault)
     assert sql(PARTITIONS) == before
     assert sql("SELECT user_id FROM audit_records_default") == []
     assert [row["user_id"] for row in sql(f"SELECT user_id FROM audit_records_{month}")] == ["early"]
-
-
-def sql_url(vault: Vault) -> str:
-    return vault.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 async def test_records_go_with_their_month(vault: Vault, sql: Sql) -> None:

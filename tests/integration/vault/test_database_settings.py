@@ -125,9 +125,10 @@ def own_database(database_url: Secret, sql: Sql) -> Iterator[Callable[[str], Sec
 
     def make(encoding: str) -> Secret:
         name = f"own_{uuid4().hex}"
-        sql(
-            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
-        )
+        # Unlike libc's, the provider that the cluster has from Postgres 17 on knows UTF8 alone.
+        (version,) = sql("SHOW server_version_num")
+        provider = "LOCALE_PROVIDER libc" if version["server_version_num"] >= "170000" else ""
+        sql(f"CREATE DATABASE {name} ENCODING '{encoding}' {provider} LOCALE 'C' TEMPLATE template0")
         made.append(name)
         return at_database(database_url, name)
 
