@@ -78,7 +78,7 @@ sbom: $(VENV)/.dev ## write build/sbom.json (CycloneDX) from the lock file
 MATRIX := build/matrix
 matrix: $(VENV)/.dev $(MATRIX)/.servers ## run key tests on each version of Postgres, Redis and Python that can be had (npm; ARGS="--only Postgres")
 	for version in 3.11 3.12 3.13 3.14; do \
-		found=$$($(BIN)/uv python find -q --system --no-python-downloads $$version) || continue; \
+		found=$$($(BIN)/uv python find --system --no-python-downloads $$version 2>/dev/null) || continue; \
 		$(MAKE) PYTHON=$$found VENV=$(MATRIX)/python-$$version $(MATRIX)/python-$$version/.dev || exit 1; \
 	done
 	$(BIN)/python -m tests.matrix $(MATRIX) $(ARGS)

@@ -71,11 +71,9 @@ def role(url: Secret, rights: LiteralString) -> Iterator[Secret]:
     name = f"role_{uuid4().hex}"
     there = syntax.Identifier(name)
     run(url, syntax.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(there, syntax.Literal(PASSWORD)))
-    # To drop it again; Postgres before 16 has no other kind of membership.
-    inherits = (
-        "WITH INHERIT TRUE" if run(url, syntax.SQL("SHOW server_version_num"))[0][0] >= "160000" else ""
-    )
-    run(url, syntax.SQL("GRANT {} TO CURRENT_USER {}").format(there, syntax.SQL(inherits)))
+    # To drop it again; Postgres before 16 knows no other membership than one that inherits, and no word for it.
+    word = "WITH INHERIT TRUE" if run(url, "SHOW server_version_num")[0][0] >= "160000" else ""
+    run(url, syntax.SQL("GRANT {} TO CURRENT_USER {}").format(there, syntax.SQL(word)))
     run(url, syntax.SQL(rights).format(there))
     where = make_url(url.reveal())
     yield Secret(f"postgres://{name}:{quote(PASSWORD, safe='')}@{where.host}:{where.port}/{where.database}")

@@ -12,17 +12,14 @@ from pathlib import Path
 
 from tests.matrix.servers import Cell, find_cells
 
-# Migrations, settings, rights and views, claims, ingest, partitions, renewals, reads and wakeups.
+# Migrations, settings, rights and views, claims, partitions, renewals, reads and wakeups.
 POSTGRES_TESTS = (
     "tests/integration/test_migrations_run.py",
     "tests/integration/vault/test_database_settings.py",
     "tests/integration/vault/test_claims.py",
-    "tests/integration/vault/test_ingest.py",
     "tests/integration/vault/test_roles.py",
     "tests/integration/vault/test_consumers.py",
     "tests/integration/vault/test_audit.py",
-    "tests/integration/vault/test_outbox.py",
-    "tests/integration/vault/test_refresh_requests.py",
     "tests/integration/renewal/test_engine.py",
     "tests/integration/client/test_wait_for_refresh.py",
 )
