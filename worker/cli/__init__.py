@@ -27,6 +27,7 @@ from worker.cli import (
     follow,
     forget,
     get,
+    import_grants,
     keys,
     list_grants,
     migrate,
@@ -58,7 +59,7 @@ for name, command in (
     ("up", up.up), ("migrate", migrate.migrate), ("sync", sync.sync), ("follow", follow.follow),
     ("renew", renew.renew), ("revoke", revoke.revoke), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
     ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("audit", audit.audit), ("plan", plan.plan),
-    ("pause", pause.pause), ("resume", pause.resume), ("adopt", adopt.adopt), ("serve", serve.serve), ("env", env.env),
+    ("import", import_grants.import_grants), ("pause", pause.pause), ("resume", pause.resume), ("adopt", adopt.adopt), ("serve", serve.serve), ("env", env.env),
     ("reconnect", reconnect.reconnect),
 ):  # fmt: skip
     app.command(name=name)(command)

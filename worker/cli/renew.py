@@ -140,7 +140,8 @@ async def _renew_due(settings: Settings, tenants: Sequence[str], as_json: bool) 
     for each in paused:
         output.print_notice(f"{each.scope} is {describe(each)}; `token-vault resume` ends that")
     if as_json:
-        output.print_json({"ok": ok, "outcomes": counts, "paused": [str(each.scope) for each in paused]})
+        stopped = {"paused": [str(each.scope) for each in paused]} if paused else {}
+        output.print_json({"ok": ok, "outcomes": counts} | stopped)
     else:
         output.print_line(output.format_value(counts) or "nothing is due")
     return ExitCode.OK if ok else ExitCode.FAILED

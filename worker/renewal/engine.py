@@ -95,10 +95,11 @@ class RenewalEngine:
             ConfigurationError: the spool cannot be written, or the vault is a copy; no request is made.
         """
         clock = await self._prepare()
-        for pause in await pauses.end_over(self._vault, now=clock()):
+        now = clock()
+        for pause in await pauses.end_over(self._vault, now=now):
             log.info("pause.ended", tenant=pause.tenant, connection=pause.connection)
         stop_at = time.monotonic() + budget
-        loaded = await self._connections.load(list(tenants), now=clock())
+        loaded = await self._connections.load(list(tenants), now=now)
         limiters = {
             key: ConnectionLimiter(connection) for key, connection in loaded.items() if connection.client
         }

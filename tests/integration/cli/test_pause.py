@@ -75,4 +75,4 @@ def test_mistakes_pause_nothing(run: Run, sql: Sql, arguments: list[str], said: 
     """What is not meant so exits 2, names the option, and pauses nothing."""
     ran = run(*arguments)
     assert (ran.code, said in ran.err) == (2, True), ran.err
-    assert sql("SELECT FROM pauses") == []
+    assert sql("SELECT 1 FROM pauses") == []

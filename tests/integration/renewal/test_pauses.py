@@ -128,7 +128,7 @@ async def test_a_pause_ends_by_itself_and_is_told(renewals: Renewals) -> None:
     renewals.make_due()
     renewals.sql("UPDATE pauses SET until = now()")
     assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 1}
-    assert renewals.sql("SELECT FROM pauses") == []
+    assert renewals.sql("SELECT 1 FROM pauses") == []
     assert renewals.holds_what_lives(worker.vault, user, "c")
     events = renewals.sql("SELECT kind, connection, reason, state FROM outbox ORDER BY at")
     assert [tuple(row.values()) for row in events] == [

@@ -76,6 +76,7 @@ def as_stored(row: Mapping[str, Any]) -> Stored:
         obtained_at=row["obtained_at"],
         renewable=row["state"] in ("active", "in_doubt"),
         from_auth0=row["obtained_from"] == "auth0",
+        imported_at=row.get("imported_at"),
     )
 
 

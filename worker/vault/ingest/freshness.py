@@ -41,6 +41,7 @@ class Stored:
         obtained_at: when it was issued, None where unknown.
         renewable: whether the vault can renew it.
         from_auth0: the access token is one that Auth0 showed: we have not renewed it since.
+        imported_at: when another store's token was imported, None where none was.
     """
 
     observed_access: bytes | None
@@ -51,6 +52,12 @@ class Stored:
     obtained_at: datetime | None
     renewable: bool
     from_auth0: bool = False
+    imported_at: datetime | None = None
+
+    @property
+    def is_unobserved(self) -> bool:
+        """Whether it was imported, and Auth0 has shown nothing yet."""
+        return self.imported_at is not None and self.observed_access is None and self.observed_refresh is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +82,19 @@ def compare_freshness(stored: Stored | None, incoming: Incoming, now: datetime) 
         incoming.updated_at is None or incoming.updated_at < stored.observed_updated_at
     ):
         return Freshness(stale=True)
+    if stored.renewable and stored.is_unobserved and not _is_login_since_import(stored, incoming):
+        return Freshness()  # the copy that the other store once had from Auth0, and renewed since
     refresh = incoming.refresh is not None and incoming.refresh != stored.observed_refresh
     access = incoming.access is not None and incoming.access != stored.observed_access
     return Freshness(refresh=refresh, access=access and (refresh or _access_is_newer(stored, incoming, now)))
+
+
+def _is_login_since_import(stored: Stored, incoming: Incoming) -> bool:
+    return (
+        incoming.issued_at is not None
+        and stored.imported_at is not None
+        and incoming.issued_at > stored.imported_at
+    )
 
 
 def _access_is_newer(stored: Stored, incoming: Incoming, now: datetime) -> bool:

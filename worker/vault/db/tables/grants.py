@@ -56,6 +56,9 @@ class GrantRow(Base):
     observed_access: Mapped[bytes | None]
     observed_refresh: Mapped[bytes | None]
     observed_updated_at: Mapped[datetime | None]
+    # The refresh token that an import brought, as a fingerprint, and when.
+    imported_refresh: Mapped[bytes | None]
+    imported_at: Mapped[datetime | None]
     # When the user was created at Auth0: the order in which a full scan reads the users.
     user_created_at: Mapped[datetime | None]
     # Since when Auth0 does not seem to have the identity any more; nothing is erased before that is confirmed.
@@ -98,7 +101,7 @@ class GrantRow(Base):
         UniqueConstraint("user_id", "connection", "tenant", "provider_user_id"),
         ForeignKeyConstraint(["tenant", "connection"], ["connections.tenant", "connections.name"]),
         CheckConstraint(f"state IN ({', '.join(repr(state) for state in GRANT_STATES)})", name="state"),
-        CheckConstraint("obtained_from IN ('auth0', 'renewal')", name="obtained_from"),
+        CheckConstraint("obtained_from IN ('auth0', 'import', 'renewal')", name="obtained_from"),
         CheckConstraint("(user_id = '') = (provider_user_id = '')", name="subject"),
         CheckConstraint(
             "state <> 'erased' OR (access_ciphertext IS NULL AND refresh_ciphertext IS NULL AND due_at IS NULL)",

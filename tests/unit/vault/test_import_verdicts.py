@@ -1,0 +1,41 @@
+"""What an import does with a grant that the vault has."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.vault.db.tables import GRANT_STATES
+from worker.vault.transfers.imported import ImportVerdict, judge
+
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+TIMES = st.none() | st.sampled_from([NOW - timedelta(days=1), NOW, NOW + timedelta(minutes=1)])
+FINGERPRINTS = st.sampled_from([None, b"this", b"other"])
+ROWS = st.fixed_dictionaries(
+    {
+        "state": st.sampled_from(GRANT_STATES), "reason": st.sampled_from([None, "invalid_grant", "revoked"]),
+        "has_refresh": st.booleans(), "claim_until": TIMES, "last_renewed_at": TIMES, "imported_at": TIMES,
+        "observed_refresh": FINGERPRINTS, "imported_refresh": FINGERPRINTS,
+    }
+)  # fmt: skip
+
+
+@given(row=ROWS, has_tombstone=st.booleans())
+def test_nothing_is_replaced_that_lives_or_must_stay_away(row: dict[str, Any], has_tombstone: bool) -> None:
+    """A living, an erased and a revoked grant stay as they are, whatever another store has."""
+    verdict = judge(row, imported=b"this", has_tombstone=has_tombstone, now=NOW)
+    if row["state"] in ("active", "in_doubt", "erased") or row["reason"] == "revoked":
+        assert not verdict.is_stored
+    if row["claim_until"] is not None and row["claim_until"] > NOW:
+        assert not verdict.is_stored
+    if row["imported_refresh"] == b"this" and row["has_refresh"]:
+        assert not verdict.is_stored  # an import that is repeated stores nothing again
+
+
+def test_what_is_not_there_is_new_unless_it_was_erased() -> None:
+    """A tombstone keeps an erased grant erased."""
+    assert judge(None, imported=b"this", has_tombstone=False, now=NOW) is ImportVerdict.NEW
+    assert judge(None, imported=b"this", has_tombstone=True, now=NOW) is ImportVerdict.ERASED

@@ -1,0 +1,1 @@
+"""Moves grants into the vault, or out of it."""

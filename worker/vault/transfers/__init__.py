@@ -1,0 +1,1 @@
+"""Grants that come from another store, or go to one."""
