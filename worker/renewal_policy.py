@@ -41,7 +41,7 @@ _VERBATIM = (
         "token_parameter",
     ),
     *("parameter_names", "extra", "within", "access_token", "refresh_token", "prolongs", "expires_in"),
-    *("scope_separator", "error_names", "keeps", "refresh_end_is_hard"),
+    *("scope_separator", "error_names", "keeps", "refresh_end_is_hard", "lists_addresses"),
 )
 _TIMES = ("idle_life", "absolute_life", "margin", "default_life")
 

@@ -6,7 +6,7 @@ The operator's settings count before Auth0's options.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from token_vault.errors import CannotDecrypt, ConfigurationError
 from token_vault.token_target import TokenTarget
 from worker import providers, renewal_policy
+from worker.egress import EgressCheck
 from worker.loopback import is_loopback
 from worker.settings import ConnectionSettings, Settings
 from worker.vault.connections.circuits import Circuit
@@ -87,6 +88,7 @@ class ConnectionResolver:
     """Reads connections and resolves their clients; decrypts options once each."""
 
     def __init__(self, vault: Vault, settings: Settings) -> None:
+        self._egress = EgressCheck(settings.egress_check_url) if settings.egress_check_url else None
         self._vault = vault
         self._settings = settings
         self._declared = renewal_policy.declared(settings)
@@ -100,7 +102,8 @@ class ConnectionResolver:
         Args:
             now: the time, by default the database's.
         """
-        loaded = [self._resolve(stored) for stored in await load_connections(self._vault, tenants, name)]
+        resolved = [self._resolve(stored) for stored in await load_connections(self._vault, tenants, name)]
+        loaded = [await self._check_egress(connection) for connection in resolved]
         for connection in loaded:
             await self._record(connection, now)
         return {(connection.tenant, connection.name): connection for connection in loaded}
@@ -127,6 +130,17 @@ class ConnectionResolver:
             circuit=circuit,
             resources=configured.resources if configured else None,
         )
+
+    async def _check_egress(self, connection: ResolvedConnection) -> ResolvedConnection:
+        """Leave out the client where our address is refused."""
+        if self._egress is None or connection.client is None or connection.provider is None:
+            return connection
+        configured = self._settings.connection(connection.tenant, connection.name)
+        listed = configured.egress if configured else None
+        if listed is None:
+            listed = self._settings.egress if connection.provider.lists_addresses else ()
+        problem = await self._egress.find_problem(connection.client.token_url, listed) if listed else None
+        return replace(connection, client=None, provider=None, problem=problem) if problem else connection
 
     async def _record(self, connection: ResolvedConnection, now: datetime | None) -> None:
         """Record how a connection resolves, for ``status`` and for readers."""

@@ -66,6 +66,7 @@ def _carry(source: socket.socket, target: ssl.SSLSocket) -> None:
     with suppress(OSError):
         while read := source.recv(65536):
             target.sendall(read)
+        target.shutdown(socket.SHUT_RDWR)
 
 
 def _make_certificate(name: str, certificate: Path, key_file: Path) -> None:

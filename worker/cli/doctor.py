@@ -13,7 +13,7 @@ from worker.cli import environment, output
 from worker.cli.auth0_checks import check_tenants, check_tenants_without_vault
 from worker.cli.checks import Check, CheckResult, attempt, attempt_async
 from worker.cli.exit_codes import ExitCode
-from worker.cli.network_checks import check_outgoing_proxies
+from worker.cli.network_checks import check_egress, check_outgoing_proxies
 from worker.cli.options import Json, Worker
 from worker.cli.status import describe_missing_access
 
@@ -86,6 +86,7 @@ def _examine_servers(settings: Settings, checks: list[Check]) -> None:
     has_database = attempt("database", lambda: _database(settings), checks)
     attempt("Redis", lambda: _redis(settings), checks)
     attempt("outgoing proxy", lambda: asyncio.run(check_outgoing_proxies(settings)), checks)
+    attempt("egress", lambda: asyncio.run(check_egress(settings)), checks)
     attempt("spool", lambda: [_spool(settings)], checks)
     if not has_database:
         attempt("Auth0", lambda: asyncio.run(check_tenants_without_vault(settings)), checks)

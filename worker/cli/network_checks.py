@@ -38,6 +38,20 @@ async def check_outgoing_proxies(settings: Settings) -> Sequence[Check]:
     return checks
 
 
+async def check_egress(settings: Settings) -> Sequence[Check]:
+    """Ask from which address this machine calls."""
+    from worker.egress import EgressCheck
+
+    url = settings.egress_check_url
+    lists = {each.egress for each in settings.connections.values() if each.egress} | {settings.egress}
+    if url is None:
+        return []
+    check = EgressCheck(url)
+    problems = [await check.find_problem(url, listed) for listed in lists if listed]
+    found = [Check("egress", CheckResult.FAIL, problem.message) for problem in problems if problem]
+    return found or [Check("egress", CheckResult.OK, "this machine calls from an address that is listed")]
+
+
 def _tenant_urls(settings: Settings) -> Sequence[str]:
     from worker.runtime import credentials_of
 

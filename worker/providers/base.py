@@ -102,6 +102,7 @@ class Provider:
         phrases: what descriptions say at many providers, and who has to act then.
 
     Its policy:
+        lists_addresses: whether it takes refresh tokens from addresses alone that somebody has listed there.
         rotates: whether a renewal ends the refresh token that it spent. True where that is not known.
         keeps_old_refresh: answers bring a new refresh token while the old one lives on: no sign of rotation.
         grace: seconds for which a spent refresh token still works; 0 none, None not known.
@@ -145,6 +146,7 @@ class Provider:
     phrases: tuple[tuple[str, RefusalBlame], ...] = PHRASES
 
     rotates: bool = True
+    lists_addresses: bool = False
     keeps_old_refresh: bool = False
     grace: float | None = None
     idle_life: timedelta | None = None

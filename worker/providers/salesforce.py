@@ -31,13 +31,14 @@ _WAIT = ErrorWords(wait=("token request is already being processed",))
 _IDLE = timedelta(days=30)
 
 # With rotation, which partner apps must have: an unused refresh token lives 30 days, reuse revokes the newest one and all
-# access tokens, and a user has five live grants for an app, of which the oldest dies. Often without expires_in: the life is the session time-out of the organisation, which the answer does not tell.
+# access tokens, and a user has five live grants for an app, of which the oldest dies. It refreshes from listed addresses alone. Often without expires_in: the life is the session time-out of the organisation, which the answer does not tell.
 SALESFORCE = Provider(
     name="salesforce",
     source="https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_refresh_token_flow.htm",
     read_on=date(2026, 11, 21),
     error_words=_WAIT,
     idle_life=_IDLE,
+    lists_addresses=True,
     strategies=("salesforce",),
     keeps=_KEEPS,
     hosts=(".salesforce.com",),
@@ -49,6 +50,7 @@ SALESFORCE_SANDBOX = Provider(
     read_on=date(2026, 11, 21),
     error_words=_WAIT,
     idle_life=_IDLE,
+    lists_addresses=True,
     strategies=("salesforce-sandbox",),
     keeps=_KEEPS,
     token_url=f"https://test.salesforce.com/{_PATH}",
@@ -59,6 +61,7 @@ SALESFORCE_COMMUNITY = SalesforceCommunity(
     read_on=date(2026, 11, 21),
     error_words=_WAIT,
     idle_life=_IDLE,
+    lists_addresses=True,
     strategies=("salesforce-community",),
     keeps=_KEEPS,
 )

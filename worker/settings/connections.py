@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, IPvAnyNetwork, model_validator
 
 from worker.settings.section import SecretField, Section
 
@@ -58,6 +58,7 @@ class ProviderSettings(RenewalPolicySettings):
         idle_life, absolute_life: seconds that a refresh token lives unused, and at most.
         margin: seconds before a token's end at which it is renewed.
         expires_unit: what ``expires_in`` counts.
+        lists_addresses: whether it takes refresh tokens from the addresses of ``egress`` alone.
         default_life: seconds an access token lives where the answer does not say it.
         token_url, refresh_url, client_auth, method, json_body, headers, grant_type, sends, token_parameter, parameter_names,
             extra, within, access_token, refresh_token, prolongs, expires_in, scope_separator, keeps,
@@ -71,6 +72,7 @@ class ProviderSettings(RenewalPolicySettings):
     margin: Seconds | None = None
     expires_unit: Literal["seconds", "milliseconds", "absolute"] | None = None
     default_life: Seconds | None = None
+    lists_addresses: bool | None = None
 
     token_url: str | None = None
     refresh_url: str | None = None
@@ -118,6 +120,7 @@ class ConnectionSettings(RenewalPolicySettings):
         headers: further headers of each token request.
         resources: patterns of what readers may ask tokens for besides the connection's own; None for anything
             that the user has consented to.
+        egress: the addresses that its tokens may be sent from; None for the file's, where the provider lists addresses.
     """
 
     tenant: str | None = None
@@ -136,3 +139,4 @@ class ConnectionSettings(RenewalPolicySettings):
     extra: Mapping[str, str] = Field(default_factory=dict, repr=False)
     headers: Mapping[str, SecretField] = Field(default_factory=dict)
     resources: tuple[str, ...] | None = None
+    egress: tuple[IPvAnyNetwork, ...] | None = None

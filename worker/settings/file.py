@@ -6,12 +6,14 @@ import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, IPvAnyNetwork, ValidationError, ValidationInfo, model_validator
 
 from token_vault.errors import ConfigurationError
 from token_vault.home import absolute
 from token_vault.secret import SecretDict, hide
+from worker.loopback import is_loopback
 from worker.settings.api import ApiSettings
 from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.consumers import AuditSettings, ConsumerSettings, check_consumers
@@ -69,6 +71,8 @@ class File(Section):
         tenants: by name; a tenant given by ``AUTH0_*`` is called ``default``.
         providers: what the operator says of providers, by name.
         connections: the operator's overrides by connection name.
+        egress: the addresses that this program calls from, for providers that list them.
+        egress_check_url: where its current address is asked for.
         webhooks: where events are posted, by name.
         consumers: who may read what, by name.
         proxy: what front ends may call at providers, by connection.
@@ -80,6 +84,8 @@ class File(Section):
     tenants: Mapping[str, TenantSettings] = Field(default_factory=dict)
     providers: Mapping[str, ProviderSettings] = Field(default_factory=dict)
     connections: Mapping[str, ConnectionSettings] = Field(default_factory=dict)
+    egress: tuple[IPvAnyNetwork, ...] = ()
+    egress_check_url: str | None = None
     schedule: Schedule = Schedule()
     deletion: Deletion = Deletion()
     webhooks: Mapping[str, WebhookSettings] = Field(default_factory=dict)
@@ -100,6 +106,7 @@ class File(Section):
             *check_consumers(self.consumers),
             *_check_tenants(self, tenants),
             *_check_providers(self.connections, self.providers.keys()),
+            *_check_egress(self),
         ]
         if faults:
             raise WrongSettings(faults)
@@ -136,6 +143,21 @@ def _check_providers(connections: Mapping[str, ConnectionSettings], own: Collect
         except ConfigurationError as error:
             said = f"{error}{suggest(connection.provider, [*providers.names(), *own])}"
             yield ("connections", name, "provider"), said, connection.provider
+
+
+def _check_egress(file: File) -> Iterator[Fault]:
+    """Find addresses that nothing would check."""
+    if (url := file.egress_check_url) is None:
+        if file.egress or any(each.egress for each in file.connections.values()):
+            yield (
+                ("egress_check_url",),
+                "is missing: it answers the address that egress is compared with",
+                None,
+            )
+        return
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+        yield ("egress_check_url",), "has to be https; plain http goes to loopback only", url
 
 
 def read_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> File:
