@@ -160,7 +160,9 @@ async def list_grants(request: Request) -> Response:
     user_id = user_of(request)
     async with explained():
         tenants = consumer.tenants or service.tenants or await queries.list_tenants(service.database)
-        rows = await queries.list_grants(service.database, tenants, user_id=user_id, limit=MAX_GRANTS)
+        rows = await queries.list_grants(
+            service.database, tenants, queries.GrantFilter(user_id=user_id), limit=MAX_GRANTS
+        )
     grants = [
         _grant(row)
         for row in rows

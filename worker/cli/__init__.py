@@ -19,6 +19,7 @@ from token_vault.errors import VaultError
 from worker.cli import (
     adopt,
     audit,
+    completion,
     connections,
     consumers,
     doctor,
@@ -60,7 +61,7 @@ for name, command in (
     ("renew", renew.renew), ("revoke", revoke.revoke), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
     ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("audit", audit.audit), ("plan", plan.plan),
     ("import", import_grants.import_grants), ("pause", pause.pause), ("resume", pause.resume), ("adopt", adopt.adopt), ("serve", serve.serve), ("env", env.env),
-    ("reconnect", reconnect.reconnect),
+    ("reconnect", reconnect.reconnect), ("completion", completion.completion),
 ):  # fmt: skip
     app.command(name=name)(command)
 app.add_typer(connections.app, name="connections")
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], *, as_json: bool) -> int:
+    completion.prepare()
     try:
         code: Any = typer.main.get_command(app).main(arguments, "token-vault", standalone_mode=False)
     except typer.TyperException as wrong:
@@ -114,6 +116,10 @@ def _run(arguments: list[str], *, as_json: bool) -> int:
         if as_json:
             output.print_json({"error": {"type": "UsageError", "message": said}})
         return wrong.exit_code
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        return ExitCode.OK  # the reader of the help has read enough, as `head`
     except typer.Abort:
         return ExitCode.INTERRUPTED
     return int(code or 0)

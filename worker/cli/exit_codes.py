@@ -39,7 +39,8 @@ class ExitCode(IntEnum):
     @classmethod
     def of(cls, error: VaultError) -> ExitCode:
         """Return the error's own code, else FAILED."""
-        return next((code for kind, code in _CODES.items() if isinstance(error, kind)), cls.FAILED)
+        known = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
+        return _of_auth0(error) if known is None else known
 
     @classmethod
     def of_several(cls, codes: Iterable[ExitCode]) -> ExitCode:
@@ -48,14 +49,23 @@ class ExitCode(IntEnum):
         return cls.OK if not failures else failures.pop() if len(failures) == 1 else cls.FAILED
 
 
+def _of_auth0(error: VaultError) -> ExitCode:
+    from worker.auth0.errors import Auth0RateLimited, Auth0Refused, Auth0Unreachable
+
+    if isinstance(error, Auth0Refused):
+        return ExitCode.USAGE_ERROR
+    waits = isinstance(error, Auth0Unreachable | Auth0RateLimited)
+    return ExitCode.TEMPORARILY_UNAVAILABLE if waits else ExitCode.FAILED
+
+
 MEANINGS = {
     ExitCode.OK: "what was asked for holds",
     ExitCode.FAILED: "it does not hold",
-    ExitCode.USAGE_ERROR: "usage or configuration is wrong, or there is no vault",
+    ExitCode.USAGE_ERROR: "usage or configuration is wrong, also for Auth0, or there is no vault",
     ExitCode.NOT_FOUND: "the vault has no such token",
     ExitCode.CONSENT_NEEDED: "the user must consent again",
     ExitCode.EXPIRED: "the token ends too soon, and nothing can renew it",
-    ExitCode.TEMPORARILY_UNAVAILABLE: "temporarily unavailable: ask again later",
+    ExitCode.TEMPORARILY_UNAVAILABLE: "temporarily unavailable, or Auth0 is: ask again later",
     ExitCode.AMBIGUOUS_ACCOUNT: "the user has several accounts: name one by --account",
     ExitCode.ACCESS_DENIED: "the caller may not read it",
     ExitCode.INTERRUPTED: "interrupted",

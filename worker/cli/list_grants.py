@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from token_vault.errors import ConfigurationError
 from worker.cli import output
 from worker.cli.exit_codes import ExitCode
-from worker.cli.options import Connection, Json, Limit, Tenant, User
+from worker.cli.options import Connection, Json, Limit, Provider, Tenant, User
 from worker.cli.query import query_vault
 
 if TYPE_CHECKING:
+    from worker.vault.grants.queries import GrantFilter
     from worker.vault.vault import Vault
 
 
@@ -28,43 +31,130 @@ STATES = (
     "reauthorization_required",
     "erased",
 )
+# What is in memory at a time, however many are listed.
+PAGE_ROWS = 1000
+COLUMNS = ("connection", "user", "state", "reason", "expires", "next renewal")
+
+
+@dataclass
+class _Listing:
+    """What is to be listed, and how far it has come."""
+
+    wanted: GrantFilter
+    sort: Literal["id", "expires", "user"]
+    limit: int
+    after: str | None
+    shown: int = 0
+    more: bool = False
+
+    async def pages(self, vault: Vault, tenants: Sequence[str]) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield page by page; ``after`` and ``more`` are known at the end."""
+        from worker.vault.grants import queries
+
+        while True:
+            size = min(PAGE_ROWS, self.limit - self.shown)
+            found = await queries.list_grants(
+                vault, tenants, self.wanted, sort=self.sort, after=self.after, limit=size + 1
+            )
+            self.more, page = len(found) > size, found[:size]
+            if page:
+                self.shown += len(page)
+                self.after = queries.cursor(page[-1], self.sort)
+                yield page
+            if not self.more or self.shown >= self.limit:
+                return
 
 
 def list_grants(
     user: User = None,
     connection: Connection = None,
     state: Annotated[
-        str | None, typer.Option(metavar="STATE", help="As `status` counts them, e.g. active or blocked.")
+        str | None,
+        typer.Option(metavar="STATE", help=f"As `status` counts them, one of {', '.join(STATES)}."),
+    ] = None,
+    provider: Provider = None,
+    expires_before: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Whose access token ends before: 2030-01-31T12:00Z; UTC by default."
+        ),
+    ] = None,
+    sort: Annotated[
+        Literal["id", "expires", "user"], typer.Option(help="The order: by id, end of the token, or user.")
+    ] = "id",
+    after: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Go on where a list in this order ended.")
     ] = None,
     limit: Limit = 100,
     tenant: Tenant = None,
     as_json: Json = False,
+    as_lines: Annotated[bool, typer.Option("--json-lines", help="Print one JSON object a line.")] = False,
 ) -> int:
     """List grants and their states, no tokens."""
     from worker.vault.grants import queries
 
     if state not in (None, *STATES):
         raise ConfigurationError(f"no state is called {state}: {', '.join(STATES)}")
+    before = None if expires_before is None else _read_time(expires_before)
+    listing = _Listing(queries.GrantFilter(user, connection, state, provider, before), sort, limit, after)
 
-    async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
-        return await queries.list_grants(
-            vault, tenants, user_id=user, connection=connection, state=state, limit=limit + 1
-        )
+    async def look(vault: Vault, tenants: Sequence[str]) -> int:
+        total = await queries.count_grants(vault, tenants, listing.wanted)
+        if as_lines:
+            await _print_lines(listing, vault, tenants)
+        elif as_json:
+            await _print_document(listing, vault, tenants, total)
+        else:
+            await _print_tables(listing, vault, tenants)
+        return total
 
-    found, tenants, now = query_vault(look, tenant)
-    more, found = len(found) > limit, found[:limit]
-    if as_json:
-        output.print_json({"grants": found, "more": more})
-        return ExitCode.OK
-    columns = ("connection", "user", "state", "reason", "expires", "next renewal")
-    rows = [
-        [
-            row["connection"], row["user_id"] or "(admin)", row["state"], row["reason"],
-            output.relative_time(row["expires_at"], now), output.relative_time(row["blocked_until"] or row["next_renewal_at"], now),
-        ]
-        for row in found
-    ]  # fmt: skip
-    output.print_table(*output.with_tenant_column(columns, rows, found, tenants))
-    if more:
-        output.print_notice(f"these are the first {limit}; --limit shows more")
+    total, _, _ = query_vault(look, tenant)
+    if listing.more and not as_json:
+        output.print_notice(
+            f"these are the first {listing.shown} after the cursor, of {total} in all; " if after else
+            f"these are the first {listing.shown} of {total}; "
+            f"--limit shows more, and --after {listing.after} goes on"
+        )  # fmt: skip
     return ExitCode.OK
+
+
+async def _print_lines(listing: _Listing, vault: Vault, tenants: Sequence[str]) -> None:
+    async for page in listing.pages(vault, tenants):
+        for row in page:
+            output.print_raw(output.json_line(row))
+
+
+async def _print_document(listing: _Listing, vault: Vault, tenants: Sequence[str], total: int) -> None:
+    """Print one document, without holding it as a whole."""
+    before = head = '{"grants": ['
+    async for page in listing.pages(vault, tenants):
+        for row in page:
+            output.print_raw(before + output.json_line(row))
+            before = ","
+    end = {"more": listing.more, "total": total, "next": listing.after if listing.more else None}
+    output.print_raw(f"{head if before == head else ''}], {output.json_line(end)[1:]}")
+
+
+async def _print_tables(listing: _Listing, vault: Vault, tenants: Sequence[str]) -> None:
+    widths: Sequence[int] = ()
+    async for page in listing.pages(vault, tenants):
+        now = datetime.now(UTC)
+        rows = [
+            [
+                row["connection"], row["user_id"] or "(admin)", row["state"], row["reason"],
+                output.relative_time(row["expires_at"], now),
+                output.relative_time(row["blocked_until"] or row["next_renewal_at"], now),
+            ]
+            for row in page
+        ]  # fmt: skip
+        widths = output.print_table(*output.with_tenant_column(COLUMNS, rows, page, tenants), widths=widths)
+    if not widths:
+        output.print_table(COLUMNS, [])
+
+
+def _read_time(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(f"--expires-before {text} is no time: write 2030-01-31T12:00Z") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -50,6 +50,12 @@ Admin = Annotated[
 Tenant = Annotated[
     str | None, typer.Option("--tenant", metavar="NAME", help="One of several configured tenants.")
 ]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        "--provider", metavar="NAME", callback=_named, help="The provider's name, as `status` shows it."
+    ),
+]
 Limit = Annotated[int, typer.Option(min=1, max=2**31, metavar="N", help="How many at the most.")]
 Resource = Annotated[
     str | None,

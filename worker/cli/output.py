@@ -23,6 +23,9 @@ import typer
 from token_vault.errors import VaultError
 from worker.cli.exit_codes import ExitCode
 
+_BROKEN = ("fail", "ended", "expired", "blocked", "reauthorization_required")
+_WORTH_A_LOOK = ("warn", "in_doubt", "unrenewable", "paused")
+
 
 def print_line(text: str) -> None:
     """Print a line to standard output."""
@@ -32,6 +35,11 @@ def print_line(text: str) -> None:
 def print_notice(text: str) -> None:
     """Print a line to standard error, under the program's name."""
     _echo(f"token-vault: {printable(text)}", err=True)
+
+
+def print_raw(text: str) -> None:
+    """Print a line of a machine's format as it is."""
+    _echo(text)
 
 
 def print_json(value: object) -> None:
@@ -46,8 +54,13 @@ def _echo(text: str, *, err: bool = False) -> None:
     """
     try:
         typer.echo(text, err=err)
-    except BrokenPipeError:  # it stays closed: drop what is buffered
-        os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if err else sys.stdout).fileno())
+    except BrokenPipeError:  # it stays closed
+        drop_output(err=err)
+
+
+def drop_output(*, err: bool = False) -> None:
+    """Drop what is buffered, and what is yet to come."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if err else sys.stdout).fileno())
 
 
 def json_line(value: object) -> str:
@@ -94,23 +107,32 @@ def tolerate_closed_output() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.EPIPE, errno.EIO):  # it stays closed: drop what is buffered
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, widths: Sequence[int] = ()
+) -> Sequence[int]:
     """Print a table: styled on a terminal, else plain columns.
 
     Plain columns are never cut.
+
+    Args:
+        columns: their names.
+        rows: as many values each.
+        widths: of the page before, of which this is the next one; returned by the call that printed it.
     """
     written = [[format_value(value) for value in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
 
         Console().print(rich_table(columns, written))
-        return
-    widths = [max(map(len, column)) for column in zip(columns, *written, strict=True)]
-    for row in (columns, *written) if any(columns) else written:
+        return widths or [0] * len(columns)
+    heads = [columns] if any(columns) and not widths else []
+    widths = widths or [max(map(len, column)) for column in zip(columns, *written, strict=True)]
+    for row in (*heads, *written):
         _echo("  ".join(map(str.ljust, row, widths)).rstrip())
+    return widths
 
 
 def with_tenant_column(
@@ -137,8 +159,15 @@ def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*map(Text, row))
+        made.add_row(*(Text(cell, style=_style(name, cell)) for name, cell in zip(columns, row, strict=True)))
     return made
+
+
+def _style(column: str, cell: str) -> str:
+    """Return the colour of what is broken; rich knows ``NO_COLOR``."""
+    if cell in _BROKEN or (column == "trouble" and cell):
+        return "bold red"
+    return "yellow" if cell in _WORTH_A_LOOK else ""
 
 
 def format_value(value: object) -> str:

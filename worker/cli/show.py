@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from token_vault.errors import ConfigurationError, TokenNotFound
 from worker.cli import output
@@ -19,24 +21,30 @@ def show(
     user: User = None,
     connection: Connection = None,
     admin: Admin = None,
+    grant: Annotated[
+        int | None, typer.Option("--grant", metavar="ID", min=1, max=2**63 - 1, help="The id that logs name.")
+    ] = None,
     tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
     """Show a user's grants in full, no tokens.
 
-    Or the admin grant of an enterprise connection.
+    Or the admin grant of an enterprise connection, or the grant that a line of the log names.
     """
-    if (user is None) == (admin is None) or (admin is not None and connection is not None):
-        raise ConfigurationError("give --user, optionally with --connection, or --admin alone")
+    is_one = sum(each is not None for each in (user, admin, grant)) == 1
+    if not is_one or (user is None and connection is not None):
+        raise ConfigurationError("give --user, optionally with --connection, or --admin or --grant alone")
 
     from worker.vault.grants import queries
 
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
-        return await queries.list_grants(vault, tenants, user_id=user or "", connection=admin or connection)
+        owner = None if grant else user or ""
+        wanted = queries.GrantFilter(owner, admin or connection, grant_id=grant)
+        return await queries.list_grants(vault, tenants, wanted)
 
     found, _, _ = query_vault(look, tenant)
     if not found:
-        who = f"user {user}" if user else f"the admin of {admin}"
+        who = f"id {grant}" if grant else f"user {user}" if user else f"the admin of {admin}"
         raise TokenNotFound(f"the vault has no grant of {who}" + (f" for {connection}" if connection else ""))
     if as_json:
         output.print_json({"grants": found})

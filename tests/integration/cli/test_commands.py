@@ -25,7 +25,7 @@ from tests.support.wait import WAIT_SECONDS, until
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker import embedded
-from worker.cli import main
+from worker.cli import list_grants, main
 from worker.settings import Settings
 
 Sql = Callable[..., list[dict[str, Any]]]
@@ -342,9 +342,57 @@ def test_list(run: Run, company: Emulation) -> None:
     assert ([row["connection"] for row in some["grants"]], some["more"]) == (["bitbucket", "bitbucket"], True)
     (one,) = run("list", "--user", "google-oauth2|1111", "--json").json["grants"]
     assert (one["state"], one["has_refresh_token"]) == ("active", True)
-    assert run("list", "--state", "blocked", "--json").json == {"grants": [], "more": False}
+    assert run("list", "--state", "blocked", "--json").json == {
+        "grants": [],
+        "more": False,
+        "total": 0,
+        "next": None,
+    }
     table = run("list", "--limit", "2")
-    assert [len(table.out.splitlines()), "first 2" in table.err] == [3, True]
+    assert [len(table.out.splitlines()), "first 2 of 5" in table.err] == [3, True]
+    assert run("list", "--state", "blocked").out.startswith("connection ")
+
+
+@pytest.mark.parametrize("order", ["id", "expires", "user"])
+def test_a_list_goes_on_where_it_ended(
+    run: Run, company: Emulation, sql: Sql, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """In each order the pages after each other are the whole list, also in pages of one and where ends are unknown."""
+    run("sync")
+    sql("UPDATE grants SET expires_at = NULL WHERE user_id = 'bitbucket|bitbucket-0'")
+    whole = run("list", "--sort", order, "--json").json
+    ids = [row["id"] for row in whole["grants"]]
+    assert (len(set(ids)), whole["total"], whole["next"]) == (5, 5, None)
+    ends = [row["expires_at"] or "9999" for row in whole["grants"]]
+    assert order != "expires" or ends == sorted(ends)
+    monkeypatch.setattr(list_grants, "PAGE_ROWS", 1)
+    lines = run("list", "--sort", order, "--json-lines").out.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ids
+    assert len(run("list", "--sort", order).out.splitlines()) == 6
+    found: list[int] = []
+    after: list[str] = []
+    while True:
+        page = run("list", "--sort", order, "--limit", "2", "--json", *after).json
+        found += [row["id"] for row in page["grants"]]
+        assert page["total"] == 5
+        if not page["more"]:
+            break
+        after = ["--after", page["next"]]
+    assert found == ids
+    assert run("list", "--sort", "expires", "--after", "nonsense").code == 2
+
+
+def test_a_list_of_some(run: Run, company: Emulation, sql: Sql) -> None:
+    """Grants are found by provider and by the end of their token; `show` takes the id that logs name."""
+    run("sync")
+    sql("UPDATE grants SET expires_at = '2020-01-01' WHERE user_id = 'bitbucket|bitbucket-0'")
+    (one,) = run("list", "--expires-before", "2020-01-02", "--json").json["grants"]
+    assert one["user_id"] == "bitbucket|bitbucket-0"
+    assert run("list", "--provider", "bitbucket", "--json").json["total"] == 3
+    assert run("list", "--expires-before", "soon").code == 2
+    assert run("show", "--grant", str(one["id"]), "--json").json["grants"] == [one]
+    assert run("show", "--grant", "999999").code == 3
+    assert run("show", "--grant", "1", "--user", "u").code == 2
 
 
 def test_show(run: Run, company: Emulation) -> None:

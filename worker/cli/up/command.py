@@ -300,7 +300,7 @@ class Supervisor:
         user, connection = EXAMPLE_GRANT
         tenant_option: tuple[str, ...] = ()
         if self._demo is None:
-            found = await queries.list_grants(vault, tenants, state="active", limit=1)
+            found = await queries.list_grants(vault, tenants, queries.GrantFilter(state="active"), limit=1)
             if not found:
                 return
             user, connection = found[0]["user_id"], found[0]["connection"]

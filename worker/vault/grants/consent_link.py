@@ -28,7 +28,7 @@ async def consent_link(
     Args:
         needs: scopes beyond those that were granted.
     """
-    rows = await queries.list_grants(database, [tenant], user_id=user_id, connection=connection)
+    rows = await queries.list_grants(database, [tenant], queries.GrantFilter(user_id, connection))
     return reconnect_link(
         application,
         tenant=tenant,

@@ -2,44 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import text
 
+from token_vault.errors import ConfigurationError
 from token_vault.grant_key import GrantKey
 from worker.vault.db.sql import load
 from worker.vault.vault import Database, Vault
 
-# By id, so that a page costs what it shows however many grants there are; a user's are found by their index.
+SortOrder = Literal["id", "expires", "user"]
+
 _LIST = load(__file__, "list_grants")
+_COUNT = load(__file__, "count_grants")
+_FIRST = {"id": "", "expires": "-infinity", "user": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class GrantFilter:
+    """Which grants are meant; None for any.
+
+    Attributes:
+        user_id: Auth0's user id; empty for admin grants alone.
+        state: as ``token_status`` shows it, ``blocked`` and ``expired`` included, or ``ended``.
+        expires_before: when the access token ends, at the latest.
+        grant_id: the id that logs name.
+    """
+
+    user_id: str | None = None
+    connection: str | None = None
+    state: str | None = None
+    provider: str | None = None
+    expires_before: datetime | None = None
+    grant_id: int | None = None
+
+
+ANY_GRANT = GrantFilter()
 
 
 async def list_grants(
     vault: Database,
     tenants: Sequence[str],
+    wanted: GrantFilter = ANY_GRANT,
     *,
-    user_id: str | None = None,
-    connection: str | None = None,
-    state: str | None = None,
+    sort: SortOrder = "id",
+    after: str | None = None,
     limit: int = 100,
-    after: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return the status rows of grants, by id.
+    """Return the status rows of grants, in an order.
 
     Args:
-        user_id: Auth0's user id; empty for admin grants alone.
-        state: as ``token_status`` shows it, ``blocked`` and ``expired`` included, or ``ended``.
+        wanted: which grants.
+        sort: by the id, the end of the access token, or the user.
+        after: where the page before ended, as ``cursor`` gives it.
         limit: how many at the most.
-        after: the id of the last grant of the page before.
+
+    Raises:
+        ConfigurationError: ``after`` is no cursor of this order.
     """
-    values = {
-        "tenants": list(tenants), "user_id": user_id, "connection": connection, "state": state, "limit": limit,
-        "after": after,
-    }  # fmt: skip
-    async with vault.engine.connect() as open_connection:
-        return [dict(row) for row in (await open_connection.execute(_LIST, values)).mappings()]
+    begin = _read_cursor(after, sort)
+    values = {**_values(tenants, wanted), **begin, "sort": sort, "limit": limit}
+    async with vault.engine.connect() as connection:
+        return [dict(row) for row in (await connection.execute(_LIST, values)).mappings()]
+
+
+async def count_grants(vault: Database, tenants: Sequence[str], wanted: GrantFilter = ANY_GRANT) -> int:
+    """Count the grants that a list would show."""
+    async with vault.engine.connect() as connection:
+        return int((await connection.execute(_COUNT, _values(tenants, wanted))).scalar_one())
+
+
+def cursor(row: Mapping[str, Any], sort: SortOrder) -> str:
+    """Return where a page ended, from its last row."""
+    match sort:
+        case "expires":
+            return f"{row['expires_at'].isoformat() if row['expires_at'] else 'infinity'},{row['id']}"
+        case "user":
+            return f"{row['user_id'] or ''},{row['id']}"
+        case _:
+            return str(row["id"])
+
+
+def _read_cursor(after: str | None, sort: SortOrder) -> dict[str, Any]:
+    """Return where to go on; by default before everything."""
+    value, _, grant_id = (after or f"{_FIRST[sort]},0").rpartition(",")
+    found: dict[str, Any] = {"after_time": None, "after_user": None}
+    try:
+        found["after_id"] = int(grant_id)
+        if sort == "expires":
+            found["after_time"] = (
+                value if value in ("-infinity", "infinity") else datetime.fromisoformat(value).isoformat()
+            )
+        elif sort == "user":
+            found["after_user"] = value
+    except ValueError:
+        raise ConfigurationError(
+            f"{after} is no cursor of a list sorted by {sort}: give what a list in this order printed"
+        ) from None
+    return found
+
+
+def _values(tenants: Sequence[str], wanted: GrantFilter) -> dict[str, Any]:
+    return {"tenants": list(tenants), **asdict(wanted)}
 
 
 async def last_observed(vault: Vault, tenant: str, user_ids: Sequence[str]) -> dict[str, datetime]:

@@ -3,7 +3,8 @@ SELECT c.tenant, c.name, c.strategy, c.provider, c.problem, c.problem_message, c
 FROM connections c
 LEFT JOIN (
     SELECT tenant, connection,
-        CASE WHEN state IN ('active', 'in_doubt', 'paused') AND expires_at <= now() THEN 'ended' ELSE state END AS counted_as,
+\ir ../grants/counted_state.sql
+        AS counted_as,
         count(*) AS grants, min(expires_at) FILTER (WHERE expires_at > now()) AS next_expiry,
         count(*) FILTER (WHERE last_error = 'no_access_token') AS without_access_token
     FROM token_status GROUP BY tenant, connection, counted_as

@@ -13,10 +13,7 @@ from worker.vault import location, pauses
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
 
-_GRANTS = text("""
-SELECT CASE WHEN state IN ('active', 'in_doubt', 'paused') AND expires_at <= now() THEN 'ended' ELSE state END AS counted_as, count(*)
-FROM token_status WHERE tenant = ANY(:tenants) GROUP BY counted_as ORDER BY counted_as
-""")
+_GRANTS = load(__file__, "grants_by_state")
 
 
 # A batch takes seconds: what was due less than a minute ago is on time.

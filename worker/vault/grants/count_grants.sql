@@ -1,0 +1,3 @@
+SELECT count(*) FROM token_status
+WHERE
+\ir grant_filter.sql
