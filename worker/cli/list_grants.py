@@ -38,7 +38,7 @@ COLUMNS = ("connection", "user", "state", "reason", "expires", "next renewal")
 
 @dataclass
 class _Listing:
-    """What is to be listed, and how far it has come."""
+    """What is to be listed, and how far it is."""
 
     wanted: GrantFilter
     sort: Literal["id", "expires", "user"]
@@ -48,7 +48,7 @@ class _Listing:
     more: bool = False
 
     async def pages(self, vault: Vault, tenants: Sequence[str]) -> AsyncIterator[list[dict[str, Any]]]:
-        """Yield page by page; ``after`` and ``more`` are known at the end."""
+        """Yield page by page; ``more`` is known at the end."""
         from worker.vault.grants import queries
 
         while True:

@@ -164,7 +164,7 @@ def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
 
 
 def _style(column: str, cell: str) -> str:
-    """Return the colour of what is broken; rich knows ``NO_COLOR``."""
+    """Return the colour of a state; rich knows ``NO_COLOR``."""
     if cell in _BROKEN or (column == "trouble" and cell):
         return "bold red"
     return "yellow" if cell in _WORTH_A_LOOK else ""

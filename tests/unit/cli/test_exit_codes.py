@@ -47,7 +47,7 @@ def test_each_error_of_readers_has_its_code() -> None:
     kinds = {name: kind for name, kind in vars(token_vault.errors).items() if isinstance(kind, type)}
     found = {name: kind for name, kind in kinds.items() if issubclass(kind, VaultError)}
     assert {name: ExitCode.of(kind.__new__(kind)) for name, kind in found.items()} == ERRORS
-    auth0 = {
+    auth0: dict[type[VaultError], int] = {
         Auth0Error: 1, Auth0NotFound: 1, Auth0Refused: 2, MissingScope: 2, Auth0Unreachable: 6, Auth0RateLimited: 6,
     }  # fmt: skip
     assert {kind: ExitCode.of(kind.__new__(kind)) for kind in auth0} == auth0
