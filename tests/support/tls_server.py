@@ -15,6 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+# By which a client of Postgres asks for TLS, over TCP that is still plain (PostgreSQL documentation, 54.7).
+_SSL_REQUEST = bytes.fromhex("0000000804d2162f")
+
 
 class TlsServer:
     """Carries bytes from TLS clients to a plain server.
@@ -25,7 +28,8 @@ class TlsServer:
         received: what clients have sent inside TLS.
     """
 
-    def __init__(self, server_port: int, folder: Path, name: str) -> None:
+    def __init__(self, server_port: int, folder: Path, name: str, *, is_postgres: bool = False) -> None:
+        self._is_postgres = is_postgres
         self.certificate = folder / f"{name}.pem"
         self.received = bytearray()
         key = folder / f"{name}.key"
@@ -50,6 +54,8 @@ class TlsServer:
                 threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
+        if self._is_postgres and near.recv(len(_SSL_REQUEST)) == _SSL_REQUEST:
+            near.sendall(b"S")
         with (
             near,
             suppress(OSError),
@@ -94,13 +100,16 @@ def _make_certificate(name: str, certificate: Path, key_file: Path) -> None:
 
 
 @contextmanager
-def tls_server(server_port: int, folder: Path, name: str = "localhost") -> Iterator[TlsServer]:
+def tls_server(
+    server_port: int, folder: Path, name: str = "localhost", *, is_postgres: bool = False
+) -> Iterator[TlsServer]:
     """Have TLS before a server on loopback.
 
     Args:
         name: the host's name in the certificate.
+        is_postgres: whether clients ask for TLS in Postgres' way first.
     """
-    server = TlsServer(server_port, folder, name)
+    server = TlsServer(server_port, folder, name, is_postgres=is_postgres)
     try:
         yield server
     finally:

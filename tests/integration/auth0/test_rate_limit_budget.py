@@ -20,6 +20,7 @@ from token_vault.secret import Secret
 from worker import embedded
 from worker.auth0 import PLANS, Limit, RateLimitBudget
 from worker.auth0.errors import Auth0RateLimited
+from worker.auth0.ratelimit import redis_buckets
 from worker.auth0.ratelimit.bucket import BucketSlot, BucketTerms, ObservedLimits, TokenBucket
 from worker.auth0.ratelimit.budget import ASSUMED_WORKER_PROCESSES, MAX_PAUSE_SECONDS
 from worker.auth0.ratelimit.redis_buckets import REDIS_RETRY_SECONDS, SCRIPT
@@ -33,8 +34,12 @@ def time() -> SimulatedTime:
 
 
 @pytest.fixture
-async def make(redis_url: Secret, time: SimulatedTime) -> AsyncIterator[Make]:
+async def make(
+    redis_url: Secret, time: SimulatedTime, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Make]:
     """Make the budget of one worker; each has its own connections."""
+    # A busy machine may take longer than a worker would wait.
+    monkeypatch.setattr(redis_buckets, "REDIS_TIMEOUT_SECONDS", 30.0)
     async with AsyncExitStack() as stack:
 
         def budget(plan: str = "enterprise", **settings: object) -> RateLimitBudget:
