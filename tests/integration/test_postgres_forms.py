@@ -14,7 +14,7 @@ from sqlalchemy import text
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.tls_server import TlsServer, tls_server
 from token_vault import TokenVault
-from token_vault.errors import TokenNotFound
+from token_vault.errors import TemporarilyUnavailable, TokenNotFound
 from token_vault.secret import Secret
 from worker.embedded import private_home
 from worker.embedded.account import account
@@ -107,8 +107,8 @@ async def test_anothers_certificate_gets_no_password(
     with tls_server(1, tmp_path, "other.example") as other:
         query = f"sslmode=verify-full&sslrootcert={other.certificate}"
     url = with_hosts(database_url, f"localhost:{over_tls.port}", query)
-    with pytest.raises(ConfigurationError, match="certificate"):
+    with pytest.raises(TemporarilyUnavailable, match="over TLS"):
         revisions(url)
-    with TokenVault(url, [ACCESS_KEY]) as reader, pytest.raises(ConfigurationError, match="certificate"):
+    with TokenVault(url, [ACCESS_KEY]) as reader, pytest.raises(TemporarilyUnavailable, match="over TLS"):
         reader.user_token("google-oauth2|1", connection="google-oauth2")
     assert bytes(over_tls.received) == b""
