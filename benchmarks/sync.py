@@ -31,7 +31,7 @@ async def _measure(stage: Stage) -> list[Result]:
     async with stage.worker() as runtime:
         for _ in range(ROUNDS):
             bare.append(await _pages(stage))
-            stage.sql("TRUNCATE grants, connections")
+            stage.sql("TRUNCATE grants, connections CASCADE")
             first.append(await _sync(runtime))
             again.append(await _sync(runtime))
     pages = statistics.median(bare)

@@ -20,7 +20,7 @@ from uuid import uuid4
 from tests.faults.journal import Journal
 
 POINTS = (
-    "claimed", "opened", "sent", "answered", "committed", "releasing", "released", "counting", "counted",
+    "claimed", "opened", "sent", "answered", "committing", "committed", "releasing", "released", "counting", "counted",
     "spooling", "spooled", "replaying", "replayed", "taking", "taken",
 )  # fmt: skip
 
@@ -81,6 +81,7 @@ class Points:
     def attach(self) -> None:
         """Wrap the steps."""
         from worker.renewal import attempt, commit, engine
+        from worker.renewal.group_commit import GroupCommit
         from worker.vault import claims
         from worker.vault.claims.spool import Spool
         from worker.vault.ingest import ingest
@@ -94,7 +95,8 @@ class Points:
         self.around(commit.AnswerCommitter, "_replay", after="replayed")
         self.around(ingest, "ingest", before="taking", after="taken")
         self._attach_call(attempt, claims)
-        self._attach_commit(claims)
+        self.around(claims, "store_pairs", before="committing")
+        self._attach_commit(claims, GroupCommit)
         self._attach_spool(Spool)
         self._attach_sync()
 
@@ -128,18 +130,26 @@ class Points:
         claims.decrypt_refresh_token, attempt.send = decrypt_refresh_token, send
         attempt.Renewer.attempt = attempted
 
-    def _attach_commit(self, claims: Any) -> None:
-        storing = claims.store_pair
+    def _attach_commit(self, claims: Any, group_commit: Any) -> None:
+        storing, storing_together = claims.store_pair, group_commit.store
 
-        async def store_pair(vault: Any, claim: Any, pair: Any, **rest: Any) -> Any:
-            stored = await storing(vault, claim, pair, **rest)
+        def noted(claim: Any, pair: Any) -> None:
             self._step("committed")
             if pair.access is not None:
                 self.committed(claim.key.user_id, claim.key.connection, pair.access.reveal())
             self.reached("committed")
+
+        async def store_pair(vault: Any, claim: Any, pair: Any, **rest: Any) -> Any:
+            stored = await storing(vault, claim, pair, **rest)
+            noted(claim, pair)
             return stored
 
-        claims.store_pair = store_pair
+        async def store(group: Any, obtained: Any) -> Any:
+            stored = await storing_together(group, obtained)
+            noted(obtained.claim, obtained.pair)  # in the task of this answer, whose steps these are
+            return stored
+
+        claims.store_pair, group_commit.store = store_pair, store
 
     def _attach_spool(self, spool: Any) -> None:
         publish, save, read = spool._publish, spool.save, spool.read

@@ -14,10 +14,11 @@ import structlog
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from token_vault.errors import CannotDecrypt
+from worker.renewal.group_commit import GroupCommit
 from worker.renewal.outcome import Outcome
 from worker.token_pair import TokenPair
 from worker.vault import claims, schedule
-from worker.vault.claims import Claim
+from worker.vault.claims import Claim, ObtainedPair
 from worker.vault.claims.spool import Spool
 from worker.vault.db.errors import explain
 from worker.vault.vault import Vault
@@ -51,6 +52,7 @@ class AnswerCommitter:
 
     def __init__(self, vault: Vault, spool: Spool, jitter: Callable[[], float]) -> None:
         self._vault = vault
+        self._group = GroupCommit(vault)
         self._spool = spool
         self._jitter = jitter
         self._replaying = asyncio.Lock()
@@ -191,9 +193,7 @@ class AnswerCommitter:
         while True:
             try:
                 with _after(SLOW_COMMIT_SECONDS, spool, "slow"):
-                    stored = await claims.store_pair(
-                        self._vault, claim, pair, obtained_at=sent_at, due_at=due_at
-                    )
+                    stored = await self._group.store(ObtainedPair(claim, pair, sent_at, due_at))
             except asyncio.CancelledError:
                 spool("cancelled")  # this process ends without knowing whether Postgres took it
                 raise

@@ -20,6 +20,7 @@ from worker.vault.claims.claim import (
     may_be_forced,
     unchanged_due_at,
 )
+from worker.vault.claims.obtained_pairs import ObtainedPair, store_pairs
 from worker.vault.claims.order import count_ordered, order_renewals
 from worker.vault.claims.outcome import mark_reused, release, release_unspent, store_pair
 from worker.vault.claims.wait import mark_awaited, wait_for_release
@@ -27,6 +28,7 @@ from worker.vault.claims.wait import mark_awaited, wait_for_release
 __all__ = [
     "FORCE_INTERVAL",
     "Claim",
+    "ObtainedPair",
     "backoff_left",
     "claim_due",
     "claim_one",
@@ -41,6 +43,7 @@ __all__ = [
     "release",
     "release_unspent",
     "store_pair",
+    "store_pairs",
     "unchanged_due_at",
     "wait_for_release",
 ]

@@ -46,22 +46,14 @@ async def store_pair(
     """
     key = claim.key
     is_default = claim.target.is_default
-    context = (
-        EncryptionContext.of_access_token(key, claim.access_version + 1, pair.expires_at)
-        if is_default
-        else EncryptionContext.of_resource_token(key, claim.target, claim.target_version + 1, pair.expires_at)
-    )
-    access = pair.access and vault.access.encrypt(context, pair.access)
-    refresh = pair.refresh and vault.refresh.encrypt(
-        EncryptionContext.of_grant(key, "refresh", claim.refresh_version + 1), pair.refresh
-    )
+    access, refresh, extra = encrypt_pair(vault, claim, pair)
     values = {
         "id": claim.id, "user_id": key.user_id, "owner": claim.owner,
         "access_version": claim.access_version, "refresh_version": claim.refresh_version,
         "access_ciphertext": access, "refresh_ciphertext": refresh, "lacks_access": pair.lacks_access,
         "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at,
         "consent_expires_at": pair.consent_expires_at,
-        "extra_ciphertext": encrypt_extra(vault.access, key, pair.extra),
+        "extra_ciphertext": extra,
         "scopes": None if pair.scopes is None else list(pair.scopes),
         "obtained_at": obtained_at, "due_at": due_at, "is_own": is_default, "resource": claim.target.resource,
         "scope": claim.target.scope, "target_version": claim.target_version + 1,
@@ -78,6 +70,26 @@ async def store_pair(
         return False
     moved = replace(claim, key=replace(key, user_id=user_id))  # linked to another user during the call
     return await store_pair(vault, moved, pair, obtained_at=obtained_at, due_at=due_at)
+
+
+def encrypt_pair(
+    vault: Vault, claim: Claim, pair: TokenPair
+) -> tuple[bytes | None, bytes | None, bytes | None]:
+    """Encrypt a pair for the claimed grant's next versions.
+
+    Returns:
+        The access token, the refresh token and the values beside them; None for what did not come.
+    """
+    key = claim.key
+    context = (
+        EncryptionContext.of_access_token(key, claim.access_version + 1, pair.expires_at)
+        if claim.target.is_default
+        else EncryptionContext.of_resource_token(key, claim.target, claim.target_version + 1, pair.expires_at)
+    )
+    access = vault.access.encrypt(context, pair.access) if pair.access else None
+    refresh_context = EncryptionContext.of_grant(key, "refresh", claim.refresh_version + 1)
+    refresh = vault.refresh.encrypt(refresh_context, pair.refresh) if pair.refresh else None
+    return access, refresh, encrypt_extra(vault.access, key, pair.extra)
 
 
 async def release(
