@@ -12,13 +12,17 @@ import pytest
 
 from emulators.client import Emulation
 from tests.support.keys import ACCESS_KEY
-from tests.support.pgbouncer import PROGRAM, pgbouncer
+from tests.support.pgbouncer import PROGRAM, paused, pgbouncer
+from tests.support.wait import until_async
 from token_vault import TokenVault
+from token_vault.errors import TemporarilyUnavailable
 from token_vault.secret import Secret
 from worker.cli import main
+from worker.renewal.outcome import Outcome
 from worker.renewal.refresh_requests import RefreshRequests
 from worker.runtime import open_runtime
 from worker.settings import Settings
+from worker.vault.db.errors import explained
 
 Sql = Callable[..., list[dict[str, Any]]]
 
@@ -82,6 +86,38 @@ async def test_reads_syncs_and_renewals_through_a_pooler(
     assert tenant.double_spends() == 0
     assert sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
     assert sql("SELECT 1 FROM pg_prepared_statements") == []
+
+
+async def test_a_paused_pooler_loses_no_answer(
+    pooled: Secret,
+    tenant: Emulation,
+    settings: Callable[[], Settings],
+    sql: Sql,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An answer that a silent pooler does not take is on disk, no more is sent, and it is stored once the pooler is back."""
+    monkeypatch.setattr("worker.vault.db.engine.MAX_ANSWER_SECONDS", 0.5)
+    tenant.add_connection(CONNECTION, CONNECTION, CONNECTION)
+    [user] = tenant.add_users(CONNECTION, 1)
+    hasty = Secret(f"{pooled.reveal()}{'&' if '?' in pooled.reveal() else '?'}connect_timeout=2")
+    async with open_runtime(settings().model_copy(update={"database_url": hasty})) as runtime:
+        assert (await (await runtime.tenant_sync("default")).sync_all()).ok
+        sql("UPDATE grants SET due_at = now()")
+        tenant.fail_next("/idp/bitbucket", 1, "hang")
+        renewing = asyncio.create_task(runtime.engine.renew_due(runtime.tenants))
+        await until_async(lambda: len(tenant.ledger(user, CONNECTION)) > 1)
+        with paused(tmp_path / "pooler"):
+            tenant.release()
+            await until_async(lambda: list(runtime.settings.spool.glob("[!.]*")))
+            with pytest.raises(TemporarilyUnavailable, match="does not answer in time"):
+                async with explained():
+                    await runtime.vault.check_writable()
+        assert await renewing == {Outcome.RENEWED: 1}
+        assert list(runtime.settings.spool.glob("[!.]*")) == []
+        sql("UPDATE grants SET due_at = now()")
+        assert await runtime.engine.renew_due(runtime.tenants) == {Outcome.RENEWED: 1}
+    assert tenant.double_spends() == 0
 
 
 def test_doctor_sees_a_pooler_without_a_direct_address(

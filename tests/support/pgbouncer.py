@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -31,9 +32,21 @@ pool_mode = transaction
 default_pool_size = {size}
 max_client_conn = 200
 logfile = {folder}/pgbouncer.log
+pidfile = {folder}/pgbouncer.pid
 server_reset_query =
 {user}
 """
+
+
+@contextmanager
+def paused(folder: Path) -> Iterator[None]:
+    """Stop the pooler of this folder as a debugger or a frozen host would: its connections stay, and nothing answers."""
+    process = int((folder / "pgbouncer.pid").read_text())
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 @contextmanager
