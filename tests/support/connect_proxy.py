@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
 
-Failure = Literal["hangs", "breaks off", "is gone"]
+Failure = Literal["hangs", "breaks", "gone"]
 
 
 class ConnectProxy:
@@ -57,7 +57,7 @@ class ConnectProxy:
         self.asked.append(line)
         if self.failure == "hangs":
             await asyncio.sleep(3600)
-        if self.failure == "breaks off":
+        if self.failure == "breaks":
             return
         target = line.split()[1]
         status = self.failure if isinstance(self.failure, int) else self._status(head, target)
