@@ -63,6 +63,15 @@ async def test_the_gauges_count_as_status_does(vault: Vault, rows: Rows, sql: Sq
     assert not [name for name in found if "oauth2|u" in name]
 
 
+async def test_a_pause_is_measured(vault: Vault, rows: Rows, sql: Sql) -> None:
+    """A pause of everything shows for how long each connection has been paused."""
+    await rows.add()
+    assert sample("paused_seconds", **CUSTOM) not in await scrape(VaultMetrics(), vault)
+    sql("INSERT INTO pauses (tenant, connection, since, reason, paused_by)"
+        " VALUES ('', '', now() - interval '1 h', 'a move', 'ann')")  # fmt: skip
+    assert 3600 <= (await scrape(VaultMetrics(), vault))[sample("paused_seconds", **CUSTOM)] < 7200
+
+
 async def test_many_scrapes_ask_postgres_once(
     vault: Vault, rows: Rows, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from worker.cli import (
     doctor,
     env,
     events,
+    export_grants,
     follow,
     forget,
     get,
@@ -60,7 +61,8 @@ for name, command in (
     ("up", up.up), ("migrate", migrate.migrate), ("sync", sync.sync), ("follow", follow.follow),
     ("renew", renew.renew), ("revoke", revoke.revoke), ("forget", forget.forget), ("get", get.get), ("list", list_grants.list_grants),
     ("show", show.show), ("status", status.status), ("doctor", doctor.doctor), ("audit", audit.audit), ("plan", plan.plan),
-    ("import", import_grants.import_grants), ("pause", pause.pause), ("resume", pause.resume), ("adopt", adopt.adopt), ("serve", serve.serve), ("env", env.env),
+    ("import", import_grants.import_grants), ("export", export_grants.export_grants), ("pause", pause.pause),
+    ("resume", pause.resume), ("adopt", adopt.adopt), ("serve", serve.serve), ("env", env.env),
     ("reconnect", reconnect.reconnect), ("completion", completion.completion),
 ):  # fmt: skip
     app.command(name=name)(command)

@@ -54,7 +54,7 @@ def pause(
     environment.configure_log()
     with environment.running_vault() as settings:
         found = asyncio.run(
-            _pause(settings, (connection, tenant, everything), reason.strip(), _name(by), end)
+            _pause(settings, (connection, tenant, everything), reason.strip(), name_operator(by), end)
         )
     if as_json:
         output.print_json({"ok": True, "paused": [_plain(scope, ending) for scope, ending in found]})
@@ -83,7 +83,7 @@ def resume(
     """
     environment.configure_log()
     with environment.running_vault() as settings:
-        ended, left = asyncio.run(_resume(settings, (connection, tenant, everything), _name(by)))
+        ended, left = asyncio.run(_resume(settings, (connection, tenant, everything), name_operator(by)))
     if as_json:
         output.print_json(
             {
@@ -123,14 +123,14 @@ async def _pause(
         now = await vault.now()
         if until is not None and until <= now:
             raise ConfigurationError("--until is over already: give a time to come, or a span like 2h")
-        scopes = await _scopes(vault, settings, *named)
+        scopes = await select_scopes(vault, settings, *named)
         for scope in scopes:
             await pauses.start(vault, scope, reason=reason, by=by, until=until, now=now)
-        await _wait_for_calls(vault, scopes)
+        await wait_for_calls(vault, scopes)
         return [(scope, await pauses.count_ending(vault, scope, until=until, now=now)) for scope in scopes]
 
 
-async def _wait_for_calls(vault: Vault, scopes: Sequence[PauseScope]) -> None:
+async def wait_for_calls(vault: Vault, scopes: Sequence[PauseScope]) -> None:
     """See the calls under way to their end."""
     from worker.vault import pauses
 
@@ -150,14 +150,14 @@ async def _resume(
 
     keys = (settings.access_keys, settings.refresh_keys)
     async with open_vault(environment.database_url(settings), *keys, connections=2) as vault:
-        scopes = await _scopes(vault, settings, *named)
+        scopes = await select_scopes(vault, settings, *named)
         now = await vault.now()
         ended = [each for scope in scopes for each in await pauses.end(vault, scope, by=by, now=now)]
         wider = [await pauses.find(vault, scope.tenant, scope.connection) for scope in scopes]
         return ended, list(dict.fromkeys(each for each in wider if each is not None))
 
 
-async def _scopes(
+async def select_scopes(
     vault: Vault, settings: Settings, connection: str | None, tenant: str | None, everything: bool
 ) -> list[PauseScope]:
     """Return what the options name.
@@ -196,7 +196,7 @@ def _parse_end(value: str | None) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _name(by: str | None) -> str:
+def name_operator(by: str | None) -> str:
     """Return who runs the command.
 
     A container's user may have no name.

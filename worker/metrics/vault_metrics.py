@@ -48,6 +48,11 @@ GAUGES = {
         "1 while no grant of a connection can be renewed.",
         (*_CONNECTION, "problem"),
     ),
+    "paused": (
+        "paused_seconds",
+        "For how long the operator has paused a connection, its tenant or everything.",
+        _CONNECTION,
+    ),
     "deliveries": ("deliveries", "Deliveries of events that wait, or were given up.", ("state",)),
     "refresh_requests": ("refresh_requests_waiting", "Refresh requests that readers wait for.", ()),
     "changed_users": (

@@ -21,7 +21,7 @@ FIELDS = (
     "expires_at", "scopes",
 )  # fmt: skip
 # No provider's tokens are near it; it bounds what one line takes of memory.
-MAX_TOKEN_CHARACTERS = 32_768
+MAX_TOKEN_CHARACTERS = 65_536
 MAX_LINE_CHARACTERS = 4 * MAX_TOKEN_CHARACTERS
 # A Unix time beyond it is in milliseconds.
 MAX_UNIX_SECONDS = 32_503_680_000

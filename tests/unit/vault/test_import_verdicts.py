@@ -17,7 +17,7 @@ FINGERPRINTS = st.sampled_from([None, b"this", b"other"])
 ROWS = st.fixed_dictionaries(
     {
         "state": st.sampled_from(GRANT_STATES), "reason": st.sampled_from([None, "invalid_grant", "revoked"]),
-        "has_refresh": st.booleans(), "claim_until": TIMES, "last_renewed_at": TIMES, "imported_at": TIMES,
+        "has_refresh": st.booleans(), "user_id": st.just("u"), "attempts": st.integers(0, 2), "obtained_from": st.sampled_from(["auth0", "import", "renewal"]), "claim_until": TIMES, "last_renewed_at": TIMES, "imported_at": TIMES,
         "observed_refresh": FINGERPRINTS, "imported_refresh": FINGERPRINTS,
     }
 )  # fmt: skip
@@ -33,6 +33,15 @@ def test_nothing_is_replaced_that_lives_or_must_stay_away(row: dict[str, Any], h
         assert not verdict.is_stored
     if row["imported_refresh"] == b"this" and row["has_refresh"]:
         assert not verdict.is_stored  # an import that is repeated stores nothing again
+
+
+@given(row=ROWS)
+def test_an_administrators_copy_is_replaced_until_it_was_sent(row: dict[str, Any]) -> None:
+    """What Auth0 shows of an administrator gives way to another store's token, and what was renewed does not."""
+    row |= {"user_id": "", "state": "active", "observed_refresh": b"auth0's", "imported_refresh": None}
+    is_untried = row["last_renewed_at"] is None and row["attempts"] == 0 and row["claim_until"] is None
+    verdict = judge(row, imported=b"this", has_tombstone=False, now=NOW)
+    assert verdict.is_stored == (is_untried and row["obtained_from"] == "auth0")
 
 
 def test_what_is_not_there_is_new_unless_it_was_erased() -> None:

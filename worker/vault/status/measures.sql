@@ -25,6 +25,8 @@ UNION ALL SELECT 'renewal_lag', tenant, connection, NULL, coalesce(extract(epoch
     FROM by_connection
 UNION ALL SELECT 'circuit', tenant, name, circuit_blame, 1 FROM named WHERE circuit_blame IS NOT NULL
 UNION ALL SELECT 'problem', tenant, name, problem, 1 FROM named WHERE problem IS NOT NULL
+UNION ALL SELECT 'paused', n.tenant, n.name, NULL, extract(epoch FROM now() - min(p.since))
+    FROM named n JOIN pauses p ON p.tenant IN ('', n.tenant) AND p.connection IN ('', n.name) GROUP BY n.tenant, n.name
 UNION ALL SELECT 'deliveries', NULL, NULL, state, (SELECT count(*) FROM deliveries d WHERE d.state = named_state.state)
     FROM (VALUES ('pending'), ('failed')) AS named_state (state)
 UNION ALL SELECT 'refresh_requests', NULL, NULL, NULL, count(*)

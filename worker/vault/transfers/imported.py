@@ -58,7 +58,7 @@ class ImportVerdict(StrEnum):
 
     NEW = "new"
     REVIVED = "revived"
-    """The vault's own refresh token is dead, or it has none."""
+    """The vault's own refresh token is dead, it has none, or it is an administrator's that was never sent."""
     PENDING = "pending"
     """This very token was stored by an import that did not come to verify it."""
     PRESENT = "present"
@@ -105,8 +105,13 @@ def judge(
 def _judge_alive(row: Mapping[str, Any], imported: bytes) -> ImportVerdict:
     if row["imported_refresh"] == imported and row["last_renewed_at"] is None:
         return ImportVerdict.PENDING
-    is_known = imported in (row["imported_refresh"], row["observed_refresh"])
-    return ImportVerdict.PRESENT if is_known else ImportVerdict.ALIVE
+    if imported in (row["imported_refresh"], row["observed_refresh"]):
+        return ImportVerdict.PRESENT
+    # An import reads the connections first, and with them what Auth0 shows of administrators. Until it has been sent,
+    # that copy is worth no more than what another store has renewed since.
+    is_untried = row["last_renewed_at"] is None and not row["attempts"] and row["claim_until"] is None
+    is_auth0s_copy = row["user_id"] == "" and row["obtained_from"] == "auth0" and row["state"] == "active"
+    return ImportVerdict.REVIVED if is_auth0s_copy and is_untried else ImportVerdict.ALIVE
 
 
 async def store(

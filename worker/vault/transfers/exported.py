@@ -1,0 +1,72 @@
+"""Hands out refresh tokens, each recorded before it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import CannotDecrypt
+from token_vault.grant_key import GrantKey
+from token_vault.secret import Secret
+from worker.vault.db.sql import load
+from worker.vault.pauses import PauseScope
+from worker.vault.vault import Vault
+
+# Grants of one transaction; the audit takes no more than 1,000 records at once.
+PAGE_SIZE = 500
+
+_PAGE = load(__file__, "export")
+_RECORD = text("SELECT record_reads(CAST(:records AS jsonb))")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedGrant:
+    """A grant that leaves.
+
+    Attributes:
+        refresh: None where no key of the ring decrypts it.
+    """
+
+    key: GrantKey
+    refresh: Secret | None
+    scopes: tuple[str, ...] | None
+
+
+async def export(vault: Vault, scope: PauseScope, *, reason: str) -> AsyncIterator[ExportedGrant]:
+    """Yield the living grants of a scope, by id.
+
+    The audit has each of them before it is yielded.
+
+    Args:
+        reason: for the audit.
+    """
+    values, after = {"tenant": scope.tenant, "connection": scope.connection, "limit": PAGE_SIZE}, 0
+    while True:
+        async with vault.engine.begin() as connection:
+            rows = (await connection.execute(_PAGE, values | {"after": after})).all()
+            records = [
+                {
+                    "source": "command", "tenant": row.tenant, "connection": row.connection, "user_id": row.user_id,
+                    "account": row.provider_user_id, "outcome": "Exported", "reason": reason,
+                }
+                for row in rows
+            ]  # fmt: skip
+            await connection.execute(_RECORD, {"records": json.dumps(records)})
+        if not rows:
+            return
+        after = rows[-1].id
+        for row in rows:
+            key = GrantKey(row.tenant, row.connection, row.user_id, row.provider_user_id)
+            refresh = _decrypt(vault, key, row.refresh_version, bytes(row.refresh_ciphertext))
+            yield ExportedGrant(key, refresh, None if row.scopes is None else tuple(row.scopes))
+
+
+def _decrypt(vault: Vault, key: GrantKey, version: int, ciphertext: bytes) -> Secret | None:
+    try:
+        return vault.refresh.decrypt(EncryptionContext.of_grant(key, "refresh", version), ciphertext)
+    except CannotDecrypt:
+        return None
