@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help soak browser-test clients coverage run scale test properties faults mutants lint docs bench lock clean audit sbom matrix
+.PHONY: help manifests soak browser-test clients coverage run scale test properties faults mutants lint docs bench lock clean audit sbom matrix
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 12
@@ -67,9 +67,14 @@ lock: $(VENV)/.dev ## resolve the two lock files again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-package token-vault-client --extra embedded --extra demo pyproject.toml build-requirements.in -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-package token-vault-client --all-extras pyproject.toml build-requirements.in -o requirements-dev.lock
 
-# Both run a tool of their own, apart from this environment, and need the package index; `audit` its advisories too.
+# These run a tool of their own, apart from this environment, and need the package index; `audit` its advisories too.
 audit: $(VENV)/.dev ## look for known vulnerabilities in what the lock file installs
 	$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --require-hashes --disable-pip -r requirements.lock
+
+manifests: $(VENV)/.dev ## render deploy/kubernetes and validate it against Kubernetes' schemas (kubectl)
+	@mkdir -p build
+	kubectl kustomize deploy/kubernetes/example > build/manifests.yaml
+	$(BIN)/uv tool run --from kubernetes-validate==1.37.0 kubernetes-validate --strict build/manifests.yaml deploy/kubernetes/autoscaling/renewal.yaml
 
 sbom: $(VENV)/.dev ## write build/sbom.json (CycloneDX) from the lock file
 	@mkdir -p build

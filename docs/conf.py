@@ -57,6 +57,7 @@ CONTENTS = """
 
 docs/operating
 docs/monitoring
+docs/kubernetes
 docs/http-api
 docs/proxy
 docs/spa
