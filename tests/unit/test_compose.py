@@ -1,10 +1,12 @@
 """The production containers, held against the program they run. Read as text: no YAML parser is a dependency."""
 
+import os
 import re
 import shlex
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from token_vault.errors import ConfigurationError
 from worker import settings as configuration
 from worker.api.service import verifier_of
 from worker.cli import app as cli
+from worker.liveness import ALIVE_SECONDS
 from worker.settings.environment import Environment
 
 ROOT = Path(__file__).parents[2]
@@ -160,12 +163,34 @@ def test_every_queue_is_worked_on_once() -> None:
     assert not bulk & interactive
 
 
-def test_the_workers_are_asked_by_their_names() -> None:
-    """A health check pings the node that its own container starts."""
-    for service in ("worker-bulk", "worker-interactive"):
-        node = re.search(r"-n (\w+)@%h", COMMANDS[service])
-        assert node
-        assert f"doctor --worker {node[1]}@$$HOSTNAME" in SERVICES[service]
+def test_health_is_a_files_age() -> None:
+    """Workers and beat touch the file that their health check looks at, and no check starts the program."""
+    (file,) = set(re.findall(r"TOKEN_VAULT_LIVENESS_FILE: (\S+)", COMPOSE))
+    assert f'test: [CMD-SHELL, "find {file} -mmin -1 | grep -q ."]' in COMPOSE
+    assert ALIVE_SECONDS == 60
+    for service in ("worker-bulk", "worker-interactive", "beat"):
+        assert "healthcheck: &liveness" in SERVICES[service] or "healthcheck: *liveness" in SERVICES[service]
+    shared = COMPOSE.partition("x-worker:")[2].partition("\nservices:")[0]
+    assert file in shared
+    assert file in SERVICES["beat"]
+    assert not re.search(r"test:.*(token-vault|celery) ", COMPOSE)
+
+
+def test_the_check_goes_red_with_the_files_age(tmp_path: Path) -> None:
+    """It holds for a minute after a touch; an old file and a missing one fail it."""
+    found = re.search(r'test: \[CMD-SHELL, "(find [^"]+)"\]', COMPOSE)
+    assert found
+    file = tmp_path / "alive"
+    command = found[1].replace("/tmp/alive", str(file))
+
+    def healthy() -> bool:
+        return subprocess.run(["sh", "-c", command], check=False, stderr=subprocess.DEVNULL).returncode == 0
+
+    assert not healthy()
+    file.touch()
+    assert healthy()
+    os.utime(file, (0, time.time() - ALIVE_SECONDS - 1))
+    assert not healthy()
 
 
 def test_token_vault_has_the_commands() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer.main
-import yaml
+import yaml  # type: ignore[import-untyped]  # comes with the development tools
 from celery.bin.celery import celery as celery_command
 from click import Context
 
