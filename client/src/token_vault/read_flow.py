@@ -169,6 +169,8 @@ class ReadFlow:
         return Query(REQUEST_REFRESH_TARGET, (token.grant_id, wanted, REJECTED_SECONDS, *target))
 
     def _is_rejected(self, served: Served) -> bool:
+        if not self._rejected:
+            return False
         version, until = self._rejected.get((served.id, served.target), (None, 0.0))
         return version == served.access_version and time.monotonic() < until
 

@@ -30,6 +30,8 @@ class TokenTarget:
         Raises:
             TypeError, ValueError: the caller's mistake.
         """
+        if resource is None and scopes is None:
+            return DEFAULT_TARGET
         if isinstance(scopes, str):
             raise TypeError("scopes is a sequence of strings: [scope]")
         for argument, value in (("resource", resource), *(("scopes", scope) for scope in scopes or ())):
