@@ -97,6 +97,10 @@ class TokenVault(Reader):
         A token for a resource or scopes of its own comes from the same refresh token as the grant's own. The
         first one is waited for, and each that has ended: it is renewed when it is asked for.
         """
+        if self._fast is not None and resource is scopes is request_id is reason is None:
+            token = self._fast.take((user_id, connection, account), min_ttl, needs)
+            if token is not None:
+                return token
         return self._run(
             self._flow.token(
                 user_query(
@@ -149,6 +153,7 @@ class TokenVault(Reader):
 
     def close(self) -> None:
         """Close the connections."""
+        self._close_checks()
         self._recorder.close()
         self._listener.close()
         self._pool.close()
@@ -239,6 +244,10 @@ class AsyncTokenVault(Reader):
         reason: str | None = None,
     ) -> Token:
         """Return a user's fresh token; arguments and errors as ``TokenVault.user_token``."""
+        if self._fast is not None and resource is scopes is request_id is reason is None:
+            token = self._fast.take((user_id, connection, account), min_ttl, needs)
+            if token is not None:
+                return token
         return await self._run(
             self._flow.token(
                 user_query(
@@ -283,6 +292,7 @@ class AsyncTokenVault(Reader):
 
     async def close(self) -> None:
         """Close the connections."""
+        self._close_checks()
         await asyncio.get_running_loop().run_in_executor(None, self._recorder.close)
         here = self._here()
         for note in list(here.notes):

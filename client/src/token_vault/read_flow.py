@@ -32,7 +32,9 @@ from token_vault.read_model import (
     REQUEST_REFRESH,
     REQUEST_REFRESH_TARGET,
     SELECT_SERVED,
+    SELECT_SERVED_HASHED,
     SELECT_SERVED_TARGET,
+    SELECT_SERVED_TARGET_HASHED,
     SELECT_STATUS,
     GrantStatus,
     Served,
@@ -40,6 +42,7 @@ from token_vault.read_model import (
 )
 from token_vault.read_records import SERVED, ReadRecord
 from token_vault.token import Token
+from token_vault.token_cache import TokenCache, cache_key
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 
 # Threads and queries need a finite number of seconds.
@@ -144,6 +147,7 @@ class ReadFlow:
     def __init__(self, ring: KeyRing, tenant: str | None) -> None:
         self._ring = ring
         self._tenant = tenant
+        self.cache: TokenCache | None = None
         self._rejected: dict[tuple[int, TokenTarget], tuple[int, float]] = {}
 
     def record_rejected(self, token: Token) -> Query:
@@ -160,6 +164,8 @@ class ReadFlow:
             self._rejected.clear()
         rejected = (token.access_version, time.monotonic() + REJECTED_SECONDS)
         self._rejected[token.grant_id, token.target] = rejected
+        if self.cache is not None:
+            self.cache.forget(token.grant_id)
         if token.target.is_default:
             return Query(REPORT_REJECTED, (token.grant_id, token.access_version))
         # More life is wanted than it has left: nothing follows where it was obtained within this time.
@@ -211,11 +217,20 @@ class ReadFlow:
         )
 
     def _token(self, query: TokenQuery) -> Flow:
-        served = yield from self._read(query)
+        key, mark = cache_key(query.user_id, query.connection, query.account, query.target), 0
+        if self.cache is not None:
+            if (cached := self.cache.find(key, query.min_ttl, query.needs)) is not None:
+                return cached.token
+            mark = self.cache.begin_read()
+        rows = yield from self._rows(query)
+        served = self._choose(rows, query, query.account)
         if self._is_fresh(query, served):
             if served.wants_notice:
                 yield NoteRead(served.id)
-            return self._decrypt(query, served)
+            fresh = self._decrypt(query, served)
+            if self.cache is not None:
+                self.cache.put(mark, key, fresh, served, [row.row_hash for row in rows])
+            return fresh
         status = yield from self._status(served)
         token = self._serve_unrenewable(query, served, status)
         if token is not None:
@@ -250,13 +265,23 @@ class ReadFlow:
         )
 
     def _read(self, query: TokenQuery, account: str | None = None) -> Generator[Step, Any, Served]:
+        rows = yield from self._rows(query)
+        return self._choose(rows, query, query.account if account is None else account)
+
+    def _rows(self, query: TokenQuery) -> Generator[Step, Any, list[Served]]:
+        is_cached = self.cache is not None
         if query.target.is_default:
-            rows = yield Query(SELECT_SERVED, (query.user_id, query.connection))
+            statement = SELECT_SERVED_HASHED if is_cached else SELECT_SERVED
+            rows = yield Query(statement, (query.user_id, query.connection))
         else:
+            statement = SELECT_SERVED_TARGET_HASHED if is_cached else SELECT_SERVED_TARGET
             target = (query.target.resource, query.target.scope)
-            rows = yield Query(SELECT_SERVED_TARGET, (*target, query.user_id, query.connection))
-        found = [row for row in map(Served._make, rows) if self._tenant in (None, row.tenant)]
-        served = choose(found, query.user_id, query.account if account is None else account)
+            rows = yield Query(statement, (*target, query.user_id, query.connection))
+        return [Served._make(row) for row in rows]
+
+    def _choose(self, rows: Sequence[Served], query: TokenQuery, account: str | None) -> Served:
+        found = [row for row in rows if self._tenant in (None, row.tenant)]
+        served = choose(found, query.user_id, account)
         if served is None:
             where = f" in tenant {self._tenant}" if self._tenant else ""
             raise TokenNotFound(

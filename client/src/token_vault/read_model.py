@@ -15,30 +15,61 @@ from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 # Where the end of a refresh on demand wakes who waits; the payload is the grant's id.
 CHANNEL = "token_vault_grants"
 
+# What a cached token rests on: a change of anything else in its row is no reason to read it again. Two rows of the
+# same hash are a chance of 2^-64.
+_HASH = """hash_record_extended(ROW(s.id, s.tenant, s.connection, s.user_id, s.provider_user_id, s.state, s.reason,
+    s.reason_since, s.access_ciphertext IS NULL, s.access_version, s.expires_at, s.scopes, s.obtained_at,
+    s.obtained_from, s.extra_ciphertext), 0)"""
+_HASH_TARGET = """hash_record_extended(ROW(s.id, s.tenant, s.connection, s.user_id, s.provider_user_id, s.state,
+    s.extra_ciphertext, r.ciphertext IS NULL, r.version, r.expires_at, r.scopes, r.obtained_at), 0)"""
+
 # The columns of ``served_tokens`` in the order of ``Served``, and the database's time: the reader's own clock
 # may be wrong.
 _SERVED = """
-SELECT id, tenant, connection, user_id, provider_user_id, state, reason, reason_since, access_ciphertext, access_version,
-    expires_at, scopes, obtained_at, obtained_from, last_read_at, extra_ciphertext, now(), '', '', NULL, NULL, NULL
-FROM served_tokens
+SELECT s.id, s.tenant, s.connection, s.user_id, s.provider_user_id, s.state, s.reason, s.reason_since,
+    s.access_ciphertext, s.access_version, s.expires_at, s.scopes, s.obtained_at, s.obtained_from, s.last_read_at,
+    s.extra_ciphertext, now(), '', '', NULL, NULL, NULL, {hash}
+FROM served_tokens s
 """
-SELECT_SERVED = f"{_SERVED} WHERE user_id = %s AND connection = %s"
-SELECT_GRANT = f"{_SERVED} WHERE id = %s"
+_BY_USER = "WHERE s.user_id = %s AND s.connection = %s"
+SELECT_SERVED = f"{_SERVED.format(hash='NULL')} {_BY_USER}"
+SELECT_SERVED_HASHED = f"{_SERVED.format(hash=_HASH)} {_BY_USER}"
+SELECT_GRANT = f"{_SERVED.format(hash='NULL')} WHERE s.id = %s"
 
 # The same of a token for another resource or other scopes, which come first; there may be none yet.
 # No join enters a view with a security barrier, and would read all grants: OFFSET 0 keeps a parameter of it.
-_SERVED_TARGET = """
-SELECT s.id, s.tenant, s.connection, s.user_id, s.provider_user_id, s.state, s.reason, s.reason_since, r.ciphertext,
-    coalesce(r.version, 0), r.expires_at, r.scopes, r.obtained_at, 'renewal', s.last_read_at,
-    s.extra_ciphertext, now(),
-    target.resource, target.scope, r.refusal, r.refusal_blame, r.refused_at
-FROM served_tokens s CROSS JOIN (VALUES (%s::text, %s::text)) AS target(resource, scope)
+_JOIN_TARGET = """
 LEFT JOIN LATERAL (
     SELECT * FROM served_resource_tokens
     WHERE grant_id = s.id AND resource = target.resource AND scope = target.scope OFFSET 0) AS r ON true
 """
-SELECT_SERVED_TARGET = f"{_SERVED_TARGET} WHERE s.user_id = %s AND s.connection = %s"
-SELECT_GRANT_TARGET = f"{_SERVED_TARGET} WHERE s.id = %s"
+_SERVED_TARGET = f"""
+SELECT s.id, s.tenant, s.connection, s.user_id, s.provider_user_id, s.state, s.reason, s.reason_since, r.ciphertext,
+    coalesce(r.version, 0), r.expires_at, r.scopes, r.obtained_at, 'renewal', s.last_read_at,
+    s.extra_ciphertext, now(),
+    target.resource, target.scope, r.refusal, r.refusal_blame, r.refused_at, {{hash}}
+FROM served_tokens s CROSS JOIN (VALUES (%s::text, %s::text)) AS target(resource, scope) {_JOIN_TARGET}
+"""  # noqa: S608  # our own columns
+SELECT_SERVED_TARGET = f"{_SERVED_TARGET.format(hash='NULL')} {_BY_USER}"
+SELECT_SERVED_TARGET_HASHED = f"{_SERVED_TARGET.format(hash=_HASH_TARGET)} {_BY_USER}"
+SELECT_GRANT_TARGET = f"{_SERVED_TARGET.format(hash='NULL')} WHERE s.id = %s"
+
+# The present hashes of many rows, and the database's time; NULL where there is no row any more.
+HASH_SERVED = f"""
+SELECT asked.number, s.hash, extract(epoch FROM now())::float8
+FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS asked(number, user_id, connection)
+LEFT JOIN LATERAL (
+    SELECT {_HASH} AS hash FROM served_tokens s
+    WHERE s.user_id = asked.user_id AND s.connection = asked.connection OFFSET 0) AS s ON true
+"""  # noqa: S608  # our own columns
+HASH_SERVED_TARGETS = f"""
+SELECT target.number, s.hash, extract(epoch FROM now())::float8
+FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[])
+    AS target(number, user_id, connection, resource, scope)
+LEFT JOIN LATERAL (
+    SELECT {_HASH_TARGET} AS hash FROM served_tokens s {_JOIN_TARGET}
+    WHERE s.user_id = target.user_id AND s.connection = target.connection OFFSET 0) AS s ON true
+"""  # noqa: S608  # our own columns
 
 SELECT_CONNECTIONS = """
 SELECT DISTINCT connection FROM served_tokens
@@ -136,6 +167,7 @@ class Served(NamedTuple):
     refusal: str | None
     refusal_blame: str | None
     refused_at: datetime | None
+    row_hash: int | None  # where a cache asked for it
 
     @property
     def key(self) -> GrantKey:

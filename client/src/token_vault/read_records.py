@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +23,7 @@ from token_vault.database_errors import RETRY_AFTER
 from token_vault.errors import TemporarilyUnavailable, VaultError
 from token_vault.pool import Pool
 from token_vault.postgres_address import PostgresAddress
+from token_vault.token_cache import TokenCache
 
 AuditMode = Literal["batched", "strict", "off"]
 
@@ -57,6 +58,7 @@ class ReadRecord:
         request_id, reason: as the caller gave them.
         consumer, source: who reads, where the one who records reads for others: the command, the HTTP API.
         at: when, by the monotonic clock.
+        reads: how many there were, where a cache counted them; the last one was at ``at``.
     """
 
     user_id: str
@@ -69,6 +71,7 @@ class ReadRecord:
     consumer: str | None = None
     source: str | None = None
     at: float | None = None
+    reads: int = 1
 
 
 def to_json(records: Sequence[ReadRecord]) -> str:
@@ -82,6 +85,7 @@ def to_json(records: Sequence[ReadRecord]) -> str:
             {
                 "age": 0.0 if record.at is None else now - record.at,
                 "source": record.source,
+                "reads": record.reads,
                 **{
                     name: _storable(value)
                     for name in (
@@ -110,6 +114,22 @@ def _storable(value: str) -> str:
     return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
+def counted_reads(cache: TokenCache) -> Iterator[ReadRecord]:
+    """Make one record of all reads of a cached token since the last call."""
+    now = time.monotonic()
+    for entry, reads in cache.take_reads():
+        served = entry.served
+        yield ReadRecord(
+            served.user_id,
+            served.connection,
+            SERVED,
+            tenant=served.tenant,
+            account=served.provider_user_id,
+            at=now,
+            reads=reads,
+        )
+
+
 class ReadRecorder:
     """Writes records of reads in the background.
 
@@ -117,9 +137,13 @@ class ReadRecorder:
 
     Args:
         address: of the vault.
+
+    Attributes:
+        collect: gives records of what was counted since its last call.
     """
 
     def __init__(self, address: PostgresAddress) -> None:
+        self.collect: Callable[[], Iterable[ReadRecord]] = tuple
         self._pool = Pool(address)
         self._lock = threading.Lock()
         self._pending: deque[ReadRecord] = deque()
@@ -133,10 +157,7 @@ class ReadRecorder:
     def record(self, record: ReadRecord) -> None:
         """Queue a record, and drop the oldest of too many."""
         with self._lock:
-            if len(self._pending) >= MAX_PENDING:
-                self._pending.popleft()
-                self._dropped += 1
-            self._pending.append(record)
+            self._queue(record)
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="token-vault audit", daemon=True)
                 self._thread.start()
@@ -200,9 +221,17 @@ class ReadRecorder:
             self._pool.close()
         return True
 
+    def _queue(self, record: ReadRecord) -> None:
+        if len(self._pending) >= MAX_PENDING:
+            self._dropped += self._pending.popleft().reads
+        self._pending.append(record)
+
     def _flush(self) -> int:
         """Write all that waits; return how many."""
         written = 0
+        for record in self.collect():
+            with self._lock:
+                self._queue(record)
         while batch := self._take():
             try:
                 self._pool.rows(RECORD_READS, (to_json(batch),))
@@ -222,7 +251,7 @@ class ReadRecorder:
     def _put_back(self, batch: list[ReadRecord]) -> None:
         with self._lock:
             kept = batch[max(0, len(batch) + len(self._pending) - MAX_PENDING) :]
-            self._dropped += len(batch) - len(kept)
+            self._dropped += sum(record.reads for record in batch[: len(batch) - len(kept)])
             self._pending.extendleft(reversed(kept))
 
 

@@ -6,13 +6,15 @@ import time
 from collections.abc import Sequence
 from typing import Self, get_args
 
+from token_vault.cache_checks import CacheChecks
 from token_vault.environment import ReaderEnvironment
 from token_vault.fork_safety import begin_in_each_process
 from token_vault.keyring import KeyRing
 from token_vault.postgres_address import PostgresAddress
 from token_vault.read_flow import ReadFlow, TokenQuery
-from token_vault.read_records import AuditMode, ReadRecorder
+from token_vault.read_records import AuditMode, ReadRecorder, counted_reads
 from token_vault.secret import Secret
+from token_vault.token_cache import TokenCache
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from token_vault.transport_security import require_tls
 
@@ -34,6 +36,7 @@ class Reader:
         audit: ``batched`` records reads in the background; ``strict`` hands out no token before its read is
             recorded; ``off`` is for who records reads itself.
         direct_url: of the vault without a pooler; wakeups come over it alone.
+        cache: serve tokens from memory that were read a moment ago; each change is seen within a second.
 
     Raises:
         ConfigurationError: the address cannot be read, there is no key, or one is not a Fernet key.
@@ -47,6 +50,7 @@ class Reader:
         tenant: str | None = None,
         audit: AuditMode = "batched",
         direct_url: str | Secret | None = None,
+        cache: bool = False,
     ) -> None:
         if isinstance(access_keys, str):
             del database_url, access_keys
@@ -65,14 +69,27 @@ class Reader:
         self._flow = ReadFlow(KeyRing("access", keys), tenant)
         self._noted: dict[int, float] = {}
         self._audit = audit
+        self._caches = cache
         begin_in_each_process(self)
 
     def begin(self) -> None:
         """Open nothing yet; called again in each forked process."""
         self._recorder = ReadRecorder(self._address)
+        self._checks: CacheChecks | None = None
+        # The cache, where reads of it are counted or need no record.
+        self._fast: TokenCache | None = None
+        if self._caches:
+            counts = self._audit == "batched"
+            self._checks = CacheChecks(self._address, counts=counts)
+            self._flow.cache = cache = self._checks.cache
+            self._fast = None if self._audit == "strict" else cache
+            if counts:
+                self._recorder.collect = lambda: counted_reads(cache)
 
     @classmethod
-    def from_env(cls, *, tenant: str | None = None, audit: AuditMode = "batched") -> Self:
+    def from_env(
+        cls, *, tenant: str | None = None, audit: AuditMode = "batched", cache: bool = False
+    ) -> Self:
         """Make a reader from ``DATABASE_URL`` and ``VAULT_ACCESS_KEYS``.
 
         ``DATABASE_DIRECT_URL`` leads past a pooler, where there is one.
@@ -83,8 +100,17 @@ class Reader:
         """
         found = ReaderEnvironment.read()
         return cls(
-            found.database_url, found.access_keys, tenant=tenant, audit=audit, direct_url=found.direct_url
+            found.database_url,
+            found.access_keys,
+            tenant=tenant,
+            audit=audit,
+            direct_url=found.direct_url,
+            cache=cache,
         )
+
+    def _close_checks(self) -> None:
+        if self._checks is not None:
+            self._checks.close()
 
     def _is_to_be_noted(self, grant_id: int) -> bool:
         """Whether this reader has not noted the grant lately.

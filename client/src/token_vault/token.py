@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
 from typing import NoReturn
 
@@ -41,6 +42,16 @@ class Token:
         "value",
     )
 
+    value: str
+    expires_at: datetime | None
+    scopes: tuple[str, ...] | None
+    extra: Mapping[str, str]
+    tenant: str | None
+    account: str | None
+    grant_id: int | None
+    access_version: int | None
+    target: TokenTarget
+
     def __init__(
         self,
         value: str,
@@ -54,16 +65,23 @@ class Token:
         access_version: int | None = None,
         target: TokenTarget = DEFAULT_TARGET,
     ) -> None:
-        self.value = value
-        self.expires_at = expires_at
-        self.scopes = scopes
-        self.extra = extra
-        self.tenant = tenant
-        self.account = account
+        set_once = partial(object.__setattr__, self)
+        set_once("value", value)
+        set_once("expires_at", expires_at)
+        set_once("scopes", scopes)
+        set_once("extra", MappingProxyType(dict(extra)))
+        set_once("tenant", tenant)
+        set_once("account", account)
         # Which token of the vault this is, for ``rejected``.
-        self.grant_id = grant_id
-        self.access_version = access_version
-        self.target = target
+        set_once("grant_id", grant_id)
+        set_once("access_version", access_version)
+        set_once("target", target)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a Token does not change: a cache may hand it to many")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a Token does not change")
 
     def __repr__(self) -> str:
         return f"Token(value=…, expires_at={self.expires_at!r}, scopes={self.scopes!r})"
