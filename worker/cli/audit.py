@@ -41,11 +41,12 @@ def audit(
     if as_json:
         output.print_json({"reads": found, "more": more})
         return ExitCode.OK
-    columns = ("time", "consumer", "by", "connection", "user", "outcome", "request", "reason")
+    columns = ("time", "consumer", "by", "connection", "user", "outcome", "reads", "request", "reason")
     rows = [
         [
             row["at"], row["consumer"] or f"(role {row['role']})", row["source"], row["connection"],
-            row["user_id"] or ("" if row["outcome"] in _COMMANDS else "(admin)"), row["outcome"], row["request_id"], row["reason"],
+            row["user_id"] or ("" if row["outcome"] in _COMMANDS else "(admin)"), row["outcome"], row["reads"], row["request_id"],
+            row["reason"],
         ]
         for row in found
     ]  # fmt: skip
