@@ -1,7 +1,7 @@
 """A record of reads counts those that a reader served from its cache.
 
-Revision ID: 0023
-Revises: 0022
+Revision ID: 0024
+Revises: 0023
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0023"
-down_revision = "0022"
+revision = "0024"
+down_revision = "0023"
 
 # What is replaced in the function that records reads: columns, values, and the parts of each record.
 # Numbers are clipped, so that no record of a batch keeps the others from being written.
