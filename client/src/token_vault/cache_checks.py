@@ -10,7 +10,7 @@ from token_vault.errors import VaultError
 from token_vault.pool import Pool
 from token_vault.postgres_address import PostgresAddress
 from token_vault.read_model import HASH_SERVED, HASH_SERVED_TARGETS
-from token_vault.token_cache import CHECK_SECONDS, CachedToken, Check, TokenCache
+from token_vault.token_cache import CHECK_SECONDS, CacheCheck, CachedToken, TokenCache
 
 
 class CacheChecks:
@@ -67,7 +67,7 @@ class CacheChecks:
             self._thread = None
             return True
 
-    def _read(self, check: Check) -> tuple[float, dict[int, list[object]]]:
+    def _read(self, check: CacheCheck) -> tuple[float, dict[int, list[object]]]:
         """Return the database's time, and the hashes of each entry's rows by its position."""
         own: list[tuple[int, CachedToken]] = []
         targets: list[tuple[int, CachedToken]] = []

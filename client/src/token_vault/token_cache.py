@@ -95,7 +95,7 @@ def _ends(served: Served) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class CacheCheck:
     """Entries that are compared with the vault.
 
     Attributes:
@@ -196,7 +196,7 @@ class TokenCache:
             for key in [key for key, entry in self._entries.items() if entry.served.id == grant_id]:
                 self._drop(key)
 
-    def begin_check(self) -> Check | None:
+    def begin_check(self) -> CacheCheck | None:
         """Return what has to be compared with the vault; None where nothing is cached."""
         with self._lock:
             now = self._clock()
@@ -204,9 +204,11 @@ class TokenCache:
             for key, entry in list(self._entries.items()):
                 if now - entry.used_at >= IDLE_SECONDS or now - entry.read_at >= MAX_AGE_SECONDS:
                     self._drop(key)
-            return Check(now, list(self._entries.items())) if self._entries else None
+            return CacheCheck(now, list(self._entries.items())) if self._entries else None
 
-    def end_check(self, check: Check, database_now: float, hashes: Mapping[int, Collection[object]]) -> None:
+    def end_check(
+        self, check: CacheCheck, database_now: float, hashes: Mapping[int, Collection[object]]
+    ) -> None:
         """Drop what has changed; the rest is good for a second after the check began.
 
         Args:

@@ -34,8 +34,8 @@ from token_vault.token_cache import (
     IDLE_SECONDS,
     LEASE_SECONDS,
     MAX_AGE_SECONDS,
+    CacheCheck,
     CachedToken,
-    Check,
     TokenCache,
     cache_key,
 )
@@ -149,7 +149,7 @@ class CachedReads(RuleBasedStateMachine):
         self.cache = TokenCache(clock=lambda: self.history.now + CLOCK_OFFSET)
         self.cached, self.uncached = ReadFlow(RING, None), ReadFlow(RING, None)
         self.cached.cache = self.cache
-        self.checking: tuple[Check, dict[int, list[object]], float] | None = None
+        self.checking: tuple[CacheCheck, dict[int, list[object]], float] | None = None
 
     @rule(target=grants, user_id=USERS, account=ACCOUNTS, life=LIVES)
     def add(self, user_id: str, account: str, life: float | None) -> int:
