@@ -1,4 +1,4 @@
-"""Checks a reader's cached tokens against the vault, in a thread of its own."""
+"""Checks a reader's cached tokens, in a thread."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CacheChecks:
         self._pool.close()
 
     def check(self) -> bool:
-        """Compare all entries with the vault; False where there are none."""
+        """Compare all entries; False where there are none."""
         check = self.cache.begin_check()
         if check is None:
             return False
@@ -68,7 +68,7 @@ class CacheChecks:
             return True
 
     def _read(self, check: CacheCheck) -> tuple[float, dict[int, list[object]]]:
-        """Return the database's time, and the hashes of each entry's rows by its position."""
+        """Return the database's time, and each entry's hashes."""
         own: list[tuple[int, CachedToken]] = []
         targets: list[tuple[int, CachedToken]] = []
         for position, (_, entry) in enumerate(check.entries):
@@ -85,7 +85,7 @@ class CacheChecks:
 
 
 def _columns(statement: str, entries: Sequence[tuple[int, CachedToken]]) -> list[list[object]]:
-    """Return what is asked for as arrays, one for each parameter."""
+    """Return what is asked for, as arrays."""
     served = [entry.served for _, entry in entries]
     columns: list[list[object]] = [
         [position for position, _ in entries],

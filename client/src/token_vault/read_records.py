@@ -115,7 +115,7 @@ def _storable(value: str) -> str:
 
 
 def counted_reads(cache: TokenCache) -> Iterator[ReadRecord]:
-    """Make one record of all reads of a cached token since the last call."""
+    """Make one record of each token's counted reads."""
     now = time.monotonic()
     for entry, reads in cache.take_reads():
         served = entry.served

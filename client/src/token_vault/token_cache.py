@@ -1,4 +1,4 @@
-"""Tokens that were read a moment ago, kept decrypted in memory.
+"""Tokens that were read lately, decrypted in memory.
 
 An entry is as good as its last check. Each check compares the rows of all entries with the vault's, and what it found
 holds for a second after it began: no wakeup has to arrive, and nothing has to notice that a connection is lost. Where
@@ -42,7 +42,7 @@ def cache_key(user_id: str, connection: str, account: str | None, target: TokenT
 
 
 class CachedToken:
-    """A token, and what its rows were when it was read.
+    """A token, with the hashes of its rows.
 
     It shows nothing of the token.
     """
@@ -84,9 +84,9 @@ class CachedToken:
 
 
 def _ends(served: Served) -> tuple[float, float]:
-    """Return when the token ends, and when its default margin begins, in Unix seconds of the database's clock.
+    """Return the token's end, and its default margin's.
 
-    Where nobody knows the end, it is served without a wish for life only.
+    Both are Unix seconds of the database's clock. Where nobody knows the end, it is served without a wish for life only.
     """
     if served.expires_at is None:
         return float("-inf"), float("inf")
@@ -175,9 +175,9 @@ class TokenCache:
         return self._generation
 
     def put(self, mark: int, key: Key, token: Token, served: Served, hashes: Collection[object]) -> None:
-        """Keep a token, unless a check has begun since its rows were read.
+        """Keep a token, unless a check began meanwhile.
 
-        That check did not compare them, and would vouch for what it has not seen.
+        It did not compare the rows, and would vouch for what it has not seen.
         """
         now = self._clock()
         with self._lock:
@@ -190,14 +190,14 @@ class TokenCache:
         self._start_checks()
 
     def forget(self, grant_id: int) -> None:
-        """Drop a grant's tokens, and what is being read of them."""
+        """Drop a grant's tokens, those being read too."""
         with self._lock:
             self._generation += 1
             for key in [key for key, entry in self._entries.items() if entry.served.id == grant_id]:
                 self._drop(key)
 
     def begin_check(self) -> CacheCheck | None:
-        """Return what has to be compared with the vault; None where nothing is cached."""
+        """Return what to compare; None where nothing is cached."""
         with self._lock:
             now = self._clock()
             self._generation += 1
@@ -209,7 +209,7 @@ class TokenCache:
     def end_check(
         self, check: CacheCheck, database_now: float, hashes: Mapping[int, Collection[object]]
     ) -> None:
-        """Drop what has changed; the rest is good for a second after the check began.
+        """Drop what has changed, and extend the lease.
 
         Args:
             database_now: Unix seconds, at any moment of the check; the estimate made of it is never behind.
@@ -246,7 +246,7 @@ class TokenCache:
                 self._uncounted.append(entry)
 
     def _make_space(self) -> None:
-        """Drop the tenth that was not read for the longest time."""
+        """Drop the tenth unread for the longest time."""
         oldest = sorted(self._entries, key=lambda key: self._entries[key].used_at)
         for key in oldest[: max(1, self._max_tokens // 10)]:
             self._drop(key)
