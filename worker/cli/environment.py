@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.vault.consumers.consumers import Applied
 
-DEMO_CONFIG = Path("demo/vault.toml")
-"""Below the home: the emulated tenant of ``up``, which other commands use where no tenant is configured."""
+DEMO_CONFIG = "vault.toml"
+"""In the demo's home: its emulated tenant, which commands use where no tenant is configured."""
 
 RING_NAMES: tuple[RingName, ...] = ("access", "refresh")
 
@@ -56,16 +56,25 @@ def running_vault(*, redis: bool = False, rings: Sequence[RingName] = RING_NAMES
 def load_settings() -> Settings:
     """Read the settings.
 
-    Where they name no tenant, this home's emulated tenant is used, if it has one.
+    Where they name no tenant, the demo of this home is used, if it has one.
 
     Raises:
-        ConfigurationError: as ``settings.load``.
+        ConfigurationError: as ``settings.load``, or nothing says whether the demo is meant.
     """
+    from token_vault.home import DEMO, is_demo_home
     from worker.settings import load
 
     settings = load()
-    demo = settings.home / DEMO_CONFIG
-    return load(demo) if not settings.tenants and demo.exists() else settings
+    if settings.tenants or not settings.embedded:
+        return settings
+    if is_demo_home(settings.home):
+        return load(settings.home / DEMO_CONFIG)
+    if is_demo_home(settings.home / DEMO):
+        raise ConfigurationError(
+            f"{settings.home} has a tenant's vault and the demo's: set AUTH0_DOMAIN and what belongs to it, or for the "
+            f"demo TOKEN_VAULT_HOME={settings.home / DEMO}"
+        )
+    return settings
 
 
 def require_vault(settings: Settings) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from token_vault.errors import ConfigurationError
+from token_vault.home import DEMO, is_demo_home, vault_home
 from token_vault.postgres_address import PostgresAddress
 from token_vault.secret import Secret
 from token_vault.transport_security import require_tls
@@ -64,11 +65,12 @@ class Settings(File):
         return found if found is not None and found.tenant in (None, tenant) else None
 
 
-def load(config: Path | None = None) -> Settings:
+def load(config: Path | None = None, *, home: Path | None = None) -> Settings:
     """Read the environment and the TOML file.
 
     Args:
         config: the file to read in place of the one that ``TOKEN_VAULT_CONFIG`` names.
+        home: the folder to use in place of the one that ``TOKEN_VAULT_HOME`` names.
 
     Raises:
         SettingsError: naming of each mistake the variable or the place in the file, and no secret.
@@ -85,8 +87,12 @@ def load(config: Path | None = None) -> Settings:
         problems += error.problems
     except ConfigurationError as error:
         problems.append(SettingProblem("", str(error)))
+    if home is None and file is not None:
+        home, refused = _choose_home(environment.home, file)
+        problems += refused
     if problems or file is None:
         raise SettingsError(problems)
+    environment = environment.model_copy(update={"token_vault_home": home})
     return Settings(
         home=environment.home,
         spool=environment.spool,
@@ -98,6 +104,19 @@ def load(config: Path | None = None) -> Settings:
         liveness_file=environment.token_vault_liveness_file,
         **dict(file) | {"hooks": hooks, "metrics": _metrics(file, environment.token_vault_metrics_port)},
     )
+
+
+def _choose_home(home: Path, file: File) -> tuple[Path, list[SettingProblem]]:
+    """Choose between a tenant's vault and the demo's.
+
+    They never share a folder: a tenant's tokens would be in a vault that is there to be thrown away.
+    """
+    if not file.tenants.keys() - {DEMO}:
+        return vault_home(home), []
+    if not is_demo_home(home):
+        return home, []
+    said = f"names the demo's own folder, {home}: a tenant needs another one"
+    return home, [SettingProblem("TOKEN_VAULT_HOME", said)]
 
 
 def _check_addresses(environment: Environment) -> Iterator[SettingProblem]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from token_vault.errors import ConfigurationError
-from token_vault.home import DEFAULT_HOME, absolute, home_keys, running_postgres
+from token_vault.home import DEFAULT_HOME, absolute, home_keys, running_postgres, vault_home
 from token_vault.secret import Secret
 from token_vault.secret_command import secret_from_command
 from token_vault.secret_files import secret_file
@@ -56,7 +56,7 @@ def read_database_url() -> Secret:
 
 
 def _home() -> Path:
-    return absolute(Path(os.environ.get("TOKEN_VAULT_HOME") or DEFAULT_HOME), "TOKEN_VAULT_HOME")
+    return vault_home(absolute(Path(os.environ.get("TOKEN_VAULT_HOME") or DEFAULT_HOME), "TOKEN_VAULT_HOME"))
 
 
 def read_secret(name: str) -> Secret | None:

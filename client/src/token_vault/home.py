@@ -13,6 +13,7 @@ from token_vault.secret import Secret, SecretDict
 from token_vault.secret_files import secret_file
 
 DEFAULT_HOME = Path(".token-vault")
+DEMO = "demo"
 
 
 def absolute(path: Path, name: str) -> Path:
@@ -31,6 +32,25 @@ def absolute(path: Path, name: str) -> Path:
         raise ConfigurationError(
             f"{name} names the home folder of a user who is not known here: give the whole path"
         ) from None
+
+
+def vault_home(home: Path) -> Path:
+    """Return the folder of the vault under a home.
+
+    The demo has one of its own below it, which counts where there is no other vault.
+    """
+    demo = home / DEMO
+    with suppress(PermissionError):  # a folder of another user's: what comes next says so
+        if not (home / "postgres").exists() and (demo / "postgres").exists():
+            return demo
+    return home
+
+
+def is_demo_home(home: Path) -> bool:
+    """Whether a folder is that of a demo."""
+    with suppress(PermissionError):
+        return all((home / name).exists() for name in ("vault.toml", "client-secret", "port"))
+    return False
 
 
 def key_file(home: Path, ring: str) -> Path:

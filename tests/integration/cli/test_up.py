@@ -22,6 +22,7 @@ import pytest
 from emulators.client import Emulation
 from tests.support.wait import WAIT_SECONDS, until
 from token_vault.errors import ConfigurationError
+from token_vault.home import vault_home
 from worker import embedded
 from worker.cli.environment import with_keys
 from worker.embedded.server import is_free
@@ -69,7 +70,7 @@ class Upright:
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         """Run a statement on the embedded database."""
-        found = embedded.find(self.home)
+        found = embedded.find(vault_home(self.home))
         assert found is not None
         with psycopg.connect(found.database_url.reveal(), autocommit=True) as connection:
             cursor = connection.execute(statement)
@@ -106,7 +107,8 @@ def processes_of(home: Path) -> list[str]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with suppress(OSError):
-                mine = f"TOKEN_VAULT_HOME={home}".encode() in (folder / "environ").read_bytes().split(b"\0")
+                variables = (folder / "environ").read_bytes().split(b"\0")
+                mine = any(f"TOKEN_VAULT_HOME={each}".encode() in variables for each in (home, home / "demo"))
                 words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 if (mine or str(home) in words) and int(folder.name) != os.getpid() and words:
                     found.append(words)
@@ -172,8 +174,8 @@ def test_demo_from_first_start_to_second(tmp_path: Path) -> None:
         nothing_outlives_its_end(first)
         assert "Traceback" not in first.said
 
-    keys = (home / "keys/refresh").read_text()
-    logs = list((home / "logs").iterdir())
+    keys = (home / "demo/keys/refresh").read_text()
+    logs = list((home / "demo/logs").iterdir())
     for secret in (token, keys.strip(), (home / "demo/client-secret").read_text()):
         assert not [log for log in logs if secret in log.read_text()]
         assert secret not in first.said
@@ -189,7 +191,8 @@ def test_demo_from_first_start_to_second(tmp_path: Path) -> None:
         with company(home) as told:
             got = run(*GET, "--json", env=env)
             assert userinfo(told, json.loads(got.stdout)["token"]) == 200
-        assert (home / "keys/refresh").read_text() == keys
+        assert (home / "demo/keys/refresh").read_text() == keys
+        assert not (home / "postgres").exists()
         lines = [json.loads(line) for line in again.said.splitlines()]
         assert {"at", "status", "processes"} in [set(line) for line in lines]
         assert again.stop(signal.SIGTERM) == 0
@@ -262,10 +265,11 @@ def test_why_nothing_comes_is_told_without_a_terminal_too(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"AUTH0_DOMAIN": "http://tenant.example/x"}, "AUTH0_DOMAIN must be a host name alone"),
+        ({"AUTH0_DOMAIN": "http://tenant.example/x"}, "AUTH0_DOMAIN has to be the tenant's domain alone"),
+        ({"AUTH0_DOMAIN": "http://tenant.example"}, "tenant default: AUTH0_DOMAIN must be a host name alone"),
         (
             {"AUTH0_CLIENT_SECRET": "", "AUTH0_PRIVATE_KEY": "canary"},
-            "AUTH0_PRIVATE_KEY is not an unencrypted",
+            "tenant default: AUTH0_PRIVATE_KEY is not an unencrypted",
         ),
     ],
 )
@@ -276,7 +280,7 @@ def test_credentials_that_do_not_read_are_refused_at_once(
     tenant = {"AUTH0_DOMAIN": "tenant.example", "AUTH0_CLIENT_ID": "a", "AUTH0_CLIENT_SECRET": "canary"}
     ran = run("up", env=environment(tmp_path / "home", **tenant | wrong))
     assert ran.returncode == 2
-    assert ran.stderr.startswith(f"token-vault: tenant default: {said}")
+    assert ran.stderr.startswith(f"token-vault: {said}")
     assert "canary" not in ran.stderr + ran.stdout
     assert not (tmp_path / "home/postgres").exists()
 
@@ -311,6 +315,19 @@ def test_nobody_reads_what_it_says(
     finally:
         running.kill()
         running.wait()
+
+
+def test_the_demo_leaves_the_operator_s_servers_alone(tmp_path: Path) -> None:
+    """Without a tenant, `up` does not put the demo into the database or the broker that the variables name."""
+    for variables in (
+        {"DATABASE_URL": "postgresql://u:canary@localhost/d"},
+        {"REDIS_URL": "redis://:canary@localhost"},
+    ):
+        ran = run("up", env=environment(tmp_path / "home", **variables))
+        assert ran.returncode == 2
+        assert "unset DATABASE_URL and REDIS_URL" in ran.stderr
+        assert "canary" not in ran.stderr
+    assert not (tmp_path / "home").exists()
 
 
 def _read(path: Path) -> bytes:

@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json
@@ -63,8 +65,11 @@ def up(
     forbid_core_dumps()
     environment.configure_log()
     settings = load()
+    is_demo = _wants_demo(settings, demo)
+    if is_demo:
+        settings = load(home=_demo_home(settings))
     with embedded.home_lock(settings.home), choose_screen(as_json=as_json) as up_screen:
-        prepared = emulated.prepare(settings.home) if _wants_demo(settings, demo) else None
+        prepared = emulated.prepare(settings.home) if is_demo else None
         up_screen.report(_headline(settings, prepared))
         complete = environment.with_keys(settings)
         with environment.running_servers(complete, redis=True) as complete:
@@ -90,6 +95,23 @@ def _wants_demo(settings: Settings, demo: bool | None) -> bool:
     for tenant in environment.select_tenants(settings, None):
         credentials_of(settings, tenant)  # report bad credentials here, once, instead of from every worker
     return False
+
+
+def _demo_home(settings: Settings) -> Path:
+    """Return the demo's own folder.
+
+    Raises:
+        ConfigurationError: the demo would use the operator's servers.
+    """
+    from token_vault.home import DEMO, is_demo_home
+    from worker.embedded import private_home
+
+    if settings.database_url is not None or settings.redis_url is not None:
+        raise ConfigurationError(
+            "the demo has servers of its own and leaves yours alone: unset DATABASE_URL and REDIS_URL for it, or set "
+            "AUTH0_DOMAIN and what belongs to it for a tenant"
+        )
+    return settings.home if is_demo_home(settings.home) else private_home(settings.home) / DEMO
 
 
 def _headline(settings: Settings, demo: Demo | None) -> str:
@@ -170,7 +192,7 @@ class Supervisor:
             if self._demo is not None:
                 await self._start_demo(self._demo)
                 tenants = [TENANT]
-                variables = _without_auth0(variables)
+                variables = _without_tenant(variables)
                 variables["TOKEN_VAULT_CONFIG"] = str(self._demo.config)
                 await self._allow_demo_key(self._demo)
             self._start_workers(variables)
@@ -333,5 +355,10 @@ class Supervisor:
             await asyncio.gather(*(child.stop(stop_seconds, self._kill_requested) for child in children))
 
 
-def _without_auth0(variables: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in variables.items() if not name.startswith("AUTH0_")}
+def _without_tenant(variables: dict[str, str]) -> dict[str, str]:
+    """Leave out what is a tenant's, its spool too."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if not name.startswith("AUTH0_") and name != "TOKEN_VAULT_SPOOL"
+    }

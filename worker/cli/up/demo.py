@@ -24,7 +24,7 @@ from worker.cli.environment import DEMO_CONFIG
 from worker.cli.up.processes import Child
 from worker.consumer_rules import hash_api_key, make_api_key
 from worker.embedded import private_home
-from worker.embedded.files import private_folder, write_private
+from worker.embedded.files import write_private
 from worker.embedded.server import is_free
 
 TENANT = "demo"
@@ -66,7 +66,7 @@ class Demo:
     @property
     def config(self) -> Path:
         """The TOML file that leads the vault there."""
-        return self.folder.parent / DEMO_CONFIG
+        return self.folder / DEMO_CONFIG
 
     @property
     def command(self) -> list[str]:
@@ -150,7 +150,7 @@ class Demo:
 
 
 def prepare(home: Path) -> Demo:
-    """Prepare a home's emulated tenant for its start.
+    """Prepare the emulated tenant of the demo's home for its start.
 
     Raises:
         ConfigurationError: the emulation is not part of this installation.
@@ -160,8 +160,7 @@ def prepare(home: Path) -> Demo:
             f"the emulated tenant needs {' and '.join(missing)}: pip install 'idp-token-vault[demo]', "
             "or set AUTH0_DOMAIN, AUTH0_CLIENT_ID and AUTH0_CLIENT_SECRET"
         )
-    folder = private_home(home) / DEMO_CONFIG.parent
-    private_folder(folder, os.geteuid())
+    folder = private_home(home)
     return Demo(folder, _port(folder / "port"), _client_secret(folder / "client-secret"))
 
 
