@@ -193,6 +193,7 @@ def _misspelt(environment: Mapping[str, str]) -> Iterator[SettingProblem]:
     for name in environment:
         if (
             name in known
+            or name.removesuffix("_FILE") in known
             or not name.startswith(("AUTH0_", "VAULT_", "TOKEN_VAULT_"))
             or not environment[name]
         ):

@@ -266,7 +266,10 @@ def test_why_nothing_comes_is_told_without_a_terminal_too(tmp_path: Path) -> Non
     ("wrong", "said"),
     [
         ({"AUTH0_DOMAIN": "http://tenant.example/x"}, "AUTH0_DOMAIN has to be the tenant's domain alone"),
-        ({"AUTH0_DOMAIN": "http://tenant.example"}, "tenant default: AUTH0_DOMAIN must be a host name alone"),
+        (
+            {"AUTH0_DOMAIN": "http://tenant.example"},
+            "tenant default: AUTH0_DOMAIN: http:// is allowed towards loopback",
+        ),
         (
             {"AUTH0_CLIENT_SECRET": "", "AUTH0_PRIVATE_KEY": "canary"},
             "tenant default: AUTH0_PRIVATE_KEY is not an unencrypted",

@@ -150,7 +150,7 @@ class Demo:
 
 
 def prepare(home: Path) -> Demo:
-    """Prepare the emulated tenant of the demo's home for its start.
+    """Prepare the demo's emulated tenant for its start.
 
     Raises:
         ConfigurationError: the emulation is not part of this installation.
