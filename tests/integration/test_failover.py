@@ -64,8 +64,10 @@ def status(here: Site) -> dict[str, Any]:
     return dict(json.loads(said.stdout))
 
 
-async def test_a_failover_to_the_standby(pair: PostgresPair, here: Site, tenant: Emulation) -> None:
-    """What was answered before the failover is stored after it; workers, readers and listeners find the new primary."""
+async def test_a_failover_and_back(
+    pair: PostgresPair, here: Site, tenant: Emulation, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What was answered before the failover is stored after it; workers, readers and listeners find each new primary."""
     user = rows(pair.primary_url, "SELECT user_id FROM grants ORDER BY id")[0]["user_id"]
     spool = Path(here.environment["TOKEN_VAULT_HOME"]) / "spool"
     async with AsyncTokenVault(pair.url, [ACCESS_KEY]) as reader:
@@ -93,8 +95,21 @@ async def test_a_failover_to_the_standby(pair: PostgresPair, here: Site, tenant:
         )
         rows(pair.standby_url, "UPDATE grants SET expires_at = now() - interval '1 s'")
         token = await reader.user_token(user, CONNECTION, wait=60)
-    holder = tenant.holder(token.value)
+        with pair.failed_back(tmp_path_factory.mktemp("again")) as url:
+            rows(url, "UPDATE grants SET due_at = now(), last_renewed_at = NULL")
+            until(
+                lambda: rows(url, "SELECT 1 FROM grants HAVING count(last_renewed_at) = 4"),
+                "renewal is back at the old place",
+            )
+            rows(
+                url,
+                "UPDATE grants SET expires_at = now() - interval '1 s', obtained_at = now() - interval '1 h'",
+            )
+            newer = await reader.user_token(user, CONNECTION, wait=60)
+            assert newer.value != token.value
+            holder = tenant.holder(newer.value)
+            states = rows(url, "SELECT DISTINCT state FROM token_status")
     assert holder is not None
     assert holder["live"]
     assert tenant.double_spends() == 0
-    assert {row["state"] for row in rows(pair.standby_url, "SELECT state FROM token_status")} == {"active"}
+    assert states == [{"state": "active"}]

@@ -25,6 +25,8 @@ from worker.embedded.server import Access
 
 _REPLICATED = ("wal_level=replica", "max_wal_senders=3", "hot_standby=on")
 
+_HBA = "host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256\n"
+
 
 class Primary(Postgres):
     """An embedded Postgres that a standby may follow."""
@@ -32,10 +34,7 @@ class Primary(Postgres):
     def prepare(self, access: Access, alive: int, *, new_password: bool) -> None:
         """Let its role replicate."""
         super().prepare(access, alive, new_password=new_password)
-        write_private(
-            self.folder / "pg_hba.conf",
-            "host all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256\n",
-        )
+        write_private(self.folder / "pg_hba.conf", _HBA)
         self._sql(self.data, "ALTER ROLE token_vault REPLICATION;\n", alive)
 
     def arguments(self, access: Access) -> list[str]:
@@ -63,7 +62,7 @@ class Standby(Primary):
     def prepare(self, access: Access, alive: int, *, new_password: bool) -> None:
         """Copy the primary."""
         Postgres.prepare(self, access, alive, new_password=new_password)
-        write_private(self.folder / "pg_hba.conf", "host all all 127.0.0.1/32 scram-sha-256\n")
+        write_private(self.folder / "pg_hba.conf", _HBA)
 
     def _initialise(self, access: Access, alive: int) -> None:
         private_folder(self.data, *account())
@@ -144,20 +143,54 @@ class PostgresPair:
 
     def fail_over(self) -> None:
         """Promote the standby once it has all, and move the address."""
+        self._take_over(self.standby, self.primary_url, self.standby_url)
+
+    @contextmanager
+    def failed_back(self, folder: Path) -> Iterator[Secret]:
+        """Let a copy of the new primary take over, as the old one made anew; give its own address.
+
+        The others end their connections then, as servers do that are restarted as standbys.
+        """
+        self.standby.set_read_only(True)
+        with _following(folder, self.standby_url) as (again, url):
+            self._take_over(again, self.standby_url, url)
+            for demoted in (self.primary_url, self.standby_url):
+                with psycopg.connect(demoted.reveal(), autocommit=True) as connection:
+                    connection.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                    )
+            yield url
+
+    def _take_over(self, standby: Standby, primary_url: Secret, standby_url: Secret) -> None:
         with (
-            psycopg.connect(self.primary_url.reveal()) as primary,
-            psycopg.connect(self.standby_url.reveal(), autocommit=True) as standby,
+            psycopg.connect(primary_url.reveal()) as primary,
+            psycopg.connect(standby_url.reveal(), autocommit=True) as follower,
         ):
             written = primary.execute("SELECT pg_current_wal_lsn()::text").fetchone()
             assert written is not None
             until(
-                lambda: standby.execute(
+                lambda: follower.execute(
                     "SELECT 1 WHERE pg_last_wal_replay_lsn() >= %s::pg_lsn", (written[0],)
                 ).fetchone(),
                 "the standby has all",
             )
-        self.standby.promote()
-        self.forwarder.target = _port(self.standby_url)
+        standby.promote()
+        self.forwarder.target = _port(standby_url)
+
+
+@contextmanager
+def _following(folder: Path, primary_url: Secret) -> Iterator[tuple[Standby, Secret]]:
+    """Run a standby of a primary."""
+    standby = Standby(private_home(folder), primary_url)
+    private_folder(standby.folder, os.geteuid())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        # A standby has its primary's passwords.
+        access = {"port": free.getsockname()[1], "password": urlsplit(primary_url.reveal()).password}
+    write_private(standby.folder / "access.json", json.dumps(access))
+    with standby.running() as (url, _):
+        yield standby, url
 
 
 @contextmanager
@@ -166,14 +199,7 @@ def postgres_pair(folder: Path) -> Iterator[PostgresPair]:
     with ExitStack() as stack:
         primary = Primary(private_home(folder / "primary"), durable=False)
         primary_url, _ = stack.enter_context(primary.running())
-        standby = Standby(private_home(folder / "standby"), primary_url)
-        private_folder(standby.folder, os.geteuid())
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            # A standby has its primary's passwords.
-            access = {"port": free.getsockname()[1], "password": urlsplit(primary_url.reveal()).password}
-        write_private(standby.folder / "access.json", json.dumps(access))
-        standby_url, _ = stack.enter_context(standby.running())
+        standby, standby_url = stack.enter_context(_following(folder / "standby", primary_url))
         forwarder = Forwarder(_port(primary_url))
         stack.callback(forwarder.close)
         url = Secret(primary_url.reveal().replace(f":{_port(primary_url)}/", f":{forwarder.port}/"))
