@@ -57,15 +57,15 @@ def attack(
 
 
 def renew(folder: Path, *, grants: int, calls: int, scale: float, plants: Sequence[str]) -> Result:
-    """Renew so many times without a fault, so that whatever is lost is a bug's."""
-    result = Result()
-    with stage(folder, grants=grants, life=8.0, scale=scale, plants=plants) as made:
+    """Renew so many times without a fault, at strict providers: whatever is lost is a bug's."""
+    result, life = Result(), 8.0
+    with stage(folder, grants=grants, life=life, scale=scale, fresh_for=life / 2, plants=plants) as made:
         made.celery("bulk-1", "renew,sync,interactive")
+        made.celery("beat-1", None)
         made.send(("worker.sync_all", "sync", {}))
         made.filled()
         while len(made.emulation.call_log("/idp/")) < calls:
             made.sql("UPDATE grants SET due_at = now() WHERE claim_owner IS NULL AND state = 'active'")
-            made.send(("worker.renew_due", "renew", {}))
             time.sleep(0.2)
         _finish(made, result)
     return result
@@ -82,7 +82,7 @@ def _measure_window(made: Stage, result: Result) -> None:
 def _finish(made: Stage, result: Result) -> None:
     """Wait until all is quiet, end all processes, and reconcile."""
     result.not_quiet = int(not made.quiet(240))
-    made.kill_all()
+    made.drain()
     reconcile(made, result)
 
 

@@ -137,7 +137,7 @@ def unclaimed_spends(found: Evidence) -> Iterator[str]:
     for call in found.calls:
         claims = found.claims.get(call.key, [])
         claim = standing(claims, call.arrived)
-        if claim is not None and (call.arrived <= claim.until or _moved(found, claim.made, call.arrived)):
+        if claim is not None and call.arrived <= claim.until:
             continue
         if found.steps.get(call.note, {}).get("answered", call.arrived) < call.arrived:
             continue

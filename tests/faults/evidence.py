@@ -41,7 +41,7 @@ class ClaimPeriod:
     """One claim, as the database committed it.
 
     Attributes:
-        until: its deadline, as it was when it was made.
+        until: its deadline, wherever the database's clock is moved meanwhile.
         ended: when the row had it no more: released, or replaced by the next claim.
         overtaken: whether the next claim was made before its deadline.
     """
@@ -185,8 +185,7 @@ def _note_claim(row: Row, claims: list[ClaimPeriod]) -> None:
         claims[-1].ended = row["at"]
         claims[-1].overtaken = row["owner"] is not None and row["clock"] < row["old_until"]
     if row["owner"] is not None:
-        until = row["until"] - (row["clock"] - row["at"])
-        claims.append(ClaimPeriod(str(row["owner"]), row["version"], row["at"], until))
+        claims.append(ClaimPeriod(str(row["owner"]), row["version"], row["at"], row["at"] + row["seconds"]))
 
 
 def _find_gaps(stage: Stage, found: Evidence) -> None:

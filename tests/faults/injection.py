@@ -8,8 +8,9 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from tests.faults import journal
 from tests.faults.points import POINTS, answer_name
@@ -148,18 +149,19 @@ class Injector:
 
     def _cut_power(self) -> str | None:
         """End all workers at once; what was not synced is gone from the spool."""
-        for _ in range(6):
-            self._plant("delay:0.5")
-        time.sleep(0.3)
+        for _ in range(12):
+            self._plant(f"delay:{20 / self._stage.scale:.2f}")
+        self._stage.sql("UPDATE grants SET due_at = now() WHERE claim_owner IS NULL AND state = 'active'")
+        claimed = "SELECT count(*) AS n FROM grants WHERE claim_owner IS NOT NULL"
+        _wait(lambda: self._stage.sql(claimed)[0]["n"] >= 12)
         self._stage.stop_server("postgres", signal.SIGINT)
-        if not self._arm("spooled", signal.SIGKILL, 3):
-            self._stage.start_server("postgres")
-            return "nothing spooled"
+        _wait(lambda: len(self._stage.spooled()) > 1)
         for name in WORKERS:
             self._stage.signal(name, signal.SIGKILL)
-        kept = drop_unsynced(self._stage)
+        spooled = self._stage.spooled()
+        drop_unsynced(spooled, self._stage.journal_folder)
         self._stage.start_server("postgres")
-        return f"{'answers' if kept else 'nothing'} kept"
+        return "answers in the spool" if spooled else "an empty spool"
 
     def _restart(self, server: str, how: signal.Signals) -> str | None:
         self._stage.stop_server(server, how)
@@ -187,22 +189,23 @@ class Injector:
         self._stage.send(("worker.sync_user", "sync", {"user_id": user_id}))
 
 
-def drop_unsynced(stage: Stage) -> int:
-    """Leave of the spool what a power cut would.
+def _wait(condition: Callable[[], bool], seconds: float = 4) -> None:
+    """Wait until a condition holds, or as long as it is worth it."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
-    Returns:
-        How many answers are left.
-    """
+
+def drop_unsynced(files: Sequence[Path], journals: Path) -> None:
+    """Leave of a spool what a power cut would: what a journal says was synced."""
     contents, names = set[str](), set[str]()
-    for line in journal.read(stage.journal_folder):
+    for line in journal.read(journals):
         if line["what"] == "content synced":
             contents.add(line["name"])
         elif line["what"] == "names synced":
             names.update(line["names"])
-    files = stage.spooled()
     for path in files:
         if path.name not in names:
             path.unlink(missing_ok=True)
         elif answer_name(path) not in contents:
             os.truncate(path, 0)
-    return len(stage.spooled())

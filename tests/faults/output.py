@@ -14,6 +14,7 @@ BUGS = {
 # A task that a server's absence ended says so to whoever sent it, and Celery writes its traceback.
 _SERVER_AWAY = (
     "token_vault.errors.TemporarilyUnavailable: ", "redis.exceptions.ConnectionError: ",
+    "redis.exceptions.BusyLoadingError: ",
     "kombu.exceptions.OperationalError: ",
 )  # fmt: skip
 

@@ -98,7 +98,7 @@ class Points:
         self.around(claims, "store_pairs", before="committing")
         self._attach_commit(claims, GroupCommit)
         self._attach_spool(Spool)
-        self._attach_sync()
+        note_syncs(self._journal)
 
     def _attach_call(self, attempt: Any, claims: Any) -> None:
         decrypt, sending, attempting = claims.decrypt_refresh_token, attempt.send, attempt.Renewer.attempt
@@ -171,19 +171,20 @@ class Points:
 
         spool._publish, spool.save, spool.read = _publish, saved, reading
 
-    def _attach_sync(self) -> None:
-        """Note what a power cut would leave of the spool."""
-        syncing = os.fsync
 
-        def fsync(fd: Any) -> None:
-            syncing(fd)
-            path = Path(f"/proc/self/fd/{fd}").readlink()
-            if path.name == "spool":
-                self._journal.write("names synced", names=[each.name for each in path.iterdir()])
-            elif path.parent.name == "spool":
-                self._journal.write("content synced", name=answer_name(path))
+def note_syncs(journal: Journal) -> None:
+    """Note what of the spool this process has synced, which a power cut would leave."""
+    syncing = os.fsync
 
-        os.fsync = fsync
+    def fsync(fd: Any) -> None:
+        syncing(fd)
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        if path.name == "spool":
+            journal.write("names synced", names=[each.name for each in path.iterdir()])
+        elif path.parent.name == "spool":
+            journal.write("content synced", name=answer_name(path))
+
+    os.fsync = fsync
 
 
 def answer_name(path: Path) -> str:

@@ -53,6 +53,11 @@ ALTER ROLE CURRENT_USER SET search_path = public, pg_catalog;
 
 _CLAIM_LOG = Path(__file__).with_name("claim_log.sql").read_text().encode()
 
+_BUSY = """
+SELECT id FROM grants WHERE claim_owner IS NOT NULL OR state = 'in_doubt' OR in_doubt_since IS NOT NULL AND state = 'active'
+    OR due_at < now() - interval '3 s'
+"""
+
 # Each strict provider spends a refresh token once, forgives nothing, and revokes the family when it comes again.
 STRICT: Mapping[str, Any] = {
     "rotates": True, "grace": 0.0, "reuse_revokes_family": True, "old_access_dies": False,
@@ -263,26 +268,42 @@ class Stage:
         return [path for path in folder.glob("*") if path.name[0] != "."] if folder.is_dir() else []
 
     def quiet(self, patience: float) -> bool:
-        """Wait until nothing is claimed, overdue, in doubt or spooled."""
+        """Wait until each grant was seen at rest, and each spooled answer is gone.
+
+        At rest it is not claimed, overdue or in doubt; what falls due meanwhile is no unrest.
+        """
         deadline, forced = time.monotonic() + patience, set[str]()
-        busy = (
-            "SELECT count(*) AS n FROM grants WHERE claim_owner IS NOT NULL OR state = 'in_doubt'"
-            " OR in_doubt_since IS NOT NULL AND state = 'active' OR due_at < now() - interval '3 s'"
-        )
+        unseen = {row["id"] for row in self.sql("SELECT id FROM grants")}
+        spooled = set(self.spooled())
         while time.monotonic() < deadline:
             self.restart_ended()
-            for row in self.sql(
-                "SELECT user_id, connection FROM grants WHERE claim_owner IS NULL"
-                " AND (state = 'in_doubt' OR state = 'active' AND in_doubt_since IS NOT NULL) LIMIT 300"
-            ):  # decided now, as an operator would: by force, once
-                if row["user_id"] in forced:
-                    continue
+            unseen &= {row["id"] for row in self.sql(_BUSY)}
+            spooled &= set(self.spooled())
+            if not unseen and not spooled:
+                return True
+            self._force(forced)
+            time.sleep(1)
+        return False
+
+    def _force(self, forced: set[str]) -> None:
+        """Decide what is in doubt now, as an operator would: by force, once."""
+        for row in self.sql(
+            "SELECT user_id, connection FROM grants WHERE claim_owner IS NULL"
+            " AND (state = 'in_doubt' OR state = 'active' AND in_doubt_since IS NOT NULL) LIMIT 300"
+        ):
+            if row["user_id"] not in forced:
                 forced.add(row["user_id"])
                 self.send(("worker.refresh_token", "interactive", {**row, "force": True}))
-            if not self.sql(busy)[0]["n"] and not self.spooled():
-                return True
-            time.sleep(2)
-        return False
+
+    def drain(self) -> None:
+        """End what asks for renewals, let the calls end, then end all."""
+        for name in self.pids.keys() - set(WORKERS):
+            with suppress(ProcessLookupError):
+                os.kill(self.pids[name], signals.SIGKILL)
+        claimed = "SELECT id FROM grants WHERE claim_owner IS NOT NULL"
+        with suppress(AssertionError):  # a claim that never ends has been told by `quiet`
+            until(lambda: not self.sql(claimed), "the calls have ended", seconds=60)
+        self.kill_all()
 
 
 @contextmanager
