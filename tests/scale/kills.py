@@ -27,7 +27,7 @@ from rich.table import Table
 from emulators.client import Emulation, running
 from tests.scale.process import run
 from tests.scale.service import BEAT, EMPTIED, REDIS, SCHEDULE, WORKER, Kill, Service
-from tests.scale.tenant import ACTIVITY, LIST, count_mistakes, prepare
+from tests.scale.tenant import ACTIVITY, LIST, find_mistakes, prepare
 from tests.support.processes import site
 from worker import embedded
 from worker.auth0 import PLANS
@@ -110,7 +110,7 @@ def sync_under_kills(folder: Path, plan: str, users: int, kills: int, seed: int)
         servers = stack.enter_context(embedded.servers(folder / "servers", durable=True))
         migrate(servers.database_url)
         tenant = stack.enter_context(running())
-        prepare(servers, tenant, plan, users, speed=1)
+        prepare(servers, tenant, plan, users)
         here = stack.enter_context(site(servers, tenant, folder, schedule=SCHEDULE, AUTH0_PLAN=plan))
         service = Service(here, folder / "servers", tenant, stack)
         result = Result(plan, users)
@@ -128,9 +128,9 @@ def sync_under_kills(folder: Path, plan: str, users: int, kills: int, seed: int)
         service.stop()
         result.seconds, result.local = took, _local(folder)
         tenant.set_search_lag(0)
-        run("settle", tenant, here.environment, plan, 1)
+        run("settle", tenant, here.environment, plan, time_is_real=True)
         result.refused = sum(group["refused"] for group in tenant.limit_counts()["groups"].values())
-        result.wrong = count_mistakes(servers, tenant)
+        result.wrong = len(find_mistakes(servers, tenant))
     return result
 
 

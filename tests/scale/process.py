@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,30 +27,47 @@ MINUTES_AN_HOUR = 60
 
 
 class EmulatedTime:
-    """The tenant's clock, which runs faster than ours.
+    """The tenant's clock, which stands still but for our waits.
 
-    Rate limits go by it, and waits are shorter by its speed.
+    So a busy machine changes nothing: a wait for the rate limit takes no time here, and what the tenant does meanwhile
+    has happened when it is over.
     """
 
-    def __init__(self, tenant: Emulation, speed: float) -> None:
-        self._speed, self._began, self._at = speed, tenant.now(), time.monotonic()
+    def __init__(self, tenant: Emulation) -> None:
+        self._tenant, self._now, self._turn = tenant, tenant.now(), asyncio.Lock()
 
     def epoch(self) -> float:
-        return self._began + (time.monotonic() - self._at) * self._speed
+        return self._now
 
     def utc(self) -> datetime:
-        return datetime.fromtimestamp(self.epoch(), UTC)
+        return datetime.fromtimestamp(self._now, UTC)
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds / self._speed)
+        until = self._now + seconds
+        async with self._turn:  # whoever else waits may have moved it on already
+            if until > self._now:
+                self._now = await asyncio.to_thread(self._tenant.advance, until - self._now)
+
+
+class RealTime(EmulatedTime):
+    """The tenant's clock where it runs as ours does."""
+
+    def epoch(self) -> float:
+        return time.time()
+
+    def utc(self) -> datetime:
+        return datetime.now(UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
 
 @asynccontextmanager
 async def opened(
-    tenant: Emulation, plan: str, speed: float
+    tenant: Emulation, plan: str, time_is_real: bool
 ) -> AsyncIterator[tuple[Runtime, ManagementClient, EmulatedTime]]:
     """Open the vault, and a client with the plan's limits."""
-    clock = EmulatedTime(tenant, speed)
+    clock = RealTime(tenant) if time_is_real else EmulatedTime(tenant)
     async with open_runtime(load()) as runtime:
         credentials = credentials_of(runtime.settings, "default")
         budget = RateLimitBudget(
@@ -68,10 +85,10 @@ async def opened(
             yield runtime, client, clock
 
 
-async def work(what: str, base_url: str, plan: str, speed: float) -> dict[str, object]:
+async def work(what: str, base_url: str, plan: str, minutes: int, time_is_real: bool) -> dict[str, object]:
     """Do one part; print its seconds by the tenant's clock."""
     with Emulation.at(base_url) as tenant:
-        async with opened(tenant, plan, speed) as (runtime, client, clock):
+        async with opened(tenant, plan, time_is_real) as (runtime, client, clock):
             sync = TenantSync("default", runtime.vault, runtime.connections, client)
             erasure = Eraser(
                 "default", runtime.vault, runtime.connections, client, runtime.http, Deletion(settle=0)
@@ -84,23 +101,54 @@ async def work(what: str, base_url: str, plan: str, speed: float) -> dict[str, o
                     report = await sync.sync_changes()
                     await erasure.sweep(anyway=True)
             else:
-                for minute in range(MINUTES_AN_HOUR):
+                for minute in range(minutes):
                     report = await sync.sync_changes()
                     await clock.sleep(max(0.0, began + 60 * (minute + 1) - clock.epoch()))
             return {"seconds": clock.epoch() - began, "seen": report.seen, "problems": report.problems}
 
 
-def run(what: str, tenant: Emulation, environment: Mapping[str, str], plan: str, speed: float) -> float:
-    """Do one part in a new process; return its seconds."""
-    command = [sys.executable, "-m", "tests.scale.process", what, tenant.base_url, plan, str(speed)]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{what} at plan {plan} failed with {done.returncode}")
-    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+def run(
+    what: str,
+    tenant: Emulation,
+    environment: Mapping[str, str],
+    plan: str,
+    *,
+    minutes: int = MINUTES_AN_HOUR,
+    time_is_real: bool = False,
+    tell: Callable[[int], None] | None = None,
+) -> float:
+    """Do one part in a new process; return its seconds.
+
+    Args:
+        minutes: how long changes are followed, where that is the part.
+        time_is_real: whether the tenant's clock runs by itself.
+        tell: given the number of calls so far, twice a second.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "tests.scale.process",
+        what,
+        tenant.base_url,
+        plan,
+        str(minutes),
+        "real" * time_is_real,
+    ]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None:
+            if tell:
+                tell(sum(int(group["calls"]) for group in tenant.limit_counts()["groups"].values()))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+        assert process.stdout is not None
+        said = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"{what} at plan {plan} failed with {process.returncode}")
+    return float(json.loads(said.splitlines()[-1])["seconds"])
 
 
 if __name__ == "__main__":
-    part, url, named, rate = sys.argv[1:]
-    print(json.dumps(asyncio.run(work(part, url, named, float(rate)))), flush=True)
+    part, url, named, followed, real = sys.argv[1:]
+    print(json.dumps(asyncio.run(work(part, url, named, int(followed), bool(real)))), flush=True)
