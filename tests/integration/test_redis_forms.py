@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wait import until
+from tests.support.wait import WAIT_SECONDS, until
 from token_vault.secret import Secret
 from worker.auth0.ratelimit.redis_buckets import RedisBuckets
 from worker.cli.checks import CheckResult
@@ -74,12 +74,12 @@ def broker(given: Settings) -> bool:
     from worker.app import make_app
 
     app = make_app(given)
-    with app.connection_for_write(connect_timeout=5) as connection:
-        connection.ensure_connection(max_retries=0, timeout=5)
+    with app.connection_for_write(connect_timeout=WAIT_SECONDS) as connection:
+        connection.ensure_connection(max_retries=0, timeout=WAIT_SECONDS)
         connection.default_channel.client.ping()
         queue = connection.SimpleQueue("probe")
         queue.put({"sent": True})
-        assert queue.get(timeout=5).payload == {"sent": True}
+        assert queue.get(timeout=WAIT_SECONDS).payload == {"sent": True}
         queue.close()
     return True
 

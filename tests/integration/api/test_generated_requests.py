@@ -24,6 +24,7 @@ from tests.support.keys import ACCESS_KEY
 from tests.support.readers import Rows, Sql
 from tests.support.scripted_upstream import Received, upstream
 from tests.support.scripted_upstream import http as answer
+from tests.support.wait import WAIT_SECONDS
 from token_vault.secret import Secret
 
 REQUESTS = int(os.environ.get("API_FUZZ_REQUESTS", "200"))
@@ -142,7 +143,7 @@ def assert_allowed(target: str) -> None:
 @contextmanager
 def connected(url: str) -> Iterator[http.client.HTTPConnection]:
     """A connection that sends targets as they are."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=WAIT_SECONDS)
     try:
         yield connection
     finally:

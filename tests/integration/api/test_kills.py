@@ -19,7 +19,7 @@ from tests.support.api_server import SETTINGS, ApiClient, serving
 from tests.support.callers import Caller
 from tests.support.readers import Rows, Sql
 from tests.support.scripted_upstream import Received, Upstream, upstream
-from tests.support.wait import until
+from tests.support.wait import WAIT_SECONDS, until
 
 STALE = "/v1/users/oauth2%7Cu2/tokens/custom"
 PROXIED = "/v1/proxy/custom/calendar/v3/a"
@@ -37,7 +37,7 @@ class Provider:
     def _answer(self, received: Received) -> Iterable[bytes]:
         yield b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * len(HALF)) + HALF
         self.half_sent.set()
-        self.go_on.wait(60)
+        self.go_on.wait(WAIT_SECONDS)
         yield HALF
 
 

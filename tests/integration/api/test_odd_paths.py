@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from tests.support.api_server import ApiProcess
 from tests.support.readers import Rows
+from tests.support.wait import WAIT_SECONDS
 
 ODD = (
     "..",
@@ -35,7 +36,7 @@ async def test_odd_paths(api_process: ApiProcess, api_key: str, rows: Rows) -> N
     """Each is answered by a refusal, whoever asks."""
     await rows.add()
     await rows.add(user_id="", subject="")
-    connection = http.client.HTTPConnection(urlsplit(api_process.url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(api_process.url).netloc, timeout=WAIT_SECONDS)
     for path, one, two in itertools.product(PATHS, ODD, ODD):
         for method in ("GET", "POST"):
             connection.request(method, path.format(one, two), headers={"Authorization": f"Bearer {api_key}"})

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.keys import ACCESS_KEY
 from tests.support.readers import Rows, Sql, requested
+from tests.support.wait import WAIT_SECONDS
 from token_vault import AsyncTokenVault, TokenVault
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.read_model import CHANNEL
@@ -40,7 +41,7 @@ def in_child(work: Callable[[], object]) -> Callable[[], int]:
         os._exit(0)
 
     def ended() -> int:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:

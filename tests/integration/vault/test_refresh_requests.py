@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.reader_roles import NewRole, connect, reader_roles
 from tests.support.readers import Rows, Sql, pending
+from tests.support.wait import WAIT_SECONDS
 from token_vault.database_errors import failure
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.read_model import REPORT_REJECTED, REQUEST_REFRESH
@@ -290,7 +291,7 @@ async def test_the_end_of_a_request_wakes_who_waits(
     request(reader, grant_id)
     (claimed,) = await claim(vault)
     await queue.finish(vault, claimed)
-    assert [each.payload for each in reader.notifies(timeout=5, stop_after=1)] == [str(grant_id)]
+    assert [each.payload for each in reader.notifies(timeout=WAIT_SECONDS, stop_after=1)] == [str(grant_id)]
 
 
 async def test_a_role_reports_what_it_may_read(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.auth0_server import Answer, FakeTime, Request, client_of, running
 from tests.support.command_log import log_as_commands
+from tests.support.wait import WAIT_SECONDS
 from worker.auth0 import PLANS
 from worker.cli import main
 from worker.cli.forecast import Workload, forecast, renewed_every, user_pages
@@ -174,7 +175,7 @@ def test_measured_counts_are_used(
     stop = asyncio.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
-    ready.wait(10)
+    assert ready.wait(WAIT_SECONDS)
     for name, value in (
         ("DOMAIN", f"http://127.0.0.1:{port[0]}"),
         ("CLIENT_ID", "x"),

@@ -9,6 +9,7 @@ import jwt
 import pytest
 
 from emulators.scripted import LIBRARY, Policy, ScriptedProvider, Shape, Trouble, random_wording
+from tests.support.wait import WAIT_SECONDS
 from tests.unit.emulators.scripted.conftest import NOW, Present
 
 SUCCESSES = [shape for shape in LIBRARY.values() if shape.trouble is Trouble.NONE]
@@ -27,7 +28,7 @@ def test_every_shape_says_the_truth_about_the_token(
     provider.queue(shape, grant="ada")
     token = provider.grants["ada"].refresh_token
     try:
-        present(token, timeout=0.3 if name == "hanging" else 5.0)
+        present(token, timeout=0.3 if name == "hanging" else WAIT_SECONDS)
     except httpx.TransportError:
         assert shape.trouble is Trouble.NOBODY
     [seen] = provider.presentations()

@@ -11,6 +11,7 @@ import pytest
 
 from emulators.scripted import LIBRARY, ScriptedProvider, ScriptedServer, Shape, Trouble, serving
 from emulators.scripted.script import Cut, Script, json_answer
+from tests.support.wait import WAIT_SECONDS
 from tests.unit.emulators.scripted.conftest import CLIENT, Present
 
 
@@ -23,7 +24,7 @@ def _received(server: ScriptedServer, body: bytes) -> tuple[bytes, bool]:
     address = urlsplit(server.url)
     head = f"POST /acme/token HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     data = b""
-    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=WAIT_SECONDS) as connection:
         connection.sendall(head + body)
         try:
             while chunk := connection.recv(65536):
@@ -92,7 +93,7 @@ def test_a_connection_is_kept(provider: ScriptedProvider, server: ScriptedServer
     address = urlsplit(server.url)
     request = b"POST /acme/token HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
     provider.queue(*[_shape(Script(404, content_type=None))] * 2)
-    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=WAIT_SECONDS) as connection:
         for _ in range(2):
             connection.sendall(request)
             assert connection.recv(65536).startswith(b"HTTP/1.1 404 Not Found\r\n")
@@ -116,7 +117,7 @@ def test_a_hanging_request_is_answered_when_released(
     provider.queue(LIBRARY["hanging"])
     token = provider.grants["ada"].refresh_token
     answers: list[httpx.Response] = []
-    caller = threading.Thread(target=lambda: answers.append(present(token, timeout=30)))
+    caller = threading.Thread(target=lambda: answers.append(present(token, timeout=WAIT_SECONDS)))
     caller.start()
     while not provider.presentations():
         time.sleep(0.01)
