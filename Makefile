@@ -108,6 +108,7 @@ $(BIN)/python:
 
 # The lock is installed with hashes checked; the project itself then without any resolution.
 $(VENV)/.runtime: requirements.lock pyproject.toml client/pyproject.toml | $(BIN)/python
+	@echo "installing what the vault needs into $(VENV): once, about half a minute"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e client -e .
 	@touch $@

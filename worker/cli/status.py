@@ -40,7 +40,7 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
         output.print_line(f"last look for changes at {run['tenant']}: {describe_run(run, now)}")
     output.print_line(f"renewals: {found['renewals']['per_minute']} in the last full minute; last hour: "
                f"{output.format_value(found['renewals']['last_hour']) or 'none'}")  # fmt: skip
-    output.print_line(_describe_lateness(found["late"]))
+    output.print_line(describe_lateness(found["late"]))
     if any(found["events"].values()):
         output.print_line(f"events: {output.format_value(found['events'])}")
     output.print_line("")
@@ -48,7 +48,8 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
     return ExitCode.OK
 
 
-def _describe_lateness(late: Mapping[str, Any]) -> str:
+def describe_lateness(late: Mapping[str, Any]) -> str:
+    """Say how far renewal is behind."""
     if not late["grants"]:
         return "renewal is on time"
     return f"renewal is behind: {late['grants']} grants are late, by up to {late['behind'] // timedelta(seconds=1)} s"

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from worker.cli import output
-from worker.cli.status import connections_table, describe_pauses, describe_run
+from worker.cli.status import connections_table, describe_lateness, describe_pauses, describe_run
 from worker.cli.up.processes import Child
 
 STATUS_LINE_SECONDS = 10.0  # between lines where nothing changes
@@ -81,12 +81,40 @@ class LiveScreen:
 
     def show(self, status: Status, children: Sequence[Child]) -> None:
         """Draw the table."""
-        now = datetime.now(UTC)
-        connections = output.rich_table(*connections_table(status["connections"], now))
-        above = [Text(output.printable(said)) for said in (*summary(status, now), *processes(children))]
-        hint = Text(output.printable(self._hint), style="bold")
         with output.tolerate_closed_output():
-            self._live.update(Group("", hint, *above, "", connections), refresh=True)
+            drawn = draw(self._console, status, children, self._hint, datetime.now(UTC))
+            self._live.update(drawn, refresh=True)
+
+
+def draw(console: Console, status: Status, children: Sequence[Child], hint: str, now: datetime) -> Group:
+    """Return what fits the terminal: connections in trouble first.
+
+    How many more there are is said below them.
+    """
+    above = [
+        "", Text(output.printable(hint), style="bold"),
+        *(Text(output.printable(said)) for said in (*summary(status, now), *processes(children))), "",
+    ]  # fmt: skip
+    found = sorted(status["connections"], key=lambda row: not _is_troubled(row))  # else in their own order
+    shown = min(len(found), console.height)
+    while True:
+        parts = [*above, output.rich_table(*connections_table(found[:shown], now))]
+        if left := found[shown:]:
+            parts.append(Text(_describe_rest(left), style="dim"))
+        if shown <= 1 or len(console.render_lines(Group(*parts))) <= console.height:
+            return Group(*parts)
+        shown -= 1
+
+
+def _is_troubled(row: Mapping[str, Any]) -> bool:
+    return bool(
+        row["circuit_code"] or row["problem"] or row["without_access_token"] or row["grants"].get("ended")
+    )
+
+
+def _describe_rest(left: Sequence[Mapping[str, Any]]) -> str:
+    troubled = sum(map(_is_troubled, left))
+    return f"… and {len(left)} more" + (f", {troubled} of them in trouble" if troubled else "")
 
 
 class LineScreen:
@@ -150,6 +178,7 @@ def summary(status: Status, now: datetime) -> list[str]:
     last_hour = output.format_value(renewals["last_hour"]) or "none"
     return [
         *describe_pauses(status),
+        *([describe_lateness(status["late"])] if status["late"]["grants"] else []),
         f"grants: {output.format_value(status['grants']) or 'none yet'}",
         f"renewed in the last full minute: {renewals['per_minute']}; renewals in the last hour: {last_hour}",
         *(syncs or ["no sync yet"]),
