@@ -151,6 +151,15 @@ def test_a_database_that_cannot_hold_every_id_is_refused(
         assert connection.execute("SELECT to_regclass('public.grants')").fetchone() == (None,)
 
 
+def test_an_old_postgres_is_refused(database_url: Secret, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``migrate`` and ``doctor`` name the version that is there and the one that is needed."""
+    monkeypatch.setattr("worker.vault.db.migrate.OLDEST_MAJOR_VERSION", 99)
+    with pytest.raises(ConfigurationError, match=r"this is Postgres \d\d, and a vault needs 99 or newer"):
+        migrate(database_url)
+    with pytest.raises(ConfigurationError, match="needs 99 or newer"):
+        _database(load().model_copy(update={"database_url": database_url}))
+
+
 def test_a_vault_in_another_schema_is_found_by_the_address_alone(
     own_database: Callable[[str], Secret],
 ) -> None:

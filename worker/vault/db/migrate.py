@@ -17,6 +17,8 @@ from worker.vault.db.errors import explain
 from worker.vault.db.sql import load
 
 _LOOK = load(__file__, "look_at_database")
+# Of Postgres; the oldest of which its project still takes care (docs/matrix.md).
+OLDEST_MAJOR_VERSION = 14
 MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
 
@@ -54,15 +56,20 @@ def check_database(database_url: Secret) -> None:
     """Refuse a database that cannot hold a vault.
 
     Raises:
-        ConfigurationError: its encoding is not UTF8, its vault is in a schema that this connection does not look
+        ConfigurationError: it is too old, its encoding is not UTF8, its vault is in a schema that this connection does not look
             into, or as ``explain``.
         TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
     try:
         with create_command_engine(database_url).connect() as connection:
-            encoding, schema = connection.execute(_LOOK).one()
+            version, encoding, schema = connection.execute(_LOOK).one()
     except DBAPIError as error:
         raise explain(error) from None
+    if version < OLDEST_MAJOR_VERSION:
+        raise ConfigurationError(
+            f"this is Postgres {version}, and a vault needs {OLDEST_MAJOR_VERSION} or newer: upgrade the server, or point "
+            "DATABASE_URL to another"
+        )
     if encoding != "UTF8":
         raise ConfigurationError(
             f"the database has the encoding {encoding}, which cannot hold every user's id: make one by "
