@@ -47,10 +47,10 @@ class SharedPostgres(Postgres):
         return [*super().arguments(access), *(part for option in options for part in ("-c", option))]
 
     def _initialise(self, access: Access, alive: int) -> None:
-        """Make the data folder; in Postgres 14 take everybody's right to create, as `migrate` says."""
+        """Make the data folder; give Postgres 14 the rights in public that newer ones have."""
         super()._initialise(access, alive)
         if major_version(self.program()) < 15:
-            owner = "GRANT CREATE ON SCHEMA public TO token_vault;\n"
+            owner = "ALTER SCHEMA public OWNER TO token_vault;\n"
             self._sql(self.data, f"{owner}REVOKE CREATE ON SCHEMA public FROM PUBLIC;\n", alive, "template1")
 
 

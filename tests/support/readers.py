@@ -152,12 +152,14 @@ class Rows:
 
     def age(self, grant_id: int, expires_in: float | None, life: float = 3600) -> None:
         """Let a grant's token end ``expires_in`` seconds from now."""
+        self.sql("BEGIN")  # nobody reads the new end beside the old ciphertext
         self.sql(
             "UPDATE grants SET expires_at = now() + %s * interval '1 s', obtained_from = 'renewal',"
             " obtained_at = now() + %s * interval '1 s', due_at = now() + interval '1 day' WHERE id = %s",
             expires_in, (expires_in or 0) - life, grant_id,
         )  # fmt: skip
         encrypt_for_new_ends(self.sql)
+        self.sql("COMMIT")
 
 
 @asynccontextmanager
