@@ -203,6 +203,20 @@ def test_mistakes_are_told_all_at_once(run: Run, company: Emulation, sql: Sql, t
     assert sql("SELECT 1 FROM grants WHERE user_id <> ''") == []
 
 
+def test_a_dry_run_in_a_new_vault(run: Run, company: Emulation, sql: Sql, tmp_path: Path) -> None:
+    """A dry run reads the connections, says what would happen, and leaves users alone."""
+    token = company.live("google-oauth2|1111", "google-oauth2")["refresh_token"]
+    file = tmp_path / "grants.jsonl"
+    file.write_text(
+        json.dumps({"user_id": "google-oauth2|1111", "connection": "google-oauth2", "refresh_token": token}),
+        encoding="utf-8",
+    )
+    tried = run("import", str(file), "--dry-run", "--json")
+    assert (tried.code, tried.json["results"]) == (0, {"would_import": 1})
+    assert sql("SELECT 1 FROM grants WHERE user_id <> ''") == []
+    assert company.call_log("/idp/google-oauth2") == []
+
+
 def test_a_killed_import_goes_on(run: Run, company: Emulation, sql: Sql, tmp_path: Path) -> None:
     """After SIGKILL in the middle of a call the same command imports the rest, and no token is lost."""
     users = [f"bitbucket|bitbucket-{n}" for n in range(3)]

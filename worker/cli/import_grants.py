@@ -45,7 +45,7 @@ KeyFile = Annotated[
 def import_grants(
     file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines; - for standard input.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check each line and say what would happen; send nothing.")
+        bool, typer.Option("--dry-run", help="Check each line and say what would happen; import nothing.")
     ] = False,
     batch: Annotated[
         int, typer.Option("--batch", min=1, max=1000, metavar="N", help="Lines stored together, all or none.")
@@ -119,9 +119,9 @@ async def _import(
     from worker.vault.transfers.cipher import TransferCipher
 
     async with open_runtime(settings) as runtime:
-        if not dry_run:  # they carry the clients that renewal needs
-            for tenant in sorted({line.key.tenant for line in lines}):
-                await (await runtime.tenant_sync(tenant)).sync_connections()
+        for tenant in sorted({line.key.tenant for line in lines}):
+            # Connections carry the clients that renewal needs.
+            await (await runtime.tenant_sync(tenant)).sync_connections()
         with output.progress_bar("grants") as bar:
             importer = Importer(
                 runtime.vault, runtime.connections, runtime.engine, TransferCipher(keys), batch, bar
