@@ -9,17 +9,19 @@ next tick makes up for a lost one.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 
 import structlog
-from celery import Celery
-from celery.signals import beat_init, setup_logging, worker_init, worker_ready
+from celery import Celery, Task
+from celery.signals import beat_init, setup_logging, task_postrun, task_prerun, worker_init, worker_ready
 from celery.worker.consumer.tasks import Tasks
 from kombu.entity import Queue
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from token_vault.errors import ConfigurationError, VaultError
 from worker import broker, embedded, logs, tasks
@@ -54,6 +56,9 @@ MAX_SYNC_CHECK_SECONDS = 5.0
 
 # Between two looks for records of reads that were not shipped yet.
 AUDIT_SECONDS = 15.0
+
+# What of an app's id may stand in a log.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 # Celery prefers these to the configuration here, but they are meant for some other application.
 _OVERRIDING_VARIABLES = (
@@ -166,6 +171,24 @@ def _redis_address(settings: Settings) -> RedisAddress:
 @setup_logging.connect
 def _configure_logging(**_: object) -> None:
     logs.configure()
+
+
+@task_prerun.connect
+def _name_in_log(task_id: str, task: Task, **_: object) -> None:
+    """Have a task's log lines name task and request.
+
+    An app gives it as a header: ``send_task(…, headers={"request_id": "…"})``.
+    """
+    clear_contextvars()
+    bind_contextvars(task=task.name, task_id=task_id)
+    request_id = getattr(task.request, "request_id", None)
+    if isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id):
+        bind_contextvars(request_id=request_id)
+
+
+@task_postrun.connect
+def _forget_names(**_: object) -> None:
+    clear_contextvars()
 
 
 @worker_init.connect

@@ -14,7 +14,7 @@ import structlog
 from token_vault.errors import ConfigurationError
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-# At lower levels these log whole URLs and headers; a token endpoint's URL can hold a token.
+# At lower levels these log whole URLs and headers, and a token endpoint's URL can hold a token; or much too much.
 _VERBOSE_LIBRARIES = (
     "httpx",
     "httpcore",
@@ -25,6 +25,7 @@ _VERBOSE_LIBRARIES = (
     "alembic",
     "amqp",
     "kombu",
+    "celery.beat",  # it tells of each tick
 )
 
 

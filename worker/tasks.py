@@ -18,6 +18,7 @@ from celery.signals import worker_process_shutdown, worker_shutdown
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from structlog.contextvars import bind_contextvars
 
 from token_vault.errors import (
     AmbiguousAccount,
@@ -312,6 +313,7 @@ async def _for_each_tenant(
 
     async def one(tenant: str) -> T | None:
         try:
+            bind_contextvars(tenant=tenant)  # of this tenant's own asyncio task
             async with runtime.tenant_slots[work.__name__]:
                 return await work(runtime, tenant)
         except VaultError as error:  # the next tick tries again

@@ -8,6 +8,7 @@ import secrets
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from worker.api import problems
 from worker.api.http_protocol import OVERLOADED
@@ -45,6 +46,7 @@ class Gate:
             return
         request_id, trace = _ids(scope)
         scope["request_id"] = request_id
+        bind_contextvars(request_id=request_id)  # of this request's own asyncio task
         answer = _Answer(send, request_id, trace, is_last=OVERLOADED in scope)
         began = time.perf_counter()
         self._running += 1

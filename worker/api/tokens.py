@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -24,6 +25,8 @@ from worker.api.service import Service, service_of
 from worker.consumer_rules import ConsumerRules
 from worker.vault.db.errors import explained
 from worker.vault.grants import queries
+
+log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 65_536
 MAX_BODY_SECONDS = 10.0
@@ -143,7 +146,7 @@ async def reject_token(request: Request) -> Response:
     current = await replace(read, wanted=replace(read.wanted, min_ttl=None, wait=0)).token(reader)
     is_current = hmac.compare_digest(current.value.encode(), refused.encode())
     if is_current:
-        await reader.rejected(current)
+        await reader.rejected(current, request_id=read.request_id)
         await read.record("rejected", current)
     return JSONResponse({"replacing": is_current}, 202, headers=NO_STORE)
 
@@ -229,7 +232,8 @@ async def _refreshed(read: TokenRead) -> Token:
     token = await read.token(reader)
     if token.target.is_default and await _is_new(read, token):
         return token
-    await reader.rejected(token)
+    log.info("refresh.requested", connection=read.wanted.connection)
+    await reader.rejected(token, request_id=read.request_id)
     left = max(0.0, read.wanted.wait - (time.monotonic() - began))
     return await replace(read, wanted=replace(read.wanted, wait=left)).token(reader)
 

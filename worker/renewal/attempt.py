@@ -101,7 +101,10 @@ class Renewer:
             limiter.exhausted = True  # the next call would fail the same way
             return await self._give_back(limiter, claim, wait_for_proxy(clock(), self._jitter()), clock())
         result = _read(provider, answer, tokens.refresh, now)
-        instruments.provider_calls.labels(provider.name, _describe(answer, result)).observe(seconds)
+        said = _describe(answer, result)
+        instruments.provider_calls.labels(provider.name, said).observe(seconds)
+        if limiter.requested:  # batches are counted, not told one by one
+            log.info("provider.answered", grant=claim.id, connection=claim.key.connection, answer=said)
         if isinstance(result, Refused):
             return await self._handle_refusal(limiter, claim, provider, result, clock)
         return await self._commit(limiter, claim, tokens, result, clock)

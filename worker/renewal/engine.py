@@ -15,6 +15,7 @@ import httpx
 import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from structlog.contextvars import bind_contextvars
 
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker import instruments
@@ -249,6 +250,7 @@ class RenewalEngine:
     async def _renew(
         self, limiter: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
     ) -> tuple[Claim, Outcome]:
+        bind_contextvars(tenant=claim.key.tenant)  # of this renewal's own asyncio task
         # Where the attempt fails the claim stays: past its deadline the grant counts as in doubt, which is what it is.
         try:
             return claim, await self._renewer.attempt(limiter, claim, clock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from token_vault.errors import TokenNotFound, VaultError
 from worker.renewal.on_demand import OnDemand, Refreshed
@@ -46,9 +47,15 @@ class RefreshRequests(WakeupLoop):
         await queue.delete_over(self._vault)
 
     async def _carry_out(self, request: RefreshRequest) -> None:
+        if request.request_id is not None:  # of this asyncio task, and of those that it begins
+            bind_contextvars(request_id=request.request_id)
+        log.debug("refresh_request.claimed", grant=request.grant_id)
         try:
-            await self._refresh(request)
+            refreshed = await self._refresh(request)
             await queue.finish(self._vault, request)
+            if refreshed is not None:
+                log.info("refresh_request.finished", grant=request.grant_id, connection=refreshed.connection,
+                         outcome=refreshed.outcome.value)  # fmt: skip
         except (VaultError, *DATABASE_FAILURES) as error:
             # Its claim ends by itself, and another try begins.
             log.warning("refresh_request.failed", grant=request.grant_id, error=type(error).__name__)

@@ -138,17 +138,21 @@ class TokenVault(Reader):
             )
         )
 
-    def rejected(self, token: Token) -> None:
+    def rejected(self, token: Token, *, request_id: str | None = None) -> None:
         """Report that an API refused a token.
 
         One renewal follows, however many report it, at the earliest a minute after the last. This reader does not
         hand the token out again meanwhile: the next read waits for another.
 
+        Args:
+            token: as it was read.
+            request_id: names the renewal in the workers' log.
+
         Raises:
             ValueError: the token does not come from a reader.
             TemporarilyUnavailable, ConfigurationError, AccessDenied: as ``user_token``.
         """
-        query = self._flow.record_rejected(token)
+        query = self._flow.record_rejected(token, request_id)
         self._pool.rows(query.statement, query.values)
 
     def close(self) -> None:
@@ -285,9 +289,9 @@ class AsyncTokenVault(Reader):
             )
         )
 
-    async def rejected(self, token: Token) -> None:
+    async def rejected(self, token: Token, *, request_id: str | None = None) -> None:
         """Report that an API refused a token; see ``TokenVault.rejected``."""
-        query = self._flow.record_rejected(token)
+        query = self._flow.record_rejected(token, request_id)
         await self._here().pool.rows(query.statement, query.values)
 
     async def close(self) -> None:

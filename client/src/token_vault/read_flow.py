@@ -28,6 +28,7 @@ from token_vault.errors import (
 )
 from token_vault.keyring import KeyRing
 from token_vault.read_model import (
+    OF_REQUEST,
     REPORT_REJECTED,
     REQUEST_REFRESH,
     REQUEST_REFRESH_TARGET,
@@ -150,7 +151,7 @@ class ReadFlow:
         self.cache: TokenCache | None = None
         self._rejected: dict[tuple[int, TokenTarget], tuple[int, float]] = {}
 
-    def record_rejected(self, token: Token) -> Query:
+    def record_rejected(self, token: Token, request_id: str | None = None) -> Query:
         """Remember a refused token; return how to report it.
 
         It is not handed out again for a while: the renewal that follows brings another.
@@ -167,12 +168,13 @@ class ReadFlow:
         if self.cache is not None:
             self.cache.forget(token.grant_id)
         if token.target.is_default:
-            return Query(REPORT_REJECTED, (token.grant_id, token.access_version))
+            return _named(Query(REPORT_REJECTED, (token.grant_id, token.access_version)), request_id)
         # More life is wanted than it has left: nothing follows where it was obtained within this time.
         left = (token.expires_at - datetime.now(UTC)).total_seconds() if token.expires_at else 0.0
         target = (token.target.resource, token.target.scope)
         wanted = max(left, 0.0) + REJECTED_SECONDS
-        return Query(REQUEST_REFRESH_TARGET, (token.grant_id, wanted, REJECTED_SECONDS, *target))
+        wish = Query(REQUEST_REFRESH_TARGET, (token.grant_id, wanted, REJECTED_SECONDS, *target))
+        return _named(wish, request_id)
 
     def _is_rejected(self, served: Served) -> bool:
         if not self._rejected:
@@ -335,9 +337,16 @@ def _wants_life(min_ttl: float | None) -> bool:
 
 def _request(query: TokenQuery, served: Served, wait: float) -> Query:
     if query.target.is_default:
-        return Query(REQUEST_REFRESH, (served.id, query.min_ttl, wait))
+        return _named(Query(REQUEST_REFRESH, (served.id, query.min_ttl, wait)), query.request_id)
     target = (query.target.resource, query.target.scope)
-    return Query(REQUEST_REFRESH_TARGET, (served.id, query.min_ttl, wait, *target))
+    return _named(Query(REQUEST_REFRESH_TARGET, (served.id, query.min_ttl, wait, *target)), query.request_id)
+
+
+def _named(query: Query, request_id: str | None) -> Query:
+    """Name a request by the app's id."""
+    if request_id is None:
+        return query
+    return Query(query.statement + OF_REQUEST, (*query.values, request_id))
 
 
 def _raise_if_refused(served: Served) -> None:

@@ -43,6 +43,8 @@ class RefreshRequestRow(Base):
     handled_at: Mapped[datetime | None]
     # The version of the access token that an API refused.
     rejected_version: Mapped[int | None] = mapped_column(BigInteger)
+    # The app's id of whoever asked last, for the log; a trigger takes it from the setting token_vault.request_id.
+    request_id: Mapped[str | None]
 
     __table_args__ = (
         Index(
