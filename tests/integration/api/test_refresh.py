@@ -47,6 +47,16 @@ async def test_a_forced_refresh_gives_a_new_token(
     assert len(results) == 1
 
 
+async def test_the_request_s_id_goes_with_the_refresh_request(
+    api: ApiClient, api_key: str, rows: Rows, sql: Sql
+) -> None:
+    """The worker's log can name the request of the HTTP API that a renewal is for."""
+    await rows.add(expires_in=5)
+    path = "/v1/users/oauth2%7Cu1/tokens/custom?wait=0.2"
+    await asyncio.to_thread(api.call, path, api_key, headers={"x-request-id": "r-7"})
+    assert sql("SELECT request_id FROM refresh_requests") == [{"request_id": "r-7"}]
+
+
 async def test_too_many_requests_are_refused_at_once(
     environment: Path, api_key: str, rows: Rows, tmp_path: Path
 ) -> None:
