@@ -2,10 +2,13 @@
 -- Grants are counted as by `status`: an access token that could be renewed and has ended counts as ended.
 WITH counted AS (
     SELECT tenant, connection,
-        CASE WHEN state IN ('active', 'in_doubt', 'paused') AND expires_at <= now() THEN 'ended' ELSE state END AS counted_as,
+\ir ../grants/counted_state.sql
+        AS counted_as,
         count(*) AS grants,
         min(expires_at) FILTER (WHERE state IN ('active', 'in_doubt', 'paused') AND expires_at > now()) AS next_end,
-        count(*) FILTER (WHERE next_renewal_at < now() - interval '1 minute') AS late,
+        count(*) FILTER (WHERE
+\ir ../grants/is_late.sql
+        ) AS late,
         min(next_renewal_at) FILTER (WHERE next_renewal_at < now()) AS due_since
     FROM token_status WHERE CAST(:tenants AS text[]) IS NULL OR tenant = ANY (:tenants)
     GROUP BY tenant, connection, counted_as

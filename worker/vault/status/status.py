@@ -16,11 +16,7 @@ from worker.vault.vault import Vault
 _GRANTS = load(__file__, "grants_by_state")
 
 
-# A batch takes seconds: what was due less than a minute ago is on time.
-_LATE = text("""
-SELECT count(*) AS grants, max(now() - next_renewal_at) AS behind FROM token_status
-WHERE tenant = ANY(:tenants) AND next_renewal_at < now() - interval '1 minute'
-""")
+_LATE = load(__file__, "late")
 
 
 _CONNECTIONS = load(__file__, "connections")

@@ -1,0 +1,1 @@
+next_renewal_at < now() - interval '1 minute'
