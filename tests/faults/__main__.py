@@ -19,7 +19,8 @@ from tests.faults.injection import Injector
 from tests.faults.plants import PLANTS
 from tests.faults.reconciliation import FORBIDDEN, Result, log_in_dead_users, measure, reconcile
 from tests.faults.refreshers import refresh
-from tests.faults.stage import Stage, stage, start_processes
+from tests.faults.stage import Stage
+from tests.faults.stage_setup import stage, start_processes
 
 FEWEST = 20  # grants
 

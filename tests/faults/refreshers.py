@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from emulators.faults import CARRIED_OUT
-from tests.faults.stage import stage
+from tests.faults.stage_setup import stage
 
 
 def refresh(
