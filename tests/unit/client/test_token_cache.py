@@ -216,6 +216,16 @@ class CachedReads(RuleBasedStateMachine):
         else:
             self.cache.clear()
 
+    @precondition(lambda self: self.checking is None)
+    @rule(user_id=USERS)
+    def read_and_check(self, user_id: str) -> None:
+        """A token comes into the cache, and a check is answered at once."""
+        rows = self.history.served(self.history.rows, user_id)
+        run(self.cached.token(user_query(user_id, CONNECTION, None, None, 0)), rows)
+        self.begin_check()
+        if self.checking is not None:
+            self.end_check(True)
+
     @rule(target=readings, user_id=USERS, min_ttl=TTLS)
     def begin_read(self, user_id: str, min_ttl: float | None) -> Reading:
         """A read asks the vault, whose answer takes its time."""
@@ -321,6 +331,67 @@ def test_nothing_is_served_before_the_first_check() -> None:
     cache = TokenCache(clock=Clock())
     _put(cache, "u")
     assert cache.find(("u",), None) is None
+
+
+def test_what_was_read_before_a_check_is_not_kept() -> None:
+    """A check vouches for what it compared only: rows that were read before it, and come after it, are not cached."""
+    cache = _filled(Clock(), 1)
+    mark = cache.begin_read()
+    check = cache.begin_check()
+    assert check is not None
+    row = Row(2, "late", "a", expires_at=3600.0)
+    cache.put(mark, ("late",), Token("old", None, None), row.served(0), [1])
+    cache.end_check(check, EPOCH.timestamp(), {0: [1]})
+    assert cache.find(("late",), None) is None
+    assert cache.find(("u0",), None)
+
+
+def test_the_lease_begins_with_the_check() -> None:
+    """A check that is answered late holds no longer: what it found was so when it was asked at the latest."""
+    clock = Clock()
+    cache = _filled(clock, 1)
+    check = cache.begin_check()
+    assert check is not None
+    clock.now = LEASE_SECONDS * 0.9
+    cache.end_check(check, EPOCH.timestamp(), {0: [1]})
+    assert cache.find(("u0",), None)
+    clock.now = LEASE_SECONDS
+    assert cache.find(("u0",), None) is None
+
+
+@pytest.mark.parametrize("hashes", [{0: [2]}, {0: [1, 2]}, {}])
+def test_what_has_changed_is_dropped(hashes: dict[int, list[object]]) -> None:
+    """A row that changed, one more of the same user, and one that is gone end the entry."""
+    cache = _filled(Clock(), 1)
+    check = cache.begin_check()
+    assert check is not None
+    cache.end_check(check, EPOCH.timestamp(), hashes)
+    assert cache.find(("u0",), None) is None
+
+
+def test_no_token_has_less_life_than_asked_for() -> None:
+    """An entry ends with the margin that is asked for, or the usual one."""
+    clock = Clock()
+    cache = _filled(clock, 1)
+    for now, min_ttl, is_served in [
+        (3569.0, None, True), (3570.0, None, False), (3570.0, 29, True), (3570.0, 30, False),
+        (3599.0, -5, True), (3600.0, -5, False), (0.0, math.nan, False), (0.0, math.inf, False),
+    ]:  # fmt: skip
+        check = cache.begin_check()
+        assert check is not None
+        cache.end_check(check, EPOCH.timestamp() + now, {0: [1]})
+        assert bool(cache.find(("u0",), min_ttl)) is is_served, (now, min_ttl)
+
+
+def test_a_rejected_token_leaves_the_cache() -> None:
+    """What an API refused is not served any more, nor kept by a read that is under way."""
+    flow = ReadFlow(RING, None)
+    flow.cache = cache = _filled(Clock(), 1)
+    mark = cache.begin_read()
+    flow.record_rejected(Token("secret-value", None, None, grant_id=1, access_version=1))
+    assert cache.find(("u0",), None) is None
+    cache.put(mark, ("u0",), Token("secret-value", None, None), Row(1, "u0", "a").served(0), [1])
+    assert len(cache) == 0
 
 
 def test_a_database_whose_clock_is_ahead_decides() -> None:
