@@ -83,6 +83,7 @@ class TokenRead:
                 min_ttl=min_ttl,
                 wait=wait,
                 needs=wanted.needs,
+                request_id=self.request_id,
             )
         return await reader.admin_token(
             wanted.connection,
@@ -91,6 +92,7 @@ class TokenRead:
             min_ttl=min_ttl,
             wait=wait,
             needs=wanted.needs,
+            request_id=self.request_id,
         )
 
     async def _allowed_min_ttl(self, min_ttl: float) -> float:
