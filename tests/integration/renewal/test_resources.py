@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from sqlalchemy.exc import OperationalError
 
@@ -24,7 +25,6 @@ from token_vault.token_target import TokenTarget
 from worker.renewal import commit
 from worker.runtime import Runtime
 from worker.vault import claims
-from worker.vault.db.engine import create_command_engine
 from worker.vault.grants.erase import erase
 from worker.vault.grants.relink import relink
 from worker.vault.rotation.ciphertext_columns import CIPHERTEXT_COLUMNS, read_pages
@@ -228,10 +228,8 @@ async def test_keys_are_rotated(renewals: Renewals, user: tuple[str, Runtime], d
     """The rotation of keys reads these tokens with the rest."""
     await stored(renewals, user, database_url, GRAPH)
     (column,) = [column for column in CIPHERTEXT_COLUMNS if column.table == "resource_tokens"]
-    engine = create_command_engine(database_url)
-    with engine.connect() as connection:
+    with psycopg.connect(database_url.reveal()) as connection:
         ((found,),) = list(read_pages(connection, column, 10))
-    engine.dispose()
     assert user[1].vault.access.key_index(found.context, found.ciphertext) == 0
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, text
+from psycopg import Connection
+from psycopg.rows import dict_row
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
@@ -137,7 +138,7 @@ class StoredCiphertext:
 
 
 def read_pages(
-    connection: Connection, column: CiphertextColumn, size: int
+    connection: Connection[Any], column: CiphertextColumn, size: int
 ) -> Iterator[list[StoredCiphertext]]:
     """Yield a column's ciphertexts in pages, by key.
 
@@ -150,7 +151,7 @@ def read_pages(
 
 
 def reread(
-    connection: Connection, column: CiphertextColumn, keys: Sequence[tuple[Any, ...]]
+    connection: Connection[Any], column: CiphertextColumn, keys: Sequence[tuple[Any, ...]]
 ) -> list[StoredCiphertext]:
     """Read the ciphertexts of these rows as they are now."""
     names = ", ".join(column.key)
@@ -158,14 +159,15 @@ def reread(
     return _read(connection, column, condition, _by_column(column, keys), len(keys))
 
 
-def count_ciphertexts(connection: Connection, column: CiphertextColumn) -> int:
+def count_ciphertexts(connection: Connection[Any], column: CiphertextColumn) -> int:
     """Count the ciphertexts of a column."""
     statement = f"SELECT count({column.name}) FROM {column.table} WHERE {column.condition}"  # noqa: S608  # our own names
-    return int(connection.execute(text(statement)).scalar_one())
+    ((count,),) = connection.execute(statement)
+    return int(count)
 
 
 def compare_and_swap(
-    connection: Connection,
+    connection: Connection[Any],
     column: CiphertextColumn,
     found: Sequence[StoredCiphertext],
     fresh: Sequence[bytes],
@@ -185,7 +187,7 @@ def compare_and_swap(
 UPDATE {column.table} target SET {column.name} = unlocked.fresh
 FROM (
     SELECT {names}, was, fresh
-    FROM {column.table} JOIN unnest({_arrays(column)}, CAST(:was AS bytea[]), CAST(:fresh AS bytea[]))
+    FROM {column.table} JOIN unnest({_arrays(column)}, CAST(%(was)b AS bytea[]), CAST(%(fresh)b AS bytea[]))
         AS given({names}, was, fresh) USING ({names})
     WHERE {column.table}.{column.name} = was
     FOR UPDATE OF {column.table} SKIP LOCKED
@@ -195,22 +197,27 @@ RETURNING {target}
 """  # noqa: S608  # our own names
     values = _by_column(column, [each.key for each in found])
     values |= {"was": [each.ciphertext for each in found], "fresh": list(fresh)}
-    return {tuple(row) for row in connection.execute(text(statement), values)}
+    return {tuple(row) for row in connection.execute(statement, values)}
 
 
 def _read(
-    connection: Connection, column: CiphertextColumn, condition: str, values: Mapping[str, Any], limit: int
+    connection: Connection[Any],
+    column: CiphertextColumn,
+    condition: str,
+    values: Mapping[str, Any],
+    limit: int,
 ) -> list[StoredCiphertext]:
     names = ", ".join((*column.key, *column.context_columns))
     statement = f"""
 SELECT {names}, {column.name} AS stored_ciphertext FROM {column.table} {column.joined}
 WHERE {column.name} IS NOT NULL AND {column.condition} AND {condition}
-ORDER BY {", ".join(column.key)} LIMIT :limit
+ORDER BY {", ".join(column.key)} LIMIT %(limit)s
 """  # noqa: S608  # our own names
-    rows = map(dict[str, Any], connection.execute(text(statement), {**values, "limit": limit}).mappings())
+    with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+        rows = cursor.execute(statement, {**values, "limit": limit}).fetchall()
     return [
         StoredCiphertext(
-            tuple(row[name] for name in column.key), column.context(row), bytes(row["stored_ciphertext"])
+            tuple(row[name] for name in column.key), column.context(row), row["stored_ciphertext"]
         )
         for row in rows
     ]
@@ -219,13 +226,14 @@ ORDER BY {", ".join(column.key)} LIMIT :limit
 def _beyond(column: CiphertextColumn, after: tuple[Any, ...] | None) -> tuple[str, dict[str, Any]]:
     if after is None:
         return "true", {}
-    parameters = ", ".join(f"CAST(:after_{name} AS {kind})" for name, kind in column.key.items())
+    parameters = ", ".join(f"CAST(%(after_{name})s AS {kind})" for name, kind in column.key.items())
     values = {f"after_{name}": value for name, value in zip(column.key, after, strict=True)}
     return f"({', '.join(column.key)}) > ({parameters})", values
 
 
 def _arrays(column: CiphertextColumn) -> str:
-    return ", ".join(f"CAST(:key_{name} AS {kind}[])" for name, kind in column.key.items())
+    # In binary: as text, the driver would escape each element by a regular expression.
+    return ", ".join(f"CAST(%(key_{name})b AS {kind}[])" for name, kind in column.key.items())
 
 
 def _by_column(column: CiphertextColumn, keys: Sequence[tuple[Any, ...]]) -> dict[str, Any]:

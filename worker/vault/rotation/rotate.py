@@ -15,17 +15,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+import psycopg
+from psycopg import Connection
 
+from token_vault.connect import connect
+from token_vault.database_errors import failure
 from token_vault.errors import CannotDecrypt
 from token_vault.keyring import KeyRing, RingName
+from token_vault.postgres_address import PostgresAddress
 from token_vault.secret import Secret
 from worker.vault.claims.spool import Spool
-from worker.vault.db.engine import create_command_engine
-from worker.vault.db.errors import explain
+from worker.vault.db.engine import SESSION_SETTINGS
 from worker.vault.rotation.ciphertext_columns import (
     CIPHERTEXT_COLUMNS,
     CiphertextColumn,
@@ -109,7 +111,7 @@ def inspect(
         pages_at_most: look at so many pages of each kind; None for all.
 
     Raises:
-        ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
+        ConfigurationError, TemporarilyUnavailable: as ``failure`` names the database's.
     """
     return _process(database_url, rings, spool, progress, _count, pages_at_most)
 
@@ -131,7 +133,7 @@ def rotate(
     return _process(database_url, rings, spool, progress, _reencrypt, None)
 
 
-_Work = Callable[[Connection, CiphertextColumn, KeyRing, list[StoredCiphertext], RotationStats], None]
+_Work = Callable[[Connection[Any], CiphertextColumn, KeyRing, list[StoredCiphertext], RotationStats], None]
 
 
 def _process(
@@ -164,7 +166,11 @@ def _process(
 
 
 def _count(
-    _: Connection, __: CiphertextColumn, ring: KeyRing, page: Sequence[StoredCiphertext], stats: RotationStats
+    _: Connection[Any],
+    __: CiphertextColumn,
+    ring: KeyRing,
+    page: Sequence[StoredCiphertext],
+    stats: RotationStats,
 ) -> None:
     for found in page:
         try:
@@ -174,7 +180,7 @@ def _count(
 
 
 def _reencrypt(
-    connection: Connection,
+    connection: Connection[Any],
     column: CiphertextColumn,
     ring: KeyRing,
     page: list[StoredCiphertext],
@@ -235,13 +241,11 @@ def _spooled(spool: Spool, *, reencrypting: bool) -> RotationStats:
 
 
 @contextmanager
-def _connected(database_url: Secret) -> Iterator[Connection]:
+def _connected(database_url: Secret) -> Iterator[Connection[Any]]:
     """One connection on which each statement commits by itself."""
-    engine = create_command_engine(
-        database_url, application_name="token-vault keys", isolation_level="AUTOCOMMIT"
-    )
+    address = PostgresAddress.parse(database_url)
     try:
-        with engine.connect() as connection:
+        with connect(address, "token-vault keys", settings=SESSION_SETTINGS, autocommit=True) as connection:
             yield connection
-    except DBAPIError as error:
-        raise explain(error) from None
+    except psycopg.Error as error:
+        raise failure(error) from None
