@@ -70,4 +70,6 @@ class UserTokens:
 
     async def _token(self, reader: AsyncTokenVault, wait: float) -> Token:
         read = self._read
-        return await reader.user_token(read.user_id, read.connection, account=read.account, wait=wait)
+        return await reader.user_token(
+            read.user_id, read.connection, account=read.account, wait=wait, request_id=read.request_id
+        )
