@@ -75,6 +75,7 @@ class Service:
                 tenant=tenant,
                 audit="off",
                 direct_url=self.settings.database_direct_url,
+                cache=self.settings.api.cache and not refreshing,
             )
         return self._readers[key]
 
