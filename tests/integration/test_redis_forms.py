@@ -14,7 +14,7 @@ from tests.support.wait import WAIT_SECONDS, until
 from token_vault.secret import Secret
 from worker.auth0.ratelimit.redis_buckets import RedisBuckets
 from worker.cli.checks import CheckResult
-from worker.cli.doctor import _redis
+from worker.cli.redis_checks import check_redis
 from worker.embedded.redis import Redis
 from worker.embedded.server import _free_port
 from worker.redis_address import NO_CLUSTER
@@ -105,7 +105,7 @@ def budget(given: Settings) -> bool:
 
 
 def doctor(given: Settings) -> bool:
-    [check] = _redis(given)
+    [check] = check_redis(given)
     assert check.result is CheckResult.OK, check.message
     return True
 
@@ -135,7 +135,7 @@ def test_a_cluster_is_refused_in_words(tmp_path: Path) -> None:
         pytest.MonkeyPatch.context() as patch,
     ):
         url = f"unix://{socket}"
-        [check] = _redis(load().model_copy(update={"redis_url": Secret(url)}))
+        [check] = check_redis(load().model_copy(update={"redis_url": Secret(url)}))
         assert (check.result, check.message) == (CheckResult.FAIL, NO_CLUSTER)
         patch.setenv("REDIS_URL", url)
         with pytest.raises(SystemExit):

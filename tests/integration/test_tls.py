@@ -14,7 +14,7 @@ from tests.support.tls_server import TlsServer, tls_server
 from token_vault.secret import Secret
 from worker.auth0.ratelimit.redis_buckets import RedisBuckets
 from worker.cli.checks import CheckResult
-from worker.cli.doctor import _redis
+from worker.cli.redis_checks import check_redis
 from worker.settings import Settings, load
 
 
@@ -74,7 +74,7 @@ def budget(given: Settings) -> bool:
 
 
 def doctor(given: Settings) -> bool:
-    [check] = _redis(given)
+    [check] = check_redis(given)
     assert check.result is CheckResult.OK, check.message
     return True
 

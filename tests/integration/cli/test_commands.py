@@ -820,6 +820,52 @@ def test_doctor_sees_a_redis_that_is_full(run: Run, redis_url: Secret) -> None:
     assert "memory is full" in found["Redis"][1]
 
 
+def test_doctor_sees_a_redis_that_would_drop_tasks(run: Run, redis_url: Secret) -> None:
+    """A Redis that evicts queues is told, and a replica is of no use though it takes writes."""
+    with redis.Redis.from_url(redis_url.reveal()) as broker:
+        broker.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            evicting = results(run("doctor", "--json"))
+        finally:
+            broker.config_set("maxmemory-policy", "noeviction")
+        broker.config_set("replica-read-only", "no")
+        broker.replicaof("127.0.0.1", "1")
+        try:
+            replica = results(run("doctor", "--json"))
+        finally:
+            broker.replicaof("NO", "ONE")
+            broker.config_set("replica-read-only", "yes")
+    assert evicting["Redis memory"] == (
+        "warn", "maxmemory-policy is allkeys-lru, so a full Redis drops queued tasks: set it to noeviction",
+    )  # fmt: skip
+    assert (replica["Redis"][0], "name the primary" in replica["Redis"][1]) == ("fail", True)
+
+
+def test_doctor_tells_how_far_renewal_is_behind(run: Run, company: Emulation, sql: Sql) -> None:
+    """What is late is told with what has ended; what has ended and is not due is a hint."""
+    run("sync")
+    assert results(run("doctor", "--json"))["renewal"][0] == "ok"
+    sql("UPDATE grants SET expires_at = now() - interval '1 second' WHERE connection = 'bitbucket'")
+    result, said = results(run("doctor", "--json"))["renewal"]
+    assert (result, "3 tokens that could be renewed have ended" in said) == ("hint", True)
+    sql("UPDATE grants SET due_at = now() - interval '10 minutes' WHERE connection = 'bitbucket'")
+    result, said = results(run("doctor", "--json"))["renewal"]
+    assert (result, "3 grants are late" in said, "beat runs" in said) == ("warn", True, True)
+
+
+def test_doctor_names_unknown_connections(
+    run: Run, company: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection of the TOML file that Auth0 does not have is named, with the near one."""
+    run("sync")
+    toml = f'{company.config_toml()}\n[connections.bitbuckt]\nrenew = "eager"\n'
+    monkeypatch.setattr(company, "config_toml", lambda: toml)
+    found = results(run("doctor", "--json"))
+    assert found["connection bitbuckt"][0] == "warn"
+    assert "did you mean bitbucket? Correct the name" in found["connection bitbuckt"][1]
+    assert "connection bitbucket" not in found
+
+
 def test_doctor_sees_a_database_without_tables(run: Run, empty_database: str) -> None:
     """A database that is not migrated fails with the command that does it."""
     ran = run("doctor", "--json")

@@ -1,0 +1,98 @@
+"""What ``doctor`` looks at of connections and their renewal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from worker.cli import output
+from worker.cli.checks import Check, CheckResult
+from worker.cli.status import describe_lateness, describe_missing_access
+
+if TYPE_CHECKING:
+    from worker.runtime import Runtime
+    from worker.settings import Settings
+
+
+async def check_connections(runtime: Runtime) -> list[Check]:
+    """Name the connections that have a problem.
+
+    Those of the TOML file that Auth0 does not have are among them.
+    """
+    from worker.vault.status.status import load_status
+
+    known: list[dict[str, Any]] = (await load_status(runtime.vault, runtime.tenants))["connections"]
+    if not known:
+        return [Check("connections", CheckResult.WARN, "none is known yet: run `token-vault sync`")]
+    wrong = [*find_unknown(runtime.settings, known), *_wrong(known)]
+    return wrong or [Check("connections", CheckResult.OK, f"{len(known)} are known, and none has a problem")]
+
+
+def find_unknown(settings: Settings, known: Iterable[Mapping[str, Any]]) -> Iterable[Check]:
+    """Name connections of the TOML file that Auth0 lacks.
+
+    Args:
+        settings: that name connections.
+        known: each connection's tenant, name and problem, as of the last sync.
+    """
+    from worker.settings.problems import suggest
+
+    there = [row for row in known if row["problem"] != "deleted"]
+    for name, configured in settings.connections.items():
+        names = {row["name"] for row in there if configured.tenant in (None, row["tenant"])}
+        if name not in names:
+            where = f"tenant {configured.tenant}" if configured.tenant else "Auth0"
+            said = (
+                f"is in the TOML file, and {where} had no such connection at the last sync"
+                f"{suggest(name, sorted(names)) or '.'} Correct the name, or where it is new run `token-vault sync`"
+            )
+            yield Check(f"connection {name}", CheckResult.WARN, said)
+
+
+async def check_renewal(runtime: Runtime) -> list[Check]:
+    """Tell how far renewal is behind, and what has ended."""
+    from worker.vault.status.status import load_status
+
+    found = await load_status(runtime.vault, runtime.tenants)
+    ended = found["grants"].get("ended", 0)
+    tokens = f"{ended} tokens that could be renewed have ended"
+    if found["late"]["grants"]:
+        said = (
+            f"{describe_lateness(found['late'])}; {tokens}: see that beat runs, a worker takes from renew, and "
+            "nothing above is wrong; more workers help where all is well"
+        )
+        return [Check("renewal", CheckResult.WARN, said)]
+    if ended:
+        said = (
+            f"is on time, and {tokens}: as it should be where tokens are renewed on read; "
+            "else `token-vault list --state ended` names them and why"
+        )
+        return [Check("renewal", CheckResult.HINT, said)]
+    return [Check("renewal", CheckResult.OK, "is on time, and no token is past its end")]
+
+
+def _wrong(connections: Iterable[dict[str, Any]]) -> Iterable[Check]:
+    """Name the connections whose grants are not renewed.
+
+    Connections that bring no tokens at all are fine.
+    """
+    for row in connections:
+        name = f"connection {row['name']}"
+        if row["circuit_blame"] == "nobody":
+            yield Check(
+                name, CheckResult.WARN,
+                f"the provider is away ({row['circuit_code']}) since {output.format_value(row['circuit_opened_at'])}: "
+                "it is probed every few minutes, and what waited is renewed when it is back",
+            )  # fmt: skip
+        elif row["circuit_code"]:
+            yield Check(
+                name, CheckResult.FAIL,
+                f"the provider refuses its client ({row['circuit_code']}) since {output.format_value(row['circuit_opened_at'])}: "
+                "correct its client id and secret at Auth0, then run `token-vault sync`; its users need do nothing",
+            )  # fmt: skip
+        elif row["problem"] and row["grants"]:
+            yield Check(name, CheckResult.WARN, row["problem_message"])
+        elif row["without_access_token"]:
+            yield Check(name, CheckResult.WARN, describe_missing_access(row))
+        for note in row["notes"]:
+            yield Check(name, CheckResult.WARN, note)
