@@ -11,27 +11,13 @@ from worker.cli.checks import Check, CheckResult
 
 if TYPE_CHECKING:
     from worker.auth0 import ManagementClient
-    from worker.runtime import Runtime
     from worker.settings import Settings
 
 
-async def check_tenants(runtime: Runtime) -> Sequence[Check]:
-    """Check each tenant with the shared management token."""
-    checks: list[Check] = []
-    for tenant in environment.select_tenants(runtime.settings, None):
-        try:
-            client = await runtime.auth0(tenant)
-        except VaultError as error:
-            checks.append(Check(f"Auth0 {tenant}", CheckResult.FAIL, str(error)))
-        else:
-            checks += await _check_tenant(runtime.settings, tenant, client)
-    return checks
+async def check_tenants(settings: Settings) -> Sequence[Check]:
+    """Check each tenant with a new management token.
 
-
-async def check_tenants_without_vault(settings: Settings) -> Sequence[Check]:
-    """Check each tenant with a management token of its own.
-
-    The shared one is in the vault.
+    The shared one in the vault has the scopes, and proves the credentials, of when it was minted.
     """
     from worker.auth0 import ManagementClient, MemoryTokenStore
     from worker.runtime import budget_of, credentials_of

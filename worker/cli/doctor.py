@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from token_vault.errors import VaultError
 from worker.cli import environment, output
-from worker.cli.auth0_checks import check_tenants, check_tenants_without_vault
+from worker.cli.auth0_checks import check_tenants
 from worker.cli.checks import Check, CheckResult, attempt, attempt_async
+from worker.cli.clock_checks import check_auth0_clocks, check_database_clock
 from worker.cli.connection_checks import check_connections, check_renewal
 from worker.cli.exit_codes import ExitCode
 from worker.cli.network_checks import check_egress, check_outgoing_proxies
@@ -93,8 +94,9 @@ def _examine_servers(settings: Settings, checks: list[Check]) -> None:
     attempt("outgoing proxy", lambda: asyncio.run(check_outgoing_proxies(settings)), checks)
     attempt("egress", lambda: asyncio.run(check_egress(settings)), checks)
     attempt("spool", lambda: [_spool(settings)], checks)
+    attempt("Auth0", lambda: asyncio.run(check_tenants(settings)), checks)
+    attempt("clock of Auth0", lambda: asyncio.run(check_auth0_clocks(settings)), checks)
     if not has_database:
-        attempt("Auth0", lambda: asyncio.run(check_tenants_without_vault(settings)), checks)
         checks.append(Check("vault", CheckResult.FAIL, "not examined, as that needs the database"))
         return
     attempt("vault", lambda: asyncio.run(_vault(settings)), checks)
@@ -206,12 +208,12 @@ async def _vault(settings: Settings) -> list[Check]:
         checks = [Check("key rings", CheckResult.OK, "both open this vault")]
         looks = {
             "database writes": check_writes,
+            "clock": check_database_clock,
             "pooler": check_pooler,
             "location": check_location,
             "pauses": check_pauses,
             "workers": _workers,
             "roles": check_roles,
-            "Auth0": check_tenants,
             "connections": check_connections,
             "renewal": check_renewal,
             "webhooks": check_webhooks,

@@ -24,7 +24,7 @@ async def check_outgoing_proxies(settings: Settings) -> Sequence[Check]:
 
     proxies, checks = OutgoingProxies.read(), []
     async with make_http_client(timeout=httpx.Timeout(TUNNEL_SECONDS)) as http:
-        for url in _tenant_urls(settings):
+        for url in tenant_urls(settings):
             if (proxy := proxies.of(url)) is None:
                 continue
             found = Check("outgoing proxy", CheckResult.OK, f"{proxy} opens tunnels to {httpx.URL(url).host}")
@@ -52,7 +52,8 @@ async def check_egress(settings: Settings) -> Sequence[Check]:
     return found or [Check("egress", CheckResult.OK, "this machine calls from an address that is listed")]
 
 
-def _tenant_urls(settings: Settings) -> Sequence[str]:
+def tenant_urls(settings: Settings) -> Sequence[str]:
+    """Return each tenant's URL where its settings are right."""
     from worker.runtime import credentials_of
 
     urls = []

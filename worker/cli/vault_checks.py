@@ -1,4 +1,4 @@
-"""What ``doctor`` looks at of the vault beside its connections."""
+"""What ``doctor`` looks at of the vault."""
 
 from __future__ import annotations
 

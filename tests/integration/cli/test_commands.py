@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -697,7 +698,6 @@ def test_doctor_names_each_mend(run: Run, company: Emulation, sql: Sql) -> None:
     run("sync")
     company.set_client_secret("bitbucket", "bitbucket", "another")
     company.set_scopes(["read:users", "read:connections", "read:connections_options"])
-    sql("DELETE FROM management_tokens")
     sql("UPDATE grants SET due_at = now()")
     run("renew")
     ran = run("doctor", "--json")
@@ -864,6 +864,25 @@ def test_doctor_names_unknown_connections(
     assert found["connection bitbuckt"][0] == "warn"
     assert "did you mean bitbucket? Correct the name" in found["connection bitbuckt"][1]
     assert "connection bitbucket" not in found
+
+
+def test_doctor_asks_for_a_new_management_token(run: Run, company: Emulation) -> None:
+    """Scopes taken away since the shared token was minted are told, though that token has them."""
+    run("sync")
+    company.set_scopes(["read:users", "read:connections", "read:connections_options"])
+    found = results(run("doctor", "--json"))
+    assert (found["scope read:user_idp_tokens"][0], found["scope read:users"][0]) == ("fail", "ok")
+
+
+def test_doctor_sees_a_wrong_clock(run: Run, company: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose clock is wrong is told so, by the database's and by Auth0's."""
+    run("sync")
+    monkeypatch.setattr("worker.cli.clock_checks.utc_now", lambda: datetime.now(UTC) + timedelta(minutes=10))
+    clocks = {name: found for name, found in results(run("doctor", "--json")).items() if "clock" in name}
+    assert len(clocks) == 2
+    assert "clock of database" in clocks
+    for result, said in clocks.values():
+        assert (result, "s ahead of it" in said) == ("warn", True)
 
 
 def test_doctor_sees_a_database_without_tables(run: Run, empty_database: str) -> None:

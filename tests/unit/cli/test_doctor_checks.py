@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worker.cli.checks import CheckResult
+from worker.cli.clock_checks import MAX_DIFFERENCE, judge_clock, read_date
 from worker.cli.redis_checks import judge_redis
 
 MB = 1 << 20
@@ -30,3 +35,48 @@ def test_a_full_or_evicting_redis_is_told(info: dict[str, object], says: str | N
     else:
         assert [each.result for each in memory] == [CheckResult.WARN]
         assert says in memory[0].message
+
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+spans = st.timedeltas(timedelta(), timedelta(days=400))
+
+
+@given(offset=st.timedeltas(-timedelta(days=400), timedelta(days=400)), before=spans, after=spans)
+def test_a_slow_answer_is_no_wrong_clock(offset: timedelta, before: timedelta, after: timedelta) -> None:
+    """However long the other clock's time is on its way, only a difference is told, and never as more than it is."""
+    check = judge_clock("x", NOON, NOON + offset - before, NOON + offset + after)
+    if abs(offset) <= MAX_DIFFERENCE:
+        assert check.result is CheckResult.OK
+    if check.result is CheckResult.WARN:
+        word = "ahead of" if offset > timedelta() else "behind"
+        [seconds] = [int(each) for each in check.message.split() if each.isdigit()]
+        assert word in check.message
+        assert timedelta(seconds=seconds) <= abs(offset)
+
+
+def test_a_wrong_clock_is_told_with_its_difference() -> None:
+    """A clock that is off by more than some seconds is told, with NTP as the remedy."""
+    check = judge_clock("x", NOON, NOON + timedelta(seconds=42), NOON + timedelta(seconds=43))
+    assert check.result is CheckResult.WARN
+    assert "is 42 s ahead of it" in check.message
+    assert "NTP" in check.message
+    assert (
+        "7 s behind"
+        in judge_clock("x", NOON, NOON - timedelta(seconds=8), NOON - timedelta(seconds=7)).message
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "date"),
+    [
+        ({"date": "Tue, 01 Jan 2030 12:00:00 GMT"}, NOON),
+        ({"date": "Tue, 01 Jan 2030 11:59:00 GMT", "age": "60"}, NOON),
+        ({"date": "Tue, 01 Jan 2030 12:00:00 GMT", "age": "old"}, None),
+        ({"date": "Tue, 01 Jan 2030 12:00:00 GMT", "age": "9" * 30}, None),
+        ({"date": "noon"}, None),
+        ({}, None),
+    ],
+)
+def test_an_answers_date_is_read_or_left(headers: dict[str, str], date: datetime | None) -> None:
+    """A Date is read with the time that a cache held it; what is none is left."""
+    assert read_date(headers) == date
