@@ -15,6 +15,7 @@ from emulators.client import Emulation
 from tests.support.processes import site
 from tests.support.wait import until
 from token_vault.secret import Secret
+from worker import __version__
 from worker.broker import MUTEX_MILLISECONDS, repair_keys
 from worker.embedded import Servers
 
@@ -49,9 +50,9 @@ def test_a_worker_goes_on(
     noise = ["garbage", "[]", "{}", "9" * 500_000, json.dumps(_CONTROL | {"body": bomb, "headers": {"compression": "zlib"}})]  # fmt: skip
 
     def consumes() -> bool:
-        return sql("SELECT queues FROM worker_heartbeats WHERE seen_at > now() - interval '30 s'") == [
-            {"queues": ["renew", "sync"]}
-        ]
+        return sql(
+            "SELECT queues, version FROM worker_heartbeats WHERE seen_at > now() - interval '30 s'"
+        ) == [{"queues": ["renew", "sync"], "version": __version__}]
 
     with site(Servers(database_url, redis_url), tenant, tmp_path, schedule="") as made:
         worker = made.worker("bulk", "renew,sync", threads=1)

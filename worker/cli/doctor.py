@@ -25,15 +25,13 @@ from worker.cli.vault_checks import (
     check_webhooks,
     check_writes,
 )
+from worker.cli.worker_checks import check_worker, check_workers
 
 if TYPE_CHECKING:
-    from worker.runtime import Runtime
     from worker.settings import Settings
 
 # An answer takes some kilobytes, and nothing more is sent while answers wait; other files on that disk grow too.
 MIN_SPOOL_BYTES = 64 << 20
-
-QUEUES = ("interactive", "renew", "sync")
 
 
 def doctor(worker: Worker = None, as_json: Json = False) -> int:
@@ -67,7 +65,7 @@ def _check(settings: Settings, worker: str | None, checks: list[Check]) -> None:
     if worker is None:
         _examine(settings, checks)
     else:
-        attempt("worker", lambda: [_one_worker(worker)], checks)
+        attempt("worker", lambda: [check_worker(worker)], checks)
 
 
 def _examine(settings: Settings, checks: list[Check]) -> None:
@@ -144,35 +142,6 @@ def _spool(settings: Settings) -> Check:
     return Check("spool", CheckResult.OK, f"{settings.spool} can be written, and its disk has room")
 
 
-def _one_worker(worker: str) -> Check:
-    """Look at one worker's heartbeat."""
-    from worker.runtime import open_runtime
-    from worker.vault import heartbeats
-
-    async def queues(settings: Settings) -> list[str]:
-        async with open_runtime(settings, connections=1) as runtime:
-            return (await heartbeats.list_alive(runtime.vault)).get(worker, [])
-
-    with environment.running_vault() as settings:
-        found = asyncio.run(queues(settings))
-    if found:
-        return Check("worker", CheckResult.OK, f"consumes {', '.join(found)}")
-    return Check("worker", CheckResult.FAIL, f"{worker} consumes no queue: see its log")
-
-
-async def _workers(runtime: Runtime) -> list[Check]:
-    """Look at heartbeats for the queues that workers consume."""
-    from worker.vault import heartbeats
-
-    alive = await heartbeats.list_alive(runtime.vault)
-    served = {queue for queues in alive.values() for queue in queues}
-    idle = [queue for queue in QUEUES if queue not in served]
-    if idle:
-        fix = "start `token-vault up`, or a worker with `celery -A worker.app worker -Q …`"
-        return [Check("workers", CheckResult.WARN, f"no worker takes from {', '.join(idle)}: {fix}")]
-    return [Check("workers", CheckResult.OK, f"alive: {', '.join(alive)}")]
-
-
 def _sealed(settings: Settings) -> Check:
     """Decrypt a sample of the vault, and the whole spool.
 
@@ -212,7 +181,7 @@ async def _vault(settings: Settings) -> list[Check]:
             "pooler": check_pooler,
             "location": check_location,
             "pauses": check_pauses,
-            "workers": _workers,
+            "workers": check_workers,
             "roles": check_roles,
             "connections": check_connections,
             "renewal": check_renewal,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import text
 
+from worker import __version__
 from worker.vault.vault import Vault
 
 # A worker says so this often.
@@ -16,14 +18,27 @@ ALIVE_FOR = timedelta(seconds=45)
 
 _RECORD = text("""
 WITH gone AS (DELETE FROM worker_heartbeats WHERE seen_at < now() - interval '1 day')
-INSERT INTO worker_heartbeats (worker, queues, started_at, seen_at) VALUES (:worker, :queues, :started_at, now())
+INSERT INTO worker_heartbeats (worker, queues, version, started_at, seen_at)
+VALUES (:worker, :queues, :version, :started_at, now())
 ON CONFLICT (worker) DO UPDATE SET
-    queues = excluded.queues, started_at = excluded.started_at, seen_at = excluded.seen_at
+    queues = excluded.queues, version = excluded.version, started_at = excluded.started_at, seen_at = excluded.seen_at
 """)
 _REMOVE = text("DELETE FROM worker_heartbeats WHERE worker = :worker")
-_LIST = text(
-    "SELECT worker, queues FROM worker_heartbeats WHERE seen_at > now() - CAST(:alive AS interval) ORDER BY worker"
-)
+_LIST = text("""
+SELECT worker, queues, version FROM worker_heartbeats WHERE seen_at > now() - CAST(:alive AS interval) ORDER BY worker
+""")
+
+
+class Heartbeat(NamedTuple):
+    """What a worker said last.
+
+    Attributes:
+        queues: that it consumes.
+        version: of its program; None where that does not record it.
+    """
+
+    queues: list[str]
+    version: str | None
 
 
 async def record(vault: Vault, worker: str, queues: Sequence[str], *, started_at: datetime) -> None:
@@ -34,7 +49,8 @@ async def record(vault: Vault, worker: str, queues: Sequence[str], *, started_at
         queues: that it consumes now; none while it does not reach its broker.
         started_at: when it was started.
     """
-    await vault.run(_RECORD, {"worker": worker, "queues": list(queues), "started_at": started_at})
+    values = {"worker": worker, "queues": list(queues), "version": __version__, "started_at": started_at}
+    await vault.run(_RECORD, values)
 
 
 async def remove(vault: Vault, worker: str) -> None:
@@ -42,6 +58,7 @@ async def remove(vault: Vault, worker: str) -> None:
     await vault.run(_REMOVE, {"worker": worker})
 
 
-async def list_alive(vault: Vault) -> dict[str, list[str]]:
-    """Return the queues of each worker that works."""
-    return dict(await vault.run(_LIST, {"alive": ALIVE_FOR}))
+async def list_alive(vault: Vault) -> dict[str, Heartbeat]:
+    """Return the last heartbeat of each worker that works."""
+    rows = await vault.run(_LIST, {"alive": ALIVE_FOR})
+    return {worker: Heartbeat(queues, version) for worker, queues, version in rows}

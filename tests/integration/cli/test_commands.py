@@ -25,7 +25,7 @@ from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.wait import WAIT_SECONDS, until
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
-from worker import embedded
+from worker import __version__, embedded
 from worker.cli import list_grants, main
 from worker.settings import Settings
 
@@ -883,6 +883,23 @@ def test_doctor_sees_a_wrong_clock(run: Run, company: Emulation, monkeypatch: py
     assert "clock of database" in clocks
     for result, said in clocks.values():
         assert (result, "s ahead of it" in said) == ("warn", True)
+
+
+def test_doctor_names_workers_of_another_version(run: Run, company: Emulation, sql: Sql) -> None:
+    """A worker that runs another version than this program is named; one of this version is alive."""
+    run("sync")
+    statement = (
+        "INSERT INTO worker_heartbeats (worker, queues, version, started_at, seen_at)"
+        f" VALUES ('old@host', '{{interactive,renew,sync}}', '{__version__}', now(), now())"
+    )
+    sql(statement)
+    assert results(run("doctor", "--json"))["workers"][0] == "ok"
+    sql("UPDATE worker_heartbeats SET version = '0.0.7'")
+    found = results(run("doctor", "--json"))
+    assert found["worker old@host"][0] == "warn"
+    assert "version 0.0.7" in found["worker old@host"][1]
+    assert run("doctor", "--worker", "old@host").code == 0
+    assert run("doctor", "--worker", "other@host").code == 1
 
 
 def test_doctor_sees_a_database_without_tables(run: Run, empty_database: str) -> None:

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker import __version__
 from worker.cli.checks import CheckResult
 from worker.cli.clock_checks import MAX_DIFFERENCE, judge_clock, read_date
 from worker.cli.redis_checks import judge_redis
+from worker.cli.worker_checks import find_other_versions
 
 MB = 1 << 20
 
@@ -80,3 +82,14 @@ def test_a_wrong_clock_is_told_with_its_difference() -> None:
 def test_an_answers_date_is_read_or_left(headers: dict[str, str], date: datetime | None) -> None:
     """A Date is read with the time that a cache held it; what is none is left."""
     assert read_date(headers) == date
+
+
+def test_workers_of_another_version_are_named() -> None:
+    """A worker of another version is named with both, and one of before versions were recorded as older."""
+    found = find_other_versions({"a@x": __version__, "b@x": "0.0.7", "c@x": None})
+    assert [(each.name, each.result) for each in found] == [
+        ("worker b@x", CheckResult.WARN),
+        ("worker c@x", CheckResult.WARN),
+    ]
+    assert f"runs version 0.0.7, and this is {__version__}" in found[0].message
+    assert "an older version" in found[1].message

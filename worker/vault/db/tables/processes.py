@@ -30,3 +30,5 @@ class WorkerHeartbeatRow(Base):
     queues: Mapped[list[str]]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
+    # Of its program; null of those that do not record it.
+    version: Mapped[str | None]
