@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -25,8 +26,17 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(autouse=True)
-def log_configuration() -> Iterator[None]:
-    """Give back the log's configuration, which commands and workers set for their whole process."""
+def log_configuration(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give back the log's configuration, which commands and workers set for their whole process.
+
+    A logger that was cached would keep it for later tests.
+    """
+    configure = structlog.configure
+
+    def configure_uncached(**given: Any) -> None:
+        configure(**given | {"cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", configure_uncached)
     before, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

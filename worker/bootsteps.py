@@ -181,7 +181,9 @@ class BrokerKeysStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery c
         queues = (queue.name for queue in parent.app.amqp.queues.consume_from.values())
         # Tasks of any worker may declare any queue.
         every = {*queues, *(queue.name for queue in parent.app.conf.task_queues)}
-        broker.repair_keys(parent.connection.default_channel.client, sorted(every))
+        # The consumer's own connection may wait for messages by now, as after mingle: it takes no other command.
+        with parent.app.connection_for_read() as connection:
+            broker.repair_keys(connection.default_channel.client, sorted(every))
 
 
 class ConsumingStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types

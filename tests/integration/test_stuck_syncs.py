@@ -32,7 +32,7 @@ async def test_renewals_go_on_beside_stuck_syncs(
         tenant.fail_next("/api/v2/users", 50, "hang")
         made.send(*[("worker.sync_user", "sync", {"user_id": user})] * 8)
         until(lambda: worker.log.count("received") == 2, "both threads have a sync")
-        made.beat().says("Sending")
+        made.beat().says("is starting")
         sql("UPDATE grants SET due_at = now()")
         until(lambda: sql("SELECT 1 FROM grants WHERE last_renewed_at IS NOT NULL AND due_at > now()"))
         assert worker.running

@@ -99,7 +99,7 @@ class Service:
             self._running[kind] = self._site.worker(name, "interactive,renew,sync")
         elif kind == BEAT:
             self._running[kind] = self._site.beat(name)
-            self._running[kind].says("beat: Starting")
+            self._running[kind].says("is starting")
         else:
             if kind == EMPTIED:
                 shutil.rmtree(self._redis / "data")

@@ -180,6 +180,7 @@ def site(
     made = Site(
         {name: os.environ[name] for name in _INHERITED if name in os.environ}
         | {
+            "PYTHONUNBUFFERED": "1",
             "DATABASE_URL": servers.database_url.reveal(),
             "REDIS_URL": servers.redis_url.reveal(),
             "VAULT_ACCESS_KEYS": ACCESS_KEY.reveal(),
@@ -191,7 +192,6 @@ def site(
             "AUTH0_PLAN": "unlimited",
             "TOKEN_VAULT_CONFIG": str(config),
             "TOKEN_VAULT_HOME": str(folder / "home"),
-            "PYTHONUNBUFFERED": "1",
         }
         | environment,
         folder,
