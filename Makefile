@@ -13,10 +13,10 @@ run: $(VENV)/.runtime ## start the vault in the foreground (an emulated tenant w
 	@exec $(BIN)/token-vault up
 
 # A file's tests stay in one process, which keeps what they share; the longest files come first.
-# Tests often wait for other processes: three keep two cores busy.
-TESTS := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Tests often wait for other processes: four keep two cores busy.
+TESTS := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/.dev ## run every test, on embedded servers, in three processes (ARGS="-n 0 tests/unit")
+test: $(VENV)/.dev ## run every test, on embedded servers, in four processes (ARGS="-n 0 tests/unit")
 	$(TESTS) $(ARGS)
 
 coverage: $(VENV)/.dev ## the same, and show which lines no test runs; it takes half as long again
