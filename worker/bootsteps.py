@@ -182,8 +182,8 @@ class BrokerKeysStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery c
         # Tasks of any worker may declare any queue.
         every = {*queues, *(queue.name for queue in parent.app.conf.task_queues)}
         # The consumer's own connection may wait for messages by now, as after mingle: it takes no other command.
-        with parent.app.connection_for_read() as connection:
-            broker.repair_keys(connection.default_channel.client, sorted(every))
+        with parent.app.connection_for_read() as connection, connection.channel() as channel:
+            broker.repair_keys(channel.client, sorted(every))
 
 
 class ConsumingStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
