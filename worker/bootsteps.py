@@ -48,36 +48,55 @@ class Loop(Protocol):
         """Begin nothing more."""
 
 
-class LoopStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
-    """Runs a loop in workers that consume a queue."""
+class ThreadStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+    """Runs in a thread until the worker stops."""
 
+    # Before the worker reaches its broker.
     requires = ("celery.worker.components:Pool",)
-    queue: str
     name: str
-    make_loop: Callable[[Runtime], Loop]
+    stop_seconds = STOP_SECONDS
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        self.enabled = self.queue in parent.app.amqp.queues.consume_from
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._loop: Loop | None = None
 
-    def start(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
+    def start(self, parent: Any) -> None:
         """Begin."""
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(parent,), name=self.name, daemon=True)
         self._thread.start()
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
         """Begin nothing more, and wait for what is under way."""
         self._stopping.set()
-        if (loop := self._loop) is not None:
-            tasks.process.call_soon(loop.stop)
         if self._thread is not None:
-            self._thread.join(STOP_SECONDS)
+            self._thread.join(self.stop_seconds)
             self._thread = None
 
-    def _run(self) -> None:
+    def _run(self, parent: Any) -> None:
+        """Work until ``_stopping`` is set."""
+        raise NotImplementedError
+
+
+class LoopStep(ThreadStep):
+    """Runs a loop in workers that consume a queue."""
+
+    queue: str
+    make_loop: Callable[[Runtime], Loop]
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.enabled = self.queue in parent.app.amqp.queues.consume_from
+        self._loop: Loop | None = None
+
+    def stop(self, parent: Any) -> None:
+        """Begin nothing more, and wait for what is under way."""
+        self._stopping.set()
+        if (loop := self._loop) is not None:
+            tasks.process.call_soon(loop.stop)
+        super().stop(parent)
+
+    def _run(self, parent: Any) -> None:  # noqa: ARG002  # as its base calls it
         problem = ""
         while not self._stopping.is_set():
             try:
@@ -122,35 +141,21 @@ class ChangedUsersStep(LoopStep):
         return ChangedUsers(runtime.vault, runtime.sync_users, runtime.tenants)
 
 
-class RenewalStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+class RenewalStep(ThreadStep):
     """Renews what is due where no tick comes.
 
     Syncs can hold every thread of the pool, and whoever may write to Redis can keep ticks away: renewals must stop for
     neither.
     """
 
-    requires = ("celery.worker.components:Pool",)
+    name = "renewals"
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self.enabled = RENEW_QUEUE in parent.app.amqp.queues.consume_from
         self._interval = MISSED_TICKS * float(parent.app.conf.beat_schedule["renew"]["schedule"])
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
 
-    def start(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
-        """Begin."""
-        self._thread = threading.Thread(target=self._run, name="renewals", daemon=True)
-        self._thread.start()
-
-    def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
-        """Wait for the run under way, and begin no other."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(STOP_SECONDS)
-            self._thread = None
-
-    def _run(self) -> None:
+    def _run(self, parent: Any) -> None:  # noqa: ARG002  # as its base calls it
         wait, problem = self._interval, ""
         while not self._stopping.wait(wait):
             wait = tasks.last_renewal.began_at + self._interval - time.monotonic()
@@ -202,28 +207,15 @@ class ConsumingStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ca
     shutdown = stop
 
 
-class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
+class HeartbeatStep(ThreadStep):
     """Records from a thread that the worker works."""
 
-    requires = ("celery.worker.components:Pool",)
+    name = "heartbeat"
+    stop_seconds = heartbeats.HEARTBEAT_SECONDS
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         parent.consumes = False
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self, parent: Any) -> None:
-        """Begin."""
-        self._thread = threading.Thread(target=self._run, args=(parent,), name="heartbeat", daemon=True)
-        self._thread.start()
-
-    def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
-        """End."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(heartbeats.HEARTBEAT_SECONDS)
-            self._thread = None
 
     def _run(self, parent: Any) -> None:
         started_at = datetime.now(UTC)
