@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
 import time
@@ -18,6 +17,7 @@ from token_vault import AsyncTokenVault, Token
 from token_vault.errors import VaultError
 from token_vault.grant_key import GrantKey
 from token_vault.read_flow import REJECTED_SECONDS
+from worker.api.body import read_body
 from worker.api.parameters import TokenParameters, user_of
 from worker.api.problems import NO_STORE, ApiProblem, of_error
 from worker.api.reconnect import add_link
@@ -29,7 +29,6 @@ from worker.vault.grants import queries
 log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 65_536
-MAX_BODY_SECONDS = 10.0
 # A user has a grant for each linked identity: more are shown by nobody.
 MAX_GRANTS = 1000
 
@@ -255,15 +254,7 @@ async def _with_links(read: TokenRead, problem: ApiProblem) -> ApiProblem:
 
 
 async def _refused_token(request: Request) -> str:
-    body = b""
-    try:
-        async with asyncio.timeout(MAX_BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise ApiProblem("too-large", f"the body has more than {MAX_BODY_BYTES} bytes")
-    except TimeoutError:
-        raise ApiProblem("bad-request", "the body did not come in time") from None
+    body = await read_body(request, MAX_BODY_BYTES)
     try:
         value = json.loads(body)["access_token"]
     except (ValueError, KeyError, TypeError, RecursionError):

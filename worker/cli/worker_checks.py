@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from worker.runtime import Runtime
     from worker.settings import Settings
 
-QUEUES = ("interactive", "renew", "sync")
-
 
 def check_worker(worker: str) -> Check:
     """Check that one worker consumes its queues."""
@@ -37,6 +35,7 @@ def check_worker(worker: str) -> Check:
 async def check_workers(runtime: Runtime) -> list[Check]:
     """Check that workers of this version consume each queue."""
     from worker.vault import heartbeats
+    from worker.vault.status.measures import QUEUES
 
     alive = await heartbeats.list_alive(runtime.vault)
     others = find_other_versions({name: each.version for name, each in alive.items()})

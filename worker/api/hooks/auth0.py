@@ -9,7 +9,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from worker.api.hooks.request import find_sender, read_body
+from worker.api.hooks.request import find_sender, read_event_body
 from worker.api.problems import NO_STORE, ApiProblem
 from worker.api.service import service_of
 from worker.auth0.pushed_events import read_pushed_events
@@ -36,7 +36,7 @@ async def take_auth0_events(request: Request) -> Response:
     tenant = find_sender(request, secrets)
     if tenant is None:
         raise ApiProblem("invalid-token", "the header Authorization has no secret of a tenant's hook")
-    body = await read_body(request, MAX_BODY_BYTES)
+    body = await read_event_body(request, MAX_BODY_BYTES)
     try:
         events = read_pushed_events(body, may_change_tokens)
     except ValueError as error:

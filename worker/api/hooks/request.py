@@ -1,8 +1,7 @@
-"""Knows the sender of a hook's request; bounds its body."""
+"""Knows the sender of a hook's request; reads its body."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
@@ -12,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from starlette.requests import Request
 
 from token_vault.secret import Secret
+from worker.api.body import read_body
 from worker.api.problems import ApiProblem
-
-MAX_BODY_SECONDS = 10.0
 
 
 def find_sender(request: Request, secrets: Mapping[str, Sequence[Secret]]) -> str | None:
@@ -53,21 +51,15 @@ def _digest(value: bytes) -> bytes:
     return hashlib.sha256(value).digest()
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """Read a body of bounded size, in bounded time.
+async def read_event_body(request: Request, most: int) -> bytes:
+    """Read a hook's body, as it was sent.
+
+    Args:
+        most: bytes that it may have.
 
     Raises:
         ApiProblem: ``too-large`` or ``bad-request``.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiProblem("bad-request", "the body is compressed, which its size would not tell")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(MAX_BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    raise ApiProblem("too-large", f"the body has more than {most} bytes")
-    except TimeoutError:
-        raise ApiProblem("bad-request", "the body did not come in time") from None
-    return bytes(body)
+    return await read_body(request, most)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from worker.api.access_tokens import MAX_TOKEN_BYTES
-from worker.api.hooks.request import find_sender, read_body
+from worker.api.hooks.request import find_sender, read_event_body
 from worker.api.hooks.security_event_token import (
     DEATH_SIGNALS,
     VERIFICATIONS,
@@ -55,7 +55,7 @@ async def _verify(request: Request, name: str, transmitter: Transmitter) -> Secu
     secrets = transmitter.settings.secret
     if secrets and find_sender(request, {name: secrets}) is None:
         refuse("authentication_failed", "the header Authorization has no secret of this transmitter's")
-    body = await read_body(request, MAX_TOKEN_BYTES)
+    body = await read_event_body(request, MAX_TOKEN_BYTES)
     return await transmitter.verify(body.decode("ascii", "replace").strip())
 
 
