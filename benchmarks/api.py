@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import statistics
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ import psycopg
 from benchmarks.memory import share
 from benchmarks.stage import Result, Stage, celery, fill
 from tests.support.api_server import AUDIENCE, ApiClient, ApiProcess, serving
+from tests.support.served import in_thread
 from tests.support.wait import until
 
 GRANTS = 1000
@@ -244,12 +244,5 @@ def provider() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as origin:
+        yield origin

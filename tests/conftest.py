@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 pytest_plugins = [
+    "tests.support.plugins.readers",
     "tests.support.plugins.chosen_servers",
     "tests.support.plugins.servers",
     "tests.support.plugins.tenant",

@@ -8,7 +8,6 @@ import http.server
 import json
 import shutil
 import subprocess
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from emulators.client import Emulation
 from tests.support import browser as chromium
 from tests.support.browser import Browser, browser
+from tests.support.served import in_thread
 from tests.support.served_api import served
 from tests.support.synced_user import CONNECTION, USER, sync_user
 from token_vault import TokenVault
@@ -46,14 +46,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 def site(folder: Path) -> Iterator[str]:
     """Serve the files of a folder; yields its origin."""
     handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_thread(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as origin:
+        yield origin
 
 
 @pytest.fixture
@@ -92,6 +86,7 @@ def use(page: Path, profile: Path, allowed: str, foreign: str) -> tuple[Browser,
             "!document.getElementById('status').textContent.startsWith('Hello')"
             " && document.getElementById('status').textContent"
         )
+        window.wait_for_network()
         return window, calendar, said
 
 

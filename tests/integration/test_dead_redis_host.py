@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from emulators.client import Emulation
+from tests.support.forwarder import Forwarder, forwarder
 from tests.support.processes import Site, site
-from tests.support.silent_proxy import SilentProxy, silent_proxy
 from tests.support.wait import until
 from worker.embedded import Servers
 
@@ -23,18 +23,18 @@ RECOVERY_SECONDS = 120
 
 
 @pytest.fixture
-def line(servers: Servers) -> Iterator[SilentProxy]:
+def line(servers: Servers) -> Iterator[Forwarder]:
     """The line to Redis that the workers and beat use."""
     with redis.Redis.from_url(servers.redis_url.reveal()) as broker:
         broker.flushall()
     port = urlsplit(servers.redis_url.reveal()).port
     assert port is not None
-    with silent_proxy(port) as made:
+    with forwarder(port) as made:
         yield made
 
 
 @pytest.fixture
-def here(servers: Servers, tenant: Emulation, line: SilentProxy, tmp_path: Path, sql: Sql) -> Iterator[Site]:
+def here(servers: Servers, tenant: Emulation, line: Forwarder, tmp_path: Path, sql: Sql) -> Iterator[Site]:
     """A site at work, with two grants that live long."""
     tenant.add_connection("bitbucket", "bitbucket", "bitbucket")
     tenant.add_users("bitbucket", 2)
@@ -50,7 +50,7 @@ def here(servers: Servers, tenant: Emulation, line: SilentProxy, tmp_path: Path,
 
 
 def test_work_goes_on_when_connections_die_without_a_word(
-    servers: Servers, here: Site, line: SilentProxy, tenant: Emulation, sql: Sql
+    servers: Servers, here: Site, line: Forwarder, tenant: Emulation, sql: Sql
 ) -> None:
     """Workers and beat notice, connect anew, and renew what is due; a refresh asked for is made."""
     assert line.go_dead() > 3

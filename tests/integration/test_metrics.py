@@ -34,12 +34,6 @@ async def scrape(metrics: VaultMetrics, database: Database) -> dict[str, float]:
     return samples(generate_latest(registry).decode())
 
 
-@pytest.fixture
-def rows(vault: Vault, sql: Sql) -> Rows:
-    """Writes what there is to count."""
-    return Rows(vault, sql)
-
-
 async def test_the_gauges_count_as_status_does(vault: Vault, rows: Rows, sql: Sql) -> None:
     """Grants by state, ended tokens and lateness are those of `token-vault status`; nothing names a user."""
     await rows.add("oauth2|u1", subject="u1", expires_in=600)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.redis_parts import budget, doctor
 from tests.support.wait import WAIT_SECONDS, until
 from token_vault.secret import Secret
-from worker.auth0.ratelimit.redis_buckets import RedisBuckets
 from worker.cli.checks import CheckResult
 from worker.cli.redis_checks import check_redis
 from worker.embedded.redis import Redis
@@ -90,24 +89,6 @@ def results(given: Settings) -> bool:
     backend = make_app(given).backend
     backend.client.set("result", "1")
     return bool(backend.client.connection_pool.connection_kwargs["db"] == 1)
-
-
-def budget(given: Settings) -> bool:
-    async def run() -> bool:
-        assert given.redis_url is not None
-        buckets = RedisBuckets("t", given.redis_url, share=0, clock=None, now=lambda: 0.0)
-        try:
-            return bool(await buckets._redis.ping())
-        finally:
-            await buckets.aclose()
-
-    return asyncio.run(run())
-
-
-def doctor(given: Settings) -> bool:
-    [check] = check_redis(given)
-    assert check.result is CheckResult.OK, check.message
-    return True
 
 
 PARTS: list[Callable[[Settings], bool]] = [broker, results, budget, doctor]

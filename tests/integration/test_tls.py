@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.redis_parts import budget, doctor
 from tests.support.tls_server import TlsServer, tls_server
 from token_vault.secret import Secret
-from worker.auth0.ratelimit.redis_buckets import RedisBuckets
-from worker.cli.checks import CheckResult
-from worker.cli.redis_checks import check_redis
 from worker.settings import Settings, load
 
 
@@ -59,24 +56,6 @@ def broker(given: Settings) -> bool:
 
 def results(given: Settings) -> bool:
     return bool(celery(given).backend.client.ping())
-
-
-def budget(given: Settings) -> bool:
-    async def run() -> bool:
-        assert given.redis_url is not None
-        buckets = RedisBuckets("t", given.redis_url, share=0, clock=None, now=lambda: 0.0)
-        try:
-            return bool(await buckets._redis.ping())
-        finally:
-            await buckets.aclose()
-
-    return asyncio.run(run())
-
-
-def doctor(given: Settings) -> bool:
-    [check] = check_redis(given)
-    assert check.result is CheckResult.OK, check.message
-    return True
 
 
 PARTS: list[Callable[[Settings], bool]] = [broker, results, budget, doctor]

@@ -91,6 +91,20 @@ class Browser:
         self.wait_for(f"{found} !== null && {found}.checkVisibility()")
         self.evaluate(f"{found}.click()")
 
+    def wait_for_network(self) -> None:
+        """Wait until all that was asked for has ended and is told of; the protocol tells it after the page."""
+        end = time.monotonic() + WAIT_SECONDS
+        while unended := self._unended():
+            assert time.monotonic() < end, unended
+            self._read(0.05)
+
+    def _unended(self) -> set[str]:
+        ended = {"Network.loadingFinished", "Network.loadingFailed"}
+        of = [(each["method"], each["params"].get("requestId", "")) for each in self.events]
+        sent = {request for method, request in of if method == "Network.requestWillBeSent"}
+        bodies = {f"body {number}" for number in self._wanted_bodies}
+        return sent - {request for method, request in of if method in ended} | bodies
+
     def _call(self, method: str, **parameters: Any) -> Json:
         number = self._send(method, parameters)
         end = time.monotonic() + WAIT_SECONDS

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+from tests.support.forwarder import Forwarder, forwarder
 from tests.support.wait import until
 from token_vault.secret import Secret
 from worker.embedded import private_home
@@ -84,45 +84,6 @@ class Standby(Primary):
             self.run(
                 postgres_binary("pg_ctl"), "promote", "-D", str(self.data), alive=alive.fileno(), seconds=60
             )
-
-
-class Forwarder:
-    """An address on loopback; connections stay with the server that they were made to."""
-
-    def __init__(self, port: int) -> None:
-        self.target = port
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self._ends: list[socket.socket] = []
-        self.port: int = self._listening.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        """End it, and every connection."""
-        for end in (self._listening, *self._ends):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = self._listening.accept()
-                try:
-                    far = socket.create_connection(("127.0.0.1", self.target))
-                except OSError:
-                    near.close()
-                    continue
-                self._ends += (near, far)
-                for ends in ((near, far), (far, near)):
-                    threading.Thread(target=_carry, args=ends, daemon=True).start()
-
-
-def _carry(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while read := source.recv(65536):
-            target.sendall(read)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
 
 
 @dataclass(frozen=True)
@@ -200,10 +161,9 @@ def postgres_pair(folder: Path) -> Iterator[PostgresPair]:
         primary = Primary(private_home(folder / "primary"), durable=False)
         primary_url, _ = stack.enter_context(primary.running())
         standby, standby_url = stack.enter_context(_following(folder / "standby", primary_url))
-        forwarder = Forwarder(_port(primary_url))
-        stack.callback(forwarder.close)
-        url = Secret(primary_url.reveal().replace(f":{_port(primary_url)}/", f":{forwarder.port}/"))
-        yield PostgresPair(primary, standby, forwarder, url, primary_url, standby_url)
+        line = stack.enter_context(forwarder(_port(primary_url)))
+        url = Secret(primary_url.reveal().replace(f":{_port(primary_url)}/", f":{line.port}/"))
+        yield PostgresPair(primary, standby, line, url, primary_url, standby_url)
 
 
 def _port(url: Secret) -> int:

@@ -15,6 +15,7 @@ import jwt
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.support.served import in_thread
 from worker.api.application import create_app
 from worker.api.server import listen, make_config
 from worker.settings import Settings
@@ -73,15 +74,9 @@ def issuer() -> Iterator[Issuer]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        found.url = f"http://127.0.0.1:{server.server_address[1]}/"
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield found
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as origin:
+        found.url = f"{origin}/"
+        yield found
 
 
 @contextmanager

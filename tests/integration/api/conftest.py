@@ -12,7 +12,7 @@ import pytest
 from emulators.client import Emulation
 from tests.support.api_server import SETTINGS, ApiClient, ApiProcess, serving, serving_here
 from tests.support.proxied_api import ORIGIN, RECONNECT_SECRET, Proxied
-from tests.support.readers import Rows, Sql
+from tests.support.readers import Sql
 from tests.support.scripted_upstream import upstream
 from tests.support.served_api import AUDIENCE, issuer, served
 from tests.support.synced_user import CONNECTION, sync_user
@@ -23,12 +23,6 @@ from worker.settings import load
 from worker.vault.vault import Vault
 
 CLIENT_ID = "calendar-app"
-
-
-@pytest.fixture
-def rows(vault: Vault, sql: Sql) -> Rows:
-    """Writes what there is to read."""
-    return Rows(vault, sql)
 
 
 @pytest.fixture

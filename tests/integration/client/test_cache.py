@@ -14,7 +14,7 @@ import pytest
 from tests.integration.client.test_shared_reader import in_child
 from tests.support.keys import ACCESS_KEY
 from tests.support.pgbouncer import PROGRAM, pgbouncer
-from tests.support.reader_roles import NewRole, reader_roles
+from tests.support.reader_roles import NewRole
 from tests.support.readers import Rows, Sql
 from tests.support.wait import until, until_async
 from token_vault import AsyncTokenVault, Token, TokenVault
@@ -30,22 +30,8 @@ from token_vault.read_model import (
 )
 from token_vault.secret import Secret
 from token_vault.token_target import TokenTarget
-from worker.vault.vault import Vault
 
 USER, CONNECTION = "oauth2|u1", "custom"
-
-
-@pytest.fixture
-def rows(vault: Vault, sql: Sql) -> Rows:
-    """Writes what there is to read."""
-    return Rows(vault, sql)
-
-
-@pytest.fixture
-def new_role(database_url: Secret) -> Iterator[NewRole]:
-    """Makes consumers' roles."""
-    with reader_roles(database_url) as make:
-        yield make
 
 
 def cached(read: Callable[[], Token]) -> Token:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kombu.utils.json import dumps as celery_json
 
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
-from tests.support.readers import KINDS, OpenReader, Reader, Rows, Sql, opening, pending, requested
+from tests.support.readers import KINDS, OpenReader, Reader, Rows, opening, pending, requested
 from tests.support.wait import WAIT_SECONDS
 from token_vault import Token, TokenVault
 from token_vault.errors import (
@@ -40,7 +40,6 @@ from token_vault.secret import Secret
 from worker import embedded
 from worker.vault.crypto.extra import encrypt_extra
 from worker.vault.db.migrate import migrate
-from worker.vault.vault import Vault
 
 USER, CONNECTION = "oauth2|u1", "custom"
 
@@ -50,12 +49,6 @@ async def open_reader(request: pytest.FixtureRequest, database_url: Secret) -> A
     """Open readers, of threads and of asyncio in turn."""
     async with opening(request.param, database_url) as make:
         yield make
-
-
-@pytest.fixture
-def rows(vault: Vault, sql: Sql) -> Rows:
-    """Writes what there is to read."""
-    return Rows(vault, sql)
 
 
 async def test_a_fresh_token_is_read(rows: Rows, open_reader: OpenReader) -> None:

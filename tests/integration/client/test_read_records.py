@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -15,28 +14,14 @@ import pytest
 
 from tests.integration.client.test_shared_reader import in_child
 from tests.support.keys import ACCESS_KEY
-from tests.support.reader_roles import NewRole, reader_roles
+from tests.support.reader_roles import NewRole
 from tests.support.readers import Rows, Sql
 from token_vault import AsyncTokenVault, TemporarilyUnavailable, TokenNotFound, TokenVault, read_records
 from token_vault.postgres_address import PostgresAddress
 from token_vault.read_records import RECORD_READS, ReadRecord, ReadRecorder, to_json
 from token_vault.secret import Secret
-from worker.vault.vault import Vault
 
 TOKEN = "canary-token-of-u1"
-
-
-@pytest.fixture
-def rows(vault: Vault, sql: Sql) -> Rows:
-    """Writes grants."""
-    return Rows(vault, sql)
-
-
-@pytest.fixture
-def new_role(database_url: Secret) -> Iterator[NewRole]:
-    """Makes consumers' roles."""
-    with reader_roles(database_url) as make:
-        yield make
 
 
 def records(sql: Sql, number: int) -> list[dict[str, Any]]:

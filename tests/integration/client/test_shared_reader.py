@@ -18,15 +18,8 @@ from token_vault import AsyncTokenVault, TokenVault
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.read_model import CHANNEL
 from token_vault.secret import Secret
-from worker.vault.vault import Vault
 
 CONNECTION = "custom"
-
-
-@pytest.fixture
-def rows(vault: Vault, sql: Sql) -> Rows:
-    """Writes what there is to read."""
-    return Rows(vault, sql)
 
 
 def in_child(work: Callable[[], object]) -> Callable[[], int]:

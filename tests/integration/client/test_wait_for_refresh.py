@@ -33,7 +33,6 @@ from token_vault.pool import AsyncPool, Pool
 from token_vault.read_model import CHANNEL, REQUEST_REFRESH, SELECT_STATUS
 from token_vault.secret import Secret
 from worker.runtime import Runtime
-from worker.vault.vault import Vault
 
 USER, CONNECTION = "oauth2|u1", "custom"
 OpenWorker = Callable[[], Awaitable[Runtime]]
@@ -50,12 +49,6 @@ async def open_reader(kind: str, database_url: Secret) -> AsyncIterator[OpenRead
     """Open readers of this kind."""
     async with opening(kind, database_url) as make:
         yield make
-
-
-@pytest.fixture
-def rows(vault: Vault, sql: Sql) -> Rows:
-    """Writes what there is to read."""
-    return Rows(vault, sql)
 
 
 @pytest.fixture

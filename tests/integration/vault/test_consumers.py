@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.reader_roles import NewRole, connect, reader_roles
+from tests.support.reader_roles import NewRole, connect
 from tests.support.readers import Rows, Sql, pending
 from token_vault.grant_key import GrantKey
 from token_vault.read_model import REQUEST_REFRESH
@@ -23,19 +22,6 @@ from worker.vault.vault import Vault
 
 KEEP = timedelta(days=400)
 VIEWS = ("served_tokens", "token_status")
-
-
-@pytest.fixture
-def rows(vault: Vault, sql: Sql) -> Rows:
-    """Writes grants."""
-    return Rows(vault, sql)
-
-
-@pytest.fixture
-def new_role(database_url: Secret) -> Iterator[NewRole]:
-    """Makes consumers' roles."""
-    with reader_roles(database_url) as make:
-        yield make
 
 
 def role_of(url: Secret) -> str:

@@ -225,16 +225,16 @@ async def test_a_worker_killed_in_a_group_commit_leaves_no_half_of_it(
     sql("UPDATE grants SET due_at = %s, claim_owner = NULL, claimed_at = NULL, claim_until = NULL", NOW)
     secrets = [secret.reveal() for secret in (database_url, ACCESS_KEY, REFRESH_KEY)]
     worker = await asyncio.create_subprocess_exec(sys.executable, "-c", DYING, *secrets)
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE '%%unlocked%%'"
     try:
-        waiting = (
-            "SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE '%%unlocked%%'"
-        )
         await until_async(lambda: bool(sql(waiting)))
+        (held,) = sql(waiting)
     finally:
         worker.send_signal(signal.SIGKILL)
         await worker.wait()
     sql("SELECT pg_advisory_unlock_all()")
-    await until_async(lambda: not sql("SELECT FROM pg_locks WHERE locktype = 'advisory'"))
+    # The lock goes before the commit is there to be seen: only the end of its process says how it ended.
+    await until_async(lambda: not sql("SELECT FROM pg_stat_activity WHERE pid = %s", held["pid"]))
     fates = {(row["obtained_from"], row["claim_owner"]) for row in rows_of(sql, "c")}
     assert fates in ({("renewal", None)}, {("auth0", OTHER)})
     sql("UPDATE grants SET due_at = %s", NOW)

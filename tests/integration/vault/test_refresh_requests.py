@@ -11,31 +11,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.reader_roles import NewRole, connect, reader_roles
+from tests.support.reader_roles import NewRole, connect
 from tests.support.readers import Rows, Sql, pending
 from tests.support.wait import WAIT_SECONDS
 from token_vault.database_errors import failure
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.read_model import REPORT_REJECTED, REQUEST_REFRESH
-from token_vault.secret import Secret
 from worker.vault.refresh_requests import queue
 from worker.vault.refresh_requests.queue import RefreshRequest
 from worker.vault.vault import Vault
 
 TENANTS = ["default"]
-
-
-@pytest.fixture
-def rows(vault: Vault, sql: Sql) -> Rows:
-    """Writes grants."""
-    return Rows(vault, sql)
-
-
-@pytest.fixture
-def new_role(database_url: Secret) -> Iterator[NewRole]:
-    """Makes readers' roles."""
-    with reader_roles(database_url) as make:
-        yield make
 
 
 @pytest.fixture

@@ -1,7 +1,4 @@
-"""A TCP proxy whose connections can go silent.
-
-That is what a client sees when a host loses power, or a firewall forgets a connection.
-"""
+"""An address on loopback that leads to a server, and can lead elsewhere or nowhere."""
 
 from __future__ import annotations
 
@@ -11,11 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
-class SilentProxy:
-    """Carries bytes between clients on ``port`` and a loopback server."""
+class Forwarder:
+    """Carries bytes between clients on ``port`` and a loopback server.
 
-    def __init__(self, server_port: int) -> None:
-        self._server_port = server_port
+    Attributes:
+        target: the server's port; open connections stay with the server that they were made to.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._ends: list[socket.socket] = []
         self._generation = 0
@@ -23,7 +24,10 @@ class SilentProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def go_dead(self) -> int:
-        """Silence all open connections without closing them; return their number."""
+        """Silence all open connections without closing them; return their number.
+
+        That is what a client sees when a host loses power, or a firewall forgets a connection.
+        """
         self._generation += 1
         return len(self._ends) // 2
 
@@ -38,7 +42,11 @@ class SilentProxy:
         with suppress(OSError):
             while True:
                 near, _ = self._listening.accept()
-                far = socket.create_connection(("127.0.0.1", self._server_port))
+                try:
+                    far = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:
+                    near.close()
+                    continue
                 self._ends += (near, far)
                 for ends in ((near, far), (far, near)):
                     threading.Thread(target=self._carry, args=(*ends, self._generation), daemon=True).start()
@@ -49,15 +57,16 @@ class SilentProxy:
                 if generation != self._generation:
                     return
                 target.sendall(read)
+        with suppress(OSError):
             if generation == self._generation:
                 target.shutdown(socket.SHUT_WR)
 
 
 @contextmanager
-def silent_proxy(server_port: int) -> Iterator[SilentProxy]:
-    """Have a line to a server on loopback."""
-    line = SilentProxy(server_port)
+def forwarder(target: int) -> Iterator[Forwarder]:
+    """Have a way to a server on loopback."""
+    made = Forwarder(target)
     try:
-        yield line
+        yield made
     finally:
-        line.close()
+        made.close()
