@@ -177,14 +177,10 @@ class _PooledTransport(AiohttpTransport):
         raise (httpx.UnsupportedProtocol if is_url else httpx.RemoteProtocolError)(name, request=request)
 
     def _explain(self, error: BaseException, progress: _Progress) -> str | None:
-        """Say how the proxy failed, or None.
-
-        What fails inside the tunnel, the destination's certificate say, is not the proxy's.
-        """
+        """Say how the proxy failed; None where it did not."""
         if self._outgoing_proxy is None or progress.is_written or not progress.is_connecting:
             return None
-        is_inside = isinstance(error, aiohttp.ClientConnectorError)
-        if is_inside and not isinstance(error, aiohttp.ClientProxyConnectionError):
+        if self._outgoing_proxy.is_beyond(error):
             return None
         return self._outgoing_proxy.explain(error)
 

@@ -28,12 +28,14 @@ class OutgoingProxy:
 
     Attributes:
         variable: the variable that names it.
+        is_tls: whether it is spoken to over TLS.
         authorization: a header's value (RFC 9110 §11.7.2); None where the proxy asks for none.
     """
 
     host: str
     port: int
     variable: str
+    is_tls: bool = False
     authorization: Secret | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
@@ -42,12 +44,22 @@ class OutgoingProxy:
     @property
     def url(self) -> str:
         """Its address, without credentials."""
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self}"
+        scheme = "https" if self.is_tls else "http"
+        return f"{scheme}://[{self.host}]:{self.port}" if ":" in self.host else f"{scheme}://{self}"
 
     @property
     def headers(self) -> dict[str, str]:
         """What CONNECT carries, credentials among it."""
         return {"Proxy-Authorization": self.authorization.reveal()} if self.authorization else {}
+
+    def is_beyond(self, error: BaseException) -> bool:
+        """Whether a connection failed inside the tunnel, at its far end.
+
+        A destination's certificate say; that is not the proxy's failure.
+        """
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            return False
+        return isinstance(error, aiohttp.ClientConnectorError) and (error.host, error.port) != (self.host, self.port)
 
     def explain(self, error: BaseException) -> str:
         """Say what it did instead, and the fix."""
@@ -57,6 +69,11 @@ class OutgoingProxy:
                 return f"{where} refuses its user or password (407): correct them in {self.variable}"
             case aiohttp.ClientHttpProxyError():
                 return f"{where} opens no tunnel ({error.status}): see its rules and its log, or set NO_PROXY"
+            case aiohttp.ClientSSLError():
+                return (
+                    f"{where} has a certificate that is not trusted, or speaks no TLS: name its authority in "
+                    f"SSL_CERT_FILE, or write http:// in {self.variable}"
+                )
             case aiohttp.ClientProxyConnectionError():
                 cause = error.os_error.strerror or type(error.os_error).__name__
                 return f"{where} does not answer ({cause}): see to it, or correct {self.variable}"
@@ -125,12 +142,12 @@ def _parse(variable: str, value: Secret) -> OutgoingProxy:
         host = port = None
     if not host or not port or parts.path not in ("", "/"):
         raise ConfigurationError(f"{variable} is not the address of a proxy with its port, such as {EXAMPLE}")
-    if parts.scheme != "http":
+    if parts.scheme not in _DEFAULT_PORTS:
         raise ConfigurationError(
-            f"{variable} names a proxy of another kind than {EXAMPLE}: TLS and SOCKS to the proxy itself are not "
-            "spoken; what goes through it is TLS from end to end"
+            f"{variable} names a proxy of another kind than {EXAMPLE}: SOCKS is not spoken; name an HTTP proxy, "
+            "by http:// or https://"
         )
-    return OutgoingProxy(host, port, variable, _authorization(parts))
+    return OutgoingProxy(host, port, variable, parts.scheme == "https", _authorization(parts))
 
 
 def _authorization(parts: SplitResult) -> Secret | None:

@@ -84,6 +84,26 @@ async def test_a_renewal_goes_through_the_tunnel(proxy: ConnectProxy, provider: 
     assert b"proxy-authorization" not in provider.received.lower()
 
 
+async def test_a_proxy_may_be_spoken_to_over_tls(
+    proxy: ConnectProxy, provider: TlsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The password and the host's name go to it encrypted; one whose certificate is not trusted gets neither."""
+    with tls_server(proxy.port, tmp_path) as front:
+        monkeypatch.setenv("HTTPS_PROXY", f"https://vault:{PASSWORD}@localhost:{front.port}")
+        with structlog.testing.capture_logs() as logs:
+            async with http_client() as http:
+                assert await send(http, REQUEST) == NoAnswer(sent=False, code="proxy_failed")
+        assert f"the outgoing proxy localhost:{front.port} (HTTPS_PROXY) has a certificate" in str(logs)
+        assert front.received == b""
+        http_transport.tls_context().load_verify_locations(front.certificate)
+        async with http_client() as http:
+            answer = await send(http, REQUEST)
+    assert isinstance(answer, Answer)
+    assert proxy.asked == [f"CONNECT {HOST}:443 HTTP/1.1"]
+    assert b"canary-token" not in front.received
+    assert b"canary-token" in provider.received
+
+
 @pytest.mark.parametrize("failure", [407, 403, 502, "hangs", "breaks", "gone"])
 async def test_what_the_proxy_does_is_not_the_providers(
     proxy: ConnectProxy, provider: TlsServer, failure: Failure | int, monkeypatch: pytest.MonkeyPatch

@@ -95,7 +95,8 @@ def test_no_proxy(monkeypatch: pytest.MonkeyPatch, exceptions: str, host: str, i
     [
         "http://canary-user:canary@p.example",
         "socks5://canary-user:canary@p.example:1080",
-        "https://canary-user:canary@p.example:443",
+        "https://canary-user:canary@p.example",
+        "ftp://canary-user:canary@p.example:21",
         "http://canary-user:canary@p.example:port",
         "http://canary-user:canary@[p.example:1",
         "http://canary-user:canary@:3128",
@@ -108,6 +109,14 @@ def test_what_is_no_proxy_is_refused(monkeypatch: pytest.MonkeyPatch, value: str
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
         OutgoingProxies.read()
     assert "canary" not in str(caught.value)
+
+
+def test_a_proxy_may_be_spoken_to_over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheme says how, and is no part of what messages show."""
+    monkeypatch.setenv("HTTPS_PROXY", "https://p.example:3129")
+    proxy = OutgoingProxies.read().of("https://a.example/")
+    assert isinstance(proxy, OutgoingProxy)
+    assert (proxy.url, str(proxy)) == ("https://p.example:3129", "p.example:3129")
 
 
 def test_credentials_are_apart_from_the_address(monkeypatch: pytest.MonkeyPatch) -> None:

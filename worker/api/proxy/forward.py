@@ -151,8 +151,9 @@ async def _send(
                 sock_read=settings.timeout,
             ),
         )
-    except (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError) as error:
-        name = outgoing.explain(error) if outgoing else type(error).__name__
+    except (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError, aiohttp.ClientSSLError) as error:
+        blamed = outgoing if outgoing and not outgoing.is_beyond(error) else None
+        name = blamed.explain(error) if blamed else type(error).__name__
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         name = type(error).__name__
     # Outside the handler: aiohttp's errors show the request's headers, the token among them.
