@@ -53,13 +53,16 @@ class OutgoingProxy:
         return {"Proxy-Authorization": self.authorization.reveal()} if self.authorization else {}
 
     def is_beyond(self, error: BaseException) -> bool:
-        """Whether a connection failed inside the tunnel, at its far end.
+        """Whether a connection failed at the tunnel's far end.
 
         A destination's certificate say; that is not the proxy's failure.
         """
         if isinstance(error, aiohttp.ClientProxyConnectionError):
             return False
-        return isinstance(error, aiohttp.ClientConnectorError) and (error.host, error.port) != (self.host, self.port)
+        return isinstance(error, aiohttp.ClientConnectorError) and (error.host, error.port) != (
+            self.host,
+            self.port,
+        )
 
     def explain(self, error: BaseException) -> str:
         """Say what it did instead, and the fix."""

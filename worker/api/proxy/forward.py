@@ -151,7 +151,11 @@ async def _send(
                 sock_read=settings.timeout,
             ),
         )
-    except (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError, aiohttp.ClientSSLError) as error:
+    except (
+        aiohttp.ClientHttpProxyError,
+        aiohttp.ClientProxyConnectionError,
+        aiohttp.ClientSSLError,
+    ) as error:
         blamed = outgoing if outgoing and not outgoing.is_beyond(error) else None
         name = blamed.explain(error) if blamed else type(error).__name__
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
