@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 from token_vault.freshness import default_min_ttl
@@ -30,6 +31,12 @@ MAX_AGE_SECONDS = 900.0
 MAX_CACHED_TOKENS = 2000
 
 Key = tuple[object, ...]
+
+# Seconds that go on while the machine is suspended; `time.monotonic` stands still, and a lease would outlive it.
+_BOOT_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+elapsed: Callable[[], float] = (
+    time.monotonic if _BOOT_CLOCK is None else partial(time.clock_gettime, _BOOT_CLOCK)
+)
 
 
 def cache_key(user_id: str, connection: str, account: str | None, target: TokenTarget) -> Key:
@@ -112,7 +119,7 @@ class TokenCache:
     Args:
         start_checks: called when there is an entry, from which on ``begin_check`` is called each ``CHECK_SECONDS``.
         counts: whether ``take_reads`` is called, so that dropped entries are kept for it.
-        clock: monotonic, in seconds.
+        clock: monotonic, in seconds, those of a suspended machine too.
     """
 
     def __init__(
@@ -120,7 +127,7 @@ class TokenCache:
         start_checks: Callable[[], None] = lambda: None,
         *,
         counts: bool = False,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = elapsed,
         max_tokens: int = MAX_CACHED_TOKENS,
     ) -> None:
         self._start_checks = start_checks

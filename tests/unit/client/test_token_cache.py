@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,7 @@ from token_vault.token_cache import (
     CachedToken,
     TokenCache,
     cache_key,
+    elapsed,
 )
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 
@@ -349,6 +351,14 @@ def test_what_was_read_before_a_check_is_not_kept() -> None:
     cache.end_check(check, EPOCH.timestamp(), {0: [1]})
     assert cache.find(("late",), None) is None
     assert cache.find(("u0",), None)
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="of Linux alone")
+def test_a_suspended_machine_outlives_no_lease() -> None:
+    """A lease is counted by the clock that goes on while the machine sleeps."""
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before <= elapsed() <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert TokenCache()._clock is elapsed
 
 
 def test_the_lease_begins_with_the_check() -> None:
