@@ -33,10 +33,12 @@ class ConnectProxy:
     async def run(self, is_ready: threading.Event) -> None:
         """Serve until ``stop``."""
         self._loop = asyncio.get_running_loop()
-        async with await asyncio.start_server(self._accept, "127.0.0.1", 0) as server:
-            self.port = server.sockets[0].getsockname()[1]
-            is_ready.set()
-            await self._is_over.wait()
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        is_ready.set()
+        await self._is_over.wait()
+        # Its end is not waited for: from Python 3.12 on, that lasts until each client hangs up. asyncio.run cuts them off.
+        server.close()
 
     def stop(self) -> None:
         """End it, and every tunnel."""
