@@ -16,12 +16,14 @@ from tests.support.api_server import ApiClient
 from tests.support.readers import Rows
 
 PAGE = (Path(__file__).parents[3] / "docs/http-api.md").read_text(encoding="utf-8")
-# How each is run, and by which program.
+COMPILE_CSHARP = "mcs -r:System.Net.Http.dll -r:System.Runtime.Serialization.dll ReadToken.cs"
+# How each is run, and by which program; mkbundle is of mono-devel, which brings the libraries too.
 EXAMPLES = {
     "sh": ("curl", "example.sh", ("sh", "example.sh")),
     "js": ("node", "example.mjs", ("node", "example.mjs")),
     "java": ("java", "ReadToken.java", ("java", "ReadToken.java")),
     "go": ("go", "main.go", ("go", "run", "main.go")),
+    "csharp": ("mkbundle", "ReadToken.cs", ("sh", "-c", f"{COMPILE_CSHARP} && mono ReadToken.exe")),
     "ruby": ("ruby", "example.rb", ("ruby", "example.rb")),
     "php": ("php", "example.php", ("php", "example.php")),
 }
