@@ -64,7 +64,7 @@ bench: $(VENV)/.dev ## measure, and rewrite the tables in docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lock: $(VENV)/.dev ## resolve the two lock files again
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-package token-vault-client --extra embedded --extra demo pyproject.toml build-requirements.in -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-package token-vault-client --extra embedded --extra demo --extra tracing pyproject.toml build-requirements.in -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-package token-vault-client --all-extras pyproject.toml build-requirements.in -o requirements-dev.lock
 
 # These run a tool of their own, apart from this environment, and need the package index; `audit` its advisories too.

@@ -24,7 +24,7 @@ from redis.retry import Retry
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from token_vault.errors import ConfigurationError, VaultError
-from worker import broker, embedded, logs, tasks
+from worker import broker, embedded, logs, tasks, traces
 from worker import settings as configuration
 from worker.bootsteps import (
     BrokerKeysStep,
@@ -177,10 +177,11 @@ def _configure_logging(**_: object) -> None:
 def _name_in_log(task_id: str, task: Task, **_: object) -> None:
     """Have a task's log lines name task and request.
 
-    An app gives it as a header: ``send_task(…, headers={"request_id": "…"})``.
+    An app gives it as a header: ``send_task(…, headers={"request_id": "…"})``; its trace as ``traceparent``.
     """
     clear_contextvars()
     bind_contextvars(task=task.name, task_id=task_id)
+    traces.continue_trace(getattr(task.request, "traceparent", None))
     request_id = getattr(task.request, "request_id", None)
     if isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id):
         bind_contextvars(request_id=request_id)

@@ -12,6 +12,7 @@ import sys
 import structlog
 
 from token_vault.errors import ConfigurationError
+from worker import traces
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # At lower levels these log whole URLs and headers, and a token endpoint's URL can hold a token; or much too much.
@@ -45,6 +46,7 @@ def configure(*, level: str | None = None, stream_json: bool | None = None) -> N
     as_json = not sys.stderr.isatty() if stream_json is None else stream_json
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        traces.add_trace_id,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -15,7 +15,7 @@ import structlog
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
-from worker import embedded
+from worker import embedded, traces
 from worker.auth0 import PLANS, Credentials, Limit, ManagementClient, Plan, RateLimitBudget
 from worker.erasure import Eraser
 from worker.renewal.engine import MAX_RENEWALS, RenewalEngine
@@ -135,6 +135,8 @@ async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIte
         ConfigurationError, TemporarilyUnavailable: as ``open_vault``.
     """
     async with AsyncExitStack() as stack:
+        traces.start("token-vault-worker")
+        stack.callback(traces.flush)
         vault = await stack.enter_async_context(
             open_vault(
                 database_url(settings),

@@ -24,6 +24,7 @@ import redis
 
 from emulators.client import Emulation, running
 from tests.support.canary_search import SecretSearch, everything_in
+from tests.support.collector import collecting
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.processes import Process, Site, site
 from tests.support.wait import until
@@ -40,7 +41,7 @@ CANARIES = {
 }  # fmt: skip
 PLACES = (
     "redis", "redis traffic", "results", "logs", "postgres log", "database dump", "database files", "spool",
-    "process list", "command line",
+    "process list", "command line", "traces",
 )  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         with (
             running(state_file=state, client_secret=CANARIES["m2m secret"]) as tenant,
             watching(servers, folder, found),
+            collecting() as collector,
         ):
             furnish(tenant)
             with site(
@@ -75,9 +77,11 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
                 folder,
                 schedule="renew = 1\nchanges = 2\nconnections = 2\nfull = 3",
                 TOKEN_VAULT_LOG_LEVEL="DEBUG",
+                OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
             ) as here:
                 Day(tenant, here, servers, found).pass_()
                 collect(found, here, servers)
+            found.add("traces", collector.content)
         data = folder / "servers" / "postgres" / "data"
         found.add("database files", *files(data / "base"), *files(data / "pg_wal"))
         found.add("postgres log", *files(data / "log"))
@@ -240,7 +244,8 @@ class Day:
         program = str(Path(sys.executable).with_name("token-vault"))
         return [
             Process(
-                f"command {number}", [program, *arguments.split()], self.here.environment | changed,
+                f"command {number}", [program, *arguments.split()],
+                self.here.environment | {"OTEL_SDK_DISABLED": "true"} | changed,
                 self.here.folder / f"command-{number}.log",
             )
             for number, (arguments, changed) in enumerate(commands)
@@ -372,6 +377,8 @@ def test_the_day_was_eventful(evidence: Evidence) -> None:
     ):
         assert event in logs
     assert b"BRPOP" in traffic
+    for name in (b"POST token endpoint", b"commit_refusal", b"GET /api/v2/users/{id}", b"refresh"):
+        assert name in evidence.places["traces"]
     assert b"celery-task-meta" in traffic
     assert len(evidence.issued) > 100
     for code in (b"invalid_grant", b"invalid_client", b"insecure_token_url", b"bad_option"):

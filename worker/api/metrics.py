@@ -11,6 +11,11 @@ from worker.metrics.vault_metrics import VaultMetrics
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
 
 
+def route_of(scope: Scope) -> str:
+    """Return a served request's route, as its pattern."""
+    return str(getattr(scope.get("route"), "path", "none"))
+
+
 class Metrics:
     """The metrics of one API process, and of the vault.
 
@@ -57,8 +62,7 @@ class Metrics:
 
         Its route is counted and never its path: a path names users, and there are too many.
         """
-        route = scope.get("route")
-        path = getattr(route, "path", "none")
+        path = route_of(scope)
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 

@@ -10,9 +10,10 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from worker import traces
 from worker.api import problems
 from worker.api.http_protocol import OVERLOADED
-from worker.api.metrics import Metrics
+from worker.api.metrics import Metrics, route_of
 
 # Callers' ids go into the log and the audit.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -55,12 +56,28 @@ class Gate:
             if (excess := self._excess(scope)) is not None:
                 problem = problems.unavailable(f"too many {excess} at a time", BUSY_RETRY_SECONDS)
                 await problems.problem_response(problem, request_id)(scope, receive, answer)
-            else:
+            elif scope["path"] in _ALWAYS:
                 await self._serve(scope, receive, answer)
+            else:
+                await self._serve_traced(scope, receive, answer, trace)
         finally:
             self._running -= 1
             self._metrics.in_flight.set(self._running)
             self._metrics.observe(scope, answer.status, time.perf_counter() - began)
+
+    async def _serve_traced(
+        self, scope: Scope, receive: Receive, answer: _Answer, trace: bytes | None
+    ) -> None:
+        method, traceparent = scope["method"], trace.decode() if trace else None
+        with traces.span(method, "server", traceparent=traceparent, method=method) as span:
+            try:
+                await self._serve(scope, receive, answer)
+            finally:
+                route = route_of(scope)
+                span.rename(f"{method} {route}")
+                span.set(route=route, request_id=scope["request_id"])
+                if answer.status:
+                    span.set_status(answer.status, error_from=500)
 
     def _excess(self, scope: Scope) -> str | None:
         """Name what there is too much of for this request."""

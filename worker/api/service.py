@@ -17,6 +17,7 @@ from token_vault.errors import ConfigurationError
 from token_vault.postgres_address import PostgresAddress
 from token_vault.read_records import ReadRecord, ReadRecorder
 from token_vault.secret import Secret
+from worker import traces
 from worker.api.access_tokens import Verifier
 from worker.api.callers import Authentication
 from worker.api.consumers import Consumers
@@ -122,6 +123,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
     url = settings.database_url
     if url is None:
         raise ConfigurationError("no database is running")
+    traces.start("token-vault-api")
     async with (
         open_database(url, connections=MAX_DATABASE_CONNECTIONS) as database,
         open_session() as provider_session,
@@ -145,6 +147,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
             yield service
         finally:
             await service.close()
+            await asyncio.to_thread(traces.flush)
 
 
 def verifier_of(settings: Settings) -> Verifier | None:

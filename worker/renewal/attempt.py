@@ -15,8 +15,8 @@ import structlog
 
 from token_vault.errors import CannotDecrypt
 from token_vault.secret import Secret
-from worker import instruments, providers
-from worker.providers import CLIENT_REFUSED, Provider, RefusalBlame, Refused, Renewed
+from worker import instruments, providers, traces
+from worker.providers import CLIENT_REFUSED, Provider, RefusalBlame, Refused, Renewed, TokenRequest
 from worker.renewal import observations
 from worker.renewal.circuit_breaker import CircuitBreaker
 from worker.renewal.commit import AnswerCommitter
@@ -95,7 +95,7 @@ class Renewer:
         if claim.in_doubt_since is not None and not await claims.is_held(self._vault, claim):
             return Outcome.SUPERSEDED
         sent_at = time.perf_counter()
-        answer = await send(self._http, request, has_time)
+        answer = await self._send(request, provider, has_time)
         seconds = time.perf_counter() - sent_at
         if isinstance(answer, NoAnswer) and answer.code == PROXY_FAILED:
             limiter.exhausted = True  # the next call would fail the same way
@@ -106,8 +106,21 @@ class Renewer:
         if limiter.requested:  # batches are counted, not told one by one
             log.info("provider.answered", grant=claim.id, connection=claim.key.connection, answer=said)
         if isinstance(result, Refused):
-            return await self._handle_refusal(limiter, claim, provider, result, clock)
+            with traces.span("commit_refusal"):
+                return await self._handle_refusal(limiter, claim, provider, result, clock)
         return await self._commit(limiter, claim, tokens, result, clock)
+
+    async def _send(
+        self, request: TokenRequest, provider: Provider, has_time: Callable[[], bool]
+    ) -> Answer | NoAnswer:
+        name, method = f"{request.method} token endpoint", request.method
+        with traces.span(name, "client", method=method, provider=provider.name) as span:
+            answer = await send(self._http, request, has_time)
+            if isinstance(answer, NoAnswer):
+                span.set(error=answer.code)
+            else:
+                span.set_status(answer.status)
+        return answer
 
     def _postpone(
         self, limiter: ConnectionLimiter, provider: Provider, claim: Claim, now: datetime
@@ -175,13 +188,15 @@ class Renewer:
         pair, connection = renewed.pair, limiter.connection
         if renewed.prolonged:
             pair = replace(pair, access=tokens.access)
-        outcome = await self._committer.store(
-            claim,
-            pair,
-            sent_at=claim.claimed_at,
-            policy=connection.policy,
-            life=connection.stored.observed_life,
-        )
+        with traces.span("commit") as span:
+            outcome = await self._committer.store(
+                claim,
+                pair,
+                sent_at=claim.claimed_at,
+                policy=connection.policy,
+                life=connection.stored.observed_life,
+            )
+            span.set(outcome=outcome.value)
         if outcome is Outcome.SPOOLED:
             limiter.exhausted = True  # Postgres is away: no more is claimed
         else:

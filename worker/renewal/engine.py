@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from structlog.contextvars import bind_contextvars
 
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
-from worker import instruments
+from worker import instruments, traces
 from worker.renewal.attempt import Renewer
 from worker.renewal.commit import AnswerCommitter
 from worker.renewal.concurrency import (
@@ -95,6 +95,12 @@ class RenewalEngine:
         Raises:
             ConfigurationError: the spool cannot be written, or the vault is a copy; no request is made.
         """
+        with traces.span("renew_due", is_tick=True):
+            return await self._renew_due(tenants, budget, progress)
+
+    async def _renew_due(
+        self, tenants: Sequence[str], budget: float, progress: Progress | None
+    ) -> Counter[Outcome]:
         clock = await self._prepare()
         now = clock()
         for pause in await pauses.end_over(self._vault, now=now):
@@ -250,10 +256,19 @@ class RenewalEngine:
     async def _renew(
         self, limiter: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
     ) -> tuple[Claim, Outcome]:
-        bind_contextvars(tenant=claim.key.tenant)  # of this renewal's own asyncio task
+        tenant, connection = claim.key.tenant, claim.key.connection
+        bind_contextvars(tenant=tenant)  # of this renewal's own asyncio task
+        with traces.span("renew", tenant=tenant, connection=connection, grant=claim.id) as span:
+            outcome = await self._attempt(limiter, claim, clock)
+            span.set(outcome=outcome.value)
+        return claim, outcome
+
+    async def _attempt(
+        self, limiter: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
+    ) -> Outcome:
         # Where the attempt fails the claim stays: past its deadline the grant counts as in doubt, which is what it is.
         try:
-            return claim, await self._renewer.attempt(limiter, claim, clock)
+            return await self._renewer.attempt(limiter, claim, clock)
         except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
             log.warning(
                 "renewal.interrupted",
@@ -261,10 +276,10 @@ class RenewalEngine:
                 connection=claim.key.connection,
                 error=type(error).__name__,
             )
-            return claim, Outcome.IN_DOUBT
+            return Outcome.IN_DOUBT
         except Exception:
             log.exception("renewal.failed", grant=claim.id, connection=claim.key.connection)
-            return claim, Outcome.FAILED
+            return Outcome.FAILED
         finally:
             limiter.started_at.pop(claim.id, None)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from token_vault.errors import TokenNotFound
 from token_vault.read_model import SELECT_GRANT, SELECT_GRANT_TARGET, SELECT_SERVED, Served, choose
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
+from worker import traces
 from worker.renewal.engine import CLAIM_TIME, RenewalEngine
 from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
@@ -106,7 +107,8 @@ class OnDemand:
         served = await self._find(tenants, user_id, connection, account)
         if not target.is_default:
             served = await self._read(served.id, target)
-        refreshed = await self._refresh(served, min_ttl, force=force, by_operator=by_operator and force)
+        refreshing = self._refresh(served, min_ttl, force=force, by_operator=by_operator and force)
+        refreshed = await _trace(served, refreshing)
         await wake(self._vault, [served.id])
         return refreshed
 
@@ -130,7 +132,7 @@ class OnDemand:
             TokenNotFound: the vault has no such grant.
         """
         served = await self._read(grant_id, target)
-        return await self._refresh(
+        refreshing = self._refresh(
             served,
             min_ttl,
             force=False,
@@ -138,6 +140,7 @@ class OnDemand:
             rejected_version=rejected_version,
             is_read=is_read,
         )
+        return await _trace(served, refreshing)
 
     async def _refresh(
         self,
@@ -335,6 +338,13 @@ class OnDemand:
             since=served.reason_since,
             retry_after=retry_after,
         )
+
+
+async def _trace(served: Served, refreshing: Awaitable[Refreshed]) -> Refreshed:
+    with traces.span("refresh", tenant=served.tenant, connection=served.connection, grant=served.id) as span:
+        refreshed = await refreshing
+        span.set(outcome=refreshed.outcome.value)
+    return refreshed
 
 
 def _attainable_ttl(served: Served, min_ttl: float | None) -> float | None:

@@ -8,6 +8,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from token_vault.errors import TokenNotFound, VaultError
+from worker import traces
 from worker.renewal.on_demand import OnDemand, Refreshed
 from worker.vault.refresh_requests import queue
 from worker.vault.refresh_requests.queue import RefreshRequest
@@ -49,6 +50,14 @@ class RefreshRequests(WakeupLoop):
     async def _carry_out(self, request: RefreshRequest) -> None:
         if request.request_id is not None:  # of this asyncio task, and of those that it begins
             bind_contextvars(request_id=request.request_id)
+        with traces.span(
+            "refresh_request", "consumer", traceparent=request.traceparent, grant=request.grant_id
+        ) as span:
+            if request.request_id is not None:
+                span.set(request_id=request.request_id)
+            await self._try(request)
+
+    async def _try(self, request: RefreshRequest) -> None:
         log.debug("refresh_request.claimed", grant=request.grant_id)
         try:
             refreshed = await self._refresh(request)

@@ -10,6 +10,7 @@ from token_vault.home import DEMO, is_demo_home, vault_home
 from token_vault.postgres_address import PostgresAddress
 from token_vault.secret import Secret
 from token_vault.transport_security import require_tls
+from worker import traces
 from worker.outgoing_proxies import OutgoingProxies
 from worker.reconnect import ReconnectApplication
 from worker.settings.connections import ConnectionSettings
@@ -131,6 +132,8 @@ def _check_addresses(environment: Environment) -> Iterator[SettingProblem]:
         OutgoingProxies.read()
     except ConfigurationError as error:
         yield SettingProblem("", str(error))
+    for variable, said, value in traces.find_mistakes():
+        yield SettingProblem(variable, said, value)
 
 
 def _metrics(file: File, port: int | None) -> MetricsSettings:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime
 
+from worker import traces
 from worker.auth0 import ManagementClient, UserPage
 from worker.auth0.errors import PagingWindowExceeded
 from worker.auth0.search_query import TimeField
@@ -79,9 +80,10 @@ class FullScan:
         scan_cursor = decode_cursor(cursor.token, cursor.page)
         await cursors.save(self._vault, self._tenant, feed, cursor)
         async for step in self._steps(by, scan_cursor, connections, report, connection):
-            await self._ingest.ingest_page(step.page, connections, report, full=full, since=since)
-            if all_users:
-                await self._mark_missing(step, report)
+            with traces.span("ingest_page", tenant=self._tenant, users=step.page.size):
+                await self._ingest.ingest_page(step.page, connections, report, full=full, since=since)
+                if all_users:
+                    await self._mark_missing(step, report)
             if progress:
                 progress(report.seen, _expected_total(step, report))
             if step.following is None:

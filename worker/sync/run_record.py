@@ -8,6 +8,7 @@ from datetime import datetime
 
 import structlog
 
+from worker import traces
 from worker.auth0.errors import Auth0Error, MissingScope
 from worker.sync.report import SyncReport
 from worker.vault.sync_state import runs
@@ -41,7 +42,8 @@ async def record_run(
     error: str | None = "interrupted"
     complete = False
     try:
-        yield run_id, began
+        with traces.span(f"sync {report.scope}", tenant=report.tenant):
+            yield run_id, began
         complete = report.finished
         error = "; ".join(report.problems[:MAX_RECORDED_PROBLEMS]) or None
     except Exception as failure:

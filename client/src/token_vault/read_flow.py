@@ -45,6 +45,7 @@ from token_vault.read_records import SERVED, ReadRecord
 from token_vault.token import Token
 from token_vault.token_cache import TokenCache, cache_key
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
+from token_vault.trace_context import current_traceparent
 
 # Threads and queries need a finite number of seconds.
 MAX_WAIT_SECONDS = 86_400.0
@@ -343,10 +344,11 @@ def _request(query: TokenQuery, served: Served, wait: float) -> Query:
 
 
 def _named(query: Query, request_id: str | None) -> Query:
-    """Name a request by the app's id."""
-    if request_id is None:
+    """Name a request by the app's id, and its trace."""
+    traceparent = current_traceparent()
+    if request_id is traceparent is None:
         return query
-    return Query(query.statement + OF_REQUEST, (*query.values, request_id))
+    return Query(query.statement + OF_REQUEST, (*query.values, request_id, traceparent))
 
 
 def _raise_if_refused(served: Served) -> None:

@@ -100,8 +100,9 @@ SELECT request_refresh(%s::bigint, %s::float8, %s::float8, %s::text, %s::text),
     set_config('synchronous_commit', 'off', true)
 """
 
-# Follows one of the statements above: names the request by the app's own id, for the workers' log.
-OF_REQUEST = " FROM set_config('token_vault.request_id', %s::text, true) AS named"
+# Follows one of the statements above: the app's own id of the request and its trace, for the workers' log and traces.
+OF_REQUEST = """ FROM set_config('token_vault.request_id', %s::text, true) AS named,
+    set_config('token_vault.traceparent', %s::text, true) AS traced"""
 
 # A provider's refusal of a target is not asked about again for so long.
 REFUSAL_SECONDS = 60.0

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from yarl import URL
 
 from token_vault.errors import TemporarilyUnavailable
+from worker import traces
 from worker.api import problems
 from worker.api.problems import ApiProblem
 from worker.api.proxy.headers import Headers, request_headers, response_headers, rewrite_location
@@ -120,6 +121,21 @@ async def _replace(tokens: Tokens, refused: aiohttp.ClientResponse) -> str | Non
 
 
 async def _send(
+    session: ProviderSession,
+    settings: ProxySettings,
+    call: ProxyCall,
+    begun: bytes,
+    body: RequestBody,
+    token: str,
+) -> aiohttp.ClientResponse:
+    name = f"{call.method} provider API"
+    with traces.span(name, "client", method=call.method, connection=call.connection) as span:
+        answer = await _request(session, settings, call, begun, body, token)
+        span.set_status(answer.status)
+    return answer
+
+
+async def _request(
     session: ProviderSession,
     settings: ProxySettings,
     call: ProxyCall,

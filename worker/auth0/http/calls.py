@@ -12,7 +12,7 @@ import httpx
 import structlog
 
 from token_vault.secret import Secret
-from worker import instruments
+from worker import instruments, traces
 from worker.auth0.credentials import Credentials
 from worker.auth0.errors import Auth0Unreachable, MalformedAnswer
 from worker.auth0.field_types import parse_seconds
@@ -115,12 +115,14 @@ class ApiCalls:
         """
         status, began = "none", time.perf_counter()
         try:
-            async with asyncio.timeout(self._total):
-                response = await self._http.send(request, stream=True)
-                status = str(response.status_code)
-                if stream and response.status_code == 200:
-                    return response
-                return await _read(response)
+            with traces.span(endpoint.name, "client", method=request.method, host=endpoint.host) as span:
+                async with asyncio.timeout(self._total):
+                    response = await self._http.send(request, stream=True)
+                    status = str(response.status_code)
+                    span.set_status(response.status_code)
+                    if stream and response.status_code == 200:
+                        return response
+                    return await _read(response)
         except OutgoingProxyFailed as error:
             said = str(error)
         except (httpx.HTTPError, OSError) as error:

@@ -17,4 +17,4 @@ UPDATE refresh_requests r SET claimed_until = now() + CAST(:claim AS interval)
 FROM claimed WHERE r.grant_id = claimed.grant_id AND r.requested_by = claimed.requested_by
     AND r.resource = claimed.resource AND r.scope = claimed.scope
 RETURNING r.grant_id, r.requested_by, r.requested_at, r.min_ttl, r.rejected_version, r.resource,
-    r.scope, r.request_id, set_config('synchronous_commit', 'off', true)
+    r.scope, r.request_id, r.traceparent, set_config('synchronous_commit', 'off', true)

@@ -38,7 +38,7 @@ class RefreshRequest(NamedTuple):
         min_ttl: seconds of life wanted; 0 for the default.
         rejected_version: of the access token that an API refused; None where none was.
         resource, scope: what the token is for; both empty for the grant's own.
-        request_id: the app's, for the log.
+        request_id, traceparent: the app's, for log and trace.
     """
 
     grant_id: int
@@ -49,6 +49,7 @@ class RefreshRequest(NamedTuple):
     resource: str = ""
     scope: str = ""
     request_id: str | None = None
+    traceparent: str | None = None
 
     @property
     def target(self) -> TokenTarget:
@@ -59,7 +60,7 @@ class RefreshRequest(NamedTuple):
 async def claim(vault: Vault, tenants: Sequence[str], *, limit: int) -> list[RefreshRequest]:
     """Claim requests that are due, for ``CLAIM_TIME``."""
     values = {"tenants": list(tenants), "limit": limit, "claim": CLAIM_TIME}
-    return [RefreshRequest._make(row[:8]) for row in await vault.run(_CLAIM, values)]
+    return [RefreshRequest._make(row[:9]) for row in await vault.run(_CLAIM, values)]
 
 
 async def finish(vault: Vault, request: RefreshRequest) -> None:

@@ -43,8 +43,10 @@ class RefreshRequestRow(Base):
     handled_at: Mapped[datetime | None]
     # The version of the access token that an API refused.
     rejected_version: Mapped[int | None] = mapped_column(BigInteger)
-    # The app's id of whoever asked last, for the log; a trigger takes it from the setting token_vault.request_id.
+    # The app's id and trace of whoever asked last, for log and trace; a trigger takes them from the settings
+    # token_vault.request_id and token_vault.traceparent.
     request_id: Mapped[str | None]
+    traceparent: Mapped[str | None]
 
     __table_args__ = (
         Index(

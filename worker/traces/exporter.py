@@ -1,0 +1,57 @@
+"""Exports spans by OTLP over HTTP; logs its outages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import structlog
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace.export import SpanExportResult
+
+from worker.traces.variables import read_endpoint
+
+log = structlog.get_logger(__name__)
+
+
+def make_exporter() -> Any:  # typed so, as types are checked without OpenTelemetry too
+    """Make the exporter, as OpenTelemetry's own variables configure it."""
+    session = requests.Session()
+    return _LoggedExporter(OTLPSpanExporter(session=session), session)
+
+
+class _LoggedExporter:
+    """Exports, and logs an outage's begin and end."""
+
+    def __init__(self, exporter: Any, session: requests.Session) -> None:
+        self._exporter = exporter
+        self._collector = urlsplit(read_endpoint()).hostname
+        self._said = ""
+        self._has_failed = False
+        session.hooks["response"].append(self._note_status)
+
+    def export(self, spans: Sequence[Any]) -> Any:
+        """Export a batch; what is not taken is lost."""
+        self._said = "no answer"
+        result = self._exporter.export(spans)
+        if result is SpanExportResult.SUCCESS:
+            if self._has_failed:
+                log.info("traces.export_resumed", collector=self._collector)
+            self._has_failed = False
+        elif not self._has_failed:
+            self._has_failed = True
+            log.warning("traces.export_failed", collector=self._collector, error=self._said)
+        return result
+
+    def shutdown(self) -> None:
+        """End."""
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 0) -> bool:  # noqa: ARG002  # as the SDK calls it
+        """Return at once: nothing waits here."""
+        return True
+
+    def _note_status(self, response: requests.Response, **_: object) -> None:
+        self._said = f"status {response.status_code}"
