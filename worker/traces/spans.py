@@ -18,7 +18,7 @@ Kind = Literal["internal", "server", "client", "consumer"]
 class Attributes(TypedDict, total=False):
     """All that a span may tell.
 
-    Names, ids, numbers and outcomes; never a user, nor what a caller, a provider or Auth0 writes.
+    Names, ids, numbers and outcomes; never a user, nor what a provider or Auth0 writes.
 
     Attributes:
         grant: the row's id, as logs have it.
