@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,10 +70,11 @@ class Way(NamedTuple):
     def names(self, trace: str) -> set[str]:
         """Wait until a renewal is in this trace; return the names of its spans."""
 
-        def found() -> set[str]:
-            return {span.name for span in self.collector.spans if span.trace_id == trace}
+        def found() -> set[str] | None:
+            names = {span.name for span in self.collector.spans if span.trace_id == trace}
+            return names if {"renew", "refresh"} <= names else None
 
-        return until(lambda: {"renew", "refresh"} <= found() and found(), f"trace {trace} is complete")
+        return until(found, f"trace {trace} is complete")
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ async def way(
     database_url: Secret,
     redis_url: Secret,
     tmp_path: Path,
-) -> Any:
+) -> AsyncIterator[Way]:
     """A worker, a user, and a collector."""
     tenant.add_connection(CONNECTION, "oauth2", "custom")
     (user,) = tenant.add_users(CONNECTION, 1)

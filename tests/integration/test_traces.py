@@ -15,6 +15,7 @@ from tests.support.collector import Collector, ReceivedSpan, collecting, collect
 from tests.support.processes import REPOSITORY
 from tests.support.readers import Sql
 from worker import traces
+from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
 from worker.traces import recorder
 
@@ -96,7 +97,7 @@ async def test_a_collector_that_hangs_holds_up_nothing(
     assert (await (await runtime.tenant_sync("default")).sync_all()).ok
     traces.flush()
     sql("UPDATE grants SET due_at = now()")
-    assert (await runtime.engine.renew_due(runtime.tenants))["renewed"] == 2
+    assert (await runtime.engine.renew_due(runtime.tenants))[Outcome.RENEWED] == 2
     for _ in range(10_000):  # more than a queue holds
         with traces.span("renew"):
             pass
