@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -125,7 +124,7 @@ def _recorded(database_url: Secret, asked: ReadRecord) -> Iterator[None]:
     try:
         yield
     except VaultError as error:
-        _record(database_url, replace(asked, outcome=type(error).__name__))
+        _record(database_url, asked._replace(outcome=type(error).__name__))
         raise
     _record(database_url, asked)
 

@@ -7,12 +7,14 @@ nor the kernel would give up.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 
 from token_vault.database_errors import AnswerTimeout
+from token_vault.prepared_statements import PreparedStatements, Rows
 
 R = TypeVar("R")
 
@@ -31,6 +33,13 @@ class BoundedConnection(psycopg.Connection[Any]):
         self.answer_seconds: float | None = None
         self.made_at = time.monotonic()
         self.is_pooled = False
+        self._statements = PreparedStatements(self)
+
+    def fetch(self, statement: str, values: Sequence[object]) -> Rows:
+        """Run a statement, and return its rows."""
+        if self.is_pooled or not self._statements.takes(values):
+            return self.execute(statement, values, prepare=True, binary=True).fetchall()
+        return self.wait(self._statements.run(statement, values))
 
     def wait(self, gen: PQGen[R], *arguments: Any, **named: Any) -> R:
         """Wait for the server; ``AnswerTimeout`` when the time is up."""
@@ -45,6 +54,14 @@ class AsyncBoundedConnection(psycopg.AsyncConnection[Any]):
         self.answer_seconds: float | None = None
         self.made_at = time.monotonic()
         self.is_pooled = False
+        self._statements = PreparedStatements(self)
+
+    async def fetch(self, statement: str, values: Sequence[object]) -> Rows:
+        """Run a statement, and return its rows."""
+        if self.is_pooled or not self._statements.takes(values):
+            cursor = await self.execute(statement, values, prepare=True, binary=True)
+            return await cursor.fetchall()
+        return await self.wait(self._statements.run(statement, values))
 
     async def wait(self, gen: PQGen[R], *arguments: Any, **named: Any) -> R:
         """Wait for the server; ``AnswerTimeout`` when the time is up."""

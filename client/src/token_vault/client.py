@@ -189,6 +189,12 @@ class TokenVault(Reader):
         match step:
             case Query(statement, values):
                 return self._pool.rows(statement, values)
+            case RecordRead(record):
+                if self._audit == "strict":
+                    with recording():
+                        self._pool.rows(RECORD_READS, (to_json([record]),))
+                elif self._audit == "batched":
+                    self._recorder.record(record)
             case NoteRead(grant_id):
                 self._note_read(grant_id)
             case Listen(grant_id, seconds):
@@ -196,12 +202,6 @@ class TokenVault(Reader):
             case Wait(wakeup, seconds):
                 wakeup.wait(seconds)
                 wakeup.clear()
-            case RecordRead(record):
-                if self._audit == "strict":
-                    with recording():
-                        self._pool.rows(RECORD_READS, (to_json([record]),))
-                elif self._audit == "batched":
-                    self._recorder.record(record)
         return None
 
     def _note_read(self, grant_id: int) -> None:
@@ -348,6 +348,12 @@ class AsyncTokenVault(Reader):
         match step:
             case Query(statement, values):
                 return await here.pool.rows(statement, values)
+            case RecordRead(record):
+                if self._audit == "strict":
+                    with recording():
+                        await here.pool.rows(RECORD_READS, (to_json([record]),))
+                elif self._audit == "batched":
+                    self._recorder.record(record)
             case NoteRead(grant_id):
                 self._note_read(here, grant_id)
             case Listen(grant_id, seconds):
@@ -357,12 +363,6 @@ class AsyncTokenVault(Reader):
                     async with asyncio.timeout(seconds):
                         await wakeup.wait()
                 wakeup.clear()
-            case RecordRead(record):
-                if self._audit == "strict":
-                    with recording():
-                        await here.pool.rows(RECORD_READS, (to_json([record]),))
-                elif self._audit == "batched":
-                    self._recorder.record(record)
         return None
 
     def _note_read(self, here: _OpenInLoop, grant_id: int) -> None:

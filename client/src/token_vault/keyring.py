@@ -11,6 +11,7 @@ import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from string import ascii_letters, digits
 from typing import Literal
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -23,6 +24,8 @@ RingName = Literal["access", "refresh"]
 VARIABLES: dict[RingName, str] = {"access": "VAULT_ACCESS_KEYS", "refresh": "VAULT_REFRESH_KEYS"}
 
 _KEY = re.compile(r"[A-Za-z0-9_+/-]{43}=")
+# Of URL-safe Base64 (RFC 4648, section 5), without its padding.
+_ALPHABET = (ascii_letters + digits + "-_").encode()
 
 
 class KeyRing:
@@ -152,10 +155,14 @@ def _is_of(context: EncryptionContext, plaintext: bytes) -> bool:
 def _is_canonical(ciphertext: bytes) -> bool:
     """Whether Base64 writes its bytes exactly so.
 
-    Decoding passes over foreign characters, and over the bits that pad the last one.
+    Decoding passes over foreign characters, and over the bits that pad the last one. Only the last four can be padded,
+    so that no more is decoded here: it would take half as long as the decryption.
     """
+    last = ciphertext[-4:]
+    if len(ciphertext) % 4 or ciphertext[:-4].translate(None, _ALPHABET):
+        return False
     try:
-        return urlsafe_b64encode(urlsafe_b64decode(ciphertext)) == ciphertext
+        return urlsafe_b64encode(urlsafe_b64decode(last)) == last
     except ValueError:
         return False
 

@@ -23,6 +23,7 @@ from token_vault.connect import connect, connect_async
 from token_vault.database_errors import AnswerTimeout, DatabaseProblem, classify, failure, is_useless
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.postgres_address import PostgresAddress
+from token_vault.prepared_statements import Rows
 
 MAX_CONNECTIONS = 10  # of one reader
 # How long to wait for one of them.
@@ -40,7 +41,6 @@ _DRIVER: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0}
 # A name that Postgres cannot even hold (NUL, half a surrogate pair): no row has it.
 _IMPOSSIBLE_NAME = (psycopg.DataError, UnicodeEncodeError)
 
-Rows = list[tuple[object, ...]]
 C = TypeVar("C", BoundedConnection, AsyncBoundedConnection)
 
 
@@ -64,7 +64,7 @@ class _IdleConnections(Generic[C]):
         It is among them where it is of no more use.
         """
         with self._lock:
-            if self._closed or connection.info.transaction_status is not TransactionStatus.IDLE:
+            if self._closed or connection.pgconn.transaction_status != TransactionStatus.IDLE:
                 return [connection]
             now, worn = time.monotonic(), []
             while self._kept and self._kept[0][1] < now - MAX_IDLE_SECONDS:
@@ -131,7 +131,7 @@ class Pool:
 
     def _read(self, connection: BoundedConnection, statement: str, values: Sequence[object]) -> Rows:
         try:
-            return connection.execute(statement, values, prepare=True, binary=True).fetchall()
+            return connection.fetch(statement, values)
         finally:
             for worn in self._idle.keep(connection):
                 worn.close()
@@ -188,8 +188,7 @@ class AsyncPool:
         self, connection: AsyncBoundedConnection, statement: str, values: Sequence[object]
     ) -> Rows:
         try:
-            cursor = await connection.execute(statement, values, prepare=True, binary=True)
-            return await cursor.fetchall()
+            return await connection.fetch(statement, values)
         finally:
             for worn in self._idle.keep(connection):
                 await worn.close()

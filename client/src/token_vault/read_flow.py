@@ -11,9 +11,8 @@ import json
 import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import (
@@ -61,8 +60,7 @@ REJECTED_SECONDS = 60.0
 MAX_REJECTED_GRANTS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class TokenQuery:
+class TokenQuery(NamedTuple):
     """What an app asks for.
 
     Attributes:
@@ -87,23 +85,20 @@ class TokenQuery:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """Run a statement; its rows are sent back."""
 
     statement: str
     values: Sequence[object]
 
 
-@dataclass(frozen=True, slots=True)
-class NoteRead:
+class NoteRead(NamedTuple):
     """Tell the workers of a read, without waiting for it."""
 
     grant_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Listen:
+class Listen(NamedTuple):
     """Listen for wakeups of a grant until the flow ends.
 
     What to wait for is sent back.
@@ -116,16 +111,14 @@ class Listen:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Wait for the wakeup that ``Listen`` gave."""
 
     wakeup: Any
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class RecordRead:
+class RecordRead(NamedTuple):
     """Record the read for the audit.
 
     An error is thrown in where no read may happen unrecorded.

@@ -15,8 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 from weakref import WeakSet
 
 from token_vault.database_errors import RETRY_AFTER
@@ -47,8 +46,7 @@ _logger = logging.getLogger("token_vault")
 _recorders: WeakSet[ReadRecorder] = WeakSet()
 
 
-@dataclass(frozen=True, slots=True)
-class ReadRecord:
+class ReadRecord(NamedTuple):
     """One read and what came of it; never the token.
 
     Attributes:

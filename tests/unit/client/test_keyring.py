@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import re
 import traceback
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import replace
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt, ConfigurationError, WrongContext
 from token_vault.grant_key import GrantKey
-from token_vault.keyring import KeyRing
+from token_vault.keyring import KeyRing, _is_canonical
 from token_vault.secret import Secret
 from worker.vault.crypto.fingerprints import Fingerprints
 
@@ -123,6 +125,25 @@ def test_a_damaged_ciphertext_does_not_open(data: st.DataObject) -> None:
         assert NEW.reveal() not in _all_of(found)
     else:  # Base64 passes over a foreign byte and over the bits that pad its last character
         assert found.reveal() == CANARY
+
+
+@given(st.binary(max_size=12) | st.text("AQgw_-=\n+ ", max_size=12).map(str.encode), st.binary(max_size=12))
+def test_base64_that_is_written_otherwise_is_not_canonical(odd: bytes, content: bytes) -> None:
+    """What Base64 writes is canonical, and no other bytes that are read as the same."""
+    assert _is_canonical(urlsafe_b64encode(content))
+    try:
+        is_written_so = urlsafe_b64encode(urlsafe_b64decode(odd)) == odd
+    except ValueError:
+        is_written_so = False
+    assert _is_canonical(odd) is is_written_so
+
+
+@given(PLACES, st.none() | TEXT)
+def test_a_header_is_json_of_all_parts(place: EncryptionContext, end: str | None) -> None:
+    """A header is byte for byte what json.dumps writes, as all ciphertexts before it have it."""
+    place = replace(place, end=end)
+    parts = [place.table, *place.row, place.field, place.version, *([] if end is None else [{"end": end}])]
+    assert place.header() == json.dumps(parts).encode() + b"\n"
 
 
 @given(st.binary(max_size=200))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from urllib.parse import quote, unquote
 
 from starlette.middleware import Middleware
@@ -104,7 +103,7 @@ async def _check_impersonation(service: Service, caller: Caller, read: ReadRecor
     consumer = caller.consumer
     if consumer is not None and consumer.may_read(GrantKey(read.tenant or "", read.connection, read.user_id)):
         return
-    await service.write_record(replace(read, outcome="AccessDenied", at=time.monotonic()), strict=False)
+    await service.write_record(read._replace(outcome="AccessDenied", at=time.monotonic()), strict=False)
     raise ApiProblem(
         "not-allowed",
         f"the entry [consumers.{read.consumer}] does not allow users' tokens of connection {read.connection}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import replace
 
 from token_vault import AsyncTokenVault
 from token_vault.errors import VaultError
@@ -64,7 +63,7 @@ class UserTokens:
             outcome = type(error).__name__
             raise
         finally:
-            record = replace(self._read, outcome=outcome, at=time.monotonic())
+            record = self._read._replace(outcome=outcome, at=time.monotonic())
             await self._service.write_record(record, strict=self._is_strict and outcome == SERVED)
         return token
 

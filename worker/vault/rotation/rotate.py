@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -75,6 +76,14 @@ class RotationStats:
         """Return how many may not be under the newest key."""
         return self.by_key.total() - self.by_key[0] + self.in_use + self.undecryptable
 
+    def add(self, other: RotationStats) -> None:
+        """Add what was found of the same kind elsewhere."""
+        self.by_key += other.by_key
+        self.reencrypted += other.reencrypted
+        self.in_use += other.in_use
+        self.undecryptable += other.undecryptable
+        self.problems += other.problems[: MAX_NAMED_PROBLEMS - len(self.problems)]
+
     def count_failure(self, error: CannotDecrypt) -> None:
         """Count a ciphertext that no key decrypts.
 
@@ -113,7 +122,16 @@ def inspect(
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``failure`` names the database's.
     """
-    return _process(database_url, rings, spool, progress, _count, pages_at_most)
+    with _connected(database_url) as connection:
+
+        def count(column: CiphertextColumn, stats: RotationStats) -> Iterator[int]:
+            for page in islice(read_pages(connection, column, PAGE_SIZE), pages_at_most):
+                _count(rings[column.ring], page, stats)
+                yield len(page)
+
+        total = None if pages_at_most is not None else _count_all(connection, rings)
+        all_stats = _process(rings, count, progress, total)
+    return [*all_stats, *_spooled(spool, rings, reencrypting=False)]
 
 
 def rotate(
@@ -124,54 +142,62 @@ def rotate(
 ) -> list[RotationStats]:
     """Encrypt everything under the newest keys.
 
-    Each page is committed by itself. Arguments and errors as ``inspect``.
+    Each page is committed by itself, while the next one is read and encrypted. Arguments and errors as ``inspect``.
 
     Nothing else of a row is touched: no time, no state, no version, no claim; so no event is written either.
     """
     if spool is not None:
         spool.remove_leftovers()
-    return _process(database_url, rings, spool, progress, _reencrypt, None)
+    with (
+        _connected(database_url) as reading,
+        _connected(database_url) as writing,
+        ThreadPoolExecutor(1, thread_name_prefix="token-vault keys") as thread,
+    ):
+
+        def reencrypt(column: CiphertextColumn, stats: RotationStats) -> Iterator[int]:
+            ring, size, writes = rings[column.ring], 0, None
+            for page in read_pages(reading, column, PAGE_SIZE):
+                outdated, fresh = _fresh(ring, page, stats)
+                if writes is not None:
+                    stats.add(writes.result())
+                    yield size
+                size, writes = len(page), thread.submit(_write, writing, column, ring, outdated, fresh)
+            if writes is not None:
+                stats.add(writes.result())
+                yield size
+
+        all_stats = _process(rings, reencrypt, progress, _count_all(reading, rings))
+    return [*all_stats, *_spooled(spool, rings, reencrypting=True)]
 
 
-_Work = Callable[[Connection[Any], CiphertextColumn, KeyRing, list[StoredCiphertext], RotationStats], None]
+def _count_all(connection: Connection[Any], rings: Rings) -> int:
+    return sum(count_ciphertexts(connection, column) for column in CIPHERTEXT_COLUMNS if column.ring in rings)
 
 
 def _process(
-    database_url: Secret,
     rings: Rings,
-    spool: Spool | None,
+    work: Callable[[CiphertextColumn, RotationStats], Iterator[int]],
     progress: Progress,
-    work: _Work,
-    pages_at_most: int | None,
+    total: int | None,
 ) -> list[RotationStats]:
-    columns = [column for column in CIPHERTEXT_COLUMNS if column.ring in rings]
-    all_stats = []
-    with _connected(database_url) as connection:
-        total = (
-            sum(count_ciphertexts(connection, column) for column in columns)
-            if pages_at_most is None
-            else None
-        )
-        done = 0
-        for column in columns:
-            stats = RotationStats(column.ring, column.content, "check" if column.is_check else "rows")
-            all_stats.append(stats)
-            for page in islice(read_pages(connection, column, PAGE_SIZE), pages_at_most):
-                work(connection, column, rings[column.ring], page, stats)
-                done += len(page)
-                progress(done, total)
-    if spool is not None and "refresh" in rings:
-        all_stats.append(_spooled(spool, reencrypting=work is _reencrypt))
+    """Work on all columns of these rings.
+
+    Args:
+        work: yields the size of each page that is done.
+    """
+    all_stats, done = [], 0
+    for column in CIPHERTEXT_COLUMNS:
+        if column.ring not in rings:
+            continue
+        stats = RotationStats(column.ring, column.content, "check" if column.is_check else "rows")
+        all_stats.append(stats)
+        for size in work(column, stats):
+            done += size
+            progress(done, total)
     return all_stats
 
 
-def _count(
-    _: Connection[Any],
-    __: CiphertextColumn,
-    ring: KeyRing,
-    page: Sequence[StoredCiphertext],
-    stats: RotationStats,
-) -> None:
+def _count(ring: KeyRing, page: Sequence[StoredCiphertext], stats: RotationStats) -> None:
     for found in page:
         try:
             stats.by_key[ring.key_index(found.context, found.ciphertext)] += 1
@@ -179,28 +205,30 @@ def _count(
             stats.count_failure(error)
 
 
-def _reencrypt(
+def _write(
     connection: Connection[Any],
     column: CiphertextColumn,
     ring: KeyRing,
-    page: list[StoredCiphertext],
-    stats: RotationStats,
-) -> None:
-    pending = page
+    outdated: list[StoredCiphertext],
+    fresh: list[bytes],
+) -> RotationStats:
+    """Write a page; return what came of it."""
+    stats = RotationStats(column.ring, column.content)
     for _ in range(LOCKED_ROW_TRIES):
-        outdated, fresh = _fresh(ring, pending, stats)
         if not outdated:
-            return
+            return stats
         swapped = compare_and_swap(connection, column, outdated, fresh)
         stats.reencrypted += len(swapped)
         stats.by_key[0] += len(swapped)
         left = [found.key for found in outdated if found.key not in swapped]
         if not left:
-            return
+            return stats
         # Written meanwhile, or locked by another transaction just now.
         pending = reread(connection, column, left)
         time.sleep(LOCKED_ROW_PAUSE_SECONDS)
-    stats.in_use += len(pending)
+        outdated, fresh = _fresh(ring, pending, stats)
+    stats.in_use += len(outdated)
+    return stats
 
 
 def _fresh(
@@ -225,7 +253,10 @@ def _fresh(
     return outdated, fresh
 
 
-def _spooled(spool: Spool, *, reencrypting: bool) -> RotationStats:
+def _spooled(spool: Spool | None, rings: Rings, *, reencrypting: bool) -> list[RotationStats]:
+    """Look at the spool, if its ring is there."""
+    if spool is None or "refresh" not in rings:
+        return []
     stats = RotationStats("refresh", "answers in this machine's spool", "spool")
     for path in spool.list_files():
         try:
@@ -237,7 +268,7 @@ def _spooled(spool: Spool, *, reencrypting: bool) -> RotationStats:
         else:
             if key_index is not None:
                 stats.by_key[key_index] += 1
-    return stats
+    return [stats]
 
 
 @contextmanager
