@@ -40,11 +40,16 @@ def http(status: int = 200, body: bytes = b"{}", *headers: str, length: int | No
 
 @dataclass
 class Upstream:
-    """Where it listens, what it got, and how it answers."""
+    """Where it listens, what it got, and how it answers.
+
+    Attributes:
+        reads_bodies: before it answers; else never.
+    """
 
     url: str = ""
     received: list[Received] = field(default_factory=list)
     answer: Answer = lambda _: http()
+    reads_bodies: bool = True
 
 
 @contextmanager
@@ -73,7 +78,8 @@ def upstream() -> Iterator[Upstream]:
                 name, _, value = line.partition(":")
                 headers.append((name, value.strip()))
             known = {name.lower(): value for name, value in headers}
-            return Received(first[0], first[1], headers, self._body(known))
+            body = self._body(known) if found.reads_bodies else b""
+            return Received(first[0], first[1], headers, body)
 
         def _body(self, headers: dict[str, str]) -> bytes:
             if headers.get("transfer-encoding") == "chunked":

@@ -185,14 +185,14 @@ async def test_webhooks_key_sets_and_auth0_take_the_proxy(proxy: ConnectProxy, a
 async def test_a_call_for_a_front_end_takes_the_proxy(proxy: ConnectProxy) -> None:
     """Its caller learns that the API does not answer, and the log that it is the proxy."""
     proxy.failure = 407
-    call = ProxyCall("google", "GET", "/calendar", "", [], "/v1/proxy/google")
+    ends_at = asyncio.get_running_loop().time() + 10
+    call = ProxyCall("google", "GET", "/calendar", "", [], "/v1/proxy/google", ends_at)
+    body = RequestBody(_nothing(), max_bytes=1, idle_seconds=1, ends_at=ends_at)
     settings = ProxySettings(base_url=f"https://{HOST}", allow=("GET /*",))
     with structlog.testing.capture_logs() as logs:
         async with open_session() as session:
             with pytest.raises(ApiProblem) as caught:
-                await forward(
-                    session, settings, call, RequestBody(_nothing(), max_bytes=1, idle_seconds=1), _Tokens()
-                )
+                await forward(session, settings, call, body, _Tokens())
     assert proxy.asked == [f"CONNECT {HOST}:443 HTTP/1.1"]
     assert caught.value.type.status == 503
     [event] = logs

@@ -6,8 +6,9 @@ import asyncio
 
 from starlette.requests import Request
 
-from worker.api.problems import ApiProblem
+from worker.api.problems import ApiProblem, slow_request
 
+# For the whole of a body, however steadily it comes.
 MAX_BODY_SECONDS = 10.0
 
 
@@ -18,7 +19,7 @@ async def read_body(request: Request, most: int) -> bytes:
         most: bytes that it may have.
 
     Raises:
-        ApiProblem: ``too-large``, or ``bad-request`` where it is slow.
+        ApiProblem: ``too-large``, or ``request-timeout``.
     """
     body = bytearray()
     try:
@@ -28,5 +29,5 @@ async def read_body(request: Request, most: int) -> bytes:
                 if len(body) > most:
                     raise ApiProblem("too-large", f"the body has more than {most} bytes")
     except TimeoutError:
-        raise ApiProblem("bad-request", "the body did not come in time") from None
+        raise slow_request(f"the body did not come within {MAX_BODY_SECONDS:.0f} s") from None
     return bytes(body)

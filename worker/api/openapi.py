@@ -22,7 +22,7 @@ Json = dict[str, Any]
 _NAME_PROBLEMS = ("bad-request", "invalid-token", "not-allowed", "not-found", "method-not-allowed", "internal-error",
                   "temporarily-unavailable")  # fmt: skip
 _READ_PROBLEMS = (*_NAME_PROBLEMS, "not-connected", "consent-needed", "token-expired", "ambiguous-account")
-_PROXY_PROBLEMS = (*_READ_PROBLEMS, "too-large", "bad-gateway")
+_PROXY_PROBLEMS = (*_READ_PROBLEMS, "request-timeout", "too-large", "bad-gateway")
 _TEXT: Json = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
 
 
@@ -108,7 +108,7 @@ def _token_paths(path: str, name: str, places: Sequence[str]) -> Json:
             "post": _operation(
                 f"reject{name}", "Report a token that an API refused.", parameters,
                 {"202": _ok("Taken.", {"$ref": "#/components/schemas/Replacing"})},
-                (*_READ_PROBLEMS, "too-large"), requestBody=body,
+                (*_READ_PROBLEMS, "request-timeout", "too-large"), requestBody=body,
             )
         },
     }  # fmt: skip
@@ -138,6 +138,7 @@ def _auth0_hook_operation() -> Json:
         "bad-request",
         "invalid-token",
         "not-found",
+        "request-timeout",
         "too-large",
         "internal-error",
         "temporarily-unavailable",
@@ -151,7 +152,7 @@ def _auth0_hook_operation() -> Json:
 def _security_events_operation() -> Json:
     refused = _ok("The token is refused (RFC 8935, 2.4).", {"$ref": "#/components/schemas/SetError"})
     answers = {"202": {"description": "Taken; the grants of its subject are tried."}, "400": refused}
-    problems = ("not-found", "too-large", "internal-error", "temporarily-unavailable")
+    problems = ("not-found", "request-timeout", "too-large", "internal-error", "temporarily-unavailable")
     return _operation(
         "takeSecurityEvents", "Take a security event token (RFC 8417) of a provider.", [_path_parameter("name")],
         answers, problems,

@@ -158,6 +158,14 @@ def _of_vault(error: VaultError) -> ApiProblem:
     return unavailable("the vault is not set up correctly: the operator finds the cause in its log", 60)
 
 
+def slow_request(detail: str) -> ApiProblem:
+    """Say that a request did not come in time.
+
+    The connection is closed: nobody waits for the rest (RFC 9110, 15.5.9).
+    """
+    return ApiProblem("request-timeout", detail, headers={"Connection": "close"})
+
+
 async def on_problem(request: Request, error: Exception) -> Response:
     """Answer with a raised problem."""
     assert isinstance(error, ApiProblem)  # noqa: S101  # registered for it alone

@@ -28,7 +28,8 @@ class ProxySettings(Section):
         allow: a method and a path pattern each; nothing is forwarded that none of them allows.
         tenant: whose users' grants, where several tenants are configured.
         max_request_bytes, max_response_bytes: of bodies.
-        timeout: seconds without a byte from the provider.
+        timeout: seconds without a byte, from the caller or the provider.
+        max_seconds: of a whole call, however steadily it goes on.
     """
 
     base_url: str
@@ -37,6 +38,7 @@ class ProxySettings(Section):
     max_request_bytes: int = Field(default=64 * MB, ge=0)
     max_response_bytes: int = Field(default=64 * MB, ge=0)
     timeout: float = Field(default=30, gt=0, le=600, allow_inf_nan=False)
+    max_seconds: float = Field(default=600, gt=0, le=86_400, allow_inf_nan=False)
 
     @field_validator("base_url")
     @classmethod

@@ -58,11 +58,18 @@ def api_process(api_settings: None, tmp_path: Path) -> Iterator[ApiProcess]:
 
 
 @pytest.fixture
+def proxy_limits() -> str:
+    """The bounds of the proxy; a module may have others."""
+    return "max_request_bytes = 1_000_000\nmax_response_bytes = 2_000_000\ntimeout = 2\n"
+
+
+@pytest.fixture
 async def proxied(
     tenant: Emulation,
     environment: Path,
     open_worker: Callable[[], Awaitable[Runtime]],
     sql: Callable[..., list[dict[str, Any]]],
+    proxy_limits: str,
 ) -> AsyncIterator[Proxied]:
     """A vault with one user, and a provider behind its proxy."""
     await sync_user(tenant, open_worker, sql)
@@ -85,10 +92,7 @@ secret = "{RECONNECT_SECRET.reveal()}"
 [proxy."{CONNECTION}"]
 base_url = "{provider.url}"
 allow = ["GET /calendar/v3/*", "HEAD /calendar/v3/*", "POST /calendar/v3/*", "DELETE /calendar/v3/*"]
-max_request_bytes = 1_000_000
-max_response_bytes = 2_000_000
-timeout = 2
-""",
+{proxy_limits}""",
             encoding="utf-8",
         )
         with served(load()) as url:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +20,7 @@ from worker import traces
 from worker.api import problems
 from worker.api.problems import ApiProblem
 from worker.api.proxy.headers import Headers, request_headers, response_headers, rewrite_location
-from worker.api.proxy.request_body import BodyRefused, RequestBody
+from worker.api.proxy.request_body import BodyRefused, BodyTimeout, RequestBody
 from worker.api.proxy.response_body import AnswerCut, Decoder, UnreadableEncoding, clean_body
 from worker.api.proxy.scrub import TokenScrubber
 from worker.api.proxy.session import ProviderSession
@@ -28,10 +30,8 @@ from worker.settings import ProxySettings
 log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS = 5.0
-# Until an outgoing proxy has opened its tunnel, the wait for a free connection included.
-TUNNEL_SECONDS = 15.0
-# The longest call, however steadily it goes on.
-MAX_CALL_SECONDS = 600.0
+# Until a connection is there: the wait for a free one included, and for an outgoing proxy's tunnel.
+CONNECTION_WAIT_SECONDS = 15.0
 # After which a caller may try again whose provider did not answer.
 RETRY_SECONDS = 5.0
 
@@ -61,6 +61,7 @@ class ProxyCall:
         path: as ``normalize_path`` returns it.
         query: as ``check_query`` returns it.
         prefix: the proxy's own path of the connection.
+        ends_at: when the call is ended, by the event loop's clock.
     """
 
     connection: str
@@ -69,6 +70,15 @@ class ProxyCall:
     query: str
     headers: Headers
     prefix: str
+    ends_at: float
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the call may go on.
+
+        Never 0, which would mean no limit.
+        """
+        return max(0.001, self.ends_at - asyncio.get_running_loop().time())
 
 
 async def forward(
@@ -87,7 +97,7 @@ async def forward(
     try:
         begun = await body.begin()
     except BodyRefused as error:
-        raise ApiProblem("too-large", str(error)) from None
+        raise _refusal(error) from None
     is_repeatable = body.is_complete
     used = [await tokens.current()]
     answer = await _send(session, settings, call, begun, body, used[-1])
@@ -102,6 +112,12 @@ async def forward(
     except BaseException:
         answer.close()
         raise
+
+
+def _refusal(refused: BodyRefused) -> ApiProblem:
+    if isinstance(refused, BodyTimeout):
+        return problems.slow_request(str(refused))
+    return ApiProblem("too-large", str(refused))
 
 
 async def _replace(tokens: Tokens, refused: aiohttp.ClientResponse) -> str | None:
@@ -144,29 +160,28 @@ async def _request(
     token: str,
 ) -> aiohttp.ClientResponse:
     headers = request_headers(call.headers, token)
-    data: bytes | AsyncIterator[bytes] | None = begun or None
     if not body.is_complete:
-        data = body.stream()
         headers += [(name, value) for name, value in call.headers if name.lower() == "content-length"]
     url = _url(settings, call)
     outgoing = session.proxies.of(str(url))
     try:
-        return await session.http.request(
-            call.method,
-            url,
-            proxy=outgoing.url if outgoing else None,
-            proxy_headers=outgoing.headers if outgoing else None,
-            headers=headers,
-            data=data,
-            skip_auto_headers=("User-Agent", "Content-Type"),
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=MAX_CALL_SECONDS,
-                connect=TUNNEL_SECONDS if outgoing else None,
-                sock_connect=CONNECT_SECONDS,
-                sock_read=settings.timeout,
-            ),
-        )
+        async with asyncio.timeout(None) as stall:
+            return await session.http.request(
+                call.method,
+                url,
+                proxy=outgoing.url if outgoing else None,
+                proxy_headers=outgoing.headers if outgoing else None,
+                headers=headers,
+                data=(begun or None) if body.is_complete else _upload(body, stall, settings.timeout),
+                skip_auto_headers=("User-Agent", "Content-Type"),
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(
+                    total=call.seconds_left,
+                    connect=CONNECTION_WAIT_SECONDS,
+                    sock_connect=CONNECT_SECONDS,
+                    sock_read=settings.timeout,
+                ),
+            )
     except (
         aiohttp.ClientHttpProxyError,
         aiohttp.ClientProxyConnectionError,
@@ -178,9 +193,23 @@ async def _request(
         name = type(error).__name__
     # Outside the handler: aiohttp's errors show the request's headers, the token among them.
     if body.refused is not None:
-        raise ApiProblem("too-large", str(body.refused))
+        raise _refusal(body.refused)
     log.warning("proxy.call_failed", connection=call.connection, error=name)
     raise problems.unavailable(f"the API behind connection {call.connection} does not answer", RETRY_SECONDS)
+
+
+async def _upload(body: RequestBody, stall: asyncio.Timeout, seconds: float) -> AsyncIterator[bytes]:
+    """Yield a body, and end a call that stalls.
+
+    The HTTP client itself would wait without end for a provider that takes none of it.
+    """
+    now = asyncio.get_running_loop().time
+    async for piece in body.stream():
+        with suppress(RuntimeError):  # the provider has answered already, and takes the rest or not
+            stall.reschedule(now() + seconds)
+        yield piece
+        with suppress(RuntimeError):
+            stall.reschedule(None)  # it is the caller's turn
 
 
 def _url(settings: ProxySettings, call: ProxyCall) -> URL:

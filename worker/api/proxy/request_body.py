@@ -10,7 +10,11 @@ MAX_REPEATABLE_BYTES = 262_144
 
 
 class BodyRefused(Exception):
-    """A body that is too long, or does not come."""
+    """A body that is too long."""
+
+
+class BodyTimeout(BodyRefused):
+    """A body that does not come, or not in time."""
 
 
 class RequestBody:
@@ -20,12 +24,16 @@ class RequestBody:
         pieces: as the server receives them.
         max_bytes: of the whole.
         idle_seconds: for which nothing may come.
+        ends_at: when the whole has to be there, by the event loop's clock.
     """
 
-    def __init__(self, pieces: AsyncIterator[bytes], *, max_bytes: int, idle_seconds: float) -> None:
+    def __init__(
+        self, pieces: AsyncIterator[bytes], *, max_bytes: int, idle_seconds: float, ends_at: float
+    ) -> None:
         self._pieces = pieces
         self._max_bytes = max_bytes
         self._idle_seconds = idle_seconds
+        self._ends_at = ends_at
         self._begun = b""
         self._length = 0
         self.is_complete = False
@@ -36,7 +44,7 @@ class RequestBody:
         """Read a short body whole, a long one in part.
 
         Raises:
-            BodyRefused: it is too long, or nothing comes.
+            BodyRefused: it is too long, or does not come in time.
         """
         parts = []
         while not self.is_complete and self._length <= MAX_REPEATABLE_BYTES:
@@ -54,19 +62,20 @@ class RequestBody:
                 yield piece
 
     async def _next(self) -> bytes:
+        idle_until = asyncio.get_running_loop().time() + self._idle_seconds
         try:
-            async with asyncio.timeout(self._idle_seconds):
+            async with asyncio.timeout_at(min(idle_until, self._ends_at)):
                 piece = await anext(self._pieces, None)
         except TimeoutError:
-            raise self._refuse("the body does not come") from None
+            raise self._refuse(BodyTimeout("the body did not come in time")) from None
         if piece is None:
             self.is_complete = True
             return b""
         self._length += len(piece)
         if self._length > self._max_bytes:
-            raise self._refuse(f"the body has more than {self._max_bytes} bytes")
+            raise self._refuse(BodyRefused(f"the body has more than {self._max_bytes} bytes"))
         return piece
 
-    def _refuse(self, why: str) -> BodyRefused:
-        self.refused = BodyRefused(why)
-        return self.refused
+    def _refuse(self, refused: BodyRefused) -> BodyRefused:
+        self.refused = refused
+        return refused

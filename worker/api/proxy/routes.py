@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from urllib.parse import quote, unquote
@@ -78,7 +79,12 @@ async def proxy(request: Request) -> Response:
     if not caller.is_user:
         await _check_impersonation(service, caller, read)
     tokens = UserTokens(service, read, None if caller.is_user else caller.consumer)
-    body = RequestBody(request.stream(), max_bytes=settings.max_request_bytes, idle_seconds=settings.timeout)
+    body = RequestBody(
+        request.stream(),
+        max_bytes=settings.max_request_bytes,
+        idle_seconds=settings.timeout,
+        ends_at=call.ends_at,
+    )
     try:
         return await forward(service.provider_session, settings, call, body, tokens)
     except VaultError as error:
@@ -144,7 +150,13 @@ def _call(request: Request, settings: ProxySettings, connection: str, raw_path: 
         if name.isascii() and _is_utf8(value)
     ]
     return ProxyCall(
-        connection, request.method, path, query, headers, f"{PREFIX}{quote(connection, safe='')}"
+        connection,
+        request.method,
+        path,
+        query,
+        headers,
+        prefix=f"{PREFIX}{quote(connection, safe='')}",
+        ends_at=asyncio.get_running_loop().time() + settings.max_seconds,
     )
 
 
