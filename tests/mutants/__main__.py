@@ -10,7 +10,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -18,6 +20,7 @@ from tests.mutants.baseline_page import write_page
 from tests.mutants.catalogue import ROOT, Mutant, load
 from tests.mutants.select import load_generated, select
 from tests.mutants.verdicts import KeptVerdicts, Verdict, judge
+from tests.mutants.warm import WarmSession
 from tests.mutants.workbench import TestRun, Workbench, workbench
 
 _KEPT = ROOT / "build/mutants.json"
@@ -35,7 +38,8 @@ def main() -> int:
     print(f"{len(mutants)} mutants, {len(known)} of them judged before", flush=True)
     verdicts = [*known.values()]
     if not given.known:
-        verdicts += _run(waiting, kept, given.processes, each_test=not given.generated)
+        run = _run_generated if given.generated else _run
+        verdicts += run(waiting, kept, given.processes)
     if given.write:
         write_page(mutants, verdicts)
     return _report(verdicts)
@@ -58,7 +62,33 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(mutants: Sequence[Mutant], kept: KeptVerdicts, processes: int, *, each_test: bool) -> list[Verdict]:
+def _run_generated(mutants: Sequence[Mutant], kept: KeptVerdicts, processes: int) -> list[Verdict]:
+    """Judge generated mutants, as many modules at a time as there are processes."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(processes) as threads:
+        modules = [
+            (Path(folder) / str(number), [*module])
+            for number, (_, module) in enumerate(groupby(mutants, key=attrgetter("tests")))
+        ]
+        found = threads.map(lambda module: _run_module(module[0], module[1], kept), modules)
+        return [verdict for verdicts in found for verdict in verdicts]
+
+
+def _run_module(folder: Path, mutants: Sequence[Mutant], kept: KeptVerdicts) -> list[Verdict]:
+    verdicts = []
+    with workbench(folder) as bench, closing(WarmSession(bench, mutants[0].tests)) as session:
+        session.check()
+        for mutant in mutants:
+            verdicts.append(session.judge(mutant))
+            kept.keep(mutant, verdicts[-1])
+            _print(verdicts[-1])
+    return verdicts
+
+
+def _print(verdict: Verdict) -> None:
+    print(f"{verdict.outcome:8} {verdict.name} {verdict.detail}".rstrip(), flush=True)
+
+
+def _run(mutants: Sequence[Mutant], kept: KeptVerdicts, processes: int) -> list[Verdict]:
     """Judge mutants, several at a time, each on a workbench of its own."""
     if not mutants:
         return []
@@ -78,26 +108,25 @@ def _run(mutants: Sequence[Mutant], kept: KeptVerdicts, processes: int, *, each_
         def judged(mutant: Mutant) -> Verdict:
             bench = free.get()
             try:
-                verdict = _judge_one(mutant, bench, baseline, each_test=each_test)
+                verdict = _judge_one(mutant, bench, baseline)
             finally:
                 free.put(bench)
             kept.keep(mutant, verdict)
-            print(f"{verdict.outcome:8} {verdict.name} {verdict.detail}".rstrip(), flush=True)
+            _print(verdict)
             return verdict
 
         with ThreadPoolExecutor(len(benches)) as threads:
             return list(threads.map(judged, mutants))
 
 
-def _judge_one(mutant: Mutant, bench: Workbench, baseline: TestRun, *, each_test: bool) -> Verdict:
+def _judge_one(mutant: Mutant, bench: Workbench, baseline: TestRun) -> Verdict:
     seconds = 0.0
     for test in mutant.tests:
         ran = {name for name in baseline.seconds if name == test or name.startswith(f"{test}::")}
         if not ran or ran & baseline.failed:
             return Verdict(mutant.name, "broken", f"without the mutant {test} does not pass")
         seconds += sum(baseline.seconds[name] for name in ran)
-    run = bench.run(mutant.tests, _LEAST_SECONDS + 10 * seconds, mutant=mutant, first_only=not each_test)
-    return judge(mutant, run, each=each_test)
+    return judge(mutant, bench.run(mutant.tests, _LEAST_SECONDS + 10 * seconds, mutant=mutant), each=True)
 
 
 def _report(verdicts: Sequence[Verdict]) -> int:

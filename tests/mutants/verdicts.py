@@ -24,11 +24,13 @@ class Verdict:
         name: the mutant's.
         outcome: broken where the run proves nothing, as of a file that cannot be imported.
         detail: which tests passed that should have failed, or why it is broken.
+        by: the test that killed it, where one is enough.
     """
 
     name: str
     outcome: Literal["killed", "survived", "broken"]
     detail: str = ""
+    by: str = ""
 
 
 def judge(mutant: Mutant, run: TestRun, *, each: bool) -> Verdict:
@@ -52,12 +54,20 @@ def judge(mutant: Mutant, run: TestRun, *, each: bool) -> Verdict:
 
 
 def key(mutant: Mutant) -> str:
-    """Return what a verdict holds for: this mutant, this file and these tests."""
+    """Return what a mutant is known by: its name, and what its file becomes."""
+    return _digest(mutant.name.encode(), mutant.mutated().encode())
+
+
+def _digest_tests(mutant: Mutant, by: str) -> str:
+    """Return what a verdict depends on: the file of the test that killed, or those of all tests."""
+    files = {test.partition("::")[0] for test in ([by] if by else mutant.tests)}
+    return _digest(*((ROOT / file).read_bytes() for file in sorted(files) if (ROOT / file).exists()))
+
+
+def _digest(*parts: bytes) -> str:
     digest = hashlib.sha256()
-    for part in (mutant.name, mutant.mutated(), *mutant.tests):
-        digest.update(part.encode() + b"\0")
-    for file in (mutant.file, *sorted({test.partition("::")[0] for test in mutant.tests})):
-        digest.update((ROOT / file).read_bytes() + b"\0")
+    for part in parts:
+        digest.update(part + b"\0")
     return digest.hexdigest()[:20]
 
 
@@ -71,15 +81,17 @@ class KeptVerdicts:
 
     def find(self, mutant: Mutant) -> Verdict | None:
         """Return the kept verdict, if it still holds."""
-        kept = self._kept.get(key(mutant))
-        return Verdict(**kept) if kept else None  # type: ignore[arg-type]  # as it was written
+        kept = self._kept.get(key(mutant), {})
+        if kept.get("tests") != _digest_tests(mutant, kept.get("by", "")):
+            return None
+        return Verdict(**{name: value for name, value in kept.items() if name != "tests"})  # type: ignore[arg-type]
 
     def keep(self, mutant: Mutant, verdict: Verdict) -> None:
         """Keep a verdict; one that proves nothing is not kept."""
         if verdict.outcome == "broken":
             return
         with self._lock:
-            self._kept[key(mutant)] = asdict(verdict)
+            self._kept[key(mutant)] = asdict(verdict) | {"tests": _digest_tests(mutant, verdict.by)}
             self._path.parent.mkdir(exist_ok=True)
             part = self._path.with_suffix(".part")
             part.write_text(json.dumps(self._kept, indent=1), encoding="utf-8")

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from tests.mutants.catalogue import ROOT, Mutant
@@ -24,6 +25,9 @@ from tests.support.database import cloned_database
 
 # What a database is made of: mutants of it need a server of their own, not one with a finished template.
 _SCHEMA = ("migrations/", "worker/vault/db/", "tests/support/database.py")
+
+
+_ARGUMENTS = ("-q", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0")
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Workbench:
         self._seconds = itertools.count(int(time.time()))
         _copy_tracked_files(self.root)
         _make_environment(folder / "venv", self.root)
-        self._forks = _Forks(folder / "venv/bin/python", self.root)
+        self._python = folder / "venv/bin/python"
+        self._forks = _Forks(self._python, self.root)
 
     def run(
         self, tests: Sequence[str], timeout: float, *, mutant: Mutant | None = None, first_only: bool = False
@@ -70,14 +75,25 @@ class Workbench:
         """
         if mutant is None:
             return self._pytest(tests, timeout, own_servers=False, first_only=first_only)
+        with self.changed(mutant):
+            own_servers = mutant.file.startswith(_SCHEMA)
+            return self._pytest(tests, timeout, own_servers=own_servers, first_only=first_only)
+
+    @contextmanager
+    def changed(self, mutant: Mutant) -> Iterator[None]:
+        """Have a mutant in place."""
         target = self.root / mutant.file
         original, mutated = target.read_text(encoding="utf-8"), mutant.mutated(self.root)
         try:
             self._write(target, mutated)
-            own_servers = mutant.file.startswith(_SCHEMA)
-            return self._pytest(tests, timeout, own_servers=own_servers, first_only=first_only)
+            yield
         finally:
             self._write(target, original)
+
+    def start_session(self, tests: Sequence[str]) -> Session:
+        """Start a process that runs the tests once, and then in forks: ``tests.mutants.session``."""
+        arguments = [*_ARGUMENTS, "-p", "tests.mutants.session", *tests]
+        return Session(self._python, self.root, arguments, self._folder)
 
     def _write(self, path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
@@ -89,8 +105,7 @@ class Workbench:
     ) -> TestRun:
         report, log = self._folder / "report.xml", self._folder / "pytest.log"
         report.unlink(missing_ok=True)
-        arguments = ["-q", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-        arguments += ["-o", "junit_family=xunit1", f"--junitxml={report}"]
+        arguments = [*_ARGUMENTS, "-o", "junit_family=xunit1", f"--junitxml={report}"]
         arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the packages are imported already
         arguments += ["-x"] if first_only else []
         environment = {} if own_servers else {"TESTS_RUN_FOLDER": str(self._folder / "run")}
@@ -106,11 +121,8 @@ class _Forks:
     """The process of ``forkserver``, in one environment."""
 
     def __init__(self, python: Path, tree: Path) -> None:
-        # PYTHONPATH would come before the copy's own packages.
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        environment["PATH"] = f"{python.parent}:{os.environ['PATH']}"
         self._server = subprocess.Popen(
-            [str(python), "-m", "tests.mutants.forkserver"], cwd=tree, env=environment, text=True,
+            [str(python), "-m", "tests.mutants.forkserver"], cwd=tree, env=_environment(python), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
@@ -134,6 +146,48 @@ class _Forks:
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait()
+
+
+class Session:
+    """The process of ``session``, in one environment."""
+
+    def __init__(self, python: Path, tree: Path, arguments: Sequence[str], folder: Path) -> None:
+        orders, self._order_pipe = os.pipe()
+        self._answer_pipe, answers = os.pipe()
+        environment = _environment(python) | {
+            "MUTANT_SESSION": f"{orders},{answers}", "TESTS_RUN_FOLDER": str(folder / "run"),
+        }  # fmt: skip
+        with (folder / "session.log").open("w", encoding="utf-8") as log:
+            self._server = subprocess.Popen(
+                [str(python), "-m", "pytest", *arguments], cwd=tree, env=environment, pass_fds=[orders, answers],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        os.close(orders)
+        os.close(answers)
+        self._answers = os.fdopen(self._answer_pipe, encoding="utf-8")
+
+    def read(self) -> dict[str, Any]:
+        """Read the next answer."""
+        answer: dict[str, Any] = json.loads(self._answers.readline())
+        return answer
+
+    def ask(self, file: str | None, tests: Sequence[str]) -> dict[str, Any]:
+        """Run tests in a fork, with what a file has become; answer what they have told."""
+        order = json.dumps({"file": file, "tests": [*tests]})
+        os.write(self._order_pipe, f"{order}\n".encode())
+        return self.read()
+
+    def close(self) -> None:
+        """End it, with the servers that it has started."""
+        os.close(self._order_pipe)
+        self._answers.close()
+        self._server.wait()
+
+
+def _environment(python: Path) -> dict[str, str]:
+    # PYTHONPATH would come before the copy's own packages.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return environment | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
 
 
 @contextmanager

@@ -1,0 +1,151 @@
+"""Puts the changed text of one file into the modules of a running process.
+
+A function gets the new text's code. A module's own statement runs again where it assigns names, and whoever has
+imported these gets the new value. What else a file does while it is imported cannot be changed afterwards.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import inspect
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Literal
+
+_MISSING = object()
+
+# File, line, name and instructions: lambdas may share a line.
+_Position = tuple[str, int, str, bytes]
+
+
+# Functions and statements of SQL are replaced wherever they are used; a value may have been copied before.
+Patched = Literal["functions", "values"]
+
+
+class NotPatchable(Exception):
+    """This change needs an import of its own."""
+
+
+class LiveCode:
+    """The modules of a process, as they were imported from a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._functions: defaultdict[_Position, list[FunctionType]] = defaultdict(list)
+        for each in gc.get_objects():
+            if type(each) is FunctionType and each.__code__.co_filename.startswith(str(root)):
+                self._functions[_position(each.__code__)].append(each)
+        self._modules = {
+            path: module
+            for module in list(sys.modules.values())
+            if (path := _file_of(module)) is not None and path.is_relative_to(root)
+        }
+        self._sources = {path: path.read_text(encoding="utf-8") for path in self._modules}
+
+    def patch(self, file: Path) -> Patched:
+        """Put in what the file has become; return what was replaced.
+
+        Raises:
+            NotPatchable: only a new process can show it.
+        """
+        if file.suffix == ".sql":
+            self._load_statements()
+            return "functions"
+        if file in self._modules:
+            return self._patch_module(file)
+        raise NotPatchable(f"{file.name} is not imported")
+
+    def _patch_module(self, file: Path) -> Patched:
+        old, new = ast.parse(self._sources[file]), ast.parse(file.read_text(encoding="utf-8"))
+        for before, after in zip(old.body, new.body, strict=True):
+            if ast.dump(before) != ast.dump(after) and isinstance(after, ast.Assign | ast.AnnAssign):
+                self._assign(self._modules[file], after)
+                return "values"
+        codes = dict(_pairs(_compiled(old, file), _compiled(new, file)))
+        if not codes:
+            raise NotPatchable("nothing of a function has changed")
+        for before_code, after_code in codes.items():
+            for function in self._functions[before_code]:
+                try:
+                    function.__code__ = after_code
+                except ValueError as error:  # it uses other names of the function around it
+                    raise NotPatchable(str(error)) from None
+        return "functions"
+
+    def _assign(self, module: ModuleType, statement: ast.Assign | ast.AnnAssign) -> None:
+        """Run an assignment again; replace the former values of its names wherever they were imported."""
+        space = dict(vars(module))
+        exec(compile(ast.Module([statement], []), str(module.__file__), "exec"), space)
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        names = [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+        for name in names:
+            former = getattr(module, name, _MISSING)
+            for each in self._modules.values():
+                if vars(each).get(name, _MISSING) is former:
+                    setattr(each, name, space[name])
+
+    def _load_statements(self) -> None:
+        """Load all statements of SQL again."""
+        for path, source in self._sources.items():
+            if "load(__file__" in source:
+                for statement in ast.parse(source).body:
+                    if isinstance(statement, ast.Assign) and "load(__file__" in ast.unparse(statement):
+                        self._assign(self._modules[path], statement)
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file) if isinstance(file, str) else None
+
+
+def _position(code: CodeType) -> _Position:
+    return code.co_filename, code.co_firstlineno, code.co_qualname, code.co_code
+
+
+def _compiled(tree: ast.Module, file: Path) -> CodeType:
+    return compile(tree, str(file), "exec")
+
+
+def _pairs(old: CodeType, new: CodeType) -> Iterator[tuple[_Position, CodeType]]:
+    """Yield where the changed functions are, with what has become of them.
+
+    Raises:
+        NotPatchable: what runs at import has changed.
+    """
+    if _own_part(old) != _own_part(new):
+        raise NotPatchable(f"{old.co_name} differs outside of functions")
+    inner = _inner(new)
+    for name, code in _inner(old).items():
+        if code.co_flags & inspect.CO_NEWLOCALS:
+            yield from _function_pairs(code, inner[name])
+        else:
+            yield from _pairs(code, inner[name])
+
+
+def _function_pairs(old: CodeType, new: CodeType) -> Iterator[tuple[_Position, CodeType]]:
+    """Yield a changed function, and the changed ones within it, of which some may be in use already."""
+    if old != new:
+        yield _position(old), new
+        inner = _inner(new)
+        for name, code in _inner(old).items():
+            if name in inner:
+                yield from _function_pairs(code, inner[name])
+
+
+def _inner(code: CodeType) -> Mapping[tuple[str, int], CodeType]:
+    seen: Counter[str] = Counter()
+    found = {}
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            found[each.co_name, seen[each.co_name]] = each
+            seen[each.co_name] += 1
+    return found
+
+
+def _own_part(code: CodeType) -> tuple[object, ...]:
+    constants = [repr(each) for each in code.co_consts if not isinstance(each, CodeType)]
+    return code.co_code, code.co_names, constants, list(_inner(code))

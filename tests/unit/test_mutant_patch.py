@@ -1,0 +1,121 @@
+"""A changed file takes effect in a process that has imported it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.mutants.patch import LiveCode, NotPatchable, Patched
+
+LIMITS = """\
+from functools import lru_cache
+
+MOST = 3
+
+def is_few(count):
+    return count < MOST
+
+class Box:
+    size = 1
+
+    @property
+    def is_empty(self):
+        return self.size == 0
+
+    @property
+    def name(self):
+        return [letter for letter in "box" if letter]
+
+def counted(function):
+    def around(count):
+        return function(count) + 1
+    return around
+
+@counted
+def twice(count):
+    return 2 * count
+
+smaller = lambda count: count - 1
+"""
+USER = """\
+from limits_to_patch import MOST, Box, is_few, smaller, twice
+
+def most():
+    return MOST
+"""
+
+Patch = Callable[[str, str], Patched]
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A module that has imported names of another."""
+    (tmp_path / "limits_to_patch.py").write_text(LIMITS)
+    (tmp_path / "user_to_patch.py").write_text(USER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("user_to_patch")
+    for name in ("limits_to_patch", "user_to_patch"):
+        del sys.modules[name]
+
+
+@pytest.fixture
+def patch(tmp_path: Path, user: ModuleType) -> Patch:
+    """Replace a text of the imported file."""
+    code = LiveCode(tmp_path)
+
+    def replace(old: str, new: str) -> Patched:
+        assert old in LIMITS
+        file = tmp_path / "limits_to_patch.py"
+        file.write_text(LIMITS.replace(old, new))
+        return code.patch(file)
+
+    return replace
+
+
+def test_a_function_is_replaced_where_it_was_imported(user: ModuleType, patch: Patch) -> None:
+    """Functions, properties, lambdas and what is behind a decorator run the new code."""
+    assert patch("count < MOST", "count <= MOST") == "functions"
+    assert user.is_few(3)
+
+
+def test_a_longer_file_is_matched_by_name(user: ModuleType, patch: Patch) -> None:
+    """A change that moves the lines of other functions changes one alone."""
+    patch("        return self.size == 0", "        size = self.size\n\n        return size == 1")
+    assert user.Box().is_empty
+    assert user.Box().name == ["b", "o", "x"]
+    assert user.twice(2) == 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [("2 * count", "3 * count", 7), ("function(count) + 1", "function(count) - 1", 3)],
+)
+def test_a_decorated_function_is_replaced(
+    user: ModuleType, patch: Patch, old: str, new: str, found: int
+) -> None:
+    """A decorator's inner function and the function within it are both found."""
+    patch(old, new)
+    assert user.twice(2) == found
+
+
+def test_a_lambda_is_replaced(user: ModuleType, patch: Patch) -> None:
+    """A function without a name of its own is found by its place."""
+    patch("count - 1", "count + 1")
+    assert user.smaller(1) == 2
+
+
+def test_a_value_is_replaced_where_it_was_imported(user: ModuleType, patch: Patch) -> None:
+    """A constant changes in its module and in those that have imported it."""
+    assert patch("MOST = 3", "MOST = 5") == "values"
+    assert (user.most(), user.is_few(4)) == (5, True)
+
+
+def test_what_a_class_was_made_of_is_not_replaced(patch: Patch) -> None:
+    """A change that takes an import to see is refused."""
+    with pytest.raises(NotPatchable, match="Box differs outside of functions"):
+        patch("size = 1", "size = 2")
