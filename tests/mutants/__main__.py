@@ -76,7 +76,6 @@ def _run_generated(mutants: Sequence[Mutant], kept: KeptVerdicts, processes: int
 def _run_module(folder: Path, mutants: Sequence[Mutant], kept: KeptVerdicts) -> list[Verdict]:
     verdicts = []
     with workbench(folder) as bench, closing(WarmSession(bench, mutants[0].tests)) as session:
-        session.check()
         for mutant in mutants:
             verdicts.append(session.judge(mutant))
             kept.keep(mutant, verdicts[-1])
@@ -85,7 +84,7 @@ def _run_module(folder: Path, mutants: Sequence[Mutant], kept: KeptVerdicts) -> 
 
 
 def _print(verdict: Verdict) -> None:
-    print(f"{verdict.outcome:8} {verdict.name} {verdict.detail}".rstrip(), flush=True)
+    print(f"{verdict.outcome:8} {verdict.name} {verdict.by or verdict.detail}".rstrip(), flush=True)
 
 
 def _run(mutants: Sequence[Mutant], kept: KeptVerdicts, processes: int) -> list[Verdict]:

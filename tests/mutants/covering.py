@@ -33,8 +33,7 @@ class Baseline:
             for line in lines
             for test in self.lines.get(file, {}).get(str(line), ())
         }
-        tests = (ran or self.seconds.keys()) - {*self.failed}
-        return sorted(tests, key=self.seconds.__getitem__)
+        return sorted(ran or self.seconds, key=self.seconds.__getitem__)
 
 
 def _places(mutant: Mutant) -> Iterator[tuple[str, range]]:

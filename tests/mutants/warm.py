@@ -13,10 +13,6 @@ from tests.mutants.workbench import Workbench
 _COLD_SECONDS = 120  # for a run in a process of its own, beside ten times what its tests take
 
 
-class BrokenTestsError(Exception):
-    """Tests fail in a fork without any mutant: forks would prove nothing."""
-
-
 class WarmSession:
     """A process with the tests of some files, on a workbench.
 
@@ -29,29 +25,31 @@ class WarmSession:
         self._process = bench.start_session(tests)
         self.baseline = Baseline(**self._process.read())
         self._kills: Counter[tuple[str, str]] = Counter()
-
-    def check(self) -> None:
-        """Run all tests in a fork without a mutant."""
-        answer = self._process.ask(None, sorted(self.baseline.seconds.keys() - {*self.baseline.failed}))
-        if "failed" in answer or "ended" not in answer:
-            raise BrokenTestsError(f"without a mutant: {answer}")
+        self._trusted: set[str] = set()
+        self._useless = {*self.baseline.failed}
 
     def judge(self, mutant: Mutant) -> Verdict:
         """Run the tests that run the mutant's lines, those first that have killed others of its file."""
-        tests = self.baseline.tests_of(mutant)
+        tests = [test for test in self.baseline.tests_of(mutant) if test not in self._useless]
         tests.sort(key=lambda test: -self._kills[mutant.file, test])
         with self._bench.changed(mutant):
             answer = self._process.ask(mutant.file, tests)
-        match answer:
-            case {"failed": killer}:
-                self._kills[mutant.file, killer] += 1
-                return Verdict(mutant.name, "killed", killer, by=killer)
-            case {"late": _, "began": test}:
-                return Verdict(mutant.name, "killed", f"{test} hung", by=test)
-            case {"ended": _, "patched": "functions"}:
+        killer = answer.get("failed") or (answer["began"] if "late" in answer else None)
+        if killer is None:
+            if "ended" in answer and answer.get("patched") == "functions":
                 return Verdict(mutant.name, "survived", f"{len(tests)} tests passed")
-            case _:  # not patched, only in part, or the process crashed
-                return self._judge_cold(mutant, tests)
+            return self._judge_cold(mutant, tests)  # not patched, only in part, or the process crashed
+        if not self._can_pass(killer):
+            return self.judge(mutant)
+        self._kills[mutant.file, killer] += 1
+        return Verdict(mutant.name, "killed", "hung" if "late" in answer else "", by=killer)
+
+    def _can_pass(self, test: str) -> bool:
+        """Whether a test passes in a fork without a mutant."""
+        if test not in self._trusted:
+            answer = self._process.ask(None, [test])
+            (self._trusted if "ended" in answer and "failed" not in answer else self._useless).add(test)
+        return test in self._trusted
 
     def _judge_cold(self, mutant: Mutant, tests: Sequence[str]) -> Verdict:
         """Run the tests in a process that imports the changed file."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.providers import RefusalBlame, Refused
 from worker.renewal.evidence import (
     ANSWERED,
     CLIENT_BLAMED_AT,
@@ -18,8 +19,11 @@ from worker.renewal.evidence import (
     SERVER_ERRORS_FOR,
     TRIES_WITHOUT_WITNESS,
     Finding,
+    Judgement,
     is_own_trouble,
+    judge,
     refusal_pause,
+    suspicion_of,
     wants_witness,
     weigh,
 )
@@ -181,3 +185,108 @@ def test_pauses_grow_and_end(tries: int, jitter: float) -> None:
     """No pause is shorter than the one before it by more than its jitter, and none as long as a day."""
     assert refusal_pause(tries, 0) <= refusal_pause(tries + 1, 0)
     assert timedelta(0) < refusal_pause(tries, jitter) < PRESUMED_DEAD_PAUSE
+
+
+@pytest.mark.parametrize(
+    ("blame", "code", "suspicion"),
+    [
+        (RefusalBlame.OPERATOR, "invalid_client", Suspicion.CLIENT),
+        (RefusalBlame.OPERATOR, "invalid_scope", Suspicion.UNCLEAR),
+        (RefusalBlame.UNKNOWN, "http_418", Suspicion.UNCLEAR),
+        (RefusalBlame.IN_DOUBT, "no_access_token", Suspicion.UNCLEAR),
+        (RefusalBlame.IN_DOUBT, "timeout", Suspicion.OUTAGE),
+        (RefusalBlame.NOBODY, "http_429", Suspicion.THROTTLED),
+        (RefusalBlame.NOBODY, "slow_down", Suspicion.THROTTLED),
+        (RefusalBlame.NOBODY, "http_503", Suspicion.OUTAGE),
+    ],
+)
+@pytest.mark.parametrize("proven", [True, False])
+def test_what_a_refusal_may_concern(
+    blame: RefusalBlame, code: str, suspicion: Suspicion, proven: bool
+) -> None:
+    """Words about the client, an answer that names nobody, throttling and silence are told apart."""
+    assert suspicion_of(Refused(blame, code), client_is_proven=proven) is suspicion
+
+
+@pytest.mark.parametrize(("proven", "suspicion"), [(True, None), (False, Suspicion.HELD)])
+def test_a_verdict_counts_under_a_proven_client(proven: bool, suspicion: Suspicion | None) -> None:
+    """A verdict on the grant is held while its client has renewed nothing since it changed."""
+    refused = Refused(RefusalBlame.USER, "invalid_grant")
+    assert suspicion_of(refused, client_is_proven=proven) is suspicion
+
+
+@pytest.mark.parametrize("suspicion", sorted(Suspicion))
+@pytest.mark.parametrize("open_for", list(Finding))
+def test_a_refused_probe_keeps_the_circuit_open(suspicion: Suspicion, open_for: Finding) -> None:
+    """One refusal that blames nobody keeps a circuit open that is open for the same reason, and no other."""
+    found = evidence([refusal(1, suspicion)])
+    same = Finding.CLIENT if suspicion in ANSWERED else Finding.OUTAGE
+    expected = open_for if open_for is same else Finding.NOBODY
+    assert judge(suspicion, 1, found, open_for=open_for).finding is expected
+
+
+def test_a_finding_of_its_own_outranks_the_circuits() -> None:
+    """Where the evidence blames the client, a circuit that is open for an outage is open for the client."""
+    found = evidence([refusal(number, Suspicion.CLIENT) for number in (1, 2, 3)])
+    assert judge(Suspicion.CLIENT, 1, found, open_for=Finding.OUTAGE).finding is Finding.CLIENT
+    assert judge(Suspicion.OUTAGE, 1, found, open_for=Finding.OUTAGE).finding is Finding.CLIENT
+
+
+def test_a_judgement_counts_the_grants_own_tries() -> None:
+    """A refusal is judged by its own grant's tries, and by whether its client renews others."""
+    tries = len(REFUSAL_PAUSES) + 1
+    found = [refusal(1, Suspicion.UNCLEAR, tries), refusal(2, Suspicion.UNCLEAR, 2)]
+    renewed_at = NOON + timedelta(minutes=1)
+    assert judge(Suspicion.UNCLEAR, 1, evidence(found, renewed_at)) == Judgement(
+        Suspicion.UNCLEAR, Finding.NOBODY, is_own_trouble=True, tries=tries
+    )
+    assert judge(Suspicion.UNCLEAR, 2, evidence(found, renewed_at)).tries == 2
+    assert not judge(Suspicion.UNCLEAR, 2, evidence(found, renewed_at)).is_own_trouble
+    assert judge(Suspicion.UNCLEAR, 3, evidence(found, renewed_at)) == Judgement(Suspicion.UNCLEAR)
+    assert judge(Suspicion.UNCLEAR, 1, evidence(found)).wants_witness
+
+
+def test_a_renewal_at_the_first_refusal_acquits_no_client() -> None:
+    """Only a renewal after a grant's first refusal shows that its client is good."""
+    tries = len(REFUSAL_PAUSES) + 1
+    assert not is_own_trouble(refusal(1, Suspicion.UNCLEAR, tries), NOON)
+
+
+def test_few_grants_without_an_answer_and_no_witness() -> None:
+    """Where no other grant can be asked, silence again and again is an outage."""
+    found = [refusal(1, Suspicion.OUTAGE, TRIES_WITHOUT_WITNESS - 2), refusal(2, Suspicion.OUTAGE)]
+    assert weigh(evidence(found, has_witness=False)) is Finding.NOBODY
+    found.append(refusal(3, Suspicion.THROTTLED))
+    assert weigh(evidence(found, has_witness=False)) is Finding.OUTAGE
+    assert weigh(evidence(found)) is Finding.NOBODY
+
+
+def test_silence_beside_an_answer_is_no_outage() -> None:
+    """A provider that refuses one grant in words is there, however many others it does not answer."""
+    found = [refusal(number, Suspicion.OUTAGE) for number in range(OUTAGE_GRANTS)]
+    assert weigh(evidence([*found, refusal(9, Suspicion.UNCLEAR)])) is Finding.NOBODY
+
+
+def test_words_about_the_client_count_beside_others() -> None:
+    """Each grant counts once, and once more where the words are about the client."""
+    found = [refusal(1, Suspicion.CLIENT), refusal(2, Suspicion.UNCLEAR), refusal(3, Suspicion.UNCLEAR)]
+    assert weigh(evidence(found)) is Finding.NOBODY
+    assert weigh(evidence([*found, refusal(4, Suspicion.UNCLEAR)])) is Finding.CLIENT
+
+
+def test_old_refusals_call_no_witness() -> None:
+    """A refusal that a renewal has settled asks for no other grant."""
+    assert not wants_witness(evidence([refusal(1, Suspicion.CLIENT)], NOON))
+    assert wants_witness(evidence([refusal(1, Suspicion.CLIENT, after=1)], NOON))
+
+
+def test_pauses_double_after_the_last_one_up_to_four_hours() -> None:
+    """The first pauses are as declared; then each is twice the one before, with up to a fifth of jitter."""
+    count = len(REFUSAL_PAUSES)
+    assert [refusal_pause(tries, 0) for tries in range(1, count + 1)] == [*REFUSAL_PAUSES]
+    assert [refusal_pause(count + extra, 0) for extra in (1, 2)] == [
+        REFUSAL_PAUSES[-1] * 2,
+        REFUSAL_PAUSES[-1] * 4,
+    ]
+    assert refusal_pause(100, 0) == timedelta(hours=4)
+    assert refusal_pause(1, 1) == REFUSAL_PAUSES[0] * 1.2

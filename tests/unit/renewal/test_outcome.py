@@ -14,9 +14,26 @@ from hypothesis import strategies as st
 from token_vault.grant_key import GrantKey
 from worker import providers
 from worker.providers import Provider, RefusalBlame, Refused
-from worker.renewal.evidence import PRESUMED_DEAD_PAUSE, REFUSAL_PAUSES, Finding, Judgement, suspicion_of
+from worker.renewal.evidence import (
+    PRESUMED_DEAD_PAUSE,
+    REFUSAL_PAUSES,
+    Finding,
+    Judgement,
+    refusal_pause,
+    suspicion_of,
+)
 from worker.renewal.http import CALL_SECONDS
-from worker.renewal.outcome import IN_DOUBT_RETRY_MARGIN, Outcome, decide, wait_in_doubt
+from worker.renewal.outcome import (
+    IN_DOUBT_RETRY_MARGIN,
+    NOTHING_TO_SPEND,
+    PROXY_PAUSE,
+    Decision,
+    Outcome,
+    decide,
+    wait_for_key,
+    wait_for_proxy,
+    wait_in_doubt,
+)
 from worker.vault import schedule
 from worker.vault.claims import Claim
 from worker.vault.refusals.refusals import Suspicion
@@ -351,3 +368,139 @@ def test_a_held_verdict_kills_nobody() -> None:
     held = suspicion_of(refused, client_is_proven=False)
     assert held is Suspicion.HELD
     assert decided(refused, judgement=Judgement(held)).columns.get("state") is None
+    assert decided(refused, judgement=Judgement(held)).outcome is Outcome.RETRY
+
+
+# What the connection is told
+
+
+@pytest.mark.parametrize(
+    ("refused", "suspicion", "outage"),
+    [
+        (Refused(RefusalBlame.USER, "invalid_grant"), None, False),
+        (Refused(RefusalBlame.USER, "invalid_grant"), Suspicion.HELD, False),
+        (Refused(RefusalBlame.OPERATOR, "invalid_client"), Suspicion.CLIENT, False),
+        (Refused(RefusalBlame.UNKNOWN, "http_418"), Suspicion.UNCLEAR, False),
+        (Refused(RefusalBlame.NOBODY, "http_503"), Suspicion.OUTAGE, True),
+        (Refused(RefusalBlame.NOBODY, "http_429"), Suspicion.THROTTLED, True),
+        (Refused(RefusalBlame.IN_DOUBT, "timeout"), Suspicion.OUTAGE, True),
+        (Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True), Suspicion.OUTAGE, True),
+        (Refused(RefusalBlame.IN_DOUBT, "no_access_token", spent=True), Suspicion.UNCLEAR, False),
+    ],
+)
+def test_only_a_missing_answer_is_an_outage(
+    refused: Refused, suspicion: Suspicion | None, outage: bool
+) -> None:
+    """A provider that has answered for itself has no outage, whatever it has said of the grant."""
+    assert decided(refused, judgement=Judgement(suspicion)).outage is outage
+
+
+@pytest.mark.parametrize(
+    ("blame", "outcome", "outage"),
+    [
+        (RefusalBlame.USER, Outcome.DEAD, False),
+        (RefusalBlame.OPERATOR, Outcome.DEAD, False),
+        (RefusalBlame.UNKNOWN, Outcome.DEAD, False),
+        (RefusalBlame.NOBODY, Outcome.RETRY, True),
+        (RefusalBlame.IN_DOUBT, Outcome.RETRY, True),
+    ],
+)
+def test_a_dead_grants_try_tells_of_outages_too(blame: RefusalBlame, outcome: Outcome, outage: bool) -> None:
+    """A dead grant that was tried again is still dead where the provider has said so, and unsettled elsewhere."""
+    decision = decided(Refused(blame, "invalid_grant"), replace(CLAIM, state="reauthorization_required"))
+    assert (decision.outcome, decision.outage) == (outcome, outage)
+    settled = blame is RefusalBlame.USER
+    assert decision.columns.get("doubt_resolved", False) is settled
+    assert decision.columns.get("refused_client") == (CLIENT if settled else None)
+
+
+def test_a_verdict_resolves_the_doubt_under_its_client() -> None:
+    """A death ends every doubt, and names the client under which it was told."""
+    columns = decided(Refused(RefusalBlame.USER, "invalid_grant")).columns
+    assert (columns["doubt_resolved"], columns["refused_client"]) == (True, CLIENT)
+
+
+def test_an_empty_answer_in_doubt_waits_as_an_unclear_refusal() -> None:
+    """An answer without a token is tried again no sooner than other unclear ones, though its grace lasts."""
+    refused = Refused(RefusalBlame.IN_DOUBT, "no_access_token", spent=True)
+    judgement = Judgement(Suspicion.UNCLEAR, tries=2)
+    doubted = replace(CLAIM, in_doubt_since=NOW - timedelta(seconds=10), state="in_doubt", attempts=1)
+    due_at = decided(refused, doubted, FORGIVES, judgement=judgement).columns["due_at"]
+    assert due_at == NOW + refusal_pause(2, 0.5)
+
+
+@pytest.mark.parametrize(("seconds", "in_grace"), [(29.9, True), (30, False)])
+def test_a_grace_ends_at_its_second(seconds: float, in_grace: bool) -> None:
+    """Up to its end a grace makes the second try soon, but not at once; then the served token comes first."""
+    doubted = replace(CLAIM, in_doubt_since=NOW - timedelta(seconds=seconds), state="in_doubt", attempts=1)
+    due_at = decided(Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True), doubted, FORGIVES).columns[
+        "due_at"
+    ]
+    if in_grace:
+        assert NOW < due_at <= NOW + timedelta(seconds=10)
+    else:
+        assert doubted.expires_at is not None
+        assert due_at == doubted.expires_at - IN_DOUBT_RETRY_MARGIN
+
+
+def test_a_short_token_is_served_for_three_quarters_of_its_life() -> None:
+    """The margin of a retry in doubt is at most a quarter of the token's life."""
+    life = timedelta(seconds=100)
+    claim = replace(
+        CLAIM, obtained_at=NOW - timedelta(seconds=20), expires_at=NOW - timedelta(seconds=20) + life
+    )
+    assert claim.expires_at is not None
+    decision = decided(Refused(RefusalBlame.IN_DOUBT, "timeout", spent=True), claim)
+    assert decision.columns["due_at"] == claim.expires_at - life / 4
+
+
+def test_a_refresh_token_that_has_just_ended_is_not_hurried() -> None:
+    """An end that has come at this moment is past: it does not bring the retry forward."""
+    claim = replace(CLAIM, refresh_expires_at=NOW, in_doubt_since=EARLIER)
+    waiting = wait_in_doubt(claim, ROTATES, now=NOW)
+    assert waiting is not None
+    assert claim.expires_at is not None
+    assert waiting.columns["due_at"] == claim.expires_at - IN_DOUBT_RETRY_MARGIN
+
+
+@pytest.mark.parametrize(("attempts", "counted"), [(0, 1), (4, 4)])
+def test_a_dead_workers_attempt_is_told_as_one_without_answer(attempts: int, counted: int) -> None:
+    """A claim that ran out puts its grant in doubt since it began, and counts as one failure at least."""
+    claim = replace(CLAIM, in_doubt_since=EARLIER, attempts=attempts)
+    assert claim.expires_at is not None
+    assert wait_in_doubt(claim, ROTATES, now=NOW) == Decision(
+        Outcome.IN_DOUBT,
+        {
+            "state": "in_doubt", "reason": "no_answer", "reason_since": EARLIER,
+            "due_at": claim.expires_at - IN_DOUBT_RETRY_MARGIN, "last_error": "no_answer", "attempts": counted,
+        },
+    )  # fmt: skip
+
+
+def test_a_dead_grant_waits_for_no_doubt() -> None:
+    """A dead grant that an app has forced is tried now, whatever was in doubt before it died."""
+    dead = replace(CLAIM, state="reauthorization_required", in_doubt_since=EARLIER)
+    assert wait_in_doubt(dead, ROTATES, now=NOW) is None
+
+
+# What was never sent
+
+
+@pytest.mark.parametrize(("jitter", "wait"), [(0, PROXY_PAUSE), (1, PROXY_PAUSE * 1.2)])
+def test_a_refused_tunnel_is_tried_again_soon(jitter: float, wait: timedelta) -> None:
+    """A call that the outgoing proxy refused counts as no failure of the grant."""
+    columns = {"due_at": NOW + wait, "last_error": "proxy_failed"}
+    assert wait_for_proxy(NOW, jitter) == Decision(Outcome.UNSENT, columns)
+
+
+def test_a_missing_key_waits_as_long_as_a_failure_can() -> None:
+    """A refresh token that cannot be decrypted counts as a failure, and no outage of anybody."""
+    columns = {"due_at": NOW + schedule.MAX_BACKOFF, "attempts": 3, "last_error": "cannot_open"}
+    assert wait_for_key(replace(CLAIM, attempts=2), NOW) == Decision(Outcome.UNREADABLE, columns)
+
+
+def test_nothing_to_spend_is_never_looked_at_again() -> None:
+    """A grant without a token to exchange waits for a login."""
+    assert NOTHING_TO_SPEND.columns["due_at"] is None
+    assert NOTHING_TO_SPEND.columns["state"] == "unrenewable"
+    assert not NOTHING_TO_SPEND.outage
