@@ -104,6 +104,8 @@ def _python_edits(text: str) -> Iterator[tuple[str, _Edit]]:
         return _Edit(at(node.lineno, node.col_offset), at(node.end_lineno, node.end_col_offset), new)
 
     for where, node in _code_nodes(tree, ""):
+        if not where and isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            continue  # a type's alternatives: without them nothing can be imported
         for changed, new in _changes(node, source):
             yield where or "module", edit(changed, new)
 

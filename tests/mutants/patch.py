@@ -12,9 +12,10 @@ import inspect
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 _MISSING = object()
 
@@ -61,10 +62,16 @@ class LiveCode:
 
     def _patch_module(self, file: Path) -> Patched:
         old, new = ast.parse(self._sources[file]), ast.parse(file.read_text(encoding="utf-8"))
+        module = self._modules[file]
         for before, after in zip(old.body, new.body, strict=True):
-            if ast.dump(before) != ast.dump(after) and isinstance(after, ast.Assign | ast.AnnAssign):
-                self._assign(self._modules[file], after)
-                return "values"
+            if ast.dump(before) == ast.dump(after):
+                continue
+            if isinstance(after, ast.Assign | ast.AnnAssign):
+                return self._assign(module, after)
+            if isinstance(before, ast.ClassDef) and isinstance(after, ast.ClassDef):
+                for was, becomes in zip(before.body, after.body, strict=True):
+                    if isinstance(becomes, ast.AnnAssign) and ast.dump(was) != ast.dump(becomes):
+                        return _change_default(getattr(module, after.name), becomes)
         codes = dict(_pairs(_compiled(old, file), _compiled(new, file)))
         if not codes:
             raise NotPatchable("nothing of a function has changed")
@@ -76,7 +83,7 @@ class LiveCode:
                     raise NotPatchable(str(error)) from None
         return "functions"
 
-    def _assign(self, module: ModuleType, statement: ast.Assign | ast.AnnAssign) -> None:
+    def _assign(self, module: ModuleType, statement: ast.Assign | ast.AnnAssign) -> Patched:
         """Run an assignment again; replace the former values of its names wherever they were imported."""
         space = dict(vars(module))
         exec(compile(ast.Module([statement], []), str(module.__file__), "exec"), space)
@@ -87,6 +94,17 @@ class LiveCode:
             for each in self._modules.values():
                 if vars(each).get(name, _MISSING) is former:
                     setattr(each, name, space[name])
+        return "values" if any(self._is_used_at_import(name) for name in names) else "functions"
+
+    def _is_used_at_import(self, name: str) -> bool:
+        """Whether a value may have been copied: into a default, a decorator, a class or another value."""
+        return any(
+            name in (getattr(node, "id", ""), getattr(node, "attr", "")) and isinstance(node.ctx, ast.Load)
+            for source in self._sources.values()
+            if name in source
+            for node in _at_import(ast.parse(source))
+            if isinstance(node, ast.Name | ast.Attribute)
+        )
 
     def _load_statements(self) -> None:
         """Load all statements of SQL again."""
@@ -95,6 +113,44 @@ class LiveCode:
                 for statement in ast.parse(source).body:
                     if isinstance(statement, ast.Assign) and "load(__file__" in ast.unparse(statement):
                         self._assign(self._modules[path], statement)
+
+
+def _at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk what runs while a module is imported: all but the bodies of functions."""
+    for name, value in ast.iter_fields(node):
+        if name == "body" and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield child
+                yield from _at_import(child)
+
+
+def _change_default(owner: type, field: ast.AnnAssign) -> Patched:
+    """Give a dataclass' field another default.
+
+    Raises:
+        NotPatchable: this is no dataclass, or no plain default.
+    """
+    if (
+        not is_dataclass(owner)
+        or not isinstance(field.value, ast.Constant)
+        or not isinstance(field.target, ast.Name)
+    ):
+        raise NotPatchable(f"{owner.__name__} differs outside of functions")
+    init: Any = owner.__init__  # type: ignore[misc]
+    parameters = inspect.signature(init).parameters.values()
+    plain = [
+        each.name
+        for each in parameters
+        if each.default is not each.empty and each.kind is not each.KEYWORD_ONLY
+    ]
+    if field.target.id in plain:
+        values = dict(zip(plain, init.__defaults__, strict=True)) | {field.target.id: field.value.value}
+        init.__defaults__ = tuple(values.values())
+    else:
+        init.__kwdefaults__[field.target.id] = field.value.value
+    return "functions"
 
 
 def _file_of(module: ModuleType) -> Path | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tests.mutants.catalogue import Mutant
 from tests.mutants.covering import Baseline
 from tests.mutants.verdicts import Verdict, judge
 from tests.mutants.workbench import Workbench
 
+_MUTANT_SECONDS = 30.0  # of tests for one mutant: whoever notices later than that is no quick test
 _COLD_SECONDS = 120  # for a run in a process of its own, beside ten times what its tests take
 
 
@@ -31,6 +32,7 @@ class WarmSession:
     def judge(self, mutant: Mutant) -> Verdict:
         """Run the tests that run the mutant's lines, those first that have killed others of its file."""
         tests = [test for test in self.baseline.tests_of(mutant) if test not in self._useless]
+        tests = [*_within(tests, self.baseline.seconds)]
         tests.sort(key=lambda test: -self._kills[mutant.file, test])
         with self._bench.changed(mutant):
             answer = self._process.ask(mutant.file, tests)
@@ -59,3 +61,13 @@ class WarmSession:
     def close(self) -> None:
         """End the process."""
         self._process.close()
+
+
+def _within(tests: Sequence[str], seconds: Mapping[str, float]) -> Iterator[str]:
+    """Yield quick tests, as many as are worth a mutant's while, and one at least."""
+    total = 0.0
+    for test in tests:
+        if total and total + seconds[test] > _MUTANT_SECONDS:
+            return
+        total += seconds[test]
+        yield test

@@ -13,12 +13,21 @@ import pytest
 from tests.mutants.patch import LiveCode, NotPatchable, Patched
 
 LIMITS = """\
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 MOST = 3
 
 def is_few(count):
     return count < MOST
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    name: str
+    size: int = 1
+    is_old: bool = field(default=False, kw_only=True)
+
+WIDER = MOST + 1
+NARROW = 1
 
 class Box:
     size = 1
@@ -43,10 +52,13 @@ def twice(count):
 smaller = lambda count: count - 1
 """
 USER = """\
-from limits_to_patch import MOST, Box, is_few, smaller, twice
+from limits_to_patch import MOST, NARROW, Box, Named, is_few, smaller, twice
 
 def most():
     return MOST
+
+def narrow():
+    return NARROW
 """
 
 Patch = Callable[[str, str], Patched]
@@ -111,11 +123,23 @@ def test_a_lambda_is_replaced(user: ModuleType, patch: Patch) -> None:
 
 def test_a_value_is_replaced_where_it_was_imported(user: ModuleType, patch: Patch) -> None:
     """A constant changes in its module and in those that have imported it."""
+    assert patch("NARROW = 1", "NARROW = 5") == "functions"
+    assert user.narrow() == 5
+
+
+def test_a_value_that_was_used_at_import_may_be_elsewhere(user: ModuleType, patch: Patch) -> None:
+    """Another value that was made of a constant is not made again, and the patch says so."""
     assert patch("MOST = 3", "MOST = 5") == "values"
     assert (user.most(), user.is_few(4)) == (5, True)
+
+
+def test_a_dataclass_gets_another_default(user: ModuleType, patch: Patch) -> None:
+    """The default of a field is changed where the class is in use already."""
+    assert patch("size: int = 1", "size: int = 2") == "functions"
+    assert user.Named("n").size == 2
 
 
 def test_what_a_class_was_made_of_is_not_replaced(patch: Patch) -> None:
     """A change that takes an import to see is refused."""
     with pytest.raises(NotPatchable, match="Box differs outside of functions"):
-        patch("size = 1", "size = 2")
+        patch("    size = 1", "    size = 2")

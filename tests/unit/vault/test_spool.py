@@ -1,8 +1,11 @@
+"""Answers on disk: whole or not at all, private, in order, and under the newest key."""
+
 from __future__ import annotations
 
 import json
 import os
 import stat
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -10,15 +13,18 @@ from uuid import UUID
 import pytest
 
 from token_vault.encryption_context import EncryptionContext
+from token_vault.errors import CannotDecrypt, ConfigurationError
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker.token_pair import TokenPair
 from worker.vault.claims import Claim
-from worker.vault.claims.spool import Spool
-from worker.vault.claims.spooled_answer import SpooledAnswer
+from worker.vault.claims.spool import UNFINISHED_SECONDS, Spool
+from worker.vault.claims.spooled_answer import SpooledAnswer, encode
 
-RING = KeyRing("refresh", [KeyRing.generate()])
+OLD_KEY, NEW_KEY = KeyRing.generate(), KeyRing.generate()
+RING = KeyRing("refresh", [OLD_KEY])
+ROTATED = KeyRing("refresh", [NEW_KEY, OLD_KEY])
 AT = "2026-11-01T12:00:00+00:00"
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 OWNER = "aa28f9a4-5f8b-4f2c-8df4-3a5a6b3e8b6f"
@@ -92,3 +98,163 @@ def test_answers_are_listed_oldest_first(tmp_path: Path) -> None:
     for path, second in zip(paths, (2, 3, 1), strict=True):
         os.utime(path, (second, second))
     assert spool.list_answers() == [paths[2], paths[0], paths[1]]
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    """A spool in a folder that is not there yet."""
+    return Spool(tmp_path / "home" / "spool", RING)
+
+
+@pytest.fixture
+def answer(spool: Spool) -> Path:
+    """An answer in that spool."""
+    spool.check()
+    return save(spool)
+
+
+def save(spool: Spool) -> Path:
+    return spool.save(CLAIM, PAIR, obtained_at=NOON, due_at=NOON)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_check_makes_a_private_folder_and_leaves_it_empty(spool: Spool, tmp_path: Path) -> None:
+    """Checked as often as one likes, the folder is the owner's alone and holds answers only."""
+    for _ in range(2):
+        spool.check()
+    folder = tmp_path / "home" / "spool"
+    assert mode(folder) == 0o700
+    assert list(folder.iterdir()) == []
+    assert mode(save(spool)) == 0o600
+
+
+def test_a_folder_that_cannot_be_written_is_named(spool: Spool, tmp_path: Path) -> None:
+    """Where no answer could be kept the check says which folder, and what to set."""
+    (tmp_path / "home").touch()
+    with pytest.raises(ConfigurationError, match=r"home/spool cannot be written .*TOKEN_VAULT_SPOOL"):
+        spool.check()
+
+
+def test_a_spool_without_a_folder_is_empty(spool: Spool) -> None:
+    """Before anything was kept there is nothing to list."""
+    assert spool.list_files() == []
+
+
+def test_an_answer_that_is_set_aside_is_kept_but_not_stored(spool: Spool, answer: Path) -> None:
+    """What Postgres refuses is among the files, and no answer any more."""
+    rejected = spool.reject(answer)
+    assert rejected == answer.with_suffix(".rejected")
+    assert not answer.exists()
+    assert (spool.list_files(), spool.list_answers()) == ([rejected], [])
+
+
+def test_an_answer_is_removed_once(spool: Spool, answer: Path) -> None:
+    """Of two processes that store it one alone removes it, and it cannot be read any more."""
+    assert spool.remove(answer)
+    assert not spool.remove(answer)
+    assert spool.read(answer) is None
+    assert spool.key_index(answer) is None
+
+
+@pytest.fixture
+def unfinished(spool: Spool, answer: Path) -> Path:
+    """A whole answer whose process was killed before it had its name."""
+    return answer.rename(answer.with_name(f".{answer.name}.new"))
+
+
+@pytest.mark.parametrize(
+    ("age", "is_left"), [(UNFINISHED_SECONDS - 30, False), (UNFINISHED_SECONDS + 1, True)]
+)
+def test_a_whole_answer_without_a_name_gets_it(
+    spool: Spool, answer: Path, unfinished: Path, age: float, is_left: bool
+) -> None:
+    """What a killed process has left is published, and what another one is just writing is not."""
+    at = time.time() - age
+    os.utime(unfinished, (at, at))
+    assert spool.list_answers() == ([answer] if is_left else [])
+    assert unfinished.exists() is not is_left
+    if is_left:
+        assert spool.read(answer) == SpooledAnswer(answer, CLAIM, PAIR, NOON, NOON)
+
+
+def test_half_an_answer_gets_no_name(spool: Spool, unfinished: Path) -> None:
+    """A file that cannot be decrypted may be one of which only a part was written."""
+    unfinished.write_bytes(unfinished.read_bytes()[:-1])
+    os.utime(unfinished, (1, 1))
+    assert spool.list_files() == []
+    assert unfinished.exists()
+
+
+@pytest.mark.parametrize("is_rejected", [False, True])
+def test_an_answer_is_put_under_the_newest_key(spool: Spool, answer: Path, is_rejected: bool) -> None:
+    """Encrypted anew it is as private and as old as before, and nothing is left beside it."""
+    path = spool.reject(answer) if is_rejected else answer
+    os.utime(path, ns=(1_234_567_891, 9_876_543_211))
+    rotated = Spool(path.parent, ROTATED)
+    assert (rotated.key_index(path), spool.key_index(path)) == (1, 0)
+    assert rotated.reencrypt(path)
+    assert rotated.key_index(path) == 0
+    assert not rotated.reencrypt(path)
+    with pytest.raises(CannotDecrypt):
+        spool.key_index(path)
+    assert (path.stat().st_mtime_ns, mode(path)) == (9_876_543_211, 0o600)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_new_copy_has_the_owner_of_the_old_one(answer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that another user runs takes no answer away from the workers."""
+    owners: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _, user, group: owners.append((user, group)))
+    Spool(answer.parent, ROTATED).reencrypt(answer)
+    assert owners == [(answer.stat().st_uid, answer.stat().st_gid)]
+
+
+def test_an_answer_that_was_just_stored_is_not_encrypted_anew(
+    answer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker removes meanwhile does not come back, and leaves nothing behind."""
+    rotated, write = Spool(answer.parent, ROTATED), Spool._write
+
+    def write_and_lose(spool: Spool, path: Path, content: bytes, *, like: os.stat_result | None) -> Path:
+        answer.unlink()
+        return write(spool, path, content, like=like)
+
+    monkeypatch.setattr(Spool, "_write", write_and_lose)
+    assert not rotated.reencrypt(answer)
+    assert list(answer.parent.iterdir()) == []
+    assert not rotated.reencrypt(answer)
+
+
+def test_leftovers_are_removed_and_answers_are_not(spool: Spool, answer: Path, unfinished: Path) -> None:
+    """Of what a killed rotation has left, by either of its names, nothing stays; the answers do."""
+    for suffix in ("reencrypted", "resealed"):
+        unfinished.with_name(f".{answer.name}.1.{suffix}").touch()
+    other = save(spool)
+    spool.remove_leftovers()
+    assert {*answer.parent.iterdir()} == {unfinished, other}
+
+
+def test_no_file_is_written_twice(spool: Spool, answer: Path) -> None:
+    """A name that is taken is not written over."""
+    with pytest.raises(FileExistsError):
+        spool._write(answer, b"")
+
+
+def open_descriptors() -> set[str]:
+    return {path.name for path in Path("/dev/fd").iterdir()}
+
+
+def test_answers_leave_no_descriptor_open(spool: Spool, answer: Path) -> None:
+    """However many answers a worker puts on disk, it does not run out of descriptors."""
+    before = open_descriptors()
+    save(spool)
+    assert open_descriptors() == before
+
+
+def test_what_has_no_text_is_refused() -> None:
+    """A value that could not be read again is not written as something else."""
+    with pytest.raises(TypeError, match="object"):
+        encode(CLAIM, TokenPair(None, None, extra={"x": object()}), obtained_at=NOON, due_at=NOON)  # type: ignore[dict-item]
