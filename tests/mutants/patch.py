@@ -43,7 +43,7 @@ class LiveCode:
         self._modules = {
             path: module
             for module in list(sys.modules.values())
-            if (path := _file_of(module)) is not None and path.is_relative_to(root)
+            if (path := _file_of(module)) is not None and path.suffix == ".py" and path.is_relative_to(root)
         }
         self._sources = {path: path.read_text(encoding="utf-8") for path in self._modules}
 

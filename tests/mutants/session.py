@@ -7,6 +7,7 @@ names: first how long each test took and which lines it ran, then what became of
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -69,8 +70,10 @@ class _Session:
             self._coverage.switch_context(item.nodeid)
             _run_test(session, item)
         self._coverage.stop()
+        code, items = LiveCode(self._root), {item.nodeid: item for item in session.items}  # before any change
+        gc.collect()
+        gc.freeze()  # or forks would copy all that they look at
         self._answer({"seconds": self.seconds, "failed": sorted(self._failed), "lines": self._lines()})
-        code, items = LiveCode(self._root), {item.nodeid: item for item in session.items}
         for line in self._orders:
             order = json.loads(line)
             self._answer(self._fork(session, code, [items[each] for each in order["tests"]], order["file"]))

@@ -420,6 +420,16 @@ def test_a_verdict_resolves_the_doubt_under_its_client() -> None:
     assert (columns["doubt_resolved"], columns["refused_client"]) == (True, CLIENT)
 
 
+@pytest.mark.parametrize("provider", [KEEPS, FORGIVES, ROTATES])
+@pytest.mark.parametrize("spent", [True, False])
+def test_a_retry_at_once_waits_for_as_long_as_was_asked(provider: Provider, spent: bool) -> None:
+    """Where a try in doubt would be repeated at once, a pause that the provider asked for comes first."""
+    refused = Refused(RefusalBlame.IN_DOUBT, "timeout", 3600.0, spent=spent)
+    assert decided(refused, provider=provider).columns["due_at"] >= NOW + timedelta(hours=1)
+    unclear = Judgement(Suspicion.UNCLEAR)
+    assert decided(refused, judgement=unclear).columns["due_at"] == NOW + timedelta(hours=1)
+
+
 def test_an_empty_answer_in_doubt_waits_as_an_unclear_refusal() -> None:
     """An answer without a token is tried again no sooner than other unclear ones, though its grace lasts."""
     refused = Refused(RefusalBlame.IN_DOUBT, "no_access_token", spent=True)

@@ -297,4 +297,6 @@ class RateLimitBudget:
 
 def _terms_for_local(terms: BucketTerms, local: TokenBucket) -> BucketTerms:
     """Return terms for a bucket too small for a reserve."""
+    if terms.horizon < 0:
+        return terms
     return BucketTerms(0.0, max(terms.horizon, 1 / local.limit.per_second))
