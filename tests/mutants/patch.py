@@ -138,7 +138,7 @@ def _change_default(owner: type, field: ast.AnnAssign) -> Patched:
         or not isinstance(field.target, ast.Name)
     ):
         raise NotPatchable(f"{owner.__name__} differs outside of functions")
-    init: Any = owner.__init__  # type: ignore[misc]
+    init: Any = owner.__init__
     parameters = inspect.signature(init).parameters.values()
     plain = [
         each.name
