@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from tests.mutants.baseline import Baseline
 from tests.mutants.catalogue import Mutant
-from tests.mutants.covering import Baseline
 from tests.mutants.verdicts import Verdict, judge
 from tests.mutants.workbench import Workbench
 

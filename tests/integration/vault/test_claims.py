@@ -293,6 +293,29 @@ async def test_a_dead_workers_claim_can_be_taken_over_singly(vault: Vault, sql: 
     assert taken.in_doubt_since == NOW
 
 
+async def test_a_claim_is_held_until_it_is_taken_over_or_its_token_replaced(vault: Vault, sql: Sql) -> None:
+    """A worker that asks learns whether the refresh token that it has claimed is still its own to spend."""
+    await planted(vault, sql, shown(1))
+    claim = await claim_first(vault)
+    assert await claims.is_held(vault, claim)
+    assert not await claims.is_held(vault, replace(claim, refresh_version=claim.refresh_version + 1))
+    assert not await claims.is_held(vault, replace(claim, id=claim.id + 1))
+    second = await claims.claim_one(vault, claim.id, owner=uuid4(), now=LATER, until=AFTERWARDS)
+    assert second is not None
+    assert not await claims.is_held(vault, claim)
+    assert await claims.is_held(vault, second)
+
+
+async def test_a_claims_tokens_can_be_decrypted(vault: Vault, sql: Sql) -> None:
+    """A claim brings both tokens, and None for the one that the grant lacks."""
+    await planted(vault, sql, shown(1), replace(shown(2, refresh=None), exchangeable=True))
+    with_both, access_only = await claim_all(vault)
+    assert claims.decrypt_access_token(vault, with_both) == Secret("access-1-0")
+    assert claims.decrypt_refresh_token(vault, with_both) == Secret("refresh-1-0")
+    assert claims.decrypt_refresh_token(vault, access_only) is None
+    assert claims.decrypt_access_token(vault, replace(with_both, access_ciphertext=None)) is None
+
+
 async def test_giving_back_unspent_leaves_no_doubt(vault: Vault, sql: Sql) -> None:
     """A claim given back before its request was sent is as if it had never been."""
     await planted(vault, sql, shown(1))
