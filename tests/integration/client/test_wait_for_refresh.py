@@ -91,8 +91,10 @@ async def test_a_crowd_waits_for_one_refresh(
     sql: Sql,
     open_reader: OpenReader,
     selects: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many wait for a token: one message, one call at the provider, few reads, and all get the new token."""
+    monkeypatch.setattr("token_vault.read_flow.POLL_SECONDS", WAIT_SECONDS)  # reads do not grow with time
     user_id, runtime = user
     tenant.fail_next("/idp/custom", 1, "delay:0.4")
     tenant.reset_calls()
