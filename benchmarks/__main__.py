@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import api, cache, client, kept, memory, read, renew, rotate, sync, tick
+from benchmarks import api, cache, client, kept, memory, read, renew, rotate, sync, tick, week
 from benchmarks.stage import Result, Stage, stage
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -29,6 +29,7 @@ MEASURES: dict[str, Callable[[Stage], list[Result]]] = {
     "renew": renew.measure,
     "sync": sync.measure,
     "tick": tick.measure,
+    "week": week.measure,
     "rotate": rotate.measure,
     "memory": memory.measure,
 }

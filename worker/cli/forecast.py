@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from math import ceil
+from math import ceil, expm1
 
 from worker.auth0.ratelimit.plans import Plan
 from worker.sync.export_reconciliation import MIN_USERS_FOR_EXPORT
@@ -32,6 +32,30 @@ WORKER_MEGABYTES = 80
 # The part of the measured rate to plan with: real providers answer more slowly, and logins come in waves.
 USABLE_SHARE = 0.5
 
+# Of one grant whose tokens are as long as Google's, and of its renewal, whole pages after checkpoints included.
+GRANT_BYTES = 2500
+RENEWAL_LOG_BYTES = 8500
+INDEX_BYTES = 360
+# A renewal leaves two dead rows, each with an entry in each of five indexes.
+DEAD_ROWS_PER_RENEWAL = 2
+INDEX_ENTRIES_PER_ROW = 5
+
+# docs/operating.md, "Connections to Postgres": of a worker; of the API, `follow` and a command together.
+WORKER_CONNECTIONS = 20
+OTHER_CONNECTIONS = 45
+INTERACTIVE_WORKERS = 1
+
+# As the migrations set them for grants; PostgreSQL documentation, "Automatic Vacuuming".
+VACUUM_SCALE_FACTOR = 0.02
+VACUUM_THRESHOLD_ROWS = 50
+VACUUM_NAP_SECONDS = 60.0
+PAGE_BYTES = 8192
+# What vacuum may do in a second by default: a cost limit of 200 each two milliseconds, and what a page costs it.
+DEFAULT_COST_LIMIT = 200
+COST_ROUNDS_PER_SECOND = 500
+COST_OF_READ_PAGE = 2
+COST_OF_WRITTEN_PAGE = 20
+
 # How long Auth0 keeps the tenant log; Auth0, "Log Data Retention".
 LOG_RETENTION_DAYS = {"free": 1, "essentials": 5, "professional": 10, "enterprise": 30}
 
@@ -50,6 +74,25 @@ class Workload:
     connections: int
     token_life: float
     share: float
+
+
+@dataclass(frozen=True)
+class DatabaseLoad:
+    """What Postgres holds, and what it writes.
+
+    Attributes:
+        megabytes: of grants and their indexes.
+        log_megabytes_per_day: of write-ahead log.
+        connections: at the most.
+        vacuum_seconds: between two vacuums of the grants; None where nothing is renewed.
+        vacuum_cost_limit: by which autovacuum keeps up, with as much again to spare.
+    """
+
+    megabytes: float
+    log_megabytes_per_day: float
+    connections: int
+    vacuum_seconds: float | None
+    vacuum_cost_limit: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +121,7 @@ class Forecast:
     workers: int
     cores: int
     megabytes: int
+    database: DatabaseLoad
     warnings: tuple[str, ...]
 
 
@@ -119,8 +163,49 @@ def forecast(plan: Plan, workload: Workload, *, lists_carry_tokens: bool) -> For
         workers=workers,
         cores=workers + 1,  # one for Postgres, Redis and on-demand work
         megabytes=STACK_MEGABYTES + (workers - 1) * WORKER_MEGABYTES,
+        database=database_load(workload.users, renewals, workers),
         warnings=tuple(_warnings(plan, load, duration)),
     )
+
+
+def database_load(grants: int, renewals_per_second: float, workers: int) -> DatabaseLoad:
+    """Work out what renewals cost Postgres."""
+    interval, cost_limit = _vacuum(grants, renewals_per_second * DEAD_ROWS_PER_RENEWAL)
+    return DatabaseLoad(
+        megabytes=grants * GRANT_BYTES / 1e6,
+        log_megabytes_per_day=renewals_per_second * RENEWAL_LOG_BYTES * DAY_SECONDS / 1e6,
+        connections=(workers + INTERACTIVE_WORKERS) * WORKER_CONNECTIONS + OTHER_CONNECTIONS,
+        vacuum_seconds=interval,
+        vacuum_cost_limit=cost_limit,
+    )
+
+
+def _vacuum(grants: int, dead_rows_per_second: float) -> tuple[float | None, int]:
+    """Return the seconds between two vacuums, and their cost limit."""
+    if not dead_rows_per_second:
+        return None, DEFAULT_COST_LIMIT
+    threshold = VACUUM_THRESHOLD_ROWS + VACUUM_SCALE_FACTOR * grants
+    interval = max(VACUUM_NAP_SECONDS, threshold / dead_rows_per_second)
+    needed = _vacuum_cost(grants, dead_rows_per_second * interval) / interval / COST_ROUNDS_PER_SECOND
+    return interval, max(DEFAULT_COST_LIMIT, ceil(needed * 2 / 100) * 100)
+
+
+def _vacuum_cost(grants: int, dead_rows: float) -> float:
+    """Return what one vacuum costs, in Postgres' units.
+
+    It reads all indexes and the table's pages with dead rows, and writes the pages where it finds some.
+    """
+    index_pages, table_pages = (
+        grants * INDEX_BYTES / PAGE_BYTES,
+        grants * (GRANT_BYTES - INDEX_BYTES) / PAGE_BYTES,
+    )
+    written = _pages_hit(index_pages, dead_rows * INDEX_ENTRIES_PER_ROW) + _pages_hit(table_pages, dead_rows)
+    return index_pages * COST_OF_READ_PAGE + written * (COST_OF_READ_PAGE + COST_OF_WRITTEN_PAGE)
+
+
+def _pages_hit(pages: float, entries: float) -> float:
+    """Count pages with at least one of randomly spread entries."""
+    return pages * -expm1(-entries / pages) if pages else 0.0
 
 
 def user_pages(users: int) -> int:

@@ -16,7 +16,7 @@ from worker.cli.options import Json, Tenant
 
 if TYPE_CHECKING:
     from worker.auth0 import Plan
-    from worker.cli.forecast import Forecast, Workload
+    from worker.cli.forecast import DatabaseLoad, Forecast, Workload
     from worker.settings import Settings, TenantSettings
 
 
@@ -193,6 +193,19 @@ def _duration(seconds: float) -> str:
     return f"{seconds / size:.1f} {unit}"
 
 
+def _size(megabytes: float) -> str:
+    size, unit = next(
+        (size, unit) for size, unit in ((1e6, "TB"), (1e3, "GB"), (1, "MB")) if megabytes >= size or size == 1
+    )
+    return f"{megabytes / size:,.1f} {unit}"
+
+
+def _vacuum(database: DatabaseLoad) -> str:
+    if database.vacuum_seconds is None:
+        return "never"
+    return f"every {_duration(database.vacuum_seconds)}, autovacuum_vacuum_cost_limit {database.vacuum_cost_limit}"
+
+
 _ROWS: tuple[tuple[str, Callable[[Forecast], str]], ...] = (
     ("full sync", lambda it: f"{sum(it.full_sync_calls.values()):,.0f} calls, {_duration(it.full_sync_seconds)}"),
     ("incremental sync, a day", lambda it: f"{sum(it.daily_calls.values()):,.0f} calls, {it.load:.1%} of the limit"),
@@ -203,5 +216,9 @@ _ROWS: tuple[tuple[str, Callable[[Forecast], str]], ...] = (
     ("an hourly full scan instead", lambda it: f"{it.crawl_calls:,.0f} calls, {it.crawl_load:.1%} of the limit"),
     ("renewals", lambda it: f"{it.renewals_per_second:,.1f} a second"),
     ("workers for renewal", lambda it: str(it.workers)),
+    ("Postgres holds", lambda it: _size(it.database.megabytes)),
+    ("… and logs, a day", lambda it: _size(it.database.log_megabytes_per_day)),
+    ("… connections, at the most", lambda it: str(it.database.connections)),
+    ("… vacuum of grants", lambda it: _vacuum(it.database)),
     ("machine", lambda it: f"{it.cores} cores, {it.megabytes} MB, database included"),
 )  # fmt: skip

@@ -11,7 +11,7 @@ from tests.support.command_log import log_as_commands
 from tests.support.wait import WAIT_SECONDS
 from worker.auth0 import PLANS
 from worker.cli import main
-from worker.cli.forecast import Workload, forecast, renewed_every, user_pages
+from worker.cli.forecast import Workload, database_load, forecast, renewed_every, user_pages
 
 demands = st.builds(
     Workload,
@@ -54,6 +54,24 @@ def test_a_worked_example() -> None:
     assert carried.full_sync_seconds == pytest.approx(1015 / 8)
 
 
+def test_ten_million_grants_of_an_hour() -> None:
+    """What Postgres needs for them: disk, write-ahead log, connections, and a vacuum that keeps up."""
+    workload = Workload(users=10_000_000, logins_per_day=0, connections=10, token_life=3600, share=0)
+    found = forecast(PLANS["enterprise"], workload, lists_carry_tokens=True)
+    assert found.renewals_per_second == pytest.approx(10_000_000 / 2850)
+    assert found.database.megabytes == pytest.approx(25_000)
+    assert found.database.log_megabytes_per_day == pytest.approx(10_000_000 / 2850 * 8500 * 86_400 / 1e6)
+    assert found.database.connections == (found.workers + 1) * 20 + 45
+    assert found.database.vacuum_seconds == 60  # autovacuum looks no more often
+    assert 1000 <= found.database.vacuum_cost_limit <= 2000  # by default it may do a sixth of that
+
+
+def test_a_small_vault_needs_no_other_vacuum() -> None:
+    """Postgres' own cost limit is enough for a million grants, and nothing is vacuumed where nothing is renewed."""
+    assert database_load(1_000_000, 351, 2).vacuum_cost_limit == 200
+    assert database_load(0, 0, 1).vacuum_seconds is None
+
+
 def test_groups_go_side_by_side() -> None:
     """Where each group has a limit of its own, the slowest alone decides."""
     workload = Workload(users=500, logins_per_day=0, connections=6_000, token_life=3600, share=0)
@@ -82,6 +100,9 @@ def test_more_costs_more(plan: str, workload: Workload, carried: bool) -> None:
     assert after.full_sync_seconds > before.full_sync_seconds
     assert after.renewals_per_second > before.renewals_per_second
     assert after.workers >= before.workers
+    assert after.database.megabytes > before.database.megabytes
+    assert after.database.log_megabytes_per_day > before.database.log_megabytes_per_day
+    assert after.database.vacuum_cost_limit >= before.database.vacuum_cost_limit
     assert after.crawl_calls > before.crawl_calls
 
 
