@@ -203,7 +203,7 @@ class Stage:
             self.environment["DATABASE_URL"], autocommit=True, row_factory=dict_row, prepare_threshold=None
         ) as connection:
             cursor = connection.execute(statement, values or None)
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if cursor.description is not None else []
 
     def advance(self, seconds: float) -> None:
         """Move the clock of the database and the providers."""

@@ -257,7 +257,7 @@ class Day:
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.servers.database_url.reveal(), autocommit=True) as connection:
             cursor = connection.execute(statement, values or None)
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if cursor.description is not None else []
 
 
 def faults_that_echo(token: str) -> list[str]:

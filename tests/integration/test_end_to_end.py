@@ -38,7 +38,7 @@ def base(servers: Servers) -> Iterator[Sql]:
 
         def run(statement: str, *values: object) -> list[dict[str, Any]]:
             cursor = connection.execute(statement, values or None)
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if cursor.description is not None else []
 
         yield run
 

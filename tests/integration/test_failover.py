@@ -52,7 +52,7 @@ def rows(url: Secret, statement: str) -> list[dict[str, Any]]:
     """Ask one of the servers itself."""
     with psycopg.connect(url.reveal(), autocommit=True, row_factory=dict_row) as connection:
         cursor = connection.execute(statement.encode())
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if cursor.description is not None else []
 
 
 def status(here: Site) -> dict[str, Any]:

@@ -29,6 +29,10 @@ Sql = Callable[..., list[dict[str, Any]]]
 CONNECTION = "bitbucket"
 USERS = 10
 READS = 800
+ADVISORY_LOCKS = (
+    "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database"
+    " WHERE locktype = 'advisory' AND datname = current_database()"
+)
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed")
 
@@ -84,7 +88,7 @@ async def test_reads_syncs_and_renewals_through_a_pooler(
         requests.stop()
         await carrying_out
     assert tenant.double_spends() == 0
-    assert sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
+    assert sql(ADVISORY_LOCKS) == []
     assert sql("SELECT 1 FROM pg_prepared_statements") == []
 
 

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from emulators.client import Emulation
+from tests.support.backends import listens
 from tests.support.processes import site
 from tests.support.wait import until
 from token_vault.secret import Secret
 from worker import embedded
 from worker.embedded import Servers
 from worker.vault.changed_users import queue
+from worker.vault.refresh_requests.queue import CHANNEL
 from worker.vault.vault import Vault
 
 Sql = Callable[..., list[dict[str, Any]]]
@@ -61,9 +63,7 @@ async def test_a_refresh_while_redis_is_away(
         with site(Servers(database_url, redis_url), tenant, tmp_path, schedule="") as made:
             worker = made.worker("interactive", "interactive", ready=away == "in the middle")
             redis.close()
-            until(
-                lambda: sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN token_vault_requests%%'")
-            )
+            until(lambda: listens(sql, CHANNEL))
             made.environment.pop("REDIS_URL")
             (token,) = made.read({"user_id": user, "connection": CONNECTION, "wait": 30})
             assert worker.running

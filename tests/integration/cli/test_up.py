@@ -74,7 +74,7 @@ class Upright:
         assert found is not None
         with psycopg.connect(found.database_url.reveal(), autocommit=True) as connection:
             cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if cursor.description is not None else []
 
     def renewed(self) -> int:
         """How many renewals are counted."""

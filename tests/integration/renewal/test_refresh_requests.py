@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from emulators.client import Emulation
+from tests.support.backends import listens
 from tests.support.readers import Sql, on_demand_worker
 from tests.support.wait import until_async
 from token_vault.read_model import REPORT_REJECTED, REQUEST_REFRESH
@@ -17,6 +18,7 @@ from worker.renewal.on_demand import Refreshed
 from worker.renewal.refresh_requests import RefreshRequests
 from worker.runtime import Runtime
 from worker.vault import wakeups
+from worker.vault.refresh_requests.queue import CHANNEL
 
 CONNECTION = "custom"
 OpenWorker = Callable[[], Awaitable[Runtime]]
@@ -62,9 +64,7 @@ async def test_a_request_is_carried_out_at_once(
     """A worker is woken by a request: it does not wait for its next look."""
     monkeypatch.setattr(wakeups, "SWEEP_SECONDS", 3600)
     async with on_demand_worker(runtime) as results:
-        await until_async(
-            lambda: sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN token_vault_requests%%'")
-        )
+        await until_async(lambda: listens(sql, CHANNEL))
         for number, grant_id in enumerate(grants, start=1):
             sql(REQUEST_REFRESH, grant_id, None, 60)
             await until_async(lambda number=number: len(results) == number)  # type: ignore[misc]
@@ -87,9 +87,7 @@ async def test_a_wakeup_is_never_read(
     """Whatever somebody sends, workers look at the rows, and listen on."""
     monkeypatch.setattr(wakeups, "SWEEP_SECONDS", 3600)
     async with on_demand_worker(runtime) as results:
-        await until_async(
-            lambda: sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN token_vault_requests%%'")
-        )
+        await until_async(lambda: listens(sql, CHANNEL))
         for _ in range(3):
             sql("SELECT pg_notify('token_vault_requests', %s)", payload)
         sql(REQUEST_REFRESH, grants[0], None, 60)

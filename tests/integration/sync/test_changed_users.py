@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from emulators.client import Emulation
+from tests.support.backends import listens
 from tests.support.readers import Sql
 from tests.support.wait import until_async
 from token_vault.errors import TemporarilyUnavailable
@@ -54,9 +55,7 @@ async def test_a_named_user_is_synced_at_once(
     [user_id] = tenant.add_users(CONNECTION, 1)
     runtime = await open_worker()
     async with working(runtime.vault, runtime.sync_users):
-        await until_async(
-            lambda: sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE %s", f"LISTEN {queue.CHANNEL}%")
-        )
+        await until_async(lambda: listens(sql, queue.CHANNEL))
         await queue.record(runtime.vault, TENANT, [user_id])
         await until_async(lambda: sql("SELECT 1 FROM changed_users WHERE synced_at IS NOT NULL"))
     assert [row["user_id"] for row in sql("SELECT user_id FROM grants")] == [user_id]

@@ -64,7 +64,7 @@ def sql(database_url: Secret) -> Iterator[Callable[..., list[dict[str, Any]]]]:
 
         def run(statement: str, *values: object) -> list[dict[str, Any]]:
             cursor = connection.execute(statement, values or None)
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if cursor.description is not None else []
 
         yield run
 

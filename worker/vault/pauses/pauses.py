@@ -35,10 +35,12 @@ _LIST = text("""
 SELECT tenant, connection, since, until, reason, paused_by FROM pauses
 WHERE tenant = '' OR tenant = ANY(:tenants) ORDER BY tenant, connection
 """)
-# A statement that claims holds this lock from before it looks for pauses until its commit.
+# A statement that claims holds this lock from before it looks for pauses until its commit. Copies of a database have
+# tables of the same number.
 _WRITERS = text("""
 SELECT virtualtransaction FROM pg_locks
-WHERE relation = to_regclass('grants') AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()
+WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND relation = to_regclass('grants') AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()
 """)
 _COUNT_CLAIMS = text("""
 SELECT count(*) FROM grants WHERE claim_until > clock_timestamp()
