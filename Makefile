@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
+# Processes of the suite share what they compile.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help manifests soak browser-test clients coverage run scale test properties faults mutants lint docs bench lock clean audit sbom matrix
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -19,11 +24,36 @@ pytest_plugins = [
     "tests.support.plugins.workers",
 ]
 
+# Modules and tests are no garbage: looking through them takes half of the time in which they are loaded.
+gc.disable()
+
 # A slow machine is no failure of the code. Examples are the same in each run, so that a change is judged by what it
 # changes; `make properties` looks for new ones.
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("new", deadline=None, max_examples=2_000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Load a share of the files of the whole suite first, each of its processes another one.
+
+    Rewriting their assertions takes longer than all else of loading them, and is kept for the other processes.
+    """
+    worker: dict[str, Any] = getattr(session.config, "workerinput", {})
+    whole = session.config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if whole and worker and not sys.dont_write_bytecode:
+        files = sorted(Path(__file__).parent.rglob("test_*.py"))
+        for file in files[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
+            name = file.relative_to(session.config.rootpath).with_suffix("")
+            with suppress(Exception, pytest.skip.Exception):  # collecting it says what is wrong
+                importlib.import_module(".".join(name.parts))
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector look at what tests make, not at what is there for all of them."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
