@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,8 +17,8 @@ from sqlalchemy import text
 
 from tests.support.renewals import Renewals, Sql, opened
 from tests.support.wait import WAIT_SECONDS
+from tests.support.wakeups import listening
 from token_vault.grant_key import GrantKey
-from token_vault.read_model import CHANNEL
 from token_vault.secret import Secret
 from worker.renewal.engine import CLAIM_TIME
 from worker.renewal.outcome import Outcome
@@ -82,22 +81,6 @@ async def store(
 ) -> bool:
     pair = TokenPair(Secret(access), Secret(refresh) if refresh else None, expires_at=AFTERWARDS + HOUR)
     return await claims.store_pair(vault, claim, pair, obtained_at=claim.claimed_at, due_at=AFTERWARDS)
-
-
-@asynccontextmanager
-async def listening(url: Secret) -> AsyncIterator[Callable[[], list[str]]]:
-    """Collect what is told of ends of claims."""
-    connection = await psycopg.AsyncConnection.connect(url.reveal(), autocommit=True)
-    async with connection:
-        await connection.execute(f"LISTEN {CHANNEL}")
-        told: list[str] = []
-        connection.add_notify_handler(lambda notification: told.append(notification.payload))
-
-        def heard() -> list[str]:
-            return told
-
-        yield heard
-        await connection.execute("SELECT 1")
 
 
 # Once
@@ -633,6 +616,19 @@ async def test_whoever_waits_for_a_claim_is_told_of_its_end(
     assert heard() == [str(claim.id)]
     [row] = sql("SELECT awaited FROM grants")
     assert not row["awaited"]
+
+
+async def test_the_time_left_of_a_backoff_is_told(vault: Vault, sql: Sql) -> None:
+    """Who asks for a grant that waits after a failure learns for how long; a grant that only is not due waits for nothing."""
+    await planted(vault, sql, shown(1))
+    claim = await claim_first(vault)
+    sql("UPDATE grants SET due_at = now() + interval '1 hour', attempts = 1")
+    assert await claims.backoff_left(vault, claim.id) == 0  # it is being renewed
+    sql("UPDATE grants SET claim_owner = NULL, claimed_at = NULL, claim_until = NULL")
+    assert 3500 < await claims.backoff_left(vault, claim.id) <= 3600
+    assert await claims.backoff_left(vault, claim.id + 1) == 0
+    sql("UPDATE grants SET attempts = 0")
+    assert await claims.backoff_left(vault, claim.id) == 0
 
 
 async def test_nobody_waits_for_a_claim_that_has_ended(vault: Vault, sql: Sql) -> None:

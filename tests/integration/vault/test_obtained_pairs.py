@@ -17,8 +17,10 @@ import pytest
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.renewals import Sql, opened
 from tests.support.wait import WAIT_SECONDS, until_async
+from tests.support.wakeups import listening
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
+from token_vault.token_target import TokenTarget
 from worker.renewal.group_commit import MAX_GROUP, GroupCommit
 from worker.token_pair import TokenPair
 from worker.vault import claims
@@ -118,6 +120,32 @@ async def test_a_group_decides_on_each_answer_as_if_it_came_alone(vault: Vault, 
         if "_version" not in fate and (is_whole or "user_id" not in fate):
             assert opened(vault, got) == opened(vault, wanted), case
         assert (got["extra_ciphertext"] is None) == (wanted["extra_ciphertext"] is None), case
+
+
+async def test_a_group_takes_the_plain_answers(vault: Vault, sql: Sql, database_url: Secret) -> None:
+    """One statement stores what needs no decision of its own, names these answers, and tells those who wait for them."""
+    mine = await claimed(vault, sql, "c", 5)
+    sql("UPDATE grants SET awaited = true WHERE id = ANY(%s)", [mine[0].id, mine[4].id])
+    other_target = replace(mine[3], target=TokenTarget(resource="https://x.example"))
+    gone = replace(mine[4], owner=OTHER)
+    pairs = [ANSWERS[3], ANSWERS[4], ANSWERS[0], ANSWERS[0], ANSWERS[0]]
+    answers = [
+        ObtainedPair(claim, pair, NOW, NOW + HOUR)
+        for claim, pair in zip([*mine[:3], other_target, gone], pairs, strict=True)
+    ]
+    async with listening(database_url) as heard:
+        assert await claims.store_pairs(vault, answers) == {0, 2}
+        assert await claims.store_pairs(vault, [answers[1]]) == set()
+        assert await claims.store_pairs(vault, []) == set()
+    assert heard() == [str(mine[0].id)]
+    rows = rows_of(sql, "c")
+    assert [row["obtained_from"] == "renewal" for row in rows] == [True, False, True, False, False]
+    assert (opened(vault, rows[0]), opened(vault, rows[2])) == (
+        ("renewed", "refresh-0"),
+        ("renewed", "rotated"),
+    )
+    assert [row["extra_ciphertext"] is not None for row in rows] == [True, False, False, False, False]
+    assert rows[2]["scopes"] == ["before"]
 
 
 async def test_only_the_answer_that_lost_its_race_is_refused(vault: Vault, sql: Sql) -> None:

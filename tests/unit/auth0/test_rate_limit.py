@@ -112,6 +112,13 @@ def test_what_auth0_shows_lowers_the_level(observed: ObservedLimits, left: float
     assert found == pytest.approx(wait)
 
 
+def test_a_bucket_leaves_nothing_to_others_unless_told() -> None:
+    """Without a share all of Auth0's tokens but one are this bucket's."""
+    made = TokenBucket(Limit(2, 8))
+    made.take(AT, URGENT)
+    assert made.take(AT + 100, URGENT, ObservedLimits(1, 20, 1, AT + 100)).wait == 0
+
+
 def test_tokens_that_come_in_a_pause_are_not_counted() -> None:
     """What Auth0 showed before a pause has not grown during it."""
     made = bucket(0)

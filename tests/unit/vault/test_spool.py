@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 import time
 from datetime import UTC, datetime
@@ -138,6 +139,17 @@ def test_a_folder_that_cannot_be_written_is_named(spool: Spool, tmp_path: Path) 
         spool.check()
 
 
+def test_a_full_disk_is_found_before_a_request_is_sent(spool: Spool) -> None:
+    """A file of an answer's size is written for a trial, and a part of one is no spool."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(ConfigurationError, match="cannot be written"):
+            spool.check()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_a_spool_without_a_folder_is_empty(spool: Spool) -> None:
     """Before anything was kept there is nothing to list."""
     assert spool.list_files() == []
@@ -149,6 +161,10 @@ def test_an_answer_that_is_set_aside_is_kept_but_not_stored(spool: Spool, answer
     assert rejected == answer.with_suffix(".rejected")
     assert not answer.exists()
     assert (spool.list_files(), spool.list_answers()) == ([rejected], [])
+    others = [save(spool) for _ in range(6)]
+    set_aside = [spool.reject(path) for path in others[::2]]
+    assert {*spool.list_files()} == {rejected, *set_aside, *others[1::2]}
+    assert {*spool.list_answers()} == {*others[1::2]}
 
 
 def test_an_answer_is_removed_once(spool: Spool, answer: Path) -> None:
