@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import fcntl
 import hashlib
 import json
 import threading
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -59,9 +62,22 @@ def key(mutant: Mutant) -> str:
 
 
 def _digest_tests(mutant: Mutant, by: str) -> str:
-    """Return what a verdict depends on: the file of the test that killed, or those of all tests."""
-    files = {test.partition("::")[0] for test in ([by] if by else mutant.tests)}
-    return _digest(*((ROOT / file).read_bytes() for file in sorted(files) if (ROOT / file).exists()))
+    """Return what a verdict depends on: the test that killed, or the files of all tests."""
+    if by:
+        return _digest(_source_of(by).encode())
+    files = sorted({test.partition("::")[0] for test in mutant.tests})
+    return _digest(*((ROOT / file).read_bytes() for file in files))
+
+
+@cache
+def _source_of(test: str) -> str:
+    """Return a test's text, empty where there is no such test any more."""
+    file, _, name = test.partition("[")[0].partition("::")
+    if not (ROOT / file).exists():
+        return ""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    found = (node for node in ast.parse(text).body if getattr(node, "name", None) == name)
+    return next((ast.get_source_segment(text, node) or "" for node in found), "")
 
 
 def _digest(*parts: bytes) -> str:
@@ -77,7 +93,7 @@ class KeptVerdicts:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._kept: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
+        self._kept = self._read()
 
     def find(self, mutant: Mutant) -> Verdict | None:
         """Return the kept verdict, if it still holds."""
@@ -90,9 +106,15 @@ class KeptVerdicts:
         """Keep a verdict; one that proves nothing is not kept."""
         if verdict.outcome == "broken":
             return
-        with self._lock:
-            self._kept[key(mutant)] = asdict(verdict) | {"tests": _digest_tests(mutant, verdict.by)}
-            self._path.parent.mkdir(exist_ok=True)
+        self._path.parent.mkdir(exist_ok=True)
+        with self._lock, self._path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # several runs may be under way
+            self._kept = self._read() | {
+                key(mutant): asdict(verdict) | {"tests": _digest_tests(mutant, verdict.by)}
+            }
             part = self._path.with_suffix(".part")
             part.write_text(json.dumps(self._kept, indent=1), encoding="utf-8")
             part.replace(self._path)
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        return json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
