@@ -18,6 +18,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, Literal
 
 _MISSING = object()
+_FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 
 # File, line, name and instructions: lambdas may share a line.
 _Position = tuple[str, int, str, bytes]
@@ -68,6 +69,8 @@ class LiveCode:
                 continue
             if isinstance(after, ast.Assign | ast.AnnAssign):
                 return self._assign(module, after)
+            if self._change_defaults(file, before, after):
+                return "functions"
             if isinstance(before, ast.ClassDef) and isinstance(after, ast.ClassDef):
                 for was, becomes in zip(before.body, after.body, strict=True):
                     if isinstance(becomes, ast.AnnAssign) and ast.dump(was) != ast.dump(becomes):
@@ -82,6 +85,21 @@ class LiveCode:
                 except ValueError as error:  # it uses other names of the function around it
                     raise NotPatchable(str(error)) from None
         return "functions"
+
+    def _change_defaults(self, file: Path, before: ast.stmt, after: ast.stmt) -> bool:
+        """Give a function other defaults, if it is these that differ."""
+        for was, becomes in zip(ast.walk(before), ast.walk(after), strict=False):
+            if not isinstance(was, _FUNCTION) or not isinstance(becomes, _FUNCTION):
+                continue
+            old, new = was.args, becomes.args
+            if ast.dump(old) == ast.dump(new):
+                continue
+            for position, functions in self._functions.items():
+                if position[0] == str(file) and position[2].rpartition(".")[2] == was.name:
+                    for function in functions:
+                        _replace_defaults(function, old, new)
+            return True
+        return False
 
     def _assign(self, module: ModuleType, statement: ast.Assign | ast.AnnAssign) -> Patched:
         """Run an assignment again; replace the former values of its names wherever they were imported."""
@@ -124,6 +142,18 @@ def _at_import(node: ast.AST) -> Iterator[ast.AST]:
             if isinstance(child, ast.AST):
                 yield child
                 yield from _at_import(child)
+
+
+def _replace_defaults(function: FunctionType, old: ast.arguments, new: ast.arguments) -> None:
+    """Replace the defaults that differ; they are plain constants."""
+    values = [*(function.__defaults__ or ())]
+    for index, (was, becomes) in enumerate(zip(old.defaults, new.defaults, strict=True)):
+        if ast.dump(was) != ast.dump(becomes):
+            values[index] = ast.literal_eval(becomes)
+    function.__defaults__ = tuple(values) or None
+    for argument, was_keyword, keyword in zip(new.kwonlyargs, old.kw_defaults, new.kw_defaults, strict=True):
+        if was_keyword and keyword and ast.dump(was_keyword) != ast.dump(keyword):
+            (function.__kwdefaults__ or {})[argument.arg] = ast.literal_eval(keyword)
 
 
 def _change_default(owner: type, field: ast.AnnAssign) -> Patched:

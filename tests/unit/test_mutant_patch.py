@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 MOST = 3
 
-def is_few(count):
-    return count < MOST
+def is_few(count, least=0, *, strictly=True):
+    return least <= count < MOST if strictly else least <= count <= MOST
 
 @dataclass(frozen=True, slots=True)
 class Named:
@@ -91,8 +91,21 @@ def patch(tmp_path: Path, user: ModuleType) -> Patch:
 
 def test_a_function_is_replaced_where_it_was_imported(user: ModuleType, patch: Patch) -> None:
     """Functions, properties, lambdas and what is behind a decorator run the new code."""
-    assert patch("count < MOST", "count <= MOST") == "functions"
+    assert patch("count < MOST if", "count <= MOST if") == "functions"
     assert user.is_few(3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [("least=0", "least=1", (False, False)), ("strictly=True", "strictly=False", (True, True))],
+)
+def test_a_function_gets_other_defaults(
+    user: ModuleType, patch: Patch, old: str, new: str, found: tuple[bool, bool]
+) -> None:
+    """The default of an argument is changed where the function is in use already."""
+    assert (user.is_few(0), user.is_few(3)) == (True, False)
+    assert patch(old, new) == "functions"
+    assert (user.is_few(0), user.is_few(3)) == found
 
 
 def test_a_longer_file_is_matched_by_name(user: ModuleType, patch: Patch) -> None:

@@ -12,6 +12,7 @@ from worker import instruments
 from worker.auth0 import PLANS, Limit, RateLimitBudget
 from worker.auth0.errors import Auth0RateLimited
 from worker.auth0.ratelimit.bucket import BucketSlot, BucketTerms, ObservedLimits, TokenBucket
+from worker.auth0.ratelimit.budget import RateLimitPermit
 from worker.auth0.ratelimit.plans import Plan, presume_plan
 
 AT = 1000.0
@@ -216,6 +217,7 @@ async def test_waits_and_calls_left_are_measured(time: SimulatedTime) -> None:
     budget = budget_of(time, "essentials")
     waited = instruments.auth0_waits.labels("acme-alone", "logs")
     before = waited._value.get()
+    instruments.auth0_calls_left.labels("acme-alone", "logs").set(0)
 
     async def go() -> None:
         permit = await budget.acquire("logs", urgent=True)
@@ -288,6 +290,65 @@ async def test_the_defaults_leave_a_fifth_and_wait_a_minute(time: SimulatedTime)
         await budget.acquire("logs", urgent=True)
 
     await time.run(go())
-    await budget.pause("logs", 61)
+    await budget.pause("logs", 60)
     with pytest.raises(Auth0RateLimited):
         await budget.acquire("logs", urgent=True)
+
+
+def permit_of(number: int, *, shared: bool = True) -> RateLimitPermit:
+    return RateLimitPermit("all", BucketSlot(0.0, number, AT, 0.0), shared)
+
+
+def test_the_latest_answer_counts(time: SimulatedTime) -> None:
+    """Of answers that overtake each other the one of the latest slot is noted, the last of equal ones."""
+    budget = budget_of(time)
+
+    def noted(number: int, left: int, *, shared: bool = True) -> ObservedLimits | None:
+        headers = httpx.Headers({"x-ratelimit-remaining": str(left)})
+        budget.record_answer(permit_of(number, shared=shared), headers, "logs")
+        return budget._limits["all"].observed
+
+    assert noted(4, 9, shared=False) is None
+    assert noted(5, 8) == ObservedLimits(8, 0.0, 5, AT)
+    assert noted(4, 7) == ObservedLimits(8, 0.0, 5, AT)
+    assert noted(6, 7, shared=False) == ObservedLimits(8, 0.0, 5, AT)
+    assert noted(5, 6) == ObservedLimits(6, 0.0, 5, AT)
+
+
+def test_a_presumed_plan_that_is_shown_is_gone_by(time: SimulatedTime) -> None:
+    """Where the answers show the presumed plan its bucket is noted, and where they show none there is no limit."""
+    budget = budget_of(time, "free", presumed=True)
+    budget.record_answer(
+        permit_of(1), httpx.Headers({"x-ratelimit-limit": "2", "x-ratelimit-remaining": "1"}), "logs"
+    )
+    assert budget._limits["all"].observed == ObservedLimits(1, 2.0, 1, AT)
+    assert not budget.is_unlimited
+    budget.record_answer(permit_of(2), httpx.Headers({"x-ratelimit-remaining": "0"}), "logs")
+    assert budget.is_unlimited
+    assert budget._limits["all"].observed == ObservedLimits(1, 2.0, 1, AT)
+
+
+def test_a_named_plan_stays(time: SimulatedTime) -> None:
+    """What the operator has named is not changed for what answers show."""
+    budget = budget_of(time, "free")
+    budget.record_answer(permit_of(1), httpx.Headers({}), "logs")
+    budget.record_answer(permit_of(1), httpx.Headers({"x-ratelimit-limit": "50"}), "logs")
+    assert not budget.is_unlimited
+    assert budget._plan is PLANS["free"]
+
+
+async def test_all_buckets_fill_from_the_first_call_on(time: SimulatedTime) -> None:
+    """A group that is called late finds what has come since the process began, and no more of it than one bucket."""
+    budget = budget_of(time, "essentials")
+
+    async def go() -> None:
+        await budget.acquire("logs", urgent=True)
+        await time.sleep(600)
+        before = time.passed
+        for _ in range(8):  # a quarter of 32
+            await budget.acquire("read_users", urgent=True)
+        assert time.passed == before
+        await budget.acquire("read_users", urgent=True)
+        assert time.passed > before
+
+    await time.run(go())
