@@ -322,9 +322,9 @@ def test_a_presumed_plan_that_is_shown_is_gone_by(time: SimulatedTime) -> None:
         permit_of(1), httpx.Headers({"x-ratelimit-limit": "2", "x-ratelimit-remaining": "1"}), "logs"
     )
     assert budget._limits["all"].observed == ObservedLimits(1, 2.0, 1, AT)
-    assert not budget.is_unlimited
+    states = [budget.is_unlimited]
     budget.record_answer(permit_of(2), httpx.Headers({"x-ratelimit-remaining": "0"}), "logs")
-    assert budget.is_unlimited
+    assert [*states, budget.is_unlimited] == [False, True]
     assert budget._limits["all"].observed == ObservedLimits(1, 2.0, 1, AT)
 
 
