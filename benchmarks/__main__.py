@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import api, cache, client, kept, memory, read, renew, rotate, sync, tick, week
+from benchmarks import api, cache, client, cost, kept, memory, read, renew, rotate, sync, tick, week, workers
 from benchmarks.stage import Result, Stage, stage
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -27,6 +27,8 @@ MEASURES: dict[str, Callable[[Stage], list[Result]]] = {
     "client": client.measure,
     "api": api.measure,
     "renew": renew.measure,
+    "cost": cost.measure,
+    "workers": workers.measure,
     "sync": sync.measure,
     "tick": tick.measure,
     "week": week.measure,

@@ -11,6 +11,11 @@ import httpx
 from worker import __version__
 from worker.http_transport import HttpTransport
 
+DEFAULT_HEADERS: Mapping[str, str] = {
+    "User-Agent": f"idp-token-vault/{__version__}",
+    "Accept-Encoding": "identity",
+}
+
 
 def make_http_client(
     *,
@@ -31,11 +36,7 @@ def make_http_client(
         transport=transport or HttpTransport(),
         base_url=base_url,
         timeout=timeout,
-        headers={
-            "User-Agent": f"idp-token-vault/{__version__}",
-            "Accept-Encoding": "identity",
-            **(headers or {}),
-        },
+        headers={**DEFAULT_HEADERS, **(headers or {})},
         # What is set in answer to one call must not go out with the next, which may be another user's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         follow_redirects=False,

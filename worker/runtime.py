@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-import httpx
 import structlog
 
 from token_vault.errors import ConfigurationError
@@ -19,7 +18,7 @@ from worker import embedded, traces
 from worker.auth0 import PLANS, Credentials, Limit, ManagementClient, Plan, RateLimitBudget
 from worker.erasure import Eraser
 from worker.renewal.engine import MAX_RENEWALS, RenewalEngine
-from worker.renewal.http import http_client
+from worker.renewal.http import HttpClient, http_client
 from worker.renewal.on_demand import OnDemand
 from worker.resolved_connections import ConnectionResolver
 from worker.settings import Settings, TenantSettings
@@ -53,7 +52,7 @@ class Runtime:
     connections: ConnectionResolver
     engine: RenewalEngine
     on_demand: OnDemand
-    http: httpx.AsyncClient
+    http: HttpClient
     dispatcher: Dispatcher
     _open: AsyncExitStack
     tenant_slots: defaultdict[str, asyncio.Semaphore] = field(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-import httpx
 import structlog
 
 from token_vault.errors import ConfigurationError
@@ -16,6 +15,7 @@ from worker.erasure.confirmation import Confirmation
 from worker.erasure.report import ErasureReport
 from worker.erasure.revocation import RevocationOutcome, revoke
 from worker.providers import Client
+from worker.renewal.http import HttpClient
 from worker.resolved_connections import ConnectionResolver
 from worker.settings import Deletion, EventKind
 from worker.sync.ingest import SyncIngest
@@ -57,7 +57,7 @@ class Eraser:
         vault: Vault,
         connections: ConnectionResolver,
         auth0: ManagementClient,
-        http: httpx.AsyncClient,
+        http: HttpClient,
         settings: Deletion,
     ) -> None:
         self._tenant = tenant

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-import httpx
 import structlog
 
 from token_vault.errors import CannotDecrypt, ConfigurationError
@@ -20,7 +19,7 @@ from token_vault.secret import Secret
 from worker.providers import Client, Provider
 from worker.providers.answer import retry_after
 from worker.renewal.concurrency import MAX_CALLS_PER_CONNECTION
-from worker.renewal.http import Answer, send
+from worker.renewal.http import Answer, HttpClient, send
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.vault.revocations import revocations
 from worker.vault.revocations.revocations import Revocation, Scope
@@ -97,7 +96,7 @@ class MassRevocation:
 
     vault: Vault
     connections: ConnectionResolver
-    http: httpx.AsyncClient
+    http: HttpClient
     scope: Scope
     progress: Callable[[int, int], None] = lambda _done, _total: None
     _done: int = field(default=0, init=False)

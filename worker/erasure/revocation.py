@@ -6,7 +6,6 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import uuid4
 
-import httpx
 import structlog
 
 from token_vault.errors import CannotDecrypt, ConfigurationError
@@ -14,7 +13,7 @@ from token_vault.secret import Secret
 from worker import providers
 from worker.providers import Client
 from worker.renewal.engine import CLAIM_TIME
-from worker.renewal.http import Answer, send
+from worker.renewal.http import Answer, HttpClient, send
 from worker.vault import claims
 from worker.vault.claims import Claim
 from worker.vault.vault import Vault
@@ -32,7 +31,7 @@ class RevocationOutcome(StrEnum):
 
 
 async def revoke(
-    vault: Vault, http: httpx.AsyncClient, grant_id: int, client: Client, *, now: datetime
+    vault: Vault, http: HttpClient, grant_id: int, client: Client, *, now: datetime
 ) -> RevocationOutcome:
     """Claim and revoke a grant; the erasure ends the claim."""
     claim = await claims.claim_one(
@@ -46,7 +45,7 @@ async def revoke(
     return RevocationOutcome.DONE if is_revoked else RevocationOutcome.FAILED
 
 
-async def _revoke(vault: Vault, http: httpx.AsyncClient, claim: Claim, client: Client) -> bool:
+async def _revoke(vault: Vault, http: HttpClient, claim: Claim, client: Client) -> bool:
     try:
         token, kind = _token(vault, claim)
         if token is None or client.revocation_url is None:

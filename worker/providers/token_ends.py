@@ -87,8 +87,8 @@ def _ends(
     holder: Mapping[str, Any], sent_at: datetime, *, lives: Iterable[str], ends: Iterable[str]
 ) -> list[datetime | None]:
     return [
-        *(answer.after(holder.get(name), SECONDS, sent_at) for name in lives),
-        *(answer.moment(holder.get(name), sent_at) for name in ends),
+        *(answer.after(holder[name], SECONDS, sent_at) for name in lives if name in holder),
+        *(answer.moment(holder[name], sent_at) for name in ends if name in holder),
     ]
 
 

@@ -8,6 +8,7 @@ No function here raises on any input.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import deque
@@ -22,6 +23,9 @@ Fields = Mapping[str, Any]
 
 # An answer is a handful of objects; what is beyond is no token endpoint's answer.
 MAX_OBJECTS = 200
+
+# Characters of a field's name that is remembered: a provider may send anything as a name.
+MAX_REMEMBERED_NAME = 64
 
 # Names as `_bare` spells them, the surest first.
 _REFRESH_NAMES = ("refreshtoken", "newrefreshtoken", "refresh")
@@ -146,7 +150,7 @@ def _orphan(fields: Fields, taken: Fields, spent: Secret | None) -> Secret | Non
 
 def _refresh_of(holder: Fields) -> Secret | None:
     """Return the refresh token that an object holds itself."""
-    others = ((name, value) for name, value in holder.items() if _REFRESH_NAME.fullmatch(_bare(name)))
+    others = ((name, value) for name, value in holder.items() if _REFRESH_NAME.fullmatch(_bare_name(name)))
     for _, value in (*_by_name(holder, _REFRESH_NAMES), *others):
         if token := answer.refresh_secret(_unwrapped(value)):
             return token
@@ -163,7 +167,7 @@ def _access_of(holder: Fields, *, plain: bool = True) -> Secret | None:
 
 def _by_name(holder: Fields, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     """Yield the fields of these names, in the names' order."""
-    spelled = {_bare(name): value for name, value in holder.items()}
+    spelled = {_bare_name(name): value for name, value in holder.items()}
     return ((name, spelled[name]) for name in names if name in spelled)
 
 
@@ -179,6 +183,17 @@ def _value_of_kind(holder: Fields, kinds: tuple[str, ...]) -> object:
     if any(isinstance(kind, str) and _bare(kind) in kinds for _, kind in _by_name(holder, _KIND_NAMES)):
         return next((value for _, value in _by_name(holder, _VALUE_NAMES)), None)
     return None
+
+
+def _bare_name(name: object) -> str:
+    """Return a field's name bare; they recur with each answer."""
+    text = str(name)
+    return _bare_again(text) if len(text) <= MAX_REMEMBERED_NAME else _bare(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _bare_again(name: str) -> str:
+    return _bare(name)
 
 
 def _bare(name: object) -> str:

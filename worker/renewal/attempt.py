@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-import httpx
 import structlog
 
 from token_vault.errors import CannotDecrypt
@@ -21,7 +20,7 @@ from worker.renewal import observations
 from worker.renewal.circuit_breaker import CircuitBreaker
 from worker.renewal.commit import AnswerCommitter
 from worker.renewal.concurrency import ConnectionLimiter
-from worker.renewal.http import CALL_SECONDS, PROXY_FAILED, Answer, NoAnswer, send
+from worker.renewal.http import CALL_SECONDS, PROXY_FAILED, Answer, HttpClient, NoAnswer, send
 from worker.renewal.outcome import (
     NOTHING_TO_SPEND,
     Decision,
@@ -62,7 +61,7 @@ class Renewer:
     """
 
     def __init__(
-        self, vault: Vault, http: httpx.AsyncClient, committer: AnswerCommitter, jitter: Callable[[], float]
+        self, vault: Vault, http: HttpClient, committer: AnswerCommitter, jitter: Callable[[], float]
     ) -> None:
         self._vault = vault
         self._http = http

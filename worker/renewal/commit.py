@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -89,6 +89,10 @@ class AnswerCommitter:
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
             else:
                 self._up.set()
+
+    def keep_connection(self) -> AbstractAsyncContextManager[None]:
+        """Commit over one connection until the block ends."""
+        return self._group.connection.keep()
 
     def check(self) -> None:
         """Check that an answer could be written to disk.

@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-import httpx
 import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -29,13 +28,14 @@ from worker.renewal.concurrency import (
     loop_time,
     with_capacity,
 )
-from worker.renewal.http import CALL_SECONDS
+from worker.renewal.http import CALL_SECONDS, HttpClient
 from worker.renewal.outcome import Outcome
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.vault import claims, pauses
 from worker.vault.claims import Claim
 from worker.vault.claims.spool import Spool
 from worker.vault.grants import resource_tokens
+from worker.vault.kept_connection import KeptConnection
 from worker.vault.schedule import RenewalPolicy
 from worker.vault.status import renewal_counts
 from worker.vault.vault import Vault
@@ -66,7 +66,7 @@ class RenewalEngine:
         self,
         vault: Vault,
         connections: ConnectionResolver,
-        http: httpx.AsyncClient,
+        http: HttpClient,
         spool: Spool,
         *,
         now: Callable[[], datetime] | None = None,
@@ -74,6 +74,8 @@ class RenewalEngine:
     ) -> None:
         self._vault = vault
         self._connections = connections
+        # Apart from that of the commits: no answer waits for a claim.
+        self._claiming = KeptConnection(vault)
         self._committer = AnswerCommitter(vault, spool, jitter)
         self._renewer = Renewer(vault, http, self._committer, jitter)
         self._now = now
@@ -114,37 +116,38 @@ class RenewalEngine:
         running: set[asyncio.Task[tuple[Claim, Outcome]]] = set()
         failure: Exception | None = None
         due_by = clock()  # what falls due during the run, an immediate retry too, is left to the next run
-        try:
-            while True:
-                stalled = sum(limiter.stalled(loop_time()) for limiter in limiters.values())
-                free = MAX_RENEWALS - len(running) + stalled
-                may_claim = failure is None and time.monotonic() < stop_at and free >= MAX_RENEWALS // 2
-                if may_claim and (ready := with_capacity(limiters)):
-                    try:
-                        claimed = await self._claim(ready, free, clock, due_by)
-                    except Exception as error:
-                        # Calls under way are finished before the failure is raised.
-                        claimed, failure = [], error
-                    running |= {
-                        asyncio.create_task(self._renew(limiters[key_of(claim)], claim, clock))
-                        for claim in claimed
-                    }
-                    continue
-                if not running:
-                    break
-                # Wakes up without an end too: calls that stall make room for others.
-                ended, running = await asyncio.wait(
-                    running, timeout=STALLED_SECONDS / 5, return_when=asyncio.FIRST_COMPLETED
-                )
-                for claim, outcome in map(asyncio.Task.result, ended):
-                    counts[claim.key.tenant, claim.key.connection, outcome] += 1
-                    if progress:
-                        progress(outcome)
-        finally:
-            if (
-                running
-            ):  # interrupted: finish the calls under way, as an answer may be the only copy of a token
-                await asyncio.wait(running)
+        async with self._claiming.keep(), self._committer.keep_connection():
+            try:
+                while True:
+                    stalled = sum(limiter.stalled(loop_time()) for limiter in limiters.values())
+                    free = MAX_RENEWALS - len(running) + stalled
+                    may_claim = failure is None and time.monotonic() < stop_at and free >= MAX_RENEWALS // 2
+                    if may_claim and (ready := with_capacity(limiters)):
+                        try:
+                            claimed = await self._claim(ready, free, clock, due_by)
+                        except Exception as error:
+                            # Calls under way are finished before the failure is raised.
+                            claimed, failure = [], error
+                        running |= {
+                            asyncio.create_task(self._renew(limiters[key_of(claim)], claim, clock))
+                            for claim in claimed
+                        }
+                        continue
+                    if not running:
+                        break
+                    # Wakes up without an end too: calls that stall make room for others.
+                    ended, running = await asyncio.wait(
+                        running, timeout=STALLED_SECONDS / 5, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    for claim, outcome in map(asyncio.Task.result, ended):
+                        counts[claim.key.tenant, claim.key.connection, outcome] += 1
+                        if progress:
+                            progress(outcome)
+            finally:
+                if (
+                    running
+                ):  # interrupted: finish the calls under way, as an answer may be the only copy of a token
+                    await asyncio.wait(running)
         if failure is not None:
             raise failure
         await self._count(counts, clock)
@@ -243,8 +246,9 @@ class RenewalEngine:
         quotas = {key: limiter.capacity - limiter.calls for key, limiter in limiters.items()}
         now = clock()
         claimed = await claims.claim_due(
-            self._vault, quotas, owner=uuid4(), now=now, until=now + CLAIM_TIME, limit=limit, due_by=due_by
-        )
+            self._vault, quotas, owner=uuid4(), now=now, until=now + CLAIM_TIME, limit=limit, due_by=due_by,
+            connection=self._claiming,
+        )  # fmt: skip
         for claim in claimed:
             limiters[key_of(claim)].started_at[claim.id] = loop_time()
         claimed_by_connection = Counter(map(key_of, claimed))

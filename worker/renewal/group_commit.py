@@ -11,6 +11,7 @@ import structlog
 
 from worker.vault import claims
 from worker.vault.claims import ObtainedPair
+from worker.vault.kept_connection import KeptConnection
 from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
@@ -26,10 +27,14 @@ class GroupCommit:
 
     Args:
         vault: where they go.
+
+    Attributes:
+        connection: commits the groups.
     """
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
+        self.connection = KeptConnection(vault)
         self._waiting: _Waiting = []
         self._committing: asyncio.Task[None] | None = None
 
@@ -58,7 +63,9 @@ class GroupCommit:
     async def _commit(self, group: _Waiting) -> None:
         stored: set[int] = set()
         try:
-            stored = await claims.store_pairs(self._vault, [obtained for obtained, _ in group])
+            stored = await claims.store_pairs(
+                self._vault, [obtained for obtained, _ in group], connection=self.connection
+            )
         except Exception as error:
             # Each of them meets the same trouble by itself, and is spooled, or proves that it is another one's.
             log.warning("answers.commit_failed", answers=len(group), error=type(error).__name__)

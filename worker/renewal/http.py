@@ -7,15 +7,18 @@ came, it may be spent.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Self
 
 import aiohttp
 import httpx
 
-from worker.http_client import make_http_client, unpack
+from worker.http_client import DEFAULT_HEADERS, unpack
 from worker.http_transport import HttpTransport, OutgoingProxyFailed
 from worker.providers import TokenRequest
 
@@ -32,6 +35,13 @@ CONNECT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 5.0
 # No token endpoint sends more than this; reading stops there.
 MAX_ANSWER_BYTES = 1 << 20
+
+# Of every request; a provider's own come on top.
+_HEADERS = {
+    "accept": "*/*",
+    "connection": "keep-alive",
+    **{name.lower(): value for name, value in DEFAULT_HEADERS.items()},
+}
 
 # The code of a call that the outgoing proxy did not carry. It says nothing of the provider.
 PROXY_FAILED = "proxy_failed"
@@ -106,26 +116,74 @@ def _raise_if_too_late() -> None:
         raise _TooLate
 
 
-def http_client(connections: int = 100, named: Collection[str] = ()) -> httpx.AsyncClient:
+class HttpClient:
+    """Sends requests over connections that stay open.
+
+    It leaves out what httpx's own client does for each: cookies, redirects and credentials of its own, which no token
+    endpoint may make us use, and which take longer than the request itself.
+
+    Attributes:
+        timeout: what the transport enforces; the whole is timed by ``send``.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+        self.timeout = httpx.Timeout(None, connect=5, pool=CONNECT_SECONDS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._transport.aclose()
+
+    @asynccontextmanager
+    async def stream(self, request: TokenRequest) -> AsyncIterator[httpx.Response]:
+        """Send a request; yield the response to read.
+
+        Raises:
+            httpx.TransportError, httpx.InvalidURL, aiohttp.ClientError: there is none.
+        """
+        # The URL of a GET holds the token: it is not kept.
+        url = httpx.URL(request.url) if request.body is None else _parse(request.url)
+        headers = {**_HEADERS, **{name.lower(): value for name, value in request.headers.items()}}
+        sent = httpx.Request(
+            request.method,
+            url,
+            headers=headers,
+            content=request.body,
+            extensions={"timeout": self.timeout.as_dict()},
+        )
+        response = await self._transport.handle_async_request(sent)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(url: str) -> httpx.URL:
+    return httpx.URL(url)
+
+
+def http_client(connections: int = 100, named: Collection[str] = ()) -> HttpClient:
     """Make the client that all of a process's renewals share.
 
     Args:
         named: the hosts that the operator names; other names lead to no internal address.
     """
-    return make_http_client(
-        timeout=httpx.Timeout(None, connect=5, pool=CONNECT_SECONDS),  # the whole is timed by `send`
-        transport=HttpTransport(
+    return HttpClient(
+        HttpTransport(
             max_connections=connections,
             keepalive_seconds=KEEPALIVE_SECONDS,
             resends_lost=False,  # the refresh token of a lost GET may be spent
             before_write=_raise_if_too_late,
             named=named,
-        ),
+        )
     )
 
 
 async def send(
-    http: httpx.AsyncClient, request: TokenRequest, has_time: Callable[[], bool] = _always
+    http: HttpClient, request: TokenRequest, has_time: Callable[[], bool] = _always
 ) -> Answer | NoAnswer:
     """Send a token request once; nothing is ever repeated here.
 
@@ -146,13 +204,9 @@ async def send(
         await asyncio.gather(exchange, return_exceptions=True)
 
 
-async def _exchange(
-    http: httpx.AsyncClient, request: TokenRequest, partial: _PartialAnswer
-) -> Answer | NoAnswer:
+async def _exchange(http: HttpClient, request: TokenRequest, partial: _PartialAnswer) -> Answer | NoAnswer:
     try:
-        async with http.stream(
-            request.method, request.url, headers=dict(request.headers), content=request.body
-        ) as response:
+        async with http.stream(request) as response:
             partial.status, partial.headers = response.status_code, response.headers
             async for chunk in response.aiter_raw():
                 partial.body += chunk

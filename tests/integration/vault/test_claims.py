@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -669,8 +670,8 @@ async def test_finding_due_grants_costs_what_is_due(vault: Vault, sql: Sql) -> N
     )
     sql("ANALYZE grants")
     values = {
-        "tenants": ["default"] * 2, "names": ["c", "d"], "quotas": [100, 100], "owner": uuid4(), "now": NOW,
-        "until": LATER, "limit": 128, "due_by": NOW,
+        "quotas": json.dumps([{"tenant": "default", "name": name, "quota": 100} for name in ("c", "d")]),
+        "owner": uuid4(), "now": NOW, "until": LATER, "limit": 128, "due_by": NOW,
     }  # fmt: skip
     explain = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {claim._CLAIM_DUE}")
     async with vault.engine.connect() as connection:

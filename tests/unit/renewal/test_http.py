@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.wait import WAIT_SECONDS
 from worker.providers import TokenRequest
 from worker.renewal import http as sending
-from worker.renewal.http import Answer, NoAnswer, http_client, send
+from worker.renewal.http import Answer, HttpClient, NoAnswer, http_client, send
 
 BODY = b"grant_type=refresh_token&refresh_token=the-refresh-token"
 PAIR = b'{"access_token": "new", "refresh_token": "newer", "expires_in": 3600}'
@@ -126,7 +126,7 @@ async def serve() -> AsyncIterator[Serve]:
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
+async def http() -> AsyncIterator[HttpClient]:
     """The worker's own client, in a hurry."""
     async with http_client() as client:
         client.timeout = httpx.Timeout(0.5, connect=0.3, pool=0.4)
@@ -178,20 +178,20 @@ async def answers(line: Line, server: Server) -> None:
 # What never left
 
 
-async def test_a_refused_connection_is_not_sent(http: httpx.AsyncClient) -> None:
+async def test_a_refused_connection_is_not_sent(http: HttpClient) -> None:
     """A refused connection never spent the refresh token."""
     result = await send(http, post(f"http://127.0.0.1:{free_port()}/token"))
     assert result == NoAnswer(sent=False, code="unreachable")
 
 
-async def test_an_unknown_host_is_not_sent(http: httpx.AsyncClient) -> None:
+async def test_an_unknown_host_is_not_sent(http: HttpClient) -> None:
     """A host that does not resolve got nothing."""
     http.timeout = httpx.Timeout(0.5, connect=0.3, pool=5)
     result = await send(http, post("http://no-such-host.invalid/token"))
     assert result == NoAnswer(sent=False, code="unreachable")
 
 
-async def test_a_host_that_never_accepts_is_not_sent(http: httpx.AsyncClient) -> None:
+async def test_a_host_that_never_accepts_is_not_sent(http: HttpClient) -> None:
     """Packets that vanish before the connection stands carry no request."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -203,7 +203,7 @@ async def test_a_host_that_never_accepts_is_not_sent(http: httpx.AsyncClient) ->
 
 
 async def test_a_certificate_nobody_signed_is_not_sent(
-    http: httpx.AsyncClient, serve: Serve, certificate: ssl.SSLContext
+    http: HttpClient, serve: Serve, certificate: ssl.SSLContext
 ) -> None:
     """A server that cannot prove who it is gets no token."""
     server = await serve(answers, certificate)
@@ -212,7 +212,7 @@ async def test_a_certificate_nobody_signed_is_not_sent(
     assert server.requests == []
 
 
-async def test_a_broken_tls_handshake_is_not_sent(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_a_broken_tls_handshake_is_not_sent(http: HttpClient, serve: Serve) -> None:
     """A connection lost in the TLS handshake carried no request."""
 
     async def break_off(line: Line, server: Server) -> None:
@@ -223,7 +223,7 @@ async def test_a_broken_tls_handshake_is_not_sent(http: httpx.AsyncClient, serve
     assert result == NoAnswer(sent=False, code="unreachable")
 
 
-async def test_plain_http_behind_an_https_address_is_not_sent(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_plain_http_behind_an_https_address_is_not_sent(http: HttpClient, serve: Serve) -> None:
     """A server that answers the TLS handshake with something else got no request."""
 
     async def babble(line: Line, server: Server) -> None:
@@ -234,7 +234,7 @@ async def test_plain_http_behind_an_https_address_is_not_sent(http: httpx.AsyncC
     assert result == NoAnswer(sent=False, code="unreachable")
 
 
-async def test_a_silent_tls_handshake_is_not_sent(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_a_silent_tls_handshake_is_not_sent(http: HttpClient, serve: Serve) -> None:
     """A server that accepts and never begins TLS got no request."""
     http.timeout = httpx.Timeout(5, connect=0.2, pool=0.3)
     server = await serve(lambda line, _: asyncio.sleep(60))
@@ -277,7 +277,7 @@ async def test_connecting_gives_up_well_before_the_whole_call() -> None:
         f"https://{'a' * 64}.example/token",
     ],
 )
-async def test_what_is_no_address_is_not_sent(http: httpx.AsyncClient, url: str) -> None:
+async def test_what_is_no_address_is_not_sent(http: HttpClient, url: str) -> None:
     """An address that cannot be used is a mistake in the settings, not a doubt."""
     result = await send(http, post(url))
     assert isinstance(result, NoAnswer)
@@ -287,7 +287,7 @@ async def test_what_is_no_address_is_not_sent(http: httpx.AsyncClient, url: str)
 # What may have arrived
 
 
-async def test_a_reset_before_the_request_was_read_is_in_doubt(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_a_reset_before_the_request_was_read_is_in_doubt(http: HttpClient, serve: Serve) -> None:
     """A connection that stood and broke may have carried the request: the client cannot know it was not read."""
 
     async def break_off(line: Line, server: Server) -> None:
@@ -297,7 +297,7 @@ async def test_a_reset_before_the_request_was_read_is_in_doubt(http: httpx.Async
     assert await send(http, post(server.url)) == NoAnswer(sent=True, code="connection_lost")
 
 
-async def test_a_reset_after_the_request_was_read_is_in_doubt(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_a_reset_after_the_request_was_read_is_in_doubt(http: HttpClient, serve: Serve) -> None:
     """A reset instead of an answer leaves the outcome unknown, and the request is not sent a second time."""
 
     async def break_off(line: Line, server: Server) -> None:
@@ -310,9 +310,7 @@ async def test_a_reset_after_the_request_was_read_is_in_doubt(http: httpx.AsyncC
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-async def test_a_tidy_end_without_an_answer_is_in_doubt(
-    http: httpx.AsyncClient, serve: Serve, method: str
-) -> None:
+async def test_a_tidy_end_without_an_answer_is_in_doubt(http: HttpClient, serve: Serve, method: str) -> None:
     """A connection closed without an answer leaves the outcome unknown; nothing is repeated, a GET neither."""
 
     async def close(line: Line, server: Server) -> None:
@@ -324,7 +322,7 @@ async def test_a_tidy_end_without_an_answer_is_in_doubt(
     assert len(server.requests) == 1
 
 
-async def test_silence_is_in_doubt(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_silence_is_in_doubt(http: HttpClient, serve: Serve) -> None:
     """A read time-out says nothing about whether the provider carried the request out."""
 
     async def hang(line: Line, server: Server) -> None:
@@ -354,7 +352,7 @@ async def test_silence_behind_tls_is_in_doubt(
 
 
 async def test_a_dripping_answer_ends_with_the_whole_call(
-    http: httpx.AsyncClient, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    http: HttpClient, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer that drips in, byte by byte and never late, does not outlast the time of a whole call."""
 
@@ -374,7 +372,7 @@ async def test_a_dripping_answer_ends_with_the_whole_call(
 
 
 async def test_an_answer_that_is_arriving_is_read_although_time_is_up(
-    http: httpx.AsyncClient, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    http: HttpClient, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that was paused beyond the call's time still takes the answer that is there or on its way."""
 
@@ -394,7 +392,7 @@ async def test_an_answer_that_is_arriving_is_read_although_time_is_up(
 
 
 async def test_nothing_is_written_when_the_claim_has_run_out_while_connecting(
-    http: httpx.AsyncClient, serve: Serve
+    http: HttpClient, serve: Serve
 ) -> None:
     """Time is looked at once more when the connection stands: a process that was paused there sends nothing."""
     server = await serve(answers)
@@ -404,7 +402,7 @@ async def test_nothing_is_written_when_the_claim_has_run_out_while_connecting(
     assert len(server.requests) == 1
 
 
-async def test_a_cancelled_call_lets_go_of_its_connection(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_a_cancelled_call_lets_go_of_its_connection(http: HttpClient, serve: Serve) -> None:
     """A call that is cancelled leaves no request running behind."""
     arrived, left = asyncio.Event(), asyncio.Event()
 
@@ -428,7 +426,7 @@ async def test_a_cancelled_call_lets_go_of_its_connection(http: httpx.AsyncClien
 @pytest.mark.parametrize("ending", ["reset", "closed", "silence"])
 @pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", "Content-Length: 1000"])
 async def test_a_pair_that_came_whole_is_taken_though_its_answer_never_ended(
-    http: httpx.AsyncClient, serve: Serve, monkeypatch: pytest.MonkeyPatch, framing: str, ending: str
+    http: HttpClient, serve: Serve, monkeypatch: pytest.MonkeyPatch, framing: str, ending: str
 ) -> None:
     """A JSON object that is closed is all there, however the connection ends after it: it holds the only copy."""
 
@@ -453,7 +451,7 @@ async def test_a_pair_that_came_whole_is_taken_though_its_answer_never_ended(
 
 @pytest.mark.parametrize("part", [PAIR[:-1], PAIR[:20], b"access_token=new&refresh_token=new", b"", b"[]"])
 async def test_what_may_be_the_beginning_of_an_answer_is_in_doubt(
-    http: httpx.AsyncClient, serve: Serve, part: bytes
+    http: HttpClient, serve: Serve, part: bytes
 ) -> None:
     """An answer that is cut short may have held the only copy of the new tokens, and any of them may be cut."""
 
@@ -465,7 +463,7 @@ async def test_what_may_be_the_beginning_of_an_answer_is_in_doubt(
     assert await send(http, post(server.url)) == NoAnswer(sent=True, code="connection_lost")
 
 
-async def test_a_huge_answer_is_not_read_on(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_a_huge_answer_is_not_read_on(http: HttpClient, serve: Serve) -> None:
     """No more of an answer is read than any token endpoint sends."""
     sent = 0
 
@@ -482,7 +480,7 @@ async def test_a_huge_answer_is_not_read_on(http: httpx.AsyncClient, serve: Serv
     assert sent < 32 * sending.MAX_ANSWER_BYTES
 
 
-async def test_a_huge_answer_in_a_small_archive_is_not_read_on(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_a_huge_answer_in_a_small_archive_is_not_read_on(http: HttpClient, serve: Serve) -> None:
     """An answer that grows on unpacking is cut at the same length, and takes no more memory than that."""
     packed = gzip.compress(bytes(64 << 20))
 
@@ -499,7 +497,7 @@ async def test_a_huge_answer_in_a_small_archive_is_not_read_on(http: httpx.Async
         tracemalloc.stop()
 
 
-async def test_an_archive_in_an_archive_is_not_unpacked(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_an_archive_in_an_archive_is_not_unpacked(http: HttpClient, serve: Serve) -> None:
     """Half a kilobyte that is packed twice is unreadable, and costs no memory."""
 
     async def bomb(line: Line, server: Server) -> None:
@@ -523,9 +521,7 @@ async def test_an_archive_in_an_archive_is_not_unpacked(http: httpx.AsyncClient,
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
     ],
 )
-async def test_an_answer_that_is_no_http_is_in_doubt(
-    http: httpx.AsyncClient, serve: Serve, raw: bytes
-) -> None:
+async def test_an_answer_that_is_no_http_is_in_doubt(http: HttpClient, serve: Serve, raw: bytes) -> None:
     """Whatever came back, something read the request: it may have been carried out."""
 
     async def babble(line: Line, server: Server) -> None:
@@ -541,9 +537,7 @@ async def test_an_answer_that_is_no_http_is_in_doubt(
 # Connections that are kept
 
 
-async def test_a_connection_closed_while_idle_is_not_used_again(
-    http: httpx.AsyncClient, serve: Serve
-) -> None:
+async def test_a_connection_closed_while_idle_is_not_used_again(http: HttpClient, serve: Serve) -> None:
     """A kept connection that the provider has closed is replaced before anything is sent into it."""
     closed = asyncio.Event()
 
@@ -562,7 +556,7 @@ async def test_a_connection_closed_while_idle_is_not_used_again(
 
 
 async def test_a_kept_connection_that_breaks_under_a_request_is_in_doubt(
-    http: httpx.AsyncClient, serve: Serve
+    http: HttpClient, serve: Serve
 ) -> None:
     """A request sent into a kept connection that is just closing is in doubt, and not sent again by itself."""
 
@@ -598,7 +592,7 @@ async def test_an_idle_connection_is_given_up_before_providers_do(
 # What an answer is
 
 
-async def test_an_answer_comes_back_whole(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_an_answer_comes_back_whole(http: HttpClient, serve: Serve) -> None:
     """Status, headers and body arrive as they were sent, and the request as it was built."""
     server = await serve(answers)
     result = await send(http, post(server.url))
@@ -608,7 +602,7 @@ async def test_an_answer_comes_back_whole(http: httpx.AsyncClient, serve: Serve)
     assert server.requests[0].endswith(b"\r\n\r\n" + BODY)
 
 
-async def test_a_packed_answer_is_unpacked(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_a_packed_answer_is_unpacked(http: HttpClient, serve: Serve) -> None:
     """A provider may compress its answer."""
 
     async def pack(line: Line, server: Server) -> None:
@@ -622,7 +616,7 @@ async def test_a_packed_answer_is_unpacked(http: httpx.AsyncClient, serve: Serve
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent"])
-async def test_a_redirect_is_not_followed(http: httpx.AsyncClient, serve: Serve, status: str) -> None:
+async def test_a_redirect_is_not_followed(http: HttpClient, serve: Serve, status: str) -> None:
     """A refresh token goes to the address it was meant for and nowhere else."""
     elsewhere = await serve(answers)
 
@@ -637,7 +631,7 @@ async def test_a_redirect_is_not_followed(http: httpx.AsyncClient, serve: Serve,
     assert elsewhere.connections == 0
 
 
-async def test_no_cookie_is_kept(http: httpx.AsyncClient, serve: Serve) -> None:
+async def test_no_cookie_is_kept(http: HttpClient, serve: Serve) -> None:
     """What a provider sets for one user's renewal is not sent with the next user's."""
 
     async def set_cookie(line: Line, server: Server) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, text
@@ -16,6 +18,7 @@ from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker.vault import schedule
 from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
+from worker.vault.kept_connection import KeptConnection
 from worker.vault.vault import Vault
 
 # A dead grant is tried at most once in this time, however often an app asks for it.
@@ -62,6 +65,12 @@ class Claim:
         return self.expires_at - self.obtained_at if self.expires_at and self.obtained_at else None
 
 
+# As claim_columns.sql returns them.
+_COLUMNS = (
+    "id", "tenant", "connection", "user_id", "provider_user_id", "state", "access_ciphertext", "access_version",
+    "refresh_ciphertext", "refresh_version", "expires_at", "in_doubt_since", "attempts", "obtained_at",
+    "refresh_expires_at", "last_read_at", "is_ordered",
+)  # fmt: skip
 _CLAIM_DUE = load(__file__, "claim_due")
 _CLAIM_ONE = load(__file__, "claim_one")
 
@@ -75,6 +84,7 @@ async def claim_due(
     until: datetime,
     limit: int,
     due_by: datetime | None = None,
+    connection: KeptConnection | None = None,
 ) -> list[Claim]:
     """Claim due grants for one owner, and commit the claims.
 
@@ -85,15 +95,15 @@ async def claim_due(
         until: the claims' deadline, beyond the longest possible call.
         limit: how many grants at the most, all together.
         due_by: claim what was due then; by default now.
+        connection: runs the statement; by default any of the pool's.
     """
+    asked = [{"tenant": tenant, "name": name, "quota": quota} for (tenant, name), quota in quotas.items()]
     values = {
-        "tenants": [tenant for tenant, _ in quotas], "names": [name for _, name in quotas],
-        "quotas": list(quotas.values()), "owner": owner, "now": now, "until": until, "limit": limit,
-        "due_by": due_by or now,
+        "quotas": json.dumps(asked), "owner": str(owner), "now": now.isoformat(), "until": until.isoformat(),
+        "limit": str(limit), "due_by": (due_by or now).isoformat(),
     }  # fmt: skip
-    async with vault.statement() as connection:
-        rows = (await connection.execute(_CLAIM_DUE, values)).all()
-    return [_claim(row, owner, now, until) for row in rows]
+    rows = await (connection or KeptConnection(vault)).run(_CLAIM_DUE, values)
+    return [_claim(dict(zip(_COLUMNS, row, strict=True)), owner, now, until) for row in rows]
 
 
 async def claim_one(
@@ -125,11 +135,10 @@ async def claim_one(
             "by_operator": by_operator, "forced_before": now - FORCE_INTERVAL,
         }  # fmt: skip
         row = (await connection.execute(_CLAIM_ONE, values)).one_or_none()
-    return None if row is None else _claim(row, owner, now, until)
+    return None if row is None else _claim(dict(row._mapping), owner, now, until)
 
 
-def _claim(row: object, owner: UUID, now: datetime, until: datetime) -> Claim:
-    columns = dict(row._mapping)  # type: ignore[attr-defined]
+def _claim(columns: dict[str, Any], owner: UUID, now: datetime, until: datetime) -> Claim:
     key = GrantKey(
         columns.pop("tenant"),
         columns.pop("connection"),

@@ -3,8 +3,7 @@
 -- An open circuit whose pause is over gets one probe; moving its pause on in this statement keeps other workers from
 -- probing too. SKIP LOCKED lets workers claim side by side: none waits for a row that another is just claiming.
 WITH asked AS (
-    SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:names AS text[]), CAST(:quotas AS integer[]))
-        AS asked(tenant, name, quota)
+    SELECT * FROM jsonb_to_recordset(CAST(:quotas AS jsonb)) AS asked(tenant text, name text, quota integer)
     -- What the operator has paused is left alone, probes included.
     WHERE NOT EXISTS (
         SELECT FROM pauses p WHERE p.tenant IN ('', asked.tenant) AND p.connection IN ('', asked.name))

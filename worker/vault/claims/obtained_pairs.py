@@ -12,6 +12,7 @@ from worker.token_pair import TokenPair
 from worker.vault.claims.claim import Claim
 from worker.vault.claims.outcome import encrypt_pair
 from worker.vault.db.sql import load
+from worker.vault.kept_connection import KeptConnection
 from worker.vault.vault import Vault
 from worker.vault.wakeups import wake
 
@@ -33,10 +34,15 @@ class ObtainedPair:
     due_at: datetime
 
 
-async def store_pairs(vault: Vault, obtained: Sequence[ObtainedPair]) -> set[int]:
+async def store_pairs(
+    vault: Vault, obtained: Sequence[ObtainedPair], *, connection: KeptConnection | None = None
+) -> set[int]:
     """Commit pairs in one statement, each compared by itself.
 
     It takes the plain ones: an access token of the grant's own, for a claim that still holds.
+
+    Args:
+        connection: runs the statement; by default any of the pool's.
 
     Returns:
         The positions of those that are stored; the others are for ``store_pair``, which decides on each.
@@ -48,7 +54,7 @@ async def store_pairs(vault: Vault, obtained: Sequence[ObtainedPair]) -> set[int
     ]
     if not answers:
         return set()
-    stored = await vault.run(_STORE_PAIRS, {"answers": json.dumps(answers)})
+    stored = await (connection or KeptConnection(vault)).run(_STORE_PAIRS, {"answers": json.dumps(answers)})
     await wake(vault, [grant_id for _, grant_id, was_awaited in stored if was_awaited])
     return {n for n, _, _ in stored}
 

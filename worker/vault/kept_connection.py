@@ -1,0 +1,100 @@
+"""A connection for statements that follow each other closely."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import TextClause
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from token_vault.database_errors import AnswerTimeout
+from worker.vault.db.engine import driver_connection
+from worker.vault.vault import Database
+
+# A parameter in a statement, as SQLAlchemy finds it; a cast has two colons.
+_PARAMETER = re.compile(r"(?<![:\w]):(\w+)(?!:)")
+
+
+class KeptConnection:
+    """Runs statements over one of the pool's connections.
+
+    Taking it from the pool and giving it back takes longer than a statement. Within a block of ``keep`` it is given
+    back at the block's end, elsewhere after each statement.
+
+    Args:
+        database: whose pool it comes from.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: AsyncConnection | None = None
+        self._blocks = 0
+        # A connection runs one statement at a time, and is given back after it.
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def keep(self) -> AsyncIterator[None]:
+        """Keep the connection until the last of these blocks ends."""
+        self._blocks += 1
+        try:
+            yield
+        finally:
+            self._blocks -= 1
+            async with self._turn:
+                await self._give_back()
+
+    async def run(self, statement: TextClause, values: Mapping[str, str]) -> Sequence[tuple[Any, ...]]:
+        """Run one statement, which may run twice.
+
+        It commits by itself, and is prepared once: parsing one of some length takes as long as running it. Where the
+        connection was lost, as by a restart of Postgres, the statement goes over others.
+
+        Args:
+            values: as text, whatever their types.
+
+        Raises:
+            SQLAlchemyError: as ``Database.run``.
+        """
+        text, names = _prepare(statement.text)
+        try:
+            return await self._fetch(text, [values[name] for name in names])
+        except AnswerTimeout as error:
+            raise OperationalError(None, None, error, hide_parameters=True) from None
+        except psycopg.Error:
+            return await self._database.run(statement, values)
+
+    async def _fetch(self, statement: str, values: Sequence[str]) -> Sequence[tuple[Any, ...]]:
+        async with self._turn:
+            try:
+                if self._connection is None:
+                    self._connection = await self._take()
+                return await (await driver_connection(self._connection)).fetch(statement, values)
+            except (psycopg.Error, asyncio.CancelledError):
+                if self._connection is not None:
+                    await self._connection.invalidate()
+                raise
+            finally:
+                await self._give_back()
+
+    async def _take(self) -> AsyncConnection:
+        connection = await self._database.engine.connect()
+        return await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def _give_back(self) -> None:
+        connection = self._connection
+        if connection is not None and (connection.invalidated or not self._blocks):
+            self._connection = None
+            await connection.close()
+
+
+@functools.cache
+def _prepare(statement: str) -> tuple[str, list[str]]:
+    """Return the driver's statement and its parameters' names."""
+    return _PARAMETER.sub("%s", statement), _PARAMETER.findall(statement)
