@@ -100,6 +100,11 @@ class ManagementClient:
         client._api = self._api.urgent
         return client
 
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether no rate limit is known that counts the calls."""
+        return self._budget is None or self._budget.is_unlimited
+
     async def scopes(self) -> frozenset[str] | None:
         """Return the management token's scopes; None where unknown."""
         return await self._api.scopes()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from worker import traces
-from worker.auth0 import ManagementClient, UserPage
+from worker.auth0 import Auth0User, ManagementClient, UserPage
 from worker.auth0.errors import PagingWindowExceeded
 from worker.auth0.search_query import TimeField
+from worker.sync.database_clock import DatabaseClock
 from worker.sync.ingest import SEARCH_LAG, SyncIngest
 from worker.sync.keyset_pagination import (
     MILLISECOND,
@@ -20,12 +22,51 @@ from worker.sync.keyset_pagination import (
     decode_cursor,
     encode_cursor,
 )
-from worker.sync.mapping import Connections
+from worker.sync.mapping import Connections, identity_keys, is_whole
+from worker.sync.readahead import read_ahead
 from worker.sync.report import Progress, SyncReport
-from worker.vault.grants import missing
 from worker.vault.sync_state import cursors, runs
 from worker.vault.sync_state.cursors import SyncCursor
+from worker.vault.sync_state.scanned_pages import ScannedPage, commit_page
 from worker.vault.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """One run of a scan.
+
+    Attributes:
+        feed: the name that the cursor is stored under.
+        cursor: where it begins, with its run.
+        by: the time in whose order users are read.
+        connection: only users with an identity of this connection.
+        connections: as the vault has them.
+        report: counts what is done.
+        clock: the database's.
+        marks_absent: it covers all users, so that those it does not find are missing.
+        stop_at: when its time is up, by the monotonic clock.
+    """
+
+    feed: str
+    cursor: SyncCursor
+    by: TimeField
+    connection: str | None
+    connections: Connections
+    report: SyncReport
+    clock: DatabaseClock
+    marks_absent: bool
+    stop_at: float | None
+
+    def is_time_up(self) -> bool:
+        """Whether the scan is to stop after the present page."""
+        return self.stop_at is not None and time.monotonic() > self.stop_at
+
+    def cursor_behind(self, step: ScanStep) -> SyncCursor | None:
+        """Return where the scan goes on after a page, None at its end."""
+        if step.following is None:
+            return None
+        token, page = encode_cursor(step.following)
+        return replace(self.cursor, token=token, page=page)
 
 
 class FullScan:
@@ -73,38 +114,34 @@ class FullScan:
         Returns:
             Whether the end was reached.
         """
-        connections = await self._ingest.load_connections()
         last = await runs.last_complete(self._vault, self._tenant, "all") if all_users else None
         since = last[0] - SEARCH_LAG if last else None
-        stop_at = None if budget is None else time.monotonic() + budget
-        scan_cursor = decode_cursor(cursor.token, cursor.page)
+        scan = _Scan(
+            feed, cursor, by, connection, await self._ingest.load_connections(), report,
+            DatabaseClock(await self._vault.now()),
+            marks_absent=all_users,
+            stop_at=None if budget is None else time.monotonic() + budget,
+        )  # fmt: skip
         await cursors.save(self._vault, self._tenant, feed, cursor)
-        async for step in self._steps(by, scan_cursor, connections, report, connection):
-            with traces.span("ingest_page", tenant=self._tenant, users=step.page.size):
-                await self._ingest.ingest_page(step.page, connections, report, full=full, since=since)
-                if all_users:
-                    await self._mark_missing(step, report)
-            if progress:
-                progress(report.seen, _expected_total(step, report))
-            if step.following is None:
-                break
-            token, page = encode_cursor(step.following)
-            await cursors.save(self._vault, self._tenant, feed, replace(cursor, token=token, page=page))
-            if stop_at is not None and time.monotonic() > stop_at:
-                report.finished = False
-                return False
+        async with aclosing(self._steps(scan)) as steps:
+            async for step in steps:
+                with traces.span("ingest_page", tenant=self._tenant, users=step.page.size):
+                    listed = await self._ingest.ingest_page(
+                        step.page, scan.connections, report, now=scan.clock.now(), full=full, since=since
+                    )
+                    await self._commit(scan, step, listed)
+                if progress:
+                    progress(report.seen, _expected_total(step, report))
+                if step.following is None:
+                    break
+                if scan.is_time_up():
+                    report.finished = False
+                    return False
         if progress:
             progress(report.seen, report.seen)
         return True
 
-    async def _steps(
-        self,
-        by: TimeField,
-        cursor: ScanCursor | None,
-        connections: Connections,
-        report: SyncReport,
-        connection: str | None,
-    ) -> AsyncIterator[ScanStep]:
+    async def _steps(self, scan: _Scan) -> AsyncGenerator[ScanStep, None]:
         """Yield the scan's steps.
 
         Where more users share a millisecond than Auth0 shows of one query, an export names them.
@@ -112,28 +149,28 @@ class FullScan:
 
         async def fetch(since: datetime | None, until: datetime | None, page: int) -> UserPage:
             return await self._auth0.users_by(
-                by, since, until=until, page=page, connection=connection, totals=True
+                scan.by, since, until=until, page=page, connection=scan.connection, totals=True
             )
 
-        scan = KeysetScan(by, fetch)
+        def may_read_ahead() -> bool:
+            # A kill would cost two pages of the rate limit instead of one. The limit's pace leaves time to store a page.
+            return self._auth0.is_unlimited and not scan.is_time_up()
+
+        keyset = KeysetScan(scan.by, fetch, scan.clock.now)
+        cursor: ScanCursor | None = decode_cursor(scan.cursor.token, scan.cursor.page)
         while cursor is not None:
             try:
-                async for step in scan.steps(cursor):
-                    cursor = step.following
-                    yield step
+                async with aclosing(read_ahead(keyset.steps(cursor), allowed=may_read_ahead)) as steps:
+                    async for step in steps:
+                        cursor = step.following
+                        yield step
             except PagingWindowExceeded:
                 if cursor is None or cursor.since is None:
                     raise
-                await self._ingest_millisecond(by, cursor.since, connections, report)
+                await self._ingest_millisecond(scan, cursor.since)
                 cursor = ScanCursor(cursor.since + MILLISECOND)
 
-    async def _ingest_millisecond(
-        self,
-        by: TimeField,
-        moment: datetime,
-        connections: Connections,
-        report: SyncReport,
-    ) -> None:
+    async def _ingest_millisecond(self, scan: _Scan, moment: datetime) -> None:
         """Ingest by id the users of one millisecond.
 
         An export of all users names them.
@@ -141,26 +178,41 @@ class FullScan:
         user_ids = [
             user.user_id
             async for user in self._auth0.export.users(await self._auth0.export.create())
-            if (at := user.created_at if by == "created_at" else user.updated_at) is not None
+            if (at := user.created_at if scan.by == "created_at" else user.updated_at) is not None
             and moment <= at < moment + MILLISECOND
         ]
-        await self._ingest.ingest_by_id(user_ids, connections, report)
-        report.seen += len(user_ids)
+        await self._ingest.ingest_by_id(user_ids, scan.connections, scan.report)
+        scan.report.seen += len(user_ids)
 
-    async def _mark_missing(self, step: ScanStep, report: SyncReport) -> None:
-        """Mark grants of users in the time range not shown."""
-        if step.time_range is None:
-            return
-        since, until = step.time_range
-        now = await self._vault.now()
-        report.gone += await missing.mark_time_range(
-            self._vault,
-            self._tenant,
-            since=since,
-            until=min(until or now, now - SEARCH_LAG),
-            observed_users=step.shown,
-            now=now,
+    async def _commit(self, scan: _Scan, step: ScanStep, listed: Sequence[Auth0User]) -> None:
+        """Mark what the page shows missing, and save the cursor.
+
+        Args:
+            listed: the users of whom the page has the last word.
+        """
+        page = ScannedPage(
+            [user.user_id for user in listed if is_whole(user)],
+            identity_keys(listed, self._tenant),
+            marked_before=step.asked_at - SEARCH_LAG,
+            time_range=settled_range(step) if scan.marks_absent else None,
+            shown_users=step.shown,
         )
+        gone, now = await commit_page(
+            self._vault, self._tenant, page, scan.feed, scan.cursor_behind(step), now=scan.clock.now()
+        )
+        scan.report.gone += gone
+        scan.clock.set(now)
+
+
+def settled_range(step: ScanStep) -> tuple[datetime | None, datetime] | None:
+    """Return of which time a page shows everybody for certain.
+
+    Its end is no later than what the search showed when it was asked.
+    """
+    if step.time_range is None:
+        return None
+    since, until = step.time_range
+    return since, min(until or step.asked_at, step.asked_at - SEARCH_LAG)
 
 
 def _expected_total(step: ScanStep, report: SyncReport) -> int | None:

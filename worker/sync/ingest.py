@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from token_vault.grant_key import GrantKey
 from worker import providers
 from worker.auth0 import Auth0Connection, Auth0User, ManagementClient, UserPage
 from worker.auth0.errors import MissingScope
@@ -14,8 +13,10 @@ from worker.sync.connection_notes import NO_SIGN_IN, connection_notes, lacks_sig
 from worker.sync.mapping import (
     Connections,
     has_tokens,
+    identity_keys,
     incoming_admin_grant,
     incoming_grants,
+    is_whole,
     lists_may_hide_tokens,
     tokenless_identities,
 )
@@ -131,30 +132,34 @@ class SyncIngest:
         connections: Connections,
         report: SyncReport,
         *,
+        now: datetime,
         full: bool,
         since: datetime | None = None,
-    ) -> None:
-        """Store a page, and read users whose tokens it hides.
+    ) -> list[Auth0User]:
+        """Store a page's grants, and read users whose tokens it hides.
 
         Whether lists carry tokens is not documented. The first token in a list shows that they do: then an identity
         without any has none, and reading its user by id would show nothing more.
 
         Args:
+            now: the database's time.
             full: read unchanged users too.
             since: when all users were last seen: a user of whom the vault has nothing is read only if changed since.
+
+        Returns:
+            The users who were not read by id: what the page shows of them is the newest.
         """
         self._lists_carry_tokens |= any(has_tokens(user) for user in page.users)
-        hidden = (
-            [] if self._lists_carry_tokens else [user for user in page.users if lists_may_hide_tokens(user)]
-        )
-        await self.ingest_users(page.users, connections, report)
+        await self._ingest_grants(page.users, connections, report, now=now)
         report.seen += len(page.users)
         report.failed += len(page.malformed)
         report.problems += page.malformed
-        if hidden:
-            await self.ingest_by_id(
-                await self._filter_changed(hidden, full=full, since=since), connections, report
-            )
+        if self._lists_carry_tokens:
+            return list(page.users)
+        hidden = [user for user in page.users if lists_may_hide_tokens(user)]
+        changed = await self._filter_changed(hidden, full=full, since=since)
+        read = await self.ingest_by_id(changed, connections, report)
+        return [user for user in page.users if user.user_id not in read]
 
     async def ingest_by_id(
         self, user_ids: Sequence[str], connections: Connections, report: SyncReport
@@ -189,24 +194,35 @@ class SyncIngest:
         """Upsert users' grants, and mark their other grants missing.
 
         Args:
-            marked_before: shown grants that were marked missing before this are unmarked. None for a list: it may lag
-                behind, so that only marks older than its lag count.
+            marked_before: shown grants that were marked missing before this are unmarked. None where the users were
+                read at an unknown time: then only marks older than a list's lag count.
         """
         if not users:
             return
         now = await self._vault.now()
+        await self._ingest_grants(users, connections, report, now=now)
+        whole = [user for user in users if is_whole(user)]
+        report.gone += await missing.mark_unlinked(
+            self._vault,
+            self._tenant,
+            [user.user_id for user in whole],
+            identity_keys(whole, self._tenant),
+            now=now,
+        )
+        await missing.unmark_observed(
+            self._vault,
+            self._tenant,
+            identity_keys(users, self._tenant),
+            before=marked_before or now - SEARCH_LAG,
+        )
+
+    async def _ingest_grants(
+        self, users: Sequence[Auth0User], connections: Connections, report: SyncReport, *, now: datetime
+    ) -> None:
         incoming = {
             grant.key: grant for user in users for grant in incoming_grants(user, self._tenant, connections)
         }
         report.stats.add(await ingest.ingest(self._vault, list(incoming.values()), now=now))
-        # Every user at Auth0 has an identity: an answer without any does not say which are missing.
-        whole = [user for user in users if user.identities and not user.malformed]
-        report.gone += await missing.mark_unlinked(
-            self._vault, self._tenant, [user.user_id for user in whole], _keys(whole, self._tenant), now=now
-        )
-        await missing.unmark_observed(
-            self._vault, self._tenant, _keys(users, self._tenant), before=marked_before or now - SEARCH_LAG
-        )
 
     async def record_tokenless(self, users: Sequence[Auth0User]) -> None:
         """Note identities that no longer show a token.
@@ -236,11 +252,3 @@ class SyncIngest:
                 else since is None or user.updated_at >= since
             )
         ]
-
-
-def _keys(users: Sequence[Auth0User], tenant: str) -> list[GrantKey]:
-    return [
-        GrantKey(tenant, identity.connection, user.user_id, identity.user_id)
-        for user in users
-        for identity in user.identities
-    ]

@@ -46,6 +46,7 @@ class ScanStep:
             where that is not known.
         following: where to continue, None at the end.
         remaining: how many users there are from this page's first on, where Auth0 says so.
+        asked_at: when the page was asked for; what happened later it need not show.
     """
 
     page: UserPage
@@ -53,6 +54,7 @@ class ScanStep:
     time_range: tuple[datetime | None, datetime | None] | None
     following: ScanCursor | None
     remaining: int | None
+    asked_at: datetime
 
 
 FetchPage = Callable[[datetime | None, datetime | None, int], Awaitable[UserPage]]
@@ -65,11 +67,14 @@ class KeysetScan:
     Args:
         field: the time in whose order it goes.
         fetch: reads one page.
+        now: tells the time.
     """
 
-    def __init__(self, field: TimeField, fetch: FetchPage) -> None:
+    def __init__(self, field: TimeField, fetch: FetchPage, now: Callable[[], datetime]) -> None:
         self._field = field
         self._fetch = fetch
+        self._now = now
+        self._asked_at = now()
         self._edge_ids: set[str] = set()
         self._restarts = 0
         self._cluster_size: int | None = None
@@ -88,6 +93,7 @@ class KeysetScan:
             following = step.following
 
     async def _fetch_step(self, cursor: ScanCursor) -> ScanStep:
+        self._asked_at = self._now()
         if cursor.page == 0:
             return await self._from_time(cursor)
         if cursor.since is None:
@@ -154,7 +160,7 @@ class KeysetScan:
         new = replace(page, users=tuple(user for user in page.users if user.user_id not in self._edge_ids))
         at = None if edge is None else _floor_to_millisecond(edge)
         self._edge_ids = {user.user_id for user in page.users if at is None or self._time_of(user) == at}
-        return ScanStep(new, shown, time_range, following, remaining)
+        return ScanStep(new, shown, time_range, following, remaining, self._asked_at)
 
     def _last_time(self, page: UserPage) -> datetime | None:
         return page.last_created_at if self._field == "created_at" else page.last_updated_at

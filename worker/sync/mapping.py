@@ -61,6 +61,23 @@ def incoming_admin_grant(
     )
 
 
+def is_whole(user: auth0.Auth0User) -> bool:
+    """Whether what is shown of a user says which identities are gone.
+
+    Every user at Auth0 has an identity: an answer without any does not.
+    """
+    return bool(user.identities) and not user.malformed
+
+
+def identity_keys(users: Iterable[auth0.Auth0User], tenant: str) -> list[GrantKey]:
+    """Return the keys of all identities of users."""
+    return [
+        GrantKey(tenant, identity.connection, user.user_id, identity.user_id)
+        for user in users
+        for identity in user.identities
+    ]
+
+
 def has_tokens(user: auth0.Auth0User) -> bool:
     """Whether any identity shows a token."""
     return any(identity.access_token or identity.refresh_token for identity in user.identities)

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from emulators.client import Emulation
 from tests.support.rows import Sql
-from tests.support.wait import WAIT_SECONDS
+from tests.support.wait import WAIT_SECONDS, until_async
 from worker.auth0.errors import Auth0Refused, Auth0Unreachable
 from worker.erasure import Eraser
 from worker.runtime import Runtime
@@ -122,6 +123,49 @@ async def test_a_scan_in_slices(bench: Bench) -> None:
         slices += 1
         assert not report.ok
     assert (slices, len(bench.users()), report.ok) == (3, 350, True)
+
+
+@pytest.mark.parametrize("unlimited", [True, False])
+async def test_a_page_is_asked_for_while_the_one_before_is_stored(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, unlimited: bool
+) -> None:
+    """One page ahead is read where no rate limit counts it, and the cursor stays at what is stored."""
+    monkeypatch.setattr(type(bench.sync._auth0), "is_unlimited", unlimited)
+    storing, go_on, store = asyncio.Event(), asyncio.Event(), bench.sync._ingest.ingest_page
+
+    async def store_later(*arguments: Any, **named: Any) -> Any:
+        storing.set()
+        await go_on.wait()
+        return await store(*arguments, **named)
+
+    monkeypatch.setattr(bench.sync._ingest, "ingest_page", store_later)
+    bench.tenant.seed_users(350, ["google-oauth2"])
+    scan = asyncio.create_task(bench.sync.sync_all())
+    await storing.wait()
+    if unlimited:
+        await until_async(lambda: bench.tenant.calls("/api/v2/users")[LIST] > 1)
+    for _ in range(20):
+        await bench.runtime.vault.now()  # time for a call that should not be made
+    assert bench.tenant.calls("/api/v2/users")[LIST] == 1 + unlimited
+    [cursor] = bench.sql("SELECT token, page FROM sync_cursors WHERE feed = 'users'")
+    assert (cursor["token"], cursor["page"]) == (None, 0)
+    go_on.set()
+    assert (await scan).ok
+    assert (len(bench.users()), bench.calls()[LIST]) == (350, 4)
+
+
+async def test_a_cursor_names_no_page_that_is_not_stored(bench: Bench) -> None:
+    """A page that Postgres refuses is read again by the next sync, although the one behind it was read too."""
+    users = bench.tenant.add_users("google-oauth2", 350)
+    bench.sql(f"ALTER TABLE grants ADD CONSTRAINT planted CHECK (user_id <> '{users[150]}')")
+    try:
+        with pytest.raises(DBAPIError, match="planted"):
+            await bench.sync.sync_all()
+    finally:
+        bench.sql("ALTER TABLE grants DROP CONSTRAINT planted")
+    assert len(bench.users()) == 100
+    report = await bench.sync.sync_all()
+    assert (report.ok, len(bench.users())) == (True, 350)
 
 
 async def test_a_tenant_that_changes_during_the_scan(bench: Bench) -> None:

@@ -1,0 +1,61 @@
+"""Commits the pages of a scan, each with its cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from token_vault.grant_key import GrantKey
+from worker.vault.db.sql import load
+from worker.vault.grants.identities import identity_parameters
+from worker.vault.sync_state.cursors import SyncCursor
+from worker.vault.vault import Vault
+
+_COMMIT_PAGE = load(__file__, "commit_page")
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedPage:
+    """What a page of users says beyond its tokens.
+
+    Attributes:
+        whole_users: the ids of users all of whose identities were read.
+        identities: of all users on the page.
+        marked_before: identities that were marked missing earlier than this are there after all.
+        time_range: in which all users who were created are on the page, from (inclusive, None from the beginning) and
+            to (exclusive); None where that is not known.
+        shown_users: the ids of all users on the page.
+    """
+
+    whole_users: Sequence[str]
+    identities: Sequence[GrantKey]
+    marked_before: datetime
+    time_range: tuple[datetime | None, datetime] | None
+    shown_users: Sequence[str]
+
+
+async def commit_page(
+    vault: Vault, tenant: str, page: ScannedPage, feed: str, following: SyncCursor | None, *, now: datetime
+) -> tuple[int, datetime]:
+    """Mark what a page shows missing, and save the cursor behind it.
+
+    Its grants are ingested before: a cursor never names a page that is not stored.
+
+    Args:
+        feed: whose cursor it is.
+        following: where the scan goes on; None at its end, which leaves the cursor as it is.
+        now: the database's time.
+
+    Returns:
+        How many grants were not marked before, and the database's time.
+    """
+    since, until = page.time_range or (None, None)
+    cursor = following or SyncCursor()
+    values = {
+        "tenant": tenant, "now": now, "read_users": list(page.whole_users), "before": page.marked_before, "since": since,
+        "until": until, "observed_users": list(page.shown_users), "feed": feed, "has_following": following is not None,
+        "token": cursor.token, "page": cursor.page, "read_until": cursor.read_until, "run_id": cursor.run_id,
+    }  # fmt: skip
+    ((gone, ended_at),) = await vault.run(_COMMIT_PAGE, identity_parameters(page.identities) | values)
+    return int(gone), ended_at
