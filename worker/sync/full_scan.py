@@ -62,7 +62,7 @@ class _Scan:
         return self.stop_at is not None and time.monotonic() > self.stop_at
 
     def cursor_behind(self, step: ScanStep) -> SyncCursor | None:
-        """Return where the scan goes on after a page, None at its end."""
+        """Return where the scan goes on, None at its end."""
         if step.following is None:
             return None
         token, page = encode_cursor(step.following)
