@@ -136,7 +136,7 @@ class SyncIngest:
         full: bool,
         since: datetime | None = None,
     ) -> list[Auth0User]:
-        """Store a page's grants, and read users whose tokens it hides.
+        """Store a page, and read users whose tokens it hides.
 
         Whether lists carry tokens is not documented. The first token in a list shows that they do: then an identity
         without any has none, and reading its user by id would show nothing more.

@@ -62,7 +62,7 @@ def incoming_admin_grant(
 
 
 def is_whole(user: auth0.Auth0User) -> bool:
-    """Whether what is shown of a user says which identities are gone.
+    """Whether all identities of a user were read.
 
     Every user at Auth0 has an identity: an answer without any does not.
     """

@@ -1,4 +1,4 @@
-"""Asks for the next item while the present one is used."""
+"""Reads an item while the one before is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def read_ahead(items: AsyncIterator[T], *, allowed: Callable[[], bool]) -> AsyncGenerator[T, None]:
-    """Yield items; one is asked for ahead, while that is allowed.
+    """Yield items, with one asked for ahead where allowed.
 
     An error comes in its item's place, after the items before it were used. Close the iterator where it is left early,
     so that the call ahead ends.

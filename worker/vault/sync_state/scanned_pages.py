@@ -38,7 +38,7 @@ class ScannedPage:
 async def commit_page(
     vault: Vault, tenant: str, page: ScannedPage, feed: str, following: SyncCursor | None, *, now: datetime
 ) -> tuple[int, datetime]:
-    """Mark what a page shows missing, and save the cursor behind it.
+    """Mark what a page shows missing, and save the cursor.
 
     Its grants are ingested before: a cursor never names a page that is not stored.
 
