@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from urllib.parse import urlsplit
 
 import pytest
 from opentelemetry.trace import SpanKind
 from structlog.testing import capture_logs
 
 from emulators.client import Emulation
+from tests.support.canary_search import SecretSearch
 from tests.support.collector import Collector, ReceivedSpan, collecting, collecting_here
 from tests.support.processes import REPOSITORY
 from tests.support.readers import Sql
@@ -81,28 +83,56 @@ async def test_a_trace_leads_from_the_tick_to_the_commit(
     assert {span.service for span in collector.spans} == {"tests"}
 
 
-async def test_a_collector_that_hangs_holds_up_nothing(
-    collector: Collector,
-    tenant: Emulation,
-    open_worker: OpenWorker,
-    sql: Sql,
-    monkeypatch: pytest.MonkeyPatch,
+async def test_no_token_reaches_the_collector(
+    collector: Collector, tenant: Emulation, open_worker: OpenWorker, sql: Sql
 ) -> None:
-    """While the collector takes a request and does not answer, renewals are made and a process ends."""
-    collector.receiver.open.clear()
-    monkeypatch.setattr(recorder, "FLUSH_SECONDS", 0.05)
-    tenant.add_connection("custom", "oauth2", "custom")
-    tenant.add_users("custom", 2)
+    """Neither a token in a query, nor one that a provider says back, nor an exception's text is in any span."""
+    tenant.add_connection("facebook", "facebook", "facebook")
+    users = tenant.add_users("facebook", 4)
     runtime = await open_worker()
     assert (await (await runtime.tenant_sync("default")).sync_all()).ok
+    tokens = {user: str(tenant.live(user, "facebook")["access_token"]) for user in users}
+    path = urlsplit(tenant.token_url("facebook")).path
+    for token in tokens.values():
+        for fault in (
+            f"error:invalid_grant_{token}:{token}",
+            f'override:{{"expires_in": "{token}"}}',
+            "reset_after",
+        ):
+            sql("UPDATE grants SET due_at = now()")
+            tenant.fail_next(path, 1, fault)
+            await runtime.engine.renew_due(runtime.tenants)
+    with pytest.raises(ValueError, match="canary"), traces.span("renew"):
+        raise ValueError("canary of an exception")
     traces.flush()
-    sql("UPDATE grants SET due_at = now()")
-    assert (await runtime.engine.renew_due(runtime.tenants))[Outcome.RENEWED] == 2
-    for _ in range(10_000):  # more than a queue holds
-        with traces.span("renew"):
-            pass
-    traces.flush()
-    assert not collector.receiver.open.is_set()
+    calls = [span for span in collector.spans if span.name == "GET token endpoint"]
+    assert {"200", "400", "connection_lost"} <= {
+        str(call.attributes.get("error.type", call.attributes.get("http.response.status_code")))
+        for call in calls
+    }
+    secrets = tokens | {"exception": "canary of an exception"}
+    assert SecretSearch(secrets).found(collector.content) == []
+
+
+async def test_a_collector_that_hangs_holds_up_nothing(
+    tenant: Emulation, open_worker: OpenWorker, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the collector takes a request and does not answer, renewals are made and a process ends."""
+    monkeypatch.setattr(recorder, "FLUSH_SECONDS", 0.05)
+    with collecting_here(monkeypatch, OTEL_EXPORTER_OTLP_TIMEOUT="3600") as collector:
+        collector.receiver.open.clear()
+        tenant.add_connection("custom", "oauth2", "custom")
+        tenant.add_users("custom", 2)
+        runtime = await open_worker()
+        assert (await (await runtime.tenant_sync("default")).sync_all()).ok
+        traces.flush()
+        sql("UPDATE grants SET due_at = now()")
+        assert (await runtime.engine.renew_due(runtime.tenants))[Outcome.RENEWED] == 2
+        for _ in range(10_000):  # more than the queue holds
+            with traces.span("renew"):
+                pass
+        traces.flush()
+        assert collector.receiver.at_once > 0  # it has not answered all that was sent
 
 
 def test_a_collector_that_refuses_is_told_once(
