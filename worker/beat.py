@@ -1,4 +1,7 @@
-"""Beat's scheduler, which says that it gets on."""
+"""Beat's scheduler, which says that it gets on.
+
+It is ready once a tick is on its way.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from celery.beat import Scheduler
 
 from worker.liveness import Liveness
 from worker.metrics.process import serve_metrics
+from worker.readiness import ProcessReadiness
 from worker.settings import load
 
 log = structlog.get_logger(__name__)
@@ -24,13 +28,20 @@ class LivelyScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no typ
         super().__init__(*arguments, **options)
         settings = load()
         self._liveness = Liveness(settings.liveness_file)
-        self._serving = serve_metrics(settings, self._liveness)
+        self._readiness = ProcessReadiness(settings.readiness_file)
+        self._serving = serve_metrics(settings, self._liveness, self._readiness)
 
     def tick(self, *arguments: Any, **options: Any) -> float:
         """Run a tick."""
         self._liveness.touch()
         seconds: float = super().tick(*arguments, **options)
         return seconds
+
+    def apply_async(self, *arguments: Any, **options: Any) -> Any:
+        """Send a tick."""
+        sent = super().apply_async(*arguments, **options)
+        self._readiness.set()
+        return sent
 
     def _ensure_connected(self) -> Any:
         """Wait for Redis, as Celery's own scheduler does."""

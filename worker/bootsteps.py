@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -22,10 +23,12 @@ from worker import broker, settings, tasks
 from worker.liveness import Liveness, touch_while_answering
 from worker.metrics.process import serve_metrics
 from worker.metrics.vault_metrics import VaultMetrics
+from worker.readiness import ProcessReadiness, wait_until_begun
 from worker.renewal.refresh_requests import RefreshRequests
-from worker.runtime import Runtime
+from worker.runtime import Runtime, database_url
 from worker.sync.changed_users import ChangedUsers
 from worker.vault import heartbeats
+from worker.vault.db.migrate import revisions
 
 log = structlog.get_logger(__name__)
 
@@ -238,7 +241,7 @@ class HeartbeatStep(ThreadStep):
 class MonitoringStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
     """Shows whether the worker gets on, and what it measures.
 
-    It begins before the broker is reached: a worker that waits for Redis is alive. Who consumes ``renew`` shows the
+    It begins before the broker is reached: a worker that waits for Redis is alive, and not ready yet. Who consumes ``renew`` shows the
     vault's gauges; others would only repeat them.
     """
 
@@ -250,18 +253,34 @@ class MonitoringStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery c
         self._stopping = threading.Event()
         self._serving = ExitStack()
 
-    def start(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
+    def start(self, parent: Any) -> None:
         """Begin."""
         found = settings.load()
-        liveness = Liveness(found.liveness_file)
-        self._serving = serve_metrics(found, liveness, _refresh if self._shows_vault else None)
+        liveness, readiness = Liveness(found.liveness_file), ProcessReadiness(found.readiness_file)
+        self._serving = serve_metrics(found, liveness, readiness, _refresh if self._shows_vault else None)
         arguments = (liveness, tasks.process.call_soon, self._stopping)
         threading.Thread(target=touch_while_answering, args=arguments, name="liveness", daemon=True).start()
+        waiting = (readiness, partial(has_begun, parent), self._stopping)
+        threading.Thread(target=wait_until_begun, args=waiting, name="readiness", daemon=True).start()
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
         """End."""
         self._stopping.set()
         self._serving.close()
+
+
+def has_begun(worker: Any) -> bool:
+    """Return whether a worker consumes, on a migrated vault.
+
+    Postgres has answered then, and the keys have opened the vault.
+    """
+    if not worker.consumes:
+        return False
+    try:
+        current, head = revisions(database_url(tasks.process.runtime().settings))
+    except VaultError:  # the tasks name it in the log
+        return False
+    return current == head
 
 
 def _refresh(metrics: VaultMetrics) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -127,8 +128,14 @@ def test_all_services_work_with_the_rights_they_are_given(
     tenant.add_connection("custom", "oauth2", "custom")
     (user,) = tenant.add_users("custom", 1)
     servers = Servers(composed.worker, composed.redis_url)
+    ready = {name: tmp_path / f"{name}.ready" for name in ("worker", "beat")}
     with site(servers, tenant, tmp_path, schedule="renew = 1\nevents = 1", AUTH0_PLAN="free") as made:
-        worker, beat = made.worker("all", "renew,sync,interactive"), made.beat()
+        made.environment["TOKEN_VAULT_READINESS_FILE"] = str(ready["worker"])
+        worker = made.worker("all", "renew,sync,interactive")
+        until(ready["worker"].exists, "the worker is ready")
+        made.environment["TOKEN_VAULT_READINESS_FILE"] = str(ready["beat"])
+        beat = made.beat()
+        until(ready["beat"].exists, "beat is ready")
         asked = {"user_id": user, "connection": "custom", "force": True}
         (synced,) = made.ask(("worker.sync_all", "sync", {}))
         assert synced[0]["problems"] == []
@@ -143,6 +150,9 @@ def test_all_services_work_with_the_rights_they_are_given(
         found = re.search(r"serving at (\S+)", api.log)
         assert found
         until(lambda: httpx.get(f"{found[1]}/readyz", trust_env=False).status_code == 200)
+        until(lambda: worker.log.count("Task worker.renew_due") > 3, "beat ticks")
+        said = {json.loads(line)["event"] for line in beat.log.splitlines() if line.startswith("{")}
+        assert said <= {"beat: Starting...", "readiness.reached"}  # nothing of a tick
         logs = worker.log + beat.log + api.log
         assert not re.findall(r"NOPERM|NoPermission|InsufficientPrivilege|may not do this", logs)
         with redis.Redis.from_url(composed.redis_admin.reveal()) as client:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -14,11 +16,15 @@ from tests.support.metrics import all_metrics, sample, samples
 from tests.support.processes import site
 from tests.support.readers import Rows, Sql
 from tests.support.wait import until
+from token_vault.errors import TemporarilyUnavailable
 from token_vault.secret import Secret
+from worker import tasks
+from worker.bootsteps import has_begun
 from worker.embedded import Servers
 from worker.embedded.server import _free_port
 from worker.metrics import vault_metrics
 from worker.metrics.vault_metrics import VaultMetrics
+from worker.runtime import Runtime
 from worker.vault.status.status import load_status
 from worker.vault.vault import Database, Vault, open_database
 
@@ -96,7 +102,7 @@ async def test_a_database_that_is_away_shows_nothing_old(
 async def test_a_worker_and_beat_are_alive_without_redis(
     tenant: Emulation, rows: Rows, database_url: Secret, tmp_path: Path
 ) -> None:
-    """Both show metrics and liveness where asked for, over HTTP and by a file, while they wait for Redis."""
+    """Both show metrics and liveness where asked for, and are not ready yet, while they wait for Redis."""
     tenant.add_connection("custom", "oauth2", "custom")
     await rows.add()
     with site(Servers(database_url, NOWHERE), tenant, tmp_path, schedule="") as made:
@@ -115,6 +121,7 @@ async def test_a_worker_and_beat_are_alive_without_redis(
         for name in ports:
             assert until(partial(get, name, "/healthz"), f"{name} answers").status_code == 200
             until((tmp_path / f"{name}.alive").exists)
+            assert until(partial(get, name, "/readyz"), f"{name} answers").status_code == 503
         made.processes[1].says("beat.broker_lost")
         found = samples(until(partial(get, "renew", "/metrics")).text)
         assert found[sample("grants", **CUSTOM, state="unrenewable")] == 1  # the connection was never synced
@@ -124,3 +131,27 @@ async def test_a_worker_and_beat_are_alive_without_redis(
         assert {name.partition("{")[0] for name in found if name.startswith("token_vault_")} <= {
             f"{name}{suffix}" for name in all_metrics() for suffix in ("", "_bucket", "_sum", "_count")
         }  # fmt: skip
+
+
+async def test_a_worker_is_ready_on_a_migrated_vault(
+    open_worker: Callable[[], Awaitable[Runtime]], sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It consumes, the vault is open, and the database is at this version: neither is enough alone."""
+    runtime = await open_worker()
+    monkeypatch.setattr(tasks.process, "runtime", lambda: runtime)
+    worker = SimpleNamespace(consumes=True)
+    assert has_begun(worker)
+    assert not has_begun(SimpleNamespace(consumes=False))
+    (found,) = sql("SELECT version_num FROM alembic_version")
+    for other in ("0001", "9999"):
+        sql("UPDATE alembic_version SET version_num = %s", other)
+        try:
+            assert not has_begun(worker)
+        finally:
+            sql("UPDATE alembic_version SET version_num = %s", found["version_num"])
+
+    def fails() -> Runtime:
+        raise TemporarilyUnavailable("Postgres does not answer", 1)
+
+    monkeypatch.setattr(tasks.process, "runtime", fails)
+    assert not has_begun(worker)

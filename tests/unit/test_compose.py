@@ -52,7 +52,8 @@ def test_the_services_are_read() -> None:
         "redis",
         "migrate",
         "roles",
-        "worker-bulk",
+        "worker-renewal",
+        "worker-sync",
         "worker-interactive",
         "follow",
         "api",
@@ -62,7 +63,8 @@ def test_the_services_are_read() -> None:
     assert set(COMMANDS) == {
         "postgres",
         "migrate",
-        "worker-bulk",
+        "worker-renewal",
+        "worker-sync",
         "worker-interactive",
         "follow",
         "api",
@@ -139,7 +141,7 @@ def test_every_service_is_contained() -> None:
     assert "ports:" not in COMPOSE
 
 
-@pytest.mark.parametrize("service", ["worker-bulk", "worker-interactive", "beat"])
+@pytest.mark.parametrize("service", ["worker-renewal", "worker-sync", "worker-interactive", "beat"])
 def test_celery_takes_the_command(service: str) -> None:
     """The command line parses, as Celery itself would parse it."""
     program, _, app, command, *options = shlex.split(COMMANDS[service])
@@ -150,44 +152,45 @@ def test_celery_takes_the_command(service: str) -> None:
 
 
 def test_every_queue_is_worked_on_once() -> None:
-    """The two workers share the application's queues between them, and on-demand work has its own."""
+    """Each of the application's queues has a worker of its own."""
     names = "from worker.app import app; print(*(queue.name for queue in app.conf.task_queues))"
     environment = {"REDIS_URL": "redis://127.0.0.1:1/0", "PATH": ""}
     there = subprocess.run(
         [sys.executable, "-c", names], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
     ).stdout.split()
-    queues = [re.search(r"-Q (\S+)", COMMANDS[name]) for name in ("worker-bulk", "worker-interactive")]
-    bulk, interactive = (set(found[1].split(",")) for found in queues if found)
-    assert sorted(bulk | interactive) == sorted(there)
-    assert interactive == {"interactive"}
-    assert not bulk & interactive
+    workers = [name for name in COMMANDS if name.startswith("worker-")]
+    queues = [re.search(r"-Q (\S+)", COMMANDS[name]) for name in workers]
+    assert sorted(found[1] for found in queues if found) == sorted(there)
 
 
 def test_health_is_a_files_age() -> None:
-    """Workers and beat touch the file that their health check looks at, and no check starts the program."""
+    """Workers and beat make and touch the files that their health check looks at; no check starts the program."""
     (file,) = set(re.findall(r"TOKEN_VAULT_LIVENESS_FILE: (\S+)", COMPOSE))
-    assert f'test: [CMD-SHELL, "find {file} -mmin -1 | grep -q ."]' in COMPOSE
+    (ready,) = set(re.findall(r"TOKEN_VAULT_READINESS_FILE: (\S+)", COMPOSE))
+    assert f'test: [CMD-SHELL, "test -e {ready} && find {file} -mmin -1 | grep -q ."]' in COMPOSE
     assert ALIVE_SECONDS == 60
-    for service in ("worker-bulk", "worker-interactive", "beat"):
-        assert "healthcheck: &liveness" in SERVICES[service] or "healthcheck: *liveness" in SERVICES[service]
+    for service in ("worker-renewal", "worker-sync", "worker-interactive", "beat"):
+        assert "healthcheck: &probes" in SERVICES[service] or "healthcheck: *probes" in SERVICES[service]
     shared = COMPOSE.partition("x-worker:")[2].partition("\nservices:")[0]
-    assert file in shared
-    assert file in SERVICES["beat"]
+    assert {file, ready} <= set(shared.split())
+    assert {file, ready} <= set(SERVICES["beat"].split())
     assert not re.search(r"test:.*(token-vault|celery) ", COMPOSE)
 
 
 def test_the_check_goes_red_with_the_files_age(tmp_path: Path) -> None:
-    """It holds for a minute after a touch; an old file and a missing one fail it."""
-    found = re.search(r'test: \[CMD-SHELL, "(find [^"]+)"\]', COMPOSE)
+    """Once the process is ready it holds for a minute after a touch; an old file and a missing one fail it."""
+    found = re.search(r'test: \[CMD-SHELL, "(test -e [^"]+)"\]', COMPOSE)
     assert found
-    file = tmp_path / "alive"
-    command = found[1].replace("/tmp/alive", str(file))
+    file, ready = tmp_path / "alive", tmp_path / "ready"
+    command = found[1].replace("/tmp/alive", str(file)).replace("/tmp/ready", str(ready))
 
     def healthy() -> bool:
         return subprocess.run(["sh", "-c", command], check=False, stderr=subprocess.DEVNULL).returncode == 0
 
     assert not healthy()
     file.touch()
+    assert not healthy()
+    ready.touch()
     assert healthy()
     os.utime(file, (0, time.time() - ALIVE_SECONDS - 1))
     assert not healthy()

@@ -1,4 +1,4 @@
-"""Serves metrics and liveness over plain HTTP."""
+"""Serves metrics, liveness and readiness over plain HTTP."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ REQUEST_SECONDS = 5.0
 
 @contextmanager
 def exporter(
-    host: str, port: int, *, render: Callable[[], bytes], is_alive: Callable[[], bool]
+    host: str,
+    port: int,
+    *,
+    render: Callable[[], bytes],
+    is_alive: Callable[[], bool],
+    is_ready: Callable[[], bool],
 ) -> Iterator[int]:
-    """Serve ``/metrics`` and ``/healthz`` from threads.
+    """Serve ``/metrics``, ``/healthz`` and ``/readyz`` from threads.
 
     Args:
         host: where to listen.
         port: 0 for any.
         render: writes all metrics.
         is_alive: whether the process gets on with its work.
+        is_ready: whether it has begun it.
 
     Yields:
         The port.
@@ -41,10 +47,14 @@ def exporter(
                 case "/metrics":
                     self._answer(200, render(), CONTENT_TYPE)
                 case "/healthz":
-                    alive = is_alive()
-                    self._answer(200 if alive else 503, b"ok\n" if alive else b"hangs\n", "text/plain")
+                    self._answer_probe(is_alive(), "ok", "hangs")
+                case "/readyz":
+                    self._answer_probe(is_ready(), "ready", "starts")
                 case _:
                     self._answer(404, b"", "text/plain")
+
+        def _answer_probe(self, holds: bool, yes: str, no: str) -> None:
+            self._answer(200 if holds else 503, f"{yes if holds else no}\n".encode(), "text/plain")
 
         def _answer(self, status: int, body: bytes, content_type: str) -> None:
             self.send_response(status)

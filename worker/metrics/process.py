@@ -14,21 +14,25 @@ from worker.liveness import Liveness
 from worker.metrics.exporter import exporter
 from worker.metrics.spool_metrics import SpoolMetrics
 from worker.metrics.vault_metrics import VaultMetrics
+from worker.readiness import ProcessReadiness
 from worker.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 
 def serve_metrics(
-    settings: Settings, liveness: Liveness, refresh: Callable[[VaultMetrics], None] | None = None
+    settings: Settings,
+    liveness: Liveness,
+    readiness: ProcessReadiness,
+    refresh: Callable[[VaultMetrics], None] | None = None,
 ) -> ExitStack:
-    """Serve metrics and liveness until the stack is closed.
+    """Serve metrics and probes until the stack is closed.
 
     A process that cannot goes on with its work without.
 
     Args:
         settings: say where, if anywhere.
-        liveness: of the process.
+        liveness, readiness: of the process.
         refresh: brings the vault's gauges up to date; None for a process that does not show them.
     """
     stack = ExitStack()
@@ -52,7 +56,13 @@ def serve_metrics(
 
     try:
         stack.enter_context(
-            exporter(where.host, where.port, render=render, is_alive=lambda: liveness.is_alive)
+            exporter(
+                where.host,
+                where.port,
+                render=render,
+                is_alive=lambda: liveness.is_alive,
+                is_ready=lambda: readiness.is_ready,
+            )
         )
     except OSError as error:
         log.error("metrics.not_served", host=where.host, port=where.port, error=error.strerror)  # noqa: TRY400

@@ -91,10 +91,15 @@ class Environment(BaseSettings):
     token_vault_spool: Path | None = None
     token_vault_metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
     token_vault_liveness_file: Path | None = None
+    token_vault_readiness_file: Path | None = None
     token_vault_log_level: Annotated[LogLevel | None, BeforeValidator(_upper)] = None
 
     @field_validator(
-        "token_vault_config", "token_vault_home", "token_vault_spool", "token_vault_liveness_file"
+        "token_vault_config",
+        "token_vault_home",
+        "token_vault_spool",
+        "token_vault_liveness_file",
+        "token_vault_readiness_file",
     )
     @classmethod
     def _check_path(cls, path: Path | None, info: ValidationInfo) -> Path | None:

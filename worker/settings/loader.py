@@ -32,6 +32,7 @@ class Settings(File):
         redis_url: None means the embedded Redis where Postgres is embedded too, else no Redis.
         access_keys, refresh_keys: the two rings of Fernet keys, newest first; empty where not given.
         liveness_file: what a worker or beat touches while it gets on; None for none.
+        readiness_file: what it makes once it has begun its work; None for none.
     """
 
     home: Path
@@ -42,6 +43,7 @@ class Settings(File):
     access_keys: tuple[Secret, ...]
     refresh_keys: tuple[Secret, ...]
     liveness_file: Path | None = None
+    readiness_file: Path | None = None
 
     @property
     def embedded(self) -> bool:
@@ -103,6 +105,7 @@ def load(config: Path | None = None, *, home: Path | None = None) -> Settings:
         access_keys=environment.access_keys,
         refresh_keys=environment.refresh_keys,
         liveness_file=environment.token_vault_liveness_file,
+        readiness_file=environment.token_vault_readiness_file,
         **dict(file) | {"hooks": hooks, "metrics": _metrics(file, environment.token_vault_metrics_port)},
     )
 

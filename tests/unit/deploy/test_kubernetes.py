@@ -60,7 +60,9 @@ def test_every_pod_is_contained(manifests: list[dict[str, Any]]) -> None:
             "capabilities": {"drop": ["ALL"]},
         }, name
         assert container["resources"]["limits"]["memory"], name
-        assert name == "migrate" or {"livenessProbe", "startupProbe"} <= set(container), name
+        assert name == "migrate" or {"livenessProbe", "readinessProbe", "startupProbe"} <= set(container), (
+            name
+        )
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         claimed = {"spool"} if name in ("worker-renewal", "worker-interactive") else set()
         assert mounted == {volume["name"] for volume in spec["volumes"]} | claimed, name

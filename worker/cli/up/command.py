@@ -188,7 +188,8 @@ class Supervisor:
             variables = {**os.environ, "TOKEN_VAULT_HOME": str(settings.home)}
             # Its processes cannot share a port or a file; the API shows the vault's metrics.
             variables |= {"TOKEN_VAULT_METRICS_PORT": "0"}
-            variables.pop("TOKEN_VAULT_LIVENESS_FILE", None)
+            for name in ("TOKEN_VAULT_LIVENESS_FILE", "TOKEN_VAULT_READINESS_FILE"):
+                variables.pop(name, None)
             if self._demo is not None:
                 await self._start_demo(self._demo)
                 tenants = [TENANT]
@@ -240,6 +241,7 @@ class Supervisor:
         celery = (sys.executable, "-m", "celery", "-A", "worker.app")
         # On a broker of this vault's own also serve Celery's default queue, for apps that name no queue.
         on_demand = "interactive,celery" if self._own_broker else "interactive"
+        # One worker for renewals and syncs saves memory and connections; syncs that hang do not stop renewals.
         for name, queues, threads in (("bulk", "renew,sync", 4), ("interactive", on_demand, 8)):
             command = (
                 *celery,
