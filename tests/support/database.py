@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -28,6 +29,9 @@ _HAS_ROWS = syntax.SQL("EXISTS (SELECT FROM {})")
 _DELETE = syntax.SQL("DELETE FROM {}")
 # Autovacuum may hold a table; it returns the space itself.
 _VACUUM = syntax.SQL("VACUUM (SKIP_LOCKED) {}")
+_END_CONNECTIONS = """
+    SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s AND usename = user
+"""
 _RESTART_SEQUENCES = """
     SELECT setval(format('%I.%I', schemaname, sequencename), start_value, false)
     FROM pg_sequences WHERE last_value IS NOT NULL AND schemaname = 'public'
@@ -45,6 +49,11 @@ class SharedPostgres(Postgres):
         """
         options = f"max_connections={_MAX_CONNECTIONS}", "autovacuum=off"
         return [*super().arguments(access), *(part for option in options for part in ("-c", option))]
+
+    def _files(self) -> list[str]:
+        """Return the arguments of each start, with passwords that cost little: tests connect thousands of times."""
+        cheap = ["-c", "scram_iterations=1"] if major_version(self.program()) >= 16 else []
+        return [*super()._files(), *cheap]
 
     def _initialise(self, access: Access, alive: int) -> None:
         """Make the data folder; give Postgres 14 the rights in public that newer ones have."""
@@ -72,21 +81,60 @@ def at_database(url: Secret, name: str) -> Secret:
     return Secret(urlsplit(url.reveal())._replace(path=f"/{name}").geturl())
 
 
+@contextmanager
+def emptied_tables(url: Secret) -> Iterator[Callable[[], None]]:
+    """Give what empties all tables of a vault, as ``empty_tables`` does.
+
+    It keeps its connection, whose backend knows the tables: a new one takes thirty times as long.
+    """
+    connection = _connect(url)
+
+    def empty() -> None:
+        nonlocal connection
+        try:
+            _empty(connection)
+        except psycopg.OperationalError:  # a test has ended the connections, or Postgres
+            connection.close()
+            connection = _connect(url)
+            _empty(connection)
+
+    try:
+        yield empty
+    finally:
+        connection.close()
+
+
 def empty_tables(url: Secret) -> None:
-    """Empty all tables of a vault; count its ids from 1 again.
+    """Empty all tables of a vault; count its ids from 1 again."""
+    with _connect(url) as connection:
+        _empty(connection)
+
+
+def end_connections(url: Secret) -> None:
+    """End all connections to a database, and wait for their end."""
+    with psycopg.connect(at_database(url, "postgres").reveal(), autocommit=True) as connection:
+        connection.execute(_END_CONNECTIONS, (urlsplit(url.reveal()).path[1:],))
+
+
+def _connect(url: Secret) -> psycopg.Connection[Any]:
+    # Tests change tables, and what is prepared would not know.
+    return psycopg.connect(url.reveal(), autocommit=True, prepare_threshold=None)
+
+
+def _empty(connection: psycopg.Connection[Any]) -> None:
+    """Delete all rows.
 
     TRUNCATE would make new files for each table and index, which takes a hundred times as long.
     """
-    with psycopg.connect(url.reveal(), autocommit=True) as connection:
-        tables = [syntax.Identifier(name) for name in _TABLES]
-        questions = syntax.SQL(", ").join(map(_HAS_ROWS.format, tables))
-        answers = connection.execute(syntax.SQL("SELECT {}").format(questions)).fetchone() or ()
-        filled = list(compress(tables, answers))
-        if filled:
-            connection.execute(syntax.SQL("; ").join(map(_DELETE.format, filled)))
-            # Returns the files to length zero: rows lie in the order of their insertion, as in a new table.
-            connection.execute(_VACUUM.format(syntax.SQL(", ").join(filled)))
-        connection.execute(_RESTART_SEQUENCES)
+    tables = [syntax.Identifier(name) for name in _TABLES]
+    questions = syntax.SQL(", ").join(map(_HAS_ROWS.format, tables))
+    answers = connection.execute(syntax.SQL("SELECT {}").format(questions)).fetchone() or ()
+    filled = list(compress(tables, answers))
+    if filled:
+        connection.execute(syntax.SQL("; ").join(map(_DELETE.format, filled)))
+        # Returns the files to length zero: rows lie in the order of their insertion, as in a new table.
+        connection.execute(_VACUUM.format(syntax.SQL(", ").join(filled)))
+    connection.execute(_RESTART_SEQUENCES)
 
 
 def _make_template(url: Secret) -> None:
@@ -121,9 +169,10 @@ def _run(url: Secret, statement: syntax.Composed) -> None:
 
 @contextmanager
 def copied_by_template(url: Secret, name: str) -> Iterator[Secret]:
-    """Give the URL of a copy that Postgres makes file by file; nobody may be connected to the first."""
+    """Give the URL of a copy that Postgres makes file by file; all connections to the first are ended."""
     source = urlsplit(url.reveal()).path[1:]
     server = at_database(url, "postgres")
+    end_connections(url)
     _make(server, name, template=source)
     try:
         yield at_database(url, name)

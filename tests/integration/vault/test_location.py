@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from emulators.client import Emulation
-from tests.support.database import at_database, copied_by_dump, copied_by_template
+from tests.support.database import at_database, copied_by_dump, copied_by_template, end_connections
 from tests.support.keys import ACCESS_KEY
 from token_vault import TokenVault
 from token_vault.secret import Secret
@@ -190,6 +190,7 @@ async def test_a_renamed_database_is_the_vault(filled: Settings, database_url: S
     """The name of the database says nothing of where it is."""
     name = urlsplit(database_url.reveal()).path[1:]
     with psycopg.connect(at_database(database_url, "postgres").reveal(), autocommit=True) as server:
+        end_connections(database_url)
         server.execute(f'ALTER DATABASE "{name}" RENAME TO renamed'.encode())
         try:
             async with started(filled, at_database(database_url, "renamed")) as runtime:

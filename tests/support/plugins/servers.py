@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import redis as redis_client
 
-from tests.support.database import cloned_database, empty_tables
+from tests.support.database import cloned_database, emptied_tables
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from token_vault.secret import Secret
 from worker import embedded
@@ -40,10 +40,17 @@ def servers(run_folder: Path, worker_id: str) -> Iterator[embedded.Servers]:
         yield embedded.Servers(database_url, own.redis_url, started=True)
 
 
+@pytest.fixture(scope="session")
+def empty_tables(servers: embedded.Servers) -> Iterator[Callable[[], None]]:
+    """Empties the tables of this process's vault."""
+    with emptied_tables(servers.database_url) as empty:
+        yield empty
+
+
 @pytest.fixture
-def database_url(servers: embedded.Servers) -> Secret:
+def database_url(servers: embedded.Servers, empty_tables: Callable[[], None]) -> Secret:
     """A migrated and empty vault."""
-    empty_tables(servers.database_url)
+    empty_tables()
     return servers.database_url
 
 
