@@ -316,8 +316,14 @@ async def test_a_long_request_is_refused(proxied: Proxied) -> None:
 
 async def test_streams_without_end_are_refused_in_words(proxied: Proxied) -> None:
     """Websockets and server-sent events are refused before anything is sent."""
-    answer = await proxied.call(headers={"Accept": "text/event-stream"})
-    assert "server-sent events" in answer.json()["detail"]
+    for accepted in (
+        [("Accept", "text/event-stream")],
+        [("Accept", "*/*"), ("Accept", "application/json, Text/Event-Stream;q=0.5")],
+    ):
+        token = ("Authorization", f"Bearer {proxied.issuer.access_token(USER)}")
+        answer = await proxied.http.get(f"{proxied.url}{PATH}/calendar/v3/a", headers=[token, *accepted])
+        assert problem(answer) == "bad-request"
+        assert "server-sent events" in answer.json()["detail"]
     raw = await proxied.raw(
         f"{PATH}/calendar/v3/a",
         "GET",

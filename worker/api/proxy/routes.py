@@ -141,7 +141,8 @@ def _call(request: Request, settings: ProxySettings, connection: str, raw_path: 
             "not-allowed",
             f"no rule of [proxy.{connection!r}] allows this method and path: the operator adds one",
         )
-    if "upgrade" in request.headers or "text/event-stream" in request.headers.get("accept", ""):
+    accepted = ",".join(request.headers.getlist("accept")).lower()
+    if "upgrade" in request.headers or "text/event-stream" in accepted:
         raise ApiProblem("bad-request", "websockets and server-sent events are not forwarded: poll instead")
     # What is no UTF-8 could not be sent as it came.
     headers = [
