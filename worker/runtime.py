@@ -107,7 +107,7 @@ class Runtime:
         )
 
     async def sync_users(self, tenant: str, user_ids: list[str], urgent: bool) -> None:
-        """Sync users by id; erase what is confirmed gone.
+        """Sync users by id; withdraw and erase who is gone.
 
         The connections come first where they are among them: users are renewed with these.
 
@@ -119,6 +119,8 @@ class Runtime:
             await sync.sync_connections()
         report = await sync.sync_users([user_id for user_id in user_ids if user_id != CONNECTIONS])
         log.info("sync.users_finished", tenant=tenant, users=len(user_ids), gone=report.gone)
+        if report.absent:
+            await (await self.eraser(tenant)).withdraw(report.absent)
         if report.gone:
             await (await self.eraser(tenant)).sweep()
 

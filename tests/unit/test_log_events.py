@@ -16,7 +16,14 @@ LEVELS = {
     "critical": "critical",
 }  # fmt: skip
 LOGGERS = ("log", "_log")
-IRREGULAR = ("broken", "forgotten", "found", "held_back", "lost")  # participles that do not end in -ed
+IRREGULAR = (
+    "broken",
+    "forgotten",
+    "found",
+    "held_back",
+    "lost",
+    "withdrawn",
+)  # participles that do not end in -ed
 COUNTS = "counts"  # fields that are named after what was counted: `**counts`
 
 Logged = tuple[str, frozenset[str]]

@@ -165,7 +165,7 @@ async def list_grants(request: Request) -> Response:
     async with explained():
         tenants = consumer.tenants or service.tenants or await queries.list_tenants(service.database)
         rows = await queries.list_grants(
-            service.database, tenants, queries.GrantFilter(user_id=user_id), limit=MAX_GRANTS
+            service.database, tenants, queries.GrantFilter(user_id=user_id, is_served=True), limit=MAX_GRANTS
         )
     grants = [
         _grant(row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -99,6 +99,22 @@ class Eraser:
                 )
                 log.info("erasure.finished", tenant=self._tenant, erased=report.erased)
         return report
+
+    async def withdraw(self, user_ids: Sequence[str]) -> None:
+        """Serve users no more whom Auth0 does not have.
+
+        Their grants are erased once that has settled: an identity may be another user's by now, and go there with the
+        tokens that were renewed. Where too many are missing nothing is withdrawn, as nothing is erased.
+
+        Args:
+            user_ids: as read by id just now.
+        """
+        if await self._too_many():
+            return
+        withdrawn = await missing.withdraw(self._vault, self._tenant, user_ids, now=await self._vault.now())
+        if withdrawn:
+            await wake(self._vault, withdrawn)
+            log.info("erasure.withdrawn", tenant=self._tenant, grants=len(withdrawn))
 
     async def forget(self, user_id: str) -> ErasureReport:
         """Erase all grants of a user, whatever Auth0 has.

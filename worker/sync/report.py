@@ -23,6 +23,7 @@ class SyncReport:
         seen: how many users were read.
         failed: how many entries could not be read; ``problems`` names them.
         gone: how many grants were marked missing.
+        absent: users whom Auth0 does not have, read by id as a hook named them.
         stats: what became of the grants of the users who were read.
         problems: what the operator has to know, each a sentence; something that was asked for is not in the vault.
         notes: what is worth knowing although all that was asked for is in the vault.
@@ -36,6 +37,7 @@ class SyncReport:
     seen: int = 0
     failed: int = 0
     gone: int = 0
+    absent: list[str] = field(default_factory=list)
     stats: IngestStats = field(default_factory=IngestStats)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

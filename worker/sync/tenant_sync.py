@@ -292,6 +292,7 @@ class TenantSync:
             await self.sync_connections()
             await self._ingest.ingest_users(users, await self._ingest.load_connections(), report)
         report.seen += len(user_ids)
+        report.absent += [user_id for user_id, user in found.items() if user is None]
         return report
 
     async def _are_connections_stale(self) -> bool:

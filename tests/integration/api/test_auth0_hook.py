@@ -6,12 +6,14 @@ import base64
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
 
 from emulators.client import Emulation
 from tests.integration.sync.test_changed_users import working
+from tests.support.api_server import ApiClient
 from tests.support.readers import Sql
 from tests.support.served_api import served
 from tests.support.wait import until_async
@@ -76,6 +78,29 @@ async def test_a_login_is_in_the_vault_and_a_deleted_user_is_gone(
         known,
         user_id,
     ]
+
+
+async def test_a_deleted_user_has_no_token_any_more(
+    tenant: Emulation, open_worker: Callable[[], Awaitable[Runtime]], sql: Sql, hook: str, api_key: str
+) -> None:
+    """As soon as Auth0 has told it, and long before the erasure is settled."""
+    tenant.add_connection(CONNECTION, CONNECTION, "google")
+    deleted, *_ = tenant.add_users(CONNECTION, 3)
+    runtime = await open_worker()
+    assert (await (await runtime.tenant_sync("default")).sync_all()).ok
+    sql("UPDATE grants SET due_at = now()")
+    await runtime.engine.renew_due(runtime.tenants)
+    tenant.add_stream(hook, SECRET, form="JSONLINES")
+    api = ApiClient(hook.removesuffix("/v1/hooks/auth0"))
+    user = f"/v1/users/{quote(deleted)}/tokens"
+    assert api.call(f"{user}/{CONNECTION}", api_key).status_code == 200
+    async with working(runtime.vault, runtime.sync_users):
+        tenant.delete_user(deleted)
+        await until_async(lambda: api.call(f"{user}/{CONNECTION}", api_key).status_code == 404)
+    assert api.problem(f"{user}/{CONNECTION}", api_key)[1] == "not-connected"
+    assert api.call(user, api_key).json()["grants"] == []
+    assert sql("SELECT 1 FROM grants WHERE state = 'erased'") == []
+    api.close()
 
 
 def test_each_way_to_send_a_secret_is_taken(sql: Sql, hook: str) -> None:

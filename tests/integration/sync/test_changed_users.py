@@ -11,9 +11,12 @@ import pytest
 
 from emulators.client import Emulation
 from tests.support.backends import listens
+from tests.support.keys import ACCESS_KEY
 from tests.support.readers import Sql
 from tests.support.wait import until_async
-from token_vault.errors import TemporarilyUnavailable
+from token_vault import AsyncTokenVault
+from token_vault.errors import TemporarilyUnavailable, TokenNotFound
+from token_vault.secret import Secret
 from worker.auth0.errors import Auth0RateLimited
 from worker.runtime import Runtime
 from worker.sync.changed_users import MAX_BATCH_USERS, ChangedUsers, SyncUsers
@@ -89,6 +92,65 @@ async def test_a_word_erases_nobody(tenant: Emulation, open_worker: OpenWorker, 
     await runtime.sync_users(TENANT, [kept], True)  # what has settled by now goes with the next one
     assert [row["user_id"] for row in sql("SELECT * FROM grants WHERE missing_since IS NOT NULL")] == [kept]
     assert len(sql("SELECT * FROM grants WHERE state = 'erased'")) == 1
+
+
+async def test_a_deleted_user_is_served_no_more(
+    tenant: Emulation, open_worker: OpenWorker, sql: Sql, database_url: Secret
+) -> None:
+    """At once, while the tokens wait for an erasure that is confirmed; who signs in again is served again."""
+    tenant.add_connection(CONNECTION, CONNECTION, "google")
+    deleted, kept, *_ = tenant.add_users(CONNECTION, 5)
+    runtime = await open_worker()
+    assert (await (await runtime.tenant_sync(TENANT)).sync_all()).ok
+    sql("UPDATE grants SET due_at = now()")
+    await runtime.engine.renew_due([TENANT])
+    async with AsyncTokenVault(database_url, [ACCESS_KEY]) as reader:
+        assert (await reader.user_token(deleted, connection=CONNECTION)).value
+        tenant.delete_user(deleted)
+        await runtime.sync_users(TENANT, [deleted, kept], True)
+        with pytest.raises(TokenNotFound):
+            await reader.user_token(deleted, connection=CONNECTION)
+        assert (await reader.user_token(kept, connection=CONNECTION)).value
+        assert sql("SELECT 1 FROM grants WHERE state = 'erased'") == []
+        tenant.add_user(deleted, [{"connection": CONNECTION}])
+        await runtime.sync_users(TENANT, [deleted], True)
+        assert (await reader.user_token(deleted, connection=CONNECTION)).value
+
+
+async def test_a_linked_user_s_tokens_go_to_the_other(
+    tenant: Emulation, open_worker: OpenWorker, sql: Sql, database_url: Secret
+) -> None:
+    """Its deletion is one half of a link: the tokens that were renewed here are the other user's, however late."""
+    tenant.add_connection(CONNECTION, CONNECTION, "google")
+    primary, secondary, *_ = tenant.add_users(CONNECTION, 5)
+    account = secondary.partition("|")[2]
+    runtime = await open_worker()
+    assert (await (await runtime.tenant_sync(TENANT)).sync_all()).ok
+    sql("UPDATE grants SET due_at = now()")
+    await runtime.engine.renew_due([TENANT])
+    async with AsyncTokenVault(database_url, [ACCESS_KEY]) as reader:
+        renewed = await reader.user_token(secondary, connection=CONNECTION)
+        tenant.link(primary, secondary)
+        await runtime.sync_users(TENANT, [secondary], True)
+        with pytest.raises(TokenNotFound):
+            await reader.user_token(secondary, connection=CONNECTION)
+        await runtime.sync_users(TENANT, [primary], True)
+        moved = await reader.user_token(primary, connection=CONNECTION, account=account)
+    assert moved.value == renewed.value
+
+
+async def test_of_a_tenant_that_lacks_everybody_nobody_is_withdrawn(
+    tenant: Emulation, open_worker: OpenWorker, sql: Sql
+) -> None:
+    """It is rather the wrong tenant."""
+    tenant.add_connection(CONNECTION, CONNECTION, "google")
+    users = tenant.add_users(CONNECTION, 5)
+    runtime = await open_worker()
+    assert (await (await runtime.tenant_sync(TENANT)).sync_all()).ok
+    for user_id in users:
+        tenant.delete_user(user_id)
+    await runtime.sync_users(TENANT, users, True)
+    assert len(sql("SELECT 1 FROM grants WHERE missing_since IS NOT NULL AND withdrawn_at IS NULL")) == 5
 
 
 async def test_a_user_named_often_costs_one_call(vault: Vault, sql: Sql) -> None:

@@ -46,6 +46,22 @@ async def mark_users(vault: Vault, tenant: str, user_ids: Sequence[str], *, now:
     return len(await vault.run(_MARK_USERS, values))
 
 
+_WITHDRAW = text("""
+UPDATE grants SET withdrawn_at = :now
+WHERE user_id = ANY(:user_ids) AND tenant = :tenant AND missing_since IS NOT NULL AND withdrawn_at IS NULL
+RETURNING id
+""")
+
+
+async def withdraw(vault: Vault, tenant: str, user_ids: Sequence[str], *, now: datetime) -> list[int]:
+    """Serve missing users' grants no more; return those.
+
+    That is undone where Auth0 is seen to have the user, or another user with the identity.
+    """
+    values = {"tenant": tenant, "user_ids": list(user_ids), "now": now}
+    return [grant_id for (grant_id,) in await vault.run(_WITHDRAW, values)]
+
+
 _MARK_TIME_RANGE = load(__file__, "mark_time_range")
 
 
@@ -146,7 +162,9 @@ async def list_missing(
     ]
 
 
-_UNMARK = text("UPDATE grants SET missing_since = NULL WHERE id = ANY(:ids) AND missing_since IS NOT NULL")
+_UNMARK = text("""
+UPDATE grants SET missing_since = NULL, withdrawn_at = NULL WHERE id = ANY(:ids) AND missing_since IS NOT NULL
+""")
 
 
 async def unmark(vault: Vault, grant_ids: Sequence[int]) -> None:

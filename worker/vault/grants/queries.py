@@ -30,6 +30,7 @@ class GrantFilter:
         state: as ``token_status`` shows it, ``blocked`` and ``expired`` included, or ``ended``.
         expires_before: when the access token ends, at the latest.
         grant_id: the id that logs name.
+        is_served: without those that are withdrawn, as readers see them.
     """
 
     user_id: str | None = None
@@ -38,6 +39,7 @@ class GrantFilter:
     provider: str | None = None
     expires_before: datetime | None = None
     grant_id: int | None = None
+    is_served: bool = False
 
 
 ANY_GRANT = GrantFilter()

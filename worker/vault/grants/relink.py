@@ -61,6 +61,7 @@ async def _relink_one(
             columns = {
                 "user_id": key.user_id,
                 "missing_since": None,  # it is here that it went
+                "withdrawn_at": None,
                 **_reencrypt(vault, old, key, dict(row)),
             }
             await connection.execute(update(GrantRow).where(GrantRow.id == grant_id).values(columns))

@@ -177,7 +177,7 @@ def _columns(
     version = (row["refresh_version"] if row else 0) + 1
     columns: dict[str, Any] = {
         "state": "active", "reason": None, "reason_since": None, "in_doubt_since": None, "attempts": 0,
-        "last_error": None, "missing_since": None, "last_renewed_at": None, "refresh_expires_at": None,
+        "last_error": None, "missing_since": None, "withdrawn_at": None, "last_renewed_at": None, "refresh_expires_at": None,
         "consent_expires_at": None, "claim_owner": None, "claimed_at": None, "claim_until": None,
         "imported_refresh": imported, "imported_at": now, "due_at": now + VERIFY_WITHIN,
         "refresh_ciphertext": vault.refresh.encrypt(

@@ -63,6 +63,8 @@ class GrantRow(Base):
     user_created_at: Mapped[datetime | None]
     # Since when Auth0 does not seem to have the identity any more; nothing is erased before that is confirmed.
     missing_since: Mapped[datetime | None]
+    # Since when it is not served, as Auth0 does not have the user.
+    withdrawn_at: Mapped[datetime | None]
 
     # When the row is next looked at by renewal; null means never.
     due_at: Mapped[datetime | None]
@@ -113,6 +115,7 @@ class GrantRow(Base):
             "(claim_owner IS NULL) = (claim_until IS NULL) AND (claim_owner IS NULL) = (claimed_at IS NULL)",
             name="claim_whole",
         ),
+        CheckConstraint("withdrawn_at IS NULL OR missing_since IS NOT NULL", name="withdrawn_is_missing"),
         CheckConstraint("access_version >= 0 AND refresh_version >= 0", name="versions"),
         # Where an identity was before its user was linked to another.
         Index("grants_subject_idx", "provider_user_id", "connection", "tenant"),
