@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import threading
+from typing import Any
 
 import structlog
 from celery import Celery, Task
@@ -56,6 +57,8 @@ MAX_SYNC_CHECK_SECONDS = 5.0
 
 # Between two looks for records of reads that were not shipped yet.
 AUDIT_SECONDS = 15.0
+# An event names a token that is younger than this, and is not followed.
+DIGEST_SECONDS = 15.0
 
 # What of an app's id may stand in a log.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -107,6 +110,7 @@ def make_app(settings: Settings) -> Celery:
             "worker.sync_*": {"queue": "sync"},
             "worker.deliver_events": {"queue": "sync"},
             "worker.keep_audit": {"queue": "sync"},
+            "worker.digest_refresh_tokens": {"queue": "sync"},
         },
         # A message is acknowledged when its work is done, so that a killed worker's is delivered again.
         task_acks_late=True,
@@ -152,9 +156,20 @@ def make_app(settings: Settings) -> Celery:
                 "schedule": AUDIT_SECONDS,
                 "options": {"expires": AUDIT_SECONDS + CLOCK_SKEW_SECONDS},
             },
+            **_digest_schedule(settings),
         },
     )
     return app
+
+
+def _digest_schedule(settings: Settings) -> dict[str, Any]:
+    """Schedule digests, where providers send events that need them."""
+    if not settings.hooks.events:
+        return {}
+    options = {"expires": DIGEST_SECONDS + CLOCK_SKEW_SECONDS}
+    return {
+        "digests": {"task": "worker.digest_refresh_tokens", "schedule": DIGEST_SECONDS, "options": options}
+    }
 
 
 def _redis_address(settings: Settings) -> RedisAddress:

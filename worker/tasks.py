@@ -37,6 +37,7 @@ from worker.sync.tenant_sync import TenantSync
 from worker.vault import outbox
 from worker.vault.db.errors import explain
 from worker.vault.db.names import is_name
+from worker.vault.grants import refresh_digests
 from worker.vault.location import CopiedVault
 from worker.vault.status import renewal_counts
 from worker.vault.sync_state import runs
@@ -129,6 +130,22 @@ def keep_audit() -> None:
         return
     if shipped:
         log.info("audit.shipped", records=shipped)
+
+
+@shared_task(name="worker.digest_refresh_tokens", ignore_result=True)
+def digest_refresh_tokens() -> None:
+    """Digest the refresh tokens that providers' events may name."""
+    runtime = process.runtime()
+    connections = {name for each in runtime.settings.hooks.events.values() for name in each.connections}
+    try:
+        number = process.run(
+            lambda: refresh_digests.digest_refresh_tokens(runtime.vault, runtime.tenants, sorted(connections))
+        )
+    except TemporarilyUnavailable as error:
+        log.warning("digests.postponed", error=str(error))  # the next tick looks again
+        return
+    if number:
+        log.info("digests.stored", tokens=number)
 
 
 @shared_task(name="worker.refresh_token")

@@ -1,7 +1,7 @@
 """Verifies security event tokens; PyJWT does the cryptography.
 
 Source: RFC 8417 (tokens), RFC 8935 (push), RFC 9493 (subjects), OpenID RISC 1.0, CAEP 1.0, and Google's
-"Cross-Account Protection", whose subjects have the names of an earlier draft.
+"Cross-Account Protection", whose subjects have the names of an earlier draft (OAuth Event Types 1.0, 2.2, of tokens).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import jwt
 from worker.api.access_tokens import ALGORITHMS, LEEWAY_SECONDS, MAX_TOKEN_BYTES
 from worker.api.jwks import Jwks
 from worker.settings.hooks import TransmitterSettings
+from worker.vault.grants.refresh_digests import TokenName
 
 MEDIA_TYPE = "secevent+jwt"
 # A token is about one happening; several events are views of it (RFC 8417, 2).
@@ -66,6 +67,10 @@ class SecurityEventToken:
     events: Mapping[str, Any]
     subject: Any
 
+    def subject_of(self, event: Any) -> Any:
+        """Return whom or what one of the events is about."""
+        return self.subject or (event.get("subject") if isinstance(event, dict) else None)
+
 
 @dataclass(frozen=True, slots=True)
 class Transmitter:
@@ -107,18 +112,30 @@ class Transmitter:
 
         None where the subject is not the issuer's own id of a user: an email address belongs to whoever has it now.
         """
-        subject = token.subject or (event.get("subject") if isinstance(event, dict) else None)
+        subject = token.subject_of(event)
         if isinstance(subject, dict) and isinstance(subject.get("user"), dict):
             subject = subject["user"]  # a complex subject (SSF 1.0, 3.2)
         if not isinstance(subject, dict):
             return None
-        form = str(subject.get("format") or subject.get("subject_type")).replace("-", "_")
+        form = _form(subject)
         issuer, account = subject.get("iss"), subject.get("sub")
         if form not in ("iss_sub", "id_token_claims") or not isinstance(issuer, str):
             return None
         if not isinstance(account, str) or not same_issuer(issuer, self.settings.issuer):
             return None
         return account
+
+    def refresh_token(self, token: SecurityEventToken, event: Any) -> TokenName | None:
+        """Return the refresh token that an event is about.
+
+        None where it is about none, or names it in a way that is not known.
+        """
+        subject = token.subject_of(event)
+        if not isinstance(subject, dict) or _form(subject) != "oauth_token":
+            return None
+        if subject.get("token_type") != "refresh_token":
+            return None
+        return TokenName.of(subject.get("token_identifier_alg"), subject.get("token"))
 
     def _check_type(self, header: Mapping[str, Any]) -> None:
         """Refuse the issuer's other tokens (RFC 8417, 2.3)."""
@@ -159,6 +176,11 @@ class Transmitter:
 def refuse(code: str, description: str) -> NoReturn:
     """Refuse a token."""
     raise SetRefused(code, description)
+
+
+def _form(subject: Mapping[str, Any]) -> str:
+    """Return a subject's format, by today's name or the draft's."""
+    return str(subject.get("format") or subject.get("subject_type")).replace("-", "_")
 
 
 def same_issuer(one: object, other: str) -> bool:

@@ -68,13 +68,17 @@ async def _act(
         return "verified"
     if kind not in DEATH_SIGNALS:
         return "passed_over"
-    account = transmitter.account(token, event)
-    if not account or not is_name(account):
+    account, refresh_token = transmitter.account(token, event), transmitter.refresh_token(token, event)
+    if not (account and is_name(account)) and refresh_token is None:
         return "unknown_subject"
     settings = transmitter.settings
     async with explained():
         grants = await report_security_event(
-            service.database, tenants=settings.tenants, connections=settings.connections, account=account
+            service.database,
+            tenants=settings.tenants,
+            connections=settings.connections,
+            account=account,
+            refresh_token=refresh_token,
         )
     log.info("security_event.followed", transmitter=name, kind=kind.rpartition("/")[2], grants=grants)
     return "tried" if grants else "unknown_subject"

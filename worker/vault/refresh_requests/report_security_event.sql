@@ -1,4 +1,4 @@
--- As report_rejected, for all grants of an account: each is renewed at once, or a minute after its last renewal, and
+-- As report_rejected, for all grants of an account, or those whose refresh token an event names: each is renewed at once, or a minute after its last renewal, and
 -- the provider's answer says what became of it. Dead and erased grants have nothing to be tried. The request waits for
 -- a day, as nobody is there who would ask again.
 INSERT INTO refresh_requests AS r
@@ -9,7 +9,8 @@ FROM (
     SELECT g.id, g.access_version, clock_timestamp() AS at, greatest(clock_timestamp(),
         CASE WHEN g.obtained_from = 'renewal' THEN g.obtained_at + interval '1 minute' END) AS renew_at
     FROM grants g
-    WHERE g.provider_user_id = :account AND g.connection = ANY (CAST(:connections AS text[])) AND g.user_id <> ''
+    WHERE (g.provider_user_id = :account OR g.id = ANY (CAST(:grant_ids AS bigint[])))
+        AND g.connection = ANY (CAST(:connections AS text[])) AND g.user_id <> ''
         AND (CAST(:tenants AS text[]) IS NULL OR g.tenant = ANY (CAST(:tenants AS text[])))
         AND g.state IN ('active', 'in_doubt')
     ORDER BY g.id

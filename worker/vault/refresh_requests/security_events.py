@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from worker.vault.db.sql import load
+from worker.vault.grants.refresh_digests import TokenName, find_grants
 from worker.vault.refresh_requests.queue import CHANNEL
 from worker.vault.vault import Database
 from worker.vault.wakeups import announce
@@ -16,14 +17,20 @@ _REPORT = load(__file__, "report_security_event")
 
 
 async def report_security_event(
-    database: Database, *, tenants: Sequence[str] | None, connections: Sequence[str], account: str
+    database: Database,
+    *,
+    tenants: Sequence[str] | None,
+    connections: Sequence[str],
+    account: str | None = None,
+    refresh_token: TokenName | None = None,
 ) -> int:
-    """Have an account's grants tried soon.
+    """Have the grants that an event is about tried soon.
 
     Args:
         tenants: None for all.
         connections: whose grants.
-        account: the user's id at the provider.
+        account: the user's id at the provider: all its grants.
+        refresh_token: the grant that has it.
 
     Returns:
         How many grants are tried.
@@ -33,6 +40,7 @@ async def report_security_event(
         "tenants": None if tenants is None else list(tenants),
         "connections": list(connections),
         "account": account,
+        "grant_ids": await find_grants(database, refresh_token) if refresh_token else [],
     }
     tried = await database.run(_REPORT, values)
     if tried:

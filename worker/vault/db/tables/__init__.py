@@ -11,7 +11,13 @@ from worker.vault.db.tables.location import VaultLocation
 from worker.vault.db.tables.outbox import DeliveryRow, OutboxRow
 from worker.vault.db.tables.pauses import PauseRow
 from worker.vault.db.tables.processes import LeaseRow, WorkerHeartbeatRow
-from worker.vault.db.tables.renewal import RefreshRequestRow, RefusalRow, RenewalCount, ResourceTokenRow
+from worker.vault.db.tables.renewal import (
+    RefreshDigestRow,
+    RefreshRequestRow,
+    RefusalRow,
+    RenewalCount,
+    ResourceTokenRow,
+)
 from worker.vault.db.tables.revocations import RevocationRow
 from worker.vault.db.tables.secrets import ManagementTokenRow, VaultSecret
 from worker.vault.db.tables.sync import ChangedUserRow, SyncCursorRow, SyncRun, UserToSync
@@ -28,6 +34,7 @@ __all__ = [
     "ManagementTokenRow",
     "OutboxRow",
     "PauseRow",
+    "RefreshDigestRow",
     "RefreshRequestRow",
     "RefusalRow",
     "RenewalCount",

@@ -55,6 +55,8 @@ class ConnectionRow(Base):
     circuit_blame: Mapped[str | None]
     circuit_failures: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     synced_at: Mapped[datetime | None]
+    # Whether its refresh tokens are digested, as events of its provider name them.
+    digests_tokens: Mapped[bool] = mapped_column(server_default=text("false"))
     # Since when Auth0 does not seem to have it any more.
     missing_since: Mapped[datetime | None]
 

@@ -18,6 +18,29 @@ from sqlalchemy.orm import Mapped, mapped_column
 from worker.vault.db.tables.base import Base
 
 
+class RefreshDigestRow(Base):
+    """By what a provider's events name a grant's refresh token.
+
+    Triggers make the rows; a worker fills them in.
+    """
+
+    __tablename__ = "refresh_digests"
+
+    grant_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("grants.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    # Of the refresh token that is digested, or waits for it.
+    version: Mapped[int] = mapped_column(BigInteger)
+    prefix: Mapped[bytes | None]
+    hash: Mapped[bytes | None]
+
+    __table_args__ = (
+        Index("refresh_digests_prefix_idx", "prefix"),
+        Index("refresh_digests_hash_idx", "hash"),
+        Index("refresh_digests_pending_idx", "grant_id", postgresql_where=text("hash IS NULL")),
+    )
+
+
 class RefreshRequestRow(Base):
     """A role's wish for a token with more life.
 
