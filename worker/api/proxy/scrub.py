@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+
+from worker.api.proxy.unescaped import MAX_ESCAPE_BYTES, SPECIAL, Unescaped, step_back
 
 REPLACEMENT = b"[removed]"
 
 # Bytes of the longest form of one character: "%2525" and two digits, or a JSON escape with NULs in between.
 _MAX_BYTES_A_CHARACTER = 14
 
-# By which a token is looked for first: its beginning may be that of many tokens.
+# Of a token that is looked for by a pattern: to compile a whole one would take a second.
 _END_CHARACTERS = 16
+# Shorter tokens, whose patterns are short, are looked for by these.
+MIN_LONG = 24
 
 # Smaller pieces are gathered: what is held back is searched again with each.
 _MIN_PIECE = 16_384
+
+Span = tuple[int, int]
+
+_STANDARD_BASE64 = bytes.maketrans(b"-_", b"+/")
+_LOWER_CASE = bytes(range(256)).lower()
+# The last character of base64 that holds a part of a token, and its padding.
+_SHARED = re.compile(rb"(?:[A-Za-z0-9+/_-]={0,2})?")
 
 
 class TokenScrubber:
@@ -31,8 +41,7 @@ class TokenScrubber:
     """
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        # One by one: an alternative of all could not be searched by its first characters.
-        self._forms = [form for token in tokens if token for form in _forms(token)]
+        self._needles = [needle for token in tokens if token for needle in _needles(token.encode())]
         longest = max((len(token) for token in tokens), default=0)
         # Twice the characters in hexadecimal; four thirds in base64.
         self._kept_back = 2 * longest * _MAX_BYTES_A_CHARACTER
@@ -51,12 +60,12 @@ class TokenScrubber:
 
     def contains_token(self, value: bytes) -> bool:
         """Whether a whole value, of a header, has a token."""
-        return any(form.find(value) for form in self._forms)
+        return any(self._spans(value))
 
     def _release(self, end: int) -> bytes:
         """Replace the tokens that begin before an end."""
         out, position = [], 0
-        for start, stop in self._spans():
+        for start, stop in sorted(self._spans(self._pending)):
             if start >= end:
                 break
             if stop <= position:
@@ -68,39 +77,91 @@ class TokenScrubber:
         self._pending = self._pending[max(position, end) :]
         return b"".join(out)
 
-    def _spans(self) -> list[tuple[int, int]]:
-        return sorted(span for form in self._forms for span in form.find(self._pending))
+    def _spans(self, text: bytes) -> Iterator[Span]:
+        """Yield where tokens begin and end."""
+        unescaped = Unescaped(text)
+        for needle in self._needles:
+            yield from needle.find(unescaped)
 
 
-class _Form:
-    """One encoding of a token.
+class _Core:
+    """A long token, or an encoding, without special characters.
 
-    The whole pattern of a long token takes a second to compile: it is made where its end is found.
+    It is found in the unescaped text, in linear time. Its first characters are left out of the search, as they may be
+    taken for the end of an escape: an answer of "%" and a token "41…" holds the escape "%41". What is left is enough of
+    it to be no chance.
 
     Args:
-        end: the pattern of the last characters.
-        whole: makes the pattern of all.
+        table: translates each byte of the unescaped text.
+        after: matches what follows and has a share in the token.
     """
 
-    def __init__(self, end: bytes, whole: Callable[[], bytes]) -> None:
-        self._end = re.compile(end)
-        self._whole = whole
+    def __init__(
+        self, form: bytes, table: bytes | None = None, after: re.Pattern[bytes] | None = None
+    ) -> None:
+        self._table = table
+        self._after = after
+        self._start, self._core = form[: MAX_ESCAPE_BYTES - 1], form[MAX_ESCAPE_BYTES - 1 :]
 
-    def find(self, text: bytes) -> list[tuple[int, int]]:
-        """Return where the token begins and ends."""
-        if self._end.search(text) is None:
-            return []
-        return [match.span() for match in re.compile(self._whole()).finditer(text)]
+    def find(self, text: Unescaped) -> Iterator[Span]:
+        """Yield where it begins and ends in the source."""
+        found = text.translated(self._table)
+        position, done, length = found.find(self._core), 0, len(self._core)
+        while position >= 0:
+            start = step_back(text.source, text.source_start(position), done, self._start, self._table)
+            # One that repeats itself may be there again before it ends.
+            while (again := found.rfind(self._core, position + 1, position + 2 * length - 1)) >= 0:
+                position = again
+            end = position + length
+            stop = text.source_end(end)
+            if self._after is not None and (match := self._after.match(text.source, stop)):
+                stop = match.end()
+            yield start, stop
+            position, done = found.find(self._core, end), stop
 
 
-def _forms(token: str) -> list[_Form]:
-    """Return a token's encodings."""
-    raw = token.encode()
-    end = raw[-_END_CHARACTERS:]
+class _End:
+    """A long token with special characters.
+
+    Its last characters are found by a pattern, and what is before them step by step.
+    """
+
+    def __init__(self, token: bytes) -> None:
+        self._start = token[:-_END_CHARACTERS]
+        self._end = re.compile(_text(token[-_END_CHARACTERS:]))
+
+    def find(self, text: Unescaped) -> Iterator[Span]:
+        """Yield where it begins and ends in the source."""
+        done = 0
+        for match in self._end.finditer(text.source):
+            yield step_back(text.source, match.start(), done, self._start), match.end()
+            done = match.end()
+
+
+class _Whole:
+    """A short token, or an encoding, as a pattern."""
+
+    def __init__(self, pattern: bytes) -> None:
+        self._pattern = re.compile(pattern)
+
+    def find(self, text: Unescaped) -> Iterator[Span]:
+        """Yield where it begins and ends in the source."""
+        return (match.span() for match in self._pattern.finditer(text.source))
+
+
+def _needles(token: bytes) -> list[_Core | _End | _Whole]:
+    """Return what to look for."""
+    encoded = [_base64(token, offset) for offset in range(3)]
+    if len(token) < MIN_LONG:
+        return [
+            _Whole(_text(token)),
+            _Whole(_hexadecimal(token)),
+            *(_Whole(_base64_pattern(form, is_shared=is_shared)) for form, is_shared in encoded),
+        ]
     return [
-        _Form(_text(end), partial(_text, raw)),
-        *(_Form(_base64(raw, offset, _END_CHARACTERS), partial(_base64, raw, offset)) for offset in range(3)),
-        _Form(_hexadecimal(end), partial(_hexadecimal, raw)),
+        _End(token) if SPECIAL.search(token) else _Core(token),
+        _Core(token.hex().encode(), _LOWER_CASE),
+        *(_Core(form, _STANDARD_BASE64, _SHARED if is_shared else None) for form, is_shared in encoded),
     ]
 
 
@@ -111,7 +172,7 @@ def _text(raw: bytes) -> bytes:
 
 def _character(code: int) -> bytes:
     """Match a character in plain and escaped."""
-    hexadecimal = b"".join(b"[%c%c]" % (c, c - 32) if c >= 97 else b"%c" % c for c in b"%02x" % code)
+    hexadecimal = _hexadecimal(b"%c" % code)
     ways = [
         re.escape(b"%c" % code),
         rb"%%(?:25){0,2}%s" % hexadecimal,
@@ -125,22 +186,19 @@ def _character(code: int) -> bytes:
     return b"(?:%s)" % b"|".join(ways)
 
 
-def _base64(raw: bytes, offset: int, most: int | None = None) -> bytes:
-    """Match the characters that no neighbour has a share in.
+def _base64(token: bytes, offset: int) -> tuple[bytes, bool]:
+    """Return the characters that no neighbour has a share in.
 
-    Args:
-        most: of them, from the end; None for all.
+    And whether the next one holds the last bits, and some of what follows.
     """
-    encoded = base64.b64encode(bytes(offset) + raw)
-    first = (8 * offset + 5) // 6
-    last = 8 * (offset + len(raw)) // 6
-    if most is not None:
-        first = max(first, last - most)
+    bits = 8 * (offset + len(token))
+    return base64.b64encode(bytes(offset) + token)[(8 * offset + 5) // 6 : bits // 6], bits % 6 > 0
+
+
+def _base64_pattern(form: bytes, *, is_shared: bool) -> bytes:
     # Lines are folded at 64 or 76 characters (RFC 7468, RFC 2045).
-    whole = rb"(?:\r?\n|\\r\\n|\\n)?".join(map(_base64_character, encoded[first:last]))
-    # The next character holds the last bits, and some of what follows.
-    shared = rb"(?:[A-Za-z0-9+/_-]={0,2})?" if 8 * (offset + len(raw)) % 6 else b""
-    return whole + shared
+    whole = rb"(?:\r?\n|\\r\\n|\\n)?".join(map(_base64_character, form))
+    return whole + (_SHARED.pattern if is_shared else b"")
 
 
 def _base64_character(code: int) -> bytes:
