@@ -26,6 +26,7 @@ MEASURES: dict[str, Callable[[Stage], list[Result]]] = {
     "cache": cache.measure,
     "client": client.measure,
     "api": api.measure,
+    "api-memory": api.measure_memory,
     "renew": renew.measure,
     "cost": cost.measure,
     "workers": workers.measure,

@@ -21,7 +21,8 @@ from worker.api.problems import TYPE_PREFIX
 from worker.settings import Settings
 
 AUDIENCE = "https://vault.example"
-SETTINGS = f'[api]\naudience = "{AUDIENCE}"\n'
+# Tests see at once what they change.
+SETTINGS = f'[api]\naudience = "{AUDIENCE}"\ncache = false\n'
 
 
 class ApiClient:

@@ -57,18 +57,15 @@ def create_app(settings: Settings) -> Gate:
 
 
 def routes(origins: Sequence[str] = ()) -> Sequence[BaseRoute]:
-    """Return all routes.
+    """Return all routes, those that are called most first.
 
     Args:
         origins: whose browsers may call the proxy.
     """
     return (
-        Route("/healthz", health.healthz),
-        Route("/readyz", health.Readiness().__call__),
-        Route("/metrics", health.metrics),
-        Route("/openapi.json", openapi.openapi),
         # Ids of users of enterprise connections may hold slashes.
         Route("/v1/users/{user_id:path}/tokens/{connection}", tokens.get_token, methods=["GET"]),
+        proxy_route(origins),
         Route("/v1/users/{user_id:path}/tokens/{connection}/refresh", tokens.refresh_token, methods=["POST"]),
         Route("/v1/users/{user_id:path}/tokens/{connection}/rejected", tokens.reject_token, methods=["POST"]),
         Route("/v1/users/{user_id:path}/tokens", tokens.list_grants, methods=["GET"]),
@@ -78,5 +75,8 @@ def routes(origins: Sequence[str] = ()) -> Sequence[BaseRoute]:
         Route("/v1/users/{user_id:path}/reconnect/{connection}", reconnect.reconnect, methods=["GET"]),
         Route("/v1/hooks/events/{name}", take_security_events, methods=["POST"]),
         Route("/v1/hooks/auth0", take_auth0_events, methods=["POST"]),
-        proxy_route(origins),
+        Route("/healthz", health.healthz),
+        Route("/readyz", health.Readiness().__call__),
+        Route("/metrics", health.metrics),
+        Route("/openapi.json", openapi.openapi),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -54,9 +54,9 @@ class Consumers:
             raise TemporarilyUnavailable("the table of consumers cannot be read now", RETRY_SECONDS)
 
     @property
-    def client_ids(self) -> frozenset[str]:
+    def client_ids(self) -> Collection[str]:
         """The applications that are consumers."""
-        return frozenset(self._by_client_id)
+        return self._by_client_id.keys()
 
     def of_client(self, client_id: str) -> ConsumerRules | None:
         """Return the consumer of an application."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import Scope
 
@@ -14,6 +16,10 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
 def route_of(scope: Scope) -> str:
     """Return a served request's route, as its pattern."""
     return str(getattr(scope.get("route"), "path", "none"))
+
+
+# Routes by statuses, which are few.
+MAX_LABELS = 1000
 
 
 class Metrics:
@@ -53,6 +59,8 @@ class Metrics:
             ("hook", "outcome"),
             registry=self._registry,
         )
+        # To look a label up costs more than to count.
+        self._counters = lru_cache(maxsize=MAX_LABELS)(self._find_counters)
         self.in_flight = Gauge(
             "token_vault_api_requests_in_flight", "Requests under way.", registry=self._registry
         )
@@ -62,9 +70,12 @@ class Metrics:
 
         Its route is counted and never its path: a path names users, and there are too many.
         """
-        path = route_of(scope)
-        self._requests.labels(path, str(status)).inc()
-        self._seconds.labels(path).observe(seconds)
+        requests, durations = self._counters(route_of(scope), status)
+        requests.inc()
+        durations.observe(seconds)
+
+    def _find_counters(self, path: str, status: int) -> tuple[Counter, Histogram]:
+        return self._requests.labels(path, str(status)), self._seconds.labels(path)
 
     def count_read(self, outcome: str) -> None:
         """Count a read that was recorded for the audit."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-import secrets
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,6 +39,7 @@ class Gate:
         self._metrics = metrics
         self._max_concurrent = max_concurrent
         self._running = 0
+        metrics.in_flight.set_function(lambda: self._running)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -51,7 +52,6 @@ class Gate:
         answer = _Answer(send, request_id, trace, is_last=OVERLOADED in scope)
         began = time.perf_counter()
         self._running += 1
-        self._metrics.in_flight.set(self._running)
         try:
             if (excess := self._excess(scope)) is not None:
                 problem = problems.unavailable(f"too many {excess} at a time", BUSY_RETRY_SECONDS)
@@ -62,7 +62,6 @@ class Gate:
                 await self._serve_traced(scope, receive, answer, trace)
         finally:
             self._running -= 1
-            self._metrics.in_flight.set(self._running)
             self._metrics.observe(scope, answer.status, time.perf_counter() - began)
 
     async def _serve_traced(
@@ -130,4 +129,12 @@ def _ids(scope: Scope) -> tuple[str, bytes | None]:
     match = _TRACEPARENT.fullmatch(trace) if trace else None
     if (request_id := given.get(b"x-request-id")) and _REQUEST_ID.fullmatch(request_id):
         return request_id.decode(), trace if match else None
-    return (match[1].decode() if match else secrets.token_hex(16)), trace if match else None
+    return (match[1].decode() if match else _new_id()), trace if match else None
+
+
+def _new_id() -> str:
+    """Make a request's id.
+
+    Of no secret: the operating system's random bytes would cost a change of threads.
+    """
+    return f"{random.getrandbits(128):032x}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import Request
 
@@ -53,10 +53,11 @@ class TokenParameters:
         Raises:
             ApiProblem: ``bad-request``.
         """
-        query = request.query_params
+        pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        query = dict(pairs)
         if unknown := query.keys() - _TOKEN_PARAMETERS:
             _refuse(f"there is no parameter {min(unknown)[:50]!r}: {', '.join(sorted(_TOKEN_PARAMETERS))}")
-        if len(query.multi_items()) != len(query):
+        if len(pairs) != len(query):
             _refuse("a parameter is given twice: separate several scopes by blanks")
         resource, scopes = _target(query)
         return cls(

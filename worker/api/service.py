@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-from token_vault import AsyncTokenVault
+from token_vault import AsyncTokenVault, Token
 from token_vault.errors import ConfigurationError
 from token_vault.postgres_address import PostgresAddress
 from token_vault.read_records import ReadRecord, ReadRecorder
@@ -79,6 +79,11 @@ class Service:
                 cache=self.settings.api.cache and not refreshing,
             )
         return self._readers[key]
+
+    def forget(self, token: Token) -> None:
+        """Have all callers read a replaced token anew."""
+        for reader in self._readers.values():
+            reader.forget(token)
 
     async def record(self, consumer: ConsumerRules, **read: Any) -> None:
         """Record a read.

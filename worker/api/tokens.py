@@ -236,7 +236,9 @@ async def _refreshed(read: TokenRead) -> Token:
     log.info("refresh.requested", connection=read.wanted.connection)
     await reader.rejected(token, request_id=read.request_id)
     left = max(0.0, read.wanted.wait - (time.monotonic() - began))
-    return await replace(read, wanted=replace(read.wanted, wait=left)).token(reader)
+    new = await replace(read, wanted=replace(read.wanted, wait=left)).token(reader)
+    read.service.forget(new)
+    return new
 
 
 async def _is_new(read: TokenRead, token: Token) -> bool:

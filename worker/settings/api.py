@@ -26,7 +26,8 @@ class ApiSettings(Section):
         host, port: where ``token-vault serve`` listens.
         max_concurrent: requests at a time in one process; more are refused at once.
         max_connections: of callers to one process, idle ones too; requests over more are refused at once.
-        cache: serve tokens from memory that were read a moment ago; each change is seen within a second.
+        cache: serve tokens from memory that were read a moment ago; each change is seen within a second. False to read
+            the vault for each request.
     """
 
     audience: Annotated[str, Field(min_length=1, max_length=500)] | None = None
@@ -37,7 +38,7 @@ class ApiSettings(Section):
     port: Annotated[int, Field(ge=1, le=65_535)] = DEFAULT_PORT
     max_concurrent: Annotated[int, Field(ge=1, le=100_000)] = 200
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    cache: bool = False
+    cache: bool = True
 
     @field_validator("issuer")
     @classmethod

@@ -97,7 +97,7 @@ class TokenVault(Reader):
         A token for a resource or scopes of its own comes from the same refresh token as the grant's own. The
         first one is waited for, and each that has ended: it is renewed when it is asked for.
         """
-        if self._fast is not None and resource is scopes is request_id is reason is None:
+        if self._fast is not None and resource is scopes is None and self._is_counted(request_id, reason):
             token = self._fast.take((user_id, connection, account), min_ttl, needs)
             if token is not None:
                 return token
@@ -248,7 +248,7 @@ class AsyncTokenVault(Reader):
         reason: str | None = None,
     ) -> Token:
         """Return a user's fresh token; arguments and errors as ``TokenVault.user_token``."""
-        if self._fast is not None and resource is scopes is request_id is reason is None:
+        if self._fast is not None and resource is scopes is None and self._is_counted(request_id, reason):
             token = self._fast.take((user_id, connection, account), min_ttl, needs)
             if token is not None:
                 return token

@@ -14,6 +14,7 @@ from token_vault.postgres_address import PostgresAddress
 from token_vault.read_flow import ReadFlow, TokenQuery
 from token_vault.read_records import AuditMode, ReadRecorder, counted_reads
 from token_vault.secret import Secret
+from token_vault.token import Token
 from token_vault.token_cache import TokenCache
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from token_vault.transport_security import require_tls
@@ -111,6 +112,18 @@ class Reader:
     def _close_checks(self) -> None:
         if self._checks is not None:
             self._checks.close()
+
+    def forget(self, token: Token) -> None:
+        """Read a token anew: somebody has had it replaced.
+
+        Of no effect without a cache.
+        """
+        if self._flow.cache is not None and token.grant_id is not None:
+            self._flow.cache.forget(token.grant_id)
+
+    def _is_counted(self, request_id: str | None, reason: str | None) -> bool:
+        """Whether a cached read needs no record of its own."""
+        return self._audit == "off" or request_id is reason is None
 
     def _is_to_be_noted(self, grant_id: int) -> bool:
         """Whether this reader has not noted the grant lately.

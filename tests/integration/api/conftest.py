@@ -81,6 +81,7 @@ async def proxied(
             f"""{tenant.config_toml()}
 [api]
 audience = "{AUDIENCE}"
+cache = false
 issuer = "{issued.url}"
 origins = ["{ORIGIN}"]
 

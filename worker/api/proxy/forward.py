@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -226,13 +226,7 @@ def _response(
     Raises:
         ApiProblem: it cannot be passed on.
     """
-    headers = [
-        (name.decode("ascii"), value.decode("latin-1"))
-        for name, value in answer.raw_headers
-        if _HEADER_NAME.fullmatch(name)
-        and _HEADER_VALUE.fullmatch(value)
-        and not scrubber.contains_token(name + b": " + value)
-    ]
+    headers = _passable(answer.raw_headers, scrubber)
     decoder = _check(settings, answer)
     location = None
     if given := answer.headers.get("location"):
@@ -245,6 +239,19 @@ def _response(
         return _with_headers(Response(status_code=answer.status), sent)
     pieces = clean_body(_pieces(answer), decoder, scrubber, settings.max_response_bytes)
     return _with_headers(_Streamed(pieces, answer), sent)
+
+
+def _passable(raw: Iterable[tuple[bytes, bytes]], scrubber: TokenScrubber) -> Headers:
+    """Return the headers that hold no token."""
+    lines = [
+        (name, value)
+        for name, value in raw
+        if _HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)
+    ]
+    # One search for all of them, as nearly never one has a token.
+    if scrubber.contains_token(b"\n".join(name + b": " + value for name, value in lines)):
+        lines = [line for line in lines if not scrubber.contains_token(b": ".join(line))]
+    return [(name.decode("ascii"), value.decode("latin-1")) for name, value in lines]
 
 
 def _check(settings: ProxySettings, answer: aiohttp.ClientResponse) -> Decoder:
@@ -285,7 +292,11 @@ class _Streamed(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            if self._upstream.content.is_eof():
+                # The whole has come: there is nothing to end early where the caller goes away.
+                await self.stream_response(send)
+            else:
+                await super().__call__(scope, receive, send)
         finally:
             self._upstream.close()
 

@@ -25,10 +25,17 @@ class RequestBody:
         max_bytes: of the whole.
         idle_seconds: for which nothing may come.
         ends_at: when the whole has to be there, by the event loop's clock.
+        is_empty: whether the request has none, so that nothing is waited for.
     """
 
     def __init__(
-        self, pieces: AsyncIterator[bytes], *, max_bytes: int, idle_seconds: float, ends_at: float
+        self,
+        pieces: AsyncIterator[bytes],
+        *,
+        max_bytes: int,
+        idle_seconds: float,
+        ends_at: float,
+        is_empty: bool = False,
     ) -> None:
         self._pieces = pieces
         self._max_bytes = max_bytes
@@ -36,7 +43,7 @@ class RequestBody:
         self._ends_at = ends_at
         self._begun = b""
         self._length = 0
-        self.is_complete = False
+        self.is_complete = is_empty
         # What a sender made of it hides the cause.
         self.refused: BodyRefused | None = None
 

@@ -84,6 +84,8 @@ async def proxy(request: Request) -> Response:
         max_bytes=settings.max_request_bytes,
         idle_seconds=settings.timeout,
         ends_at=call.ends_at,
+        # RFC 9112, 6.3
+        is_empty="content-length" not in request.headers and "transfer-encoding" not in request.headers,
     )
     try:
         return await forward(service.provider_session, settings, call, body, tokens)

@@ -39,7 +39,9 @@ class UserTokens:
     async def replace(self) -> str:
         """Return another, as the provider refused the last."""
         reader = await self._reject()
-        return (await self._recorded(reader)).value
+        new = await self._recorded(reader)
+        self._service.forget(new)
+        return new.value
 
     async def report_rejected(self) -> None:
         """Have another made for the next call."""
