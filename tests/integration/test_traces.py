@@ -17,6 +17,8 @@ from tests.support.collector import Collector, ReceivedSpan, collecting, collect
 from tests.support.processes import REPOSITORY
 from tests.support.readers import Sql
 from worker import traces
+from worker.cli.checks import CheckResult
+from worker.cli.network_checks import check_collector
 from worker.renewal.outcome import Outcome
 from worker.runtime import Runtime
 from worker.traces import recorder
@@ -160,6 +162,18 @@ def test_a_collector_that_refuses_is_told_once(
         ("traces.export_failed", "status 413"),
     ]
     assert secret not in caplog.text + repr(logs)
+
+
+def test_doctor_tries_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it answers to an empty batch is told, as a warning at most; without one there is nothing to tell."""
+    assert not check_collector()
+    with collecting_here(monkeypatch) as collector:
+        collector.receiver.status = 401
+        (refused,) = check_collector()
+        assert refused.result is CheckResult.WARN
+        assert "127.0.0.1 takes no traces (status 401)" in refused.message
+        collector.receiver.status = 200
+        assert [check.result for check in check_collector()] == [CheckResult.OK]
 
 
 def test_without_a_collector_nothing_is_imported() -> None:

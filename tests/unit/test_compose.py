@@ -76,6 +76,7 @@ def test_every_variable_is_known() -> None:
     """No variable is set that the settings would silently ignore, and a `_FILE` only where a secret is meant."""
     known = {name.upper() for name in Environment.model_fields}
     known |= {f"{name}_FILE" for name in configuration.SECRET_NAMES} | {"HTTPS_PROXY", "NO_PROXY"}
+    known.add("OTEL_EXPORTER_OTLP_ENDPOINT")
     found = re.findall(r"(?:^ +|\{ )([A-Z][A-Z0-9_]+): ", COMPOSE, re.M)
     given = {name for name in found if not name.startswith("POSTGRES_")}  # the image's own
     assert given <= known

@@ -14,7 +14,7 @@ from worker.cli.checks import Check, CheckResult, attempt, attempt_async
 from worker.cli.clock_checks import check_auth0_clocks, check_database_clock
 from worker.cli.connection_checks import check_connections, check_renewal
 from worker.cli.exit_codes import ExitCode
-from worker.cli.network_checks import check_egress, check_outgoing_proxies
+from worker.cli.network_checks import check_collector, check_egress, check_outgoing_proxies
 from worker.cli.options import Json, Worker
 from worker.cli.redis_checks import check_redis
 from worker.cli.vault_checks import (
@@ -91,6 +91,7 @@ def _examine_servers(settings: Settings, checks: list[Check]) -> None:
     attempt("Redis", lambda: check_redis(settings), checks)
     attempt("outgoing proxy", lambda: asyncio.run(check_outgoing_proxies(settings)), checks)
     attempt("egress", lambda: asyncio.run(check_egress(settings)), checks)
+    attempt("traces", check_collector, checks)
     attempt("spool", lambda: [_spool(settings)], checks)
     attempt("Auth0", lambda: asyncio.run(check_tenants(settings)), checks)
     attempt("clock of Auth0", lambda: asyncio.run(check_auth0_clocks(settings)), checks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from token_vault.errors import VaultError
 from worker.cli.checks import Check, CheckResult
@@ -50,6 +51,22 @@ async def check_egress(settings: Settings) -> Sequence[Check]:
     problems = [await check.find_problem(url, listed) for listed in lists if listed]
     found = [Check("egress", CheckResult.FAIL, problem.message) for problem in problems if problem]
     return found or [Check("egress", CheckResult.OK, "this machine calls from an address that is listed")]
+
+
+def check_collector() -> Sequence[Check]:
+    """Send an empty batch of traces to the collector."""
+    from worker import traces
+
+    if not traces.is_configured():
+        return []
+    from worker.traces.exporter import make_exporter
+
+    collector = urlsplit(traces.read_endpoint()).hostname
+    failure = make_exporter().find_failure()
+    if failure is None:
+        return [Check("traces", CheckResult.OK, f"the collector at {collector} takes traces")]
+    said = f"the collector at {collector} takes no traces ({failure}): correct OTEL_EXPORTER_OTLP_ENDPOINT or its headers"
+    return [Check("traces", CheckResult.WARN, said)]
 
 
 def tenant_urls(settings: Settings) -> Sequence[str]:

@@ -4,7 +4,7 @@ Where no collector is configured nothing of OpenTelemetry is imported, and a spa
 """
 
 from worker.traces.spans import Span, add_trace_id, continue_trace, flush, span, start
-from worker.traces.variables import find_mistakes, is_configured
+from worker.traces.variables import find_mistakes, is_configured, read_endpoint
 
 __all__ = [
     "Span",
@@ -13,6 +13,7 @@ __all__ = [
     "find_mistakes",
     "flush",
     "is_configured",
+    "read_endpoint",
     "span",
     "start",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,14 +17,21 @@ from worker.traces.variables import read_endpoint
 log = structlog.get_logger(__name__)
 
 
-def make_exporter() -> Any:  # typed so, as types are checked without OpenTelemetry too
+def make_exporter() -> LoggedExporter:
     """Make the exporter, as OpenTelemetry's own variables configure it."""
+    # It logs addresses and headers that it cannot read, and each failure; the first is told here.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
     session = requests.Session()
-    return _LoggedExporter(OTLPSpanExporter(session=session), session)
+    return LoggedExporter(OTLPSpanExporter(session=session), session)
 
 
-class _LoggedExporter:
-    """Exports, and logs an outage's begin and end."""
+class LoggedExporter:
+    """Exports, and logs an outage's begin and end.
+
+    Args:
+        exporter: OpenTelemetry's own.
+        session: that it sends by.
+    """
 
     def __init__(self, exporter: Any, session: requests.Session) -> None:
         self._exporter = exporter
@@ -44,6 +52,10 @@ class _LoggedExporter:
             self._has_failed = True
             log.warning("traces.export_failed", collector=self._collector, error=self._said)
         return result
+
+    def find_failure(self) -> str | None:
+        """Export an empty batch; return what prevents it."""
+        return self._said if self.export([]) is not SpanExportResult.SUCCESS else None
 
     def shutdown(self) -> None:
         """End."""

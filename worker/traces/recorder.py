@@ -5,7 +5,6 @@ Imported only where a collector is configured.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping
 from types import TracebackType
@@ -58,14 +57,13 @@ class Recorder:
     """
 
     def __init__(self, service: str) -> None:
-        # It logs addresses and headers that it cannot read, and each failure; the exporter tells of the first.
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
         default = Resource.create({"service.name": service, "service.version": __version__})
         self._provider = TracerProvider(
             resource=default.merge(OTELResourceDetector().detect()),
             shutdown_on_exit=False,  # it would wait for half a minute
         )
-        self._provider.add_span_processor(BatchSpanProcessor(make_exporter()))
+        exporter: Any = make_exporter()
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("token_vault", __version__)
 
     def span(
