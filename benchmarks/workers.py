@@ -15,7 +15,7 @@ from benchmarks.processes import children, cpu_seconds, postgres_pids
 from benchmarks.stage import TENANT, Result, Stage, celery
 from tests.support.wait import until
 
-GRANTS = 2000
+GRANTS = 1000
 PROCESSES = (1, 2, 4)
 # Several connections, as one alone is renewed by 32 calls at a time.
 CONNECTIONS = ("partner", "second", "third", "fourth")

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.wait import WAIT_SECONDS
 from worker.providers import TokenRequest
 from worker.renewal import http as sending
-from worker.renewal.http import Answer, HttpClient, NoAnswer, http_client, send
+from worker.renewal.http import Answer, HttpClient, NoAnswer, _parse, http_client, send
 
 BODY = b"grant_type=refresh_token&refresh_token=the-refresh-token"
 PAIR = b'{"access_token": "new", "refresh_token": "newer", "expires_in": 3600}'
@@ -629,6 +629,38 @@ async def test_a_redirect_is_not_followed(http: HttpClient, serve: Serve, status
     assert isinstance(result, Answer)
     assert result.status == int(status[:3])
     assert elsewhere.connections == 0
+
+
+async def test_a_request_says_who_sends_it(http: HttpClient, serve: Serve) -> None:
+    """Each request names the vault and asks for a plain answer; what the provider's declaration says counts more."""
+
+    async def answer(line: Line, server: Server) -> None:
+        await server.read(line)
+        await line.answer(PAIR)
+
+    server = await serve(answer)
+    request = TokenRequest("POST", server.url, {"Accept": "application/json", "Content-Type": "a/b"}, b"x")
+    assert isinstance(await send(http, request), Answer)
+    [sent] = server.requests
+    head = sent.decode().lower().splitlines()
+    assert {"accept: application/json", "content-type: a/b", "accept-encoding: identity"} <= set(head)
+    assert [line for line in head if line.startswith("user-agent: idp-token-vault/")]
+    assert sum(line.startswith("accept:") for line in head) == 1
+
+
+async def test_a_url_that_holds_a_token_is_not_kept(http: HttpClient, serve: Serve) -> None:
+    """The parsed URL of a POST is kept for the next call, that of a GET is not: its parameters hold the token."""
+
+    async def answer(line: Line, server: Server) -> None:
+        while await server.read(line):
+            await line.answer(PAIR)
+
+    server = await serve(answer)
+    _parse.cache_clear()
+    await send(http, TokenRequest("GET", f"{server.url}?access_token=canary", {}, None))
+    assert _parse.cache_info().currsize == 0
+    await send(http, post(server.url))
+    assert _parse.cache_info().currsize == 1
 
 
 async def test_no_cookie_is_kept(http: HttpClient, serve: Serve) -> None:
