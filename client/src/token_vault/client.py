@@ -21,7 +21,7 @@ from token_vault.listener import AsyncListener, Listener
 from token_vault.pool import AsyncPool, Pool
 from token_vault.read_flow import Flow, Listen, NoteRead, Query, RecordRead, Step, Wait
 from token_vault.read_model import REQUEST_REFRESH
-from token_vault.read_records import RECORD_READS, recording, to_json
+from token_vault.read_records import RECORD_READS, ReadRecord, recording, to_json
 from token_vault.reader import DEFAULT_WAIT_SECONDS, Reader, admin_query, user_query
 from token_vault.token import Token
 from token_vault.token_target import TokenTarget
@@ -171,34 +171,42 @@ class TokenVault(Reader):
         self.close()
 
     def _run(self, flow: Flow) -> Token:
-        with ExitStack() as stack:
+        listening = ExitStack()
+        try:
             step = next(flow)
-            try:
-                while True:
-                    try:
-                        sent = self._take(step, stack)
-                    except VaultError as error:
-                        step = flow.throw(error)
+            while True:
+                try:
+                    # The two steps of every read come first.
+                    sent: Any = None
+                    if isinstance(step, Query):
+                        sent = self._pool.rows(step.statement, step.values)
+                    elif isinstance(step, RecordRead):
+                        self._record(step.record)
                     else:
-                        step = flow.send(sent)
-            except StopIteration as end:
-                token: Token = end.value
-                return token
+                        sent = self._take(step, listening)
+                except VaultError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(sent)
+        except StopIteration as end:
+            token: Token = end.value
+            return token
+        finally:
+            listening.close()
 
-    def _take(self, step: Step, stack: ExitStack) -> Any:
+    def _record(self, record: ReadRecord) -> None:
+        if self._audit == "batched":
+            self._recorder.record(record)
+        elif self._audit == "strict":
+            with recording():
+                self._pool.rows(RECORD_READS, (to_json([record]),))
+
+    def _take(self, step: NoteRead | Listen | Wait, listening: ExitStack) -> Any:
         match step:
-            case Query(statement, values):
-                return self._pool.rows(statement, values)
-            case RecordRead(record):
-                if self._audit == "strict":
-                    with recording():
-                        self._pool.rows(RECORD_READS, (to_json([record]),))
-                elif self._audit == "batched":
-                    self._recorder.record(record)
             case NoteRead(grant_id):
                 self._note_read(grant_id)
             case Listen(grant_id, seconds):
-                return stack.enter_context(self._listener.waiting(grant_id, patience=seconds))
+                return listening.enter_context(self._listener.waiting(grant_id, patience=seconds))
             case Wait(wakeup, seconds):
                 wakeup.wait(seconds)
                 wakeup.clear()

@@ -31,6 +31,7 @@ from token_vault import AsyncTokenVault, Token
 from token_vault.errors import ReauthorizationRequired, TemporarilyUnavailable, TokenExpired
 from token_vault.pool import AsyncPool, Pool
 from token_vault.read_model import CHANNEL, REQUEST_REFRESH, SELECT_STATUS
+from token_vault.read_records import RECORD_READS
 from token_vault.secret import Secret
 from worker.runtime import Runtime
 
@@ -59,7 +60,7 @@ def selects(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         rows_of = pool.rows
 
         def counting(self: Any, *arguments: Any, rows_of: Any = rows_of) -> Any:
-            counts["all"] += 1
+            counts["all"] += arguments[0] != RECORD_READS  # written in the background, whenever it is time
             return rows_of(self, *arguments)
 
         monkeypatch.setattr(pool, "rows", counting)
