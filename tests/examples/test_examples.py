@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from emulators.client import Emulation
+from tests.support.ports import free_port
 from tests.support.processes import Process
 from tests.support.synced_user import CONNECTION, USER, sync_user
 from tests.support.wait import until
@@ -55,9 +56,7 @@ def run(*command: str | Path, folder: Path = ROOT) -> subprocess.CompletedProces
 @contextmanager
 def serving(folder: Path, *command: str) -> Iterator[httpx.Client]:
     """Run a web app, ``PORT`` in its command replaced, until the block ends; yields a client of it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = [word.replace("PORT", str(port)) for word in command]
     app = Process("app", [sys.executable, *words], dict(os.environ), folder / "app.log")
 

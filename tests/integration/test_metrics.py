@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from emulators.client import Emulation
 from tests.support.metrics import all_metrics, sample, samples
+from tests.support.ports import free_port
 from tests.support.processes import site
 from tests.support.readers import Rows, Sql
 from tests.support.wait import until
@@ -21,7 +22,6 @@ from token_vault.secret import Secret
 from worker import tasks
 from worker.bootsteps import has_begun
 from worker.embedded import Servers
-from worker.embedded.server import _free_port
 from worker.metrics import vault_metrics
 from worker.metrics.vault_metrics import VaultMetrics
 from worker.runtime import Runtime
@@ -108,7 +108,7 @@ async def test_a_worker_and_beat_are_alive_without_redis(
     with site(Servers(database_url, NOWHERE), tenant, tmp_path, schedule="") as made:
         ports = {}
         for name in ("renew", "beat"):
-            ports[name] = made.environment["TOKEN_VAULT_METRICS_PORT"] = str(_free_port())
+            ports[name] = made.environment["TOKEN_VAULT_METRICS_PORT"] = str(free_port())
             made.environment["TOKEN_VAULT_LIVENESS_FILE"] = str(tmp_path / f"{name}.alive")
             made.worker(name, "renew", ready=False) if name == "renew" else made.beat()
 

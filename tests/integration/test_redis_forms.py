@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.redis_parts import budget, doctor
 from tests.support.wait import WAIT_SECONDS, until
 from token_vault.secret import Secret
 from worker.cli.checks import CheckResult
 from worker.cli.redis_checks import check_redis
 from worker.embedded.redis import Redis
-from worker.embedded.server import _free_port
 from worker.redis_address import NO_CLUSTER
 from worker.settings import Settings, load
 
@@ -44,7 +44,7 @@ def server(folder: Path, *lines: str, sentinel: bool = False) -> Iterator[Path]:
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A Redis on a socket and a port, and two Sentinels that watch it; the first of three is not there."""
     folder = tmp_path_factory.mktemp("r")
-    port, sentinel, dead = _free_port(), _free_port(), _free_port()
+    port, sentinel, dead = free_port(), free_port(), free_port()
     with ExitStack() as stack:
         socket = stack.enter_context(
             server(folder / "one", f"port {port}", f'requirepass "{PASSWORD}"', f'masterauth "{PASSWORD}"')
@@ -102,17 +102,12 @@ def test_each_part_reaches_it(addresses: dict[str, str], form: str) -> None:
         assert part(given), part.__name__
 
 
-def _cluster_port() -> int:
-    """Nodes talk on a port that is higher by 10,000; before Redis 7 no other can be named."""
-    return next(port for port in iter(_free_port, None) if port <= 55_535)
-
-
 def test_a_cluster_is_refused_in_words(tmp_path: Path) -> None:
     """``doctor`` and the start of a worker say what Redis Cluster cannot do, and what to name instead."""
     from worker import app
 
     with (
-        server(tmp_path / "cluster", f"port {_cluster_port()}", "cluster-enabled yes") as socket,
+        server(tmp_path / "cluster", f"port {free_port()}", "cluster-enabled yes") as socket,
         pytest.MonkeyPatch.context() as patch,
     ):
         url = f"unix://{socket}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+from tests.support.ports import free_port
 from tests.support.wait import until
 from token_vault.secret import Secret
 
@@ -54,9 +54,7 @@ def pgbouncer(url: Secret, folder: Path, *, size: int) -> Iterator[Secret]:
     """Give the address of a pooler with so many sessions of its own."""
     assert PROGRAM is not None
     address = urlsplit(url.reveal())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        own_port = free.getsockname()[1]
+    own_port = free_port()
     folder.mkdir(mode=0o755)
     user = "user = nobody" if os.geteuid() == 0 else ""
     configuration = folder / "pgbouncer.ini"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from tests.support.forwarder import Forwarder, forwarder
+from tests.support.ports import free_port
 from tests.support.wait import until
 from token_vault.secret import Secret
 from worker.embedded import private_home
@@ -145,10 +145,8 @@ def _following(folder: Path, primary_url: Secret) -> Iterator[tuple[Standby, Sec
     """Run a standby of a primary."""
     standby = Standby(private_home(folder), primary_url)
     private_folder(standby.folder, os.geteuid())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        # A standby has its primary's passwords.
-        access = {"port": free.getsockname()[1], "password": urlsplit(primary_url.reveal()).password}
+    # A standby has its primary's passwords.
+    access = {"port": free_port(), "password": urlsplit(primary_url.reveal()).password}
     write_private(standby.folder / "access.json", json.dumps(access))
     with standby.running() as (url, _):
         yield standby, url
