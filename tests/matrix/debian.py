@@ -25,7 +25,7 @@ def main() -> None:
     folder, patchelf = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     archive = find_archive()
     if archive is None or not KEYRING.exists():
-        print("apt knows no Debian archive here: servers and Pythons are taken from the PATH alone")
+        print("no list of Debian's archive here (apt-get update): servers and Pythons are taken from the PATH alone")
         return
     for release, packages in PACKAGES.items():
         root = folder / release
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def find_archive() -> str | None:
-    """Return the address of Debian's archive, where apt's configuration names one."""
+    """Return the address of Debian's archive, where apt has a list of it."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
     known = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return known[0] if known else None
