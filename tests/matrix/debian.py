@@ -25,7 +25,7 @@ def main() -> None:
     folder, patchelf = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     archive = find_archive()
     if archive is None or not KEYRING.exists():
-        print("no list of Debian's archive here (apt-get update): servers and Pythons are taken from the PATH alone")
+        print("no list of Debian's archive (apt-get update): its servers and Pythons are left out")
         return
     for release, packages in PACKAGES.items():
         root = folder / release
