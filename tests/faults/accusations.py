@@ -131,17 +131,20 @@ def standing(claims: Sequence[ClaimPeriod], at: float) -> ClaimPeriod | None:
 def unclaimed_spends(found: Evidence) -> Iterator[str]:
     """Find tokens that were presented without a claim.
 
-    Left out are calls that had been given up before the provider read them, and retries whose claim had just been
-    ended by the first call's late answer.
+    Left out are calls that had been given up before the provider read them, calls on whose way a login's pair took the
+    token's place, and retries whose claim had just been ended by the first call's late answer.
     """
     for call in found.calls:
         claims = found.claims.get(call.key, [])
         claim = standing(claims, call.arrived)
         if claim is not None and call.arrived <= claim.until:
             continue
-        if found.steps.get(call.note, {}).get("answered", call.arrived) < call.arrived:
+        steps = found.steps.get(call.note, {})
+        if steps.get("answered", call.arrived) < call.arrived:
             continue
         made = [each for each in claims if each.made <= call.arrived]
+        if made and made[-1].replaced and steps.get("sending", call.arrived) < made[-1].ended:
+            continue
         is_retry = len(made) > 1 and made[-1].version == made[-2].version
         if is_retry and call.arrived - made[-1].ended < OVERTAKEN_SECONDS:
             continue

@@ -44,6 +44,7 @@ class ClaimPeriod:
         until: its deadline, wherever the database's clock is moved meanwhile.
         ended: when the row had it no more: released, or replaced by the next claim.
         overtaken: whether the next claim was made before its deadline.
+        replaced: whether it ended as a newer pair was stored: that of its call, or a login's.
     """
 
     owner: str
@@ -52,6 +53,7 @@ class ClaimPeriod:
     until: float
     ended: float = inf
     overtaken: bool = False
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,7 @@ def _note_claim(row: Row, claims: list[ClaimPeriod]) -> None:
         return
     if row["old_owner"] is not None and claims:
         claims[-1].ended = row["at"]
+        claims[-1].replaced = row["version"] > row["old_version"]
         claims[-1].overtaken = row["owner"] is not None and row["clock"] < row["old_until"]
     if row["owner"] is not None:
         claims.append(ClaimPeriod(str(row["owner"]), row["version"], row["at"], row["at"] + row["seconds"]))

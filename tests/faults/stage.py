@@ -22,7 +22,7 @@ from celery import Celery
 from psycopg.rows import dict_row
 
 from emulators.client import Emulation, digest
-from tests.faults.journal import Journal
+from tests.faults.journal import Journal, read
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.wait import until
 from token_vault.encryption_context import EncryptionContext
@@ -282,5 +282,13 @@ class Stage:
                 os.kill(self.pids[name], signals.SIGKILL)
         claimed = "SELECT id FROM grants WHERE claim_owner IS NOT NULL"
         with suppress(AssertionError):  # a claim that never ends has been told by `quiet`
-            until(lambda: not self.sql(claimed), "the calls have ended", seconds=60)
+            until(
+                lambda: not self.sql(claimed) and not self._open_calls(), "the calls have ended", seconds=60
+            )
         self.kill_all()
+
+    def _open_calls(self) -> set[str]:
+        """The calls of living processes whose end is not in the journal, which a commit is before."""
+        living = self.pids.values()
+        steps = [line for line in read(self.journal_folder) if "call" in line and line["pid"] in living]
+        return {step["call"] for step in steps} - {step["call"] for step in steps if step["what"] == "ended"}

@@ -144,10 +144,11 @@ def test_a_double_spend_is_judged_by_the_ledger(first: Call, again: Call, claims
 @pytest.mark.parametrize(
     ("claims", "is_accused"),
     [([], True), ([CLAIM], False), ([replace(CLAIM, until=9.95)], True), ([replace(CLAIM, ended=9.95)], True),
+     ([replace(CLAIM, ended=9.97, replaced=True)], False), ([replace(CLAIM, ended=9.93, replaced=True)], True),
      ([replace(CLAIM, made=10.05)], True), ([replace(CLAIM, made=5.0, ended=7.0), replace(CLAIM, made=7.0, ended=9.95)], False)],
 )  # fmt: skip
 def test_a_token_is_presented_under_a_claim(claims: list[ClaimPeriod], is_accused: bool) -> None:
-    """Which was committed before, and stands; but for a retry that the first call's late answer overtakes."""
+    """Which was committed before, and stands; but for what a login, or the first call's late answer, overtakes."""
     found = a_loss()
     found.claims = {KEY: claims}
     assert bool(list(unclaimed_spends(found))) is is_accused
