@@ -24,6 +24,16 @@ pytest_plugins = [
     "tests.support.plugins.workers",
 ]
 
+# Those that take more than half a minute in a run of the suite.
+LONGEST = (
+    "tests/faults/test_suite.py",
+    "tests/integration/cli/test_up.py",
+    "tests/integration/renewal/test_blame.py",
+    "tests/integration/renewal/test_storms.py",
+    "tests/integration/test_failover.py",
+    "tests/scale/",
+)
+
 # Modules and tests are no garbage: looking through them takes half of the time in which they are loaded.
 gc.disable()
 
@@ -48,6 +58,11 @@ def pytest_collection(session: pytest.Session) -> None:
             name = file.relative_to(session.config.rootpath).with_suffix("")
             with suppress(Exception, pytest.skip.Exception):  # collecting it says what is wrong
                 importlib.import_module(".".join(name.parts))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that at the end no process is left alone with one."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 def pytest_collection_finish() -> None:
