@@ -33,6 +33,8 @@ def test_rules_are_read_at_the_start() -> None:
         {"allow": "GET /a"},
         {"allow": ["TRACE /a"]},
         {"timeout": 0},
+        {"max_seconds": 0},
+        {"max_seconds": float("inf")},
         {"follow_redirects": True},
     ],
 )

@@ -96,20 +96,27 @@ def create_command_engine(
     *,
     application_name: str = "token-vault",
     isolation_level: IsolationLevel | None = None,
+    answer_seconds: float | None = None,
 ) -> Engine:
     """Create the engine of a command, which keeps no connection.
 
     Args:
         application_name: what tells the operator who holds a connection.
+        answer_seconds: how long to wait for each answer; None without an end, as for migrations.
 
     Raises:
         ConfigurationError: not a Postgres URL.
     """
     address = PostgresAddress.parse(database_url)
-    return create_engine(
+    engine = create_engine(
         _DIALECT,
-        creator=lambda: connect(address, application_name, settings=SESSION_SETTINGS),
+        creator=lambda: connect(
+            address, application_name, settings=SESSION_SETTINGS, answer_seconds=answer_seconds
+        ),
         poolclass=pool.NullPool,
         isolation_level=isolation_level,
         hide_parameters=True,
     )
+    if answer_seconds is not None:  # what is silent cannot be rolled back either
+        event.listen(engine, "handle_error", _drop_useless_connections)
+    return engine

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
-from worker.vault.db.engine import create_command_engine
+from worker.vault.db.engine import MAX_ANSWER_SECONDS, create_command_engine
 from worker.vault.db.errors import explain
 from worker.vault.db.sql import load
 
@@ -89,7 +89,8 @@ def revisions(database_url: Secret) -> tuple[str | None, str | None]:
         ConfigurationError: a newer version has migrated the database, or as ``explain``.
         TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
-    engine = create_command_engine(database_url)
+    # Readiness asks in a thread, which would be held for as long as Postgres is silent.
+    engine = create_command_engine(database_url, answer_seconds=MAX_ANSWER_SECONDS)
     try:
         with engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
