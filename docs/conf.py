@@ -36,7 +36,10 @@ nitpicky = True
 nitpick_ignore = [
     ("py:class", "Secret"),  # a value that prints nothing; readers are given plain strings
     ("py:class", "AuditMode"),  # three words, which the arguments' text names
-    ("py:class", "collections.abc.Sequence"),  # Python's own pages are not at hand while building
+    # Python's own pages are not at hand while building.
+    ("py:class", "collections.abc.Mapping"),
+    ("py:class", "collections.abc.Sequence"),
+    ("py:class", "datetime.datetime"),
 ]
 
 # Its name carries the message of ``json.dumps``; the site needs the name alone.
@@ -56,6 +59,7 @@ CONTENTS = """
 :caption: Guides
 
 docs/operating
+docs/addresses
 docs/monitoring
 docs/kubernetes
 docs/http-api
@@ -63,12 +67,14 @@ docs/proxy
 docs/spa
 docs/hooks
 docs/leaks
+docs/moving
 docs/adding-a-provider
 examples/README
 docs/faults
 docs/mutants
 docs/scale
 docs/benchmarks
+docs/matrix
 ```
 
 ```{toctree}
