@@ -38,6 +38,7 @@ class LiveCode:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._functions: defaultdict[_Position, list[FunctionType]] = defaultdict(list)
+        gc.unfreeze()  # what is frozen is not listed
         for each in gc.get_objects():
             if type(each) is FunctionType and each.__code__.co_filename.startswith(str(root)):
                 self._functions[_position(each.__code__)].append(each)
@@ -76,8 +77,8 @@ class LiveCode:
                     if isinstance(becomes, ast.AnnAssign) and ast.dump(was) != ast.dump(becomes):
                         return _change_default(getattr(module, after.name), becomes)
         codes = dict(_pairs(_compiled(old, file), _compiled(new, file)))
-        if not codes:
-            raise NotPatchable("nothing of a function has changed")
+        if not any(self._functions[code] for code in codes):
+            raise NotPatchable("no function that is in use has changed")
         for before_code, after_code in codes.items():
             for function in self._functions[before_code]:
                 try:
@@ -88,9 +89,8 @@ class LiveCode:
 
     def _change_defaults(self, file: Path, before: ast.stmt, after: ast.stmt) -> bool:
         """Give a function other defaults, if it is these that differ."""
-        for was, becomes in zip(ast.walk(before), ast.walk(after), strict=False):
-            if not isinstance(was, _FUNCTION) or not isinstance(becomes, _FUNCTION):
-                continue
+        functions_before, functions_after = ([*_functions(each)] for each in (before, after))
+        for was, becomes in zip(functions_before, functions_after, strict=True):
             old, new = was.args, becomes.args
             if ast.dump(old) == ast.dump(new):
                 continue
@@ -142,6 +142,10 @@ def _at_import(node: ast.AST) -> Iterator[ast.AST]:
             if isinstance(child, ast.AST):
                 yield child
                 yield from _at_import(child)
+
+
+def _functions(node: ast.stmt) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (each for each in ast.walk(node) if isinstance(each, _FUNCTION))
 
 
 def _replace_defaults(function: FunctionType, old: ast.arguments, new: ast.arguments) -> None:

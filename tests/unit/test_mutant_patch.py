@@ -40,6 +40,11 @@ class Box:
     def name(self):
         return [letter for letter in "box" if letter]
 
+    def grow(self, by=1):
+        def more(than, *, least=1):
+            return than + max(by, least)
+        return more(self.size)
+
 def counted(function):
     def around(count):
         return function(count) + 1
@@ -114,6 +119,13 @@ def test_a_longer_file_is_matched_by_name(user: ModuleType, patch: Patch) -> Non
     assert user.Box().is_empty
     assert user.Box().name == ["b", "o", "x"]
     assert user.twice(2) == 5
+
+
+def test_a_method_without_its_result_is_no_other_signature(user: ModuleType, patch: Patch) -> None:
+    """A class whose methods have other parts than before is changed there, and nowhere else."""
+    patch("        return self.size == 0", "        return None")
+    assert user.Box().is_empty is None
+    assert user.Box().grow() == 2
 
 
 @pytest.mark.parametrize(
