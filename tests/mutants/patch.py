@@ -85,7 +85,8 @@ class LiveCode:
                     function.__code__ = after_code
                 except ValueError as error:  # it uses other names of the function around it
                     raise NotPatchable(str(error)) from None
-        return "functions"
+        changed = {qualified for _, _, qualified, _ in codes if "." not in qualified}
+        return "values" if any(map(self._is_used_at_import, changed)) else "functions"
 
     def _change_defaults(self, file: Path, before: ast.stmt, after: ast.stmt) -> bool:
         """Give a function other defaults, if it is these that differ."""
