@@ -18,6 +18,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, Literal
 
 _MISSING = object()
+_ASSIGNMENT = ast.Assign | ast.AnnAssign
 _FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 
 # File, line, name and instructions: lambdas may share a line.
@@ -68,8 +69,8 @@ class LiveCode:
         for before, after in zip(old.body, new.body, strict=True):
             if ast.dump(before) == ast.dump(after):
                 continue
-            if isinstance(after, ast.Assign | ast.AnnAssign):
-                return self._assign(module, after)
+            if isinstance(after, _ASSIGNMENT):
+                return self._assign_dependents(file, new, self._assign(module, after))
             if self._change_defaults(file, before, after):
                 return "functions"
             if isinstance(before, ast.ClassDef) and isinstance(after, ast.ClassDef):
@@ -86,7 +87,14 @@ class LiveCode:
                 except ValueError as error:  # it uses other names of the function around it
                     raise NotPatchable(str(error)) from None
         changed = {qualified for _, _, qualified, _ in codes if "." not in qualified}
-        return "values" if any(map(self._is_used_at_import, changed)) else "functions"
+        return self._assign_dependents(file, new, changed)
+
+    def _assign_dependents(self, file: Path, tree: ast.Module, names: set[str]) -> Patched:
+        """Run again what a module assigns from changed names, and say whether others may have copied them."""
+        for statement in tree.body:
+            if isinstance(statement, _ASSIGNMENT) and statement.value and names & {*_names(statement.value)}:
+                names |= self._assign(self._modules[file], statement)
+        return "values" if any(self._is_used_at_import(name, file) for name in names) else "functions"
 
     def _change_defaults(self, file: Path, before: ast.stmt, after: ast.stmt) -> bool:
         """Give a function other defaults, if it is these that differ."""
@@ -102,26 +110,28 @@ class LiveCode:
             return True
         return False
 
-    def _assign(self, module: ModuleType, statement: ast.Assign | ast.AnnAssign) -> Patched:
+    def _assign(self, module: ModuleType, statement: ast.Assign | ast.AnnAssign) -> set[str]:
         """Run an assignment again; replace the former values of its names wherever they were imported."""
         space = dict(vars(module))
         exec(compile(ast.Module([statement], []), str(module.__file__), "exec"), space)
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        names = [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+        names = {name for target in targets for name in _names(target)}
         for name in names:
             former = getattr(module, name, _MISSING)
             for each in self._modules.values():
                 if vars(each).get(name, _MISSING) is former:
                     setattr(each, name, space[name])
-        return "values" if any(self._is_used_at_import(name) for name in names) else "functions"
+        return names
 
-    def _is_used_at_import(self, name: str) -> bool:
-        """Whether a value may have been copied: into a default, a decorator, a class or another value."""
+    def _is_used_at_import(self, name: str, file: Path) -> bool:
+        """Whether a value may have been copied: into a default, a decorator, a class or another module's value."""
         return any(
             name in (getattr(node, "id", ""), getattr(node, "attr", "")) and isinstance(node.ctx, ast.Load)
-            for source in self._sources.values()
+            for path, source in self._sources.items()
             if name in source
-            for node in _at_import(ast.parse(source))
+            for statement in ast.parse(source).body
+            if not (path == file and isinstance(statement, _ASSIGNMENT))
+            for node in _at_import(statement)
             if isinstance(node, ast.Name | ast.Attribute)
         )
 
@@ -143,6 +153,10 @@ def _at_import(node: ast.AST) -> Iterator[ast.AST]:
             if isinstance(child, ast.AST):
                 yield child
                 yield from _at_import(child)
+
+
+def _names(node: ast.expr) -> Iterator[str]:
+    return (each.id for each in ast.walk(node) if isinstance(each, ast.Name))
 
 
 def _functions(node: ast.stmt) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -29,6 +29,11 @@ class Named:
 WIDER = MOST + 1
 NARROW = 1
 
+def tenfold(count):
+    return count * 10
+
+TEN = tenfold(NARROW)
+
 class Box:
     size = 1
 
@@ -57,7 +62,12 @@ def twice(count):
 smaller = lambda count: count - 1
 """
 USER = """\
-from limits_to_patch import MOST, NARROW, Box, Named, is_few, smaller, twice
+from limits_to_patch import MOST, NARROW, TEN, WIDER, Box, Named, is_few, smaller, twice
+
+MORE = MOST + 1
+
+def tens():
+    return TEN
 
 def most():
     return MOST
@@ -155,7 +165,14 @@ def test_a_value_is_replaced_where_it_was_imported(user: ModuleType, patch: Patc
 def test_a_value_that_was_used_at_import_may_be_elsewhere(user: ModuleType, patch: Patch) -> None:
     """Another value that was made of a constant is not made again, and the patch says so."""
     assert patch("MOST = 3", "MOST = 5") == "values"
-    assert (user.most(), user.is_few(4)) == (5, True)
+    assert (user.most(), user.is_few(4), user.WIDER) == (5, True, 6)
+    assert user.MORE == 4
+
+
+def test_a_value_is_computed_again_by_a_changed_function(user: ModuleType, patch: Patch) -> None:
+    """What a module computes at its import is computed by the new code."""
+    assert patch("return count * 10", "return count * 20") == "functions"
+    assert user.tens() == 20
 
 
 def test_a_dataclass_gets_another_default(user: ModuleType, patch: Patch) -> None:
