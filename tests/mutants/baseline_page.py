@@ -46,8 +46,8 @@ def table(mutants: Sequence[Mutant], verdicts: Sequence[Verdict], why: Mapping[s
         if not judged:
             continue
         lived = [mutant for mutant in judged if outcomes[mutant.name] == "survived"]
-        killed = 100 * (len(judged) - len(lived)) / len(judged)
-        lines.append(f"| `{file}` | {len(made)} | {len(judged)} | {killed:.0f}% | {len(lived)} |")
+        killed = 100 * (len(judged) - len(lived)) // len(judged)
+        lines.append(f"| `{file}` | {len(made)} | {len(judged)} | {killed}% | {len(lived)} |")
         survivors += [_survivor(mutant, why) for mutant in lived]
     if survivors:
         lines += ["", "| survivor | why it lives |", "|---|---|", *survivors]
