@@ -182,7 +182,7 @@ class Authentication:
         )
 
     def _credential(self, request: Request) -> tuple[str, str]:
-        given = request.headers.getlist("authorization")
+        given = [value for name, value in request.scope["headers"] if name == b"authorization"]
         if not given:
             bearer = 'Bearer realm="token-vault"'
             raise ApiProblem(
@@ -190,7 +190,7 @@ class Authentication:
                 "no credential: send Authorization: Bearer with an access token or an API key",
                 headers={"WWW-Authenticate": f"{bearer}, {challenge()}" if self._proofs else bearer},
             )
-        scheme, _, credential = given[0].partition(" ")
+        scheme, _, credential = given[0].decode("latin-1").partition(" ")
         if len(given) > 1 or scheme.lower() not in (BEARER, DPOP) or not credential.strip():
             refuse("the header Authorization has to be one: Bearer, or DPoP, and the credential")
         return scheme.lower(), credential.strip()

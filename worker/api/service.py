@@ -192,5 +192,5 @@ def _only_issuer(settings: Settings) -> str:
 
 def service_of(request: Request) -> Service:
     """Return what the routes share."""
-    service: Service = request.state.service
+    service: Service = request.scope["state"]["service"]  # as request.state, which is made anew each time
     return service

@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 65_536
 # A user has a grant for each linked identity: more are shown by nobody.
 MAX_GRANTS = 1000
+# As JSONResponse writes it, which makes an encoder for each answer.
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,10 @@ class TokenRead:
             return await self._read(reader, wanted.min_ttl, wanted.wait)
         # Nearly always the current token lives long enough: one query.
         token = await self._read(reader, 0, wanted.wait)
-        if seconds_left(token) < wanted.min_ttl:
-            left = max(0.0, wanted.wait - (time.monotonic() - began))
-            token = await self._read(reader, await self._allowed_min_ttl(wanted.min_ttl), left)
+        if seconds_left(token) >= wanted.min_ttl:
+            return token
+        left = max(0.0, wanted.wait - (time.monotonic() - began))
+        token = await self._read(reader, await self._allowed_min_ttl(wanted.min_ttl), left)
         if seconds_left(token) < wanted.min_ttl:
             raise ApiProblem(
                 "not-allowed",
@@ -220,7 +223,8 @@ async def _answer(read: TokenRead, *, refreshing: bool) -> Response:
             raise await _with_links(read, of_error(error)) from None
         raise
     await read.record("served", token)
-    return JSONResponse(_document(read, token), headers=NO_STORE)
+    document = _JSON.encode(_document(read, token)).encode()
+    return Response(document, media_type="application/json", headers=NO_STORE)
 
 
 async def _refreshed(read: TokenRead) -> Token:
