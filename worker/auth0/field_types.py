@@ -5,10 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated
-
-from pydantic import PlainValidator
-from pydantic_core import PydanticCustomError
 
 from token_vault.secret import Secret
 
@@ -18,11 +14,18 @@ MAX_LIFETIME_SECONDS = 100 * 365 * 86_400.0
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
 
 
+class UnreadableField(ValueError):
+    """A field cannot be read.
+
+    The message says what the field is or is not, without its value.
+    """
+
+
 def parse_text(value: object) -> str | None:
     """Return a text that can be stored, else None."""
     try:
         return require_text(value)
-    except PydanticCustomError:
+    except UnreadableField:
         return None
 
 
@@ -56,14 +59,14 @@ def require_text(value: object) -> str:
     """Return a text that can be sent and stored.
 
     Raises:
-        PydanticCustomError: it is none; the message does not hold the value.
+        UnreadableField: it is none.
     """
     if not isinstance(value, str):
-        raise PydanticCustomError("not_text", "is not a string")
+        raise UnreadableField("is not a string")
     if not value:
-        raise PydanticCustomError("empty", "is empty")
-    if "\0" in value or not _is_encodable(value):
-        raise PydanticCustomError("not_storable", "holds NUL or half of a surrogate pair")
+        raise UnreadableField("is empty")
+    if "\0" in value or not (value.isascii() or _is_encodable(value)):
+        raise UnreadableField("holds NUL or half of a surrogate pair")
     return value
 
 
@@ -79,12 +82,12 @@ def require_entries(value: object) -> Sequence[object]:
     """Return a list, empty where there is none.
 
     Raises:
-        PydanticCustomError: it is something else.
+        UnreadableField: it is something else.
     """
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise PydanticCustomError("not_list", "is not a list")
+        raise UnreadableField("is not a list")
     return value
 
 
@@ -96,19 +99,15 @@ def _is_encodable(value: str) -> bool:
     return True
 
 
-def _optional_secret(value: object) -> Secret | None:
+def parse_token(value: object) -> Secret | None:
+    """Return a token; None where there is none.
+
+    It raises as ``require_text``.
+    """
     return None if value is None or value == "" else Secret(require_text(value))
 
 
-def _optional_switch(value: object) -> bool | None:
+def parse_switch(value: object) -> bool | None:
     """Read ``{"active": true}``; None for anything else."""
     active = value.get("active") if isinstance(value, dict) else None
     return active if isinstance(active, bool) else None
-
-
-Text = Annotated[str, PlainValidator(require_text)]
-TextOrNumber = Annotated[str, PlainValidator(require_text_or_number)]
-OptionalSecret = Annotated[Secret | None, PlainValidator(_optional_secret)]
-OptionalSeconds = Annotated[float | None, PlainValidator(parse_seconds)]
-OptionalTime = Annotated[datetime | None, PlainValidator(parse_time)]
-OptionalSwitch = Annotated[bool | None, PlainValidator(_optional_switch)]

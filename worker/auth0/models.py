@@ -6,28 +6,22 @@ Source: Auth0 Management API v2, "Get a User", "List or Search Users", "Get all 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
-from pydantic_core import PydanticCustomError
-
+from token_vault.secret import Secret
 from worker.auth0.field_types import (
-    OptionalSeconds,
-    OptionalSecret,
-    OptionalSwitch,
-    OptionalTime,
-    Text,
-    TextOrNumber,
+    UnreadableField,
+    parse_seconds,
+    parse_switch,
     parse_time,
+    parse_token,
     require_entries,
+    require_text,
+    require_text_or_number,
 )
-
-T = TypeVar("T")
-
-_CONFIG = ConfigDict(hide_input_in_errors=True)
 
 
 class Options(dict[str, Any]):
@@ -41,7 +35,7 @@ class Options(dict[str, Any]):
 
 def _options(value: object) -> Options | None:
     if value is not None and not isinstance(value, dict):
-        raise PydanticCustomError("not_object", "is not an object")
+        raise UnreadableField("is not an object")
     return None if value is None else Options(value)
 
 
@@ -49,7 +43,7 @@ def _profile(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Auth0Identity:
     """One of a user's identities, with Auth0's copy of tokens.
 
@@ -64,21 +58,17 @@ class Auth0Identity:
         is_oauth1: an OAuth 1 token comes with a secret of its own; such tokens are not renewed.
     """
 
-    __pydantic_config__ = _CONFIG
-
-    provider: Text
-    user_id: TextOrNumber
-    connection: Text
-    access_token: OptionalSecret = None
-    refresh_token: OptionalSecret = None
-    expires_in: OptionalSeconds = None
-    profile: Annotated[Mapping[str, Any], Field(alias="profileData"), PlainValidator(_profile)] = field(
-        default_factory=dict, repr=False, compare=False
-    )
-    is_oauth1: Annotated[bool, Field(alias="access_token_secret"), PlainValidator(bool)] = False
+    provider: str
+    user_id: str
+    connection: str
+    access_token: Secret | None = None
+    refresh_token: Secret | None = None
+    expires_in: float | None = None
+    profile: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    is_oauth1: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Auth0User:
     """A user with all identities.
 
@@ -99,7 +89,7 @@ class Auth0User:
     created_at: datetime | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class UserPage:
     """One page of users.
 
@@ -121,7 +111,7 @@ class UserPage:
     last_updated_at: datetime | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Auth0Connection:
     """A connection of the tenant.
 
@@ -135,32 +125,43 @@ class Auth0Connection:
         connected_accounts: whether Connected Accounts is on for it; None where Auth0 does not say.
     """
 
-    __pydantic_config__ = _CONFIG
-
-    id: Text
-    name: Text
-    strategy: Text
-    options: Annotated[Mapping[str, Any] | None, PlainValidator(_options)] = field(default=None, repr=False)
-    authentication: OptionalSwitch = None
-    connected_accounts: OptionalSwitch = None
+    id: str
+    name: str
+    strategy: str
+    options: Mapping[str, Any] | None = field(default=None, repr=False)
+    authentication: bool | None = None
+    connected_accounts: bool | None = None
 
 
-@dataclass(frozen=True)
-class _UserEntry:
-    """A user before its identities are read one by one."""
+Readers = Mapping[str, Callable[[Any], Any]]
+"""How each field of an entry is read, by its name; an absent one as null."""
 
-    __pydantic_config__ = _CONFIG
-
-    user_id: Text
-    updated_at: OptionalTime = None
-    last_login: OptionalTime = None
-    created_at: OptionalTime = None
-    identities: Annotated[Sequence[Any], BeforeValidator(require_entries)] = ()
-
-
-_USER_ENTRY = TypeAdapter(_UserEntry)
-_IDENTITY = TypeAdapter(Auth0Identity)
-_CONNECTION = TypeAdapter(Auth0Connection)
+# In the order of the models' attributes.
+_USER: Readers = {
+    "user_id": require_text,
+    "updated_at": parse_time,
+    "last_login": parse_time,
+    "created_at": parse_time,
+    "identities": require_entries,
+}
+_IDENTITY: Readers = {
+    "provider": require_text,
+    "user_id": require_text_or_number,
+    "connection": require_text,
+    "access_token": parse_token,
+    "refresh_token": parse_token,
+    "expires_in": parse_seconds,
+    "profileData": _profile,
+    "access_token_secret": bool,
+}
+_CONNECTION: Readers = {
+    "id": require_text,
+    "name": require_text,
+    "strategy": require_text,
+    "options": _options,
+    "authentication": parse_switch,
+    "connected_accounts": parse_switch,
+}
 
 
 class UnreadableEntry(ValueError):
@@ -176,22 +177,18 @@ def read_user(raw: object, position: int = 0) -> Auth0User:
     Raises:
         UnreadableEntry: there is no usable ``user_id``, or ``identities`` is no list.
     """
-    name = _name_of(raw, position)
-    entry = _read(_USER_ENTRY, raw, name)
+    values, wrong = _read(_USER, raw)
+    if wrong:
+        raise UnreadableEntry(f"{_name_of(raw, position)}: {wrong}")
+    user_id, updated_at, last_login, created_at, entries = values
     identities, malformed = [], []
-    for index, identity in enumerate(entry.identities):
-        try:
-            identities.append(_read(_IDENTITY, identity, f"{name}, identity {index}"))
-        except UnreadableEntry as error:
-            malformed.append(str(error))
-    return Auth0User(
-        entry.user_id,
-        entry.updated_at,
-        entry.last_login,
-        tuple(identities),
-        tuple(malformed),
-        entry.created_at,
-    )
+    for index, entry in enumerate(entries):
+        values, wrong = _read(_IDENTITY, entry)
+        if wrong:
+            malformed.append(f"{_name_of(raw, position)}, identity {index}: {wrong}")
+        else:
+            identities.append(Auth0Identity(*values))
+    return Auth0User(user_id, updated_at, last_login, tuple(identities), tuple(malformed), created_at)
 
 
 def read_page(raw_users: Sequence[object], total: object) -> UserPage:
@@ -228,7 +225,10 @@ def read_connection(raw: object, position: int) -> Auth0Connection:
     Raises:
         UnreadableEntry: it has no id, name or strategy, or its options are no object.
     """
-    return _read(_CONNECTION, raw, f"connection {position}")
+    values, wrong = _read(_CONNECTION, raw)
+    if wrong:
+        raise UnreadableEntry(f"connection {position}: {wrong}")
+    return Auth0Connection(*values)
 
 
 def _name_of(raw: object, position: int) -> str:
@@ -236,15 +236,18 @@ def _name_of(raw: object, position: int) -> str:
     return f"user {given!r}" if isinstance(given, str) and given else f"user at position {position}"
 
 
-def _read(adapter: TypeAdapter[T], raw: object, name: str) -> T:
+def _read(readers: Readers, raw: object) -> tuple[list[Any], str]:
+    """Read the fields of an entry.
+
+    Returns:
+        Their values, and which cannot be read, and why; empty where all can.
+    """
     if not isinstance(raw, dict):
-        raise UnreadableEntry(f"{name}: is not an object")
-    try:
-        return adapter.validate_python(raw)
-    except ValidationError as error:
-        wrong = [
-            f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip()
-            for item in error.errors(include_input=False, include_url=False, include_context=False)
-        ]
-    # Outside the except: pydantic's error holds the input and must not be chained.
-    raise UnreadableEntry(f"{name}: {'; '.join(wrong)}")
+        return [], "is not an object"
+    values, wrong = [], []
+    for name, read in readers.items():
+        try:
+            values.append(read(raw.get(name)))
+        except UnreadableField as error:
+            wrong.append(f"{name} {error}")
+    return values, "; ".join(wrong)

@@ -103,7 +103,8 @@ class KeysetScan:
     async def _from_time(self, cursor: ScanCursor) -> ScanStep:
         page = await self._fetch(cursor.since, None, 0)
         last, more = self._last_time(page), _has_more(page, 0)
-        if cursor.since is not None and any(self._is_before(user, cursor.since) for user in page.users):
+        start = None if cursor.since is None else _floor_to_millisecond(cursor.since)
+        if start is not None and any(self._is_before(user, start) for user in page.users):
             # The tenant does not search by time: this is the first page of all users.
             return self._make_step(page, None, ScanCursor(None, 2) if more else None)
         if more and last is None:
@@ -112,9 +113,7 @@ class KeysetScan:
             raise MalformedAnswer(f"Auth0 shows users without {self._field}, by which they were asked for")
         following = None
         if more and last is not None:
-            is_stuck = cursor.since is not None and _floor_to_millisecond(last) <= _floor_to_millisecond(
-                cursor.since
-            )
+            is_stuck = start is not None and _floor_to_millisecond(last) <= start
             following = ScanCursor(_floor_to_millisecond(last), 1 if is_stuck else 0)
         time_range = (cursor.since, _floor_to_millisecond(last) if more and last is not None else None)
         return self._make_step(page, time_range, following, page.total, edge=last)
@@ -159,19 +158,22 @@ class KeysetScan:
         shown = tuple(user.user_id for user in page.users)
         new = replace(page, users=tuple(user for user in page.users if user.user_id not in self._edge_ids))
         at = None if edge is None else _floor_to_millisecond(edge)
-        self._edge_ids = {user.user_id for user in page.users if at is None or self._time_of(user) == at}
+        self._edge_ids = {user.user_id for user in page.users if at is None or self._is_within(user, at)}
         return ScanStep(new, shown, time_range, following, remaining, self._asked_at)
 
     def _last_time(self, page: UserPage) -> datetime | None:
         return page.last_created_at if self._field == "created_at" else page.last_updated_at
 
     def _time_of(self, user: Auth0User) -> datetime | None:
-        time = user.created_at if self._field == "created_at" else user.updated_at
-        return None if time is None else _floor_to_millisecond(time)
+        return user.created_at if self._field == "created_at" else user.updated_at
 
-    def _is_before(self, user: Auth0User, since: datetime) -> bool:
+    def _is_within(self, user: Auth0User, millisecond: datetime) -> bool:
         time = self._time_of(user)
-        return time is not None and time < _floor_to_millisecond(since)
+        return time is not None and millisecond <= time < millisecond + MILLISECOND
+
+    def _is_before(self, user: Auth0User, millisecond: datetime) -> bool:
+        time = self._time_of(user)
+        return time is not None and time < millisecond
 
 
 def _has_more(page: UserPage, number: int) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from token_vault.grant_key import GrantKey
 
@@ -14,17 +14,18 @@ def identity_parameters(
     *,
     updated_at: Sequence[datetime | None] = (),
     created_at: Sequence[datetime | None] = (),
-) -> dict[str, Any]:
+) -> dict[str, str]:
     """Return the parameters that stand for these identities.
 
     Args:
         updated_at, created_at: of their users, in the same order; none by default.
     """
-    return {
-        "tenants": [key.tenant for key in keys],
-        "connections": [key.connection for key in keys],
-        "user_ids": [key.user_id for key in keys],
-        "provider_user_ids": [key.provider_user_id for key in keys],
-        "updated_at": list(updated_at),
-        "created_at": list(created_at),
-    }
+    rows = [
+        {"tenant": key.tenant, "connection": key.connection, "user_id": key.user_id, "provider_user_id": key.provider_user_id}
+        for key in keys
+    ]  # fmt: skip
+    for name, times in (("updated_at", updated_at), ("created_at", created_at)):
+        for row, time in zip(rows, times, strict=False):
+            if time is not None:
+                row[name] = time.isoformat()
+    return {"identities": json.dumps(rows)}

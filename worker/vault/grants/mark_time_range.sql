@@ -1,5 +1,5 @@
 UPDATE grants SET missing_since = :now
 WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased' AND missing_since IS NULL
-    AND user_created_at >= coalesce(CAST(:since AS timestamptz), '-infinity') AND user_created_at < :until
-    AND NOT user_id = ANY(:observed_users)
+    AND user_created_at >= CAST(:since AS timestamptz) AND user_created_at < CAST(:until AS timestamptz)
+    AND user_id NOT IN (SELECT jsonb_array_elements_text(CAST(:observed_users AS jsonb)))
 RETURNING id

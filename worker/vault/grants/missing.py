@@ -6,6 +6,7 @@ lacks may have been linked to another. So what seems gone is only marked here, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,36 +63,6 @@ async def withdraw(vault: Vault, tenant: str, user_ids: Sequence[str], *, now: d
     return [grant_id for (grant_id,) in await vault.run(_WITHDRAW, values)]
 
 
-_MARK_TIME_RANGE = load(__file__, "mark_time_range")
-
-
-async def mark_time_range(
-    vault: Vault,
-    tenant: str,
-    *,
-    since: datetime | None,
-    until: datetime,
-    observed_users: Sequence[str],
-    now: datetime,
-) -> int:
-    """Mark users of a time range that a scan lacks.
-
-    Args:
-        since: when the users were created; inclusive, None from the beginning.
-        until: exclusive.
-        observed_users: the ids of those whom it showed.
-        now: the database's time.
-    """
-    values = {
-        "tenant": tenant,
-        "since": since,
-        "until": until,
-        "observed_users": list(observed_users),
-        "now": now,
-    }
-    return len(await vault.run(_MARK_TIME_RANGE, values))
-
-
 _MARK_UNDATED = text("""
 UPDATE grants SET missing_since = :now
 WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased' AND missing_since IS NULL
@@ -122,7 +93,7 @@ async def mark_unlinked(
     """
     if not user_ids:
         return 0
-    values = {"tenant": tenant, "read_users": list(user_ids), "now": now}
+    values = {"tenant": tenant, "read_users": json.dumps(list(user_ids)), "now": now}
     return len(await vault.run(_MARK_UNLINKED, identity_parameters(identities) | values))
 
 

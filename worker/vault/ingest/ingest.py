@@ -79,7 +79,7 @@ async def ingest(vault: Vault, grants: Sequence[IncomingGrant], *, now: datetime
         _plan_insert(vault, grant, incoming, tombstones.get(grant.key), now, writes, stats)
     if writes.inserts:
         async with vault.statement() as connection:
-            inserted_elsewhere = await insert_rows(connection, writes.inserts, unknown)
+            inserted_elsewhere = await insert_rows(connection, writes.inserts)
         stats.new -= len(inserted_elsewhere)
         known += [(grant, incoming) for grant, incoming in unknown if grant.key in inserted_elsewhere]
     if known:
@@ -122,9 +122,10 @@ async def _find_changed(
         under another user, with their ids.
     """
     rows = [
-        identity_columns(grant.key)
-        | {
-            "n": n, "access": incoming.access and incoming.access.hex(), "refresh": incoming.refresh and incoming.refresh.hex(),
+        {
+            "n": n, "tenant": grant.key.tenant, "connection": grant.key.connection, "user_id": grant.key.user_id,
+            "provider_user_id": grant.key.provider_user_id,
+            "access": incoming.access and incoming.access.hex(), "refresh": incoming.refresh and incoming.refresh.hex(),
             "updated_at": incoming.updated_at and incoming.updated_at.isoformat(),
             "created_at": grant.user_created_at and grant.user_created_at.isoformat(),
         }
@@ -165,7 +166,9 @@ def _plan_insert(
     else:
         stats.new += 1
         writes.inserts.append(
-            ingested_columns(vault, grant, incoming, freshness, before, now) | identity_columns(grant.key)
+            ingested_columns(vault, grant, incoming, freshness, before, now)
+            | identity_columns(grant.key)
+            | {"strategy": grant.strategy}
         )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, update
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from token_vault.grant_key import GrantKey
 from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
-from worker.vault.ingest.columns import OBSERVED_COLUMNS, FingerprintedGrant, row_key
+from worker.vault.ingest.columns import OBSERVED_COLUMNS, row_key
 
 
 @dataclass(slots=True)
@@ -30,38 +30,48 @@ class Writes:
 
 
 _INSERT = load(__file__, "insert_grants")
-_INSERTED = (
-    "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "access_ciphertext", "access_version",
-    "refresh_ciphertext", "refresh_version", "expires_at", "refresh_expires_at", "scopes", "extra_ciphertext", "obtained_at",
-    "obtained_from", *OBSERVED_COLUMNS, "due_at",
+# Columns of a new row by what they are in Python: JSON has neither bytes nor times.
+_PLAIN = (
+    "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "access_version", "refresh_version",
+    "scopes", "obtained_from", "strategy",
+)  # fmt: skip
+_CIPHERTEXTS = ("access_ciphertext", "refresh_ciphertext", "extra_ciphertext")
+_FINGERPRINTS = ("observed_access", "observed_refresh")
+_TIMES = (
+    "expires_at", "refresh_expires_at", "obtained_at", "observed_updated_at", "user_created_at", "due_at",
 )  # fmt: skip
 
 
-def _plain(name: str, value: object) -> object:
-    """Return a column's value in JSON.
+def _as_json(columns: Mapping[str, Any]) -> dict[str, object]:
+    """Return a new row as JSON takes it.
 
     Ciphertexts are text already; fingerprints become hexadecimal digits.
     """
-    if isinstance(value, bytes):
-        return value.decode() if name.endswith("_ciphertext") else value.hex()
-    return value.isoformat() if isinstance(value, datetime) else value
+    row = {name: columns[name] for name in _PLAIN}
+    for name in _CIPHERTEXTS:
+        if value := columns[name]:
+            row[name] = value.decode()
+    for name in _FINGERPRINTS:
+        if value := columns[name]:
+            row[name] = value.hex()
+    for name in _TIMES:
+        if value := columns[name]:
+            row[name] = value.isoformat()
+    return row
 
 
-async def insert_rows(
-    connection: AsyncConnection, inserts: list[dict[str, Any]], unknown: list[FingerprintedGrant]
-) -> set[GrantKey]:
+async def insert_rows(connection: AsyncConnection, inserts: list[dict[str, Any]]) -> set[GrantKey]:
     """Insert new grants.
 
     Returns:
         The keys that another sync has inserted at the same time.
     """
-    strategies = {grant.key: grant.strategy for grant, _ in unknown}
-    rows = [
-        {name: _plain(name, columns[name]) for name in _INSERTED} | {"strategy": strategies[row_key(columns)]}
-        for columns in inserts
-    ]
-    inserted = (await connection.execute(_INSERT, {"rows": json.dumps(rows)})).mappings()
-    return set(strategies) - {row_key(dict(row)) for row in inserted}
+    rows = await connection.execute(_INSERT, {"rows": json.dumps([_as_json(columns) for columns in inserts])})
+    inserted = {tuple(row) for row in rows}
+    keys = map(row_key, inserts) if len(inserted) < len(inserts) else ()
+    return {
+        key for key in keys if (key.tenant, key.connection, key.user_id, key.provider_user_id) not in inserted
+    }
 
 
 async def update_rows(connection: AsyncConnection, writes: Writes) -> None:

@@ -8,7 +8,9 @@ WITH unlinked AS (
     \ir ../grants/mark_time_range.sql
 ), following AS (
     INSERT INTO sync_cursors (tenant, feed, token, page, read_until, run_id)
-    SELECT :tenant, :feed, :token, :page, :read_until, :run_id WHERE :has_following
+    SELECT :tenant, :feed, token, page, read_until, run_id
+    FROM jsonb_to_recordset(CAST(:following AS jsonb))
+        AS following(token text, page integer, read_until timestamptz, run_id bigint)
     ON CONFLICT (tenant, feed) DO UPDATE SET
         token = excluded.token, page = excluded.page, read_until = excluded.read_until, run_id = excluded.run_id
 )

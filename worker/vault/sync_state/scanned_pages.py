@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,11 +52,17 @@ async def commit_page(
         How many grants were not marked before, and the database's time.
     """
     since, until = page.time_range or (None, None)
-    cursor = following or SyncCursor()
     values = {
-        "tenant": tenant, "now": now, "read_users": list(page.whole_users), "before": page.marked_before, "since": since,
-        "until": until, "observed_users": list(page.shown_users), "feed": feed, "has_following": following is not None,
-        "token": cursor.token, "page": cursor.page, "read_until": cursor.read_until, "run_id": cursor.run_id,
+        "tenant": tenant, "now": now.isoformat(), "before": page.marked_before.isoformat(),
+        "read_users": json.dumps(list(page.whole_users)), "observed_users": json.dumps(list(page.shown_users)),
+        # From the beginning of time until then there is nobody.
+        "since": since.isoformat() if since else "-infinity", "until": until.isoformat() if until else "-infinity",
+        "feed": feed, "following": json.dumps([] if following is None else [_as_json(following)]),
     }  # fmt: skip
     ((gone, ended_at),) = await vault.run(_COMMIT_PAGE, identity_parameters(page.identities) | values)
     return int(gone), ended_at
+
+
+def _as_json(cursor: SyncCursor) -> dict[str, object]:
+    read_until = cursor.read_until.isoformat() if cursor.read_until else None
+    return {"token": cursor.token, "page": cursor.page, "read_until": read_until, "run_id": cursor.run_id}
