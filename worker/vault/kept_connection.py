@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
+from psycopg.errors import InvalidSqlStatementName
 from sqlalchemy import TextClause
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -75,7 +76,11 @@ class KeptConnection:
             try:
                 if self._connection is None:
                     self._connection = await self._take()
-                return await (await driver_connection(self._connection)).fetch(statement, values)
+                driver = await driver_connection(self._connection)
+                try:
+                    return await driver.fetch(statement, values)
+                except InvalidSqlStatementName:  # the driver deallocates all statements after a rollback
+                    return await driver.fetch(statement, values)
             except (psycopg.Error, asyncio.CancelledError):
                 if self._connection is not None:
                     await self._connection.invalidate()

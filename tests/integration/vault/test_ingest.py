@@ -24,6 +24,7 @@ from token_vault.secret import Secret
 from worker.token_pair import TokenPair
 from worker.vault import claims
 from worker.vault.claims import Claim
+from worker.vault.grants.erase import erase as bury
 from worker.vault.ingest.columns import IncomingGrant
 from worker.vault.ingest.ingest import IngestStats, ingest
 from worker.vault.vault import Vault, open_vault
@@ -526,6 +527,16 @@ async def test_a_new_login_brings_an_erased_grant_back(
     assert await ingest(vault, page, now=later) == IngestStats(changed=1)
     assert opened(vault, sql) == ("access-2", refresh)
     assert row_of(sql)["state"] == state
+
+
+async def test_a_tombstone_beside_a_new_grant_counts_as_unchanged(vault: Vault, sql: Sql) -> None:
+    """What stays erased takes nothing from the number of new grants on its page."""
+    await ingest(vault, [shown()], now=NOW)
+    async with vault.engine.begin() as connection:
+        await bury(vault, connection, row_of(sql)["id"], KEY, reason="deleted", now=NOW)
+    other = replace(KEY, user_id="google-oauth2|2222", provider_user_id="2222")
+    page = [shown(), shown(other, "access-2", "refresh-2")]
+    assert await ingest(vault, page, now=NOW) == IngestStats(new=1, unchanged=1)
 
 
 # Several syncs at once

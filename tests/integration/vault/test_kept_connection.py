@@ -54,6 +54,17 @@ async def test_outside_of_blocks_nothing_is_kept(vault: Vault) -> None:
         assert held(vault) == 0  # nothing is taken before it is needed
 
 
+async def test_statements_are_prepared_again_after_a_rollback(vault: Vault) -> None:
+    """The driver deallocates all statements after a rollback: the same connection goes on."""
+    kept = KeptConnection(vault)
+    async with kept.keep():
+        first = await pid_of(kept)
+        assert kept._connection is not None
+        driver = await driver_connection(kept._connection)
+        await driver.execute("DEALLOCATE ALL")
+        assert await pid_of(kept) == first
+
+
 async def test_a_lost_connection_is_replaced(vault: Vault, sql: Sql) -> None:
     """Where Postgres has ended the connection the statement goes over another, and the pool keeps no dead one."""
     kept = KeptConnection(vault)

@@ -27,6 +27,7 @@ from worker.vault.ingest.columns import (
 )
 from worker.vault.ingest.freshness import Incoming, compare_freshness
 from worker.vault.ingest.writes import Writes, insert_rows, update_rows
+from worker.vault.kept_connection import KeptConnection
 from worker.vault.vault import Vault
 from worker.vault.wakeups import wake
 
@@ -78,8 +79,7 @@ async def ingest(vault: Vault, grants: Sequence[IncomingGrant], *, now: datetime
     for grant, incoming in unknown:
         _plan_insert(vault, grant, incoming, tombstones.get(grant.key), now, writes, stats)
     if writes.inserts:
-        async with vault.statement() as connection:
-            inserted_elsewhere = await insert_rows(connection, writes.inserts)
+        inserted_elsewhere = await insert_rows(vault, writes.inserts)
         stats.new -= len(inserted_elsewhere)
         known += [(grant, incoming) for grant, incoming in unknown if grant.key in inserted_elsewhere]
     if known:
@@ -131,7 +131,7 @@ async def _find_changed(
         }
         for n, (grant, incoming) in enumerate(grants)
     ]  # fmt: skip
-    found = await vault.run(_FIND_CHANGED, {"incoming": json.dumps(rows)})
+    found = await KeptConnection(vault).run(_FIND_CHANGED, {"incoming": json.dumps(rows)})
     unknown = [grants[n] for n, is_unknown, elsewhere in found if is_unknown and elsewhere is None]
     known = [grants[n] for n, is_unknown, _ in found if not is_unknown]
     return unknown, known, [(grants[n], elsewhere) for n, _, elsewhere in found if elsewhere is not None]

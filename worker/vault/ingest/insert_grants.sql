@@ -9,8 +9,8 @@ WITH new AS (
 ), stubs AS (
     INSERT INTO connections (tenant, name, strategy, problem, problem_message)
     SELECT DISTINCT ON (tenant, connection) tenant, connection, strategy, 'not_shown',
-        format('Auth0 has shown users of connection %s but not the connection itself: its client credentials are '
-            'unknown. Run `token-vault sync`.', connection)
+        'Auth0 has shown users of connection ' || connection || ' but not the connection itself: its client '
+            'credentials are unknown. Run `token-vault sync`.'
     FROM new ORDER BY tenant, connection
     ON CONFLICT DO NOTHING
 )

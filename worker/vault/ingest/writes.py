@@ -14,6 +14,8 @@ from token_vault.grant_key import GrantKey
 from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
 from worker.vault.ingest.columns import OBSERVED_COLUMNS, row_key
+from worker.vault.kept_connection import KeptConnection
+from worker.vault.vault import Vault
 
 
 @dataclass(slots=True)
@@ -60,13 +62,15 @@ def _as_json(columns: Mapping[str, Any]) -> dict[str, object]:
     return row
 
 
-async def insert_rows(connection: AsyncConnection, inserts: list[dict[str, Any]]) -> set[GrantKey]:
+async def insert_rows(vault: Vault, inserts: list[dict[str, Any]]) -> set[GrantKey]:
     """Insert new grants.
 
     Returns:
         The keys that another sync has inserted at the same time.
     """
-    rows = await connection.execute(_INSERT, {"rows": json.dumps([_as_json(columns) for columns in inserts])})
+    rows = await KeptConnection(vault).run(
+        _INSERT, {"rows": json.dumps([_as_json(columns) for columns in inserts])}
+    )
     inserted = {tuple(row) for row in rows}
     keys = map(row_key, inserts) if len(inserted) < len(inserts) else ()
     return {

@@ -10,6 +10,7 @@ from datetime import datetime
 from token_vault.grant_key import GrantKey
 from worker.vault.db.sql import load
 from worker.vault.grants.identities import identity_parameters
+from worker.vault.kept_connection import KeptConnection
 from worker.vault.sync_state.cursors import SyncCursor
 from worker.vault.vault import Vault
 
@@ -59,7 +60,9 @@ async def commit_page(
         "since": since.isoformat() if since else "-infinity", "until": until.isoformat() if until else "-infinity",
         "feed": feed, "following": json.dumps([] if following is None else [_as_json(following)]),
     }  # fmt: skip
-    ((gone, ended_at),) = await vault.run(_COMMIT_PAGE, identity_parameters(page.identities) | values)
+    ((gone, ended_at),) = await KeptConnection(vault).run(
+        _COMMIT_PAGE, identity_parameters(page.identities) | values
+    )
     return int(gone), ended_at
 
 
