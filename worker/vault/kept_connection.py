@@ -90,7 +90,11 @@ class KeptConnection:
 
     async def _take(self) -> AsyncConnection:
         connection = await self._database.engine.connect()
-        return await connection.execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            return await connection.execution_options(isolation_level="AUTOCOMMIT")
+        except BaseException:  # a cancellation here would leave it with nobody
+            await connection.close()
+            raise
 
     async def _give_back(self) -> None:
         connection = self._connection

@@ -25,7 +25,7 @@ from worker.vault.ingest.columns import (
     row_key,
 )
 from worker.vault.ingest.freshness import Freshness, Incoming, Stored
-from worker.vault.ingest.writes import _plain
+from worker.vault.ingest.writes import as_json
 from worker.vault.vault import Vault
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
@@ -189,13 +189,22 @@ def test_a_row_that_is_not_there_is_empty() -> None:
     assert not GRANT.exchangeable
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "plain"),
-    [
-        ("access_ciphertext", b"gA==", "gA=="), ("observed_access", b"\x01\xff", "01ff"), ("due_at", NOW, NOW.isoformat()),
-        ("attempts", 3, 3), ("reason", None, None),
-    ],
-)  # fmt: skip
-def test_a_column_goes_as_json(name: str, value: object, plain: object) -> None:
-    """Ciphertexts are text, fingerprints hexadecimal digits, and times ISO 8601."""
-    assert _plain(name, value) == plain
+def test_a_new_row_goes_as_json() -> None:
+    """Ciphertexts are text, fingerprints hexadecimal digits, times ISO 8601; what is null is left out."""
+    names = {
+        "tenant": "default",
+        "connection": "c",
+        "user_id": "c|1",
+        "provider_user_id": "1",
+        "strategy": "oauth2",
+    }
+    columns = {**EMPTY, **names, "access_ciphertext": b"gA==", "observed_access": b"\x01\xff", "due_at": NOW}
+    row = as_json(columns)
+    assert (row["access_ciphertext"], row["observed_access"], row["due_at"]) == (
+        "gA==",
+        "01ff",
+        NOW.isoformat(),
+    )
+    assert {name: row[name] for name in names} == names
+    assert (row["access_version"], row["state"]) == (0, "unrenewable")
+    assert not {"refresh_ciphertext", "extra_ciphertext", "observed_refresh", "expires_at"} & row.keys()

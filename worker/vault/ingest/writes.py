@@ -44,7 +44,7 @@ _TIMES = (
 )  # fmt: skip
 
 
-def _as_json(columns: Mapping[str, Any]) -> dict[str, object]:
+def as_json(columns: Mapping[str, Any]) -> dict[str, object]:
     """Return a new row as JSON takes it.
 
     Ciphertexts are text already; fingerprints become hexadecimal digits.
@@ -69,7 +69,7 @@ async def insert_rows(vault: Vault, inserts: list[dict[str, Any]]) -> set[GrantK
         The keys that another sync has inserted at the same time.
     """
     rows = await KeptConnection(vault).run(
-        _INSERT, {"rows": json.dumps([_as_json(columns) for columns in inserts])}
+        _INSERT, {"rows": json.dumps([as_json(columns) for columns in inserts])}
     )
     inserted = {tuple(row) for row in rows}
     keys = map(row_key, inserts) if len(inserted) < len(inserts) else ()
