@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +21,13 @@ from tests.integration.api.test_security_events import (
     post,
     states,
 )
-from tests.support.readers import Sql, on_demand_worker
+from tests.support.readers import Rows, Sql, on_demand_worker
 from tests.support.wait import until_async
 from token_vault.secret import Secret
+from worker import tasks
+from worker.process import Process
 from worker.runtime import Runtime
+from worker.settings import load
 from worker.vault.grants.refresh_digests import TokenName, digest_refresh_tokens, digests_of
 
 __all__ = ["hook"]
@@ -150,6 +155,29 @@ async def test_digests_follow_the_tokens(tenant: Emulation, runtime: Runtime, sq
     eraser = await runtime.eraser(TENANT)
     await eraser.forget(second)
     assert sorted(await stored()) == sorted([first, third])
+
+
+async def test_a_tick_digests(
+    rows: Rows, sql: Sql, hook: str, environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beat has workers look for what waits, where a provider sends events; elsewhere there is nothing to look for."""
+    from worker.app import make_app
+
+    await rows.add(connection=CONNECTION)
+    conf = make_app(load()).conf
+    tick = conf.beat_schedule["digests"]
+    assert (tick["task"], tick["schedule"]) == (tasks.digest_refresh_tokens.name, 15)
+    assert conf.task_routes[tick["task"]] == {"queue": "sync"}
+    process = Process()
+    monkeypatch.setattr(tasks, "process", process)
+    try:
+        await asyncio.to_thread(tasks.digest_refresh_tokens.run)
+    finally:
+        await asyncio.to_thread(process.close)
+    [row] = sql("SELECT hash FROM refresh_digests")
+    assert bytes(row["hash"]) == digests_of(Secret("refresh-of-u1"))[1]
+    environment.write_text("", encoding="utf-8")  # noqa: ASYNC240  # a small file
+    assert "digests" not in make_app(load()).conf.beat_schedule
 
 
 def test_a_digest_says_little() -> None:
