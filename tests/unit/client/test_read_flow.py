@@ -41,6 +41,7 @@ from token_vault.read_model import (
     REQUEST_REFRESH,
     REQUEST_REFRESH_TARGET,
     SELECT_SERVED,
+    SELECT_SERVED_HASHED,
     SELECT_SERVED_TARGET,
     SELECT_STATUS,
     GrantStatus,
@@ -48,6 +49,7 @@ from token_vault.read_model import (
 )
 from token_vault.secret import Secret
 from token_vault.token import Token
+from token_vault.token_cache import TokenCache
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 
 RING = KeyRing("access", [ACCESS_KEY])
@@ -205,6 +207,21 @@ def test_missing_scopes_are_named(
         read(world, query)
     assert (error.value.granted, error.value.missing) == (tuple(scopes or ()), missing)
     assert world.record().outcome == "MissingScopes"
+
+
+def test_a_token_is_kept_with_all_its_rows(world: World) -> None:
+    """Where the reader has a cache the rows come with their hashes, and a later check compares all of them."""
+    flow = ReadFlow(RING, None)
+    flow.cache = TokenCache()
+    world.rows = [served(row_hash=11), served(row_hash=12, id=8, provider_user_id="2")]
+    world.play(flow.token(QUERY))
+    assert world.asked() == [Query(SELECT_SERVED_HASHED, ("c|1", "c"))]
+    check = flow.cache.begin_check()
+    assert check is not None
+    [(_, entry)] = check.entries
+    assert (entry.token.value, entry.hashes) == ("token", {11, 12})
+    flow.record_rejected(entry.token)
+    assert flow.cache.begin_check() is None
 
 
 # Who is meant
