@@ -269,6 +269,16 @@ async def test_where_nothing_else_is_left_the_longest_due_is_tried(vault: Vault,
     assert await claimed(vault) == [oldest]
 
 
+async def test_a_dead_grant_is_a_probe_from_the_moment_on_that_it_is_due(
+    vault: Vault, sql: Sql, add: Add
+) -> None:
+    """Where nothing else is left, what is due now is tried now, and nothing before its time."""
+    add(state="reauthorization_required", due_at=LATER)
+    due = add(state="reauthorization_required")
+    open_circuit(sql)
+    assert await claimed(vault) == [due]
+
+
 @pytest.mark.parametrize("kind", ["fresh", "refused", "dead"])
 async def test_a_probe_waits_for_no_lock(
     vault: Vault, sql: Sql, add: Add, refuse: Callable[[int], None], database_url: Secret, kind: str
