@@ -284,3 +284,36 @@ def test_nothing_is_ever_taken_that_is_not_shown(held: Stored | None, shown: Inc
 def test_each_case(held: Stored | None, shown: Incoming, verdict: Freshness) -> None:
     """What is news is decided case by case."""
     assert compare_freshness(held, shown, NOW) == verdict
+
+
+IMPORTED = replace(HELD, observed_access=None, observed_refresh=None, imported_at=NOW - timedelta(hours=2))
+
+
+@pytest.mark.parametrize(
+    ("held", "issued_at", "verdict"),
+    [
+        pytest.param(IMPORTED, NOW - timedelta(hours=3), NOTHING, id="a login before the import"),
+        pytest.param(IMPORTED, NOW - timedelta(hours=2), NOTHING, id="at that moment"),
+        pytest.param(IMPORTED, None, NOTHING, id="of unknown time"),
+        pytest.param(IMPORTED, NOW - timedelta(hours=1), BOTH, id="a login since"),
+        pytest.param(replace(IMPORTED, renewable=False), None, BOTH, id="what was imported is dead"),
+        pytest.param(
+            replace(IMPORTED, observed_access=b"1"), None, BOTH, id="an access token was observed since"
+        ),
+        pytest.param(
+            replace(IMPORTED, observed_refresh=b"1"), None, BOTH, id="a refresh token was observed since"
+        ),
+        pytest.param(replace(IMPORTED, imported_at=None), None, BOTH, id="not imported"),
+    ],
+)
+def test_auth0s_first_copy_of_an_imported_grant_is_old(
+    held: Stored, issued_at: datetime | None, verdict: Freshness
+) -> None:
+    """What another store has renewed is newer than what Auth0 shows, until a login or a second copy."""
+    assert compare_freshness(held, Incoming(b"new", b"new", NOW, issued_at), NOW) == verdict
+
+
+def test_a_grant_is_judged_by_our_renewals_unless_auth0_brought_it() -> None:
+    """Without a word of where a token came from, it is taken for renewed; and no import is presumed."""
+    assert not HELD.from_auth0
+    assert HELD.imported_at is None

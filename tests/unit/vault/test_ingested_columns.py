@@ -25,6 +25,7 @@ from worker.vault.ingest.columns import (
     row_key,
 )
 from worker.vault.ingest.freshness import Freshness, Incoming, Stored
+from worker.vault.ingest.ingest import IngestStats
 from worker.vault.ingest.writes import as_json
 from worker.vault.vault import Vault
 
@@ -208,3 +209,11 @@ def test_a_new_row_goes_as_json() -> None:
     assert {name: row[name] for name in names} == names
     assert (row["access_version"], row["state"]) == (0, "unrenewable")
     assert not {"refresh_ciphertext", "extra_ciphertext", "observed_refresh", "expires_at"} & row.keys()
+
+
+def test_counts_of_ingests_add_up() -> None:
+    """Each count is added to its own; they begin at nothing."""
+    stats = IngestStats()
+    stats.add(IngestStats(1, 2, 3, 4))
+    stats.add(IngestStats(10, 20, 30, 40))
+    assert stats == IngestStats(new=11, changed=22, unchanged=33, stale=44)
