@@ -457,6 +457,20 @@ async def test_an_old_answer_from_a_spool_raises_no_dead_grant(vault: Vault, sql
     assert sql("SELECT count(*) FROM outbox") == told
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_an_answer_changes_one_row(vault: Vault, sql: Sql, is_alone: bool) -> None:
+    """Neither the user's grant of another connection, as old and claimed too, nor anybody else's gets the pair."""
+    await planted(vault, sql, shown(1), shown(1, connection="d"), shown(2))
+    mine, *_ = sorted(await claim_all(vault, connections=("c", "d")), key=lambda each: each.id)
+    others = sql("SELECT * FROM grants WHERE id <> %s ORDER BY id", mine.id)
+    if is_alone:
+        assert await store(vault, mine)
+    else:
+        pair = TokenPair(Secret("renewed"), Secret("rotated"), expires_at=AFTERWARDS + HOUR)
+        assert await claims.store_pairs(vault, [claims.ObtainedPair(mine, pair, NOW, AFTERWARDS)]) == {0}
+    assert sql("SELECT * FROM grants WHERE id <> %s ORDER BY id", mine.id) == others
+
+
 @pytest.mark.parametrize(("refresh", "ends"), [("rotated again", None), (None, NOW + HOUR)])
 async def test_a_new_refresh_token_does_not_inherit_the_end_of_the_old_one(
     vault: Vault, sql: Sql, refresh: str | None, ends: datetime | None
