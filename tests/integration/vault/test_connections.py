@@ -323,6 +323,27 @@ async def test_a_connection_stored_twice_at_once_opens(vault: Vault) -> None:
         assert client.client_id in {f"id-{n}" for n in range(4)}
 
 
+async def test_options_that_change_meanwhile_are_replaced_none_the_less(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync that two others overtake looks again, instead of failing or going back."""
+    await show(vault, GOOGLE)
+    load = table.load_connections
+
+    async def load_and_be_overtaken(*asked: Any) -> list[table.StoredConnection]:
+        found = await load(*asked)
+        monkeypatch.setattr(table, "load_connections", load)
+        for n in (2, 3):
+            await show(vault, GOOGLE | {"client_id": f"id-{n}"})
+        return found
+
+    monkeypatch.setattr(table, "load_connections", load_and_be_overtaken)
+    await show(vault, GOOGLE | {"client_id": "id-4"})
+    client = (await loaded(vault)).client
+    assert client is not None
+    assert client.client_id == "id-4"
+
+
 # The circuit
 
 

@@ -112,26 +112,36 @@ async def store_connection(
 ) -> None:
     """Store what Auth0 shows of a connection.
 
-    Absent options never replace the stored ones.
+    Absent options never replace the stored ones. Where another sync stores options meanwhile, it looks again.
     """
-    before = await load_connections(vault, [tenant], name)
     columns: dict[str, Any] = {
         "auth0_id": auth0_id, "strategy": strategy, "notes": list(notes), "synced_at": now,
         "missing_since": None,
     }  # fmt: skip
+    while not await _store(vault, tenant, name, columns, options):
+        pass
+
+
+async def _store(
+    vault: Vault, tenant: str, name: str, columns: Mapping[str, Any], options: Mapping[str, Any] | None
+) -> bool:
+    """Store a connection, unless its options change meanwhile."""
+    before = await load_connections(vault, [tenant], name)
+    values, condition = dict(columns), None
     if options is not None and not (before and _same_options(vault, before[0], options)):
-        version = (before[0].options_version if before else 0) + 1
-        ciphertext = vault.refresh.encrypt(
-            options_context(tenant, name, version), Secret(json.dumps(options))
-        )
-        columns |= {"options_ciphertext": ciphertext, "options_version": version}
-    statement = insert(ConnectionRow).values(tenant=tenant, name=name, **columns)
+        replaced = before[0].options_version if before else 0
+        context = options_context(tenant, name, replaced + 1)
+        ciphertext = vault.refresh.encrypt(context, Secret(json.dumps(options)))
+        values |= {"options_ciphertext": ciphertext, "options_version": replaced + 1}
+        condition = ConnectionRow.options_version == replaced
+    statement = insert(ConnectionRow).values(tenant=tenant, name=name, **values)
     async with vault.engine.begin() as connection:
-        await connection.execute(
+        stored = await connection.execute(
             statement.on_conflict_do_update(
-                index_elements=[ConnectionRow.tenant, ConnectionRow.name], set_=columns
-            )
+                index_elements=[ConnectionRow.tenant, ConnectionRow.name], set_=values, where=condition
+            ).returning(ConnectionRow.name)
         )
+        return stored.first() is not None
 
 
 def _same_options(vault: Vault, before: StoredConnection, options: Mapping[str, Any]) -> bool:
