@@ -14,7 +14,7 @@ import threading
 import time
 import venv
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,10 @@ class Session:
         self._server.wait()
 
 
+# Alembic keeps the present migration in its modules: two threads would share it.
+_MIGRATION = threading.Lock()
+
+
 def _environment(python: Path) -> dict[str, str]:
     # PYTHONPATH would come before the copy's own packages.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -194,7 +198,10 @@ def _environment(python: Path) -> dict[str, str]:
 def workbench(folder: Path) -> Iterator[Workbench]:
     """Make a workbench with a Postgres that its runs share."""
     folder.mkdir()
-    with cloned_database(folder / "run/postgres", "kept"):  # keeps server and template between runs
+    with ExitStack() as stack:
+        with _MIGRATION:
+            # Keeps server and template between runs.
+            stack.enter_context(cloned_database(folder / "run/postgres", "kept"))
         bench = Workbench(folder)
         try:
             yield bench
