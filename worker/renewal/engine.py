@@ -112,46 +112,60 @@ class RenewalEngine:
         limiters = {
             key: ConnectionLimiter(connection) for key, connection in loaded.items() if connection.client
         }
-        counts: Counter[tuple[str, str, str]] = Counter()
-        running: set[asyncio.Task[tuple[Claim, Outcome]]] = set()
-        failure: Exception | None = None
-        due_by = clock()  # what falls due during the run, an immediate retry too, is left to the next run
         async with self._claiming.keep(), self._committer.keep_connection():
-            try:
-                while True:
-                    stalled = sum(limiter.stalled(loop_time()) for limiter in limiters.values())
-                    free = MAX_RENEWALS - len(running) + stalled
-                    may_claim = failure is None and time.monotonic() < stop_at and free >= MAX_RENEWALS // 2
-                    if may_claim and (ready := with_capacity(limiters)):
-                        try:
-                            claimed = await self._claim(ready, free, clock, due_by)
-                        except Exception as error:
-                            # Calls under way are finished before the failure is raised.
-                            claimed, failure = [], error
-                        running |= {
-                            asyncio.create_task(self._renew(limiters[key_of(claim)], claim, clock))
-                            for claim in claimed
-                        }
-                        continue
-                    if not running:
-                        break
-                    # Wakes up without an end too: calls that stall make room for others.
-                    ended, running = await asyncio.wait(
-                        running, timeout=STALLED_SECONDS / 5, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    for claim, outcome in map(asyncio.Task.result, ended):
-                        counts[claim.key.tenant, claim.key.connection, outcome] += 1
-                        if progress:
-                            progress(outcome)
-            finally:
-                if (
-                    running
-                ):  # interrupted: finish the calls under way, as an answer may be the only copy of a token
-                    await asyncio.wait(running)
+            counts, failure = await self._claim_and_renew(limiters, clock, stop_at, progress)
         if failure is not None:
             raise failure
         await self._count(counts, clock)
         return _by_outcome(counts)
+
+    async def _claim_and_renew(
+        self,
+        limiters: dict[Key, ConnectionLimiter],
+        clock: Callable[[], datetime],
+        stop_at: float,
+        progress: Progress | None,
+    ) -> tuple[Counter[tuple[str, str, str]], Exception | None]:
+        """Claim and renew what is due, as places get free.
+
+        Returns:
+            How many renewals of each tenant's connection ended in which outcome, and why nothing more was claimed.
+        """
+        counts: Counter[tuple[str, str, str]] = Counter()
+        running: set[asyncio.Task[tuple[Claim, Outcome]]] = set()
+        failure: Exception | None = None
+        due_by = clock()  # what falls due during the run, an immediate retry too, is left to the next run
+        try:
+            while True:
+                stalled = sum(limiter.stalled(loop_time()) for limiter in limiters.values())
+                free = MAX_RENEWALS - len(running) + stalled
+                may_claim = failure is None and time.monotonic() < stop_at and free >= MAX_RENEWALS // 2
+                if may_claim and (ready := with_capacity(limiters)):
+                    try:
+                        claimed = await self._claim(ready, free, clock, due_by)
+                    except Exception as error:
+                        # Calls under way are finished before the failure is raised.
+                        claimed, failure = [], error
+                    running |= {
+                        asyncio.create_task(self._renew(limiters[key_of(claim)], claim, clock))
+                        for claim in claimed
+                    }
+                    continue
+                if not running:
+                    break
+                # Wakes up without an end too: calls that stall make room for others.
+                ended, running = await asyncio.wait(
+                    running, timeout=STALLED_SECONDS / 5, return_when=asyncio.FIRST_COMPLETED
+                )
+                for claim, outcome in map(asyncio.Task.result, ended):
+                    counts[claim.key.tenant, claim.key.connection, outcome] += 1
+                    if progress:
+                        progress(outcome)
+        finally:
+            if running:
+                # Interrupted: finish the calls under way, as an answer may be the only copy of a token.
+                await asyncio.wait(running)
+        return counts, failure
 
     async def renew_one(
         self,
