@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from token_vault.token_cache import elapsed
+from token_vault.elapsed_time import elapsed
 
 
 class DatabaseClock:

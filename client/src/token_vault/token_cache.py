@@ -8,12 +8,11 @@ no check succeeds, nothing is served from here.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 
+from token_vault.elapsed_time import elapsed
 from token_vault.freshness import default_min_ttl
 from token_vault.read_model import Served
 from token_vault.token import Token
@@ -31,12 +30,6 @@ MAX_AGE_SECONDS = 900.0
 MAX_CACHED_TOKENS = 2000
 
 Key = tuple[object, ...]
-
-# Seconds that go on while the machine is suspended; `time.monotonic` stands still, and a lease would outlive it.
-_BOOT_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
-elapsed: Callable[[], float] = (
-    time.monotonic if _BOOT_CLOCK is None else partial(time.clock_gettime, _BOOT_CLOCK)
-)
 
 
 def cache_key(user_id: str, connection: str, account: str | None, target: TokenTarget) -> Key:

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 )
 
 from tests.support.keys import ACCESS_KEY
+from token_vault.elapsed_time import elapsed
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import VaultError
 from token_vault.grant_key import GrantKey
@@ -40,7 +41,6 @@ from token_vault.token_cache import (
     CachedToken,
     TokenCache,
     cache_key,
-    elapsed,
 )
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 

@@ -1,0 +1,13 @@
+"""A clock that goes on while the machine is suspended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+# `time.monotonic` stands still then: a lease, or an estimate of another clock, would outlive the sleep.
+_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+
+elapsed: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.clock_gettime, _CLOCK)
+"""Return seconds since some moment."""
