@@ -48,11 +48,7 @@ class Cost:
 
 def measure(stage: Stage) -> list[Result]:
     """Renew and read by the vault and by hand, each in turn."""
-    stage.empty()
-    emulation = stage.emulation
-    emulation.set_window(None)
-    emulation.add_connection("partner", "oauth2", "custom", client_id="bench", client_secret="bench-secret")
-    emulation.add_users("partner", GRANTS)
+    stage.add_users(GRANTS)
     return asyncio.run(_measure(stage))
 
 

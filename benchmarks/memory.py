@@ -24,14 +24,10 @@ WORKERS = (
 
 def measure(stage: Stage) -> list[Result]:
     """Sum the memory of workers, beat and servers under renewals."""
-    stage.empty()
-    emulation = stage.emulation
-    emulation.set_window(None)
-    emulation.add_connection("partner", "oauth2", "custom", client_id="bench", client_secret="bench-secret")
-    emulation.add_users("partner", GRANTS)
+    stage.add_users(GRANTS)
     config = stage.home / "vault.toml"
     config.write_text(
-        emulation.config_toml()
+        stage.emulation.config_toml()
         + "\n[schedule]\nrenew = 1\nchanges = 86400\nfull = 86400\nconnections = 86400\n",
         encoding="utf-8",
     )

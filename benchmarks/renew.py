@@ -25,12 +25,7 @@ TASKS = 500
 
 def measure(stage: Stage) -> list[Result]:
     """Renew by the engine and by two loops."""
-    stage.empty()
-    stage.emulation.add_connection(
-        "partner", "oauth2", "custom", client_id="bench", client_secret="bench-secret"
-    )
-    stage.emulation.set_window(None)
-    stage.emulation.add_users("partner", GRANTS)
+    stage.add_users(GRANTS)
     return [*asyncio.run(_measure(stage)), _one_task_each(stage)]
 
 

@@ -72,6 +72,21 @@ class Stage:
         with psycopg.connect(self.servers.database_url.reveal(), autocommit=True) as connection:
             connection.execute(statement, values or None)
 
+    def add_users(self, number: int, *connections: str) -> None:
+        """Start anew with a tenant of users.
+
+        Args:
+            number: of each connection's users.
+            connections: by default one, ``partner``.
+        """
+        self.empty()
+        self.emulation.set_window(None)
+        for name in connections or ("partner",):
+            self.emulation.add_connection(
+                name, "oauth2", "custom", client_id="bench", client_secret="bench-secret"
+            )
+            self.emulation.add_users(name, number)
+
     def users(self, connection: str) -> list[str]:
         """Return the users who have a grant of this connection."""
         with psycopg.connect(self.servers.database_url.reveal()) as open_connection:

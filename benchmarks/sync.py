@@ -17,12 +17,7 @@ ROUNDS = 3
 
 def measure(stage: Stage) -> list[Result]:
     """Sync into an empty vault, then again with nothing changed."""
-    stage.empty()
-    stage.emulation.add_connection(
-        "partner", "oauth2", "custom", client_id="bench", client_secret="bench-secret"
-    )
-    stage.emulation.set_window(None)
-    stage.emulation.add_users("partner", USERS)
+    stage.add_users(USERS)
     return asyncio.run(_measure(stage))
 
 

@@ -39,13 +39,7 @@ class Load:
 
 def measure(stage: Stage) -> list[Result]:
     """Have the same grants renewed by more and more processes."""
-    stage.empty()
-    stage.emulation.set_window(None)
-    for name in CONNECTIONS:
-        stage.emulation.add_connection(
-            name, "oauth2", "custom", client_id="bench", client_secret="bench-secret"
-        )
-        stage.emulation.add_users(name, GRANTS // len(CONNECTIONS))
+    stage.add_users(GRANTS // len(CONNECTIONS), *CONNECTIONS)
     asyncio.run(_sync(stage))
     stage.emulation.configure_provider("custom", rotates=False)
     loads = {number: _run(stage, number) for number in PROCESSES}
