@@ -34,7 +34,9 @@ def _one_task_each(stage: Stage) -> Result:
     users = stage.users("partner")[:TASKS]
     app = Celery(broker=stage.servers.redis_url.reveal())
     stage.emulation.reset_calls()
-    stage.sql("UPDATE grants SET obtained_at = obtained_at - interval '1 min'")  # forced, a token may be so old
+    stage.sql(
+        "UPDATE grants SET obtained_at = obtained_at - interval '1 min'"
+    )  # forced, a token may be so old
     with celery("worker", "-Q", "interactive", "-c", "16", log=stage.home / "celery.log"):
         app.send_task(
             "worker.refresh_token",

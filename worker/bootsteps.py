@@ -241,8 +241,8 @@ class HeartbeatStep(ThreadStep):
 class MonitoringStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
     """Shows whether the worker gets on, and what it measures.
 
-    It begins before the broker is reached: a worker that waits for Redis is alive, and not ready yet. Who consumes ``renew`` shows the
-    vault's gauges; others would only repeat them.
+    It begins before the broker is reached: a worker that waits for Redis is alive, and not ready yet. Who consumes
+    ``renew`` shows the vault's gauges; others would only repeat them.
     """
 
     requires = ("celery.worker.components:Pool",)

@@ -24,8 +24,9 @@ FULL_SCANS_PER_DAY = 24
 # A sign-in writes the login and the exchange of its code.
 LOG_ENTRIES_PER_LOGIN = 2
 
-# From docs/benchmarks.md: renewals of one worker on 2 cores that it shares with its servers, and the peak memory of
-# the whole stack (Postgres, Redis, two workers, beat). A further worker takes a fifth of that memory.
+# Renewals of one worker on 2 cores that it shares with its servers and other programs, a quarter of what
+# docs/benchmarks.md shows of a quiet machine; and the peak memory of the whole stack (Postgres, Redis, two workers,
+# beat). A further worker takes a fifth of that memory.
 WORKER_RENEWALS_PER_SECOND = 409.0
 STACK_MEGABYTES = 396
 WORKER_MEGABYTES = 80

@@ -1,5 +1,6 @@
 UPDATE grants g SET missing_since = :now
-WHERE g.user_id = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST(:read_users AS jsonb)))) AND g.tenant = :tenant AND g.missing_since IS NULL AND g.state <> 'erased'
+WHERE g.user_id = ANY(ARRAY(SELECT jsonb_array_elements_text(CAST(:read_users AS jsonb))))
+    AND g.tenant = :tenant AND g.missing_since IS NULL AND g.state <> 'erased'
     AND NOT EXISTS (
         SELECT FROM
         \ir identities.sql

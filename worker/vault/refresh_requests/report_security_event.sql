@@ -1,6 +1,6 @@
--- As report_rejected, for all grants of an account, or those whose refresh token an event names: each is renewed at once, or a minute after its last renewal, and
--- the provider's answer says what became of it. Dead and erased grants have nothing to be tried. The request waits for
--- a day, as nobody is there who would ask again.
+-- As report_rejected, for all grants of an account, or those whose refresh token an event names: each is renewed at
+-- once, or a minute after its last renewal, and the provider's answer says what became of it. Dead and erased grants
+-- have nothing to be tried. The request waits for a day, as nobody is there who would ask again.
 INSERT INTO refresh_requests AS r
     (grant_id, requested_by, resource, scope, requested_at, wanted_until, min_ttl, due_at, rejected_version)
 SELECT found.id, :requested_by, '', '', found.at, found.renew_at + interval '1 day', 0, found.renew_at,
