@@ -26,6 +26,7 @@ class DatabaseProblem(StrEnum):
     LOST = "connection_lost"
     NO_DATABASE = "no_database"
     NO_RIGHT = "no_right"
+    NO_SERVICE = "no_service"
     NOT_MIGRATED = "not_migrated"
     OTHER = "other"
     READ_ONLY = "read_only"
@@ -79,8 +80,11 @@ _BY_CODE = {
 _BY_TEXT = (
     (
         DatabaseProblem.REFUSED_LOGIN,
-        "authentication failed|no pg_hba.conf entry|role .* does not exist|no such user",
+        "authentication failed|no pg_hba.conf entry|role .* does not exist|not permitted to log in|no password supplied"
+        "|no such user|user not found|password that was provided",
     ),
+    (DatabaseProblem.NO_RIGHT, "permission denied for database"),
+    (DatabaseProblem.NO_SERVICE, "definition of service .* not found|service file .* not found"),
     (DatabaseProblem.NO_DATABASE, "database .* does not exist|no such database"),
     (
         DatabaseProblem.TOO_MANY_CONNECTIONS,
@@ -99,6 +103,14 @@ _BY_TEXT = (
     (DatabaseProblem.TLS, r"\bSSL\b|certificate"),
     (DatabaseProblem.REFUSED, "Connection refused|No such file or directory"),
     (DatabaseProblem.SILENT, "timeout|timed out|No route to host|unreachable"),
+)
+
+# What a server, a pooler or libpq says of the server, where the driver tells of a failure to connect.
+_SAID = re.compile(r"connection to server .*? failed: (.+)")
+_MAX_QUOTED_CHARACTERS = 200
+
+_REFUSED = (
+    "Postgres refuses the connection: check user, password and database in DATABASE_URL, and the server's log"
 )
 
 _PASSING = {
@@ -137,6 +149,10 @@ _PASSING = {
 
 _MISTAKES = {
     DatabaseProblem.NO_DATABASE: "the database named in DATABASE_URL does not exist: create it",
+    DatabaseProblem.NO_SERVICE: (
+        "DATABASE_URL or PGSERVICE names a service that the service file does not define: correct the name, or the file "
+        "(~/.pg_service.conf, or PGSERVICEFILE)"
+    ),
     DatabaseProblem.NOT_MIGRATED: "the database is not migrated to this version: run `token-vault migrate`",
     DatabaseProblem.REFUSED_LOGIN: "Postgres refuses the user or password in DATABASE_URL",
 }
@@ -170,7 +186,7 @@ def failure(error: BaseException | None) -> VaultError:
     """Turn the driver's error into one of the vault's.
 
     Args:
-        error: as psycopg raises it; its text is looked at, never passed on.
+        error: as psycopg raises it; of its text only a refusal in words that are not known is passed on.
     """
     found = _failure(error)
     found.server = _server(error)
@@ -187,17 +203,42 @@ def _failure(error: BaseException | None) -> VaultError:
         )
     if problem in _MISTAKES:
         return ConfigurationError(_MISTAKES[problem])
-    code = getattr(error, "sqlstate", None) or type(error).__name__
-    return TemporarilyUnavailable(_PASSING.get(problem, f"Postgres does not answer ({code})"), RETRY_AFTER)
+    code = getattr(error, "sqlstate", None)
+    unknown = (
+        f"Postgres does not answer ({code or type(error).__name__})" if code or not _said(error) else _REFUSED
+    )
+    return TemporarilyUnavailable(_PASSING.get(problem, unknown), RETRY_AFTER)
 
 
 def _server(error: BaseException | None) -> str | None:
-    """Return where a connection was attempted, if known."""
-    if (attempt := getattr(error, "pgconn", None)) is not None:
+    """Return where a connection was attempted, if known.
+
+    What was said there is added where nothing here knows it.
+    """
+    if (attempt := getattr(error, "pgconn", None)) is not None and attempt.host:
         host, port = attempt.host.decode(), attempt.port.decode()
-        return f"socket {host}" if host.startswith("/") else f"host {host}, port {port}"
+        where = f"socket {host}" if host.startswith("/") else f"host {host}, port {port}"
+        return (
+            f'{where}: "{said}"'
+            if classify(error) is DatabaseProblem.OTHER and (said := _said(error))
+            else where
+        )
     named = re.match(r"failed to resolve host '([^']*)'", str(error))
     return f"host {named[1]}" if named else None
+
+
+def _said(error: BaseException | None) -> str | None:
+    """Return how a connection was refused.
+
+    User, password and database are left out; the server may speak any language.
+    """
+    attempt, said = getattr(error, "pgconn", None), _SAID.search(str(error))
+    if attempt is None or said is None:
+        return None
+    quoted = said[1]
+    for sent in sorted(filter(None, (attempt.user, attempt.password, attempt.db)), key=len, reverse=True):
+        quoted = quoted.replace(sent.decode(errors="replace"), "…")
+    return "".join(each if each.isprintable() else "�" for each in quoted[:_MAX_QUOTED_CHARACTERS])
 
 
 def not_a_url() -> ConfigurationError:

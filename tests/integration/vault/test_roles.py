@@ -156,3 +156,18 @@ def test_what_the_role_at_hand_may_not_run_is_returned(
         left = roles.grant_roles(connection)
     assert left[0] == "CREATE ROLE vault_absent NOLOGIN"
     assert "GRANT SELECT, INSERT, UPDATE, DELETE ON public.grants TO vault_worker" in left
+
+
+def test_roles_that_are_missing_are_left_to_the_operator_with_their_rights(database_url: Secret) -> None:
+    """An owner who may not make roles, on a server without them, gets every statement back."""
+    with create_command_engine(database_url).connect() as connection, connection.begin() as transaction:
+        for role in ROLES:  # they belong to the whole server; the rest of it goes on seeing them
+            connection.exec_driver_sql(f"ALTER ROLE {role} RENAME TO {role}_renamed")
+        connection.exec_driver_sql("CREATE ROLE plain_owner")
+        connection.exec_driver_sql("GRANT plain_owner TO CURRENT_USER")
+        connection.exec_driver_sql("SET LOCAL ROLE plain_owner")
+        left = roles.grant_roles(connection)
+        transaction.rollback()
+    assert left[:3] == [f"CREATE ROLE {role} NOLOGIN" for role in ROLES]
+    assert {f"GRANT USAGE ON SCHEMA public TO {role}" for role in ROLES} <= set(left)
+    assert "GRANT SELECT, INSERT, UPDATE, DELETE ON public.grants TO vault_worker" in left

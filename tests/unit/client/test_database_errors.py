@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import psycopg
 import pytest
 
 from token_vault.database_errors import AnswerTimeout, DatabaseProblem, classify, failure, is_useless
-from token_vault.errors import TemporarilyUnavailable
+from token_vault.errors import ConfigurationError, TemporarilyUnavailable
 
 TEXTS = {
     'connection failed: connection to server at "10.0.0.1", port 5432 failed: Connection refused': DatabaseProblem.REFUSED,
@@ -15,6 +18,11 @@ TEXTS = {
     'FATAL:  no pg_hba.conf entry for host "10.0.0.9", user "u", database "d", no encryption': (
         DatabaseProblem.REFUSED_LOGIN
     ),
+    'connection failed: FATAL:  role "u" is not permitted to log in': DatabaseProblem.REFUSED_LOGIN,
+    "connection failed: fe_sendauth: no password supplied": DatabaseProblem.REFUSED_LOGIN,
+    "connection failed: FATAL:  Tenant or user not found": DatabaseProblem.REFUSED_LOGIN,
+    "connection failed: FATAL:  The password that was provided for the role u is wrong.": DatabaseProblem.REFUSED_LOGIN,
+    'connection failed: FATAL:  permission denied for database "d"': DatabaseProblem.NO_RIGHT,
     'connection failed: FATAL:  database "d" does not exist': DatabaseProblem.NO_DATABASE,
     "connection failed: FATAL:  sorry, too many clients already": DatabaseProblem.TOO_MANY_CONNECTIONS,
     "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute": (
@@ -73,3 +81,53 @@ def test_a_failure_names_the_server_and_no_secret() -> None:
     assert isinstance(told, TemporarilyUnavailable)
     assert str(told).endswith("(host 127.0.0.1, port 1)")
     assert "canary" not in str(told)
+
+
+class RefusedConnection(psycopg.OperationalError):
+    """A refusal in words, of a server that asked for user, password and database."""
+
+    class Attempt(SimpleNamespace):
+        """What the driver remembers of the connection."""
+
+    def __init__(self, said: str) -> None:
+        """Give libpq's text around what was said."""
+        super().__init__(
+            f'connection failed: connection to server at "10.0.0.1", port 5432 failed: {said}\nFURTHER:  line'
+        )
+        self.attempt = self.Attempt(
+            host=b"db.example", port=b"5432", user=b"app_user", password=b"pa\xc3\x9fword", db=b"vault"
+        )
+
+    @property
+    def pgconn(self) -> Any:
+        """The attempt, as psycopg has it."""
+        return self.attempt
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("FATAL:  Datenbank »vault« ist zu", "FATAL:  Datenbank »…« ist zu"),
+        ("FATAL:  Passwort für »app_user« falsch", "FATAL:  Passwort für »…« falsch"),
+        ("FATAL:  paßword is no user", "FATAL:  … is no user"),
+        ("FATAL:  endpoint\x1b[2J is disabled", "FATAL:  endpoint�[2J is disabled"),
+        ("FATAL:  " + "x" * 500, "FATAL:  " + "x" * 192),
+        ("server asks for a method that is not offered", "server asks for a method that is not offered"),
+    ],
+)
+def test_a_refusal_in_unknown_words_is_quoted_without_what_was_sent(said: str, told: str) -> None:
+    """Of a server in another language, or a service of its own words, the operator sees what it said."""
+    message = str(failure(RefusedConnection(said)))
+    assert message == (
+        "Postgres refuses the connection: check user, password and database in DATABASE_URL, and the server's log "
+        f'(host db.example, port 5432: "{told}")'
+    )
+
+
+def test_a_service_that_is_not_defined_is_a_mistake() -> None:
+    """No address is asked where the service file lacks the name: the operator has to correct it."""
+    with pytest.raises(psycopg.OperationalError) as undefined:
+        psycopg.connect("service=undefined_here")
+    told = failure(undefined.value)
+    assert isinstance(told, ConfigurationError)
+    assert "service" in str(told)

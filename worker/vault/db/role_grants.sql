@@ -1,8 +1,10 @@
 -- The statements that give the vault's roles their rights, in order; each role first loses what it had.
 -- A worker may do to the tables what its work needs: it cannot say who reads what, change what was recorded of reads,
--- or remove the vault's own secrets.
+-- or remove the vault's own secrets. A role may be missing, where whoever migrates may not make it: then all that it
+-- needs is here too, for the operator to run.
 WITH roles AS (
-    SELECT oid, rolname FROM pg_roles WHERE rolname IN ('vault_worker', 'vault_reader', 'vault_operator')
+    SELECT rolname, to_regrole(rolname) AS oid
+    FROM (VALUES ('vault_worker'), ('vault_reader'), ('vault_operator')) AS names (rolname)
 ), here AS (
     SELECT oid, nspname FROM pg_namespace WHERE nspname = current_schema()
 ), relations AS (
@@ -38,13 +40,14 @@ WITH roles AS (
 )
 SELECT statement FROM (
     SELECT rolname AS role, 1 AS step, format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %I', nspname, rolname) AS statement
-    FROM roles, here
+    FROM roles, here WHERE roles.oid IS NOT NULL
     UNION ALL SELECT rolname, 1, format('REVOKE ALL ON ALL ROUTINES IN SCHEMA %I FROM %I', nspname, rolname) FROM roles, here
+    WHERE roles.oid IS NOT NULL
     UNION ALL SELECT rolname, 2, format('GRANT USAGE ON SCHEMA %I TO %I', nspname, rolname) FROM roles, here
     UNION ALL SELECT role, step, format('GRANT %s TO %I', privilege, role) FROM wanted
     -- Where connections are reserved, they are so for those that renew.
     UNION ALL SELECT rolname, 6, format('GRANT pg_use_reserved_connections TO %I', rolname) FROM roles
     WHERE rolname = 'vault_worker' AND current_setting('reserved_connections', true)::integer > 0
-        AND NOT pg_has_role(oid, 'pg_use_reserved_connections', 'USAGE')
+        AND (oid IS NULL OR NOT pg_has_role(oid, 'pg_use_reserved_connections', 'USAGE'))
 ) statements
 ORDER BY role, step, statement

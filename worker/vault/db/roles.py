@@ -50,7 +50,8 @@ def _ran(connection: Connection, statement: str) -> bool:
         # Another database's migration may have made the role meanwhile: roles belong to the whole server.
         if isinstance(error.orig, errors.DuplicateObject | errors.UniqueViolation):
             return True
-        if isinstance(error.orig, errors.InsufficientPrivilege):
+        # A role that could not be made does not exist for what follows.
+        if isinstance(error.orig, errors.InsufficientPrivilege | errors.UndefinedObject):
             return False
         raise
     return True
