@@ -275,3 +275,18 @@ def test_a_key_is_named_without_being_told() -> None:
     with pytest.raises(CannotDecrypt) as caught:
         ring(NEW, OTHER).decrypt(PLACE, ring(OLD).encrypt(PLACE, Secret(CANARY)))
     assert names[0] in str(caught.value)
+
+
+@given(st.lists(st.sampled_from([NEW, OLD, OTHER]), max_size=8), st.integers(min_value=1, max_value=3))
+def test_what_was_read_before_changes_nothing(order: list[Secret], kept: int) -> None:
+    """Whatever a ring has decrypted, each key opens its own, and one that was taken out opens nothing."""
+    held = ring(NEW, OLD, OTHER)
+    for key in order:
+        assert held.key_index(PLACE, ring(key).encrypt(PLACE, Secret(CANARY))) == [NEW, OLD, OTHER].index(key)
+    held.take_over(ring(*[NEW, OLD, OTHER][:kept]))
+    for index, key in enumerate([NEW, OLD, OTHER]):
+        if index < kept:
+            assert held.key_index(PLACE, ring(key).encrypt(PLACE, Secret(CANARY))) == index
+        else:
+            with pytest.raises(CannotDecrypt):
+                held.decrypt(PLACE, ring(key).encrypt(PLACE, Secret(CANARY)))
