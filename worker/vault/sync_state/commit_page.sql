@@ -14,4 +14,7 @@ WITH unlinked AS (
     ON CONFLICT (tenant, feed) DO UPDATE SET
         token = excluded.token, page = excluded.page, read_until = excluded.read_until, run_id = excluded.run_id
 )
-SELECT (SELECT count(*) FROM unlinked) + (SELECT count(*) FROM absent), clock_timestamp()
+SELECT (SELECT count(*) FROM unlinked) + (SELECT count(*) FROM absent), clock_timestamp(),
+    -- No wait for the disk: where Postgres crashes, marks and cursor are lost together, and the scan reads those pages
+    -- again. What ends the scan is flushed, and this before it.
+    set_config('synchronous_commit', 'off', true)

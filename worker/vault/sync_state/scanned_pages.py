@@ -60,7 +60,7 @@ async def commit_page(
         "since": since.isoformat() if since else "-infinity", "until": until.isoformat() if until else "-infinity",
         "feed": feed, "following": json.dumps([] if following is None else [_as_json(following)]),
     }  # fmt: skip
-    ((gone, ended_at),) = await KeptConnection(vault).run(
+    ((gone, ended_at, _),) = await KeptConnection(vault).run(
         _COMMIT_PAGE, identity_parameters(page.identities) | values
     )
     return int(gone), ended_at
