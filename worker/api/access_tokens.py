@@ -156,7 +156,8 @@ class Verifier:
             for_client = not any(
                 name in claims for name in ("azp", "client_id", "scope", "permissions", "gty")
             )
-            if is_id_token or for_client or any(each in client_ids for each in audiences):
+            is_for_known = any(isinstance(each, str) and each in client_ids for each in audiences)
+            if is_id_token or for_client or is_for_known:
                 refuse(_NO_KEY)
             refuse("the token is for another audience than this API")
         if is_id_token:
@@ -166,11 +167,20 @@ class Verifier:
 
 def _read(claims: Mapping[str, Any]) -> AccessToken:
     client_id = _text(claims, "azp") or _text(claims, "client_id")
-    subject = claims["sub"]
-    is_machine = subject.endswith("@clients") or claims.get("gty") == "client-credentials"
-    if is_machine and client_id is None:
-        client_id = subject.removesuffix("@clients")
-    return AccessToken(subject, client_id, _scopes(claims), is_machine, _thumbprint(claims))
+    subject, own_id = claims["sub"], _own_client_id(claims["sub"])
+    # A user's id may end as an application's does: a provider chooses it, and so may the user.
+    is_own = own_id is not None and client_id in (None, own_id)
+    is_machine = is_own or claims.get("gty") == "client-credentials"
+    return AccessToken(subject, client_id or own_id, _scopes(claims), is_machine, _thumbprint(claims))
+
+
+def _own_client_id(subject: str) -> str | None:
+    """Return whose own token it would be: ``sub`` is ``ID@clients``.
+
+    None for a user's id, which has the provider and a bar before it.
+    """
+    client_id = subject.removesuffix("@clients")
+    return None if client_id == subject or not client_id or "|" in client_id else client_id
 
 
 def _thumbprint(claims: Mapping[str, Any]) -> str | None:

@@ -89,14 +89,17 @@ class ProofVerifier:
             _refuse("the proof is for another URL (htu)")
         if isinstance(issued_at, bool) or not isinstance(issued_at, int | float):
             _refuse("the proof does not say when it was made (iat)")
-        age = self.clock() - issued_at
+        try:
+            age = self.clock() - issued_at
+        except OverflowError:  # a whole number beyond all floats
+            _refuse("the proof does not say when it was made (iat)")
         if age > MAX_AGE_SECONDS:
             _refuse(f"the proof is older than {MAX_AGE_SECONDS:.0f} s (iat)")
         if not age >= -MAX_AHEAD_SECONDS:
             _refuse("the proof is of the future (iat): clocks differ too much")
         wanted = _base64url(hashlib.sha256(request.token.encode()).digest())
         if not isinstance(claims.get("ath"), str) or not hmac.compare_digest(
-            claims["ath"].encode(), wanted.encode()
+            claims["ath"].encode("utf-8", "replace"), wanted.encode()
         ):
             _refuse("the proof is for another access token (ath)")
 

@@ -22,6 +22,7 @@ BAD_CLAIMS: dict[str, tuple[dict[str, Any], str]] = {
     "not yet": ({"nbf": NOW + 3600}, "the token is not valid yet"),
     "another issuer": ({"iss": "https://evil.example/"}, "the token is of another issuer"),
     "another audience": ({"aud": "https://other.example"}, "the token is for another audience than this API"),
+    "an audience of no words": ({"aud": [["https://vault.example"]]}, "the token is for another audience"),
     "no audience": ({"aud": None}, "the token has no aud"),
     "no subject": ({"sub": None}, "the token has no sub"),
     "an ID token": (ID_TOKEN, "this is an ID token"),
@@ -73,6 +74,8 @@ def test_bad_tokens_are_refused_in_their_own_words(api: ApiClient, tenant: Emula
         header={"kid": "x", **dict.fromkeys(("jku", "x5u"), f"{api.url}/evil.json")}
     )
     assert api.problem(PATH, unknown)[2].startswith("the issuer has no key of this token's id")
+    critical = tenant.issue_access_token(header={"crit": ["unknown"], "unknown": 1})
+    assert api.problem(PATH, critical)[:2] == (401, "invalid-token")
     mixed = tenant.issue_access_token(header={"kid": "ec-0"})
     assert api.problem(PATH, mixed)[2] == "the key of this id is not one for the token's algorithm"
     for garbage in (b"x", b"a.b.c", b"tvk_x.y.z", b"\xe9", b"a.b.c d"):
@@ -109,6 +112,16 @@ def test_rights_are_refused_in_their_own_words(api: ApiClient, tenant: Emulation
     assert (
         api.problem(f"{PATH}/refresh", good, method="POST")[2] == "the token has no scope refresh:idp_tokens"
     )
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_user_is_no_application_whatever_its_id(api: ApiClient, tenant: Emulation) -> None:
+    """An id that ends as an application's does, in a token of a consumer's own front end, reads nothing."""
+    for subject in ("samlp|corp|eve@clients", "eve@clients", "@clients"):
+        user = tenant.issue_access_token({"sub": subject, "gty": None})
+        assert api.problem(PATH, user)[2].startswith("a user's token reads no token"), subject
+    itself = tenant.issue_access_token({"sub": "calendar-app@clients", "gty": None, "azp": None})
+    assert api.problem(PATH, itself)[:2] == (404, "not-connected")
 
 
 async def test_api_keys(api: ApiClient, api_key: str, rows: Rows, sql: Sql) -> None:

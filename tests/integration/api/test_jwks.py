@@ -6,11 +6,13 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+import httpx
 import jwt
 import pytest
 
 from emulators.client import Emulation
 from tests.support.api_server import AUDIENCE
+from tests.support.scripted_upstream import http, upstream
 from token_vault.errors import TemporarilyUnavailable
 from worker.api import access_tokens, jwks
 from worker.api.access_tokens import Verifier
@@ -73,6 +75,22 @@ async def test_the_last_keys_hold_while_the_issuer_is_away(tenant: Emulation) ->
     clock.now += 2
     with pytest.raises(TemporarilyUnavailable):
         await keys.key(kid)
+
+
+async def test_a_key_set_that_is_none_leaves_the_last(tenant: Emulation) -> None:
+    """Whatever the issuer's host answers, the keys that were there are used, and nobody gets a failure."""
+    clock = Clock()
+    kid = key_id(tenant)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        good = (await client.get(f"{tenant.auth0_domain}/.well-known/jwks.json")).content
+    bodies = [good, b"[" * 100_000, b"9" * 10_000, b"\xff", b"", b"<html>", b" " * 300_000, b'{"keys": {}}']
+    with upstream() as issuer:
+        issuer.answer = lambda _: http(200, bodies[len(issuer.received) - 1])
+        keys = Jwks(issuer.url, clock)
+        for number in range(len(bodies)):
+            assert await keys.key(kid), bodies[number][:10]
+            clock.now += jwks.FRESH_SECONDS + 1
+    assert len(issuer.received) == len(bodies)
 
 
 async def test_the_first_callers_share_one_fetch(tenant: Emulation) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,9 @@ async def test_what_is_no_token_of_the_transmitter_is_refused(
     def sign(changed: dict[str, Any] | None = None, **how: Any) -> str:
         return tenant.issue_access_token(good | (changed or {}), **{"header": typed, **how})
 
+    def unsigned(header: dict[str, Any]) -> str:
+        return urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=")
+
     whole = sign()
     wrong: list[tuple[str, str]] = [
         ("", "invalid_request"),
@@ -178,6 +183,7 @@ async def test_what_is_no_token_of_the_transmitter_is_refused(
         (sign(trick="none"), "invalid_key"),
         (sign(trick="HS256"), "invalid_key"),
         (sign(header=typed | {"kid": "unknown"}), "invalid_key"),
+        (f"{unsigned(typed | {'alg': ['RS256'], 'kid': 'x'})}.{whole.partition('.')[2]}", "invalid_key"),
         (sign(header={"typ": "JWT"}), "invalid_request"),
         (sign(header={"typ": "at+jwt"}), "invalid_request"),
         (sign({"iss": "https://another.example/"}), "invalid_issuer"),

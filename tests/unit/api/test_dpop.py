@@ -81,10 +81,12 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "no URL": ((proof({"htu": "https://[x"}),), "the proof is for another URL"),
     "undated": ((proof({"iat": None}),), "the proof does not say when"),
     "dated in words": ((proof({"iat": "now"}),), "the proof does not say when"),
+    "dated beyond all floats": ((proof({"iat": 10**400}),), "the proof does not say when"),
     "dated by NaN": ((proof({"iat": float("nan")}),), "the proof is of the future"),
     "old": ((proof({"iat": NOW - 61}),), "the proof is older than 60 s"),
     "of the future": ((proof({"iat": NOW + 31}),), "the proof is of the future"),
     "another token": ((proof({"ath": digest("other")}),), "the proof is for another access token"),
+    "no hash of a token": ((proof({"ath": "\ud800"}),), "the proof is for another access token"),
     "no token": ((proof({"ath": None}),), "the proof is for another access token"),
 }  # fmt: skip
 
