@@ -147,8 +147,9 @@ class Transmitter:
 
     async def _decode(self, token: str, header: Mapping[str, Any]) -> dict[str, Any]:
         algorithm, kid = header.get("alg"), header.get("kid")
-        is_named = isinstance(algorithm, str) and isinstance(kid, str)
-        if not is_named or algorithm not in ALGORITHMS or "crit" in header:
+        if not isinstance(algorithm, str) or not isinstance(kid, str):
+            refuse("invalid_key", "a token says by what algorithm and key it is signed (alg, kid)")
+        if algorithm not in ALGORITHMS or "crit" in header:
             refuse("invalid_key", f"a token is signed with {', '.join(ALGORITHMS)}, and names its key (kid)")
         key = await self.jwks.key(kid)
         if key is None or key.type != ALGORITHMS[algorithm] or key.algorithm not in (None, algorithm):
