@@ -29,7 +29,7 @@ async def healthz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Show the metrics."""
     service = service_of(request)
-    await service.metrics.vault.refresh(service.database, service.tenants)
+    await service.metrics.vault.refresh(service.database, tuple(service.settings.tenants))
     return Response(service.metrics.render(), media_type=CONTENT_TYPE)
 
 

@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from token_vault.grant_key import GrantKey
+from worker.api.callers import Caller
 from worker.api.parameters import TokenParameters
 from worker.api.problems import NO_STORE, ApiProblem
 from worker.api.service import Service, service_of
 from worker.vault.db.errors import explained
-from worker.vault.grants import queries
 from worker.vault.grants.consent_link import consent_link
 
 # After these a user has to act.
@@ -29,7 +29,7 @@ async def reauthorize_url(
     """
     if service.settings.reconnect is None or not user_id:
         return None
-    tenant = tenant or await _only_tenant(service)
+    tenant = tenant or _set_tenant(service) or await service.tenants.only()
     application = service.settings.reconnect_application(tenant) if tenant else None
     if tenant is None or application is None:
         return None
@@ -43,13 +43,6 @@ async def reauthorize_url(
             needs=needs,
             now=datetime.now(UTC),
         )
-
-
-async def _only_tenant(service: Service) -> str | None:
-    """Return the tenant that is meant where nobody says which."""
-    async with explained():
-        known = service.tenants or await queries.list_tenants(service.database)
-    return known[0] if len(known) == 1 else None
 
 
 async def add_link(
@@ -69,13 +62,45 @@ async def reconnect(request: Request) -> Response:
     service = service_of(request)
     caller = await service.authentication.caller(request)
     wanted = TokenParameters.of(request)
-    if caller.is_user:
-        if caller.user_id() != wanted.user_id:
-            raise ApiProblem("not-allowed", "this is another user's link")
-    elif not caller.reading().may_read(GrantKey(wanted.tenant or "", wanted.connection, wanted.user_id)):
-        raise ApiProblem("not-allowed", "the consumer may not read this user's tokens of this connection")
-    link = await reauthorize_url(service, wanted.tenant, wanted.user_id, wanted.connection, wanted.needs)
+    tenant = await (_tenant_of_user if caller.is_user else _tenant_of_consumer)(service, caller, wanted)
+    link = await reauthorize_url(service, tenant, wanted.user_id, wanted.connection, wanted.needs)
     if link is None:
-        raise ApiProblem("not-found", "the operator has set no [reconnect], or the tenant has to be named")
+        raise ApiProblem(
+            "not-found", "the operator has set no [reconnect], or no tenant in it, and there are several"
+        )
     found = {"reauthorize_url": link, "user_id": wanted.user_id, "connection": wanted.connection}
     return JSONResponse(found, headers=NO_STORE)
+
+
+async def _tenant_of_user(service: Service, caller: Caller, wanted: TokenParameters) -> str | None:
+    """Return the tenant that a user's link is for.
+
+    The same id may be somebody else's at another one.
+
+    Raises:
+        ApiProblem: ``not-allowed``.
+    """
+    if caller.user_id() != wanted.user_id:
+        raise ApiProblem("not-allowed", "this is another user's link")
+    tenant = _set_tenant(service) or await service.tenants.only()
+    if wanted.tenant not in (None, tenant):
+        raise ApiProblem("not-allowed", "a user's access token is for the user of one tenant")
+    return tenant
+
+
+async def _tenant_of_consumer(service: Service, caller: Caller, wanted: TokenParameters) -> str | None:
+    """Return the tenant that a consumer means.
+
+    Raises:
+        ApiProblem: ``not-allowed``, or ``bad-request`` where none is named.
+    """
+    consumer = caller.reading()
+    tenant = await service.tenants.choose(consumer, wanted.tenant or _set_tenant(service))
+    if not consumer.may_read(GrantKey(tenant or "", wanted.connection, wanted.user_id)):
+        raise ApiProblem("not-allowed", "the consumer may not read this user's tokens of this connection")
+    return tenant
+
+
+def _set_tenant(service: Service) -> str | None:
+    reconnect = service.settings.reconnect
+    return reconnect.tenant if reconnect else None

@@ -26,6 +26,7 @@ from worker.api.hooks.security_event_token import Transmitter
 from worker.api.jwks import Jwks
 from worker.api.metrics import Metrics
 from worker.api.proxy.session import ProviderSession, open_session
+from worker.api.tenants import Tenants
 from worker.consumer_rules import ConsumerRules
 from worker.settings import Settings
 from worker.settings.hooks import TransmitterSettings
@@ -45,6 +46,7 @@ class Service:
         authentication: finds out who calls.
         provider_session: the proxy's connections to providers.
         transmitters: of security events, by name.
+        tenants: those that callers may name.
     """
 
     settings: Settings
@@ -55,6 +57,7 @@ class Service:
     metrics: Metrics
     provider_session: ProviderSession
     transmitters: Mapping[str, Transmitter]
+    tenants: Tenants
     _readers: dict[tuple[str | None, bool], AsyncTokenVault] = field(default_factory=dict)
 
     def reader(self, tenant: str | None, *, refreshing: bool = False) -> AsyncTokenVault:
@@ -112,11 +115,6 @@ class Service:
             await reader.close()
         await asyncio.to_thread(self.recorder.close)
 
-    @property
-    def tenants(self) -> tuple[str, ...]:
-        """The configured tenants."""
-        return tuple(self.settings.tenants)
-
 
 @asynccontextmanager
 async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Service]:
@@ -146,6 +144,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
             metrics,
             provider_session,
             transmitters,
+            Tenants(tuple(settings.tenants), database),
         )
         service.reader(None)  # wrong keys are told at the start
         try:

@@ -166,7 +166,7 @@ async def list_grants(request: Request) -> Response:
         raise ApiProblem("bad-request", "this takes no parameters")
     user_id = user_of(request)
     async with explained():
-        tenants = consumer.tenants or service.tenants or await queries.list_tenants(service.database)
+        tenants = consumer.tenants or await service.tenants.known()
         rows = await queries.list_grants(
             service.database, tenants, queries.GrantFilter(user_id=user_id, is_served=True), limit=MAX_GRANTS
         )
@@ -187,7 +187,7 @@ async def _begin(request: Request, consumer: ConsumerRules) -> TokenRead:
         ApiProblem: ``not-allowed`` or ``bad-request``.
     """
     service, wanted = service_of(request), TokenParameters.of(request)
-    tenant = _choose_tenant(service, consumer, wanted.tenant)
+    tenant = await service.tenants.choose(consumer, wanted.tenant)
     read = TokenRead(service, consumer, wanted, tenant, request.scope["request_id"])
     if not consumer.may_read(GrantKey(tenant or "", wanted.connection, wanted.user_id)):
         await read.record("AccessDenied")
@@ -197,21 +197,6 @@ async def _begin(request: Request, consumer: ConsumerRules) -> TokenRead:
             f"the entry [consumers.{consumer.name}] does not allow {whose} of connection {wanted.connection}",
         )
     return read
-
-
-def _choose_tenant(service: Service, consumer: ConsumerRules, wanted: str | None) -> str | None:
-    allowed = consumer.tenants or service.tenants
-    if wanted is not None:
-        if wanted in allowed:
-            return wanted
-        if consumer.tenants is not None:
-            raise ApiProblem(
-                "not-allowed", f"the entry [consumers.{consumer.name}] does not allow this tenant"
-            )
-        raise ApiProblem("bad-request", "no tenant has this name")
-    if len(allowed) > 1:
-        raise ApiProblem("bad-request", f"name the tenant by tenant: {', '.join(allowed)}")
-    return allowed[0] if allowed else None
 
 
 async def _answer(read: TokenRead, *, refreshing: bool) -> Response:

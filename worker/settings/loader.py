@@ -154,7 +154,9 @@ def _hooks(file: File, secret: Secret | None) -> HookSettings:
     """
     names = list(file.tenants)
     hooks = with_environment_secret(file.hooks, secret, names[0] if len(names) == 1 else DEFAULT_TENANT)
-    if names and (unknown := hooks.auth0.keys() - file.tenants.keys()):
+    # Another process may have its tenant from AUTH0_*: the file may name that one as well.
+    known = {*names, *(file.hooks.auth0.keys() & {DEFAULT_TENANT})}
+    if names and (unknown := hooks.auth0.keys() - known):
         raise ConfigurationError(
             f"a hook's secret is set for tenant {min(unknown)}, which is not configured: {', '.join(names)}"
         )

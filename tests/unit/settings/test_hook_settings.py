@@ -50,6 +50,12 @@ def test_the_environment_s_secret_is_the_only_tenant_s(
         read(tmp_path, tenant("acme") + tenant("bcme"))
 
 
+def test_another_process_may_have_its_tenant_from_the_environment(tmp_path: Path) -> None:
+    """The HTTP API takes the hook of ``AUTH0_*``'s tenant beside one of the file, and knows the latter alone."""
+    hook = f"[hooks.auth0.default]\nsecret = '{SECRET}'\n"
+    assert list(read(tmp_path, tenant("acme") + hook).hooks.auth0) == ["default"]
+
+
 @pytest.mark.parametrize(
     ("toml", "words"),
     [

@@ -26,8 +26,6 @@ from worker.api.reconnect import add_link
 from worker.api.service import Service, service_of
 from worker.proxy_rules import METHODS, TargetRefused, check_query, is_allowed, normalize_path
 from worker.settings import ProxySettings
-from worker.vault.db.errors import explained
-from worker.vault.grants import queries
 
 PREFIX = "/v1/proxy/"
 
@@ -174,15 +172,12 @@ def _is_utf8(value: bytes) -> bool:
 async def _tenant(service: Service, settings: ProxySettings, connection: str) -> str | None:
     """Return the tenant whose grants are meant.
 
-    A process that serves the API alone may know none: then the database says which there are.
-
     Raises:
         ConfigurationError: nobody said which.
     """
     if settings.tenant is not None:
         return settings.tenant
-    async with explained():
-        known = service.tenants or await queries.list_tenants(service.database)
+    known = await service.tenants.known()
     if len(known) > 1:
         raise ConfigurationError(f"[proxy.{connection}] has to name its tenant: there are several")
     return known[0] if known else None

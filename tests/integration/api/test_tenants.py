@@ -1,0 +1,108 @@
+"""Whose grants are meant, where the API knows fewer tenants than the vault holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from emulators.client import Emulation
+from tests.support.api_server import SETTINGS, ApiClient, serving_here
+from tests.support.proxied_api import RECONNECT_SECRET
+from tests.support.readers import Rows, Sql
+from worker.reconnect import read_state
+from worker.settings import load
+
+USER = "/v1/users/oauth2%7Cu1"
+TENANTS = ("default", "second")
+
+
+@pytest.fixture
+async def two_tenants(rows: Rows) -> None:
+    """The same user id at two tenants."""
+    for tenant in TENANTS:
+        await rows.add(tenant=tenant, value=f"token-of-{tenant}")
+
+
+@pytest.fixture
+def more() -> str:
+    """The end of the settings; a test may have some."""
+    return ""
+
+
+@pytest.fixture
+def api(
+    environment: Path,
+    tenant: Emulation,
+    api_key: str,
+    two_tenants: None,
+    more: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[ApiClient]:
+    """Serve with an issuer and no tenant, as Compose does."""
+    for name in ("DOMAIN", "CLIENT_ID", "CLIENT_SECRET", "AUDIENCE", "PLAN"):
+        monkeypatch.delenv(f"AUTH0_{name}")
+    environment.write_text(
+        f'{SETTINGS}issuer = "{tenant.auth0_domain}/"\n[reconnect]\nclient_id = "web-app"\n'
+        f'redirect_uri = "https://app.example/back"\nsecret = "{RECONNECT_SECRET.reveal()}"\n{more}',
+        encoding="utf-8",
+    )
+    with serving_here(load()) as client:
+        yield client
+
+
+def test_a_consumer_names_one_of_the_vaults_tenants(api: ApiClient, api_key: str, sql: Sql) -> None:
+    """By its name it reads the token of that tenant's user; without one it is told the names."""
+    for tenant in TENANTS:
+        found = api.call(f"{USER}/tokens/custom?tenant={tenant}", api_key)
+        assert found.json().get("access_token") == f"token-of-{tenant}", found.text
+    assert api.problem(f"{USER}/tokens/custom", api_key)[1:] == (
+        "bad-request",
+        "name the tenant by tenant: default, second",
+    )
+    for path in ("tokens", "reconnect"):
+        assert api.problem(f"{USER}/{path}/custom?tenant=other", api_key)[1:] == (
+            "bad-request",
+            "no tenant has this name",
+        )
+    sql("UPDATE consumers SET tenants = '{second}'")
+    link = api.call(f"{USER}/reconnect/custom?tenant=second", api_key)
+    assert tenant_of(link.json()["reauthorize_url"]) == "second"
+
+
+def test_a_user_names_no_tenant(api: ApiClient, tenant: Emulation) -> None:
+    """Where nobody says whose user it is there is no link, least of all for a tenant that the user names."""
+    user = tenant.issue_access_token({"sub": "oauth2|u1", "gty": None, "scope": "proxy:idp"})
+    assert api.problem(f"{USER}/reconnect/custom", user)[1] == "not-found"
+    for name in (*TENANTS, "other"):
+        assert api.problem(f"{USER}/reconnect/custom?tenant={name}", user)[1] == "not-allowed"
+
+
+SECOND = '[tenants.second]\ndomain = "second.example"\nclient_id = "x"\nclient_secret = "y"\n'
+
+
+@pytest.mark.parametrize("more", [SECOND])
+def test_the_tenant_that_it_knows_is_not_the_only_one(api: ApiClient, api_key: str) -> None:
+    """A worker has another by ``AUTH0_*``, and the same id may be somebody else's there."""
+    assert api.problem(f"{USER}/tokens/custom", api_key)[1] == "bad-request"
+    found = api.call(f"{USER}/tokens/custom?tenant=default", api_key)
+    assert found.json().get("access_token") == "token-of-default", found.text
+
+
+@pytest.mark.parametrize("more", [f'tenant = "second"\n{SECOND}'])
+def test_the_operator_says_whose_users_reconnect(api: ApiClient, tenant: Emulation, api_key: str) -> None:
+    """``[reconnect] tenant`` is the tenant of users' links, and of consumers' who name none."""
+    user = tenant.issue_access_token({"sub": "oauth2|u1", "gty": None, "scope": "proxy:idp"})
+    for credential, query in ((user, ""), (user, "?tenant=second"), (api_key, "")):
+        link = api.call(f"{USER}/reconnect/custom{query}", credential)
+        assert tenant_of(link.json()["reauthorize_url"]) == "second"
+    assert api.problem(f"{USER}/reconnect/custom?tenant=default", user)[1] == "not-allowed"
+
+
+def tenant_of(link: str) -> str:
+    """The tenant that a link's state names."""
+    (state,) = parse_qs(urlsplit(link).query)["state"]
+    return read_state(state, RECONNECT_SECRET, datetime.now(UTC)).tenant
