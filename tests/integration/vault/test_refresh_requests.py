@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from tests.support.reader_roles import NewRole, connect
 from tests.support.readers import Rows, Sql, pending
@@ -146,6 +147,32 @@ async def test_an_open_transaction_holds_up_nobody_else(
         sql("SET lock_timeout = '1s'")
         assert len(sql("SELECT id FROM grants FOR UPDATE SKIP LOCKED")) == 1
         hostile.rollback()
+
+
+async def test_an_open_transaction_holds_up_no_worker(
+    rows: Rows, reader: psycopg.Connection[Any], new_role: NewRole, sql: Sql, vault: Vault
+) -> None:
+    """A role that asks again and does not commit keeps its own request from its end, and the others' from nothing."""
+    grant_id = await rows.add()
+    with connect(new_role(), autocommit=False) as hostile:
+        request(hostile, grant_id, 60)
+        hostile.commit()
+        (claimed,) = await claim(vault)
+        request(hostile, grant_id, 600)
+        with pytest.raises(OperationalError) as waited:
+            await queue.finish(vault, claimed)
+        assert isinstance(waited.value.orig, psycopg.errors.LockNotAvailable)
+        hostile.rollback()
+        await queue.finish(vault, claimed)
+        request(reader, grant_id, 60)
+        for each in await claim(vault):
+            await queue.finish(vault, each)
+        age_requests(sql, 20)
+        request(hostile, grant_id, 600)
+        await queue.delete_over(vault)
+        assert [row["requested_by"] for row in sql("SELECT * FROM refresh_requests")] == [
+            claimed.requested_by
+        ]
 
 
 async def test_ones_own_schema_changes_nothing(rows: Rows, reader: psycopg.Connection[Any], sql: Sql) -> None:

@@ -23,10 +23,13 @@ CHANNEL = "token_vault_requests"
 CLAIM_TIME = timedelta(seconds=60)
 
 _CLAIM, _FINISH = load(__file__, "claim"), load(__file__, "finish")
-# What is over is kept a moment, as the next request of that grant must not follow at once.
+# What is over is kept a moment, as the next request of that grant must not follow at once. Who asks again and does not
+# commit holds the lock of the row.
 _DELETE_OVER = text("""
-DELETE FROM refresh_requests
-WHERE handled_at < now() - interval '10 seconds' OR (wanted_until < now() AND coalesce(claimed_until < now(), true))
+DELETE FROM refresh_requests WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM refresh_requests
+    WHERE handled_at < now() - interval '10 seconds' OR (wanted_until < now() AND coalesce(claimed_until < now(), true))
+    FOR UPDATE SKIP LOCKED))
 """)
 
 
@@ -67,6 +70,9 @@ async def finish(vault: Vault, request: RefreshRequest) -> None:
     """Record the end of a request, and wake its readers.
 
     It stays due if more was asked for meanwhile.
+
+    Raises:
+        DBAPIError: who requested it keeps it locked.
     """
     await vault.run(_FINISH, request._asdict())
     await wake(vault, [request.grant_id])
