@@ -154,7 +154,7 @@ class OnDemand:
     ) -> Refreshed:
         if is_read:
             await self._record_read(served)
-        began, outcome = served, Outcome.FRESH
+        began, outcome, crowded_for = served, Outcome.FRESH, 0.0
         deadline = asyncio.get_running_loop().time() + MAX_WAIT_SECONDS
         while True:
             loaded = await self._connections.load([served.tenant], served.connection)
@@ -168,6 +168,9 @@ class OnDemand:
             # The claim compares the version that was read: no second caller comes between.
             if not by_operator and _interval_left(served) > 0:
                 outcome = Outcome.FRESH if is_fresh else Outcome.RETRY
+                break
+            if not by_operator and (crowded_for := await self._crowded_for(served)) > 0:
+                outcome = Outcome.RETRY
                 break
             if (obstacle := await self._find_obstacle(served, resolved, force, by_operator)) is not None:
                 outcome = obstacle
@@ -190,7 +193,7 @@ class OnDemand:
             served = await self._read(served.id, served.target)
             if served.obtained_at != began.obtained_at or served.state != began.state:
                 force, outcome = False, Outcome.FRESH  # another worker's call did what was requested
-        return await self._report(served, began, outcome, resolved, min_ttl)
+        return await self._report(served, began, outcome, resolved, min_ttl, crowded_for)
 
     async def _find(
         self, tenants: Sequence[str], user_id: str, connection: str, account: str | None
@@ -273,6 +276,12 @@ class OnDemand:
         )
         return False
 
+    async def _crowded_for(self, served: Served) -> float:
+        """Return for how many seconds too many other targets were asked for."""
+        if served.target.is_default:
+            return 0.0
+        return await resource_tokens.seconds_to_next_call(self._vault, served.id, now=served.now)
+
     async def _is_blocked(self, served: Served, resolved: ResolvedConnection, paused: bool) -> bool:
         """Return whether the open circuit forbids a call.
 
@@ -308,6 +317,7 @@ class OnDemand:
         outcome: Outcome,
         resolved: ResolvedConnection,
         min_ttl: float | None,
+        crowded_for: float,
     ) -> Refreshed:
         state, reason, retry_after = served.state, served.reason, None
         if resolved.client is None:
@@ -325,7 +335,7 @@ class OnDemand:
                 (resolved.circuit.until - served.now).total_seconds() if resolved.circuit.until else 0.0
             )
             backoff = await claims.backoff_left(self._vault, served.id)
-            retry_after = max(1.0, open_for, backoff, _interval_left(served))
+            retry_after = max(1.0, open_for, backoff, _interval_left(served), crowded_for)
         return Refreshed(
             tenant=served.tenant,
             user_id=served.user_id,

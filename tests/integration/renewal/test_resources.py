@@ -23,8 +23,10 @@ from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
 from token_vault.token_target import TokenTarget
 from worker.renewal import commit
+from worker.renewal.on_demand import Refreshed
 from worker.runtime import Runtime
 from worker.vault import claims
+from worker.vault.grants import resource_tokens
 from worker.vault.grants.erase import erase
 from worker.vault.grants.relink import relink
 from worker.vault.rotation.ciphertext_columns import CIPHERTEXT_COLUMNS, read_pages
@@ -222,6 +224,45 @@ async def test_a_grant_keeps_a_bounded_number(
     kept = sql("SELECT resource FROM resource_tokens")
     assert len(kept) == 32
     assert {GRAPH, RESOURCES[1]} <= {row["resource"] for row in kept}
+
+
+async def test_many_targets_make_few_calls(renewals: Renewals, user: tuple[str, Runtime], sql: Sql) -> None:
+    """However many targets an app names, a grant has a bounded number of calls for them in a minute."""
+    user_id, worker = user
+    grant_id = renewals.row(user_id)["id"]
+
+    async def ask(number: int) -> Refreshed:
+        target = TokenTarget(f"https://{number}.example", "")
+        return await worker.on_demand.refresh_grant(grant_id, min_ttl=None, target=target)
+
+    asked = [await ask(number) for number in range(resource_tokens.MAX_TARGET_CALLS + 4)]
+    assert len(renewals.token_calls(CONNECTION)) == resource_tokens.MAX_TARGET_CALLS
+    assert [each.renewed for each in asked[-5:]] == [True, *[False] * 4]
+    assert 30 < (asked[-1].retry_after or 0) <= 60
+    sql(
+        "UPDATE resource_tokens SET obtained_at = obtained_at - interval '1 min' WHERE resource = 'https://0.example'"
+    )
+    assert (await ask(100)).renewed
+
+
+async def test_refusals_take_no_room_from_tokens(
+    renewals: Renewals, user: tuple[str, Runtime], database_url: Secret, sql: Sql
+) -> None:
+    """An app that asks for what it does not get makes no other app's token be forgotten."""
+    await stored(renewals, user, database_url, GRAPH)
+    row = renewals.row(user[0])
+    for number in range(40):
+        await resource_tokens.record_refusal(
+            user[1].vault,
+            row["id"],
+            TokenTarget(f"r{number}", ""),
+            code="not_allowed",
+            blame="denied",
+            now=row["now"],
+        )
+    kept = [each["resource"] for each in sql("SELECT resource FROM resource_tokens")]
+    assert GRAPH in kept
+    assert len(kept) == 33
 
 
 async def test_keys_are_rotated(renewals: Renewals, user: tuple[str, Runtime], database_url: Secret) -> None:

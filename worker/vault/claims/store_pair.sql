@@ -61,7 +61,7 @@ WITH stored AS (
     DELETE FROM resource_tokens r USING (
         SELECT t.grant_id, t.resource, t.scope FROM resource_tokens t JOIN stored ON stored.id = t.grant_id
         WHERE NOT :is_own AND (t.resource, t.scope) <> (:resource, :scope)
-        ORDER BY greatest(t.obtained_at, t.refused_at) DESC OFFSET :max_resource_tokens - 1
+        ORDER BY t.ciphertext IS NULL, greatest(t.obtained_at, t.refused_at) DESC OFFSET :max_resource_tokens - 1
     ) old
     WHERE r.grant_id = old.grant_id AND r.resource = old.resource AND r.scope = old.scope
 )

@@ -1,9 +1,10 @@
--- A grant remembers so many targets, those that were refused included; the oldest refusal makes room.
+-- A grant remembers so many targets that were refused; the oldest refusal makes room. No token does: an app that asks for
+-- what it does not get takes none from others.
 WITH evicted AS (
     DELETE FROM resource_tokens r USING (
         SELECT grant_id, resource, scope FROM resource_tokens
-        WHERE grant_id = :id AND (resource, scope) <> (:resource, :scope)
-        ORDER BY greatest(obtained_at, refused_at) DESC OFFSET 31
+        WHERE grant_id = :id AND ciphertext IS NULL AND (resource, scope) <> (:resource, :scope)
+        ORDER BY refused_at DESC OFFSET 31
     ) old
     WHERE r.grant_id = old.grant_id AND r.resource = old.resource AND r.scope = old.scope
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
@@ -14,6 +14,22 @@ _RECORD_REFUSAL = load(__file__, "record_refusal")
 _VERSION = text(
     "SELECT version FROM resource_tokens WHERE grant_id = :id AND resource = :resource AND scope = :scope"
 )
+# Calls for a grant's further tokens in a minute: each target has a least interval of its own, and there is no end of
+# targets that an app may name.
+MAX_TARGET_CALLS = 16
+CALL_INTERVAL = timedelta(minutes=1)
+_CALLED_AT = text("""
+SELECT called_at FROM (
+    SELECT greatest(obtained_at, refused_at) AS called_at FROM resource_tokens
+    WHERE grant_id = :id AND refusal_blame IS DISTINCT FROM 'denied') calls
+ORDER BY called_at DESC OFFSET :calls - 1 LIMIT 1
+""")
+
+
+async def seconds_to_next_call(vault: Vault, grant_id: int, *, now: datetime) -> float:
+    """Return for how long no call for a target may be made."""
+    rows = await vault.run(_CALLED_AT, {"id": grant_id, "calls": MAX_TARGET_CALLS})
+    return max(0.0, (rows[0][0] + CALL_INTERVAL - now).total_seconds()) if rows else 0.0
 
 
 async def read_version(vault: Vault, grant_id: int, target: TokenTarget) -> int:
