@@ -277,7 +277,7 @@ class OnDemand:
         return False
 
     async def _crowded_for(self, served: Served) -> float:
-        """Return for how many seconds too many other targets were asked for."""
+        """Return how long a target has to wait."""
         if served.target.is_default:
             return 0.0
         return await resource_tokens.seconds_to_next_call(self._vault, served.id, now=served.now)

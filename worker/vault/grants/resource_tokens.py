@@ -27,7 +27,7 @@ ORDER BY called_at DESC OFFSET :calls - 1 LIMIT 1
 
 
 async def seconds_to_next_call(vault: Vault, grant_id: int, *, now: datetime) -> float:
-    """Return for how long no call for a target may be made."""
+    """Return the seconds until a target may be called for."""
     rows = await vault.run(_CALLED_AT, {"id": grant_id, "calls": MAX_TARGET_CALLS})
     return max(0.0, (rows[0][0] + CALL_INTERVAL - now).total_seconds()) if rows else 0.0
 
