@@ -39,7 +39,7 @@ class TokenVault(Reader):
 
     Args:
         database_url: of the vault.
-        access_keys: the access ring, newest first.
+        access_keys: the access ring, newest first; or one string, as ``VAULT_ACCESS_KEYS`` has it.
         tenant: the tenant's name, where the vault has several.
         audit: ``strict`` hands out no token before the read is recorded; ``off`` is for who records reads itself.
 

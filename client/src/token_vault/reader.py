@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Self, get_args
 
 from token_vault.cache_checks import CacheChecks
-from token_vault.environment import ReaderEnvironment
+from token_vault.environment import ReaderEnvironment, split_keys
 from token_vault.fork_safety import begin_in_each_process
 from token_vault.keyring import KeyRing
 from token_vault.postgres_address import PostgresAddress
@@ -32,7 +32,7 @@ class Reader:
 
     Args:
         database_url: of the vault.
-        access_keys: the access ring, newest first.
+        access_keys: the access ring, newest first; or one string, as ``VAULT_ACCESS_KEYS`` has it.
         tenant: the tenant's name, where the vault has several.
         audit: ``batched`` records reads in the background; ``strict`` hands out no token before its read is
             recorded; ``off`` is for who records reads itself.
@@ -46,16 +46,13 @@ class Reader:
     def __init__(
         self,
         database_url: str | Secret,
-        access_keys: Sequence[str | Secret],
+        access_keys: str | Secret | Sequence[str | Secret],
         *,
         tenant: str | None = None,
         audit: AuditMode = "batched",
         direct_url: str | Secret | None = None,
         cache: bool = False,
     ) -> None:
-        if isinstance(access_keys, str):
-            del database_url, access_keys
-            raise TypeError("access_keys is a sequence of keys: [key]")
         if audit not in get_args(AuditMode):
             raise ValueError(f"audit is one of {', '.join(get_args(AuditMode))}")
         # Rebound, so that no traceback from here on shows them.
@@ -66,6 +63,8 @@ class Reader:
             direct_url = _secret(direct_url)
             self._direct = PostgresAddress.parse(direct_url, "DATABASE_DIRECT_URL")
             require_tls(self._direct)
+        if isinstance(access_keys, str | Secret):
+            access_keys = split_keys(_secret(access_keys).reveal())
         access_keys = keys = [_secret(key) for key in access_keys]
         self._flow = ReadFlow(KeyRing("access", keys), tenant)
         self._noted: dict[int, float] = {}

@@ -368,12 +368,15 @@ async def test_an_empty_name_is_the_callers_mistake(open_reader: OpenReader) -> 
 
 
 async def test_plain_strings(rows: Rows, database_url: Secret) -> None:
-    """Address and keys are given as plain strings; one string in place of the keys is a mistake."""
+    """Address and keys are given as plain strings, the keys also as one, as the variable has them."""
     await rows.add()
-    with TokenVault(database_url.reveal(), [ACCESS_KEY.reveal()]) as vault:
-        assert vault.user_token(USER, CONNECTION).value == "token-of-u1"
-    with pytest.raises(TypeError, match="sequence of keys"):
-        TokenVault(database_url.reveal(), ACCESS_KEY.reveal())
+    newer = KeyRing.generate().reveal()
+    for keys in ([ACCESS_KEY.reveal()], ACCESS_KEY.reveal(), f"{newer}, {ACCESS_KEY.reveal()}\n"):
+        with TokenVault(database_url.reveal(), keys) as vault:
+            assert vault.user_token(USER, CONNECTION).value == "token-of-u1"
+    for keys in ("", "no key", [], f"{newer} {newer}"):
+        with pytest.raises(ConfigurationError, match="VAULT_ACCESS_KEYS"):
+            TokenVault(database_url.reveal(), keys)
 
 
 async def test_two_tenants_with_the_same_user(rows: Rows, open_reader: OpenReader) -> None:
