@@ -26,11 +26,12 @@ from worker.renewal.outcome import (
     Decision,
     Outcome,
     decide,
+    stay_dormant,
     wait_for_key,
     wait_for_proxy,
     wait_in_doubt,
 )
-from worker.vault import claims, schedule
+from worker.vault import claims
 from worker.vault.claims import Claim
 from worker.vault.connections import circuits
 from worker.vault.grants import resource_tokens
@@ -128,26 +129,9 @@ class Renewer:
         if not limiter.wait_in_doubt:
             return None
         awake = limiter.requested or limiter.connection.is_suspected  # a witness is asked, read or not
-        dormant = None if awake else self._stay_dormant(limiter, claim, now)
-        return dormant or wait_in_doubt(claim, provider, now=now)
-
-    def _stay_dormant(self, limiter: ConnectionLimiter, claim: Claim, now: datetime) -> Decision | None:
-        """Put off a grant that nobody reads.
-
-        Its refresh token must be in no danger of ending unused.
-        """
         policy = limiter.connection.policy
-        if claim.state != "active" or not policy.is_dormant(claim.last_read_at, now) or claim.attempts:
-            return None
-        if claim.in_doubt_since is not None or claim.obtained_at is None or claim.is_ordered:
-            return None
-        due_at = schedule.keep_alive_due_at(
-            claim.obtained_at, self._jitter(), policy, claim.refresh_expires_at
-        )
-        earliest = schedule.keep_alive_due_at(claim.obtained_at, 1, policy, claim.refresh_expires_at)
-        if due_at <= now or earliest <= now:
-            return None
-        return Decision(Outcome.UNSENT, {"due_at": due_at})
+        dormant = None if awake else stay_dormant(claim, policy, now=now, jitter=self._jitter())
+        return dormant or wait_in_doubt(claim, provider, now=now)
 
     def _decrypt(self, provider: Provider, claim: Claim, now: datetime) -> _ClaimedTokens | Decision:
         """Decrypt the tokens to send, or decide what happens without."""

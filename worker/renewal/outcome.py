@@ -187,6 +187,27 @@ def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decisio
     return Decision(Outcome.IN_DOUBT, columns)
 
 
+def stay_dormant(
+    claim: Claim, policy: schedule.RenewalPolicy, *, now: datetime, jitter: float
+) -> Decision | None:
+    """Put off a grant that nobody reads.
+
+    Its refresh token must be in no danger of ending unused.
+
+    Args:
+        jitter: 0 to 1, uniform.
+    """
+    if claim.state != "active" or not policy.is_dormant(claim.last_read_at, now) or claim.attempts:
+        return None
+    if claim.in_doubt_since is not None or claim.obtained_at is None or claim.is_ordered:
+        return None
+    earliest, due_at = (
+        schedule.keep_alive_due_at(claim.obtained_at, each, policy, claim.refresh_expires_at)
+        for each in (1, jitter)
+    )
+    return Decision(Outcome.UNSENT, {"due_at": due_at}) if earliest > now else None
+
+
 NOTHING_TO_SPEND = Decision(
     Outcome.UNRENEWABLE, {"due_at": None, "state": "unrenewable", "reason": "no_refresh_token"}
 )

@@ -30,6 +30,7 @@ from worker.renewal.outcome import (
     Decision,
     Outcome,
     decide,
+    stay_dormant,
     wait_for_key,
     wait_for_proxy,
     wait_in_doubt,
@@ -514,3 +515,47 @@ def test_nothing_to_spend_is_never_looked_at_again() -> None:
     assert NOTHING_TO_SPEND.columns["due_at"] is None
     assert NOTHING_TO_SPEND.columns["state"] == "unrenewable"
     assert not NOTHING_TO_SPEND.outage
+
+
+# Grants that nobody reads
+
+DAY = timedelta(days=1)
+ON_READ = schedule.RenewalPolicy(read_window=DAY, idle_life=40 * DAY)
+UNREAD = replace(CLAIM, obtained_at=NOW - DAY, last_read_at=NOW - 2 * DAY)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+def test_a_grant_that_nobody_reads_is_put_off(jitter: float) -> None:
+    """It sleeps until its refresh token must be used again."""
+    due_at = schedule.keep_alive_due_at(NOW - DAY, jitter, ON_READ)
+    assert stay_dormant(UNREAD, ON_READ, now=NOW, jitter=jitter) == Decision(
+        Outcome.UNSENT, {"due_at": due_at}
+    )
+    assert due_at > NOW
+
+
+@pytest.mark.parametrize(
+    "awake",
+    [
+        {"state": "in_doubt"},
+        {"state": "reauthorization_required"},
+        {"last_read_at": NOW - DAY},
+        {"attempts": 1},
+        {"in_doubt_since": EARLIER},
+        {"obtained_at": None},
+        {"is_ordered": True},
+    ],
+    ids=str,
+)
+def test_a_grant_that_is_wanted_does_not_sleep(awake: dict[str, Any]) -> None:
+    """Whoever is read, in trouble, of unknown age or ordered is renewed now."""
+    assert stay_dormant(replace(UNREAD, **awake), ON_READ, now=NOW, jitter=0.5) is None
+
+
+def test_a_sleeper_wakes_once_its_time_has_begun() -> None:
+    """From half of its idle life on the refresh token is used, whatever its jitter."""
+    wakes = replace(UNREAD, obtained_at=NOW - 20 * DAY)
+    sleeps = replace(UNREAD, obtained_at=NOW - 20 * DAY + timedelta(seconds=1))
+    for jitter in (0.0, 1.0):
+        assert stay_dormant(wakes, ON_READ, now=NOW, jitter=jitter) is None
+        assert stay_dormant(sleeps, ON_READ, now=NOW, jitter=jitter) is not None
