@@ -173,14 +173,11 @@ async def test_only_force_claims_what_is_to_be_left_alone(vault: Vault, sql: Sql
     else:
         await claims.release(vault, claim, due_at=AFTERWARDS, attempts=1)
 
-    async def taken(*, force: bool) -> Claim | None:
-        return await claims.claim_one(
-            vault, claim.id, owner=uuid4(), now=LATER, until=LATER + HOUR, force=force,
-            by_operator=force and state == "backoff",
-        )  # fmt: skip
+    async def taken(**how: bool) -> Claim | None:
+        return await claims.claim_one(vault, claim.id, owner=uuid4(), now=LATER, until=LATER + HOUR, **how)
 
-    assert await taken(force=False) is None
-    forced = await taken(force=True)
+    assert await taken() is None
+    forced = await taken(force=True, by_operator=state == "backoff")
     assert forced is not None
     assert forced.in_doubt_since is None
     if state == "dead":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,11 +16,12 @@ from worker.vault.claims.claim import unchanged_due_at
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-CLAIM = Claim(
-    id=1, key=GrantKey("default", "c", "c|1", "1"), owner=uuid4(), claimed_at=NOW, until=NOW, state="active",
-    access_ciphertext=None, access_version=3, refresh_ciphertext=None, refresh_version=4, expires_at=NOW + HOUR,
-    in_doubt_since=None, attempts=0, obtained_at=NOW - HOUR,
-)  # fmt: skip
+FIELDS: dict[str, Any] = {
+    "id": 1, "key": GrantKey("default", "c", "c|1", "1"), "owner": uuid4(), "claimed_at": NOW, "until": NOW, "state": "active",
+    "access_ciphertext": None, "access_version": 3, "refresh_ciphertext": None, "refresh_version": 4, "expires_at": NOW + HOUR,
+    "in_doubt_since": None, "attempts": 0, "obtained_at": NOW - HOUR,
+}  # fmt: skip
+CLAIM = Claim(**FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -40,4 +42,5 @@ def test_a_grants_own_time_is_put_back_after_another_targets_call() -> None:
 
 def test_a_claim_is_for_the_grants_own_token_unless_it_says_otherwise() -> None:
     """Without a word of the operator or another target a claim is an ordinary one."""
-    assert (CLAIM.is_ordered, CLAIM.target.is_default, CLAIM.target_version) == (False, True, 0)
+    claim = Claim(**FIELDS)
+    assert (claim.is_ordered, claim.target.is_default, claim.target_version) == (False, True, 0)
