@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -92,7 +93,7 @@ async def test_an_end_is_decided_on_the_row_as_it_is_then(
 ) -> None:
     """A claim that ends while a waiter is just being noted waits for that, and tells the waiter."""
     [claim] = await claimed(vault, sql, "c", 1)
-    ends = {
+    ends: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
         "stored": lambda: store(vault, claim),
         "released": lambda: claims.release(vault, claim, due_at=NOW + HOUR),
         "unspent": lambda: claims.release_unspent(vault, [claim], due_at=NOW + timedelta(minutes=1)),
