@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from token_vault.errors import VaultError
 from worker.api import health, openapi, problems, reconnect, tokens
+from worker.api.cors import allow_origins
 from worker.api.hooks.auth0 import take_auth0_events
 from worker.api.hooks.security_events import take_security_events
 from worker.api.metrics import Metrics
@@ -60,7 +61,7 @@ def routes(origins: Sequence[str] = ()) -> Sequence[BaseRoute]:
     """Return all routes, those that are called most first.
 
     Args:
-        origins: whose browsers may call the proxy.
+        origins: whose browsers may call what takes users' access tokens.
     """
     return (
         # Ids of users of enterprise connections may hold slashes.
@@ -72,7 +73,12 @@ def routes(origins: Sequence[str] = ()) -> Sequence[BaseRoute]:
         Route("/v1/connections/{connection}/token", tokens.get_token, methods=["GET"]),
         Route("/v1/connections/{connection}/token/refresh", tokens.refresh_token, methods=["POST"]),
         Route("/v1/connections/{connection}/token/rejected", tokens.reject_token, methods=["POST"]),
-        Route("/v1/users/{user_id:path}/reconnect/{connection}", reconnect.reconnect, methods=["GET"]),
+        Route(
+            "/v1/users/{user_id:path}/reconnect/{connection}",
+            reconnect.reconnect,
+            methods=["GET", "OPTIONS"] if origins else ["GET"],
+            middleware=allow_origins(origins, ["GET"]),
+        ),
         Route("/v1/hooks/events/{name}", take_security_events, methods=["POST"]),
         Route("/v1/hooks/auth0", take_auth0_events, methods=["POST"]),
         Route("/healthz", health.healthz),

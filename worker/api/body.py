@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from worker.api.problems import ApiProblem, slow_request
 
@@ -19,7 +19,7 @@ async def read_body(request: Request, most: int) -> bytes:
         most: bytes that it may have.
 
     Raises:
-        ApiProblem: ``too-large``, or ``request-timeout``.
+        ApiProblem: ``too-large``, ``request-timeout``, or ``bad-request`` where it breaks off.
     """
     body = bytearray()
     try:
@@ -30,4 +30,6 @@ async def read_body(request: Request, most: int) -> bytes:
                     raise ApiProblem("too-large", f"the body has more than {most} bytes")
     except TimeoutError:
         raise slow_request(f"the body did not come within {MAX_BODY_SECONDS:.0f} s") from None
+    except ClientDisconnect:
+        raise ApiProblem("bad-request", "the body broke off") from None
     return bytes(body)

@@ -84,8 +84,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header."""
-        super().on_header(name, value)
+        """Take one header, and no trailer for one (RFC 9110, 6.5.1)."""
+        if self._is_in_headers:
+            super().on_header(name, value)
         self._count(len(name) + len(value))
 
     def on_headers_complete(self) -> None:

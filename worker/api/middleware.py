@@ -14,6 +14,7 @@ from worker import traces
 from worker.api import problems
 from worker.api.http_protocol import OVERLOADED
 from worker.api.metrics import Metrics, route_of
+from worker.api.proxy.response_body import AnswerCut
 
 # Callers' ids go into the log and the audit.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -95,6 +96,8 @@ class Gate:
                 problem = problems.unavailable("the server is stopping", BUSY_RETRY_SECONDS)
                 await problems.problem_response(problem, scope["request_id"])(scope, receive, answer)
             raise
+        except AnswerCut:
+            pass  # a provider's doing, and logged as that: the server closes the connection
         except Exception as error:
             # The routes have answered it, or were cut short: then the server closes the connection.
             problems.log_unforeseen(error, scope["request_id"])

@@ -10,9 +10,8 @@ from starlette.responses import JSONResponse, Response
 
 from worker import __version__
 from worker.api.callers import USER_HEADER
-from worker.api.parameters import MAX_MIN_TTL_SECONDS, MAX_NAME_LENGTH, MAX_WAIT_SECONDS
+from worker.api.parameters import ACCOUNT_HEADER, MAX_MIN_TTL_SECONDS, MAX_NAME_LENGTH, MAX_WAIT_SECONDS
 from worker.api.problems import MEDIA_TYPE, PROBLEM_TYPES
-from worker.api.proxy.routes import ACCOUNT_HEADER
 from worker.api.schemas import schemas
 from worker.proxy_rules import METHODS
 

@@ -20,6 +20,8 @@ MAX_WAIT_SECONDS = 30.0
 MAX_MIN_TTL_SECONDS = 86_400.0
 MAX_NAME_LENGTH = 500
 MAX_SCOPES = 100
+# Which of a user's accounts is meant, where there are several.
+ACCOUNT_HEADER = "x-token-vault-account"
 _TOKEN_PARAMETERS = frozenset(
     {"account", "min_ttl", "needs", "resource", "scopes", "tenant", "wait", "reason"}
 )
@@ -98,6 +100,15 @@ def named_user(request: Request) -> str | None:
     if len(given) > 1:
         _refuse(f"{USER_HEADER} is given twice")
     return _name(USER_HEADER, unquote(given[0])) or None if given else None
+
+
+def named_account(request: Request) -> str | None:
+    """Return which of the user's accounts the caller names.
+
+    Raises:
+        ApiProblem: ``bad-request``.
+    """
+    return _name(ACCOUNT_HEADER, request.headers.get(ACCOUNT_HEADER, "")) or None
 
 
 def _refuse(detail: str) -> NoReturn:

@@ -22,7 +22,7 @@ class ApiSettings(Section):
         audience: of the access tokens that callers bring; without it only API keys are taken.
         issuer: who issues them; by default the one tenant. Its keys are at ``.well-known/jwks.json`` below it.
         public_url: where callers find the API, behind whatever ends TLS; DPoP proofs name it.
-        origins: of front ends whose browsers may call the proxy.
+        origins: of front ends whose browsers may call the proxy, and ask for reconnect links.
         host, port: where ``token-vault serve`` listens.
         max_concurrent: requests at a time in one process; more are refused at once.
         max_connections: of callers to one process, idle ones too; requests over more are refused at once.

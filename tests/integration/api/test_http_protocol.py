@@ -131,6 +131,26 @@ async def test_what_is_no_request_is_a_problem_document() -> None:
     assert app.calls == []
 
 
+async def test_a_trailer_is_no_header() -> None:
+    """What comes after a body names no caller and no request: whatever is in front judges headers alone."""
+    seen: list[Scope] = []
+
+    class Reading(App):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            while (await receive()).get("more_body"):
+                pass
+            seen.append(scope)
+            await super().__call__(scope, receive, send)
+
+    post = b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+    async with running(Reading()) as port:
+        answer = await send(port, post + b"1\r\na\r\n0\r\nAuthorization: Bearer x\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        answer = await send(port, post + b"1\r\na\r\n0\r\n" + b"a: b\r\n" * 70_000 + b"\r\n")
+        assert not answer.startswith(b"HTTP/1.1 200"), answer
+    assert [name for name, _ in seen[0]["headers"]] == [b"host", b"transfer-encoding", b"connection"]
+
+
 async def test_garbage_behind_a_request_is_no_answer_to_it() -> None:
     """While an answer is under way, nothing else is written that could be taken for it or a part of it."""
     async with running(App()) as port:

@@ -179,6 +179,20 @@ async def test_a_compressed_echo_is_found_too(proxied: Proxied, encoding: str) -
         (lambda _: http(200, b"x", "Content-Encoding: br"), "bad-gateway"),
         (lambda _: http(200, b"x", "Content-Encoding: gzip, gzip"), "bad-gateway"),
         (lambda _: http(200, b"data: x\n\n", "Content-Type: text/event-stream"), "bad-gateway"),
+        (
+            lambda _: http(200, b"x", "Content-Type: text/plain", "Content-Type: Text/Event-Stream"),
+            "bad-gateway",
+        ),
+        (
+            lambda _: [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n" + gzip.compress(b"x")],
+            "bad-gateway",
+        ),
+        (
+            lambda _: [
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            ],
+            "bad-gateway",
+        ),
         (lambda _: http(200, b"x", length=10_000_000), "bad-gateway"),
         (lambda _: [b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"], None),
         (lambda _: [b"HTTP/1.1 999 X\r\nContent-Length: 0\r\n\r\n"], "bad-gateway"),
@@ -210,12 +224,15 @@ async def test_an_answer_that_cannot_be_passed_on_is_a_problem(
     ids=["short", "unfinished chunks", "endless", "bomb", "cut gzip", "no gzip"],
 )
 async def test_a_body_that_breaks_off_does_not_look_whole(
-    proxied: Proxied, answer: Callable[[Received], Iterable[bytes]]
+    proxied: Proxied, answer: Callable[[Received], Iterable[bytes]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A body that ends early or grows too long breaks the caller's connection instead of ending."""
     proxied.upstream.answer = answer
     with pytest.raises(httpx.RemoteProtocolError):
         await proxied.call()
+    logged = capsys.readouterr().out
+    assert "proxy.answer_broken" in logged
+    assert "request.failed" not in logged
 
 
 async def test_a_dead_provider_is_a_problem(proxied: Proxied) -> None:
@@ -312,6 +329,40 @@ async def test_a_long_request_is_refused(proxied: Proxied) -> None:
     """A body over the limit is refused, whether its length is said or not."""
     for content in (b"x" * 1_000_001, _parts(*[b"y" * 100_000] * 12)):
         assert problem(await proxied.call(method="POST", content=content)) == "too-large"
+    assert problem(await proxied.call(headers={"X-Token-Vault-Account": "x" * 501})) == "bad-request"
+
+
+async def test_a_caller_who_goes_away_is_no_failure(
+    proxied: Proxied, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A body that breaks off, or is none, is the caller's doing: nothing fails, and no provider is blamed."""
+    place = urlsplit(proxied.url)
+    head = f"POST {PATH}/calendar/v3/a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {proxied.issuer.access_token(USER)}\r\n"
+    rejected = head.replace(f"{PATH}/calendar/v3/a", "/v1/hooks/auth0")
+    chunked = "Transfer-Encoding: chunked\r\n\r\n"
+    for sent in (
+        f"{head}Content-Length: 300\r\n\r\nhalf",
+        f"{head}Content-Length: 600000\r\n\r\n{'x' * 500_000}",
+        f"{rejected}Authorization-2: x\r\nContent-Length: 300\r\n\r\nhalf",
+        f"{head}{chunked}4\r\nhalf\r\n",
+        f"{head}{chunked}no size\r\n",
+    ):
+        reader, writer = await asyncio.open_connection(place.hostname, place.port)
+        writer.write(sent.encode())
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.close()
+        del reader
+    for _ in range(500):
+        shown = (await proxied.http.get(f"{proxied.url}/metrics")).text
+        if "in_flight 1.0" in shown:
+            break
+        await asyncio.sleep(0.02)
+    assert 'status="500"' not in shown
+    assert 'status="503"' not in shown
+    logged = capsys.readouterr().out
+    assert "request.failed" not in logged
+    assert "proxy.call_failed" not in logged
 
 
 async def test_streams_without_end_are_refused_in_words(proxied: Proxied) -> None:
@@ -386,6 +437,13 @@ async def test_a_user_who_has_to_act_gets_the_link(
         state = read_state(query["state"], RECONNECT_SECRET, datetime.now(UTC))
         assert (state.user_id, state.connection, state.tenant) == (USER, CONNECTION, "default")
     assert "more" in query["connection_scope"].split(",")
+    preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "GET"}
+    for origin, seen in ((ORIGIN, ORIGIN), ("https://evil.example", None)):
+        for answer in (
+            await proxied.http.options(url, headers=preflight | {"Origin": origin}),
+            await proxied.http.get(url, headers=headers | {"Origin": origin}),
+        ):
+            assert answer.headers.get("access-control-allow-origin") == seen
     other = {"Authorization": f"Bearer {proxied.issuer.access_token('oauth2|other')}"}
     assert problem(await proxied.http.get(url, headers=other)) == "not-allowed"
     assert proxied.upstream.received == []

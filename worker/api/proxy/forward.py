@@ -20,7 +20,7 @@ from worker import traces
 from worker.api import problems
 from worker.api.problems import ApiProblem
 from worker.api.proxy.headers import Headers, request_headers, response_headers, rewrite_location
-from worker.api.proxy.request_body import BodyRefused, BodyTimeout, RequestBody
+from worker.api.proxy.request_body import BodyCut, BodyRefused, BodyTimeout, RequestBody
 from worker.api.proxy.response_body import AnswerCut, Decoder, UnreadableEncoding, clean_body
 from worker.api.proxy.scrub import TokenScrubber
 from worker.api.proxy.session import ProviderSession
@@ -117,6 +117,8 @@ async def forward(
 def _refusal(refused: BodyRefused) -> ApiProblem:
     if isinstance(refused, BodyTimeout):
         return problems.slow_request(str(refused))
+    if isinstance(refused, BodyCut):
+        return ApiProblem("bad-request", str(refused))
     return ApiProblem("too-large", str(refused))
 
 
@@ -238,7 +240,7 @@ def _response(
         answer.close()
         return _with_headers(Response(status_code=answer.status), sent)
     pieces = clean_body(_pieces(answer), decoder, scrubber, settings.max_response_bytes)
-    return _with_headers(_Streamed(pieces, answer), sent)
+    return _with_headers(_Streamed(pieces, answer, call.connection), sent)
 
 
 def _passable(raw: Iterable[tuple[bytes, bytes]], scrubber: TokenScrubber) -> Headers:
@@ -258,18 +260,29 @@ def _check(settings: ProxySettings, answer: aiohttp.ClientResponse) -> Decoder:
     """Return what decodes an answer that can be passed on."""
     if not 200 <= answer.status <= 599:
         raise ApiProblem("bad-gateway", f"the provider answers with the status {answer.status}")
-    if answer.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream":
+    if any(
+        each.partition(";")[0].strip() == "text/event-stream" for each in _elements(answer, "content-type")
+    ):
         raise ApiProblem(
             "bad-gateway", "the provider answers with server-sent events, which are not forwarded"
         )
     if (answer.content_length or 0) > settings.max_response_bytes:
         raise ApiProblem("bad-gateway", f"the answer has more than {settings.max_response_bytes} bytes")
+    # The HTTP client leaves a body packed that only its transfer coding says to be (RFC 9112, 6.1).
+    if set(_elements(answer, "transfer-encoding")) - {"chunked"}:
+        raise ApiProblem("bad-gateway", "the answer has a transfer coding that nobody asked for")
     try:
         return Decoder(", ".join(answer.headers.getall("content-encoding", [])))
     except UnreadableEncoding:
         raise ApiProblem(
             "bad-gateway", "the answer is compressed in a way in which no token could be found"
         ) from None
+
+
+def _elements(answer: aiohttp.ClientResponse, header: str) -> list[str]:
+    """Return what a header lists, in all its lines."""
+    lines = answer.headers.getall(header, [])
+    return [element.strip().lower() for line in lines for element in line.split(",") if element.strip()]
 
 
 async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -284,11 +297,15 @@ async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 class _Streamed(StreamingResponse):
-    """Passes a body on, then releases the provider."""
+    """Passes a body on, then releases the provider.
 
-    def __init__(self, pieces: AsyncIterator[bytes], answer: aiohttp.ClientResponse) -> None:
+    Raises:
+        AnswerCut: it broke off; the server closes the caller's connection.
+    """
+
+    def __init__(self, pieces: AsyncIterator[bytes], answer: aiohttp.ClientResponse, connection: str) -> None:
         super().__init__(pieces, answer.status)
-        self._upstream = answer
+        self._upstream, self._connection = answer, connection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -297,6 +314,9 @@ class _Streamed(StreamingResponse):
                 await self.stream_response(send)
             else:
                 await super().__call__(scope, receive, send)
+        except AnswerCut as cut:
+            log.warning("proxy.answer_broken", connection=self._connection, error=str(cut))
+            raise
         finally:
             self._upstream.close()
 

@@ -23,6 +23,7 @@ _HOP_BY_HOP = frozenset(
         "trailers",
         "transfer-encoding",
         "upgrade",
+        "http2-settings",
     }
 )
 
@@ -33,17 +34,35 @@ _DROPPED_FROM_REQUESTS = frozenset(
     | {"origin", "referer", "cookie", "cookie2", "dnt", "priority"}
     # credentials, and headers that act for somebody else
     | {"authorization", "dpop", "www-authenticate", "sudo", "x-sudo", "signature", "signature-input"}
+    | {"as-user", "x-as-user", "act-as", "x-act-as", "remote-user", "client-cert", "client-cert-chain"}
     # where the request came from, or was meant to go
     | {"forwarded", "via", "client-ip", "true-client-ip", "fastly-client-ip", "from", "destination"}
-    | {"x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-host", "x-rewrite-url", "x-url"}
+    | {
+        "x-host",
+        "x-url",
+        "x-uri",
+        "x-scheme",
+        "x-proto",
+        "x-url-scheme",
+        "front-end-https",
+        "cdn-loop",
+        "early-data",
+    }
     # A token that the provider echoes could be read in parts, none of which looks like it.
     | {"range", "if-range", "request-range"}
     # a request id is our own, and traces of the operator's stay with the operator
     | {"traceparent", "tracestate", "baggage", "x-request-id"}
 )
 _DROPPED_PATTERN = re.compile(
-    r"sec-.*|proxy-.*|cf-.*|x-forwarded.*|x-original-.*|x-envoy-.*|x-amzn?-.*|access-control-.*|x-b3-.*"
-    r"|.*method-?override.*|x-http-method|.*token.*|.*api-?key.*|.*secret.*|.*authorization.*|.*session.*|.*csrf.*"
+    r"sec-.*|proxy-.*|cf-.*|x-forwarded.*|x-original-.*|x-rewrite-.*|x-envoy-.*|x-amzn?-.*|access-control-.*|x-b3-.*"
+    # where the request came from, as gateways say it
+    r"|.*client-?ip|x-.*-ip|x-remote-.*|x-appengine-.*|x-arr-.*"
+    # another method, path or host; files in place of an answer (Rack's Sendfile)
+    r"|.*method.*|.*override.*|x-http-verb|x-accel-.*|x-sendfile.*"
+    # credentials, and somebody else to act for
+    r"|.*token.*|.*api-?key.*|.*subscription-?key|.*secret.*|.*password.*|.*credential.*|.*authorization.*"
+    r"|.*session.*|.*csrf.*|x-auth.*|.*-client-cert.*|x-ms-client-principal.*|x-goog-(?:iap|authenticated)-.*"
+    r"|.*impersonat.*|.*on-?behalf-?of.*|dropbox-api-select-.*"
 )
 
 _DROPPED_FROM_RESPONSES = frozenset(
@@ -69,7 +88,31 @@ _DROPPED_FROM_RESPONSES = frozenset(
         "via",
     }
     | {"x-content-type-options", "x-request-id", "traceresponse", "date", "x-frame-options", "vary"}
-    | {"authorization", "dpop-nonce", "forwarded"}
+    | {"authorization", "dpop-nonce", "forwarded", "host", "traceparent", "tracestate", "cache-tag", "xkey"}
+    # What a browser applies to a whole origin, or lets a page do.
+    | {
+        "accept-ch",
+        "critical-ch",
+        "origin-agent-cluster",
+        "origin-trial",
+        "permissions-policy",
+        "timing-allow-origin",
+    }
+    | {
+        "speculation-rules",
+        "use-as-dictionary",
+        "no-vary-search",
+        "observe-browsing-topics",
+        "shared-storage-write",
+    }
+    | {"activate-storage-access", "supports-loading-mode", "x-sourcemap", "x-webkit-csp", "p3p"}
+)
+_DROPPED_RESPONSE_PATTERN = re.compile(
+    r"access-control-.*|proxy-.*|x-forwarded.*|.*cookie.*|.*authenticat.*|set-.*|sec-.*|secure-session-.*|alt-.*"
+    r"|cross-origin-.*|attribution-reporting-.*|ad-auction-.*|service-worker-.*|.*-policy(?:-report-only)?|public-key-.*"
+    # Caches of the operator's that would keep one user's answer for others (RFC 9213), and servers in front of the API
+    # that would answer with a file or another URL of theirs.
+    r"|.*cache-control|surrogate-.*|edge-.*|x-accel-.*|x-sendfile.*|x-lighttpd-.*|x-litespeed-.*|x-reproxy-.*"
 )
 
 # The provider's answer is shown on the vault's own origin: no script of it may run there.
@@ -123,8 +166,9 @@ def response_headers(upstream: Headers, location: str | None) -> Headers:
     kept = [
         (name.lower(), value)
         for name, value in upstream
-        if name.lower() not in dropped
-        and not name.lower().startswith(("access-control-", "proxy-", "x-forwarded"))
+        if _plain(name) not in dropped
+        and name.lower() not in dropped
+        and not _DROPPED_RESPONSE_PATTERN.fullmatch(_plain(name))
     ]
     own = [*_OWN_RESPONSE_HEADERS, *([("location", location)] if location is not None else [])]
     return [*kept, *own]

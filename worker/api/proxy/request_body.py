@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from starlette.requests import ClientDisconnect
+
 # A longer body is not kept: the request cannot be sent again with another token.
 MAX_REPEATABLE_BYTES = 262_144
 
 
 class BodyRefused(Exception):
     """A body that is too long."""
+
+
+class BodyCut(BodyRefused):
+    """A body that breaks off."""
 
 
 class BodyTimeout(BodyRefused):
@@ -51,7 +57,7 @@ class RequestBody:
         """Read a short body whole, a long one in part.
 
         Raises:
-            BodyRefused: it is too long, or does not come in time.
+            BodyRefused: it is too long, breaks off, or does not come in time.
         """
         parts = []
         while not self.is_complete and self._length <= MAX_REPEATABLE_BYTES:
@@ -75,6 +81,8 @@ class RequestBody:
                 piece = await anext(self._pieces, None)
         except TimeoutError:
             raise self._refuse(BodyTimeout("the body did not come in time")) from None
+        except ClientDisconnect:
+            raise self._refuse(BodyCut("the body broke off")) from None
         if piece is None:
             self.is_complete = True
             return b""

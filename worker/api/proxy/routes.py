@@ -7,8 +7,6 @@ import time
 from collections.abc import Sequence
 from urllib.parse import quote, unquote
 
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,7 +15,8 @@ from token_vault.errors import ConfigurationError, VaultError
 from token_vault.grant_key import GrantKey
 from token_vault.read_records import SERVED, ReadRecord
 from worker.api.callers import Caller
-from worker.api.parameters import named_user
+from worker.api.cors import allow_origins
+from worker.api.parameters import named_account, named_user
 from worker.api.problems import ApiProblem, of_error
 from worker.api.proxy.forward import ProxyCall, forward
 from worker.api.proxy.request_body import RequestBody
@@ -29,28 +28,14 @@ from worker.settings import ProxySettings
 
 PREFIX = "/v1/proxy/"
 
-# Which of a user's accounts is meant, where there are several.
-ACCOUNT_HEADER = "x-token-vault-account"
-
-# For which a browser need not ask again what it may send.
-PREFLIGHT_SECONDS = 600
-
 
 def proxy_route(origins: Sequence[str]) -> Route:
     """Return the route, open to browsers of these origins alone."""
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=list(origins),
-        allow_methods=sorted(METHODS),
-        allow_headers=["*"],
-        expose_headers=["location", "etag", "link", "retry-after", "x-request-id"],
-        max_age=PREFLIGHT_SECONDS,
-    )
     return Route(
         f"{PREFIX}{{connection}}/{{path:path}}",
         proxy,
         methods=sorted(METHODS),
-        middleware=[cors] if origins else [],
+        middleware=allow_origins(origins, METHODS),
     )
 
 
@@ -69,7 +54,7 @@ async def proxy(request: Request) -> Response:
         connection,
         SERVED,
         tenant=await _tenant(service, settings, connection),
-        account=request.headers.get(ACCOUNT_HEADER) or None,
+        account=named_account(request),
         request_id=request.scope["request_id"],
         consumer=_consumer_name(caller),
         source="api" if caller.is_user else "impersonation",
