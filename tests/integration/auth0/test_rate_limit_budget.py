@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from token_vault.secret import Secret
 from worker import embedded
 from worker.auth0 import PLANS, Limit, RateLimitBudget
 from worker.auth0.errors import Auth0RateLimited
+from worker.auth0.ratelimit import budget as budgets
 from worker.auth0.ratelimit import redis_buckets
 from worker.auth0.ratelimit.bucket import BucketSlot, BucketTerms, ObservedLimits, TokenBucket
 from worker.auth0.ratelimit.budget import ASSUMED_WORKER_PROCESSES, MAX_PAUSE_SECONDS
@@ -158,6 +160,26 @@ async def test_bulk_calls_do_not_starve(make: Make, time: SimulatedTime) -> None
         call(make("free"), time, bulk, 3), *(call(make("free"), time, [], 40, urgent=True) for _ in range(6))
     )
     assert bulk[-1] < 60
+
+
+@pytest.mark.parametrize(
+    ("patience", "tokens"), [(0.5, 6), (0.0, 1)]
+)  # a bulk call leaves five; one that has waited for long enough leaves none
+async def test_a_bulk_call_leaves_a_reserve_until_it_has_waited(
+    make: Make, time: SimulatedTime, monkeypatch: pytest.MonkeyPatch, patience: float, tokens: int
+) -> None:
+    """It waits for as many tokens as it has to leave, and for its own alone once its patience has ended."""
+    monkeypatch.setattr(budgets, "MAX_BULK_WAIT_SECONDS", patience)
+    calls: list[float] = []
+    await time.run(call(make(), time, calls, 1))
+    assert calls == [pytest.approx(tokens / 16, abs=0.001)]
+
+
+async def test_a_worker_alone_is_as_fast_as_its_limit(make: Make, time: SimulatedTime) -> None:
+    """Its bulk calls come at an even pace: none oversleeps its slot."""
+    calls: list[float] = []
+    await time.run(call(make(), time, calls, 30))
+    assert max(later - earlier for earlier, later in pairwise(calls)) <= 1.5 / 16
 
 
 async def test_a_429_pauses_all_workers_once(make: Make, time: SimulatedTime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from tests.support.renewals import Renewals
 from token_vault.secret import Secret
 from worker import instruments
 from worker.renewal import commit
+from worker.renewal.commit import AnswerCommitter
 from worker.renewal.concurrency import ConnectionLimiter
 from worker.renewal.http import CALL_SECONDS
 from worker.renewal.outcome import Outcome
@@ -43,6 +45,11 @@ class Attempt:
         return await self._worker.engine._renewer.attempt(
             self.limiter, self.claim, lambda: self.claim.claimed_at
         )
+
+    @property
+    def committer(self) -> AnswerCommitter:
+        """The worker's."""
+        return self._worker.engine._committer
 
     @property
     def calls(self) -> int:
@@ -82,6 +89,17 @@ async def test_without_time_for_a_whole_call_nothing_is_sent(renewals: Renewals)
     [row] = renewals.rows()
     assert (row["claim_owner"], row["due_at"]) == (None, attempt.now)
     assert attempt.calls == 0
+
+
+async def test_nothing_is_sent_before_its_turn(renewals: Renewals) -> None:
+    """An attempt waits for those before it, whose answers might have to be committed first."""
+    attempt = await claimed(renewals)
+    async with attempt.committer._turn:
+        sending = asyncio.create_task(attempt.send())
+        await asyncio.sleep(0.05)  # more than a call takes here
+        assert not sending.done()
+        assert attempt.calls == 0
+    assert await sending is Outcome.RENEWED
 
 
 async def test_a_token_whose_earlier_answer_has_come_is_not_sent(renewals: Renewals) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 import structlog
@@ -352,3 +354,82 @@ async def test_all_buckets_fill_from_the_first_call_on(time: SimulatedTime) -> N
         assert time.passed > before
 
     await time.run(go())
+
+
+# Without Redis, by the second
+
+SLOW = Plan("slow", {"all": Limit(1.0, 2.0)})
+"""Of which a process alone takes a call in four seconds, one at a time."""
+
+
+def slow_budget(time: SimulatedTime, slept: list[float]) -> RateLimitBudget:
+    """A budget that notes how long its calls sleep."""
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await time.sleep(seconds)
+
+    return RateLimitBudget("acme", SLOW, share=0.0, clock=time, sleep=sleep)
+
+
+async def made_at(
+    budget: RateLimitBudget, time: SimulatedTime, number: int, *, urgent: bool = False
+) -> tuple[float, ...]:
+    """Say when so many calls were made that were asked for at once."""
+    made: list[float] = []
+
+    async def call() -> None:
+        await (budget.acquire("logs", urgent=True) if urgent else budget.acquire("logs"))
+        made.append(time.passed)
+
+    await time.run(*(call() for _ in range(number)))
+    return tuple(made)
+
+
+async def test_a_process_alone_keeps_its_slots_apart(time: SimulatedTime) -> None:
+    """Each urgent call has a slot of its own, the first one at once where one is there, without a sleep."""
+    slept: list[float] = []
+    budget = slow_budget(time, slept)
+    await made_at(budget, time, 1, urgent=True)
+    time.passed += 3600
+    slept.clear()
+    began = time.passed
+    assert await made_at(budget, time, 4, urgent=True) == (began, began + 4, began + 8, began + 12)
+    assert slept == [4, 8, 12]
+
+
+async def test_a_bulk_call_takes_its_slot_once_that_is_the_next(time: SimulatedTime) -> None:
+    """It reaches one slot ahead, sleeps until it can, and is what a call is unless it says otherwise."""
+    slept: list[float] = []
+    budget = slow_budget(time, slept)
+    await made_at(budget, time, 1)
+    assert slept == [4]
+    await budget.pause("logs", 3)
+    await made_at(budget, time, 1)
+    assert slept == [4, 6, 1]
+
+
+async def test_the_longest_wait_is_still_waited_for(time: SimulatedTime) -> None:
+    """A bulk call whose slot lies a minute ahead is made then."""
+    budget = slow_budget(time, [])
+    await made_at(budget, time, 1, urgent=True)
+    await budget.pause("logs", 56)
+    assert await made_at(budget, time, 1) == (64,)
+
+
+async def test_buckets_are_started_once(time: SimulatedTime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call looks at each bucket, and no later one does."""
+    budget = budget_of(time, "professional")
+    asked: list[str] = []
+    take = budget._take_slot
+
+    async def noted(limit: Any, terms: BucketTerms) -> RateLimitPermit:
+        asked.append(limit.name)
+        return await take(limit, terms)
+
+    monkeypatch.setattr(budget, "_take_slot", noted)
+    await made_at(budget, time, 1, urgent=True)
+    assert set(asked) == set(PLANS["professional"].limits)
+    asked.clear()
+    await made_at(budget, time, 1, urgent=True)
+    assert len(asked) == 1
