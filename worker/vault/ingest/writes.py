@@ -71,11 +71,7 @@ async def insert_rows(vault: Vault, inserts: list[dict[str, Any]]) -> set[GrantK
     rows = await KeptConnection(vault).run(
         _INSERT, {"rows": json.dumps([as_json(columns) for columns in inserts])}
     )
-    inserted = {tuple(row) for row in rows}
-    keys = map(row_key, inserts) if len(inserted) < len(inserts) else ()
-    return {
-        key for key in keys if (key.tenant, key.connection, key.user_id, key.provider_user_id) not in inserted
-    }
+    return {*map(row_key, inserts)} - {GrantKey(*row) for row in rows}
 
 
 async def update_rows(connection: AsyncConnection, writes: Writes) -> None:
