@@ -20,7 +20,7 @@ from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker.token_pair import TokenPair
 from worker.vault.claims import Claim
-from worker.vault.claims.spool import UNFINISHED_SECONDS, Spool
+from worker.vault.claims.spool import Spool
 from worker.vault.claims.spooled_answer import SpooledAnswer, encode
 
 OLD_KEY, NEW_KEY = KeyRing.generate(), KeyRing.generate()
@@ -181,15 +181,13 @@ def unfinished(spool: Spool, answer: Path) -> Path:
     return answer.rename(answer.with_name(f".{answer.name}.new"))
 
 
-@pytest.mark.parametrize(
-    ("age", "is_left"), [(UNFINISHED_SECONDS - 30, False), (UNFINISHED_SECONDS + 1, True)]
-)
+@pytest.mark.parametrize(("age", "is_left"), [(60.0, False), (60.25, True)])
 def test_a_whole_answer_without_a_name_gets_it(
-    spool: Spool, answer: Path, unfinished: Path, age: float, is_left: bool
+    spool: Spool, answer: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch, age: float, is_left: bool
 ) -> None:
     """What a killed process has left is published, and what another one is just writing is not."""
-    at = time.time() - age
-    os.utime(unfinished, (at, at))
+    os.utime(unfinished, (1000, 1000))
+    monkeypatch.setattr(time, "time", lambda: 1000 + age)
     assert spool.list_answers() == ([answer] if is_left else [])
     assert unfinished.exists() is not is_left
     if is_left:
@@ -251,6 +249,25 @@ def test_leftovers_are_removed_and_answers_are_not(spool: Spool, answer: Path, u
     other = save(spool)
     spool.remove_leftovers()
     assert {*answer.parent.iterdir()} == {unfinished, other}
+
+
+def test_leftovers_that_another_process_removes_are_no_trouble(
+    spool: Spool, answer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rotations that clear up at the same time clear up."""
+    leftovers = [answer.with_name(f".{answer.name}.{number}.reencrypted") for number in range(2)]
+    for path in leftovers:
+        path.touch()
+    unlink = Path.unlink
+
+    def lose(path: Path, *, missing_ok: bool = False) -> None:
+        for other in leftovers:
+            unlink(other, missing_ok=True)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", lose)
+    spool.remove_leftovers()
+    assert list(answer.parent.iterdir()) == [answer]
 
 
 def test_no_file_is_written_twice(spool: Spool, answer: Path) -> None:

@@ -180,7 +180,7 @@ class Spool:
     def _publish(self, unfinished: Path, path: Path) -> Path:
         """Give a file its name, and fsync that too."""
         unfinished.rename(path)
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
