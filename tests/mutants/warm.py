@@ -10,7 +10,9 @@ from tests.mutants.catalogue import Mutant
 from tests.mutants.verdicts import Verdict, judge
 from tests.mutants.workbench import Workbench
 
-_MUTANT_SECONDS = 90.0  # of tests for one mutant, quick ones first: only one that lives is shown to all of them
+_MUTANT_SECONDS = (
+    90.0  # of tests for one mutant, quick ones first: only one that lives is shown to all of them
+)
 _COLD_SECONDS = 120  # for a run in a process of its own, beside ten times what its tests take
 
 
