@@ -83,7 +83,8 @@ class CircuitBreaker:
         if evidence is None:
             return Judgement(suspicion)
         evidence = await self._with_last_renewal(claim, evidence)
-        return judge(suspicion, claim.id, evidence, open_for=_OPEN_FOR[connection.circuit.blame])
+        # As it is now: a renewal of this run may have closed the circuit that was loaded with the connection.
+        return judge(suspicion, claim.id, evidence, open_for=_OPEN_FOR[evidence.circuit_blame])
 
     async def respond(
         self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, judgement: Judgement, now: datetime

@@ -105,7 +105,10 @@ def judge(
     return Judgement(
         suspicion,
         finding=open_for if finding is Finding.NOBODY and is_same else finding,
-        is_own_trouble=own is not None and is_own_trouble(own, evidence.renewed_at),
+        # Of an answer that asks for patience no verdict is made, whatever the answers before it were.
+        is_own_trouble=own is not None
+        and own.suspicion is suspicion
+        and is_own_trouble(own, evidence.renewed_at),
         tries=own.tries if own else 1,
         wants_witness=wants_witness(evidence),
     )
@@ -115,14 +118,14 @@ def weigh(evidence: Evidence) -> Finding:
     """Say whom the refusals since the last renewal blame."""
     since = [each for each in evidence.refusals if _is_later(each.last_at, evidence.renewed_at)]
     answered = [each for each in since if each.suspicion in ANSWERED]
-    if answered and _blames_client(answered, has_witness=evidence.has_witness):
+    if _has_new(answered, evidence) and _blames_client(answered, has_witness=evidence.has_witness):
         return Finding.CLIENT
     silent = [
         each
         for each in since
         if each.suspicion not in ANSWERED and _is_later(each.last_at, evidence.answered_at)
     ]
-    if silent and not answered and _is_outage(silent, has_witness=evidence.has_witness):
+    if not answered and _has_new(silent, evidence) and _is_outage(silent, has_witness=evidence.has_witness):
         return Finding.OUTAGE
     return Finding.NOBODY
 
@@ -135,6 +138,7 @@ def wants_witness(evidence: Evidence) -> bool:
     """
     return evidence.has_witness and any(
         _is_later(each.last_at, evidence.renewed_at)
+        and not _is_acquitted(each, evidence.renewed_at)
         and (
             each.suspicion is Suspicion.CLIENT
             or (each.suspicion is Suspicion.UNCLEAR and each.tries > len(REFUSAL_PAUSES))
@@ -150,7 +154,7 @@ def is_own_trouble(refusal: Refusal, renewed_at: datetime | None) -> bool:
         refusal: of the grant, its latest one included.
         renewed_at: when the client last renewed another grant.
     """
-    if renewed_at is None or renewed_at <= refusal.first_at:
+    if not _is_acquitted(refusal, renewed_at):
         return False
     match refusal.suspicion:
         case Suspicion.CLIENT | Suspicion.UNCLEAR:
@@ -171,6 +175,19 @@ def refusal_pause(tries: int, jitter: float) -> timedelta:
     pause = REFUSAL_PAUSES[min(tries, len(REFUSAL_PAUSES)) - 1]
     extra = max(0, tries - len(REFUSAL_PAUSES))
     return min(pause * 2.0 ** min(extra, 10), timedelta(hours=4)) * (1 + jitter / 5)
+
+
+def _is_acquitted(refusal: Refusal, renewed_at: datetime | None) -> bool:
+    """Return whether the client renewed another grant since."""
+    return renewed_at is not None and renewed_at > refusal.first_at
+
+
+def _has_new(refusals: Sequence[Refusal], evidence: Evidence) -> bool:
+    """Return whether a grant is refused that was not before.
+
+    Without one, grants that are dead would open the circuit again after each renewal of the others.
+    """
+    return any(not _is_acquitted(each, evidence.renewed_at) for each in refusals)
 
 
 def _blames_client(refusals: Sequence[Refusal], *, has_witness: bool) -> bool:

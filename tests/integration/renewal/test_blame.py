@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from emulators.scripted import LIBRARY, Policy, Trouble, Wording, invent, serving
+from emulators.scripted import LIBRARY, Exchange, Policy, Script, Shape, Trouble, Wording, invent, serving
 from emulators.scripted.dead_grant_shapes import DEAD_GRANT_SHAPES
 from emulators.scripted.operator_shapes import OTHER_CLIENT_SHAPES, WRONG_CLIENT_SHAPES
+from emulators.scripted.script import json_answer
 from tests.support.scripted_world import CLIENT, SECRET, ScriptedWorld
 from worker.runtime import Runtime
 
@@ -148,6 +149,57 @@ async def test_what_died_under_another_client_is_tried_again(world: ScriptedWorl
     await world.pass_time(HOUR, tick=TICK)
     states = {key[1]: row["state"] for key, row in world.grants().items()}
     assert {user for user, state in states.items() if state == "active"} >= {f"u{n}" for n in range(6)}
+
+
+def refused_then_throttled(exchange: Exchange) -> Script:
+    """Refuse a refresh token in unknown words at even minutes, and ask to wait at odd ones."""
+    if exchange.now // 60 % 2:
+        return json_answer({"error": "too_many_requests"}, 429)
+    return json_answer({"message": "no such token"}, 401)
+
+
+async def test_a_dead_grant_that_is_throttled_too_is_told(world: ScriptedWorld) -> None:
+    """A provider that throttles whoever shows a dead token again and again does not keep it from being told."""
+    shape = Shape("t", Trouble.USER, carried_out=False, source="Auth0", write=refused_then_throttled)
+    provider = world.add_provider(
+        "c", policy=Policy(access_life=HOUR), wording=replace(Wording(), dead_grant=shape)
+    )
+    await world.show_connection("c")
+    await world.log_in(provider, "dead", "a", "b")
+    provider.kill("dead")
+    await world.pass_time(5 * HOUR, tick=5 * TICK)
+    [row] = [row for key, row in world.grants().items() if key[1] == "dead"]
+    assert (row["state"], row["reason"]) == ("reauthorization_required", "no_such_token")
+
+
+@pytest.mark.parametrize("status", [400, 503])
+async def test_many_dead_grants_do_not_stop_their_connection_again_and_again(
+    world: ScriptedWorld, status: int
+) -> None:
+    """Beside more dead grants than healthy ones, none of which the provider wants to see within the hour, the healthy
+    ones are served, and are not renewed early over and over to acquit the client."""
+    script = json_answer({"error": "unfamiliar"}, status, headers={"retry-after": "3600"})
+    shape = Shape("t", Trouble.USER, carried_out=False, source="", write=lambda _: script)
+    provider = world.add_provider(
+        "c", policy=Policy(access_life=2 * HOUR), wording=replace(Wording(), dead_grant=shape)
+    )
+    await world.show_connection("c")
+    dead, healthy = [f"d{number}" for number in range(8)], [f"h{number}" for number in range(4)]
+    await world.log_in(provider, *dead, *healthy)
+    for user in dead:
+        provider.kill(user)
+    ended: set[str] = set()
+
+    def watch() -> None:
+        ended.update(
+            key[1]
+            for key, row in world.grants().items()
+            if key[1] in healthy and row["expires_at"] <= world.now()
+        )
+
+    await world.pass_time(3.5 * HOUR, tick=2 * TICK, watch=watch)
+    assert ended == set()
+    assert sum(len(provider.presentations(user)) for user in healthy) <= 2 * len(healthy)
 
 
 async def test_an_outage_of_days_loses_nothing(world: ScriptedWorld) -> None:

@@ -184,11 +184,11 @@ async def test_an_open_circuit_allows_one_probe(
     vault: Vault, sql: Sql, add: Add, until: datetime, probes: bool
 ) -> None:
     """Once its pause is over a circuit gets one call, and the next one after that call's deadline."""
-    first = add(due_at=NOW - SECOND)
-    add()
+    add(due_at=NOW - SECOND)
+    last = add()
     other = add(connection="d")
     open_circuit(sql, until=until)
-    assert await claimed(vault, names=("c", "d")) == ([first, other] if probes else [other])
+    assert await claimed(vault, names=("c", "d")) == ([last, other] if probes else [other])
     [row] = sql("SELECT circuit_until FROM connections WHERE name = 'c'")
     assert row["circuit_until"] == (UNTIL if probes else until)
     assert await claimed(vault) == []
@@ -221,6 +221,17 @@ async def test_a_probe_prefers_a_grant_that_was_never_refused(
     fresh = add(state=state)
     open_circuit(sql, blame)
     assert await claimed(vault) == [fresh]
+
+
+async def test_a_probe_takes_the_grant_that_was_renewed_last(vault: Vault, sql: Sql, add: Add) -> None:
+    """Where many died, those that were left over are due first: the one that is due last is the likeliest to live."""
+    for hours in range(1, 4):
+        add(due_at=NOW - timedelta(hours=hours))
+    add(due_at=LATER)
+    renewed = add(due_at=LATER + SECOND)
+    add(due_at=None)
+    open_circuit(sql, "operator")
+    assert await claimed(vault) == [renewed]
 
 
 @pytest.mark.parametrize("change", ["claimed", "never due", "in doubt"])

@@ -291,3 +291,34 @@ def test_pauses_double_after_the_last_one_up_to_four_hours() -> None:
     ]
     assert refusal_pause(100, 0) == timedelta(hours=4)
     assert refusal_pause(1, 1) == REFUSAL_PAUSES[0] * 1.2
+
+
+@given(refusals(), minutes, st.booleans())
+def test_whom_a_renewal_acquitted_blames_nobody_again(
+    found: list[Refusal], renewed_at: datetime, has_witness: bool
+) -> None:
+    """Grants that are refused again, as they were before the client's last renewal, say nothing new of it."""
+    again = [each for each in found if each.first_at < renewed_at]
+    settled = evidence(again, renewed_at, has_witness=has_witness)
+    assert weigh(settled) is Finding.NOBODY
+    assert not wants_witness(settled)
+
+
+@pytest.mark.parametrize(
+    ("suspicion", "finding"), [(Suspicion.UNCLEAR, Finding.CLIENT), (Suspicion.OUTAGE, Finding.OUTAGE)]
+)
+def test_a_new_refusal_counts_beside_old_ones(suspicion: Suspicion, finding: Finding) -> None:
+    """One grant more that is refused, and those that still are together blame the connection."""
+    renewed_at = NOON + timedelta(minutes=1)
+    old = [refusal(number, suspicion, 2, after=2) for number in range(1, CLIENT_BLAMED_AT)]
+    new = Refusal(9, suspicion, 1, NOON + timedelta(minutes=2), NOON + timedelta(minutes=2))
+    assert weigh(evidence(old, renewed_at)) is Finding.NOBODY
+    assert weigh(evidence([*old, new], renewed_at)) is finding
+
+
+def test_a_request_to_wait_is_no_verdict() -> None:
+    """A grant that was refused often enough is not presumed dead by an answer that asks for patience."""
+    found = [refusal(1, Suspicion.UNCLEAR, len(REFUSAL_PAUSES) + 1)]
+    renewed_at = NOON + timedelta(minutes=1)
+    assert judge(Suspicion.UNCLEAR, 1, evidence(found, renewed_at)).is_own_trouble
+    assert not judge(Suspicion.THROTTLED, 1, evidence(found, renewed_at)).is_own_trouble

@@ -24,15 +24,16 @@ WITH asked AS (
     LIMIT :limit
 ), probes AS (
     -- A probe takes a grant that was never refused, if need be before it is due: one that is dead itself proves
-    -- nothing of the client. In an outage nothing is put at risk early.
+    -- nothing of the client. In an outage nothing is put at risk early. The one that is due last was renewed last:
+    -- where several grants died, those that are left over come first in the other order.
     SELECT coalesce(
         (SELECT id FROM grants g
          WHERE g.tenant = probing.tenant AND g.connection = probing.name AND g.state IN ('active', 'in_doubt')
-            AND (g.due_at <= :due_by OR circuit_blame = 'operator' AND g.state = 'active' AND g.claim_owner IS NULL
-                AND g.due_at IS NOT NULL)
+            AND g.due_at IS NOT NULL
+            AND (g.due_at <= :due_by OR circuit_blame = 'operator' AND g.state = 'active' AND g.claim_owner IS NULL)
             AND NOT EXISTS (SELECT FROM refusals WHERE grant_id = g.id)
             AND NOT EXISTS (SELECT FROM revocations r WHERE r.grant_id = g.id AND r.taken_at IS NULL)
-         ORDER BY g.due_at LIMIT 1 FOR UPDATE SKIP LOCKED),
+         ORDER BY g.due_at DESC LIMIT 1 FOR UPDATE SKIP LOCKED),
         -- Where all were refused: the one that was renewed last is the least likely to be dead itself.
         (SELECT id FROM grants g JOIN refusals r ON r.grant_id = g.id
          WHERE r.tenant = probing.tenant AND r.connection = probing.name AND g.state = 'active'

@@ -125,7 +125,7 @@ async def open_circuit(
         code: what the provider said.
         blame: who has to act; nobody in an outage.
         jitter: 0 to 1, uniform; takes up to an eighth off the pause, so that connections do not probe together.
-        retry_after: seconds the provider asked to wait.
+        retry_after: seconds the provider asked one grant to wait.
         attempted_at: when the refused call was made. Calls that were under way when the circuit opened
             say nothing new, and do not lengthen the pause.
 
@@ -139,7 +139,8 @@ async def open_circuit(
         (ConnectionRow.circuit_failures == 0, FIRST_PROBE_DELAY * early),
         else_=func.least(doubled, cap * early),
     )
-    wait = func.greatest(pause, timedelta(seconds=retry_after or 0))
+    # Each grant that was told to wait does so. Whether that is meant for the others too, another one shows.
+    wait = func.greatest(pause, min(timedelta(seconds=retry_after or 0), SECOND_PROBE_DELAY))
     statement = (
         update(ConnectionRow)
         .where(

@@ -1,5 +1,6 @@
 -- A grant that was renewed since, or refused by another client before, begins anew. Answers are counted apart from
--- server errors: what passes for the one says nothing of the other.
+-- server errors: what passes for the one says nothing of the other. A request to wait between two answers changes
+-- nothing: providers throttle those who show a dead token again and again.
 INSERT INTO refusals AS before (grant_id, tenant, connection, client, suspicion, code, tries, first_at, last_at)
 VALUES (:grant_id, :tenant, :connection, :client, :suspicion, :code, 1, :now, :now)
 ON CONFLICT (grant_id) DO UPDATE SET
@@ -13,3 +14,5 @@ ON CONFLICT (grant_id) DO UPDATE SET
         THEN EXCLUDED.first_at ELSE least(before.first_at, EXCLUDED.first_at) END,
     last_at = CASE WHEN :begins_anew OR before.client <> EXCLUDED.client
         THEN EXCLUDED.last_at ELSE greatest(before.last_at, EXCLUDED.last_at) END
+WHERE NOT (EXCLUDED.suspicion = 'throttled' AND before.suspicion NOT IN ('outage', 'throttled')
+    AND before.client = EXCLUDED.client AND NOT :begins_anew)

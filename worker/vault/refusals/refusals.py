@@ -6,7 +6,7 @@ A trigger on ``grants`` removes a grant's refusal once the grant is renewed, dea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -73,12 +73,14 @@ class Evidence:
         renewed_at: when this client last renewed a grant; None where it never did.
         answered_at: when the provider last answered for itself; None where it never did.
         has_witness: whether a renewable grant is left that was not refused since ``renewed_at``.
+        circuit_blame: whom the circuit blames; None where it is closed.
     """
 
     refusals: Sequence[Refusal]
     renewed_at: datetime | None
     answered_at: datetime | None
     has_witness: bool
+    circuit_blame: str | None = None
 
     def of(self, grant_id: int) -> Refusal | None:
         """Return the refusal of one grant."""
@@ -113,7 +115,7 @@ async def record(
     }  # fmt: skip
     # Locked, so that two workers do not each miss the other's evidence.
     own = (
-        select(ConnectionRow.renewed_at, ConnectionRow.answered_at)
+        select(ConnectionRow.renewed_at, ConnectionRow.answered_at, ConnectionRow.circuit_blame)
         .where(
             ConnectionRow.tenant == tenant,
             ConnectionRow.name == connection,
@@ -126,7 +128,8 @@ async def record(
         if row is None:
             return None
         await transaction.execute(_RECORD, values)
-        return await _evidence(transaction, tenant, connection, client, row.renewed_at, row.answered_at)
+        evidence = await _evidence(transaction, tenant, connection, client, row.renewed_at, row.answered_at)
+        return replace(evidence, circuit_blame=row.circuit_blame)
 
 
 async def _evidence(
