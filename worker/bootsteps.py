@@ -28,7 +28,7 @@ from worker.renewal.refresh_requests import RefreshRequests
 from worker.runtime import Runtime, database_url
 from worker.sync.changed_users import ChangedUsers
 from worker.vault import heartbeats
-from worker.vault.db.migrate import revisions
+from worker.vault.db.revisions import revisions
 
 log = structlog.get_logger(__name__)
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from psycopg import sql as syntax
 from sqlalchemy import make_url
 
@@ -31,7 +32,8 @@ from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
 from token_vault.secret import Secret
 from worker import embedded
-from worker.vault.db.migrate import configuration, migrate, revisions
+from worker.vault.db.migrate import configuration, migrate
+from worker.vault.db.revisions import list_revisions, revisions
 from worker.vault.vault import open_vault
 
 PASSWORD = "p@ss/w:rd %canary'?#&"
@@ -190,6 +192,12 @@ def test_the_migrations_make_what_the_models_describe(empty: Secret) -> None:
     assert drift(empty) is None
     run(empty, "ALTER TABLE grants ADD COLUMN undeclared text")
     assert "undeclared" in (drift(empty) or "")
+
+
+def test_the_files_names_are_alembics_revisions() -> None:
+    """What the names of the migrations' files say is what Alembic finds in them, in its order."""
+    scripts = ScriptDirectory.from_config(configuration(Secret("postgresql://")))
+    assert list_revisions() == [each.revision for each in scripts.walk_revisions()][::-1]
 
 
 def test_migrating_again_changes_nothing(empty: Secret) -> None:

@@ -21,7 +21,8 @@ from worker.embedded.account import account
 from worker.embedded.files import private_folder, write_private
 from worker.embedded.postgres import Postgres
 from worker.embedded.server import Access
-from worker.vault.db.migrate import migrate, revisions
+from worker.vault.db.migrate import migrate
+from worker.vault.db.revisions import revisions
 from worker.vault.vault import open_vault
 
 

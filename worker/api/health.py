@@ -13,7 +13,7 @@ from token_vault.errors import ConfigurationError, TemporarilyUnavailable, Vault
 from worker.api.problems import NO_STORE, of_error, problem_response, unavailable
 from worker.api.service import Service, service_of
 from worker.metrics.exporter import CONTENT_TYPE
-from worker.vault.db.migrate import revisions
+from worker.vault.db.revisions import revisions
 
 # A readiness probe may come from many balancers at once.
 READY_SECONDS = 2.0

@@ -118,7 +118,8 @@ def _keys(settings: Settings) -> list[Check]:
 
 
 def _database(settings: Settings) -> list[Check]:
-    from worker.vault.db.migrate import check_database, revisions
+    from worker.vault.db.migrate import check_database
+    from worker.vault.db.revisions import revisions
 
     if settings.embedded:
         environment.migrate_to_head(settings)

@@ -162,7 +162,8 @@ def migrate_to_head(settings: Settings, *, always: bool = False) -> tuple[str | 
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``migrating.migrate``.
     """
-    from worker.vault.db.migrate import migrate, revisions
+    from worker.vault.db.migrate import migrate
+    from worker.vault.db.revisions import revisions
 
     url = settings.database_direct_url or database_url(settings)  # its settings need a session
     before, head = revisions(url)

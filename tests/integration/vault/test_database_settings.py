@@ -24,7 +24,8 @@ from token_vault.secret import Secret
 from worker.cli.doctor import _database
 from worker.renewal.outcome import Outcome
 from worker.settings import load
-from worker.vault.db.migrate import migrate, revisions
+from worker.vault.db.migrate import migrate
+from worker.vault.db.revisions import revisions
 from worker.vault.grants.queries import list_grants
 
 Sql = Callable[..., list[dict[str, Any]]]

@@ -14,7 +14,7 @@ from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.secret import Secret
 from worker.vault.db.errors import explain
-from worker.vault.db.migrate import revisions
+from worker.vault.db.revisions import revisions
 from worker.vault.vault import Vault, open_vault
 
 Sql = Callable[..., list[dict[str, Any]]]
@@ -46,7 +46,7 @@ async def test_a_server_that_never_answers_is_given_up(
 
 def test_a_look_at_the_revision_has_an_end(database_url: Secret, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readiness does not keep a thread for a server that is silent."""
-    monkeypatch.setattr("worker.vault.db.migrate.MAX_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("worker.vault.db.revisions.MAX_ANSWER_SECONDS", 0.5)
     with psycopg.connect(database_url.reveal()) as other:
         other.execute("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(TemporarilyUnavailable, match="in time"):

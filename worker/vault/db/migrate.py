@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
-from worker.vault.db.engine import MAX_ANSWER_SECONDS, create_command_engine
+from worker.vault.db.engine import create_command_engine
 from worker.vault.db.errors import explain
+from worker.vault.db.revisions import MIGRATIONS
 from worker.vault.db.sql import load
 
 _LOOK = load(__file__, "look_at_database")
 # Of Postgres; the oldest of which its project still takes care (docs/matrix.md).
 OLDEST_MAJOR_VERSION = 14
-MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
 
 def configuration(database_url: Secret) -> Config:
@@ -80,26 +76,3 @@ def check_database(database_url: Secret) -> None:
             f"this database has a vault in the schema {schema}, and connections look into public: add "
             f"?options=-csearch_path%3D{schema} to DATABASE_URL"
         )
-
-
-def revisions(database_url: Secret) -> tuple[str | None, str | None]:
-    """Return the database's revision, and this version's newest.
-
-    Raises:
-        ConfigurationError: a newer version has migrated the database, or as ``explain``.
-        TemporarilyUnavailable: as ``explain`` names the database's failure.
-    """
-    # Readiness asks in a thread, which would be held for as long as Postgres is silent.
-    engine = create_command_engine(database_url, answer_seconds=MAX_ANSWER_SECONDS)
-    try:
-        with engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-    except DBAPIError as error:
-        raise explain(error) from None
-    scripts = ScriptDirectory.from_config(configuration(database_url))
-    if current is not None and current not in {each.revision for each in scripts.walk_revisions()}:
-        raise ConfigurationError(
-            f"the database is at revision {current}, which a newer version of this program has made: install that one, "
-            "or restore the database of this one's time"
-        )
-    return current, scripts.get_current_head()
