@@ -76,7 +76,7 @@ class Evidence:
         steps: of each call by its note: a step, and when it was reached.
         pids: the process of each call by its note.
         kills, pauses: of processes, by id; a pause has two ends.
-        jumps: when the clock was moved.
+        jumps, settled: when the clock was moved, and when every statement saw that.
         gaps: what is missing from the records.
     """
 
@@ -88,6 +88,7 @@ class Evidence:
     kills: dict[int, float] = field(default_factory=dict)
     pauses: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     jumps: list[float] = field(default_factory=list)
+    settled: list[float] = field(default_factory=list)
     tokens: dict[str, Row] = field(default_factory=dict)
     families: dict[str, Row] = field(default_factory=dict)
     gaps: list[str] = field(default_factory=list)
@@ -130,6 +131,8 @@ def _read_journal(stage: Stage, found: Evidence) -> None:
                 found.pauses.setdefault(pid, []).append((pausing.pop(pid, at), at))
             case {"what": "clock moved", "at": at}:
                 found.jumps.append(at)
+            case {"what": "clock settled", "at": at}:
+                found.settled.append(at)
             case {"what": step, "call": call, "pid": pid, "at": at}:
                 found.steps.setdefault(call, {}).setdefault(step, at)
                 found.pids[call] = pid

@@ -62,7 +62,7 @@ def _reader(arguments: dict[str, Any]) -> None:
     people: list[list[str]] = json.loads(Path(arguments["people"]).read_text())
     with TokenVault.from_env() as vault, Path(arguments["reads"]).open("a") as reads:
         while True:
-            (user_id, connection), before = chance.choice(people), emulation.now()
+            (user_id, connection), began, before = chance.choice(people), _real_time(), emulation.now()
             min_ttl = chance.choice([None, None, None, arguments["life"] * 0.45])
             try:
                 token = vault.user_token(user_id, connection, min_ttl=min_ttl, wait=1)
@@ -72,6 +72,7 @@ def _reader(arguments: dict[str, Any]) -> None:
                 held = emulation.holder(token.value)
                 ended = held is None or (held["expires_at"] is not None and held["expires_at"] <= before)
                 line = {"served": user_id, "expired": ended, "held": held if ended else None}
+            line |= {"began": began, "ended": _real_time()}
             reads.write(json.dumps(line) + "\n")
             reads.flush()
             time.sleep(arguments["pause"])

@@ -90,7 +90,7 @@ def reconcile(stage: Stage, result: Result) -> None:
     _judge_calls(stage, found, result)
     _judge_deaths(stage, found, result)
     _judge_rows(stage, found, result)
-    _judge_reads(stage, result)
+    _judge_reads(stage, found, result)
     result.accuse("failures_logged", list_failures(stage.folder))
     result.accuse("gaps_in_records", found.gaps)
 
@@ -160,14 +160,21 @@ def _judge_pair(stage: Stage, found: Evidence, row: Row, newest: dict[Key, str])
     return [] if access in issued else ["wrong_access_tokens"]
 
 
-def _judge_reads(stage: Stage, result: Result) -> None:
+def _judge_reads(stage: Stage, found: Evidence, result: Result) -> None:
+    """Count the tokens that had ended when they were asked for.
+
+    A statement that waits while the clock is moved still sees the time of its beginning.
+    """
+    moves = list(zip(found.jumps, found.settled, strict=True))
     refused: Counter[str] = Counter()
     for path in stage.folder.glob("reads-*.jsonl"):
         for line in map(json.loads, path.read_text().splitlines()):
             result.reads += 1
             if "refused" in line:
                 refused[line["refused"]] += 1
-            elif line["expired"]:
+            elif line["expired"] and not any(
+                line["began"] <= settled and moved <= line["ended"] for moved, settled in moves
+            ):
                 result.accuse("expired_served", [str(line)])
     result.reads_refused = dict(refused)
 

@@ -25,13 +25,17 @@ from emulators.client import Emulation, digest
 from tests.faults.journal import Journal, read
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.wait import until
+from token_vault.connect import connect
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
+from token_vault.postgres_address import PostgresAddress
+from token_vault.secret import Secret
 from worker.embedded import locks
 from worker.embedded.postgres import Postgres
 from worker.embedded.redis import Redis
 from worker.embedded.server import is_free
+from worker.vault.db.engine import SESSION_SETTINGS
 
 REPOSITORY = Path(__file__).parents[2]
 Row = dict[str, Any]
@@ -210,8 +214,16 @@ class Stage:
         with psycopg.connect(self.environment["DATABASE_URL"]) as connection:
             connection.execute("LOCK TABLE moved IN ACCESS EXCLUSIVE MODE")
             connection.execute("UPDATE moved SET by = by + make_interval(secs => %s)", (seconds,))
+            (before,) = connection.execute("SELECT by FROM moved").fetchone() or (None,)
             self.emulation.advance(seconds)
             self.journal.write("clock moved", by=seconds)
+        self.journal.write("clock settled")
+        # As the vault's processes connect: with settings of theirs that look for now() elsewhere, nothing would move.
+        address = PostgresAddress.parse(Secret(self.environment["DATABASE_URL"]))
+        with connect(address, "faults", settings=SESSION_SETTINGS) as connection:
+            (moved,) = connection.execute("SELECT now() - pg_catalog.now()").fetchone() or (None,)
+        if moved != before:
+            raise RuntimeError(f"the vault's clock was moved by {moved} instead of {before}")
 
     def refresh_token(self, row: Row) -> str | None:
         """Open a row's refresh token."""

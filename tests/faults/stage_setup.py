@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import psycopg
 
 from emulators.client import Emulation, running
 from tests.faults.stage import Stage
 from tests.support.processes import site
+from token_vault.secret import Secret
 from worker import embedded
 from worker.vault.db.migrate import migrate
 
 # The database's clock is the vault's: all of its statements ask for it by these names, and get a time that can be
 # moved. Whoever moves it holds the row, so that nobody sees the old time of one clock with the new one of another.
+# The address has them looked for here first, where the vault's own settings would find Postgres' own.
 _CLOCK = """
 CREATE TABLE moved (by interval NOT NULL);
 INSERT INTO moved VALUES ('0');
@@ -25,7 +29,12 @@ CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql STABLE AS
     'SELECT pg_catalog.now() + by FROM public.moved';
 CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
     'SELECT pg_catalog.clock_timestamp() + by FROM public.moved';
-ALTER ROLE CURRENT_USER SET search_path = public, pg_catalog;
+"""
+_SEARCH_PATH = "public, pg_catalog, pg_temp"
+# Functions that look nowhere but among Postgres' own.
+_FIXED_PATHS = """
+SELECT oid::regprocedure::text FROM pg_proc
+WHERE pronamespace = 'public'::regnamespace AND EXISTS (SELECT FROM unnest(proconfig) AS set WHERE set LIKE 'search_path=%')
 """
 
 _CLAIM_LOG = Path(__file__).with_name("claim_log.sql").read_text().encode()
@@ -53,10 +62,11 @@ def stage(
     with ExitStack() as stack:
         home = folder / "servers"
         servers = stack.enter_context(embedded.servers(home, durable=True))
-        with psycopg.connect(servers.database_url.reveal(), autocommit=True) as connection:
-            connection.execute(_CLOCK)
+        servers = replace(servers, database_url=_with_moved_clock(servers.database_url))
         migrate(servers.database_url)
         with psycopg.connect(servers.database_url.reveal(), autocommit=True) as connection:
+            for (function,) in connection.execute(_FIXED_PATHS).fetchall():
+                connection.execute(f"ALTER FUNCTION {function} SET search_path = {_SEARCH_PATH}".encode())
             connection.execute(_CLAIM_LOG)
         emulation = stack.enter_context(running())
         emulation.set_window(None)  # how a tenant of any size is listed is not what is tested here
@@ -84,6 +94,14 @@ def stage(
         (folder / "people.json").write_text(json.dumps(found.people))
         found.start_zygote()
         yield found
+
+
+def _with_moved_clock(database_url: Secret) -> Secret:
+    """Make the clock; return the address by which statements ask for it."""
+    with psycopg.connect(database_url.reveal(), autocommit=True) as connection:
+        connection.execute(_CLOCK)
+    options = urlencode({"options": "-csearch_path=" + _SEARCH_PATH.replace(" ", "")})
+    return Secret(f"{database_url.reveal()}?{options}")
 
 
 def _connections(emulation: Emulation, life: float) -> list[str]:
