@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from token_vault.keyring import RingName
     from token_vault.secret import Secret
     from worker.settings import Settings
+    from worker.settings.problems import SettingProblem
     from worker.vault.consumers.consumers import Applied
 
 DEMO_CONFIG = "vault.toml"
@@ -63,8 +64,12 @@ def load_settings() -> Settings:
     """
     from token_vault.home import DEMO, is_demo_home
     from worker.settings import load
+    from worker.settings.problems import SettingsError
 
-    settings = load()
+    try:
+        settings = load()
+    except SettingsError as error:
+        raise SettingsError([*error.problems, *_wrong_keys(told=str(error))]) from None
     if settings.tenants or not settings.embedded:
         return settings
     if is_demo_home(settings.home):
@@ -75,6 +80,25 @@ def load_settings() -> Settings:
             f"demo TOKEN_VAULT_HOME={settings.home / DEMO}"
         )
     return settings
+
+
+def _wrong_keys(*, told: str) -> Iterator[SettingProblem]:
+    """Find wrong keys, to be told beside other mistakes.
+
+    Alone, whoever needs the ring tells of it.
+    """
+    from token_vault.environment import read_secret, split_keys
+    from token_vault.keyring import VARIABLES, KeyRing
+    from worker.settings.problems import SettingProblem
+
+    for ring, variable in VARIABLES.items():
+        if variable in told:
+            continue
+        try:
+            if given := read_secret(variable):
+                KeyRing(ring, split_keys(given.reveal()))
+        except ConfigurationError as error:
+            yield SettingProblem("", str(error))
 
 
 def require_vault(settings: Settings) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, IPvAnyNetwork, model_validator
+from pydantic import Field, IPvAnyNetwork, field_validator, model_validator
 
+from token_vault.secret import Secret
+from worker.settings.checks import EndpointUrl, check_headers
 from worker.settings.section import SecretField, Section
 
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
@@ -74,8 +76,8 @@ class ProviderSettings(RenewalPolicySettings):
     default_life: Seconds | None = None
     lists_addresses: bool | None = None
 
-    token_url: str | None = None
-    refresh_url: str | None = None
+    token_url: EndpointUrl | None = None
+    refresh_url: EndpointUrl | None = None
     client_auth: ClientAuthName | None = None
     method: Literal["POST", "GET"] | None = None
     json_body: bool | None = None
@@ -96,6 +98,12 @@ class ProviderSettings(RenewalPolicySettings):
     refresh_end_is_hard: bool | None = None
     error_names: tuple[str, ...] | None = None
     error_words: ErrorWordSettings | None = None
+
+    @field_validator("headers")
+    @classmethod
+    def _check_headers(cls, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        check_headers(headers or {})
+        return headers
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -125,7 +133,7 @@ class ConnectionSettings(RenewalPolicySettings):
 
     tenant: str | None = None
     provider: str | None = None
-    token_url: str | None = None
+    token_url: EndpointUrl | None = None
     client_id: str | None = None
     client_secret: SecretField | None = None
     client_auth: ClientAuthName | None = None
@@ -135,8 +143,14 @@ class ConnectionSettings(RenewalPolicySettings):
     client_assertion_audience: str | None = None
     scope: str | None = None
     redirect_uri: str | None = None
-    revocation_url: str | None = None
+    revocation_url: EndpointUrl | None = None
     extra: Mapping[str, str] = Field(default_factory=dict, repr=False)
     headers: Mapping[str, SecretField] = Field(default_factory=dict)
     resources: tuple[str, ...] | None = None
     egress: tuple[IPvAnyNetwork, ...] | None = None
+
+    @field_validator("headers")
+    @classmethod
+    def _check_headers(cls, headers: Mapping[str, Secret]) -> Mapping[str, Secret]:
+        check_headers(headers)
+        return headers

@@ -7,6 +7,7 @@ Each secret ``NAME`` can also be given as ``NAME_FILE``, the path of a file that
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -58,6 +58,15 @@ def _redis_address(url: Secret | None) -> Secret | None:
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
+
+# Of the default tenant: any of them makes the others needed. Either of the last two will do.
+_CREDENTIALS = {
+    "AUTH0_DOMAIN": "auth0_domain",
+    "AUTH0_CLIENT_ID": "auth0_client_id",
+    "AUTH0_CLIENT_SECRET": "auth0_client_secret",
+    "AUTH0_PRIVATE_KEY": "auth0_client_secret",
+}
+_REFERENCE = re.compile(r"\$\{[^}]*\}|\$[A-Za-z_]\w*|\$\(.*\)|\{\{.*\}\}", re.DOTALL)
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 KeysField = Annotated[tuple[Secret, ...], BeforeValidator(_keys)]
@@ -149,17 +158,29 @@ class Environment(BaseSettings):
         Args:
             problems: gets what is wrong; a variable that is wrong counts as unset.
         """
-        given = SecretDict(EnvSettingsSource(cls)())
+        wrong = dict(_pasted(os.environ))
+        problems += (SettingProblem(name, said) for name, said in wrong.items())
         problems += _misspelt(os.environ)
         problems += _indirect_without_secret(cls.model_fields.keys())
+        given = SecretDict(
+            {
+                field: value
+                for field in cls.model_fields
+                if (value := os.environ.get(field.upper())) and field.upper() not in wrong
+            }
+        )
         for name in SECRET_NAMES:
             try:
-                secret = read_secret(name)
+                secret = None if {name, f"{name}_FILE"} & wrong.keys() else read_secret(name)
             except ConfigurationError as error:
                 problems.append(SettingProblem("", str(error)))
                 given.pop(name.lower(), None)
+                wrong[name] = str(error)
             else:
                 given |= {name.lower(): secret.reveal()} if secret else {}
+        for name in wrong:  # it is given, so that it is not told as missing as well
+            if field := _CREDENTIALS.get(name.removesuffix("_FILE")):
+                given.setdefault(field, "wrong")
         try:
             return cls(**given)
         except ValidationError as error:
@@ -187,6 +208,21 @@ def _variables() -> list[str]:
     commands = [f"{name}_COMMAND" for name in SECRET_NAMES if name.endswith("_KEYS")]
     fields = [name.upper() for name in Environment.model_fields]
     return [*fields, *indirect, *commands]
+
+
+def _pasted(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Name variables that still have quotes, or a reference.
+
+    A shell would have taken them away; a command is free to have them.
+    """
+    for name in _variables():
+        value = environment.get(name, "").strip()
+        if name.endswith("_COMMAND"):
+            continue
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            yield name, "is in quotes, which are a part of it here: remove them"
+        elif _REFERENCE.fullmatch(value):
+            yield name, "is a reference that nothing has put a value in for: write the value itself"
 
 
 def _misspelt(environment: Mapping[str, str]) -> Iterator[SettingProblem]:

@@ -121,14 +121,26 @@ def _check_tenants(file: File, tenants: Sequence[str]) -> Iterator[Fault]:
     tables: dict[Place, str | None] = {("proxy", name): each.tenant for name, each in file.proxy.items()}
     if file.reconnect is not None:
         tables["reconnect",] = file.reconnect.tenant
-    # Another process may have its tenant from AUTH0_*.
-    known = {**dict.fromkeys(tenants), DEFAULT_TENANT: None}
     for place, tenant in tables.items():
         if tenant is None and len(tenants) > 1:
             yield place, f"has to name its tenant: there are {', '.join(tenants)}", None
+    # Another process may have its tenant from AUTH0_*.
+    known = {**dict.fromkeys(tenants), DEFAULT_TENANT: None}
+    for place, tenant in (
+        *_named_tenants(file),
+        *(((*place, "tenant"), name) for place, name in tables.items()),
+    ):
         if tenant is not None and tenant not in known:
             said = f"names the tenant {tenant}, which is none of {', '.join(known)}"
-            yield (*place, "tenant"), said + suggest(tenant, known), tenant
+            yield place, said + suggest(tenant, known), tenant
+
+
+def _named_tenants(file: File) -> Iterator[tuple[Place, str]]:
+    """Yield the tenants that tables name, and where."""
+    for section, tables in (("webhooks", file.webhooks), ("consumers", file.consumers)):
+        for name, table in tables.items():
+            for tenant in table.tenants or ():
+                yield (section, name, "tenants"), tenant
 
 
 def _check_providers(connections: Mapping[str, ConnectionSettings], own: Collection[str]) -> Iterator[Fault]:
@@ -269,8 +281,11 @@ def _read_text(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        return absolute(path, "TOKEN_VAULT_CONFIG").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return absolute(path, "TOKEN_VAULT_CONFIG").read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        said = f"points to {path}, which is not in UTF-8: save it as UTF-8"
+        raise SettingsError([SettingProblem("TOKEN_VAULT_CONFIG", said)]) from None
+    except OSError as error:
         said = f"points to {path}, which cannot be read: {type(error).__name__}"
         raise SettingsError([SettingProblem("TOKEN_VAULT_CONFIG", said)]) from None
 

@@ -33,6 +33,13 @@ _UNITS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_
 }
 
 
+# Of Pydantic's kinds of faults, what the operator should have written.
+_KINDS = {
+    "dict_type": "a table", "mapping_type": "a table", "model_type": "a table", "model_attributes_type": "a table",
+    "is_instance_of": "a text", "list_type": "a list", "path_type": "a path", "string_type": "a text", "tuple_type": "a list",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class SettingProblem:
     """One mistake, and its fix.
@@ -102,8 +109,8 @@ def _describe(fault: ErrorDetails, annotation: object, model: type[BaseModel], v
             return f"there is no such setting{hint}"
         case "missing":
             return "is missing: set it"
-        case "path_type":
-            return "has to be a path"
+        case kind if kind in _KINDS:
+            return f"has to be {_KINDS[kind]}"
         case "literal_error" if isinstance(value, str):
             return said + suggest(value, map(str, choices(annotation)))
         case "float_parsing" | "int_parsing" if isinstance(value, str):

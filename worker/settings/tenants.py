@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from worker.settings.checks import is_https, split_url
 from worker.settings.section import SecretField, Section
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]+)?")
 
 PlanName = Literal[
     "free", "essentials", "professional", "enterprise", "enterprise-dev", "custom", "unlimited"
@@ -83,12 +86,9 @@ class TenantSettings(Section):
     @field_validator("domain")
     @classmethod
     def _check_domain(cls, domain: str) -> str:
-        try:
-            parts = urlsplit(domain if "://" in domain else f"https://{domain}")
-            is_host = bool(parts.hostname) and not (parts.path.strip("/") or parts.query or parts.fragment)
-        except ValueError:
-            is_host = False
-        if not is_host or "@" in domain or any(map(str.isspace, domain)):
+        parts = split_url(domain if "://" in domain else f"https://{domain}")
+        is_host = parts is not None and is_https(parts) and _HOST.fullmatch(parts.netloc)
+        if parts is None or not is_host or parts.path.strip("/") or parts.query or parts.fragment:
             raise ValueError("has to be the tenant's domain alone: acme.eu.auth0.com")
         return domain
 

@@ -77,7 +77,8 @@ def read_secret(name: str) -> Secret | None:
     if not given:
         return None
     if given == [name]:
-        return Secret(os.environ[name])
+        value = os.environ[name]
+        return Secret(value.strip() or value)  # of blanks alone its reader tells
     source = os.environ[given[0]]
     read = secret_from_command if given[0].endswith("_COMMAND") else secret_file
     return Secret(read(source, given[0]))

@@ -17,7 +17,8 @@ def read_secret_file(path: str, name: str) -> str:
         ValueError: which names neither the path nor what the file holds.
     """
     try:
-        found = Path(path).read_text(encoding="utf-8").strip()
+        # Editors of Windows begin a file with a byte order mark, which is none of the secret.
+        found = Path(path).read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name}: the file cannot be read ({type(error).__name__}): name one that is there for this user"

@@ -1,0 +1,65 @@
+"""Checks of single values that several tables have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator
+
+from token_vault.secret import Secret
+from worker.loopback import is_loopback
+
+# RFC 9110, section 5.
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+
+
+def split_url(url: str) -> SplitResult | None:
+    """Return a whole URL's parts; None if it is none."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.port != 0 and (parts.hostname or "").encode("idna")
+    except ValueError:
+        return None
+    plain = not any(character.isspace() or not character.isprintable() for character in url)
+    return parts if sound and plain and "://" in url else None
+
+
+def is_https(parts: SplitResult) -> bool:
+    """Whether nobody on the way can read what is sent.
+
+    Plain http goes to loopback only.
+    """
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
+
+
+def _check_endpoint(url: str) -> str:
+    parts = split_url(url)
+    if parts is None or not is_https(parts) or "@" in parts.netloc or parts.fragment:
+        raise ValueError(
+            "has to be a URL with https, without user, password and fragment: https://login.acme.example/oauth/token "
+            "(plain http goes to loopback only)"
+        )
+    return url
+
+
+def check_headers(headers: Mapping[str, str | Secret]) -> None:
+    """Refuse headers that no request can hold.
+
+    Raises:
+        ValueError: which shows none of them.
+    """
+    for name, value in headers.items():
+        text = value.reveal() if isinstance(value, Secret) else value
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(text):
+            raise ValueError(
+                "a header has a name of letters, digits and hyphens, and a value in one line of ASCII without blanks "
+                "around it"
+            )
+
+
+EndpointUrl = Annotated[str, AfterValidator(_check_endpoint)]
+"""Where tokens are sent."""
