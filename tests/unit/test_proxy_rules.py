@@ -74,6 +74,13 @@ def test_a_path_trick_is_refused(path: str) -> None:
         normalize_path(path.encode())
 
 
+def test_a_long_path_is_refused() -> None:
+    """A path that some servers would cut off is not sent."""
+    assert normalize_path(b"/" + b"a" * 7_999)
+    with pytest.raises(TargetRefused, match="8000"):
+        normalize_path(b"/" + b"a" * 8_000)
+
+
 PIECES = st.lists(
     st.sampled_from(
         [
@@ -211,7 +218,8 @@ def test_a_rule_that_says_nothing_clear_is_refused(rule: str) -> None:
         "a=b c",
         "a=\x00",
         "a=#b",
-        "a=" + "x" * 9_000,
+        "a=" + "x" * 7_999,
+        "a=\u00e9",
     ],
 )
 def test_a_query_that_changes_what_was_allowed_is_refused(query: str) -> None:
@@ -221,7 +229,15 @@ def test_a_query_that_changes_what_was_allowed_is_refused(query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["", "a=1&b=%20c&d", "q='x'+in+parents&fields=files(id,name)", "$filter=a%20eq%20'b'"]
+    "query",
+    [
+        "",
+        "a=1&b=%20c&d",
+        "q='x'+in+parents&fields=files(id,name)",
+        "$filter=a%20eq%20'b'",
+        "method=flickr.photos.search&q=delete",
+        "a=" + "x" * 7_998,
+    ],
 )
 def test_an_ordinary_query_passes_unchanged(query: str) -> None:
     """A query is forwarded byte for byte."""

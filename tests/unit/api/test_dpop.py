@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt import api_jws as jws
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from tests.support.dpop import KEY, PUBLIC, digest, sign_proof, thumbprint
@@ -45,6 +46,11 @@ def verify(*proofs: str, verifier: ProofVerifier | None = None, **changed: Any) 
     (verifier or ProofVerifier(URL, lambda: NOW)).verify(BoundRequest(proofs, **request))
 
 
+def signed_list() -> str:
+    """A proof of the right key whose claims are none."""
+    return jws.encode(b"[]", KEY, algorithm="ES256", headers={"typ": "dpop+jwt", "jwk": PUBLIC})
+
+
 def private_jwk() -> dict[str, Any]:
     """The key with its private part."""
     found: dict[str, Any] = ECAlgorithm.to_jwk(KEY, as_dict=True)
@@ -68,6 +74,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
         "the proof is by another key",
     ),
     "signature": ((proof(key=OTHER_KEY),), "the proof's signature is wrong"),
+    "a list of claims": ((signed_list(),), "the proof cannot be read"),
     "no id": ((proof({"jti": None}),), "the proof has no jti"),
     "empty id": ((proof({"jti": ""}),), "the proof has no jti"),
     "long id": ((proof({"jti": "x" * 501}),), "the proof has no jti"),
@@ -113,6 +120,18 @@ def test_equal_urls_may_be_written_differently(url: str) -> None:
     verify(proof({"htu": url}))
 
 
+def test_proofs_hold_to_the_second() -> None:
+    """A minute after they are made, and half a minute before, as clocks differ."""
+    for issued_at in (NOW - 60, NOW + 30):
+        verify(proof({"iat": issued_at}))
+
+
+def test_the_usual_port_of_plain_http_is_80() -> None:
+    """On loopback, where an API may be found without TLS."""
+    here = ProofVerifier("http://127.0.0.1", lambda: NOW)
+    verify(proof({"htu": f"http://127.0.0.1:80{PATH}"}), verifier=here)
+
+
 def test_the_public_url_may_have_a_path() -> None:
     """Behind a proxy that serves the API below a path, proofs name that path."""
     below = ProofVerifier(f"{URL}/vault", lambda: NOW)
@@ -147,6 +166,17 @@ def test_a_proof_serves_once() -> None:
     now[0] = NOW + 200
     verify(proof({"jti": "three", "iat": now[0]}), verifier=verifier)
     assert len(verifier._used) == 1
+
+
+def test_a_proof_of_the_future_serves_once() -> None:
+    """One that was made by a clock ahead is remembered to the last moment at which it holds."""
+    now = [NOW]
+    verifier = ProofVerifier(URL, lambda: now[0])
+    ahead = proof({"iat": NOW + 30})
+    verify(ahead, verifier=verifier)
+    now[0] = NOW + 90
+    with pytest.raises(ApiProblem, match="used before"):
+        verify(ahead, verifier=verifier)
 
 
 def test_remembered_proofs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

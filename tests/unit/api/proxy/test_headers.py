@@ -251,6 +251,14 @@ def test_a_redirect_stays_within_the_proxy(location: str, expected: str | None) 
     assert found == (None if expected == "refused-or-none" else expected)
 
 
+def test_the_usual_port_of_plain_http_is_80() -> None:
+    """An API on loopback is the same with its port and without."""
+    base = "http://127.0.0.1/base"
+    assert rewrite_location("http://127.0.0.1:80/base/b", f"{base}/a", base, "/v1/proxy/g") == "/v1/proxy/g/b"
+    assert dict(response_headers([], "/v1/proxy/g/b"))["location"] == "/v1/proxy/g/b"
+    assert "location" not in dict(response_headers([], None))
+
+
 @given(st.text(max_size=30))
 def test_no_redirect_leaves_the_proxy(location: str) -> None:
     """Whatever a provider sends as ``Location``, what is passed on is a path of ours."""
