@@ -33,6 +33,8 @@ ATTRIBUTES = {
     "grant": "token_vault.grant",
     "outcome": "token_vault.outcome",
     "users": "token_vault.users",
+    "webhook": "token_vault.webhook",
+    "event": "token_vault.event",
     "request_id": "token_vault.request_id",
     "method": "http.request.method",
     "status": "http.response.status_code",

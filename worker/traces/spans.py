@@ -23,6 +23,8 @@ class Attributes(TypedDict, total=False):
     Attributes:
         grant: the row's id, as logs have it.
         users: how many a page names.
+        webhook: its name in the TOML file.
+        event: its public id.
         request_id: the app's own, as logs have it.
         method, status, route, host: of HTTP.
         error: a class or code of this program's, or an HTTP status.
@@ -34,6 +36,8 @@ class Attributes(TypedDict, total=False):
     grant: int
     outcome: str
     users: int
+    webhook: str
+    event: str
     request_id: str
     method: str
     status: int

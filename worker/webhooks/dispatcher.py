@@ -8,10 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from urllib.parse import urlsplit
 
 import httpx
 import structlog
 
+from worker import traces
 from worker.providers.answer import retry_after
 from worker.reconnect import ReconnectApplication
 from worker.settings import EventKind, EventSettings, WebhookSettings
@@ -141,7 +143,16 @@ class Dispatcher:
         now, webhook, event = await self._time(), self._webhooks[delivery.webhook], delivery.event
         body = payload.body(event, await self._consent_link(event))
         signed = signature.headers(payload.public_id(event.id), body, webhook.secret, now=now)
-        result = await post(self._http, webhook.url, body, signed)
+        host = urlsplit(webhook.url).hostname or ""
+        with traces.span(
+            "POST webhook", "client", method="POST", host=host
+        ) as span:  # the receiver is not sent it
+            span.set(tenant=event.tenant, webhook=delivery.webhook, event=payload.public_id(event.id))
+            result = await post(self._http, webhook.url, body, signed)
+            if result.status is None:
+                span.set(error=result.error or "none")
+            else:
+                span.set_status(result.status, error_from=300)  # redirects are not followed
         now = await self._time()
         if result.is_delivered:
             await outbox.mark_delivered(self._vault, delivery, status=result.status or 0, now=now)

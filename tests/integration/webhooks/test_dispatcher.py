@@ -17,10 +17,12 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 
+from tests.support.collector import collecting_here
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
-from tests.support.wait import WAIT_SECONDS, until_async
+from tests.support.wait import WAIT_SECONDS, until, until_async
 from tests.support.webhook_receiver import KEY, SECRET, Receiver, receiving, signature
 from token_vault.secret import Secret
+from worker import traces
 from worker.reconnect import ReconnectApplication, read_state
 from worker.settings import EventKind, EventSettings, WebhookSettings
 from worker.vault import outbox
@@ -413,3 +415,31 @@ async def test_a_forgotten_users_id_is_not_removed_before_it_is_queued(
     assert sql("SELECT user_id FROM outbox") == [{"user_id": "x|1"}]
     await dispatcher.deliver_due(TENANTS)
     assert [got.event["data"]["user_id"] for got in receiver.got] == ["x|1"]
+
+
+async def test_each_delivery_is_a_span_that_names_no_user(
+    dispatchers: Dispatchers, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells the webhook, the event and how it ended; the receiver is sent no trace."""
+    nowhere = webhook("http://127.0.0.1:1/hook?token=canary-of-a-query")
+    with collecting_here(monkeypatch) as collector:
+        receiver.answers = [204, 500]
+        dispatcher = await dispatchers.make(a=webhook(receiver), b=nowhere)
+        await tell(
+            dispatchers.vault, EventKind.REAUTHORIZATION_REQUIRED, user_id="x|canary", times=2,
+        )  # fmt: skip
+        await dispatcher.deliver_due(TENANTS)
+        traces.flush()
+        until(lambda: len(collector.spans) >= 3, "the spans")
+        told = [span.attributes for span in collector.spans if span.name == "POST webhook"]
+    ended = [
+        (each["token_vault.webhook"], each.get("http.response.status_code"), each.get("error.type"))
+        for each in told
+    ]
+    assert sorted(ended, key=str) == [("a", 204, None), ("a", 500, "500"), ("b", None, "unreachable")]
+    assert {str(each["token_vault.event"]) for each in told} >= {
+        got.headers["webhook-id"] for got in receiver.got
+    }
+    assert told[0].items() >= {"token_vault.tenant": "default", "server.address": "127.0.0.1"}.items()
+    assert b"canary" not in collector.content
+    assert not any("traceparent" in got.headers for got in receiver.got)
