@@ -29,6 +29,7 @@ from worker.providers.error_codes import (
     descriptions,
     error_codes,
     normalize,
+    reports_failure,
     shown_code,
 )
 from worker.providers.model import (
@@ -284,7 +285,11 @@ class Provider:
         if status == 401:
             # RFC 6749 §5.2 has this status for a refused client alone; a gateway's body may say it in other words.
             return Refused(RefusalBlame.OPERATOR, shown or "http_401", wait)
-        if succeeded and not any(fields.get(name) for name in self.error_names):
+        if (
+            succeeded
+            and not any(fields.get(name) for name in self.error_names)
+            and not reports_failure(fields)
+        ):
             code = "no_access_token" if fields else "unreadable_answer" if body.strip() else "empty_answer"
             return Refused(RefusalBlame.IN_DOUBT, code, wait, spent=self.rotates)
         other = "unrecognised_error" if succeeded else f"http_{status}"

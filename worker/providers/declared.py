@@ -56,7 +56,7 @@ DECLARED = (
         auth=ClientAuth.BASIC,
         within=("authed_user",),
         scope_separator=",",
-        error_words=ErrorWords(in_doubt=("internal_error", "fatal_error")),
+        error_words=ErrorWords(in_doubt=("internal_error", "fatal_error"), wait=("team_added_to_org",)),
     ),
     # The refresh token's year counts down from consent; a renewal does not extend it.
     Provider(

@@ -40,6 +40,7 @@ CLIENT_REFUSED = frozenset(
 )
 _NOBODY = """
     temporarily_unavailable server_error slow_down rate_limit_exceeded ratelimited too_many_requests
+    service_unavailable rate_limited rate_limit throttled resource_exhausted
 """
 
 BLAMES: Mapping[str, RefusalBlame] = MappingProxyType(
@@ -58,13 +59,23 @@ BLAMES: Mapping[str, RefusalBlame] = MappingProxyType(
 # What descriptions say, in lower case, whatever the code beside them: these are no verdict on the grant.
 PHRASES: tuple[tuple[str, RefusalBlame], ...] = (
     ("already being processed", RefusalBlame.NOBODY),  # Salesforce: another request is under way
+    ("request is being processed", RefusalBlame.NOBODY),
+    ("request is in progress", RefusalBlame.NOBODY),
+    ("request already in progress", RefusalBlame.NOBODY),
+    *((words, RefusalBlame.NOBODY) for words in ("too many requests", "rate limit", "throttled")),
+    # RFC 6749, 5.2, says so of ``invalid_grant``, and many servers (GitLab) repeat it whatever the cause.
+    ("invalid, expired, revoked, does not match", RefusalBlame.USER),
     ("aadsts50196", RefusalBlame.NOBODY),  # Entra: a loop of requests is throttled
     ("not issued to this client", RefusalBlame.OPERATOR),  # RFC 6749, 5.2: another client's refresh token
     ("issued to another client", RefusalBlame.OPERATOR),
     ("issued to a different client", RefusalBlame.OPERATOR),
     ("aadsts700016", RefusalBlame.OPERATOR),  # Entra: the application is not in this directory
 )
-PHRASE_CODES = {RefusalBlame.NOBODY: "temporarily_unavailable", RefusalBlame.OPERATOR: "other_client"}
+PHRASE_CODES = {
+    RefusalBlame.NOBODY: "temporarily_unavailable",
+    RefusalBlame.OPERATOR: "other_client",
+    RefusalBlame.USER: "invalid_grant",
+}
 
 MAX_SHOWN_LENGTH = 40
 _CODE_NAMES = (
@@ -75,11 +86,22 @@ _CODE_NAMES = (
     "errors",
     "errorType",
     "error_type",
+    "errcode",
     "type",
     "reason",
 )
-_DESCRIPTION_NAMES = ("error_description", "message", "error_message", "detail", "title")
-_TEXT_NAMES = ("message", "msg", "title", "error_description", "data")
+_DESCRIPTION_NAMES = (
+    *("error_description", "message", "error_message", "detail", "title", "reason", "msg", "errmsg"),
+    "errorSummary",
+)
+_TEXT_NAMES = ("message", "msg", "errmsg", "title", "error_description", "data")
+# How an answer with a 2xx status says that it is a refusal: by a field that is false, by a word, or by a number of an
+# error, which is beyond all that mean success.
+_SUCCESS_NAMES = ("success", "ok", "succeeded", "isSuccess")
+_FAILURE_NAMES = ("status", "result", "message", "state")
+_FAILURE_WORDS = frozenset({"error", "fail", "failed", "failure"})
+_ERROR_NUMBER_NAMES = ("errcode", "err_code", "error_code", "errorCode", "errno", "code", "status_code")
+_SUCCESS_NUMBERS = range(300)
 _SAYS_NOTHING = frozenset(
     {"", "error", "errors", "fail", "failed", "failure", "false", "about_blank", "bad_request"}
 )
@@ -137,6 +159,32 @@ def _candidates(value: object, depth: int) -> Iterator[str]:
     elif isinstance(value, dict) and depth < 4:
         for name in (*_CODE_NAMES, *_TEXT_NAMES):
             yield from _candidates(value.get(name), depth + 1)
+
+
+def reports_failure(fields: Mapping[str, Any]) -> bool:
+    """Return whether an answer without tokens is a refusal.
+
+    Its status says success. Without any such sign the outcome is not known.
+    """
+    inner = fields.get("data")
+    holders = [fields, inner] if isinstance(inner, dict) else [fields]
+    return any(_fails(holder) for holder in holders)
+
+
+def _fails(holder: Mapping[str, Any]) -> bool:
+    said_no = any(holder.get(name) is False for name in _SUCCESS_NAMES)
+    words = (holder.get(name) for name in _FAILURE_NAMES)
+    return said_no or any(normalize(word) in _FAILURE_WORDS for word in words) or _has_error_number(holder)
+
+
+def _has_error_number(holder: Mapping[str, Any]) -> bool:
+    for name in _ERROR_NUMBER_NAMES:
+        value = holder.get(name)
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value):
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and value not in _SUCCESS_NUMBERS:
+            return True
+    return False
 
 
 def normalize(value: object) -> str:

@@ -27,7 +27,10 @@ class SalesforceCommunity(Provider):
         return host and f"https://{host}/{_PATH}"
 
 
-_WAIT = ErrorWords(wait=("token request is already being processed",))
+# An address that nobody has listed, or hours at which a user may not sign in: no verdict on the consent.
+_WORDS = ErrorWords(
+    wait=("token request is already being processed", "retry your request"), operator=("ip restricted",)
+)
 _IDLE = timedelta(days=30)
 
 # With rotation, which partner apps must have: an unused refresh token lives 30 days, reuse revokes the newest one and all
@@ -36,7 +39,7 @@ SALESFORCE = Provider(
     name="salesforce",
     source="https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_refresh_token_flow.htm",
     read_on=date(2026, 11, 21),
-    error_words=_WAIT,
+    error_words=_WORDS,
     idle_life=_IDLE,
     lists_addresses=True,
     strategies=("salesforce",),
@@ -48,7 +51,7 @@ SALESFORCE_SANDBOX = Provider(
     name="salesforce-sandbox",
     source="https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_refresh_token_flow.htm",
     read_on=date(2026, 11, 21),
-    error_words=_WAIT,
+    error_words=_WORDS,
     idle_life=_IDLE,
     lists_addresses=True,
     strategies=("salesforce-sandbox",),
@@ -59,7 +62,7 @@ SALESFORCE_COMMUNITY = SalesforceCommunity(
     name="salesforce-community",
     source="https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_refresh_token_flow.htm",
     read_on=date(2026, 11, 21),
-    error_words=_WAIT,
+    error_words=_WORDS,
     idle_life=_IDLE,
     lists_addresses=True,
     strategies=("salesforce-community",),

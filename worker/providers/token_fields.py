@@ -14,7 +14,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from token_vault.secret import Secret
 from worker.providers import answer
@@ -28,8 +28,8 @@ MAX_OBJECTS = 200
 MAX_REMEMBERED_NAME = 64
 
 # Names as `_bare` spells them, the surest first.
-_REFRESH_NAMES = ("refreshtoken", "newrefreshtoken", "refresh")
-_ACCESS_NAMES = ("accesstoken", "newaccesstoken", "access")
+_REFRESH_NAMES = ("refreshtoken", "newrefreshtoken", "refresh", "refreshjwt")
+_ACCESS_NAMES = ("accesstoken", "newaccesstoken", "access", "accessjwt")
 # A field beside a refresh token that is called no more than this is the access token.
 _PLAIN_NAMES = ("token", "bearertoken", "bearer", "authtoken", "oauthtoken", "authenticationtoken")
 # Other names that end in "refresh token" are taken for it, and those that only begin so for what tells about it.
@@ -40,6 +40,9 @@ _REFRESH_NAME = re.compile(
 _KIND_NAMES, _VALUE_NAMES = ("type", "tokentype", "name", "kind", "key"), ("value", "token", "tokenvalue")
 # A complete field of a JSON object that was cut.
 _FIELD = re.compile(r'"([A-Za-z0-9_.-]{1,64})"\s*:\s*("(?:[^"\\]|\\.)*")')
+_PAGE = re.compile(r"<(!doctype|html|head|body)\b", re.IGNORECASE)
+# A complete element of XML.
+_ELEMENT = re.compile(r"<([A-Za-z][A-Za-z0-9_.-]{0,63})>([^<>&\s]+)</\1>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +103,27 @@ def has_refresh_token(fields: Fields) -> bool:
 
 
 def salvage(text: str) -> dict[str, Any]:
-    """Return the complete fields of a cut JSON object.
+    """Return the complete fields of broken JSON, or of XML.
 
-    Empty unless a refresh token is among them: without it the answer stays one that cannot be read.
+    It was cut, or a warning of PHP, a guard against inclusion or a call (JSONP) stands around it.
+
+    Empty unless a refresh token is among them: without it the answer stays one that cannot be read. A page for people
+    is none, whatever its scripts say of tokens.
     """
-    if not text.startswith("{"):
+    if _PAGE.search(text):
         return {}
-    found = {name: json.loads(value, strict=False) for name, value in _FIELD.findall(text) if _reads(value)}
-    return found if _refresh_of(found) else {}
+    start = text.find("{")
+    if start >= 0:
+        try:
+            whole, _ = json.JSONDecoder().raw_decode(text, start)
+        except (ValueError, RecursionError):
+            whole = {
+                name: json.loads(value, strict=False) for name, value in _FIELD.findall(text) if _reads(value)
+            }
+        if has_refresh_token(whole):
+            return cast(dict[str, Any], whole)
+    elements = dict(_ELEMENT.findall(text)) if text.startswith("<") else {}
+    return elements if _refresh_of(elements) else {}
 
 
 def _reads(value: str) -> bool:

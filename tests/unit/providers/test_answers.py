@@ -191,6 +191,7 @@ def test_tokens_outweigh_an_error() -> None:
         (b"access_token=at", "text/html", "unreadable_answer"),
         (b"", "application/json", "empty_answer"),
         (b"  \n", "application/json", "empty_answer"),
+        (b'<html><script>x = {\'a\': 1, "refresh_token": "Token"}', "text/html", "unreadable_answer"),
         (b"OK", "text/plain", "unreadable_answer"),
         (b'{"access_token":', "application/json", "unreadable_answer"),
         (b'["access_token","at"]', "application/json", "unreadable_answer"),
@@ -423,9 +424,63 @@ def test_a_shown_code_is_no_part_of_the_spent_token(token: str) -> None:
         ("token request is already being processed", RefusalBlame.NOBODY, "temporarily_unavailable"),
         ("The refresh token was not issued to this client", RefusalBlame.OPERATOR, "other_client"),
         ("AADSTS50196: The server terminated an operation", RefusalBlame.NOBODY, "temporarily_unavailable"),
+        ("You have made too many requests continuously.", RefusalBlame.NOBODY, "temporarily_unavailable"),
+        ("API rate limit exceeded", RefusalBlame.NOBODY, "temporarily_unavailable"),
+        ("Request is being processed, try again", RefusalBlame.NOBODY, "temporarily_unavailable"),
+        (
+            "The provided authorization grant or refresh token is invalid, expired, revoked, does not match the "
+            "redirection URI used in the authorization request, or was issued to another client.",
+            RefusalBlame.USER,
+            "invalid_grant",
+        ),
     ],
 )
 def test_a_description_softens_a_verdict(description: str, blame: RefusalBlame, code: str) -> None:
     """An ``invalid_grant`` that passes, or that is the operator's, kills nobody."""
     outcome = refused({"error": "invalid_grant", "error_description": description}, 400)
     assert (outcome.blame, outcome.code) == (blame, code)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ({"errcode": 40030, "errmsg": "invalid refresh_token, rid: 6123"}, "40030"),
+        ({"errcode": "40030"}, "40030"),
+        ({"code": 20037, "msg": "refresh token invalid"}, "20037"),
+        ({"code": -1, "data": {}}, "unrecognised_error"),
+        ({"success": False, "error_code": "RT_GONE", "message": "it has ended"}, "rt_gone"),
+        ({"ok": False}, "unrecognised_error"),
+        ({"status": "error", "status_code": 401, "message": "Session over"}, "session_over"),
+        ({"data": {"error_code": 10010, "description": "It has ended"}, "message": "error"}, "10010"),
+        ({"status": "FAILED", "reason": "grant.gone"}, "grant_gone"),
+    ],
+)
+def test_a_refusal_under_a_success_status_is_one(answer: object, code: str) -> None:
+    """An answer that says it failed is no lost one: its words are shown, and the refresh token is not in doubt."""
+    assert refused(answer) == Refused(RefusalBlame.UNKNOWN, code)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"code": 0, "msg": "ok"},
+        {"code": 200},
+        {"code": "1"},
+        {"success": True},
+        {"status": "ok"},
+        {"ret": "x"},
+    ],
+)
+def test_an_answer_that_says_no_failure_is_in_doubt(answer: object) -> None:
+    """Without a token and without a sign of failure nobody knows whether the refresh token was spent."""
+    assert refused(answer) == Refused(RefusalBlame.IN_DOUBT, "no_access_token", None, spent=True)
+
+
+@pytest.mark.parametrize(
+    ("description", "blame"),
+    [("ip restricted", RefusalBlame.OPERATOR), ("retry your request", RefusalBlame.NOBODY)],
+)
+def test_salesforce_refuses_addresses_in_words_for_dead_grants(description: str, blame: RefusalBlame) -> None:
+    """An address that is not listed costs no consent."""
+    body = {"error": "invalid_grant", "error_description": description}
+    assert refused(body, 400, provider=get("salesforce")).blame is blame

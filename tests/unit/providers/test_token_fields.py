@@ -151,6 +151,28 @@ def test_a_cut_answer_keeps_a_whole_refresh_token(length: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        "<br />\n<b>Warning</b>: date(): in <b>/srv/token.php</b> on line <b>7</b><br />\n%s",
+        ")]}',\n%s",
+        "while(1);%s",
+        "callback(%s);",
+        "%s\n<!-- served in 12 ms -->",
+        "%s{}",
+        "<OAuth><access_token>new-access</access_token><refresh_token>new-refresh</refresh_token></OAuth>",
+    ],
+)
+def test_what_stands_around_the_answer_costs_no_refresh_token(body: str) -> None:
+    """A server's warning, a guard, a call around the JSON, or XML: the pair is read all the same."""
+    pair = '{"access_token": "new-access", "token": {"refresh_token": "new-refresh"}}'
+    outcome = GENERIC.read(
+        200, {"content-type": "text/html"}, body.replace("%s", pair).encode(), sent_at=SENT
+    )
+    assert isinstance(outcome, Renewed)
+    assert (outcome.pair.access, outcome.pair.refresh) == (Secret("new-access"), Secret("new-refresh"))
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         {"refresh_token": "old-refresh", "error": "invalid_grant"},
