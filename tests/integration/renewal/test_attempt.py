@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from tests.integration.vault.test_spool import updates_refused
 from tests.support.renewals import Renewals
 from token_vault.secret import Secret
+from token_vault.token_target import TokenTarget
 from worker import instruments
 from worker.renewal import commit
 from worker.renewal.commit import AnswerCommitter
@@ -63,10 +64,15 @@ class Attempt:
 
 
 async def claimed(
-    renewals: Renewals, *, time_left: timedelta = 2 * CALL, policy: RenewalPolicy | None = None, **limits: Any
+    renewals: Renewals,
+    *,
+    provider: tuple[str, str] = ("custom", "oauth2"),
+    time_left: timedelta = 2 * CALL,
+    policy: RenewalPolicy | None = None,
+    **limits: Any,
 ) -> Attempt:
-    """Claim the one due grant of a strict provider."""
-    renewals.connect("c")
+    """Claim the one due grant of a provider, by default a strict one."""
+    renewals.connect("c", *provider)
     worker = await renewals.synced(patience=2)
     worker.engine._committer.check()  # makes the spool's folder
     renewals.make_due()
@@ -126,6 +132,24 @@ async def test_a_grant_that_nobody_reads_is_sent_where_it_is_wanted(
     assert attempt.calls == bool(why)
 
 
+@pytest.mark.parametrize(
+    ("provider", "missing", "outcome"),
+    [
+        (("custom", "oauth2"), {"refresh_ciphertext": None}, Outcome.UNRENEWABLE),
+        (("facebook", "facebook"), {"refresh_ciphertext": None}, Outcome.RENEWED),
+        (("facebook", "facebook"), {"access_ciphertext": None}, Outcome.UNRENEWABLE),
+    ],
+)
+async def test_without_the_token_that_the_provider_takes_nothing_is_sent(
+    renewals: Renewals, provider: tuple[str, str], missing: dict[str, Any], outcome: Outcome
+) -> None:
+    """Most take a refresh token, and some exchange the access token itself."""
+    attempt = await claimed(renewals, provider=provider)
+    attempt.claim = replace(attempt.claim, **missing)
+    assert await attempt.send() is outcome
+    assert attempt.calls == (outcome is Outcome.RENEWED)
+
+
 async def test_a_probe_that_is_not_sent_is_made_by_the_next_one(renewals: Renewals) -> None:
     """An open circuit whose one probe could not be decrypted does not wait for another pause."""
     attempt = await claimed(renewals)
@@ -169,6 +193,26 @@ async def test_a_call_is_measured_and_moves_the_capacity(
     told = [entry["answer"] for entry in logs if entry["event"] == "provider.answered"]
     assert told == ([answer] if requested else [])
     assert attempt.limiter.capacity == capacity
+
+
+@pytest.mark.parametrize("resource", ["", "https://mail.example"])
+async def test_the_life_of_another_resources_token_is_no_life_of_the_grants_own(
+    renewals: Renewals, resource: str
+) -> None:
+    """Only from the grant's own token is learned how long the connection's tokens live."""
+    attempt = await claimed(renewals)
+    attempt.claim = replace(attempt.claim, target=TokenTarget(resource))
+    assert await attempt.send() is Outcome.RENEWED
+    [learned] = renewals.sql("SELECT observed_life FROM connections")
+    assert (learned["observed_life"] is None) is bool(resource)
+
+
+async def test_a_target_that_is_refused_is_asked_for_again(renewals: Renewals) -> None:
+    """The refusal of a resource ends its attempt, and not the grant."""
+    attempt = await claimed(renewals)
+    attempt.claim = replace(attempt.claim, target=TokenTarget("https://mail.example"))
+    assert await attempt.send("error:invalid_target") is Outcome.RETRY
+    assert renewals.states() == {"active"}
 
 
 async def test_a_run_claims_no_more_while_answers_wait_on_disk(

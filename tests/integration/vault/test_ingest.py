@@ -158,6 +158,14 @@ async def test_a_token_hidden_for_a_while_is_no_news_when_it_is_back(vault: Vaul
     assert opened(vault, sql) == ("access-2", "refresh-2")
 
 
+async def test_a_users_creation_is_noted_when_it_is_shown(vault: Vault, sql: Sql) -> None:
+    """A time that Auth0 did not show at first is stored, though no token is news."""
+    await ingest(vault, [shown()], now=NOW)
+    page = [shown(user_created_at=NOW - LIFE)]
+    assert await ingest(vault, page, now=NOW) == IngestStats(unchanged=1)
+    assert row_of(sql)["user_created_at"] == NOW - LIFE
+
+
 async def test_what_holds_no_token_is_left_aside(vault: Vault, sql: Sql) -> None:
     """An identity without any token makes no grant, and erases none."""
     assert await ingest(vault, [], now=NOW) == IngestStats()
@@ -537,6 +545,8 @@ async def test_a_tombstone_beside_a_new_grant_counts_as_unchanged(vault: Vault, 
     other = replace(KEY, user_id="google-oauth2|2222", provider_user_id="2222")
     page = [shown(), shown(other, "access-2", "refresh-2")]
     assert await ingest(vault, page, now=NOW) == IngestStats(new=1, unchanged=1)
+    older = shown(access="access-0", refresh="refresh-0", at=NOW - MINUTE)
+    assert await ingest(vault, [older], now=NOW) == IngestStats(stale=1)
 
 
 # Several syncs at once
@@ -709,6 +719,18 @@ async def test_values_beside_the_token_come_with_it(vault: Vault, sql: Sql) -> N
     await ingest(vault, [moved], now=NOW + 2 * MINUTE)
     assert extra() == '{"instance_url": "https://two.example"}'
     assert opened(vault, sql) == ("access-3", "refresh-1")
+
+
+async def test_of_two_holders_shown_at_the_same_time_the_one_stored_last_moves(
+    vault: Vault, sql: Sql
+) -> None:
+    """Which one moves is no matter of chance."""
+    await ingest(vault, [shown(), shown(LINKED)], now=NOW)
+    [_, last] = sql("SELECT user_id FROM grants ORDER BY id")
+    third = replace(KEY, user_id="auth0|third")
+    await ingest(vault, [shown(third, at=NOW + MINUTE)], now=NOW)
+    left = {KEY.user_id, LINKED.user_id} - {last["user_id"]}
+    assert {row["user_id"] for row in sql("SELECT user_id FROM grants")} == left | {third.user_id}
 
 
 async def test_of_two_holders_the_one_shown_last_moves(vault: Vault, sql: Sql) -> None:

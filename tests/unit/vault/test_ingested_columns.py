@@ -183,8 +183,8 @@ def test_a_row_is_compared_by_what_it_holds() -> None:
 
 def test_a_row_that_is_not_there_is_empty() -> None:
     """An unknown grant begins without tokens, failures or waiters."""
-    counts = ("access_version", "refresh_version", "attempts", "awaited", "has_access", "has_refresh")
-    assert [EMPTY[name] for name in counts] == [0, 0, 0, False, False, False]
+    counts = ("access_version", "refresh_version", "attempts", "awaited", "has_access")
+    assert [EMPTY[name] for name in counts] == [0, 0, 0, False, False]
     names = {"tenant": "default", "connection": "c", "user_id": "c|1", "provider_user_id": "1"}
     assert row_key({**EMPTY, **names}) == KEY
     assert not GRANT.exchangeable

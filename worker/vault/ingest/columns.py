@@ -81,7 +81,7 @@ def as_stored(row: Mapping[str, Any]) -> Stored:
 
 
 EMPTY: Mapping[str, Any] = dict.fromkeys(INGESTED_COLUMNS) | {
-    "access_version": 0, "refresh_version": 0, "attempts": 0, "awaited": False, "has_access": False, "has_refresh": False,
+    "access_version": 0, "refresh_version": 0, "attempts": 0, "awaited": False, "has_access": False,
     "state": "unrenewable", "reason": "no_refresh_token", "obtained_from": "auth0",
 }  # fmt: skip
 

@@ -12,8 +12,8 @@ LEFT JOIN LATERAL (
         AND m.tenant = incoming.tenant AND m.provider_user_id <> ''
     ORDER BY m.observed_updated_at DESC NULLS LAST, id DESC LIMIT 1
 ) elsewhere ON true
-WHERE g.id IS NULL
-    OR coalesce(decode(access, 'hex'), g.observed_access) IS DISTINCT FROM g.observed_access
+-- Some token is shown with each: what is not stored differs from nothing.
+WHERE coalesce(decode(access, 'hex'), g.observed_access) IS DISTINCT FROM g.observed_access
     OR coalesce(decode(refresh, 'hex'), g.observed_refresh) IS DISTINCT FROM g.observed_refresh
     OR coalesce(updated_at, g.observed_updated_at) IS DISTINCT FROM g.observed_updated_at
     OR coalesce(incoming.created_at, g.user_created_at) IS DISTINCT FROM g.user_created_at

@@ -195,6 +195,4 @@ def _plan_update(
             writes.awaited.append(row["id"])
         return
     stats.unchanged += 1
-    observed = observed_columns(grant, incoming, row)
-    if any(row[name] != value for name, value in observed.items()):
-        writes.touches.append(observed | {"row_id": row["id"]})
+    writes.touches.append(observed_columns(grant, incoming, row) | {"row_id": row["id"]})
