@@ -29,6 +29,7 @@ def sign_assertion(
     now: datetime,
     key_id: str | None = None,
     certificate: str | None = None,
+    issuer: str | None = None,
 ) -> str:
     """Return a new assertion; each is used once.
 
@@ -38,13 +39,14 @@ def sign_assertion(
         now: aware.
         key_id: the key's id at the server, where it wants one.
         certificate: in PEM; Microsoft Entra ID finds the key by its thumbprints.
+        issuer: where it is not the client's id; Revolut wants the host of the redirect URI.
 
     Raises:
         ValueError: the key or the certificate does not read.
     """
     key, algorithm = signing_key(private_key)
     claims = {
-        "iss": client_id,
+        "iss": issuer or client_id,
         "sub": client_id,
         "aud": audience,
         "jti": str(uuid.uuid4()),

@@ -285,4 +285,5 @@ def _client_key(configured: ConnectionSettings) -> providers.ClientKey | None:
         configured.client_certificate,
         configured.client_key_id,
         configured.client_assertion_audience,
+        configured.client_assertion_issuer,
     )

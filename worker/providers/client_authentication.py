@@ -63,5 +63,6 @@ def _assertion(client: Client, url: str, now: datetime | None) -> dict[str, str]
         now=now,
         key_id=client.key.key_id,
         certificate=client.key.certificate,
+        issuer=client.key.issuer,
     )
     return {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}

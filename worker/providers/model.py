@@ -74,12 +74,14 @@ class ClientKey:
         certificate: in PEM; its thumbprints go into the header, as Microsoft Entra ID wants them.
         key_id: the key's id at the provider.
         audience: of the assertions; the token endpoint where None.
+        issuer: of the assertions; the client where None.
     """
 
     private_key: Secret
     certificate: str | None = None
     key_id: str | None = None
     audience: str | None = None
+    issuer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +129,12 @@ class Client:
         """Return all that identifies the client, for its fingerprint."""
         pairs = (*sorted(self.extra.items()), *sorted(self.headers.items()))
         key = self.key and (self.key.private_key, self.key.certificate, self.key.key_id, self.key.audience)
+        issuer = (self.key.issuer,) if self.key and self.key.issuer else ()
         return (
             *(self.provider, self.token_url, self.client_id, self.client_secret, self.auth),
             *(part for pair in pairs for part in pair),
             *(key or ()),
+            *issuer,
         )
 
 

@@ -125,6 +125,7 @@ class ConnectionSettings(RenewalPolicySettings):
         client_key_id: the key's id at the provider.
         client_certificate: of that key, in PEM: Microsoft Entra ID wants its thumbprint.
         client_assertion_audience: how the provider wants to be named; by default its token endpoint.
+        client_assertion_issuer: how it wants the client to be named; by default by ``client_id``.
         headers: further headers of each token request.
         resources: patterns of what readers may ask tokens for besides the connection's own; None for anything
             that the user has consented to.
@@ -141,6 +142,7 @@ class ConnectionSettings(RenewalPolicySettings):
     client_key_id: str | None = None
     client_certificate: str | None = None
     client_assertion_audience: str | None = None
+    client_assertion_issuer: str | None = None
     scope: str | None = None
     redirect_uri: str | None = None
     revocation_url: EndpointUrl | None = None

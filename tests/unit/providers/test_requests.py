@@ -166,6 +166,19 @@ def test_private_key_jwt(key: RSAPrivateKey) -> None:
     assert jwt.get_unverified_header(assertion)["kid"] == "k1"
 
 
+def test_issuer_of_an_assertion(key: RSAPrivateKey) -> None:
+    """An assertion names another issuer where the provider wants one; with it the client is another."""
+    plain, named = (
+        resolved(
+            Override(client_auth=ClientAuth.PRIVATE_KEY_JWT, client_key=ClientKey(pem(key), issuer=issuer))
+        )
+        for issuer in (None, "app.example")
+    )
+    claims = jwt.decode(form(request(named))["client_assertion"], options={"verify_signature": False})
+    assert (claims["iss"], claims["sub"]) == ("app.example", "app@acme")
+    assert plain.credentials != named.credentials
+
+
 def test_certificate_of_entra(key: RSAPrivateKey) -> None:
     """With a certificate the assertion names its thumbprints, and the audience that is set."""
     certificate = certificate_of(key)
