@@ -11,6 +11,7 @@ from cryptography.fernet import Fernet
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from token_vault import keyring
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt, ConfigurationError, WrongContext
 from token_vault.grant_key import GrantKey
@@ -290,3 +291,28 @@ def test_what_was_read_before_changes_nothing(order: list[Secret], kept: int) ->
         else:
             with pytest.raises(CannotDecrypt):
                 held.decrypt(PLACE, ring(key).encrypt(PLACE, Secret(CANARY)))
+
+
+class CountedFernet(Fernet):
+    """Counts what it was given to decrypt."""
+
+    tries = 0
+
+    def decrypt(self, token: bytes | str, ttl: int | None = None) -> bytes:
+        self.tries += 1
+        return super().decrypt(token, ttl)
+
+
+def test_the_key_that_has_served_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that does not decrypt costs as much as one that does: the newest comes first, then what served last."""
+    monkeypatch.setattr(keyring, "Fernet", CountedFernet)
+    held = ring(NEW, OLD)
+
+    counted = [fernet for fernet in held._fernets if isinstance(fernet, CountedFernet)]
+
+    def tries(key: Secret) -> list[int]:
+        before = [fernet.tries for fernet in counted]
+        held.decrypt(PLACE, ring(key).encrypt(PLACE, Secret(CANARY)))
+        return [fernet.tries - count for fernet, count in zip(counted, before, strict=True)]
+
+    assert [tries(key) for key in (NEW, OLD, OLD, NEW)] == [[1, 0], [1, 1], [0, 1], [1, 1]]

@@ -182,6 +182,8 @@ def test_a_refresh_token_is_kept_alive_by_the_shortest_that_is_known(
     """What the provider says, what is known of it, and what the operator says: the shortest of them counts."""
     end = None if ends_in is None else NOW + ends_in
     assert schedule.keep_alive_due_at(NOW, 0, policy, end) == NOW + alive_for
+    # Those that came together are spread over a third of that.
+    assert schedule.keep_alive_due_at(NOW, 1, policy, end) == NOW + max(alive_for * 2 / 3, MINUTE)
 
 
 def test_a_wanted_margin_is_a_third_of_the_life_at_the_most() -> None:
