@@ -20,8 +20,11 @@ HELD = Stored(
     expires_at=NOW + timedelta(minutes=30),
     obtained_at=NOW - timedelta(minutes=30),
     renewable=True,
+    from_auth0=False,
 )
-NEVER_SHOWN = Stored(None, None, None, has_access=False, expires_at=None, obtained_at=None, renewable=False)
+NEVER_SHOWN = Stored(
+    None, None, None, has_access=False, expires_at=None, obtained_at=None, renewable=False, from_auth0=False
+)
 SHOWN = Incoming(access=b"access", refresh=b"refresh", updated_at=NOW, issued_at=NOW)
 NOTHING = Freshness()
 BOTH = Freshness(access=True, refresh=True)

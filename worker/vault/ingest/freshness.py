@@ -51,7 +51,7 @@ class Stored:
     expires_at: datetime | None
     obtained_at: datetime | None
     renewable: bool
-    from_auth0: bool = False
+    from_auth0: bool
     imported_at: datetime | None = None
 
     @property
