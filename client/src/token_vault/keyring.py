@@ -25,7 +25,7 @@ VARIABLES: dict[RingName, str] = {"access": "VAULT_ACCESS_KEYS", "refresh": "VAU
 
 _KEY = re.compile(r"[A-Za-z0-9_+/-]{43}=")
 # Of URL-safe Base64 (RFC 4648, section 5), without its padding.
-_ALPHABET = (ascii_letters + digits + "-_").encode()
+_ALPHABET = f"{ascii_letters}{digits}-_".encode()
 
 
 class KeyRing:
