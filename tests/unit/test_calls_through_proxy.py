@@ -190,7 +190,7 @@ async def test_a_call_for_a_front_end_takes_the_proxy(proxy: ConnectProxy) -> No
     body = RequestBody(_nothing(), max_bytes=1, idle_seconds=1, ends_at=ends_at)
     settings = ProxySettings(base_url=f"https://{HOST}", allow=("GET /*",))
     with structlog.testing.capture_logs() as logs:
-        async with open_session() as session:
+        async with open_session(10) as session:
             with pytest.raises(ApiProblem) as caught:
                 await forward(session, settings, call, body, _Tokens())
     assert proxy.asked == [f"CONNECT {HOST}:443 HTTP/1.1"]

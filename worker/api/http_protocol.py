@@ -25,7 +25,7 @@ TOO_LARGE = f"the headers are more than {MAX_HEADERS}, or have more than {MAX_HE
 UNREAD_SECONDS = 30.0
 # Beyond ``max_connections``: for health checks, which are answered however many callers there are.
 RESERVED_CONNECTIONS = 64
-# Files that are open beside the callers' connections: Postgres', providers', logs.
+# Files that are open beside the connections of callers and to providers: Postgres', logs.
 _OTHER_FILES = 256
 # Says in a request's scope that its connection is one too many.
 OVERLOADED = "token_vault.overloaded"
@@ -150,13 +150,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def allow_connections(max_connections: int) -> None:
+def allow_connections(max_connections: int, max_calls: int = 0) -> None:
     """Raise the limit on open files to what is needed.
+
+    Args:
+        max_connections: of callers.
+        max_calls: to providers, each with a connection.
 
     Raises:
         ConfigurationError: the operating system allows this process fewer.
     """
-    wanted = max_connections + RESERVED_CONNECTIONS + _OTHER_FILES
+    wanted = max_connections + max_calls + RESERVED_CONNECTIONS + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise ConfigurationError(

@@ -21,7 +21,6 @@ Json = dict[str, Any]
 _NAME_PROBLEMS = ("bad-request", "invalid-token", "not-allowed", "not-found", "method-not-allowed", "internal-error",
                   "temporarily-unavailable")  # fmt: skip
 _READ_PROBLEMS = (*_NAME_PROBLEMS, "not-connected", "consent-needed", "token-expired", "ambiguous-account")
-_PROXY_PROBLEMS = (*_READ_PROBLEMS, "request-timeout", "too-large", "bad-gateway")
 _TEXT: Json = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
 
 
@@ -162,7 +161,7 @@ def _security_events_operation() -> Json:
 def _proxy_operation(method: str) -> Json:
     """Describe a call of a provider's API.
 
-    What comes back is the provider's, but for the problems.
+    Any status may be the provider's, in any form; a problem document is told by its type.
     """
     headers = {
         ACCOUNT_HEADER: "The user's id at the provider, where several are linked.",
@@ -179,9 +178,15 @@ def _proxy_operation(method: str) -> Json:
     ]
     anything: Json = {"content": {"*/*": {"schema": {}}}}
     more = {"requestBody": anything} if method in ("POST", "PUT", "PATCH") else {}
-    answers = {"default": {"description": "The provider's answer.", **anything}}
+    problem: Json = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    answers = {
+        "default": {
+            "description": "The provider's answer; or a problem document, which tells why there is none.",
+            "content": {**problem, **anything["content"]},
+        }
+    }
     summary = "Call the provider's API with the user's token, which the caller does not see."
-    return _operation(f"proxy{method.title()}", summary, parameters, answers, _PROXY_PROBLEMS, **more)
+    return _operation(f"proxy{method.title()}", summary, parameters, answers, (), **more)
 
 
 def _open_operation(

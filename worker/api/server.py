@@ -61,7 +61,7 @@ def serve(settings: Settings, bound: socket.socket, ready: Callable[[], None]) -
     Raises:
         ConfigurationError: a setting or a key is missing or wrong.
     """
-    allow_connections(settings.api.max_connections)
+    allow_connections(settings.api.max_connections, settings.api.max_concurrent)
     sys.setswitchinterval(SWITCH_SECONDS)
     server = _Server(make_config(create_app(settings), settings.api.max_connections), ready)
     server.run(sockets=[bound])

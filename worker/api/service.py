@@ -25,6 +25,7 @@ from worker.api.dpop import ProofVerifier
 from worker.api.hooks.security_event_token import Transmitter
 from worker.api.jwks import Jwks
 from worker.api.metrics import Metrics
+from worker.api.proxy.call_limits import CallLimits
 from worker.api.proxy.session import ProviderSession, open_session
 from worker.api.tenants import Tenants
 from worker.consumer_rules import ConsumerRules
@@ -45,6 +46,7 @@ class Service:
         recorder: writes what was read, for the audit.
         authentication: finds out who calls.
         provider_session: the proxy's connections to providers.
+        call_limits: of the proxy.
         transmitters: of security events, by name.
         tenants: those that callers may name.
     """
@@ -56,6 +58,7 @@ class Service:
     authentication: Authentication
     metrics: Metrics
     provider_session: ProviderSession
+    call_limits: CallLimits
     transmitters: Mapping[str, Transmitter]
     tenants: Tenants
     _readers: dict[tuple[str | None, bool], AsyncTokenVault] = field(default_factory=dict)
@@ -127,9 +130,10 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
     if url is None:
         raise ConfigurationError("no database is running")
     traces.start("token-vault-api")
+    call_limits = CallLimits(settings.api.max_concurrent)
     async with (
         open_database(url, connections=MAX_DATABASE_CONNECTIONS) as database,
-        open_session() as provider_session,
+        open_session(call_limits.max_calls) as provider_session,
     ):
         public_url = settings.api.public_url
         proofs = ProofVerifier(public_url) if public_url else None
@@ -143,6 +147,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
             authentication,
             metrics,
             provider_session,
+            call_limits,
             transmitters,
             Tenants(tuple(settings.tenants), database),
         )

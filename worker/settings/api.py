@@ -24,7 +24,7 @@ class ApiSettings(Section):
         public_url: where callers find the API, behind whatever ends TLS; DPoP proofs name it.
         origins: of front ends whose browsers may call the proxy, and ask for reconnect links.
         host, port: where ``token-vault serve`` listens.
-        max_concurrent: requests at a time in one process; more are refused at once.
+        max_concurrent: requests at a time in one process; more are refused at once. The proxy gets a part of them.
         max_connections: of callers to one process, idle ones too; requests over more are refused at once.
         cache: serve tokens from memory that were read a moment ago; each change is seen within a second. False to read
             the vault for each request.

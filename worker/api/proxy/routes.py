@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from urllib.parse import quote, unquote
 
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -18,6 +19,7 @@ from worker.api.callers import Caller
 from worker.api.cors import allow_origins
 from worker.api.parameters import named_account, named_user
 from worker.api.problems import ApiProblem, of_error
+from worker.api.proxy.call_limits import HoldToTheEnd, held_by
 from worker.api.proxy.forward import ProxyCall, forward
 from worker.api.proxy.request_body import RequestBody
 from worker.api.proxy.user_tokens import UserTokens
@@ -35,7 +37,7 @@ def proxy_route(origins: Sequence[str]) -> Route:
         f"{PREFIX}{{connection}}/{{path:path}}",
         proxy,
         methods=sorted(METHODS),
-        middleware=allow_origins(origins, METHODS),
+        middleware=[*allow_origins(origins, METHODS), Middleware(HoldToTheEnd)],
     )
 
 
@@ -49,6 +51,9 @@ async def proxy(request: Request) -> Response:
     if settings is None:
         raise ApiProblem("not-allowed", f"there is no table [proxy.{connection!r}]: the operator adds it")
     call = _call(request, settings, connection, raw_path)
+    held_by(request.scope).enter_context(
+        service.call_limits.place(connection, user_id if caller.is_user else None)
+    )
     read = ReadRecord(
         user_id,
         connection,

@@ -10,7 +10,6 @@ import aiohttp
 
 from worker.outgoing_proxies import OutgoingProxies
 
-MAX_CONNECTIONS = 100
 KEEPALIVE_SECONDS = 15.0
 
 
@@ -28,15 +27,18 @@ class ProviderSession:
 
 
 @asynccontextmanager
-async def open_session() -> AsyncIterator[ProviderSession]:
+async def open_session(max_calls: int) -> AsyncIterator[ProviderSession]:
     """Open what all calls of this process share.
+
+    Args:
+        max_calls: at a time; each has a connection.
 
     Raises:
         ConfigurationError: the environment names an outgoing proxy that is none.
     """
     proxies = OutgoingProxies.read()
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS),
+        connector=aiohttp.TCPConnector(limit=max_calls, keepalive_timeout=KEEPALIVE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
