@@ -24,6 +24,11 @@ DO $$ BEGIN
 END $$
 """)
 
+# Postgres 17 and later have it.
+_NO_TRANSACTION_TIMEOUT = text(
+    "SELECT set_config('transaction_timeout', '0', false) FROM pg_settings WHERE name = 'transaction_timeout'"
+)
+
 # The audit's tables are partitioned by month, by a function of the database: no model describes them.
 UNMODELLED = "audit_"
 
@@ -42,6 +47,7 @@ def run_online() -> None:
     with engine.connect() as connection:
         connection.execute(text("SET lock_timeout = '10s'"))
         connection.execute(text("SET statement_timeout = '10min'"))
+        connection.execute(_NO_TRANSACTION_TIMEOUT)
         connection.commit()
         context.configure(
             connection=connection,

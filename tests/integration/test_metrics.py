@@ -61,6 +61,13 @@ async def test_the_gauges_count_as_status_does(vault: Vault, rows: Rows, sql: Sq
     assert found[sample("workers", queue="renew")] == 0
     assert found["token_vault_database_up"] == 1
     assert not [name for name in found if "oauth2|u" in name]
+    sql("UPDATE connections SET problem = 'development_keys'")
+    unrenewable = await scrape(VaultMetrics(), vault)
+    assert (
+        unrenewable[sample("late_renewals", **CUSTOM)]
+        == unrenewable[sample("renewal_lag_seconds", **CUSTOM)]
+        == 0
+    )
 
 
 async def test_a_pause_is_measured(vault: Vault, rows: Rows, sql: Sql) -> None:

@@ -36,6 +36,7 @@ DEFAULTS: Mapping[str, str] = {
     "search_path": '"$user",public,pg_temp',
     "statement_timeout": "0",
     "lock_timeout": "0",
+    "idle_session_timeout": "0",  # pools and listeners are idle, and notice a lost server by keepalives
 }
 """Settings that ``options`` in the address may change."""
 

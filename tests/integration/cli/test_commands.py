@@ -446,11 +446,14 @@ def test_status_counts_ended_tokens_as_the_alerts_do(run: Run, company: Emulatio
     sql("UPDATE grants SET expires_at = now() - interval '1 s' WHERE connection = 'bitbucket'")
     sql("UPDATE grants SET due_at = now() - interval '90 s' WHERE user_id = 'bitbucket|bitbucket-0'")
     sql("UPDATE grants SET due_at = now() - interval '1 h' WHERE user_id = 'bitbucket|bitbucket-1'")
+    # What cannot be renewed is not late.
+    sql("UPDATE grants SET due_at = now() - interval '1 d' WHERE connection = 'corp-google'")
+    sql("UPDATE connections SET problem = 'development_keys' WHERE name = 'corp-google'")
     status = run("status", "--json").json
-    assert status["grants"] == {"active": 2, "ended": 3}
+    assert status["grants"] == {"active": 1, "ended": 3, "unrenewable": 1}
     assert {row["name"]: row["grants"] for row in status["connections"]}["bitbucket"] == {"ended": 3}
     assert len(run("list", "--state", "ended", "--json").json["grants"]) == 3
-    assert len(run("list", "--state", "active", "--json").json["grants"]) == 2
+    assert len(run("list", "--state", "active", "--json").json["grants"]) == 1
     guide = (Path(__file__).parents[3] / "docs/operating.md").read_text(encoding="utf-8")
     alerts = re.findall(r"^-- Alert .*\n(SELECT [^;]*);", guide, re.M)
     [ended], [late] = sql(alerts[0]), sql(alerts[1])
