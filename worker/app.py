@@ -127,6 +127,7 @@ def make_app(settings: Settings) -> Celery:
         broker_channel_error_retry=True,
         # Whoever may write to Redis could have workers stop consuming; health is told by rows instead.
         worker_enable_remote_control=False,
+        worker_consumer="worker.broker:TaskConsumer",
         worker_redirect_stdouts=False,
         beat_scheduler="worker.beat:LivelyScheduler",
         beat_schedule={

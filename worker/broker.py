@@ -1,19 +1,22 @@
 """Bounds what is believed of Redis' messages and keys.
 
 Whoever may write to the queues could have a worker unpack a message of kilobytes to gigabytes, or end its loop by one
-that is no message. Kombu decodes messages by one function, which is replaced here: it has no hook for this. A key of
-another type than kombu's would end the worker, and a lock without an end would never be free.
+that is no message, or none of a task. Kombu decodes messages by one function, which is replaced here: it has no hook
+for this. A key of another type than kombu's would end the worker, and a lock without an end would never be free.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from queue import Empty
 from typing import Any
 
 import structlog
+from celery.worker.consumer import Consumer
 from kombu.transport import redis as redis_transport
+
+from worker.task_messages import WrongMessage, read_task
 
 log = structlog.get_logger(__name__)
 
@@ -25,11 +28,13 @@ MUTEX_MILLISECONDS = 300_000
 
 _MUTEX = redis_transport.Channel.unacked_mutex_key
 _CONTENT = ("application/json", "utf-8")
+_restore_by_tag: Callable[..., None] = redis_transport.QoS.restore_by_tag
 
 
 def install() -> None:
     """Have all of this process's consumers read messages by ``read_message``."""
     vars(redis_transport)["loads"] = read_message
+    type.__setattr__(redis_transport.QoS, "restore_by_tag", restore_or_drop)
 
 
 def read_message(text: str) -> Any:
@@ -40,19 +45,73 @@ def read_message(text: str) -> Any:
     Raises:
         Empty: it is too long, compressed, or no message of JSON.
     """
-    reason = "too_long" if len(text) > MAX_MESSAGE_CHARACTERS else None
-    if reason is None:
-        try:
-            read = json.loads(text)
-        except (ValueError, RecursionError):
-            reason = "no_json"
-        else:
-            # What was delivered and not acknowledged is stored with its exchange and routing key.
-            reason = _find_fault(read[0] if isinstance(read, list) and len(read) == 3 else read)
-            if reason is None:
-                return read
-    log.warning("message.refused", error=reason, length=len(text))
-    raise Empty
+    try:
+        return _read(text)
+    except WrongMessage as error:
+        log.warning("message.refused", error=str(error), length=len(text))
+        raise Empty from None
+
+
+def restore_or_drop(qos: Any, tag: str, client: Any = None, leftmost: bool = False) -> None:
+    """Give a dead worker's message back to its queue.
+
+    One that is refused would be tried again without end, and with it what comes after it.
+    """
+    try:
+        _restore_by_tag(qos, tag, client, leftmost)
+    except Empty:
+        with qos.channel.conn_or_acquire(client) as connected:
+            connected.hdel(qos.unacked_key, tag)
+            connected.zrem(qos.unacked_index_key, tag)
+
+
+def _read(text: str) -> Any:
+    if len(text) > MAX_MESSAGE_CHARACTERS:
+        raise WrongMessage("too_long")
+    read = _parse(text)
+    # What was delivered and not acknowledged is stored with its exchange and routing key.
+    if not isinstance(read, list) or len(read) != 3:
+        return _checked(read)
+    message, exchange, routing_key = read
+    if not (isinstance(exchange, str) and isinstance(routing_key, str)):
+        raise WrongMessage("no_message")
+    return [_checked(message), exchange, routing_key]
+
+
+def _parse(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise WrongMessage("no_json") from None
+
+
+def _checked(message: object) -> dict[str, Any]:
+    if not isinstance(message, dict) or (fault := _find_fault(message)) is not None:
+        raise WrongMessage(fault if isinstance(message, dict) else "no_message")
+    return read_task(message)
+
+
+class TaskConsumer(Consumer):  # type: ignore[misc]  # Celery carries no types
+    """Celery's consumer, which no message ends.
+
+    Celery expects that fields of a message have their types. An error that is not expected would end the worker, which
+    gives the message back to its queue: to the next worker.
+    """
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
+        """Return what takes a message."""
+        handle = super().create_task_handler(*args, **options)
+
+        def take(message: Any) -> None:
+            try:
+                handle(message)
+            except (*self.connection_errors, *self.channel_errors):
+                raise
+            except Exception as error:  # whatever Celery meets in a message
+                log.warning("message.refused", error=type(error).__name__)
+                message.reject_log_error(log, self.connection_errors)
+
+        return take
 
 
 def repair_keys(client: Any, queues: Iterable[str]) -> None:
@@ -85,10 +144,8 @@ def _key_types(queues: Iterable[str]) -> dict[str, str]:
     return types
 
 
-def _find_fault(message: object) -> str | None:
+def _find_fault(message: Mapping[str, Any]) -> str | None:
     """Say by a code why a message is refused."""
-    if not isinstance(message, dict):
-        return "no_message"
     headers, properties = message.get("headers"), message.get("properties")
     if not isinstance(headers, dict) or not isinstance(properties, dict):
         return "no_message"

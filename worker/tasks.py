@@ -34,6 +34,7 @@ from worker.renewal.on_demand import Refreshed
 from worker.runtime import Runtime
 from worker.sync.report import SyncReport
 from worker.sync.tenant_sync import TenantSync
+from worker.task_messages import MAX_COUNTDOWN_SECONDS
 from worker.vault import outbox
 from worker.vault.db.errors import explain
 from worker.vault.db.names import is_name
@@ -317,7 +318,7 @@ def _retry(task: Task, error: VaultError) -> None:
     """Let Celery run the task again later, within its retries."""
     if task.max_retries and task.request.retries < task.max_retries:
         wait = getattr(error, "retry_after", None) or FIRST_RETRY_SECONDS * 2**task.request.retries
-        raise task.retry(countdown=wait) from None
+        raise task.retry(countdown=min(wait, MAX_COUNTDOWN_SECONDS)) from None
 
 
 async def _for_each_tenant(

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from kombu.connection import Connection
 
 from emulators.client import Emulation
 from tests.support.processes import site
 from tests.support.wait import until
 from token_vault.secret import Secret
 from worker import __version__
-from worker.broker import MUTEX_MILLISECONDS, repair_keys
+from worker.broker import MUTEX_MILLISECONDS, install, repair_keys
 from worker.embedded import Servers
 
 Sql = Callable[..., list[dict[str, Any]]]
@@ -42,12 +43,34 @@ print(json.dumps(Celery(broker=os.environ["REDIS_URL"]).control.ping(timeout=1))
 """
 
 
+def task(body: object = ([], {}, {}), **headers: Any) -> str:
+    """A message of a task, with what these headers say."""
+    properties = _CONTROL["properties"] | {"delivery_info": {"exchange": "", "routing_key": "sync"}}  # type: ignore[operator]
+    return json.dumps(
+        _CONTROL | {
+            "body": base64.b64encode(json.dumps(body).encode()).decode(), "properties": properties,
+            "headers": {"task": "worker.renew_due", "id": "1"} | headers,
+        }
+    )  # fmt: skip
+
+
 def test_a_worker_goes_on(
     tenant: Emulation, sql: Sql, database_url: Secret, redis_url: Secret, tmp_path: Path
 ) -> None:
     """Neither what is no message, nor a packed or a huge one, nor an order to consume no more stops it."""
     bomb = base64.b64encode(zlib.compress(bytes(16 << 20), 9)).decode()
     noise = ["garbage", "[]", "{}", "9" * 500_000, json.dumps(_CONTROL | {"body": bomb, "headers": {"compression": "zlib"}})]  # fmt: skip
+    unsent = {
+        "task": "worker.nothing",
+        "args": [],
+        "kwargs": {},
+        "options": {"queue": "odd"},
+        "immutable": True,
+    }
+    noise += [
+        task(task={}), task(id=[]), task(id={}), task(shadow={}), task(timelimit=[1]), task(body=5),
+        task(task="worker.sync_all", body=([], {"full": "no"}, {"errbacks": [unsent]})),
+    ]  # fmt: skip
 
     def consumes() -> bool:
         return sql(
@@ -58,6 +81,7 @@ def test_a_worker_goes_on(
         worker = made.worker("bulk", "renew,sync", threads=1)
         until(consumes, "the worker says that it consumes")
         with redis.Redis.from_url(redis_url.reveal()) as broker:
+            broker.set("odd", "no queue")
             for item in noise:
                 broker.lpush("sync", item)
             broker.publish("/0.celery.pidbox", json.dumps(_CONTROL))
@@ -110,6 +134,21 @@ def test_what_kombu_could_not_have_written_is_removed(redis_url: Secret) -> None
         broker.set("another application's", "x")
         repair_keys(broker, queues)
         assert len(broker.keys()) == 6
+
+
+def test_a_dead_workers_message_that_is_none_is_dropped(redis_url: Secret) -> None:
+    """What was never a message is not given back, and does not keep what was one from it."""
+    install()
+    opened: Any = Connection(redis_url.reveal())  # type: ignore[no-untyped-call]  # kombu carries no types
+    with redis.Redis.from_url(redis_url.reveal()) as broker, opened as connection:
+        channel = connection.channel()
+        for tag, stored in {"bad": "garbage", "good": json.dumps([json.loads(task()), "", "sync"])}.items():
+            broker.hset("unacked", tag, stored)
+            broker.zadd("unacked_index", {tag: 2 if tag == "bad" else 1})
+        channel.qos.restore_visible()
+        assert broker.hgetall("unacked") == {}
+        assert broker.zcard("unacked_index") == 0
+        assert broker.llen("sync") == 1
 
 
 def test_a_worker_outlives_keys_of_another_type(
