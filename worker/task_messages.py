@@ -30,7 +30,7 @@ class WrongMessage(ValueError):
 
 
 def read_task(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a task's message in version 2, with known headers alone.
+    """Return a task's message in version 2, with known headers.
 
     Raises:
         WrongMessage: a field is not what Celery expects.
