@@ -1,7 +1,7 @@
 """Bounds what is believed of a task's message.
 
 Celery expects each field to have its type. Some that have not would end the worker, which gives the message back to the
-queue and so to the next worker; others would keep a place of its pool for ever. Source: Celery's documentation, Message
+queue and so to the next worker; others would keep a place of its pool for good. Source: Celery's documentation, Message
 Protocol, versions 1 and 2.
 """
 
@@ -18,7 +18,7 @@ MAX_COUNTDOWN_SECONDS = 3000.0
 MAX_NAME_CHARACTERS = 255
 MAX_NUMBER = 1_000_000
 
-# Celery's own tasks, as one that waits for a chord and tries again for ever, are nobody's to ask for.
+# Celery's own tasks, as one that waits for a chord and tries again without end, are nobody's to ask for.
 _OWN_TASKS = "celery."
 
 # The worker would send them, with its own rights. Where it cannot, Celery never ends the task, which keeps its place.
