@@ -28,6 +28,7 @@ class DatabaseProblem(StrEnum):
     NO_RIGHT = "no_right"
     NO_SERVICE = "no_service"
     NOT_MIGRATED = "not_migrated"
+    NO_MEMORY = "no_memory"
     OTHER = "other"
     READ_ONLY = "read_only"
     REFUSED = "refused"
@@ -67,6 +68,7 @@ _BY_CODE = {
     "42883": DatabaseProblem.NOT_MIGRATED,
     "42P01": DatabaseProblem.NOT_MIGRATED,
     "53100": DatabaseProblem.DISK_FULL,
+    "53200": DatabaseProblem.NO_MEMORY,
     "53300": DatabaseProblem.TOO_MANY_CONNECTIONS,
     "53400": DatabaseProblem.TOO_MANY_REQUESTS,
     "55P03": DatabaseProblem.LOCKED,
@@ -92,6 +94,7 @@ _BY_TEXT = (
     ),
     (DatabaseProblem.READ_ONLY, "session is read-only|is (not )?in hot standby mode"),
     (DatabaseProblem.DISK_FULL, "No space left on device"),
+    (DatabaseProblem.NO_MEMORY, "out of (shared )?memory"),
     (DatabaseProblem.STARTING, "is starting up|in recovery mode|not (yet )?accepting connections"),
     (DatabaseProblem.STOPPING, "is shutting down|due to administrator command"),
     (DatabaseProblem.UNKNOWN_HOST, "failed to resolve host|could not translate host name"),
@@ -121,6 +124,9 @@ _PASSING = {
     ),
     DatabaseProblem.LOST: (
         "Postgres does not answer: the connection was lost. If that lasts, see to Postgres and to what stands before it"
+    ),
+    DatabaseProblem.NO_MEMORY: (
+        "Postgres has no memory left, or no place for one more lock: end the connection that holds most in pg_locks"
     ),
     DatabaseProblem.READ_ONLY: (
         "this Postgres is read-only, as a replica is, and stores nothing: point DATABASE_URL to the primary"

@@ -9,9 +9,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from tests.support.reader_roles import NewRole, connect
 from tests.support.readers import Rows, Sql, pending
+from token_vault.errors import TemporarilyUnavailable
 from token_vault.grant_key import GrantKey
 from token_vault.read_model import REQUEST_REFRESH
 from token_vault.secret import Secret
@@ -144,6 +146,21 @@ def test_the_table_is_what_the_file_says(database_url: Secret) -> None:
     assert apply(database_url, *swapped)[:3] == ((), ("a", "b"), ())
     assert consumers.list_consumers(database_url) == list(swapped)
     assert apply(database_url, swapped[0])[:3] == ((), (), ("b",))
+
+
+def test_nobody_waits_for_an_open_transaction(
+    database_url: Secret, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has changed consumers and does not commit holds up no start: that it is locked is said."""
+    monkeypatch.setattr(consumers, "_WAIT", text(consumers._WAIT.text.replace("10s", "100ms")))
+    with psycopg.connect(database_url.reveal()) as operator:
+        operator.execute("DELETE FROM consumers")
+        with pytest.raises(TemporarilyUnavailable, match="a lock that another connection holds"):
+            apply(database_url, ConsumerRules("a", ("x",), role="r"))
+        operator.execute("SELECT FROM audit_state FOR UPDATE")
+        operator.execute("COMMIT; BEGIN; SELECT FROM audit_state FOR UPDATE")
+        with pytest.raises(TemporarilyUnavailable, match="a lock that another connection holds"):
+            consumers.apply(database_url, [], keep=timedelta(days=7), keep_inherited=False)
 
 
 def test_inherited_consumers_stay_until_they_are_named(database_url: Secret, sql: Sql) -> None:

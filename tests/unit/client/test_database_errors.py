@@ -61,6 +61,8 @@ def test_a_failed_connection_is_classified_by_its_text(text: str, problem: Datab
         (AnswerTimeout(), DatabaseProblem.SILENT, True),
         (psycopg.errors.ConnectionTimeout("connection timeout expired"), DatabaseProblem.SILENT, True),
         (psycopg.errors.DiskFull(), DatabaseProblem.DISK_FULL, False),
+        (psycopg.errors.OutOfMemory(), DatabaseProblem.NO_MEMORY, False),
+        (psycopg.OperationalError("FATAL:  out of shared memory"), DatabaseProblem.NO_MEMORY, False),
         (psycopg.errors.TooManyConnections(), DatabaseProblem.TOO_MANY_CONNECTIONS, False),
         (psycopg.errors.LockNotAvailable(), DatabaseProblem.LOCKED, False),
         (psycopg.errors.UniqueViolation(), DatabaseProblem.OTHER, False),

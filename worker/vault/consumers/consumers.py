@@ -24,7 +24,9 @@ from worker.vault.vault import Database
 _COLUMNS = tuple(field.name for field in fields(ConsumerRules))
 _SELECT = text(f"SELECT {', '.join(_COLUMNS)} FROM consumers ORDER BY name")  # noqa: S608  # names of fields
 _INSERT, _UNREADY_ROLES = load(__file__, "insert"), load(__file__, "unready_roles")
-# Other writers wait; readers of the table do not.
+# Other writers wait; readers of the table do not. An operator's session that was left in a transaction would hold up
+# `migrate`, and with it the start of all services.
+_WAIT = text("SET LOCAL lock_timeout = '10s'")
 _LOCK = text("LOCK TABLE consumers IN SHARE ROW EXCLUSIVE MODE")
 _DELETE = text("DELETE FROM consumers WHERE name = ANY (:names)")
 _SET_KEEP = text("UPDATE audit_state SET keep = :keep WHERE keep <> :keep")
@@ -67,6 +69,7 @@ def apply(
     """
     wanted = {each.name: each for each in consumers}
     with _transaction(database_url) as connection:
+        connection.execute(_WAIT)
         connection.execute(_LOCK)
         before = {each.name: each for each in _select(connection)}
         removed = before.keys() - wanted.keys() - (_untouched(before, wanted) if keep_inherited else set())
