@@ -213,7 +213,8 @@ class ReadFlow:
         )
 
     def _token(self, query: TokenQuery) -> Flow:
-        key, mark = cache_key(query.user_id, query.connection, query.account, query.target), 0
+        key = cache_key(query.user_id, query.connection, query.account, query.target)
+        mark: object = None
         if self.cache is not None:
             if (cached := self.cache.find(key, query.min_ttl, query.needs)) is not None:
                 return cached.token

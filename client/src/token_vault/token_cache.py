@@ -130,7 +130,7 @@ class TokenCache:
         self._lock = threading.Lock()
         self._entries: dict[Key, CachedToken] = {}
         self._uncounted: list[CachedToken] = []
-        self._generation = 0
+        self._generation = object()  # another one from each check, and each forgetting, on
         self._lease_end = float("-inf")
         self._offset = 0.0
 
@@ -170,18 +170,18 @@ class TokenCache:
         next(entry.reads)
         return None if entry.is_dropped else entry.token
 
-    def begin_read(self) -> int:
+    def begin_read(self) -> object:
         """Return a mark for ``put``, before the vault is asked."""
         return self._generation
 
-    def put(self, mark: int, key: Key, token: Token, served: Served, hashes: Collection[object]) -> None:
+    def put(self, mark: object, key: Key, token: Token, served: Served, hashes: Collection[object]) -> None:
         """Keep a token, unless a check began meanwhile.
 
         It did not compare the rows, and would vouch for what it has not seen.
         """
         now = self._clock()
         with self._lock:
-            if mark != self._generation:
+            if mark is not self._generation:
                 return
             if key not in self._entries and len(self._entries) >= self._max_tokens:
                 self._make_space()
@@ -192,7 +192,7 @@ class TokenCache:
     def forget(self, grant_id: int) -> None:
         """Drop a grant's tokens, those being read too."""
         with self._lock:
-            self._generation += 1
+            self._generation = object()
             for key in [key for key, entry in self._entries.items() if entry.served.id == grant_id]:
                 self._drop(key)
 
@@ -200,7 +200,7 @@ class TokenCache:
         """Return what to compare; None where nothing is cached."""
         with self._lock:
             now = self._clock()
-            self._generation += 1
+            self._generation = object()
             for key, entry in list(self._entries.items()):
                 if now - entry.used_at >= IDLE_SECONDS or now - entry.read_at >= MAX_AGE_SECONDS:
                     self._drop(key)
@@ -225,7 +225,7 @@ class TokenCache:
     def clear(self) -> None:
         """Drop everything, as the vault cannot be asked."""
         with self._lock:
-            self._generation += 1
+            self._generation = object()
             self._lease_end = float("-inf")
             for key in list(self._entries):
                 self._drop(key)

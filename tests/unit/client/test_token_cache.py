@@ -316,6 +316,35 @@ def test_the_longest_unread_are_dropped_beyond_the_bound() -> None:
     assert not cache.find(("u1",), None)
 
 
+def test_a_tenth_makes_space() -> None:
+    """A full cache drops so many at once, as each time it has to look at all of them."""
+    cache = _filled(Clock(), 20, max_tokens=20)
+    _put(cache, "another")
+    assert len(cache) == 19
+
+
+def test_a_cache_that_was_cleared_serves_nothing_until_a_check() -> None:
+    """Neither what is read again, nor what was being read, is served before the vault could be asked once more."""
+    cache = _filled(Clock(), 1)
+    mark = cache.begin_read()
+    cache.clear()
+    cache.put(mark, ("u0",), Token("late", None, None), Row(1, "u0", "a").served(0), [1])
+    assert len(cache) == 0
+    _put(cache, "u0")
+    assert cache.find(("u0",), None) is None
+    _check(cache)
+    assert cache.find(("u0",), None)
+
+
+def test_checks_are_started_by_what_is_cached() -> None:
+    """Who keeps no token makes no checks."""
+    started: list[bool] = []
+    cache = TokenCache(lambda: started.append(True), clock=Clock())
+    assert started == []
+    _put(cache, "u")
+    assert started == [True]
+
+
 def test_entries_end_unread_and_old() -> None:
     """An entry ends when nobody reads it, and at an age even where all do."""
     clock = Clock()
@@ -411,7 +440,9 @@ def test_a_rejected_token_leaves_the_cache() -> None:
 
 def test_a_database_whose_clock_is_ahead_decides() -> None:
     """A token's end is told by the database's clock, not the reader's."""
-    cache = TokenCache(clock=Clock())
+    clock = Clock()
+    clock.now = 77_000.0  # of a machine that has been up for a day
+    cache = TokenCache(clock=clock)
     _put(cache, "u")
     check = cache.begin_check()
     assert check is not None
@@ -446,6 +477,20 @@ def test_each_counted_read_is_given_once() -> None:
     assert cache.take(("u1",), None, ())
     cache.clear()
     assert [reads for _, reads in cache.take_reads()] == [1, 1]
+    assert list(cache.take_reads()) == []
+    cache = _filled(clock, 1, counts=True)
+    assert cache.take(("u0",), None, ())
+    _put(cache, "u0")
+    _check(cache)
+    assert cache.take(("u0",), None, ())
+    assert [reads for _, reads in cache.take_reads()] == [1, 1]
+
+
+def test_reads_that_nobody_counts_are_not_kept() -> None:
+    """A cache whose reads are not asked for drops an entry with its count."""
+    cache = _filled(Clock(), 1)
+    assert cache.take(("u0",), None, ())
+    cache.clear()
     assert list(cache.take_reads()) == []
 
 
