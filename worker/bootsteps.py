@@ -257,7 +257,9 @@ class MonitoringStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery c
         """Begin."""
         found = settings.load()
         liveness, readiness = Liveness(found.liveness_file), ProcessReadiness(found.readiness_file)
-        self._serving = serve_metrics(found, liveness, readiness, _refresh if self._shows_vault else None)
+        vault = VaultMetrics()
+        shown = (vault, partial(_refresh, vault)) if self._shows_vault else ()
+        self._serving = serve_metrics(found, liveness, readiness, *shown)
         arguments = (liveness, tasks.process.call_soon, self._stopping)
         threading.Thread(target=touch_while_answering, args=arguments, name="liveness", daemon=True).start()
         waiting = (readiness, partial(has_begun, parent), self._stopping)

@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+# Messages expire by the clock of the host that takes them: hosts whose clocks are five minutes apart, one ahead and
+# one behind, must not drop what is sent between them.
+CLOCK_SKEW_SECONDS = 600.0
 # A message that waits for longer than the broker for its acknowledgement is delivered again, and kept twice.
 MAX_COUNTDOWN_SECONDS = 3000.0
 MAX_NAME_CHARACTERS = 255

@@ -34,7 +34,7 @@ from worker.renewal.on_demand import Refreshed
 from worker.runtime import Runtime
 from worker.sync.report import SyncReport
 from worker.sync.tenant_sync import TenantSync
-from worker.task_messages import MAX_COUNTDOWN_SECONDS
+from worker.task_messages import CLOCK_SKEW_SECONDS, MAX_COUNTDOWN_SECONDS
 from worker.vault import outbox
 from worker.vault.db.errors import explain
 from worker.vault.db.names import is_name
@@ -48,10 +48,6 @@ log = structlog.get_logger(__name__)
 # A sync is tried again when Auth0 cannot be reached or its rate limit is spent; the wait doubles each time.
 MAX_SYNC_RETRIES = 5
 FIRST_RETRY_SECONDS = 15.0
-
-# Messages expire by the clock of the host that takes them: hosts whose clocks are five minutes apart, one ahead and
-# one behind, must not drop what is sent between them.
-CLOCK_SKEW_SECONDS = 600.0
 
 # A full scan is cut into tasks of this length, so that a worker can be stopped between two of them.
 SCAN_SLICE_SECONDS = 45.0

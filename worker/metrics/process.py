@@ -7,13 +7,13 @@ from contextlib import ExitStack
 
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
 
 from token_vault.errors import VaultError
 from worker import instruments
 from worker.liveness import Liveness
 from worker.metrics.exporter import exporter
 from worker.metrics.spool_metrics import SpoolMetrics
-from worker.metrics.vault_metrics import VaultMetrics
 from worker.readiness import ProcessReadiness
 from worker.settings import Settings
 
@@ -24,7 +24,8 @@ def serve_metrics(
     settings: Settings,
     liveness: Liveness,
     readiness: ProcessReadiness,
-    refresh: Callable[[VaultMetrics], None] | None = None,
+    vault: Collector | None = None,
+    refresh: Callable[[], None] = lambda: None,
 ) -> ExitStack:
     """Serve metrics and probes until the stack is closed.
 
@@ -33,7 +34,8 @@ def serve_metrics(
     Args:
         settings: say where, if anywhere.
         liveness, readiness: of the process.
-        refresh: brings the vault's gauges up to date; None for a process that does not show them.
+        vault: the vault's gauges, of a process that shows them.
+        refresh: brings them up to date.
     """
     stack = ExitStack()
     where = settings.metrics
@@ -41,16 +43,14 @@ def serve_metrics(
         return stack
     registry = CollectorRegistry()
     registry.register(SpoolMetrics(settings.spool))
-    vault = VaultMetrics()
-    if refresh is not None:
+    if vault is not None:
         registry.register(vault)
 
     def render() -> bytes:
-        if refresh is not None:
-            try:
-                refresh(vault)
-            except VaultError as error:  # the vault was not opened yet
-                log.warning("metrics.query_failed", error=type(error).__name__)
+        try:
+            refresh()
+        except VaultError as error:  # the vault was not opened yet
+            log.warning("metrics.query_failed", error=type(error).__name__)
         text: bytes = generate_latest(instruments.REGISTRY) + generate_latest(registry)
         return text
 

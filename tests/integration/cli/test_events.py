@@ -192,7 +192,7 @@ async def test_beats_task_delivers(
 def test_beat_looks_for_events(receiver: Receiver) -> None:
     """Beat's tick names the task, on the least urgent queue, carries nothing, and is dropped when it is late."""
     from worker.app import make_app
-    from worker.tasks import CLOCK_SKEW_SECONDS
+    from worker.task_messages import CLOCK_SKEW_SECONDS
 
     app = make_app(load())
     tick = app.conf.beat_schedule["events"]
