@@ -77,8 +77,8 @@ def broker(given: Settings) -> bool:
         connection.ensure_connection(max_retries=0, timeout=WAIT_SECONDS)
         connection.default_channel.client.ping()
         queue = connection.SimpleQueue("probe")
-        queue.put({"sent": True})
-        assert queue.get(timeout=WAIT_SECONDS).payload == {"sent": True}
+        queue.put([["sent"], {}, {}], headers={"task": "probe", "id": "1"})  # nothing else than tasks is read
+        assert queue.get(timeout=WAIT_SECONDS).payload == [["sent"], {}, {}]
         queue.close()
     return True
 
