@@ -53,13 +53,13 @@ class Generator:
     """Sends good and bad requests, and compares the answers with the description.
 
     Attributes:
-        credential: of a caller who may do everything.
+        credential: of a caller who may do everything, by the operation's path.
         known: path parameters that lead to something.
         check: what holds beside the description.
     """
 
     url: str
-    credential: str
+    credential: Callable[[str], str]
     description: dict[str, Any]
     known: dict[str, Any]
     check: Check
@@ -81,13 +81,14 @@ class Generator:
 
     def _strategies(self, operation: Operation) -> Iterator[tuple[SearchStrategy[Case], dict[str, str]]]:
         """Yield strategies, with headers that are not generated."""
-        caller = {"Authorization": f"Bearer {self.credential}"}
+        caller = {"Authorization": f"Bearer {self.credential(operation.path)}"}
         names = {each.name for each in operation.path_parameters}
         known = {name: value for name, value in self.known.items() if name in names}
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             yield operation.as_strategy(mode), {} if mode is GenerationMode.NEGATIVE else caller
             if known:
-                yield operation.as_strategy(mode, path_parameters=known), caller
+                # Nobody and no account is named: those that are generated lead to nothing.
+                yield operation.as_strategy(mode, path_parameters=known, headers={}), caller
 
     def _send(
         self,

@@ -18,7 +18,7 @@ import pytest
 from schemathesis import Response
 
 from emulators.client import Emulation
-from tests.support.api_server import SETTINGS, ApiProcess, serving
+from tests.support.api_server import SETTINGS, serving
 from tests.support.generated_requests import Case, Generator
 from tests.support.keys import ACCESS_KEY
 from tests.support.readers import Rows, Sql
@@ -26,6 +26,7 @@ from tests.support.scripted_upstream import Received, upstream
 from tests.support.scripted_upstream import http as answer
 from tests.support.wait import WAIT_SECONDS
 from token_vault.secret import Secret
+from worker.proxy_rules import METHODS
 
 REQUESTS = int(os.environ.get("API_FUZZ_REQUESTS", "200"))
 # Segments and marks of which path tricks are made.
@@ -34,6 +35,16 @@ PARTS = (
     "%c0%ae", "%E2%80%AE", "?", "?x=1", "&access_token=x", "#", "@evil.example", "http://evil.example", "%20", "*", "",
     "%63alendar", "admin", ":", "%3b", "%0d%0aX:%20y", "%", "%zz", "~", "x" * 300,
 )  # fmt: skip
+
+
+ANYTHING = [f"{method} /*" for method in sorted(METHODS)]
+HOOK_SECRET = "h" * 32
+TRANSMITTER = """[hooks.events.google]
+issuer = "{0}/"
+audience = "client-1"
+connections = "custom"
+jwks_uri = "{0}/.well-known/jwks.json"
+"""
 
 
 @pytest.fixture
@@ -57,27 +68,51 @@ async def add_rows(rows: Rows, sql: Sql) -> None:
 
 
 async def test_generated_requests(
-    api_process: ApiProcess, api_key: str, rows: Rows, sql: Sql, secrets: list[str]
+    environment: Path,
+    tenant: Emulation,
+    api_key: str,
+    rows: Rows,
+    sql: Sql,
+    secrets: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each answer is one that the description names; none is a 500, and none shows a secret."""
     await add_rows(rows, sql)
+    user = tenant.issue_access_token(
+        {"sub": "oauth2|u1", "gty": None, "scope": "proxy:idp", "exp": 4_000_000_000}
+    )
+    monkeypatch.setenv("AUTH0_HOOK_SECRET", HOOK_SECRET)
+    secrets = [*secrets, HOOK_SECRET]
+
+    def credential(path: str) -> str:
+        by_prefix = {"/v1/proxy": user, "/v1/hooks": HOOK_SECRET}
+        return next((each for prefix, each in by_prefix.items() if path.startswith(prefix)), api_key)
 
     def check(case: Case, response: Response) -> None:
         shown = response.text + str(response.headers)
         assert not [each for each in secrets if each in shown], case.operation.label
-        assert "token-of-u1" not in shown or response.status_code == 200
+        may_read = response.status_code == 200 and not case.operation.path.startswith("/v1/proxy")
+        assert may_read or "token-of-u1" not in shown
         assert response.status_code < 500 or response.headers.get("retry-after"), shown
 
-    known = {"user_id": "oauth2|u1", "connection": "custom"}
-    generator = Generator(api_process.url, api_key, api_process.call("/openapi.json").json(), known, check)
-    run = generator.run(REQUESTS, examples=min(100, max(5, REQUESTS // 40)))
+    known = {"user_id": "oauth2|u1", "connection": "custom", "path": "calendar", "name": "google"}
+    with upstream() as provider:
+        provider.answer = echo
+        environment.write_text(  # noqa: ASYNC240  # a small file
+            f"{SETTINGS}{proxy_rules(provider.url, *ANYTHING)}{TRANSMITTER.format(tenant.auth0_domain)}{tenant.config_toml()}",
+            encoding="utf-8",
+        )
+        with serving(tmp_path) as api:
+            generator = Generator(api.url, credential, api.call("/openapi.json").json(), known, check)
+            run = generator.run(REQUESTS, examples=min(100, max(3, REQUESTS // 80)))
+            log = api.process.log
     print(f"{run.sent} requests: {dict(sorted(run.statuses.items()))}, {sorted(run.answered)}")
     assert {200, 400, 401, 403, 404} <= run.statuses.keys()
     assert 500 not in run.statuses
     token = "/v1/users/{user_id}/tokens/{connection}"
     wanted = {"GET /healthz", "GET /readyz", "GET /metrics", f"GET {token}", f"POST {token}/rejected"}
-    assert wanted <= run.answered
-    log = api_process.process.log
+    assert wanted | {"GET /v1/proxy/{connection}/{path}"} <= run.answered
     assert "request.failed" not in log
     assert not [each for each in (*secrets, "token-of-u1") if each in log]
 
@@ -100,8 +135,9 @@ async def test_path_tricks(
     statuses: set[int] = set()
     with upstream() as provider:
         provider.answer = echo
-        proxy = f'[proxy.custom]\nbase_url = "{provider.url}/base"\nallow = ["GET /calendar/v3/*"]\n'
-        environment.write_text(f"{SETTINGS}{proxy}", encoding="utf-8")  # noqa: ASYNC240  # a small file
+        environment.write_text(  # noqa: ASYNC240  # a small file
+            f"{SETTINGS}{proxy_rules(provider.url, 'GET /calendar/v3/*')}", encoding="utf-8"
+        )
         with serving(tmp_path) as api, connected(api.url) as connection:
             for _ in range(REQUESTS):
                 tricks = "".join(
@@ -125,7 +161,12 @@ async def test_path_tricks(
 
 def echo(received: Received) -> Iterator[bytes]:
     """Answer with all that came, the token among it."""
-    yield from answer(200, json.dumps(received.headers).encode())
+    yield from answer(200, json.dumps(received.headers).encode(), "Content-Type: application/json")
+
+
+def proxy_rules(url: str, *allow: str) -> str:
+    """Rules for the provider."""
+    return f'[proxy.custom]\nbase_url = "{url}/base"\nallow = {json.dumps(allow)}\n'
 
 
 def assert_allowed(target: str) -> None:
