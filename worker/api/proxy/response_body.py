@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from worker.api.proxy.scrub import TokenScrubber
 
 # A compressed piece may stand for a thousand times its size: it is decoded in parts.
 DECODED_PIECE_BYTES = 65_536
+
+# More is searched in a thread: a megabyte of escapes takes a second, for which no other request would be served. One
+# thread for all, so that the event loop has half of the time at least.
+_MAX_SEARCHED_HERE = 16_384
+_SEARCH = ThreadPoolExecutor(1, "token-vault search")
 
 
 class AnswerCut(Exception):
@@ -86,11 +93,18 @@ async def clean_body(
             length += len(part)
             if length > max_bytes:
                 raise AnswerCut(f"the answer has more than {max_bytes} bytes")
-            if clean := scrubber.feed(part):
+            if clean := await _run(scrubber.searched_by(len(part)), scrubber.feed, part):
                 yield clean
     for part in decoder.finish():
         length += len(part)
         if length > max_bytes:
             raise AnswerCut(f"the answer has more than {max_bytes} bytes")
-        yield scrubber.feed(part)
-    yield scrubber.finish()
+        yield await _run(scrubber.searched_by(len(part)), scrubber.feed, part)
+    yield await _run(scrubber.pending_bytes, scrubber.finish)
+
+
+async def _run(searched_bytes: int, search: Callable[..., bytes], *arguments: bytes) -> bytes:
+    """Search what is long in a thread."""
+    if searched_bytes <= _MAX_SEARCHED_HERE:
+        return search(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(_SEARCH, search, *arguments)

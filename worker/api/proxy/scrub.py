@@ -47,10 +47,21 @@ class TokenScrubber:
         self._kept_back = 2 * longest * _MAX_BYTES_A_CHARACTER
         self._pending = b""
 
+    @property
+    def pending_bytes(self) -> int:
+        """How much is held back."""
+        return len(self._pending)
+
+    def searched_by(self, size: int) -> int:
+        """Return how much a piece of this size has searched."""
+        pending = len(self._pending) + size
+        return pending if pending > 2 * self._kept_back + _MIN_PIECE else 0
+
     def feed(self, piece: bytes) -> bytes:
         """Take a piece, and return what can go on."""
+        is_searched = self.searched_by(len(piece))
         self._pending += piece
-        if len(self._pending) <= 2 * self._kept_back + _MIN_PIECE:
+        if not is_searched:
             return b""
         return self._release(len(self._pending) - self._kept_back)
 
