@@ -51,11 +51,18 @@ def _echo(text: str, *, err: bool = False) -> None:
     """Print to a reader who may be gone, like ``head``.
 
     What the command does, and its exit code, do not depend on who listens.
+
+    Raises:
+        VaultError: it is lost, as on a full disk.
     """
     try:
         typer.echo(text, err=err)
-    except BrokenPipeError:  # it stays closed
-        drop_output(err=err)
+    except OSError as error:
+        drop_output(err=err)  # it stays closed, or full
+        if error.errno not in (errno.EPIPE, errno.EIO) and not err:
+            raise VaultError(
+                f"standard output cannot be written ({error.strerror}): what was printed is lost or cut off"
+            ) from None
 
 
 def drop_output(*, err: bool = False) -> None:

@@ -152,3 +152,20 @@ def test_a_closed_pipe_fails_no_command(options: list[str], tmp_path: Path) -> N
             assert "Broken" not in done.stderr
     finally:
         os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_output_that_cannot_be_written_is_told(options: list[str], tmp_path: Path) -> None:
+    """On a full disk a command ends with one message and code 1, as nobody has what it printed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AUTH0_")}
+    environment["TOKEN_VAULT_HOME"] = str(tmp_path)
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.cli", "keys", "generate", *options],
+            env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "token-vault: standard output cannot be written (No space left on device): what was printed is lost or cut off\n"
+    )
