@@ -109,9 +109,9 @@ def test_rights_are_refused_in_their_own_words(api: ApiClient, tenant: Emulation
     good = tenant.issue_access_token()
     for path in ("/v1/users/oauth2%7Cu1/tokens/other", "/v1/connections/custom/token"):
         assert "[consumers.calendar] does not allow" in api.problem(path, good)[2]
-    assert (
-        api.problem(f"{PATH}/refresh", good, method="POST")[2] == "the token has no scope refresh:idp_tokens"
-    )
+    for lacks, has in (("refresh:idp_tokens", "read:idp_tokens"), ("read:idp_tokens", "refresh:idp_tokens")):
+        token = tenant.issue_access_token({"scope": has})
+        assert api.problem(f"{PATH}/refresh", token, method="POST")[2] == f"the token has no scope {lacks}"
 
 
 @pytest.mark.usefixtures("rows")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import httpx
@@ -12,7 +14,8 @@ import pytest
 
 from emulators.client import Emulation
 from tests.support.api_server import AUDIENCE
-from tests.support.scripted_upstream import http, upstream
+from tests.support.scripted_upstream import Received, http, upstream
+from tests.support.wait import WAIT_SECONDS, until_async
 from token_vault.errors import TemporarilyUnavailable
 from worker.api import access_tokens, jwks
 from worker.api.access_tokens import Verifier
@@ -91,6 +94,69 @@ async def test_a_key_set_that_is_none_leaves_the_last(tenant: Emulation) -> None
             assert await keys.key(kid), bodies[number][:10]
             clock.now += jwks.FRESH_SECONDS + 1
     assert len(issuer.received) == len(bodies)
+
+
+async def test_a_key_set_is_fetched_once_a_minute(tenant: Emulation) -> None:
+    """However often its keys are used, and again when it is older."""
+    clock = Clock()
+    keys = Jwks(f"{tenant.auth0_domain}/.well-known/jwks.json", clock)
+    kid = key_id(tenant)
+    for _ in range(60):
+        assert await keys.key(kid)
+        clock.now += 1
+    assert tenant.jwks_fetches() == 1
+    clock.now += 1
+    assert await keys.key(kid)
+    assert tenant.jwks_fetches() == 2
+
+
+async def test_an_issuer_that_refuses_or_drips_has_no_keys(
+    tenant: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys in an error's body are none; who waits for an answer that drips is told to come again."""
+    monkeypatch.setattr(jwks, "FETCH_SECONDS", 0.3)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        good = (await client.get(f"{tenant.auth0_domain}/.well-known/jwks.json")).content
+    ended = threading.Event()
+
+    def drip(_: Received) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+        while not ended.wait(0.05):
+            yield b" "
+
+    with upstream() as issuer:
+        for answer in (lambda _: http(500, good), lambda _: http(302, good, "Location: /"), drip):
+            issuer.answer = answer
+            with pytest.raises(TemporarilyUnavailable):
+                await Jwks(issuer.url, Clock()).key(key_id(tenant))
+        ended.set()
+
+
+async def test_known_keys_wait_for_no_fetch(tenant: Emulation) -> None:
+    """While a slow issuer is asked for a stranger's key, or anew, others are verified."""
+    clock = Clock()
+    kid = key_id(tenant)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        good = (await client.get(f"{tenant.auth0_domain}/.well-known/jwks.json")).content
+    go_on = threading.Event()
+
+    def answer(_: Received) -> Iterator[bytes]:
+        if len(issuer.received) > 1:
+            go_on.wait(WAIT_SECONDS)
+        yield from http(200, good)
+
+    with upstream() as issuer:
+        issuer.answer = answer
+        keys = Jwks(issuer.url, clock)
+        assert await keys.key(kid)
+        clock.now += jwks.FRESH_SECONDS + 1
+        strangers = [asyncio.create_task(keys.key(f"unknown-{number}")) for number in range(3)]
+        await until_async(lambda: len(issuer.received) == 2)
+        assert await keys.key(kid)
+        assert not any(stranger.done() for stranger in strangers)
+        go_on.set()
+        assert await asyncio.gather(*strangers) == [None] * 3
+    assert len(issuer.received) == 2
 
 
 async def test_the_first_callers_share_one_fetch(tenant: Emulation) -> None:
