@@ -31,7 +31,7 @@ def reasons() -> Mapping[str, str]:
 
 
 def table(mutants: Sequence[Mutant], verdicts: Sequence[Verdict], why: Mapping[str, str]) -> str:
-    """Return a line for each file, and one for each survivor.
+    """Return a line for each file, one for all of them, and one for each survivor.
 
     Of a file whose mutants were not all run the line says how many were.
     """
@@ -41,17 +41,24 @@ def table(mutants: Sequence[Mutant], verdicts: Sequence[Verdict], why: Mapping[s
         by_file[mutant.file].append(mutant)
     lines = ["| file | mutants | run | killed | survived |", "|---|---|---|---|---|"]
     survivors: list[str] = []
+    run, living = 0, 0
     for file, made in by_file.items():
         judged = [mutant for mutant in made if outcomes.get(mutant.name) in ("killed", "survived")]
         if not judged:
             continue
         lived = [mutant for mutant in judged if outcomes[mutant.name] == "survived"]
-        killed = 100 * (len(judged) - len(lived)) // len(judged)
-        lines.append(f"| `{file}` | {len(made)} | {len(judged)} | {killed}% | {len(lived)} |")
+        run, living = run + len(judged), living + len(lived)
+        lines.append(f"| `{file}` {_counts(len(made), len(judged), len(lived))}")
         survivors += [_survivor(mutant, why) for mutant in lived]
+    if run:
+        lines.append(f"| all {_counts(len(mutants), run, living)}")
     if survivors:
         lines += ["", "| survivor | why it lives |", "|---|---|", *survivors]
     return "\n".join(lines)
+
+
+def _counts(made: int, judged: int, lived: int) -> str:
+    return f"| {made} | {judged} | {100 * (judged - lived) // judged}% | {lived} |"
 
 
 def _survivor(mutant: Mutant, why: Mapping[str, str]) -> str:
