@@ -660,6 +660,14 @@ def test_migrate(run: Run, empty_database: str) -> None:
     assert run("status").code == 0
 
 
+def test_migrate_goes_past_a_pooler(run: Run, database_url: Secret, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a direct address the other one is not used: its time-outs and its lock need a session."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://pooler@127.0.0.1:1/nobody")
+    assert run("migrate").code == 6  # the pooler does not answer
+    monkeypatch.setenv("DATABASE_DIRECT_URL", database_url.reveal())
+    assert run("migrate").code == 0
+
+
 def test_a_newer_vault(run: Run, empty_database: str) -> None:
     """After a downgrade of the program, it says that the database is ahead, and does not ask to migrate or report it."""
     assert run("migrate").code == 0
