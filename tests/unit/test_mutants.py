@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from functools import cache
 
 import pytest
 
+from tests.mutants.baseline_page import PAGE, reasons
 from tests.mutants.catalogue import CATALOGUE, ROOT, Mutant, load
+from tests.mutants.operators import generate
+from tests.mutants.select import MODULES
 from tests.mutants.verdicts import judge
 from tests.mutants.workbench import TestRun
 
@@ -34,6 +38,20 @@ def test_a_mutant_fits_its_file(mutant: Mutant) -> None:
         file, _, name = test.partition("::")
         assert name in find_tests(file), test
     assert mutant.about.endswith(".")
+
+
+def test_the_page_lists_each_file_and_why_a_mutant_lives() -> None:
+    """Each file that has mutants made by rule has a line with 95% at least, and each survivor its reason."""
+    modules = tomllib.loads(MODULES.read_text(encoding="utf-8")).values()
+    files = {file for entry in modules for file in entry["files"] if any(generate(file, ()))}
+    page = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| (\d+) \| (\d+) \| (\d+)% \| \d+ \|$", page, re.MULTILINE)
+    assert {file for file, *_ in rows} == files
+    for file, made, run, killed in rows:
+        assert made == run, file
+        assert int(killed) >= 95, file
+    assert page.count("\n| `` ") == len(reasons())
+    assert "not looked into" not in page
 
 
 def test_rooms_have_catalogues() -> None:
