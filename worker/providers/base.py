@@ -56,6 +56,8 @@ __all__ = [
 ]
 
 SECONDS = timedelta(seconds=1)
+# 4xx that pass by themselves: time-out, locked, too early, too many requests, and 420 as some servers spell that one.
+NOT_NOW = frozenset({408, 420, 423, 425, 429})
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 # A phrase is no code that anybody could look up: the standard's code for its blame is reported instead.
 _PHRASE_CODES = {RefusalBlame.USER: "invalid_grant", RefusalBlame.OPERATOR: "invalid_client"}
@@ -276,7 +278,7 @@ class Provider:
             return renewed
         wait = answer.retry_after(headers, sent_at)
         known = self.verdict(fields)
-        if status in (408, 429) or status >= 500:
+        if status in NOT_NOW or status >= 500:
             return self._read_not_now(status, known, wait)
         if known:
             code, blame = known
@@ -285,11 +287,7 @@ class Provider:
         if status == 401:
             # RFC 6749 §5.2 has this status for a refused client alone; a gateway's body may say it in other words.
             return Refused(RefusalBlame.OPERATOR, shown or "http_401", wait)
-        if (
-            succeeded
-            and not any(fields.get(name) for name in self.error_names)
-            and not reports_failure(fields)
-        ):
+        if succeeded and not self._says_error(fields):
             code = "no_access_token" if fields else "unreadable_answer" if body.strip() else "empty_answer"
             return Refused(RefusalBlame.IN_DOUBT, code, wait, spent=self.rotates)
         other = "unrecognised_error" if succeeded else f"http_{status}"
@@ -338,12 +336,17 @@ class Provider:
             return Renewed(TokenPair(None, expires_at=self._ends(fields, None, sent_at)), prolonged=True)
         return None
 
+    def _says_error(self, fields: Mapping[str, Any]) -> bool:
+        return any(fields.get(name) for name in self.error_names) or reports_failure(fields)
+
     def _pair(self, fields: Mapping[str, Any], sent_at: datetime, spent: Secret | None) -> TokenPair | None:
         inner = (answer.at_path(fields, path) for path in self.within)
         found = token_fields.find(
             fields, tuple(part for part in inner if isinstance(part, dict)), spent=spent,
             access_token=self.access_token, refresh_token=self.refresh_token,
         )  # fmt: skip
+        if found is None and not self._says_error(fields):
+            found = token_fields.find_access_alone(fields)
         if found is None:
             return None
         beside = found.beside

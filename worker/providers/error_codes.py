@@ -62,7 +62,7 @@ PHRASES: tuple[tuple[str, RefusalBlame], ...] = (
     ("request is being processed", RefusalBlame.NOBODY),
     ("request is in progress", RefusalBlame.NOBODY),
     ("request already in progress", RefusalBlame.NOBODY),
-    *((words, RefusalBlame.NOBODY) for words in ("too many requests", "rate limit", "throttled")),
+    *((words, RefusalBlame.NOBODY) for words in ("too many requests", "rate limit", "throttl")),
     # RFC 6749, 5.2, says so of ``invalid_grant``, and many servers (GitLab) repeat it whatever the cause.
     ("invalid, expired, revoked, does not match", RefusalBlame.USER),
     ("aadsts50196", RefusalBlame.NOBODY),  # Entra: a loop of requests is throttled
@@ -92,7 +92,7 @@ _CODE_NAMES = (
 )
 _DESCRIPTION_NAMES = (
     *("error_description", "message", "error_message", "detail", "title", "reason", "msg", "errmsg"),
-    "errorSummary",
+    *("errorSummary", "code"),
 )
 _TEXT_NAMES = ("message", "msg", "errmsg", "title", "error_description", "data")
 # How an answer with a 2xx status says that it is a refusal: by a field that is false, by a word, or by a number of an

@@ -89,6 +89,28 @@ def find(
     return _search(fields, spent, refresh_token)
 
 
+def find_access_alone(fields: Fields) -> FoundTokens | None:
+    """Find an access token that is nested or spelled otherwise.
+
+    For an answer that ``find`` has nothing of and that says no error: a provider that keeps the refresh token.
+
+    Returns:
+        None where there is none, or several: nobody knows which is meant.
+    """
+    found = [(token, holder) for holder in _objects(fields) if (token := _named_access(holder))]
+    if not found or any(token != found[0][0] for token, _ in found):
+        return None
+    access, holder = found[0]
+    return FoundTokens(access, None, _beside(fields, holder))
+
+
+def _named_access(holder: Fields) -> Secret | None:
+    """Return an access token, or one with a type."""
+    has_type = any(_by_name(holder, ("tokentype",)))
+    names = ("accesstoken", "token") if has_type else ("accesstoken",)
+    return next((token for _, value in _by_name(holder, names) if (token := answer.secret(value))), None)
+
+
 def _beside(fields: Fields, holder: Fields) -> Fields:
     """Return what is said of the tokens in an object.
 

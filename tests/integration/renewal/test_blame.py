@@ -202,6 +202,32 @@ async def test_many_dead_grants_do_not_stop_their_connection_again_and_again(
     assert sum(len(provider.presentations(user)) for user in healthy) <= 2 * len(healthy)
 
 
+async def test_a_client_put_right_recovers_beside_a_dead_grant(world: ScriptedWorld) -> None:
+    """Where every grant was refused while the client was wrong, the one that died meanwhile does not keep the others
+    from being tried, and what passes afterwards is counted from the beginning."""
+    unknown = Shape(
+        "t", Trouble.USER, carried_out=False, source="", write=lambda _: json_answer({"error": "over"}, 401)
+    )
+    provider = world.add_provider(
+        "c", policy=Policy(access_life=HOUR), wording=replace(Wording(), dead_grant=unknown)
+    )
+    await world.show_connection("c")
+    await world.log_in(provider, "a", "b", "d")
+    await world.pass_time(HOUR, tick=5 * TICK)
+    world.sql(
+        "UPDATE grants SET last_renewed_at = last_renewed_at + interval '1 s' WHERE provider_user_id = 'd'"
+    )
+    provider.clients[CLIENT].secret = "another-secret"
+    await world.pass_time(4 * HOUR, tick=10 * TICK)
+    assert {each.grant for each in provider.presentations() if each.trouble is Trouble.OPERATOR} == set("abd")
+    provider.kill("d")
+    provider.clients[CLIENT].secret = SECRET
+    await world.pass_time(4 * HOUR, tick=10 * TICK)
+    states = {key[1]: row for key, row in world.grants().items()}
+    assert [states[user]["state"] for user in "abd"] == ["active", "active", "reauthorization_required"]
+    assert all(states[user]["expires_at"] > world.now() for user in "ab")
+
+
 async def test_an_outage_of_days_loses_nothing(world: ScriptedWorld) -> None:
     """A provider that is away costs few calls, and everybody is back soon after it is."""
     provider = world.add_provider("c", policy=Policy(access_life=4 * HOUR, rotates=False))

@@ -234,6 +234,32 @@ async def test_a_probe_takes_the_grant_that_was_renewed_last(vault: Vault, sql: 
     assert await claimed(vault) == [renewed]
 
 
+async def test_probes_of_refused_grants_take_turns(
+    vault: Vault, sql: Sql, add: Add, refuse: Callable[[int], None]
+) -> None:
+    """Where all were refused, none is probed again before the others; last come those that a renewal left behind."""
+    left_behind, late, early = (
+        add(last_renewed_at=NOW - timedelta(hours=hours), due_at=LATER) for hours in (1, 2, 3)
+    )
+    for grant, first_at, last_at in ((left_behind, -9, -8), (late, -4, -1), (early, -3, -2)):
+        refuse(grant)
+        sql(
+            "UPDATE refusals SET first_at = %s, last_at = %s WHERE grant_id = %s",
+            NOW + timedelta(hours=first_at),
+            NOW + timedelta(hours=last_at),
+            grant,
+        )
+    sql("UPDATE connections SET renewed_at = %s", NOW - timedelta(hours=6))
+    turns = []
+    for _ in range(2):
+        open_circuit(sql, "operator")
+        [grant] = await claimed(vault)
+        turns.append(grant)
+        sql("UPDATE grants SET claim_owner = NULL, claimed_at = NULL, claim_until = NULL, due_at = %s", LATER)
+        sql("UPDATE refusals SET last_at = %s WHERE grant_id = %s", NOW, grant)
+    assert turns == [early, late]
+
+
 @pytest.mark.parametrize("change", ["claimed", "never due", "in doubt"])
 async def test_no_grant_is_tried_early_that_cannot_prove_anything(
     vault: Vault, sql: Sql, add: Add, change: str

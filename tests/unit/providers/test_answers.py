@@ -232,6 +232,9 @@ def test_success_without_token(body: bytes, content_type: str, code: str) -> Non
         (400, "slow_down", RefusalBlame.NOBODY, "slow_down"),
         (400, "server_error", RefusalBlame.NOBODY, "server_error"),
         (408, None, RefusalBlame.NOBODY, "http_408"),
+        (420, None, RefusalBlame.NOBODY, "http_420"),
+        (423, None, RefusalBlame.NOBODY, "http_423"),
+        (425, None, RefusalBlame.NOBODY, "http_425"),
         (429, None, RefusalBlame.NOBODY, "http_429"),
         (429, "invalid_grant", RefusalBlame.NOBODY, "http_429"),
         (429, "too_many_requests", RefusalBlame.NOBODY, "too_many_requests"),
@@ -426,6 +429,7 @@ def test_a_shown_code_is_no_part_of_the_spent_token(token: str) -> None:
         ("AADSTS50196: The server terminated an operation", RefusalBlame.NOBODY, "temporarily_unavailable"),
         ("You have made too many requests continuously.", RefusalBlame.NOBODY, "temporarily_unavailable"),
         ("API rate limit exceeded", RefusalBlame.NOBODY, "temporarily_unavailable"),
+        ("Throttling.User", RefusalBlame.NOBODY, "temporarily_unavailable"),
         ("Request is being processed, try again", RefusalBlame.NOBODY, "temporarily_unavailable"),
         (
             "The provided authorization grant or refresh token is invalid, expired, revoked, does not match the "

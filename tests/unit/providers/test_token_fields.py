@@ -191,6 +191,31 @@ def test_what_is_no_new_refresh_token(answer: object) -> None:
     assert isinstance(outcome, Refused)
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_found"),
+    [
+        ({"accessToken": "new-access", "expires_in": 60}, True),
+        ({"data": {"access_token": "new-access", "expires_in": 60}, "success": True}, True),
+        ({"result": {"credentials": [{"AccessToken": "new-access"}]}, "expires_in": 60}, True),
+        ({"token": "new-access", "token_type": "Bearer", "expires_in": 60}, True),
+        ({"user": {"access_token": "new-access"}, "bot": {"access_token": "another"}}, False),
+        ({"error": "not_now", "request": {"access_token": "new-access"}}, False),
+        ({"success": False, "accessToken": "new-access"}, False),
+        ({"access": "read", "token": "new-access"}, False),
+        ({"data": {"access_token": None}, "accessToken": 7}, False),
+    ],
+)
+def test_an_access_token_alone(answer: object, is_found: bool) -> None:
+    """Where the refresh token stays, the only access token is read wherever it is, and none that may be another's."""
+    outcome = GENERIC.read(200, {}, json.dumps(answer).encode(), sent_at=SENT)
+    if not is_found:
+        assert isinstance(outcome, Refused)
+        return
+    assert isinstance(outcome, Renewed)
+    assert (outcome.pair.access, outcome.pair.refresh) == (Secret("new-access"), None)
+    assert outcome.pair.expires_at == SENT + timedelta(seconds=60)
+
+
 def test_the_pair_of_another_is_left_alone() -> None:
     """The bot's refresh token beside a user's access token is not the user's."""
     answer = {"access_token": "bot", "refresh_token": "bots", "authed_user": {"access_token": "user"}}

@@ -10,7 +10,7 @@ WITH asked AS (
 ), probing AS (
     UPDATE connections c SET circuit_until = :until FROM asked
     WHERE c.tenant = asked.tenant AND c.name = asked.name AND c.circuit_until <= :now
-    RETURNING c.tenant, c.name, c.circuit_blame
+    RETURNING c.tenant, c.name, c.circuit_blame, c.renewed_at
 ), closed AS (
     SELECT tenant, name, quota FROM asked JOIN connections USING (tenant, name) WHERE circuit_until IS NULL
 ), due AS (
@@ -34,11 +34,13 @@ WITH asked AS (
             AND NOT EXISTS (SELECT FROM refusals WHERE grant_id = g.id)
             AND NOT EXISTS (SELECT FROM revocations r WHERE r.grant_id = g.id AND r.taken_at IS NULL)
          ORDER BY g.due_at DESC LIMIT 1 FOR UPDATE SKIP LOCKED),
-        -- Where all were refused: the one that was renewed last is the least likely to be dead itself.
+        -- Where all were refused, each in turn: any of them may be dead itself, most of all those that were refused
+        -- while the client still renewed others.
         (SELECT id FROM grants g JOIN refusals r ON r.grant_id = g.id
          WHERE r.tenant = probing.tenant AND r.connection = probing.name AND g.state = 'active'
             AND g.claim_owner IS NULL AND (g.due_at <= :due_by OR circuit_blame = 'operator')
-         ORDER BY g.last_renewed_at DESC NULLS LAST LIMIT 1 FOR UPDATE OF g SKIP LOCKED),
+         ORDER BY coalesce(r.first_at < probing.renewed_at, false), r.last_at, g.last_renewed_at DESC NULLS LAST
+         LIMIT 1 FOR UPDATE OF g SKIP LOCKED),
         (SELECT id FROM grants g
          WHERE g.tenant = probing.tenant AND g.connection = probing.name AND g.due_at <= :due_by
          ORDER BY g.due_at LIMIT 1 FOR UPDATE SKIP LOCKED)

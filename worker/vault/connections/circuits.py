@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from worker.vault import schedule
 from worker.vault.db.sql import load
 from worker.vault.db.tables import ConnectionRow
-from worker.vault.refusals.refusals import recall
+from worker.vault.refusals.refusals import count_anew, recall
 from worker.vault.vault import Vault
 
 # The first probe comes soon: should the circuit be open without need, nobody's token ends meanwhile.
@@ -212,3 +212,4 @@ async def acquit(vault: Vault, *, tenant: str, name: str, fingerprint: bytes | N
         if waited:
             await stagger(connection, tenant, name, now)
             await recall(connection, tenant=tenant, connection=name, now=now)
+            await count_anew(connection, tenant=tenant, connection=name)

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.vault.db.sql import load
@@ -20,6 +20,8 @@ from worker.vault.vault import Vault
 
 # More refusals than this prove no more.
 MAX_EVIDENCE = 32
+# A grant is tried at least so often while its provider's server fails it.
+SERVER_ERROR_GAP_SECONDS = 2 * 3600.0
 # Refused grants are tried again within this time once the circuit closes or the client changes.
 RECALL_WITHIN_SECONDS = 60.0
 # Dead grants are tried again at this rate when the client changes, or faster where they are very many.
@@ -112,6 +114,7 @@ async def record(
     values: dict[str, Any] = {
         "tenant": tenant, "connection": connection, "grant_id": grant_id, "client": client,
         "suspicion": suspicion.value, "code": code, "begins_anew": begins_anew, "now": now,
+        "gap": SERVER_ERROR_GAP_SECONDS,
     }  # fmt: skip
     # Locked, so that two workers do not each miss the other's evidence.
     own = (
@@ -199,6 +202,19 @@ async def recall(transaction: AsyncConnection, *, tenant: str, connection: str, 
     """Make the refused grants of a connection due soon."""
     values = {"tenant": tenant, "connection": connection, "now": now, "within": RECALL_WITHIN_SECONDS}
     await transaction.execute(_RECALL, values)
+
+
+async def count_anew(transaction: AsyncConnection, *, tenant: str, connection: str) -> None:
+    """Count the tries of refused grants anew.
+
+    Most of them were their client's trouble, and say nothing of the grants' own.
+    """
+    statement = (
+        update(RefusalRow)
+        .where(RefusalRow.tenant == tenant, RefusalRow.connection == connection)
+        .values(tries=1)
+    )
+    await transaction.execute(statement)
 
 
 async def retry_dead(
