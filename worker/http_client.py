@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import zlib
 from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -42,6 +43,18 @@ def make_http_client(
         follow_redirects=False,
         trust_env=False,
     )
+
+
+def without_frames(error: Exception) -> Exception:
+    """Return an error without its frames, but for where it was raised.
+
+    Those of HTTP clients hold the request with its credentials and the answer with its tokens, and error reporters send
+    the variables of each.
+    """
+    if frames := traceback.extract_tb(error.__traceback__):
+        error.add_note(f"raised at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}")
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 async def read_body(response: httpx.Response, max_bytes: int) -> bytes:

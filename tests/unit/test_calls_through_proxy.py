@@ -201,10 +201,10 @@ async def test_a_call_for_a_front_end_takes_the_proxy(proxy: ConnectProxy) -> No
 
 
 class _Tokens:
-    async def current(self) -> str:
-        return "canary-token"
+    async def current(self) -> Secret:
+        return Secret("canary-token")
 
-    async def replace(self) -> str:
+    async def replace(self) -> Secret:
         raise NotImplementedError
 
     async def report_rejected(self) -> None:

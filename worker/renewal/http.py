@@ -18,7 +18,7 @@ from typing import Self
 import aiohttp
 import httpx
 
-from worker.http_client import DEFAULT_HEADERS, unpack
+from worker.http_client import DEFAULT_HEADERS, unpack, without_frames
 from worker.http_transport import HttpTransport, OutgoingProxyFailed
 from worker.providers import TokenRequest
 
@@ -197,11 +197,19 @@ async def send(
     try:
         for seconds in (CALL_SECONDS, DRAIN_SECONDS):
             if (await asyncio.wait({exchange}, timeout=seconds))[0]:
-                return exchange.result()
+                return _result(exchange)
         return partial.complete() or NoAnswer(sent=True, code="timeout")
     finally:
         exchange.cancel()
         await asyncio.gather(exchange, return_exceptions=True)
+
+
+def _result(exchange: asyncio.Task[Answer | NoAnswer]) -> Answer | NoAnswer:
+    try:
+        return exchange.result()
+    except Exception as error:  # of a kind that nobody expected
+        failure = without_frames(error)
+    raise failure
 
 
 async def _exchange(http: HttpClient, request: TokenRequest, partial: _PartialAnswer) -> Answer | NoAnswer:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from yarl import URL
 
 from token_vault.errors import TemporarilyUnavailable
+from token_vault.secret import Secret
 from worker import traces
 from worker.api import problems
 from worker.api.problems import ApiProblem
@@ -24,6 +25,7 @@ from worker.api.proxy.request_body import BodyCut, BodyRefused, BodyTimeout, Req
 from worker.api.proxy.response_body import AnswerCut, Decoder, UnreadableEncoding, clean_body
 from worker.api.proxy.scrub import TokenScrubber
 from worker.api.proxy.session import ProviderSession
+from worker.http_client import without_frames
 from worker.proxy_rules import encode_path
 from worker.settings import ProxySettings
 
@@ -42,10 +44,10 @@ _HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 class Tokens(Protocol):
     """Where the provider's token for a call comes from."""
 
-    async def current(self) -> str:
+    async def current(self) -> Secret:
         """Return a fresh token."""
 
-    async def replace(self) -> str:
+    async def replace(self) -> Secret:
         """Return another, as the provider refused the last."""
 
     async def report_rejected(self) -> None:
@@ -108,7 +110,7 @@ async def forward(
     elif answer.status == 401:
         await tokens.report_rejected()
     try:
-        return _response(settings, call, answer, TokenScrubber(used))
+        return _response(settings, call, answer, TokenScrubber([each.reveal() for each in used]))
     except BaseException:
         answer.close()
         raise
@@ -122,7 +124,7 @@ def _refusal(refused: BodyRefused) -> ApiProblem:
     return ApiProblem("too-large", str(refused))
 
 
-async def _replace(tokens: Tokens, refused: aiohttp.ClientResponse) -> str | None:
+async def _replace(tokens: Tokens, refused: aiohttp.ClientResponse) -> Secret | None:
     """Return another token, and release the refused answer.
 
     None where none comes in time: then the provider's own answer is the one to pass on.
@@ -144,7 +146,7 @@ async def _send(
     call: ProxyCall,
     begun: bytes,
     body: RequestBody,
-    token: str,
+    token: Secret,
 ) -> aiohttp.ClientResponse:
     name = f"{call.method} provider API"
     with traces.span(name, "client", method=call.method, connection=call.connection) as span:
@@ -159,9 +161,30 @@ async def _request(
     call: ProxyCall,
     begun: bytes,
     body: RequestBody,
-    token: str,
+    token: Secret,
 ) -> aiohttp.ClientResponse:
-    headers = request_headers(call.headers, token)
+    answer = await _try_request(session, settings, call, begun, body, token)
+    if isinstance(answer, aiohttp.ClientResponse):
+        return answer
+    # Here, and not where it failed: those frames hold the request's headers, the token among them.
+    if isinstance(answer, Exception):
+        raise answer
+    if body.refused is not None:
+        raise _refusal(body.refused)
+    log.warning("proxy.call_failed", connection=call.connection, error=answer)
+    raise problems.unavailable(f"the API behind connection {call.connection} does not answer", RETRY_SECONDS)
+
+
+async def _try_request(
+    session: ProviderSession,
+    settings: ProxySettings,
+    call: ProxyCall,
+    begun: bytes,
+    body: RequestBody,
+    token: Secret,
+) -> aiohttp.ClientResponse | str | Exception:
+    """Return the answer, the name of a failure, or an error that nobody expected."""
+    headers = request_headers(call.headers, token.reveal())
     if not body.is_complete:
         headers += [(name, value) for name, value in call.headers if name.lower() == "content-length"]
     url = _url(settings, call)
@@ -190,14 +213,11 @@ async def _request(
         aiohttp.ClientSSLError,
     ) as error:
         blamed = outgoing if outgoing and not outgoing.is_beyond(error) else None
-        name = blamed.explain(error) if blamed else type(error).__name__
+        return blamed.explain(error) if blamed else type(error).__name__
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        name = type(error).__name__
-    # Outside the handler: aiohttp's errors show the request's headers, the token among them.
-    if body.refused is not None:
-        raise _refusal(body.refused)
-    log.warning("proxy.call_failed", connection=call.connection, error=name)
-    raise problems.unavailable(f"the API behind connection {call.connection} does not answer", RETRY_SECONDS)
+        return type(error).__name__
+    except Exception as error:
+        return without_frames(error)
 
 
 async def _upload(body: RequestBody, stall: asyncio.Timeout, seconds: float) -> AsyncIterator[bytes]:

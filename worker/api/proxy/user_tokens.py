@@ -8,6 +8,7 @@ from contextlib import suppress
 from token_vault import AsyncTokenVault
 from token_vault.errors import VaultError
 from token_vault.read_records import SERVED, ReadRecord
+from token_vault.secret import Secret
 from token_vault.token import Token
 from worker.api.service import Service
 from worker.consumer_rules import ConsumerRules
@@ -30,18 +31,18 @@ class UserTokens:
         self._is_strict = consumer is not None and consumer.audit == "strict"
         self._last: Token | None = None
 
-    async def current(self) -> str:
+    async def current(self) -> Secret:
         """Return a fresh token."""
         reader = self._service.reader(self._read.tenant)
         self._last = await self._recorded(reader)
-        return self._last.value
+        return Secret(self._last.value)
 
-    async def replace(self) -> str:
+    async def replace(self) -> Secret:
         """Return another, as the provider refused the last."""
         reader = await self._reject()
         new = await self._recorded(reader)
         self._service.forget(new)
-        return new.value
+        return Secret(new.value)
 
     async def report_rejected(self) -> None:
         """Have another made for the next call."""

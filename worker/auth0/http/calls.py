@@ -21,7 +21,7 @@ from worker.auth0.http.retries import Clock, Retrier
 from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken
 from worker.auth0.ratelimit.budget import RateLimitBudget
-from worker.http_client import make_http_client, read_body
+from worker.http_client import make_http_client, read_body, without_frames
 from worker.http_transport import OutgoingProxyFailed
 
 # A page of a hundred users, each with a profile of the size that Auth0 allows on the average, is well below.
@@ -113,7 +113,8 @@ class ApiCalls:
         Raises:
             Auth0Unreachable: no answer.
         """
-        status, began = "none", time.perf_counter()
+        status, began, said = "none", time.perf_counter(), ""
+        unforeseen: Exception | None = None
         try:
             with traces.span(endpoint.name, "client", method=request.method, host=endpoint.host) as span:
                 async with asyncio.timeout(self._total):
@@ -127,11 +128,15 @@ class ApiCalls:
             said = str(error)
         except (httpx.HTTPError, OSError) as error:
             said = f"no answer ({describe_failure(error)}); check AUTH0_DOMAIN and the network"
+        except Exception as error:  # of a kind that nobody expected
+            unforeseen = without_frames(error)
         finally:
             instruments.auth0_calls.labels(endpoint.host, endpoint.group, status).observe(
                 time.perf_counter() - began
             )
         # Outside the except: these errors hold the request with its credentials and must not be chained.
+        if unforeseen is not None:
+            raise unforeseen
         raise Auth0Unreachable(f"{endpoint}: {said}")
 
 
