@@ -183,7 +183,7 @@ async def _try_request(
     body: RequestBody,
     token: Secret,
 ) -> aiohttp.ClientResponse | str | Exception:
-    """Return the answer, the name of a failure, or an error that nobody expected."""
+    """Return the answer, a failure's name, or an unexpected error."""
     headers = request_headers(call.headers, token.reveal())
     if not body.is_complete:
         headers += [(name, value) for name, value in call.headers if name.lower() == "content-length"]
