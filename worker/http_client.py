@@ -46,7 +46,7 @@ def make_http_client(
 
 
 def without_frames(error: Exception) -> Exception:
-    """Return an error without its frames, but for where it was raised.
+    """Return an error with its place, without its frames.
 
     Those of HTTP clients hold the request with its credentials and the answer with its tokens, and error reporters send
     the variables of each.
