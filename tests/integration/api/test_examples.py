@@ -28,6 +28,9 @@ EXAMPLES = {
     "php": ("php", "example.php", ("php", "example.php")),
 }
 
+# To run these again takes seconds.
+COMPILED = ("java", "go", "csharp")
+
 
 def installed(language: str) -> Any:
     """A language, skipped where its program is missing, before a server is started for it."""
@@ -40,14 +43,21 @@ def installed(language: str) -> Any:
 async def test_examples_read_a_token(
     language: str, api: ApiClient, api_key: str, rows: Rows, tmp_path: Path
 ) -> None:
-    """Each example prints the token, where its language is installed."""
+    """Each example prints the token, where its language is installed, and nothing that could be taken for one."""
     _, file, command = EXAMPLES[language]
     await rows.add("google-oauth2|1111", "google-oauth2", subject="1111", value="token-of-1111")
     found = re.search(rf"^```{language}\n(.*?)^```$", PAGE.partition("## Examples")[2], re.M | re.S)
     assert found
     (tmp_path / file).write_text(found[1], encoding="utf-8")
-    variables = {**os.environ, "API_URL": api.url, "API_KEY": api_key}
-    done = await asyncio.to_thread(
-        subprocess.run, command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120
-    )
+
+    async def run(key: str) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, "API_URL": api.url, "API_KEY": key}
+        return await asyncio.to_thread(
+            subprocess.run, command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120
+        )
+
+    done = await run(api_key)
     assert (done.stdout.strip(), done.returncode) == ("token-of-1111", 0), done.stderr
+    if language not in COMPILED:
+        refused = await run("tvk_unknown")
+        assert (refused.stdout.strip(), refused.returncode != 0) == ("", True), refused.stderr

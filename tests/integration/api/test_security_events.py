@@ -136,10 +136,12 @@ async def test_each_way_to_name_a_subject_is_read(
         {"events": {DISABLED: {}}, "sub_id": whole},
         {"events": {DISABLED: {}}, "sub_id": {"format": "complex", "user": whole}},
         {"events": {"https://acme.example/unknown": {}, DISABLED: {"subject": whole}}},
+        {"events": {DISABLED: {"subject": whole}}, "aud": ["another", AUDIENCE]},
     ]
     passed_over: list[dict[str, Any]] = [
         {"events": {DISABLED: {"subject": {"format": "email", "email": account}}}},
         {"events": {DISABLED: {"subject": {"format": "account", "uri": f"acct:{account}"}}}},
+        {"events": {DISABLED: {"subject": {**whole, "format": "opaque", "id": account}}}},
         {"events": {DISABLED: {"subject": {**whole, "iss": "https://another.example"}}}},
         {"events": {DISABLED: {"subject": {**whole, "sub": f"{account}0"}}}},
         {"events": {DISABLED: {"subject": {**whole, "sub": "a\0b"}}}},
