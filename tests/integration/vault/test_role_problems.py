@@ -49,6 +49,7 @@ async def test_a_role_with_what_it_needs_is_no_problem(vault: Vault, role: str) 
         ("GRANT SELECT ON grants TO odd_consumer", "has rights on the table grants"),
         ("GRANT SELECT (access_ciphertext) ON grants TO odd_consumer", "has rights on the table grants"),
         ("GRANT CREATE ON SCHEMA public TO odd_consumer", "may create in the schema public"),
+        ('GRANT CREATE ON DATABASE "{}" TO odd_consumer', "may create schemas"),
         ("GRANT DELETE ON leases TO odd_consumer", "has rights on the table leases"),
     ],
 )
@@ -56,7 +57,8 @@ async def test_more_than_it_needs_is_named(
     vault: Vault, sql: Sql, role: str, statement: str, said: str
 ) -> None:
     """Each right beyond the views is named, with its role."""
-    sql(statement)
+    ((database,),) = (row.values() for row in sql("SELECT current_database()"))
+    sql(statement.format(database))
     (found,) = await problems_of(vault, role)
     assert found.kind is RoleProblemKind.EXCESS
     assert said in str(found.detail)

@@ -16,6 +16,9 @@ WITH reading AS (
     UNION ALL SELECT rolname, 'passes row security' FROM reading WHERE rolbypassrls AND NOT rolsuper
     UNION ALL SELECT rolname, 'may create in the schema ' || nspname FROM reading, schema
     WHERE NOT rolsuper AND NOT is_open AND has_schema_privilege(reading.oid, schema.oid, 'CREATE')
+    -- A schema named after the workers' role would come before the vault's, with functions that they call.
+    UNION ALL SELECT rolname, 'may create schemas' FROM reading
+    WHERE NOT rolsuper AND has_database_privilege(reading.oid, current_database(), 'CREATE')
     UNION ALL SELECT rolname, 'is a member of ' || wider.role FROM reading, (VALUES ('vault_worker'), ('vault_operator')) AS wider (role)
     WHERE NOT rolsuper AND pg_has_role(reading.oid, to_regrole(wider.role)::oid, 'MEMBER')
     UNION ALL SELECT rolname, 'has rights on the table ' || relname FROM reading, tables
