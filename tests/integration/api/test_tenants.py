@@ -13,8 +13,10 @@ from emulators.client import Emulation
 from tests.support.api_server import SETTINGS, ApiClient, serving_here
 from tests.support.proxied_api import RECONNECT_SECRET
 from tests.support.readers import Rows, Sql
+from worker.api.tenants import FRESH_SECONDS, Tenants
 from worker.reconnect import read_state
 from worker.settings import load
+from worker.vault.vault import Vault
 
 USER = "/v1/users/oauth2%7Cu1"
 TENANTS = ("default", "second")
@@ -34,11 +36,19 @@ def more() -> str:
 
 
 @pytest.fixture
+def allowed() -> str | None:
+    """The only tenant of the consumer; None for all."""
+    return None
+
+
+@pytest.fixture
 def api(
     environment: Path,
     tenant: Emulation,
     api_key: str,
     two_tenants: None,
+    sql: Sql,
+    allowed: str | None,
     more: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[ApiClient]:
@@ -50,11 +60,12 @@ def api(
         f'redirect_uri = "https://app.example/back"\nsecret = "{RECONNECT_SECRET.reveal()}"\n{more}',
         encoding="utf-8",
     )
+    sql("UPDATE consumers SET tenants = %s", [allowed] if allowed else None)
     with serving_here(load()) as client:
         yield client
 
 
-def test_a_consumer_names_one_of_the_vaults_tenants(api: ApiClient, api_key: str, sql: Sql) -> None:
+def test_a_consumer_names_one_of_the_vaults_tenants(api: ApiClient, api_key: str) -> None:
     """By its name it reads the token of that tenant's user; without one it is told the names."""
     for tenant in TENANTS:
         found = api.call(f"{USER}/tokens/custom?tenant={tenant}", api_key)
@@ -68,9 +79,22 @@ def test_a_consumer_names_one_of_the_vaults_tenants(api: ApiClient, api_key: str
             "bad-request",
             "no tenant has this name",
         )
-    sql("UPDATE consumers SET tenants = '{second}'")
     link = api.call(f"{USER}/reconnect/custom?tenant=second", api_key)
     assert tenant_of(link.json()["reauthorize_url"]) == "second"
+
+
+@pytest.mark.parametrize("allowed", ["second"])
+def test_a_consumer_of_one_tenant_names_none(api: ApiClient, api_key: str) -> None:
+    """Its tenant is meant, and no other is open to it."""
+    for query in ("", "?tenant=second"):
+        assert api.call(f"{USER}/tokens/custom{query}", api_key).json()["access_token"] == "token-of-second"
+        link = api.call(f"{USER}/reconnect/custom{query}", api_key)
+        assert tenant_of(link.json()["reauthorize_url"]) == "second"
+    for path in ("tokens", "reconnect"):
+        assert api.problem(f"{USER}/{path}/custom?tenant=default", api_key)[1:] == (
+            "not-allowed",
+            "the entry [consumers.calendar] does not allow this tenant",
+        )
 
 
 def test_a_user_names_no_tenant(api: ApiClient, tenant: Emulation) -> None:
@@ -100,6 +124,21 @@ def test_the_operator_says_whose_users_reconnect(api: ApiClient, tenant: Emulati
         link = api.call(f"{USER}/reconnect/custom{query}", credential)
         assert tenant_of(link.json()["reauthorize_url"]) == "second"
     assert api.problem(f"{USER}/reconnect/custom?tenant=default", user)[1] == "not-allowed"
+
+
+async def test_the_vault_is_asked_now_and_then(vault: Vault, rows: Rows) -> None:
+    """A tenant whose first sync was a while ago is known; the vault is not asked for each read."""
+    now = [1000.0]
+    found = Tenants((), vault, lambda: now[0])
+    assert (await found.known(), await found.only()) == ((), None)
+    await rows.add()
+    assert await found.known() == ()
+    now[0] += FRESH_SECONDS + 1
+    assert (await found.known(), await found.only()) == (("default",), "default")
+    await rows.add(tenant="second")
+    now[0] += FRESH_SECONDS + 1
+    assert (await found.known(), await found.only()) == (("default", "second"), None)
+    assert await Tenants(("default",), vault).only() == "default"
 
 
 def tenant_of(link: str) -> str:
