@@ -18,6 +18,7 @@ from worker.cli.network_checks import check_collector, check_egress, check_outgo
 from worker.cli.options import Json, Worker
 from worker.cli.redis_checks import check_redis
 from worker.cli.vault_checks import (
+    check_dead_rows,
     check_location,
     check_pauses,
     check_pooler,
@@ -181,6 +182,7 @@ async def _vault(settings: Settings) -> list[Check]:
             "database writes": check_writes,
             "clock": check_database_clock,
             "pooler": check_pooler,
+            "dead rows": check_dead_rows,
             "location": check_location,
             "pauses": check_pauses,
             "workers": check_workers,

@@ -37,6 +37,19 @@ async def check_writes(runtime: Runtime) -> list[Check]:
     return [Check("database writes", CheckResult.OK, "this Postgres is a primary, and takes them")]
 
 
+async def check_dead_rows(runtime: Runtime) -> list[Check]:
+    """Tell of a transaction that keeps dead rows."""
+    from worker.vault.status.dead_rows import count_dead_rows
+
+    if not (dead := await count_dead_rows(runtime.vault)):
+        return []
+    said = (
+        f"{dead} rows of grants are dead and stay, so each claim takes longer: end the transaction that was left open "
+        "(pg_stat_activity, the oldest xact_start; pg_prepared_xacts; pg_replication_slots)"
+    )
+    return [Check("dead rows", CheckResult.WARN, said)]
+
+
 async def check_location(runtime: Runtime) -> list[Check]:
     """Check that this is no copy of the vault."""
     await runtime.vault.check_location()
