@@ -206,8 +206,11 @@ DECLARED = (
         scope_separator=",",
         grace=float("inf"),
     ),
+    # Its API's errors have their code in "code"; a conflict passes.
     Provider(
         name="notion",
+        error_names=("error", "code"),
+        error_words=ErrorWords(wait=("conflict_error",)),
         source="https://developers.notion.com/reference/refresh-a-token",
         read_on=date(2026, 11, 28),
         hosts=("api.notion.com",),

@@ -481,6 +481,16 @@ def test_an_answer_that_says_no_failure_is_in_doubt(answer: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "blame"),
+    [("conflict_error", RefusalBlame.NOBODY), ("validation_error", RefusalBlame.UNKNOWN)],
+)
+def test_notions_errors(code: str, blame: RefusalBlame) -> None:
+    """A conflict at Notion passes; other words of its API are judged as anybody's."""
+    body = {"object": "error", "status": 409, "code": code, "message": "Please try again."}
+    assert refused(body, 409, provider=get("notion")) == Refused(blame, code)
+
+
+@pytest.mark.parametrize(
     ("description", "blame"),
     [("ip restricted", RefusalBlame.OPERATOR), ("retry your request", RefusalBlame.NOBODY)],
 )
