@@ -89,6 +89,8 @@ class Generator:
             if known:
                 # Nobody and no account is named: those that are generated lead to nothing.
                 yield operation.as_strategy(mode, path_parameters=known, headers={}), caller
+            if known and mode is GenerationMode.POSITIVE:
+                yield operation.as_strategy(mode, path_parameters=known, headers={}, query={}), caller
 
     def _send(
         self,

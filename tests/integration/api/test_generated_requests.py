@@ -105,7 +105,7 @@ async def test_generated_requests(
         )
         with serving(tmp_path) as api:
             generator = Generator(api.url, credential, api.call("/openapi.json").json(), known, check)
-            run = generator.run(REQUESTS, examples=min(100, max(3, REQUESTS // 80)))
+            run = generator.run(REQUESTS, examples=min(100, max(2, REQUESTS // 100)))
             log = api.process.log
     print(f"{run.sent} requests: {dict(sorted(run.statuses.items()))}, {sorted(run.answered)}")
     assert {200, 400, 401, 403, 404} <= run.statuses.keys()
