@@ -48,8 +48,8 @@ _DROPPED_FROM_REQUESTS = frozenset(
         "cdn-loop",
         "early-data",
     }
-    # A token that the provider echoes could be read in parts, none of which looks like it.
-    | {"range", "if-range", "request-range"}
+    # A token that the provider echoes could be read in parts, or packed (RFC 3229), neither of which looks like it.
+    | {"range", "if-range", "request-range", "a-im"}
     # a request id is our own, and traces of the operator's stay with the operator
     | {"traceparent", "tracestate", "baggage", "x-request-id"}
 )

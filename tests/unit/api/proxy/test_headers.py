@@ -52,6 +52,7 @@ BASE = "https://api.example/base"
         "Sec-WebSocket-Key",
         "Range",
         "If-Range",
+        "A-IM",
         "Accept-Encoding",
         "traceparent",
         "X-CSRF-Token",
