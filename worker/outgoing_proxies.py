@@ -68,8 +68,10 @@ class OutgoingProxy:
         """Say what it did instead, and the fix."""
         where = f"the outgoing proxy {self} ({self.variable})"
         match error:
-            case aiohttp.ClientHttpProxyError(status=407):
-                return f"{where} refuses its user or password (407): correct them in {self.variable}"
+            case aiohttp.ClientHttpProxyError(status=401 | 407):
+                return (
+                    f"{where} refuses its user or password ({error.status}): correct them in {self.variable}"
+                )
             case aiohttp.ClientHttpProxyError():
                 return f"{where} opens no tunnel ({error.status}): see its rules and its log, or set NO_PROXY"
             case aiohttp.ClientSSLError():
@@ -77,6 +79,8 @@ class OutgoingProxy:
                     f"{where} has a certificate that is not trusted, or speaks no TLS: name its authority in "
                     f"SSL_CERT_FILE, or write http:// in {self.variable}"
                 )
+            case aiohttp.ClientConnectorDNSError():
+                return f"{where} has a name without an address: correct {self.variable}, or see to DNS"
             case aiohttp.ClientProxyConnectionError():
                 cause = error.os_error.strerror or type(error.os_error).__name__
                 return f"{where} does not answer ({cause}): see to it, or correct {self.variable}"

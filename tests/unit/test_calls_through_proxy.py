@@ -104,15 +104,33 @@ async def test_a_proxy_may_be_spoken_to_over_tls(
     assert b"canary-token" in provider.received
 
 
-@pytest.mark.parametrize("failure", [407, 403, 502, "hangs", "breaks", "gone"])
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (407, "refuses its user or password (407)"),
+        (401, "refuses its user or password (401)"),  # as tinyproxy answers
+        (403, "opens no tunnel (403)"),
+        (502, "opens no tunnel (502)"),
+        ("hangs", "opens no tunnel in time"),
+        ("breaks", "breaks off"),
+        ("gone", "does not answer"),
+        ("unknown", "has a name without an address: correct HTTPS_PROXY, or see to DNS"),
+    ],
+)
 async def test_what_the_proxy_does_is_not_the_providers(
-    proxy: ConnectProxy, provider: TlsServer, failure: Failure | int, monkeypatch: pytest.MonkeyPatch
+    proxy: ConnectProxy,
+    provider: TlsServer,
+    failure: Failure | int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A tunnel that does not open leaves the request unsent, and the log names the proxy without its password."""
     if failure == "hangs":
         monkeypatch.setattr("worker.renewal.http.CONNECT_SECONDS", 0.5)
     if failure == "gone":
         monkeypatch.setenv("HTTPS_PROXY", f"http://vault:{PASSWORD}@127.0.0.1:1")
+    elif failure == "unknown":
+        monkeypatch.setenv("HTTPS_PROXY", f"http://vault:{PASSWORD}@proxy.invalid:3128")
     else:
         proxy.failure = failure
     with structlog.testing.capture_logs() as logs:
@@ -121,7 +139,8 @@ async def test_what_the_proxy_does_is_not_the_providers(
     assert answer == NoAnswer(sent=False, code="proxy_failed")
     assert provider.received == b""
     [event] = [each for each in logs if each["event"] == "outgoing_proxy.failed"]
-    assert "the outgoing proxy 127.0.0.1:" in event["error"]
+    assert event["error"].startswith("the outgoing proxy ")
+    assert said in event["error"]
     assert "HTTPS_PROXY" in event["error"]
     assert PASSWORD not in str(logs)
 

@@ -110,7 +110,7 @@ def _run(arguments: list[str], *, as_json: bool) -> int:
     try:
         code: Any = typer.main.get_command(app).main(arguments, "token-vault", standalone_mode=False)
     except typer.TyperException as wrong:
-        said = wrong.format_message()
+        said = wrong.format_message().replace("Value error, ", "")
         if "\n" in said:
             typer.echo(said, err=True)  # the help, where no command is given
         else:
