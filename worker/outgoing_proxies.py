@@ -79,9 +79,7 @@ class OutgoingProxy:
                     f"{where} has a certificate that is not trusted, or speaks no TLS: name its authority in "
                     f"SSL_CERT_FILE, or write http:// in {self.variable}"
                 )
-            case aiohttp.ClientConnectorDNSError():
-                return f"{where} has a name without an address: correct {self.variable}, or see to DNS"
-            case aiohttp.ClientProxyConnectionError():
+            case aiohttp.ClientProxyConnectionError() | aiohttp.ClientConnectorDNSError():
                 cause = error.os_error.strerror or type(error.os_error).__name__
                 return f"{where} does not answer ({cause}): see to it, or correct {self.variable}"
             case TimeoutError():

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
 
-Failure = Literal["hangs", "breaks", "gone"]
+Failure = Literal["hangs", "breaks", "gone", "unknown"]
 
 
 class ConnectProxy:

@@ -776,6 +776,14 @@ def test_doctor_goes_on_without_a_database(
     assert "canary" not in ran.out + ran.err
 
 
+def test_doctor_makes_no_spool(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder that the operator's own account has made the workers could not write: they make it."""
+    monkeypatch.setenv("TOKEN_VAULT_SPOOL", str(tmp_path / "absent" / "spool"))
+    found = results(run("doctor", "--json"))
+    assert found["spool"][0] == "ok"
+    assert not (tmp_path / "absent").exists()
+
+
 def test_doctor_sees_a_spool_without_room(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A spool that cannot be written fails, and one whose disk is nearly full is told."""
     monkeypatch.setattr("worker.cli.doctor.MIN_SPOOL_BYTES", 1 << 60)
