@@ -23,9 +23,9 @@ def parse(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
     Empty where the body is neither.
 
     Undecodable bytes are replaced rather than refused: a user's name in Latin-1 beside the tokens
-    must not cost the tokens.
+    must not cost the tokens. JSON in UTF-16 is read as well.
     """
-    text = body.decode("utf-8-sig", errors="replace").strip()
+    text = body.decode(json.detect_encoding(body), errors="replace").strip()
     try:
         # Integers of any length: the interpreter refuses to convert very long ones.
         fields = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else math.inf)

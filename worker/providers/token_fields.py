@@ -139,11 +139,14 @@ def salvage(text: str) -> dict[str, Any]:
         try:
             whole, _ = json.JSONDecoder().raw_decode(text, start)
         except (ValueError, RecursionError):
-            whole = {
-                name: json.loads(value, strict=False) for name, value in _FIELD.findall(text) if _reads(value)
-            }
+            whole = {}
         if has_refresh_token(whole):
             return cast(dict[str, Any], whole)
+        found = {
+            name: json.loads(value, strict=False) for name, value in _FIELD.findall(text) if _reads(value)
+        }
+        if _refresh_of(found):
+            return found
     elements = dict(_ELEMENT.findall(text)) if text.startswith("<") else {}
     return elements if _refresh_of(elements) else {}
 
@@ -210,7 +213,12 @@ def _by_name(holder: Fields, names: tuple[str, ...]) -> Iterator[tuple[str, Any]
 
 
 def _unwrapped(value: object) -> object:
-    """Return what ``{"refresh_token": {"token": "…"}}`` holds."""
+    """Return what ``{"refresh_token": {"token": "…"}}`` holds.
+
+    Or ``{"refresh_token": ["…"]}``.
+    """
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if not isinstance(value, Mapping):
         return value
     return next((inner for _, inner in _by_name(value, _VALUE_NAMES)), None)

@@ -150,6 +150,13 @@ def test_a_cut_answer_keeps_a_whole_refresh_token(length: int) -> None:
     assert isinstance(cut, Refused)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32-be"])
+def test_other_encodings_cost_no_refresh_token(encoding: str) -> None:
+    """JSON in whatever Unicode encoding, and a token that is the only one of a list, are read."""
+    body = json.dumps({"access_token": "new-access", "refresh_token": ["new-refresh"]}).encode(encoding)
+    assert pair(body).refresh == Secret("new-refresh")
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -159,12 +166,13 @@ def test_a_cut_answer_keeps_a_whole_refresh_token(length: int) -> None:
         "callback(%s);",
         "%s\n<!-- served in 12 ms -->",
         "%s{}",
+        '{"status": "ok"}\n%s',
         "<OAuth><access_token>new-access</access_token><refresh_token>new-refresh</refresh_token></OAuth>",
     ],
 )
 def test_what_stands_around_the_answer_costs_no_refresh_token(body: str) -> None:
     """A server's warning, a guard, a call around the JSON, or XML: the pair is read all the same."""
-    pair = '{"access_token": "new-access", "token": {"refresh_token": "new-refresh"}}'
+    pair = '{"access_token": "new-access", "refresh_token": "new-refresh"}'
     outcome = GENERIC.read(
         200, {"content-type": "text/html"}, body.replace("%s", pair).encode(), sent_at=SENT
     )
