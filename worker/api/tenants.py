@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
+from token_vault.errors import TemporarilyUnavailable, VaultError
 from worker.api.problems import ApiProblem
 from worker.consumer_rules import ConsumerRules
 from worker.settings.file import DEFAULT_TENANT
@@ -14,8 +17,12 @@ from worker.vault.db.errors import explained
 from worker.vault.grants import queries
 from worker.vault.vault import Database
 
+log = structlog.get_logger(__name__)
+
 # The first sync of another tenant is seen after this long.
 FRESH_SECONDS = 5.0
+# Postgres is not asked again sooner: else those who wait for an answer would each ask, one after the other.
+RETRY_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -34,25 +41,37 @@ class Tenants:
     configured: Sequence[str]
     database: Database
     clock: Callable[[], float] = time.monotonic
-    _found: tuple[str, ...] = ()
-    _found_at: float = float("-inf")
+    _found: Sequence[str] | None = None
+    _due_at: float = float("-inf")
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def known(self) -> Sequence[str]:
         """Return all of them.
 
+        Those that were known last, while the vault cannot be asked.
+
         Raises:
-            VaultError: the vault cannot be asked.
+            TemporarilyUnavailable: it could not be asked yet.
         """
         if DEFAULT_TENANT in self.configured:
             return self.configured
         async with self._lock:  # one query, however many wait for it
-            if self.clock() - self._found_at > FRESH_SECONDS:
-                async with explained():
-                    found = await queries.list_tenants(self.database)
-                self._found = tuple(sorted({*self.configured, *found}))
-                self._found_at = self.clock()
+            if self.clock() >= self._due_at:
+                await self._read()
+        if self._found is None:
+            raise TemporarilyUnavailable("the vault's tenants cannot be read now", RETRY_SECONDS)
         return self._found
+
+    async def _read(self) -> None:
+        try:
+            async with explained():
+                found = await queries.list_tenants(self.database)
+        except VaultError as error:
+            log.warning("tenants.load_failed", error=str(error))
+            self._due_at = self.clock() + RETRY_SECONDS
+            return
+        self._found = sorted({*self.configured, *found})
+        self._due_at = self.clock() + FRESH_SECONDS
 
     async def only(self) -> str | None:
         """Return the only tenant, if there is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +14,12 @@ from emulators.client import Emulation
 from tests.support.api_server import SETTINGS, ApiClient, serving_here
 from tests.support.proxied_api import RECONNECT_SECRET
 from tests.support.readers import Rows, Sql
-from worker.api.tenants import FRESH_SECONDS, Tenants
+from token_vault.errors import TemporarilyUnavailable
+from worker.api.tenants import FRESH_SECONDS, RETRY_SECONDS, Tenants
 from worker.reconnect import read_state
 from worker.settings import load
-from worker.vault.vault import Vault
+from worker.vault.grants import queries
+from worker.vault.vault import Database, Vault
 
 USER = "/v1/users/oauth2%7Cu1"
 TENANTS = ("default", "second")
@@ -130,15 +133,43 @@ async def test_the_vault_is_asked_now_and_then(vault: Vault, rows: Rows) -> None
     """A tenant whose first sync was a while ago is known; the vault is not asked for each read."""
     now = [1000.0]
     found = Tenants((), vault, lambda: now[0])
-    assert (await found.known(), await found.only()) == ((), None)
+    assert (await found.known(), await found.only()) == ([], None)
     await rows.add()
-    assert await found.known() == ()
-    now[0] += FRESH_SECONDS + 1
-    assert (await found.known(), await found.only()) == (("default",), "default")
+    assert await found.known() == []
+    now[0] += FRESH_SECONDS
+    assert (await found.known(), await found.only()) == (["default"], "default")
     await rows.add(tenant="second")
-    now[0] += FRESH_SECONDS + 1
-    assert (await found.known(), await found.only()) == (("default", "second"), None)
+    now[0] += FRESH_SECONDS
+    assert (await found.known(), await found.only()) == (["default", "second"], None)
     assert await Tenants(("default",), vault).only() == "default"
+
+
+async def test_while_the_vault_cannot_be_asked_what_is_known_holds(
+    vault: Vault, rows: Rows, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody who waits asks again after a failure; who knows nothing yet takes no tenant of the file for the only one."""
+    await rows.add()
+    now = [1000.0]
+    known, fresh = (Tenants(("second",), vault, lambda: now[0]) for _ in range(2))
+    assert await known.known() == ["default", "second"]
+    now[0] += FRESH_SECONDS
+    list_tenants, asked = queries.list_tenants, list[object]()
+
+    async def counted(database: Database) -> list[str]:
+        asked.append(database)
+        return await list_tenants(database)
+
+    monkeypatch.setattr(queries, "list_tenants", counted)
+    sql("ALTER TABLE connections RENAME TO away")
+    try:
+        assert await asyncio.gather(*(known.known() for _ in range(5))) == [["default", "second"]] * 5
+        waiting = await asyncio.gather(*(fresh.known() for _ in range(5)), return_exceptions=True)
+        assert [type(each) for each in waiting] == [TemporarilyUnavailable] * 5
+        assert len(asked) == 2
+    finally:
+        sql("ALTER TABLE away RENAME TO connections")
+    now[0] += RETRY_SECONDS
+    assert await fresh.known() == ["default", "second"]
 
 
 def tenant_of(link: str) -> str:
