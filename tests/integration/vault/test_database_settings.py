@@ -196,6 +196,8 @@ def test_a_vault_in_another_schema_is_found_by_the_address_alone(
         name = connection.info.dbname
         connection.execute(f"ALTER DATABASE {name} SET search_path = vault".encode())
     within = Secret(f"{url.reveal()}?options=-csearch_path%3Dvault")
+    with pytest.raises(ConfigurationError, match="search_path names no schema that there is"):
+        migrate(Secret(f"{url.reveal()}?options=-csearch_path%3Dabsent"))
     migrate(within)
     with pytest.raises(ConfigurationError, match=r"schema vault.*\?options=-csearch_path%3Dvault"):
         migrate(url)

@@ -52,13 +52,13 @@ def check_database(database_url: Secret) -> None:
     """Refuse a database that cannot hold a vault.
 
     Raises:
-        ConfigurationError: it is too old, its encoding is not UTF8, its vault is in a schema that this connection does not look
-            into, or as ``explain``.
+        ConfigurationError: it is too old, its encoding is not UTF8, this connection looks into no schema, or not into its
+            vault's, or as ``explain``.
         TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
     try:
         with create_command_engine(database_url).connect() as connection:
-            version, encoding, schema = connection.execute(_LOOK).one()
+            version, encoding, schema, is_nowhere = connection.execute(_LOOK).one()
     except DBAPIError as error:
         raise explain(error) from None
     if version < OLDEST_MAJOR_VERSION:
@@ -70,6 +70,11 @@ def check_database(database_url: Secret) -> None:
         raise ConfigurationError(
             f"the database has the encoding {encoding}, which cannot hold every user's id: make one by "
             "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and move a vault there by pg_dump and pg_restore"
+        )
+    if schema is None and is_nowhere:
+        raise ConfigurationError(
+            "this connection's search_path names no schema that there is: create it, or correct "
+            "?options=-csearch_path%3D… in DATABASE_URL"
         )
     if schema is not None:
         raise ConfigurationError(
