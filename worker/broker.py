@@ -108,7 +108,7 @@ class TaskConsumer(Consumer):  # type: ignore[misc]  # Celery carries no types
             except (*self.connection_errors, *self.channel_errors):
                 raise
             except Exception as error:  # whatever Celery meets in a message
-                log.warning("message.refused", error=type(error).__name__)
+                log.warning("message.refused", error=type(error).__name__, length=len(str(message.body)))
                 message.reject_log_error(log, self.connection_errors)
 
         return take
