@@ -143,7 +143,7 @@ def test_what_celery_did_not_expect_ends_no_worker(monkeypatch: pytest.MonkeyPat
     consumer = broker.TaskConsumer.__new__(broker.TaskConsumer)
     consumer.connection_errors, consumer.channel_errors = (ConnectionError,), ()
     rejected: list[object] = []
-    received: Any = SimpleNamespace(reject_log_error=lambda *_: rejected.append(received))
+    received: Any = SimpleNamespace(body="{}", reject_log_error=lambda *_: rejected.append(received))
     handle = consumer.create_task_handler()
     handle(received)
     assert rejected == [received]
