@@ -77,7 +77,7 @@ def _known(headers: Mapping[str, Any]) -> dict[str, Any]:
             raise WrongMessage("no_task")
     if headers["task"].startswith(_OWN_TASKS):
         raise WrongMessage("celery_task")
-    known = {name: headers[name] for name in _HEADERS if headers.get(name) is not None}
+    known = {name: headers[name] for name in _HEADERS if headers.get(name) not in (None, "")}
     for name, value in known.items():
         if not _HEADERS[name](value):
             raise WrongMessage(f"wrong_{name}")

@@ -111,7 +111,14 @@ def test_unknown_headers_are_left_out() -> None:
     """What an app adds to a message cannot stand in for what Celery keeps of it."""
     near = (datetime.now(UTC) + timedelta(minutes=40)).isoformat()
     given = with_headers(
-        get=5, delivery_info={}, request_id="r-1", eta=near, timelimit=[None, 5], retries=3, group=None
+        get=5,
+        delivery_info={},
+        request_id="r-1",
+        eta=near,
+        timelimit=[None, 5],
+        retries=3,
+        group=None,
+        shadow="",
     )
     headers = broker.read_message(given)["headers"]
     assert headers == ONE_ID | {"request_id": "r-1", "eta": near, "timelimit": [None, 5], "retries": 3}
