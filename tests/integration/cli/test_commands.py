@@ -349,6 +349,8 @@ def test_list(run: Run, company: Emulation) -> None:
         "total": 0,
         "next": None,
     }
+    exact = run("list", "--limit", "5", "--json").json
+    assert (len(exact["grants"]), exact["more"], exact["next"]) == (5, False, None)
     table = run("list", "--limit", "2")
     assert [len(table.out.splitlines()), "first 2 of 5" in table.err] == [3, True]
     assert run("list", "--state", "blocked").out.startswith("connection ")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+
+import psycopg
 import pytest
 
 from emulators.client import Emulation
 from tests.integration.cli.test_commands import Run, Sql, company, run
+from token_vault.secret import Secret
+from worker.cli import pause
 
 __all__ = ["company", "run"]  # the fixtures of the commands' tests
 
@@ -76,3 +82,27 @@ def test_mistakes_pause_nothing(run: Run, sql: Sql, arguments: list[str], said: 
     ran = run(*arguments)
     assert (ran.code, said in ran.err) == (2, True), ran.err
     assert sql("SELECT 1 FROM pauses") == []
+
+
+def test_when_a_pause_is_told_no_call_is_under_way(
+    run: Run, company: Emulation, sql: Sql, database_url: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is just claiming a grant is waited for, and then its call: an export that follows misses no new token."""
+    run("sync")
+    seen = []
+    claim = "UPDATE grants SET claim_owner = gen_random_uuid(), claimed_at = now(), claim_until = now() + interval '1 h'"
+
+    with psycopg.connect(database_url.reveal()) as worker:
+        worker.execute(f"{claim} WHERE user_id = 'bitbucket|bitbucket-0'")
+
+        async def go_on(_seconds: float) -> None:
+            seen.append(sql("SELECT count(*) FROM pauses")[0]["count"])
+            if len(seen) == 1:
+                worker.commit()  # its request is sent now
+            else:
+                sql("UPDATE grants SET claim_owner = NULL, claimed_at = NULL, claim_until = NULL")
+
+        monkeypatch.setattr(pause, "asyncio", SimpleNamespace(run=asyncio.run, sleep=go_on))
+        ran = run("pause", "--connection", "bitbucket", "--reason", "a move")
+    assert (ran.code, seen) == (0, [1, 1])
+    assert "calls under way are seen to their end" in ran.err
