@@ -85,7 +85,9 @@ class PostgresAddress:
         return tuple(host for host, _ in self._hosts())
 
     def _hosts(self) -> Iterator[tuple[str, str]]:
-        hosts = _first(self.parameters, "hostaddr", "host") or os.environ.get("PGHOST") or ""
+        # As libpq has it: an address comes before a name, wherever each is from.
+        address = _first(self.parameters, "hostaddr") or os.environ.get("PGHOSTADDR")
+        hosts = address or _first(self.parameters, "host") or os.environ.get("PGHOST") or ""
         given = _first(self.parameters, "port") or os.environ.get("PGPORT") or "5432"
         ports = given.split(",")
         for number, host in enumerate(hosts.split(",")):

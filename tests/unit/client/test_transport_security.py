@@ -49,3 +49,14 @@ def test_another_host_without_a_word_is_refused(url: str, monkeypatch: pytest.Mo
 def test_a_word_or_this_machine_is_enough(url: str) -> None:
     """An address with a word about its protection, or of this machine, is taken."""
     require_tls(PostgresAddress.parse(url))
+
+
+@pytest.mark.parametrize("variable", ["PGHOST", "PGHOSTADDR"])
+def test_a_host_of_libpqs_variables_is_another_host_too(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libpq prefers PGHOSTADDR to the address's host, and takes PGHOST where it has none."""
+    monkeypatch.setenv(variable, "203.0.113.9")
+    url = "postgresql://u:p@localhost/d" if variable == "PGHOSTADDR" else "postgresql://u:p@/d"
+    with pytest.raises(ConfigurationError, match="names another host and no sslmode"):
+        require_tls(PostgresAddress.parse(url))
