@@ -130,7 +130,11 @@ def _reconnect_operation() -> Json:
 
 
 def _auth0_hook_operation() -> Json:
-    event = {"description": "Log events as an array, an object or lines; or one CloudEvent.", "schema": {}}
+    events = {
+        "description": "Log events as an array, an object or lines; or one CloudEvent.",
+        "required": True,
+        "content": {"application/json": {"schema": {}}},
+    }
     taken = _ok("Stored; whom they name is synced.", {"$ref": "#/components/schemas/HookEvents"})
     problems = (
         "bad-request",
@@ -143,7 +147,7 @@ def _auth0_hook_operation() -> Json:
     )
     return _operation(
         "takeAuth0Events", "Take the events of an Auth0 log stream or event stream.", [], {"202": taken}, problems,
-        requestBody={"required": True, "content": {"application/json": event}},
+        requestBody=events,
     ) | {"security": [{"hookSecret": []}]}  # fmt: skip
 
 
