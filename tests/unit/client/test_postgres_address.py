@@ -99,7 +99,7 @@ def test_each_part_takes_each_form(text: str, monkeypatch: pytest.MonkeyPatch) -
     TokenVault(text, [KeyRing.generate()]).close()
     create_vault_engine(Secret(text), connections=1)
     monkeypatch.setenv("DATABASE_URL", text)
-    assert load().database_url == Secret(text)
+    assert load().database_url == Secret(text.strip())
 
 
 @pytest.mark.parametrize("text", MISTAKES)
