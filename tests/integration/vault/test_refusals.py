@@ -66,6 +66,13 @@ async def test_answers_are_counted_apart_from_server_errors(vault: Vault, grant:
     assert (counted.tries, counted.first_at) == (1, NOON)
 
 
+async def test_words_about_the_client_begin_anew_after_server_errors(vault: Vault, grant: int) -> None:
+    """An outage before the client broke is no part of its refusals, which a renewal between them does not acquit."""
+    outage, client = Suspicion.OUTAGE, Suspicion.CLIENT
+    counted = await refuse(vault, grant, (outage, 0), (outage, 1), (client, 2), (client, 3))
+    assert (counted.tries, counted.first_at) == (2, NOON + timedelta(hours=2))
+
+
 @pytest.mark.parametrize(("hours", "began"), [(1.5, 0), (5, 5)])
 async def test_a_server_error_long_after_a_refusal_begins_anew(
     vault: Vault, grant: int, hours: float, began: float
