@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl
 
 from worker.providers import answer, token_fields
 
+# JSONP, in which QQ refuses.
+_CALL = re.compile(r"[A-Za-z_$][A-Za-z0-9_.$]{0,63}\s*\(\s*(\{.*\})\s*\)\s*;?", re.DOTALL)
 _FORM = re.compile(r"[^\s<>\"{}\[\]]+")
 
 
@@ -26,6 +28,8 @@ def parse(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
     must not cost the tokens. JSON in UTF-16 is read as well.
     """
     text = body.decode(json.detect_encoding(body), errors="replace").strip()
+    if call := _CALL.fullmatch(text):
+        text = call[1]
     try:
         # Integers of any length: the interpreter refuses to convert very long ones.
         fields = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else math.inf)

@@ -498,3 +498,9 @@ def test_salesforce_refuses_addresses_in_words_for_dead_grants(description: str,
     """An address that is not listed costs no consent."""
     body = {"error": "invalid_grant", "error_description": description}
     assert refused(body, 400, provider=get("salesforce")).blame is blame
+
+
+@pytest.mark.parametrize("body", [b'callback( {"error":100016,"msg":"over"} );\n', b'a.b({"error":100016})'])
+def test_a_refusal_in_a_call_is_read(body: bytes) -> None:
+    """JSONP is read as the JSON in it."""
+    assert refused(body, content_type="text/html") == Refused(RefusalBlame.UNKNOWN, "100016")
