@@ -166,7 +166,7 @@ async def test_tokens_that_are_to_be_revoked_are_not_spent(
     vault: Vault, sql: Sql, add: Add, is_open: bool
 ) -> None:
     """A grant whose tokens wait to be taken for revocation is not claimed; once they are taken it may be."""
-    waiting, taken = add(due_at=NOW - SECOND), add()
+    waiting, taken = add(), add(due_at=NOW - SECOND)  # a probe would take what fell due last
     revoke(sql, waiting)
     revoke(sql, taken, taken=True)
     if is_open:
@@ -215,10 +215,10 @@ async def test_a_probe_prefers_a_grant_that_was_never_refused(
     vault: Vault, sql: Sql, add: Add, refuse: Callable[[int], None], blame: str, state: str
 ) -> None:
     """One that may be dead itself proves nothing of the client, however long it is due."""
-    refused = add(due_at=NOW - SECOND)
-    add(due_at=NOW - SECOND, state="reauthorization_required")
-    refuse(refused)
-    fresh = add(state=state)
+    for due_at in (NOW, NOW - 2 * SECOND):
+        refuse(add(due_at=due_at))
+        add(due_at=due_at, state="reauthorization_required")
+    fresh = add(state=state, due_at=NOW - SECOND)
     open_circuit(sql, blame)
     assert await claimed(vault) == [fresh]
 
