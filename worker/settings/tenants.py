@@ -89,7 +89,8 @@ class TenantSettings(Section):
         parts = split_url(domain if "://" in domain else f"https://{domain}")
         is_host = parts is not None and is_https(parts) and _HOST.fullmatch(parts.netloc)
         if parts is None or not is_host or parts.path.strip("/") or parts.query or parts.fragment:
-            raise ValueError("has to be the tenant's domain alone: acme.eu.auth0.com")
+            plain = "; http:// is allowed towards loopback only" if domain.startswith("http://") else ""
+            raise ValueError(f"has to be the tenant's domain alone: acme.eu.auth0.com{plain}")
         return domain
 
     @model_validator(mode="after")

@@ -268,7 +268,7 @@ def test_why_nothing_comes_is_told_without_a_terminal_too(tmp_path: Path) -> Non
         ({"AUTH0_DOMAIN": "http://tenant.example/x"}, "AUTH0_DOMAIN has to be the tenant's domain alone"),
         (
             {"AUTH0_DOMAIN": "http://tenant.example"},
-            "tenant default: AUTH0_DOMAIN: http:// is allowed towards loopback",
+            "AUTH0_DOMAIN has to be the tenant's domain alone: acme.eu.auth0.com; http:// is allowed towards loopback",
         ),
         (
             {"AUTH0_CLIENT_SECRET": "", "AUTH0_PRIVATE_KEY": "canary"},
