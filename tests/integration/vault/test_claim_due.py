@@ -161,12 +161,16 @@ async def test_what_is_paused_is_left_alone(
     assert (one is None) == stops
 
 
+@pytest.mark.parametrize("seconds", [-1, 1])  # a probe takes what fell due last
 @pytest.mark.parametrize("is_open", [False, True])
 async def test_tokens_that_are_to_be_revoked_are_not_spent(
-    vault: Vault, sql: Sql, add: Add, is_open: bool
+    vault: Vault, sql: Sql, add: Add, is_open: bool, seconds: int
 ) -> None:
     """A grant whose tokens wait to be taken for revocation is not claimed; once they are taken it may be."""
-    waiting, taken = add(), add(due_at=NOW - SECOND)  # a probe would take what fell due last
+    waiting, taken = (
+        add(due_at=min(NOW, NOW + seconds * SECOND)),
+        add(due_at=min(NOW, NOW - seconds * SECOND)),
+    )
     revoke(sql, waiting)
     revoke(sql, taken, taken=True)
     if is_open:
@@ -209,16 +213,17 @@ async def test_a_probe_of_a_client_is_made_before_a_grant_is_due(
     assert await claimed(vault) == ([grant] if early else [])
 
 
+@pytest.mark.parametrize("due_at", [NOW - SECOND, NOW])
 @pytest.mark.parametrize("blame", ["operator", "nobody"])
 @pytest.mark.parametrize("state", ["active", "in_doubt"])
 async def test_a_probe_prefers_a_grant_that_was_never_refused(
-    vault: Vault, sql: Sql, add: Add, refuse: Callable[[int], None], blame: str, state: str
+    vault: Vault, sql: Sql, add: Add, refuse: Callable[[int], None], blame: str, state: str, due_at: datetime
 ) -> None:
     """One that may be dead itself proves nothing of the client, however long it is due."""
-    for due_at in (NOW, NOW - 2 * SECOND):
-        refuse(add(due_at=due_at))
-        add(due_at=due_at, state="reauthorization_required")
-    fresh = add(state=state, due_at=NOW - SECOND)
+    for before_or_after in (NOW, NOW - 2 * SECOND):
+        refuse(add(due_at=before_or_after))
+        add(due_at=before_or_after, state="reauthorization_required")
+    fresh = add(state=state, due_at=due_at)
     open_circuit(sql, blame)
     assert await claimed(vault) == [fresh]
 
