@@ -158,7 +158,7 @@ def _stale_copy_taken(control: Path) -> None:
 
     ingest: Any = worker.vault.ingest.ingest
     ingest.compare_freshness = compare_freshness
-    _change_sql(ingest, "_FIND_CHANGED", "WHERE g.id IS NULL\n    OR", "WHERE true OR g.id IS NULL\n    OR")
+    _change_sql(ingest, "_FIND_CHANGED", "WHERE coalesce(", "WHERE true OR coalesce(")
 
 
 @_plant
