@@ -171,6 +171,18 @@ def test_what_a_whole_pattern_finds_is_removed(token: str, data: st.DataObject) 
     assert not any(re.search(pattern, cleaned) for pattern in whole_patterns(token))
 
 
+@pytest.mark.parametrize(
+    ("before", "begins"), [("%", "41"), ("%25", "41"), ("\\u", "0041"), ("&#", "65;"), ("&#x", "0041;")]
+)
+def test_a_token_that_looks_like_the_end_of_an_escape_is_removed(before: str, begins: str) -> None:
+    """What stands before a token cannot make its first characters another one."""
+    token = begins + "bcdefghijklmnopqrstuvwxyz"
+    assert (
+        scrub(TokenScrubber([token]), f"{before}{token} ".encode(), 1000)
+        == before.encode() + REPLACEMENT + b" "
+    )
+
+
 @given(st.binary(max_size=300) | st.text('01a%\\u&#x;/"nr', max_size=100).map(str.encode), st.data())
 def test_an_unescaped_text_knows_its_source(source: bytes, data: st.DataObject) -> None:
     """Each part of an unescaped text comes from a part of the source that says the same."""
