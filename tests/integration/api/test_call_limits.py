@@ -26,13 +26,16 @@ async def test_a_user_leaves_places_to_others(proxied: Proxied) -> None:
     other = {"Authorization": f"Bearer {proxied.issuer.access_token('oauth2|other')}"}
     head = f"POST {PATH}/calendar/v3/a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {proxied.issuer.access_token(USER)}\r\n"
     async with AsyncExitStack() as uploads:
-        for _ in range(UPLOADS):
-            _, writer = await asyncio.open_connection(place.hostname, place.port)
+        answers = []
+        for _ in range(UPLOADS + 1):
+            reader, writer = await asyncio.open_connection(place.hostname, place.port)
             uploads.push_async_callback(writer.wait_closed)
             uploads.callback(writer.close)
             writer.write(f"{head}Content-Length: 9\r\n\r\nhalf".encode())
-        while await in_flight(proxied) < UPLOADS:
-            pass
+            answers.append(asyncio.ensure_future(reader.readline()))
+        # One is refused, as soon as the others have taken their places.
+        answered, _ = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+        assert [b"503" in await each for each in answered] == [True]
         refused = await proxied.call()
         assert problem(refused) == "temporarily-unavailable"
         assert refused.headers["retry-after"] == "1"
