@@ -46,13 +46,16 @@ async def drip(url: str, head: str, *, begun: bytes = b"") -> bytes:
             writer.write(b"x")
 
     dripping = asyncio.create_task(go_on())
+    answer = b""
     try:
-        return await reader.read()
-    except ConnectionResetError:
-        return b""
+        while piece := await reader.read(65_536):
+            answer += piece
+    except ConnectionError:  # the answer is there, and what was dripped behind it met a closed connection
+        answer += bytes(reader._buffer)  # type: ignore[attr-defined]
     finally:
         dripping.cancel()
         writer.close()
+    return answer
 
 
 def document(answer: bytes) -> tuple[int, str]:
