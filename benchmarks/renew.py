@@ -34,9 +34,8 @@ def _one_task_each(stage: Stage) -> Result:
     users = stage.users("partner")[:TASKS]
     app = Celery(broker=stage.servers.redis_url.reveal())
     stage.emulation.reset_calls()
-    stage.sql(
-        "UPDATE grants SET obtained_at = obtained_at - interval '1 min'"
-    )  # forced, a token may be so old
+    # A forced refresh replaces no token that is younger.
+    stage.sql("UPDATE grants SET obtained_at = obtained_at - interval '1 min'")
     with celery("worker", "-Q", "interactive", "-c", "16", log=stage.home / "celery.log"):
         app.send_task(
             "worker.refresh_token",

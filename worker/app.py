@@ -52,11 +52,15 @@ AUDIT_SECONDS = 15.0
 DIGEST_SECONDS = 15.0
 
 # By name: a worker imports them, and with them the tasks. Beat and apps do without, which is a quarter of its memory.
-WORKER_STEPS = tuple(
-    f"worker.bootsteps:{name}Step"
-    for name in ("RefreshRequest", "ChangedUsers", "Renewal", "Heartbeat", "Monitoring")
+WORKER_STEPS = (
+    "worker.bootsteps:RefreshRequestStep",
+    "worker.bootsteps:ChangedUsersStep",
+    "worker.bootsteps:RenewalStep",
+    "worker.bootsteps:HeartbeatStep",
+    "worker.bootsteps:MonitoringStep",
 )
-CONSUMING_STEP, BROKER_KEYS_STEP = "worker.bootsteps:ConsumingStep", "worker.bootsteps:BrokerKeysStep"
+CONSUMING_STEP = "worker.bootsteps:ConsumingStep"
+BROKER_KEYS_STEP = "worker.bootsteps:BrokerKeysStep"
 
 # What of an app's id may stand in a log.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")

@@ -8,7 +8,7 @@ for this. A key of another type than kombu's would end the worker, and a lock wi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from queue import Empty
 from typing import Any
 
@@ -86,8 +86,22 @@ def _parse(text: str) -> object:
 
 
 def _checked(message: object) -> dict[str, Any]:
-    if not isinstance(message, dict) or (fault := _find_fault(message)) is not None:
-        raise WrongMessage(fault if isinstance(message, dict) else "no_message")
+    match message:
+        case {
+            "body": str(),
+            "headers": dict(headers),
+            "properties": {
+                "delivery_tag": str(),
+                "delivery_info": {"exchange": str(), "routing_key": str()},
+            },
+        } if isinstance(message, dict):
+            pass
+        case _:
+            raise WrongMessage("no_message")
+    if headers.get("compression"):
+        raise WrongMessage("compressed")
+    if (message.get("content-type"), message.get("content-encoding")) != _CONTENT:
+        raise WrongMessage("no_json")
     return read_task(message)
 
 
@@ -142,24 +156,3 @@ def _key_types(queues: Iterable[str]) -> dict[str, str]:
             prefix % queue: "set" for prefix in (channel.keyprefix_queue, channel.keyprefix_binding_permanent)
         }
     return types
-
-
-def _find_fault(message: Mapping[str, Any]) -> str | None:
-    """Say by a code why a message is refused."""
-    headers, properties = message.get("headers"), message.get("properties")
-    if not isinstance(headers, dict) or not isinstance(properties, dict):
-        return "no_message"
-    delivery = properties.get("delivery_info")
-    if (
-        not isinstance(message.get("body"), str)
-        or not isinstance(properties.get("delivery_tag"), str)
-        or not isinstance(delivery, dict)
-        or not isinstance(delivery.get("exchange"), str)
-        or not isinstance(delivery.get("routing_key"), str)
-    ):
-        return "no_message"
-    if headers.get("compression"):
-        return "compressed"
-    if (message.get("content-type"), message.get("content-encoding")) != _CONTENT:
-        return "no_json"
-    return None

@@ -94,11 +94,8 @@ class Jwks:
             if self.issuer is not None:
                 url = _key_set_url(await _get(url, self.named), self.issuer, url)
             self._keys = _read(await _get(url, self.named))
-        except (
-            httpx.HTTPError,
-            ValueError,
-            RecursionError,
-        ) as error:  # the last one: JSON of a thousand brackets
+        # JSON of a thousand brackets is a RecursionError.
+        except (httpx.HTTPError, ValueError, RecursionError) as error:
             log.warning("jwks.fetch_failed", error=type(error).__name__)
             return
         self._fetched_at = self._tried_at

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator
 
 from token_vault.secret import Secret
 from worker.loopback import is_loopback
+from worker.settings.section import SecretField
+
+_Headers = TypeVar("_Headers", bound=Mapping[str, str] | Mapping[str, Secret])
 
 # RFC 9110, section 5.
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -46,12 +49,7 @@ def _check_endpoint(url: str) -> str:
     return url
 
 
-def check_headers(headers: Mapping[str, str | Secret]) -> None:
-    """Refuse headers that no request can hold.
-
-    Raises:
-        ValueError: which shows none of them.
-    """
+def _check_headers(headers: _Headers) -> _Headers:
     for name, value in headers.items():
         text = value.reveal() if isinstance(value, Secret) else value
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(text):
@@ -59,7 +57,14 @@ def check_headers(headers: Mapping[str, str | Secret]) -> None:
                 "a header has a name of letters, digits and hyphens, and a value in one line of ASCII without blanks "
                 "around it"
             )
+    return headers
 
 
 EndpointUrl = Annotated[str, AfterValidator(_check_endpoint)]
 """Where tokens are sent."""
+
+Headers = Annotated[Mapping[str, str], AfterValidator(_check_headers)]
+"""What a request can hold."""
+
+SecretHeaders = Annotated[Mapping[str, SecretField], AfterValidator(_check_headers)]
+"""Likewise; a mistake shows none of them."""

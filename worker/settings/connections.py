@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, IPvAnyNetwork, field_validator, model_validator
+from pydantic import Field, IPvAnyNetwork, model_validator
 
-from token_vault.secret import Secret
-from worker.settings.checks import EndpointUrl, check_headers
+from worker.settings.checks import EndpointUrl, Headers, SecretHeaders
 from worker.settings.section import SecretField, Section
 
 Seconds = Annotated[float, Field(gt=0, le=10 * 365 * 86_400, allow_inf_nan=False)]
@@ -81,7 +80,7 @@ class ProviderSettings(RenewalPolicySettings):
     client_auth: ClientAuthName | None = None
     method: Literal["POST", "GET"] | None = None
     json_body: bool | None = None
-    headers: Mapping[str, str] | None = Field(default=None, repr=False)
+    headers: Headers | None = Field(default=None, repr=False)
     grant_type: str | None = None
     sends: Literal["refresh_token", "access_token", "nothing"] | None = None
     token_parameter: str | None = None
@@ -98,12 +97,6 @@ class ProviderSettings(RenewalPolicySettings):
     refresh_end_is_hard: bool | None = None
     error_names: tuple[str, ...] | None = None
     error_words: ErrorWordSettings | None = None
-
-    @field_validator("headers")
-    @classmethod
-    def _check_headers(cls, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-        check_headers(headers or {})
-        return headers
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -147,12 +140,6 @@ class ConnectionSettings(RenewalPolicySettings):
     redirect_uri: str | None = None
     revocation_url: EndpointUrl | None = None
     extra: Mapping[str, str] = Field(default_factory=dict, repr=False)
-    headers: Mapping[str, SecretField] = Field(default_factory=dict)
+    headers: SecretHeaders = Field(default_factory=dict)
     resources: tuple[str, ...] | None = None
     egress: tuple[IPvAnyNetwork, ...] | None = None
-
-    @field_validator("headers")
-    @classmethod
-    def _check_headers(cls, headers: Mapping[str, Secret]) -> Mapping[str, Secret]:
-        check_headers(headers)
-        return headers

@@ -144,9 +144,8 @@ class Dispatcher:
         body = payload.body(event, await self._consent_link(event))
         signed = signature.headers(payload.public_id(event.id), body, webhook.secret, now=now)
         host = urlsplit(webhook.url).hostname or ""
-        with traces.span(
-            "POST webhook", "client", method="POST", host=host
-        ) as span:  # the receiver is not sent it
+        # The receiver is not sent it.
+        with traces.span("POST webhook", "client", method="POST", host=host) as span:
             span.set(tenant=event.tenant, webhook=delivery.webhook, event=payload.public_id(event.id))
             result = await post(self._http, webhook.url, body, signed)
             if result.status is None:

@@ -69,6 +69,13 @@ async def add_rows(rows: Rows, sql: Sql) -> None:
     sql("UPDATE consumers SET refresh = true")
 
 
+def access_token(tenant: Emulation) -> str:
+    """A front end's, of the user who has both grants."""
+    return tenant.issue_access_token(
+        {"sub": "oauth2|u1", "gty": None, "scope": "proxy:idp", "exp": 4_000_000_000}
+    )
+
+
 def test_the_description_is_one_of_openapi() -> None:
     """It has no member that OpenAPI 3.1 does not know: generators of clients refuse it otherwise."""
     schemathesis.openapi.from_dict(describe()).validate()
@@ -86,9 +93,7 @@ async def test_generated_requests(
 ) -> None:
     """Each answer is one that the description names; none is a 500, and none shows a secret."""
     await add_rows(rows, sql)
-    user = tenant.issue_access_token(
-        {"sub": "oauth2|u1", "gty": None, "scope": "proxy:idp", "exp": 4_000_000_000}
-    )
+    user = access_token(tenant)
     monkeypatch.setenv("AUTH0_HOOK_SECRET", HOOK_SECRET)
     secrets = [*secrets, HOOK_SECRET]
 
@@ -135,9 +140,7 @@ async def test_path_tricks(
 ) -> None:
     """Whatever a path is made of, the provider sees allowed paths alone, and the caller no token."""
     await add_rows(rows, sql)
-    user = tenant.issue_access_token(
-        {"sub": "oauth2|u1", "gty": None, "scope": "proxy:idp", "exp": 4_000_000_000}
-    )
+    user = access_token(tenant)
     choose = random.Random(7)
     statuses: set[int] = set()
     with upstream() as provider:

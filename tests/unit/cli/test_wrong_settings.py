@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
+from tests.support.bare_environment import set_home_alone
 from token_vault.secret import Secret
 from worker.cli import main
 from worker.settings import SECRET_NAMES, load
@@ -141,10 +141,7 @@ MISTAKES = [*in_file(), *in_environment()]
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of the vault's is set, and the home is empty."""
-    for name in os.environ:
-        if name.startswith(("AUTH0_", "VAULT_", "TOKEN_VAULT_", "DATABASE_", "REDIS_URL")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("TOKEN_VAULT_HOME", str(tmp_path / "home"))
+    set_home_alone(monkeypatch, tmp_path / "home")
     monkeypatch.setenv("A_SECRET", SECRET)
     monkeypatch.setenv("A_WEBHOOK_SECRET", "whsec_" + "A" * 43 + "=")
 

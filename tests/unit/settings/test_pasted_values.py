@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.bare_environment import set_home_alone
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.cli.environment import load_settings
@@ -19,10 +19,7 @@ TENANT = {"AUTH0_DOMAIN": "acme.eu.auth0.com", "AUTH0_CLIENT_ID": "id", "AUTH0_C
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Nothing of the vault's is set but a home that is empty."""
-    for name in os.environ:
-        if name.upper().startswith(("AUTH0_", "VAULT_", "TOKEN_VAULT_", "DATABASE_", "REDIS_URL")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("TOKEN_VAULT_HOME", str(tmp_path / "home"))
+    set_home_alone(monkeypatch, tmp_path / "home")
     return tmp_path
 
 

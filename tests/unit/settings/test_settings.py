@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.bare_environment import set_home_alone
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker import logs
@@ -30,10 +30,7 @@ ATTRIBUTES: dict[str, Callable[[Settings], Secret | tuple[Secret, ...] | None]] 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No variable of the vault's is set, and its home is empty."""
-    for name in os.environ:
-        if name.upper().startswith(("AUTH0_", "VAULT_", "TOKEN_VAULT_", "DATABASE_", "REDIS_URL")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("TOKEN_VAULT_HOME", str(tmp_path / "home"))
+    set_home_alone(monkeypatch, tmp_path / "home")
     return tmp_path
 
 

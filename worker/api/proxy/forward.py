@@ -102,11 +102,12 @@ async def forward(
         raise _refusal(error) from None
     is_repeatable = body.is_complete
     used = [await tokens.current()]
-    answer = await _send(session, settings, call, begun, body, used[-1])
+    request = _ProviderRequest(session, settings, call, begun, body)
+    answer = await request.send(used[-1])
     if answer.status == 401 and is_repeatable:
         if replacement := await _replace(tokens, answer):
             used.append(replacement)
-            answer = await _send(session, settings, call, begun, body, replacement)
+            answer = await request.send(replacement)
     elif answer.status == 401:
         await tokens.report_rejected()
     try:
@@ -140,84 +141,83 @@ async def _replace(tokens: Tokens, refused: aiohttp.ClientResponse) -> Secret | 
     return replacement
 
 
-async def _send(
-    session: ProviderSession,
-    settings: ProxySettings,
-    call: ProxyCall,
-    begun: bytes,
-    body: RequestBody,
-    token: Secret,
-) -> aiohttp.ClientResponse:
-    name = f"{call.method} provider API"
-    with traces.span(name, "client", method=call.method, connection=call.connection) as span:
-        answer = await _request(session, settings, call, begun, body, token)
-        span.set_status(answer.status)
-    return answer
+@dataclass(frozen=True, slots=True)
+class _ProviderRequest:
+    """A call as the provider gets it.
 
+    Attributes:
+        begun: the body's beginning; all of it where it is complete.
+    """
 
-async def _request(
-    session: ProviderSession,
-    settings: ProxySettings,
-    call: ProxyCall,
-    begun: bytes,
-    body: RequestBody,
-    token: Secret,
-) -> aiohttp.ClientResponse:
-    answer = await _try_request(session, settings, call, begun, body, token)
-    if isinstance(answer, aiohttp.ClientResponse):
+    session: ProviderSession
+    settings: ProxySettings
+    call: ProxyCall
+    begun: bytes
+    body: RequestBody
+
+    async def send(self, token: Secret) -> aiohttp.ClientResponse:
+        """Return the answer's head.
+
+        Raises:
+            ApiProblem: there is none.
+        """
+        call = self.call
+        name = f"{call.method} provider API"
+        with traces.span(name, "client", method=call.method, connection=call.connection) as span:
+            answer = await self._request(token)
+            span.set_status(answer.status)
         return answer
-    # Here, and not where it failed: those frames hold the request's headers, the token among them.
-    if isinstance(answer, Exception):
-        raise answer
-    if body.refused is not None:
-        raise _refusal(body.refused)
-    log.warning("proxy.call_failed", connection=call.connection, error=answer)
-    raise problems.unavailable(f"the API behind connection {call.connection} does not answer", RETRY_SECONDS)
 
+    async def _request(self, token: Secret) -> aiohttp.ClientResponse:
+        answer = await self._try_request(token)
+        if isinstance(answer, aiohttp.ClientResponse):
+            return answer
+        # Here, and not where it failed: those frames hold the request's headers, the token among them.
+        if isinstance(answer, Exception):
+            raise answer
+        if self.body.refused is not None:
+            raise _refusal(self.body.refused)
+        connection = self.call.connection
+        log.warning("proxy.call_failed", connection=connection, error=answer)
+        raise problems.unavailable(f"the API behind connection {connection} does not answer", RETRY_SECONDS)
 
-async def _try_request(
-    session: ProviderSession,
-    settings: ProxySettings,
-    call: ProxyCall,
-    begun: bytes,
-    body: RequestBody,
-    token: Secret,
-) -> aiohttp.ClientResponse | str | Exception:
-    """Return the answer, a failure's name, or an unexpected error."""
-    headers = request_headers(call.headers, token.reveal())
-    if not body.is_complete:
-        headers += [(name, value) for name, value in call.headers if name.lower() == "content-length"]
-    url = _url(settings, call)
-    outgoing = session.proxies.of(str(url))
-    try:
-        async with asyncio.timeout(None) as stall:
-            return await session.http.request(
-                call.method,
-                url,
-                proxy=outgoing.url if outgoing else None,
-                proxy_headers=outgoing.headers if outgoing else None,
-                headers=headers,
-                data=(begun or None) if body.is_complete else _upload(body, stall, settings.timeout),
-                skip_auto_headers=("User-Agent", "Content-Type"),
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=call.seconds_left,
-                    connect=CONNECTION_WAIT_SECONDS,
-                    sock_connect=CONNECT_SECONDS,
-                    sock_read=settings.timeout,
-                ),
-            )
-    except (
-        aiohttp.ClientHttpProxyError,
-        aiohttp.ClientProxyConnectionError,
-        aiohttp.ClientSSLError,
-    ) as error:
-        blamed = outgoing if outgoing and not outgoing.is_beyond(error) else None
-        return blamed.explain(error) if blamed else type(error).__name__
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        return type(error).__name__
-    except Exception as error:
-        return without_frames(error)
+    async def _try_request(self, token: Secret) -> aiohttp.ClientResponse | str | Exception:
+        """Return the answer, a failure's name, or an unexpected error."""
+        call, settings, body = self.call, self.settings, self.body
+        headers = request_headers(call.headers, token.reveal())
+        if not body.is_complete:
+            headers += [(name, value) for name, value in call.headers if name.lower() == "content-length"]
+        url = _url(settings, call)
+        outgoing = self.session.proxies.of(str(url))
+        try:
+            async with asyncio.timeout(None) as stall:
+                return await self.session.http.request(
+                    call.method,
+                    url,
+                    proxy=outgoing.url if outgoing else None,
+                    proxy_headers=outgoing.headers if outgoing else None,
+                    headers=headers,
+                    data=(self.begun or None) if body.is_complete else _upload(body, stall, settings.timeout),
+                    skip_auto_headers=("User-Agent", "Content-Type"),
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=call.seconds_left,
+                        connect=CONNECTION_WAIT_SECONDS,
+                        sock_connect=CONNECT_SECONDS,
+                        sock_read=settings.timeout,
+                    ),
+                )
+        except (
+            aiohttp.ClientHttpProxyError,
+            aiohttp.ClientProxyConnectionError,
+            aiohttp.ClientSSLError,
+        ) as error:
+            blamed = outgoing if outgoing and not outgoing.is_beyond(error) else None
+            return blamed.explain(error) if blamed else type(error).__name__
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            return type(error).__name__
+        except Exception as error:
+            return without_frames(error)
 
 
 async def _upload(body: RequestBody, stall: asyncio.Timeout, seconds: float) -> AsyncIterator[bytes]:

@@ -17,7 +17,6 @@ _HOP_BY_HOP = frozenset(
     {
         "connection",
         "keep-alive",
-        "proxy-connection",
         "te",
         "trailer",
         "trailers",
@@ -33,27 +32,28 @@ _DROPPED_FROM_REQUESTS = frozenset(
     # of the browser, which the provider has no business with
     | {"origin", "referer", "cookie", "cookie2", "dnt", "priority"}
     # credentials, and headers that act for somebody else
-    | {"authorization", "dpop", "www-authenticate", "sudo", "x-sudo", "signature", "signature-input"}
+    | {"dpop", "www-authenticate", "sudo", "x-sudo", "signature", "signature-input"}
     | {"as-user", "x-as-user", "act-as", "x-act-as", "remote-user", "client-cert", "client-cert-chain"}
     # where the request came from, or was meant to go
-    | {"forwarded", "via", "client-ip", "true-client-ip", "fastly-client-ip", "from", "destination"}
     | {
+        "forwarded",
+        "via",
+        "from",
+        "destination",
         "x-host",
         "x-url",
         "x-uri",
         "x-scheme",
         "x-proto",
         "x-url-scheme",
-        "front-end-https",
-        "cdn-loop",
-        "early-data",
     }
+    | {"front-end-https", "cdn-loop", "early-data"}
     # A token that the provider echoes could be read in parts, or packed (RFC 3229), neither of which looks like it.
     | {"range", "if-range", "request-range", "a-im"}
     # a request id is our own, and traces of the operator's stay with the operator
     | {"traceparent", "tracestate", "baggage", "x-request-id"}
 )
-_DROPPED_PATTERN = re.compile(
+_DROPPED_REQUEST_PATTERN = re.compile(
     r"sec-.*|proxy-.*|cf-.*|x-forwarded.*|x-original-.*|x-rewrite-.*|x-envoy-.*|x-amzn?-.*|access-control-.*|x-b3-.*"
     # where the request came from, as gateways say it
     r"|.*client-?ip|x-.*-ip|x-remote-.*|x-appengine-.*|x-arr-.*"
@@ -67,26 +67,9 @@ _DROPPED_PATTERN = re.compile(
 
 _DROPPED_FROM_RESPONSES = frozenset(
     {"content-length", "content-encoding", "content-range", "accept-ranges", "location", "content-location"}
-    | {"set-cookie", "set-cookie2", "www-authenticate", "proxy-authenticate", "authentication-info"}
     # "Refresh" and "Link" can send a browser elsewhere; the others speak for the whole origin, which is ours.
-    | {"refresh", "clear-site-data", "strict-transport-security", "alt-svc", "public-key-pins", "expect-ct"}
-    | {
-        "content-security-policy",
-        "content-security-policy-report-only",
-        "service-worker-allowed",
-        "sourcemap",
-    }
-    | {
-        "cache-control",
-        "pragma",
-        "expires",
-        "age",
-        "nel",
-        "report-to",
-        "reporting-endpoints",
-        "server",
-        "via",
-    }
+    | {"refresh", "clear-site-data", "strict-transport-security", "expect-ct", "sourcemap"}
+    | {"pragma", "expires", "age", "nel", "report-to", "reporting-endpoints", "server", "via"}
     | {"x-content-type-options", "x-request-id", "traceresponse", "date", "x-frame-options", "vary"}
     | {"authorization", "dpop-nonce", "forwarded", "host", "traceparent", "tracestate", "cache-tag", "xkey"}
     # What a browser applies to a whole origin, or lets a page do.
@@ -95,16 +78,10 @@ _DROPPED_FROM_RESPONSES = frozenset(
         "critical-ch",
         "origin-agent-cluster",
         "origin-trial",
-        "permissions-policy",
         "timing-allow-origin",
-    }
-    | {
         "speculation-rules",
-        "use-as-dictionary",
-        "no-vary-search",
-        "observe-browsing-topics",
-        "shared-storage-write",
     }
+    | {"use-as-dictionary", "no-vary-search", "observe-browsing-topics", "shared-storage-write"}
     | {"activate-storage-access", "supports-loading-mode", "x-sourcemap", "x-webkit-csp", "p3p"}
 )
 _DROPPED_RESPONSE_PATTERN = re.compile(
@@ -133,27 +110,30 @@ def _named_by_connection(headers: Iterable[tuple[str, str]]) -> set[str]:
     }
 
 
+def _without(headers: Headers, names: frozenset[str], pattern: re.Pattern[str]) -> Headers:
+    """Leave out these names, and those that match.
+
+    What is between two hosts alone is left out as well.
+    """
+    dropped = _named_by_connection(headers) | _HOP_BY_HOP | names
+    kept = []
+    for name, value in headers:
+        lower = name.lower()
+        plain = lower.replace("_", "-")  # as many servers read an underscore (CGI)
+        if not ({lower, plain} & dropped or pattern.fullmatch(plain)):
+            kept.append((lower, value))
+    return kept
+
+
 def request_headers(incoming: Headers, token: str) -> Headers:
     """Return a caller's headers as the provider gets them.
 
     Args:
         token: the provider's access token.
     """
-    dropped = _named_by_connection(incoming) | _HOP_BY_HOP | _DROPPED_FROM_REQUESTS
-    kept = [
-        (name.lower(), value)
-        for name, value in incoming
-        # An underscore becomes a hyphen in many servers (CGI).
-        if _plain(name) not in dropped
-        and name.lower() not in dropped
-        and not _DROPPED_PATTERN.fullmatch(_plain(name))
-    ]
+    kept = _without(incoming, _DROPPED_FROM_REQUESTS, _DROPPED_REQUEST_PATTERN)
     # Not compressed: what is searched for the token has to be readable.
     return [*kept, ("accept-encoding", "identity"), ("authorization", f"Bearer {token}")]
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-")
 
 
 def response_headers(upstream: Headers, location: str | None) -> Headers:
@@ -162,14 +142,7 @@ def response_headers(upstream: Headers, location: str | None) -> Headers:
     Args:
         location: the rewritten ``Location``; None where there is none to pass on.
     """
-    dropped = _named_by_connection(upstream) | _HOP_BY_HOP | _DROPPED_FROM_RESPONSES
-    kept = [
-        (name.lower(), value)
-        for name, value in upstream
-        if _plain(name) not in dropped
-        and name.lower() not in dropped
-        and not _DROPPED_RESPONSE_PATTERN.fullmatch(_plain(name))
-    ]
+    kept = _without(upstream, _DROPPED_FROM_RESPONSES, _DROPPED_RESPONSE_PATTERN)
     own = [*_OWN_RESPONSE_HEADERS, *([("location", location)] if location is not None else [])]
     return [*kept, *own]
 
