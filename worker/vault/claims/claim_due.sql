@@ -39,7 +39,7 @@ WITH asked AS (
         (SELECT id FROM grants g JOIN refusals r ON r.grant_id = g.id
          WHERE r.tenant = probing.tenant AND r.connection = probing.name AND g.state = 'active'
             AND g.claim_owner IS NULL AND (g.due_at <= :due_by OR circuit_blame = 'operator')
-         ORDER BY coalesce(r.first_at < probing.renewed_at, false), r.last_at, g.last_renewed_at DESC NULLS LAST
+         ORDER BY r.first_at < probing.renewed_at, r.last_at, g.last_renewed_at DESC NULLS LAST
          LIMIT 1 FOR UPDATE OF g SKIP LOCKED),
         (SELECT id FROM grants g
          WHERE g.tenant = probing.tenant AND g.connection = probing.name AND g.due_at <= :due_by
