@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -68,6 +69,38 @@ async def test_the_gauges_count_as_status_does(vault: Vault, rows: Rows, sql: Sq
         == unrenewable[sample("renewal_lag_seconds", **CUSTOM)]
         == 0
     )
+
+
+async def test_what_is_held_back_is_not_late_and_not_untold(vault: Vault, rows: Rows, sql: Sql) -> None:
+    """A refused client, a pause and a death hold renewals back, and each is told as what it is; an outage is late."""
+    await rows.add("oauth2|u1", subject="u1")
+    await rows.add("oauth2|u2", subject="u2", reason="invalid_grant", state="reauthorization_required")
+    sql("UPDATE grants SET due_at = now() - interval '1 h'")
+
+    async def look() -> tuple[dict[str, float], dict[str, Any], float]:
+        """Return the gauges, what status holds back, and the lag, once both say how many are late."""
+        found, status = await scrape(VaultMetrics(), vault), await load_status(vault, ["default"])
+        assert found[sample("late_renewals", **CUSTOM)] == status["late"]["grants"]
+        return found, status["held_back"], found[sample("renewal_lag_seconds", **CUSTOM)]
+
+    circuit = (
+        "UPDATE connections SET circuit_opened_at = now(), circuit_until = now(), circuit_code = 'x',"
+        " circuit_blame = %s"
+    )
+    sql(circuit, "operator")
+    found, held_back, lag = await look()
+    assert (held_back, lag) == ({"blocked": 1}, 0)
+    assert found[sample("grants", **CUSTOM, state="blocked")] == 1
+    assert found[sample("circuit_open", **CUSTOM, blame="operator")] == 1
+    sql(circuit, "nobody")
+    _, held_back, lag = await look()
+    assert (held_back, lag >= 3600) == ({"away": 1}, True)
+    sql(
+        "INSERT INTO pauses (tenant, connection, since, reason, paused_by) VALUES ('', '', now(), 'a move', 'ann')"
+    )
+    found, held_back, lag = await look()
+    assert (held_back, lag) == ({"paused": 1}, 0)
+    assert found[sample("grants", **CUSTOM, state="paused")] == 1
 
 
 async def test_a_pause_is_measured(vault: Vault, rows: Rows, sql: Sql) -> None:

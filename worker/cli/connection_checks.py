@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from worker.cli import output
 from worker.cli.checks import Check, CheckResult
 from worker.cli.status import describe_lateness, describe_missing_access
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.runtime import Runtime
@@ -53,22 +54,35 @@ async def check_renewal(runtime: Runtime) -> list[Check]:
     """Tell how far renewal is behind, and what has ended."""
     from worker.vault.status.status import load_status
 
-    found = await load_status(runtime.vault, runtime.tenants)
+    return [judge_renewal(await load_status(runtime.vault, runtime.tenants))]
+
+
+def judge_renewal(found: Mapping[str, Any]) -> Check:
+    """Judge the status of renewal.
+
+    What is held back is no trouble of renewal; the checks of connections and pauses say why it is.
+    """
+    lateness = describe_lateness(found)
     ended = found["grants"].get("ended", 0)
-    tokens = f"{ended} tokens that could be renewed have ended"
+    tokens = (
+        pluralize(ended, "token that could be renewed has", "tokens that could be renewed have") + " ended"
+    )
     if found["late"]["grants"]:
         said = (
-            f"{describe_lateness(found['late'])}; {tokens}: see that beat runs, a worker takes from renew, and "
+            f"{lateness}; {tokens}: see that beat runs, a worker takes from renew, and "
             "nothing above is wrong; more workers help where all is well"
         )
-        return [Check("renewal", CheckResult.WARN, said)]
+        return Check("renewal", CheckResult.WARN, said)
+    if found["held_back"]:
+        said = f"{lateness}, for reasons that are named above" + (f"; {tokens}" if ended else "")
+        return Check("renewal", CheckResult.HINT, said)
     if ended:
         said = (
             f"is on time, and {tokens}: as it should be where tokens are renewed on read; "
             "else `token-vault list --state ended` names them and why"
         )
-        return [Check("renewal", CheckResult.HINT, said)]
-    return [Check("renewal", CheckResult.OK, "is on time, and no token is past its end")]
+        return Check("renewal", CheckResult.HINT, said)
+    return Check("renewal", CheckResult.OK, "is on time, and no token is past its end")
 
 
 def _wrong(connections: Iterable[dict[str, Any]]) -> Iterable[Check]:

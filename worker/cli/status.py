@@ -10,6 +10,7 @@ from worker.cli import output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json, Tenant
 from worker.cli.query import query_vault
+from worker.plural import pluralize
 
 
 def status(tenant: Tenant = None, as_json: Json = False) -> int:
@@ -40,7 +41,7 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
         output.print_line(f"last look for changes at {run['tenant']}: {describe_run(run, now)}")
     output.print_line(f"renewals: {found['renewals']['per_minute']} in the last full minute; last hour: "
                f"{output.format_value(found['renewals']['last_hour']) or 'none'}")  # fmt: skip
-    output.print_line(describe_lateness(found["late"]))
+    output.print_line(describe_lateness(found))
     if any(found["events"].values()):
         output.print_line(f"events: {output.format_value(found['events'])}")
     output.print_line("")
@@ -48,11 +49,21 @@ def status(tenant: Tenant = None, as_json: Json = False) -> int:
     return ExitCode.OK
 
 
-def describe_lateness(late: Mapping[str, Any]) -> str:
-    """Say how far renewal is behind."""
-    if not late["grants"]:
-        return "renewal is on time"
-    return f"renewal is behind: {late['grants']} grants are late, by up to {late['behind'] // timedelta(seconds=1)} s"
+def describe_lateness(found: Mapping[str, Any]) -> str:
+    """Say how far renewal is behind, and why.
+
+    Args:
+        found: the status.
+    """
+    late, held_back = found["late"], dict(found["held_back"])
+    away = held_back.pop("away", 0)
+    said = "renewal is on time"
+    if late["grants"]:
+        grants = pluralize(late["grants"], "grant is", "grants are")
+        said = f"renewal is behind: {grants} late, by up to {late['behind'] // timedelta(seconds=1)} s"
+    if away:
+        said += f", {pluralize(away, 'of them as its provider is', 'of them as their provider is')} away"
+    return said + (f"; due and held back: {output.format_value(held_back)}" if held_back else "")
 
 
 def connections_table(
@@ -92,7 +103,7 @@ def describe_pauses(found: Mapping[str, Any]) -> list[str]:
 def describe_missing_access(row: Mapping[str, Any]) -> str:
     """Say what a provider's answers lack, and the remedy."""
     return (
-        f"{row['without_access_token']} grants: the answers bring a refresh token, which is kept, and no access token: "
+        f"{pluralize(row['without_access_token'], 'grant')}: the answers bring a refresh token, which is kept, and no access token: "
         f"say where it is by within and access_token in [providers.{row['provider'] or 'NAME'}], or ask for a scope "
         "that brings one"
     )

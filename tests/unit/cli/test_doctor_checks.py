@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from worker import __version__
 from worker.cli.checks import CheckResult
 from worker.cli.clock_checks import MAX_DIFFERENCE, judge_clock, read_date
+from worker.cli.connection_checks import judge_renewal
 from worker.cli.redis_checks import judge_redis
 from worker.cli.worker_checks import find_other_versions
 
@@ -93,3 +94,27 @@ def test_workers_of_another_version_are_named() -> None:
     ]
     assert f"runs version 0.0.7, and this is {__version__}" in found[0].message
     assert "an older version" in found[1].message
+
+
+@pytest.mark.parametrize(
+    ("late", "held_back", "ended", "says"),
+    [
+        (0, {}, 0, ["ok", "is on time, and no token is past its end"]),
+        (0, {}, 1, ["hint", "is on time, and 1 token that could be renewed has ended"]),
+        (0, {"blocked": 1, "paused": 2}, 0, ["hint", "due and held back: blocked 1, paused 2, for reasons that are named"]),
+        (0, {"paused": 2}, 1, ["hint", "for reasons that are named above; 1 token that could be renewed has ended"]),
+        (1, {}, 2, ["warn", "1 grant is late, by up to 90 s; 2 tokens that could be renewed have ended: see that beat"]),
+        (3, {"away": 1}, 0, ["warn", "3 grants are late, by up to 90 s, 1 of them as its provider is away"]),
+        (3, {"away": 2, "blocked": 4}, 0, ["warn", "2 of them as their provider is away; due and held back: blocked 4"]),
+    ],
+)  # fmt: skip
+def test_renewal_that_is_held_back_is_neither_late_nor_fine(
+    late: int, held_back: dict[str, int], ended: int, says: list[str]
+) -> None:
+    """What is blocked or paused is told as that, and only where nothing else is due is all well."""
+    check = judge_renewal({
+        "late": {"grants": late, "behind": timedelta(seconds=90) if late else None}, "held_back": held_back,
+        "grants": {"active": 5, "ended": ended},
+    })  # fmt: skip
+    assert check.result == says[0]
+    assert [each for each in says[1:] if each not in check.message] == []

@@ -25,7 +25,7 @@ def connection(name: str, **more: Any) -> dict[str, Any]:
 def drawn(connections: list[dict[str, Any]], *, height: int = 24) -> list[str]:
     """The lines that a terminal of 80 columns gets."""
     status = {
-        "pauses": [], "grants": {"active": 200, "ended": 3}, "late": {"grants": 3, "behind": timedelta(seconds=90)},
+        "pauses": [], "grants": {"active": 200, "ended": 3}, "late": {"grants": 3, "behind": timedelta(seconds=90)}, "held_back": {},
         "last_sync": [], "renewals": {"per_minute": 4, "last_hour": {"renewed": 9}}, "connections": connections,
     }  # fmt: skip
     written = io.StringIO()

@@ -178,7 +178,7 @@ def summary(status: Status, now: datetime) -> list[str]:
     last_hour = output.format_value(renewals["last_hour"]) or "none"
     return [
         *describe_pauses(status),
-        *([describe_lateness(status["late"])] if status["late"]["grants"] else []),
+        *([describe_lateness(status)] if status["late"]["grants"] or status["held_back"] else []),
         f"grants: {output.format_value(status['grants']) or 'none yet'}",
         f"renewed in the last full minute: {renewals['per_minute']}; renewals in the last hour: {last_hour}",
         *(syncs or ["no sync yet"]),

@@ -9,7 +9,9 @@ WITH counted AS (
         count(*) FILTER (WHERE
 \ir ../grants/is_late.sql
         ) AS late,
-        min(next_renewal_at) FILTER (WHERE next_renewal_at < now() AND state NOT IN ('unrenewable', 'expired')) AS due_since
+        min(next_renewal_at) FILTER (WHERE next_renewal_at < now() AND
+\ir ../grants/is_renewable.sql
+        ) AS due_since
     FROM token_status WHERE CAST(:tenants AS text[]) IS NULL OR tenant = ANY (:tenants)
     GROUP BY tenant, connection, counted_as
 ), by_connection AS (

@@ -58,8 +58,8 @@ async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
     """Return what the vault holds and how it works.
 
     Whether it may be a copy, whether its database is read-only, what is paused, grants by state, connections, each tenant's last full sync and last
-    look for changes, renewals, how far they are behind, events. An access token that could be renewed and has ended
-    counts as ended, whatever its grant's state.
+    look for changes, renewals, how far they are behind, what holds due ones back, events. An access token that could be
+    renewed and has ended counts as ended, whatever its grant's state.
     """
     values = {"tenants": list(tenants)}
     paused = [asdict(pause) for pause in await pauses.list_pauses(vault, tenants)]
@@ -70,7 +70,7 @@ async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
         full = await connection.execute(_LAST_RUNS, values | {"scope": "all"})
         changes = await connection.execute(_LAST_RUNS, values | {"scope": "changes"})
         renewals = await connection.execute(_RENEWALS, values)
-        late = await connection.execute(_LATE, values)
+        due = (await connection.execute(_LATE, values)).mappings().one()
         events = await connection.execute(_EVENTS, values)
         return {
             "copy": copy and location.describe(copy),
@@ -81,7 +81,8 @@ async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
             "last_sync": [dict(row) for row in full.mappings()],
             "last_changes": [dict(row) for row in changes.mappings()],
             "renewals": _renewals([dict(row) for row in renewals.mappings()]),
-            "late": dict(late.mappings().one()),
+            "late": {name: due[name] for name in ("grants", "behind")},
+            "held_back": {why: due[why] for why in ("away", "blocked", "paused") if due[why]},
             "events": dict(events.mappings().one()),
         }
 
