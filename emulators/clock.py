@@ -56,9 +56,9 @@ class Clock:
         """Wait until the clock says `epoch`, however it is moved."""
         while (left := epoch - self.now()) > 0:
             changed = self._changed
-            patience = None if self.frozen is not None else left / self.speed
+            timeout = None if self.frozen is not None else left / self.speed
             try:
-                await asyncio.wait_for(changed.wait(), patience)
+                await asyncio.wait_for(changed.wait(), timeout)
             except TimeoutError:
                 continue
 

@@ -55,9 +55,9 @@ def running(
                 process.kill()
 
 
-def _ready(process: subprocess.Popen[str], patience: float = 60.0) -> Json:
+def _ready(process: subprocess.Popen[str], timeout: float = 60.0) -> Json:
     assert process.stdout is not None
-    readable, _, _ = select.select([process.stdout], [], [], patience)
+    readable, _, _ = select.select([process.stdout], [], [], timeout)
     line = process.stdout.readline() if readable else ""
     if not line:
         raise EmulationError("the emulation did not start; its stderr says why")

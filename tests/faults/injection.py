@@ -67,13 +67,13 @@ class Injector:
         detail = self._kinds[kind]()
         self.counts[f"{kind}: {detail}" if detail else kind] += 1
 
-    def _arm(self, point: str, number: int, patience: float) -> bool:
+    def _arm(self, point: str, number: int, timeout: float) -> bool:
         """Arm a point; False where nobody came by."""
         path = self._stage.control / point
         staged = path.with_name(f".arming.{point}")
         staged.write_text(str(int(number)))
         staged.rename(path)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while path.exists():
             if time.monotonic() > deadline:
                 with suppress(FileNotFoundError):

@@ -259,12 +259,12 @@ class Stage:
         folder = Path(self.environment["TOKEN_VAULT_HOME"]) / "spool"
         return [path for path in folder.glob("*") if path.name[0] != "."] if folder.is_dir() else []
 
-    def quiet(self, patience: float) -> bool:
+    def quiet(self, timeout: float) -> bool:
         """Wait until each grant was seen at rest, and each spooled answer is gone.
 
         At rest it is not claimed, overdue or in doubt; what falls due meanwhile is no unrest.
         """
-        deadline, forced = time.monotonic() + patience, set[str]()
+        deadline, forced = time.monotonic() + timeout, set[str]()
         unseen = {row["id"] for row in self.sql("SELECT id FROM grants")}
         spooled = set(self.spooled())
         while time.monotonic() < deadline:

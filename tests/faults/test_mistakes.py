@@ -107,7 +107,7 @@ async def test_after_no_answer_nothing_else_is_tried(
 ) -> None:
     """A refresh token whose call got no answer does not go out with another secret or in another way at once."""
     renewals.connect("c", client_auth=["post", "basic"])
-    worker = await renewals.synced(patience=0.5)
+    worker = await renewals.synced(answer_seconds=0.5)
     [row] = renewals.rows("c")
     renewals.make_due()
     renewals.tenant.fail_next("/idp/c", 1, fault, carried_out=True)

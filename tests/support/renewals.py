@@ -77,7 +77,7 @@ class Renewals:
     async def worker(
         self,
         *,
-        patience: float = 20,
+        answer_seconds: float = 20,
         now: Callable[[], datetime] | None = None,
         jitter: Callable[[], float] = random.random,
         connections: int | None = None,
@@ -85,7 +85,7 @@ class Renewals:
         """Open a worker with this HTTP time-out (seconds) and clock."""
         runtime = await self._open_worker()
         http = await self._stack.enter_async_context(http_client(connections or 100))
-        http.timeout = httpx.Timeout(patience)
+        http.timeout = httpx.Timeout(answer_seconds)
         spool = Spool(runtime.settings.spool, runtime.vault.refresh)
         runtime.engine = RenewalEngine(
             runtime.vault, runtime.connections, http, spool, now=now, jitter=jitter

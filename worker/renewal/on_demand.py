@@ -224,7 +224,7 @@ class OnDemand:
 
         A grant that was recorded before is recorded again in any case: its readers go on reporting until it is.
         """
-        if not served.target.is_default or (served.last_read_at is not None and not served.wants_notice):
+        if not served.target.is_default or (served.last_read_at is not None and not served.wants_note):
             return
         loaded = await self._connections.load([served.tenant], served.connection)
         policy = loaded[served.tenant, served.connection].policy

@@ -20,12 +20,12 @@ R = TypeVar("R")
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """For threads.
+    """A connection for threads that gives up waiting.
 
     Attributes:
-        answer_seconds: to wait for an answer; None without an end.
+        answer_seconds: how long to wait for an answer; None waits without limit.
         made_at: when, by the monotonic clock.
-        is_pooled: whether a pooler stands before the server, and each transaction may go to another session.
+        is_pooled: whether it leads to a pooler, which may send each transaction to another session.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -37,7 +37,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     def fetch(self, statement: str, values: Sequence[object]) -> Rows:
         """Run a statement, and return its rows."""
-        if self.is_pooled or not self._statements.takes(values):
+        if self.is_pooled or not self._statements.accepts(values):
             return self.execute(statement, values, prepare=True, binary=True).fetchall()
         return self.wait(self._statements.run(statement, values))
 
@@ -47,7 +47,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 class AsyncBoundedConnection(psycopg.AsyncConnection[Any]):
-    """For asyncio; attributes as ``BoundedConnection``."""
+    """The same for asyncio; attributes as ``BoundedConnection``."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -58,7 +58,7 @@ class AsyncBoundedConnection(psycopg.AsyncConnection[Any]):
 
     async def fetch(self, statement: str, values: Sequence[object]) -> Rows:
         """Run a statement, and return its rows."""
-        if self.is_pooled or not self._statements.takes(values):
+        if self.is_pooled or not self._statements.accepts(values):
             cursor = await self.execute(statement, values, prepare=True, binary=True)
             return await cursor.fetchall()
         return await self.wait(self._statements.run(statement, values))
@@ -71,7 +71,7 @@ class AsyncBoundedConnection(psycopg.AsyncConnection[Any]):
 def _bounded(gen: PQGen[R], seconds: float | None) -> PQGen[R]:
     """End the driver's wait when the time is up.
 
-    It looks up ten times a second where nothing comes.
+    While nothing arrives, psycopg resumes the generator ten times a second, so the end is noticed within 0.1 s.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     try:

@@ -1,4 +1,4 @@
-"""Checks a reader's cached tokens, in a thread."""
+"""A thread that checks a reader's cached tokens."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from token_vault.token_cache import CHECK_SECONDS, CacheCheck, CachedToken, Toke
 
 
 class CacheChecks:
-    """Checks all entries each half second while there are any.
+    """Checks all entries every half second while there are any.
 
     Args:
-        address: of the vault; a pooler may stand before it.
+        address: of the vault, directly or through a pooler.
+        counts: whether reads from the cache are counted for the audit.
     """
 
     def __init__(self, address: PostgresAddress, *, counts: bool) -> None:
@@ -28,19 +29,19 @@ class CacheChecks:
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """Serve nothing from the cache any more."""
+        """Stop checking; the cache serves nothing from now on."""
         self._closed.set()
         self.cache.clear()
         self._pool.close()
 
     def check(self) -> bool:
-        """Compare all entries; False where there are none."""
+        """Compare all entries with the vault; False without entries."""
         check = self.cache.begin_check()
         if check is None:
             return False
         try:
             database_now, hashes = self._read(check)
-        except (VaultError, RuntimeError):  # the latter when the reader is closed meanwhile
+        except (VaultError, RuntimeError):  # RuntimeError: the reader was closed meanwhile
             self.cache.clear()
         else:
             self.cache.end_check(check, database_now, hashes)
@@ -57,9 +58,9 @@ class CacheChecks:
             self._closed.wait(CHECK_SECONDS)
 
     def _may_end(self) -> bool:
-        """End with the last entry.
+        """Whether the thread ends: there are no entries left.
 
-        Decided under the lock, so that no new entry is left to a thread that ends.
+        Decided under the lock, so that no entry is added for a thread that is about to end.
         """
         with self._lock:
             if len(self.cache) and not self._closed.is_set():
@@ -68,7 +69,10 @@ class CacheChecks:
             return True
 
     def _read(self, check: CacheCheck) -> tuple[float, dict[int, list[object]]]:
-        """Return the database's time, and each entry's hashes."""
+        """Return the database's time and row hashes by entry.
+
+        The time is in Unix seconds; an entry is named by its position.
+        """
         own: list[tuple[int, CachedToken]] = []
         targets: list[tuple[int, CachedToken]] = []
         for position, (_, entry) in enumerate(check.entries):
@@ -85,7 +89,7 @@ class CacheChecks:
 
 
 def _columns(statement: str, entries: Sequence[tuple[int, CachedToken]]) -> list[list[object]]:
-    """Return what is asked for, as arrays."""
+    """Return the statement's parameters, an array for each column."""
     served = [entry.served for _, entry in entries]
     columns: list[list[object]] = [
         [position for position, _ in entries],

@@ -1,9 +1,9 @@
-"""Fresh tokens for other programs, without a call to Auth0.
+"""The readers: fresh tokens for apps, without calling Auth0.
 
 A read is one indexed row and one decryption.
 
-A reader holds the access ring only: it can decrypt no refresh token and no client secret. Where the stored token
-has too little life left, the reader requests one refresh through Postgres and waits to be woken at its end.
+A reader has the access ring only, so it cannot decrypt refresh tokens or client secrets. When the stored token ends
+too soon, the reader requests one refresh through Postgres and waits for the wakeup that ends it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from typing import Any, Self
 from token_vault.errors import VaultError
 from token_vault.listener import AsyncListener, Listener
 from token_vault.pool import AsyncPool, Pool
-from token_vault.read_flow import Flow, Listen, NoteRead, Query, RecordRead, Step, Wait
 from token_vault.read_model import REQUEST_REFRESH
 from token_vault.read_records import RECORD_READS, ReadRecord, recording, to_json
-from token_vault.reader import DEFAULT_WAIT_SECONDS, Reader, admin_query, user_query
+from token_vault.read_steps import Flow, Listen, NoteRead, Query, RecordRead, Step, Wait
+from token_vault.reader import DEFAULT_WAIT_SECONDS, Reader
 from token_vault.token import Token
+from token_vault.token_query import admin_query, user_query
 from token_vault.token_target import TokenTarget
 
 __all__ = ["AsyncTokenVault", "TokenVault"]
 
-# A note of a read is a refresh request that finds the token fresh; no worker takes one that is older.
+# A read is noted by a refresh request that finds the token fresh. Workers ignore requests older than this.
 NOTE_SECONDS = 60.0
 
 
@@ -41,14 +42,15 @@ class TokenVault(Reader):
         database_url: of the vault.
         access_keys: the access ring, newest first; or one string, as ``VAULT_ACCESS_KEYS`` has it.
         tenant: the tenant's name, where the vault has several.
-        audit: ``strict`` hands out no token before the read is recorded; ``off`` is for who records reads itself.
+        audit: ``strict`` hands out no token before the read is recorded; ``off`` is for programs that record reads
+            themselves.
 
     Raises:
         ConfigurationError: there is no key, or one is not a Fernet key.
     """
 
     def begin(self) -> None:
-        """Open nothing yet; called again in each forked process."""
+        """Reset all state; called again in each forked process."""
         super().begin()
         self._pool = Pool(self._address)
         self._listener = Listener(self._direct)
@@ -76,26 +78,25 @@ class TokenVault(Reader):
             account: the user's id at the provider; needed where several of that connection are linked.
             resource: what the token is for, as the provider calls it; None for what the user signed in for.
             scopes: what it may do, within what the user consented to; None for all of it.
-            min_ttl: seconds of life wanted; None for what renewal in time always leaves. A token whose end nobody
-                knows is not handed out for a life that is wanted.
-            wait: seconds to wait for a refresh on demand; a day at the most.
-            needs: scopes without which the token is of no use; they are not looked at where nobody said which
-                scopes were granted.
-            request_id, reason: what the audit's record of the read says of it; never put a secret there.
+            min_ttl: seconds of life that the token must have left; None for the life that timely renewal always
+                leaves. A token of unknown end is not handed out for a ``min_ttl`` above zero.
+            wait: seconds to wait for a refresh on demand; a day at most.
+            needs: scopes that the app cannot do without; not checked where the granted scopes are unknown.
+            request_id, reason: written into the audit's record of this read; never put a secret there.
 
         Raises:
             TokenNotFound: nothing is stored for them.
             AmbiguousAccount: they have several accounts on that connection, and none was named.
             ReauthorizationRequired: the user must consent again.
             MissingScopes: it lacks scopes that are needed.
-            TokenExpired: it has ended, or ends too soon, and nobody can renew it; or nobody knows when it ends, and
-                ``min_ttl`` asks for a life.
+            TokenExpired: it has ended, or ends too soon, and cannot be renewed; or its end is unknown, and
+                ``min_ttl`` is above zero.
             TemporarilyUnavailable: not now; ``retry_after`` says when. Or the audit is strict, and cannot record it.
             ConfigurationError, AccessDenied: the operator fixes the keys, the database or its roles.
-            ValueError, TypeError: a name is empty, or is no string.
+            ValueError, TypeError: a name is empty, or is not a string.
 
-        A token for a resource or scopes of its own comes from the same refresh token as the grant's own. The
-        first one is waited for, and each that has ended: it is renewed when it is asked for.
+        A token for another resource or other scopes comes from the same refresh token as the grant's own. It is
+        renewed only when it is asked for, so the first read, and the first one after its end, waits for it.
         """
         if self._fast is not None and resource is scopes is None and self._is_counted(request_id, reason):
             token = self._fast.take((user_id, connection, account), min_ttl, needs)
@@ -141,15 +142,15 @@ class TokenVault(Reader):
     def rejected(self, token: Token, *, request_id: str | None = None) -> None:
         """Report that an API refused a token.
 
-        One renewal follows, however many report it, at the earliest a minute after the last. This reader does not
-        hand the token out again meanwhile: the next read waits for another.
+        However many report it, one renewal follows, at least a minute after the last one. Meanwhile this reader does
+        not hand the token out again: the next read waits for a new one.
 
         Args:
             token: as it was read.
             request_id: names the renewal in the workers' log.
 
         Raises:
-            ValueError: the token does not come from a reader.
+            ValueError: the token was not read from a vault.
             TemporarilyUnavailable, ConfigurationError, AccessDenied: as ``user_token``.
         """
         query = self._flow.record_rejected(token, request_id)
@@ -176,14 +177,14 @@ class TokenVault(Reader):
             step = next(flow)
             while True:
                 try:
-                    # The two steps of every read come first.
+                    # These two steps are part of every read, so they are compared first.
                     sent: Any = None
                     if isinstance(step, Query):
                         sent = self._pool.rows(step.statement, step.values)
                     elif isinstance(step, RecordRead):
                         self._record(step.record)
                     else:
-                        sent = self._take(step, listening)
+                        sent = self._perform(step, listening)
                 except VaultError as error:
                     step = flow.throw(error)
                 else:
@@ -201,21 +202,21 @@ class TokenVault(Reader):
             with recording():
                 self._pool.rows(RECORD_READS, (to_json([record]),))
 
-    def _take(self, step: NoteRead | Listen | Wait, listening: ExitStack) -> Any:
+    def _perform(self, step: NoteRead | Listen | Wait, listening: ExitStack) -> Any:
         match step:
             case NoteRead(grant_id):
                 self._note_read(grant_id)
             case Listen(grant_id, seconds):
-                return listening.enter_context(self._listener.waiting(grant_id, patience=seconds))
+                return listening.enter_context(self._listener.waiting(grant_id, connect_seconds=seconds))
             case Wait(wakeup, seconds):
                 wakeup.wait(seconds)
                 wakeup.clear()
         return None
 
     def _note_read(self, grant_id: int) -> None:
-        """Note a read in a thread, one at a time.
+        """Note a read from a thread, one at a time.
 
-        A note that is lost costs little.
+        Without it the grant may become dormant a little early, which costs one refresh on demand.
         """
         if self._is_to_be_noted(grant_id) and self._notes.acquire(blocking=False):
             threading.Thread(
@@ -224,7 +225,7 @@ class TokenVault(Reader):
 
     def _note(self, grant_id: int) -> None:
         try:
-            with suppress(VaultError, RuntimeError):  # the latter when the reader is closed meanwhile
+            with suppress(VaultError, RuntimeError):  # RuntimeError: the reader was closed meanwhile
                 self._pool.rows(REQUEST_REFRESH, (grant_id, None, NOTE_SECONDS))
         finally:
             self._notes.release()
@@ -237,9 +238,9 @@ class AsyncTokenVault(Reader):
     """
 
     def begin(self) -> None:
-        """Open nothing yet; called again in each forked process."""
+        """Reset all state; called again in each forked process."""
         super().begin()
-        self._loops: dict[asyncio.AbstractEventLoop, _OpenInLoop] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, _LoopResources] = {}
 
     async def user_token(
         self,
@@ -300,18 +301,18 @@ class AsyncTokenVault(Reader):
     async def rejected(self, token: Token, *, request_id: str | None = None) -> None:
         """Report that an API refused a token; see ``TokenVault.rejected``."""
         query = self._flow.record_rejected(token, request_id)
-        await self._here().pool.rows(query.statement, query.values)
+        await self._loop_resources().pool.rows(query.statement, query.values)
 
     async def close(self) -> None:
         """Close the connections."""
         self._close_checks()
         await asyncio.get_running_loop().run_in_executor(None, self._recorder.close)
-        here = self._here()
-        for note in list(here.notes):
+        current = self._loop_resources()
+        for note in list(current.notes):
             note.cancel()
-        await asyncio.gather(*here.notes, return_exceptions=True)
-        await here.listener.close()
-        await here.pool.close()
+        await asyncio.gather(*current.notes, return_exceptions=True)
+        await current.listener.close()
+        await current.pool.close()
         for other in list(self._loops.values()):
             other.pool.abandon()
 
@@ -323,17 +324,17 @@ class AsyncTokenVault(Reader):
     ) -> None:
         await self.close()
 
-    def _here(self) -> _OpenInLoop:
-        """What is open in the running event loop.
+    def _loop_resources(self) -> _LoopResources:
+        """Return the connections of the running event loop.
 
-        An app may run one after the other, or one in each thread.
+        An app may run several loops, one after the other or one in each thread.
         """
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
-            for ended in [other for other in list(self._loops) if other.is_closed()]:
-                if gone := self._loops.pop(ended, None):
-                    gone.pool.abandon()
-            self._loops[loop] = _OpenInLoop(AsyncPool(self._address), AsyncListener(self._direct))
+            for closed in [other for other in list(self._loops) if other.is_closed()]:
+                if unused := self._loops.pop(closed, None):
+                    unused.pool.abandon()
+            self._loops[loop] = _LoopResources(AsyncPool(self._address), AsyncListener(self._direct))
         return self._loops[loop]
 
     async def _run(self, flow: Flow) -> Token:
@@ -342,7 +343,7 @@ class AsyncTokenVault(Reader):
             try:
                 while True:
                     try:
-                        sent = await self._take(step, stack)
+                        sent = await self._perform(step, stack)
                     except VaultError as error:
                         step = flow.throw(error)
                     else:
@@ -351,21 +352,22 @@ class AsyncTokenVault(Reader):
                 token: Token = end.value
                 return token
 
-    async def _take(self, step: Step, stack: AsyncExitStack) -> Any:
-        here = self._here()
+    async def _perform(self, step: Step, stack: AsyncExitStack) -> Any:
+        resources = self._loop_resources()
         match step:
             case Query(statement, values):
-                return await here.pool.rows(statement, values)
+                return await resources.pool.rows(statement, values)
             case RecordRead(record):
                 if self._audit == "strict":
                     with recording():
-                        await here.pool.rows(RECORD_READS, (to_json([record]),))
+                        await resources.pool.rows(RECORD_READS, (to_json([record]),))
                 elif self._audit == "batched":
                     self._recorder.record(record)
             case NoteRead(grant_id):
-                self._note_read(here, grant_id)
+                self._note_read(resources, grant_id)
             case Listen(grant_id, seconds):
-                return await stack.enter_async_context(here.listener.waiting(grant_id, patience=seconds))
+                waiting = resources.listener.waiting(grant_id, connect_seconds=seconds)
+                return await stack.enter_async_context(waiting)
             case Wait(wakeup, seconds):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
@@ -373,16 +375,16 @@ class AsyncTokenVault(Reader):
                 wakeup.clear()
         return None
 
-    def _note_read(self, here: _OpenInLoop, grant_id: int) -> None:
-        if self._is_to_be_noted(grant_id) and not here.notes:
-            note = asyncio.create_task(_note(here.pool, grant_id))
-            here.notes.add(note)
-            note.add_done_callback(here.notes.discard)
+    def _note_read(self, resources: _LoopResources, grant_id: int) -> None:
+        if self._is_to_be_noted(grant_id) and not resources.notes:
+            note = asyncio.create_task(_note(resources.pool, grant_id))
+            resources.notes.add(note)
+            note.add_done_callback(resources.notes.discard)
 
 
 @dataclass(frozen=True, slots=True)
-class _OpenInLoop:
-    """What a reader has open in one event loop."""
+class _LoopResources:
+    """A reader's connections and pending notes in one event loop."""
 
     pool: AsyncPool
     listener: AsyncListener

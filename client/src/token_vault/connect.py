@@ -1,9 +1,9 @@
-"""Makes each connection to Postgres, of readers and workers.
+"""Connects readers and workers to Postgres, with the vault's settings.
 
-What ``ALTER DATABASE … SET`` and ``ALTER ROLE … SET`` say is for other programs: a connection has the vault's own
-settings, sent as libpq's ``options`` so that they cost no statement. A pooler that refuses ``options`` is connected to
-without them. Whatever Postgres then reports of a format is compared, and set by a statement where it differs: poolers
-keep these few apart for each client.
+``ALTER DATABASE … SET`` and ``ALTER ROLE … SET`` were made for other programs, so each connection overrides them with
+the vault's own settings. They are sent as libpq's ``options``, which costs no statement. Where a pooler refuses
+``options``, the connection is made without them. Then the formats that Postgres reports are compared, and set by a
+statement where they differ: these few settings a pooler keeps separately for each client.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONNECT_ARGS: Mapping[str, Any] = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
 }
-"""Parameters where the address gives none, in seconds but ``tcp_user_timeout``; of no effect over a Unix socket.
+"""Defaults for what the address leaves out: seconds, ``tcp_user_timeout`` milliseconds; unused on Unix sockets.
 
 Source: PostgreSQL documentation, 32.1.2 Parameter Key Words.
 """
@@ -36,30 +36,30 @@ DEFAULTS: Mapping[str, str] = {
     "search_path": '"$user",public,pg_temp',
     "statement_timeout": "0",
     "lock_timeout": "0",
-    "idle_session_timeout": "0",  # pools and listeners are idle, and notice a lost server by keepalives
+    "idle_session_timeout": "0",  # pools and listeners may be idle; keepalives detect a lost server
 }
-"""Settings that ``options`` in the address may change."""
+"""Settings that ``options`` in the address may override."""
 
 REPORTED: Mapping[str, str] = {
-    # The driver reads no other formats of dates and intervals.
+    # psycopg parses only these formats of dates and intervals.
     "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",
     "TimeZone": "UTC",
     "standard_conforming_strings": "on",
 }
-"""Formats whose present value Postgres and poolers report to the client."""
+"""Settings whose current value Postgres and poolers report to the client."""
 
 FIXED: Mapping[str, str] = {
     **REPORTED,
     "bytea_output": "hex",
     "extra_float_digits": "1",
     "array_nulls": "on",
-    # Claims and compare-and-swap rest on it.
+    # Claims and compare-and-swap depend on it.
     "default_transaction_isolation": "read committed",
 }
-"""Settings without which the vault's statements mean something else."""
+"""Settings that the vault's statements depend on; the address cannot override them."""
 
-# Servers that take no `options`, as poolers in front of Postgres do not.
+# Servers that refused `options`, as poolers do.
 _without_options: set[tuple[str, ...]] = set()
 
 _PID = "SELECT pg_backend_pid()"
@@ -151,12 +151,12 @@ def _parameters(address: PostgresAddress, application_name: str, settings: Mappi
 
 
 def _without(parameters: SecretDict, address: PostgresAddress) -> SecretDict:
-    """Leave out all options but the address' own."""
+    """Keep only the options that the address gives."""
     return SecretDict({**parameters, "options": address.parameters.get("options") or ""})
 
 
 def _options(given: str, settings: Mapping[str, str]) -> str:
-    """Write ``options``, where the later of two words counts."""
+    """Write ``options``; the last value of a setting wins."""
     return " ".join([*_switches({**DEFAULTS, **settings}), *([given] if given else []), *_switches(FIXED)])
 
 
@@ -165,7 +165,7 @@ def _switches(settings: Mapping[str, str]) -> list[str]:
 
 
 def _refuses_options(error: psycopg.OperationalError, address: PostgresAddress) -> bool:
-    """Whether a pooler refused ``options``, which is remembered."""
+    """Whether a pooler refused ``options``; remember that it did."""
     refuses = "unsupported startup parameter" in str(error)
     if refuses:
         _without_options.add(address.servers)
@@ -175,10 +175,10 @@ def _refuses_options(error: psycopg.OperationalError, address: PostgresAddress) 
 def _note_pooler(
     connection: BoundedConnection | AsyncBoundedConnection, pid: tuple[object, ...] | None
 ) -> None:
-    """Keep no state in a session that a pooler shares.
+    """Detect a pooler, and keep no prepared statements behind one.
 
-    A pooler answers to its clients by process ids of its own. A prepared statement would be missing in the session that
-    the next transaction gets.
+    A pooler gives clients process ids of its own, so they differ from the server's. The next transaction may run in
+    another session, where the prepared statement is missing.
     """
     if pid != (connection.info.backend_pid,):
         connection.is_pooled = True
@@ -186,9 +186,9 @@ def _note_pooler(
 
 
 def _differs(connection: BoundedConnection | AsyncBoundedConnection) -> bool:
-    """Whether a pooler, PGTZ or PGDATESTYLE had another word."""
+    """Whether a pooler, PGTZ or PGDATESTYLE changed a format."""
     reported = {name: connection.info.parameter_status(name) or "" for name in REPORTED}
-    # The order of day and month after a comma concerns input alone, and the vault sends no such dates.
+    # What follows a comma orders day and month in input, and the vault sends no ambiguous dates.
     return any(
         reported[name].partition(",")[0] != value.partition(",")[0] for name, value in REPORTED.items()
     )

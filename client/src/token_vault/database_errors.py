@@ -1,6 +1,6 @@
-"""Postgres' failures as the vault's errors, without what was sent.
+"""Turns Postgres' failures into the vault's errors.
 
-What is wrong is decided here, once, for readers, workers and commands.
+Readers, workers and commands all classify them here. No message repeats what was sent to Postgres.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import psycopg
 
 from token_vault.errors import AccessDenied, ConfigurationError, TemporarilyUnavailable, VaultError
 
-# Seconds after which asking a database that did not answer is worthwhile.
+# Seconds after which to ask a database again that did not answer.
 RETRY_AFTER = 5.0
 
 
@@ -46,8 +46,8 @@ class AnswerTimeout(psycopg.OperationalError):
     """Postgres took a statement and has not answered in time."""
 
 
-# A connection of which one of these is said is alive, perhaps, and of no more use: after a failover it leads to a
-# server that takes no writes, and so do the others of its pool.
+# After one of these a connection is not used again, even if it is alive: after a failover it leads to a server that
+# takes no writes, and so do the other connections of its pool.
 _USELESS = frozenset(
     {
         DatabaseProblem.LOST, DatabaseProblem.READ_ONLY, DatabaseProblem.SILENT,
@@ -78,7 +78,7 @@ _BY_CODE = {
     "57P05": DatabaseProblem.LOST,
 }
 
-# A failure to connect carries no code, only the text of libpq, the server or a pooler. The first that fits counts.
+# A failure to connect has no code, only text of libpq, the server or a pooler. The first pattern that matches wins.
 _BY_TEXT = (
     (
         DatabaseProblem.REFUSED_LOGIN,
@@ -108,8 +108,8 @@ _BY_TEXT = (
     (DatabaseProblem.SILENT, "timeout|timed out|No route to host|unreachable"),
 )
 
-# What a server, a pooler or libpq says of the server, where the driver tells of a failure to connect.
-_SAID = re.compile(r"connection to server .*? failed: (.+)")
+# The words of the server, a pooler or libpq in psycopg's message of a failed connection.
+_REFUSAL = re.compile(r"connection to server .*? failed: (.+)")
 _MAX_QUOTED_CHARACTERS = 200
 
 _REFUSED = (
@@ -165,11 +165,7 @@ _MISTAKES = {
 
 
 def classify(error: BaseException | None) -> DatabaseProblem:
-    """Say what the driver's error means.
-
-    Args:
-        error: as psycopg or a socket raises it.
-    """
+    """Say what an error of psycopg or a socket means."""
     code = getattr(error, "sqlstate", None)
     if code is not None:
         return DatabaseProblem.LOST if code.startswith("08") else _BY_CODE.get(code, DatabaseProblem.OTHER)
@@ -184,15 +180,15 @@ def classify(error: BaseException | None) -> DatabaseProblem:
 
 
 def is_useless(error: BaseException | None) -> bool:
-    """Whether an error says that its connection is useless."""
+    """Whether a connection must not be used after this error."""
     return classify(error) in _USELESS
 
 
 def failure(error: BaseException | None) -> VaultError:
-    """Turn the driver's error into one of the vault's.
+    """Turn psycopg's error into one of the vault's.
 
     Args:
-        error: as psycopg raises it; of its text only a refusal in words that are not known is passed on.
+        error: its text is quoted only where it is an unknown refusal of the connection.
     """
     found = _failure(error)
     found.server = _server(error)
@@ -211,7 +207,9 @@ def _failure(error: BaseException | None) -> VaultError:
         return ConfigurationError(_MISTAKES[problem])
     code = getattr(error, "sqlstate", None)
     unknown = (
-        f"Postgres does not answer ({code or type(error).__name__})" if code or not _said(error) else _REFUSED
+        f"Postgres does not answer ({code or type(error).__name__})"
+        if code or not _refusal(error)
+        else _REFUSED
     )
     return TemporarilyUnavailable(_PASSING.get(problem, unknown), RETRY_AFTER)
 
@@ -219,37 +217,37 @@ def _failure(error: BaseException | None) -> VaultError:
 def _server(error: BaseException | None) -> str | None:
     """Return where a connection was attempted, if known.
 
-    What was said there is added where nothing here knows it.
+    The server's words are quoted where ``classify`` does not know them.
     """
     if (attempt := getattr(error, "pgconn", None)) is not None and attempt.host:
         host, port = attempt.host.decode(), attempt.port.decode()
         where = f"socket {host}" if host.startswith("/") else f"host {host}, port {port}"
         return (
-            f'{where}: "{said}"'
-            if classify(error) is DatabaseProblem.OTHER and (said := _said(error))
+            f'{where}: "{refusal}"'
+            if classify(error) is DatabaseProblem.OTHER and (refusal := _refusal(error))
             else where
         )
     named = re.match(r"failed to resolve host '([^']*)'", str(error))
     return f"host {named[1]}" if named else None
 
 
-def _said(error: BaseException | None) -> str | None:
-    """Return how a connection was refused.
+def _refusal(error: BaseException | None) -> str | None:
+    """Return the server's words about a refused connection.
 
-    User, password and database are left out; the server may speak any language.
+    They may be in any language; user, password and database are left out.
     """
-    attempt, said = getattr(error, "pgconn", None), _SAID.search(str(error))
-    if attempt is None or said is None:
+    attempt, refusal = getattr(error, "pgconn", None), _REFUSAL.search(str(error))
+    if attempt is None or refusal is None:
         return None
-    quoted = said[1]
+    quoted = refusal[1]
     for sent in sorted(filter(None, (attempt.user, attempt.password, attempt.db)), key=len, reverse=True):
         quoted = quoted.replace(sent.decode(errors="replace"), "…")
     return "".join(each if each.isprintable() else "�" for each in quoted[:_MAX_QUOTED_CHARACTERS])
 
 
 def not_a_url() -> ConfigurationError:
-    """The error for an address that cannot be parsed.
+    """Return the error for an address that cannot be parsed.
 
-    Nothing of the address is shown, as it holds a password.
+    It shows nothing of the address, which holds a password.
     """
     return ConfigurationError("DATABASE_URL is not a database URL: postgresql://user:password@host/name")

@@ -1,4 +1,4 @@
-"""A clock that goes on while the machine is suspended."""
+"""A monotonic clock that includes time while suspended."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-# `time.monotonic` stands still then: a lease, or an estimate of another clock, would outlive the sleep.
+# `time.monotonic` stops then, so a lease or an estimate of another clock would seem valid after the suspension.
 _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 
 elapsed: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.clock_gettime, _CLOCK)
-"""Return seconds since some moment."""
+"""Return seconds since an arbitrary moment."""

@@ -30,7 +30,7 @@ class EncryptionContext:
     def of_access_token(cls, key: GrantKey, version: int, expires_at: datetime | None) -> EncryptionContext:
         """Return the context of a grant's own access token.
 
-        Its end is part of it: who may write rows cannot make a token last longer.
+        Its end is part of the context, so that a role that may write rows cannot make a token last longer.
         """
         identity = (key.tenant, key.connection, key.user_id, key.provider_user_id)
         return cls("grants", identity, "access", version, _end(expires_at))
@@ -44,7 +44,7 @@ class EncryptionContext:
     def of_extra(cls, key: GrantKey) -> EncryptionContext:
         """Return the context of a grant's extra values.
 
-        It has no version: most answers leave the values out, and they stay as they are then.
+        It has no version: most answers leave these values out, and the stored ones then stay valid.
         """
         return cls.of_grant(key, "extra", 0)
 
@@ -59,14 +59,14 @@ class EncryptionContext:
 
     def header(self) -> bytes:
         """Return what the plaintext starts with: one line of JSON."""
-        # As json.dumps writes it, in half the time: every read makes one.
+        # The same text as json.dumps writes, in half the time: every read needs one.
         parts = [*map(_quote, (self.table, *self.row, self.field)), str(self.version)]
         if self.end is not None:
             parts.append(f'{{"end": {_quote(self.end)}}}')
         return f"[{', '.join(parts)}]\n".encode("ascii")
 
     def header_without_end(self) -> bytes:
-        """Return the header as older access tokens have it."""
+        """Return the header of older access tokens, without an end."""
         return replace(self, end=None).header()
 
     def __str__(self) -> str:

@@ -1,7 +1,4 @@
-"""A reader's settings from the environment.
-
-Whatever else stands in it is another program's.
-"""
+"""A reader's settings from the environment."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ class ReaderEnvironment:
     """The vault's address and the keys of its access tokens.
 
     Attributes:
-        database_url: of the vault: as given, or of the embedded one.
-        access_keys: the access ring, newest first; empty where it is not given.
-        direct_url: of the vault without a pooler, where that is another.
+        database_url: as given, or of the embedded vault.
+        access_keys: the access ring, newest first; empty if not given.
+        direct_url: Postgres' own address, if ``database_url`` names a pooler.
     """
 
     database_url: Secret
@@ -78,7 +75,7 @@ def read_secret(name: str) -> Secret | None:
         return None
     if given == [name]:
         value = os.environ[name]
-        return Secret(value.strip() or value)  # of blanks alone its reader tells
+        return Secret(value.strip() or value)  # if it is all blanks, whoever parses it reports that
     source = os.environ[given[0]]
     read = secret_from_command if given[0].endswith("_COMMAND") else secret_file
     return Secret(read(source, given[0]))

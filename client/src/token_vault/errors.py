@@ -29,9 +29,9 @@ class VaultError(Exception):
     Each can be pickled, to cross into another process.
 
     Attributes:
-        user_id: whose token was asked for; empty for an admin token, None where no token was asked for.
-        connection: of which connection; None likewise.
-        server: host and port of a server that could not be reached, None where they are not known.
+        user_id: the user of the token asked for; empty for an admin token, None if no token was asked for.
+        connection: the connection of the token asked for; None if none was asked for.
+        server: the server that could not be reached, as host and port; None if not known.
     """
 
     user_id: str | None = None
@@ -48,7 +48,7 @@ class VaultError(Exception):
         return f"{message} ({who}, connection {self.connection})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By itself ``pickle`` would call the class with the message alone, which several of them refuse.
+        # By default ``pickle`` calls the class with the message alone, but several classes need more arguments.
         return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
@@ -72,7 +72,7 @@ class AmbiguousAccount(VaultError):
     """The user has several accounts, and none was named.
 
     Attributes:
-        accounts: the user's ids at the provider; one of them goes into ``account``.
+        accounts: the user's ids at the provider; pass one of them as ``account``.
     """
 
     def __init__(self, accounts: Sequence[str]) -> None:
@@ -104,7 +104,7 @@ class MissingScopes(VaultError):
 
     Attributes:
         granted: what the token may do.
-        missing: which of the scopes that were asked for it lacks.
+        missing: the needed scopes that it lacks.
     """
 
     def __init__(self, granted: Sequence[str], missing: Sequence[str]) -> None:
@@ -126,7 +126,7 @@ class TemporarilyUnavailable(VaultError):
 
     def __init__(self, message: str, retry_after: float) -> None:
         self.retry_after = retry_after
-        super().__init__(message, retry_after)  # Celery makes a task's error anew from these
+        super().__init__(message, retry_after)  # Celery rebuilds a task's error from these arguments
 
 
 class AccessDenied(VaultError):

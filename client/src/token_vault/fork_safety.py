@@ -1,9 +1,8 @@
-"""What a forked process must not share with its parent.
+"""Resets objects in forked processes.
 
-These are connections, locks that were held, and threads that are gone.
-
-Servers that load an app before they fork (gunicorn with ``--preload``, Celery's prefork pool) make one reader for
-all of their processes. Over a connection that two of them share, one reads the other's answer: another user's token.
+A forked process must not use its parent's connections, locks and threads. Servers that load an app before they fork
+(gunicorn with ``--preload``, Celery's prefork pool) create one reader for all their processes. Two processes that
+share a connection read each other's answers: another user's token.
 """
 
 from __future__ import annotations
@@ -13,29 +12,29 @@ from typing import Protocol
 from weakref import WeakSet
 
 
-class Beginner(Protocol):
-    """What begins anew in each process."""
+class ProcessLocal(Protocol):
+    """An object with state of its own in each process."""
 
     def begin(self) -> None:
-        """Begin with nothing open."""
+        """Set the state to nothing open."""
 
 
-_known: WeakSet[Beginner] = WeakSet()
-_parents: list[object] = []
+_known: WeakSet[ProcessLocal] = WeakSet()
+_parents_states: list[object] = []
 
 
-def begin_in_each_process(one: Beginner) -> None:
-    """Let it begin here, and in each forked process."""
+def begin_in_each_process(one: ProcessLocal) -> None:
+    """Call ``begin`` now, and again in each forked process."""
     one.begin()
     _known.add(one)
 
 
-def _in_child() -> None:
+def _begin_in_child() -> None:
     for one in list(_known):
-        # What the parent has open is not collected here, which would warn of it.
-        _parents.append(dict(vars(one)))
+        # Kept alive: garbage collection of the parent's open connections would warn, and could close them.
+        _parents_states.append(dict(vars(one)))
         one.begin()
 
 
 if hasattr(os, "register_at_fork"):  # where processes can fork at all
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(after_in_child=_begin_in_child)

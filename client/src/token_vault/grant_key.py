@@ -1,4 +1,4 @@
-"""What names a grant, in every table and every ciphertext."""
+"""The natural key of a grant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, order=True)
 class GrantKey:
-    """What names a grant, in every table and every ciphertext.
+    """The natural key of a grant in tables and ciphertexts.
 
     Attributes:
         tenant: the tenant's name in the configuration.

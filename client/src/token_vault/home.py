@@ -24,11 +24,11 @@ def absolute(path: Path, name: str) -> Path:
         name: the setting that gave it.
 
     Raises:
-        ConfigurationError: there is no such home folder.
+        ConfigurationError: the tilde names an unknown user.
     """
     try:
         return path.expanduser().absolute()
-    except RuntimeError:  # a tilde before a name that is no user's
+    except RuntimeError:  # the name after the tilde is no user's
         raise ConfigurationError(
             f"{name} names the home folder of a user who is not known here: give the whole path"
         ) from None
@@ -37,10 +37,10 @@ def absolute(path: Path, name: str) -> Path:
 def vault_home(home: Path) -> Path:
     """Return the folder of the vault under a home.
 
-    The demo has one of its own below it, which counts where there is no other vault.
+    It is the demo's folder below it if there is no other vault.
     """
     demo = home / DEMO
-    with suppress(PermissionError):  # a folder of another user's: what comes next says so
+    with suppress(PermissionError):  # another user's folder: the caller's next access reports that
         if not (home / "postgres").exists() and (demo / "postgres").exists():
             return demo
     return home
@@ -54,9 +54,9 @@ def is_demo_home(home: Path) -> bool:
 
 
 def key_file(home: Path, ring: str) -> Path:
-    """The file with an embedded vault's keys of a ring.
+    """Return the file with the keys of a ring.
 
-    Its first start makes it, with mode 0600.
+    The embedded vault's first start creates it, with mode 0600.
     """
     return home / "keys" / ring
 
@@ -68,7 +68,7 @@ def home_keys(home: Path, ring: str) -> tuple[Secret, ...]:
         ConfigurationError: the file cannot be read.
     """
     path = key_file(home, ring)
-    with suppress(PermissionError):  # a folder of another user's: reading says so
+    with suppress(PermissionError):  # another user's folder: reading the file reports that
         if not path.exists():
             return ()
     return tuple(
@@ -77,7 +77,7 @@ def home_keys(home: Path, ring: str) -> tuple[Secret, ...]:
 
 
 def postgres_url(port: int, password: str) -> Secret:
-    """The address of an embedded vault's Postgres."""
+    """Return the address of an embedded vault's Postgres."""
     return Secret(f"postgresql://token_vault:{password}@127.0.0.1:{port}/token_vault")
 
 
@@ -94,7 +94,7 @@ def running_postgres(home: Path) -> Secret:
             return postgres_url(access["port"], access["password"])
     except PermissionError:
         raise not_ours(folder) from None
-    except (OSError, ValueError, KeyError, TypeError):  # nothing there, or not written to its end
+    except (OSError, ValueError, KeyError, TypeError):  # no file, or one that is still being written
         pass
     raise no_vault(home)
 
@@ -105,9 +105,9 @@ def not_ours(folder: Path) -> ConfigurationError:
 
 
 def no_vault(home: Path) -> ConfigurationError:
-    """The error for a vault that is nowhere.
+    """Return the error for a vault that was not found.
 
-    It names a variable that looks like a misspelt ``DATABASE_URL``, and never its value.
+    It names a variable that looks like a misspelt ``DATABASE_URL``, but not its value.
     """
     alike = get_close_matches("DATABASE_URL", os.environ, cutoff=0.85)
     hint = f" ({alike[0]} is: is that a misspelling?)" if alike and alike[0] != "DATABASE_URL" else ""
@@ -117,11 +117,11 @@ def no_vault(home: Path) -> ConfigurationError:
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether the server lives.
+    """Whether the server runs.
 
-    It inherits an exclusive flock(2), which the kernel releases at its end.
+    It inherits an exclusive flock(2), which the kernel releases when the server ends.
     """
-    import fcntl  # an embedded vault runs only where there is one
+    import fcntl  # not on Windows, where no embedded vault runs
 
     descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

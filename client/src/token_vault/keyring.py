@@ -1,7 +1,7 @@
 """Fernet keys that bind each ciphertext to its context.
 
-Fernet authenticates no context: two rows' ciphertexts could be swapped unnoticed. So every plaintext starts
-with the context it was encrypted for, and a ciphertext found anywhere else is refused.
+Fernet does not authenticate a context, so the ciphertexts of two rows could be swapped unnoticed. Therefore every
+plaintext starts with the context that it was encrypted for, and decryption anywhere else is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RingName = Literal["access", "refresh"]
 VARIABLES: dict[RingName, str] = {"access": "VAULT_ACCESS_KEYS", "refresh": "VAULT_REFRESH_KEYS"}
 
 _KEY = re.compile(r"[A-Za-z0-9_+/-]{43}=")
-# Of URL-safe Base64 (RFC 4648, section 5), without its padding.
+# URL-safe Base64 (RFC 4648, section 5), without padding.
 _ALPHABET = f"{ascii_letters}{digits}-_".encode()
 
 
@@ -45,7 +45,7 @@ class KeyRing:
             )
         read = []
         for position, key in enumerate(keys, start=1):
-            # Base64 is read up to its padding: two keys with a blank between them would pass for the first.
+            # Decoding stops at the padding: two keys with a blank between them would be taken for the first one.
             if not _KEY.fullmatch(key.reveal()):
                 raise ConfigurationError(
                     f"{VARIABLES[name]}: key {position} of {len(keys)} is not a Fernet key "
@@ -57,7 +57,7 @@ class KeyRing:
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
-        """What names each key to people, in the ring's order."""
+        """Return a short hash of each key, newest first."""
         return tuple(fingerprint for fingerprint, _ in self._keys)
 
     @property
@@ -65,7 +65,7 @@ class KeyRing:
         return tuple(fernet for _, fernet in self._keys)
 
     def take_over(self, other: KeyRing) -> None:
-        """Replace all keys by another ring's."""
+        """Replace all keys with another ring's."""
         self._keys = other._keys
 
     def encrypt(self, context: EncryptionContext, secret: Secret) -> bytes:
@@ -95,7 +95,7 @@ class KeyRing:
     def reencrypt(self, context: EncryptionContext, ciphertext: bytes) -> bytes | None:
         """Encrypt under the newest key; None if it already is.
 
-        An access token whose end is not part of its context yet gets that too.
+        The end of an older access token is added to its context as well.
         The ciphertext keeps the time of its first encryption, as with ``MultiFernet.rotate``.
 
         Raises:
@@ -111,7 +111,7 @@ class KeyRing:
     def _decrypt(self, context: EncryptionContext, ciphertext: bytes) -> tuple[bytes, int]:
         """Return the plaintext with its header, and the key's index."""
         found = self._find(context, ciphertext)
-        # Raised where no variable holds a plaintext: error reports show the variables of each frame.
+        # Raised here, where no variable holds a plaintext: error reports show the variables of each frame.
         if isinstance(found, str):
             raise WrongContext(
                 f"a ciphertext is out of place: found at {context}, but it was encrypted {found}"
@@ -133,7 +133,7 @@ class KeyRing:
         if not _is_canonical(ciphertext):
             return None
         keys = list(enumerate(self._keys))
-        # A key that does not decrypt costs as much as one that does, and the next ciphertext is mostly under the same.
+        # The wrong key costs as much as the right one, and the next ciphertext usually needs the same key as the last.
         for index, (_, fernet) in keys[self._last_index :] + keys[: self._last_index]:
             try:
                 plaintext = fernet.decrypt(ciphertext)
@@ -152,16 +152,16 @@ class KeyRing:
 def _is_of(context: EncryptionContext, plaintext: bytes) -> bool:
     """Whether a plaintext was encrypted for this context.
 
-    The header of older access tokens is not made where the usual one fits: it is a tenth of a decryption.
+    The header of older access tokens is built only if the usual one does not match: it costs a tenth of a decryption.
     """
     return plaintext.startswith(context.header()) or plaintext.startswith(context.header_without_end())
 
 
 def _is_canonical(ciphertext: bytes) -> bool:
-    """Whether Base64 writes its bytes exactly so.
+    """Whether this is the only Base64 text of its bytes.
 
-    Decoding passes over foreign characters, and over the bits that pad the last one. Only the last four can be padded,
-    so that no more is decoded here: it would take half as long as the decryption.
+    Decoding ignores foreign characters, and padding bits in the last four characters. So only those four are decoded:
+    all of it would take half as long as the decryption.
     """
     last = ciphertext[-4:]
     if len(ciphertext) % 4 or ciphertext[:-4].translate(None, _ALPHABET):
@@ -175,7 +175,7 @@ def _is_canonical(ciphertext: bytes) -> bool:
 def _encryption_time(ciphertext: bytes) -> int:
     """Return when a ciphertext was encrypted, in Unix seconds.
 
-    It was decrypted before: Fernet's own way would verify all of it once more.
+    It was decrypted before; Fernet's own method would verify all of it again.
     """
     return int.from_bytes(urlsafe_b64decode(ciphertext[:12])[1:])
 
@@ -188,7 +188,7 @@ def _content(plaintext: bytes) -> bytes:
 def _key_fingerprint(key: Secret) -> str:
     """Name a key without revealing it.
 
-    A hash is enough: nobody finds 32 random bytes by trying.
+    A plain hash is enough: 32 random bytes cannot be found by guessing.
     """
     return hashlib.sha256(b"token-vault key " + urlsafe_b64decode(key.reveal())).hexdigest()[:8]
 

@@ -1,7 +1,7 @@
-"""Listens for wakeups over one connection, however many wait.
+"""Listens for wakeups, on one connection for all who wait.
 
-A wakeup is a hint to look at the rows. Anybody who may connect can send one, with any payload: it is compared with what
-is waited for and never read as anything.
+A wakeup is a hint to look at the rows. Anybody who may connect can send one, with any payload, so the payload is only
+compared with the grants that are waited for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from token_vault.pool import MAX_ANSWER_SECONDS
 from token_vault.postgres_address import PostgresAddress
 from token_vault.read_model import CHANNEL
 
-# The connection is kept this long after the last wait.
+# The connection is kept this long after the last wait ended.
 IDLE_SECONDS = 5.0
 _NAME = "token-vault reader"
 # After a failover the connection may lead to a server on which no refresh ends any more.
@@ -27,7 +27,7 @@ _READ_ONLY = "SELECT current_setting('transaction_read_only')::boolean"
 
 
 class Listener:
-    """For threads."""
+    """Wakes threads that wait for a grant."""
 
     def __init__(self, address: PostgresAddress) -> None:
         self._address = address
@@ -36,18 +36,17 @@ class Listener:
         self._listening = threading.Event()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._is_pooled = False  # a pooler hands no wakeups on: who waits looks at the row now and then
+        self._is_pooled = False  # a pooler does not pass on wakeups: the flow polls the row instead
 
     @contextmanager
-    def waiting(self, grant_id: int, *, patience: float) -> Iterator[threading.Event]:
+    def waiting(self, grant_id: int, *, connect_seconds: float) -> Iterator[threading.Event]:
         """Yield an event that is set by this grant's wakeups.
 
-        Listening has begun by then.
-
-        Where Postgres lets nobody listen, as a replica does or one without a free connection, it is never set.
+        Listening has begun when it is yielded. It is never set where nobody can listen: on a replica, without a free
+        connection, or when connecting takes too long.
 
         Args:
-            patience: seconds to wait for the listening connection; the event may then never be set either.
+            connect_seconds: how long to wait for the listening connection.
         """
         wakeup, payload = threading.Event(), str(grant_id)
         with self._lock:
@@ -60,7 +59,7 @@ class Listener:
                 self._thread.start()
             listening = self._listening
         try:
-            listening.wait(patience)
+            listening.wait(connect_seconds)
             yield wakeup
         finally:
             with self._lock:
@@ -73,8 +72,7 @@ class Listener:
         self._closed = True
 
     def _listen(self, listening: threading.Event) -> None:
-        # A lost connection ends this thread; who waits then reads the row when its time is up, and the
-        # next wait begins a new one.
+        # A lost connection ends this thread: those who wait then rely on polling, and the next wait starts a new thread.
         try:
             with (
                 suppress(psycopg.Error),
@@ -97,9 +95,9 @@ class Listener:
             listening.set()
 
     def _may_end(self) -> bool:
-        """End when nobody waits.
+        """Whether the thread ends: nobody waits any more.
 
-        Decided under the lock, so that no new wait joins a listener that ends.
+        Decided under the lock, so that no wait joins a listener that is about to end.
         """
         with self._lock:
             if self._waiters:
@@ -119,7 +117,7 @@ class Listener:
 
 
 class AsyncListener:
-    """For asyncio."""
+    """Wakes one event loop's coroutines that wait for a grant."""
 
     def __init__(self, address: PostgresAddress) -> None:
         self._address = address
@@ -129,8 +127,8 @@ class AsyncListener:
         self._is_pooled = False
 
     @asynccontextmanager
-    async def waiting(self, grant_id: int, *, patience: float) -> AsyncIterator[asyncio.Event]:
-        """Yield an event that is set by this grant's wakeups."""
+    async def waiting(self, grant_id: int, *, connect_seconds: float) -> AsyncIterator[asyncio.Event]:
+        """Yield an event that this grant's wakeups set."""
         wakeup, payload = asyncio.Event(), str(grant_id)
         self._waiters[payload].add(wakeup)
         if (self._task is None or self._task.done()) and not self._is_pooled:
@@ -138,7 +136,7 @@ class AsyncListener:
             self._task = asyncio.create_task(self._listen(self._listening))
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(connect_seconds):
                     await self._listening.wait()
             yield wakeup
         finally:
@@ -169,7 +167,9 @@ class AsyncListener:
                             self._wake(notification.payload)
                         if await (await connection.execute(_READ_ONLY)).fetchone() == (True,):
                             break
-                    self._task = None  # before the connection closes: a wait that comes now begins anew
+                    self._task = (
+                        None  # before the connection closes, so that a wait from now on starts a new task
+                    )
         finally:
             listening.set()
 

@@ -1,9 +1,9 @@
 """A reader's connections to Postgres.
 
-They are made when needed, kept, and replaced when the server has dropped them.
+They are opened when needed, kept for the next read, and replaced when the server has dropped them.
 
-A failure to connect is raised at once and as what it is. A pool that connects in the background could only tell
-its callers, seconds later, that it took too long.
+A failure to connect is raised at once, with its cause. A pool that connects in the background could only report a
+timeout, seconds later.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from token_vault.postgres_address import PostgresAddress
 from token_vault.prepared_statements import Rows
 
 MAX_CONNECTIONS = 10  # of one reader
-# How long to wait for one of them.
+# How long to wait until one of them is free.
 CONNECTION_WAIT_SECONDS = 10.0
-# A migration may hold the table, a server be stopped with all its connections open.
+# Without it a read waits as long as a migration locks the table, or a stopped server keeps its connections open.
 MAX_ANSWER_SECONDS = 10.0
-# A connection that nobody needed for so long is closed.
+# A connection that was not used for this long is closed.
 MAX_IDLE_SECONDS = 300.0
-# A reader on a replica hears at each refresh request that it is read-only. Its connections are made anew only so often.
+# On a replica each refresh request fails as read-only: younger connections than this are kept all the same.
 READ_ONLY_SECONDS = 5.0
 
 _NAME = "token-vault reader"
 _DRIVER: dict[str, Any] = {"autocommit": True, "prepare_threshold": 0}
 
-# A name that Postgres cannot even hold (NUL, half a surrogate pair): no row has it.
+# For a name that Postgres cannot store (NUL, half a surrogate pair); so no row has it.
 _IMPOSSIBLE_NAME = (psycopg.DataError, UnicodeEncodeError)
 
 C = TypeVar("C", BoundedConnection, AsyncBoundedConnection)
 
 
 class _IdleConnections(Generic[C]):
-    """Connections that nobody uses, the one used last on top."""
+    """A stack of idle connections, most recently used on top."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,21 +61,21 @@ class _IdleConnections(Generic[C]):
     def keep(self, connection: C) -> list[C]:
         """Keep a connection, and return those to be closed.
 
-        It is among them where it is of no more use.
+        The connection itself is among them if it is unusable.
         """
         with self._lock:
             if self._closed or connection.pgconn.transaction_status != TransactionStatus.IDLE:
                 return [connection]
-            now, worn = time.monotonic(), []
+            now, outdated = time.monotonic(), []
             while self._kept and self._kept[0][1] < now - MAX_IDLE_SECONDS:
-                worn.append(self._kept.popleft()[0])
+                outdated.append(self._kept.popleft()[0])
             self._kept.append((connection, now))
-            return worn
+            return outdated
 
     def empty(self, *, close: bool = False) -> list[C]:
         """Return all idle connections, to be closed.
 
-        With ``close`` none is taken or kept any more.
+        With ``close``, no connection is taken or kept from now on.
         """
         with self._lock:
             found = [connection for connection, _ in self._kept]
@@ -85,7 +85,7 @@ class _IdleConnections(Generic[C]):
 
 
 class Pool:
-    """For threads."""
+    """Connections shared by the threads of one process."""
 
     def __init__(self, address: PostgresAddress) -> None:
         self._address = address
@@ -95,12 +95,12 @@ class Pool:
     def rows(self, statement: str, values: Sequence[object]) -> Rows:
         """Run a statement, and return its rows.
 
-        It runs again over a new connection where the idle one was dropped, or leads to a server that has become
-        read-only. All idle connections go with it: they lead to the same server.
+        If the server has dropped the idle connection or become read-only, the statement runs again on a new connection,
+        and all idle connections are closed, as they lead to the same server.
 
         Raises:
-            ConfigurationError, AccessDenied, TemporarilyUnavailable: as ``failure`` names it; nothing is repeated
-                where no answer came in time.
+            ConfigurationError, AccessDenied, TemporarilyUnavailable: as ``failure`` classifies it; a statement whose
+                answer did not come in time is not repeated.
         """
         if not self._capacity.acquire(timeout=CONNECTION_WAIT_SECONDS):
             raise _busy()
@@ -133,12 +133,12 @@ class Pool:
         try:
             return connection.fetch(statement, values)
         finally:
-            for worn in self._idle.keep(connection):
-                worn.close()
+            for outdated in self._idle.keep(connection):
+                outdated.close()
 
 
 class AsyncPool:
-    """For asyncio."""
+    """Connections of one event loop."""
 
     def __init__(self, address: PostgresAddress) -> None:
         self._address = address
@@ -146,7 +146,7 @@ class AsyncPool:
         self._idle: _IdleConnections[AsyncBoundedConnection] = _IdleConnections()
 
     async def rows(self, statement: str, values: Sequence[object]) -> Rows:
-        """Read; raises as ``Pool.rows``."""
+        """Run a statement, and return its rows; as ``Pool.rows``."""
         try:
             async with asyncio.timeout(CONNECTION_WAIT_SECONDS):
                 await self._capacity.acquire()
@@ -180,7 +180,7 @@ class AsyncPool:
             await connection.close()
 
     def abandon(self) -> None:
-        """Close idle connections from outside of their event loop."""
+        """Close idle connections from outside their event loop."""
         for connection in self._idle.empty(close=True):
             connection.pgconn.finish()
 
@@ -190,12 +190,12 @@ class AsyncPool:
         try:
             return await connection.fetch(statement, values)
         finally:
-            for worn in self._idle.keep(connection):
-                await worn.close()
+            for outdated in self._idle.keep(connection):
+                await outdated.close()
 
 
 def _is_lost(connection: BoundedConnection | AsyncBoundedConnection, error: psycopg.Error) -> bool:
-    """Whether an idle connection is of no more use."""
+    """Whether an error shows that the connection is unusable."""
     if classify(error) is DatabaseProblem.READ_ONLY:
         return time.monotonic() - connection.made_at > READ_ONLY_SECONDS
     return bool(connection.closed) or is_useless(error)

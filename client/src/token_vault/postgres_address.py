@@ -1,6 +1,6 @@
-"""The address of Postgres, as any program writes it.
+"""Parses the address of Postgres as several programs write it.
 
-libpq reads it: its URIs and its keyword strings. What other programs add to these is taken off first.
+libpq parses its own URIs and keyword strings. What SQLAlchemy, asyncpg or JDBC add to them is removed first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from token_vault.url_parts import ENCODE, find_wrong_encoding, is_port, query
 EXAMPLE = "postgresql://user:password@host/name"
 
 _SCHEME = re.compile(r"((?:jdbc:)?[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-# `postgres` is Heroku's; what follows the plus sign is the driver that SQLAlchemy would load.
+# `postgres` is Heroku's scheme; after the plus sign SQLAlchemy names its driver.
 _POSTGRES = re.compile(r"postgres(ql)?(\+\w+)?", re.IGNORECASE)
 _NAME = re.compile(r"[a-z][a-z_0-9]{0,40}", re.IGNORECASE)
 
@@ -33,7 +33,7 @@ _ALLOWED = {
     "gssencmode": ("disable", "prefer", "require"),
     "load_balance_hosts": ("disable", "random"),
 }
-"""Values that libpq would refuse only when it connects.
+"""Values that libpq checks only when it connects.
 
 Source: PostgreSQL documentation, 32.1.2 Parameter Key Words.
 """
@@ -44,8 +44,8 @@ class PostgresAddress:
     """Where Postgres is, and how to log in.
 
     Attributes:
-        parameters: libpq's, as the address gives them.
-        variable: the setting that gave it, for messages.
+        parameters: of libpq, as the address gives them.
+        variable: the setting that holds the address, for messages.
     """
 
     parameters: SecretDict
@@ -56,11 +56,11 @@ class PostgresAddress:
         """Read an address.
 
         Raises:
-            ConfigurationError: naming the variable, what is wrong and the fix, and nothing of the address that may
-                be a password.
+            ConfigurationError: it names the variable, what is wrong and the fix, and quotes nothing of the address
+                that may be a password.
         """
         address = Secret(text.strip()) if isinstance(text, str) else Secret(text.reveal().strip())
-        del text  # no traceback from here on shows it
+        del text  # so that no traceback shows it
         fault = _find_fault(address)
         parameters = SecretDict() if fault else _read(address)
         if not fault:
@@ -81,11 +81,11 @@ class PostgresAddress:
 
     @property
     def host_names(self) -> tuple[str, ...]:
-        """Return hosts, addresses or socket folders, in their order."""
+        """Return hosts, addresses or socket folders, in order."""
         return tuple(host for host, _ in self._hosts())
 
     def _hosts(self) -> Iterator[tuple[str, str]]:
-        # As libpq has it: an address comes before a name, wherever each is from.
+        # As in libpq, an address takes precedence over a name, whether given by a parameter or the environment.
         address = _first(self.parameters, "hostaddr") or os.environ.get("PGHOSTADDR")
         hosts = address or _first(self.parameters, "host") or os.environ.get("PGHOST") or ""
         given = _first(self.parameters, "port") or os.environ.get("PGPORT") or "5432"
@@ -99,7 +99,7 @@ def _first(parameters: SecretDict, *names: str) -> str:
 
 
 def _find_fault(address: Secret) -> str | None:
-    """Say what is wrong with an address, by its form."""
+    """Say what is wrong with an address' syntax."""
     text = address.reveal()
     if not text:
         return f"is empty: {EXAMPLE}"
@@ -119,13 +119,13 @@ def _find_fault(address: Secret) -> str | None:
 
 
 def _find_raw_character(rest: Secret) -> str | None:
-    """Find a character that ends a part by mistake."""
+    """Find a character of a password that ends a part."""
     before, _, parameters = rest.reveal().partition("?")
     authority, _, path = before.partition("/")
     strays = authority.count("@") > 1 or "@" in path
     if "@" in parameters:
         names = {name for name, _ in query(parameters)}
-        # A socket in the abstract name space begins with @; a user and password may be parameters.
+        # An abstract socket's name begins with @, and user and password may be given as parameters.
         strays = strays or not names <= _keywords() or not ("@" in authority or names & {"host", "user"})
     if strays:
         return f"has an @, / or ? that nobody can tell from the one that ends the password: {ENCODE}"
@@ -163,28 +163,27 @@ def _keywords() -> set[str]:
 
 
 def _read(address: Secret) -> SecretDict | None:
-    """Have libpq read it; None where it cannot."""
+    """Have libpq parse it; None if it cannot."""
     try:
         return SecretDict(conninfo_to_dict(_to_libpq(address).reveal()))
     except (psycopg.Error, UnicodeError, ValueError):
-        return None  # its message would quote parts of the password
+        return None  # the error's message would quote parts of the password
 
 
 def _to_libpq(address: Secret) -> Secret:
-    """Take off what SQLAlchemy and asyncpg add to libpq's URI."""
+    """Remove what SQLAlchemy and asyncpg add to libpq's URI."""
     text = address.reveal()
     scheme = _SCHEME.match(text)
     if scheme is None:
         return address
-    # SQLAlchemy writes spaces as they are, which libpq does not read in a URI.
+    # SQLAlchemy leaves spaces unencoded, which libpq does not accept in a URI.
     before, _, after = text[scheme.end() :].replace(" ", "%20").partition("?")
     given = query(after)
     parameters = dict(given)
     if mode := parameters.pop("ssl", None):  # asyncpg's
         parameters["sslmode"] = {"true": "require", "false": "disable"}.get(mode.lower(), mode)
-    if (
-        len(servers := [value for name, value in given if name == "host"]) > 1
-    ):  # SQLAlchemy's `?host=a:1&host=b:2`
+    servers = [value for name, value in given if name == "host"]
+    if len(servers) > 1:  # SQLAlchemy's `?host=a:1&host=b:2`
         split = [server.partition(":") for server in servers]
         parameters["host"] = ",".join(host for host, _, _ in split)
         if any(port for _, _, port in split):
@@ -204,7 +203,7 @@ def _find_unknown_value(parameters: SecretDict) -> str | None:
 
 
 def _unreadable(address: Secret) -> str:
-    """Say what libpq could not read."""
+    """Say what libpq could not parse."""
     text = address.reveal()
     if _SCHEME.match(text) is None and "=" in text:
         known = _keywords()

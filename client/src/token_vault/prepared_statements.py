@@ -1,7 +1,7 @@
-"""Prepared statements that are run without a cursor.
+"""Prepared statements that run without a psycopg cursor.
 
-A cursor is made for any statement: it looks at the parameters' types, at its cache and at the connection's state, and
-that takes longer than a read does in Postgres.
+A cursor inspects parameter types, its cache and the connection's state for each statement, which takes longer than
+Postgres takes for the read itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class _Prepared:
     """A statement that the server knows by name.
 
     Attributes:
-        transformer: keeps how its columns are read; they stay the same for as long as it is prepared.
+        transformer: decodes its columns; they do not change while the statement is prepared.
+        has_loaders: whether the transformer has chosen its decoders, after the first result.
     """
 
     name: bytes
@@ -43,7 +44,7 @@ class PreparedStatements:
     """The prepared statements of one connection.
 
     Args:
-        connection: to a server of its own: a pooler may hand the next statement to a session without them.
+        connection: a direct one: a pooler may run the next statement in a session that has not prepared it.
     """
 
     def __init__(self, connection: BaseConnection[Any]) -> None:
@@ -52,20 +53,20 @@ class PreparedStatements:
         self._numbers = count()
 
     @staticmethod
-    def takes(values: Sequence[object]) -> bool:
-        """Whether these parameters are all text.
+    def accepts(values: Sequence[object]) -> bool:
+        """Whether all parameters are text.
 
-        The type of other values may differ from one time to the next, which is another statement to the server.
+        Other values may have a different type at the next call, and for the server that is a different statement.
         """
         return {*map(type, values)} == {str}
 
     def run(self, statement: str, values: Sequence[object]) -> PQGen[Rows]:
         """Run a statement; its rows come in binary.
 
-        The connection's ``wait`` takes this generator.
+        Pass this generator to the connection's ``wait``.
 
         Raises:
-            psycopg.Error, UnicodeEncodeError: as a cursor raises them; the statement is then prepared anew.
+            psycopg.Error, UnicodeEncodeError: as a cursor raises them; the next call prepares the statement again.
         """
         prepared = self._prepared.get(statement) or (yield from self._prepare(statement))
         transformer, pgconn = prepared.transformer, self._connection.pgconn
@@ -90,7 +91,7 @@ class PreparedStatements:
         results: list[PGresult] = yield from execute(self._connection.pgconn)
         for result in results:
             if result.status not in _GOOD:
-                # A migration may have changed the columns, or somebody's DISCARD ALL have taken the name away.
+                # A migration may have changed the columns, or a DISCARD ALL may have dropped the statement.
                 self._prepared.pop(statement, None)
                 raise error_from_result(result, encoding="utf-8")
         return results[-1]

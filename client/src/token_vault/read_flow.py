@@ -1,8 +1,7 @@
-"""What a reader decides, without I/O.
+"""The decisions of a read, without I/O.
 
-A generator yields each step, and is sent its result.
-
-Threads and asyncio run the same flow; only how they query, listen and wait differs.
+A flow is a generator: it yields a step, and the reader performs it and sends back the result. The readers for threads
+and for asyncio run the same flow; they differ only in how they query, listen and wait.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import (
@@ -41,94 +40,25 @@ from token_vault.read_model import (
     choose,
 )
 from token_vault.read_records import SERVED, ReadRecord
+from token_vault.read_steps import Flow, Listen, NoteRead, Query, RecordRead, Step, Wait
 from token_vault.token import Token
 from token_vault.token_cache import TokenCache, cache_key
-from token_vault.token_target import DEFAULT_TARGET, TokenTarget
+from token_vault.token_query import TokenQuery
+from token_vault.token_target import TokenTarget
 from token_vault.trace_context import current_traceparent
 
 # Threads and queries need a finite number of seconds.
 MAX_WAIT_SECONDS = 86_400.0
-# A wakeup may get lost, so the rows are looked at as well.
+# A wakeup may get lost, so the row is polled as well.
 POLL_SECONDS = 2.0
-# Seconds after which to ask again where the status names no time.
+# `retry_after` where the status names no time.
 RETRY_SECONDS = 5.0
-# The same while the operator has paused renewal without an end.
+# The same while the operator has paused renewal until further notice.
 PAUSED_RETRY_SECONDS = 60.0
-# A rejected token is not handed out again for this long: by then the workers may renew any token again.
+# A rejected token is not handed out again for this long: workers force a renewal of one grant once a minute at most.
 REJECTED_SECONDS = 60.0
-# Grants whose rejected tokens are remembered; then all are forgotten, and an API refuses some once more.
+# Bounds the memory of rejected tokens: beyond it all are forgotten, and APIs refuse some of them once more.
 MAX_REJECTED_GRANTS = 10_000
-
-
-class TokenQuery(NamedTuple):
-    """What an app asks for.
-
-    Attributes:
-        user_id: Auth0's user id; empty for the connection's admin token.
-        connection: the connection's name.
-        account: the user's id at the provider; None for the primary identity, or the only one.
-        min_ttl: seconds of life wanted; None for what renewal in time always leaves.
-        wait: seconds to wait for a refresh.
-        needs: scopes without which the token is of no use.
-        target: the resource and scopes that the token is for.
-        request_id, reason: what the record of the read says of it.
-    """
-
-    user_id: str
-    connection: str
-    account: str | None
-    min_ttl: float | None
-    wait: float
-    needs: tuple[str, ...] = ()
-    target: TokenTarget = DEFAULT_TARGET
-    request_id: str | None = None
-    reason: str | None = None
-
-
-class Query(NamedTuple):
-    """Run a statement; its rows are sent back."""
-
-    statement: str
-    values: Sequence[object]
-
-
-class NoteRead(NamedTuple):
-    """Tell the workers of a read, without waiting for it."""
-
-    grant_id: int
-
-
-class Listen(NamedTuple):
-    """Listen for wakeups of a grant until the flow ends.
-
-    What to wait for is sent back.
-
-    Attributes:
-        seconds: to wait for the listening connection.
-    """
-
-    grant_id: int
-    seconds: float
-
-
-class Wait(NamedTuple):
-    """Wait for the wakeup that ``Listen`` gave."""
-
-    wakeup: Any
-    seconds: float
-
-
-class RecordRead(NamedTuple):
-    """Record the read for the audit.
-
-    An error is thrown in where no read may happen unrecorded.
-    """
-
-    record: ReadRecord
-
-
-Step = Query | NoteRead | Listen | Wait | RecordRead
-Flow = Generator[Step, Any, Token]
 
 
 class ReadFlow:
@@ -146,12 +76,12 @@ class ReadFlow:
         self._rejected: dict[tuple[int, TokenTarget], tuple[int, float]] = {}
 
     def record_rejected(self, token: Token, request_id: str | None = None) -> Query:
-        """Remember a refused token; return how to report it.
+        """Remember a rejected token; return the query that reports it.
 
-        It is not handed out again for a while: the renewal that follows brings another.
+        It is not handed out again for a while: the renewal that follows brings a new one.
 
         Raises:
-            ValueError: no reader has read this token.
+            ValueError: the token was not read from a vault.
         """
         if token.grant_id is None or token.access_version is None:
             raise ValueError("this token does not come from a reader")
@@ -163,12 +93,12 @@ class ReadFlow:
             self.cache.forget(token.grant_id)
         if token.target.is_default:
             return _named(Query(REPORT_REJECTED, (token.grant_id, token.access_version)), request_id)
-        # More life is wanted than it has left: nothing follows where it was obtained within this time.
+        # Asks for more life than this token has left, so that only another token will do.
         left = (token.expires_at - datetime.now(UTC)).total_seconds() if token.expires_at else 0.0
         target = (token.target.resource, token.target.scope)
         wanted = max(left, 0.0) + REJECTED_SECONDS
-        wish = Query(REQUEST_REFRESH_TARGET, (token.grant_id, wanted, REJECTED_SECONDS, *target))
-        return _named(wish, request_id)
+        request = Query(REQUEST_REFRESH_TARGET, (token.grant_id, wanted, REJECTED_SECONDS, *target))
+        return _named(request, request_id)
 
     def _is_rejected(self, served: Served) -> bool:
         if not self._rejected:
@@ -182,7 +112,7 @@ class ReadFlow:
     def token(self, query: TokenQuery) -> Flow:
         """Read a fresh token.
 
-        An error of a step is thrown in, and leaves with user and connection.
+        The reader throws in the error of a step; it leaves the flow with user and connection.
 
         Raises:
             VaultError: as ``TokenVault.user_token`` says.
@@ -191,7 +121,7 @@ class ReadFlow:
             try:
                 token = yield from self._token(query)
             except VaultError as error:
-                with suppress(VaultError):  # what the caller is told is why there is no token
+                with suppress(VaultError):  # the caller has to learn why there is no token, not this
                     yield RecordRead(self._record(query, type(error).__name__))
                 raise
             yield RecordRead(self._record(query, SERVED, token))
@@ -222,7 +152,7 @@ class ReadFlow:
         rows = yield from self._rows(query)
         served = self._choose(rows, query, query.account)
         if self._is_fresh(query, served):
-            if served.wants_notice:
+            if served.wants_note:
                 yield NoteRead(served.id)
             fresh = self._decrypt(query, served)
             if self.cache is not None:
@@ -240,14 +170,14 @@ class ReadFlow:
         wait = min(query.wait, MAX_WAIT_SECONDS)
         deadline = time.monotonic() + wait
         wakeup = yield Listen(served.id, wait)
-        # A refresh that ended before we listened has woken nobody.
+        # A refresh that ended before listening began woke nobody, so the row is read again.
         served = yield from self._read(query, served.provider_user_id)
         if self._is_fresh(query, served):
             return self._decrypt(query, served)
         yield _request(query, served, wait)
         status = None
         while (remaining := deadline - time.monotonic()) > 0:
-            # Anybody may send a wakeup: what it is worth is in the rows.
+            # Anybody may send a wakeup; only the row says whether the token is fresh.
             yield Wait(wakeup, min(remaining, POLL_SECONDS))
             served = yield from self._read(query, served.provider_user_id)
             if self._is_fresh(query, served):
@@ -293,7 +223,7 @@ class ReadFlow:
         return GrantStatus._make(rows[0])
 
     def _serve_unrenewable(self, query: TokenQuery, served: Served, status: GrantStatus) -> Token | None:
-        """Serve a token of unknown age that nobody can renew."""
+        """Serve a token of unknown end that cannot be renewed."""
         unrenewable = status.state in ("unrenewable", "expired")
         is_wanted = not _wants_life(query.min_ttl) and not self._is_rejected(served)
         if unrenewable and is_wanted and served.expires_at is None and served.access_ciphertext is not None:
@@ -338,7 +268,7 @@ def _request(query: TokenQuery, served: Served, wait: float) -> Query:
 
 
 def _named(query: Query, request_id: str | None) -> Query:
-    """Name a request by the app's id, and its trace."""
+    """Add the app's request id and trace to a request."""
     traceparent = current_traceparent()
     if request_id is traceparent is None:
         return query
@@ -346,12 +276,12 @@ def _named(query: Query, request_id: str | None) -> Query:
 
 
 def _raise_if_refused(served: Served) -> None:
-    """Say who acts where no token comes for this target.
+    """Raise if a token for this target was just refused.
 
-    The grant itself is as good as before.
+    The grant itself is not affected.
 
     Raises:
-        ReauthorizationRequired, AccessDenied, ConfigurationError: a token was refused a moment ago.
+        ReauthorizationRequired, AccessDenied, ConfigurationError: by who has to act.
     """
     if not served.is_refused:
         return
@@ -367,10 +297,10 @@ def _raise_if_refused(served: Served) -> None:
 
 
 def _raise_unless_refreshable(served: Served, status: GrantStatus, min_ttl: float | None) -> None:
-    """Say why a refresh cannot help.
+    """Raise if a refresh cannot help.
 
     Raises:
-        ReauthorizationRequired, TokenExpired, TemporarilyUnavailable, TokenNotFound: it cannot.
+        ReauthorizationRequired, TokenExpired, TemporarilyUnavailable, TokenNotFound: by why it cannot.
     """
     if status.state == "reauthorization_required":
         raise ReauthorizationRequired(served.reason or "unknown", served.reason_since)

@@ -8,23 +8,23 @@ from typing import NamedTuple
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import AmbiguousAccount, ConfigurationError
-from token_vault.freshness import READ_NOTICE, default_min_ttl
+from token_vault.freshness import READ_NOTE_INTERVAL, default_min_ttl
 from token_vault.grant_key import GrantKey
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 
-# Where the end of a refresh on demand wakes who waits; the payload is the grant's id.
+# The channel that announces the end of a refresh on demand; the payload is the grant's id.
 CHANNEL = "token_vault_grants"
 
-# What a cached token rests on: a change of anything else in its row is no reason to read it again. Two rows of the
-# same hash are a chance of 2^-64.
+# The columns that a cached token depends on: a change of any other does not make it outdated. Two different rows have
+# the same hash with probability 2^-64.
 _HASH = """hash_record_extended(ROW(s.id, s.tenant, s.connection, s.user_id, s.provider_user_id, s.state, s.reason,
     s.reason_since, s.access_ciphertext IS NULL, s.access_version, s.expires_at, s.scopes, s.obtained_at,
     s.obtained_from, s.extra_ciphertext), 0)"""
 _HASH_TARGET = """hash_record_extended(ROW(s.id, s.tenant, s.connection, s.user_id, s.provider_user_id, s.state,
     s.extra_ciphertext, r.ciphertext IS NULL, r.version, r.expires_at, r.scopes, r.obtained_at), 0)"""
 
-# The columns of ``served_tokens`` in the order of ``Served``, and the database's time: the reader's own clock
-# may be wrong.
+# The columns of ``served_tokens`` in the order of ``Served``, and the database's time, as the reader's clock may be
+# wrong.
 _SERVED = """
 SELECT s.id, s.tenant, s.connection, s.user_id, s.provider_user_id, s.state, s.reason, s.reason_since,
     s.access_ciphertext, s.access_version, s.expires_at, s.scopes, s.obtained_at, s.obtained_from, s.last_read_at,
@@ -36,8 +36,9 @@ SELECT_SERVED = f"{_SERVED.format(hash='NULL')} {_BY_USER}"
 SELECT_SERVED_HASHED = f"{_SERVED.format(hash=_HASH)} {_BY_USER}"
 SELECT_GRANT = f"{_SERVED.format(hash='NULL')} WHERE s.id = %s"
 
-# The same of a token for another resource or other scopes, which come first; there may be none yet.
-# No join enters a view with a security barrier, and would read all grants: OFFSET 0 keeps a parameter of it.
+# The same for a token for another resource or other scopes, its first two parameters; there may be no such token yet.
+# Postgres does not push a join's condition into a view with a security barrier, so a plain join reads all grants.
+# OFFSET 0 keeps the subquery lateral, and the condition a parameter of it.
 _JOIN_TARGET = """
 LEFT JOIN LATERAL (
     SELECT * FROM served_resource_tokens
@@ -54,7 +55,7 @@ SELECT_SERVED_TARGET = f"{_SERVED_TARGET.format(hash='NULL')} {_BY_USER}"
 SELECT_SERVED_TARGET_HASHED = f"{_SERVED_TARGET.format(hash=_HASH_TARGET)} {_BY_USER}"
 SELECT_GRANT_TARGET = f"{_SERVED_TARGET.format(hash='NULL')} WHERE s.id = %s"
 
-# The present hashes of many rows, and the database's time; NULL where there is no row any more.
+# The current hashes of many rows, NULL where a row is gone, and the database's time in Unix seconds.
 HASH_SERVED = f"""
 SELECT asked.number, s.hash, extract(epoch FROM now())::float8
 FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS asked(number, user_id, connection)
@@ -76,35 +77,36 @@ SELECT DISTINCT connection FROM served_tokens
 WHERE user_id = %(user_id)s AND state <> 'erased' AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s) ORDER BY connection
 """
 
-# The status of a grant whose token is not fresh, its connection's troubles included.
+# The status of a grant whose token is not fresh, including problems of its connection.
 SELECT_STATUS = """
 SELECT state, reason, coalesce(extract(epoch FROM blocked_until - now()), 0)::float8,
     coalesce(extract(epoch FROM next_renewal_at - now()), 0)::float8, attempts, coalesce(in_flight_until > now(), false)
 FROM token_status WHERE id = %s
 """
 
-# Has the workers refresh a grant's token: the grant's id, and in seconds the life wanted and the wait. A reader needs
-# EXECUTE on it, beside SELECT on both views.
-# The commit is not waited for on disk: a request that a crash of Postgres loses is made again by whoever asks again.
+# Requests a refresh; parameters: the grant's id, the life wanted and the wait, both in seconds. A reader needs EXECUTE
+# on it, besides SELECT on both views.
+# The commit does not wait for the disk: if a crash of Postgres loses the request, the next read makes it again.
 REQUEST_REFRESH = """
 SELECT request_refresh(%s::bigint, %s::float8, %s::float8), set_config('synchronous_commit', 'off', true)
 """
 
-# Tells the workers that an API refused a token: the grant's id, and the version of its access token. A reader needs
+# Reports that an API refused a token; parameters: the grant's id and the version of its access token. A reader needs
 # EXECUTE on it.
 REPORT_REJECTED = "SELECT report_rejected(%s::bigint, %s::bigint)"
 
-# As REQUEST_REFRESH for a target: its resource and its scope follow.
+# As REQUEST_REFRESH for a target; its resource and scope are the last parameters.
 REQUEST_REFRESH_TARGET = """
 SELECT request_refresh(%s::bigint, %s::float8, %s::float8, %s::text, %s::text),
     set_config('synchronous_commit', 'off', true)
 """
 
-# Follows one of the statements above: the app's own id of the request and its trace, for the workers' log and traces.
+# Appended to one of the statements above; parameters: the app's request id and traceparent, for the workers' log and
+# traces.
 OF_REQUEST = """ FROM set_config('token_vault.request_id', %s::text, true) AS named,
     set_config('token_vault.traceparent', %s::text, true) AS traced"""
 
-# A provider's refusal of a target is not asked about again for so long.
+# After a provider refused a target, no token for it is requested for this long.
 REFUSAL_SECONDS = 60.0
 
 
@@ -112,8 +114,8 @@ class GrantStatus(NamedTuple):
     """The status of a grant.
 
     Attributes:
-        state, reason: as ``token_status`` shows them.
-        blocked_for: seconds until its connection's circuit lets a call pass, or a pause ends; 0 where neither is known.
+        state, reason: as in ``token_status``.
+        blocked_for: seconds until its connection's circuit allows a call, or a pause ends; 0 if neither is known.
         next_renewal_in: seconds until the next renewal is due.
         attempts: failed renewals in a row.
         in_flight: whether a renewal is under way.
@@ -137,7 +139,7 @@ class GrantStatus(NamedTuple):
 
     @property
     def seconds_blocked(self) -> float:
-        """How long the connection's circuit stays open at least."""
+        """Seconds for which the connection's circuit stays open at least."""
         return max(1.0, self.blocked_for)
 
     @property
@@ -147,7 +149,7 @@ class GrantStatus(NamedTuple):
 
 
 class Served(NamedTuple):
-    """One grant as it is served, its access token encrypted."""
+    """One row of ``served_tokens``, the token still encrypted."""
 
     id: int
     tenant: str
@@ -171,11 +173,11 @@ class Served(NamedTuple):
     refusal: str | None
     refusal_blame: str | None
     refused_at: datetime | None
-    row_hash: int | None  # where a cache asked for it
+    row_hash: int | None  # selected for a cache only
 
     @property
     def key(self) -> GrantKey:
-        """What names the grant."""
+        """The grant's natural key."""
         return GrantKey(self.tenant, self.connection, self.user_id, self.provider_user_id)
 
     @property
@@ -187,7 +189,7 @@ class Served(NamedTuple):
 
     @property
     def context(self) -> EncryptionContext:
-        """Where the access token's ciphertext belongs."""
+        """The encryption context of the access token."""
         if self.target.is_default:
             return EncryptionContext.of_access_token(self.key, self.access_version, self.expires_at)
         return EncryptionContext.of_resource_token(
@@ -200,32 +202,32 @@ class Served(NamedTuple):
         return self.refused_at is not None and (self.now - self.refused_at).total_seconds() < REFUSAL_SECONDS
 
     @property
-    def wants_notice(self) -> bool:
-        """Whether this read is to be noted.
+    def wants_note(self) -> bool:
+        """Whether this read has to be noted.
 
-        The grant is renewed on read, and the last note is old.
+        True where the grant is renewed on read, and the last note is old.
         """
-        return self.last_read_at is not None and self.now - self.last_read_at > READ_NOTICE
+        return self.last_read_at is not None and self.now - self.last_read_at > READ_NOTE_INTERVAL
 
     def is_fresh(self, min_ttl: float | None, now: datetime | None = None) -> bool:
         """Whether the token may be handed out.
 
         Args:
-            min_ttl: seconds of life wanted; None for what renewal in time always leaves.
-            now: the time, by default the database's.
+            min_ttl: seconds of life that the token must have left; None for the life that timely renewal leaves.
+            now: the database's time by default.
         """
         if self.access_ciphertext is None or self.state == "erased":
             return False
         if self.expires_at is None:
             if min_ttl is not None and min_ttl > 0:
-                return False  # nobody knows whether it lives so long
-            # Straight from its provider, or beyond renewal: served with the expiry marked unknown. One that
-            # Auth0 showed, of unknown age, is renewed first; and one whose grant is dead would be served without end.
+                return False  # its end is unknown
+            # Its end is unknown. It is served if it came from the provider itself or cannot be renewed. One that came
+            # from Auth0 may be old, so it is renewed first. One of a dead grant would be served without end, so it is not.
             renewed = self.obtained_from == "renewal" and self.state != "reauthorization_required"
             return renewed or self.state == "unrenewable"
         if min_ttl is None:
             min_ttl = default_min_ttl(self.expires_at, self.obtained_at).total_seconds()
-        # Whatever is asked for, a token that has ended is not fresh.
+        # A token that has ended is not fresh, even for a negative min_ttl.
         return (self.expires_at - (now or self.now)).total_seconds() > max(min_ttl, 0)
 
 
@@ -236,7 +238,7 @@ def choose(found: Sequence[Served], user_id: str, account: str | None = None) ->
 
     Args:
         found: the grants of one user and connection.
-        user_id: Auth0's user id; it ends with the account of the user's primary identity.
+        user_id: Auth0's user id; it ends with the account of the primary identity.
         account: the user's id at the provider; None for the primary identity, or the only one.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Records of who has read what, for the audit.
+"""Records of reads, for the audit.
 
-They are written in batches by a thread of their own, so that no read waits for one. A crash of this process loses what
-was read in the last second.
+A thread writes them in batches, so that no read waits for one. A crash of this process loses the records of the last
+second.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ SERVED = "served"  # the outcome of a read that gave a token
 
 RECORD_READS = "SELECT record_reads(%s::jsonb)"
 
-# Between two batches: what a crash loses.
+# Between two batches: a crash loses the records of this time.
 FLUSH_SECONDS = 0.5
-MAX_BATCH = 500
-# While Postgres is away, the oldest records are dropped beyond this: some megabytes.
+MAX_BATCH = 500  # records in one statement
+# While Postgres cannot be reached, the oldest records beyond this number are dropped: it bounds memory to megabytes.
 MAX_PENDING = 20_000
 MAX_RETRY_SECONDS = 30.0
-# The thread and its connection end when nothing was read for so long.
+# The thread and its connection end when nothing was read for this long.
 IDLE_SECONDS = 60.0
-# To write the last records when a reader is closed, or its process ends.
+# How long closing a reader, or the end of its process, may wait until the last records are written.
 CLOSE_SECONDS = 2.0
 
 _logger = logging.getLogger("token_vault")
@@ -47,16 +47,16 @@ _recorders: WeakSet[ReadRecorder] = WeakSet()
 
 
 class ReadRecord(NamedTuple):
-    """One read and what came of it; never the token.
+    """One read and its outcome; never the token.
 
     Attributes:
         user_id: empty for an admin token.
         outcome: ``served``, or the name of the error.
         account: the user's id at the provider.
         request_id, reason: as the caller gave them.
-        consumer, source: who reads, where the one who records reads for others: the command, the HTTP API.
+        consumer, source: the consumer who reads, and by what, if the command or the HTTP API reads for it.
         at: when, by the monotonic clock.
-        reads: how many there were, where a cache counted them; the last one was at ``at``.
+        reads: the number of reads counted by a cache; the last one was at ``at``.
     """
 
     user_id: str
@@ -73,9 +73,9 @@ class ReadRecord(NamedTuple):
 
 
 def to_json(records: Sequence[ReadRecord]) -> str:
-    """Write records as ``record_reads`` takes them.
+    """Encode records for ``record_reads``.
 
-    Each has its age and no time: clocks of hosts differ.
+    Each has its age in seconds instead of a time, as the clocks of hosts differ.
     """
     now = time.monotonic()
     return json.dumps(
@@ -105,10 +105,7 @@ def to_json(records: Sequence[ReadRecord]) -> str:
 
 
 def _storable(value: str) -> str:
-    """Replace what Postgres cannot hold.
-
-    It holds no NUL, and no half of a surrogate pair.
-    """
+    """Replace what Postgres cannot store: NUL, half a surrogate pair."""
     return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
@@ -137,7 +134,7 @@ class ReadRecorder:
         address: of the vault.
 
     Attributes:
-        collect: gives records of what was counted since its last call.
+        collect: returns records of the reads that a cache counted since the last call.
     """
 
     def __init__(self, address: PostgresAddress) -> None:
@@ -153,7 +150,7 @@ class ReadRecorder:
         _recorders.add(self)
 
     def record(self, record: ReadRecord) -> None:
-        """Queue a record, and drop the oldest of too many."""
+        """Queue a record; drop the oldest if too many wait."""
         with self._lock:
             self._queue(record)
             if self._thread is None and not self._closed:
@@ -164,13 +161,13 @@ class ReadRecorder:
         """Write a record, and return once it is committed.
 
         Raises:
-            TemporarilyUnavailable: it is not written, and the read may not happen.
+            TemporarilyUnavailable: it is not written, and the read must not happen.
         """
         with recording():
             self._pool.rows(RECORD_READS, (to_json([record]),))
 
     def close(self) -> None:
-        """Write what waits, and close the connection.
+        """Write the queued records, and close the connection.
 
         It gives up after ``CLOSE_SECONDS``.
         """
@@ -184,9 +181,9 @@ class ReadRecorder:
             thread.join(CLOSE_SECONDS)
 
     def close_in_own_process(self) -> None:
-        """Close it, unless this process was forked.
+        """Close it, unless another process created it.
 
-        Its lock may then be held, and its thread is gone.
+        After a fork its lock may be held without end, and its thread does not run.
         """
         if self._process == os.getpid():
             self.close()
@@ -207,9 +204,9 @@ class ReadRecorder:
                 return
 
     def _may_end(self, idle_since: float) -> bool:
-        """Say whether the thread ends, closed or idle.
+        """Whether the thread ends: it is closed or idle.
 
-        This is decided under the lock, so that no record is left to a thread that ends.
+        Decided under the lock, so that no record is queued for a thread that is about to end.
         """
         with self._lock:
             if not self._closed and (self._pending or time.monotonic() - idle_since < IDLE_SECONDS):
@@ -225,7 +222,7 @@ class ReadRecorder:
         self._pending.append(record)
 
     def _flush(self) -> int:
-        """Write all that waits; return how many."""
+        """Write all queued records; return their number."""
         written = 0
         for record in self.collect():
             with self._lock:
@@ -261,10 +258,10 @@ def _write_last_records() -> None:
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """Raise a failure to record as a read's failure.
+    """Turn a failure to record into the read's failure.
 
     Raises:
-        TemporarilyUnavailable: the read may not happen unrecorded.
+        TemporarilyUnavailable: the read must not happen unrecorded.
     """
     try:
         yield

@@ -9,9 +9,8 @@ from typing import Any, NoReturn
 class Secret:
     """A string that is not shown by accident.
 
-    It cannot be printed, formatted, pickled or serialised.
-
-    Only ``reveal()`` gives the value. Two secrets compare in constant time.
+    Printing and formatting hide it, pickling and serialising fail; only ``reveal()`` returns the value. Two secrets
+    are compared in constant time.
     """
 
     __slots__ = ("_value",)
@@ -55,9 +54,9 @@ class Secret:
 
 
 class SecretDict(dict[str, Any]):
-    """A dictionary that shows nothing of what it holds.
+    """A dictionary whose representation shows nothing of its contents.
 
-    For objects with secrets among their values: a traceback with local variables prints them.
+    For dictionaries with secrets in them, as tracebacks may print local variables.
     """
 
     def __repr__(self) -> str:
@@ -67,7 +66,7 @@ class SecretDict(dict[str, Any]):
 
 
 def hide(value: Any) -> Any:
-    """Make all dictionaries within a value secret."""
+    """Turn all dictionaries within a value into ``SecretDict``."""
     if isinstance(value, dict):
         return SecretDict({name: hide(each) for name, each in value.items()})
     return [hide(each) for each in value] if isinstance(value, list) else value

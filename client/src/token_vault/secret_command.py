@@ -1,7 +1,4 @@
-"""Secrets that a command prints.
-
-Such as the client of a key management service.
-"""
+"""Secrets that a command prints, e.g. a key management client."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import subprocess
 
 from token_vault.errors import ConfigurationError
 
-# A key management service answers within a second; one that is away must not hold up a start for long.
+# A key management service answers within a second; one that does not must not delay a start for long.
 COMMAND_SECONDS = 30
 
 
@@ -18,14 +15,14 @@ def secret_from_command(command: str, name: str) -> str:
     """Run a command, and return what it prints.
 
     Args:
-        command: split as a shell does; no shell runs it.
+        command: split as a shell splits it, but not run by one.
         name: the setting that gave it.
 
     Raises:
         ConfigurationError: it fails, takes too long or prints nothing; its output is never shown.
     """
     found, problem = _run(command)
-    # Raised where no variable holds what was printed.
+    # Raised here, where no variable holds the command's output.
     if problem:
         raise ConfigurationError(f"{name}: the command {problem}")
     return found

@@ -1,6 +1,6 @@
 """Files that hold a secret.
 
-An error names the setting, and no secret that stands there by mistake.
+Errors name the setting and not the path, in case the secret itself was given as the path.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ def read_secret_file(path: str, name: str) -> str:
     """Read a secret from a file.
 
     Raises:
-        ValueError: which names neither the path nor what the file holds.
+        ValueError: it names neither the path nor the file's contents.
     """
     try:
-        # Editors of Windows begin a file with a byte order mark, which is none of the secret.
+        # Editors on Windows begin a file with a byte order mark, which is not part of the secret.
         found = Path(path).read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         raise ValueError(

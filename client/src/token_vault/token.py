@@ -22,10 +22,10 @@ class Token:
 
     Attributes:
         value: the token itself.
-        expires_at: when it ends (UTC); None where nobody said.
-        scopes: what it may do; None where nobody said.
-        extra: values beside it that an API call needs, e.g. ``instance_url``; empty where the provider is not
-            declared to give any.
+        expires_at: when it ends (UTC); None where the provider does not say.
+        scopes: what it may do; None where the provider does not say.
+        extra: values beside the token that an API call needs, e.g. ``instance_url``; empty for providers that are
+            not declared to give any.
         tenant: the tenant's name.
         account: the user's id at the provider; empty for an admin token.
     """
@@ -72,7 +72,7 @@ class Token:
         set_once("extra", MappingProxyType(dict(extra)))
         set_once("tenant", tenant)
         set_once("account", account)
-        # Which token of the vault this is, for ``rejected``.
+        # These identify the stored token for ``rejected``.
         set_once("grant_id", grant_id)
         set_once("access_version", access_version)
         set_once("target", target)
@@ -89,9 +89,9 @@ class Token:
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a Token is not pickled: {_INSTEAD}")
 
-    def __json__(self) -> NoReturn:  # asked for by kombu, which serialises what Celery's tasks are given
+    def __json__(self) -> NoReturn:  # called by kombu, which serialises the arguments of Celery's tasks
         raise TypeError(f"a Token is not serialised: {_INSTEAD}")
 
 
-# The standard library's json asks a value for nothing: all that it says of one it cannot serialise is this name.
+# The standard library's json calls no method of a value that it cannot serialise, but its error quotes this name.
 Token.__name__ = f"Token ({_INSTEAD})"

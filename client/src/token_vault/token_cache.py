@@ -1,8 +1,7 @@
-"""Tokens that were read lately, decrypted in memory.
+"""Recently read tokens, decrypted in memory.
 
-An entry is as good as its last check. Each check compares the rows of all entries with the vault's, and what it found
-holds for a second after it began: no wakeup has to arrive, and nothing has to notice that a connection is lost. Where
-no check succeeds, nothing is served from here.
+Each check compares the rows of all entries with the vault's, and its result is valid for one second from its beginning.
+So the cache depends on no wakeup, and need not notice a lost connection. While checks fail, nothing is served.
 """
 
 from __future__ import annotations
@@ -18,33 +17,36 @@ from token_vault.read_model import Served
 from token_vault.token import Token
 from token_vault.token_target import TokenTarget
 
-# What a check found holds for so long after it began: changes are seen within it.
+# A check's result is valid for this long after the check began, so changes take effect within it.
 LEASE_SECONDS = 1.0
-# Between two checks, so that one may take as long again before entries are without a lease.
+# Between two checks. It leaves half a second for the next check before the lease ends.
 CHECK_SECONDS = 0.5
-# An entry that nobody reads is dropped: by then its checks have cost about as much as the read that follows.
+# An entry that nobody reads is dropped after this time, when its checks have cost about as much as a new read.
 IDLE_SECONDS = 30.0
-# A real read notes that the grant is used, and so keeps it from becoming dormant.
+# After this time the row is read again, and the read noted, so that the grant does not become dormant.
 MAX_AGE_SECONDS = 900.0
-# Of one reader: some megabytes, and some milliseconds of Postgres for each check.
+# Bounds the memory of one reader to megabytes, and a check's time in Postgres to milliseconds.
 MAX_CACHED_TOKENS = 2000
 
 Key = tuple[object, ...]
 
 
 def cache_key(user_id: str, connection: str, account: str | None, target: TokenTarget) -> Key:
-    """Return what names an entry.
+    """Return an entry's key.
 
-    An admin token's key is no user's, whatever user id is asked for.
+    An admin token's key has another shape than a user's, so an empty user id cannot find it.
     """
     names: Key = (user_id, connection, account) if user_id else (connection,)
     return names if target.is_default else (*names, target)
 
 
 class CachedToken:
-    """A token, with the hashes of its rows.
+    """A token with the hashes of its rows.
 
-    It shows nothing of the token.
+    Attributes:
+        end: when it ends, in Unix seconds of the database's clock.
+        default_end: until when it has the default life left, likewise.
+        reads, taken: how often it was read, and how many of these reads were already reported.
     """
 
     __slots__ = (
@@ -76,7 +78,7 @@ class CachedToken:
     def take_reads(self) -> int:
         """Return the number of reads since the last call.
 
-        ``next`` is atomic, and this one's own step is left out of the next difference.
+        ``next`` is atomic. This call's own step of the counter is not counted as a read.
         """
         reads = next(self.reads)
         taken, self.taken = reads - self.taken, reads + 1
@@ -84,9 +86,9 @@ class CachedToken:
 
 
 def _ends(served: Served) -> tuple[float, float]:
-    """Return the token's end, and its default margin's.
+    """Return the token's end, and when serving it ends.
 
-    Both are Unix seconds of the database's clock. Where nobody knows the end, it is served without a wish for life only.
+    Both are Unix seconds of the database's clock. A token of unknown end is served only if no ``min_ttl`` is asked for.
     """
     if served.expires_at is None:
         return float("-inf"), float("inf")
@@ -96,10 +98,10 @@ def _ends(served: Served) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class CacheCheck:
-    """Entries that are compared with the vault.
+    """One comparison of all entries with the vault.
 
     Attributes:
-        began_at: by the monotonic clock, before the vault was asked.
+        began_at: by the monotonic clock, before the query was sent.
     """
 
     began_at: float
@@ -110,9 +112,9 @@ class TokenCache:
     """Cached tokens of one reader, for any number of threads.
 
     Args:
-        start_checks: called when there is an entry, from which on ``begin_check`` is called each ``CHECK_SECONDS``.
-        counts: whether ``take_reads`` is called, so that dropped entries are kept for it.
-        clock: monotonic, in seconds, those of a suspended machine too.
+        start_checks: called when an entry is added; from then on ``begin_check`` is called every ``CHECK_SECONDS``.
+        counts: whether ``take_reads`` will be called, so that dropped entries are kept for it.
+        clock: monotonic, in seconds, counting while the machine is suspended.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class TokenCache:
         self._lock = threading.Lock()
         self._entries: dict[Key, CachedToken] = {}
         self._uncounted: list[CachedToken] = []
-        self._generation = object()  # another one from each check, and each forgetting, on
+        self._generation = object()  # replaced by each check and each ``forget``
         self._lease_end = float("-inf")
         self._offset = 0.0
 
@@ -143,7 +145,7 @@ class TokenCache:
     def find(self, key: Key, min_ttl: float | None, needs: Sequence[str] = ()) -> CachedToken | None:
         """Return an entry whose token an uncached read would give.
 
-        The time is taken first: a thread that is halted afterwards finds what later checks left.
+        The time is read before the entry, so that a thread that is halted in between sees what later checks have left.
         """
         now = self._clock()
         if now >= self._lease_end:
@@ -162,7 +164,7 @@ class TokenCache:
     def take(self, key: Key, min_ttl: float | None, needs: Sequence[str]) -> Token | None:
         """Return a cached token, and count the read.
 
-        An entry that is dropped meanwhile may have been counted for the last time: the read is then another's.
+        If the entry was dropped meanwhile, its reads may have been reported already: then None, and the row is read.
         """
         entry = self.find(key, min_ttl, needs)
         if entry is None:
@@ -171,13 +173,13 @@ class TokenCache:
         return None if entry.is_dropped else entry.token
 
     def begin_read(self) -> object:
-        """Return a mark for ``put``, before the vault is asked."""
+        """Return a mark for ``put``; call it before the query."""
         return self._generation
 
     def put(self, mark: object, key: Key, token: Token, served: Served, hashes: Collection[object]) -> None:
-        """Keep a token, unless a check began meanwhile.
+        """Keep a token, unless a check began after its mark.
 
-        It did not compare the rows, and would vouch for what it has not seen.
+        That check did not compare the token's rows, but its lease would cover the entry.
         """
         now = self._clock()
         with self._lock:
@@ -190,7 +192,7 @@ class TokenCache:
         self._start_checks()
 
     def forget(self, grant_id: int) -> None:
-        """Drop a grant's tokens, those being read too."""
+        """Drop a grant's tokens, also those of reads under way."""
         with self._lock:
             self._generation = object()
             for key in [key for key, entry in self._entries.items() if entry.served.id == grant_id]:
@@ -212,8 +214,9 @@ class TokenCache:
         """Drop what has changed, and extend the lease.
 
         Args:
-            database_now: Unix seconds, at any moment of the check; the estimate made of it is never behind.
-            hashes: of the rows now, by the position of the entry.
+            database_now: in Unix seconds, at any moment of the check. It is taken for the time of its beginning, so
+                the estimated time is never behind the database's.
+            hashes: of the current rows, by the position of the entry.
         """
         with self._lock:
             for position, (key, entry) in enumerate(check.entries):
@@ -223,7 +226,7 @@ class TokenCache:
             self._lease_end = check.began_at + LEASE_SECONDS
 
     def clear(self) -> None:
-        """Drop everything, as the vault cannot be asked."""
+        """Drop everything, because a check failed."""
         with self._lock:
             self._generation = object()
             self._lease_end = float("-inf")
@@ -246,13 +249,13 @@ class TokenCache:
                 self._uncounted.append(entry)
 
     def _make_space(self) -> None:
-        """Drop the tenth unread for the longest time."""
+        """Drop a tenth of the entries, the least recently read."""
         oldest = sorted(self._entries, key=lambda key: self._entries[key].used_at)
         for key in oldest[: max(1, self._max_tokens // 10)]:
             self._drop(key)
 
 
 def _has_scopes(token: Token, needs: Sequence[str]) -> bool:
-    if not isinstance(needs, (tuple, list)):  # what can be read once is left to who checks it
+    if not isinstance(needs, (tuple, list)):  # an iterator can be read once only: the uncached read checks it
         return False
     return token.scopes is None or all(scope in token.scopes for scope in needs)

@@ -1,11 +1,11 @@
-"""What a further access token of a grant is for."""
+"""The resource and scopes of a grant's further access tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Longer than any identifier of a resource or list of scopes; the database takes no more.
+# In characters, for the resource and for the scopes: longer than any real one. The database enforces it too.
 MAX_TARGET_LENGTH = 2000
 
 
@@ -17,7 +17,7 @@ class TokenTarget:
 
     Attributes:
         resource: as the provider calls it, e.g. ``https://graph.microsoft.com`` (RFC 8707).
-        scope: the scopes, sorted, with blanks between.
+        scope: the scopes, sorted, separated by blanks.
     """
 
     resource: str = ""

@@ -1,4 +1,4 @@
-"""The app's trace, where it traces with OpenTelemetry.
+"""The app's trace, if the app uses OpenTelemetry.
 
 The readers do not depend on that package: an app that has not imported it has no trace.
 """
@@ -9,7 +9,7 @@ import sys
 
 
 def current_traceparent() -> str | None:
-    """Return the app's current span (W3C Trace Context)."""
+    """Return the app's current span as ``traceparent`` (W3C Trace Context)."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None

@@ -1,4 +1,4 @@
-"""Whether the way to Postgres is protected."""
+"""Requires TLS towards a Postgres on another host."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from token_vault.postgres_address import PostgresAddress
 
 
 def require_tls(address: PostgresAddress) -> None:
-    """Refuse another host whose certificate nobody verifies.
+    """Refuse another host for which no ``sslmode`` is set.
 
-    libpq's own default sends the password to whoever answers. Any ``sslmode`` in the URL or in ``PGSSLMODE`` is the
-    operator's word, and is enough.
+    libpq's default sends the password to any server that answers. Any ``sslmode`` in the URL or in ``PGSSLMODE`` is
+    the operator's decision, and is accepted.
 
     Raises:
-        ConfigurationError: the host is not this machine, and nothing says how it is protected.
+        ConfigurationError: the host is not this machine, and no ``sslmode`` is set.
     """
     if _is_unprotected(address):
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Reads the parts of URLs that hold a password."""
+"""Parses parts of URLs that may hold a password."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BROKEN_PERCENT = re.compile(r"%(?![0-9a-f]{2})|%00", re.IGNORECASE)
 
 
 def find_wrong_encoding(part: Secret) -> str | None:
-    """Find what is no percent-encoding, or should be one."""
+    """Find broken percent-encoding, or characters that need it."""
     if _BROKEN_PERCENT.search(part.reveal()) or not _is_utf8(part):
         return f"has a % that begins no percent-encoded character: {ENCODE}"
     if re.search(r"[^\S ]", part.reveal()):
@@ -30,11 +30,11 @@ def _is_utf8(part: Secret) -> bool:
 
 
 def is_port(text: str) -> bool:
-    """Whether this is the number of a port."""
+    """Whether this is a port number."""
     return text.isascii() and text.isdigit() and 0 < int(text) < 65536
 
 
 def query(text: str) -> list[tuple[str, str]]:
-    """Split the parameters of a URL, decoded."""
+    """Split and decode the parameters of a URL."""
     pairs = (part.partition("=") for part in text.split("&") if part)
     return [(unquote(name), unquote(value)) for name, _, value in pairs]

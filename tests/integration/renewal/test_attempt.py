@@ -73,7 +73,7 @@ async def claimed(
 ) -> Attempt:
     """Claim the one due grant of a provider, by default a strict one."""
     renewals.connect("c", *provider)
-    worker = await renewals.synced(patience=2)
+    worker = await renewals.synced(answer_seconds=2)
     worker.engine._committer.check()  # makes the spool's folder
     renewals.make_due()
     now = await worker.vault.now()

@@ -338,7 +338,7 @@ async def test_a_hanging_provider_does_not_starve_the_others(renewals: Renewals)
     """While one provider hangs, with more due than a worker holds at once, the others' grants are renewed at once."""
     renewals.connect("hangs", users=MAX_RENEWALS + 20)
     renewals.connect("well", users=60)
-    worker = await renewals.synced(patience=60)
+    worker = await renewals.synced(answer_seconds=60)
     renewals.make_due()
     renewals.tenant.fail_next("/idp/hangs", 1, "delay:0")  # the first call goes well, and others follow
     renewals.tenant.fail_next("/idp/hangs", 1000, "hang", carried_out=False)

@@ -75,7 +75,7 @@ async def all_due(
     named = [(case, f"c{number}") for number, case in enumerate(cases)]
     for case, name in named:
         renewals.connect(name, *case.kind)
-    worker = await renewals.synced(patience=2)
+    worker = await renewals.synced(answer_seconds=2)
     renewals.make_due()
     for case, name in named:
         renewals.tenant.fail_next(f"/idp/{name}", 1, case.fault)
@@ -508,7 +508,7 @@ async def test_no_more_is_asked_for_while_answers_wait_for_their_commit(
     """A worker that dies loses what it has not committed: answers must not queue up behind a slow commit."""
     monkeypatch.setattr(commit, "MAX_PENDING_ANSWERS", 1)
     users = renewals.connect("c", users=6)
-    worker = await renewals.synced(patience=60)
+    worker = await renewals.synced(answer_seconds=60)
     loaded = await worker.connections.load(["default"])
     ids = {row["user_id"]: row["id"] for row in renewals.rows("c")}
 

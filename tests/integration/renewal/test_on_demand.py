@@ -42,11 +42,11 @@ async def one(
     strategy: str = "oauth2",
     *,
     left: float = 1800,
-    patience: float = 20,
+    answer_seconds: float = 20,
 ) -> tuple[Runtime, str]:
     """One synced grant whose token has so many seconds left, not due for renewal."""
     [user] = renewals.connect("c", provider, strategy, expires_in=left)
-    worker = await renewals.synced(patience=patience)
+    worker = await renewals.synced(answer_seconds=answer_seconds)
     renewals.sql("UPDATE grants SET due_at = now() + interval '10 min' WHERE due_at IS NOT NULL")
     return worker, user
 
@@ -408,7 +408,7 @@ async def test_force_in_vain_leaves_a_dead_grant_as_dead_as_it_was(
     renewals: Renewals, fault: str | None
 ) -> None:
     """A dead grant that is forced and refused again keeps its first reason and time, whatever the refusal."""
-    worker, user = await one(renewals, patience=2 if fault == "hang" else 20)
+    worker, user = await one(renewals, answer_seconds=2 if fault == "hang" else 20)
     renewals.tenant.fail_next("/idp/c", 1, "reset_after")
     await refresh(worker, user)
     assert (await refresh(worker, user, force=True)).outcome is Outcome.LOST

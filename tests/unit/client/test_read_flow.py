@@ -23,18 +23,7 @@ from token_vault.errors import (
     VaultError,
 )
 from token_vault.keyring import KeyRing
-from token_vault.read_flow import (
-    MAX_REJECTED_GRANTS,
-    Flow,
-    Listen,
-    NoteRead,
-    Query,
-    ReadFlow,
-    RecordRead,
-    Step,
-    TokenQuery,
-    Wait,
-)
+from token_vault.read_flow import MAX_REJECTED_GRANTS, ReadFlow
 from token_vault.read_model import (
     OF_REQUEST,
     REPORT_REJECTED,
@@ -47,9 +36,11 @@ from token_vault.read_model import (
     GrantStatus,
     Served,
 )
+from token_vault.read_steps import Flow, Listen, NoteRead, Query, RecordRead, Step, Wait
 from token_vault.secret import Secret
 from token_vault.token import Token
 from token_vault.token_cache import TokenCache
+from token_vault.token_query import TokenQuery
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 
 RING = KeyRing("access", [ACCESS_KEY])

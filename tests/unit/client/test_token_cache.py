@@ -28,9 +28,9 @@ from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import VaultError
 from token_vault.grant_key import GrantKey
 from token_vault.keyring import KeyRing
-from token_vault.read_flow import Flow, Query, ReadFlow, Step
+from token_vault.read_flow import ReadFlow
 from token_vault.read_model import SELECT_STATUS, Served
-from token_vault.reader import user_query
+from token_vault.read_steps import Flow, Query, Step
 from token_vault.secret import Secret
 from token_vault.token import Token
 from token_vault.token_cache import (
@@ -41,6 +41,7 @@ from token_vault.token_cache import (
     TokenCache,
     cache_key,
 )
+from token_vault.token_query import user_query
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 
 RING = KeyRing("access", [ACCESS_KEY])

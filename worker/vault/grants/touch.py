@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from token_vault.freshness import READ_NOTICE
+from token_vault.freshness import READ_NOTE_INTERVAL
 from token_vault.grant_key import GrantKey
 from worker.vault.db.sql import load
 from worker.vault.grants.identities import identity_parameters
@@ -46,10 +46,10 @@ WHERE id = :id AND (last_read_at IS NULL OR last_read_at < :noted)
 async def record_read(vault: Vault, grant_id: int, *, now: datetime, due_at: datetime) -> None:
     """Record that a grant is read, and wake it.
 
-    At most once in ``READ_NOTICE``.
+    At most once in ``READ_NOTE_INTERVAL``.
 
     Args:
         due_at: when it is due that is kept fresh from now on.
     """
-    values = {"id": grant_id, "now": now, "noted": now - READ_NOTICE, "due_at": due_at}
+    values = {"id": grant_id, "now": now, "noted": now - READ_NOTE_INTERVAL, "due_at": due_at}
     await vault.run(_RECORD_READ, values)
