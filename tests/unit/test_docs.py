@@ -27,6 +27,7 @@ from token_vault.secret import Secret
 from worker import settings as configuration
 from worker.auth0.http.responses import OPTIONAL_SCOPES, SCOPES
 from worker.cli import app as cli
+from worker.cli import forecast
 from worker.consumer_rules import ConsumerRules
 from worker.runtime import Runtime
 from worker.settings.environment import Environment
@@ -47,6 +48,16 @@ SOURCES = "\n".join(
     if file.suffix in (".py", ".sql")
 )
 WRITTEN_BY_OTHERS = {"benchmarks.md"}  # made by `make bench`
+# What `plan` reckons with, by the line of docs/benchmarks.md that measured it.
+MEASURED_FOR_PLAN = {
+    "RENEWALS_PER_SECOND": r"\| renewals a second, whole \| (\d+)/s \|",
+    "POSTGRES_MILLISECONDS_PER_RENEWAL": r"\| processor seconds for a thousand renewals \| [\d.]+ s, ([\d.]+) of them in Postgres \|",
+    "STACK_MEGABYTES": r"\| memory of the whole stack under load, peak \| (\d+) MB \|",
+    "WORKER_MEGABYTES": r"`token-vault plan` reckons with (\d+) MB for each further worker",
+    "GRANT_BYTES": r"\| table and indexes of [^|]* \| (\d+) bytes a grant \|",
+    "INDEX_BYTES": r"\| … indexes alone \| (\d+) bytes a grant \|",
+    "RENEWAL_LOG_BYTES": r"\| … write-ahead log of a renewal, [^|]* \| (\d+) bytes \|",
+}
 
 
 def text(page: Path) -> str:
@@ -61,6 +72,13 @@ def first_cells(page: Path, heading: str) -> list[str]:
     """The first cell of each row of the table that follows a line."""
     table = text(page).partition(heading)[2].lstrip("\n").split("\n\n")[0]
     return [row.split(" | ")[0].lstrip("| ").rstrip(" |") for row in table.splitlines()[2:]]
+
+
+@pytest.mark.parametrize("name", MEASURED_FOR_PLAN)
+def test_plan_reckons_with_what_was_measured(name: str) -> None:
+    """Each measured number of `plan` is within a tenth of what the page of benchmarks shows now."""
+    shown = re.findall(MEASURED_FOR_PLAN[name], text(ROOT / "docs/benchmarks.md"))
+    assert [float(each) for each in shown] == [pytest.approx(getattr(forecast, name), rel=0.1)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

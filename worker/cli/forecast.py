@@ -24,19 +24,24 @@ FULL_SCANS_PER_DAY = 24
 # A sign-in writes the login and the exchange of its code.
 LOG_ENTRIES_PER_LOGIN = 2
 
-# Renewals of one worker on 2 cores that it shares with its servers and other programs, a quarter of what
-# docs/benchmarks.md shows of a quiet machine; and the peak memory of the whole stack (Postgres, Redis, two workers,
-# beat). A further worker takes a fifth of that memory.
-WORKER_RENEWALS_PER_SECOND = 409.0
-STACK_MEGABYTES = 396
-WORKER_MEGABYTES = 80
-# The part of the measured rate to plan with: real providers answer more slowly, and logins come in waves.
-USABLE_SHARE = 0.5
-
+# Measured: docs/benchmarks.md, with which tests/unit/test_docs.py compares these.
+# Of one worker on a quiet machine, and what one of them takes of Postgres' processor.
+RENEWALS_PER_SECOND = 1694.0
+POSTGRES_MILLISECONDS_PER_RENEWAL = 0.19
+# At the peak, of the whole stack (Postgres, Redis, two workers, beat), and of a further worker.
+STACK_MEGABYTES = 444
+WORKER_MEGABYTES = 115
 # Of one grant whose tokens are as long as Google's, and of its renewal, whole pages after checkpoints included.
-GRANT_BYTES = 2500
-RENEWAL_LOG_BYTES = 8500
-INDEX_BYTES = 360
+GRANT_BYTES = 2434
+INDEX_BYTES = 319
+RENEWAL_LOG_BYTES = 9621
+
+# The part of the measured rate to plan with: beside its servers and other programs a worker made a quarter of it, real
+# providers answer more slowly, and logins come in waves.
+USABLE_SHARE = 1 / 8
+# A core that is busier lets others wait.
+BUSY_SHARE = 0.5
+
 # A renewal leaves two dead rows, each with an entry in each of five indexes.
 DEAD_ROWS_PER_RENEWAL = 2
 INDEX_ENTRIES_PER_ROW = 5
@@ -151,7 +156,7 @@ def forecast(plan: Plan, workload: Workload, *, lists_carry_tokens: bool) -> For
     duration = at_the_limit(plan, full, workload.share)
     load = at_the_limit(plan, groups, workload.share) / DAY_SECONDS
     renewals = workload.users / renewed_every(workload.token_life)
-    workers = max(1, ceil(renewals / (WORKER_RENEWALS_PER_SECOND * USABLE_SHARE)))
+    workers = max(1, ceil(renewals / (RENEWALS_PER_SECOND * USABLE_SHARE)))
     return Forecast(
         lists_carry_tokens=lists_carry_tokens,
         full_sync_calls=full,
@@ -162,11 +167,16 @@ def forecast(plan: Plan, workload: Workload, *, lists_carry_tokens: bool) -> For
         crawl_load=at_the_limit(plan, hourly_scans, workload.share) / DAY_SECONDS,
         renewals_per_second=renewals,
         workers=workers,
-        cores=workers + 1,  # one for Postgres, Redis and on-demand work
+        cores=workers + _server_cores(renewals),
         megabytes=STACK_MEGABYTES + (workers - 1) * WORKER_MEGABYTES,
         database=database_load(workload.users, renewals, workers),
         warnings=tuple(_warnings(plan, load, duration)),
     )
+
+
+def _server_cores(renewals_per_second: float) -> int:
+    """Return the cores of Postgres, Redis and on-demand work."""
+    return max(1, ceil(renewals_per_second * POSTGRES_MILLISECONDS_PER_RENEWAL / 1e3 / BUSY_SHARE))
 
 
 def database_load(grants: int, renewals_per_second: float, workers: int) -> DatabaseLoad:

@@ -11,7 +11,16 @@ from tests.support.command_log import log_as_commands
 from tests.support.wait import WAIT_SECONDS
 from worker.auth0 import PLANS
 from worker.cli import main
-from worker.cli.forecast import Workload, database_load, forecast, renewed_every, user_pages
+from worker.cli.forecast import (
+    GRANT_BYTES,
+    RENEWAL_LOG_BYTES,
+    STACK_MEGABYTES,
+    Workload,
+    database_load,
+    forecast,
+    renewed_every,
+    user_pages,
+)
 
 demands = st.builds(
     Workload,
@@ -48,7 +57,7 @@ def test_a_worked_example() -> None:
     assert bare.load == pytest.approx(22_002 / 8 / 86_400)
     assert bare.crawl_calls == 24 * 101_015
     assert bare.renewals_per_second == pytest.approx(100_000 / 2850)
-    assert (bare.workers, bare.cores, bare.megabytes) == (1, 2, 396)
+    assert (bare.workers, bare.cores, bare.megabytes) == (1, 2, STACK_MEGABYTES)
     assert not bare.warnings
     carried = forecast(PLANS["enterprise"], workload, lists_carry_tokens=True)
     assert carried.full_sync_seconds == pytest.approx(1015 / 8)
@@ -59,9 +68,12 @@ def test_ten_million_grants_of_an_hour() -> None:
     workload = Workload(users=10_000_000, logins_per_day=0, connections=10, token_life=3600, share=0)
     found = forecast(PLANS["enterprise"], workload, lists_carry_tokens=True)
     assert found.renewals_per_second == pytest.approx(10_000_000 / 2850)
-    assert found.database.megabytes == pytest.approx(25_000)
-    assert found.database.log_megabytes_per_day == pytest.approx(10_000_000 / 2850 * 8500 * 86_400 / 1e6)
+    assert found.database.megabytes == pytest.approx(10_000 * GRANT_BYTES / 1e3)
+    assert found.database.log_megabytes_per_day == pytest.approx(
+        10_000_000 / 2850 * RENEWAL_LOG_BYTES * 86_400 / 1e6
+    )
     assert found.database.connections == (found.workers + 1) * 20 + 45
+    assert found.cores == found.workers + 2  # Postgres is busier than half a core allows
     assert found.database.vacuum_seconds == 60  # autovacuum looks no more often
     assert 1000 <= found.database.vacuum_cost_limit <= 2000  # by default it may do a sixth of that
 
