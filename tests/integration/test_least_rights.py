@@ -57,9 +57,11 @@ class Composed:
     """The servers, and who logs in.
 
     Attributes:
+        secrets: the folder of docker/make-secrets.
         redis_admin: the user whose rights are all.
     """
 
+    secrets: Path
     owner: Secret
     worker: Secret
     api: Secret
@@ -77,11 +79,7 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
         owner, _ = stack.enter_context(ComposePostgres(private_home(folder / "pg"), durable=False).running())
         assert migrate(owner) == []
         for _ in range(2):  # at each `up`
-            psql = [str(postgres_binary("psql")), "--no-psqlrc", "--quiet", f"--dbname={owner.reveal()}"]
-            subprocess.run(
-                [*psql, f"--variable=secrets={secrets}", f"--file={REPOSITORY / 'docker' / 'roles.sql'}"],
-                check=True, capture_output=True,
-            )  # fmt: skip
+            make_roles(owner, secrets)
         admin = stack.enter_context(
             embedded.servers(folder / "redis", postgres=False, durable=False)
         ).redis_url
@@ -90,12 +88,23 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
         with redis.Redis.from_url(admin.reveal()) as client:
             client.execute_command("ACL", "SETUSER", "token_vault", "on", f">{password}", *rights)
         yield Composed(
+            secrets,
             owner,
             _at((secrets / "worker_database_url").read_text(encoding="utf-8"), owner),
             _at((secrets / "api_database_url").read_text(encoding="utf-8"), owner),
             _at((secrets / "redis_url").read_text(encoding="utf-8"), admin),
             admin,
         )
+
+
+def make_roles(owner: Secret, secrets: Path) -> None:
+    """Run docker/roles.sql as an owner."""
+    psql = [str(postgres_binary("psql")), "--no-psqlrc", "--quiet", f"--dbname={owner.reveal()}"]
+    made = subprocess.run(
+        [*psql, f"--variable=secrets={secrets}", f"--file={REPOSITORY / 'docker' / 'roles.sql'}"],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
 
 
 def _at(made: str, server: Secret) -> Secret:
@@ -210,6 +219,20 @@ async def test_a_reader_that_opens_all_connections_stops_no_renewal(
         worker = await renewals.synced()
         renewals.make_due()
         assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 2}
+
+
+def test_an_owner_who_is_no_superuser_makes_the_roles(composed: Composed) -> None:
+    """With CREATEROLE, as a hosted Postgres gives it, roles.sql makes both roles, and again changes nothing."""
+    with psycopg.connect(composed.owner.reveal(), autocommit=True) as connection:
+        connection.execute("DROP ROLE token_vault_worker, token_vault_api")
+        connection.execute("CREATE ROLE hosted LOGIN CREATEROLE PASSWORD 'choose-one'")
+        connection.execute("GRANT vault_worker TO hosted WITH ADMIN OPTION")
+    there = urlsplit(composed.owner.reveal())
+    hosted = Secret(f"postgresql://hosted:choose-one@{there.hostname}:{there.port}{there.path}")
+    for _ in range(2):
+        make_roles(hosted, composed.secrets)
+    for url in (composed.worker, composed.api):
+        psycopg.connect(url.reveal()).close()
 
 
 async def test_doctor_names_a_superuser(composed: Composed) -> None:
