@@ -331,5 +331,5 @@ def _raise_unless_refreshable(served: Served, status: GrantStatus, min_ttl: floa
     if renewed and min_ttl is not None and life is not None and life.total_seconds() <= min_ttl:
         raise TokenExpired(
             f"tokens of this connection live {life.total_seconds():.0f} s, "
-            f"less than the {min_ttl:.0f} s asked for: ask for less"
+            f"no longer than the {min_ttl:.0f} s asked for: ask for less"
         )

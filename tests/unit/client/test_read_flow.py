@@ -380,7 +380,7 @@ def test_the_account_that_was_found_stays_the_one_that_is_meant(world: World) ->
         (served(expires_at=None), ACTIVE, 60.0, TokenExpired, "nobody knows when this token ends"),
         (served(expires_at=None, obtained_from="auth0"), ACTIVE._replace(state="unrenewable"), 60.0, TokenExpired,
          "nobody knows when this token ends"),
-        (served(), ACTIVE, 7200.0, TokenExpired, r"live 7200 s, less than the 7200 s asked for"),
+        (served(), ACTIVE, 7200.0, TokenExpired, r"live 7200 s, no longer than the 7200 s asked for"),
         (STALE, None, None, TokenNotFound, "no token of them"),
     ],
 )  # fmt: skip
