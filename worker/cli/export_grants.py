@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -19,18 +20,39 @@ from worker.cli.exit_codes import ExitCode
 from worker.cli.import_grants import KeyFile, read_keys
 from worker.cli.options import Connection, Json, Tenant
 from worker.cli.pause import By, Everything, name_operator, select_scopes, wait_for_calls
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.vault.pauses import PauseScope
     from worker.vault.transfers.cipher import TransferCipher
+    from worker.vault.transfers.exported import LeftOut
     from worker.vault.vault import Vault
 
 
+LEFT_OUT = {
+    "development_keys": "on Auth0's development keys only Auth0 can renew, there as well: enter a client of your own at "
+    "Auth0, and their users sign in again",
+    "deleted": "Auth0 does not have their connection any more",
+    "no_refresh_token": "there is no refresh token: the other vault's first sync brings what Auth0 has of them",
+    "reauthorization_required": "their users have to sign in again, and the other vault gets what they bring",
+    "revoked": "they are revoked here: a login alone brings them back",
+    "undecryptable": "they do not decrypt: `token-vault keys status` names them",
+}
+
+
 @dataclass(slots=True)
-class _Counts:
-    exported: int = 0
-    undecryptable: int = 0
+class _Exported:
+    """What was written, and what was not.
+
+    Attributes:
+        left_out: how many grants, by why.
+        troubled: connections whose lines an import refuses until their problem is fixed.
+    """
+
+    grants: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    troubled: list[LeftOut] = field(default_factory=list)
 
 
 def export_grants(
@@ -57,7 +79,7 @@ def export_grants(
     """Hand out refresh tokens, for moving away.
 
     Writes JSON lines as `import` reads them, encrypted under the refresh ring, or under the first key of --key-file.
-    Each grant is in the audit before its line is written. Renewal goes on unless --pause is given: at a provider that
+    Says what is left out, as no other vault can renew it. Each grant is in the audit before its line is written. Renewal goes on unless --pause is given: at a provider that
     rotates, it makes the exported tokens useless.
     """
     if plaintext and (file is None or key_file is not None):
@@ -69,21 +91,35 @@ def export_grants(
     environment.configure_log()
     with environment.running_vault() as settings:
         named = (connection, tenant, everything)
-        counts = asyncio.run(
+        exported = asyncio.run(
             _export(settings, named, file, key_file, plaintext, pause, name_operator(by), reason.strip())
         )
-    ok = not counts.undecryptable
-    if as_json:
-        output.print_json({"ok": ok, "exported": counts.exported, "undecryptable": counts.undecryptable})
-    else:
-        output.print_notice(f"{counts.exported} grants exported; `token-vault audit` lists them")
+    _show(exported, as_json=as_json)
     if not pause:
         output.print_notice("renewal goes on here, which may end these tokens: pause it, or give --pause")
-    if counts.undecryptable:
+    return ExitCode.FAILED if exported.left_out["undecryptable"] else ExitCode.OK
+
+
+def _show(exported: _Exported, *, as_json: bool) -> None:
+    """Say what was written, and what was not."""
+    if as_json:
+        output.print_json({
+            "ok": not exported.left_out["undecryptable"], "exported": exported.grants,
+            "undecryptable": exported.left_out["undecryptable"], "left_out": +exported.left_out,
+            "troubled": [
+                {"tenant": each.tenant, "connection": each.connection, "grants": each.grants, "problem": each.problem}
+                for each in exported.troubled
+            ],
+        })  # fmt: skip
+        return
+    output.print_notice(f"{pluralize(exported.grants, 'grant')} exported; `token-vault audit` lists them")
+    for why, count in exported.left_out.items():
+        output.print_notice(f"{pluralize(count, 'grant')} left out: {LEFT_OUT[why]}")
+    for each in exported.troubled:
         output.print_notice(
-            f"{counts.undecryptable} do not decrypt and were left out: `token-vault keys status` names them"
+            f"{pluralize(each.grants, 'grant')} of connection {each.connection} exported, which an import refuses "
+            f"until this is put right: {each.problem}"
         )
-    return ExitCode.OK if ok else ExitCode.FAILED
 
 
 async def _export(
@@ -95,13 +131,14 @@ async def _export(
     pause: bool,
     by: str,
     reason: str,
-) -> _Counts:
+) -> _Exported:
     from worker.vault import pauses
     from worker.vault.transfers.cipher import TransferCipher
+    from worker.vault.transfers.exported import count_left_out
     from worker.vault.vault import open_vault
 
     cipher = None if plaintext else TransferCipher(read_keys(key_file) or settings.refresh_keys)
-    keys, counts = (settings.access_keys, settings.refresh_keys), _Counts()
+    keys, exported = (settings.access_keys, settings.refresh_keys), _Exported()
     async with open_vault(environment.database_url(settings), *keys, connections=2) as vault:
         scopes = await select_scopes(vault, settings, *named)
         with _opened(file) as lines:
@@ -111,8 +148,13 @@ async def _export(
                     await pauses.start(vault, scope, reason=reason, by=by, until=None, now=now)
                 await wait_for_calls(vault, scopes)
             for scope in scopes:
-                await _write(vault, scope, lines, cipher, f"{by}: {reason}", counts)
-    return counts
+                await _write(vault, scope, lines, cipher, f"{by}: {reason}", exported)
+                for each in await count_left_out(vault, scope):
+                    if each.why is None:
+                        exported.troubled.append(each)
+                    else:
+                        exported.left_out[each.why] += each.grants
+    return exported
 
 
 async def _write(
@@ -121,7 +163,7 @@ async def _write(
     lines: TextIO,
     cipher: TransferCipher | None,
     reason: str,
-    counts: _Counts,
+    exported: _Exported,
 ) -> None:
     """Write a line for each grant."""
     from worker.transfer.lines import TransferLine, format_line
@@ -129,11 +171,11 @@ async def _write(
 
     async for grant in export(vault, scope, reason=reason):
         if grant.refresh is None:
-            counts.undecryptable += 1
+            exported.left_out["undecryptable"] += 1
             continue
-        counts.exported += 1
+        exported.grants += 1
         encrypted = None if cipher is None else cipher.encrypt(grant.key, grant.refresh)
-        line = TransferLine(counts.exported, grant.key, grant.refresh, encrypted, scopes=grant.scopes)
+        line = TransferLine(exported.grants, grant.key, grant.refresh, encrypted, scopes=grant.scopes)
         lines.write(format_line(line) + "\n")
 
 

@@ -103,3 +103,33 @@ def test_nothing_leaves_that_cannot_be_recorded(run: Run, company: Emulation, sq
         sql("ALTER TABLE audit_records DROP CONSTRAINT full_disk")
     assert exported.code != 0
     assert exported.out == ""
+
+
+def test_what_no_other_vault_can_renew_is_left_out_and_told(
+    run: Run, company: Emulation, sql: Sql, tmp_path: Path
+) -> None:
+    """An import takes every line; what is not among them is told by why, and what it refuses until something is fixed."""
+    company.add_connection("on-dev-keys", "google-oauth2", "google", client_id="")
+    company.add_users("on-dev-keys", 2, prefix="dev-")
+    company.add_users("google-oauth2", 1, prefix="online-", refresh=False)
+    run("sync")
+    sql("UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', due_at = NULL"
+        " WHERE user_id = 'bitbucket|bitbucket-0'")  # fmt: skip
+    file = tmp_path / "grants.jsonl"
+    export = ("export", "--all", "--reason", "a move")
+    exported = run(*export, "--output", str(file), "--json")
+    left_out = {"development_keys": 2, "no_refresh_token": 1, "reauthorization_required": 1}
+    assert (exported.code, exported.json["exported"], exported.json["left_out"]) == (0, 4, left_out)
+    assert exported.json["troubled"] == []
+    checked = run("import", "--dry-run", str(file))
+    assert (checked.code, checked.out) == (0, "4 grants: present 4\n")
+    sql(
+        "UPDATE connections SET problem = 'no_client_secret', problem_message = 'enter it' WHERE name = 'bitbucket'"
+    )
+    told = run(*export).err
+    assert "2 grants left out: on Auth0's development keys" in told
+    assert "1 grant left out: there is no refresh token" in told
+    assert (
+        "2 grants of connection bitbucket exported, which an import refuses until this is put right: enter it"
+        in told
+    )

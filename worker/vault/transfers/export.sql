@@ -1,6 +1,8 @@
-SELECT id, tenant, connection, user_id, provider_user_id, refresh_ciphertext, refresh_version, scopes FROM grants
-WHERE id > :after AND (:tenant = '' OR tenant = :tenant) AND (:connection = '' OR connection = :connection)
-    AND state IN ('active', 'in_doubt') AND refresh_ciphertext IS NOT NULL
-    -- Its tokens are to be revoked, as soon as the call that has them has ended.
-    AND NOT EXISTS (SELECT FROM revocations r WHERE r.grant_id = grants.id AND r.taken_at IS NULL)
-ORDER BY id LIMIT :limit
+SELECT g.id, g.tenant, g.connection, g.user_id, g.provider_user_id, g.refresh_ciphertext, g.refresh_version, g.scopes
+FROM grants g JOIN connections c ON c.tenant = g.tenant AND c.name = g.connection
+WHERE g.id > :after AND g.state <> 'erased'
+    AND (:tenant = '' OR g.tenant = :tenant) AND (:connection = '' OR g.connection = :connection)
+    AND
+\ir left_out.sql
+    IS NULL
+ORDER BY g.id LIMIT :limit

@@ -20,6 +20,7 @@ from worker.vault.vault import Vault
 PAGE_SIZE = 500
 
 _PAGE = load(__file__, "export")
+_LEFT_OUT = load(__file__, "count_left_out")
 _RECORD = text("SELECT record_reads(CAST(:records AS jsonb))")
 
 
@@ -36,8 +37,33 @@ class ExportedGrant:
     scopes: tuple[str, ...] | None
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Grants that no other vault takes, or not yet.
+
+    Those of one connection, by why.
+
+    Attributes:
+        why: ``development_keys``, ``deleted``, ``no_refresh_token``, ``reauthorization_required``, ``revoked``; None
+            where they are written and their connection has a problem.
+        problem: what is wrong with the connection, with the fix.
+    """
+
+    why: str | None
+    tenant: str
+    connection: str
+    problem: str | None
+    grants: int
+
+
+async def count_left_out(vault: Vault, scope: PauseScope) -> list[LeftOut]:
+    """Count what ``export`` leaves out, by why."""
+    values = {"tenant": scope.tenant, "connection": scope.connection}
+    return [LeftOut(*row) for row in await vault.run(_LEFT_OUT, values)]
+
+
 async def export(vault: Vault, scope: PauseScope, *, reason: str) -> AsyncIterator[ExportedGrant]:
-    """Yield the living grants of a scope, by id.
+    """Yield what another vault can renew, by id.
 
     The audit has each of them before it is yielded.
 
