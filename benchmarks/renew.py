@@ -12,8 +12,8 @@ from celery import Celery
 
 from benchmarks.stage import TENANT, Result, Stage, celery
 from tests.support.wait import until
-from worker.http_client import make_http_client
-from worker.http_transport import HttpTransport
+from worker.http.client import make_http_client
+from worker.http.transport import HttpTransport
 from worker.renewal.http import KEEPALIVE_SECONDS
 from worker.renewal.outcome import Outcome
 

@@ -6,8 +6,8 @@ renews each provider in its own way before it expires, and hands fresh ones to o
 
 import gc
 
-# A start makes half a million objects, and next to no garbage: with Python's 700 the collector takes a tenth of it. The
-# pages of users and grants that a worker reads are gone by their counts.
+# A start creates half a million objects and hardly any garbage: with Python's default threshold of 700, collection takes
+# a tenth of the time. The pages of users and grants that a worker reads are freed by reference counts.
 gc.set_threshold(20_000, 20, 20)
 
 __version__ = "0.1.0"

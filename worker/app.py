@@ -2,8 +2,8 @@
 
 Run it by ``celery -A worker.app worker -Q interactive`` and so on.
 
-Redis carries messages; correctness never rests on it. The guard is in Postgres, every task may run twice, and the
-next tick makes up for a lost one.
+Redis carries messages, and correctness does not depend on them: claims are in Postgres, every task may run twice, and
+the next tick makes up for a lost one.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from worker.vault.crypto.rings import WrongKeys, read_rings
 
 log = structlog.get_logger(__name__)
 
-# A message whose worker died is delivered again after this time. It is longer than any task takes: a message
-# delivered twice is work done twice, though without harm.
+# A message whose worker died is delivered again after this time. It is longer than any task takes: otherwise work would
+# be done twice, though without harm.
 VISIBILITY_SECONDS = 3600
-# A Redis that is silent for this long is connected to anew: a host that loses power closes no connection, and a
-# read from it would never end.
+# The connection to a Redis that does not answer for this long is replaced: a host that loses power closes no connection,
+# and a read from it would never end.
 REDIS_TIMEOUT_SECONDS = 5.0
-# The longest time between beat's questions whether a sync is due; Postgres knows when the last one began. A full
-# scan whose worker was killed, and its message with it, stands still until its lease has ended and this has passed.
+# Beat has a worker check at least this often whether a sync is due; Postgres knows when the last one began. If a worker
+# dies in a full scan, the scan goes on after its lease has ended and this time has passed.
 MAX_SYNC_CHECK_SECONDS = 5.0
 
-# Between two looks for records of reads that were not shipped yet.
+# Between two checks for audit records that were not shipped yet.
 AUDIT_SECONDS = 15.0
-# An event names a token that is younger than this, and is not followed.
+# Between two runs that digest new refresh tokens. An event that names a younger token than this finds no grant.
 DIGEST_SECONDS = 15.0
 
-# By name: a worker imports them, and with them the tasks. Beat and apps do without, which is a quarter of its memory.
+# By name, so that only a worker imports them, and with them the tasks: that saves beat a quarter of its memory.
 WORKER_STEPS = (
     "worker.bootsteps:RefreshRequestStep",
     "worker.bootsteps:ChangedUsersStep",
@@ -62,10 +62,10 @@ WORKER_STEPS = (
 CONSUMING_STEP = "worker.bootsteps:ConsumingStep"
 BROKER_KEYS_STEP = "worker.bootsteps:BrokerKeysStep"
 
-# What of an app's id may stand in a log.
+# An app's request id is logged only if it looks like this.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
-# Celery prefers these to the configuration here, but they are meant for some other application.
+# Celery prefers these to the settings below, but where they are set, they are meant for another application.
 _OVERRIDING_VARIABLES = (
     "CELERY_BROKER_URL",
     "CELERY_BROKER_READ_URL",
@@ -79,13 +79,13 @@ def make_app(settings: Settings) -> Celery:
     app = Celery("token-vault", set_as_current=True)
     app.steps["worker"].update(WORKER_STEPS)
     app.steps["consumer"].update((CONSUMING_STEP, BROKER_KEYS_STEP))
-    if BROKER_KEYS_STEP not in Tasks.requires:  # Celery has no other way to put a step before one of its own
+    if (
+        BROKER_KEYS_STEP not in Tasks.requires
+    ):  # Celery offers no other way to run a step before one of its own
         Tasks.requires = (*Tasks.requires, BROKER_KEYS_STEP)
     broker.install()
     for name in _OVERRIDING_VARIABLES:
         os.environ.pop(name, None)
-    sync_check = min(MAX_SYNC_CHECK_SECONDS, settings.schedule.full, settings.schedule.connections)
-    changes = settings.schedule.changes
     app.conf.update(
         **celery_settings(
             _redis_address(settings),
@@ -109,64 +109,47 @@ def make_app(settings: Settings) -> Celery:
             "worker.keep_audit": {"queue": "sync"},
             "worker.digest_refresh_tokens": {"queue": "sync"},
         },
-        # A message is acknowledged when its work is done, so that a killed worker's is delivered again.
+        # A message is acknowledged when its work is done, so that the message of a killed worker is delivered again.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
-        # The tasks wait for the network nearly all the time: threads share one event loop and one pool.
+        # The tasks mostly wait for the network, so threads suffice: they share one event loop and one connection pool.
         worker_pool="threads",
         redis_socket_timeout=REDIS_TIMEOUT_SECONDS,
         redis_socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         redis_backend_health_check_interval=REDIS_TIMEOUT_SECONDS,
         broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,  # an outage may outlast any number
-        # An error that Redis answers, as for a key of another type or a full memory, ends no worker.
+        broker_connection_max_retries=None,  # an outage may outlast any number of retries
+        # An error that Redis answers, such as a key of another type or full memory, does not end the worker.
         broker_channel_error_retry=True,
-        # Whoever may write to Redis could have workers stop consuming; health is told by rows instead.
+        # With remote control, anybody who may write to Redis could make workers stop consuming. Heartbeats are rows.
         worker_enable_remote_control=False,
         worker_consumer="worker.broker:TaskConsumer",
         worker_redirect_stdouts=False,
         beat_scheduler="worker.beat:LivelyScheduler",
-        beat_schedule={
-            "renew": {
-                "task": "worker.renew_due",
-                "schedule": settings.schedule.renew,
-                # A tick that is very late is dropped: the next one looks for the same rows.
-                "options": {"expires": settings.schedule.renew + CLOCK_SKEW_SECONDS},
-            },
-            "sync": {
-                "task": "worker.sync_due",
-                "schedule": sync_check,
-                "options": {"expires": sync_check + CLOCK_SKEW_SECONDS},
-            },
-            "changes": {
-                "task": "worker.sync_changes",
-                "schedule": changes,
-                "options": {"expires": changes + CLOCK_SKEW_SECONDS},
-            },
-            "events": {
-                "task": "worker.deliver_events",
-                "schedule": settings.schedule.events,
-                "options": {"expires": settings.schedule.events + CLOCK_SKEW_SECONDS},
-            },
-            "audit": {
-                "task": "worker.keep_audit",
-                "schedule": AUDIT_SECONDS,
-                "options": {"expires": AUDIT_SECONDS + CLOCK_SKEW_SECONDS},
-            },
-            **_digest_schedule(settings),
-        },
+        beat_schedule=_beat_schedule(settings),
     )
     return app
 
 
-def _digest_schedule(settings: Settings) -> dict[str, Any]:
-    """Schedule digests, where providers send events that need them."""
-    if not settings.hooks.events:
-        return {}
-    options = {"expires": DIGEST_SECONDS + CLOCK_SKEW_SECONDS}
+def _beat_schedule(settings: Settings) -> dict[str, Any]:
+    """Return which task beat sends how often, in seconds."""
+    intervals = {
+        "renew": ("worker.renew_due", settings.schedule.renew),
+        "sync": (
+            "worker.sync_due",
+            min(MAX_SYNC_CHECK_SECONDS, settings.schedule.full, settings.schedule.connections),
+        ),
+        "changes": ("worker.sync_changes", settings.schedule.changes),
+        "events": ("worker.deliver_events", settings.schedule.events),
+        "audit": ("worker.keep_audit", AUDIT_SECONDS),
+    }
+    if settings.hooks.events:  # only providers' events need digests
+        intervals["digests"] = ("worker.digest_refresh_tokens", DIGEST_SECONDS)
+    # A tick that is very late is dropped: the next one looks for the same rows.
     return {
-        "digests": {"task": "worker.digest_refresh_tokens", "schedule": DIGEST_SECONDS, "options": options}
+        name: {"task": task, "schedule": seconds, "options": {"expires": seconds + CLOCK_SKEW_SECONDS}}
+        for name, (task, seconds) in intervals.items()
     }
 
 
@@ -187,10 +170,10 @@ def _configure_logging(**_: object) -> None:
 
 
 @task_prerun.connect
-def _name_in_log(task_id: str, task: Task, **_: object) -> None:
-    """Have a task's log lines name task and request.
+def _bind_log_context(task_id: str, task: Task, **_: object) -> None:
+    """Add task, request id and trace to log lines.
 
-    An app gives it as a header: ``send_task(…, headers={"request_id": "…"})``; its trace as ``traceparent``.
+    An app sends them as headers: ``send_task(…, headers={"request_id": "…", "traceparent": "…"})``.
     """
     clear_contextvars()
     bind_contextvars(task=task.name, task_id=task_id)
@@ -201,7 +184,7 @@ def _name_in_log(task_id: str, task: Task, **_: object) -> None:
 
 
 @task_postrun.connect
-def _forget_names(**_: object) -> None:
+def _clear_log_context(**_: object) -> None:
     clear_contextvars()
 
 
@@ -216,7 +199,7 @@ def _forbid_core_dumps(**_: object) -> None:
 def _refuse_cluster(**_: object) -> None:
     """End a worker or beat on a Redis Cluster.
 
-    A Redis that does not answer may be back soon, and is waited for.
+    A Redis that does not answer may be back soon, so the process goes on.
     """
     timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_TIMEOUT_SECONDS)
     try:
@@ -234,7 +217,7 @@ def _refuse_cluster(**_: object) -> None:
 def _refuse_wrong_keys(**_: object) -> None:
     """End a worker with wrong keys at its start.
 
-    What else is wrong may pass, or be put right: the tasks try again.
+    Any other problem may pass or be fixed meanwhile: the tasks try again.
     """
     from worker import tasks
 
@@ -249,9 +232,9 @@ def _refuse_wrong_keys(**_: object) -> None:
 
 @worker_ready.connect
 def _reload_keys_on_hangup(**_: object) -> None:
-    """Take new keys on SIGHUP, in place of Celery's restart.
+    """Reload keys on SIGHUP, instead of restarting Celery.
 
-    Files are read and commands are run again; what is under way goes on.
+    Files are read and commands run again; tasks under way go on.
     """
     from worker import tasks
 
@@ -272,7 +255,7 @@ def _reload_keys_on_hangup(**_: object) -> None:
 def _refuse_unsafe_keys(**_: object) -> None:
     """End a beat with unsafe keys at its start.
 
-    It needs none; where it shares the workers' environment, it tells of the mistake as well.
+    Beat needs no keys; but if it shares the workers' environment, the mistake is theirs as well.
     """
     settings = configuration.load()
     if not (settings.access_keys and settings.refresh_keys):
@@ -286,9 +269,9 @@ def _refuse_unsafe_keys(**_: object) -> None:
 
 @beat_init.connect
 def _sync_at_once(**_: object) -> None:
-    """Ask for a sync when beat starts.
+    """Request a sync when beat starts.
 
-    Its first tick comes an interval later, and a new vault would stay empty until then.
+    Beat's first tick comes one interval later, and a new vault would stay empty until then.
     """
     app.send_task("worker.sync_due", expires=MAX_SYNC_CHECK_SECONDS + CLOCK_SKEW_SECONDS)
 

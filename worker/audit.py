@@ -1,6 +1,6 @@
-"""Keeps the audit's partitions and its copy in a file.
+"""Maintains the audit's partitions and its copy in a file.
 
-Partitions are made for the months to come; the file has a JSON line for each record.
+Partitions are created for the coming months; the file has a JSON line for each record.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worker.vault.vault import Vault
 async def keep_audit(vault: Vault, path: Path | None) -> int:
     """Maintain partitions, and append new records to the file.
 
-    A worker that dies in between appends some records again.
+    If a worker dies in between, some records are appended twice.
 
     Args:
         path: of the file; None for no copy.

@@ -1,6 +1,6 @@
-"""Beat's scheduler, which says that it gets on.
+"""Beat's scheduler, which reports liveness and readiness.
 
-It is ready once a tick is on its way.
+Beat is ready once it has sent a tick.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ log = structlog.get_logger(__name__)
 
 
 class LivelyScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no types
-    """Keeps nothing on disk: Postgres knows what is due.
+    """Celery's scheduler with probes and without a schedule file.
 
-    A beat that waits for Redis is alive: to be started anew would not help it.
+    Postgres knows what is due. A beat that waits for Redis counts as alive: a restart would not help.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

@@ -1,8 +1,8 @@
-"""What a Celery worker does beside its tasks.
+"""What a Celery worker does besides its tasks.
 
-Who consumes ``interactive`` carries out refresh requests, who consumes ``sync`` syncs the users whom hooks name, and
-who consumes ``renew`` renews what is due where ticks do not come. All begin before the worker reaches its broker and
-go on while that is away.
+A worker that consumes ``interactive`` handles refresh requests, one that consumes ``sync`` syncs the users named by
+hooks, and one that consumes ``renew`` renews due grants when no ticks arrive. All of this starts before the worker
+connects to its broker, and goes on while the broker is away.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from worker.vault.db.revisions import revisions
 log = structlog.get_logger(__name__)
 
 RENEW_QUEUE = "renew"
-# A worker that got no tick for so many of beat's intervals looks by itself.
+# After this many of beat's intervals without a tick, a worker looks for due grants by itself.
 MISSED_TICKS = 3
-# Before the vault is opened again that could not be.
+# Between two attempts to open the vault.
 RETRY_SECONDS = 2.0
 # How long a stopping worker waits for refreshes under way: longer than the longest.
 STOP_SECONDS = 60.0
@@ -48,13 +48,13 @@ class Loop(Protocol):
         """Work until ``stop``."""
 
     def stop(self) -> None:
-        """Begin nothing more."""
+        """Start no new work."""
 
 
 class ThreadStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
     """Runs in a thread until the worker stops."""
 
-    # Before the worker reaches its broker.
+    # Celery starts it before it connects to the broker.
     requires = ("celery.worker.components:Pool",)
     name: str
     stop_seconds = STOP_SECONDS
@@ -65,12 +65,12 @@ class ThreadStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carri
         self._thread: threading.Thread | None = None
 
     def start(self, parent: Any) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, args=(parent,), name=self.name, daemon=True)
         self._thread.start()
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
-        """Begin nothing more, and wait for what is under way."""
+        """Start no new work, and wait for work under way."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(self.stop_seconds)
@@ -93,7 +93,7 @@ class LoopStep(ThreadStep):
         self._loop: Loop | None = None
 
     def stop(self, parent: Any) -> None:
-        """Begin nothing more, and wait for what is under way."""
+        """Start no new work, and wait for work under way."""
         self._stopping.set()
         if (loop := self._loop) is not None:
             tasks.process.call_soon(loop.stop)
@@ -109,7 +109,7 @@ class LoopStep(ThreadStep):
                 if str(error) != problem:
                     log.warning("loop.postponed", name=self.name, error=str(error))
                 problem = str(error)
-            except Exception:  # whatever it is, somebody waits for what comes after it
+            except Exception:  # whatever failed, readers or users wait for the work that comes next
                 log.exception("loop.crashed", name=self.name)
             self._stopping.wait(RETRY_SECONDS)
 
@@ -145,10 +145,10 @@ class ChangedUsersStep(LoopStep):
 
 
 class RenewalStep(ThreadStep):
-    """Renews what is due where no tick comes.
+    """Renews due grants when no tick arrives.
 
-    Syncs can hold every thread of the pool, and whoever may write to Redis can keep ticks away: renewals must stop for
-    neither.
+    Syncs can occupy all threads of the pool, and anybody who may write to Redis can remove ticks: neither may stop
+    renewals.
     """
 
     name = "renewals"
@@ -171,7 +171,7 @@ class RenewalStep(ThreadStep):
                 if str(error) != problem:
                     log.warning("renewal.postponed", error=str(error))
                 problem = str(error)
-            except Exception:  # whatever it is, grants wait for the next run
+            except Exception:  # whatever failed, the next run has to come
                 log.exception("renewal.run_crashed")
             wait = self._interval
 
@@ -179,39 +179,39 @@ class RenewalStep(ThreadStep):
 class BrokerKeysStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
     """Repairs the keys in Redis before a worker consumes.
 
-    A key of a wrong type fails the consumer, which then begins anew, here.
+    A key of a wrong type makes the consumer fail; Celery then restarts it, beginning with this step.
     """
 
     requires = ("celery.worker.consumer.connection:Connection",)
 
     def start(self, parent: Any) -> None:
-        """Repair them."""
+        """Repair the keys of all queues."""
         queues = (queue.name for queue in parent.app.amqp.queues.consume_from.values())
-        # Tasks of any worker may declare any queue.
+        # Any worker may send a task to any queue.
         every = {*queues, *(queue.name for queue in parent.app.conf.task_queues)}
-        # The consumer's own connection may wait for messages by now, as after mingle: it takes no other command.
+        # The consumer's own connection may already wait for messages (after mingle), and then takes no other command.
         with parent.app.connection_for_read() as connection, connection.channel() as channel:
             broker.repair_keys(channel.client, sorted(every))
 
 
 class ConsumingStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
-    """Notes while a worker consumes its queues."""
+    """Records whether a worker consumes its queues."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, parent: Any) -> None:
-        """Note that the worker consumes."""
+        """Record that the worker consumes."""
         parent.controller.consumes = True
 
     def stop(self, parent: Any) -> None:
-        """Note that it does not, as its broker is away."""
+        """Record that it does not, as without a broker."""
         parent.controller.consumes = False
 
     shutdown = stop
 
 
 class HeartbeatStep(ThreadStep):
-    """Records from a thread that the worker works."""
+    """Records the worker's heartbeats."""
 
     name = "heartbeat"
     stop_seconds = heartbeats.HEARTBEAT_SECONDS
@@ -226,9 +226,9 @@ class HeartbeatStep(ThreadStep):
             queues = sorted(parent.app.amqp.queues.consume_from) if parent.consumes else []
             try:
                 self._record(parent.hostname, queues, started_at)
-            except Exception as error:  # whatever it is, the next one may be recorded
+            except Exception as error:  # whatever failed, the next heartbeat may succeed
                 log.warning("heartbeat.failed", worker=parent.hostname, error=type(error).__name__)
-            # A worker that begins to consume, or ends it, says so soon.
+            # When the worker starts or stops consuming, the next heartbeat follows within a second.
             for _ in range(int(heartbeats.HEARTBEAT_SECONDS)):
                 if self._stopping.wait(1.0) or bool(queues) is not parent.consumes:
                     break
@@ -239,34 +239,34 @@ class HeartbeatStep(ThreadStep):
 
 
 class MonitoringStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery carries no types
-    """Shows whether the worker gets on, and what it measures.
+    """Serves probes and metrics of the worker.
 
-    It begins before the broker is reached: a worker that waits for Redis is alive, and not ready yet. Who consumes
-    ``renew`` shows the vault's gauges; others would only repeat them.
+    It starts before the broker is reached: a worker that waits for Redis is alive, but not ready. Workers that consume
+    ``renew`` export the vault's gauges; from others they would be duplicates.
     """
 
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        self._shows_vault = RENEW_QUEUE in parent.app.amqp.queues.consume_from
+        self._exports_vault = RENEW_QUEUE in parent.app.amqp.queues.consume_from
         self._stopping = threading.Event()
         self._serving = ExitStack()
 
     def start(self, parent: Any) -> None:
-        """Begin."""
+        """Start the server and the threads behind the probes."""
         found = settings.load()
         liveness, readiness = Liveness(found.liveness_file), ProcessReadiness(found.readiness_file)
         vault = VaultMetrics()
-        shown = (vault, partial(_refresh, vault)) if self._shows_vault else ()
-        self._serving = serve_metrics(found, liveness, readiness, *shown)
+        exported = (vault, partial(_refresh, vault)) if self._exports_vault else ()
+        self._serving = serve_metrics(found, liveness, readiness, *exported)
         arguments = (liveness, tasks.process.call_soon, self._stopping)
         threading.Thread(target=touch_while_answering, args=arguments, name="liveness", daemon=True).start()
         waiting = (readiness, partial(has_begun, parent), self._stopping)
         threading.Thread(target=wait_until_begun, args=waiting, name="readiness", daemon=True).start()
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
-        """End."""
+        """Stop the server and the threads."""
         self._stopping.set()
         self._serving.close()
 
@@ -274,13 +274,13 @@ class MonitoringStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery c
 def has_begun(worker: Any) -> bool:
     """Return whether a worker consumes, on a migrated vault.
 
-    Postgres has answered then, and the keys have opened the vault.
+    If so, Postgres has answered, and the keys are the vault's.
     """
     if not worker.consumes:
         return False
     try:
         current, head = revisions(database_url(tasks.process.runtime().settings))
-    except VaultError:  # the tasks name it in the log
+    except VaultError:  # the tasks log it
         return False
     return current == head
 

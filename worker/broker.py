@@ -1,8 +1,9 @@
-"""Bounds what is believed of Redis' messages and keys.
+"""Checks messages and keys in Redis before they reach Celery.
 
-Whoever may write to the queues could have a worker unpack a message of kilobytes to gigabytes, or end its loop by one
-that is no message, or none of a task. Kombu decodes messages by one function, which is replaced here: it has no hook
-for this. A key of another type than kombu's would end the worker, and a lock without an end would never be free.
+Anybody who may write to the queues could send a message that unpacks from kilobytes to gigabytes, or one that is
+malformed and ends the worker's loop. Kombu decodes messages with one function and has no hook, so that function is
+replaced here. A key of a type that kombu does not expect would end the worker, and a lock that never expires would
+never be free.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from worker.task_messages import WrongMessage, read_task
 
 log = structlog.get_logger(__name__)
 
-# Ids, states and options fit well into this.
+# Ample for ids, states and options.
 MAX_MESSAGE_CHARACTERS = 65_536
 
-# While one worker looks for messages of dead ones, others leave it to him: as long as kombu's own lock lasts.
+# The life of kombu's lock, under which one worker at a time restores the messages of dead workers.
 MUTEX_MILLISECONDS = 300_000
 
 _MUTEX = redis_transport.Channel.unacked_mutex_key
@@ -32,18 +33,18 @@ _restore_by_tag: Callable[..., None] = redis_transport.QoS.restore_by_tag
 
 
 def install() -> None:
-    """Have all of this process's consumers read messages by ``read_message``."""
+    """Make this process's consumers check messages."""
     vars(redis_transport)["loads"] = read_message
     type.__setattr__(redis_transport.QoS, "restore_by_tag", restore_or_drop)
 
 
 def read_message(text: str) -> Any:
-    """Return a message, or a list whose head is one.
+    """Return a message, or a list that begins with one.
 
-    A refused message is gone from its queue by now; Kombu's loop goes on at ``Empty``.
+    A refused message has already left its queue; at ``Empty``, kombu's loop goes on with the next.
 
     Raises:
-        Empty: it is too long, compressed, or no message of JSON.
+        Empty: it is too long, compressed, or not a message in JSON.
     """
     try:
         return _read(text)
@@ -53,9 +54,9 @@ def read_message(text: str) -> Any:
 
 
 def restore_or_drop(qos: Any, tag: str, client: Any = None, leftmost: bool = False) -> None:
-    """Give a dead worker's message back to its queue.
+    """Return a dead worker's message to its queue.
 
-    One that is refused would be tried again without end, and with it what comes after it.
+    A refused message is dropped: kombu would try it again without end, and never reach the messages behind it.
     """
     try:
         _restore_by_tag(qos, tag, client, leftmost)
@@ -69,7 +70,7 @@ def _read(text: str) -> Any:
     if len(text) > MAX_MESSAGE_CHARACTERS:
         raise WrongMessage("too_long")
     read = _parse(text)
-    # What was delivered and not acknowledged is stored with its exchange and routing key.
+    # A delivered message that is not yet acknowledged is stored with its exchange and routing key.
     if not isinstance(read, list) or len(read) != 3:
         return _checked(read)
     message, exchange, routing_key = read
@@ -106,34 +107,34 @@ def _checked(message: object) -> dict[str, Any]:
 
 
 class TaskConsumer(Consumer):  # type: ignore[misc]  # Celery carries no types
-    """Celery's consumer, which no message ends.
+    """Celery's consumer, which no message can end.
 
-    Celery expects that fields of a message have their types. An error that is not expected would end the worker, which
-    gives the message back to its queue: to the next worker.
+    Celery does not check the types of a message's fields. An unexpected error would end the worker, which returns the
+    message to its queue, where it ends the next worker.
     """
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
-        """Return what takes a message."""
+        """Return the function that is called with each message."""
         handle = super().create_task_handler(*args, **options)
 
-        def take(message: Any) -> None:
+        def handle_or_reject(message: Any) -> None:
             try:
                 handle(message)
             except (*self.connection_errors, *self.channel_errors):
                 raise
-            except Exception as error:  # whatever Celery meets in a message
+            except Exception as error:  # any error that a message may cause in Celery
                 log.warning("message.refused", error=type(error).__name__, length=len(str(message.body)))
                 message.reject_log_error(log, self.connection_errors)
 
-        return take
+        return handle_or_reject
 
 
 def repair_keys(client: Any, queues: Iterable[str]) -> None:
-    """Remove keys that kombu could not have written.
+    """Remove keys that kombu cannot have written.
 
     Args:
-        client: of Redis.
-        queues: that the worker consumes.
+        client: a client of Redis.
+        queues: the names of the queues.
     """
     for key, wanted in _key_types(queues).items():
         found = client.type(key).decode()

@@ -1,4 +1,4 @@
-"""Signed assertions by which a client proves itself (RFC 7523, section 2.2)."""
+"""Signed assertions that authenticate a client (RFC 7523, section 2.2)."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def sign_assertion(
 
     Args:
         private_key: RSA or EC P-256, unencrypted, in PEM.
-        audience: the authorization server, as it wants to be named.
-        now: aware.
-        key_id: the key's id at the server, where it wants one.
+        audience: the authorization server, by the name that it expects.
+        now: the current time, with a time zone.
+        key_id: the key's id at the server, if it needs one.
         certificate: in PEM; Microsoft Entra ID finds the key by its thumbprints.
-        issuer: where it is not the client's id; Revolut wants the host of the redirect URI.
+        issuer: if it is not the client's id; Revolut expects the host of the redirect URI.
 
     Raises:
-        ValueError: the key or the certificate does not read.
+        ValueError: the key or the certificate cannot be parsed.
     """
     key, algorithm = signing_key(private_key)
     claims = {
@@ -62,7 +62,7 @@ def signing_key(pem: Secret) -> tuple[RSAPrivateKey | EllipticCurvePrivateKey, s
     """Return a key and its signature algorithm.
 
     Raises:
-        ValueError: it is no unencrypted RSA or EC P-256 private key in PEM.
+        ValueError: it is not an unencrypted RSA or EC P-256 private key in PEM.
     """
     try:
         key = load_pem_private_key(pem.reveal().encode(), password=None)
@@ -78,10 +78,10 @@ def signing_key(pem: Secret) -> tuple[RSAPrivateKey | EllipticCurvePrivateKey, s
 def thumbprints(certificate: str | None) -> dict[str, str]:
     """Return header fields that name a certificate (RFC 7515, 4.1.7 and 4.1.8).
 
-    Entra ID takes ``x5t#S256`` since 2024; its national clouds may still look for ``x5t``.
+    Entra ID reads ``x5t#S256`` since 2024; its national clouds may still need ``x5t``.
 
     Raises:
-        ValueError: it is no certificate in PEM.
+        ValueError: it is not a certificate in PEM.
     """
     if certificate is None:
         return {}

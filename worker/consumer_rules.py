@@ -1,6 +1,6 @@
-"""Who may read what, decided as the database does.
+"""Who may read what, as the database's views decide.
 
-A consumer that logs in to Postgres is held to it by the views; everybody else by whoever calls this.
+The views enforce the rules for consumers that log in to Postgres; for all others the callers of this module do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from token_vault.grant_key import GrantKey
 
 AuditMode = Literal["batched", "strict"]
 
-# Scanners of secrets know keys by their beginning.
+# Secret scanners recognise keys by their prefix.
 API_KEY_PREFIX = "tvk_"
 _HASH_PREFIX = "sha256:"
 
@@ -27,14 +27,14 @@ class ConsumerRules:
     Attributes:
         client_id: its machine application at Auth0.
         role: the Postgres role that it logs in as.
-        api_key_hash: as ``hash_api_key`` makes it.
-        tenants: whose grants; None for all.
+        api_key_hash: the result of ``hash_api_key``.
+        tenants: the tenants whose grants it may read; None for all.
         connections: globs of connections' names; ``*`` stands for any characters.
         users, admins: whether it may read users' tokens, and admin tokens.
-        refresh: whether it may have a token replaced that is still good.
+        refresh: whether it may force the renewal of a token that is still valid.
         impersonate: whether it may call providers' APIs for users whom it names.
         audit: ``strict`` refuses a read that cannot be recorded.
-        inherited: made by a migration, for a role that could read before there were consumers.
+        inherited: created by a migration, for a role that could read before consumers existed.
     """
 
     name: str
@@ -73,7 +73,7 @@ class ConsumerRules:
 def matches(glob: str, name: str) -> bool:
     """Return whether a glob matches a whole name.
 
-    ``*`` stands for any characters, none included.
+    ``*`` stands for any number of characters, also none.
     """
     first, *rest = glob.split("*")
     if not rest:
@@ -81,7 +81,7 @@ def matches(glob: str, name: str) -> bool:
     *middle, last = rest
     if len(name) < len(first) + len(last) or not (name.startswith(first) and name.endswith(last)):
         return False
-    # Taking each part where it first fits leaves the most for those that follow.
+    # The first match of each part leaves the longest rest for the parts that follow.
     position, end = len(first), len(name) - len(last)
     for part in middle:
         found = name.find(part, position, end)
@@ -97,8 +97,8 @@ def make_api_key() -> str:
 
 
 def hash_api_key(key: str) -> str:
-    """Hash an API key, to look it up by.
+    """Hash an API key for look-ups.
 
-    One round is enough: the key is random, and cannot be guessed as passwords are.
+    One round is enough: the key is random, so it cannot be guessed as a password can.
     """
     return _HASH_PREFIX + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

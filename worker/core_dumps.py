@@ -6,15 +6,15 @@ import ctypes
 import resource
 import sys
 
-# prctl(2): the kernel dumps no core whatever the limit says, and no other process of this user reads the memory.
+# prctl(2): the kernel writes no core file whatever the limit, and other processes of this user cannot read the memory.
 _PR_SET_DUMPABLE = 4
 
 
 def forbid_core_dumps() -> None:
-    """Have no core written, and no debugger attached.
+    """Forbid core files, and debuggers of the same user.
 
-    A limit of 0 alone is not enough where ``core_pattern`` names a program. A program that this process starts begins
-    with the limit and without the second protection.
+    A limit of 0 alone is not enough where ``core_pattern`` names a program. Programs that this process starts inherit
+    the limit, but not the second protection.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""Whether this process calls from an address that providers list."""
+"""Checks that this process calls from a listed address."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 import httpx
 
-from worker.http_client import make_http_client, read_body
-from worker.http_transport import HttpTransport
-from worker.outgoing_proxies import OutgoingProxies, OutgoingProxy
+from worker.http.client import make_http_client, read_body
+from worker.http.outgoing_proxies import OutgoingProxies, OutgoingProxy
+from worker.http.transport import HttpTransport
 from worker.providers import Problem
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# The address is asked for at most this often; after a failure, or while it is wrong, more often.
+# How long an answer is used that gives a listed address; an unlisted or unknown one is asked for again earlier.
 KNOWN_SECONDS = 300.0
 WRONG_SECONDS = 30.0
-ASK_SECONDS = 5.0
+ASK_SECONDS = 5.0  # to wait for an answer
 MAX_ANSWER_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """An answer.
+    """The address of one route.
 
     Attributes:
-        address: None where nobody told it.
+        address: None if the service did not answer it.
         at: when it was asked for, in monotonic seconds.
     """
 
@@ -41,12 +41,12 @@ class _Known:
 
 @dataclass(slots=True)
 class EgressCheck:
-    """Asks a service which address calls it.
+    """Asks a service from which address this process calls.
 
-    Each route has its own address: directly, or through an outgoing proxy.
+    Each route has its own address: the direct one, and one through each outgoing proxy.
 
     Args:
-        url: answers the caller's address, as text or as ``ip`` of a JSON object.
+        url: it answers with the caller's address, as text or as ``ip`` of a JSON object.
         clock: monotonic seconds.
     """
 
@@ -56,14 +56,14 @@ class EgressCheck:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def find_problem(self, target: str, listed: Sequence[Network]) -> Problem | None:
-        """Return why nothing may be sent, if so.
+        """Return why a URL may not be called, if so.
 
         Args:
-            target: whose route is meant.
-            listed: the addresses that may call it.
+            target: the URL.
+            listed: the addresses from which it accepts calls.
         """
         proxy = OutgoingProxies.read().of(target)
-        async with self._lock:  # one question, however many wait for its answer
+        async with self._lock:  # one request, however many wait for its answer
             known = self._known.get(proxy)
             if known is None or self.clock() - known.at > _lifetime(known.address, listed):
                 known = self._known[proxy] = _Known(await self._ask(proxy), self.clock())
@@ -93,7 +93,7 @@ class EgressCheck:
 
 
 def parse_address(body: bytes) -> Address | None:
-    """Read an address: the whole answer, or its ``ip``."""
+    """Parse an address: the whole answer, or its ``ip``."""
     try:
         text = body.decode().strip()
         document = json.loads(text) if text.startswith(("{", '"')) else text

@@ -1,6 +1,6 @@
-"""What a process measures of its work, for Prometheus.
+"""What a process counts and times, for Prometheus.
 
-Labels are names that the operator gives or this program knows: never a user, and never what a provider or Auth0 writes.
+Labels are names from the settings or from this program: never a user, and never text from a provider or Auth0.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
-# Seconds: a token endpoint answers in some tenths, and no call takes longer than 40.
+# In seconds: a token endpoint answers within tenths of a second, and no call takes longer than 40 s.
 _CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40)
 
 renewals = Counter(

@@ -1,6 +1,6 @@
-"""Whether a worker or beat still gets on.
+"""Whether a worker or beat still makes progress.
 
-A probe looks at the age of a file, or asks ``/healthz``: no program with all its imports is started for it.
+A probe compares the age of a file, or requests ``/healthz``: neither starts a program with all its imports.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-# How often a process that works says so; beat does at each tick.
+# How often a worker that makes progress reports it; beat does at each tick.
 TOUCH_SECONDS = 5.0
-# One that was silent for so long hangs. Probes compare the file's age with the same time.
+# After this time without a report a process hangs. Probes compare the file's age with the same time.
 ALIVE_SECONDS = 60.0
 
 
 class Liveness:
-    """When this process last got on.
+    """When this process last made progress.
 
     Args:
-        file: touched each time, so that its age tells the same; None for no file.
+        file: touched at each report, so that its age says the same; None for no file.
         clock: monotonic seconds.
     """
 
@@ -35,7 +35,7 @@ class Liveness:
         self._has_failed = False
 
     def touch(self) -> None:
-        """Say that the process gets on."""
+        """Report progress."""
         self._touched_at = self._clock()
         if self._file is None:
             return
@@ -48,17 +48,17 @@ class Liveness:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it got on within ``ALIVE_SECONDS``."""
+        """Whether it made progress within ``ALIVE_SECONDS``."""
         return self._clock() - self._touched_at < ALIVE_SECONDS
 
 
 def touch_while_answering(
     liveness: Liveness, call_soon: Callable[[Callable[[], None]], bool], stopping: threading.Event
 ) -> None:
-    """Touch until told to stop, while an event loop answers.
+    """Report progress, until stopped, while an event loop answers.
 
     Args:
-        call_soon: has the loop call something; False where there is no loop yet, which hangs nobody.
+        call_soon: schedules a call on the loop; False if there is no loop yet, which is no hang.
     """
     while not stopping.is_set():
         answered = threading.Event()

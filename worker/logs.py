@@ -1,6 +1,6 @@
-"""Log events, as JSON lines or readable on a terminal.
+"""Configures log events, as JSON lines or for a terminal.
 
-Their names are constant; ids are bound to them as fields.
+Event names are constant; ids are bound to them as fields.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from token_vault.errors import ConfigurationError
 from worker import traces
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-# At lower levels these log whole URLs and headers, and a token endpoint's URL can hold a token; or much too much.
+# Below WARNING these log whole URLs and headers, which can hold a token; or far too much.
 _VERBOSE_LIBRARIES = (
     "httpx",
     "httpcore",
@@ -26,7 +26,7 @@ _VERBOSE_LIBRARIES = (
     "alembic",
     "amqp",
     "kombu",
-    "celery.beat",  # it tells of each tick
+    "celery.beat",  # it logs each tick
 )
 
 
@@ -35,7 +35,7 @@ def configure(*, level: str | None = None, stream_json: bool | None = None) -> N
 
     Args:
         level: ``TOKEN_VAULT_LOG_LEVEL``, by default INFO.
-        stream_json: JSON lines; by default wherever standard error is no terminal.
+        stream_json: JSON lines; by default if standard error is not a terminal.
 
     Raises:
         ConfigurationError: there is no such level.

@@ -17,7 +17,7 @@ from worker import settings as configuration
 from worker.runtime import Runtime, open_runtime
 from worker.vault.db.errors import explain
 
-# To Postgres, of one worker: its tasks and attempts take turns.
+# To Postgres, of one worker: its tasks and renewals share them.
 MAX_DATABASE_CONNECTIONS = 20
 
 T = TypeVar("T")
@@ -28,19 +28,17 @@ log = structlog.get_logger(__name__)
 class Process:
     """One event loop and one runtime for this process's tasks.
 
-    Both are made when the first task comes.
-
-    A loop of its own keeps connections to Postgres and to the providers open between tasks, whatever pool
-    Celery runs them in.
+    Both are created for the first task. The loop runs in a thread of its own, so that connections to Postgres and to the
+    providers stay open between tasks, whatever pool Celery runs the tasks in.
     """
 
     def __init__(self) -> None:
         begin_in_each_process(self)
 
     def begin(self) -> None:
-        """Begin with nothing open.
+        """Reset all state.
 
-        Called once more in each forked process, as Celery's prefork pool makes them.
+        Called again in each forked process, for example of Celery's prefork pool.
         """
         self._lock, self._opening = threading.Lock(), threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -51,11 +49,11 @@ class Process:
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine on the process's loop; wait for it.
 
-        Where Postgres was restarted under the pool's connections it is run once more over new ones: all
-        of this project's work is safe to run twice.
+        If Postgres was restarted, and the pool's connections are lost, the work runs once more on new ones: all work of
+        this project is safe to run twice.
 
         Raises:
-            VaultError: the database's failures among them, in the vault's own words.
+            VaultError: also for failures of the database, as ``explain`` translates them.
         """
         try:
             return self._run(work())
@@ -90,9 +88,9 @@ class Process:
         return loop is not None
 
     def runtime(self) -> Runtime:
-        """Return the open runtime.
+        """Return the open runtime; open it if necessary.
 
-        Where opening it fails, the next task tries again.
+        If that fails, the next task tries again.
         """
         with self._opening:
             return self._runtime or self.run(self._open)
@@ -108,9 +106,11 @@ class Process:
     def reload_keys(self) -> None:
         """Use the keys that the settings name now.
 
+        After an error the earlier keys stay in use.
+
         Raises:
-            ConfigurationError: they cannot be read, or do not open the vault; the earlier ones stay in use.
-            TemporarilyUnavailable: Postgres does not answer; likewise.
+            ConfigurationError: the keys cannot be read, or are not the vault's.
+            TemporarilyUnavailable: Postgres does not answer.
         """
         vault, settings = self.runtime().vault, configuration.load()
         self.run(lambda: vault.replace_keys(settings.access_keys, settings.refresh_keys))

@@ -1,7 +1,7 @@
-"""What callers of the proxy may reach: paths, queries, rules.
+"""Which paths and queries the proxy forwards.
 
-Pure. A path is decoded once and refused where two readers could understand it differently.
-What is sent is the encoding of exactly what was matched, so that no trick lies in between.
+Without I/O. A path is decoded once, and refused if servers could interpret it differently. The path that is sent is
+encoded from the path that was matched, so that they cannot differ.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_plus, unquote_to_bytes
 
-# Longer ones are refused by many servers; RFC 9110, 4.1 asks for 8000 at least.
+# Of a path or a query. Many servers refuse longer ones; RFC 9110, 4.1 recommends to support at least 8000.
 MAX_TARGET_BYTES = 8_000
 
-# TRACE answers with what was sent, the provider's token included; CONNECT opens tunnels.
+# Without TRACE, which answers with the request and so the provider's token, and CONNECT, which opens tunnels.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-# RFC 3986, 3.3 without ";", which some servers cut off with all that follows.
+# RFC 3986, 3.3 without ";", at which some servers end the path.
 _PATH_SAFE = "!$&'()*+,-.:=@_~"
-# Characters that a server may give a meaning of its own.
+# Characters that some servers interpret, even encoded.
 _TRICKY = frozenset("/\\;%?#")
 _PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _QUERY = re.compile(r"[!$-;=?-Z_a-z~\[\]|^`{}%\\@\"]*")
 
-# A token in the query would be used in place of ours; the others change the method behind the rule's back.
-# As letters alone: servers take dots, blanks and hyphens for underscores, and either case.
+# A token in the query would be used instead of the vault's; the other parameters change the method after it was checked.
+# Compared as lower-case letters only: servers treat dots, blanks and hyphens as underscores, and ignore case.
 _REFUSED_PARAMETERS = frozenset(
     {"accesstoken", "oauthtoken", "bearertoken", "httpmethod", "methodoverride"}
     | {"xhttpmethod", "xhttpmethodoverride", "xmethodoverride"}
@@ -49,10 +49,10 @@ class AllowRule:
 
     @classmethod
     def parse(cls, text: str) -> AllowRule:
-        """Read a rule.
+        """Parse a rule.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not a rule.
         """
         method, _, path = text.strip().partition(" ")
         path = path.strip()
@@ -68,10 +68,10 @@ class AllowRule:
         return cls(method, re.compile("/" + "/".join(patterns), re.DOTALL))
 
     def allows(self, method: str, path: str) -> bool:
-        """Whether a request fits.
+        """Whether the rule allows a request.
 
         Args:
-            path: as `normalize_path` returns it.
+            path: as ``normalize_path`` returns it.
         """
         return method == self.method and self.pattern.fullmatch(path) is not None
 
@@ -89,10 +89,10 @@ def normalize_path(raw: bytes) -> str:
     """Decode a path once, and refuse ambiguous ones.
 
     Args:
-        raw: the path as it came over the wire, with its leading slash.
+        raw: the path as received, with its leading slash.
 
     Raises:
-        TargetRefused: it has no single meaning.
+        TargetRefused: servers could interpret it differently.
     """
     if len(raw) > MAX_TARGET_BYTES:
         raise TargetRefused(f"the path has more than {MAX_TARGET_BYTES} bytes")
@@ -111,13 +111,13 @@ def _decode_segment(raw: bytes) -> str:
         segment = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
         raise TargetRefused("the path is no UTF-8") from None
-    # Some servers fold full-width forms into the ASCII characters that they resemble.
+    # Some servers fold full-width characters into the ASCII characters that they resemble.
     folded = unicodedata.normalize("NFKC", segment)
     if _TRICKY & (set(segment) | set(folded)):
         raise TargetRefused("the path has an encoded slash or percent sign, a backslash or a semicolon")
     if segment.strip() in (".", "..") or folded.strip() in (".", ".."):
         raise TargetRefused("the path has a dot segment")
-    # "…" folds into three dots, which Windows servers read as more than one level.
+    # "…" folds into three dots, which Windows servers may take for several levels up.
     if segment and not folded.strip(". "):
         raise TargetRefused("the path has a segment of dots and spaces alone")
     if not segment.isprintable():
@@ -131,7 +131,7 @@ def encode_path(path: str) -> str:
 
 
 def check_query(raw: bytes) -> str:
-    """Return a query that may be forwarded as it is.
+    """Return a query that may be forwarded unchanged.
 
     Raises:
         TargetRefused: it has characters that no query has, a token, or another method.
@@ -152,12 +152,12 @@ def check_query(raw: bytes) -> str:
 
 
 def _is_refused(name: str, value: str) -> bool:
-    # What some servers do not see of a name: "a[b]" and all behind a NUL.
+    # Some servers cut a name at a bracket ("a[b]") or at a NUL.
     letters = re.sub(r"[^a-z]", "", re.split(r"[\[\0]", name)[0])
-    # Facebook's Graph API takes "method=delete"; other APIs name a function so.
+    # Facebook's Graph API accepts "method=delete"; in other APIs the parameter "method" names a function.
     return letters in _REFUSED_PARAMETERS or (letters == "method" and value.upper() in METHODS)
 
 
 def _decode(encoded: str) -> str:
-    # Twice: behind a gateway that decodes as well, the second layer comes to light.
+    # Twice, because a gateway at the provider may decode once more.
     return unquote_plus(unquote_plus(encoded)).strip().lower()

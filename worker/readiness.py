@@ -1,6 +1,6 @@
 """Whether a worker or beat has begun its work.
 
-Rollouts and drains ask for it: the next process is replaced only when the last one works.
+Rollouts and drains wait for it: they replace the next process only when the last one works.
 """
 
 from __future__ import annotations
@@ -14,29 +14,28 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-# Between two looks whether the work has begun.
+# Between two checks whether the work has begun.
 LOOK_SECONDS = 1.0
 
 
 class ProcessReadiness:
-    """Ready once, ready for good.
+    """Whether the process has been ready once.
 
-    An outage later is no reason to count a process out: no traffic is sent to it, and a drain of another node would wait
-    for it.
+    It stays ready in a later outage: no traffic is routed to workers, and a drain of another node would wait for it.
 
     Args:
-        file: there once the process is ready; None for no file.
+        file: it exists once the process is ready; None for no file.
     """
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self.is_ready = False
         with self._reporting():
-            if file is not None:  # an earlier process's
+            if file is not None:  # an earlier process may have left it
                 file.unlink(missing_ok=True)
 
     def set(self) -> None:
-        """Say that the process has begun its work."""
+        """Report that the process has begun its work."""
         if self.is_ready:
             return
         self.is_ready = True
@@ -47,7 +46,7 @@ class ProcessReadiness:
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Go on without the file where it cannot be written."""
+        """Log that the file cannot be written, and go on."""
         try:
             yield
         except OSError as error:
@@ -57,7 +56,7 @@ class ProcessReadiness:
 def wait_until_begun(
     readiness: ProcessReadiness, has_begun: Callable[[], bool], stopping: threading.Event
 ) -> None:
-    """Look until the work has begun, or told to stop."""
+    """Check until the work has begun, or until stopped."""
     while not stopping.wait(LOOK_SECONDS):
         if has_begun():
             readiness.set()

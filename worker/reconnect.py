@@ -1,6 +1,6 @@
-"""Links by which users consent again, with their states.
+"""Links by which users consent again, with signed states.
 
-Pure. Source: Auth0, Authentication API, "Authorization Code Flow"; "Call an identity provider's API";
+Without I/O. Source: Auth0, Authentication API, "Authorization Code Flow"; "Call an identity provider's API";
 ``connection_scope`` and ``access_type`` are passed on to the provider.
 """
 
@@ -17,21 +17,21 @@ import jwt
 from token_vault.secret import Secret
 
 _ALGORITHM = "HS256"
-# No other token signed with the same secret may pass for a state.
+# So that no other token signed with the same secret is accepted as a state.
 _AUDIENCE = "urn:token-vault:reconnect"
 
 
 class InvalidState(ValueError):
-    """A state that is foreign or has ended."""
+    """A state that is not the vault's, or has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReconnectState:
-    """What the operator's page learns from a state.
+    """The contents of a state, for the operator's page.
 
     Attributes:
-        tenant, connection, user_id: of the grant that is to be connected again.
-        nonce: differs from link to link; the page may keep it, to take each once.
+        tenant, connection, user_id: of the grant that needs a new consent.
+        nonce: differs for each link; the page may store it to accept each link once only.
     """
 
     tenant: str
@@ -42,10 +42,10 @@ class ReconnectState:
 
 @dataclass(frozen=True, slots=True)
 class ReconnectApplication:
-    """The operator's application.
+    """The operator's application at Auth0 for new consents.
 
     Attributes:
-        base_url: of the tenant or its custom domain, without a slash at its end.
+        base_url: of the tenant or its custom domain, without a trailing slash.
         client_id, redirect_uri, scope, audience: of the authorization request.
         secret: signs states.
         lifetime: of a state.
@@ -70,11 +70,11 @@ def reconnect_link(
     login_hint: str | None,
     now: datetime,
 ) -> str:
-    """Return the authorization request that renews a consent.
+    """Return the URL by which a user consents again.
 
     Args:
         scopes: of the provider, granted before or missing.
-        login_hint: the account's address, where it is known.
+        login_hint: the account's e-mail address, if known.
     """
     provider_scopes = list(dict.fromkeys(scopes))
     parameters = {
@@ -83,14 +83,14 @@ def reconnect_link(
         "redirect_uri": application.redirect_uri,
         "scope": application.scope,
         "connection": connection,
-        # Google and its like give a refresh token for these alone; other providers ignore them.
+        # Google and similar providers need these to issue a refresh token; others ignore them.
         "access_type": "offline",
         "prompt": "consent",
         "state": _sign(application, tenant, connection, user_id, now),
     }
     optional = {
         "audience": application.audience,
-        # Auth0 takes them with commas in between, as a scope may hold no comma there.
+        # Auth0 separates them by commas, so a scope with a comma cannot be sent.
         "connection_scope": ",".join(scope for scope in provider_scopes if "," not in scope),
         "login_hint": login_hint,
     }
@@ -117,7 +117,7 @@ def read_state(state: str, secret: Secret, now: datetime) -> ReconnectState:
     """Verify the state that came back.
 
     Raises:
-        InvalidState: somebody else made it, or it has ended.
+        InvalidState: the vault did not sign it, or it has ended.
     """
     try:
         claims = jwt.decode(
@@ -125,7 +125,7 @@ def read_state(state: str, secret: Secret, now: datetime) -> ReconnectState:
             secret.reveal(),
             algorithms=[_ALGORITHM],
             audience=_AUDIENCE,
-            # Judged below by the caller's clock.
+            # The end is checked below, by the caller's clock.
             options={"require": ["exp", "sub", "jti"], "verify_exp": False, "verify_iat": False},
         )
     except jwt.InvalidTokenError as error:

@@ -1,6 +1,6 @@
-"""Reads the address of Redis for every part.
+"""Parses the address of Redis, for all its users.
 
-redis-py, kombu and Celery read URLs differently. None of them reads one of the operator's: they are given its parts.
+redis-py, kombu and Celery parse URLs differently. So none of them is given the operator's URL, only its parts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SCHEMES = {
 _TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password")
 _MASTER = ("master_name", "service_name", "master")
 _DATABASE = ("db", "virtual_host")
-# Each part has values of its own for these, whatever the URL says.
+# Accepted and ignored: each part of the program has values of its own for these.
 _IGNORED = (
     "socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval", "retry_on_timeout",
     "max_connections", "client_name", "protocol", "decode_responses", "visibility_timeout",
@@ -53,12 +53,12 @@ class RedisAddress:
     """Where Redis is, and how to log in.
 
     Attributes:
-        servers: Redis, or its Sentinels; empty for a Unix socket.
+        servers: host and port of Redis, or of each Sentinel; empty for a Unix socket.
         path: of the Unix socket.
         database: its number.
-        login: username and password, where given.
-        tls: redis-py's arguments, where TLS is wanted; certificates are verified unless the operator says otherwise.
-        master: the name that Sentinels know the primary by.
+        login: username and password, if given.
+        tls: redis-py's arguments for TLS, or empty; certificates are verified unless the URL says otherwise.
+        master: the name by which Sentinels know the primary.
         sentinel_login: username and password for the Sentinels themselves.
     """
 
@@ -72,21 +72,21 @@ class RedisAddress:
 
     @classmethod
     def parse(cls, text: str | Secret) -> RedisAddress:
-        """Read an address.
+        """Parse an address.
 
         Raises:
-            ConfigurationError: what is wrong and the fix, and nothing of the address that may be a password.
+            ConfigurationError: it says what is wrong and the fix, and quotes nothing that may be a password.
         """
         address = Secret(text.strip()) if isinstance(text, str) else Secret(text.reveal().strip())
-        del text  # no traceback from here on shows it
-        found = _read(address)
+        del text  # so that no traceback shows it
+        found = _parse(address)
         if isinstance(found, str):
             raise ConfigurationError(f"REDIS_URL is not an address of Redis: it {found}")
         return found
 
 
-def _read(address: Secret) -> RedisAddress | str:
-    """Read an address, or say what is wrong with it."""
+def _parse(address: Secret) -> RedisAddress | str:
+    """Parse an address, or say what is wrong with it."""
     text = address.reveal()
     if text[:1] in "\"'" and text[:1] == text[-1:]:
         return f"is empty or in quotes, which are a part of it here: {EXAMPLE}"
@@ -96,11 +96,11 @@ def _read(address: Secret) -> RedisAddress | str:
     if "://" not in text or scheme not in _SCHEMES:
         return f"begins with none of {', '.join(f'{each}://' for each in _SCHEMES)}; such as {EXAMPLE}"
     kind, is_tls = _SCHEMES[scheme]
-    # Celery's way of naming several Sentinels: a whole URL for each. A semicolon elsewhere is a password's.
+    # Celery names several Sentinels by a whole URL each, with semicolons between. Any other one is part of a password.
     whole = re.split(rf";{re.escape(scheme)}://", f";{text}", flags=re.IGNORECASE)[1:]
     first, *others = (Secret(each) for each in whole)
     fault = next((found for each in (first, *others) if (found := _find_fault(each, kind))), None)
-    return fault or _put_together(first, others, kind, is_tls=is_tls)
+    return fault or _assemble(first, others, kind, is_tls=is_tls)
 
 
 def _split(rest: Secret) -> tuple[str, str, str, str]:
@@ -138,7 +138,8 @@ def _find_wrong_server(servers: str, kind: str) -> str | None:
     return None
 
 
-def _put_together(first: Secret, others: list[Secret], kind: str, *, is_tls: bool) -> RedisAddress | str:
+def _assemble(first: Secret, others: list[Secret], kind: str, *, is_tls: bool) -> RedisAddress | str:
+    """Return the address of all URLs, or a fault."""
     user, servers, path, parameters = _split(first)
     given = SecretDict(query(parameters))
     for other in others:
@@ -153,33 +154,43 @@ def _put_together(first: Secret, others: list[Secret], kind: str, *, is_tls: boo
         return tls
     if not is_tls and any(each.startswith("ssl_") for each in given):
         return "has ssl_… and no TLS: write rediss:// (or rediss+sentinel://)"
+    named = _master_and_database(path, given, kind)
+    if isinstance(named, str):
+        return named
+    hosts = [host for each in (servers, *(_split(other)[1] for other in others)) for host in each.split(",")]
+    port = _DEFAULT_PORTS.get(kind, 6379)
+    return RedisAddress(
+        servers=() if kind == "unix" else tuple(_server(host, port) for host in hosts),
+        path=f"/{unquote(path)}" if kind == "unix" else "",
+        database=named[1],
+        login=_without_empty(login),
+        tls=tls,
+        master=named[0],
+        sentinel_login=_without_empty(
+            SecretDict(username=given.get("sentinel_username"), password=given.get("sentinel_password"))
+        ),
+    )
+
+
+def _master_and_database(path: str, given: SecretDict, kind: str) -> tuple[str, int] | str:
+    """Return the Sentinels' master and the database, or a fault.
+
+    Both may be in the path, ``/master/number``, or among the parameters.
+    """
     segments = [] if kind == "unix" else [unquote(each) for each in path.split("/") if each]
-    master = next((str(given[each]) for each in _MASTER if given.get(each)), "")
-    if kind == "sentinel" and segments and not segments[0].isdigit():
-        master = segments.pop(0)
-    if kind == "sentinel" and not master:
-        return "names Sentinels and not what they watch: add ?master_name=…"
+    master = ""
+    if kind == "sentinel":
+        master = next((str(given[each]) for each in _MASTER if given.get(each)), "")
+        if segments and not segments[0].isdigit():
+            master = segments.pop(0)
+        if not master:
+            return "names Sentinels and not what they watch: add ?master_name=…"
     number = next((str(given[each]) for each in _DATABASE if given.get(each)), "")
     if segments:
         number = segments.pop(0)
     if segments or not (not number or (number.isascii() and number.isdigit())):
         return "has a database that is no number: redis://host:6379/0"
-    hosts = [
-        server for each in (servers, *(_split(other)[1] for other in others)) for server in each.split(",")
-    ]
-    return RedisAddress(
-        servers=()
-        if kind == "unix"
-        else tuple(_server(each, _DEFAULT_PORTS.get(kind, 6379)) for each in hosts),
-        path=f"/{unquote(path)}" if kind == "unix" else "",
-        database=int(number or 0),
-        login=_without_empty(login),
-        tls=tls,
-        master=master if kind == "sentinel" else "",
-        sentinel_login=_without_empty(
-            SecretDict(username=given.get("sentinel_username"), password=given.get("sentinel_password"))
-        ),
-    )
+    return master, int(number or 0)
 
 
 def _server(text: str, default: int) -> tuple[str, int]:
@@ -194,10 +205,10 @@ def _without_empty(values: SecretDict) -> SecretDict:
 
 
 def _tls(given: SecretDict) -> SecretDict | str:
-    """Return redis-py's arguments; verified by default.
+    """Return redis-py's arguments for TLS, or a fault.
 
-    By itself kombu takes any certificate, and sends the password to whoever answers. What the URL says stands:
-    ``ssl_cert_reqs=none`` is the operator's word.
+    Certificates are verified by default: kombu alone accepts any, and would send the password to any server that
+    answers. ``ssl_cert_reqs=none`` in the URL is the operator's decision.
     """
     required = str(given.get("ssl_cert_reqs", "required")).lower().removeprefix("cert_")
     if required not in _CERT_REQS:

@@ -22,7 +22,7 @@ from worker.redis_address import NO_CLUSTER, RedisAddress
 
 @contextmanager
 def open_client(address: RedisAddress, **options: Any) -> Iterator[redis.Redis]:
-    """Give a client within the block; the options are redis-py's."""
+    """Yield a client, and close it; options are redis-py's."""
     client = _make_client(address, redis.sentinel.Sentinel, redis.Redis, Retry, options)
     assert isinstance(client, redis.Redis)  # noqa: S101  # redis-py's Sentinel carries no types
     try:
@@ -57,7 +57,7 @@ def refuse_cluster(client: redis.Redis) -> None:
     try:
         found = client.info("cluster")
     except redis.exceptions.NoPermissionError:
-        return  # whoever denies INFO to this user knows what Redis it is
+        return  # an operator who denies INFO to this user knows what Redis it is
     if found.get("cluster_enabled"):
         raise ConfigurationError(NO_CLUSTER)
 
@@ -116,7 +116,7 @@ def _sentinel_options(
     address: RedisAddress, options: dict[str, Any], retry: type[Retry | AsyncRetry]
 ) -> SecretDict:
     timeouts = {name: value for name, value in options.items() if name.startswith("socket_")}
-    # One that does not answer is not asked again: there are others.
+    # A Sentinel that does not answer is not asked again: there are others.
     return SecretDict({**timeouts, **_tls(address), **address.sentinel_login, "retry": retry(NoBackoff(), 0)})
 
 

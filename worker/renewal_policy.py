@@ -1,7 +1,7 @@
-"""Providers and renewal policies, corrected by operator and answers.
+"""Providers and renewal policies, as operator and answers correct them.
 
-Answers make renewal more careful, never bolder: a refresh token that was not replaced may be replaced next time, and
-a second use that succeeded does not prove that the first one arrived.
+Observed answers make renewal only more careful. A refresh token that was not replaced this time may be replaced next
+time, and a second use that succeeded does not prove that the first one arrived.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from worker.settings import ConnectionSettings, ProviderSettings, Settings
 from worker.vault.connections.connection import StoredConnection
 from worker.vault.schedule import RenewalPolicy
 
-# How long a grant that was read is kept fresh, where the operator does not say.
+# How long a grant is kept fresh after a read, if the operator does not say.
 DEFAULT_READ_WINDOW = timedelta(days=7)
 
 _UNITS: Mapping[str, timedelta | Literal["absolute"]] = {
@@ -26,7 +26,7 @@ _UNITS: Mapping[str, timedelta | Literal["absolute"]] = {
     "milliseconds": timedelta(milliseconds=1),
     "absolute": "absolute",
 }
-# What a provider's table says in the words of the declaration itself.
+# Settings with the same name and type as a field of ``Provider``.
 _VERBATIM = (
     *(
         "rotates",
@@ -50,7 +50,7 @@ def declared(settings: Settings) -> dict[str, Provider]:
     """Return the providers that the configuration declares, by name.
 
     Raises:
-        ConfigurationError: one is neither known nor named by a connection: it is mistyped.
+        ConfigurationError: a name is neither known nor used by a connection, so it is mistyped.
     """
     named = {connection.provider for connection in settings.connections.values()}
     return {name: _declared(name, each, is_new=name in named) for name, each in settings.providers.items()}
@@ -84,7 +84,7 @@ def _declared(name: str, settings: ProviderSettings, *, is_new: bool) -> Provide
 def with_observations(
     provider: Provider, settings: ProviderSettings | None, stored: StoredConnection
 ) -> Provider:
-    """Return a provider, corrected by the answers over this connection."""
+    """Return a provider, corrected by observations of this connection."""
     operator_knows = settings is not None and settings.rotates is not None
     if stored.observed_rotating and not provider.rotates and not operator_knows:
         provider = replace(provider, rotates=True)
@@ -101,7 +101,7 @@ def renewal_policy(
 ) -> RenewalPolicy:
     """Return how a connection's grants are kept fresh.
 
-    A connection's setting counts before its provider's; without either it is eager.
+    A connection's setting takes precedence over its provider's; without either, renewal is eager.
     """
     window = _first_set("read_window", connection, provider_settings)
     keep_alive = _first_set("keep_alive", connection, provider_settings)

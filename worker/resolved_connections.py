@@ -1,6 +1,6 @@
 """Connections with their OAuth clients, ready for renewal.
 
-The operator's settings count before Auth0's options.
+The operator's settings take precedence over Auth0's options.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from token_vault.errors import CannotDecrypt, ConfigurationError
 from token_vault.token_target import TokenTarget
 from worker import providers, renewal_policy
 from worker.egress import EgressCheck
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 from worker.settings import ConnectionSettings, Settings
 from worker.vault.connections.circuits import Circuit
 from worker.vault.connections.client import trust_host, update_client
@@ -33,15 +33,16 @@ class ResolvedConnection:
     """A connection with its client at the provider.
 
     Attributes:
-        stored: as the vault has it, with what answers have shown.
-        client: what a renewal needs; None where ``problem`` says why there is none.
-        fingerprint: of the client; a circuit is opened only for the client that was refused.
-        client_identity: of the client's id and endpoint: refresh tokens belong to them, whatever the secret is.
-        is_proven: the client has renewed a grant since its identity changed, or never changed it.
-        provider: as the operator declares it and answers have shown it; None without a client.
+        stored: its row in the vault, with observations.
+        client: what a renewal needs; None if ``problem`` says why there is none.
+        fingerprint: of the client with its credentials; a circuit is open only for the client that was refused.
+        client_identity: fingerprint of the client's id and token endpoint; refresh tokens belong to these, whatever
+            the secret is.
+        is_proven: the client's identity has never changed, or the client has renewed a grant since.
+        provider: as declared by the operator and corrected by observations; None without a client.
         policy: how the connection's grants are kept fresh.
-        circuit: closed where the stored one was opened for another client.
-        resources: patterns of the targets that readers may ask tokens for; None for any.
+        circuit: the stored one, or a closed one if that was opened for another client.
+        resources: patterns of the targets for which readers may ask tokens; None for any.
     """
 
     stored: StoredConnection = field(repr=False)
@@ -65,7 +66,7 @@ class ResolvedConnection:
 
     @property
     def is_suspected(self) -> bool:
-        """Whether refusals stand against the connection."""
+        """Whether refusals suggest that the connection is at fault."""
         return self.stored.is_suspected or self.circuit.is_open
 
     @property
@@ -85,7 +86,10 @@ class ResolvedConnection:
 
 
 class ConnectionResolver:
-    """Reads connections and resolves their clients; decrypts options once each."""
+    """Loads connections, and resolves their clients.
+
+    The options of each connection are decrypted once, and again when they change.
+    """
 
     def __init__(self, vault: Vault, settings: Settings) -> None:
         self._egress = EgressCheck(settings.egress_check_url) if settings.egress_check_url else None
@@ -111,7 +115,7 @@ class ConnectionResolver:
     def _resolve(self, stored: StoredConnection) -> ResolvedConnection:
         client = self._client(stored)
         fingerprint = None if isinstance(client, providers.Problem) else self._fingerprint(client)
-        # A client with other credentials is tried again: the circuit was opened for the one before.
+        # A client with other credentials is tried: the circuit was opened for the earlier one.
         circuit = stored.circuit if fingerprint == stored.client_fingerprint else CLOSED
         if isinstance(client, providers.Problem):
             return ResolvedConnection(stored, problem=client, circuit=circuit)
@@ -132,7 +136,7 @@ class ConnectionResolver:
         )
 
     async def _check_egress(self, connection: ResolvedConnection) -> ResolvedConnection:
-        """Leave out the client where our address is refused."""
+        """Remove the client if this process's address is not listed."""
         if self._egress is None or connection.client is None or connection.provider is None:
             return connection
         configured = self._settings.connection(connection.tenant, connection.name)
@@ -165,7 +169,7 @@ class ConnectionResolver:
     def _provider(self, name: str, stored: StoredConnection) -> providers.Provider:
         declared = self._declared.get(name) or providers.get(name)
         if stored.provider not in (None, name):
-            return declared  # the stored observations are of another provider
+            return declared  # the stored observations belong to another provider
         return renewal_policy.with_observations(declared, self._settings.providers.get(name), stored)
 
     def _policy(self, provider: providers.Provider, stored: StoredConnection) -> RenewalPolicy:
@@ -197,7 +201,7 @@ class ConnectionResolver:
 
     def _check_host(self, stored: StoredConnection, client: providers.Client) -> providers.Problem | None:
         if self._has_own_url(stored):
-            return None  # the operator's word
+            return None  # the operator's settings name the host
         configured = self._settings.connection(stored.tenant, stored.name)
         return providers.check_host(
             stored.name,
@@ -242,7 +246,7 @@ class ConnectionResolver:
     def _decrypt_options(self, stored: StoredConnection) -> Mapping[str, Any] | None:
         key = (stored.tenant, stored.name)
         cached = self._options.get(key)
-        # Compared by ciphertext, not by version: two syncs at once may both have stored the next version.
+        # Compared by ciphertext, not by version: two concurrent syncs may both have stored the same version.
         if cached is None or cached[0] != stored.options_ciphertext:
             cached = self._options[key] = (stored.options_ciphertext, decrypt_options(self._vault, stored))
         return cached[1]

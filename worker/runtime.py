@@ -33,18 +33,18 @@ from worker.webhooks.http import http_client as webhook_client
 
 log = structlog.get_logger(__name__)
 
-# Tenants that one kind of work serves at a time. Each holds a connection or two for its locks while it needs one
-# more: without this bound, lock holders would exhaust the pool and deadlock.
+# For each kind of work, the number of tenants served at a time. Each holds one or two connections for its locks and
+# needs one more: without this bound, lock holders could exhaust the pool and deadlock.
 MAX_TENANTS_AT_A_TIME = 5
 
 
 @dataclass(slots=True)
 class Runtime:
-    """An open vault with all that works on it.
+    """An open vault with everything that works on it.
 
     Attributes:
         tenants: the names of the configured tenants.
-        tenant_slots: for each kind of work, how many more tenants it may serve now.
+        tenant_slots: a semaphore for each kind of work, which bounds the tenants served at a time.
     """
 
     settings: Settings
@@ -69,7 +69,7 @@ class Runtime:
         """Return a tenant's Management API client.
 
         Raises:
-            ConfigurationError: the tenant is not configured, its credentials do not read, or the vault is a copy.
+            ConfigurationError: the tenant is not configured, its credentials are malformed, or the vault is a copy.
         """
         await self.vault.check_location()
         if tenant not in self._auth0:
@@ -80,10 +80,10 @@ class Runtime:
         return self._auth0[tenant]
 
     async def tenant_sync(self, tenant: str, *, urgent: bool = False) -> TenantSync:
-        """Return what syncs a tenant.
+        """Return the sync of a tenant.
 
         Args:
-            urgent: somebody waits for it: its calls come before others in the tenant's budget.
+            urgent: somebody waits for it, so its calls take precedence in the tenant's rate limit budget.
 
         Raises:
             ConfigurationError: as ``auth0``.
@@ -97,7 +97,7 @@ class Runtime:
         )
 
     async def eraser(self, tenant: str) -> Eraser:
-        """Return what erases a tenant's grants.
+        """Return the eraser of a tenant's grants.
 
         Raises:
             ConfigurationError: as ``auth0``.
@@ -107,9 +107,12 @@ class Runtime:
         )
 
     async def sync_users(self, tenant: str, user_ids: list[str], urgent: bool) -> None:
-        """Sync users by id; withdraw and erase who is gone.
+        """Sync users by id; withdraw and erase missing ones.
 
-        The connections come first where they are among them: users are renewed with these.
+        Args:
+            user_ids: ``CONNECTIONS`` among them stands for the connections, which are synced first, as renewal needs
+                their clients.
+            urgent: as for ``tenant_sync``.
 
         Raises:
             Auth0Error, ConfigurationError: as ``TenantSync.sync_users``.
@@ -127,10 +130,10 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(settings: Settings, *, connections: int = 10) -> AsyncIterator[Runtime]:
-    """Open the settings' vault and all that works on it.
+    """Open the settings' vault, and everything that works on it.
 
     Args:
-        connections: to Postgres, at the most.
+        connections: the most connections to Postgres.
 
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``open_vault``.
@@ -180,10 +183,10 @@ def _hosts(urls: Iterable[str]) -> frozenset[str]:
 
 
 def database_url(settings: Settings) -> Secret:
-    """Return Postgres' address: configured, or of the embedded one.
+    """Return the configured address of Postgres, or the embedded one's.
 
     Raises:
-        ConfigurationError: neither is there.
+        ConfigurationError: none is configured, and no embedded one runs.
     """
     if settings.database_url is not None:
         return settings.database_url
@@ -191,9 +194,9 @@ def database_url(settings: Settings) -> Secret:
 
 
 def redis_url(settings: Settings) -> Secret | None:
-    """Return Redis' address, or None.
+    """Return the configured address of Redis, or the embedded one's.
 
-    It is the configured one, or that of an embedded Redis that runs.
+    None if no embedded one runs.
     """
     if settings.redis_url is not None:
         return settings.redis_url
@@ -203,9 +206,9 @@ def redis_url(settings: Settings) -> Secret | None:
 
 
 def plan_of(configured: TenantSettings) -> Plan | None:
-    """Return the tenant's plan; None where it has no limits.
+    """Return the tenant's plan; None if it has no limits.
 
-    Without a setting it is the smallest plan: one too small costs time, one too big takes other programs' calls.
+    The default is the smallest plan: too small a plan costs time, too large a one takes calls from other programs.
 
     Raises:
         ConfigurationError: the limits name no group for the rest.
@@ -219,7 +222,7 @@ def plan_of(configured: TenantSettings) -> Plan | None:
 
 
 def budget_of(settings: Settings, tenant: str) -> RateLimitBudget | None:
-    """Return the tenant's budget; None where it has no limits."""
+    """Return the tenant's rate limit budget; None without limits."""
     configured = settings.tenants[tenant]
     plan = plan_of(configured)
     if plan is None:
@@ -234,7 +237,7 @@ def credentials_of(settings: Settings, tenant: str) -> Credentials:
     """Return a tenant's machine-to-machine credentials.
 
     Raises:
-        ConfigurationError: the tenant is not configured, or its credentials do not read.
+        ConfigurationError: the tenant is not configured, or its credentials are malformed.
     """
     configured: TenantSettings | None = settings.tenants.get(tenant)
     if configured is None:

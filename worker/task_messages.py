@@ -1,7 +1,7 @@
-"""Bounds what is believed of a task's message.
+"""Checks a task's message before Celery reads it.
 
-Celery expects each field to have its type. Some that have not would end the worker, which gives the message back to the
-queue and so to the next worker; others would keep a place of its pool for good. Source: Celery's documentation, Message
+Celery does not check the types of fields. Some wrong types would end the worker, which returns the message to the queue
+and so to the next worker; others would block a thread of its pool for good. Source: Celery's documentation, Message
 Protocol, versions 1 and 2.
 """
 
@@ -13,23 +13,24 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-# Messages expire by the clock of the host that takes them: hosts whose clocks are five minutes apart, one ahead and
-# one behind, must not drop what is sent between them.
+# A message expires by the clock of the receiving host. With this much added, it is not dropped where one host's clock is
+# five minutes ahead and the other's five minutes behind.
 CLOCK_SKEW_SECONDS = 600.0
-# A message that waits for longer than the broker for its acknowledgement is delivered again, and kept twice.
+# Less than the visibility timeout, after which a message that still waits is delivered again, and runs twice.
 MAX_COUNTDOWN_SECONDS = 3000.0
 MAX_NAME_CHARACTERS = 255
-MAX_NUMBER = 1_000_000
+MAX_NUMBER = 1_000_000  # of a count, or of seconds
 
-# Celery's own tasks, as one that waits for a chord and tries again without end, are nobody's to ask for.
+# Nobody may send Celery's own tasks: one of them waits for a chord, and retries without end.
 _OWN_TASKS = "celery."
 
-# The worker would send them, with its own rights. Where it cannot, Celery never ends the task, which keeps its place.
+# The worker would send these itself, with its own rights. If it cannot, Celery never ends the task, whose thread stays
+# blocked.
 _SUCCESSORS = ("callbacks", "errbacks", "chain", "chord")
 
 
 class WrongMessage(ValueError):
-    """No message of a task; its text is a code."""
+    """A message is not a task's; a code says why."""
 
 
 def read_task(message: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def _read_time(value: object) -> datetime | None:
         return None
 
 
-# What Celery and the vault read of a message's headers, and what each has to be.
+# The headers that Celery and the vault read, with the check of each; all others are removed.
 _HEADERS: Mapping[str, Callable[[object], bool]] = {
     "task": _is_name, "id": _is_name, "lang": _is_name, "root_id": _is_name, "parent_id": _is_name, "group": _is_name,
     "shadow": _is_name, "origin": _is_name, "argsrepr": _is_text, "kwargsrepr": _is_text, "request_id": _is_text,

@@ -14,14 +14,14 @@ class TokenPair:
     """An access token with all that came with it.
 
     Attributes:
-        access: the access token; None where there is only a refresh token.
-        refresh: the refresh token; None where the answer had none (absent, null or empty).
-        expires_at: when the access token ends (UTC); None where that is unknown.
-        refresh_expires_at: the sliding end, where the provider said it: unused until then, the refresh token ends.
-        scopes: the granted scopes; None where the answer did not name them (unchanged then).
-        consent_expires_at: the hard end, where the provider said it: no renewal puts it off.
-        extra: values beside the token that an API call needs, e.g. ``instance_url``; empty where the answer had none
-            (unchanged then).
+        access: the access token; None if the answer had only a refresh token.
+        refresh: the refresh token; None if the answer had none (absent, null or empty).
+        expires_at: when the access token ends (UTC); None if unknown.
+        refresh_expires_at: the sliding end, if the provider names it: the refresh token ends then unless it is used.
+        scopes: the granted scopes; None if the answer did not name them (then they are unchanged).
+        consent_expires_at: the hard end, if the provider names it: renewals do not extend it.
+        extra: values beside the token that an API call needs, e.g. ``instance_url``; empty if the answer had none
+            (then they are unchanged).
     """
 
     access: Secret | None

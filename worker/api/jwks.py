@@ -15,10 +15,10 @@ import jwt
 import structlog
 
 from token_vault.errors import TemporarilyUnavailable
-from worker.addresses import is_internal_literal
-from worker.http_client import make_http_client, read_body
-from worker.http_transport import HttpTransport
-from worker.loopback import is_loopback
+from worker.http.addresses import is_internal_literal
+from worker.http.client import make_http_client, read_body
+from worker.http.loopback import is_loopback
+from worker.http.transport import HttpTransport
 
 log = structlog.get_logger(__name__)
 

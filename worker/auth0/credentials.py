@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.client_assertion import ASSERTION_TYPE, sign_assertion, signing_key
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 
 _NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]+)?")
 

@@ -21,7 +21,7 @@ from worker.auth0.field_types import parse_text, parse_time
 from worker.auth0.http import stream
 from worker.auth0.http.responses import Endpoint
 from worker.auth0.http.retries import Sleep
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 
 EXPORTED_FIELDS = ("user_id", "created_at", "updated_at")
 

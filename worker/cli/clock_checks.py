@@ -32,7 +32,7 @@ async def check_auth0_clocks(settings: Settings) -> Sequence[Check]:
     """Hold this host's clock against Auth0's Date."""
     import httpx
 
-    from worker.http_client import make_http_client
+    from worker.http.client import make_http_client
 
     checks = []
     async with make_http_client(timeout=httpx.Timeout(ANSWER_SECONDS)) as http:

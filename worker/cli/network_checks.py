@@ -19,9 +19,9 @@ async def check_outgoing_proxies(settings: Settings) -> Sequence[Check]:
     """Open a tunnel to each tenant behind a proxy."""
     import httpx
 
-    from worker.http_client import make_http_client
-    from worker.http_transport import OutgoingProxyFailed
-    from worker.outgoing_proxies import OutgoingProxies
+    from worker.http.client import make_http_client
+    from worker.http.outgoing_proxies import OutgoingProxies
+    from worker.http.transport import OutgoingProxyFailed
 
     proxies, checks = OutgoingProxies.read(), []
     async with make_http_client(timeout=httpx.Timeout(TUNNEL_SECONDS)) as http:

@@ -14,9 +14,9 @@ from urllib.parse import SplitResult, urlsplit
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
-from worker.addresses import is_internal_literal
 from worker.client_assertion import signing_key, thumbprints
-from worker.loopback import is_loopback
+from worker.http.addresses import is_internal_literal
+from worker.http.loopback import is_loopback
 from worker.providers import registry
 from worker.providers.base import Provider
 from worker.providers.declared import OAUTH2, OIDC

@@ -10,7 +10,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 from worker.providers import registry
 from worker.providers.base import Provider
 from worker.providers.declared import OAUTH2, OIDC

@@ -18,8 +18,8 @@ from typing import Self
 import aiohttp
 import httpx
 
-from worker.http_client import DEFAULT_HEADERS, unpack, without_frames
-from worker.http_transport import HttpTransport, OutgoingProxyFailed
+from worker.http.client import DEFAULT_HEADERS, unpack, without_frames
+from worker.http.transport import HttpTransport, OutgoingProxyFailed
 from worker.providers import TokenRequest
 
 # The longest call, answer included. Claims last well beyond it.

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 from worker.settings.section import Section
 
 DEFAULT_PORT = 8700

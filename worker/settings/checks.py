@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator
 
 from token_vault.secret import Secret
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 from worker.settings.section import SecretField
 
 _Headers = TypeVar("_Headers", bound=Mapping[str, str] | Mapping[str, Secret])

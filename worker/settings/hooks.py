@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 from worker.settings.consumers import Name
 from worker.settings.section import SecretsField, Section
 

@@ -11,7 +11,7 @@ from token_vault.postgres_address import PostgresAddress
 from token_vault.secret import Secret
 from token_vault.transport_security import require_tls
 from worker import traces
-from worker.outgoing_proxies import OutgoingProxies
+from worker.http.outgoing_proxies import OutgoingProxies
 from worker.reconnect import ReconnectApplication
 from worker.settings.connections import ConnectionSettings
 from worker.settings.environment import Environment

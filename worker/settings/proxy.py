@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 from worker.proxy_rules import AllowRule, TargetRefused, encode_path, normalize_path
 from worker.settings.section import Section
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from token_vault.secret import Secret
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 from worker.reconnect import ReconnectApplication
 from worker.settings.section import SecretField, Section
 

@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from token_vault.secret import Secret
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 from worker.settings.section import SecretsField, Section
 
 

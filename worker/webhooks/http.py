@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import aiohttp
 import httpx
 
-from worker.http_client import make_http_client
-from worker.http_transport import HttpTransport, OutgoingProxyFailed
+from worker.http.client import make_http_client
+from worker.http.transport import HttpTransport, OutgoingProxyFailed
 
 # The longest call: a receiver notes the event, answers, and works on it afterwards.
 POST_SECONDS = 15.0

@@ -17,7 +17,7 @@ from tests.support.scripted_upstream import upstream
 from tests.support.served_api import AUDIENCE, issuer, served
 from tests.support.synced_user import CONNECTION, sync_user
 from worker.consumer_rules import hash_api_key, make_api_key
-from worker.http_transport import tls_context
+from worker.http.transport import tls_context
 from worker.runtime import Runtime
 from worker.settings import load
 from worker.vault.vault import Vault

@@ -15,7 +15,8 @@ import pytest
 from emulators.client import Emulation
 from tests.support.connect_proxy import ConnectProxy, connect_proxy
 from tests.support.tls_server import tls_server
-from worker import cli, http_transport
+from worker import cli
+from worker.http import transport
 from worker.renewal.outcome import Outcome
 from worker.runtime import open_runtime
 from worker.settings import load
@@ -35,7 +36,7 @@ def proxy(
     assert port
     with tls_server(port, tmp_path, HOST) as server, connect_proxy() as running:
         trusting = ssl.create_default_context(cafile=str(server.certificate))
-        monkeypatch.setattr(http_transport, "tls_context", lambda: trusting)
+        monkeypatch.setattr(transport, "tls_context", lambda: trusting)
         running.names[f"{HOST}:443"] = server.port
         monkeypatch.setenv("HTTPS_PROXY", f"http://vault:canary@127.0.0.1:{running.port}")
         monkeypatch.setenv("AUTH0_DOMAIN", tenant.auth0_domain.replace(tenant.base_url, f"https://{HOST}"))

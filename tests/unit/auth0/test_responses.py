@@ -18,7 +18,7 @@ from worker.auth0.errors import (
     MalformedAnswer,
     MissingScope,
 )
-from worker.http_client import make_http_client
+from worker.http.client import make_http_client
 
 LEAK = "ya29.hunter2"
 

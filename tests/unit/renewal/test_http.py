@@ -339,7 +339,7 @@ async def test_silence_behind_tls_is_in_doubt(
 
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-    monkeypatch.setattr("worker.http_transport.tls_context", lambda: trusting)
+    monkeypatch.setattr("worker.http.transport.tls_context", lambda: trusting)
     server = await serve(close, certificate)
     async with http_client() as http:
         assert await send(http, post(server.url)) == NoAnswer(sent=True, code="connection_lost")

@@ -25,7 +25,7 @@ from worker.api.proxy.request_body import BodyCut, BodyRefused, BodyTimeout, Req
 from worker.api.proxy.response_body import AnswerCut, Decoder, UnreadableEncoding, clean_body
 from worker.api.proxy.scrub import TokenScrubber
 from worker.api.proxy.session import ProviderSession
-from worker.http_client import without_frames
+from worker.http.client import without_frames
 from worker.proxy_rules import encode_path
 from worker.settings import ProxySettings
 

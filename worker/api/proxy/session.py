@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from worker.outgoing_proxies import OutgoingProxies
+from worker.http.outgoing_proxies import OutgoingProxies
 
 KEEPALIVE_SECONDS = 15.0
 

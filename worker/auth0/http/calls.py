@@ -21,8 +21,8 @@ from worker.auth0.http.retries import Clock, Retrier
 from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken
 from worker.auth0.ratelimit.budget import RateLimitBudget
-from worker.http_client import make_http_client, read_body, without_frames
-from worker.http_transport import OutgoingProxyFailed
+from worker.http.client import make_http_client, read_body, without_frames
+from worker.http.transport import OutgoingProxyFailed
 
 # A page of a hundred users, each with a profile of the size that Auth0 allows on the average, is well below.
 MAX_ANSWER_BYTES = 32 * 2**20

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from worker.http_client import make_http_client, read_body
-from worker.http_transport import HttpTransport
+from worker.http.client import make_http_client, read_body
+from worker.http.transport import HttpTransport
 
 LEAK = "ya29.hunter2"
 

@@ -1,4 +1,4 @@
-"""aiohttp under httpx: direct, or through outgoing proxies."""
+"""Sends httpx's requests with aiohttp, also through proxies."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import structlog
 from aiohttp.abc import ResolveResult
 from httpx_aiohttp import AiohttpTransport
 
-from worker.addresses import may_connect
-from worker.destinations import Destinations
-from worker.outgoing_proxies import OutgoingProxies, OutgoingProxy
+from worker.http.addresses import may_connect
+from worker.http.destinations import Destinations
+from worker.http.outgoing_proxies import OutgoingProxies, OutgoingProxy
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ KEEPALIVE_SECONDS = 15.0
 def tls_context() -> ssl.SSLContext:
     """Return the TLS context of all clients.
 
-    Reading the certificates takes 20 ms.
+    It is made once, as reading the certificates takes 20 ms.
     """
     return httpx.create_ssl_context()
 
@@ -45,16 +45,15 @@ class OutgoingProxyFailed(httpx.ProxyError):
 class HttpTransport(httpx.AsyncBaseTransport):
     """aiohttp as httpx's transport: three times the requests per core.
 
-    It calls directly, or through the outgoing proxy that is for the URL.
+    It calls directly, or through the URL's outgoing proxy.
 
     Args:
         max_connections: how many are open at a time; further requests wait.
         keepalive_seconds: how long an idle connection is kept; None for one connection per request.
-        resends_lost: whether aiohttp sends a GET a second time whose connection broke before an answer.
-        before_write: called when the connection stands and nothing is written yet; what it raises
-            ends the request unsent.
-        named: the hosts that the operator names; other names lead to no internal address. None for no such check.
-        proxies: by default as the environment names them.
+        resends_lost: whether aiohttp repeats a GET whose connection broke before an answer.
+        before_write: called when the connection is open and nothing is written yet; if it raises, nothing is sent.
+        named: the hosts that the operator names: only these may resolve to internal addresses. None for no check.
+        proxies: by default those of the environment.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
         self._pools: dict[OutgoingProxy | None, _PooledTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request; every failure to is an ``httpx.TransportError``."""
+        """Send one request; every failure is an ``httpx.TransportError``."""
         proxy = self._proxies.of(str(request.url))
         if proxy not in self._pools:
             self._pools[proxy] = self._open(proxy)
@@ -96,8 +95,8 @@ class _Progress:
     """How far a request has come.
 
     Attributes:
-        is_connecting: a connection is being made for it.
-        is_written: its first byte may have been.
+        is_connecting: a new connection was begun for it.
+        is_written: its first byte may have been written.
     """
 
     is_connecting: bool = False
@@ -108,7 +107,7 @@ _PROGRESS: ContextVar[_Progress] = ContextVar("progress")
 
 
 class _PooledTransport(AiohttpTransport):
-    """The connections made directly, or through one proxy."""
+    """Connections of one route: direct, or through one proxy."""
 
     def __init__(
         self,
@@ -131,18 +130,18 @@ class _PooledTransport(AiohttpTransport):
         self._resends_lost = resends_lost
         self._before_write = before_write
         self._named = named
-        # A proxy resolves by itself: what can be resolved here is judged before it is asked.
+        # A proxy resolves names itself, so names are checked here before the proxy is asked.
         self._destinations = None if outgoing_proxy is None or named is None else Destinations(named)
 
     def get_client(self) -> aiohttp.ClientSession:
         """Open the session; httpx-aiohttp calls this once."""
-        is_judged_here = self._named is not None and self._outgoing_proxy is None
+        is_resolved_here = self._named is not None and self._outgoing_proxy is None
         connector = aiohttp.TCPConnector(
             ssl=self.ssl_context,
             limit=self._max_connections,
             keepalive_timeout=self._keepalive_seconds,
             force_close=self._keepalive_seconds is None,
-            resolver=_PublicResolver(self._named or ()) if is_judged_here else None,
+            resolver=_PublicResolver(self._named or ()) if is_resolved_here else None,
         )
         session = aiohttp.ClientSession(
             connector=connector,
@@ -155,7 +154,7 @@ class _PooledTransport(AiohttpTransport):
         return session
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request; every failure to is an ``httpx.TransportError``."""
+        """Send one request; every failure is an ``httpx.TransportError``."""
         if self._destinations and await self._destinations.is_internal(request.url.host):
             raise httpx.ConnectError("the name leads to an internal address", request=request)
         progress = _Progress()
@@ -163,8 +162,8 @@ class _PooledTransport(AiohttpTransport):
         try:
             return await super().handle_async_request(request)
         except aiohttp.ClientError as error:
-            # What the base class does not translate (an answer that is not HTTP) shows the request's headers in
-            # its repr, the credentials among them: it must not be chained.
+            # An error that the base class does not translate (an answer that is not HTTP) shows the request's headers
+            # with the credentials in its repr, so it must not be chained.
             name, message = type(error).__name__, self._explain(error, progress)
             is_url = isinstance(error, aiohttp.InvalidURL)
         except httpx.TransportError as error:
@@ -177,7 +176,7 @@ class _PooledTransport(AiohttpTransport):
         raise (httpx.UnsupportedProtocol if is_url else httpx.RemoteProtocolError)(name, request=request)
 
     def _explain(self, error: BaseException, progress: _Progress) -> str | None:
-        """Say how the proxy failed; None where it did not."""
+        """Say how the proxy failed; None if it did not."""
         if self._outgoing_proxy is None or progress.is_written or not progress.is_connecting:
             return None
         if self._outgoing_proxy.is_beyond(error):
@@ -195,10 +194,10 @@ class _PublicResolver(aiohttp.ThreadedResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return a host's addresses but the internal ones.
+        """Return a host's addresses, without internal ones.
 
         Raises:
-            OSError: none is left.
+            OSError: all are internal.
         """
         found = await super().resolve(host, port, family)
         allowed = [each for each in found if may_connect(host, each["host"], self._named)]
@@ -232,5 +231,5 @@ def _tracing(before_write: Callable[[], None] | None) -> aiohttp.TraceConfig:
 
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_start.append(on_create)
-    trace.on_request_headers_sent.append(on_headers)  # called before they are sent, whatever its name says
+    trace.on_request_headers_sent.append(on_headers)  # despite its name, it is called before they are sent
     return trace

@@ -1,4 +1,4 @@
-"""Judges hosts that an outgoing proxy resolves by itself."""
+"""Checks hosts that an outgoing proxy will resolve."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from worker.addresses import may_connect
+from worker.http.addresses import may_connect
 
-# A machine that reaches the Internet by a proxy alone may have no name server that knows the host.
+# A machine that reaches the Internet only through a proxy may have no name server that knows the host.
 LOOKUP_SECONDS = 2.0
-# How long a judgement holds: a lookup for each request would cost more than the request.
-JUDGED_SECONDS = 60.0
-MAX_JUDGED = 1000
+# How long a result is cached: a lookup for each request would cost more than the request.
+CACHED_SECONDS = 60.0
+MAX_CACHED_HOSTS = 1000
 
 
 @dataclass(slots=True)
 class Destinations:
-    """Whether hosts lead inside, as seen from here.
+    """Resolves hosts here, to see whether they are internal.
 
     A host that cannot be resolved here is left to the proxy.
 
@@ -30,18 +30,18 @@ class Destinations:
 
     named: Collection[str]
     clock: Callable[[], float] = time.monotonic
-    _judged: dict[str, tuple[float, bool]] = field(default_factory=dict)
+    _cached: dict[str, tuple[float, bool]] = field(default_factory=dict)
 
     async def is_internal(self, host: str) -> bool:
         """Return whether any address of a host is internal."""
-        judged = self._judged.get(host)
-        if judged is None or self.clock() - judged[0] > JUDGED_SECONDS:
-            if len(self._judged) >= MAX_JUDGED:
-                self._judged.clear()
-            judged = self._judged[host] = (self.clock(), await self._look(host))
-        return judged[1]
+        cached = self._cached.get(host)
+        if cached is None or self.clock() - cached[0] > CACHED_SECONDS:
+            if len(self._cached) >= MAX_CACHED_HOSTS:
+                self._cached.clear()
+            cached = self._cached[host] = (self.clock(), await self._look_up(host))
+        return cached[1]
 
-    async def _look(self, host: str) -> bool:
+    async def _look_up(self, host: str) -> bool:
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)

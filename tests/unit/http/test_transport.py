@@ -17,7 +17,6 @@ import structlog
 from tests.support.connect_proxy import ConnectProxy, Failure, connect_proxy
 from tests.support.tls_server import TlsServer, tls_server
 from token_vault.secret import Secret
-from worker import http_transport
 from worker.api.jwks import Jwks
 from worker.api.problems import ApiProblem
 from worker.api.proxy.forward import ProxyCall, forward
@@ -25,6 +24,7 @@ from worker.api.proxy.request_body import RequestBody
 from worker.api.proxy.session import open_session
 from worker.auth0 import Credentials, ManagementClient, MemoryTokenStore, RetryPolicy
 from worker.auth0.errors import Auth0Unreachable
+from worker.http import transport
 from worker.providers import TokenRequest
 from worker.renewal.http import Answer, NoAnswer, http_client, send
 from worker.settings import ProxySettings
@@ -58,7 +58,7 @@ def provider(answers: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """The provider behind TLS; its certificate is trusted."""
     with tls_server(int(answers[1]), tmp_path, HOST) as server:
         trusting = ssl.create_default_context(cafile=str(server.certificate))
-        monkeypatch.setattr(http_transport, "tls_context", lambda: trusting)
+        monkeypatch.setattr(transport, "tls_context", lambda: trusting)
         yield server
 
 
@@ -69,7 +69,7 @@ def proxy(provider: TlsServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Conn
         running.names[f"{HOST}:443"] = provider.port
         running.credentials = "Basic dmF1bHQ6Y2FuYXJ5LXBhc3N3b3Jk"
         monkeypatch.setenv("HTTPS_PROXY", f"http://vault:{PASSWORD}@127.0.0.1:{running.port}")
-        monkeypatch.setattr("worker.destinations.LOOKUP_SECONDS", 0.2)
+        monkeypatch.setattr("worker.http.destinations.LOOKUP_SECONDS", 0.2)
         yield running
 
 
@@ -95,7 +95,7 @@ async def test_a_proxy_may_be_spoken_to_over_tls(
                 assert await send(http, REQUEST) == NoAnswer(sent=False, code="proxy_failed")
         assert f"the outgoing proxy localhost:{front.port} (HTTPS_PROXY) has a certificate" in str(logs)
         assert front.received == b""
-        http_transport.tls_context().load_verify_locations(front.certificate)
+        transport.tls_context().load_verify_locations(front.certificate)
         async with http_client() as http:
             answer = await send(http, REQUEST)
     assert isinstance(answer, Answer)
@@ -153,7 +153,7 @@ async def test_what_happens_inside_the_tunnel_is_the_providers(
     answers[0] = b""
     async with http_client() as http:
         assert await send(http, REQUEST) == NoAnswer(sent=True, code="connection_lost")
-    monkeypatch.setattr(http_transport, "tls_context", ssl.create_default_context)
+    monkeypatch.setattr(transport, "tls_context", ssl.create_default_context)
     async with http_client() as http:
         assert await send(http, REQUEST) == NoAnswer(sent=False, code="unreachable")
 
@@ -238,8 +238,8 @@ async def _nothing() -> AsyncGenerator[bytes, None]:
 async def test_a_failure_carries_no_credentials(proxy: ConnectProxy) -> None:
     """Neither the error nor what it is chained to holds the password."""
     proxy.failure = 407
-    async with httpx.AsyncClient(transport=http_transport.HttpTransport()) as http:
-        with pytest.raises(http_transport.OutgoingProxyFailed) as caught:
+    async with httpx.AsyncClient(transport=transport.HttpTransport()) as http:
+        with pytest.raises(transport.OutgoingProxyFailed) as caught:
             await http.get(f"https://{HOST}/")
     error: BaseException | None = caught.value
     while error is not None:

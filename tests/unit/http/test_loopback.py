@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.auth0 import Credentials
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 from worker.providers import Client, Override, resolve
 from worker.settings.webhooks import WebhookSettings
 

@@ -11,11 +11,11 @@ def is_loopback(host: str | None) -> bool:
     """Whether a host's name or address is this machine's.
 
     Nothing is resolved. Loopback are 127.0.0.0/8, ``::1``, these IPv4 addresses mapped into IPv6, ``localhost``
-    and every name below it: RFC 6761, section 6.3, has resolvers answer these with loopback and name servers with
-    nothing. What a resolver may read as an address besides (``127.1``, ``0x7f000001``) is not taken for one.
+    and every name below it: by RFC 6761, section 6.3, resolvers answer these names with loopback addresses, and name
+    servers do not answer them. Other spellings of an address (``127.1``, ``0x7f000001``) are not recognised.
 
     Args:
-        host: as a URL holds it, an IPv6 address without brackets; None for a URL without a host.
+        host: of a URL, an IPv6 address without brackets; None for a URL without a host.
     """
     if not host:
         return False
@@ -24,6 +24,6 @@ def is_loopback(host: str | None) -> bool:
     except ValueError:
         name = host.lower()
         return name == _NAME or name.endswith(f".{_NAME}")
-    # Python before 3.13 does not look into a mapped address.
+    # Before 3.13, Python's is_loopback is False for a mapped address.
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return (mapped or address).is_loopback

@@ -1,4 +1,4 @@
-"""Makes HTTP clients without state, and reads their answers."""
+"""HTTP clients without state, and reading of their answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpx
 
 from worker import __version__
-from worker.http_transport import HttpTransport
+from worker.http.transport import HttpTransport
 
 DEFAULT_HEADERS: Mapping[str, str] = {
     "User-Agent": f"idp-token-vault/{__version__}",
@@ -28,7 +28,7 @@ def make_http_client(
     """Make a client without cookies, redirects or ``.netrc``.
 
     Args:
-        timeout: what httpx enforces.
+        timeout: of each request.
         headers: of every request, besides the user agent.
         base_url: what paths are relative to.
         transport: sends the requests; by default an ``HttpTransport``.
@@ -38,7 +38,7 @@ def make_http_client(
         base_url=base_url,
         timeout=timeout,
         headers={**DEFAULT_HEADERS, **(headers or {})},
-        # What is set in answer to one call must not go out with the next, which may be another user's.
+        # A cookie from one answer must not be sent with the next request, which may be another user's.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         follow_redirects=False,
         trust_env=False,
@@ -46,10 +46,10 @@ def make_http_client(
 
 
 def without_frames(error: Exception) -> Exception:
-    """Return an error with its place, without its frames.
+    """Return an error without its frames, noting its place.
 
-    Those of HTTP clients hold the request with its credentials and the answer with its tokens, and error reporters send
-    the variables of each.
+    The frames of HTTP clients hold requests with credentials and answers with tokens, and error reporters send the
+    variables of each frame.
     """
     if frames := traceback.extract_tb(error.__traceback__):
         error.add_note(f"raised at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}")
@@ -58,13 +58,13 @@ def without_frames(error: Exception) -> Exception:
 
 
 async def read_body(response: httpx.Response, max_bytes: int) -> bytes:
-    """Read a streamed body as it was sent, within bounds.
+    """Read and unpack a streamed body, within a limit.
 
-    httpx itself unpacks whatever comes, as often as it is told: kilobytes become gigabytes.
+    httpx itself would unpack any number of layers, and turn kilobytes into gigabytes.
 
     Raises:
-        httpx.DecodingError: it is longer, packed in an unknown way, or damaged.
-        httpx.TransportError: it broke off.
+        httpx.DecodingError: the body is longer, packed in an unknown way, or damaged.
+        httpx.TransportError: the connection broke.
     """
     body = bytearray()
     async for chunk in response.aiter_raw():
@@ -80,10 +80,10 @@ async def read_body(response: httpx.Response, max_bytes: int) -> bytes:
 
 
 def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | None:
-    """Unpack one layer of a body that was packed unasked.
+    """Unpack one layer of a body, though unasked.
 
     Returns:
-        At most a byte more than ``max_bytes``; None where it does not unpack, or several layers are named.
+        At most one byte more than ``max_bytes``; None if it cannot be unpacked, or has several layers.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):

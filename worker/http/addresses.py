@@ -1,13 +1,13 @@
-"""Which addresses are internal: not for what strangers name."""
+"""Which addresses are internal: only the operator may name them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 
-# IPv6 addresses that stand for an IPv4 one: NAT64 (RFC 6052).
+# IPv6 addresses that contain an IPv4 address: NAT64 (RFC 6052).
 _NAT64 = ip_network("64:ff9b::/96")
 
 
@@ -18,16 +18,16 @@ def is_internal(address: str) -> bool:
     reserved addresses, in IPv4, IPv6, and IPv4 inside IPv6.
 
     Raises:
-        ValueError: it is no address.
+        ValueError: it is not an address.
     """
     found = _inner(ip_address(address.partition("%")[0]))
     return not found.is_global or found.is_multicast
 
 
 def is_internal_literal(host: str | None) -> bool:
-    """Whether a URL's host is itself an internal address.
+    """Whether a URL's host is an internal address or ``localhost``.
 
-    Or ``localhost``; nothing is resolved.
+    Nothing is resolved.
     """
     try:
         return is_internal(host or "")
@@ -36,17 +36,19 @@ def is_internal_literal(host: str | None) -> bool:
 
 
 def may_connect(host: str, address: str, named: Collection[str]) -> bool:
-    """Whether a host's name may lead to this address.
+    """Whether a request for a host may use this address.
 
     Args:
-        named: the hosts that the operator names in the settings. They may be private, but not link-local: a cloud's
-            metadata service is never meant by a name.
+        host: the name in the URL.
+        address: what it resolved to.
+        named: the hosts that the operator names in the settings. They may be private, but not link-local: no name is
+            meant to lead to a cloud's metadata service.
     """
     if not is_internal(address):
         return True
     name = host.lower().removesuffix(".")
     found = _inner(ip_address(address.partition("%")[0]))
-    if is_loopback(name):  # decided where the URL was checked
+    if is_loopback(name):  # the URL's own check has allowed it
         return found.is_loopback
     return name in named and not found.is_link_local and not found.is_multicast and not found.is_unspecified
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker.addresses import is_internal, may_connect
+from worker.http.addresses import is_internal, may_connect
 from worker.providers import Client, Problem, TokenRequest, resolve
 from worker.renewal.http import NoAnswer, http_client, send
 from worker.webhooks.http import http_client as webhook_client

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from token_vault.errors import ConfigurationError
-from worker.outgoing_proxies import OutgoingProxies, OutgoingProxy
+from worker.http.outgoing_proxies import OutgoingProxies, OutgoingProxy
 
 NAMES = ("https_proxy", "http_proxy", "all_proxy", "no_proxy")
 

@@ -1,4 +1,4 @@
-"""Outgoing proxies, as ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` name them."""
+"""Outgoing proxies, from ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import aiohttp
 from token_vault.environment import read_secret
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
-from worker.loopback import is_loopback
+from worker.http.loopback import is_loopback
 
 EXAMPLE = "http://proxy.example:3128"
 
@@ -24,12 +24,12 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class OutgoingProxy:
-    """An HTTP proxy that takes CONNECT.
+    """An HTTP proxy that accepts CONNECT.
 
     Attributes:
-        variable: the variable that names it.
-        is_tls: whether it is spoken to over TLS.
-        authorization: a header's value (RFC 9110 §11.7.2); None where the proxy asks for none.
+        variable: the environment variable that names it.
+        is_tls: whether the connection to the proxy itself is TLS.
+        authorization: a header's value (RFC 9110 §11.7.2); None if the proxy needs none.
     """
 
     host: str
@@ -49,13 +49,13 @@ class OutgoingProxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What CONNECT carries, credentials among it."""
+        """The headers of CONNECT, with the credentials."""
         return {"Proxy-Authorization": self.authorization.reveal()} if self.authorization else {}
 
     def is_beyond(self, error: BaseException) -> bool:
-        """Whether a connection failed at the tunnel's far end.
+        """Whether a connection failed behind the proxy.
 
-        A destination's certificate say; that is not the proxy's failure.
+        For example by the destination's certificate, which is not the proxy's failure.
         """
         if isinstance(error, aiohttp.ClientProxyConnectionError):
             return False
@@ -65,7 +65,7 @@ class OutgoingProxy:
         )
 
     def explain(self, error: BaseException) -> str:
-        """Say what it did instead, and the fix."""
+        """Say how it failed, and the fix."""
         where = f"the outgoing proxy {self} ({self.variable})"
         match error:
             case aiohttp.ClientHttpProxyError(status=401 | 407):
@@ -104,10 +104,10 @@ class OutgoingProxies:
     def read(cls) -> OutgoingProxies:
         """Read the environment.
 
-        A name in lower case has precedence, as with curl.
+        A name in lower case takes precedence, as with curl.
 
         Raises:
-            ConfigurationError: naming the variable, never its value.
+            ConfigurationError: it names the variable, never its value.
         """
         by_scheme = {}
         for scheme in _DEFAULT_PORTS:
@@ -163,9 +163,9 @@ def _authorization(parts: SplitResult) -> Secret | None:
 
 
 def _matches(exception: str, host: str, port: int) -> bool:
-    """Whether an entry of ``NO_PROXY`` means this host.
+    """Whether an entry of ``NO_PROXY`` matches this host.
 
-    An entry is ``*``, a domain with all below it, an address or a network, each perhaps with a port.
+    An entry is ``*``, a domain including its subdomains, an address or a network; each may have a port.
     """
     if exception == "*":
         return True

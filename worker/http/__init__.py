@@ -1,0 +1,1 @@
+"""HTTP clients, and the hosts that they may call."""
