@@ -15,7 +15,7 @@ from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlche
 
 from token_vault.errors import CannotDecrypt
 from worker.renewal.group_commit import GroupCommit
-from worker.renewal.outcome import Outcome
+from worker.renewal.outcome import Outcome, is_told_as_failing
 from worker.token_pair import TokenPair
 from worker.vault import claims, schedule
 from worker.vault.claims import Claim, ObtainedPair
@@ -185,6 +185,7 @@ class AnswerCommitter:
 
     async def _commit(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Outcome:
         """Repeat the commit until the pair is stored or spooled."""
+        is_failing = pair.lacks_access and is_told_as_failing(claim, now=sent_at, due_at=due_at)
         give_up_at, pause = time.monotonic() + COMMIT_RETRY_SECONDS, FIRST_PAUSE_SECONDS
         spooled: Path | None = None
 
@@ -197,7 +198,7 @@ class AnswerCommitter:
         while True:
             try:
                 with _after(SLOW_COMMIT_SECONDS, spool, "slow"):
-                    stored = await self._group.store(ObtainedPair(claim, pair, sent_at, due_at))
+                    stored = await self._group.store(ObtainedPair(claim, pair, sent_at, due_at, is_failing))
             except asyncio.CancelledError:
                 spool("cancelled")  # this process ends without knowing whether Postgres took it
                 raise

@@ -30,8 +30,10 @@ TRIES_WITHOUT_WITNESS = 5
 REFUSAL_PAUSES = (timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=8))
 # A grant whose calls end in server errors for so long, while its client renews others, is told as dead.
 SERVER_ERRORS_FOR = timedelta(hours=12)
-# A grant that is presumed dead is tried again once in this time: should it live after all, it recovers by itself.
-PRESUMED_DEAD_PAUSE = timedelta(days=1)
+# A grant that is presumed dead is tried again after the first pause, then each time after twice as long, up to the
+# last: should it live after all, it recovers by itself, within about as long again as its trouble took to pass.
+FIRST_PRESUMED_DEAD_PAUSE = timedelta(minutes=15)
+MAX_PRESUMED_DEAD_PAUSE = timedelta(days=1)
 
 
 ANSWERED = frozenset({Suspicion.CLIENT, Suspicion.UNCLEAR, Suspicion.HELD})
@@ -55,10 +57,14 @@ def suspicion_of(refused: Refused, *, client_is_proven: bool) -> Suspicion | Non
             return Suspicion.UNCLEAR
         case RefusalBlame.IN_DOUBT if refused.code == "no_access_token":
             return Suspicion.UNCLEAR  # an answer of the provider's own, with nothing in it
-        case RefusalBlame.NOBODY if refused.code == "http_429" or refused.code in BLAMES:
-            return Suspicion.THROTTLED
         case _:
-            return Suspicion.OUTAGE
+            return Suspicion.THROTTLED if _asks_to_wait(refused) else Suspicion.OUTAGE
+
+
+def _asks_to_wait(refused: Refused) -> bool:
+    """Return whether a failure says so, if only by ``Retry-After``."""
+    is_code = refused.blame is RefusalBlame.NOBODY and (refused.code == "http_429" or refused.code in BLAMES)
+    return is_code or bool(refused.retry_after)
 
 
 class Finding(StrEnum):
@@ -175,6 +181,17 @@ def refusal_pause(tries: int, jitter: float) -> timedelta:
     pause = REFUSAL_PAUSES[min(tries, len(REFUSAL_PAUSES)) - 1]
     extra = max(0, tries - len(REFUSAL_PAUSES))
     return min(pause * 2.0 ** min(extra, 10), timedelta(hours=4)) * (1 + jitter / 5)
+
+
+def presumed_dead_pause(tries: int, jitter: float) -> timedelta:
+    """Return how long a presumed-dead grant waits.
+
+    Args:
+        tries: how often it was tried since it was presumed dead.
+        jitter: 0 to 1, uniform; adds up to a fifth.
+    """
+    pause = min(FIRST_PRESUMED_DEAD_PAUSE * 2.0 ** min(tries, 10), MAX_PRESUMED_DEAD_PAUSE)
+    return pause * (1 + jitter / 5)
 
 
 def _is_acquitted(refusal: Refusal, renewed_at: datetime | None) -> bool:

@@ -53,6 +53,7 @@ class GroupCommit:
             obtained.pair,
             obtained_at=obtained.obtained_at,
             due_at=obtained.due_at,
+            is_failing=obtained.is_failing,
         )
 
     async def _commit_waiting(self) -> None:

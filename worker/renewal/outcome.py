@@ -11,7 +11,14 @@ from enum import StrEnum
 from typing import Any
 
 from worker.providers import Provider, RefusalBlame, Refused
-from worker.renewal.evidence import ANSWERED, PRESUMED_DEAD_PAUSE, Finding, Judgement, refusal_pause
+from worker.renewal.evidence import (
+    ANSWERED,
+    SERVER_ERRORS_FOR,
+    Finding,
+    Judgement,
+    presumed_dead_pause,
+    refusal_pause,
+)
 from worker.vault import schedule
 from worker.vault.claims import Claim
 
@@ -19,6 +26,12 @@ from worker.vault.claims import Claim
 # reuse an earlier retry wins nothing, and may end the access token that is still served.
 IN_DOUBT_RETRY_MARGIN = timedelta(seconds=45)
 
+
+# A grant is told as failing once its calls have failed for so long and its token ends before the next one: what passes
+# sooner is no news, and by then a refusal in unknown words is told as a death. A token with much life left is told of
+# while there is still time to act.
+MIN_FAILURE = timedelta(minutes=15)
+MAX_UNTOLD_FAILURE = SERVER_ERRORS_FOR
 
 # Between two tries while the outgoing proxy opens no tunnel: it may be back at any time.
 PROXY_PAUSE = timedelta(seconds=30)
@@ -84,18 +97,49 @@ def decide(
         judgement: whom the refusal blames, beside the others of its connection.
         client: the identity of the client that was refused, kept with a death.
     """
+    decision = _decide(refused, claim, provider, judgement, client, now, jitter)
+    is_told = judgement.finding is not Finding.NOBODY or decision.outcome in (Outcome.DEAD, Outcome.LOST)
+    if is_told or claim.state == "reauthorization_required":
+        return decision
+    is_failing = is_told_as_failing(claim, now=now, due_at=decision.columns["due_at"])
+    return replace(decision, columns=decision.columns | {"is_failing": is_failing})
+
+
+def is_told_as_failing(claim: Claim, *, now: datetime, due_at: datetime) -> bool:
+    """Return whether somebody is told that a grant's renewals fail.
+
+    Nobody has said that it is dead, and no circuit that it waits for.
+
+    Args:
+        due_at: of the next try.
+    """
+    since = (claim.failing_since if claim.attempts else None) or claim.claimed_at
+    ends = claim.expires_at or since + schedule.UNKNOWN_LIFE
+    return due_at >= max(ends, since + MIN_FAILURE) or now >= since + MAX_UNTOLD_FAILURE
+
+
+def _decide(
+    refused: Refused,
+    claim: Claim,
+    provider: Provider,
+    judgement: Judgement,
+    client: bytes | None,
+    now: datetime,
+    jitter: float,
+) -> Decision:
     attempts = claim.attempts + 1
     allowed_at = now + timedelta(seconds=refused.retry_after or 0)
     retry_at = schedule.after_failure(attempts, now, jitter, refused.retry_after)
     columns: dict[str, Any] = {"attempts": attempts, "last_error": refused.code, "due_at": retry_at}
     if claim.state == "reauthorization_required":
-        return _still_dead(refused, columns, client, now)
+        return _still_dead(refused, claim, columns, client, now, jitter)
     if judgement.suspicion is None:
         return _dead(refused, claim, columns, client, now)
     if judgement.is_own_trouble:
         decision = _dead(refused, claim, columns, client, now)
-        # It is presumed dead, in words that nobody knows: if it lives after all, it recovers by itself.
-        return replace(decision, columns=decision.columns | {"due_at": now + PRESUMED_DEAD_PAUSE})
+        # Presumed dead, in words that nobody knows: from now on its attempts count the looks whether it lives.
+        due_at = max(allowed_at, now + presumed_dead_pause(0, jitter))
+        return replace(decision, columns=decision.columns | {"due_at": due_at, "attempts": 0})
     if refused.blame is RefusalBlame.IN_DOUBT and refused.spent:
         columns |= {"state": "in_doubt", "reason": refused.code, "in_doubt": True}
         columns |= {"reason_since": claim.in_doubt_since or claim.claimed_at}
@@ -128,12 +172,20 @@ def _dead(
     return Decision(Outcome.LOST if lost else Outcome.DEAD, columns)
 
 
-def _still_dead(refused: Refused, columns: dict[str, Any], client: bytes | None, now: datetime) -> Decision:
+def _still_dead(
+    refused: Refused,
+    claim: Claim,
+    columns: dict[str, Any],
+    client: bytes | None,
+    now: datetime,
+    jitter: float,
+) -> Decision:
     """Keep the verdict on a dead grant."""
     if refused.blame is RefusalBlame.USER:
         columns |= {"due_at": None, "doubt_resolved": True, "refused_client": client}
         return Decision(Outcome.DEAD, columns)
-    columns["due_at"] = now + PRESUMED_DEAD_PAUSE
+    pause = presumed_dead_pause(claim.attempts + 1, jitter)
+    columns["due_at"] = now + max(pause, timedelta(seconds=refused.retry_after or 0))
     outage = refused.blame in (RefusalBlame.NOBODY, RefusalBlame.IN_DOUBT)
     return Decision(Outcome.RETRY if outage else Outcome.DEAD, columns, outage=outage)
 

@@ -24,6 +24,7 @@ class EventKind(StrEnum):
     LOST_IN_ROTATION = "grant.lost_in_rotation"
     HEALED = "grant.healed"
     EXPIRING = "grant.expiring"
+    FAILING = "grant.failing"
     CONSENT_ENDING = "grant.consent_ending"
     SCOPES_LOST = "grant.scopes_lost"
     BROKEN = "connection.broken"

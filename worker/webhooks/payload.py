@@ -62,6 +62,7 @@ def document(event: OutboxEvent, link: str | None) -> dict[str, Any]:
             "reason": event.reason,
             "since": _time(event.since or event.at),
             "expires_at": _time(event.expires_at),
+            "presumed": event.is_presumed,
             "action": action(event),
             "reauthorize_url": link if needs_consent(event) else None,
         },
@@ -89,12 +90,15 @@ def action(event: OutboxEvent) -> str:
     if event.user_id == "":
         consent = f"an administrator has to consent again for connection {event.connection} at Auth0"
     match event.kind:
-        case EventKind.REAUTHORIZATION_REQUIRED:
-            sentence = f"The provider refuses this grant ({event.reason}): {consent}."
-        case EventKind.LOST_IN_ROTATION:
-            sentence = f"The refresh token was lost in a rotation whose answer never came: {consent}."
+        case EventKind.REAUTHORIZATION_REQUIRED | EventKind.LOST_IN_ROTATION:
+            sentence = _why_dead(event) + f"{consent}."
         case EventKind.EXPIRING:
             sentence = f"The access token ends at {_time(event.expires_at)}, and nothing can renew it: {consent}, with offline access."
+        case EventKind.FAILING:
+            sentence = (
+                f"No user has to: the renewals of this grant have failed since {_time(event.since)} ({event.reason}), and "
+                "are tried on. Where it lasts, the operator asks the provider why."
+            )
         case EventKind.CONSENT_ENDING:
             sentence = f"The consent ends at {_time(event.expires_at)}, and no renewal puts that off: before then {consent}."
         case EventKind.SCOPES_LOST:
@@ -126,3 +130,15 @@ def action(event: OutboxEvent) -> str:
         case _:
             sentence = "Nothing: tokens are renewed again."
     return sentence
+
+
+def _why_dead(event: OutboxEvent) -> str:
+    """Say why a user has to act."""
+    if event.kind == EventKind.REAUTHORIZATION_REQUIRED and not event.is_presumed:
+        return f"The provider refuses this grant ({event.reason}): "
+    if not event.is_presumed:
+        return "The refresh token was lost in a rotation whose answer never came: "
+    seen = f"The provider has refused this grant {event.message} in words that are no known verdict ({event.reason})"
+    if event.kind == EventKind.LOST_IN_ROTATION:
+        seen = f"The answer to a renewal never came, and {event.message} none brought a token"
+    return f"{seen}, while others were renewed. It is presumed dead, and tried again: until it is healed, "

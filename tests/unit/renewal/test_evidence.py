@@ -13,14 +13,15 @@ from worker.providers import RefusalBlame, Refused
 from worker.renewal.evidence import (
     ANSWERED,
     CLIENT_BLAMED_AT,
+    MAX_PRESUMED_DEAD_PAUSE,
     OUTAGE_GRANTS,
-    PRESUMED_DEAD_PAUSE,
     REFUSAL_PAUSES,
     TRIES_WITHOUT_WITNESS,
     Finding,
     Judgement,
     is_own_trouble,
     judge,
+    presumed_dead_pause,
     refusal_pause,
     suspicion_of,
     wants_witness,
@@ -181,10 +182,27 @@ def test_server_errors_take_half_a_day_to_be_told() -> None:
 
 @given(st.integers(1, 1000), st.floats(0, 1))
 def test_pauses_grow_and_end(tries: int, jitter: float) -> None:
-    """No pause is shorter than the one before it by more than its jitter, and none as long as a day, after which the dead are tried."""
-    assert timedelta(days=1) == PRESUMED_DEAD_PAUSE
+    """No pause is shorter than the one before it by more than its jitter; the dead wait for a day at the most."""
+    assert timedelta(days=1) == MAX_PRESUMED_DEAD_PAUSE
     assert refusal_pause(tries, 0) <= refusal_pause(tries + 1, 0)
-    assert timedelta(0) < refusal_pause(tries, jitter) < PRESUMED_DEAD_PAUSE
+    assert timedelta(0) < refusal_pause(tries, jitter) < MAX_PRESUMED_DEAD_PAUSE
+    assert presumed_dead_pause(tries - 1, 0) <= presumed_dead_pause(tries, 0) <= MAX_PRESUMED_DEAD_PAUSE
+    assert presumed_dead_pause(tries, jitter) <= presumed_dead_pause(tries, 0) * 1.2
+
+
+def test_the_presumed_dead_are_tried_soon() -> None:
+    """A grant that is presumed dead is tried six times in its first day: whatever passes takes it back soon."""
+    waits = [presumed_dead_pause(tries, 1) for tries in range(6)]
+    assert waits[0] < timedelta(minutes=20)
+    assert sum(waits, timedelta(0)) < timedelta(days=1)
+
+
+def test_who_asks_to_wait_says_nothing_of_the_grant() -> None:
+    """A server error that says when to come again is no sign of a dead grant, however long it lasts."""
+    for blame in (RefusalBlame.NOBODY, RefusalBlame.IN_DOUBT):
+        asks, fails = Refused(blame, "http_503", 120.0), Refused(blame, "http_503")
+        assert suspicion_of(asks, client_is_proven=True) is Suspicion.THROTTLED
+        assert suspicion_of(fails, client_is_proven=True) is Suspicion.OUTAGE
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from token_vault.grant_key import GrantKey
 from worker import providers
 from worker.providers import Provider, RefusalBlame, Refused
 from worker.renewal.evidence import (
-    PRESUMED_DEAD_PAUSE,
     REFUSAL_PAUSES,
     Finding,
     Judgement,
+    presumed_dead_pause,
     refusal_pause,
     suspicion_of,
 )
@@ -174,8 +174,9 @@ def test_a_dead_grant_that_was_forced_stays_as_it_was(blame: RefusalBlame) -> No
             Refused(blame, "invalid_grant", spent=blame is RefusalBlame.IN_DOUBT), claim
         ).columns
         assert columns.get("state") is None
-        # A verdict stands for good; of anything else it is not sure, so it is looked at once a day.
-        assert columns["due_at"] == (None if blame is RefusalBlame.USER else NOW + PRESUMED_DEAD_PAUSE)
+        # A verdict stands for good; of anything else it is not sure, so it is looked at again.
+        again = NOW + presumed_dead_pause(1, 0.5)
+        assert columns["due_at"] == (None if blame is RefusalBlame.USER else again)
 
 
 # Nobody
@@ -353,14 +354,54 @@ def test_a_blamed_client_leaves_its_grants_alone() -> None:
     assert (decision.outcome, decision.columns.get("state")) == (Outcome.BLOCKED, None)
 
 
-def test_a_presumed_death_is_looked_at_daily() -> None:
-    """A grant that is dead in unknown words says them, under which client, and is tried once a day."""
+def test_a_presumed_death_is_looked_at_again_and_again() -> None:
+    """A grant that is dead in unknown words says them, under which client, and is tried soon, then ever later."""
     judgement = Judgement(Suspicion.UNCLEAR, is_own_trouble=True, tries=4)
     decision = decided(Refused(RefusalBlame.UNKNOWN, "invalid"), judgement=judgement)
     assert decision.outcome is Outcome.DEAD
     assert (decision.columns["state"], decision.columns["reason"]) == ("reauthorization_required", "invalid")
-    assert decision.columns["due_at"] == NOW + PRESUMED_DEAD_PAUSE
+    assert decision.columns["due_at"] == NOW + presumed_dead_pause(0, 0.5)
     assert decision.columns["refused_client"] == CLIENT
+    pauses = []
+    for attempts in range(decision.columns["attempts"], 12):
+        dead = replace(CLAIM, state="reauthorization_required", attempts=attempts)
+        columns = decided(Refused(RefusalBlame.UNKNOWN, "invalid"), dead, jitter=0).columns
+        assert columns["attempts"] == attempts + 1
+        pauses.append(columns["due_at"] - NOW)
+    assert pauses == sorted(pauses)
+    assert pauses[0] <= timedelta(minutes=30)
+    assert pauses[-1] == timedelta(days=1)
+
+
+# Untold
+
+
+@given(refusals, claimed, kinds, chances, st.sampled_from(Finding), st.floats(0, 40 * 3600))
+def test_no_living_grant_fails_for_long_untold(
+    refused: Refused, claim: Claim, provider: Provider, jitter: float, finding: Finding, seconds: float
+) -> None:
+    """Whoever is refused through the end of its token is told, unless its death or its connection's trouble is."""
+    claim = replace(claim, attempts=claim.attempts + 1, failing_since=NOW - timedelta(seconds=seconds))
+    suspicion = suspicion_of(refused, client_is_proven=True)
+    columns = decided(refused, claim, provider, jitter, judgement=Judgement(suspicion, finding)).columns
+    dead = "reauthorization_required" in (columns.get("state"), claim.state)
+    assert not (columns.get("is_failing") and (dead or finding is not Finding.NOBODY))
+    if dead or finding is not Finding.NOBODY:
+        return
+    ends = claim.expires_at or claim.failing_since
+    unserved = ends is not None and columns["due_at"] >= ends
+    if seconds >= 12 * 3600 or (unserved and seconds >= 45 * 60):
+        assert columns["is_failing"]
+
+
+def test_what_passes_soon_is_not_told() -> None:
+    """A first failure is no news, though the token has ended: a grant that nobody read is renewed when it is read."""
+    ended = replace(CLAIM, expires_at=EARLIER)
+    refused = Refused(RefusalBlame.NOBODY, "http_503")
+    assert not decided(refused, ended).columns["is_failing"]
+    assert decided(replace(refused, retry_after=3600.0), ended).columns["is_failing"]
+    # What is told of one trouble says nothing of the next.
+    assert not decided(refused, replace(ended, failing_since=NOW - timedelta(days=9))).columns["is_failing"]
 
 
 def test_a_held_verdict_kills_nobody() -> None:

@@ -33,7 +33,8 @@ class Claim:
         access_version, refresh_version: an outcome is stored only if they are still these.
         until: nobody else touches the grant before; a request must end well before it.
         in_doubt_since: when an earlier attempt with this refresh token was made whose outcome is unknown.
-        attempts: failures in a row before this attempt.
+        attempts: failures in a row before this attempt; since it was presumed dead, where it is.
+        failing_since: when the first of these failures began.
         is_ordered: the operator had every grant renewed, those that nobody reads too.
         target: what the token is for that is asked for; by default the grant's own.
         target_version: of the stored token for that target.
@@ -56,6 +57,7 @@ class Claim:
     refresh_expires_at: datetime | None = None
     last_read_at: datetime | None = None
     is_ordered: bool = False
+    failing_since: datetime | None = None
     target: TokenTarget = DEFAULT_TARGET
     target_version: int = 0
 
@@ -69,7 +71,7 @@ class Claim:
 _COLUMNS = (
     "id", "tenant", "connection", "user_id", "provider_user_id", "state", "access_ciphertext", "access_version",
     "refresh_ciphertext", "refresh_version", "expires_at", "in_doubt_since", "attempts", "obtained_at",
-    "refresh_expires_at", "last_read_at", "is_ordered",
+    "refresh_expires_at", "last_read_at", "is_ordered", "failing_since",
 )  # fmt: skip
 _CLAIM_DUE = load(__file__, "claim_due")
 _CLAIM_ONE = load(__file__, "claim_one")

@@ -26,12 +26,14 @@ class ObtainedPair:
     Attributes:
         obtained_at: when the request was sent, on the database's clock.
         due_at: when the grant is next due.
+        is_failing: tell that this grant's renewals bring no access token.
     """
 
     claim: Claim
     pair: TokenPair
     obtained_at: datetime
     due_at: datetime
+    is_failing: bool = False
 
 
 async def store_pairs(

@@ -33,13 +33,20 @@ RETURNING id
 
 
 async def store_pair(
-    vault: Vault, claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: datetime
+    vault: Vault,
+    claim: Claim,
+    pair: TokenPair,
+    *,
+    obtained_at: datetime,
+    due_at: datetime,
+    is_failing: bool = False,
 ) -> bool:
     """Commit a new pair, before anything else is done.
 
     Args:
         obtained_at: when the request was sent, on the database's clock.
         due_at: when the grant is next due.
+        is_failing: tell that this grant's renewals bring no access token.
 
     Returns:
         False if a newer login has replaced all that the pair would bring: the newer pair stays.
@@ -51,6 +58,7 @@ async def store_pair(
         "id": claim.id, "user_id": key.user_id, "owner": claim.owner,
         "access_version": claim.access_version, "refresh_version": claim.refresh_version,
         "access_ciphertext": access, "refresh_ciphertext": refresh, "lacks_access": pair.lacks_access,
+        "is_failing": is_failing,
         "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at,
         "consent_expires_at": pair.consent_expires_at,
         "extra_ciphertext": extra,
@@ -69,7 +77,7 @@ async def store_pair(
     if user_id is None:
         return False
     moved = replace(claim, key=replace(key, user_id=user_id))  # linked to another user during the call
-    return await store_pair(vault, moved, pair, obtained_at=obtained_at, due_at=due_at)
+    return await store_pair(vault, moved, pair, obtained_at=obtained_at, due_at=due_at, is_failing=is_failing)
 
 
 def encrypt_pair(
@@ -104,6 +112,7 @@ async def release(
     doubt_resolved: bool = False,
     attempts: int | None = None,
     last_error: str | None = None,
+    is_failing: bool = False,
     refused_client: bytes | None = None,
 ) -> bool:
     """Release a claim without a new pair, and commit why.
@@ -115,6 +124,7 @@ async def release(
         doubt_resolved: nothing is in doubt any more.
         attempts: failures in a row; unchanged where None.
         last_error: a provider's code, never its text.
+        is_failing: tell that this grant's renewals fail; once for each access token.
         refused_client: the identity of the client that a dead grant was refused under.
 
     Returns:
@@ -126,7 +136,7 @@ async def release(
         "state": state, "reason": reason, "reason_since": reason_since, "due_at": due_at,
         "in_doubt_since": claim.claimed_at if in_doubt else None, "doubt_resolved": doubt_resolved,
         "attempts": claim.attempts if attempts is None else attempts, "last_error": last_error,
-        "refused_client": refused_client,
+        "is_failing": is_failing, "refused_client": refused_client,
     }  # fmt: skip
     return bool(await _release_and_wake(vault, _RELEASE, values))
 

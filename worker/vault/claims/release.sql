@@ -11,6 +11,10 @@ WITH released AS (
             WHEN 'active' THEN coalesce(CAST(:due_at AS timestamptz), due_at, now())
             WHEN 'in_doubt' THEN coalesce(CAST(:due_at AS timestamptz), due_at, now()) END,
         refused_client = coalesce(CAST(:refused_client AS bytea), refused_client),
+        -- A count that begins anew begins with this failure.
+        failing_since = CASE WHEN CAST(:attempts AS integer) = 0 THEN NULL
+            WHEN attempts = 0 THEN claimed_at ELSE coalesce(failing_since, claimed_at) END,
+        expiry_reported_version = CASE WHEN :is_failing THEN access_version ELSE expiry_reported_version END,
         attempts = :attempts, last_error = coalesce(:last_error, last_error)
     FROM (SELECT id AS locked_id, awaited AS was_awaited FROM grants WHERE id = :id FOR UPDATE) locked
     WHERE id = locked_id AND claim_owner = :owner

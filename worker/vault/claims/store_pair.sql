@@ -22,6 +22,9 @@ WITH stored AS (
         reason = CASE WHEN presented_again THEN 'reused' END,
         reason_since = CASE WHEN presented_again THEN coalesce(claimed_at, reason_since, :obtained_at) END,
         in_doubt_since = CASE WHEN presented_again THEN coalesce(claimed_at, reason_since, :obtained_at) END,
+        failing_since = CASE WHEN NOT CAST(:lacks_access AS boolean) THEN failing_since
+            WHEN attempts = 0 THEN :obtained_at ELSE coalesce(failing_since, :obtained_at) END,
+        expiry_reported_version = CASE WHEN :is_failing THEN access_version ELSE expiry_reported_version END,
         attempts = CASE WHEN CAST(:lacks_access AS boolean) THEN attempts + 1 WHEN same_refresh THEN 0 ELSE attempts END,
         last_error = CASE WHEN CAST(:lacks_access AS boolean) THEN 'no_access_token' WHEN NOT same_refresh THEN last_error END,
         last_renewed_at = :obtained_at, renewal_ordered_at = NULL,

@@ -26,7 +26,8 @@ class OutboxEvent:
         user_id: Auth0's; empty for an admin grant, None where no grant is meant.
         since: when the state began, None where that is the time of the event.
         expires_at: the end of the access token; of the consent where that is what ends.
-        message: what the operator has to fix, where the vault knows it; or which scopes were lost.
+        message: what the operator has to fix, where the vault knows it; which scopes were lost; of a death that is
+            presumed, how often what was seen.
     """
 
     id: UUID
@@ -42,6 +43,12 @@ class OutboxEvent:
     since: datetime | None
     expires_at: datetime | None
     message: str | None
+
+    @property
+    def is_presumed(self) -> bool:
+        """Whether a death is presumed, without a verdict."""
+        deaths = (EventKind.REAUTHORIZATION_REQUIRED, EventKind.LOST_IN_ROTATION)
+        return self.message is not None and self.kind in deaths
 
 
 async def emit(

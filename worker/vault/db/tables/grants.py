@@ -78,10 +78,12 @@ class GrantRow(Base):
     in_doubt_since: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     last_error: Mapped[str | None]
+    # When the first of these attempts in a row began; says nothing while there are none.
+    failing_since: Mapped[datetime | None]
     # The identity of the client that a dead grant was refused under.
     refused_client: Mapped[bytes | None]
     last_renewed_at: Mapped[datetime | None]
-    # The access token whose end was reported, as nothing renews it.
+    # The access token whose end was reported, as nothing renews it or its renewals fail.
     expiry_reported_version: Mapped[int | None] = mapped_column(BigInteger)
     # The trouble reported last, until it is over; kept by the trigger that writes events.
     reported_trouble: Mapped[str | None]
