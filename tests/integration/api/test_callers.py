@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import httpx
 import pytest
 
 from emulators.client import Emulation
@@ -81,6 +82,9 @@ def test_bad_tokens_are_refused_in_their_own_words(api: ApiClient, tenant: Emula
     for garbage in (b"x", b"a.b.c", b"tvk_x.y.z", b"\xe9", b"a.b.c d"):
         sent = {"Authorization": b"Bearer " + garbage}
         assert api.problem(PATH, headers=sent)[:2] == (401, "invalid-token")
+    # Two readers of such a request could believe one each.
+    twice = [("Authorization", f"Bearer {tenant.issue_access_token()}")] * 2
+    assert httpx.get(f"{api.url}{PATH}", headers=twice, trust_env=False).status_code == 401
     assert api.call(PATH).headers["www-authenticate"] == 'Bearer realm="token-vault"'
     assert 'error="invalid_token"' in api.call(PATH, "x").headers["www-authenticate"]
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.support.readers import Sql
-from worker.api.consumers import Consumers
+from token_vault.errors import TemporarilyUnavailable
+from worker.api.consumers import FRESH_SECONDS, MAX_STALE_SECONDS, Consumers
 from worker.vault.vault import Vault
 
 
@@ -19,3 +22,23 @@ async def test_the_first_callers_share_one_read(vault: Vault, api_key: str, sql:
     now += 6
     await consumers.load()
     assert consumers.of_api_key(api_key) is None
+
+
+async def test_what_is_known_holds_for_a_minute_while_the_table_cannot_be_read(
+    vault: Vault, api_key: str, sql: Sql
+) -> None:
+    """No consumer is refused for a short outage of Postgres, and none is believed after a long one."""
+    now = [1000.0]
+    consumers = Consumers(vault, lambda: now[0])
+    await consumers.load()
+    sql("ALTER TABLE consumers RENAME TO away")
+    try:
+        for later in (FRESH_SECONDS + 1, MAX_STALE_SECONDS):
+            now[0] = 1000.0 + later
+            await consumers.load()
+            assert consumers.of_api_key(api_key)
+        now[0] += 1
+        with pytest.raises(TemporarilyUnavailable):
+            await consumers.load()
+    finally:
+        sql("ALTER TABLE away RENAME TO consumers")

@@ -101,11 +101,13 @@ async def test_reads_are_recorded(api: ApiClient, api_key: str, rows: Rows, sql:
     await rows.add()
     api.call(f"{USER}/custom?reason=export", api_key, headers={"x-request-id": "r-7"})
     api.call(f"{USER}/other", api_key)
-    until(lambda: len(sql("SELECT * FROM audit_records")) == 2, "the reads are recorded")
-    served, refused = sql("SELECT * FROM audit_records ORDER BY outcome DESC")
+    api.call("/v1/users/nobody/tokens/custom", api_key)
+    until(lambda: len(sql("SELECT * FROM audit_records")) == 3, "the reads are recorded")
+    served, failed, refused = sql("SELECT * FROM audit_records ORDER BY outcome DESC")
     assert (served["consumer"], served["source"], served["outcome"]) == ("calendar", "api", "served")
     assert (served["request_id"], served["reason"], served["account"]) == ("r-7", "export", "u1")
     assert (refused["connection"], refused["outcome"]) == ("other", "AccessDenied")
+    assert (failed["user_id"], failed["outcome"]) == ("nobody", "TokenNotFound")
 
 
 async def test_no_secret_is_logged_or_measured(api_process: ApiProcess, api_key: str, rows: Rows) -> None:

@@ -15,7 +15,9 @@ from tests.support.api_server import SETTINGS, ApiClient, serving_here
 from tests.support.proxied_api import RECONNECT_SECRET
 from tests.support.readers import Rows, Sql
 from token_vault.errors import TemporarilyUnavailable
+from worker.api.problems import ApiProblem
 from worker.api.tenants import FRESH_SECONDS, RETRY_SECONDS, Tenants
+from worker.consumer_rules import ConsumerRules
 from worker.reconnect import read_state
 from worker.settings import load
 from worker.vault.grants import queries
@@ -142,6 +144,9 @@ async def test_the_vault_is_asked_now_and_then(vault: Vault, rows: Rows) -> None
     now[0] += FRESH_SECONDS
     assert (await found.known(), await found.only()) == (["default", "second"], None)
     assert await Tenants(("default",), vault).only() == "default"
+    of_two = ConsumerRules("calendar", ("*",), tenants=TENANTS)
+    with pytest.raises(ApiProblem, match="name the tenant"):
+        await found.choose(of_two, None)
 
 
 async def test_while_the_vault_cannot_be_asked_what_is_known_holds(

@@ -163,9 +163,20 @@ def test_a_proof_serves_once() -> None:
         with pytest.raises(ApiProblem, match="used before"):
             verify(proof(), verifier=verifier)
     verify(proof({"jti": "two"}), verifier=verifier)
+    other = OTHER_KEY.public_key()
+    of_other_key = proof(header={"jwk": ECAlgorithm.to_jwk(other, as_dict=True)}, key=OTHER_KEY)
+    verify(of_other_key, verifier=verifier, thumbprint=thumbprint(ECAlgorithm.to_jwk(other, as_dict=True)))
     now[0] = NOW + 200
     verify(proof({"jti": "three", "iat": now[0]}), verifier=verifier)
     assert len(verifier._used) == 1
+
+
+def test_a_refused_proof_is_not_used_up() -> None:
+    """Who shows it where it does not belong keeps it from nobody."""
+    verifier = ProofVerifier(URL, lambda: NOW)
+    with pytest.raises(ApiProblem, match="another method"):
+        verify(proof(), verifier=verifier, method="POST")
+    verify(proof(), verifier=verifier)
 
 
 def test_a_proof_of_the_future_serves_once() -> None:
