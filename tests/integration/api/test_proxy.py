@@ -204,11 +204,12 @@ async def test_a_compressed_echo_is_found_too(proxied: Proxied, encoding: str) -
 async def test_an_answer_that_cannot_be_passed_on_is_a_problem(
     proxied: Proxied, answer: Callable[[Received], Iterable[bytes]], code: str | None
 ) -> None:
-    """No half answer and no 500: a problem document says what the provider did."""
+    """No half answer and no 500: a problem document says what the provider did, and a write is sent once."""
     proxied.upstream.answer = answer
-    found = await proxied.call()
+    found = await proxied.call(method="POST")
     assert problem(found) in ((code,) if code else ("bad-gateway", "temporarily-unavailable"))
     assert found.status_code in (502, 503)
+    assert len(proxied.upstream.received) == 1
 
 
 @pytest.mark.parametrize(
@@ -257,12 +258,13 @@ async def test_a_dead_provider_is_a_problem(proxied: Proxied) -> None:
         ("https://evil.example/calendar", None),
         ("//evil.example/x", None),
         ("/calendar/v3/%2e%2e/x", None),
+        ("/calendar/v3/b?token=TOKEN", None),
     ],
 )
 async def test_redirects_are_not_followed(proxied: Proxied, location: str, expected: str | None) -> None:
-    """A redirect of the same API leads through the proxy; any other loses its ``Location``."""
-    proxied.upstream.answer = lambda _: http(
-        302, b"", f"Location: {location}", "Refresh: 0;url=https://evil.example"
+    """A redirect of the same API leads through the proxy; any other, or one with the token, loses its ``Location``."""
+    proxied.upstream.answer = lambda got: http(
+        302, b"", f"Location: {location.replace('TOKEN', got.token)}", "Refresh: 0;url=https://evil.example"
     )
     found = await proxied.call()
     assert found.status_code == 302
@@ -289,13 +291,16 @@ async def test_a_refused_token_is_replaced_once(proxied: Proxied) -> None:
 
 
 async def test_a_provider_that_refuses_every_token_is_asked_twice(proxied: Proxied) -> None:
-    """The second 401 is the answer, without the provider's challenge."""
-    proxied.upstream.answer = lambda _: http(401, b"bad", "WWW-Authenticate: Bearer")
+    """The second 401 is the answer, without the provider's challenge; a 403 says nothing of the token."""
+    proxied.upstream.answer = lambda _: http(403, b"no")
     async with on_demand_worker(proxied.runtime):
+        assert (await proxied.call(method="POST", content=b"x")).status_code == 403
+        assert len(proxied.upstream.received) == 1
+        proxied.upstream.answer = lambda _: http(401, b"bad", "WWW-Authenticate: Bearer")
         found = await proxied.call()
     assert (found.status_code, found.content) == (401, b"bad"), found.text
     assert "www-authenticate" not in found.headers
-    assert len(proxied.upstream.received) == 2
+    assert len(proxied.upstream.received) == 3
 
 
 async def test_without_a_worker_the_providers_answer_stands(proxied: Proxied) -> None:
@@ -321,7 +326,8 @@ async def test_bodies_stream_in_both_directions(proxied: Proxied) -> None:
     found = await proxied.call(method="POST", content=_parts(*[b"y" * 90_000] * 10))
     assert found.content == b"y" * 900_000
     proxied.upstream.answer = lambda got: http(401, b"")
-    assert (await proxied.call(method="POST", content=body)).status_code == 401
+    async with on_demand_worker(proxied.runtime):  # there would be another token to send it with
+        assert (await proxied.call(method="POST", content=body)).status_code == 401
     assert len(proxied.upstream.received) == 3
 
 

@@ -19,6 +19,7 @@ async def test_a_token_and_what_is_told_of_it(api: ApiClient, api_key: str, rows
     assert response.status_code == 200, document
     assert response.headers["cache-control"] == "no-store"
     assert response.headers["x-request-id"] == "r-1"
+    assert response.headers["x-content-type-options"] == "nosniff"
     assert 3500 < document.pop("expires_in") <= 3600
     assert document.pop("expires_at")
     assert document == {

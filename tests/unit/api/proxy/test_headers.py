@@ -226,6 +226,7 @@ def test_answers_run_nowhere_and_are_kept_nowhere() -> None:
         ("b", "/v1/proxy/g/b"),
         ("HTTPS://API.example:443/base/b", "/v1/proxy/g/b"),
         ("/other", None),
+        ("/basement", None),
         ("/base/../other", "refused-or-none"),
         ("https://evil.example/base/b", None),
         ("//evil.example/base/b", None),
