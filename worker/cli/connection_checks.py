@@ -18,15 +18,32 @@ if TYPE_CHECKING:
 async def check_connections(runtime: Runtime) -> list[Check]:
     """Name the connections that have a problem.
 
-    Those of the TOML file that Auth0 does not have are among them.
+    Those of the TOML file that Auth0 does not have are among them, and tenants that only the vault has.
     """
+    from worker.vault.grants.queries import list_tenants
     from worker.vault.status.status import load_status
 
+    strangers = find_unconfigured(runtime.settings, await list_tenants(runtime.vault))
     known: list[dict[str, Any]] = (await load_status(runtime.vault, runtime.tenants))["connections"]
     if not known:
-        return [Check("connections", CheckResult.WARN, "none is known yet: run `token-vault sync`")]
+        return [
+            *strangers,
+            Check("connections", CheckResult.WARN, "none is known yet: run `token-vault sync`"),
+        ]
+    said = pluralize(len(known), "is known, and has no problem", "are known, and none has a problem")
     wrong = [*find_unknown(runtime.settings, known), *_wrong(known)]
-    return wrong or [Check("connections", CheckResult.OK, f"{len(known)} are known, and none has a problem")]
+    return [*strangers, *(wrong or [Check("connections", CheckResult.OK, said)])]
+
+
+def find_unconfigured(settings: Settings, tenants: Iterable[str]) -> list[Check]:
+    """Name tenants of the vault that the settings lack."""
+    said = (
+        "the vault has grants of it, and it is not configured here: what runs with these settings renews none of its "
+        "grants. Configure it again, by this name"
+    )
+    return [
+        Check(f"tenant {name}", CheckResult.WARN, said) for name in tenants if name not in settings.tenants
+    ]
 
 
 def find_unknown(settings: Settings, known: Iterable[Mapping[str, Any]]) -> Iterable[Check]:

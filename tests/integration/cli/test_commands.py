@@ -874,17 +874,21 @@ def test_doctor_tells_how_far_renewal_is_behind(run: Run, company: Emulation, sq
     assert (result, "3 grants are late" in said, "beat runs" in said) == ("warn", True, True)
 
 
-def test_doctor_names_unknown_connections(
-    run: Run, company: Emulation, monkeypatch: pytest.MonkeyPatch
+def test_doctor_names_what_only_one_side_knows(
+    run: Run, company: Emulation, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection of the TOML file that Auth0 does not have is named, with the near one."""
+    """A connection that Auth0 does not have is named, with the near one, and a tenant that only the vault has."""
     run("sync")
+    sql("INSERT INTO connections (tenant, name, strategy) VALUES ('acme', 'c', 'google-oauth2')")
     toml = f'{company.config_toml()}\n[connections.bitbuckt]\nrenew = "eager"\n'
     monkeypatch.setattr(company, "config_toml", lambda: toml)
     found = results(run("doctor", "--json"))
     assert found["connection bitbuckt"][0] == "warn"
     assert "did you mean bitbucket? Correct the name" in found["connection bitbuckt"][1]
     assert "connection bitbucket" not in found
+    result, said = found["tenant acme"]
+    assert (result, "renews none of its grants" in said) == ("warn", True)
+    assert "tenant default" not in found
 
 
 def test_doctor_asks_for_a_new_management_token(run: Run, company: Emulation) -> None:
