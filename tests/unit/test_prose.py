@@ -28,6 +28,10 @@ HOUSE_WORDS = re.compile(
     r"upkeep|tally|tallies|lanes?)\b",
     re.I,
 )
+# A number that may be 1 before a noun in the plural; constants, which have capitals, are known not to be.
+PLURAL = re.compile(
+    r'(?<!of )\{[^{}"\nA-Z]*\} (?:[a-z]+ )?(?:grants|users|connections|deliveries|ciphertexts|errors)\b'
+)
 PUBLISHED = re.compile(r"connection\.mended|grant\.healed|MENDED|HEALED|\bhealed\b")
 
 
@@ -55,6 +59,12 @@ def test_no_module_is_named_after_doing() -> None:
     """A module is named after a thing."""
     gerunds = [path for path in FILES if path.stem.endswith("ing") and path.stem.split("_")[-1] not in NOUNS]
     assert [name_of(path) for path in gerunds] == []
+
+
+def test_one_is_not_many() -> None:
+    """A message writes a number with its noun by `pluralize`."""
+    found = {name_of(path): PLURAL.findall(path.read_text(encoding="utf-8")) for path in CODE}
+    assert {name: texts for name, texts in found.items() if texts} == {}
 
 
 def test_no_two_public_types_share_a_name() -> None:

@@ -28,6 +28,7 @@ from worker.cli.vault_checks import (
     check_writes,
 )
 from worker.cli.worker_checks import check_worker, check_workers
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -168,8 +169,8 @@ def _sealed(settings: Settings) -> Check:
     opened = sum(column.by_key.total() for column in stats)
     if unopened:
         said = (
-            f"of a sample of {opened + unopened} ciphertexts {unopened} do not open: `token-vault keys status` "
-            "names them, and who fixes it"
+            f"of a sample of {pluralize(opened + unopened, 'ciphertext')} {pluralize(unopened, 'does', 'do')} not open: "
+            "`token-vault keys status` names them, and who fixes it"
         )
         return Check("ciphertexts", CheckResult.WARN, said)
     older = opened - sum(column.by_key[0] for column in stats)

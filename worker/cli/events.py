@@ -16,6 +16,7 @@ from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Connection, Json, Limit, Tenant, User
 from worker.cli.query import query_vault
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -131,7 +132,7 @@ def resend(
     if as_json:
         output.print_json({"ok": not missing, "deliveries": len(sent), "not_sent": missing})
     else:
-        output.print_line(f"{len(sent)} deliveries are put up again")
+        output.print_line(f"{pluralize(len(sent), 'delivery is', 'deliveries are')} put up again")
     for given in missing:
         output.print_notice(
             f"{given}: there is no such event, nobody wants it, or it is of a user who is forgotten"

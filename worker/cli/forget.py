@@ -12,6 +12,7 @@ from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json, Tenant
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.erasure import ErasureReport
@@ -45,14 +46,14 @@ def forget(
             {"ok": not any(each.waiting for each in swept), "tenants": [asdict(each) for each in swept]}
         )
     for each in swept if not as_json else ():
-        output.print_line(f"{each.tenant}: {each.erased} grants erased")
+        output.print_line(f"{each.tenant}: {pluralize(each.erased, 'grant')} erased")
         if each.not_revoked:
             output.print_notice(
                 f"{each.tenant}: {each.not_revoked} of them could not be revoked at their provider"
             )
         if each.waiting:
             output.print_notice(
-                f"{each.tenant}: {each.waiting} grants are in use just now; run this once more"
+                f"{each.tenant}: {pluralize(each.waiting, 'grant is', 'grants are')} in use just now; run this once more"
             )
     return ExitCode.FAILED if any(each.waiting for each in swept) else ExitCode.OK
 

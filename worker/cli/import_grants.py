@@ -16,6 +16,7 @@ from token_vault.secret import Secret
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json, Tenant
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -152,7 +153,7 @@ def _show(found: Sequence[ImportedLine], *, as_json: bool) -> int:
     if as_json:
         output.print_json({"ok": not failed, "results": counts, "failed": failed})
         return ExitCode.FAILED if failed else ExitCode.OK
-    output.print_line(f"{len(found)} grants: {output.format_value(counts)}")
+    output.print_line(f"{pluralize(len(found), 'grant')}: {output.format_value(counts)}")
     if failed:
         columns = ("line", "connection", "user", "result", "reason")
         rows = [

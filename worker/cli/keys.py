@@ -12,6 +12,7 @@ import typer
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from token_vault.keyring import KeyRing, RingName
@@ -181,10 +182,11 @@ def _verdict(name: RingName, ring: KeyRing, stats: Sequence[RotationStats]) -> s
             if older
             else "there is no other"
         )
+    ciphertexts = pluralize(outdated, "ciphertext is", "ciphertexts are")
     if any(column.undecryptable for column in stats):
-        return f"{name} ring: keep every key in {variable}, as {outdated} ciphertexts are not under the first ({first})"
+        return f"{name} ring: keep every key in {variable}, as {ciphertexts} not under the first ({first})"
     return (
-        f"{name} ring: keep the older keys in {variable}: {outdated} ciphertexts are not under the first key ({first}). "
+        f"{name} ring: keep the older keys in {variable}: {ciphertexts} not under the first key ({first}). "
         "See that every worker has it first in its ring, then run `token-vault keys rotate`"
     )
 

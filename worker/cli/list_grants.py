@@ -110,11 +110,10 @@ def list_grants(
 
     total, _, _ = query_vault(look, tenant)
     if listing.more and not as_json:
+        where = " after the cursor," if after else ""
         output.print_notice(
-            f"these are the first {listing.shown} after the cursor, of {total} in all; " if after else
-            f"these are the first {listing.shown} of {total}; "
-            f"--limit shows more, and --after {listing.after} goes on"
-        )  # fmt: skip
+            f"shown: the first {listing.shown}{where} of {total}; --limit shows more, and --after {listing.after} goes on"
+        )
     return ExitCode.OK
 
 

@@ -16,6 +16,7 @@ from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Connection, Json, Tenant
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -63,8 +64,9 @@ def pause(
         output.print_line(f"{scope} is paused until {output.format_value(end) or '`token-vault resume`'}")
         for each in ending:
             output.print_line(
-                f"  by {output.format_value(each.by)}: {each.access_tokens} access tokens end, and "
-                f"{each.refresh_tokens} refresh tokens with a known end"
+                f"  by {output.format_value(each.by)}: "
+                f"{pluralize(each.access_tokens, 'access token ends', 'access tokens end')}, and "
+                f"{pluralize(each.refresh_tokens, 'refresh token')} with a known end"
             )
     return ExitCode.OK
 
@@ -137,7 +139,8 @@ async def wait_for_calls(vault: Vault, scopes: Sequence[PauseScope]) -> None:
     writers, is_told = await pauses.list_writers(vault), False
     while count := sum([await pauses.count_under_way(vault, scope, writers) for scope in scopes]):
         if not is_told:
-            output.print_notice(f"paused; {count} calls under way are seen to their end")
+            calls = pluralize(count, "call under way is seen to its", "calls under way are seen to their")
+            output.print_notice(f"paused; {calls} end")
         is_told = True
         await asyncio.sleep(LOOK_SECONDS)
 

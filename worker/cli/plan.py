@@ -13,6 +13,7 @@ from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Json, Tenant
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.auth0 import Plan
@@ -170,8 +171,8 @@ def _show(
         output.print_json({"plan": plan.name, "demand": asdict(workload), "notes": notes, "forecasts": told})
         return
     output.print_line(
-        f"plan {plan.name}, {1 - workload.share:.0%} of its limit: {workload.users:,} users, "
-        f"{workload.logins_per_day:,.0f} logins a day, tokens of {workload.token_life:,.0f} s"
+        f"plan {plan.name}, {1 - workload.share:.0%} of its limit: {pluralize(workload.users, 'user', form=',')}, "
+        f"{pluralize(workload.logins_per_day, 'login', form=',.0f')} a day, tokens of {workload.token_life:,.0f} s"
     )
     heads = [
         "",

@@ -15,6 +15,7 @@ from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Account, Admin, Connection, Json, MinTtl, Tenant, User
 from worker.cli.pause import describe
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.renewal.on_demand import Refreshed
@@ -117,10 +118,12 @@ async def _renew_all(
         )
         return ExitCode.OK if ok else ExitCode.FAILED
     output.print_line(
-        f"{ordered or resumed} grants to renew: {output.format_value(outcomes) or 'none was due'}"
+        f"{pluralize(ordered or resumed, 'grant')} to renew: {output.format_value(outcomes) or 'none was due'}"
     )
     if left:
-        output.print_notice(f"{left} are not renewed yet: the workers go on, or run this again")
+        output.print_notice(
+            f"{pluralize(left, 'is', 'are')} not renewed yet: the workers go on, or run this again"
+        )
     if unrotated:
         output.print_notice(
             f"{', '.join(unrotated)}: the provider does not replace refresh tokens, so a leaked one is alive; "

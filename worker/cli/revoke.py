@@ -13,6 +13,7 @@ from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Connection, Json, Tenant, User
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.erasure.mass_revocation import RevocationReport
@@ -69,9 +70,8 @@ async def _revoke(
 
 
 def _show(report: RevocationReport) -> None:
-    output.print_line(
-        f"{report.revoked} grants revoked at their provider; {len(report.not_revoked)} not proven dead"
-    )
+    revoked = pluralize(report.revoked, "grant revoked at its", "grants revoked at their")
+    output.print_line(f"{revoked} provider; {len(report.not_revoked)} not proven dead")
     if not report.not_revoked:
         return
     columns = ["connection", "user", "account", "reason", "access token ends"]

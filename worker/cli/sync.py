@@ -13,6 +13,7 @@ from token_vault.errors import ConfigurationError, VaultError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Connection, Json, Tenant, User
+from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.runtime import Runtime
@@ -103,7 +104,7 @@ async def _erased(runtime: Runtime, tenant: str, report: SyncReport, *, anyway: 
     swept = await (await runtime.eraser(tenant)).sweep(anyway=anyway)
     report.problems += swept.problems
     if swept.not_revoked:
-        report.note(f"{swept.not_revoked} erased grants could not be revoked at their provider")
+        report.note(f"{pluralize(swept.not_revoked, 'erased grant')} could not be revoked at their provider")
     return swept.erased
 
 
@@ -119,7 +120,8 @@ def _show_report(report: dict[str, Any]) -> None:
         output.print_line(f"{report['tenant']}: another process is at this sync; nothing was done here")
     elif "seen" in report:
         output.print_line(
-            f"{report['tenant']}: {report['connections']} connections, {report['seen']} users; grants: "
+            f"{report['tenant']}: {pluralize(report['connections'], 'connection')}, "
+            f"{pluralize(report['seen'], 'user')}; grants: "
             f"{report['new']} new, {report['changed']} changed, {report['unchanged']} unchanged, {report['stale']} stale, "
             f"{report['gone']} gone, {report.get('erased', 0)} erased"
         )

@@ -14,6 +14,7 @@ from worker.auth0.errors import Auth0Error, MissingScope
 from worker.erasure.confirmation import Confirmation
 from worker.erasure.report import ErasureReport
 from worker.erasure.revocation import RevocationOutcome, revoke
+from worker.plural import pluralize
 from worker.providers import Client
 from worker.renewal.http import HttpClient
 from worker.resolved_connections import ConnectionResolver
@@ -161,10 +162,10 @@ class Eraser:
         """
         names, gone, everything = await presence.count_missing(self._vault, self._tenant, before=before)
         if not anyway and 2 * gone > everything:
+            some = pluralize(gone, f"of {everything} connections seems", f"of {everything} connections seem")
             report.problems.append(
-                f"{gone} of {everything} connections seem to be gone from Auth0's tenant {self._tenant}: their admin "
-                "tokens are kept. Where it is so, run `token-vault sync --erase`; else check that the tenant is the "
-                "right one"
+                f"{some} to be gone from Auth0's tenant {self._tenant}: their admin tokens are kept. Where it is so, "
+                "run `token-vault sync --erase`; else check that the tenant is the right one"
             )
             return
         for name in names:
@@ -199,8 +200,9 @@ class Eraser:
         gone, everybody = await missing.count_users(self._vault, self._tenant)
         if gone <= self._settings.share * everybody:
             return None
+        some = f"of {everybody} users in the vault"
         return (
-            f"{gone} of {everybody} users in the vault seem to be gone from Auth0's tenant {self._tenant}, more than "
+            f"{pluralize(gone, f'{some} seems', f'{some} seem')} to be gone from Auth0's tenant {self._tenant}, more than "
             f"the share of {self._settings.share:g} that may be erased unasked: nothing was. Where it is so, run "
             "`token-vault sync --erase`; else check that the tenant and its scopes are the right ones"
         )

@@ -17,6 +17,7 @@ from sqlalchemy.exc import ProgrammingError
 from worker.auth0 import ManagementClient, export_job
 from worker.auth0.errors import Auth0Error, Auth0RateLimited, Auth0Unreachable, MalformedAnswer, MissingScope
 from worker.auth0.pagination import PER_PAGE
+from worker.plural import pluralize
 from worker.sync.ingest import SEARCH_LAG, SyncIngest
 from worker.sync.report import Progress, SyncReport
 from worker.vault.sync_state import cursors, export_diff, runs
@@ -147,7 +148,7 @@ class ExportReconciler:
                             progress(report.seen, None)
             if report.seen < last_seen * MIN_CREDIBLE_SHARE:
                 raise MalformedAnswer(
-                    f"an export names {report.seen} users, where {last_seen} were seen last"
+                    f"an export names {pluralize(report.seen, 'user')}, where {last_seen} were seen last"
                 )
             yield batch
 

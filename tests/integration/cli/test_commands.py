@@ -353,6 +353,9 @@ def test_list(run: Run, company: Emulation) -> None:
     assert (len(exact["grants"]), exact["more"], exact["next"]) == (5, False, None)
     table = run("list", "--limit", "2")
     assert [len(table.out.splitlines()), "first 2 of 5" in table.err] == [3, True]
+    after = run("list", "--limit", "2", "--json").json["next"]
+    rest = run("list", "--limit", "1", "--after", after).err
+    assert "shown: the first 1 after the cursor, of 5; --limit shows more, and --after " in rest
     assert run("list", "--state", "blocked").out.startswith("connection ")
 
 

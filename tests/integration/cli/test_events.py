@@ -134,7 +134,7 @@ def test_single_events_are_sent_again(run: Run, three: None, receiver: Receiver)
     """A delivered event may be sent again by its id; one that nobody knows is named."""
     deliver()
     first = receiver.ids[0]
-    assert run("events", "resend", first) == (0, "1 deliveries are put up again\n")
+    assert run("events", "resend", first) == (0, "1 delivery is put up again\n")
     deliver()
     assert receiver.ids.count(first) == 2
     code, out = run("events", "resend", first, "evt_" + "0" * 32)

@@ -105,4 +105,4 @@ def test_when_a_pause_is_told_no_call_is_under_way(
         monkeypatch.setattr(pause, "asyncio", SimpleNamespace(run=asyncio.run, sleep=go_on))
         ran = run("pause", "--connection", "bitbucket", "--reason", "a move")
     assert (ran.code, seen) == (0, [1, 1])
-    assert "calls under way are seen to their end" in ran.err
+    assert "paused; 1 call under way is seen to its end" in ran.err

@@ -455,4 +455,4 @@ async def test_the_doctor_warns_of_what_does_not_open(
     sql("UPDATE grants SET access_ciphertext = %s WHERE user_id = 'auth0|4'", sealed)
     result, message = await found()
     assert result == "warn"
-    assert "1 do not open: `token-vault keys status`" in message
+    assert "1 does not open: `token-vault keys status`" in message

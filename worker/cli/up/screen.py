@@ -19,6 +19,7 @@ from rich.text import Text
 from worker.cli import output
 from worker.cli.status import connections_table, describe_lateness, describe_pauses, describe_run
 from worker.cli.up.processes import Child
+from worker.plural import pluralize
 
 STATUS_LINE_SECONDS = 10.0  # between lines where nothing changes
 
@@ -196,10 +197,8 @@ def troubles(children: Sequence[Child]) -> list[str]:
 
 
 def _describe_child(child: Child) -> str:
-    counts = {
-        "starts again": child.restarts, "errors": child.log.errors, "warnings": child.log.warnings,
-    }  # fmt: skip
-    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    counts = {"restart": child.restarts, "error": child.log.errors, "warning": child.log.warnings}
+    told = ", ".join(pluralize(count, name) for name, count in counts.items() if count)
     return f"{child.name} {'runs' if child.running else 'is down'}" + (f" ({told})" if told else "")
 
 
