@@ -5,20 +5,16 @@ Arguments and results hold ids, states and times only. Each task is safe to run 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any
 
 import structlog
 from celery import Task, shared_task
 from celery.signals import worker_process_shutdown, worker_shutdown
 from kombu.exceptions import OperationalError
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from structlog.contextvars import bind_contextvars
 
 from token_vault.errors import (
     AmbiguousAccount,
@@ -27,21 +23,16 @@ from token_vault.errors import (
     TokenNotFound,
     VaultError,
 )
-from worker import audit, instruments
+from worker import audit, instruments, sync_schedule
 from worker.auth0.errors import Auth0NotFound, Auth0RateLimited, Auth0Unreachable
 from worker.process import Process
 from worker.renewal.on_demand import Refreshed
-from worker.runtime import Runtime
 from worker.sync.report import SyncReport
 from worker.sync.tenant_sync import TenantSync
 from worker.task_messages import CLOCK_SKEW_SECONDS, MAX_COUNTDOWN_SECONDS
-from worker.vault import outbox
-from worker.vault.db.errors import explain
 from worker.vault.db.names import is_name
 from worker.vault.grants import refresh_digests
 from worker.vault.location import CopiedVault
-from worker.vault.status import renewal_counts
-from worker.vault.sync_state import runs
 
 log = structlog.get_logger(__name__)
 
@@ -49,15 +40,11 @@ log = structlog.get_logger(__name__)
 MAX_SYNC_RETRIES = 5
 FIRST_RETRY_SECONDS = 15.0
 
-# A full scan is cut into tasks of this length, so that a worker can be stopped between two of them.
-SCAN_SLICE_SECONDS = 45.0
-# Wait after a failed full sync; doubled after each further failure.
-FIRST_FULL_SYNC_RETRY_SECONDS, MAX_FULL_SYNC_RETRY_SECONDS = 60.0, 600.0
-
 # Failures that pass without anybody's help.
 _TEMPORARY = (Auth0RateLimited, Auth0Unreachable, TemporarilyUnavailable)
 
-T = TypeVar("T")
+# What is run of one tenant's sync.
+Sync = Callable[[TenantSync], Coroutine[Any, Any, SyncReport]]
 
 
 @dataclass(slots=True)
@@ -167,15 +154,12 @@ def refresh_token(
         account: with ``user_id``, the user's id at the provider, where several accounts are linked.
 
     Returns:
-        ``state`` (``not_found`` and, with ``accounts``, ``ambiguous_account`` among them), ``renewed``, ``expires_at``, ``reason``, ``since``, ``retry_after``.
+        ``state`` (``not_found`` and, with ``accounts``, ``ambiguous_account`` among them), ``renewed``,
+        ``expires_at``, ``reason``, ``since``, ``retry_after``.
     """
-    _check_names(
-        user_id=user_id or "",
-        connection=connection or "",
-        admin_connection=admin_connection or "",
-        tenant=tenant or "",
-        account=account or "",
-    )
+    names = {"user_id": user_id, "connection": connection, "admin_connection": admin_connection,
+             "tenant": tenant, "account": account}  # fmt: skip
+    _check_names(**{name: value or "" for name, value in names.items()})
     # An empty user id would name the admin grant: it is refused like a missing one.
     if bool(admin_connection) == bool(user_id and connection) or (
         admin_connection and (user_id or connection or account)
@@ -186,23 +170,18 @@ def refresh_token(
     if force not in (True, False):
         raise ValueError("force is true or false")
     runtime = process.runtime()
-    wanted_user, wanted_connection = (user_id or "", connection or admin_connection or "")
-    named = {"user_id": wanted_user, "connection": wanted_connection}
+    tenants = [tenant] if tenant else runtime.tenants
+    wanted: dict[str, Any] = {"user_id": user_id or "", "connection": connection or admin_connection or ""}
     try:
         refreshed = process.run(
             lambda: runtime.on_demand.refresh(
-                tenants=[tenant] if tenant else runtime.tenants,
-                user_id=wanted_user,
-                connection=wanted_connection,
-                account=account or None,
-                min_ttl=min_ttl,
-                force=force,
+                tenants=tenants, account=account or None, min_ttl=min_ttl, force=force, **wanted
             )
         )
     except TokenNotFound:
-        return {"state": "not_found", "renewed": False} | named
+        return {"state": "not_found", "renewed": False} | wanted
     except AmbiguousAccount as error:
-        return {"state": "ambiguous_account", "renewed": False, "accounts": list(error.accounts)} | named
+        return {"state": "ambiguous_account", "renewed": False, "accounts": list(error.accounts)} | wanted
     return _to_json(refreshed)
 
 
@@ -233,9 +212,9 @@ def sync_all(self: Task, full: bool = False) -> list[dict[str, Any]]:
 def sync_due(self: Task) -> None:
     """Continue full scans, and begin the syncs that are due."""
     runtime = process.runtime()
-    while any(process.run(lambda: _for_each_tenant(runtime, _sync_if_due))):
+    while any(process.run(lambda: sync_schedule.for_each_tenant(runtime, sync_schedule.sync_if_due))):
         try:  # in a new message: a task that takes hours could not be stopped
-            self.apply_async(expires=SCAN_SLICE_SECONDS + CLOCK_SKEW_SECONDS)
+            self.apply_async(expires=sync_schedule.SCAN_SLICE_SECONDS + CLOCK_SKEW_SECONDS)
         except OperationalError as error:  # a full scan does not need Redis, so it goes on here
             log.warning("sync.handover_failed", error=type(error).__name__)
             continue
@@ -246,7 +225,7 @@ def sync_due(self: Task) -> None:
 def sync_changes() -> None:
     """Ingest each tenant's changes; erase what is gone for good."""
     runtime = process.runtime()
-    process.run(lambda: _for_each_tenant(runtime, _sync_changes))
+    process.run(lambda: sync_schedule.for_each_tenant(runtime, sync_schedule.sync_changes))
 
 
 @shared_task(name="worker.sync_user", bind=True, max_retries=MAX_SYNC_RETRIES)
@@ -282,13 +261,13 @@ def _configured_tenant(name: str | None) -> str:
     return name
 
 
-def _sync(task: Task, tenant: str, run: Any, *, urgent: bool = False) -> dict[str, Any]:
+def _sync(task: Task, tenant: str, sync: Sync, *, urgent: bool = False) -> dict[str, Any]:
     """Run a sync.
 
     Celery retries what may pass; what the operator must fix is reported.
     """
     try:
-        return _run_sync(tenant, run, urgent=urgent)
+        return _run_sync(tenant, sync, urgent=urgent)
     except Auth0NotFound as error:
         return {"tenant": tenant, "state": "not_found", "problems": [str(error)]}
     except _TEMPORARY as error:
@@ -297,10 +276,9 @@ def _sync(task: Task, tenant: str, run: Any, *, urgent: bool = False) -> dict[st
         return failed
 
 
-def _run_sync(tenant: str, run: Any, *, urgent: bool = False) -> dict[str, Any]:
+def _run_sync(tenant: str, sync: Sync, *, urgent: bool = False) -> dict[str, Any]:
     async def work() -> SyncReport:
-        report: SyncReport = await run(await process.runtime().tenant_sync(tenant, urgent=urgent))
-        return report
+        return await sync(await process.runtime().tenant_sync(tenant, urgent=urgent))
 
     return _to_json(process.run(work))
 
@@ -315,74 +293,6 @@ def _retry(task: Task, error: VaultError) -> None:
     if task.max_retries and task.request.retries < task.max_retries:
         wait = getattr(error, "retry_after", None) or FIRST_RETRY_SECONDS * 2**task.request.retries
         raise task.retry(countdown=min(wait, MAX_COUNTDOWN_SECONDS)) from None
-
-
-async def _for_each_tenant(
-    runtime: Runtime, work: Callable[[Runtime, str], Coroutine[Any, Any, T]]
-) -> list[T | None]:
-    """Do something for all tenants, several at a time.
-
-    One tenant's failure does not stop another.
-    """
-
-    async def one(tenant: str) -> T | None:
-        try:
-            bind_contextvars(tenant=tenant)  # of this tenant's own asyncio task
-            async with runtime.tenant_slots[work.__name__]:
-                return await work(runtime, tenant)
-        except VaultError as error:  # the next tick tries again
-            log.warning("sync.postponed", tenant=tenant, error=str(error))
-        except (DBAPIError, PoolTimeout) as error:
-            log.warning("sync.postponed", tenant=tenant, error=str(explain(error)))
-        return None
-
-    return await asyncio.gather(*map(one, runtime.tenants))
-
-
-async def _sync_if_due(runtime: Runtime, tenant: str) -> bool:
-    """Run the syncs that are due; return whether more remains.
-
-    Postgres knows what is due, so that two beats do no harm.
-    """
-    schedule, sync, more = runtime.settings.schedule, await runtime.tenant_sync(tenant), False
-    if await _is_full_sync_due(runtime, tenant, sync):
-        more = not (await sync.sync_all(budget=SCAN_SLICE_SECONDS)).finished
-    # Also between two slices of a full scan: it may take days, and its grants are renewed with these connections.
-    if await _has_elapsed(
-        runtime, await runs.last_started(runtime.vault, tenant, "connections"), schedule.connections
-    ):
-        await sync.sync_connections()
-    return more
-
-
-async def _is_full_sync_due(runtime: Runtime, tenant: str, sync: TenantSync) -> bool:
-    """Whether a full sync is under way, or due again.
-
-    After a failure it is due only once its wait is over.
-    """
-    if not await sync.is_in_progress():
-        complete = await runs.last_complete(runtime.vault, tenant, "all")
-        if not await _has_elapsed(runtime, complete and complete[0], runtime.settings.schedule.full):
-            return False
-    failures, failed_at = await runs.failures(runtime.vault, tenant, "all")
-    wait = min(FIRST_FULL_SYNC_RETRY_SECONDS * 2 ** max(0, failures - 1), MAX_FULL_SYNC_RETRY_SECONDS)
-    return await _has_elapsed(runtime, failed_at, wait)
-
-
-async def _has_elapsed(runtime: Runtime, moment: datetime | None, seconds: float) -> bool:
-    return moment is None or await runtime.vault.now() - moment >= timedelta(seconds=seconds)
-
-
-async def _sync_changes(runtime: Runtime, tenant: str) -> None:
-    began = await runs.last_started(runtime.vault, tenant, "changes")
-    if not await _has_elapsed(runtime, began, runtime.settings.schedule.changes / 2):
-        return  # two beats are running, or ticks have piled up
-    now = await runtime.vault.now()
-    await runs.delete_old(runtime.vault, now=now)
-    await renewal_counts.delete_old(runtime.vault, now=now)
-    await outbox.delete_old(runtime.vault, before=now - timedelta(seconds=runtime.settings.events.keep))
-    await (await runtime.tenant_sync(tenant)).sync_changes(budget=SCAN_SLICE_SECONDS)
-    await (await runtime.eraser(tenant)).sweep()
 
 
 def _to_json(result: Refreshed | SyncReport) -> dict[str, Any]:

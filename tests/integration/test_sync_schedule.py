@@ -12,7 +12,7 @@ from celery.exceptions import Retry
 from emulators.client import Emulation
 from tests.support.rows import Sql
 from token_vault.secret import Secret
-from worker import tasks
+from worker import sync_schedule, tasks
 from worker.auth0.errors import Auth0Unreachable
 from worker.process import Process
 from worker.runtime import Runtime, open_runtime
@@ -38,7 +38,7 @@ def tick(runtime: Runtime, tenant: Emulation) -> Tick:
     async def look() -> bool:
         tenant.reset_calls()
         try:
-            await tasks._sync_if_due(runtime, "default")
+            await sync_schedule.sync_if_due(runtime, "default")
         except Auth0Unreachable:
             assert tenant.calls("/api/v2")
         return bool(tenant.calls("/api/v2"))
@@ -86,7 +86,7 @@ async def test_a_scan_that_fails_midway_waits_too(
     tenant: Emulation, tick: Tick, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is gone on with after a minute, not by each tick."""
-    monkeypatch.setattr(tasks, "SCAN_SLICE_SECONDS", 0)
+    monkeypatch.setattr(sync_schedule, "SCAN_SLICE_SECONDS", 0)
     await tick()
     assert users(sql) == 100
     tenant.fail_next("/api/v2/users", 10_000, "503")
@@ -129,7 +129,7 @@ async def process(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("process", "without_redis")
 async def test_a_scan_goes_on_where_no_redis_takes_it_over(sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis carries the word from one slice of a scan to the next; without it the worker goes on by itself."""
-    monkeypatch.setattr(tasks, "SCAN_SLICE_SECONDS", 0)
+    monkeypatch.setattr(sync_schedule, "SCAN_SLICE_SECONDS", 0)
     await asyncio.to_thread(tasks.sync_due.run)
     assert users(sql) == 350
     assert sql("SELECT complete, resumed FROM sync_runs") == [{"complete": True, "resumed": 3}]
@@ -139,13 +139,13 @@ async def test_connections_are_read_during_a_scan_of_hours(
     tenant: Emulation, runtime: Runtime, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every ten minutes as ever: whoever the scan finds is renewed with what a connection's options say."""
-    monkeypatch.setattr(tasks, "SCAN_SLICE_SECONDS", 0)
-    assert await tasks._sync_if_due(runtime, "default")
+    monkeypatch.setattr(sync_schedule, "SCAN_SLICE_SECONDS", 0)
+    assert await sync_schedule.sync_if_due(runtime, "default")
     tenant.add_connection("later", "bitbucket", "bitbucket")
-    assert await tasks._sync_if_due(runtime, "default")
+    assert await sync_schedule.sync_if_due(runtime, "default")
     assert sql("SELECT 1 FROM connections WHERE name = 'later'") == []
     pass_time(sql, 601)
-    assert await tasks._sync_if_due(runtime, "default")
+    assert await sync_schedule.sync_if_due(runtime, "default")
     assert len(sql("SELECT 1 FROM connections WHERE name = 'later'")) == 1
 
 
@@ -159,8 +159,8 @@ async def test_many_tenants_leave_each_other_connections(
     tenants = {f"tenant-{number}": one.tenants["default"] for number in range(25)}
     async with open_runtime(one.model_copy(update={"tenants": tenants}), connections=20) as runtime:
         await asyncio.gather(
-            tasks._for_each_tenant(runtime, tasks._sync_if_due),
-            tasks._for_each_tenant(runtime, tasks._sync_changes),
+            sync_schedule.for_each_tenant(runtime, sync_schedule.sync_if_due),
+            sync_schedule.for_each_tenant(runtime, sync_schedule.sync_changes),
         )
     runs = sql("SELECT scope, count(*) AS n FROM sync_runs WHERE complete GROUP BY scope")
     assert {run["scope"]: run["n"] for run in runs} == {"all": 25, "changes": 25}
