@@ -78,6 +78,9 @@ class Gate:
             case "hang":
                 if await self._hang(receive):
                     return
+                if fault.argument == "reset":
+                    await self._reset(scope, receive)
+                    return
             case "cut":
                 await send(
                     {"type": "http.response.start", "status": answer.status, "headers": answer.headers}

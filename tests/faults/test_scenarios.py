@@ -18,7 +18,6 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from tests.integration.vault.test_spool import postgres_away
@@ -41,9 +40,11 @@ async def due(renewals: Renewals, connection: str = "c") -> tuple[Runtime, str]:
     return worker, row["user_id"]
 
 
-async def under_way(renewals: Renewals, worker: Runtime) -> Callable[[], Awaitable[Counter[Outcome]]]:
+async def under_way(
+    renewals: Renewals, worker: Runtime, fault: str = "hang"
+) -> Callable[[], Awaitable[Counter[Outcome]]]:
     """Start a run whose call was carried out; return its end."""
-    renewals.tenant.fail_next("/idp/c", 1, "hang")
+    renewals.tenant.fail_next("/idp/c", 1, fault)
     running = asyncio.create_task(worker.engine.renew_due(worker.tenants))
     await renewals.called("c")
 
@@ -401,18 +402,37 @@ async def test_postgres_is_restarted(renewals: Renewals, database_url: Secret) -
     assert opened(worker.vault, row) == (live["access_token"], live["refresh_token"])
 
 
+async def interrupted(running: Awaitable[Counter[Outcome]], database_url: Secret) -> None:
+    """Take Postgres away until an attempt's outcome cannot be stored; see the run to its end."""
+    with capture_logs() as logs:
+        with postgres_away(database_url):
+            ended = asyncio.ensure_future(running)
+            await until_async(lambda: any(line["event"] == "renewal.interrupted" for line in logs))
+        assert await ended == {Outcome.IN_DOUBT: 1}
+    assert [line["event"] for line in logs if line["event"].startswith("renewal.")] == ["renewal.interrupted"]
+
+
 async def test_postgres_is_away_when_a_refusal_comes(renewals: Renewals, database_url: Secret) -> None:
-    """A refusal that cannot be stored is no bug: the claim stays, and ends by its deadline."""
-    renewals.connect("c")
+    """A refusal that cannot be stored is no bug: the claim ends once Postgres is back, and the token is sent again."""
+    renewals.connect("c", "google", "google-oauth2")
     worker, user = await due(renewals)
     renewals.tenant.revoke(user, "c")
     answered = await under_way(renewals, worker)
-    with postgres_away(database_url), capture_logs() as logs, pytest.raises(OperationalError):
-        await answered()  # the next claim fails too
-    assert [line["event"] for line in logs if line["event"].startswith("renewal.")] == ["renewal.interrupted"]
+    await interrupted(answered(), database_url)
+    assert await worker.engine.renew_due(worker.tenants) == {Outcome.LOST: 1}
+
+
+async def test_postgres_is_away_when_an_answer_is_lost(renewals: Renewals, database_url: Secret) -> None:
+    """Where both lines break, the token is sent again within the provider's grace, and nothing is lost."""
+    renewals.connect("c", "okta", "okta")
+    worker, user = await due(renewals)
+    answered = await under_way(renewals, worker, "hang:reset")
+    await interrupted(answered(), database_url)
+    assert await worker.engine.renew_due(worker.tenants) == {Outcome.RENEWED: 1}
     with psycopg.connect(database_url.reveal(), row_factory=dict_row) as connection:
         [row] = connection.execute("SELECT * FROM grants").fetchall()
-    assert (row["state"], row["claim_owner"] is None) == ("active", False)
+    live = renewals.tenant.live(user, "c")
+    assert opened(worker.vault, row) == (live["access_token"], live["refresh_token"])
 
 
 # Clocks

@@ -19,7 +19,12 @@ from structlog.contextvars import bind_contextvars
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker import instruments, traces
 from worker.renewal.attempt import Renewer
-from worker.renewal.commit import AnswerCommitter
+from worker.renewal.commit import (
+    COMMIT_RETRY_SECONDS,
+    FIRST_PAUSE_SECONDS,
+    MAX_PAUSE_SECONDS,
+    AnswerCommitter,
+)
 from worker.renewal.concurrency import (
     STALLED_SECONDS,
     ConnectionLimiter,
@@ -34,6 +39,7 @@ from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.vault import claims, pauses
 from worker.vault.claims import Claim
 from worker.vault.claims.spool import Spool
+from worker.vault.connections import circuits
 from worker.vault.grants import resource_tokens
 from worker.vault.kept_connection import KeptConnection
 from worker.vault.schedule import RenewalPolicy
@@ -46,6 +52,7 @@ log = structlog.get_logger(__name__)
 CLAIM_TIME = timedelta(seconds=4 * CALL_SECONDS)
 # Concurrent renewals of one process.
 MAX_RENEWALS = 128
+_POSTGRES_AWAY = (OperationalError, InterfaceError, PoolTimeout, OSError)
 
 Progress = Callable[[Outcome], None]
 
@@ -287,19 +294,41 @@ class RenewalEngine:
         # Where the attempt fails the claim stays: past its deadline the grant counts as in doubt, which is what it is.
         try:
             return await self._renewer.attempt(limiter, claim, clock)
-        except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+        except _POSTGRES_AWAY as error:
             log.warning(
                 "renewal.interrupted",
                 grant=claim.id,
                 connection=claim.key.connection,
                 error=type(error).__name__,
             )
+            await self._end_early(limiter, claim, clock)
             return Outcome.IN_DOUBT
         except Exception:
             log.exception("renewal.failed", grant=claim.id, connection=claim.key.connection)
             return Outcome.FAILED
         finally:
             limiter.started_at.pop(claim.id, None)
+
+    async def _end_early(
+        self, limiter: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
+    ) -> None:
+        """End a finished call's claim once Postgres is back.
+
+        What breaks the line to Postgres often loses the provider's answer too. A retry within the provider's grace is
+        safe, and the claim's own deadline may be later than that.
+        """
+        give_up_at, pause = time.monotonic() + COMMIT_RETRY_SECONDS, FIRST_PAUSE_SECONDS
+        while time.monotonic() < give_up_at and (now := clock()) < claim.until:
+            try:
+                await claims.end_early(self._vault, claim, now=now)
+                if limiter.connection.circuit.is_open:  # the claim was the probe
+                    tenant, name = claim.key.tenant, claim.key.connection
+                    await circuits.release_probe(self._vault, tenant=tenant, name=name, now=now)
+            except _POSTGRES_AWAY:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, MAX_PAUSE_SECONDS)
+            else:
+                return
 
     async def _count(self, counts: Mapping[tuple[str, str, str], int], clock: Callable[[], datetime]) -> None:
         """Count outcomes; only log if Postgres does not take them."""

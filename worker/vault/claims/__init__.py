@@ -22,7 +22,7 @@ from worker.vault.claims.claim import (
 )
 from worker.vault.claims.obtained_pairs import ObtainedPair, store_pairs
 from worker.vault.claims.order import count_ordered, order_renewals
-from worker.vault.claims.outcome import mark_reused, release, release_unspent, store_pair
+from worker.vault.claims.outcome import end_early, mark_reused, release, release_unspent, store_pair
 from worker.vault.claims.wait import mark_awaited, wait_for_release
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "count_ordered",
     "decrypt_access_token",
     "decrypt_refresh_token",
+    "end_early",
     "is_held",
     "mark_awaited",
     "mark_reused",

@@ -23,6 +23,10 @@ MAX_RESOURCE_TOKENS = 32
 _STORE_PAIR = load(__file__, "store_pair")
 _RELEASE = load(__file__, "release")
 _RELEASE_UNSPENT = load(__file__, "release_unspent")
+_END_EARLY = text("""
+UPDATE grants SET claim_until = :now, due_at = CASE WHEN due_at IS NOT NULL THEN CAST(:now AS timestamptz) END
+WHERE id = :id AND claim_owner = :owner AND claim_until > :now
+""")
 _MARK_REUSED = text("""
 UPDATE grants SET state = 'in_doubt', reason = 'reused', reason_since = :presented_at, in_doubt_since = :presented_at,
     due_at = :now
@@ -152,6 +156,14 @@ async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: date
         "ids": [claim.id for claim in claims], "owner": claims[0].owner, "due_at": due_at,
     }  # fmt: skip
     await _release_and_wake(vault, _RELEASE_UNSPENT, values)
+
+
+async def end_early(vault: Vault, claim: Claim, *, now: datetime) -> None:
+    """Let a claim run out now: its call is over.
+
+    The next owner finds it past its deadline, and the grant in doubt.
+    """
+    await vault.run(_END_EARLY, {"id": claim.id, "owner": claim.owner, "now": now})
 
 
 async def _release_and_wake(vault: Vault, statement: Executable, values: dict[str, object]) -> Sequence[int]:
