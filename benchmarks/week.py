@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import statistics
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from uuid import uuid4
 
 import psycopg
 
+from benchmarks.processes import postgres_pids
 from benchmarks.stage import TENANT, Result, Stage
 from token_vault.secret import Secret
 from worker.renewal.group_commit import MAX_GROUP
@@ -52,6 +54,8 @@ FROM generate_series(1, %s) n
 """
 # CHECKPOINT itself is a superuser's, and nobody logs in as one; to copy a database begins with one.
 BEGIN_CHECKPOINT = "CREATE DATABASE checkpointed TEMPLATE template0 STRATEGY file_copy"
+# Room for the log between two of these. With less, Postgres begins checkpoints of its own, and writes pages whole anew.
+MAX_WAL_SIZE = "32GB"
 SIZES = "SELECT pg_table_size('grants'), pg_indexes_size('grants')"
 UPDATES = "SELECT pg_stat_force_next_flush(), n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'grants'"
 WAL = "SELECT wal_bytes, wal_fpi FROM pg_stat_wal"
@@ -108,6 +112,7 @@ def measure(stage: Stage) -> list[Result]:
 
 
 async def _measure(stage: Stage) -> tuple[State, State, _Week, float]:
+    _leave_checkpoints_to_the_clock(stage)
     async with stage.worker() as runtime:
         with psycopg.connect(stage.servers.database_url.reveal(), autocommit=True) as connection:
             tick = await (await _Week.begin(stage, connection, runtime)).tick()
@@ -119,6 +124,12 @@ async def _measure(stage: Stage) -> tuple[State, State, _Week, float]:
             after = week.look(0)
             rate = week.renewals / (time.perf_counter() - began)
             return before, replace(after, tick=await week.tick()), week, rate
+
+
+def _leave_checkpoints_to_the_clock(stage: Stage) -> None:
+    with (stage.home / "vault/postgres/postgresql.conf").open("a", encoding="utf-8") as configuration:
+        configuration.write(f"max_wal_size = {MAX_WAL_SIZE}\n")
+    os.kill(postgres_pids(stage)[0], signal.SIGHUP)
 
 
 class _Week:
