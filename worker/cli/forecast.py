@@ -62,6 +62,12 @@ COST_ROUNDS_PER_SECOND = 500
 COST_OF_READ_PAGE = 2
 COST_OF_WRITTEN_PAGE = 20
 
+# By default; PostgreSQL documentation, "Write Ahead Log". A checkpoint begins once about half of the size is written
+# since the last one, so twice the log of one interval is needed, and half as much again at busy hours.
+CHECKPOINT_SECONDS = 300.0
+DEFAULT_MAX_WAL_SIZE_MEGABYTES = 1024
+INTERVALS_IN_MAX_WAL_SIZE = 3
+
 # How long Auth0 keeps the tenant log; Auth0, "Log Data Retention".
 LOG_RETENTION_DAYS = {"free": 1, "essentials": 5, "professional": 10, "enterprise": 30}
 
@@ -88,7 +94,8 @@ class DatabaseLoad:
 
     Attributes:
         megabytes: of grants and their indexes.
-        log_megabytes_per_day: of write-ahead log.
+        log_megabytes_per_day: of write-ahead log, where checkpoints come by time alone.
+        max_wal_size_megabytes: with which they do. With less, a renewal logs up to five times as much.
         connections: at the most.
         vacuum_seconds: between two vacuums of the grants; None where nothing is renewed.
         vacuum_cost_limit: by which autovacuum keeps up, with as much again to spare.
@@ -96,6 +103,7 @@ class DatabaseLoad:
 
     megabytes: float
     log_megabytes_per_day: float
+    max_wal_size_megabytes: int
     connections: int
     vacuum_seconds: float | None
     vacuum_cost_limit: int
@@ -182,13 +190,21 @@ def _server_cores(renewals_per_second: float) -> int:
 def database_load(grants: int, renewals_per_second: float, workers: int) -> DatabaseLoad:
     """Work out what renewals cost Postgres."""
     interval, cost_limit = _vacuum(grants, renewals_per_second * DEAD_ROWS_PER_RENEWAL)
+    log_megabytes_per_second = renewals_per_second * RENEWAL_LOG_BYTES / 1e6
     return DatabaseLoad(
         megabytes=grants * GRANT_BYTES / 1e6,
-        log_megabytes_per_day=renewals_per_second * RENEWAL_LOG_BYTES * DAY_SECONDS / 1e6,
+        log_megabytes_per_day=log_megabytes_per_second * DAY_SECONDS,
+        max_wal_size_megabytes=_max_wal_size(log_megabytes_per_second),
         connections=(workers + INTERACTIVE_WORKERS) * WORKER_CONNECTIONS + OTHER_CONNECTIONS,
         vacuum_seconds=interval,
         vacuum_cost_limit=cost_limit,
     )
+
+
+def _max_wal_size(log_megabytes_per_second: float) -> int:
+    """Return a size in megabytes, rounded up to whole gigabytes."""
+    needed = log_megabytes_per_second * CHECKPOINT_SECONDS * INTERVALS_IN_MAX_WAL_SIZE
+    return max(1, ceil(needed / DEFAULT_MAX_WAL_SIZE_MEGABYTES)) * DEFAULT_MAX_WAL_SIZE_MEGABYTES
 
 
 def _vacuum(grants: int, dead_rows_per_second: float) -> tuple[float | None, int]:

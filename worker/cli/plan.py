@@ -219,6 +219,7 @@ _ROWS: tuple[tuple[str, Callable[[Forecast], str]], ...] = (
     ("workers for renewal", lambda it: str(it.workers)),
     ("Postgres holds", lambda it: _size(it.database.megabytes)),
     ("… and logs, a day", lambda it: _size(it.database.log_megabytes_per_day)),
+    ("… max_wal_size, at least", lambda it: f"{it.database.max_wal_size_megabytes // 1024} GB"),
     ("… connections, at the most", lambda it: str(it.database.connections)),
     ("… vacuum of grants", lambda it: _vacuum(it.database)),
     ("machine", lambda it: f"{it.cores} cores, {it.megabytes} MB, database included"),

@@ -72,6 +72,7 @@ def test_ten_million_grants_of_an_hour() -> None:
     assert found.database.log_megabytes_per_day == pytest.approx(
         10_000_000 / 2850 * RENEWAL_LOG_BYTES * 86_400 / 1e6
     )
+    assert found.database.max_wal_size_megabytes == 30 * 1024  # three times the log of five minutes
     assert found.database.connections == (found.workers + 1) * 20 + 45
     assert found.cores == found.workers + 2  # Postgres is busier than half a core allows
     assert found.database.vacuum_seconds == 60  # autovacuum looks no more often
@@ -79,8 +80,9 @@ def test_ten_million_grants_of_an_hour() -> None:
 
 
 def test_a_small_vault_needs_no_other_vacuum() -> None:
-    """Postgres' own cost limit is enough for a million grants, and nothing is vacuumed where nothing is renewed."""
+    """Postgres' own settings are enough for a hundred thousand grants, and nothing is vacuumed where nothing is renewed."""
     assert database_load(1_000_000, 351, 2).vacuum_cost_limit == 200
+    assert database_load(100_000, 35.1, 1).max_wal_size_megabytes == 1024
     assert database_load(0, 0, 1).vacuum_seconds is None
 
 
@@ -114,6 +116,7 @@ def test_more_costs_more(plan: str, workload: Workload, carried: bool) -> None:
     assert after.workers >= before.workers
     assert after.database.megabytes > before.database.megabytes
     assert after.database.log_megabytes_per_day > before.database.log_megabytes_per_day
+    assert after.database.max_wal_size_megabytes >= before.database.max_wal_size_megabytes
     assert after.database.vacuum_cost_limit >= before.database.vacuum_cost_limit
     assert after.crawl_calls > before.crawl_calls
 
