@@ -11,10 +11,28 @@ from emulators.client import Emulation
 from tests.integration.sync.test_full_scan import SCOPES, Bench
 from tests.support import rows
 from tests.support.rows import Sql
+from token_vault.grant_key import GrantKey
 from worker.auth0.errors import Auth0Error
+from worker.auth0.models import Auth0Identity, Auth0User
+from worker.erasure import confirmation
 from worker.runtime import Runtime
 from worker.settings import ConnectionSettings
 from worker.vault.grants import missing
+from worker.vault.grants.erase import load_tombstones
+from worker.vault.revocations import revocations
+from worker.vault.revocations.revocations import Scope
+
+# What a grant may have beside its tokens, and all that its tombstone keeps.
+FILLED = """
+    extra_ciphertext = 'x', scopes = '{read}', refresh_expires_at = now(), consent_expires_at = now(), last_renewed_at = now(),
+    last_read_at = now(), forced_at = now(), renewal_ordered_at = now(), claim_owner = gen_random_uuid(), claimed_at = now(),
+    claim_until = now(), in_doubt_since = now(), attempts = 1, last_error = 'x', failing_since = now()
+"""
+KEPT = {
+    "id", "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "reason_since", "obtained_from",
+    "access_version", "refresh_version", "observed_access", "observed_refresh", "observed_updated_at", "awaited",
+    "attempts", "created_at",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -42,8 +60,9 @@ def tombstones(bench: Bench) -> list[dict[str, Any]]:
 
 
 async def test_a_deleted_user_is_erased(bench: Bench) -> None:
-    """No ciphertext stays, nothing names the user, and one event tells of it."""
+    """No ciphertext stays, nothing names the user or says what was granted, and one event tells of it."""
     user = sorted(bench.users())[0]
+    bench.sql(f"UPDATE grants SET {FILLED} WHERE user_id = %s", user)
     bench.tenant.delete_user(user)
     assert (await sweep(bench)).erased == 1
     [row] = tombstones(bench)
@@ -53,6 +72,10 @@ async def test_a_deleted_user_is_erased(bench: Bench) -> None:
     subject = user.rpartition("|")[2]
     named = {name: value for name, value in row.items() if subject in str(value) and name != "tenant"}
     assert {name for name in named if "provider_user_id" in name or name == "user_id"} == set()
+    assert {name for name, value in row.items() if value is not None} == KEPT
+    # It is known again under whomever the identity is linked to.
+    elsewhere = GrantKey("default", "bitbucket", "somebody|else", subject)
+    assert [*await load_tombstones(bench.runtime.vault, [elsewhere])] == [elsewhere]
     told = bench.sql("SELECT kind, user_id, reason FROM outbox WHERE kind = 'user.forgotten'")
     assert told == [{"kind": "user.forgotten", "user_id": user, "reason": "deleted"}]
     assert (await sweep(bench)).erased == 0
@@ -63,6 +86,8 @@ async def test_what_seems_gone_waits_until_it_is_settled(bench: Bench) -> None:
     """Until somebody has seemed gone for long enough, nothing is erased."""
     user = sorted(bench.users())[0]
     bench.tenant.delete_user(user)
+    assert (await sweep(bench, settle=300)).erased == 0
+    bench.sql("UPDATE grants SET missing_since = now() - interval '4 min' WHERE user_id = %s", user)
     assert (await sweep(bench, settle=300)).erased == 0
     assert bench.missing() == {user}
 
@@ -237,9 +262,13 @@ async def test_a_login_before_forgetting_is_no_new_one(bench: Bench) -> None:
 
 async def test_forgetting_does_not_need_auth0(bench: Bench) -> None:
     """Who is to be forgotten is, whether Auth0 answers or not."""
-    user = sorted(bench.users())[0]
+    first, second = sorted(bench.users())[:2]
     bench.tenant.fail_next("/api/v2/users", 1, "403")
-    assert (await bench.erasure().forget(user)).erased == 1
+    assert (await bench.erasure().forget(first)).erased == 1
+    bench.tenant.set_scopes(["read:connections"])
+    bench.sync._auth0._api._token.forget()
+    bench.sql("DELETE FROM management_tokens")
+    assert (await bench.erasure().forget(second)).erased == 1
 
 
 async def test_what_was_told_of_a_linked_identity_goes_with_its_new_user(bench: Bench) -> None:
@@ -278,6 +307,16 @@ async def test_forgetting_leaves_no_event_of_whom_the_vault_holds_no_more(bench:
     bench.sql("INSERT INTO outbox (kind, tenant, user_id) VALUES ('grant.expiring', 'default', %s)", user)
     assert (await bench.erasure().forget("x|1")).erased == 0
     assert [row["user_id"] for row in bench.sql("SELECT user_id FROM outbox")] == [user]
+
+
+async def test_forgetting_leaves_no_work_that_names_the_user(bench: Bench) -> None:
+    """Neither tokens that are to be revoked, nor the wish to read the user again."""
+    user = sorted(bench.users())[0]
+    scope = Scope(["default"], user)
+    assert await revocations.request(bench.runtime.vault, scope, now=await bench.runtime.vault.now()) == 1
+    bench.sql("INSERT INTO users_to_sync (tenant, user_id) VALUES ('default', %s)", user)
+    assert (await bench.erasure().forget(user)).erased == 1
+    assert bench.sql("SELECT user_id FROM revocations UNION ALL SELECT user_id FROM users_to_sync") == []
 
 
 async def test_a_linked_identity_that_shows_no_token_moves_too(bench: Bench) -> None:
@@ -331,19 +370,33 @@ async def test_old_tombstones_are_deleted(bench: Bench) -> None:
     """After their time nothing is left of an erased grant."""
     user = sorted(bench.users())[0]
     await bench.erasure().forget(user)
-    bench.sql("UPDATE grants SET reason_since = now() - interval '31 d' WHERE state = 'erased'")
-    await bench.erasure().sweep()
-    assert tombstones(bench) == []
+    for days, left in ((29, 1), (31, 0)):
+        bench.sql("UPDATE grants SET reason_since = now() - %s * interval '1 d' WHERE state = 'erased'", days)
+        await bench.erasure().sweep()
+        assert len(tombstones(bench)) == left
 
 
-async def test_a_user_who_cannot_be_read_is_not_erased(bench: Bench) -> None:
-    """A malformed answer, or one without identities, says nothing about who is gone."""
+async def test_a_user_who_cannot_be_read_is_not_erased(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer without identities, or none, says nothing about who is gone, nor does a search that lags behind."""
     user = sorted(bench.users())[0]
     now = await bench.runtime.vault.now()
     await missing.mark_users(bench.runtime.vault, "default", [user], now=now)
-    bench.tenant.fail_next("/api/v2/users/", 1, 'override:{"identities": []}')
-    swept = await bench.erasure().sweep()
-    assert (swept.erased, swept.waiting) == (0, 1)
+
+    async def nobody(*_: object) -> tuple[()]:
+        return ()
+
+    monkeypatch.setattr(type(bench.sync._auth0), "users_with_identity", nobody)
+    for fault in ('override:{"identities": []}', "414"):
+        bench.tenant.fail_next("/api/v2/users/", 1, fault)
+        swept = await bench.erasure().sweep()
+        assert (swept.erased, swept.waiting) == (0, 1)
+
+
+def test_an_identity_is_of_one_connection() -> None:
+    """Two connections to one provider have the same ids: who was unlinked from one is gone from that one."""
+    user = Auth0User("waad|1", None, None, (Auth0Identity("waad", "1", "corp"),))
+    for connection, has in (("corp", True), ("other-corp", False)):
+        assert confirmation._has(user, GrantKey("default", connection, "waad|1", "1")) is has
 
 
 # Connections

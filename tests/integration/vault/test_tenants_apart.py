@@ -1,0 +1,170 @@
+"""Tenants of one vault: the same user id may be two people's, and what is done for one tenant touches no other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.support.readers import Rows, Sql
+from token_vault.grant_key import GrantKey
+from worker.vault import claims, outbox
+from worker.vault.changed_users import queue as changed_users
+from worker.vault.connections import circuits
+from worker.vault.grants import missing, queries, touch
+from worker.vault.outbox import WebhookFilter
+from worker.vault.refresh_requests import queue as refresh_requests
+from worker.vault.revocations import revocations
+from worker.vault.revocations.revocations import Scope
+from worker.vault.sync_state import cursors, export_diff
+from worker.vault.sync_state.cursors import SyncCursor
+from worker.vault.sync_state.scanned_pages import ScannedPage, commit_page
+from worker.vault.vault import Vault
+
+USER = "oauth2|u1"
+KEY = GrantKey("default", "custom", USER, "u1")
+LATER, EARLIER = datetime(2090, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
+ONE = ["default"]
+EVENTS = [WebhookFilter("app", ("grant.expiring",))]
+
+Operation = Callable[[Vault, datetime], Awaitable[Any]]
+
+
+async def _exported(lines: Sequence[export_diff.Exported]) -> AsyncIterator[Sequence[export_diff.Exported]]:
+    yield lines
+
+
+async def compare(vault: Vault, lines: Sequence[export_diff.Exported], now: datetime) -> None:
+    await export_diff.compare_export(vault, "default", _exported(lines), since=EARLIER, until=LATER, now=now)
+
+
+async def scan(vault: Vault, users: Sequence[str], now: datetime) -> None:
+    page = ScannedPage(users, [KEY] if users else [], LATER, (None, LATER), users)
+    await commit_page(vault, "default", page, "users", SyncCursor("x"), now=now)
+
+
+async def stagger(vault: Vault, now: datetime) -> None:
+    async with vault.engine.begin() as connection:
+        await circuits.stagger(connection, "default", "custom", now)
+
+
+# Each changes something of the tenant `default`, or counts it.
+OPERATIONS: dict[str, Operation] = {
+    "missing users": lambda vault, now: missing.mark_users(vault, "default", [USER], now=now),
+    "withdrawn users": lambda vault, now: missing.withdraw(vault, "default", [USER], now=now),
+    "undated grants": lambda vault, now: missing.mark_undated(vault, "default", before=LATER, now=now),
+    "unlinked identities": lambda vault, now: missing.mark_unlinked(vault, "default", [USER], [], now=now),
+    "observed identities": lambda vault, _: missing.unmark_observed(vault, "default", [KEY], before=LATER),
+    "identities without a token": lambda vault, now: touch.touch_observed(vault, [(KEY, now, now)]),
+    "an export without the user": lambda vault, now: compare(vault, [], now),
+    "an export with the user": lambda vault, now: compare(vault, [(USER, LATER)], now),
+    "users read": lambda vault, _: export_diff.delete_users_to_sync(vault, "default", [USER]),
+    "all users read": lambda vault, _: export_diff.delete_users_to_sync(vault, "default"),
+    "a page without the user": lambda vault, now: scan(vault, [], now),
+    "a page with the user": lambda vault, now: scan(vault, [USER], now),
+    "a cursor": lambda vault, _: cursors.save(vault, "default", "users", SyncCursor("y")),
+    "the end of a feed": lambda vault, _: cursors.remove(vault, "default", "users"),
+    "changed users": lambda vault, _: changed_users.record(vault, "default", [USER]),
+    "claimed users": lambda vault, _: changed_users.claim(vault, "default", limit=9),
+    "ordered renewals": lambda vault, now: claims.order_renewals(vault, ONE, now=now),
+    "refresh requests": lambda vault, _: refresh_requests.claim(vault, ONE, limit=9),
+    "ends of access": lambda vault, now: outbox.report_expiring(vault, ONE, ahead=LATER, since=EARLIER),
+    "ends of consent": lambda vault, now: outbox.report_consent_ending(vault, ONE, now=LATER),
+    "events": lambda vault, now: outbox.queue(vault, ONE, EVENTS, now=now),
+    "revocations": lambda vault, now: revocations.request(vault, Scope(ONE), now=now),
+    "a closed circuit": stagger,
+}  # fmt: skip
+
+STATES = {
+    "as synced": "state = 'active'",
+    "marked": "missing_since = now() - interval '1 h', withdrawn_at = now() - interval '1 h'",
+    "unrenewable": "state = 'unrenewable', reason = 'no_refresh_token', created_at = '2021-01-01'",
+}
+TABLES = (
+    "grants", "users_to_sync", "sync_cursors", "changed_users", "refresh_requests", "outbox", "deliveries", "revocations",
+)  # fmt: skip
+
+
+@pytest.fixture
+async def both(rows: Rows, sql: Sql) -> dict[str, int]:
+    """The same identity at two tenants, with all that may wait for it; the ids of its grants."""
+    ids = {}
+    for tenant in ("default", "other"):
+        ids[tenant] = grant = await rows.add(tenant=tenant)
+        sql("INSERT INTO users_to_sync (tenant, user_id) VALUES (%s, %s)", tenant, USER)
+        sql("INSERT INTO sync_cursors (tenant, feed, token) VALUES (%s, 'users', 'x')", tenant)
+        sql(
+            "INSERT INTO changed_users (tenant, user_id, reported_at, due_at) VALUES (%s, %s, now(), now())",
+            tenant,
+            USER,
+        )
+        sql("INSERT INTO outbox (kind, tenant, user_id) VALUES ('grant.expiring', %s, %s)", tenant, USER)
+        sql(
+            "INSERT INTO refresh_requests (grant_id, requested_by, requested_at, wanted_until, min_ttl, due_at)"
+            " VALUES (%s, 'app', now(), now() + interval '1 h', 0, now())",
+            grant,
+        )  # fmt: skip
+    return ids
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_what_is_done_for_one_tenant_leaves_the_other_as_it_is(
+    vault: Vault, both: dict[str, int], sql: Sql, state: str
+) -> None:
+    """Whatever is marked, counted, claimed, queued, reported or revoked."""
+    sql(
+        f"UPDATE grants SET {STATES[state]}, user_created_at = NULL, due_at = now() - interval '1 h',"
+        " consent_expires_at = now() + interval '2 d'"
+    )
+    columns = {table: "grant_id" if table in ("refresh_requests",) else "tenant" for table in TABLES}
+
+    def others() -> dict[str, list[dict[str, Any]]]:
+        whose = {
+            "tenant": "tenant = 'other'",
+            "grant_id": f"grant_id = {both['other']}",
+        }
+        found = {
+            table: sql(f"SELECT * FROM {table} WHERE {whose[column]}")
+            for table, column in columns.items()
+            if table != "deliveries"
+        }
+        found["deliveries"] = sql(
+            "SELECT d.* FROM deliveries d JOIN outbox e ON e.id = d.event_id WHERE e.tenant = 'other'"
+        )
+        return found
+
+    before = others()
+    for name, run in OPERATIONS.items():
+        await run(vault, await vault.now())
+        assert others() == before, name
+
+
+async def test_what_is_asked_of_one_tenant_is_not_answered_by_the_other(
+    vault: Vault, both: dict[str, int], sql: Sql
+) -> None:
+    """A grant, its user and its times are those of the tenant that was named."""
+    sql("DELETE FROM refresh_requests")
+    sql("UPDATE grants SET missing_since = now(), observed_updated_at = now(), renewal_ordered_at = now()")
+    sql("UPDATE grants SET obtained_at = expires_at - interval '1 min' WHERE tenant = 'other'")
+    names = {"default", "nobody"}
+    found = {name: await queries.list_keys(vault, name, USER) for name in names}
+    assert found == {"default": [(both["default"], KEY)], "nobody": []}
+    assert await queries.last_observed(vault, "nobody", [USER]) == {}
+    assert await queries.find_admin_grant(vault, "nobody", "custom") is None
+    half = await queries.shortest_half_life(vault, "default", USER, "custom")
+    assert half == pytest.approx(1800, abs=5)
+    assert await missing.list_missing(vault, "nobody", before=LATER, after=0, limit=9) == []
+    assert await missing.count_missing_users(vault, "nobody") == 0
+    assert await missing.count_present_grants(vault, "nobody", limit=9) == 0
+    assert await missing.count_users(vault, "nobody") == (0, 0)
+    assert await export_diff.count_users_to_sync(vault, "nobody") == 0
+    assert await export_diff.list_users_to_sync(vault, "nobody", limit=9) == []
+    assert await cursors.load(vault, "nobody", "users") is None
+    assert await changed_users.claim(vault, "nobody", limit=9) == []
+    assert await claims.count_ordered(vault, ["nobody"]) == 0
+    assert await queries.list_grants(vault, ["nobody"]) == []
+    assert await queries.count_grants(vault, ["nobody"]) == 0
+    assert await revocations.count_pending(vault, Scope(["nobody"])) == {}
+    assert timedelta(0) <= await vault.now() - (await queries.last_observed(vault, "default", [USER]))[USER]
