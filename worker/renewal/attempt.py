@@ -44,7 +44,8 @@ log = structlog.get_logger(__name__)
 class _ClaimedTokens:
     """A claim's decrypted tokens.
 
-    The access token is there only for providers that exchange it.
+    Attributes:
+        access: the access token, only for providers that exchange it for a new one.
     """
 
     refresh: Secret | None
@@ -52,13 +53,13 @@ class _ClaimedTokens:
 
 
 class Renewer:
-    """Attempts on one vault over one HTTP client.
+    """Makes attempts on one vault with one HTTP client.
 
     Args:
-        vault: where the claims are.
-        http: the client that ``renewal.http`` makes.
+        vault: holds the claims.
+        http: as ``renewal.http.http_client`` creates it.
         committer: commits the answers.
-        jitter: 0 to 1, uniform.
+        jitter: returns a uniform random number, 0 to 1.
     """
 
     def __init__(
@@ -73,7 +74,13 @@ class Renewer:
     async def attempt(
         self, limiter: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
     ) -> Outcome:
-        """Send the claimed token once, and commit the answer first."""
+        """Send the claimed token once, and commit the answer.
+
+        Args:
+            limiter: of the claim's connection.
+            claim: not yet used for a request.
+            clock: returns the database's time.
+        """
 
         def has_time() -> bool:
             return clock() + timedelta(seconds=CALL_SECONDS) < claim.until
@@ -83,15 +90,15 @@ class Renewer:
         if client is None or provider is None or limiter.circuit_opened or not has_time():
             await claims.release_unspent(self._vault, [claim], due_at=now)
             return Outcome.UNSENT
-        # The attempt begins here: what came before was waiting.
+        # The attempt begins now, after the wait: this is the time from which an unknown outcome counts.
         claim = replace(claim, claimed_at=now)
         tokens = self._postpone(limiter, provider, claim, now) or self._decrypt(provider, claim, now)
         if isinstance(tokens, Decision):
-            return await self._give_back(limiter, claim, tokens, now)
+            return await self._release(limiter, claim, tokens, now)
         if not claim.target.is_default:
             client = provider.for_target(client, claim.target)
         request = provider.request(client, access=tokens.access, refresh=tokens.refresh, now=now)
-        # The answer to the earlier request may have been stored meanwhile.
+        # The answer to the earlier request may have been stored meanwhile, and has then ended this claim.
         if claim.in_doubt_since is not None and not await claims.is_held(self._vault, claim):
             return Outcome.SUPERSEDED
         sent_at = time.perf_counter()
@@ -99,12 +106,12 @@ class Renewer:
         seconds = time.perf_counter() - sent_at
         if isinstance(answer, NoAnswer) and answer.code == PROXY_FAILED:
             limiter.exhausted = True  # the next call would fail the same way
-            return await self._give_back(limiter, claim, wait_for_proxy(clock(), self._jitter()), clock())
+            return await self._release(limiter, claim, wait_for_proxy(clock(), self._jitter()), clock())
         result = _read(provider, answer, tokens.refresh, now)
-        said = _describe(answer, result)
-        instruments.provider_calls.labels(provider.name, said).observe(seconds)
-        if limiter.requested:  # batches are counted, not told one by one
-            log.info("provider.answered", grant=claim.id, connection=claim.key.connection, answer=said)
+        kind = _kind_of(answer, result)
+        instruments.provider_calls.labels(provider.name, kind).observe(seconds)
+        if limiter.requested:  # renewals in batches are counted, not logged one by one
+            log.info("provider.answered", grant=claim.id, connection=claim.key.connection, answer=kind)
         if isinstance(result, Refused):
             with traces.span("commit_refusal"):
                 return await self._handle_refusal(limiter, claim, provider, result, clock)
@@ -125,16 +132,17 @@ class Renewer:
     def _postpone(
         self, limiter: ConnectionLimiter, provider: Provider, claim: Claim, now: datetime
     ) -> Decision | None:
-        """Decide whether the token is better not sent now."""
+        """Decide whether to send the token later instead of now."""
         if not limiter.wait_in_doubt:
             return None
-        awake = limiter.requested or limiter.connection.is_suspected  # a witness is asked, read or not
+        # A dormant grant may be the witness that a suspected connection needs.
+        awake = limiter.requested or limiter.connection.is_suspected
         policy = limiter.connection.policy
         dormant = None if awake else stay_dormant(claim, policy, now=now, jitter=self._jitter())
         return dormant or wait_in_doubt(claim, provider, now=now)
 
     def _decrypt(self, provider: Provider, claim: Claim, now: datetime) -> _ClaimedTokens | Decision:
-        """Decrypt the tokens to send, or decide what happens without."""
+        """Decrypt the tokens to send, or decide without them."""
         try:
             refresh = claims.decrypt_refresh_token(self._vault, claim)
             needs_access = provider.prolongs or not provider.needs_refresh_token
@@ -148,12 +156,14 @@ class Renewer:
             return NOTHING_TO_SPEND
         return _ClaimedTokens(refresh, access)
 
-    async def _give_back(
+    async def _release(
         self, limiter: ConnectionLimiter, claim: Claim, decision: Decision, now: datetime
     ) -> Outcome:
         """Release a claim under which nothing was sent."""
         await claims.release(self._vault, claim, **decision.columns)
-        if limiter.connection.circuit.is_open:  # the claim was the probe: the next one may be made at once
+        if (
+            limiter.connection.circuit.is_open
+        ):  # the claim was the probe, and sent nothing: allow the next probe now
             await circuits.release_probe(
                 self._vault, tenant=claim.key.tenant, name=claim.key.connection, now=now
             )
@@ -167,7 +177,7 @@ class Renewer:
         renewed: Renewed,
         clock: Callable[[], datetime],
     ) -> Outcome:
-        """Commit the pair, then record what the answer has shown."""
+        """Commit the pair, then record observations."""
         pair, connection = renewed.pair, limiter.connection
         if renewed.prolonged:
             pair = replace(pair, access=tokens.access)
@@ -181,21 +191,21 @@ class Renewer:
             )
             span.set(outcome=outcome.value)
         if outcome is Outcome.SPOOLED:
-            limiter.exhausted = True  # Postgres is away: no more is claimed
+            limiter.exhausted = True  # Postgres is away, so claim no more
         else:
             limiter.grow()
             await self._breaker.record_renewal(limiter, clock)
-            # The life of another resource's token says nothing of the grant's own.
-            shown = pair if claim.target.is_default else replace(pair, expires_at=None)
-            await observations.record_from_pair(self._vault, limiter, claim, shown, spent=tokens.refresh)
+            # A resource token may live longer or shorter than the grant's own token, so its life is not observed.
+            observed = pair if claim.target.is_default else replace(pair, expires_at=None)
+            await observations.record_from_pair(self._vault, limiter, claim, observed, spent=tokens.refresh)
         return outcome
 
     async def _refuse_target(
         self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, now: datetime
     ) -> Outcome:
-        """Record the refusal of a target.
+        """Record a target's refusal, which does not end the grant.
 
-        It says nothing of the grant. Where it may be the grant itself, its own token is renewed at once, which tells.
+        For ``invalid_grant`` the grant itself may be dead: its own token is renewed at once, which shows that.
         """
         is_user = refused.blame is RefusalBlame.USER
         blame = "user" if is_user else "operator"
@@ -260,16 +270,17 @@ def _read(
     return providers.unreachable("sent" if answer.sent else "not_sent", provider, answer.code)
 
 
-def _describe(answer: Answer | NoAnswer, result: Renewed | Refused) -> str:
+def _kind_of(answer: Answer | NoAnswer, result: Renewed | Refused) -> str:
+    """Return the kind of an answer, for metrics and log."""
     if isinstance(answer, NoAnswer):
         return "none"
     return "refusal" if isinstance(result, Refused) else "pair"
 
 
 def _is_about_target(claim: Claim, refused: Refused) -> bool:
-    """Return whether a refusal blames what was asked for.
+    """Return whether a refusal blames the claim's target.
 
-    A refused client, an outage, and a refresh token in doubt are the same whatever was asked for.
+    A refused client, an outage and a refresh token in doubt would refuse any target.
     """
     if claim.target.is_default or claim.in_doubt_since is not None or refused.code in CLIENT_REFUSED:
         return False

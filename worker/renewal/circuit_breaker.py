@@ -1,4 +1,4 @@
-"""Opens and closes circuits as the evidence demands."""
+"""Opens and closes circuits by the evidence."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from worker.vault.vault import Vault
 log = structlog.get_logger(__name__)
 
 
-_OPEN_FOR = {None: Finding.NOBODY, "operator": Finding.CLIENT, "nobody": Finding.OUTAGE}
+_FINDING_OF_OPEN_CIRCUIT = {None: Finding.NOBODY, "operator": Finding.CLIENT, "nobody": Finding.OUTAGE}
+"""By the circuit's blame."""
 
 
 class CircuitBreaker:
     """The circuits of one vault's connections.
 
     Args:
-        vault: where they are.
-        jitter: 0 to 1, uniform; spreads the probes.
+        vault: stores the circuits.
+        jitter: returns a uniform random number, 0 to 1; it spreads the probes.
     """
 
     def __init__(self, vault: Vault, jitter: Callable[[], float]) -> None:
@@ -39,14 +40,13 @@ class CircuitBreaker:
     async def record_renewal(self, limiter: ConnectionLimiter, clock: Callable[[], datetime]) -> None:
         """Acquit the client: it renewed a grant.
 
-        Whatever was refused is then each grant's own trouble. Nothing is written where nothing stands against the
-        connection.
+        Earlier refusals then concern only their own grants. Nothing is written if the connection is not suspected.
         """
         connection = limiter.connection
-        # What was loaded with the connection is settled by the run's first renewal.
-        stood = not limiter.renewed and (connection.is_suspected or not connection.is_proven)
+        # Suspicions loaded with the connection are cleared by the run's first renewal.
+        was_suspected = not limiter.renewed and (connection.is_suspected or not connection.is_proven)
         limiter.renewed = True
-        if not (stood or limiter.suspected):
+        if not (was_suspected or limiter.suspected):
             return
         limiter.suspected = False
         await circuits.acquit(
@@ -65,7 +65,7 @@ class CircuitBreaker:
         """Record a refusal, and weigh it with the others."""
         connection = limiter.connection
         suspicion = suspicion_of(refused, client_is_proven=connection.is_proven or limiter.renewed)
-        # What is said of a dead grant is no evidence: it is tried again for its own sake alone.
+        # A dead grant is only tried in case it lives after all; its refusal is no evidence against the connection.
         if suspicion is None or claim.state == "reauthorization_required" or connection.fingerprint is None:
             return Judgement(suspicion)
         limiter.suspected = True
@@ -83,8 +83,9 @@ class CircuitBreaker:
         if evidence is None:
             return Judgement(suspicion)
         evidence = await self._with_last_renewal(claim, evidence)
-        # As it is now: a renewal of this run may have closed the circuit that was loaded with the connection.
-        return judge(suspicion, claim.id, evidence, open_for=_OPEN_FOR[evidence.circuit_blame])
+        # The circuit's current state comes with the evidence: this run may have closed the one that was loaded.
+        open_for = _FINDING_OF_OPEN_CIRCUIT[evidence.circuit_blame]
+        return judge(suspicion, claim.id, evidence, open_for=open_for)
 
     async def respond(
         self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, judgement: Judgement, now: datetime
@@ -101,9 +102,9 @@ class CircuitBreaker:
             await refusals.call_witness(self._vault, tenant=tenant, connection=name, now=now)
 
     async def _with_last_renewal(self, claim: Claim, evidence: Evidence) -> Evidence:
-        """Look for a fresh renewal before the client is blamed.
+        """Look up the latest renewal before the client is blamed.
 
-        Another worker may have made it a moment ago.
+        Another worker may have just made one.
         """
         if weigh(evidence) is not Finding.CLIENT:
             return evidence
@@ -120,8 +121,8 @@ class CircuitBreaker:
             return
         await circuits.record_answer(
             self._vault, tenant=connection.tenant, name=connection.name, now=now,
-            # Some providers look at the token before the client. That proves nothing of the client: the next
-            # grant is tried at once, as another probe.
+            # Some providers check the token before the client, so this answer does not prove the client right: another
+            # grant is probed at once.
             probe_again=connection.circuit.blame == "operator" and refused.blame is RefusalBlame.USER,
         )  # fmt: skip
 

@@ -27,17 +27,17 @@ log = structlog.get_logger(__name__)
 
 # A commit that fails is repeated for this long; then the next run replays the answer from disk.
 COMMIT_RETRY_SECONDS = 30.0
-# Between two commits of one answer, and between two looks at a Postgres that is away.
+# Between two attempts to commit an answer, or to reach a Postgres that is away; doubled each time.
 FIRST_PAUSE_SECONDS = 0.2
 MAX_PAUSE_SECONDS = 5.0
-# A commit that takes longer may wait on a dead connection: the answer goes to disk as well.
+# A commit that takes longer may be waiting on a dead connection: the answer is written to disk as well.
 SLOW_COMMIT_SECONDS = 1.0
 
-# A crash loses uncommitted answers: send no more requests while this many answers wait for their commit, or while the
-# event loop lags this much and leaves answers in their sockets.
+# A crash loses uncommitted answers. So no further request is sent while this many answers wait for their commit, or
+# while the event loop lags this much and leaves answers in their sockets.
 MAX_PENDING_ANSWERS = 8
 MAX_LOOP_LAG_SECONDS = 0.02
-# What a commit takes: how long to wait before looking again.
+# About the time of one commit: how long to wait before the next check.
 COMMIT_SECONDS = 0.002
 
 
@@ -45,9 +45,9 @@ class AnswerCommitter:
     """Stores answers in one vault.
 
     Args:
-        vault: where they go.
-        spool: where they wait while Postgres is away.
-        jitter: 0 to 1, uniform; spreads the next due times.
+        vault: stores the answers.
+        spool: keeps them on disk while Postgres is away.
+        jitter: returns a uniform random number, 0 to 1; it spreads the next due times.
     """
 
     def __init__(self, vault: Vault, spool: Spool, jitter: Callable[[], float]) -> None:
@@ -56,19 +56,19 @@ class AnswerCommitter:
         self._spool = spool
         self._jitter = jitter
         self._replaying = asyncio.Lock()
-        self._up = asyncio.Event()
-        self._up.set()
-        self._turn = asyncio.Lock()
+        self._postgres_is_up = asyncio.Event()
+        self._postgres_is_up.set()
+        self._capacity_check = asyncio.Lock()
         self._pending = 0
 
     async def wait_for_commit_capacity(self, has_time: Callable[[], bool]) -> None:
         """Wait until an answer could be committed at once.
 
         Args:
-            has_time: whether there is still time for a call; the wait ends without.
+            has_time: whether there is still time for a call; the wait ends when there is not.
         """
         await self._wait_for_postgres(has_time)
-        async with self._turn:
+        async with self._capacity_check:
             while has_time():
                 if self._pending >= MAX_PENDING_ANSWERS:
                     await asyncio.sleep(COMMIT_SECONDS)
@@ -76,19 +76,19 @@ class AnswerCommitter:
                     return
 
     async def _wait_for_postgres(self, has_time: Callable[[], bool]) -> None:
-        """Wait until Postgres would take a commit.
+        """Wait until Postgres accepts commits.
 
-        A commit that was cancelled does not tell whether Postgres is back.
+        It is asked, as no commit may be under way that would show it: one may have been cancelled.
         """
         pause = FIRST_PAUSE_SECONDS
-        while not self._up.is_set() and has_time():
+        while not self._postgres_is_up.is_set() and has_time():
             try:
                 await self._vault.check_writable()
             except (SQLAlchemyError, OSError):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
             else:
-                self._up.set()
+                self._postgres_is_up.set()
 
     def keep_connection(self) -> AbstractAsyncContextManager[None]:
         """Commit over one connection until the block ends."""
@@ -122,11 +122,11 @@ class AnswerCommitter:
                     due_at=answer.due_at,
                 )
             except CannotDecrypt as error:
-                # The file stays until the operator puts the key back; the others are stored.
+                # The file stays until the operator puts the key back; the other answers are stored.
                 log.error("spool.decrypt_failed", file=path.name, error=str(error))  # noqa: TRY400
                 continue
             except ProgrammingError as error:
-                # A missing right or table is the operator's to fix, and then the answer is stored.
+                # The operator has to fix a missing right or table; then the answer is stored.
                 log.error("spool.answer_not_stored", file=path.name, error=str(explain(error)))  # noqa: TRY400
                 continue
             except (IntegrityError, DataError) as error:
@@ -152,14 +152,14 @@ class AnswerCommitter:
         Args:
             sent_at: when the request was sent, on the database's clock.
             policy: how the connection's grants are kept fresh.
-            life: how long the connection's tokens live, as other answers have shown.
+            life: how long the connection's tokens live, as observed.
 
         Returns:
-            ``RENEWED``, ``RETRY`` where there was only a refresh token, ``SUPERSEDED`` by a newer login, or ``SPOOLED``.
+            ``RENEWED``, ``RETRY`` for a refresh token alone, ``SUPERSEDED`` by a newer login, or ``SPOOLED``.
         """
         lives = [known for known in (claim.life, life) if known is not None]
         if pair.expires_at is None and lives and not pair.lacks_access:
-            # An answer that leaves the life out does not make it longer.
+            # The answer does not name the token's life: assume the shortest known.
             pair = replace(pair, expires_at=sent_at + min(lives))
         due_at = self._due_at(claim, pair, sent_at, policy)
         self._pending += 1
@@ -191,7 +191,7 @@ class AnswerCommitter:
 
         def spool(error: str) -> None:
             nonlocal spooled
-            self._up.clear()
+            self._postgres_is_up.clear()
             log.warning("answer.commit_failed", grant=claim.id, error=error)
             spooled = spooled or self._write_to_disk(claim, pair, sent_at, due_at)
 
@@ -200,17 +200,17 @@ class AnswerCommitter:
                 with _after(SLOW_COMMIT_SECONDS, spool, "slow"):
                     stored = await self._group.store(ObtainedPair(claim, pair, sent_at, due_at, is_failing))
             except asyncio.CancelledError:
-                spool("cancelled")  # this process ends without knowing whether Postgres took it
+                spool("cancelled")  # this process ends, and does not know whether Postgres stored the answer
                 raise
             except (SQLAlchemyError, OSError) as error:
                 spool(type(error).__name__)
-                # An answer that the disk did not take either is committed again for as long as this process lives.
+                # If the disk failed too, memory has the only copy: repeat the commit as long as this process lives.
                 if spooled and time.monotonic() > give_up_at:
                     return Outcome.SPOOLED
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
             else:
-                self._up.set()
+                self._postgres_is_up.set()
                 replayed = spooled is not None and not self._spool.remove(spooled)
                 if not stored and not replayed:
                     return Outcome.SUPERSEDED
@@ -229,7 +229,7 @@ class AnswerCommitter:
 
 @contextmanager
 def _after(seconds: float, call: Callable[[str], None], argument: str) -> Iterator[None]:
-    """Make a call if the block takes longer than this."""
+    """Call a function if the block takes longer than this."""
     timer = asyncio.get_running_loop().call_later(seconds, call, argument)
     try:
         yield
@@ -238,7 +238,7 @@ def _after(seconds: float, call: Callable[[str], None], argument: str) -> Iterat
 
 
 async def _loop_lag() -> float:
-    """Measure one round of the event loop, in seconds."""
+    """Measure one iteration of the event loop, in seconds."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""How many calls one run may make, connection by connection."""
+"""Limits the concurrent calls of each connection in a run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from worker.resolved_connections import ResolvedConnection
 from worker.vault.claims import Claim
 
-# Concurrent calls of one connection: a slow provider leaves capacity to the others.
+# Concurrent calls of one connection, so that a slow provider leaves capacity for the others.
 MAX_CALLS_PER_CONNECTION = 32
-# A call that takes longer has stalled: its place among all calls goes to others, and its connection starts no more.
+# A call that takes longer has stalled: it no longer counts against the limit of all calls, and its connection starts no
+# new ones.
 STALLED_SECONDS = 5.0
 
 Key = tuple[str, str]
@@ -22,19 +23,19 @@ Key = tuple[str, str]
 class ConnectionLimiter:
     """Bounds the concurrent calls of one connection during one run.
 
-    The first call goes alone, so that a wrong secret costs one call. Each answer of the provider's own doubles the
+    The first call is made alone, so that a wrong secret costs one call. Each answer from the provider itself doubles the
     capacity, each failure halves it.
 
     Attributes:
         capacity: how many calls may be under way at a time.
-        suspected: whether a refusal of this run stands against the connection.
+        suspected: whether a refusal of this run is evidence against the connection.
         renewed: whether a grant was renewed in this run.
-        wait_in_doubt: whether a token in doubt waits until it is safe to use; an operator does not wait.
-        requested: whether somebody asked for this renewal.
-        observed: what answers of this run have shown of the provider.
+        wait_in_doubt: whether a token in doubt waits until its use is safe; False for an operator's forced renewal.
+        requested: whether this is a renewal on demand.
+        observed: the observations that this run recorded last.
         circuit_opened: whether this run has opened the circuit.
-        exhausted: whether this run claims no more.
-        started_at: when each call under way began, by grant, in seconds of the event loop's clock.
+        exhausted: whether this run claims no more grants of the connection.
+        started_at: when each call under way began, by grant id, in seconds of the event loop's clock.
     """
 
     connection: ResolvedConnection
@@ -54,7 +55,11 @@ class ConnectionLimiter:
         return len(self.started_at)
 
     def stalled(self, at: float) -> int:
-        """Count the calls that have stalled by this loop time."""
+        """Count the stalled calls.
+
+        Args:
+            at: the current time of the event loop's clock.
+        """
         return sum(at - began > STALLED_SECONDS for began in self.started_at.values())
 
     def grow(self) -> None:
@@ -69,7 +74,7 @@ class ConnectionLimiter:
 def with_capacity(limiters: dict[Key, ConnectionLimiter]) -> dict[Key, ConnectionLimiter]:
     """Return the connections with half their capacity free.
 
-    Left out are those that have nothing more to claim, whose circuit has opened, or with a stalled call.
+    Without those that are exhausted, whose circuit was opened, or that have a stalled call.
     """
     return {
         key: limiter

@@ -1,4 +1,4 @@
-"""Renews all due grants, or one; each is claimed first."""
+"""Claims and renews all due grants, or one."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ from worker.vault import claims, pauses
 from worker.vault.claims import Claim
 from worker.vault.claims.spool import Spool
 from worker.vault.connections import circuits
+from worker.vault.database_clock import DatabaseClock
 from worker.vault.grants import resource_tokens
 from worker.vault.kept_connection import KeptConnection
 from worker.vault.schedule import RenewalPolicy
@@ -48,7 +49,7 @@ from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
-# A claim outlives every call under it: a request is sent only while a whole call fits into what is left.
+# A claim must outlive the call made under it: a request is sent only if a whole call fits into the time left.
 CLAIM_TIME = timedelta(seconds=4 * CALL_SECONDS)
 # Concurrent renewals of one process.
 MAX_RENEWALS = 128
@@ -58,15 +59,15 @@ Progress = Callable[[Outcome], None]
 
 
 class RenewalEngine:
-    """Renews grants of one vault over one HTTP client.
+    """Renews grants of one vault with one HTTP client.
 
     Args:
-        vault: where the grants are.
+        vault: holds the grants.
         connections: resolves each connection's client.
-        http: the client that ``renewal.http`` makes.
-        spool: takes the answers that Postgres cannot take.
-        now: the time; by default the database's clock.
-        jitter: 0 to 1, uniform.
+        http: as ``renewal.http.http_client`` creates it.
+        spool: keeps answers on disk that Postgres cannot store yet.
+        now: returns the time; by default the database's.
+        jitter: returns a uniform random number, 0 to 1.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class RenewalEngine:
     ) -> None:
         self._vault = vault
         self._connections = connections
-        # Apart from that of the commits: no answer waits for a claim.
+        # Not the committer's connection, so that no answer waits for a claim.
         self._claiming = KeptConnection(vault)
         self._committer = AnswerCommitter(vault, spool, jitter)
         self._renewer = Renewer(vault, http, self._committer, jitter)
@@ -94,8 +95,8 @@ class RenewalEngine:
         """Renew due grants until none is left, or time ends.
 
         Args:
-            tenants: whose grants.
-            budget: seconds after which no more is claimed.
+            tenants: the tenants whose grants are renewed.
+            budget: seconds after which no more grants are claimed.
             progress: called with the outcome of each renewal.
 
         Returns:
@@ -133,15 +134,15 @@ class RenewalEngine:
         stop_at: float,
         progress: Progress | None,
     ) -> tuple[Counter[tuple[str, str, str]], Exception | None]:
-        """Claim and renew what is due, as places get free.
+        """Claim and renew due grants, as capacity becomes free.
 
         Returns:
-            How many renewals of each tenant's connection ended in which outcome, and why nothing more was claimed.
+            The number of renewals by tenant, connection and outcome; and the error that ended claiming, if one did.
         """
         counts: Counter[tuple[str, str, str]] = Counter()
         running: set[asyncio.Task[tuple[Claim, Outcome]]] = set()
         failure: Exception | None = None
-        due_by = clock()  # what falls due during the run, an immediate retry too, is left to the next run
+        due_by = clock()  # what falls due during the run, also an immediate retry, is left to the next run
         try:
             while True:
                 stalled = sum(limiter.stalled(loop_time()) for limiter in limiters.values())
@@ -160,7 +161,7 @@ class RenewalEngine:
                     continue
                 if not running:
                     break
-                # Wakes up without an end too: calls that stall make room for others.
+                # It also returns when no call has ended: a call that has stalled makes capacity for others.
                 ended, running = await asyncio.wait(
                     running, timeout=STALLED_SECONDS / 5, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -170,7 +171,7 @@ class RenewalEngine:
                         progress(outcome)
         finally:
             if running:
-                # Interrupted: finish the calls under way, as an answer may be the only copy of a token.
+                # On interruption, finish the calls under way: an answer may be the only copy of a token.
                 await asyncio.wait(running)
         return counts, failure
 
@@ -187,13 +188,13 @@ class RenewalEngine:
         """Renew one grant now, whatever its due time.
 
         Args:
-            access_version: the version of the access token that is to be replaced.
+            access_version: the version of the access token to replace; None for any.
             target: what that token is for.
-            force: use a dead grant's refresh token too, once a day at the most.
-            by_operator: use a dead grant's at any time, one in backoff, and one in doubt.
+            force: also try a dead grant, once a day at most.
+            by_operator: also try a dead grant at any time, one in backoff, and one in doubt.
 
         Returns:
-            ``BUSY`` where another worker holds it, or where the grant has changed since the caller saw it.
+            ``BUSY`` if another worker has claimed the grant, or the grant has changed since the caller read it.
 
         Raises:
             ConfigurationError: as ``renew_due``.
@@ -215,7 +216,7 @@ class RenewalEngine:
         try:
             _, outcome = await asyncio.shield(renewing)
         finally:
-            await asyncio.wait([renewing])  # interrupted: as above
+            await asyncio.wait([renewing])  # on interruption, as in ``_claim_and_renew``
         await self._count({(claim.key.tenant, claim.key.connection, outcome): 1}, clock)
         return outcome
 
@@ -224,7 +225,7 @@ class RenewalEngine:
     ) -> Claim | None:
         """Return the claim for a target.
 
-        None where another worker has just got that token.
+        None if another worker has just obtained that token.
         """
         claim = replace(
             claim,
@@ -238,9 +239,10 @@ class RenewalEngine:
         return None
 
     async def _prepare(self) -> Callable[[], datetime]:
-        """Replay the spool and check it, before anything is claimed.
+        """Replay and check the spool; return a clock.
 
-        A copy of the vault claims nothing.
+        Raises:
+            ConfigurationError: as ``renew_due``.
         """
         await self._vault.check_location()
         await self._committer.replay()
@@ -248,14 +250,8 @@ class RenewalEngine:
         return await self._clock()
 
     async def _clock(self) -> Callable[[], datetime]:
-        """Return a clock that starts at the database's time.
-
-        The clocks of the workers may be wrong.
-        """
-        if self._now is not None:
-            return self._now
-        began, at = await self._vault.now(), _ticks()
-        return lambda: began + timedelta(seconds=_ticks() - at)
+        """Return a clock that starts at the database's time."""
+        return self._now or DatabaseClock(await self._vault.now()).now
 
     async def _claim(
         self,
@@ -274,7 +270,7 @@ class RenewalEngine:
             limiters[key_of(claim)].started_at[claim.id] = loop_time()
         claimed_by_connection = Counter(map(key_of, claimed))
         for key, limiter in limiters.items():
-            # Fewer than asked for: nothing more of this connection was due when the run began.
+            # If fewer came than asked for, no more grants of this connection were due when the run began.
             limiter.exhausted = claimed_by_connection[key] < quotas[key] and len(claimed) < limit
         return claimed
 
@@ -282,7 +278,7 @@ class RenewalEngine:
         self, limiter: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
     ) -> tuple[Claim, Outcome]:
         tenant, connection = claim.key.tenant, claim.key.connection
-        bind_contextvars(tenant=tenant)  # of this renewal's own asyncio task
+        bind_contextvars(tenant=tenant)  # in this renewal's own asyncio task
         with traces.span("renew", tenant=tenant, connection=connection, grant=claim.id) as span:
             outcome = await self._attempt(limiter, claim, clock)
             span.set(outcome=outcome.value)
@@ -291,7 +287,7 @@ class RenewalEngine:
     async def _attempt(
         self, limiter: ConnectionLimiter, claim: Claim, clock: Callable[[], datetime]
     ) -> Outcome:
-        # Where the attempt fails the claim stays: past its deadline the grant counts as in doubt, which is what it is.
+        # After an error the claim is not released: past its deadline the grant counts as in doubt, as it should.
         try:
             return await self._renewer.attempt(limiter, claim, clock)
         except _POSTGRES_AWAY as error:
@@ -314,8 +310,8 @@ class RenewalEngine:
     ) -> None:
         """End a finished call's claim once Postgres is back.
 
-        What breaks the line to Postgres often loses the provider's answer too. A retry within the provider's grace is
-        safe, and the claim's own deadline may be later than that.
+        A failure that breaks the connection to Postgres often loses the provider's answer too. A retry within the
+        provider's grace is safe, but the claim's own deadline may be later than the grace.
         """
         give_up_at, pause = time.monotonic() + COMMIT_RETRY_SECONDS, FIRST_PAUSE_SECONDS
         while time.monotonic() < give_up_at and (now := clock()) < claim.until:
@@ -331,18 +327,13 @@ class RenewalEngine:
                 return
 
     async def _count(self, counts: Mapping[tuple[str, str, str], int], clock: Callable[[], datetime]) -> None:
-        """Count outcomes; only log if Postgres does not take them."""
+        """Count outcomes; a failure to store them is only logged."""
         for labels, count in counts.items():
             instruments.renewals.labels(*labels).inc(count)
         try:
             await renewal_counts.count_renewals(self._vault, counts, now=clock())
         except (SQLAlchemyError, OSError) as error:
             log.warning("renewal.count_failed", error=type(error).__name__)
-
-
-def _ticks() -> float:
-    """Return monotonic seconds that include the machine's sleep, where possible."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _by_outcome(counts: Counter[tuple[str, str, str]]) -> Counter[Outcome]:

@@ -1,8 +1,8 @@
-"""Weighs refusals: the grant, the client or the provider.
+"""Weighs refusals: who is to blame.
 
-One refusal seldom says whose trouble it is. Providers answer dead grants in words that are meant for clients, and
-wrong clients in words that are meant for grants. So a refusal is kept as evidence, and blames the connection only
-when it fits the connection: several grants refused under the same client, and none renewed since. Pure.
+One refusal seldom shows who is to blame. Providers answer dead grants with error codes that are meant for clients, and
+wrong clients with codes that are meant for grants. So a refusal is kept as evidence. It blames the connection only if
+several grants were refused under the same client, and none was renewed since. Without I/O.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from worker.providers import CLIENT_REFUSED, RefusalBlame, Refused
 from worker.providers.error_codes import BLAMES
 from worker.vault.refusals.refusals import Evidence, Refusal, Suspicion
 
-# So many different grants have to be refused, with no renewal between, before their client is blamed: ambiguous
-# words count once, words about the client twice. A wrong client costs at most this number of calls.
+# The client is blamed when the refusals of different grants, with no renewal in between, reach this weight. An ambiguous
+# error code weighs one, a code about the client two. So a wrong client costs at most this number of calls.
 CLIENT_BLAMED_AT = 5
 CLIENT_WORDS_WEIGH = 2
-# So many different grants have to go without an answer before the provider is said to have an outage.
+# The provider has an outage when this many different grants got no answer.
 OUTAGE_GRANTS = 5
-# Where every grant of a connection is refused and there are fewer of them, they are tried this often in all.
+# If a connection has fewer grants, and all were refused, this many refusals in total are enough.
 TRIES_WITHOUT_WITNESS = 5
 
-# Before an ambiguous refusal is tried again. After the last one it is the grant's own trouble, if its client renewed
-# others meanwhile: a trouble that passes is given this time to pass.
+# Between the tries of an ambiguously refused grant: time for a passing problem to pass. If the grant is refused after
+# the last pause too, and its client renewed others meanwhile, the grant is presumed dead.
 REFUSAL_PAUSES = (timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=8))
-# A grant whose calls end in server errors for so long, while its client renews others, is told as dead.
+# A grant whose calls end in server errors for this long, while its client renews others, is presumed dead.
 SERVER_ERRORS_FOR = timedelta(hours=12)
-# A grant that is presumed dead is tried again after the first pause, then each time after twice as long, up to the
-# last: should it live after all, it recovers by itself, within about as long again as its trouble took to pass.
+# A grant that is presumed dead is tried again after the first pause, then after twice as long each time, up to the
+# longest. If it lives after all, it recovers by itself, after about twice the time that its problem lasted.
 FIRST_PRESUMED_DEAD_PAUSE = timedelta(minutes=15)
 MAX_PRESUMED_DEAD_PAUSE = timedelta(days=1)
 
 
 ANSWERED = frozenset({Suspicion.CLIENT, Suspicion.UNCLEAR, Suspicion.HELD})
-"""The provider answered for itself: it has no outage."""
+"""The answer came from the provider itself, so it has no outage."""
 
 
 def suspicion_of(refused: Refused, *, client_is_proven: bool) -> Suspicion | None:
     """Return whom a refusal may concern.
 
-    None where it is the provider's verdict on the grant.
+    None if it is the provider's verdict on the grant.
 
     Args:
         client_is_proven: the client has renewed a grant since it changed, or has never changed.
@@ -56,13 +56,13 @@ def suspicion_of(refused: Refused, *, client_is_proven: bool) -> Suspicion | Non
         case RefusalBlame.UNKNOWN:
             return Suspicion.UNCLEAR
         case RefusalBlame.IN_DOUBT if refused.code == "no_access_token":
-            return Suspicion.UNCLEAR  # an answer of the provider's own, with nothing in it
+            return Suspicion.UNCLEAR  # the provider itself answered, but without a token
         case _:
             return Suspicion.THROTTLED if _asks_to_wait(refused) else Suspicion.OUTAGE
 
 
 def _asks_to_wait(refused: Refused) -> bool:
-    """Return whether a failure says so, if only by ``Retry-After``."""
+    """Return whether a failure asks to wait, also by ``Retry-After``."""
     is_code = refused.blame is RefusalBlame.NOBODY and (refused.code == "http_429" or refused.code in BLAMES)
     return is_code or bool(refused.retry_after)
 
@@ -71,23 +71,23 @@ class Finding(StrEnum):
     """Whom the evidence blames."""
 
     NOBODY = "nobody"
-    """It does not fit the connection: each grant is tried again by itself."""
+    """The connection is not to blame: each grant is tried again by itself."""
     CLIENT = "client"
     """The operator has to act; the circuit opens."""
     OUTAGE = "outage"
-    """The provider is away; the circuit opens, and nobody has to act."""
+    """The provider has an outage; the circuit opens, and nobody has to act."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one refusal means beside its connection's others.
+    """What a refusal means, given the connection's other refusals.
 
     Attributes:
-        suspicion: whom it may concern; None where it is the provider's verdict on the grant.
+        suspicion: whom it may concern; None if it is the provider's verdict on the grant.
         finding: whom all of the connection's refusals blame.
-        is_own_trouble: the grant is presumed dead: its client renews others.
-        tries: refusals of the grant in a row, this one included.
-        wants_witness: another grant is to be asked now.
+        is_own_trouble: the grant is presumed dead, because its client renews others.
+        tries: refusals of the grant in a row, including this one.
+        wants_witness: another grant should be tried now.
     """
 
     suspicion: Suspicion | None
@@ -103,7 +103,7 @@ def judge(
     """Weigh a grant's newest refusal, already part of the evidence.
 
     Args:
-        open_for: whom the open circuit blames: a probe that is refused in the same way keeps it open.
+        open_for: whom the open circuit blames; a probe that is refused in the same way keeps it open.
     """
     own = evidence.of(grant_id)
     finding = weigh(evidence)
@@ -111,7 +111,7 @@ def judge(
     return Judgement(
         suspicion,
         finding=open_for if finding is Finding.NOBODY and is_same else finding,
-        # Of an answer that asks for patience no verdict is made, whatever the answers before it were.
+        # An answer that asks to wait is no verdict on the grant, whatever its earlier answers were.
         is_own_trouble=own is not None
         and own.suspicion is suspicion
         and is_own_trouble(own, evidence.renewed_at),
@@ -137,10 +137,10 @@ def weigh(evidence: Evidence) -> Finding:
 
 
 def wants_witness(evidence: Evidence) -> bool:
-    """Return whether to ask another grant now, due or not.
+    """Return whether to try another grant now, due or not.
 
-    Words about the client are settled at once so. Other words wait for the connection's next renewal, unless the
-    grant's tries are used up before: where tokens live for months, that renewal would come too late.
+    For error codes about the client that settles the question at once. Other codes wait for the connection's next
+    renewal, unless the grant's tries are used up: with tokens that live for months, that renewal would come too late.
     """
     return evidence.has_witness and any(
         _is_later(each.last_at, evidence.renewed_at)
@@ -154,10 +154,10 @@ def wants_witness(evidence: Evidence) -> bool:
 
 
 def is_own_trouble(refusal: Refusal, renewed_at: datetime | None) -> bool:
-    """Return whether a grant is dead in unknown words.
+    """Return whether a grant is presumed dead.
 
     Args:
-        refusal: of the grant, its latest one included.
+        refusal: the grant's refusals in a row, including the latest.
         renewed_at: when the client last renewed another grant.
     """
     if not _is_acquitted(refusal, renewed_at):
@@ -175,8 +175,8 @@ def refusal_pause(tries: int, jitter: float) -> timedelta:
     """Return how long an ambiguously refused grant waits.
 
     Args:
-        tries: refusals in a row, this one included.
-        jitter: 0 to 1, uniform; adds up to a fifth.
+        tries: refusals in a row, including the latest.
+        jitter: 0 to 1; it adds up to a fifth.
     """
     pause = REFUSAL_PAUSES[min(tries, len(REFUSAL_PAUSES)) - 1]
     extra = max(0, tries - len(REFUSAL_PAUSES))
@@ -200,9 +200,9 @@ def _is_acquitted(refusal: Refusal, renewed_at: datetime | None) -> bool:
 
 
 def _has_new(refusals: Sequence[Refusal], evidence: Evidence) -> bool:
-    """Return whether a grant is refused that was not before.
+    """Return whether any first refusal follows the last renewal.
 
-    Without one, grants that are dead would open the circuit again after each renewal of the others.
+    Otherwise dead grants would open the circuit again after each renewal of the others.
     """
     return any(not _is_acquitted(each, evidence.renewed_at) for each in refusals)
 

@@ -1,6 +1,6 @@
-"""Commits together the answers that are there together.
+"""Commits answers that arrive together in one statement.
 
-Nobody waits for a group to fill: the next statement takes whatever has come while the last one was under way.
+No answer waits for a group to fill: each statement takes the answers that arrived while the last one was under way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
-# One statement holds its rows' locks until it is committed, and that is some milliseconds for so many.
+# Answers in one statement. It locks its rows until it is committed: for this many, some milliseconds.
 MAX_GROUP = 32
 
 _Waiting = list[tuple[ObtainedPair, "asyncio.Future[bool]"]]
@@ -25,11 +25,8 @@ _Waiting = list[tuple[ObtainedPair, "asyncio.Future[bool]"]]
 class GroupCommit:
     """Stores answers in one vault, a group at a time.
 
-    Args:
-        vault: where they go.
-
     Attributes:
-        connection: commits the groups.
+        connection: the connection that commits the groups.
     """
 
     def __init__(self, vault: Vault) -> None:
@@ -41,7 +38,7 @@ class GroupCommit:
     async def store(self, obtained: ObtainedPair) -> bool:
         """Commit a pair; returns and raises as ``store_pair``.
 
-        What its group does not store is committed by itself, so that no answer suffers from another one's trouble.
+        A pair that its group did not store is committed alone, so that no answer fails because of another.
         """
         is_stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append((obtained, is_stored))
@@ -68,9 +65,9 @@ class GroupCommit:
                 self._vault, [obtained for obtained, _ in group], connection=self.connection
             )
         except Exception as error:
-            # Each of them meets the same trouble by itself, and is spooled, or proves that it is another one's.
+            # Each answer is then committed alone: it fails and is spooled, or succeeds if another caused the error.
             log.warning("answers.commit_failed", answers=len(group), error=type(error).__name__)
         finally:
-            for n, (_, is_stored) in enumerate(group):
+            for position, (_, is_stored) in enumerate(group):
                 if not is_stored.done():
-                    is_stored.set_result(n in stored)
+                    is_stored.set_result(position in stored)

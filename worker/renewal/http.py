@@ -1,7 +1,7 @@
-"""Sends one token request; tells whether it may have arrived.
+"""Sends a token request; reports whether it may have arrived.
 
-That decides everything: where the TCP connection was refused the refresh token is unspent; where the answer never
-came, it may be spent.
+The renewal depends on that: if the TCP connection was refused, the refresh token is unspent; if the answer never came,
+it may be spent.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from worker.http.client import DEFAULT_HEADERS, unpack, without_frames
 from worker.http.transport import HttpTransport, OutgoingProxyFailed
 from worker.providers import TokenRequest
 
-# The longest call, answer included. Claims last well beyond it.
+# The longest call, including its answer. Claims last much longer.
 CALL_SECONDS = 40.0
-# How long to read on after that: a process that was paused finds its time up, while the answer, with the only copy of
-# a rotated refresh token, waits in the socket.
+# How long to go on reading after that. A process that was paused finds that its time is over, while the answer, with the
+# only copy of a rotated refresh token, is in the socket.
 DRAIN_SECONDS = 1.0
-# The longest wait for a connection, name resolution included. It ends well before the call does: once a call has
-# timed out, nobody can tell whether the request was sent.
+# The longest wait for a connection, including name resolution. It ends well before the call does: once a call has
+# timed out, nobody knows whether the request was sent.
 CONNECT_SECONDS = 10.0
-# We close an idle connection before most providers do: a request sent while the provider closes the connection is in
-# doubt.
+# Idle connections are closed before most providers close them: the outcome of a request that is sent while the provider
+# closes the connection is in doubt.
 KEEPALIVE_SECONDS = 5.0
 # No token endpoint sends more than this; reading stops there.
 MAX_ANSWER_BYTES = 1 << 20
 
-# Of every request; a provider's own come on top.
+# Headers of every request; a provider's own are added.
 _HEADERS = {
     "accept": "*/*",
     "connection": "keep-alive",
     **{name.lower(): value for name, value in DEFAULT_HEADERS.items()},
 }
 
-# The code of a call that the outgoing proxy did not carry. It says nothing of the provider.
+# The code of a call that failed at the outgoing proxy, so it says nothing about the provider.
 PROXY_FAILED = "proxy_failed"
 
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
@@ -66,11 +66,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """No answer came.
+    """No answer, or none that can be read.
 
     Attributes:
         sent: whether the request may have reached the provider.
-        code: what happened, as a refusal's code.
+        code: what happened, used as a refusal's code.
     """
 
     sent: bool
@@ -79,7 +79,7 @@ class NoAnswer:
 
 @dataclass(slots=True, repr=False)
 class _PartialAnswer:
-    """What has arrived of an answer so far."""
+    """The part of an answer that has arrived."""
 
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -91,8 +91,7 @@ class _PartialAnswer:
     def complete(self) -> Answer | None:
         """Return the answer if its body is complete JSON.
 
-        Nothing can follow such a body. A peer that breaks off just then has still handed over the only copy of a
-        rotated token.
+        Nothing can follow such a body. Even if the connection breaks then, it may be the only copy of a rotated token.
         """
         try:
             return self.answer() if isinstance(json.loads(self.body), dict) else None
@@ -119,11 +118,11 @@ def _raise_if_too_late() -> None:
 class HttpClient:
     """Sends requests over connections that stay open.
 
-    It leaves out what httpx's own client does for each: cookies, redirects and credentials of its own, which no token
-    endpoint may make us use, and which take longer than the request itself.
+    It replaces httpx's client, whose cookies, redirects and ``.netrc`` are not wanted at a token endpoint, and take more
+    time than the request itself.
 
     Attributes:
-        timeout: what the transport enforces; the whole is timed by ``send``.
+        timeout: enforced by the transport; ``send`` limits the whole call.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
@@ -141,9 +140,9 @@ class HttpClient:
         """Send a request; yield the response to read.
 
         Raises:
-            httpx.TransportError, httpx.InvalidURL, aiohttp.ClientError: there is none.
+            httpx.TransportError, httpx.InvalidURL, aiohttp.ClientError: there is no response.
         """
-        # The URL of a GET holds the token: it is not kept.
+        # The URL of a GET holds the token, so it is not cached.
         url = httpx.URL(request.url) if request.body is None else _parse(request.url)
         headers = {**_HEADERS, **{name.lower(): value for name, value in request.headers.items()}}
         sent = httpx.Request(
@@ -166,10 +165,11 @@ def _parse(url: str) -> httpx.URL:
 
 
 def http_client(connections: int = 100, named: Collection[str] = ()) -> HttpClient:
-    """Make the client that all of a process's renewals share.
+    """Make the client that all renewals of a process share.
 
     Args:
-        named: the hosts that the operator names; other names lead to no internal address.
+        connections: the most open connections.
+        named: the hosts that the operator names: only these may resolve to internal addresses.
     """
     return HttpClient(
         HttpTransport(
@@ -185,11 +185,11 @@ def http_client(connections: int = 100, named: Collection[str] = ()) -> HttpClie
 async def send(
     http: HttpClient, request: TokenRequest, has_time: Callable[[], bool] = _always
 ) -> Answer | NoAnswer:
-    """Send a token request once; nothing is ever repeated here.
+    """Send a token request once; it is never repeated here.
 
     Args:
-        has_time: asked once the connection is open and nothing is written yet: a process that was paused while it
-            connected may wake up when its claim is another's.
+        has_time: called when the connection is open and nothing is written yet. If the process was paused while it
+            connected, its claim may have expired, and another worker may hold the grant.
     """
     _HAS_TIME.set(has_time)
     partial = _PartialAnswer()
@@ -207,7 +207,7 @@ async def send(
 def _result(exchange: asyncio.Task[Answer | NoAnswer]) -> Answer | NoAnswer:
     try:
         return exchange.result()
-    except Exception as error:  # of a kind that nobody expected
+    except Exception as error:  # of an unexpected kind
         failure = without_frames(error)
     raise failure
 
@@ -225,9 +225,8 @@ async def _exchange(http: HttpClient, request: TokenRequest, partial: _PartialAn
         return NoAnswer(sent=False, code="too_late")
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError):
         return NoAnswer(sent=False, code="bad_token_url")
-    except (
-        UnicodeError
-    ) as error:  # encoding: the host is no name; decoding: the answer, so the request was sent
+    except UnicodeError as error:
+        # Encoding fails for a host that is no name, decoding for an answer: then the request was sent.
         decoding = isinstance(error, UnicodeDecodeError)
         return NoAnswer(sent=decoding, code="connection_lost" if decoding else "bad_token_url")
     except (httpx.TransportError, httpx.DecodingError, aiohttp.ClientError) as error:
@@ -235,9 +234,9 @@ async def _exchange(http: HttpClient, request: TokenRequest, partial: _PartialAn
 
 
 def _decode(answer: Answer) -> Answer | NoAnswer:
-    """Unpack an answer that was packed in spite of ``Accept-Encoding``.
+    """Unpack an answer that is packed despite ``Accept-Encoding``.
 
-    One layer, in bounded memory: it may hold the only copy of a rotated token. Anything else is unreadable.
+    It may hold the only copy of a rotated token. One layer is unpacked, in bounded memory; more is unreadable.
     """
     body = unpack(answer.body, answer.headers.get("content-encoding", ""), MAX_ANSWER_BYTES)
     if body is None:
@@ -248,9 +247,9 @@ def _decode(answer: Answer) -> Answer | NoAnswer:
 
 
 def _no_answer(error: Exception) -> NoAnswer:
-    """Judge a failure by aiohttp's own exception.
+    """Classify a failure by aiohttp's exception.
 
-    The transport reports a reset after sending as a failure to connect.
+    The httpx transport reports a reset after sending as a failure to connect.
     """
     if isinstance(error, OutgoingProxyFailed):
         return NoAnswer(sent=False, code=PROXY_FAILED)

@@ -1,6 +1,6 @@
-"""What answers show of a provider, stored with its connection.
+"""Records what answers show of a provider, with its connection.
 
-Observations make renewal more careful, never bolder.
+Observations only make renewal more careful.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
-# Providers count in whole seconds: an end that moves by less has not moved.
+# Providers count in whole seconds, so an end that moves by less than this counts as unchanged.
 MIN_EXTENSION = timedelta(seconds=10)
-# Lives that differ by less than a tenth are the same life.
+# A life counts as shorter than another only below this fraction of it.
 SHORTER_LIFE = 0.9
 
 
 async def record_from_pair(
     vault: Vault, limiter: ConnectionLimiter, claim: Claim, pair: TokenPair, *, spent: Secret | None
 ) -> None:
-    """Record what is new in what an answer shows.
+    """Record an answer's observations, if they are new.
 
     Args:
-        limiter: of the connection; it remembers what this run has recorded.
+        limiter: of the connection; it keeps the observations that this run recorded last.
         claim: its ``claimed_at`` is when the request was sent.
         pair: the answer.
         spent: the refresh token that was sent.
@@ -44,14 +44,14 @@ async def record_from_pair(
     limiter.observed = observed
     try:
         await record_observations(vault, tenant=claim.key.tenant, name=claim.key.connection, **observed)
-    except (SQLAlchemyError, OSError) as error:  # the next answer shows it again
+    except (SQLAlchemyError, OSError) as error:  # the next answer gives the same observations
         log.warning("observation.record_failed", error=type(error).__name__)
 
 
 async def record_from_loss(vault: Vault, claim: Claim, provider: Provider) -> None:
-    """Record how short a provider's grace was.
+    """Record that a provider's grace is shorter than declared.
 
-    A token in doubt was refused within what was taken for its grace.
+    Called when a token in doubt was refused, as it may have been within the declared grace.
     """
     if provider.grace and claim.in_doubt_since:
         lasted = (claim.claimed_at - claim.in_doubt_since).total_seconds()
@@ -64,9 +64,9 @@ async def record_from_loss(vault: Vault, claim: Claim, provider: Provider) -> No
 def _observe(
     limiter: ConnectionLimiter, claim: Claim, pair: TokenPair, spent: Secret | None
 ) -> dict[str, Any]:
-    """Return what an answer shows beyond what is stored.
+    """Return an answer's observations beyond the stored ones.
 
-    The names are those of the arguments of ``learn``.
+    The names are arguments of ``record_observations``.
     """
     stored, provider = limiter.connection.stored, limiter.connection.provider
     is_replaced = pair.refresh is not None and pair.refresh != spent
@@ -89,8 +89,9 @@ def _is_shorter(life: timedelta, shortest: timedelta | None) -> bool:
 def _refresh_life(claim: Claim, pair: TokenPair) -> timedelta | None:
     """Return how long new refresh tokens live, by this answer.
 
-    None where the answer only says what is left of the grant's life, which no renewal extends: LinkedIn and Google
-    count that down from consent. Taken for a rule, one user's last minutes would have all others renewed each minute.
+    None if the answer names the rest of the grant's life, which renewals do not extend: LinkedIn and Google count it down
+    from the consent. Taken for the life of every refresh token, one user's last minutes would make all other grants be
+    renewed each minute.
     """
     ends, before = pair.refresh_expires_at, claim.refresh_expires_at
     if ends is None or (before is not None and ends < before + MIN_EXTENSION):

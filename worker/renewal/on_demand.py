@@ -1,6 +1,6 @@
 """Refreshes one grant now, unless another worker already does.
 
-The provider gets no more calls than from the batches: backoff, circuit and claim hold here too.
+Backoff, circuit and claim apply as in batches, so that requests cause no extra calls to the provider.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from worker.vault.wakeups import wake
 
 # The longest wait for another worker's call: longer than any call takes.
 MAX_WAIT_SECONDS = 50.0
-# A token that was renewed so lately is not renewed again, by force or because an API is said to refuse it: whoever asks
-# for every token again and again costs one call in this time. Of a shorter life it is half.
+# A token that was renewed within this time is not renewed again, even by force or if it is reported as rejected: so
+# repeated requests cost one call in this time. For tokens with less than twice this life it is half their life.
 MIN_RENEWAL_INTERVAL = timedelta(minutes=1)
-# Of a token that has no life at all.
+# The same for a token that is issued already expired.
 _SHORTEST_INTERVAL = timedelta(seconds=1)
 
 
@@ -37,11 +37,11 @@ _SHORTEST_INTERVAL = timedelta(seconds=1)
 class Refreshed:
     """A grant's state after a refresh on demand.
 
-    It holds ids, states and times only.
+    It holds only ids, states and times, so it may be a task's result.
 
     Attributes:
-        renewed: whether a new token came, by this call or another's.
-        retry_after: seconds after which trying again is worthwhile, where no fresh token came.
+        renewed: whether there is a new token, from this call or another's.
+        retry_after: seconds after which to try again, if there is no fresh token.
     """
 
     tenant: str
@@ -60,11 +60,11 @@ class OnDemand:
     """Refreshes single grants.
 
     Args:
-        vault: where the grants are.
+        vault: holds the grants.
         connections: resolves each connection's client.
         engine: makes the calls.
-        listeners: how many may wait for another worker's call at the same time, each over a connection of its own;
-            fewer than the vault has, or nothing could be committed that they wait for.
+        listeners: how many may wait for another worker's call at the same time. Each takes one of the vault's
+            connections, so there must be fewer, or the answers that they wait for could not be committed.
     """
 
     def __init__(
@@ -87,18 +87,18 @@ class OnDemand:
         force: bool = False,
         by_operator: bool = False,
     ) -> Refreshed:
-        """Make a grant's token fresh, and wake who waits.
+        """Make a grant's token fresh, and wake waiting readers.
 
         Args:
-            tenants: where to look.
+            tenants: the tenants to search.
             user_id: Auth0's user id; empty for the connection's admin grant.
             connection: the connection's name.
             account: the user's id at the provider; None for the primary identity, or the only one.
-            min_ttl: seconds of life wanted; None for the default.
+            min_ttl: seconds of life that the token must have left; None for the default.
             target: what the token is for.
-            force: renew even a fresh token, once a minute at the most, and try a dead grant, once a day at the most.
-            by_operator: with force, renew at any time: a token just renewed, a dead grant, one that waits in backoff
-                or in doubt, or one behind an open circuit.
+            force: also renew a fresh token, once a minute at most, and try a dead grant, once a day at most.
+            by_operator: with ``force``, without these limits: also a token that was just renewed, a dead grant, one in
+                backoff or in doubt, or one behind an open circuit.
 
         Raises:
             TokenNotFound: the vault has no such grant.
@@ -121,12 +121,13 @@ class OnDemand:
         target: TokenTarget = DEFAULT_TARGET,
         is_read: bool = True,
     ) -> Refreshed:
-        """Make a grant's token fresh; the caller wakes who waits.
+        """Make a grant's token fresh; the caller wakes the readers.
 
         Args:
-            is_read: whether a reader asks, which keeps grants fresh that are renewed on read.
-            rejected_version: of an access token that an API refused: it is renewed though it has life.
+            min_ttl: as for ``refresh``.
+            rejected_version: version of an access token that an API refused: it is renewed though it has not ended.
             target: what the token is for.
+            is_read: whether a reader asks: that keeps a grant fresh that is renewed on read.
 
         Raises:
             TokenNotFound: the vault has no such grant.
@@ -165,7 +166,7 @@ class OnDemand:
             if served.is_refused or not await self._allows(served, resolved):
                 outcome = Outcome.RETRY
                 break
-            # The claim compares the version that was read: no second caller comes between.
+            # The claim compares this row's version, so a concurrent caller cannot renew the same token twice.
             if not by_operator and _interval_left(served) > 0:
                 outcome = Outcome.FRESH if is_fresh else Outcome.RETRY
                 break
@@ -192,7 +193,7 @@ class OnDemand:
             await self._wait(served.id, remaining)
             served = await self._read(served.id, served.target)
             if served.obtained_at != began.obtained_at or served.state != began.state:
-                force, outcome = False, Outcome.FRESH  # another worker's call did what was requested
+                force, outcome = False, Outcome.FRESH  # another worker's call did what was asked for
         return await self._report(served, began, outcome, resolved, min_ttl, crowded_for)
 
     async def _find(
@@ -220,9 +221,9 @@ class OnDemand:
             return [Served._make(row) for row in raw.all()]
 
     async def _record_read(self, served: Served) -> None:
-        """Record a read, where reads keep the grant fresh.
+        """Record a read, if reads keep the grant fresh.
 
-        A grant that was recorded before is recorded again in any case: its readers go on reporting until it is.
+        A grant with a recorded read is always recorded again: otherwise its readers would go on noting reads.
         """
         if not served.target.is_default or (served.last_read_at is not None and not served.wants_note):
             return
@@ -241,7 +242,7 @@ class OnDemand:
     async def _find_obstacle(
         self, served: Served, resolved: ResolvedConnection, force: bool, by_operator: bool
     ) -> Outcome | None:
-        """Return the outcome where no call may be made now."""
+        """Return the outcome if no call may be made now."""
         if resolved.client is None or served.state == "unrenewable":
             return Outcome.UNRENEWABLE
         if not await self._may_be_tried(served, force, by_operator):
@@ -249,10 +250,10 @@ class OnDemand:
         is_paused = await pauses.find(self._vault, served.tenant, served.connection) is not None
         if is_paused or by_operator:
             return Outcome.PAUSED if is_paused else None
-        paused = await claims.backoff_left(self._vault, served.id) > 0
-        if await self._is_blocked(served, resolved, paused):
+        backs_off = await claims.backoff_left(self._vault, served.id) > 0
+        if await self._is_blocked(served, resolved, backs_off):
             return Outcome.BLOCKED if resolved.circuit.blame == "operator" else Outcome.RETRY
-        if paused:
+        if backs_off:
             return Outcome.IN_DOUBT if served.state == "in_doubt" else Outcome.RETRY
         return None
 
@@ -265,9 +266,9 @@ class OnDemand:
         return by_operator or (force and await claims.may_be_forced(self._vault, served.id, now=served.now))
 
     async def _allows(self, served: Served, resolved: ResolvedConnection) -> bool:
-        """Return whether the target may be asked for.
+        """Return whether the settings allow the target.
 
-        That it may not is recorded for its readers.
+        If not, the refusal is recorded for the readers.
         """
         if served.target.is_default or resolved.allows(served.target):
             return True
@@ -277,17 +278,20 @@ class OnDemand:
         return False
 
     async def _crowded_for(self, served: Served) -> float:
-        """Return how long a target has to wait."""
+        """Return seconds until a target may be called.
+
+        The calls for all targets of one grant have a least interval.
+        """
         if served.target.is_default:
             return 0.0
         return await resource_tokens.seconds_to_next_call(self._vault, served.id, now=served.now)
 
-    async def _is_blocked(self, served: Served, resolved: ResolvedConnection, paused: bool) -> bool:
+    async def _is_blocked(self, served: Served, resolved: ResolvedConnection, backs_off: bool) -> bool:
         """Return whether the open circuit forbids a call.
 
-        Once its pause is over it allows one call, a probe.
+        After its pause the circuit allows one call, a probe; a grant in backoff does not take it.
         """
-        if resolved.circuit.until is None or (paused and resolved.circuit.until <= served.now):
+        if resolved.circuit.until is None or (backs_off and resolved.circuit.until <= served.now):
             return False
         return not await circuits.claim_probe(
             self._vault,
@@ -358,9 +362,9 @@ async def _trace(served: Served, refreshing: Awaitable[Refreshed]) -> Refreshed:
 
 
 def _attainable_ttl(served: Served, min_ttl: float | None) -> float | None:
-    """Bound the wanted life by half of the provider's.
+    """Reduce a wanted life that these tokens never have.
 
-    A reader that wants more life than the tokens ever have would cause a call each time, which brings no more.
+    It becomes half their life: otherwise each such request would cause a call, and bring no longer life.
     """
     if min_ttl is None or served.obtained_from != "renewal":
         return min_ttl
@@ -371,7 +375,7 @@ def _attainable_ttl(served: Served, min_ttl: float | None) -> float | None:
 
 
 def _interval_left(served: Served) -> float:
-    """Return for how many seconds a renewed token stays."""
+    """Return seconds until a renewed token may be renewed again."""
     if served.obtained_from != "renewal" or served.obtained_at is None or served.state != "active":
         return 0.0
     life = served.expires_at - served.obtained_at if served.expires_at else 2 * MIN_RENEWAL_INTERVAL

@@ -1,6 +1,6 @@
-"""How a renewal ends, and the grant's next state.
+"""Decides how a renewal ends, and the grant's next state.
 
-Pure: time and jitter are arguments.
+Without I/O: time and jitter are arguments.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from worker.renewal.evidence import (
 from worker.vault import schedule
 from worker.vault.claims import Claim
 
-# A token in doubt is spent again this long before the access token ends. At a provider that revokes the family on
-# reuse an earlier retry wins nothing, and may end the access token that is still served.
+# A refresh token in doubt is sent again this long before the access token ends. At a provider that revokes all tokens
+# of a grant on reuse, an earlier retry gains nothing, and may end the access token that is still served.
 IN_DOUBT_RETRY_MARGIN = timedelta(seconds=45)
 
-
-# A grant is told as failing once its calls have failed for so long and its token ends before the next one: what passes
-# sooner is no news, and by then a refusal in unknown words is told as a death. A token with much life left is told of
-# while there is still time to act.
+# A grant is reported as failing once its calls have failed for this long and its token ends before the next call. A
+# shorter problem is not worth a report, and by then a refusal with an unknown code is reported as a dead grant. A token
+# with much life left is reported after the longer time, while the operator can still act.
 MIN_FAILURE = timedelta(minutes=15)
 MAX_UNTOLD_FAILURE = SERVER_ERRORS_FOR
 
-# Between two tries while the outgoing proxy opens no tunnel: it may be back at any time.
+# Between two tries while the outgoing proxy opens no tunnel: it may recover at any time.
 PROXY_PAUSE = timedelta(seconds=30)
 
 
@@ -71,9 +70,9 @@ class Decision:
     """What to write when a claim ends without a pair.
 
     Attributes:
-        outcome: for the counts.
+        outcome: how the renewal is counted.
         columns: keyword arguments of ``claims.release``.
-        outage: the provider did not answer for itself, or asked for a pause.
+        outage: the provider itself did not answer, or asked for a pause.
     """
 
     outcome: Outcome
@@ -94,8 +93,9 @@ def decide(
     """Turn a refusal into the grant's next state.
 
     Args:
-        judgement: whom the refusal blames, beside the others of its connection.
-        client: the identity of the client that was refused, kept with a death.
+        judgement: whom the refusal blames, given the connection's other refusals.
+        client: the identity of the refused client; it is stored with a dead grant.
+        jitter: 0 to 1.
     """
     decision = _decide(refused, claim, provider, judgement, client, now, jitter)
     is_told = judgement.finding is not Finding.NOBODY or decision.outcome in (Outcome.DEAD, Outcome.LOST)
@@ -106,9 +106,9 @@ def decide(
 
 
 def is_told_as_failing(claim: Claim, *, now: datetime, due_at: datetime) -> bool:
-    """Return whether somebody is told that a grant's renewals fail.
+    """Return whether a grant is reported as failing.
 
-    Nobody has said that it is dead, and no circuit that it waits for.
+    That is for a grant that is neither dead nor waiting for an open circuit.
 
     Args:
         due_at: of the next try.
@@ -137,7 +137,7 @@ def _decide(
         return _dead(refused, claim, columns, client, now)
     if judgement.is_own_trouble:
         decision = _dead(refused, claim, columns, client, now)
-        # Presumed dead, in words that nobody knows: from now on its attempts count the looks whether it lives.
+        # It is only presumed dead, as the error code is unknown. From now on `attempts` counts the tries whether it lives.
         due_at = max(allowed_at, now + presumed_dead_pause(0, jitter))
         return replace(decision, columns=decision.columns | {"due_at": due_at, "attempts": 0})
     if refused.blame is RefusalBlame.IN_DOUBT and refused.spent:
@@ -152,7 +152,7 @@ def _decide(
         is_blocked = judgement.finding is Finding.CLIENT
         return Decision(Outcome.BLOCKED if is_blocked else Outcome.RETRY, columns)
     if refused.blame is RefusalBlame.IN_DOUBT and not claim.attempts:
-        columns["due_at"] = allowed_at  # nothing was spent: the first retry is made at once
+        columns["due_at"] = allowed_at  # nothing was spent, so the first retry is immediate
     return Decision(Outcome.RETRY, columns, outage=True)
 
 
@@ -163,7 +163,7 @@ def _dead(
     columns |= {
         "state": "reauthorization_required",
         "reason": "lost_in_rotation" if lost else refused.code,
-        # It was lost by the attempt whose outcome never came.
+        # It was lost at the attempt whose outcome never became known.
         "reason_since": claim.in_doubt_since or now,
         "due_at": None,
         "doubt_resolved": True,
@@ -191,22 +191,21 @@ def _still_dead(
 
 
 def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: datetime) -> datetime:
-    """Return when to spend a refresh token in doubt again.
+    """Return when to send a refresh token in doubt again.
 
-    Where the provider does not rotate, or its grace lasts, a retry is safe and made at once. Elsewhere a retry can
-    make the provider revoke the whole family, including the access token that is still served. If the request never
-    arrived, a late retry is as good as an early one: so the access token is served to its end first.
+    If the provider does not rotate refresh tokens, or its grace is not over, a retry is safe and immediate. Otherwise
+    it can make the provider revoke all tokens of the grant, including the access token that is still served. If the
+    request never arrived, a late retry is as good as an early one, so the access token is served until it ends.
     """
-    in_doubt_for = (
-        now - (claim.in_doubt_since or claim.claimed_at)
-    ).total_seconds()  # in seconds: a grace may be infinite
+    # In seconds, as a grace may be infinite.
+    in_doubt_for = (now - (claim.in_doubt_since or claim.claimed_at)).total_seconds()
     safe = not provider.rotates or (provider.grace is not None and in_doubt_for < provider.grace)
     if safe:
         return now if claim.in_doubt_since is None else retry_at
     if claim.expires_at is None:
         return retry_at
     retry_margin = IN_DOUBT_RETRY_MARGIN if claim.life is None else min(IN_DOUBT_RETRY_MARGIN, claim.life / 4)
-    # The refresh token may end first, of age or idleness: a retry after that is of no use.
+    # The refresh token may end first, by age or because it is idle; a retry after that is useless.
     idle = claim.obtained_at + provider.idle_life if claim.obtained_at and provider.idle_life else None
     ends = [end for end in (claim.refresh_expires_at, idle) if end is not None and end > now]
     last = min([claim.expires_at, *ends])
@@ -214,22 +213,22 @@ def doubt_due_at(claim: Claim, provider: Provider, *, now: datetime, retry_at: d
 
 
 def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decision | None:
-    """Decide about a claim that follows one which ran out.
+    """Decide whether a refresh token in doubt has to wait.
 
-    The earlier owner died, or its answer may still be stored.
+    The claim follows one that expired: its owner died, or may still store an answer.
 
     Returns:
-        A release that puts off the next use of the refresh token, or None where it may be used now.
+        A decision that postpones the token's next use; None if it may be used now.
     """
-    # A dead grant keeps its verdict: nothing to wait for.
+    # A dead grant stays dead: there is nothing to wait for.
     if claim.in_doubt_since is None or claim.state not in ("active", "in_doubt"):
         return None
     due_at = doubt_due_at(claim, provider, now=now, retry_at=now)
     if due_at <= now:
         return None
     if claim.state == "in_doubt":
-        # It has waited already. But a retry that was planned within the grace may come after it: then it waits again.
-        # Without a failed attempt this token was never sent: only the reuse of the token before it is feared.
+        # It has waited already. But a retry that was planned within the grace may come after the grace: then it waits
+        # again. Without a failed attempt, this token was never sent, only the one before it, so there is no wait.
         planned_in_grace = provider.grace and claim.attempts
         return Decision(Outcome.IN_DOUBT, {"due_at": due_at}) if planned_in_grace else None
     columns = {
@@ -242,12 +241,12 @@ def wait_in_doubt(claim: Claim, provider: Provider, *, now: datetime) -> Decisio
 def stay_dormant(
     claim: Claim, policy: schedule.RenewalPolicy, *, now: datetime, jitter: float
 ) -> Decision | None:
-    """Put off a grant that nobody reads.
+    """Postpone a grant that nobody reads.
 
-    Its refresh token must be in no danger of ending unused.
+    None if its refresh token could end unused.
 
     Args:
-        jitter: 0 to 1, uniform.
+        jitter: 0 to 1.
     """
     if claim.state != "active" or not policy.is_dormant(claim.last_read_at, now) or claim.attempts:
         return None
@@ -263,13 +262,13 @@ def stay_dormant(
 NOTHING_TO_SPEND = Decision(
     Outcome.UNRENEWABLE, {"due_at": None, "state": "unrenewable", "reason": "no_refresh_token"}
 )
-"""No refresh token, and no access token that the provider would take instead."""
+"""There is no refresh token, and no access token that the provider accepts instead."""
 
 
 def wait_for_proxy(now: datetime, jitter: float) -> Decision:
-    """Put off a grant whose call the outgoing proxy refused.
+    """Postpone a grant whose call failed at the outgoing proxy.
 
-    Nothing was sent, and nothing is said of the grant, its client or its provider.
+    Nothing was sent, so this says nothing about the grant, its client or its provider.
     """
     return Decision(
         Outcome.UNSENT, {"due_at": now + PROXY_PAUSE * (1 + jitter / 5), "last_error": "proxy_failed"}
@@ -277,7 +276,7 @@ def wait_for_proxy(now: datetime, jitter: float) -> Decision:
 
 
 def wait_for_key(claim: Claim, now: datetime) -> Decision:
-    """Put off a grant whose key is missing."""
+    """Postpone a grant whose key is missing."""
     columns = {
         "due_at": now + schedule.MAX_BACKOFF, "attempts": claim.attempts + 1, "last_error": "cannot_open",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Carries out refresh requests: woken by Postgres, and by polling."""
+"""Handles refresh requests, on wakeups and by polling."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from worker.vault.wakeups import DATABASE_FAILURES, WakeupLoop
 
 log = structlog.get_logger(__name__)
 
-# Requests carried out at a time by one process: fewer than its connections to Postgres.
+# Requests that one process handles at a time: fewer than its connections to Postgres.
 MAX_REFRESHES = 16
 
 
 class RefreshRequests(WakeupLoop):
-    """Claims refresh requests and carries them out.
+    """Claims refresh requests and handles them.
 
     Any number of processes may do so.
 
     Args:
-        vault: where they are.
+        vault: holds the requests.
         on_demand: refreshes a grant.
-        tenants: whose grants.
+        tenants: the tenants whose grants are refreshed.
     """
 
     def __init__(self, vault: Vault, on_demand: OnDemand, tenants: Sequence[str]) -> None:
@@ -42,13 +42,13 @@ class RefreshRequests(WakeupLoop):
         capacity = MAX_REFRESHES - len(self._running)
         if capacity > 0:
             for request in await queue.claim(self._vault, self._tenants, limit=capacity):
-                self._begin(self._carry_out(request))
+                self._begin(self._handle(request))
 
     async def _clean_up(self) -> None:
         await queue.delete_over(self._vault)
 
-    async def _carry_out(self, request: RefreshRequest) -> None:
-        if request.request_id is not None:  # of this asyncio task, and of those that it begins
+    async def _handle(self, request: RefreshRequest) -> None:
+        if request.request_id is not None:  # in this asyncio task, and in those that it starts
             bind_contextvars(request_id=request.request_id)
         with traces.span(
             "refresh_request", "consumer", traceparent=request.traceparent, grant=request.grant_id
@@ -66,7 +66,7 @@ class RefreshRequests(WakeupLoop):
                 log.info("refresh_request.finished", grant=request.grant_id, connection=refreshed.connection,
                          outcome=refreshed.outcome.value)  # fmt: skip
         except (VaultError, *DATABASE_FAILURES) as error:
-            # Its claim ends by itself, and another try begins.
+            # Its claim expires, and the request is tried again.
             log.warning("refresh_request.failed", grant=request.grant_id, error=type(error).__name__)
 
     async def _refresh(self, request: RefreshRequest) -> Refreshed | None:

@@ -29,7 +29,7 @@ from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
-# Events are collected for so long, so that many changes of one user cost one call.
+# Events are collected for this long, so that many changes of one user cost one call.
 COLLECT_SECONDS = 0.5
 
 LOG_FEED, EVENT_FEED, UPDATED_SCAN = "log", "events", "updated"
@@ -40,7 +40,7 @@ class ChangeFeeds:
 
     Args:
         tenant: the tenant's name.
-        vault: has the cursors.
+        vault: stores the cursors.
         auth0: the tenant's Management API.
         ingest: reads the named users and stores them.
         retention: how long the tenant keeps its log.
@@ -56,9 +56,9 @@ class ChangeFeeds:
         self._retention = retention
 
     async def prepare(self, report: SyncReport) -> bool:
-        """Make sure that later changes will be seen.
+        """Make sure that later changes will be found.
 
-        Called before any user is read.
+        Call it before any user is read.
 
         Returns:
             Whether the log can be read. If not, a scan by last change replaces it, and the report says so.
@@ -89,9 +89,9 @@ class ChangeFeeds:
         await self._schedule_scan(cursor.read_until if cursor and cursor.read_until else now)
 
     async def _require_optional(self, scope: str) -> None:
-        """Check a scope without minting a token for it.
+        """Check an optional scope, without minting a token for it.
 
-        The scope is optional, so that this happens at each sync.
+        As it is optional, a tenant may lack it for good: minting would fail at each sync.
 
         Raises:
             MissingScope: it is not granted.
@@ -104,13 +104,13 @@ class ChangeFeeds:
         return cursor.read_until is None or now - cursor.read_until > self._retention
 
     async def _seed_log_cursor(self, before: SyncCursor | None, now: datetime, report: SyncReport) -> None:
-        """Set the log's cursor to a little while ago.
+        """Set the log's cursor to before the search lag.
 
-        What lies between the old cursor and the new is left to a scan by last change. The newest entry would be too
-        late: the lists that are read next may not show yet what the log has reported already.
+        A scan by last change covers the time between the old cursor and the new one. The newest entry would be too
+        late: the lists that are read next may not yet include changes that the log has already reported.
         """
         entry = await self._auth0.newest_log(before=now - SEARCH_LAG)
-        if entry is None:  # the log has only begun
+        if entry is None:  # the log has no older entry
             entry = await self._auth0.oldest_log()
             await self._ingest.ingest_by_id(
                 entry.users if entry else (), await self._ingest.load_connections(), report
@@ -126,9 +126,9 @@ class ChangeFeeds:
         await cursors.save(self._vault, self._tenant, LOG_FEED, SyncCursor(token, read_until=now))
 
     async def _schedule_scan(self, since: datetime) -> None:
-        """Have the users scanned who changed since then.
+        """Schedule a scan of users who changed since then.
 
-        A scan that is scheduled already begins earlier, and stays.
+        A scan that is already scheduled begins earlier, and is kept.
         """
         if await cursors.load(self._vault, self._tenant, UPDATED_SCAN) is None:
             token = (since - SEARCH_LAG).isoformat()
@@ -144,7 +144,7 @@ class ChangeFeeds:
             budget: seconds after which it stops.
 
         Returns:
-            Whether the log can be read, as ``prepare``.
+            Whether the log can be read, as ``prepare`` says.
 
         Raises:
             Auth0Error: as the client does; pages read until then are committed.
@@ -194,7 +194,7 @@ class ChangeFeeds:
     async def follow(self, stop: asyncio.Event) -> None:
         """Sync the users whom events name, until ``stop``.
 
-        It ends with the connection as well, which Auth0 closes every few minutes.
+        It also ends when Auth0 closes the connection, every few minutes.
 
         Raises:
             MissingScope: events cannot be read.
@@ -216,7 +216,7 @@ class ChangeFeeds:
                 events = [first.result(), *await self._collect(arrived)]
                 await self._ingest_events([event for event in events if event is not None])
                 ended = None in events
-            if ended:  # else the connection stands, and would be waited for after a stop
+            if ended:  # otherwise the connection is open, and would delay the stop
                 await listening
         finally:
             for task in (stopping, listening):
@@ -230,7 +230,7 @@ class ChangeFeeds:
                 if event is not None:  # None is a keep-alive
                     arrived.put_nowait(event)
         except Auth0EventsGone:
-            # The log names whom these events would have named.
+            # The log names the same users as the events that were lost.
             log.warning("event_stream.expired", tenant=self._tenant)
             await cursors.remove(self._vault, self._tenant, EVENT_FEED)
         finally:
@@ -251,9 +251,9 @@ class ChangeFeeds:
 
 
 def may_change_tokens(entry: LogEntry) -> bool:
-    """Whether an entry's users may have other tokens since.
+    """Whether an entry's users may have new tokens.
 
-    A login through a strategy without tokens does not change any.
+    A login with a strategy without tokens does not change any.
     """
     return entry.may_change_identities and not (
         entry.is_login and entry.strategy in providers.TOKENLESS_STRATEGIES

@@ -15,9 +15,9 @@ from worker.vault.wakeups import DATABASE_FAILURES, WakeupLoop
 
 log = structlog.get_logger(__name__)
 
-# Users read together. A full batch means a flood: it has no precedence in Auth0's rate limit.
+# Users synced together. A full batch means a flood of hooks, so its calls take no precedence in Auth0's rate limit.
 MAX_BATCH_USERS = 20
-# After a failure that does not say when to try again.
+# The pause after a failure that does not say when to try again.
 RETRY_SECONDS = 15.0
 
 SyncUsers = Callable[[str, list[str], bool], Awaitable[None]]
@@ -25,15 +25,15 @@ SyncUsers = Callable[[str, list[str], bool], Awaitable[None]]
 
 
 class ChangedUsers(WakeupLoop):
-    """Claims changed users and has them synced.
+    """Claims changed users and syncs them in batches.
 
-    A tenant's batches follow each other, so that its users wait in the database and not in memory; one tenant's wait
-    holds up no other.
+    A tenant has one batch at a time, so its other users wait in the database and not in memory. Tenants do not wait for
+    each other.
 
     Args:
-        vault: where they are.
+        vault: holds the queue.
         sync: syncs a batch.
-        tenants: whose users.
+        tenants: the tenants whose users are synced.
     """
 
     def __init__(self, vault: Vault, sync: SyncUsers, tenants: Sequence[str]) -> None:
@@ -60,11 +60,11 @@ class ChangedUsers(WakeupLoop):
         except VaultError as error:
             log.warning("changed_users.postponed", tenant=tenant, users=len(users), error=str(error))
             await self._postpone(tenant, users, getattr(error, "retry_after", None) or RETRY_SECONDS)
-        except DATABASE_FAILURES as error:  # the claim ends by itself
+        except DATABASE_FAILURES as error:  # the claim expires
             log.warning("changed_users.failed", tenant=tenant, error=type(error).__name__)
         finally:
             self._busy.discard(tenant)
 
     async def _postpone(self, tenant: str, users: list[ChangedUser], seconds: float) -> None:
-        with suppress(*DATABASE_FAILURES):  # the claim ends by itself
+        with suppress(*DATABASE_FAILURES):  # the claim expires
             await queue.postpone(self._vault, tenant, users, seconds=seconds)

@@ -1,4 +1,4 @@
-"""What the operator has to know of a connection."""
+"""Warnings about a connection, for the operator."""
 
 from __future__ import annotations
 

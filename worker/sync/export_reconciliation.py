@@ -27,13 +27,13 @@ from worker.vault.vault import Vault
 log = structlog.get_logger(__name__)
 
 EXPORT_FEED = "export"
-# So many users take more pages than half an hour's polls of an export job.
+# From this size a full scan has more pages than an export job needs polls, at most half an hour's.
 MIN_USERS_FOR_EXPORT = 20_000
-# An export with a smaller share of the users seen last is taken for incomplete.
+# An export is incomplete if it has a smaller share of the users of the last full sync.
 MIN_CREDIBLE_SHARE = 0.5
-# So many users of an export are sent to Postgres at a time.
+# Users of an export that are sent to Postgres at a time.
 USERS_PER_COPY = 1000
-# Users read by id between two commits: after a kill at most these are read again.
+# Users read by id between two commits: after a kill, at most these are read again.
 USERS_PER_COMMIT = 20
 
 
@@ -42,7 +42,7 @@ class ExportReconciler:
 
     Args:
         tenant: the tenant's name.
-        vault: has the cursor and the users still to be synced.
+        vault: stores the cursor and the users still to be synced.
         auth0: the tenant's Management API.
         ingest: reads users by id and stores them.
     """
@@ -67,13 +67,13 @@ class ExportReconciler:
 
         Args:
             cursor: where to resume; None to begin.
-            run_id, began: the run that this is part of, and when it began.
+            run_id, began: the sync run that this is part of, and when it began.
             report: counts what is done; ``finished`` says whether the end was reached.
-            budget: seconds.
+            budget: seconds after which it stops.
             progress: called after each step.
 
         Returns:
-            False where a full scan is to be made instead: it takes no more calls, or Auth0 makes no export.
+            False if a full scan must be made instead: it takes no more calls, or Auth0 makes no export.
         """
         stop_at = None if budget is None else time.monotonic() + budget
         last = await runs.last_complete(self._vault, self._tenant, "all")
@@ -105,13 +105,13 @@ class ExportReconciler:
         return True
 
     async def abandon(self) -> None:
-        """Give up what was begun."""
+        """Delete the cursor and the users still to sync."""
         await export_diff.delete_users_to_sync(self._vault, self._tenant)
         await cursors.remove(self._vault, self._tenant, EXPORT_FEED)
 
     async def _is_job_done(self, job: str, began: datetime, budget: float | None) -> bool:
         if budget is None:
-            return True  # reading the file waits for it
+            return True  # reading the file waits for the job
         if await self._auth0.export.is_done(job, max_seconds=budget):
             return True
         if await self._vault.now() - began > timedelta(seconds=export_job.MAX_JOB_SECONDS):

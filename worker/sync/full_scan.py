@@ -12,7 +12,6 @@ from worker import traces
 from worker.auth0 import Auth0User, ManagementClient, UserPage
 from worker.auth0.errors import PagingWindowExceeded
 from worker.auth0.search_query import TimeField
-from worker.sync.database_clock import DatabaseClock
 from worker.sync.ingest import SEARCH_LAG, SyncIngest
 from worker.sync.keyset_pagination import (
     MILLISECOND,
@@ -25,6 +24,7 @@ from worker.sync.keyset_pagination import (
 from worker.sync.mapping import Connections, identity_keys, is_whole
 from worker.sync.readahead import read_ahead
 from worker.sync.report import Progress, SyncReport
+from worker.vault.database_clock import DatabaseClock
 from worker.vault.sync_state import cursors, runs
 from worker.vault.sync_state.cursors import SyncCursor
 from worker.vault.sync_state.scanned_pages import ScannedPage, commit_page
@@ -36,14 +36,14 @@ class _Scan:
     """One run of a scan.
 
     Attributes:
-        feed: the name that the cursor is stored under.
-        cursor: where it begins, with its run.
-        by: the time in whose order users are read.
-        connection: only users with an identity of this connection.
-        connections: as the vault has them.
+        feed: the name under which the cursor is stored.
+        cursor: where it begins, with its sync run.
+        by: the time by which users are ordered.
+        connection: only users with an identity of this connection; None for all users.
+        connections: as stored in the vault.
         report: counts what is done.
         clock: the database's.
-        marks_absent: it covers all users, so that those it does not find are missing.
+        marks_absent: it covers all users, so those it does not find are missing.
         stop_at: when its time is up, by the monotonic clock.
     """
 
@@ -58,11 +58,11 @@ class _Scan:
     stop_at: float | None
 
     def is_time_up(self) -> bool:
-        """Whether the scan is to stop after the present page."""
+        """Whether the scan must stop after the current page."""
         return self.stop_at is not None and time.monotonic() > self.stop_at
 
     def cursor_behind(self, step: ScanStep) -> SyncCursor | None:
-        """Return where the scan goes on, None at its end."""
+        """Return where the scan continues; None at its end."""
         if step.following is None:
             return None
         token, page = encode_cursor(step.following)
@@ -74,9 +74,9 @@ class FullScan:
 
     Args:
         tenant: the tenant's name.
-        vault: has the cursors.
+        vault: stores the cursors.
         auth0: the tenant's Management API.
-        ingest: stores what is read.
+        ingest: stores the users.
     """
 
     def __init__(self, tenant: str, vault: Vault, auth0: ManagementClient, ingest: SyncIngest) -> None:
@@ -101,14 +101,14 @@ class FullScan:
         """Continue from a cursor, within the time limit.
 
         Args:
-            feed: the name that the cursor is stored under; at the end it stays, for the caller to remove.
+            feed: the name under which the cursor is stored. The caller removes it after the end of the scan.
             cursor: where to continue.
             report: counts what is done.
-            by: the time in whose order users are read.
-            connection: only users with an identity of this connection.
-            all_users: the scan covers all users, so that those it does not find are missing.
-            full: read unchanged users by id too, where lists do not show tokens.
-            budget: seconds.
+            by: the time by which users are ordered.
+            connection: only users with an identity of this connection; None for all users.
+            all_users: the scan covers all users, so those it does not find are missing.
+            full: also read unchanged users by id, if lists do not show tokens.
+            budget: seconds after which it stops.
             progress: called after each page.
 
         Returns:
@@ -144,7 +144,7 @@ class FullScan:
     async def _steps(self, scan: _Scan) -> AsyncGenerator[ScanStep, None]:
         """Yield the scan's steps.
 
-        Where more users share a millisecond than Auth0 shows of one query, an export names them.
+        If more users share a millisecond than Auth0 shows of one query, they are found in an export.
         """
 
         async def fetch(since: datetime | None, until: datetime | None, page: int) -> UserPage:
@@ -153,7 +153,7 @@ class FullScan:
             )
 
         def may_read_ahead() -> bool:
-            # A kill would cost two pages of the rate limit instead of one. The limit's pace leaves time to store a page.
+            # Under a rate limit there is time to store a page between two calls, and a kill would waste two calls.
             return self._auth0.is_unlimited and not scan.is_time_up()
 
         keyset = KeysetScan(scan.by, fetch, scan.clock.now)
@@ -173,7 +173,7 @@ class FullScan:
     async def _ingest_millisecond(self, scan: _Scan, moment: datetime) -> None:
         """Ingest by id the users of one millisecond.
 
-        An export of all users names them.
+        They are found in an export of all users.
         """
         user_ids = [
             user.user_id
@@ -185,10 +185,10 @@ class FullScan:
         scan.report.seen += len(user_ids)
 
     async def _commit(self, scan: _Scan, step: ScanStep, listed: Sequence[Auth0User]) -> None:
-        """Mark what the page shows missing, and save the cursor.
+        """Mark what the page shows as missing; save the cursor.
 
         Args:
-            listed: the users of whom the page has the last word.
+            listed: the page's users, without those who were then read by id.
         """
         page = ScannedPage(
             [user.user_id for user in listed if is_whole(user)],
@@ -205,9 +205,9 @@ class FullScan:
 
 
 def settled_range(step: ScanStep) -> tuple[datetime | None, datetime] | None:
-    """Return of which time a page shows everybody for certain.
+    """Return the range of which a page shows all users.
 
-    Its end is no later than what the search showed when it was asked.
+    It ends at the search lag before the request: more recent users may be missing from the page.
     """
     if step.time_range is None:
         return None

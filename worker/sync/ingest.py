@@ -1,4 +1,4 @@
-"""Stores in the vault what Auth0 shows of one tenant."""
+"""Stores a tenant's connections and users in the vault."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from worker.vault.ingest import ingest
 from worker.vault.leases import lease
 from worker.vault.vault import Vault
 
-# Auth0's search lags behind its users, and clocks may differ: nothing is concluded from what is more recent.
+# Auth0's search lags behind changes, and clocks may differ: nothing is concluded about a time more recent than this.
 SEARCH_LAG = timedelta(minutes=10)
-# Users read by id are stored in batches of this size.
+# Users read by id that are stored together.
 USERS_PER_INGEST = 100
 
 
@@ -40,9 +40,9 @@ class SyncIngest:
 
     Args:
         tenant: the tenant's name.
-        vault: where they are stored.
+        vault: stores them.
         connections: resolves each connection's client.
-        auth0: the tenant's Management API, for what a list does not show.
+        auth0: the tenant's Management API.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SyncIngest:
         self._lists_carry_tokens = False
 
     async def load_connections(self) -> Connections:
-        """Return the connections as the vault has them."""
+        """Return the connections as stored in the vault."""
         return await self._connections.load([self._tenant])
 
     async def ingest_all_connections(self, report: SyncReport) -> None:
@@ -66,11 +66,11 @@ class SyncIngest:
         """
         await self._auth0.require("read:connections")
         async with lease(self._vault, self._connections_lease):
-            shown = []
+            listed = []
             async for connection in self._auth0.connections():
                 await self._store_connection(connection, report)
-                shown.append(connection.name)
-            await self._mark_missing_connections(shown)
+                listed.append(connection.name)
+            await self._mark_missing_connections(listed)
         await self._check_options_scope(report)
 
     async def ingest_connection(self, name: str, report: SyncReport) -> None:
@@ -85,9 +85,9 @@ class SyncIngest:
             await self._store_connection(await self._auth0.connection(name), report)
         await self._check_options_scope(report)
 
-    async def _mark_missing_connections(self, shown: Sequence[str]) -> None:
-        """Mark the connections that a list lacks, confirmed by id."""
-        absent = await presence.list_absent(self._vault, self._tenant, shown)
+    async def _mark_missing_connections(self, listed: Sequence[str]) -> None:
+        """Mark connections missing from the list, once confirmed by id."""
+        absent = await presence.list_absent(self._vault, self._tenant, listed)
         for name, auth0_id in absent.items():
             if not await self._auth0.has_connection(auth0_id):
                 now = await self._vault.now()
@@ -97,7 +97,7 @@ class SyncIngest:
     def _connections_lease(self) -> str:
         """The lease under which connections are read and stored.
 
-        They have no time of change: without it, an older answer could be stored after a newer.
+        Auth0 gives no time of change for them: without the lease, an older answer could be stored after a newer one.
         """
         return f"connections of {self._tenant}"
 
@@ -136,18 +136,18 @@ class SyncIngest:
         full: bool,
         since: datetime | None = None,
     ) -> list[Auth0User]:
-        """Store a page, and read users whose tokens it hides.
+        """Store a page; read users whose tokens it hides.
 
-        Whether lists carry tokens is not documented. The first token in a list shows that they do: then an identity
-        without any has none, and reading its user by id would show nothing more.
+        Auth0 does not document whether lists contain tokens. The first token in a list proves that they do: then an
+        identity without a token has none, and reading its user by id would not show more.
 
         Args:
             now: the database's time.
-            full: read unchanged users too.
-            since: when all users were last seen: a user of whom the vault has nothing is read only if changed since.
+            full: also read unchanged users.
+            since: the time of the last full sync: a user without a row in the vault is read only if changed since.
 
         Returns:
-            The users who were not read by id: what the page shows of them is the newest.
+            The users who were not read by id, for whom the page is the newest answer.
         """
         self._lists_carry_tokens |= any(has_tokens(user) for user in page.users)
         await self._ingest_grants(page.users, connections, report, now=now)
@@ -167,7 +167,7 @@ class SyncIngest:
         """Read users by id and store them; mark missing ones.
 
         Returns:
-            Each user, None where Auth0 has none; those who could not be read are left out.
+            Each user, None if Auth0 has none; users who could not be read are left out.
         """
         found: dict[str, Auth0User | None] = {}
         for start in range(0, len(user_ids), USERS_PER_INGEST):
@@ -194,8 +194,8 @@ class SyncIngest:
         """Upsert users' grants, and mark their other grants missing.
 
         Args:
-            marked_before: shown grants that were marked missing before this are unmarked. None where the users were
-                read at an unknown time: then only marks older than a list's lag count.
+            marked_before: the users' grants are unmarked that were marked missing before this time. None if the users
+                were read at an unknown time: then only marks older than the search lag are removed.
         """
         if not users:
             return
@@ -225,18 +225,18 @@ class SyncIngest:
         report.stats.add(await ingest.ingest(self._vault, list(incoming.values()), now=now))
 
     async def record_tokenless(self, users: Sequence[Auth0User]) -> None:
-        """Note identities that no longer show a token.
+        """Record that identities were observed without a token.
 
         Otherwise their users would count as changed, and be read each day.
         """
         scopes = await self._auth0.scopes()
-        if scopes is None or "read:user_idp_tokens" in scopes:  # without it no identity shows any
+        if scopes is None or "read:user_idp_tokens" in scopes:  # without this scope no identity shows a token
             await touch.touch_observed(self._vault, list(tokenless_identities(users, self._tenant)))
 
     async def _filter_changed(
         self, users: Sequence[Auth0User], *, full: bool, since: datetime | None
     ) -> list[str]:
-        """Return the listed users who changed since last observed."""
+        """Return the ids of users who changed since last observed."""
         if full:
             return [user.user_id for user in users]
         last_observed = await queries.last_observed(

@@ -1,8 +1,8 @@
-"""Keyset pagination: all users in the order of a time.
+"""Keyset pagination: all users, ordered by a time.
 
-Auth0 shows only the first 1,000 records of a query. So each step asks for page 0 of the users from the last time on,
-that time included: a user who is deleted meanwhile moves nobody past a page's edge, and a new one comes at the end.
-Pages are numbered only within one millisecond that more users share than a page holds.
+Auth0 shows only the first 1,000 records of a query. So each step queries page 0 of the users from the last page's last
+time on, inclusive. A user who is deleted meanwhile does not move others out of the next page, and a new user comes at
+the end. Page numbers are used only within one millisecond that more users share than fit on a page.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from worker.auth0.pagination import PER_PAGE
 from worker.auth0.search_query import TimeField
 
 MILLISECOND = timedelta(milliseconds=1)
-# How often the pages of one millisecond are read again because one of its users was deleted meanwhile.
+# How often the pages of one millisecond are read again because a user was deleted meanwhile.
 MAX_CLUSTER_RESTARTS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class ScanCursor:
-    """Where a scan is.
+    """How far a scan has come.
 
     Attributes:
         since: the time to continue from, inclusive; None for the beginning.
-        page: 0 for the next users from there; above, the number of the page, counted from 1, of those who share
-            the millisecond, or of all users where the tenant does not search by time.
+        page: 0 for the next users from that time on. Otherwise the number of a page, from 1: of the users who share the
+            millisecond, or of all users if the tenant's search cannot filter by time.
     """
 
     since: datetime | None = None
@@ -42,11 +42,11 @@ class ScanStep:
     Attributes:
         page: the users, without those of the page before.
         shown: the ids of all users of the page.
-        time_range: of which time all users were shown: from (inclusive) and to (exclusive), None being open; None
-            where that is not known.
-        following: where to continue, None at the end.
-        remaining: how many users there are from this page's first on, where Auth0 says so.
-        asked_at: when the page was asked for; what happened later it need not show.
+        time_range: the range, from (inclusive) to (exclusive), None for an open end, of which the page shows all users;
+            None if that is not known.
+        following: where to continue; None at the end.
+        remaining: the number of users from this page's first on; None if Auth0 does not say.
+        asked_at: when the page was requested; it need not show later changes.
     """
 
     page: UserPage
@@ -65,9 +65,9 @@ class KeysetScan:
     """One scan, page by page.
 
     Args:
-        field: the time in whose order it goes.
+        field: the time by which users are ordered.
         fetch: reads one page.
-        now: tells the time.
+        now: returns the time.
     """
 
     def __init__(self, field: TimeField, fetch: FetchPage, now: Callable[[], datetime]) -> None:
@@ -83,8 +83,8 @@ class KeysetScan:
         """Continue from a cursor to the end.
 
         Raises:
-            PagingWindowExceeded: more users share one millisecond than Auth0 shows; those it showed were yielded.
-            MalformedAnswer: Auth0 shows users without the time that they are asked for by.
+            PagingWindowExceeded: more users share one millisecond than Auth0 shows; those that it shows were yielded.
+            MalformedAnswer: Auth0 shows users without the time by which they were queried.
         """
         following: ScanCursor | None = cursor
         while following is not None:
@@ -105,7 +105,7 @@ class KeysetScan:
         last, more = self._last_time(page), _has_more(page, 0)
         start = None if cursor.since is None else _floor_to_millisecond(cursor.since)
         if start is not None and any(self._is_before(user, start) for user in page.users):
-            # The tenant does not search by time: this is the first page of all users.
+            # The tenant's search ignores the time: this is the first page of all users.
             return self._make_step(page, None, ScanCursor(None, 2) if more else None)
         if more and last is None:
             if cursor.since is None:
@@ -119,7 +119,7 @@ class KeysetScan:
         return self._make_step(page, time_range, following, page.total, edge=last)
 
     async def _within_millisecond(self, cursor: ScanCursor, since: datetime) -> ScanStep:
-        """Fetch one page of those who share a millisecond."""
+        """Fetch one page of the users of a millisecond."""
         page = await self._fetch(since, since + MILLISECOND, cursor.page - 1)
         if page.size == 0 and (page.total or 0) > (cursor.page - 1) * PER_PAGE:
             raise PagingWindowExceeded("Auth0 shows no more of those who share one millisecond")
@@ -129,7 +129,7 @@ class KeysetScan:
         else:
             following = ScanCursor(since + MILLISECOND)
         if cursor.page > 1 and None not in (before, page.total) and page.total != before:
-            # A deleted user may have moved another past the edge of a page that was read.
+            # A user was deleted: another may have moved to a page that was already read.
             self._restarts += 1
             following = ScanCursor(since, 1) if self._restarts <= MAX_CLUSTER_RESTARTS else following
         elif following.page == 0:
@@ -137,7 +137,7 @@ class KeysetScan:
         return self._make_step(page, None, following)
 
     async def _numbered_page(self, cursor: ScanCursor) -> ScanStep:
-        """Fetch one numbered page, where search by time fails."""
+        """Fetch one page of all users, without search by time."""
         page = await self._fetch(None, None, cursor.page - 1)
         following = replace(cursor, page=cursor.page + 1) if _has_more(page, cursor.page - 1) else None
         return self._make_step(page, None, following)
@@ -153,7 +153,7 @@ class KeysetScan:
     ) -> ScanStep:
         """Make a step, without the users of the last page.
 
-        Those at this page's edge are remembered: the next page shows them again.
+        The users with this page's last time are remembered, as the next page shows them again.
         """
         shown = tuple(user.user_id for user in page.users)
         new = replace(page, users=tuple(user for user in page.users if user.user_id not in self._edge_ids))
@@ -184,7 +184,7 @@ def _has_more(page: UserPage, number: int) -> bool:
 
 
 def _floor_to_millisecond(time: datetime) -> datetime:
-    """Cut a time as Auth0's search does."""
+    """Truncate a time as Auth0's search does."""
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
@@ -194,5 +194,5 @@ def encode_cursor(cursor: ScanCursor) -> tuple[str | None, int]:
 
 
 def decode_cursor(token: str | None, page: int) -> ScanCursor:
-    """Read a stored cursor."""
+    """Return the cursor of a stored token and page."""
     return ScanCursor(datetime.fromisoformat(token).astimezone(UTC) if token else None, page)

@@ -1,4 +1,4 @@
-"""Maps what Auth0 shows to grants, without I/O."""
+"""Maps Auth0's users and connections to grants, without I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Connections = Mapping[tuple[str, str], ResolvedConnection]
 def incoming_grants(user: auth0.Auth0User, tenant: str, connections: Connections) -> Iterator[IncomingGrant]:
     """Yield the grants of a user's identities with tokens.
 
-    ``last_login`` is when the tokens were issued only where there is one identity: with linked accounts it
+    Only for a user with a single identity is ``last_login`` the time when the tokens were issued. For linked accounts it
     does not say which of them logged in, so their expiry is unknown.
     """
     issued_at = user.last_login if len(user.identities) == 1 and not user.malformed else None
@@ -40,7 +40,7 @@ def incoming_grants(user: auth0.Auth0User, tenant: str, connections: Connections
             updated_at=user.updated_at,
             issued_at=issued_at,
             user_created_at=user.created_at,
-            exchangeable=_exchangeable(connection),
+            exchangeable=_is_exchangeable(connection),
             policy=connection.policy if connection else EAGER,
         )
 
@@ -64,7 +64,7 @@ def incoming_admin_grant(
 def is_whole(user: auth0.Auth0User) -> bool:
     """Whether all identities of a user were read.
 
-    Every user at Auth0 has an identity: an answer without any does not.
+    Every user at Auth0 has an identity, so an answer without one is incomplete.
     """
     return bool(user.identities) and not user.malformed
 
@@ -86,9 +86,9 @@ def has_tokens(user: auth0.Auth0User) -> bool:
 def tokenless_identities(
     users: Iterable[auth0.Auth0User], tenant: str
 ) -> Iterator[tuple[GrantKey, datetime, datetime | None]]:
-    """Yield the users' identities that show no token.
+    """Yield the identities without a token.
 
-    With each come its user's last change and creation.
+    Each with the times of its user's last change and creation.
     """
     for user in users:
         for identity in user.identities:
@@ -109,9 +109,9 @@ def lists_may_hide_tokens(user: auth0.Auth0User) -> bool:
 
 
 def _expires_at(issued_at: datetime | None, expires_in: float | None) -> datetime | None:
-    """Return when a token expires; None where unknown.
+    """Return when a token expires; None if unknown.
 
-    It is unknown as well where no calendar goes so far.
+    A time beyond the year 9999 counts as unknown.
     """
     if issued_at is None or expires_in is None:
         return None
@@ -122,13 +122,14 @@ def _expires_at(issued_at: datetime | None, expires_in: float | None) -> datetim
 
 
 def _extra(identity: auth0.Auth0Identity, connection: ResolvedConnection | None) -> dict[str, str]:
-    """Return the values beside the token that its provider gives."""
+    """Return the values beside the token, as the provider declares."""
     if connection is None or connection.provider is None:
         return {}
     return texts(identity.profile, connection.provider.keeps)
 
 
-def _exchangeable(connection: ResolvedConnection | None) -> bool:
+def _is_exchangeable(connection: ResolvedConnection | None) -> bool:
+    """Whether the provider renews by the access token itself."""
     if connection is None or connection.provider is None:
         return False
     return not connection.provider.needs_refresh_token

@@ -1,4 +1,4 @@
-"""Reads an item while the one before is used."""
+"""Reads the next item while the last one is used."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ T = TypeVar("T")
 
 
 async def read_ahead(items: AsyncIterator[T], *, allowed: Callable[[], bool]) -> AsyncGenerator[T, None]:
-    """Yield items, with one asked for ahead where allowed.
+    """Yield items, and read one item ahead where allowed.
 
-    An error comes in its item's place, after the items before it were used. Close the iterator where it is left early,
-    so that the call ahead ends.
+    An error is raised in its item's place, after the items before it. Close the iterator if you leave it early, so that
+    the call ahead ends.
 
     Args:
         items: what to iterate over.
-        allowed: asked before each item is yielded.
+        allowed: called before each item is yielded; whether the next may be read ahead.
     """
-    ahead: asyncio.Future[T | None] | None = None
+    ahead: asyncio.Future[T | None] | None = None  # the next item, requested before it is needed
     try:
         while (item := await (ahead or anext(items, None))) is not None:
             ahead = asyncio.ensure_future(anext(items, None)) if allowed() else None

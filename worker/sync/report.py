@@ -1,4 +1,4 @@
-"""What a sync did, and what it found wrong."""
+"""What a sync did, and the problems that it found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.vault.ingest.ingest import IngestStats
 from worker.vault.sync_state.runs import SyncRunCounts
 
 Progress = Callable[[int, int | None], None]
-"""Called with the users seen so far, and how many there are where Auth0 says so."""
+"""Called with the number of users read so far, and of all users, None if unknown."""
 
 
 @dataclass(slots=True)
@@ -23,12 +23,12 @@ class SyncReport:
         seen: how many users were read.
         failed: how many entries could not be read; ``problems`` names them.
         gone: how many grants were marked missing.
-        absent: users whom Auth0 does not have, read by id as a hook named them.
-        stats: what became of the grants of the users who were read.
-        problems: what the operator has to know, each a sentence; something that was asked for is not in the vault.
-        notes: what is worth knowing although all that was asked for is in the vault.
-        skipped: another process is at this sync, and nothing was done.
-        finished: False where the time was up; the next sync resumes there.
+        absent: the ids of users who were named by a hook, and whom Auth0 does not have.
+        stats: how the grants of these users were ingested.
+        problems: sentences for the operator: each says why something that was asked for is not in the vault.
+        notes: sentences for the operator that concern nothing missing.
+        skipped: another process runs this sync, so nothing was done.
+        finished: False if the time was up; the next sync resumes there.
     """
 
     tenant: str
@@ -46,12 +46,12 @@ class SyncReport:
 
     @property
     def ok(self) -> bool:
-        """Whether all that was asked for is in the vault."""
+        """Whether everything that was asked for is in the vault."""
         return self.finished and not self.problems and not self.failed and not self.skipped
 
     @property
     def counts(self) -> SyncRunCounts:
-        """What is recorded of the sync."""
+        """The counts that are stored with the sync run."""
         return SyncRunCounts(self.seen, self.failed, self.gone, self.stats)
 
     def resume(self, counts: SyncRunCounts) -> None:

@@ -1,4 +1,4 @@
-"""Records each sync run, whether it ends well or not."""
+"""Records each sync run, however it ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.vault.sync_state import runs
 from worker.vault.sync_state.cursors import SyncCursor
 from worker.vault.vault import Vault
 
-# A run's record is a line for an operator, not the whole report.
+# A run's record is one line for an operator, not the whole report.
 MAX_RECORDED_PROBLEMS = 5
 
 log = structlog.get_logger(__name__)
@@ -25,11 +25,11 @@ log = structlog.get_logger(__name__)
 async def record_run(
     vault: Vault, report: SyncReport, cursor: SyncCursor | None
 ) -> AsyncIterator[tuple[int, datetime]]:
-    """Record a run; gives its id and when it began.
+    """Record a run; yield its id and when it began.
 
     Args:
-        vault: has the record.
-        report: of the run; a resumed run goes on counting from its record.
+        vault: stores the record.
+        report: of the run; a resumed run continues the counts of its record.
         cursor: names the run to resume, if any.
     """
     began, run_id = await vault.now(), cursor and cursor.run_id

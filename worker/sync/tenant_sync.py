@@ -25,11 +25,11 @@ from worker.vault.vault import Vault
 
 USER_SCOPES = ("read:users", "read:user_idp_tokens")
 USER_SCAN = "users"
-# Up to so many users, a full scan takes no more calls than the change feeds.
+# Up to this size, a full scan takes no more calls than the change feeds.
 MAX_USERS_ALWAYS_SCANNED = 500
-# Between two lists of connections that users' hooks cause.
+# Hooks cause the connections to be listed at most this often.
 MIN_CONNECTIONS_INTERVAL = timedelta(minutes=1)
-# The shortest time that any plan of Auth0 keeps the tenant's log.
+# For how long Auth0 keeps the tenant's log, in the plan with the shortest time.
 MIN_LOG_RETENTION = timedelta(days=1)
 
 
@@ -38,7 +38,7 @@ class TenantSync:
 
     Args:
         tenant: the tenant's name.
-        vault: where grants go.
+        vault: stores the grants.
         connections: resolves each connection's client.
         auth0: the tenant's Management API.
         retention: how long the tenant keeps its log.
@@ -65,10 +65,10 @@ class TenantSync:
         """Bring the vault up to date in the fewest calls.
 
         Args:
-            full: scan all users, and read unchanged ones by id too where lists do not show tokens.
+            full: scan all users, and also read unchanged ones by id if lists do not show tokens.
 
         Raises:
-            Auth0Error, ConfigurationError: after what was read until then is committed.
+            Auth0Error, ConfigurationError: everything that was read before is committed.
         """
         last = await runs.last_complete(self._vault, self._tenant, "all")
         if full or last is None or last[1] <= MAX_USERS_ALWAYS_SCANNED or await self.is_in_progress():
@@ -81,7 +81,7 @@ class TenantSync:
         return changes
 
     async def is_in_progress(self) -> bool:
-        """Whether a sync of all users has begun, unfinished."""
+        """Whether a sync of all users is unfinished."""
         return any(await self._load_cursors())
 
     async def _load_cursors(self) -> tuple[SyncCursor | None, SyncCursor | None]:
@@ -96,16 +96,16 @@ class TenantSync:
     ) -> SyncReport:
         """Sync all connections, then all users.
 
-        A large tenant that was scanned before is reconciled by an export instead, and a stopped sync is resumed, both
-        unless ``full``. While another process is at it, this one does nothing and says so.
+        Unless ``full``, a stopped sync is resumed, and a large tenant that was scanned before is reconciled by an export.
+        While another process runs this sync, nothing is done; the report says so.
 
         Args:
-            full: begin anew, and read unchanged users too.
-            budget: seconds after which it stops, to be resumed.
+            full: begin anew, and also read unchanged users.
+            budget: seconds after which it stops; the next sync resumes there.
             progress: called after each page.
 
         Raises:
-            Auth0Error, ConfigurationError: after what was read until then is committed.
+            Auth0Error, ConfigurationError: everything that was read before is committed.
         """
         report = SyncReport(self._tenant, "all")
         async with self._try_lease("sync") as is_held:
@@ -143,9 +143,9 @@ class TenantSync:
     async def sync_changes(
         self, *, budget: float | None = None, progress: Progress | None = None
     ) -> SyncReport:
-        """Sync the users who changed since the last time.
+        """Sync the users who changed since the last sync.
 
-        While another process is at it, this one does nothing and says so.
+        While another process runs this sync, nothing is done; the report says so.
 
         Args:
             budget, progress: as ``sync_all``.
@@ -166,10 +166,10 @@ class TenantSync:
     async def _scan_changed(
         self, report: SyncReport, budget: float | None, progress: Progress | None, *, is_log_unreadable: bool
     ) -> None:
-        """Scan the users who changed, where the log is silent.
+        """Scan changed users, if such a scan is scheduled.
 
         Args:
-            is_log_unreadable: the next scan then begins where this one did, and a little before.
+            is_log_unreadable: if so, the next scan is scheduled, from the beginning of this one less the search lag.
         """
         cursor = await cursors.load(self._vault, self._tenant, UPDATED_SCAN)
         if cursor is None:
@@ -188,10 +188,10 @@ class TenantSync:
     async def follow(self, stop: asyncio.Event) -> bool:
         """Sync the users whom events name, until ``stop``.
 
-        It ends with Auth0's connection as well.
+        It also ends when Auth0 closes the connection.
 
         Returns:
-            False where another process follows them already.
+            False if another process already follows the events.
 
         Raises:
             MissingScope: ``read:events`` is not granted.
@@ -228,7 +228,8 @@ class TenantSync:
     async def _load_recent_cursor(self, feed: str) -> SyncCursor | None:
         """Load a stopped scan's cursor, unless it is too old.
 
-        Too old is what began before the log's retention: the log may not name who changed behind the cursor.
+        It is too old if the scan began before the log's retention: the log may then not name users who were scanned, and
+        changed since.
         """
         cursor = await cursors.load(self._vault, self._tenant, feed)
         began = await runs.started_at(self._vault, cursor.run_id) if cursor and cursor.run_id else None
@@ -250,7 +251,7 @@ class TenantSync:
         """Sync one user.
 
         Raises:
-            Auth0NotFound: the tenant has no such user; what the vault holds of it is erased once that is confirmed.
+            Auth0NotFound: the tenant has no such user; the user's grants are erased once that is confirmed.
             Auth0Error, ConfigurationError: as ``sync_all``.
         """
         report = SyncReport(self._tenant, "user")
@@ -264,7 +265,7 @@ class TenantSync:
                 raise
             connections = await self._ingest.load_connections()
             if any((self._tenant, identity.connection) not in connections for identity in user.identities):
-                # A connection created since the last sync: without it there is no client to renew with.
+                # The connection was created after the last sync; its client is needed for renewals.
                 await self._ingest_connections_if_allowed(report)
                 connections = await self._ingest.load_connections()
             await self._ingest.ingest_users([user], connections, report)
@@ -274,9 +275,9 @@ class TenantSync:
         return report
 
     async def sync_users(self, user_ids: Sequence[str]) -> SyncReport:
-        """Sync users by id, as a hook names them.
+        """Sync users by id, as named by hooks.
 
-        Users whom Auth0 does not have are marked missing; they are erased once that is confirmed.
+        Users whom Auth0 does not have are marked missing, and erased once that is confirmed.
 
         Raises:
             Auth0Error, ConfigurationError: as ``sync_all``.
@@ -288,7 +289,7 @@ class TenantSync:
         users = [user for user in found.values() if user is not None]
         named = {(self._tenant, identity.connection) for user in users for identity in user.identities}
         if named - connections.keys() and await self._are_connections_stale():
-            # A connection created since the last sync: without it there is no client to renew with.
+            # The connection was created after the last sync; its client is needed for renewals.
             await self.sync_connections()
             await self._ingest.ingest_users(users, await self._ingest.load_connections(), report)
         report.seen += len(user_ids)
@@ -296,9 +297,9 @@ class TenantSync:
         return report
 
     async def _are_connections_stale(self) -> bool:
-        """Whether the connections may be read again.
+        """Whether the connections may be listed again.
 
-        However many users name one that Auth0 does not show, connections are listed once in this time.
+        Otherwise each user of a connection that Auth0 does not list would cause one more listing.
         """
         last = await runs.last_started(self._vault, self._tenant, "connections")
         return last is None or await self._vault.now() - last > MIN_CONNECTIONS_INTERVAL
@@ -309,7 +310,7 @@ class TenantSync:
     async def _ingest_connections_if_allowed(self, report: SyncReport) -> None:
         """Sync connections, or report why they cannot be read.
 
-        Users are synced all the same: tokens that are served until they expire are better than none.
+        Users are synced all the same: their tokens can at least be served until they expire.
         """
         try:
             await self._ingest.ingest_all_connections(report)

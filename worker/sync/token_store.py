@@ -16,9 +16,9 @@ class VaultTokenStore:
     A token minted with other credentials is not used.
 
     Args:
-        vault: has the token, encrypted.
+        vault: stores the token, encrypted.
         tenant: the tenant's name.
-        credentials: what it is minted with.
+        credentials: with which it is minted.
     """
 
     def __init__(self, vault: Vault, tenant: str, credentials: Credentials) -> None:
@@ -30,15 +30,12 @@ class VaultTokenStore:
         )  # fmt: skip
 
     async def get(self) -> ManagementToken | None:
-        """Return the shared token, whatever its age."""
+        """Return the shared token, even if it has expired."""
         found = await management_token.load(self._vault, self._tenant, self._minted_with)
         return None if found is None else ManagementToken(*found)
 
     def minting(self) -> AbstractAsyncContextManager[None]:
-        """Hold the right to mint.
-
-        The database releases it when its holder dies.
-        """
+        """Hold the lease under which one process mints."""
         return lease(self._vault, f"management token of {self._tenant}")
 
     async def put(self, token: ManagementToken) -> None:

@@ -21,11 +21,10 @@ async def fetch_users(
 ) -> dict[str, Auth0User | None]:
     """Read users by id; None for users Auth0 lacks.
 
-    A user whom Auth0 refuses to show, as for an id that is none, is reported and left out, so that the others are
-    read.
+    A user whom Auth0 refuses to return, for example because the id is malformed, is reported and left out.
 
     Raises:
-        Auth0Error: a failure that any call would meet.
+        Auth0Error: a failure that would affect any call.
     """
     limit = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
     found: dict[str, Auth0User | None] = {}
@@ -46,7 +45,7 @@ async def fetch_users(
     calls = [asyncio.ensure_future(fetch(user_id)) for user_id in user_ids]
     try:
         await asyncio.gather(*calls)
-    finally:  # after a failure nobody would store what the other calls return
+    finally:  # after a failure the other calls are useless
         for call in calls:
             call.cancel()
     return found

@@ -100,7 +100,7 @@ async def test_without_time_for_a_whole_call_nothing_is_sent(renewals: Renewals)
 async def test_nothing_is_sent_before_its_turn(renewals: Renewals) -> None:
     """An attempt waits for those before it, whose answers might have to be committed first."""
     attempt = await claimed(renewals)
-    async with attempt.committer._turn:
+    async with attempt.committer._capacity_check:
         sending = asyncio.create_task(attempt.send())
         await asyncio.sleep(0.05)  # more than a call takes here
         assert not sending.done()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from worker.auth0 import UserPage
-from worker.sync.database_clock import DatabaseClock
 from worker.sync.full_scan import settled_range
 from worker.sync.ingest import SEARCH_LAG
 from worker.sync.keyset_pagination import ScanStep
+from worker.vault.database_clock import DatabaseClock
 
 ASKED = datetime(2026, 3, 15, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

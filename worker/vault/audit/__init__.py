@@ -1,1 +1,1 @@
-"""The audit: who has read what; records never change."""
+"""The audit: who read what; records never change."""

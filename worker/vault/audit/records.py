@@ -1,6 +1,6 @@
-"""Reads the audit, ships it, and keeps its partitions.
+"""Lists and ships the audit, and maintains its partitions.
 
-Listing needs no key ring, so that a role without any can do it.
+Listing needs no key ring, so a role without keys can do it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from worker.vault.db.errors import explain
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
 
-# Rows that are shipped in one transaction.
+# Records that are shipped in one transaction.
 MAX_SHIPPED = 1000
 
 _LIST, _NEXT = load(__file__, "list_records"), load(__file__, "next_records")
-# One worker ships at a time; the others leave it alone.
+# One worker ships at a time; the others skip the locked row.
 _LOCK_SHIPPED = text("SELECT shipped_xact, shipped_id FROM audit_state FOR UPDATE SKIP LOCKED")
 _SET_SHIPPED = text("UPDATE audit_state SET shipped_xact = :xact, shipped_id = :id")
 _MAINTAIN = text("SELECT maintain_audit()")
@@ -63,9 +63,10 @@ async def maintain(vault: Vault) -> None:
 
 
 async def ship(vault: Vault, write: Callable[[Sequence[dict[str, Any]]], Awaitable[None]]) -> int:
-    """Hand the next records to ``write``, each at least once.
+    """Pass the next records to ``write``, each at least once.
 
-    Returns how many there were; none where another worker is at it.
+    Returns:
+        The number of records; 0 if another worker is shipping.
     """
     async with vault.engine.begin() as connection:
         state = (await connection.execute(_LOCK_SHIPPED)).one_or_none()

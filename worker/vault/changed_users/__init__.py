@@ -1,1 +1,1 @@
-"""Changed users: whom Auth0's hooks name, until they are synced."""
+"""Changed users: users named by Auth0's hooks, until synced."""

@@ -1,7 +1,7 @@
 """The queue of changed users.
 
-Ids alone, and no more than a bound: whoever may call a hook fills no disk. Losing a row loses no change, as the change
-feeds name the same users a little later.
+It holds only ids, and a bounded number, so that a caller of a hook cannot fill the disk. A lost row loses no change, as
+the change feeds name the same users a little later.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from worker.vault.wakeups import announce
 
 CHANNEL = "token_vault_changed_users"
 
-# In place of a user's id: the tenant's connections have changed. As with grants, what belongs to no user is a
-# connection's.
+# Stands in place of a user's id: the tenant's connections have changed. An empty user id means the connection itself, as
+# in the table of grants.
 CONNECTIONS = ""
 
-# Of one tenant. More are refused, and sent again by Auth0 a little later.
+# Of one tenant. More are refused; Auth0 sends them again a little later.
 MAX_PENDING_USERS = 100_000
 FULL_RETRY_SECONDS = 30.0
-# A user who is named again is synced again after this time at the earliest.
+# The least time between two syncs of a user who is named again.
 LEAST_INTERVAL = timedelta(seconds=2)
-# Users whose worker died are another's after this time: longer than a batch waits for Auth0's rate limit.
+# If a worker dies, another may claim its users after this time: longer than a batch waits for Auth0's rate limit.
 CLAIM_TIME = timedelta(seconds=120)
 
 _RECORD, _CLAIM, _FINISH = load(__file__, "record"), load(__file__, "claim"), load(__file__, "finish")
@@ -37,7 +37,7 @@ _POSTPONE = text("""
 UPDATE changed_users SET claimed_until = NULL, due_at = now() + make_interval(secs => :seconds)
 WHERE tenant = :tenant AND user_id = ANY (:user_ids)
 """)
-# A row that nobody took for a day is of a tenant that no worker has any more.
+# A row that was not claimed for a day belongs to a tenant that no worker is configured for.
 _DELETE_OVER = text("""
 DELETE FROM changed_users
 WHERE synced_at < now() - interval '10 seconds' OR reported_at < now() - interval '1 day'
@@ -48,7 +48,7 @@ class ChangedUser(NamedTuple):
     """A user whom a hook named.
 
     Attributes:
-        reported_at: tells whether it was named anew.
+        reported_at: when it was last named; a later time in the row means that it was named again.
     """
 
     user_id: str
@@ -59,7 +59,7 @@ async def record(database: Database, tenant: str, user_ids: Collection[str]) -> 
     """Record users to be synced, and wake a worker.
 
     Raises:
-        TemporarilyUnavailable: too many wait already.
+        TemporarilyUnavailable: the queue is full.
     """
     if not user_ids:
         return
@@ -89,11 +89,11 @@ async def finish(vault: Vault, tenant: str, users: Sequence[ChangedUser]) -> Non
 
 
 async def postpone(vault: Vault, tenant: str, users: Sequence[ChangedUser], *, seconds: float) -> None:
-    """Have users tried again later."""
+    """Make users due again later."""
     values = {"tenant": tenant, "user_ids": [user.user_id for user in users], "seconds": seconds}
     await vault.run(_POSTPONE, values)
 
 
 async def delete_over(vault: Vault) -> None:
-    """Delete the rows of users who are synced."""
+    """Delete the rows of users who are synced, or unclaimed."""
     await vault.run(_DELETE_OVER)

@@ -1,11 +1,11 @@
-"""Claims: who may spend a refresh token, and what follows.
+"""Claims: who may spend a refresh token, and the outcome.
 
-A claim is one committed row update, made before the request is sent: with an owner, and a deadline beyond the
-longest possible call. It is also the journal. A claim found past its deadline means that its owner died or lost
-the database after the request may have reached the provider: the grant is in doubt since that claim was made.
+A claim is one row update, committed before the request is sent. It has an owner, and a deadline beyond the longest
+possible call. It is also a journal: a claim that is found past its deadline shows that its owner died or lost the
+database, when the request may already have reached the provider. The grant is then in doubt since that claim.
 
-Outcomes are stored under compare-and-swap on the version of the very token that was spent, not on the claim's
-owner: a late answer is still stored if nobody has replaced that token, and stores nothing if a newer login has.
+Outcomes are stored under compare-and-swap on the version of the token that was spent, not on the claim's owner. So a
+late answer is still stored if nobody has replaced that token, and is dropped if a newer login has.
 """
 
 from worker.vault.claims.claim import (

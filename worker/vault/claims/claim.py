@@ -21,7 +21,7 @@ from worker.vault.db.tables import GrantRow
 from worker.vault.kept_connection import KeptConnection
 from worker.vault.vault import Vault
 
-# A dead grant is tried at most once in this time, however often an app asks for it.
+# The least time between two tries of a dead grant, however often an app asks for it.
 FORCE_INTERVAL = timedelta(days=1)
 
 
@@ -30,14 +30,14 @@ class Claim:
     """A claimed grant; its tokens are still encrypted.
 
     Attributes:
-        access_version, refresh_version: an outcome is stored only if they are still these.
-        until: nobody else touches the grant before; a request must end well before it.
+        access_version, refresh_version: an outcome is stored only if the row still has these.
+        until: the claim's deadline: no other worker claims the grant before, and a request must end well before it.
         in_doubt_since: when an earlier attempt with this refresh token was made whose outcome is unknown.
-        attempts: failures in a row before this attempt; since it was presumed dead, where it is.
+        attempts: failures in a row before this attempt; of a grant that is presumed dead, those since then.
         failing_since: when the first of these failures began.
-        is_ordered: the operator had every grant renewed, those that nobody reads too.
-        target: what the token is for that is asked for; by default the grant's own.
-        target_version: of the stored token for that target.
+        is_ordered: the operator ordered the renewal of all grants, also of dormant ones.
+        target: what the requested token is for; by default the grant's own token.
+        target_version: version of the stored token for that target.
     """
 
     id: int
@@ -67,7 +67,7 @@ class Claim:
         return self.expires_at - self.obtained_at if self.expires_at and self.obtained_at else None
 
 
-# As claim_columns.sql returns them.
+# In the order of claim_columns.sql.
 _COLUMNS = (
     "id", "tenant", "connection", "user_id", "provider_user_id", "state", "access_ciphertext", "access_version",
     "refresh_ciphertext", "refresh_version", "expires_at", "in_doubt_since", "attempts", "obtained_at",
@@ -91,12 +91,12 @@ async def claim_due(
     """Claim due grants for one owner, and commit the claims.
 
     Args:
-        quotas: how many grants of each connection at the most, by tenant and name.
-        owner: names the batch.
+        quotas: the most grants of each connection, by tenant and name.
+        owner: identifies the batch.
         now: the database's time.
         until: the claims' deadline, beyond the longest possible call.
-        limit: how many grants at the most, all together.
-        due_by: claim what was due then; by default now.
+        limit: the most grants in all.
+        due_by: claim grants that were due at this time; by default now.
         connection: runs the statement; by default any of the pool's.
     """
     asked = [{"tenant": tenant, "name": name, "quota": quota} for (tenant, name), quota in quotas.items()]
@@ -122,14 +122,14 @@ async def claim_one(
     """Claim one grant whatever its due time, and commit.
 
     Args:
-        owner: names the attempt.
+        owner: identifies the attempt.
         now, until: as for ``claim_due``.
-        access_version: of the token to be replaced; None for whichever there is.
-        force: a dead grant too, once a day at the most.
-        by_operator: a dead grant at any time, and one that waits in backoff.
+        access_version: of the token to be replaced; None for any.
+        force: also a dead grant, once a day at most.
+        by_operator: also a dead grant at any time, and one in backoff.
 
     Returns:
-        None if another holds it, or if it has changed since the caller read it: read it again then.
+        None if another worker has claimed it, or if it has changed since the caller read it: then read it again.
     """
     async with vault.statement() as connection:
         values = {
@@ -153,7 +153,7 @@ def _claim(columns: dict[str, Any], owner: UUID, now: datetime, until: datetime)
 async def is_held(vault: Vault, claim: Claim) -> bool:
     """Return whether a claim is still held.
 
-    Asked before a token in doubt is presented again: its first answer may have been stored since.
+    Check it before a token in doubt is sent again: the first answer may have been stored meanwhile.
     """
     statement = select(GrantRow.id).where(
         GrantRow.id == claim.id,
@@ -167,7 +167,7 @@ def decrypt_refresh_token(vault: Vault, claim: Claim) -> Secret | None:
     """Decrypt the claimed refresh token.
 
     Raises:
-        CannotDecrypt: the ring lacks its key, or the ciphertext is out of place.
+        CannotDecrypt: the ring lacks its key, or the ciphertext belongs to another context.
     """
     if claim.refresh_ciphertext is None:
         return None
@@ -180,7 +180,7 @@ def decrypt_access_token(vault: Vault, claim: Claim) -> Secret | None:
     """Decrypt the claimed access token.
 
     Raises:
-        CannotDecrypt: the ring lacks its key, or the ciphertext is out of place.
+        CannotDecrypt: the ring lacks its key, or the ciphertext belongs to another context.
     """
     if claim.access_ciphertext is None:
         return None
@@ -191,9 +191,9 @@ def decrypt_access_token(vault: Vault, claim: Claim) -> Secret | None:
 
 
 def unchanged_due_at(claim: Claim, now: datetime, jitter: float, policy: schedule.RenewalPolicy) -> datetime:
-    """Return when a grant is due after another target's call.
+    """Return a grant's due time after another target's call.
 
-    Its own access token is as it was. A claim moves the due time; what is asked for another target does not change when the own token ends.
+    The claim moved the due time, but the grant's own access token is unchanged, and so is when it must be renewed.
     """
     if claim.obtained_at is None:
         return now
@@ -204,13 +204,13 @@ def unchanged_due_at(claim: Claim, now: datetime, jitter: float, policy: schedul
 
 
 async def may_be_forced(vault: Vault, grant_id: int, *, now: datetime) -> bool:
-    """Return whether a dead grant was not tried lately."""
+    """Return whether a dead grant may be forced again."""
     statement = text("SELECT 1 FROM grants WHERE id = :id AND (forced_at IS NULL OR forced_at <= :before)")
     return bool(await vault.run(statement, {"id": grant_id, "before": now - FORCE_INTERVAL}))
 
 
 async def backoff_left(vault: Vault, grant_id: int) -> float:
-    """Return for how many seconds a grant still waits."""
+    """Return the seconds that are left of a grant's backoff."""
     statement = text("""
         SELECT extract(epoch FROM due_at - now())::float8 FROM grants
         WHERE id = :id AND attempts > 0 AND claim_owner IS NULL AND due_at > now()

@@ -1,4 +1,4 @@
-"""Stores pairs that came at the same time, together."""
+"""Stores pairs that arrived together, in one statement."""
 
 from __future__ import annotations
 
@@ -39,33 +39,33 @@ class ObtainedPair:
 async def store_pairs(
     vault: Vault, obtained: Sequence[ObtainedPair], *, connection: KeptConnection | None = None
 ) -> set[int]:
-    """Commit pairs in one statement, each compared by itself.
+    """Commit pairs in one statement, each under its own compare-and-swap.
 
-    It takes the plain ones: an access token of the grant's own, for a claim that still holds.
+    It stores the usual ones: the grant's own access token, under a claim that is still held.
 
     Args:
         connection: runs the statement; by default any of the pool's.
 
     Returns:
-        The positions of those that are stored; the others are for ``store_pair``, which decides on each.
+        The positions of the stored pairs. Call ``store_pair`` for the others: it decides each.
     """
     answers = [
-        _as_json(vault, n, each)
-        for n, each in enumerate(obtained)
+        _as_json(vault, position, each)
+        for position, each in enumerate(obtained)
         if each.claim.target.is_default and each.pair.access is not None
     ]
     if not answers:
         return set()
     stored = await (connection or KeptConnection(vault)).run(_STORE_PAIRS, {"answers": json.dumps(answers)})
     await wake(vault, [grant_id for _, grant_id, was_awaited in stored if was_awaited])
-    return {n for n, _, _ in stored}
+    return {position for position, _, _ in stored}
 
 
-def _as_json(vault: Vault, n: int, obtained: ObtainedPair) -> dict[str, Any]:
+def _as_json(vault: Vault, position: int, obtained: ObtainedPair) -> dict[str, Any]:
     claim, pair = obtained.claim, obtained.pair
     access, refresh, extra = encrypt_pair(vault, claim, pair)
     return {
-        "n": n, "id": claim.id, "user_id": claim.key.user_id, "owner": str(claim.owner),
+        "n": position, "id": claim.id, "user_id": claim.key.user_id, "owner": str(claim.owner),
         "access_version": claim.access_version, "refresh_version": claim.refresh_version,
         "access_ciphertext": access and access.decode(), "refresh_ciphertext": refresh and refresh.decode(),
         "extra_ciphertext": extra and extra.decode(), "scopes": pair.scopes, "expires_at": _text(pair.expires_at),

@@ -1,6 +1,6 @@
 """Orders the renewal of every grant, as after a leak.
 
-The order is a mark on the row: it outlives the command, and the workers carry it out too.
+The order is a column of the row: it survives the command's end, and the workers also execute it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy import text
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
 
-# Grants of one statement: so many are locked at a time, for some milliseconds.
+# Grants of one statement, which locks them for some milliseconds.
 BATCH_SIZE = 500
 
 _ORDER = load(__file__, "order_renewals")
@@ -40,6 +40,6 @@ async def order_renewals(
 
 
 async def count_ordered(vault: Vault, tenants: Sequence[str], connection: str | None = None) -> int:
-    """Count the grants whose ordered renewal has not come yet."""
+    """Count the grants whose ordered renewal is still to come."""
     rows = await vault.run(_COUNT, {"tenants": list(tenants), "connection": connection})
     return int(rows[0][0])

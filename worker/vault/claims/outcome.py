@@ -1,4 +1,4 @@
-"""How a claim ends: with a new pair, or without."""
+"""Ends claims, with a new pair or without."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.vault.db.tables import GrantRow
 from worker.vault.vault import Vault
 from worker.vault.wakeups import wake
 
-# A grant keeps so many tokens for other targets; what an app asks for is no way to fill the disk.
+# Tokens for other targets that a grant keeps: apps must not be able to fill the disk with targets.
 MAX_RESOURCE_TOKENS = 32
 
 _STORE_PAIR = load(__file__, "store_pair")
@@ -50,10 +50,10 @@ async def store_pair(
     Args:
         obtained_at: when the request was sent, on the database's clock.
         due_at: when the grant is next due.
-        is_failing: tell that this grant's renewals bring no access token.
+        is_failing: report that this grant's renewals bring no access token.
 
     Returns:
-        False if a newer login has replaced all that the pair would bring: the newer pair stays.
+        False if a newer login has replaced all tokens of the pair: then the newer ones stay.
     """
     key = claim.key
     is_default = claim.target.is_default
@@ -90,7 +90,7 @@ def encrypt_pair(
     """Encrypt a pair for the claimed grant's next versions.
 
     Returns:
-        The access token, the refresh token and the values beside them; None for what did not come.
+        The access token, the refresh token and the values beside them; None for each that the answer lacked.
     """
     key = claim.key
     context = (
@@ -119,20 +119,20 @@ async def release(
     is_failing: bool = False,
     refused_client: bytes | None = None,
 ) -> bool:
-    """Release a claim without a new pair, and commit why.
+    """Release a claim without a pair; commit the reason.
 
     Args:
-        due_at: when to look again, None for never.
-        state, reason, reason_since: the grant's new state; unchanged where ``state`` is None.
+        due_at: when the grant is next due; None for never.
+        state, reason, reason_since: the grant's new state; unchanged if ``state`` is None.
         in_doubt: this attempt's outcome is unknown.
-        doubt_resolved: nothing is in doubt any more.
-        attempts: failures in a row; unchanged where None.
+        doubt_resolved: the grant is no longer in doubt.
+        attempts: failures in a row; unchanged if None.
         last_error: a provider's code, never its text.
-        is_failing: tell that this grant's renewals fail; once for each access token.
-        refused_client: the identity of the client that a dead grant was refused under.
+        is_failing: report that this grant's renewals fail, once for each access token.
+        refused_client: the identity of the client with which a dead grant was refused.
 
     Returns:
-        False if the grant has changed meanwhile (a newer login, an erasure): nothing was written then.
+        False if the grant has changed meanwhile (a newer login, an erasure): then nothing was written.
     """
     values = {
         "id": claim.id, "owner": claim.owner,
@@ -159,9 +159,9 @@ async def release_unspent(vault: Vault, claims: Sequence[Claim], *, due_at: date
 
 
 async def end_early(vault: Vault, claim: Claim, *, now: datetime) -> None:
-    """Let a claim run out now: its call is over.
+    """Set a claim's deadline to now: its call is over.
 
-    The next owner finds it past its deadline, and the grant in doubt.
+    The next owner finds the claim past its deadline, and the grant in doubt.
     """
     await vault.run(_END_EARLY, {"id": claim.id, "owner": claim.owner, "now": now})
 
@@ -174,15 +174,14 @@ async def _release_and_wake(vault: Vault, statement: Executable, values: dict[st
 
 
 async def mark_reused(vault: Vault, claim: Claim, *, now: datetime) -> bool:
-    """Put a grant in doubt whose spent token was reused.
+    """Put a grant in doubt whose token was sent twice.
 
-    That happens just before the late answer to the first request is stored.
-
-    The provider may have taken the second request for theft and revoked the pair that is now stored. So that
-    pair is tried at once; if it is refused, it was lost in rotation when the second request was sent.
+    That happens when the late answer to the first request is stored just after the second request was sent. The
+    provider may have taken the second request for theft, and revoked the pair that is now stored. So that pair is tried
+    at once; if it is refused, it was lost in rotation when the second request was sent.
 
     Returns:
-        False if the stored pair does not come from the claimed token.
+        False if the stored pair was not obtained with the claimed token.
     """
     values = {
         "id": claim.id,

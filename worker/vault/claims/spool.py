@@ -1,9 +1,8 @@
-"""Keeps answers on disk while Postgres cannot take them.
+"""Keeps answers on disk while Postgres cannot store them.
 
-Each is one encrypted file, fsynced.
-
-A rotated refresh token exists nowhere else once the provider has answered. So before a request is sent the spool
-must be writable, and an answer that cannot be committed is on disk before anything else is tried.
+Each answer is one encrypted file, fsynced. Once the provider has answered, a rotated refresh token exists nowhere else.
+So the spool must be writable before a request is sent, and an answer that cannot be committed is written to disk before
+anything else is tried.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from worker.token_pair import TokenPair
 from worker.vault.claims.claim import Claim
 from worker.vault.claims.spooled_answer import SpooledAnswer, decode, encode
 
-# A file that is still without its name after so many seconds has lost its process.
+# A file that does not have its final name after this time was left by a process that died.
 UNFINISHED_SECONDS = 60.0
 
 
@@ -32,7 +31,7 @@ class Spool:
     The folder has mode 0700, each file 0600.
 
     Args:
-        folder: made where it is missing; on a disk that outlives the process.
+        folder: created if missing; on a disk that outlives the process.
         ring: the refresh ring.
     """
 
@@ -41,7 +40,7 @@ class Spool:
         self._ring = ring
 
     def check(self) -> None:
-        """Make sure that an answer could be kept now.
+        """Check that an answer could be written now.
 
         Raises:
             ConfigurationError: the folder cannot be written, or its disk is full.
@@ -56,7 +55,7 @@ class Spool:
             ) from None
 
     def save(self, claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: datetime) -> Path:
-        """Put an answer on disk, fsynced; returns its file."""
+        """Write an answer to disk, fsynced; return its file."""
         name = f"{claim.id}-{uuid4().hex}"
         text = encode(claim, pair, obtained_at=obtained_at, due_at=due_at)
         ciphertext = self._ring.encrypt(_context(name), text)
@@ -64,7 +63,7 @@ class Spool:
         return self._publish(unfinished, self._folder / name)
 
     def list_answers(self) -> list[Path]:
-        """The answers on disk, oldest first."""
+        """Return the answers on disk, oldest first."""
         kept = []
         for path in self.list_files():
             if path.suffix:
@@ -74,7 +73,7 @@ class Spool:
         return [path for _, path in sorted(kept)]
 
     def _finish(self) -> None:
-        """Publish whole answers whose process was killed just before."""
+        """Publish complete answers that a killed process left unpublished."""
         for path in self._folder.glob(".*.new"):
             with suppress(FileNotFoundError, CannotDecrypt):
                 if time.time() - path.stat().st_mtime > UNFINISHED_SECONDS:
@@ -95,7 +94,7 @@ class Spool:
         return decode(path, self._ring.decrypt(_context(path.name), ciphertext))
 
     def list_files(self) -> list[Path]:
-        """All answers on disk, those that Postgres refused among them."""
+        """Return all answers on disk, including those that Postgres refused."""
         if not self._folder.is_dir():
             return []
         self._finish()
@@ -107,7 +106,7 @@ class Spool:
         None if another process has just stored it.
 
         Raises:
-            CannotDecrypt: no key of the ring did, or it is another file's answer.
+            CannotDecrypt: no key of the ring did, or the answer belongs to another file.
         """
         with suppress(FileNotFoundError):
             return self._ring.key_index(_context(path.stem), path.read_bytes())
@@ -116,13 +115,14 @@ class Spool:
     def reencrypt(self, path: Path) -> bool:
         """Encrypt an answer under the newest key, in one step.
 
-        False if it already is, or if it has just been stored.
+        If a worker stores the answer in between, the file appears again, and storing it twice does no harm. The file
+        keeps its owner, who may not be the user who runs this command, and its time, which orders the answers.
 
-        Should a worker store it in between, its file comes back: storing an answer twice does nothing. It keeps its
-        owner, as it may be another's than whose command this is, and its time, by which answers are put in order.
+        Returns:
+            False if it already is under the newest key, or was just stored.
 
         Raises:
-            CannotDecrypt: no key of the ring decrypts it, or it is another file's answer.
+            CannotDecrypt: no key of the ring decrypts it, or the answer belongs to another file.
         """
         fresh_file = self._folder / f".{path.name}.{uuid4().hex}.reencrypted"
         try:
@@ -142,23 +142,24 @@ class Spool:
     def remove_leftovers(self) -> None:
         """Remove copies that a killed ``reencrypt`` has left.
 
-        The answers themselves are all in place.
+        The answers themselves are complete.
         """
-        for suffix in ("reencrypted", "resealed"):  # the latter is what version 0.1 called them
+        for suffix in ("reencrypted", "resealed"):  # version 0.1 used the second one
             for path in self._folder.glob(f".*.{suffix}"):
                 path.unlink(missing_ok=True)
 
     def reject(self, path: Path) -> Path:
-        """Put aside an answer whose content Postgres refuses.
+        """Rename an answer whose content Postgres refuses.
 
         It is kept for the operator.
         """
         return path.rename(path.with_suffix(".rejected"))
 
     def remove(self, path: Path) -> bool:
-        """Remove an answer that needs no storing any more.
+        """Remove an answer that is stored, or superseded.
 
-        It is stored, or a newer one has overtaken it. False if another process was quicker.
+        Returns:
+            False if another process has already removed it.
         """
         try:
             path.unlink()
@@ -178,7 +179,7 @@ class Spool:
         return path
 
     def _publish(self, unfinished: Path, path: Path) -> Path:
-        """Give a file its name, and fsync that too."""
+        """Give a file its final name, and fsync the folder."""
         unfinished.rename(path)
         descriptor = os.open(self._folder, os.O_RDONLY)
         try:

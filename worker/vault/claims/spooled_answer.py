@@ -1,4 +1,4 @@
-"""What a file of the spool holds, before its encryption."""
+"""The contents of a spool file, before encryption."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from token_vault.token_target import TokenTarget
 from worker.token_pair import TokenPair
 from worker.vault.claims.claim import Claim
 
-# What the fields of a claim were called in the files of version 0.1, which may still be on disk.
+# Names of a claim's fields in files of version 0.1, which may still be on disk.
 _OLD_NAMES = {
     "began": "claimed_at",
     "access_sealed": "access_ciphertext",
@@ -28,7 +28,7 @@ class SpooledAnswer:
     """An answer on disk.
 
     Attributes:
-        claim: as it was when the request was sent, without ciphertexts: storing compares only versions.
+        claim: as it was when the request was sent, without ciphertexts: storing compares only the versions.
         obtained_at: when the request was sent, on the database's clock.
         due_at: when the grant is next due.
     """
@@ -55,7 +55,7 @@ def encode(claim: Claim, pair: TokenPair, *, obtained_at: datetime, due_at: date
 
 
 def decode(path: Path, text: Secret) -> SpooledAnswer:
-    """Read the text of a file."""
+    """Parse the text of an answer's file."""
     plain = json.loads(text.reveal(), object_hook=SecretDict)
     claim, pair = plain["claim"], plain["pair"]
     for old, new in _OLD_NAMES.items():
@@ -77,7 +77,7 @@ def decode(path: Path, text: Secret) -> SpooledAnswer:
             expires_at=_moment(pair["expires_at"]),
             refresh_expires_at=_moment(pair["refresh_expires_at"]),
             scopes=None if pair["scopes"] is None else tuple(pair["scopes"]),
-            # Files of version 0.1 have neither.
+            # Files of version 0.1 have neither field.
             consent_expires_at=_moment(pair.get("consent_expires_at")),
             extra=pair.get("extra", {}),
         ),

@@ -1,4 +1,4 @@
-"""Waits until another worker's claim has ended."""
+"""Waits until another worker's claim ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from token_vault.read_model import CHANNEL
 from worker.vault.db.engine import driver_connection
 from worker.vault.vault import Vault
 
-# A wakeup may get lost, so the row is looked at as well.
+# A wakeup may get lost, so the row is polled as well.
 POLL_SECONDS = 2.0
 
 _IS_CLAIMED = text("SELECT FROM grants WHERE id = :id AND claim_until > clock_timestamp()")
@@ -21,12 +21,14 @@ _IS_CLAIMED = text("SELECT FROM grants WHERE id = :id AND claim_until > clock_ti
 async def wait_for_release(vault: Vault, grant_id: int, *, deadline: float) -> None:
     """Wait until another worker's claim has ended, or the deadline.
 
+    The wait occupies a connection of the pool.
+
     Args:
-        deadline: on the event loop's clock. The wait holds a connection of its own.
+        deadline: on the event loop's clock.
     """
     async with vault.session() as connection:
         is_pooled = (await driver_connection(connection)).is_pooled
-        # Listening comes first: a claim that ends right after the row is marked is heard of too.
+        # Listen first, so that a claim that ends right after the row is marked wakes this wait.
         if not is_pooled:
             await connection.execute(text(f"LISTEN {CHANNEL}"))
         now = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
@@ -49,9 +51,10 @@ async def _is_woken(connection: AsyncConnection, grant_id: int, seconds: float) 
 
 
 async def mark_awaited(connection: AsyncConnection, grant_id: int, now: datetime) -> bool:
-    """Ask for a wakeup when the live claim ends.
+    """Request a wakeup at the end of the current claim.
 
-    False if there is none.
+    Returns:
+        False if the grant is not claimed.
     """
     statement = text("UPDATE grants SET awaited = true WHERE id = :id AND claim_until > :now RETURNING id")
     return (await connection.execute(statement, {"id": grant_id, "now": now})).one_or_none() is not None

@@ -18,18 +18,18 @@ from worker.vault.db.tables import ConnectionRow
 from worker.vault.refusals.refusals import count_anew, recall
 from worker.vault.vault import Vault
 
-# The first probe comes soon: should the circuit be open without need, nobody's token ends meanwhile.
+# The first probe comes soon, so that no token ends meanwhile if the circuit was opened by mistake.
 FIRST_PROBE_DELAY = timedelta(seconds=15)
 SECOND_PROBE_DELAY = timedelta(minutes=1)
 MAX_PROBE_DELAY = timedelta(hours=1)
-# An outage ends by itself: its end is noticed within half a margin.
+# An outage ends by itself, and its end has to be noticed within half a renewal margin.
 MAX_OUTAGE_PROBE_DELAY = timedelta(minutes=5)
 
-# When a circuit closes, the grants that waited come back at once up to this number, then at twice the rate every
-# few seconds, then at a steady rate: so many a second, or what is through within a margin.
-RECOVERY_BURST = 32
-RECOVERY_DOUBLING = 5.0
-RECOVERY_RATE = 100.0
+# When a circuit closes, this many of the waiting grants become due at once, then twice as many every few seconds, then a
+# constant number per second, or as many as are needed to finish within the recovery time.
+RECOVERY_BURST = 32  # grants
+RECOVERY_DOUBLING = 5.0  # seconds
+RECOVERY_RATE = 100.0  # grants per second
 RECOVERY_TIME = schedule.MAX_MARGIN
 
 
@@ -41,7 +41,7 @@ class Circuit:
         opened_at: since when calls are stopped; None while it is closed.
         until: when the next probe may be made; None while it is closed.
         code: why it was opened, as a refusal's code.
-        blame: ``operator`` where the client is refused, ``nobody`` in an outage.
+        blame: ``operator`` if the client is refused, ``nobody`` in an outage.
     """
 
     opened_at: datetime | None = None
@@ -51,7 +51,7 @@ class Circuit:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are stopped, but for probes."""
+        """Whether calls other than probes are stopped."""
         return self.opened_at is not None
 
 
@@ -61,7 +61,7 @@ CIRCUIT_COLUMNS = (
 )  # fmt: skip
 """The columns of a ``Circuit``, by its fields' names."""
 
-# What a connection has whose circuit is closed.
+# The columns of a connection whose circuit is closed.
 CLOSED: dict[str, Any] = {
     "circuit_opened_at": None, "circuit_until": None, "circuit_code": None, "circuit_failures": 0,
     "circuit_blame": None,
@@ -71,7 +71,7 @@ _STAGGER = load(__file__, "stagger")
 
 
 async def stagger(connection: AsyncConnection, tenant: str, name: str, now: datetime) -> None:
-    """Spread out what became due behind a circuit.
+    """Spread out grants that became due behind a circuit.
 
     Runs in the caller's transaction.
     """
@@ -83,10 +83,10 @@ async def stagger(connection: AsyncConnection, tenant: str, name: str, now: date
 
 
 async def record_answer(vault: Vault, *, tenant: str, name: str, now: datetime, probe_again: bool) -> None:
-    """Record the provider's own answer: it ends an outage.
+    """Record the provider's own answer, which ends an outage.
 
     Args:
-        probe_again: end the pause of a circuit that is open because the client was refused.
+        probe_again: if the circuit is open because the client was refused, allow the next probe now.
     """
     this = (ConnectionRow.tenant == tenant, ConnectionRow.name == name)
     blame = select(ConnectionRow.circuit_blame).where(*this).with_for_update()
@@ -116,21 +116,21 @@ async def open_circuit(
     jitter: float = 0.0,
     retry_after: float | None = None,
 ) -> datetime | None:
-    """Stop the calls of a connection, but for probes.
+    """Stop all calls of a connection except probes.
 
-    It closes when a probe succeeds, or the credentials change.
+    The circuit closes when a probe succeeds, or the credentials change.
 
     Args:
-        fingerprint: of the client that was refused; a circuit is not opened for credentials already replaced.
-        code: what the provider said.
+        fingerprint: of the refused client; no circuit is opened for credentials that were already replaced.
+        code: of the refusal.
+        attempted_at: when the refused call was made. Calls that were under way when the circuit opened do not lengthen
+            its pause.
         blame: who has to act; nobody in an outage.
-        jitter: 0 to 1, uniform; takes up to an eighth off the pause, so that connections do not probe together.
-        retry_after: seconds the provider asked one grant to wait.
-        attempted_at: when the refused call was made. Calls that were under way when the circuit opened
-            say nothing new, and do not lengthen the pause.
+        jitter: 0 to 1; it shortens the pause by up to an eighth, so that connections do not probe together.
+        retry_after: seconds that the provider asked one grant to wait.
 
     Returns:
-        When the next probe may be made; None where the circuit stays as it is.
+        When the next probe may be made; None if the circuit is unchanged.
     """
     cap = MAX_PROBE_DELAY if blame == "operator" else MAX_OUTAGE_PROBE_DELAY
     early = 1 - jitter / 8
@@ -139,7 +139,7 @@ async def open_circuit(
         (ConnectionRow.circuit_failures == 0, FIRST_PROBE_DELAY * early),
         else_=func.least(doubled, cap * early),
     )
-    # Each grant that was told to wait does so. Whether that is meant for the others too, another one shows.
+    # The grant that was told to wait does so. Whether the others have to wait as well, a probe with another one shows.
     wait = func.greatest(pause, min(timedelta(seconds=retry_after or 0), SECOND_PROBE_DELAY))
     statement = (
         update(ConnectionRow)
@@ -163,9 +163,9 @@ async def open_circuit(
 
 
 async def claim_probe(vault: Vault, *, tenant: str, name: str, now: datetime, until: datetime) -> bool:
-    """Return whether the caller may make the due probe.
+    """Claim the due probe; False if it is not due.
 
-    Nobody else may before ``until``. Batches claim the probe with their grants.
+    Nobody else may make one before ``until``. Batches claim the probe together with their grants.
     """
     statement = (
         update(ConnectionRow)
@@ -178,7 +178,7 @@ async def claim_probe(vault: Vault, *, tenant: str, name: str, now: datetime, un
 
 
 async def release_probe(vault: Vault, *, tenant: str, name: str, now: datetime) -> None:
-    """Make the probe due again: it was not sent."""
+    """Make the probe due again, because it was not sent."""
     statement = (
         update(ConnectionRow)
         .where(
@@ -195,7 +195,7 @@ async def release_probe(vault: Vault, *, tenant: str, name: str, now: datetime) 
 async def acquit(vault: Vault, *, tenant: str, name: str, fingerprint: bytes | None, now: datetime) -> None:
     """Record that a client renews grants, and close its circuit.
 
-    What became due meanwhile is spread out.
+    The grants that became due meanwhile are spread out.
     """
     this = (
         ConnectionRow.tenant == tenant,

@@ -14,7 +14,7 @@ from worker.vault.db.tables import ConnectionRow
 from worker.vault.refusals import refusals
 from worker.vault.vault import Vault
 
-_WAKE = text("""
+_WAKE_DORMANT = text("""
 UPDATE grants SET due_at = now() + random() * interval '10 minutes'
 WHERE tenant = :tenant AND connection = :name AND claim_owner IS NULL AND attempts = 0
     AND due_at IS NOT NULL AND (expires_at IS NULL OR due_at > expires_at)
@@ -35,17 +35,19 @@ async def update_client(
     renew: str = "eager",
     now: datetime | None = None,
 ) -> bool:
-    """Record which client renews a connection, or why none.
+    """Record a connection's client, or why it has none.
 
-    Another secret or endpoint than before closes the circuit, and what was refused is tried again: a wrong secret
-    costs nothing once it is corrected. What died under another client id or endpoint is tried again too, paced.
-    Dormant grants wake when all are to be kept fresh again.
+    A changed secret or endpoint closes the circuit, and refused grants are tried again: once it is corrected, a wrong
+    secret has done no damage. Grants that died under another client id or endpoint are tried again too, at a limited
+    rate. When the connection changes from ``on-read`` to ``eager``, its dormant grants become due.
 
     Args:
         fingerprint: of the client's credentials and endpoint.
-        identity: of the client's id and endpoint alone; None where there is no client.
-        token_host: where Auth0 has the tokens sent; the first one stays until the operator trusts another.
-        now: the time, by default the database's.
+        identity: fingerprint of the client's id and endpoint alone; None if there is no client.
+        problem, problem_message: why no grant can be renewed, as a code and for the operator.
+        token_host: of the token endpoint that Auth0 names; the first one stays until the operator trusts another.
+        renew: ``eager`` or ``on-read``.
+        now: the database's time by default.
 
     Returns:
         Whether anything changed.
@@ -84,7 +86,7 @@ async def update_client(
             .values(columns)
         )
         if stored.renew == "on-read" and renew == "eager":
-            await connection.execute(_WAKE, {"tenant": stored.tenant, "name": stored.name})
+            await connection.execute(_WAKE_DORMANT, {"tenant": stored.tenant, "name": stored.name})
         if stored.client_fingerprint != fingerprint:
             if stored.circuit.is_open:
                 await circuits.stagger(connection, stored.tenant, stored.name, at)
@@ -100,5 +102,5 @@ _TRUST = text("UPDATE connections SET token_host = :host WHERE tenant = :tenant 
 
 
 async def trust_host(vault: Vault, tenant: str, name: str, host: str) -> None:
-    """Send a connection's tokens to this host, and no other."""
+    """Allow only this host for a connection's tokens."""
     await vault.run(_TRUST, {"tenant": tenant, "name": name, "host": host})

@@ -67,7 +67,7 @@ def decrypt_options(vault: Vault, stored: StoredConnection) -> Mapping[str, Any]
     """Decrypt a connection's options; None if there are none.
 
     Raises:
-        CannotDecrypt: the refresh ring lacks the key, or the ciphertext is out of place.
+        CannotDecrypt: the refresh ring lacks the key, or the ciphertext belongs to another context.
     """
     if stored.options_ciphertext is None:
         return None
@@ -81,7 +81,7 @@ def decrypt_options(vault: Vault, stored: StoredConnection) -> Mapping[str, Any]
 async def load_connections(
     vault: Vault, tenants: Sequence[str], name: str | None = None
 ) -> list[StoredConnection]:
-    """Read the tenants' connections, or the one named."""
+    """Load the tenants' connections, or the one of this name."""
     statement = (
         select(*_STORED, *CIRCUIT_COLUMNS)
         .where(ConnectionRow.tenant.in_(tenants))
@@ -110,9 +110,9 @@ async def store_connection(
     notes: Sequence[str],
     now: datetime,
 ) -> None:
-    """Store what Auth0 shows of a connection.
+    """Store a connection as Auth0 shows it.
 
-    Absent options never replace the stored ones. Where another sync stores options meanwhile, it looks again.
+    Absent options never replace the stored ones. If another sync stores options at the same time, this one is repeated.
     """
     columns: dict[str, Any] = {
         "auth0_id": auth0_id, "strategy": strategy, "notes": list(notes), "synced_at": now,
@@ -148,4 +148,4 @@ def _same_options(vault: Vault, before: StoredConnection, options: Mapping[str, 
     try:
         return decrypt_options(vault, before) == options
     except CannotDecrypt:
-        return False  # what cannot be read any more is replaced by what Auth0 shows now
+        return False  # stored options that cannot be decrypted are replaced by Auth0's

@@ -1,4 +1,4 @@
-"""What answers have shown of a connection's provider."""
+"""Stores what answers have shown of a connection's provider."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ async def record_observations(
     life: timedelta | None = None,
     refresh_life: timedelta | None = None,
 ) -> None:
-    """Record what answers have shown of a provider.
+    """Store what answers have shown of a provider.
 
-    Each fact goes one way only: towards rotation, and to the shortest time.
+    Each value changes in one direction only: to rotating, and to the shortest time.
 
     Args:
-        rotating: an answer brought another refresh token than the one that was spent.
+        rotating: an answer had another refresh token than the one that was spent.
         grace: seconds after which a spent refresh token was refused.
         life, refresh_life: of the tokens in an answer.
     """

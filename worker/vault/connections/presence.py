@@ -1,4 +1,4 @@
-"""Connections that Auth0 does not seem to have any more."""
+"""Connections that Auth0 seems to have deleted."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ WHERE tenant = :tenant AND auth0_id IS NOT NULL AND missing_since IS NULL AND NO
 
 
 async def list_absent(vault: Vault, tenant: str, observed: Sequence[str]) -> dict[str, str]:
-    """Return stored connections that Auth0 does not show any more.
+    """Return the stored connections that Auth0 does not list.
 
     Args:
-        observed: the names of those that it shows.
+        observed: the names of those that it lists.
 
     Returns:
-        Auth0's ids by name, without those already marked.
+        Auth0's ids by name, without connections that are already marked.
     """
     rows = await vault.run(_LIST_ABSENT, {"tenant": tenant, "observed": list(observed)})
     return {name: auth0_id for name, auth0_id in rows}  # noqa: C416  # rows are not pairs to dict()
@@ -46,9 +46,9 @@ FROM connections WHERE tenant = :tenant AND auth0_id IS NOT NULL
 
 
 async def count_missing(vault: Vault, tenant: str, *, before: datetime) -> tuple[list[str], int, int]:
-    """Return the connections marked before then, and two counts.
+    """Return connections marked before a time, and two counts.
 
-    The counts are of all that are marked, and of all.
+    The counts are of marked connections, and of all connections.
     """
     ((names, gone, everything),) = await vault.run(_COUNT_MISSING, {"tenant": tenant, "before": before})
     return list(names), int(gone), int(everything)

@@ -1,6 +1,6 @@
 """Writes consumers to their table, and reads them.
 
-It needs no key ring, so that a role without any can do it.
+It needs no key ring, so a role without keys can do it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from worker.vault.vault import Database
 _COLUMNS = tuple(field.name for field in fields(ConsumerRules))
 _SELECT = text(f"SELECT {', '.join(_COLUMNS)} FROM consumers ORDER BY name")  # noqa: S608  # names of fields
 _INSERT, _UNREADY_ROLES = load(__file__, "insert"), load(__file__, "unready_roles")
-# Other writers wait; readers of the table do not. An operator's session that was left in a transaction would hold up
-# `migrate`, and with it the start of all services.
+# The lock makes other writers wait, not readers of the table. Without the timeout, a session that an operator left in a
+# transaction would block `migrate`, and with it the start of all services.
 _WAIT = text("SET LOCAL lock_timeout = '10s'")
 _LOCK = text("LOCK TABLE consumers IN SHARE ROW EXCLUSIVE MODE")
 _DELETE = text("DELETE FROM consumers WHERE name = ANY (:names)")
 _SET_KEEP = text("UPDATE audit_state SET keep = :keep WHERE keep <> :keep")
 
-# Of a consumer's role: five processes of twelve each. A server's connections are everybody's.
+# The connection limit of a consumer's role, as all programs share the server's connections: five processes of twelve.
 READER_CONNECTIONS = 60
-# No statement of a reader takes longer, and none waits for a lock.
+# A reader's statements take less time, and wait for no lock.
 READER_LIMITS = {
     "statement_timeout": "10s",
     "lock_timeout": "2s",
@@ -42,10 +42,10 @@ READER_LIMITS = {
 
 
 class Applied(NamedTuple):
-    """What came of writing the consumers.
+    """The result of writing the consumers.
 
     Attributes:
-        added, changed, removed: names.
+        added, changed, removed: names of consumers.
         statements: SQL that the operator has to run, so that consumers' roles can read.
     """
 
@@ -62,7 +62,7 @@ def apply(
 
     Args:
         keep: for how long records of reads are kept.
-        keep_inherited: whether roles keep what a migration gave them, until a consumer names them.
+        keep_inherited: whether roles keep the rights that a migration gave them, until a consumer names them.
 
     Raises:
         AccessDenied, ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
@@ -75,7 +75,7 @@ def apply(
         removed = before.keys() - wanted.keys() - (_untouched(before, wanted) if keep_inherited else set())
         added = wanted.keys() - before.keys()
         changed = {name for name in before.keys() & wanted.keys() if before[name] != wanted[name]}
-        # Deleted first: what one consumer is known by may go to another.
+        # Deleted first, as a client id, role or key may move from one consumer to another.
         connection.execute(_DELETE, {"names": sorted(removed | changed)})
         for name in sorted(added | changed):
             connection.execute(_INSERT, _values(wanted[name]))
@@ -115,7 +115,7 @@ def _select(connection: Connection) -> list[ConsumerRules]:
 
 
 def _untouched(before: dict[str, ConsumerRules], wanted: dict[str, ConsumerRules]) -> set[str]:
-    """Return the inherited consumers whose roles no other consumer names."""
+    """Return the inherited consumers whose role no consumer names."""
     roles = {each.role for each in wanted.values()}
     return {name for name, each in before.items() if each.inherited and each.role not in roles}
 
@@ -135,7 +135,7 @@ def _values(rules: ConsumerRules) -> dict[str, Any]:
 
 
 def _statements(role: str, *, is_there: bool) -> list[str]:
-    """Return what makes a role a consumer's, within limits."""
+    """Return statements that make a role a reader, with limits."""
     quoted = '"' + role.replace('"', '""') + '"'
     if is_there:
         return [f"GRANT vault_reader TO {quoted};"]

@@ -1,7 +1,7 @@
 """Values beside an access token, e.g. ``instance_url``, encrypted.
 
-They are no secrets. But they say where an app sends its token: whoever may write a row must not be able to send it
-elsewhere, and a ciphertext under the access ring is what only a worker makes.
+They are not secret, but they say where an app sends its token. They are encrypted because only a worker can produce a
+ciphertext under the access ring: a role that may write rows cannot make apps send tokens elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from token_vault.secret import Secret
 
 
 def encrypt_extra(ring: KeyRing, key: GrantKey, extra: Mapping[str, str]) -> bytes | None:
-    """Encrypt a grant's values; None where there are none."""
+    """Encrypt a grant's extra values; None if there are none."""
     if not extra:
         return None
     return ring.encrypt(EncryptionContext.of_extra(key), Secret(json.dumps(dict(extra), sort_keys=True)))

@@ -1,4 +1,4 @@
-"""Keyed fingerprints: a change is seen without keeping the token."""
+"""Keyed fingerprints, which show a change without the token itself."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from token_vault.secret import Secret
 
 
 class Fingerprints:
-    """Makes keyed fingerprints of what Auth0 shows.
+    """Makes keyed fingerprints of tokens and clients.
 
-    The key lives in the vault, encrypted under the refresh ring, and outlives the rotation of both rings:
-    a new key would make every stale copy at Auth0 look new.
+    The key is stored in the vault, encrypted under the refresh ring, and stays the same when the rings are rotated: with
+    a new key, every stale copy at Auth0 would look new.
     """
 
     def __init__(self, key: Secret) -> None:
@@ -23,6 +23,6 @@ class Fingerprints:
         return hmac.digest(self._key, secret.reveal().encode(), "sha256")
 
     def of(self, *parts: Secret | str | None) -> bytes:
-        """Fingerprint several values, the absent ones included."""
+        """Fingerprint several values; None counts as a value."""
         values = [part.reveal() if isinstance(part, Secret) else part for part in parts]
         return hmac.digest(self._key, json.dumps(values).encode(), "sha256")

@@ -10,7 +10,7 @@ from token_vault.secret import Secret
 
 
 class WrongKeys(ConfigurationError):
-    """The keys do not open this vault, or are unsafe."""
+    """The keys are not this vault's, or are unsafe."""
 
 
 def read_rings(access_keys: Sequence[Secret], refresh_keys: Sequence[Secret]) -> tuple[KeyRing, KeyRing]:
@@ -19,7 +19,7 @@ def read_rings(access_keys: Sequence[Secret], refresh_keys: Sequence[Secret]) ->
     An older key may be in both: rows need it until `token-vault keys rotate` has run.
 
     Raises:
-        WrongKeys: a key is missing or is none, or a ring encrypts with a key of the other.
+        WrongKeys: a key is missing or malformed, or a ring encrypts with a key of the other.
     """
     try:
         access, refresh = KeyRing("access", access_keys), KeyRing("refresh", refresh_keys)

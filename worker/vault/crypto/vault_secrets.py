@@ -1,6 +1,6 @@
 """The vault's own secrets.
 
-They are the fingerprint key, and a value that checks the access ring.
+These are the fingerprint key, and a value by which the access ring is checked.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from worker.vault.crypto.rings import WrongKeys
 from worker.vault.db.tables import VaultSecret
 from worker.vault.location import record_location
 
-# A context is part of each ciphertext: its field stays `sealed`, whatever the column is called.
+# The context is part of each ciphertext, so its field is still `sealed`, the column's name in version 0.1.
 FINGERPRINT_KEY = EncryptionContext("vault_secrets", ("fingerprint_key",), "sealed")
 ACCESS_RING_CHECK = EncryptionContext("vault_secrets", ("access_ring_check",), "sealed")
 _CONTEXTS = (FINGERPRINT_KEY, ACCESS_RING_CHECK)
 
-# Processes that open a new vault at once wait for the first one here, and find what it has made.
+# Processes that open a new vault at the same time wait here for the first one, and then use its secrets.
 _LOCK = text("LOCK TABLE vault_secrets IN SHARE ROW EXCLUSIVE MODE")
 _IS_EMPTY = text("""
 SELECT NOT EXISTS (SELECT FROM grants) AND NOT EXISTS (SELECT FROM connections WHERE options_ciphertext IS NOT NULL)
@@ -32,10 +32,10 @@ SELECT NOT EXISTS (SELECT FROM grants) AND NOT EXISTS (SELECT FROM connections W
 
 
 async def load_or_create(connection: AsyncConnection, access: KeyRing, refresh: KeyRing) -> Secret:
-    """Read the fingerprint key, and check that both rings fit.
+    """Read the fingerprint key, and check both rings.
 
-    The secrets of an empty vault are created, and its location is recorded, in the caller's transaction. In a vault
-    that holds anything a new fingerprint key would make every stale copy at Auth0 look new.
+    In an empty vault the secrets are created and its location recorded, in the caller's transaction. In a vault with
+    grants they are not: a new fingerprint key would make every stale copy at Auth0 look new.
 
     Raises:
         ConfigurationError: a secret is missing from a vault in use.
@@ -59,13 +59,13 @@ async def load_or_create(connection: AsyncConnection, access: KeyRing, refresh: 
 
 
 async def check_access_ring(connection: AsyncConnection, access: KeyRing) -> None:
-    """Check that the access ring fits the vault.
+    """Check that the access ring is the vault's.
 
     Raises:
-        ConfigurationError: it does not.
+        ConfigurationError: it is not.
     """
     stored = await _load(connection)
-    if ACCESS_RING_CHECK.row[0] in stored:  # else nothing is encrypted yet
+    if ACCESS_RING_CHECK.row[0] in stored:  # otherwise nothing is encrypted yet
         _decrypt(access, ACCESS_RING_CHECK, stored)
 
 

@@ -17,13 +17,13 @@ from token_vault.database_errors import classify, is_useless
 from token_vault.postgres_address import PostgresAddress
 from token_vault.secret import Secret
 
-# The address goes to the driver: SQLAlchemy's own URLs know one host, and show the password.
+# The driver is given the address, not SQLAlchemy, whose URLs hold only one host and show the password.
 _DIALECT = "postgresql+psycopg://"
 
 log = structlog.get_logger(__name__)
 
 
-# Longer than any statement of the workers takes, less than anybody waits for them after a failover.
+# Longer than any statement of the workers takes, and shorter than workers may stand still after a failover.
 MAX_ANSWER_SECONDS = 20.0
 
 
@@ -42,16 +42,16 @@ async def answer_seconds(connection: AsyncConnection, seconds: float) -> AsyncIt
 
 
 SESSION_SETTINGS: Mapping[str, str] = {
-    # A client that is paused, or whose host has lost power, says nothing to Postgres. Every claim passes over the
-    # rows that its open transaction has locked: if Postgres did not end it, they would not be renewed any more.
+    # A client that is paused, or whose host lost power, keeps its transaction open. Claims skip the rows that it has
+    # locked: if Postgres did not end it, these grants would not be renewed any more.
     "idle_in_transaction_session_timeout": "5min",
     "tcp_keepalives_idle": "60s",
     "tcp_keepalives_interval": "10s",
     "tcp_keepalives_count": "3",
-    # A pair that is committed survives a crash of the server, whatever the database's own setting says.
+    # A committed pair must survive a crash of the server, whatever the database's own setting.
     "synchronous_commit": "on",
 }
-"""When Postgres ends a silent client's session, with its transaction and locks, and what a commit means.
+"""When Postgres ends a silent client's session with its transaction and locks, and that commits are durable.
 
 Source: PostgreSQL documentation, 19.3.2 TCP Settings, 19.5.1 WAL Settings and 19.11.1 Statement Behavior.
 """
@@ -66,7 +66,7 @@ def create_vault_engine(database_url: Secret, *, connections: int) -> AsyncEngin
     """Create the engine of one process.
 
     Args:
-        connections: how many connections to Postgres at the most.
+        connections: the most connections to Postgres.
 
     Raises:
         ConfigurationError: not a Postgres URL.
@@ -86,9 +86,9 @@ def create_vault_engine(database_url: Secret, *, connections: int) -> AsyncEngin
 
 
 def _drop_useless_connections(context: ExceptionContext) -> None:
-    """Have the pool drop all connections to a useless server.
+    """Make the pool drop all connections to an unusable server.
 
-    The driver only knows those that are closed. After a failover they are open, and lead to a server that is read-only.
+    SQLAlchemy notices only closed connections. After a failover they are open, but lead to a read-only server.
     """
     if context.connection is None or not is_useless(context.original_exception):
         return
@@ -106,8 +106,8 @@ def create_command_engine(
     """Create the engine of a command, which keeps no connection.
 
     Args:
-        application_name: what tells the operator who holds a connection.
-        answer_seconds: how long to wait for each answer; None without an end, as for migrations.
+        application_name: shows the operator which program holds a connection.
+        answer_seconds: how long to wait for each answer; None waits without limit, as for migrations.
 
     Raises:
         ConfigurationError: not a Postgres URL.
@@ -122,6 +122,6 @@ def create_command_engine(
         isolation_level=isolation_level,
         hide_parameters=True,
     )
-    if answer_seconds is not None:  # what is silent cannot be rolled back either
+    if answer_seconds is not None:  # a server that does not answer would not answer a rollback either
         event.listen(engine, "handle_error", _drop_useless_connections)
     return engine

@@ -1,4 +1,4 @@
-"""The database's failures as the vault's own errors."""
+"""Turns SQLAlchemy's errors into the vault's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def explain(error: DBAPIError | PoolTimeout) -> VaultError:
 
 @asynccontextmanager
 async def explained() -> AsyncIterator[None]:
-    """Raise the database's failures as ``explain`` names them.
+    """Raise the database's failures as the vault's errors.
 
     Raises:
         ConfigurationError: wrong credentials, no such database, or not migrated.

@@ -14,7 +14,7 @@ from worker.vault.db.revisions import MIGRATIONS
 from worker.vault.db.sql import load
 
 _LOOK = load(__file__, "look_at_database")
-# Of Postgres; the oldest of which its project still takes care (docs/matrix.md).
+# The oldest version of Postgres that its project still supports (docs/matrix.md).
 OLDEST_MAJOR_VERSION = 14
 
 
@@ -29,10 +29,10 @@ def configuration(database_url: Secret) -> Config:
 
 
 def migrate(database_url: Secret, revision: str = "head") -> list[str]:
-    """Run the migrations, then give the roles their rights.
+    """Run the migrations, then grant the roles their rights.
 
     Returns:
-        Statements about roles that the role at hand may not run: the operator has to.
+        Statements about roles that the current role may not run, so that the operator has to.
 
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``explain`` names the database's failure.
@@ -52,8 +52,8 @@ def check_database(database_url: Secret) -> None:
     """Refuse a database that cannot hold a vault.
 
     Raises:
-        ConfigurationError: it is too old, its encoding is not UTF8, this connection looks into no schema, or not into its
-            vault's, or as ``explain``.
+        ConfigurationError: it is too old, its encoding is not UTF8, the search path has no schema, or not the vault's; or
+            as ``explain`` names the database's failure.
         TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# No id or name of Auth0's or a provider's is longer; a longer one would be stored, logged and sent on.
+# No real id or name of Auth0 or a provider is longer. Without a bound, any text would be stored, logged and sent on.
 MAX_NAME_CHARACTERS = 1024
 
 

@@ -1,6 +1,6 @@
 """Compares the database's revision with this version's.
 
-Without Alembic, which is a fifth of the memory of a worker that imports it.
+It does not import Alembic, which would take a fifth of a worker's memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def revisions(database_url: Secret) -> tuple[str | None, str]:
         ConfigurationError: a newer version has migrated the database, or as ``explain``.
         TemporarilyUnavailable: as ``explain`` names the database's failure.
     """
-    # Readiness asks in a thread, which would be held for as long as Postgres is silent.
+    # Readiness calls this in a thread, which would hang as long as Postgres does not answer.
     engine = create_command_engine(database_url, answer_seconds=MAX_ANSWER_SECONDS)
     try:
         with engine.connect() as connection:

@@ -1,7 +1,7 @@
 """The vault's roles, and what each may do.
 
-``vault_worker`` runs workers, ``vault_reader`` is what roles of consumers are members of, ``vault_operator`` says who
-may read and sees who has. They are groups: roles that log in are made members by the operator.
+``vault_worker`` runs workers, ``vault_reader`` reads for consumers, ``vault_operator`` sets who may read and lists who
+did. They are groups: the operator makes the roles that log in members of them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _EXISTING = text("SELECT rolname FROM pg_roles WHERE rolname = ANY (:roles)")
 
 
 def grant_roles(connection: Connection) -> list[str]:
-    """Make the roles and give them their rights.
+    """Create the roles, and grant them their rights.
 
     Returns:
-        The statements that are left to the operator: the role at hand may not run them, or they concern others.
+        The statements that the operator has to run: the current role may not, or they concern other programs.
     """
     existing = set(connection.execute(_EXISTING, {"roles": list(ROLES)}).scalars())
     left = [
@@ -36,21 +36,21 @@ def grant_roles(connection: Connection) -> list[str]:
         for statement in connection.execute(_GRANTS).scalars().all()
         if not _ran(connection, statement)
     ]
-    # Not run: other programs in this database may count on it, and only the operator knows.
+    # These are not run, as other programs in this database may depend on the right; only the operator knows.
     left += connection.execute(_OPEN_SCHEMA).scalars().all()
     return left
 
 
 def _ran(connection: Connection, statement: str) -> bool:
-    """Run a statement; False where the role may not."""
+    """Run a statement; False if the role may not."""
     try:
         with connection.begin_nested():
             connection.exec_driver_sql(statement)
     except DBAPIError as error:
-        # Another database's migration may have made the role meanwhile: roles belong to the whole server.
+        # Another database's migration may have created the role meanwhile, as roles belong to the whole server.
         if isinstance(error.orig, errors.DuplicateObject | errors.UniqueViolation):
             return True
-        # A role that could not be made does not exist for what follows.
+        # Without the right to create a role, the grants to it fail too.
         if isinstance(error.orig, errors.InsufficientPrivilege | errors.UndefinedObject):
             return False
         raise

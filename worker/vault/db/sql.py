@@ -1,4 +1,4 @@
-"""Loads the SQL files that stand beside modules."""
+"""Loads the SQL files that lie beside modules."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from sqlalchemy import TextClause, text
 
-# As psql includes a file, by its path from the one that names it.
+# psql's syntax for including a file, by its path relative to the including file.
 _INCLUDE = re.compile(r"^[ \t]*\\ir[ \t]+(\S+)[ \t]*\n", re.MULTILINE)
 
 
 def load(module_file: str, name: str) -> TextClause:
     r"""Load ``name.sql`` from beside a module.
 
-    A line ``\ir other.sql`` stands for that file's text.
+    A line ``\ir other.sql`` is replaced by that file's text.
 
     Args:
         module_file: the module's ``__file__``.

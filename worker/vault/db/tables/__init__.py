@@ -1,6 +1,6 @@
 """The vault's tables, as typed models.
 
-Used inside this room only; migrations are checked against them.
+Only the vault uses them; migrations are checked against them.
 """
 
 from worker.vault.db.tables.base import Base

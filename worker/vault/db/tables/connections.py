@@ -27,26 +27,26 @@ class ConnectionRow(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     auth0_id: Mapped[str | None]
     strategy: Mapped[str]
-    # All of Auth0's options but tokens, as JSON under the refresh ring: client secrets are among them.
+    # Auth0's options without tokens, as JSON under the refresh ring, because they contain client secrets.
     options_ciphertext: Mapped[bytes | None]
     options_version: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     provider: Mapped[str | None]
     client_id: Mapped[str | None]
-    # The host that the connection's tokens may be sent to; null until one was seen.
+    # The host to which the connection's tokens may be sent; null until the first sync with a client.
     token_host: Mapped[str | None]
-    # Why no token of this connection can be renewed; null where they can.
+    # Why no token of this connection can be renewed; null if they can.
     problem: Mapped[str | None]
     problem_message: Mapped[str | None]
     notes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
-    # Changes when the client's credentials or endpoint change: then the circuit closes by itself.
+    # Changes with the client's credentials or endpoint: then the circuit closes.
     client_fingerprint: Mapped[bytes | None]
-    # Of the client's id and endpoint alone: refresh tokens belong to them, whatever the secret is.
+    # Fingerprint of the client's id and endpoint alone: refresh tokens belong to these, whatever the secret is.
     client_identity: Mapped[bytes | None]
     # When the identity last changed; null while the first one is in use.
     client_changed_at: Mapped[datetime | None]
-    # When the present client last renewed a grant: kept where it settles a refusal, not at each renewal.
+    # When the current client last renewed a grant; updated only while the connection is suspected, not at each renewal.
     renewed_at: Mapped[datetime | None]
-    # When the provider last answered for itself, kept as coarsely.
+    # When the provider itself last answered; updated likewise.
     answered_at: Mapped[datetime | None]
     circuit_opened_at: Mapped[datetime | None]
     circuit_until: Mapped[datetime | None]
@@ -55,13 +55,13 @@ class ConnectionRow(Base):
     circuit_blame: Mapped[str | None]
     circuit_failures: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     synced_at: Mapped[datetime | None]
-    # Whether its refresh tokens are digested, as events of its provider name them.
+    # Whether its refresh tokens are digested, because its provider's security events name them.
     digests_tokens: Mapped[bool] = mapped_column(server_default=text("false"))
-    # Since when Auth0 does not seem to have it any more.
+    # Since when Auth0 seems to have deleted it.
     missing_since: Mapped[datetime | None]
 
     renew: Mapped[str] = mapped_column(server_default=text("'eager'"))
-    # What answers have shown of the provider, beyond what is declared of it.
+    # What answers have shown of the provider beyond its declaration.
     observed_rotating: Mapped[bool] = mapped_column(server_default=text("false"))
     observed_grace: Mapped[float | None] = mapped_column(Double)
     observed_life: Mapped[timedelta | None] = mapped_column(Interval)

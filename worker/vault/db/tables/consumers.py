@@ -11,7 +11,7 @@ from worker.vault.db.tables.base import Base
 class ConsumerRow(Base):
     """An app that may read tokens, and which ones.
 
-    Views that readers use are filtered by it.
+    The readers' views are filtered by it.
     """
 
     __tablename__ = "consumers"
@@ -28,7 +28,7 @@ class ConsumerRow(Base):
     refresh: Mapped[bool]
     impersonate: Mapped[bool] = mapped_column(server_default=text("false"))
     audit: Mapped[str] = mapped_column(server_default=text("'batched'"))
-    # Made by the migration for a role that could read already.
+    # Created by a migration, for a role that could already read.
     inherited: Mapped[bool] = mapped_column(server_default=text("false"))
 
     __table_args__ = (

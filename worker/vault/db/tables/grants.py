@@ -45,63 +45,63 @@ class GrantRow(Base):
     refresh_ciphertext: Mapped[bytes | None]
     refresh_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     expires_at: Mapped[datetime | None]
-    # The sliding end of the refresh token, which a renewal puts off, and the hard one, which none does.
+    # The sliding end of the refresh token, which each renewal extends, and the hard end, which none extends.
     refresh_expires_at: Mapped[datetime | None]
     consent_expires_at: Mapped[datetime | None]
     scopes: Mapped[list[str] | None]
     obtained_at: Mapped[datetime | None]
     obtained_from: Mapped[str]
 
-    # What Auth0 last showed, so that its stale copy is never mistaken for news.
+    # Fingerprints of what Auth0 last showed, so that its stale copy is never mistaken for a new token.
     observed_access: Mapped[bytes | None]
     observed_refresh: Mapped[bytes | None]
     observed_updated_at: Mapped[datetime | None]
-    # The refresh token that an import brought, as a fingerprint, and when.
+    # Fingerprint of the refresh token that an import brought, and the time of the import.
     imported_refresh: Mapped[bytes | None]
     imported_at: Mapped[datetime | None]
-    # When the user was created at Auth0: the order in which a full scan reads the users.
+    # When the user was created at Auth0; a full scan reads users in this order.
     user_created_at: Mapped[datetime | None]
-    # Since when Auth0 does not seem to have the identity any more; nothing is erased before that is confirmed.
+    # Since when Auth0 seems not to have the identity; it is erased only after that is confirmed.
     missing_since: Mapped[datetime | None]
-    # Since when it is not served, as Auth0 does not have the user.
+    # Since when it is not served, because Auth0 does not have the user.
     withdrawn_at: Mapped[datetime | None]
 
-    # When the row is next looked at by renewal; null means never.
+    # When the grant is next due for renewal; null for never.
     due_at: Mapped[datetime | None]
-    # The claim is the journal: committed before the request is sent, cleared when its outcome is stored.
+    # The claim is also a journal: committed before the request is sent, cleared when its outcome is stored.
     claim_owner: Mapped[Any | None] = mapped_column(UUID(as_uuid=True))
     claimed_at: Mapped[datetime | None]
     claim_until: Mapped[datetime | None]
-    # Whether somebody waits for the claim's outcome and wants to be notified.
+    # Whether somebody waits for the end of the claim, and has to be notified.
     awaited: Mapped[bool] = mapped_column(server_default=text("false"))
-    # When the oldest attempt began whose outcome for the present refresh token is unknown.
+    # When the oldest attempt with the current refresh token began whose outcome is unknown.
     in_doubt_since: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     last_error: Mapped[str | None]
     # When the first of these attempts in a row began; says nothing while there are none.
     failing_since: Mapped[datetime | None]
-    # The identity of the client that a dead grant was refused under.
+    # The identity of the client with which a dead grant was refused.
     refused_client: Mapped[bytes | None]
     last_renewed_at: Mapped[datetime | None]
-    # The access token whose end was reported, as nothing renews it or its renewals fail.
+    # The version of the access token whose end was reported, because nothing renews it or its renewals fail.
     expiry_reported_version: Mapped[int | None] = mapped_column(BigInteger)
-    # The trouble reported last, until it is over; kept by the trigger that writes events.
+    # The trouble that was reported last, until it is over; set by the trigger that writes events.
     reported_trouble: Mapped[str | None]
-    # How many days before its hard end consent was last reported, and when it is next; kept by a trigger.
+    # How many days before its hard end the consent was last reported, and when it will be next; set by a trigger.
     consent_reported_days: Mapped[int | None] = mapped_column(SmallInteger)
     consent_report_due_at: Mapped[datetime | None]
     # Values beside the access token, as JSON under the access ring: they say where an app sends the token.
     extra_ciphertext: Mapped[bytes | None]
-    # Noted coarsely, and only where a connection's grants are renewed on read.
+    # Only for connections whose grants are renewed on read, and at most every 12 hours.
     last_read_at: Mapped[datetime | None]
     # When a dead grant was last tried by force.
     forced_at: Mapped[datetime | None]
-    # When the operator had every grant renewed; until then nothing puts this one off.
+    # When the operator ordered the renewal of all grants; null once this one is renewed. Nothing postpones it.
     renewal_ordered_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
 
     __table_args__ = (
-        # Leads with what readers ask for; the tenant is part of the key all the same.
+        # The columns that readers select by come first.
         UniqueConstraint("user_id", "connection", "tenant", "provider_user_id"),
         ForeignKeyConstraint(["tenant", "connection"], ["connections.tenant", "connections.name"]),
         CheckConstraint(f"state IN ({', '.join(repr(state) for state in GRANT_STATES)})", name="state"),
@@ -119,15 +119,15 @@ class GrantRow(Base):
         ),
         CheckConstraint("withdrawn_at IS NULL OR missing_since IS NOT NULL", name="withdrawn_is_missing"),
         CheckConstraint("access_version >= 0 AND refresh_version >= 0", name="versions"),
-        # Where an identity was before its user was linked to another.
+        # Finds an identity under its earlier user, after it was linked to another.
         Index("grants_subject_idx", "provider_user_id", "connection", "tenant"),
-        # Finding due rows costs what is due: each connection's due rows are one range of this index.
+        # Makes the cost of finding due rows depend on their number: each connection's due rows are one range of it.
         Index(
             "grants_due_idx", "tenant", "connection", "due_at", postgresql_where=text("due_at IS NOT NULL")
         ),
-        # A full scan compares the users of each page with the vault's of the same time range.
+        # A full scan compares the users of each page with the stored ones of the same time range.
         Index("grants_scan_idx", "tenant", "user_created_at", postgresql_where=text("user_id <> ''")),
-        # What died under one client is tried again under another.
+        # Finds dead grants, which are tried again when the client changes.
         Index(
             "grants_dead_idx",
             "tenant",
@@ -141,7 +141,7 @@ class GrantRow(Base):
             "missing_since",
             postgresql_where=text("missing_since IS NOT NULL"),
         ),
-        # Consents whose next report is due: their number decides what a look costs.
+        # Makes the cost of reporting ending consents depend on the number of due reports.
         Index(
             "grants_consent_idx",
             "tenant",

@@ -16,11 +16,11 @@ class VaultLocation(Base):
     __tablename__ = "vault_location"
 
     is_only: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
-    # Null where the role could not know it.
+    # Null if the role could not read it.
     system_identifier: Mapped[str | None]
     database_oid: Mapped[int] = mapped_column(BigInteger)
     recorded_at: Mapped[datetime]
-    # The id of the transaction that wrote this row. A restored dump writes it in another one.
+    # The id of the transaction that wrote this row. Restoring a dump writes the row in another transaction.
     recorded_by: Mapped[int] = mapped_column(BigInteger)
 
     __table_args__ = (CheckConstraint("is_only", name="is_only"),)

@@ -33,7 +33,7 @@ class OutboxRow(Base):
     at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     tenant: Mapped[str]
     connection: Mapped[str | None]
-    # Both empty for an admin grant, null where no grant is meant, and where the event of a forgotten user was delivered.
+    # Both empty for an admin grant; null for an event that is about no grant, or a delivered one of a forgotten user.
     user_id: Mapped[str | None]
     provider_user_id: Mapped[str | None]
     provider: Mapped[str | None]
@@ -42,7 +42,7 @@ class OutboxRow(Base):
     since: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     message: Mapped[str | None]
-    # When it was put up for delivery to the webhooks that want it.
+    # When it was queued for the webhooks that want it.
     queued_at: Mapped[datetime | None]
 
     __table_args__ = (
@@ -67,9 +67,9 @@ class DeliveryRow(Base):
     )
     webhook: Mapped[str] = mapped_column(primary_key=True)
     state: Mapped[str] = mapped_column(server_default=text("'pending'"))
-    # Since when it is tried; giving up counts from here.
+    # Since when it is tried; it is given up some time after this.
     queued_at: Mapped[datetime]
-    # When it is next tried; while it is claimed, the claim's deadline.
+    # When it is tried next; while it is claimed, the claim's deadline.
     next_at: Mapped[datetime]
     owner: Mapped[Any | None] = mapped_column(UUID(as_uuid=True))
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))

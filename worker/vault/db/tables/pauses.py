@@ -11,10 +11,7 @@ from worker.vault.db.tables.base import Base
 
 
 class PauseRow(Base):
-    """What the operator has paused.
-
-    In force while it is there.
-    """
+    """An operator's pause, in force while the row exists."""
 
     __tablename__ = "pauses"
 
@@ -22,7 +19,7 @@ class PauseRow(Base):
     tenant: Mapped[str] = mapped_column(primary_key=True)
     connection: Mapped[str] = mapped_column(primary_key=True)
     since: Mapped[datetime]
-    # Null where only `resume` ends it.
+    # Null if only `resume` ends it.
     until: Mapped[datetime | None]
     reason: Mapped[str]
     paused_by: Mapped[str]

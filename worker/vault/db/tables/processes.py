@@ -1,4 +1,4 @@
-"""Tables of what worker processes tell each other."""
+"""Tables by which worker processes coordinate."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class LeaseRow(Base):
 
 
 class WorkerHeartbeatRow(Base):
-    """When a Celery worker last said that it works."""
+    """The last heartbeat of a Celery worker."""
 
     __tablename__ = "worker_heartbeats"
 
-    # As Celery names it: `interactive@host`.
+    # Celery's name for it: `interactive@host`.
     worker: Mapped[str] = mapped_column(primary_key=True)
-    # Those it consumes now: none while it does not reach its broker.
+    # The queues that it consumes: none while it does not reach its broker.
     queues: Mapped[list[str]]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
-    # Of its program; null of those that do not record it.
+    # Of its program; null for versions that did not record it.
     version: Mapped[str | None]

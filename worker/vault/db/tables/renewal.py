@@ -19,9 +19,9 @@ from worker.vault.db.tables.base import Base
 
 
 class RefreshDigestRow(Base):
-    """By what a provider's events name a grant's refresh token.
+    """Digests by which a provider's events name a refresh token.
 
-    Triggers make the rows; a worker fills them in.
+    Triggers insert the rows; a worker fills them in.
     """
 
     __tablename__ = "refresh_digests"
@@ -29,7 +29,7 @@ class RefreshDigestRow(Base):
     grant_id: Mapped[int] = mapped_column(
         BigInteger, ForeignKey("grants.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
-    # Of the refresh token that is digested, or waits for it.
+    # Version of the refresh token that is digested, or will be.
     version: Mapped[int] = mapped_column(BigInteger)
     prefix: Mapped[bytes | None]
     hash: Mapped[bytes | None]
@@ -42,9 +42,9 @@ class RefreshDigestRow(Base):
 
 
 class RefreshRequestRow(Base):
-    """A role's wish for a token with more life.
+    """A role's request for a token with more life.
 
-    Readers write it by the function ``request_refresh``.
+    Readers insert it with the function ``request_refresh``.
     """
 
     __tablename__ = "refresh_requests"
@@ -56,17 +56,17 @@ class RefreshRequestRow(Base):
     resource: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
     scope: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
     requested_at: Mapped[datetime]
-    # Nobody waits after this.
+    # Until when a reader waits.
     wanted_until: Mapped[datetime]
-    # Seconds of life wanted; 0 for the default.
+    # Seconds of life that the token must have left; 0 for the default.
     min_ttl: Mapped[float] = mapped_column(Double)
     due_at: Mapped[datetime]
-    # Until when a worker is at it.
+    # The deadline of the worker that handles it.
     claimed_until: Mapped[datetime | None]
     handled_at: Mapped[datetime | None]
     # The version of the access token that an API refused.
     rejected_version: Mapped[int | None] = mapped_column(BigInteger)
-    # The app's id and trace of whoever asked last, for log and trace; a trigger takes them from the settings
+    # The app's request id and trace, of the latest request; a trigger reads them from the settings
     # token_vault.request_id and token_vault.traceparent.
     request_id: Mapped[str | None]
     traceparent: Mapped[str | None]
@@ -88,14 +88,14 @@ class ResourceTokenRow(Base):
 
     grant_id: Mapped[int] = mapped_column(ForeignKey("grants.id", ondelete="CASCADE"), primary_key=True)
     resource: Mapped[str] = mapped_column(primary_key=True)
-    # The scopes that were asked for, sorted; ``scopes`` has those that were granted.
+    # The requested scopes, sorted; ``scopes`` has the granted ones.
     scope: Mapped[str] = mapped_column(primary_key=True)
     ciphertext: Mapped[bytes | None]
     version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     expires_at: Mapped[datetime | None]
     scopes: Mapped[list[str] | None]
     obtained_at: Mapped[datetime | None]
-    # Why the provider gave none when it was last asked, and who has to act.
+    # Why the last request for it was refused, and who has to act.
     refusal: Mapped[str | None]
     refusal_blame: Mapped[str | None]
     refused_at: Mapped[datetime | None]
@@ -107,10 +107,7 @@ class ResourceTokenRow(Base):
 
 
 class RenewalCount(Base):
-    """Renewals by minute, connection and outcome.
-
-    Shown by dashboards and ``status``.
-    """
+    """Renewals by minute, connection and outcome, for ``status``."""
 
     __tablename__ = "renewal_counts"
 
@@ -122,7 +119,7 @@ class RenewalCount(Base):
 
 
 class RefusalRow(Base):
-    """What one grant was refused since its last renewal: evidence."""
+    """A grant's refusals since its last renewal: evidence."""
 
     __tablename__ = "refusals"
 
@@ -131,7 +128,7 @@ class RefusalRow(Base):
     )
     tenant: Mapped[str]
     connection: Mapped[str]
-    # The fingerprint of the client that was refused.
+    # The fingerprint of the refused client.
     client: Mapped[bytes]
     suspicion: Mapped[str]
     code: Mapped[str]

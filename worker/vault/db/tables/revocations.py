@@ -13,22 +13,22 @@ from worker.vault.db.tables.base import Base
 class RevocationRow(Base):
     """The tokens of one grant that an operator wants revoked.
 
-    A row of its own for each request: a user may sign in again before the earlier tokens are proven dead.
+    Each request has its own row: a user may sign in again before the earlier tokens are revoked.
     """
 
     __tablename__ = "revocations"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     grant_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("grants.id", ondelete="CASCADE"))
-    # The grant's key when the tokens were taken: they are encrypted for it.
+    # The grant's key when the tokens were moved here, as they are encrypted for it.
     tenant: Mapped[str]
     connection: Mapped[str]
     user_id: Mapped[str]
     provider_user_id: Mapped[str]
     requested_at: Mapped[datetime]
-    # When the refresh token was taken; null while a call has it.
+    # When the refresh token was moved here; null while a renewal is using it.
     taken_at: Mapped[datetime | None]
-    # Whether an earlier call's outcome was unknown: its token is known to nobody.
+    # Whether an earlier call's outcome is unknown: the provider may have issued a token that nobody has.
     in_doubt: Mapped[bool]
     access_ciphertext: Mapped[bytes | None]
     access_version: Mapped[int] = mapped_column(BigInteger)
@@ -40,7 +40,7 @@ class RevocationRow(Base):
     claimed_until: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
-    # Why the tokens are not proven dead, or what the last call came to.
+    # Why the tokens could not be revoked, or why the last call failed.
     code: Mapped[str | None]
 
     __table_args__ = (

@@ -12,7 +12,7 @@ from worker.vault.db.tables.base import Base
 class VaultSecret(Base):
     """The vault's own secrets, each encrypted under a ring.
 
-    They are the fingerprint key, and one check for each ring.
+    These are the fingerprint key and the check of the access ring.
     """
 
     __tablename__ = "vault_secrets"
@@ -27,7 +27,7 @@ class ManagementTokenRow(Base):
     __tablename__ = "management_tokens"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
-    # Of the credentials it was minted with: other credentials mint their own.
+    # Fingerprint of the credentials with which it was minted; other credentials do not use it.
     minted_with: Mapped[bytes]
     ciphertext: Mapped[bytes]
     scopes: Mapped[list[str] | None]

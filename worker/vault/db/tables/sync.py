@@ -33,12 +33,12 @@ class SyncRun(Base):
     changed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     unchanged: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     stale: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Grants whose identity Auth0 does not have any more: found missing by a full scan, or erased by a sweep.
+    # Grants whose identity Auth0 no longer has: marked missing by a sync, or erased by a sweep.
     gone: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     failed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Whether it came to its end, with problems or without.
+    # Whether it reached its end, even with problems.
     complete: Mapped[bool] = mapped_column(server_default=text("false"))
-    # How often it was resumed: a full scan that is killed does not begin anew.
+    # How often it was resumed: a killed full scan does not start over.
     resumed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     notes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     error: Mapped[str | None]
@@ -49,7 +49,7 @@ class SyncRun(Base):
 class SyncCursorRow(Base):
     """How far a sync has read.
 
-    It is committed with each page: a killed sync resumes where it was.
+    It is committed with each page, so a killed sync resumes there.
     """
 
     __tablename__ = "sync_cursors"
@@ -58,19 +58,19 @@ class SyncCursorRow(Base):
     # `users` and `users of …`: a full scan by creation. `updated`: a scan by change. `log`, `events`: Auth0's feeds.
     # `export`: a reconciliation by an export job.
     feed: Mapped[str] = mapped_column(primary_key=True)
-    # Where to go on, in the feed's own terms: an id, or a time.
+    # Where to continue: depending on the feed, an id or a time.
     token: Mapped[str | None]
     page: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    # Up to when the feed is known to be read.
+    # The time up to which the feed has been read.
     read_until: Mapped[datetime | None]
-    # The run that is under way.
+    # The sync run that is under way.
     run_id: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class UserToSync(Base):
     """A user whom an export names as changed.
 
-    The row is deleted once the user was asked for by id.
+    The row is deleted once the user was read by id.
     """
 
     __tablename__ = "users_to_sync"
@@ -80,17 +80,17 @@ class UserToSync(Base):
 
 
 class ChangedUserRow(Base):
-    """A user whom Auth0's hooks named, until synced."""
+    """A user named by Auth0's hooks, until synced."""
 
     __tablename__ = "changed_users"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
-    # Empty where the tenant's connections have changed.
+    # Empty if the tenant's connections have changed.
     user_id: Mapped[str] = mapped_column(primary_key=True)
-    # When it was named last.
+    # When it was last named.
     reported_at: Mapped[datetime]
     due_at: Mapped[datetime]
-    # Until when a worker is at it.
+    # The deadline of the worker that syncs it.
     claimed_until: Mapped[datetime | None]
     synced_at: Mapped[datetime | None]
 

@@ -1,4 +1,4 @@
-"""The database's time, asked for once and counted on."""
+"""A clock that is set to the database's time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from token_vault.elapsed_time import elapsed
 
 
 class DatabaseClock:
-    """Tells the database's time between two answers that name it.
+    """Counts on from the database's time.
 
     Args:
         now: the database's time.
-        elapsed: monotonic, in seconds, those of a suspended machine too.
+        elapsed: monotonic, in seconds, counting while the machine is suspended.
     """
 
     def __init__(self, now: datetime, *, elapsed: Callable[[], float] = elapsed) -> None:
@@ -21,9 +21,9 @@ class DatabaseClock:
         self.set(now)
 
     def set(self, now: datetime) -> None:
-        """Count on from what the database has just said."""
-        self._said, self._at = now, self._elapsed()
+        """Set the clock to the time just read."""
+        self._set_to, self._set_at = now, self._elapsed()
 
     def now(self) -> datetime:
         """Return the database's time."""
-        return self._said + timedelta(seconds=self._elapsed() - self._at)
+        return self._set_to + timedelta(seconds=self._elapsed() - self._set_at)
