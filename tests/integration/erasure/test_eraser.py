@@ -18,7 +18,7 @@ from worker.erasure import confirmation
 from worker.runtime import Runtime
 from worker.settings import ConnectionSettings
 from worker.vault.grants import missing
-from worker.vault.grants.erase import load_tombstones
+from worker.vault.grants.erase import erase_connection, load_tombstones
 from worker.vault.revocations import revocations
 from worker.vault.revocations.revocations import Scope
 
@@ -432,6 +432,7 @@ async def test_a_deleted_connection_loses_its_admin_tokens(bench: Bench) -> None
 
 async def test_a_connections_client_outlives_it_while_grants_need_it(bench: Bench) -> None:
     """The users of a connection that Auth0 deleted are erased one by one; until then their tokens are renewed."""
+    bench.sql("UPDATE grants SET state = 'in_doubt', in_doubt_since = now()")
     bench.tenant.delete_connection("bitbucket")
     await bench.sync.sync_connections()
     await bench.erasure().sweep(anyway=True)
@@ -453,6 +454,9 @@ async def test_a_list_that_lacks_a_connection_proves_nothing(bench: Bench) -> No
     bench.tenant.delete_connection(name)
     await bench.sync.sync_connections()
     assert (await sweep(bench, settle=300)).erased == 0
+    bench.sql("UPDATE connections SET missing_since = NULL")  # it is back while it is about to be erased
+    async with bench.runtime.vault.engine.begin() as transaction:
+        assert await erase_connection(transaction, "default", name) == []
     assert len(admin_grants(bench)) == 1
 
 

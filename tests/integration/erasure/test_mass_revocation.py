@@ -55,6 +55,8 @@ async def test_tokens_end_at_their_provider_and_readers_are_refused(
     report = await revoke(worker)
     assert (report.requested, report.revoked, report.not_revoked) == (5, 5, [])
     assert [is_alive(renewals, user) for user in users] == [False] * 5
+    # Also the access tokens: not every provider ends these with the refresh token.
+    assert len({call["token"] for call in renewals.tenant.call_log("/idp/c/revoke")}) == 10
     left = renewals.sql(
         "SELECT id FROM grants WHERE access_ciphertext IS NOT NULL OR refresh_ciphertext IS NOT NULL"
         " UNION ALL SELECT id FROM revocations"
@@ -113,7 +115,7 @@ async def test_a_renewal_under_way_is_waited_for(renewals: Renewals) -> None:
     spent = renewals.tenant.live(user, "c")["refresh_token"]
     assert spent is not None
     renewals.make_due()
-    renewals.tenant.fail_next("/idp/c/token", 1, "hang", carried_out=True)
+    renewals.tenant.fail_next("/idp/c/oauth/token", 1, "hang", carried_out=True)
     renewing = asyncio.create_task(worker.engine.renew_due(["default"]))
     await renewals.called("c")
     revoking = asyncio.create_task(revoke(worker))
@@ -125,7 +127,7 @@ async def test_a_renewal_under_way_is_waited_for(renewals: Renewals) -> None:
     report = await revoking
     assert (report.revoked, report.not_revoked) == (1, [])
     assert not is_alive(renewals, user)
-    [first, *_] = renewals.tenant.call_log("/idp/c/revoke")
+    [first, _] = renewals.tenant.call_log("/idp/c/revoke")  # the refresh token, then the access token
     assert first["token"] != digest(
         spent
     )  # the one that the call brought: no family need end with an older token
@@ -145,6 +147,37 @@ async def test_what_is_not_proven_is_listed(renewals: Renewals) -> None:
     report = await revoke(worker)
     assert (report.requested, report.revoked, report.not_revoked) == (0, 1, [])
     assert not is_alive(renewals, user)
+    assert len({call["token"] for call in renewals.tenant.call_log("/idp/c/revoke")}) == 2
+
+
+async def test_no_provider_is_shown_anothers_token(renewals: Renewals) -> None:
+    """Each connection's tokens go to its own provider, though they are revoked at the same time."""
+    worker, [user] = await opened(renewals)
+    renewals.connect("d", users=1)
+    await renewals.sync(worker)
+    report = await revoke(worker)
+    assert (report.revoked, [each["code"] for each in report.not_revoked]) == (1, ["no_revocation_url"])
+    assert len(renewals.tenant.call_log("/idp/c/revoke")) == 2
+    assert not is_alive(renewals, user)
+
+
+async def test_a_token_that_may_have_been_replaced_is_listed(renewals: Renewals) -> None:
+    """Where an answer was lost, or its worker died, the provider may have issued a token that nobody has."""
+    worker, [lost, died, refused] = await opened(renewals, users=3)
+    renewals.sql("UPDATE grants SET in_doubt_since = now(), state = 'in_doubt' WHERE user_id = %s", lost)
+    renewals.sql(
+        "UPDATE grants SET claim_owner = gen_random_uuid(), claimed_at = now() - interval '2 min', claim_until = now()"
+        " WHERE user_id = %s",
+        died,
+    )
+    report = await revoke(worker, Scope(["default"], lost))
+    report.not_revoked.extend((await revoke(worker, Scope(["default"], died))).not_revoked)
+    assert [(each["user_id"], each["code"]) for each in report.not_revoked] == [
+        (lost, "in_doubt"), (died, "in_doubt"),
+    ]  # fmt: skip
+    renewals.tenant.fail_next("/idp/c/revoke", 1, "error:invalid_request")
+    report = await revoke(worker, Scope(["default"], refused))
+    assert [each["code"] for each in report.not_revoked] == ["http_400"]
 
 
 async def test_a_provider_that_slows_down_is_obeyed(
