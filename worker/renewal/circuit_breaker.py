@@ -88,14 +88,24 @@ class CircuitBreaker:
         return judge(suspicion, claim.id, evidence, open_for=open_for)
 
     async def respond(
-        self, limiter: ConnectionLimiter, claim: Claim, refused: Refused, judgement: Judgement, now: datetime
+        self,
+        limiter: ConnectionLimiter,
+        claim: Claim,
+        refused: Refused,
+        judgement: Judgement,
+        now: datetime,
+        claimed_at: datetime,
     ) -> None:
-        """Open or close the circuit, or ask a witness."""
+        """Open or close the circuit, or ask a witness.
+
+        Args:
+            claimed_at: when the row was claimed; the attempt may have begun later.
+        """
         tenant, name = claim.key.tenant, claim.key.connection
         if judgement.finding is Finding.CLIENT:
-            await self._open(limiter, claim, refused, now, blame="operator")
+            await self._open(limiter, claim, refused, now, claimed_at, blame="operator")
         elif judgement.finding is Finding.OUTAGE:
-            await self._open(limiter, claim, refused, now, blame="nobody")
+            await self._open(limiter, claim, refused, now, claimed_at, blame="nobody")
         elif judgement.suspicion not in (Suspicion.OUTAGE, Suspicion.THROTTLED):
             await self._record_answer(limiter, refused, now)
         if judgement.wants_witness and judgement.finding is Finding.NOBODY:
@@ -132,6 +142,7 @@ class CircuitBreaker:
         claim: Claim,
         refused: Refused,
         now: datetime,
+        claimed_at: datetime,
         *,
         blame: Literal["operator", "nobody"],
     ) -> None:
@@ -143,7 +154,7 @@ class CircuitBreaker:
             fingerprint=limiter.connection.fingerprint,
             code=refused.code,
             blame=blame,
-            attempted_at=claim.claimed_at,
+            claimed_at=claimed_at,
             now=now,
             jitter=self._jitter(),
             retry_after=refused.retry_after,

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from tests.support.renewals import Renewals
 from tests.support.wait import until_async
-from worker.renewal.concurrency import MAX_CALLS_PER_CONNECTION
-from worker.renewal.engine import MAX_RENEWALS, RenewalEngine
+from worker.renewal.concurrency import MAX_CALLS_PER_CONNECTION, ConnectionLimiter
+from worker.renewal.engine import CLAIM_TIME, MAX_RENEWALS, RenewalEngine
 from worker.renewal.evidence import CLIENT_BLAMED_AT, CLIENT_WORDS_WEIGH, TRIES_WITHOUT_WITNESS
 from worker.renewal.http import http_client
 from worker.renewal.outcome import Outcome
@@ -221,6 +221,30 @@ async def test_a_probe_that_succeeds_closes_the_circuit(renewals: Renewals) -> N
     )
 
 
+async def test_what_another_worker_had_claimed_lengthens_no_pause(renewals: Renewals) -> None:
+    """Claims that waited in another worker while the circuit opened, and are sent then, are no probes."""
+    renewals.connect("c", "google", "google-oauth2", users=12)
+    first, second = await renewals.synced(), await renewals.worker()
+    loaded = await second.connections.load(["default"])
+    renewals.make_due()
+    now = await second.vault.now()
+    waiting = await claims.claim_due(
+        second.vault, {("default", "c"): 4}, owner=uuid4(), now=now, until=now + CLAIM_TIME, limit=4
+    )
+    renewals.tenant.fail_next("/idp/c", 12, "503")
+    await first.engine.renew_due(first.tenants)
+    opened, before = renewals.circuit("c"), len(renewals.token_calls("c"))
+    assert opened["circuit_failures"] == 1
+    limiter, clock = ConnectionLimiter(loaded["default", "c"]), await second.engine._clock()
+    for claim in waiting:
+        await second.engine._renewer.attempt(limiter, claim, clock)
+        limiter.circuit_opened = False  # the next claim is another worker's
+    assert len(renewals.token_calls("c")) == before + 4
+    later = renewals.circuit("c")
+    assert later["circuit_until"] == opened["circuit_until"]
+    assert later["circuit_failures"] == 1
+
+
 async def test_dead_grants_do_not_keep_a_mended_connection_blocked(renewals: Renewals) -> None:
     """A probe that meets a dead grant says nothing against the client: the next one is made at the next tick."""
     *dead, alive = renewals.connect("c", users=4)
@@ -269,7 +293,7 @@ async def test_a_backlog_elsewhere_does_not_put_off_the_probe(renewals: Renewals
     worker = await renewals.synced()
     renewals.make_due()
     assert await circuits.open_circuit(
-        worker.vault, tenant="default", name="c2", code="invalid_client", now=now, attempted_at=now,
+        worker.vault, tenant="default", name="c2", code="invalid_client", now=now, claimed_at=now,
         fingerprint=(await worker.connections.load(["default"]))["default", "c2"].fingerprint,
     )  # fmt: skip
     renewals.end_pause("c2")

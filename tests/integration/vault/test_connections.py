@@ -374,7 +374,7 @@ async def opened(
     """Open the circuit for a client that was refused."""
     return await circuits.open_circuit(
         vault, tenant="default", name="google", fingerprint=connection.fingerprint, code="invalid_client",
-        attempted_at=began, now=now,
+        claimed_at=began, now=now,
     )  # fmt: skip
 
 

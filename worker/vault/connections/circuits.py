@@ -110,7 +110,7 @@ async def open_circuit(
     name: str,
     fingerprint: bytes | None,
     code: str,
-    attempted_at: datetime,
+    claimed_at: datetime,
     now: datetime,
     blame: Literal["operator", "nobody"] = "operator",
     jitter: float = 0.0,
@@ -123,8 +123,8 @@ async def open_circuit(
     Args:
         fingerprint: of the refused client; no circuit is opened for credentials that were already replaced.
         code: of the refusal.
-        attempted_at: when the refused call was made. Calls that were under way when the circuit opened do not lengthen
-            its pause.
+        claimed_at: when the refused grant was claimed. Grants that other workers had claimed when the circuit opened do
+            not lengthen its pause.
         blame: who has to act; nobody in an outage.
         jitter: 0 to 1; it shortens the pause by up to an eighth, so that connections do not probe together.
         retry_after: seconds that the provider asked one grant to wait.
@@ -147,7 +147,7 @@ async def open_circuit(
             ConnectionRow.tenant == tenant,
             ConnectionRow.name == name,
             ConnectionRow.client_fingerprint.is_not_distinct_from(fingerprint),
-            or_(ConnectionRow.circuit_opened_at.is_(None), ConnectionRow.circuit_opened_at < attempted_at),
+            or_(ConnectionRow.circuit_opened_at.is_(None), ConnectionRow.circuit_opened_at < claimed_at),
         )
         .values(
             circuit_opened_at=func.coalesce(ConnectionRow.circuit_opened_at, now),
