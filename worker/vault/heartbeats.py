@@ -1,4 +1,4 @@
-"""When each worker last said that it works."""
+"""Heartbeats: when each worker was last alive, and its queues."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sqlalchemy import text
 from worker import __version__
 from worker.vault.vault import Vault
 
-# A worker says so this often.
+# A worker records a heartbeat this often.
 HEARTBEAT_SECONDS = 10.0
-# One that was silent for so long does not work.
+# A worker whose last heartbeat is older counts as dead.
 ALIVE_FOR = timedelta(seconds=45)
 
 _RECORD = text("""
@@ -30,11 +30,11 @@ SELECT worker, queues, version FROM worker_heartbeats WHERE seen_at > now() - CA
 
 
 class Heartbeat(NamedTuple):
-    """What a worker said last.
+    """A worker's last heartbeat.
 
     Attributes:
-        queues: that it consumes.
-        version: of its program; None where that does not record it.
+        queues: the queues that it consumes.
+        version: of its program; None for versions that did not record it.
     """
 
     queues: list[str]
@@ -42,11 +42,11 @@ class Heartbeat(NamedTuple):
 
 
 async def record(vault: Vault, worker: str, queues: Sequence[str], *, started_at: datetime) -> None:
-    """Record that a worker works.
+    """Record a worker's heartbeat.
 
     Args:
-        worker: as Celery names it.
-        queues: that it consumes now; none while it does not reach its broker.
+        worker: Celery's name for it.
+        queues: the queues that it consumes; none while it does not reach its broker.
         started_at: when it was started.
     """
     values = {"worker": worker, "queues": list(queues), "version": __version__, "started_at": started_at}
@@ -54,11 +54,11 @@ async def record(vault: Vault, worker: str, queues: Sequence[str], *, started_at
 
 
 async def remove(vault: Vault, worker: str) -> None:
-    """Forget a worker that stops."""
+    """Remove a worker that stops."""
     await vault.run(_REMOVE, {"worker": worker})
 
 
 async def list_alive(vault: Vault) -> dict[str, Heartbeat]:
-    """Return the last heartbeat of each worker that works."""
+    """Return the last heartbeat of each worker that is alive."""
     rows = await vault.run(_LIST, {"alive": ALIVE_FOR})
     return {worker: Heartbeat(queues, version) for worker, queues, version in rows}

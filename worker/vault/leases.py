@@ -1,6 +1,7 @@
 """Leases: named work that one process does at a time.
 
-A lease is a row, which readers' roles cannot touch. Any role may take any advisory lock, and hold it without end.
+A lease is a row, which readers' roles cannot write. An advisory lock would not do: any role may take it, and hold it
+without end.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
-# A holder that died holds others up for so long.
+# After the death of its holder, a lease is free again after this time.
 LEASE_SECONDS = 15.0
-# Several attempts fit into a lease, so that one lost connection does not end the work.
+# The interval of extensions: several attempts fit into a lease, so that one lost connection does not end the work.
 EXTEND_SECONDS = 3.0
-# Who waits for a lease looks so often whether it is free.
+# How often a waiting process checks whether the lease is free.
 POLL_SECONDS = 0.25
-# The longest wait: its holder reads a tenant's connections, or mints a token.
+# The longest wait, while the holder reads a tenant's connections, or mints a token.
 MAX_WAIT_SECONDS = 90.0
 
-# Its own row counts as free: a statement may run twice where the first answer was lost.
+# The caller's own row counts as free, because the statement runs twice if its first answer is lost.
 _TAKE = text("""
 INSERT INTO leases AS l (name, owner, held_until) VALUES (:name, :owner, clock_timestamp() + make_interval(secs => :life))
 ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, held_until = excluded.held_until
@@ -39,18 +40,18 @@ _EXTEND = text("""
 UPDATE leases SET held_until = clock_timestamp() + make_interval(secs => :life)
 WHERE name = :name AND owner = :owner RETURNING owner
 """)
-_GIVE_BACK = text("DELETE FROM leases WHERE name = :name AND owner = :owner")
+_RELEASE = text("DELETE FROM leases WHERE name = :name AND owner = :owner")
 
 
 @asynccontextmanager
 async def lease(vault: Vault, name: str, *, wait: float = MAX_WAIT_SECONDS) -> AsyncIterator[None]:
-    """Hold a lease, and wait for it before.
+    """Wait for a lease, and hold it within the block.
 
     Args:
-        wait: seconds, at the most.
+        wait: the most seconds to wait.
 
     Raises:
-        TemporarilyUnavailable: another process held it all that time, or it was lost.
+        TemporarilyUnavailable: another process held it for all that time, or it was lost.
     """
     until = asyncio.get_running_loop().time() + wait
     while True:
@@ -67,7 +68,7 @@ async def lease(vault: Vault, name: str, *, wait: float = MAX_WAIT_SECONDS) -> A
 async def try_lease(vault: Vault, name: str) -> AsyncIterator[bool]:
     """Hold a lease; yield False if another process does.
 
-    The work under it is cancelled when the lease could not be extended before its end.
+    The block is cancelled if the lease cannot be extended before its end.
 
     Raises:
         TemporarilyUnavailable: the lease was lost.
@@ -93,8 +94,8 @@ async def try_lease(vault: Vault, name: str) -> AsyncIterator[bool]:
             extending.cancel()
             await asyncio.gather(extending, return_exceptions=True)
         try:
-            await vault.run(_GIVE_BACK, values)
-        except SQLAlchemyError as error:  # it ends by itself
+            await vault.run(_RELEASE, values)
+        except SQLAlchemyError as error:  # the lease ends by itself
             log.warning("lease.return_failed", lease=name, error=type(error).__name__)
 
 

@@ -1,7 +1,7 @@
-"""Tells the vault from its copies by where it lives.
+"""Distinguishes the vault from its copies, by where it lives.
 
-A copy has the same refresh tokens. Whichever spends one first ends the other's, so a copy sends nothing until the
-operator has said that the first one is stopped.
+A copy has the same refresh tokens. Whichever uses one first invalidates the other's, so a copy sends nothing until the
+operator has confirmed that the original is stopped.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _DIFFERENCES = {
 
 
 class CopiedVault(ConfigurationError):
-    """The database is a copy; the first may be used."""
+    """The database is a copy; its original may run."""
 
 
 def describe(code: str) -> str:
-    """Say how a place differs from the vault's location."""
+    """Say how this place differs from the recorded location."""
     return _DIFFERENCES[code]
 
 
 def check(code: str | None) -> None:
-    """Check that a database is no copy.
+    """Check that a database is not a copy.
 
-    A disk that was copied as a whole shows no difference.
+    The copy of a whole disk shows no difference.
 
     Args:
         code: as ``FIND_DIFFERENCE`` returns it.

@@ -16,7 +16,7 @@ from worker.vault.vault import Vault
 
 def encryption_context(tenant: str) -> EncryptionContext:
     """Return the context of a tenant's management token."""
-    # A context is part of each ciphertext: its field stays `sealed`, whatever the column is called.
+    # The context is part of each ciphertext, so its field is still `sealed`, the column's name in version 0.1.
     return EncryptionContext("management_tokens", (tenant,), "sealed")
 
 
@@ -26,7 +26,7 @@ async def load(
     """Return the shared token with its end and scopes.
 
     Args:
-        minted_with: a fingerprint of the credentials; None is returned where others minted the token.
+        minted_with: a fingerprint of the credentials; a token minted with others is not returned.
     """
     statement = select(
         ManagementTokenRow.ciphertext, ManagementTokenRow.expires_at, ManagementTokenRow.scopes
@@ -38,7 +38,7 @@ async def load(
     try:
         value = vault.refresh.decrypt(encryption_context(tenant), row.ciphertext)
     except CannotDecrypt:
-        return None  # a new one is minted and takes its place
+        return None  # the caller mints a new one, which replaces it
     return value, row.expires_at, None if row.scopes is None else frozenset(row.scopes)
 
 

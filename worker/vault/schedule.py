@@ -1,6 +1,6 @@
-"""When a grant is next to be renewed.
+"""Decides when a grant is next due for renewal.
 
-Pure: time and jitter are arguments.
+Without I/O: time and jitter are arguments.
 """
 
 from __future__ import annotations
@@ -8,21 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-# An hour's token is renewed ten minutes before it ends: two missed ticks and a provider's short outage fit in.
+# A token of an hour is renewed ten minutes before it ends: time for two missed ticks and a short outage of the provider.
 MAX_MARGIN = timedelta(minutes=10)
-# A long-lived token keeps a twelfth of its life in reserve: five days of sixty, for a provider that can only
-# exchange a token that still lives.
+# A long-lived token is renewed with a twelfth of its life left (five days of sixty), because some providers can only
+# exchange a token that is still valid.
 LONG_LIFE_RESERVE_DIVISOR = 12
-# Tokens of unknown life are renewed soon, spread so that a first sync does not make them all due at once.
+# Tokens of unknown life are renewed soon, spread over this time so that a first sync does not make all of them due at once.
 UNKNOWN_LIFE_STAGGER = timedelta(minutes=5)
-# A provider that never says how long its tokens live is asked again after this time.
+# The assumed life of a renewed token whose provider never says how long its tokens live.
 UNKNOWN_LIFE = timedelta(minutes=45)
 
-# How long a refresh token may lie unused where nobody says it: the shortest default among the known providers.
+# How long a refresh token may be unused if nobody says: the shortest default among the known providers.
 ASSUMED_IDLE_LIFE = timedelta(days=7)
-# A refresh token is used again after half of its idle life at the earliest, and with a quarter of it left.
+# A refresh token is used again after half of its idle life at the earliest, and with a quarter of it left at the latest.
 KEEP_ALIVE_FRACTION = 3 / 4
-# A refresh token whose end no renewal puts off is used again ever sooner as that end comes, to here.
+# A refresh token whose end renewals do not extend is used again sooner and sooner towards that end, but not below this.
 MIN_KEEP_ALIVE = timedelta(minutes=1)
 
 FIRST_BACKOFF = timedelta(seconds=5)
@@ -31,13 +31,13 @@ MAX_BACKOFF = timedelta(minutes=30)
 
 @dataclass(frozen=True, slots=True)
 class RenewalPolicy:
-    """How a connection's grants are kept.
+    """How a connection's grants are kept fresh.
 
     Attributes:
-        read_window: a grant read within it is kept fresh, another only alive; None keeps every grant fresh.
-        idle_life: how long a refresh token may lie unused, None where nobody says it.
-        keep_alive: use it after this time at the latest, where the operator says so.
-        margin: renew this long before the end, where the usual margin does not serve.
+        read_window: a grant that was read within it is kept fresh, others are only kept alive; None keeps all fresh.
+        idle_life: how long a refresh token may be unused; None if unknown.
+        keep_alive: the operator's limit after which a refresh token must be used; None for none.
+        margin: how long before the end to renew; None for the usual margin.
     """
 
     read_window: timedelta | None = None
@@ -46,20 +46,20 @@ class RenewalPolicy:
     margin: timedelta | None = None
 
     def is_dormant(self, last_read_at: datetime | None, at: datetime) -> bool:
-        """Return whether nobody reads the grant any more."""
+        """Return whether nobody has read the grant recently."""
         if self.read_window is None:
             return False
         return last_read_at is None or last_read_at + self.read_window < at
 
 
 EAGER = RenewalPolicy()
-"""Always fresh, for as long as is usual."""
+"""Keeps all grants fresh, with the usual margin."""
 
 
 def margin(life: timedelta, wanted: timedelta | None = None) -> timedelta:
     """Return how long before its end a token is renewed.
 
-    A wanted margin is cut to a third of the life.
+    A wanted margin is limited to a third of the life.
     """
     if wanted is not None:
         return min(wanted, life / 3)
@@ -69,7 +69,7 @@ def margin(life: timedelta, wanted: timedelta | None = None) -> timedelta:
 def fresh_due_at(
     expires_at: datetime | None, obtained_at: datetime, jitter: float, policy: RenewalPolicy = EAGER
 ) -> datetime:
-    """Return when a token is due to stay fresh."""
+    """Return when to renew a token to keep it fresh."""
     life = UNKNOWN_LIFE if expires_at is None else max(expires_at - obtained_at, timedelta(0))
     return obtained_at + life - margin(life, policy.margin) * (1 + jitter / 2)
 
@@ -77,14 +77,12 @@ def fresh_due_at(
 def keep_alive_due_at(
     obtained_at: datetime, jitter: float, policy: RenewalPolicy, refresh_expires_at: datetime | None = None
 ) -> datetime:
-    """Return when a refresh token must be used again.
-
-    Else it would die of idleness.
+    """Return when to use a refresh token to keep it.
 
     Args:
-        obtained_at: when it was last used, or came.
-        jitter: 0 to 1, uniform; spreads tokens obtained together over a third of the time.
-        refresh_expires_at: its end, where the provider said so.
+        obtained_at: when it was last used, or obtained.
+        jitter: 0 to 1; it spreads tokens that were obtained together over a third of the time.
+        refresh_expires_at: its end, if the provider names it.
     """
     provider_life = None if refresh_expires_at is None else refresh_expires_at - obtained_at
     lives = [life for life in (policy.idle_life, provider_life) if life is not None] or [ASSUMED_IDLE_LIFE]
@@ -106,12 +104,12 @@ def after_renewal(
     """Return when a grant that was just renewed is due.
 
     Args:
-        expires_at: the token's end, None where the provider did not say.
-        obtained_at: when the request for it was sent.
-        jitter: 0 to 1, uniform; spreads tokens obtained together over half a margin.
-        policy: how the connection's grants are kept.
-        last_read_at: when the grant was last read, as far as is known.
-        refresh_expires_at: the refresh token's end, where the provider said so.
+        expires_at: the token's end; None if the provider does not say.
+        obtained_at: when its request was sent.
+        jitter: 0 to 1; it spreads tokens that were obtained together over half a margin.
+        policy: how the connection's grants are kept fresh.
+        last_read_at: when the grant was last read; None if never, or not recorded.
+        refresh_expires_at: the refresh token's end, if the provider names it.
     """
     fresh = fresh_due_at(expires_at, obtained_at, jitter, policy)
     alive = keep_alive_due_at(obtained_at, jitter, policy, refresh_expires_at)
@@ -131,7 +129,7 @@ def after_sync(
 ) -> datetime:
     """Return when a grant that was just ingested is due.
 
-    An unknown end means soon, unless nobody reads it.
+    A token of unknown end is due soon, unless the grant is dormant.
     """
     if policy.is_dormant(last_read_at, now):
         return keep_alive_due_at(obtained_at or now, jitter, policy)
@@ -146,10 +144,10 @@ def after_failure(attempts: int, now: datetime, jitter: float, retry_after: floa
     Exponential backoff with full jitter, never before ``retry_after``.
 
     Args:
-        attempts: failures in a row, this one included.
+        attempts: failures in a row, including this one.
         now: the time of the failure.
-        jitter: 0 to 1, uniform.
-        retry_after: seconds the provider asked for.
+        jitter: 0 to 1.
+        retry_after: seconds that the provider asked to wait.
     """
     ceiling = min(FIRST_BACKOFF * 2.0 ** min(attempts, 20), MAX_BACKOFF)
     wait = max(FIRST_BACKOFF, ceiling * jitter)

@@ -1,4 +1,4 @@
-"""The open vault: engine, key rings, fingerprints."""
+"""An open vault: its database, key rings and fingerprints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from worker.vault.crypto.rings import read_rings
 from worker.vault.db.engine import create_vault_engine
 from worker.vault.db.errors import explained
 
-# Fails on a server that is read-only, as every write does.
+# Changes nothing, but fails on a read-only server.
 _LOCK_NOTHING = text("SELECT FROM leases WHERE false FOR UPDATE")
 _IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
 
@@ -32,7 +32,7 @@ class Database:
 
     Attributes:
         engine: connections to Postgres.
-        direct_engine: those past a pooler, where one stands before it.
+        direct_engine: connections that bypass the pooler, if there is one.
     """
 
     engine: AsyncEngine
@@ -58,10 +58,8 @@ class Database:
     ) -> list[tuple[Any, ...]]:
         """Run one statement, which may run twice.
 
-        It commits by itself.
-
-        After a restart of Postgres the pool's connections are dead: the first one to be used is replaced, and
-        the statement goes over a new one.
+        It commits by itself. After a restart of Postgres the pool's connections are dead: then the statement runs again
+        on a new one.
         """
         for attempt in (1, 2):
             try:
@@ -74,17 +72,17 @@ class Database:
         raise AssertionError  # pragma: no cover  # the second attempt returns or raises
 
     async def check_access_keys(self, access_keys: Sequence[Secret]) -> None:
-        """Check that the access ring fits, without the other.
+        """Check that the access ring is the vault's.
 
         Raises:
-            ConfigurationError: it does not.
+            ConfigurationError: it is not.
             TemporarilyUnavailable: Postgres does not answer.
         """
         async with explained(), self.statement() as connection:
             await vault_secrets.check_access_ring(connection, KeyRing("access", access_keys))
 
     async def check_location(self) -> None:
-        """Check that this is no copy of the vault.
+        """Check that this is not a copy of the vault.
 
         Raises:
             CopiedVault: it is a copy, or may be one.
@@ -92,28 +90,25 @@ class Database:
         location.check(await self.location_difference())
 
     async def location_difference(self) -> str | None:
-        """Return how this place differs from the vault's location.
-
-        A code; None at home.
-        """
+        """Return a code if this is not the recorded location."""
         ((code,),) = await self.run(location.FIND_DIFFERENCE)
         return None if code is None else str(code)
 
     async def check_writable(self) -> None:
-        """Check that the database would take a commit.
+        """Check that the database accepts commits.
 
         Raises:
-            DBAPIError: it does not, as after a failover; the connections to it are dropped.
+            DBAPIError: it does not, for example after a failover; its connections are dropped.
         """
         await self.run(_LOCK_NOTHING)
 
     async def is_read_only(self) -> bool:
-        """Return whether nothing can be written, as on a replica."""
+        """Return whether the database is read-only, as a replica is."""
         ((is_read_only,),) = await self.run(_IS_READ_ONLY)
         return bool(is_read_only)
 
     async def now(self) -> datetime:
-        """Return the database's time: one clock for all workers."""
+        """Return the database's time, the clock of all workers."""
         (row,) = await self.run(text("SELECT clock_timestamp()"))
         now: datetime = row[0]
         return now
@@ -121,13 +116,11 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class Vault(Database):
-    """An open vault.
-
-    Functions of this room that encrypt or decrypt take it first.
+    """An open vault: the database with its keys.
 
     Attributes:
         access, refresh: the two key rings.
-        fingerprints: of the tokens and clients that Auth0 shows.
+        fingerprints: makes fingerprints of tokens and clients.
     """
 
     access: KeyRing
@@ -138,7 +131,7 @@ class Vault(Database):
         """Use these keys from now on.
 
         Raises:
-            WrongKeys: they do not open this vault, or are not safe to use; nothing has changed then.
+            WrongKeys: they are not this vault's, or unsafe; then nothing has changed.
         """
         access, refresh = read_rings(access_keys, refresh_keys)
         async with explained(), self.engine.begin() as connection:
@@ -149,7 +142,7 @@ class Vault(Database):
 
 @asynccontextmanager
 async def open_database(database_url: Secret, *, connections: int) -> AsyncIterator[Database]:
-    """Open the database alone; nothing is sent yet.
+    """Open the database without keys; connect later.
 
     Raises:
         ConfigurationError: not a Postgres URL.
@@ -170,16 +163,16 @@ async def open_vault(
     connections: int = 10,
     direct_url: Secret | None = None,
 ) -> AsyncIterator[Vault]:
-    """Open the vault, and check that both rings fit it.
+    """Open the vault, and check both rings.
 
     Args:
-        database_url: where the vault is.
+        database_url: of the vault, directly or through a pooler.
         access_keys, refresh_keys: Fernet keys, newest first.
-        connections: how many connections to Postgres at the most.
-        direct_url: of the vault without a pooler; wakeups come over it.
+        connections: the most connections to Postgres.
+        direct_url: Postgres' own address, if ``database_url`` names a pooler, which passes on no wakeups.
 
     Raises:
-        WrongKeys: the rings do not open this vault, or are not safe to use.
+        WrongKeys: the rings are not this vault's, or unsafe.
         ConfigurationError: a wrong URL, one of the vault's secrets is missing, or the migrations have not run.
         TemporarilyUnavailable: Postgres does not answer.
     """

@@ -1,7 +1,7 @@
 """Wakeups: hints that a grant's row has changed.
 
-They are sent to those who wait for the grant, after the commit, in a statement of their own: any role can fill Postgres' queue of notifications, and
-then each transaction that notifies fails. Who misses a wakeup looks at the row by himself a little later.
+They are sent after the commit, in a separate statement: any role can fill Postgres' queue of notifications, and then
+every transaction that notifies fails. Whoever misses a wakeup polls the row a little later.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from worker.vault.vault import Database, Vault
 
 log = structlog.get_logger(__name__)
 
-# A hint is not worth more of the sender's time.
+# The longest that sending a hint may take.
 WAKE_SECONDS = 1.0
 
-# How often to look for work where no wakeup comes: what is due only now, and what a worker that died had claimed.
+# How often to look for work without a wakeup: for what has become due, and claims of dead workers.
 SWEEP_SECONDS = 1.0
-# How often to delete what is over.
+# How often to delete finished rows.
 CLEANUP_SECONDS = 10.0
 
 _NOTIFY = text("SELECT pg_notify(:channel, CAST(id AS text)) FROM unnest(CAST(:ids AS bigint[])) AS id")
 
 
 async def wake(vault: Vault, grant_ids: Collection[int]) -> None:
-    """Wake whoever waits for these grants; never fails."""
+    """Wake all who wait for these grants; never fails."""
     if not grant_ids:
         return
     try:
@@ -51,7 +51,7 @@ _ANNOUNCE = text("SELECT pg_notify(:channel, '') WHERE pg_notification_queue_usa
 async def announce(database: Database, channel: str) -> None:
     """Wake the workers of a queue; never fails.
 
-    They look by themselves a little later.
+    Without it, they look at the queue a little later.
     """
     try:
         async with asyncio.timeout(WAKE_SECONDS):
@@ -70,31 +70,31 @@ async def listen(vault: Vault, channel: str, wake: Callable[[], None]) -> NoRetu
     """
     async with vault.session() as connection:
         driver = await driver_connection(connection)
-        if driver.is_pooled:  # a pooler hands no wakeups on: who listens polls as well
+        if driver.is_pooled:  # a pooler does not pass on wakeups; the caller polls as well
             await connection.close()
             await asyncio.Event().wait()
         try:
             await driver.execute(f"LISTEN {channel}")
-            wake()  # what was there before
+            wake()  # for work from before
             while True:
                 async for _ in driver.notifies():
                     wake()
         finally:
-            await connection.invalidate()  # it listens, and is no more use to others
+            await connection.invalidate()  # it still listens, so others must not use it
 
 
-# What listening and polling meet while Postgres is away.
+# The errors of listening and polling while Postgres is away.
 DATABASE_FAILURES = (SQLAlchemyError, psycopg.Error, OSError)
 
 
 class WakeupLoop(ABC):
-    """Takes work from a table, woken by Postgres.
+    """Does the work of a queue in Postgres, on wakeups.
 
-    It polls as well, as wakeups may get lost. Any number of processes may do so.
+    It polls as well, as wakeups may get lost. Any number of processes may run it.
 
     Args:
-        vault: where the work is.
-        channel: where it is announced.
+        vault: holds the queue.
+        channel: announces new work.
     """
 
     def __init__(self, vault: Vault, channel: str) -> None:
@@ -107,7 +107,7 @@ class WakeupLoop(ABC):
         self._next_cleanup = 0.0
 
     async def run(self) -> None:
-        """Work until ``stop``; then finish what was begun."""
+        """Work until ``stop``, then finish the work under way."""
         listening = asyncio.create_task(self._listen())
         try:
             while not self._stopping:
@@ -121,17 +121,17 @@ class WakeupLoop(ABC):
             await asyncio.gather(listening, *self._running, return_exceptions=True)
 
     def stop(self) -> None:
-        """Claim nothing more."""
+        """Claim no more work."""
         self._stopping = True
         self._wakeup.set()
 
     @abstractmethod
     async def _claim(self) -> None:
-        """Claim what is due, and begin it by ``_begin``."""
+        """Claim due work, and start it with ``_begin``."""
 
     @abstractmethod
     async def _clean_up(self) -> None:
-        """Delete what is over."""
+        """Delete finished rows."""
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -140,7 +140,7 @@ class WakeupLoop(ABC):
 
     async def _listen(self) -> None:
         while True:
-            with suppress(*DATABASE_FAILURES):  # the next claim tells of it
+            with suppress(*DATABASE_FAILURES):  # the next claim logs it
                 await listen(self._vault, self._channel, self._wakeup.set)
             await asyncio.sleep(SWEEP_SECONDS)
 
@@ -152,7 +152,7 @@ class WakeupLoop(ABC):
                 self._next_cleanup = now + CLEANUP_SECONDS
                 await self._clean_up()
         except DATABASE_FAILURES as error:
-            if not self._failing:  # said once, and not every second of an outage
+            if not self._failing:  # logged once, not every second of an outage
                 log.warning("queue.claim_failed", channel=self._channel, error=type(error).__name__)
             self._failing = True
         else:

@@ -41,10 +41,10 @@ async def consent_link(
 
 
 def login_hint(grants: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return what names the account at its provider.
+    """Return a login hint: the account's name at its provider.
 
-    The vault keeps no address of a user. Google takes the account's id as well (its "sub"), and some providers' ids
-    are addresses; None for any other, and where there are several accounts.
+    The vault stores no e-mail addresses. Google also accepts the account's id (its "sub"), and at some providers the id
+    is an address. For others, and for several accounts, it is None.
     """
     accounts = {row["provider_user_id"] for row in grants}
     if len(accounts) != 1:

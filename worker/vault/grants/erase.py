@@ -1,8 +1,8 @@
 """Erases grants, and keeps them erased by tombstones.
 
-A tombstone is the grant's own row, emptied: no ciphertext, no user, and the identity's id under the vault's
-fingerprint key. What Auth0 goes on showing of it is recognized by that, and by the fingerprints of the tokens it
-showed: a list that lags behind a deletion brings nothing back, a new login does.
+A tombstone is the grant's own row, emptied: it has no ciphertext and no user, and a fingerprint instead of the
+identity's id. By that, and by the fingerprints of the tokens that Auth0 showed, an erased identity is recognised when
+Auth0 still shows it: a list that lags behind a deletion does not bring it back, but a new login does.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from token_vault.grant_key import GrantKey
 from worker.vault.db.sql import load
 from worker.vault.vault import Vault
 
-# All of the user's, so that of two who erase the last two of them, one knows that it was the last.
+# All grants of the user, so that if two processes erase the last two, one of them knows that its was the last.
 _LOCK_USERS_GRANTS = text("""
 SELECT id FROM grants
 WHERE tenant = :tenant AND user_id = :user_id AND user_id <> '' AND state <> 'erased' ORDER BY id FOR UPDATE
 """)
 
-# An identity that was erased before, came back and is erased again keeps the newer tombstone.
+# If an identity was erased, came back and is erased again, only the newer tombstone is kept.
 _DROP_OLDER = text("""
 DELETE FROM grants
 WHERE tenant = :tenant AND connection = :connection AND provider_user_id = :name AND state = 'erased'
 """)
 
-# The claim goes too: an answer that comes now finds nothing that it could be stored to.
+# The claim is removed as well, so that an answer that arrives now is not stored.
 _BURY = load(__file__, "bury")
 
-# Tokens that were to be revoked, and whose they were.
+# Tokens that were to be revoked, with the ids of their user.
 _DROP_REVOCATIONS = text("DELETE FROM revocations WHERE grant_id = :id")
 
 _TOMBSTONES = text("""
@@ -44,7 +44,7 @@ JOIN unnest(CAST(:tenants AS text[]), CAST(:connections AS text[]), CAST(:names 
 WHERE state = 'erased'
 """)
 
-_FORGET = text("DELETE FROM grants WHERE state = 'erased' AND user_id <> '' AND reason_since < :before")
+_DELETE_OLD = text("DELETE FROM grants WHERE state = 'erased' AND user_id <> '' AND reason_since < :before")
 
 
 _LOCK_CONNECTION = text("""
@@ -55,7 +55,7 @@ _DROP_ADMIN = text("""
 DELETE FROM grants WHERE tenant = :tenant AND connection = :name AND user_id = '' RETURNING id
 """)
 
-# Its users' grants, linked ones among them, may outlive it: they are renewed with its client as long as they exist.
+# Grants of its users, also linked ones, may outlive the connection: while they exist, they are renewed with its client.
 _EMPTY_CONNECTION = text("""
 UPDATE connections c SET options_ciphertext = NULL, auth0_id = NULL
 WHERE tenant = :tenant AND name = :name AND NOT EXISTS (
@@ -64,21 +64,21 @@ WHERE tenant = :tenant AND name = :name AND NOT EXISTS (
 
 
 def _name(vault: Vault, key: GrantKey) -> str:
-    """Return what stands for an identity in its tombstone.
+    """Return the name of an identity in its tombstone.
 
-    Linking the account does not change it.
+    It does not contain the user, so linking the account does not change it.
     """
     return f"~{vault.fingerprints.of(key.tenant, key.connection, key.provider_user_id).hex()}"
 
 
 class ErasureResult(StrEnum):
-    """What came of an erasure."""
+    """The result of an erasure."""
 
     NOTHING = "nothing"
-    """It is not stored, or not under this user any more."""
+    """The grant is not stored, or no longer under this user."""
     ONE = "one"
     LAST = "last"
-    """Nothing of the user is stored any more."""
+    """It was the user's last grant."""
 
 
 async def erase(
@@ -86,7 +86,7 @@ async def erase(
 ) -> ErasureResult:
     """Overwrite a user's grant with a tombstone.
 
-    Runs in the caller's transaction; afterwards the caller wakes who waits.
+    Runs in the caller's transaction; after its commit the caller wakes waiting readers.
 
     Args:
         key: the grant's key, as the caller read it.
@@ -110,11 +110,11 @@ async def erase(
 async def erase_connection(connection: AsyncConnection, tenant: str, name: str) -> list[int]:
     """Erase a connection's admin grant, and its unused client.
 
-    The client stays while a user's grant needs it. Runs in the caller's transaction.
+    The client stays while a user's grant needs it. Nothing is erased if Auth0 has the connection again. Runs in the
+    caller's transaction.
 
     Returns:
-        The id of the admin grant, if there was one; the caller wakes who waits for it. Nothing is done for a
-        connection that Auth0 has again.
+        The id of the admin grant, if there was one; after the commit the caller wakes its readers.
     """
     values = {"tenant": tenant, "name": name}
     if (await connection.execute(_LOCK_CONNECTION, values)).first() is None:
@@ -127,7 +127,7 @@ async def erase_connection(connection: AsyncConnection, tenant: str, name: str) 
 async def load_tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantKey, Mapping[str, Any]]:
     """Return what Auth0 had shown of erased identities.
 
-    They are found whoever was their user.
+    They are found whichever user they had.
     """
     names = {
         (key.tenant, key.connection, _name(vault, key)): key for key in keys if not key.is_admin
@@ -148,5 +148,5 @@ async def load_tombstones(vault: Vault, keys: Sequence[GrantKey]) -> dict[GrantK
 
 
 async def delete_old_tombstones(vault: Vault, *, before: datetime) -> None:
-    """Delete tombstones that are older."""
-    await vault.run(_FORGET, {"before": before})
+    """Delete tombstones from before a time."""
+    await vault.run(_DELETE_OLD, {"before": before})

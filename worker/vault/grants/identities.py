@@ -15,10 +15,10 @@ def identity_parameters(
     updated_at: Sequence[datetime | None] = (),
     created_at: Sequence[datetime | None] = (),
 ) -> dict[str, str]:
-    """Return the parameters that stand for these identities.
+    """Return the parameters for these identities.
 
     Args:
-        updated_at, created_at: of their users, in the same order; none by default.
+        updated_at, created_at: times of their users, in the same order; none by default.
     """
     rows = [
         {"tenant": key.tenant, "connection": key.connection, "user_id": key.user_id, "provider_user_id": key.provider_user_id}

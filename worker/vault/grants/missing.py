@@ -1,7 +1,7 @@
-"""Grants whose identity Auth0 does not seem to have.
+"""Grants whose identity Auth0 seems not to have.
 
-A search result that lacks a user proves nothing, as the search is eventually consistent; an identity that a user
-lacks may have been linked to another. So what seems gone is only marked here, and erased once that is confirmed.
+A search result without a user proves nothing, as the search is eventually consistent, and an identity that a user
+lacks may have been linked to another. So these grants are only marked here, and erased after that is confirmed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worker.vault.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class MissingGrant:
-    """A grant that seems gone, and since when."""
+    """A grant that is marked missing, and since when."""
 
     id: int
     key: GrantKey
@@ -39,7 +39,7 @@ async def mark_users(vault: Vault, tenant: str, user_ids: Sequence[str], *, now:
     """Mark the grants of users whom Auth0 does not have.
 
     Returns:
-        How many were not marked before.
+        The number of newly marked grants.
     """
     if not user_ids:
         return 0
@@ -55,9 +55,9 @@ RETURNING id
 
 
 async def withdraw(vault: Vault, tenant: str, user_ids: Sequence[str], *, now: datetime) -> list[int]:
-    """Serve missing users' grants no more; return those.
+    """Stop serving missing users' grants; return their ids.
 
-    That is undone where Auth0 is seen to have the user, or another user with the identity.
+    It is undone when Auth0 shows the user again, or another user with the identity.
     """
     values = {"tenant": tenant, "user_ids": list(user_ids), "now": now}
     return [grant_id for (grant_id,) in await vault.run(_WITHDRAW, values)]
@@ -72,9 +72,9 @@ RETURNING id
 
 
 async def mark_undated(vault: Vault, tenant: str, *, before: datetime, now: datetime) -> int:
-    """Mark grants older than a scan that none has shown.
+    """Mark grants older than a scan that no scan showed.
 
-    A scan that shows a user also shows when the user was created.
+    These have no time of their user's creation, which a scan would have stored.
     """
     return len(await vault.run(_MARK_UNDATED, {"tenant": tenant, "before": before, "now": now}))
 
@@ -85,11 +85,11 @@ _MARK_UNLINKED = load(__file__, "mark_unlinked")
 async def mark_unlinked(
     vault: Vault, tenant: str, user_ids: Sequence[str], identities: Sequence[GrantKey], *, now: datetime
 ) -> int:
-    """Mark grants of identities that their users do not have.
+    """Mark grants of identities that their users no longer have.
 
     Args:
-        user_ids: the users, as read just now.
-        identities: all that they have.
+        user_ids: of users who were just read.
+        identities: all identities of these users.
     """
     if not user_ids:
         return 0
@@ -103,10 +103,10 @@ _UNMARK_OBSERVED = load(__file__, "unmark_observed")
 async def unmark_observed(
     vault: Vault, tenant: str, identities: Sequence[GrantKey], *, before: datetime
 ) -> None:
-    """Unmark identities that Auth0 has shown since they were marked.
+    """Unmark identities that Auth0 has shown after they were marked.
 
     Args:
-        before: those marked later stay marked.
+        before: grants marked later than this stay marked.
     """
     await vault.run(_UNMARK_OBSERVED, identity_parameters(identities) | {"tenant": tenant, "before": before})
 
@@ -121,10 +121,10 @@ ORDER BY id LIMIT :limit
 async def list_missing(
     vault: Vault, tenant: str, *, before: datetime, after: int, limit: int
 ) -> list[MissingGrant]:
-    """Return grants marked before then, by id.
+    """List grants marked before a time, ordered by id.
 
     Args:
-        after: the last id of the page before.
+        after: the last id of the previous page.
     """
     values = {"tenant": tenant, "before": before, "after": after, "limit": limit}
     return [
@@ -139,7 +139,7 @@ UPDATE grants SET missing_since = NULL, withdrawn_at = NULL WHERE id = ANY(:ids)
 
 
 async def unmark(vault: Vault, grant_ids: Sequence[int]) -> None:
-    """Unmark grants whose identity Auth0 has after all."""
+    """Unmark grants whose identity Auth0 does have."""
     if grant_ids:
         await vault.run(_UNMARK, {"ids": list(grant_ids)})
 
@@ -150,7 +150,7 @@ _COUNT_MISSING_USERS = text(
 
 
 async def count_missing_users(vault: Vault, tenant: str) -> int:
-    """Count the users who seem gone; costs what is marked."""
+    """Count users with marked grants; costs the marked rows."""
     ((number,),) = await vault.run(_COUNT_MISSING_USERS, {"tenant": tenant})
     return int(number)
 
@@ -179,9 +179,9 @@ FROM grants WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased'
 
 
 async def count_users(vault: Vault, tenant: str) -> tuple[int, int]:
-    """Count the users who seem gone, and all users.
+    """Count users with marked grants, and all users.
 
-    It costs what is stored.
+    It reads all grants of the tenant.
     """
     ((gone, everybody),) = await vault.run(_COUNT_USERS, {"tenant": tenant})
     return int(gone), int(everybody)

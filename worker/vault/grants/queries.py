@@ -23,14 +23,14 @@ _FIRST = {"id": "", "expires": "-infinity", "user": ""}
 
 @dataclass(frozen=True, slots=True)
 class GrantFilter:
-    """Which grants are meant; None for any.
+    """Which grants are selected; None selects any.
 
     Attributes:
-        user_id: Auth0's user id; empty for admin grants alone.
-        state: as ``token_status`` shows it, ``blocked`` and ``expired`` included, or ``ended``.
-        expires_before: when the access token ends, at the latest.
-        grant_id: the id that logs name.
-        is_served: without those that are withdrawn, as readers see them.
+        user_id: Auth0's user id; empty for admin grants only.
+        state: as in ``token_status``, including ``blocked`` and ``expired``, or ``ended``.
+        expires_before: the latest end of the access token.
+        grant_id: the id that log events name.
+        is_served: without withdrawn grants, as readers see them.
     """
 
     user_id: str | None = None
@@ -58,12 +58,12 @@ async def list_grants(
 
     Args:
         wanted: which grants.
-        sort: by the id, the end of the access token, or the user.
-        after: where the page before ended, as ``cursor`` gives it.
-        limit: how many at the most.
+        sort: by id, by the end of the access token, or by user.
+        after: where the previous page ended, as ``cursor`` returns it.
+        limit: the most rows.
 
     Raises:
-        ConfigurationError: ``after`` is no cursor of this order.
+        ConfigurationError: ``after`` is not a cursor of this order.
     """
     begin = _read_cursor(after, sort)
     values = {**_values(tenants, wanted), **begin, "sort": sort, "limit": limit}
@@ -89,7 +89,7 @@ def cursor(row: Mapping[str, Any], sort: SortOrder) -> str:
 
 
 def _read_cursor(after: str | None, sort: SortOrder) -> dict[str, Any]:
-    """Return where to go on; by default before everything."""
+    """Return where to continue; by default at the beginning."""
     value, _, grant_id = (after or f"{_FIRST[sort]},0").rpartition(",")
     found: dict[str, Any] = {"after_time": None, "after_user": None}
     try:
@@ -142,7 +142,7 @@ async def shortest_half_life(
 async def renewal_age(database: Database, grant_id: int) -> float | None:
     """Return the seconds since a renewal brought this token.
 
-    None where none did.
+    None if it did not come from a renewal.
     """
     statement = text("""
         SELECT extract(epoch FROM now() - obtained_at)::float8 FROM grants
@@ -153,9 +153,10 @@ async def renewal_age(database: Database, grant_id: int) -> float | None:
 
 
 async def list_tenants(vault: Database, name: str | None = None) -> list[str]:
-    """Return the tenants that the vault holds anything of.
+    """Return the tenants with connections in the vault.
 
-    Or the one of this name, if it is among them.
+    Args:
+        name: return only this one, if it is among them.
     """
     statement = text("""
         SELECT DISTINCT tenant FROM connections WHERE CAST(:name AS text) IS NULL OR tenant = :name ORDER BY tenant

@@ -1,7 +1,7 @@
 """Digests of refresh tokens, by which providers' events name them.
 
-An event about one token names it by its first characters or by a hash of it. The API can read neither out of a
-ciphertext, so a worker stores a digest of each beside the grant.
+A security event names a refresh token by its first characters or by its hash. The API, which receives the events,
+cannot decrypt tokens, so a worker stores a digest of both beside the grant.
 
 Source: Google, "Cross-Account Protection", OAuth token identifiers.
 """
@@ -24,16 +24,16 @@ from worker.vault.db.sql import load
 from worker.vault.vault import Database, Vault
 
 PREFIX_CHARACTERS = 16
-# Of a digest: enough to find one token among all, and less than the provider knows.
+# Of a digest: enough to identify one token among all, and less than the provider's own hash.
 DIGEST_BYTES = 16
-# Digested together.
+# Grants digested in one batch.
 BATCH_GRANTS = 500
 
-# What cannot be decrypted is not tried again before it is stored anew.
+# Stored for a token that cannot be decrypted, so that it is not tried again before the token is replaced.
 _UNREADABLE = b""
 
 _FOLLOW, _PENDING = load(__file__, "follow_digests"), load(__file__, "list_undigested")
-# The version tells whether the token was replaced meanwhile.
+# The version shows whether the token was replaced meanwhile.
 _STORE = text("""
 UPDATE refresh_digests d SET prefix = made.prefix, hash = made.hash
 FROM unnest(CAST(:ids AS bigint[]), CAST(:versions AS bigint[]), CAST(:prefixes AS bytea[]), CAST(:hashes AS bytea[]))
@@ -47,17 +47,17 @@ _FIND = {
 
 
 class TokenName(NamedTuple):
-    """What an event says of one refresh token."""
+    """An event's name for a refresh token, as a digest."""
 
     kind: Literal["prefix", "hash"]
     digest: bytes
 
     @classmethod
     def of(cls, algorithm: object, value: object) -> TokenName | None:
-        """Read how an event names a token.
+        """Return an event's name for a token; None if malformed.
 
         Args:
-            algorithm, value: its ``token_identifier_alg`` and ``token``; None is returned where they name none.
+            algorithm, value: the event's ``token_identifier_alg`` and ``token``.
         """
         if not isinstance(value, str) or not value.isascii():
             return None
@@ -80,10 +80,10 @@ async def find_grants(database: Database, name: TokenName) -> list[int]:
 async def digest_refresh_tokens(vault: Vault, tenants: Sequence[str], connections: Sequence[str]) -> int:
     """Store the digests of these connections' refresh tokens.
 
-    From the first time on, what is stored of a connection later waits in the table until this is called again.
+    After the first call for a connection, triggers add a row for each new refresh token, which the next call fills in.
 
     Returns:
-        How many there were to be made.
+        The number of digested tokens.
     """
     named = {"tenants": list(tenants), "connections": list(connections)}
     await vault.run(_FOLLOW, named)

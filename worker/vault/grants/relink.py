@@ -1,7 +1,8 @@
 """Moves grants to the users their identities were linked to.
 
-The identity keeps its tokens and changes its user. Mistaken for a new grant, it would come with the refresh token that
-Auth0 showed at the last login, long rotated by us, and its first renewal would make the provider revoke the family.
+The identity keeps its tokens, but belongs to another user. If it were stored as a new grant, that would have the refresh
+token from Auth0's copy, which the vault has rotated long ago: the first renewal would make the provider revoke all
+tokens of the grant.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ async def relink(
     """Move grants to the users that Auth0 now shows.
 
     Args:
-        moves: the id of each grant, its new key, and the ``updated_at`` of the user who has it now.
+        moves: the id of each grant, its new key, and the ``updated_at`` of its new user.
         now: the database's time.
 
     Returns:
-        The keys that were moved. One whose refresh token is in use stays for the next sync, as the answer
-        under way is encrypted for the user it was asked for. One that Auth0 has shown elsewhere since stays for good.
+        The keys that were moved. A claimed grant is left to the next sync, as the answer under way will be encrypted for
+        the earlier user. A grant that Auth0 has shown under a third user since is not moved.
     """
     return {
         key for grant_id, key, updated_at in moves if await _relink_one(vault, grant_id, key, updated_at, now)
@@ -49,7 +50,7 @@ async def _relink_one(
     newer: ColumnElement[bool] = GrantRow.observed_updated_at.is_(None)
     if updated_at is not None:
         newer |= GrantRow.observed_updated_at <= updated_at
-    # Nobody takes over the claim on a dead grant whose owner died while it was forced.
+    # An expired claim counts as none: on a dead grant that was tried by force, nobody takes it over.
     unused = or_(GrantRow.claim_until.is_(None), GrantRow.claim_until <= now)
     unclaimed = select(GrantRow).where(GrantRow.id == grant_id, unused, newer)
     try:
@@ -60,7 +61,7 @@ async def _relink_one(
             old = replace(key, user_id=row["user_id"])
             columns = {
                 "user_id": key.user_id,
-                "missing_since": None,  # it is here that it went
+                "missing_since": None,  # the identity was found: under this user
                 "withdrawn_at": None,
                 **_reencrypt(vault, old, key, dict(row)),
             }
@@ -78,7 +79,7 @@ async def _relink_one(
 def _reencrypt(vault: Vault, old: GrantKey, new: GrantKey, row: Mapping[str, Any]) -> dict[str, bytes | None]:
     """Encrypt a grant's tokens for its new user.
 
-    A ciphertext decrypts in its own context alone, and the user is part of that.
+    The user is part of the encryption context.
     """
 
     def access(key: GrantKey) -> EncryptionContext:

@@ -14,8 +14,8 @@ _RECORD_REFUSAL = load(__file__, "record_refusal")
 _VERSION = text(
     "SELECT version FROM resource_tokens WHERE grant_id = :id AND resource = :resource AND scope = :scope"
 )
-# Calls for a grant's further tokens in a minute: each target has a least interval of its own, and there is no end of
-# targets that an app may name.
+# Calls for a grant's resource tokens in one interval. Each target has an interval of its own too, but an app can name any
+# number of targets.
 MAX_TARGET_CALLS = 16
 CALL_INTERVAL = timedelta(minutes=1)
 _CALLED_AT = text("""
@@ -27,7 +27,7 @@ ORDER BY called_at DESC OFFSET :calls - 1 LIMIT 1
 
 
 async def seconds_to_next_call(vault: Vault, grant_id: int, *, now: datetime) -> float:
-    """Return the seconds until a target may be called for."""
+    """Return seconds until a resource token may be requested."""
     rows = await vault.run(_CALLED_AT, {"id": grant_id, "calls": MAX_TARGET_CALLS})
     return max(0.0, (rows[0][0] + CALL_INTERVAL - now).total_seconds()) if rows else 0.0
 
@@ -42,10 +42,11 @@ async def read_version(vault: Vault, grant_id: int, target: TokenTarget) -> int:
 async def record_refusal(
     vault: Vault, grant_id: int, target: TokenTarget, *, code: str, blame: str, now: datetime
 ) -> None:
-    """Record that no token comes for a target.
+    """Record that a token for a target was refused.
 
     Args:
-        blame: who has to act: ``user``, ``operator``, or ``denied`` where the operator's settings forbid it.
+        code: of the refusal.
+        blame: who has to act: ``user``, ``operator``, or ``denied`` if the operator's settings forbid the target.
     """
     values = {
         "id": grant_id, "resource": target.resource, "scope": target.scope, "code": code, "blame": blame, "now": now,

@@ -1,4 +1,4 @@
-"""Updates of grants that change no token."""
+"""Updates of grants that change no tokens."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ async def touch_observed(
 ) -> None:
     """Record when identities without tokens were last observed.
 
-    All of one tenant. Stored tokens stay.
+    Stored tokens are kept.
 
     Args:
-        identities: each with the ``updated_at`` and ``created_at`` of its user, as asked for by id.
+        identities: of one tenant, each with ``updated_at`` and ``created_at`` of its user, as read by id.
     """
     if not identities:
         return
@@ -44,12 +44,12 @@ WHERE id = :id AND (last_read_at IS NULL OR last_read_at < :noted)
 
 
 async def record_read(vault: Vault, grant_id: int, *, now: datetime, due_at: datetime) -> None:
-    """Record that a grant is read, and wake it.
+    """Record that a grant is read, and so not dormant.
 
     At most once in ``READ_NOTE_INTERVAL``.
 
     Args:
-        due_at: when it is due that is kept fresh from now on.
+        due_at: when the grant is due now that it is kept fresh.
     """
     values = {"id": grant_id, "now": now, "noted": now - READ_NOTE_INTERVAL, "due_at": due_at}
     await vault.run(_RECORD_READ, values)

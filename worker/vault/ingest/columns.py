@@ -1,6 +1,6 @@
-"""What Auth0 shows of a grant, as columns.
+"""Turns Auth0's copy of a grant into its columns.
 
-Pure but for encryption.
+Without I/O; tokens are encrypted here.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from worker.vault.vault import Vault
 class IncomingGrant:
     """The tokens of one grant, as Auth0 shows them.
 
-    It is a user's identity, or a connection's administrator.
-
     Attributes:
-        strategy: of the connection, in case Auth0 has not shown the connection itself.
-        pair: the tokens; ``expires_at`` only where it is sound.
+        key: of a user's identity, or of a connection's admin grant.
+        strategy: of the connection, needed if the connection itself is not stored yet.
+        pair: the tokens; ``expires_at`` only if it is reliable.
         updated_at: of the user; None for admin tokens.
-        issued_at: of the access token, where something sound says so.
-        user_created_at: when the user was made at Auth0; None for admin tokens.
-        exchangeable: the provider renews with the access token itself, without a refresh token.
-        policy: how the connection's grants are kept.
+        issued_at: of the access token; None if not reliably known.
+        user_created_at: when the user was created at Auth0; None for admin tokens.
+        exchangeable: the provider renews by the access token itself, without a refresh token.
+        policy: how the connection's grants are kept fresh.
     """
 
     key: GrantKey
@@ -49,7 +48,7 @@ class IncomingGrant:
 FingerprintedGrant = tuple[IncomingGrant, Incoming]
 """A grant as Auth0 shows it, with its fingerprints."""
 
-# Columns that an ingest may change; the rest of the row stays.
+# The only columns that an ingest may change.
 INGESTED_COLUMNS = (
     "state", "reason", "reason_since", "access_ciphertext", "access_version", "refresh_ciphertext", "refresh_version",
     "expires_at", "refresh_expires_at", "consent_expires_at", "scopes", "extra_ciphertext", "obtained_at", "obtained_from", "observed_access",
@@ -61,12 +60,12 @@ OBSERVED_COLUMNS = ("observed_access", "observed_refresh", "observed_updated_at"
 
 
 def row_key(row: Mapping[str, Any]) -> GrantKey:
-    """What names the grant of a row."""
+    """Return the key of a row's grant."""
     return GrantKey(row["tenant"], row["connection"], row["user_id"], row["provider_user_id"])
 
 
 def as_stored(row: Mapping[str, Any]) -> Stored:
-    """Return what of a row is compared with Auth0's copy."""
+    """Return a row's values to compare with Auth0's copy."""
     return Stored(
         observed_access=row["observed_access"],
         observed_refresh=row["observed_refresh"],
@@ -87,7 +86,7 @@ EMPTY: Mapping[str, Any] = dict.fromkeys(INGESTED_COLUMNS) | {
 
 
 def identity_columns(key: GrantKey) -> dict[str, Any]:
-    """The columns that name a grant."""
+    """Return the columns of a grant's key."""
     return {
         "tenant": key.tenant,
         "connection": key.connection,
@@ -97,9 +96,9 @@ def identity_columns(key: GrantKey) -> dict[str, Any]:
 
 
 def observed_columns(grant: IncomingGrant, incoming: Incoming, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what Auth0 showed last.
+    """Return the columns that record what Auth0 showed last.
 
-    What it does not show now is kept: the same token shown again later is not new.
+    Where Auth0 shows nothing now, the earlier value is kept: the same token, shown again later, is not new.
     """
     return {
         "observed_access": incoming.access or row["observed_access"],
@@ -117,9 +116,9 @@ def ingested_columns(
     row: Mapping[str, Any],
     now: datetime,
 ) -> dict[str, Any]:
-    """Build the row's new columns.
+    """Return the row's new columns.
 
-    Columns of ``INGESTED_COLUMNS`` that are absent here stay as they are.
+    Columns of ``INGESTED_COLUMNS`` that are absent from it are not changed.
     """
     columns = {name: row[name] for name in INGESTED_COLUMNS if name in row} | observed_columns(
         grant, incoming, row
@@ -149,13 +148,13 @@ def ingested_columns(
             "refresh_expires_at": pair.refresh_expires_at,
             "consent_expires_at": pair.consent_expires_at,  # a new login is a new consent
         }
-    if columns["state"] == "erased":  # a new login after it is new consent
+    if columns["state"] == "erased":  # the new login after the erasure is a new consent
         columns |= {"state": EMPTY["state"], "reason": EMPTY["reason"], "reason_since": None}
     if freshness.refresh or (grant.exchangeable and freshness.access):
         columns |= {
             "state": "active", "reason": None, "reason_since": None, "in_doubt_since": None, "attempts": 0,
             "last_error": None,
-            # A claim on the token that is replaced is void: whatever it brings is older than this login.
+            # A claim on the replaced token is void: its answer is older than this login.
             "claim_owner": None, "claimed_at": None, "claim_until": None, "awaited": False,
         }  # fmt: skip
     if columns["state"] in ("active", "in_doubt") and columns["claim_owner"] is None:

@@ -1,10 +1,10 @@
 """Decides which incoming tokens are newer than the stored ones.
 
-Pure: the promise «never older, never empty» is decided here.
+Without I/O. The promise «never older, never empty» is kept here.
 
-Auth0's copy is as old as the user's last login, while ours is renewed. So an incoming token is stored only when it
-differs from what Auth0 last showed, and each of the two tokens is judged by itself: an identity with a new
-access token may still show the refresh token of a year ago, which we have rotated many times since.
+Auth0's copy is as old as the user's last login, while the vault's tokens are renewed. So an incoming token is stored
+only if it differs from what Auth0 last showed. The two tokens are compared separately: an identity with a new access
+token may still show a refresh token that is a year old, and that the vault has rotated many times since.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Incoming:
     """What Auth0 shows now.
 
     Attributes:
-        access, refresh: fingerprints; None where Auth0 shows no such token.
-        updated_at: of the user; None where Auth0 has no such time (connections).
-        issued_at: when the access token was issued, None where nothing sound says so.
+        access, refresh: fingerprints; None if Auth0 shows no such token.
+        updated_at: of the user; None for connections, of which Auth0 has no such time.
+        issued_at: when the access token was issued; None if not reliably known.
     """
 
     access: bytes | None
@@ -31,17 +31,17 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the vault holds, and what Auth0 showed last.
+    """What the vault has, and what Auth0 showed last.
 
     Attributes:
-        observed_access, observed_refresh: fingerprints of what was shown last.
+        observed_access, observed_refresh: fingerprints of the tokens that Auth0 showed last.
         observed_updated_at: the newest ``updated_at`` so far.
         has_access: whether an access token is stored.
-        expires_at: its end, None where unknown.
-        obtained_at: when it was issued, None where unknown.
+        expires_at: its end; None if unknown.
+        obtained_at: when it was issued; None if unknown.
         renewable: whether the vault can renew it.
-        from_auth0: the access token is one that Auth0 showed: we have not renewed it since.
-        imported_at: when another store's token was imported, None where none was.
+        from_auth0: the access token came from Auth0, and was not renewed since.
+        imported_at: when a token of another store was imported; None if none was.
     """
 
     observed_access: bytes | None
@@ -62,11 +62,11 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """What to do with what Auth0 shows.
+    """Which of the incoming tokens to store.
 
     Attributes:
-        stale: Auth0 answered with an older state than it has shown before; nothing of it counts.
-        access, refresh: whether to store that token.
+        stale: Auth0 answered with an older state than before; all of it is ignored.
+        access, refresh: whether to store this token.
     """
 
     stale: bool = False
@@ -83,7 +83,7 @@ def compare_freshness(stored: Stored | None, incoming: Incoming, now: datetime) 
     ):
         return Freshness(stale=True)
     if stored.renewable and stored.is_unobserved and not _is_login_since_import(stored, incoming):
-        return Freshness()  # the copy that the other store once had from Auth0, and renewed since
+        return Freshness()  # the other store once had this copy from Auth0, and has renewed it since
     refresh = incoming.refresh is not None and incoming.refresh != stored.observed_refresh
     access = incoming.access is not None and incoming.access != stored.observed_access
     return Freshness(refresh=refresh, access=access and (refresh or _access_is_newer(stored, incoming, now)))
@@ -100,15 +100,15 @@ def _is_login_since_import(stored: Stored, incoming: Incoming) -> bool:
 def _access_is_newer(stored: Stored, incoming: Incoming, now: datetime) -> bool:
     """Return whether a changed access token is the newer one.
 
-    No new refresh token came with it.
+    It came without a new refresh token.
     """
     if not stored.has_access or not stored.renewable:
         return True
     if stored.from_auth0:
-        return True  # both are Auth0's, and what it shows now is not behind what it showed then
+        return True  # both came from Auth0, and the incoming one is not from an older state
     if stored.expires_at is not None and stored.expires_at <= now:
         return True
-    # Changed, but it may have been issued before our last renewal: only a known, later time of issue counts.
+    # It has changed, but may have been issued before the last renewal: it is newer only if known to be issued later.
     return incoming.issued_at is not None and (
         stored.obtained_at is None or incoming.issued_at >= stored.obtained_at
     )

@@ -1,4 +1,4 @@
-"""Stores what is newer of what Auth0 shows."""
+"""Stores those of Auth0's tokens that are newer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from worker.vault.wakeups import wake
 class IngestStats:
     """How many grants were new, changed, unchanged or stale.
 
-    A stale one was shown in an older state than before.
+    A grant is stale if Auth0 showed an older state of it than before.
     """
 
     new: int = 0
@@ -56,7 +56,7 @@ _LOCK_STORED = load(__file__, "lock_stored")
 
 
 async def ingest(vault: Vault, grants: Sequence[IncomingGrant], *, now: datetime) -> IngestStats:
-    """Store what is newer of what Auth0 shows, encrypted.
+    """Store those of Auth0's tokens that are newer, encrypted.
 
     New grants are committed first, then changed ones.
 
@@ -65,7 +65,7 @@ async def ingest(vault: Vault, grants: Sequence[IncomingGrant], *, now: datetime
         now: the database's time.
     """
     observed = [
-        (grant, _fingerprinted(vault, grant)) for grant in grants if grant.pair.access or grant.pair.refresh
+        (grant, _fingerprint(vault, grant)) for grant in grants if grant.pair.access or grant.pair.refresh
     ]
     unknown, known, elsewhere = await _find_changed(vault, observed)
     stats = IngestStats(unchanged=len(observed) - len(unknown) - len(known))
@@ -83,11 +83,11 @@ async def ingest(vault: Vault, grants: Sequence[IncomingGrant], *, now: datetime
         stats.new -= len(inserted_elsewhere)
         known += [(grant, incoming) for grant, incoming in unknown if grant.key in inserted_elsewhere]
     if known:
-        await _change(vault, known, stats, now)
+        await _update(vault, known, stats, now)
     return stats
 
 
-async def _change(vault: Vault, known: list[FingerprintedGrant], stats: IngestStats, now: datetime) -> None:
+async def _update(vault: Vault, known: list[FingerprintedGrant], stats: IngestStats, now: datetime) -> None:
     """Update stored grants; their rows stay locked until the commit."""
     writes = Writes()
     async with vault.engine.begin() as connection:
@@ -99,11 +99,11 @@ async def _change(vault: Vault, known: list[FingerprintedGrant], stats: IngestSt
     await wake(vault, writes.awaited)
 
 
-def _fingerprinted(vault: Vault, grant: IncomingGrant) -> Incoming:
-    of, pair = vault.fingerprints.of_secret, grant.pair
+def _fingerprint(vault: Vault, grant: IncomingGrant) -> Incoming:
+    fingerprint, pair = vault.fingerprints.of_secret, grant.pair
     return Incoming(
-        access=of(pair.access) if pair.access else None,
-        refresh=of(pair.refresh) if pair.refresh else None,
+        access=fingerprint(pair.access) if pair.access else None,
+        refresh=fingerprint(pair.refresh) if pair.refresh else None,
         updated_at=grant.updated_at,
         issued_at=grant.issued_at,
     )
@@ -118,23 +118,24 @@ async def _find_changed(
     """Find the grants that are new, changed or relinked.
 
     Returns:
-        Those that are not stored; those of which Auth0 shows something else than before; those that are stored
-        under another user, with their ids.
+        The grants that are not stored; those that Auth0 shows differently than before; those that are stored under
+        another user, with the ids of their rows.
     """
     rows = [
         {
-            "n": n, "tenant": grant.key.tenant, "connection": grant.key.connection, "user_id": grant.key.user_id,
+            "n": position, "tenant": grant.key.tenant, "connection": grant.key.connection, "user_id": grant.key.user_id,
             "provider_user_id": grant.key.provider_user_id,
             "access": incoming.access and incoming.access.hex(), "refresh": incoming.refresh and incoming.refresh.hex(),
             "updated_at": incoming.updated_at and incoming.updated_at.isoformat(),
             "created_at": grant.user_created_at and grant.user_created_at.isoformat(),
         }
-        for n, (grant, incoming) in enumerate(grants)
+        for position, (grant, incoming) in enumerate(grants)
     ]  # fmt: skip
     found = await KeptConnection(vault).run(_FIND_CHANGED, {"incoming": json.dumps(rows)})
-    unknown = [grants[n] for n, is_unknown, elsewhere in found if is_unknown and elsewhere is None]
-    known = [grants[n] for n, is_unknown, _ in found if not is_unknown]
-    return unknown, known, [(grants[n], elsewhere) for n, _, elsewhere in found if elsewhere is not None]
+    unknown = [grants[position] for position, is_unknown, row_id in found if is_unknown and row_id is None]
+    known = [grants[position] for position, is_unknown, _ in found if not is_unknown]
+    elsewhere = [(grants[position], row_id) for position, _, row_id in found if row_id is not None]
+    return unknown, known, elsewhere
 
 
 async def _lock_stored(
@@ -153,9 +154,9 @@ def _plan_insert(
     writes: Writes,
     stats: IngestStats,
 ) -> None:
-    """Decide whether a grant that is not stored is inserted.
+    """Decide whether to insert a grant that is not stored.
 
-    Only a new login brings an erased one back.
+    An erased grant is inserted again only after a new login.
     """
     before = {**EMPTY, **(tombstone or {})}
     freshness = compare_freshness(as_stored(before) if tombstone else None, incoming, now)
@@ -181,7 +182,7 @@ def _plan_update(
     writes: Writes,
     stats: IngestStats,
 ) -> None:
-    """Decide what of a stored grant is updated."""
+    """Decide what to update of a stored grant."""
     freshness = compare_freshness(as_stored(row), incoming, now)
     if freshness.stale:
         stats.stale += 1

@@ -1,4 +1,4 @@
-"""Writes what an ingest decided."""
+"""Writes the rows that an ingest has decided on."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ from worker.vault.vault import Vault
 
 @dataclass(slots=True)
 class Writes:
-    """What is to be written.
+    """The rows to write.
 
-    Columns of new rows, of changed ones, and of those that were only observed; and whose waiters to wake.
+    Attributes:
+        inserts: columns of new rows.
+        updates: columns of changed rows.
+        touches: columns of rows that were only observed.
+        awaited: ids of grants whose waiting readers have to be woken.
     """
 
     inserts: list[dict[str, Any]] = field(default_factory=list)
@@ -32,7 +36,7 @@ class Writes:
 
 
 _INSERT = load(__file__, "insert_grants")
-# Columns of a new row by what they are in Python: JSON has neither bytes nor times.
+# Columns of a new row by their type in Python, as JSON has neither bytes nor times.
 _PLAIN = (
     "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "access_version", "refresh_version",
     "scopes", "obtained_from", "strategy",
@@ -45,9 +49,9 @@ _TIMES = (
 
 
 def as_json(columns: Mapping[str, Any]) -> dict[str, object]:
-    """Return a new row as JSON takes it.
+    """Return a new row as values of JSON.
 
-    Ciphertexts are text already; fingerprints become hexadecimal digits.
+    Ciphertexts are already text; fingerprints become hexadecimal digits.
     """
     row = {name: columns[name] for name in _PLAIN}
     for name in _CIPHERTEXTS:
@@ -66,7 +70,7 @@ async def insert_rows(vault: Vault, inserts: list[dict[str, Any]]) -> set[GrantK
     """Insert new grants.
 
     Returns:
-        The keys that another sync has inserted at the same time.
+        The keys that another sync has inserted meanwhile.
     """
     rows = await KeptConnection(vault).run(
         _INSERT, {"rows": json.dumps([as_json(columns) for columns in inserts])}

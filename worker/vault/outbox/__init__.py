@@ -1,7 +1,7 @@
 """The outbox: events, and their deliveries to webhooks.
 
-Triggers write the events of grants and connections, in the transaction of the change that they report. A delivery
-is claimed like a grant, by one committed update with an owner and a deadline, and made at least once.
+Triggers write the events of grants and connections, in the transaction of the change. A delivery is claimed like a
+grant, by one committed update with an owner and a deadline, and made at least once.
 """
 
 from worker.vault.outbox.deliveries import (

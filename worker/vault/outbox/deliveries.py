@@ -20,7 +20,8 @@ from worker.vault.vault import Vault
 class WebhookFilter:
     """The kinds and tenants of events that one webhook wants.
 
-    All tenants where it is None.
+    Attributes:
+        tenants: None for all.
     """
 
     webhook: str
@@ -52,7 +53,7 @@ async def queue(
 ) -> None:
     """Queue new events for the webhooks that want them.
 
-    An event that no webhook wants is done with.
+    An event that no webhook wants counts as queued.
     """
     values = {"tenants": list(tenants), "wanted": _as_json(wanted), "now": now, "limit": limit}
     await vault.run(_QUEUE, values)
@@ -67,7 +68,7 @@ async def claim_due(
     """Claim due deliveries, and commit; the oldest first.
 
     Args:
-        until: nobody else makes them before.
+        until: the claims' deadline; no other worker delivers them before.
     """
     owner = uuid4()
     values = {"webhook": webhook, "owner": owner, "now": now, "until": until, "limit": limit}
@@ -83,7 +84,7 @@ async def claim_due(
     return sorted(claimed, key=lambda delivery: delivery.event.at)
 
 
-# A success counts even if another has taken the claim over meanwhile.
+# A success counts even if another worker has taken over the claim meanwhile.
 _MARK_DELIVERED = text("""
 UPDATE deliveries SET state = 'delivered', owner = NULL, delivered_at = :now, last_status = :status, last_error = NULL,
     attempts = attempts + 1
@@ -92,7 +93,7 @@ WHERE event_id = :event_id AND webhook = :webhook AND state <> 'delivered'
 
 
 async def mark_delivered(vault: Vault, delivery: Delivery, *, status: int, now: datetime) -> None:
-    """Record that the receiver took an event."""
+    """Record that the receiver accepted an event."""
     await vault.run(_MARK_DELIVERED, _names(delivery) | {"status": status, "now": now})
 
 
@@ -109,8 +110,8 @@ async def mark_failed(
     """Record a failure.
 
     Args:
-        status: the answer's; None where none came.
-        error: in a word, what happened where no answer came.
+        status: the answer's status code; None if there was no answer.
+        error: a code for why there was no answer.
         next_at: when to try again.
         final: give up instead.
     """
@@ -125,7 +126,7 @@ WHERE event_id = :event_id AND webhook = :webhook AND owner = :owner
 
 
 async def postpone(vault: Vault, delivery: Delivery, *, next_at: datetime, final: bool) -> None:
-    """Release a claim that was not tried."""
+    """Release a claim without an attempt."""
     await vault.run(_POSTPONE, _names(delivery) | {"next_at": next_at, "final": final})
 
 
@@ -141,15 +142,15 @@ async def resend(
     ids: Sequence[UUID] = (),
     failed: bool = False,
 ) -> list[UUID]:
-    """Queue events again, under the ids they had.
+    """Queue events again, with their ids.
 
     Args:
         wanted: the webhooks that are configured now; each gets the events that it wants.
-        ids: these events, delivered or not.
+        ids: of these events, delivered or not.
         failed: also every delivery that was given up.
 
     Returns:
-        The event of each delivery queued.
+        The event's id for each delivery that was queued.
     """
     values = {
         "tenants": list(tenants), "wanted": _as_json(wanted), "now": now, "ids": list(ids), "failed": failed,
@@ -158,9 +159,9 @@ async def resend(
 
 
 async def count_undelivered(vault: Vault) -> list[dict[str, Any]]:
-    """Count what is not delivered, by webhook.
+    """Count undelivered events by webhook.
 
-    Also the last status and error of those that were tried.
+    With the last status and error of those that were tried.
     """
     statement = text("""
         SELECT webhook, count(*) FILTER (WHERE state = 'pending') AS pending,

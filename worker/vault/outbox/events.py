@@ -1,4 +1,4 @@
-"""Events: changes that somebody outside must know of."""
+"""Events: changes to report to others."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class OutboxEvent:
     """One change of state.
 
     Attributes:
-        user_id: Auth0's; empty for an admin grant, None where no grant is meant.
-        since: when the state began, None where that is the time of the event.
-        expires_at: the end of the access token; of the consent where that is what ends.
-        message: what the operator has to fix, where the vault knows it; which scopes were lost; of a death that is
-            presumed, how often what was seen.
+        user_id: Auth0's; empty for an admin grant, None if the event is about no grant.
+        since: when the state began; None if at the time of the event.
+        expires_at: the end of the access token, or of the consent if the event is about that.
+        message: what the operator has to fix, if known; which scopes were lost; or, for a grant that is presumed dead,
+            which refusals it got, and how often.
     """
 
     id: UUID
@@ -64,12 +64,11 @@ async def emit(
 ) -> None:
     """Write an event in the caller's transaction.
 
-    For changes that no row of a grant or connection shows: triggers write the others.
-
-    Earlier events of a forgotten user are deleted, delivered or not: only the last one stays.
+    For changes that are not in a row of a grant or connection: triggers write the others. Earlier events of a forgotten
+    user are deleted, delivered or not.
 
     Args:
-        connection: in the transaction that makes the change, and only where it makes one.
+        connection: to Postgres, in the transaction of the change.
         name: the connection's.
         user_id: Auth0's.
         reason: a code, never personal data.
@@ -98,9 +97,9 @@ async def delete_users_events(connection: AsyncConnection, tenant: str, user_id:
 
 
 async def reassign(connection: AsyncConnection, old: GrantKey, user_id: str) -> None:
-    """Let events of a grant name its new user.
+    """Change the user in the events of a relinked grant.
 
-    That is who has to act, and who may be forgotten.
+    The new user is the one who has to act, and may be forgotten.
     """
     await connection.execute(
         update(OutboxRow)
@@ -120,15 +119,14 @@ _REPORT_EXPIRING = load(__file__, "report_expiring")
 async def report_expiring(
     vault: Vault, tenants: Sequence[str], *, ahead: datetime, since: datetime, limit: int = 500
 ) -> int:
-    """Write an event for each unrenewable token that ends soon.
-
-    Once each.
-
-    Returns:
-        How many.
+    """Write one event for each unrenewable token that ends soon.
 
     Args:
-        since: tokens that ended before are left out.
+        ahead: tokens that end later are left out.
+        since: tokens that ended earlier are left out.
+
+    Returns:
+        The number of events.
     """
     values = {"tenants": list(tenants), "ahead": ahead, "since": since, "limit": limit}
     return len(await vault.run(_REPORT_EXPIRING, values))
@@ -140,12 +138,12 @@ _REPORT_CONSENT_ENDING = load(__file__, "report_consent_ending")
 async def report_consent_ending(
     vault: Vault, tenants: Sequence[str], *, now: datetime, limit: int = 500
 ) -> int:
-    """Report consents that end in 30, 7 or 1 days.
+    """Report once each: consents ending in 30, 7, 1 days.
 
-    Once each; a trigger writes the events.
+    A trigger writes the events.
 
     Returns:
-        How many.
+        The number of events.
     """
     values = {"tenants": list(tenants), "now": now, "limit": limit}
     return len(await vault.run(_REPORT_CONSENT_ENDING, values))
@@ -165,10 +163,10 @@ async def list_events(
     states: Sequence[str] = (),
     limit: int = 50,
 ) -> list[dict[str, Any]]:
-    """Events, newest first, each with its deliveries.
+    """List events with their deliveries, newest first.
 
     Args:
-        states: with a delivery in one of these.
+        states: only events with a delivery in one of these states.
     """
     values = {
         "tenants": list(tenants), "kind": kind, "user_id": user_id, "connection": connection, "since": since,

@@ -1,7 +1,7 @@
 """Pauses of renewal: of a connection, a tenant, or everything.
 
-A pause is in force while its row is there: it survives restarts, and the statement that claims a grant obeys it. One
-with an end is ended by the workers' next look.
+A pause is in force while its row exists: it survives restarts, and the statement that claims grants checks it. After
+its end, the workers' next tick removes it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from worker.vault.outbox import emit
 from worker.vault.vault import Database, Vault
 
 PAUSED = "paused"
-"""The state and the reason of what a pause stops."""
+"""The state and the reason of a paused grant."""
 
-# When to ask again where a pause names no end.
+# ``retry_after`` of a pause without an end.
 RETRY_SECONDS = 60.0
 
 _START, _END, _END_OVER = load(__file__, "start"), load(__file__, "end"), load(__file__, "end_over")
@@ -35,8 +35,8 @@ _LIST = text("""
 SELECT tenant, connection, since, until, reason, paused_by FROM pauses
 WHERE tenant = '' OR tenant = ANY(:tenants) ORDER BY tenant, connection
 """)
-# A statement that claims holds this lock from before it looks for pauses until its commit. Copies of a database have
-# tables of the same number.
+# A statement that claims holds this lock from before it checks for pauses until its commit. The database is compared too,
+# as the table has the same number in copies of the database.
 _WRITERS = text("""
 SELECT virtualtransaction FROM pg_locks
 WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -82,7 +82,7 @@ class Pause:
 
     Attributes:
         tenant, connection: its scope; empty for all.
-        until: when it ends by itself; None where only ``resume`` ends it.
+        until: when it ends by itself; None if only ``resume`` ends it.
         reason: the operator's words.
         paused_by: who paused.
     """
@@ -100,7 +100,7 @@ class Pause:
         return PauseScope(self.tenant, self.connection)
 
     def retry_after(self, now: datetime) -> float:
-        """Return the seconds after which asking again is worthwhile."""
+        """Return the seconds after which to ask again."""
         return RETRY_SECONDS if self.until is None else max(1.0, (self.until - now).total_seconds())
 
 
@@ -118,7 +118,7 @@ async def start(
 ) -> None:
     """Pause a scope, or change its pause.
 
-    Once it has returned, no new claim is made; ``count_under_way`` says when those before have ended.
+    After it has returned, no statement that begins claims anything; ``count_under_way`` says when earlier ones have ended.
     """
     values = {
         "tenant": scope.tenant, "connection": scope.connection, "reason": reason, "by": by, "until": until, "now": now,
@@ -132,7 +132,7 @@ async def start(
 async def end(vault: Vault, scope: PauseScope, *, by: str, now: datetime) -> list[Pause]:
     """End all pauses within a scope; return them.
 
-    What has become due is renewed at the pace at which a provider is met after an outage.
+    The grants that have become due are spread out, as after an outage.
     """
     values = {"tenant": scope.tenant, "connection": scope.connection}
     async with vault.engine.begin() as connection:
@@ -152,7 +152,7 @@ async def end_over(vault: Vault, *, now: datetime) -> list[Pause]:
 
 
 async def _release(connection: AsyncConnection, ended: Sequence[Pause], by: str, now: datetime) -> None:
-    """Spread out what became due, and report it."""
+    """Spread out the grants that became due; report the end."""
     for pause in ended:
         values = {"tenant": pause.tenant, "connection": pause.connection}
         for tenant, name in (await connection.execute(_RELEASED, values)).all():
@@ -184,7 +184,7 @@ async def find(database: Database, tenant: str, connection: str) -> Pause | None
 
 
 async def list_pauses(database: Database, tenants: Sequence[str]) -> list[Pause]:
-    """Return the pauses that stop anything of these tenants."""
+    """Return the pauses that concern these tenants."""
     return [Pause(*row) for row in await database.run(_LIST, {"tenants": list(tenants)})]
 
 
@@ -207,7 +207,7 @@ async def count_ending(
 ) -> list[EndingTokens]:
     """Count the tokens that end during a pause.
 
-    By its end; without one, within an hour, a day and a week.
+    If it has no end: those that end within an hour, a day and a week.
     """
     spans = (timedelta(hours=1), timedelta(days=1), timedelta(days=7))
     values: dict[str, Any] = {"tenant": scope.tenant, "connection": scope.connection, "now": now}
@@ -216,7 +216,7 @@ async def count_ending(
 
 
 async def list_writers(vault: Vault) -> set[str]:
-    """Return the transactions that may yet commit a claim."""
+    """Return the transactions that may still commit a claim."""
     return {str(row[0]) for row in await vault.run(_WRITERS)}
 
 
@@ -224,7 +224,7 @@ async def count_under_way(vault: Vault, scope: PauseScope, writers: set[str]) ->
     """Count the renewals of a scope that are under way.
 
     Args:
-        writers: the transactions of ``list_writers`` after the pause had begun; those that have ended are removed.
+        writers: what ``list_writers`` returned after the pause had begun; transactions that have ended are removed.
     """
     writers &= await list_writers(vault) if writers else set()
     ((claims,),) = await vault.run(_COUNT_CLAIMS, {"tenant": scope.tenant, "connection": scope.connection})

@@ -1,1 +1,1 @@
-"""Refresh requests: what readers ask for through Postgres."""
+"""Refresh requests, which readers make through Postgres."""

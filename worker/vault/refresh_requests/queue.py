@@ -18,13 +18,13 @@ from worker.vault.wakeups import wake
 
 CHANNEL = "token_vault_requests"
 
-# A request whose worker died is another's after this time. One that takes longer is begun twice, which costs nothing:
-# the claim on the grant keeps two calls apart.
+# If a worker dies, another may claim its request after this time. A request that takes longer is handled twice, which is
+# harmless: the claim on the grant prevents a second call.
 CLAIM_TIME = timedelta(seconds=60)
 
 _CLAIM, _FINISH = load(__file__, "claim"), load(__file__, "finish")
-# What is over is kept a moment, as the next request of that grant must not follow at once. Who asks again and does not
-# commit holds the lock of the row.
+# A handled request is kept for a moment, because it enforces the least interval until the grant's next one. Rows that are
+# locked are skipped: a reader may repeat a request in a transaction that it leaves open.
 _DELETE_OVER = text("""
 DELETE FROM refresh_requests WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM refresh_requests
@@ -34,12 +34,12 @@ DELETE FROM refresh_requests WHERE ctid = ANY (ARRAY(
 
 
 class RefreshRequest(NamedTuple):
-    """One role's wish for a grant's token with more life.
+    """One role's request for a grant's token with more life.
 
     Attributes:
-        requested_at: tells whether it was asked for anew.
-        min_ttl: seconds of life wanted; 0 for the default.
-        rejected_version: of the access token that an API refused; None where none was.
+        requested_at: a later time in the row means that it was requested again.
+        min_ttl: seconds of life that the token must have left; 0 for the default.
+        rejected_version: of the access token that an API refused; None if none was.
         resource, scope: what the token is for; both empty for the grant's own.
         request_id, traceparent: the app's, for log and trace.
     """
@@ -69,18 +69,15 @@ async def claim(vault: Vault, tenants: Sequence[str], *, limit: int) -> list[Ref
 async def finish(vault: Vault, request: RefreshRequest) -> None:
     """Record the end of a request, and wake its readers.
 
-    It stays due if more was asked for meanwhile.
+    It stays due if it was requested again meanwhile.
 
     Raises:
-        DBAPIError: who requested it keeps it locked.
+        DBAPIError: the role that requested it keeps the row locked.
     """
     await vault.run(_FINISH, request._asdict())
     await wake(vault, [request.grant_id])
 
 
 async def delete_over(vault: Vault) -> None:
-    """Delete requests that are over.
-
-    They were carried out, or their readers do not wait any more.
-    """
+    """Delete requests that were handled, or that nobody waits for."""
     await vault.run(_DELETE_OVER, {})

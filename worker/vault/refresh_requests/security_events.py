@@ -1,4 +1,4 @@
-"""Refresh requests that providers' security events cause."""
+"""Refresh requests caused by providers' security events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.vault.refresh_requests.queue import CHANNEL
 from worker.vault.vault import Database
 from worker.vault.wakeups import announce
 
-# Who asks, in place of a reader's role: workers take turns between those who ask.
+# The requester, in place of a reader's role: workers take turns between requesters.
 SECURITY_EVENTS = "security events"
 
 _REPORT = load(__file__, "report_security_event")
@@ -24,16 +24,16 @@ async def report_security_event(
     account: str | None = None,
     refresh_token: TokenName | None = None,
 ) -> int:
-    """Have the grants that an event is about tried soon.
+    """Request a refresh of the grants of an event.
 
     Args:
         tenants: None for all.
-        connections: whose grants.
-        account: the user's id at the provider: all its grants.
-        refresh_token: the grant that has it.
+        connections: of these grants.
+        account: the user's id at the provider, for all grants of the account.
+        refresh_token: for the grant that has this token.
 
     Returns:
-        How many grants are tried.
+        The number of these grants.
     """
     values = {
         "requested_by": SECURITY_EVENTS,

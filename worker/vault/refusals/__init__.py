@@ -1,1 +1,1 @@
-"""Refusals that are not settled yet: evidence for blame."""
+"""Unresolved refusals: the evidence for blame."""

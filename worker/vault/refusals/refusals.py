@@ -1,6 +1,6 @@
-"""Refusals, kept until a renewal or a verdict settles them.
+"""Refusals, kept until a renewal or a verdict resolves them.
 
-A trigger on ``grants`` removes a grant's refusal once the grant is renewed, dead, or erased.
+A trigger on ``grants`` removes a grant's refusal when the grant is renewed, dead, or erased.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from worker.vault.db.sql import load
 from worker.vault.db.tables import ConnectionRow, GrantRow, RefusalRow
 from worker.vault.vault import Vault
 
-# More refusals than this prove no more.
+# Refusals to weigh: more would not prove more.
 MAX_EVIDENCE = 32
-# A grant is tried at least so often while its provider's server fails it.
+# Server errors that are further apart than this do not count as one series.
 SERVER_ERROR_GAP_SECONDS = 2 * 3600.0
 # Refused grants are tried again within this time once the circuit closes or the client changes.
 RECALL_WITHIN_SECONDS = 60.0
-# Dead grants are tried again at this rate when the client changes, or faster where they are very many.
+# When the client changes, dead grants are tried again at this rate, or faster if there are too many for the time below.
 DEAD_RETRIES_PER_SECOND = 2.0
 DEAD_RETRIED_WITHIN_SECONDS = 6 * 3600.0
 
@@ -39,23 +39,23 @@ class Suspicion(StrEnum):
     """Whom one refusal may concern."""
 
     CLIENT = "client"
-    """Words about the client, such as ``invalid_client``."""
+    """An error code about the client, such as ``invalid_client``."""
     UNCLEAR = "unclear"
-    """An answer whose words name nobody for sure."""
+    """An answer that blames nobody for certain."""
     HELD = "held"
-    """A verdict on the grant, under a client that has changed and has renewed nothing yet."""
+    """A verdict on the grant, under a changed client that has renewed nothing yet."""
     OUTAGE = "outage"
-    """No answer of the provider's own: a server error, or none at all."""
+    """No answer from the provider itself: a server error, or none at all."""
     THROTTLED = "throttled"
-    """The provider asks to be left alone."""
+    """The provider asks to wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What one grant was refused since it was last renewed.
+    """A grant's refusals in a row since its last renewal.
 
     Attributes:
-        tries: calls in a row that were refused so.
+        tries: their number.
         first_at, last_at: when the first and the last of them were answered.
     """
 
@@ -68,14 +68,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What stands against a connection under its present client.
+    """The evidence against a connection with its current client.
 
     Attributes:
-        refusals: at most one a grant, all under this client.
-        renewed_at: when this client last renewed a grant; None where it never did.
-        answered_at: when the provider last answered for itself; None where it never did.
-        has_witness: whether a renewable grant is left that was not refused since ``renewed_at``.
-        circuit_blame: whom the circuit blames; None where it is closed.
+        refusals: at most one for each grant, all under this client.
+        renewed_at: when this client last renewed a grant; None if never.
+        answered_at: when the provider itself last answered; None if never.
+        has_witness: whether there is a renewable grant that was not refused since ``renewed_at``.
+        circuit_blame: whom the circuit blames; None if it is closed.
     """
 
     refusals: Sequence[Refusal]
@@ -104,19 +104,19 @@ async def record(
     """Store one refusal, and return its connection's evidence.
 
     Args:
-        client: the fingerprint of the client that was refused.
-        code: what the provider said, as a short code.
-        begins_anew: the grant was renewed since its refusals before.
+        client: the fingerprint of the refused client.
+        code: of the refusal.
+        begins_anew: the grant was renewed after its earlier refusals.
 
     Returns:
-        None where the connection has another client by now: the refusal says nothing of that one.
+        None if the connection has another client by now: the refusal says nothing about that one.
     """
     values: dict[str, Any] = {
         "tenant": tenant, "connection": connection, "grant_id": grant_id, "client": client,
         "suspicion": suspicion.value, "code": code, "begins_anew": begins_anew, "now": now,
         "gap": SERVER_ERROR_GAP_SECONDS,
     }  # fmt: skip
-    # Locked, so that two workers do not each miss the other's evidence.
+    # Locked, so that of two concurrent workers neither misses the other's evidence.
     own = (
         select(ConnectionRow.renewed_at, ConnectionRow.answered_at, ConnectionRow.circuit_blame)
         .where(
@@ -165,9 +165,9 @@ async def _evidence(
 
 
 async def last_renewal(vault: Vault, *, tenant: str, connection: str) -> datetime | None:
-    """Return when the present client last renewed any grant.
+    """Return when the current client last renewed any grant.
 
-    It reads all of a connection's grants: ask it only before a connection is blamed.
+    It reads all grants of the connection: call it only before the connection is blamed.
     """
     changed_at = (
         select(ConnectionRow.client_changed_at)
@@ -193,7 +193,7 @@ async def last_renewal(vault: Vault, *, tenant: str, connection: str) -> datetim
 async def call_witness(vault: Vault, *, tenant: str, connection: str, now: datetime) -> None:
     """Make one grant due that was never refused.
 
-    Its renewal says whether the client is good.
+    Its renewal shows whether the client is right.
     """
     await vault.run(_CALL_WITNESS, {"tenant": tenant, "connection": connection, "now": now})
 
@@ -205,9 +205,9 @@ async def recall(transaction: AsyncConnection, *, tenant: str, connection: str, 
 
 
 async def count_anew(transaction: AsyncConnection, *, tenant: str, connection: str) -> None:
-    """Count the tries of refused grants anew.
+    """Reset the tries of refused grants.
 
-    Most of them were their client's trouble, and say nothing of the grants' own.
+    Most of these refusals were caused by the client, and say nothing about the grants.
     """
     statement = (
         update(RefusalRow)
@@ -223,7 +223,7 @@ async def retry_dead(
     """Make the grants due that died under another client.
 
     Args:
-        client: the identity of the present client.
+        client: the identity of the current client.
     """
     values = {
         "tenant": tenant, "connection": connection, "client": client, "now": now,
@@ -233,7 +233,7 @@ async def retry_dead(
 
 
 def is_suspected() -> ColumnElement[bool]:
-    """Return the condition that refusals stand against a connection."""
+    """Return the condition that a connection has unresolved refusals."""
     later = or_(ConnectionRow.renewed_at.is_(None), RefusalRow.last_at > ConnectionRow.renewed_at)
     return (
         select(RefusalRow.grant_id)

@@ -1,1 +1,1 @@
-"""Tokens to be revoked, kept until their provider ends them."""
+"""Tokens to be revoked, kept until their provider revokes them."""

@@ -1,6 +1,6 @@
-"""Tokens to be revoked, and what became of them.
+"""Tokens to be revoked, and the results.
 
-The list is in Postgres: a command that is killed goes on where it was when it runs again.
+The list is in Postgres, so a command that was killed continues when it runs again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.vault.db.sql import load
 from worker.vault.vault import Vault
 from worker.vault.wakeups import wake
 
-# Grants of one statement: so many are locked at a time, for some milliseconds.
+# Grants of one statement, which locks them for some milliseconds.
 BATCH_SIZE = 500
 
 _REQUEST = load(__file__, "request")
@@ -50,10 +50,10 @@ UPDATE revocations SET attempts = attempts + 1, next_at = :next_at, claimed_unti
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose tokens are meant.
+    """Which tokens to revoke.
 
     Attributes:
-        user_id: Auth0's user id; None for everybody, admin grants included.
+        user_id: Auth0's user id; None for all users and admin grants.
         connection: the connection's name; None for all.
     """
 
@@ -72,7 +72,7 @@ class Revocation:
 
     Attributes:
         in_doubt: an earlier call's outcome is unknown: the provider may have issued a token that nobody has.
-        attempts: calls that came to nothing before this one.
+        attempts: failed calls before this one.
     """
 
     id: int
@@ -102,9 +102,12 @@ class Revocation:
 
 
 async def request(vault: Vault, scope: Scope, *, now: datetime) -> int:
-    """Take the scope's tokens out of their grants.
+    """Move the scope's tokens from their grants to this list.
 
-    Readers are refused from each batch's commit on. What an earlier run could not revoke is tried again.
+    From each batch's commit on, readers are refused. Tokens that an earlier run could not revoke are tried again.
+
+    Returns:
+        The number of grants.
     """
     await vault.run(_REOPEN, scope.values() | {"now": now})
     count, after = 0, 0
@@ -116,12 +119,12 @@ async def request(vault: Vault, scope: Scope, *, now: datetime) -> int:
 
 
 async def take_released(vault: Vault, tenants: Sequence[str], *, now: datetime) -> None:
-    """Take refresh tokens whose calls have ended since."""
+    """Move refresh tokens whose renewals have ended meanwhile."""
     await vault.run(_TAKE_RELEASED, {"tenants": list(tenants), "now": now})
 
 
 async def count_pending(vault: Vault, scope: Scope) -> dict[tuple[str, str], int]:
-    """Count what is left to revoke, by tenant and connection."""
+    """Count the grants left to revoke, by tenant and connection."""
     rows = await vault.run(_PENDING, scope.values())
     return {(tenant, connection): count for tenant, connection, count in rows}
 
@@ -145,10 +148,10 @@ def _revocation(columns: dict[str, Any]) -> Revocation:
 
 
 async def finish(vault: Vault, revocation: Revocation, code: str | None, *, now: datetime) -> None:
-    """Record that tokens are dead, or why unknown.
+    """Record that tokens are revoked, or why unknown.
 
     Args:
-        code: None where the provider has ended them.
+        code: None if the provider has revoked them.
     """
     outcome = "revoked" if code is None else "not_revoked"
     await vault.run(_FINISH, {"id": revocation.id, "outcome": outcome, "code": code, "now": now})
@@ -160,6 +163,6 @@ async def postpone(vault: Vault, revocation: Revocation, code: str, *, next_at: 
 
 
 async def list_not_revoked(vault: Vault, scope: Scope) -> list[dict[str, Any]]:
-    """Return the grants whose tokens may be alive, and why."""
+    """Return grants whose tokens may still be valid, and why."""
     async with vault.engine.connect() as connection:
         return [dict(row) for row in (await connection.execute(_LIST, scope.values())).mappings()]

@@ -1,4 +1,4 @@
-"""The columns that hold ciphertexts, read in pages."""
+"""The columns that contain ciphertexts, read in pages."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class CiphertextColumn:
     """A column of ciphertexts, or its rows under one ring.
 
     Attributes:
-        content: what the ciphertexts are, for people.
-        key: the table's primary key, by name, with its types.
-        context_columns: the other columns that the context is made of.
+        content: what the ciphertexts are, for messages.
+        key: the columns of the table's primary key, with their types.
+        context_columns: the other columns from which the context is made.
         context: returns the encryption context of a row's ciphertext.
-        condition: on the rows, in SQL.
-        is_check: whether it is the vault's own, by which a ring is told from another.
-        joined: another table that the context is made of, as a JOIN in SQL.
+        condition: selects the rows, in SQL.
+        joined: another table from which the context is made, as a JOIN in SQL.
+        is_check: whether it is one of the vault's own secrets, by which a ring is checked.
     """
 
     content: str
@@ -129,7 +129,7 @@ class StoredCiphertext:
     """One ciphertext.
 
     Attributes:
-        key: its row's, in the order of the column's.
+        key: the row's primary key, in the order of ``CiphertextColumn.key``.
     """
 
     key: tuple[Any, ...]
@@ -142,7 +142,7 @@ def read_pages(
 ) -> Iterator[list[StoredCiphertext]]:
     """Yield a column's ciphertexts in pages, by key.
 
-    Each page is a statement of its own: no snapshot is kept open over hours, and no lock over any.
+    Each page is a separate statement, so that no snapshot is open for hours, and no lock is held between pages.
     """
     after: tuple[Any, ...] | None = None
     while page := _read(connection, column, *_beyond(column, after), size):
@@ -153,7 +153,7 @@ def read_pages(
 def reread(
     connection: Connection[Any], column: CiphertextColumn, keys: Sequence[tuple[Any, ...]]
 ) -> list[StoredCiphertext]:
-    """Read the ciphertexts of these rows as they are now."""
+    """Read the current ciphertexts of these rows."""
     names = ", ".join(column.key)
     condition = f"({names}) IN (SELECT * FROM unnest({_arrays(column)}))"  # noqa: S608  # our own names
     return _read(connection, column, condition, _by_column(column, keys), len(keys))
@@ -172,17 +172,17 @@ def compare_and_swap(
     found: Sequence[StoredCiphertext],
     fresh: Sequence[bytes],
 ) -> set[tuple[Any, ...]]:
-    """Replace ciphertexts that are still as they were read.
+    """Replace ciphertexts that are unchanged since they were read.
 
-    What was written meanwhile is newer and stays. A row that another transaction has locked is left alone: a
-    statement that never waits while it holds locks is part of no deadlock.
+    A ciphertext that was written meanwhile is newer, and stays. A row that another transaction has locked is skipped: a
+    statement that never waits while it holds locks cannot be part of a deadlock.
 
     Returns:
         The keys of the rows that were replaced.
     """
     names = ", ".join(column.key)
     target = ", ".join(f"target.{name}" for name in column.key)
-    # The subquery decides on the newest version of each row, which it locks; the comparison outside says the same.
+    # The subquery locks the newest version of each row and compares that; the outer comparison only repeats it.
     statement = f"""
 UPDATE {column.table} target SET {column.name} = unlocked.fresh
 FROM (
@@ -232,7 +232,7 @@ def _beyond(column: CiphertextColumn, after: tuple[Any, ...] | None) -> tuple[st
 
 
 def _arrays(column: CiphertextColumn) -> str:
-    # In binary: as text, the driver would escape each element by a regular expression.
+    # In binary, because for text psycopg escapes each element with a regular expression.
     return ", ".join(f"CAST(%(key_{name})b AS {kind}[])" for name, kind in column.key.items())
 
 

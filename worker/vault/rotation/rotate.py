@@ -1,10 +1,10 @@
 """Rotates the keys of both rings.
 
-It encrypts everything under the newest keys, and counts what is under which key.
+It encrypts everything under the newest keys, and counts how many ciphertexts each key has.
 
-Nothing is remembered between two runs, as a ciphertext itself shows under which key it is: run it again after a kill.
-Workers, syncs and readers go on beside it: a ciphertext is replaced only if it is still the very one that was read,
-so a token that was renewed meanwhile is never overwritten by the older one.
+Nothing is stored about a run, as each ciphertext shows its key: after a kill, run it again. Workers, syncs and readers
+go on meanwhile: a ciphertext is replaced only if it is still the one that was read, so a token that was renewed
+meanwhile is never overwritten by an older one.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ Progress = Callable[[int, int | None], None]
 Rings = Mapping[RingName, KeyRing]
 
 PAGE_SIZE = 500
-# How often a row that another transaction has locked is tried, and how many seconds apart.
+# How often a row is tried that another transaction has locked, and how many seconds apart.
 LOCKED_ROW_TRIES, LOCKED_ROW_PAUSE_SECONDS = 100, 0.05
-# So many ciphertexts that no key decrypts are named; the rest is counted.
+# Of ciphertexts that no key decrypts, this many are named; all are counted.
 MAX_NAMED_PROBLEMS = 20
 
 
 @dataclass(slots=True)
 class RotationStats:
-    """What was found of one kind.
+    """Counts of one kind of ciphertext.
 
     Attributes:
-        source: whether they are the vault's own check, its other rows, or this machine's spool.
-        by_key: how many ciphertexts are under which key of the ring, 0 for the first.
-        reencrypted: how many were put under the first key; they count there.
-        in_use: how many another transaction had locked all the time.
-        undecryptable: how many no key decrypts, or are out of place.
-        problems: what is the matter with the first of these, by name.
+        source: the vault's own secrets, its other rows, or this machine's spool.
+        by_key: number of ciphertexts by the position of their key in the ring, 0 for the newest.
+        reencrypted: how many were encrypted under the newest key; ``by_key`` counts them there.
+        in_use: how many could not be replaced, because another transaction had locked them all the time.
+        undecryptable: how many no key decrypts, or belong to another context.
+        problems: messages about the first of these.
     """
 
     ring: RingName
@@ -73,11 +73,11 @@ class RotationStats:
 
     @property
     def outdated(self) -> int:
-        """Return how many may not be under the newest key."""
+        """Return how many may be under an older key."""
         return self.by_key.total() - self.by_key[0] + self.in_use + self.undecryptable
 
     def add(self, other: RotationStats) -> None:
-        """Add what was found of the same kind elsewhere."""
+        """Add other counts of the same kind."""
         self.by_key += other.by_key
         self.reencrypted += other.reencrypted
         self.in_use += other.in_use
@@ -95,10 +95,10 @@ class RotationStats:
 
 
 def are_older_keys_removable(stats: Sequence[RotationStats]) -> bool:
-    """Whether nothing of one ring needs its older keys.
+    """Whether no ciphertext of a ring needs its older keys.
 
-    An empty database needs no key at all, so it is taken for a wrong one: the vault's own check and further rows
-    must have been seen under the first key.
+    An empty database needs no keys at all, so it is probably the wrong one. Therefore the vault's own secret and at least
+    one other row must have been found under the newest key.
     """
     seen = {each.source for each in stats if each.by_key[0]}
     return {"check", "rows"} <= seen and not any(each.outdated for each in stats)
@@ -112,12 +112,12 @@ def inspect(
     *,
     pages_at_most: int | None = None,
 ) -> list[RotationStats]:
-    """Count what is under which key.
+    """Count the ciphertexts of each key.
 
     Args:
-        rings: those at hand; what is under another one is not looked at.
+        rings: the available rings; ciphertexts of others are not read.
         spool: of this machine, with the refresh ring.
-        pages_at_most: look at so many pages of each kind; None for all.
+        pages_at_most: read at most this many pages of each kind; None for all.
 
     Raises:
         ConfigurationError, TemporarilyUnavailable: as ``failure`` names the database's.
@@ -142,9 +142,9 @@ def rotate(
 ) -> list[RotationStats]:
     """Encrypt everything under the newest keys.
 
-    Each page is committed by itself, while the next one is read and encrypted. Arguments and errors as ``inspect``.
+    Each page is committed while the next one is read and encrypted. Arguments and errors as ``inspect``.
 
-    Nothing else of a row is touched: no time, no state, no version, no claim; so no event is written either.
+    Nothing else in a row changes: no time, state, version or claim; so no event is written either.
     """
     if spool is not None:
         spool.remove_leftovers()
@@ -180,10 +180,10 @@ def _process(
     progress: Progress,
     total: int | None,
 ) -> list[RotationStats]:
-    """Work on all columns of these rings.
+    """Process all columns of these rings.
 
     Args:
-        work: yields the size of each page that is done.
+        work: processes a column, and yields the size of each finished page.
     """
     all_stats, done = [], 0
     for column in CIPHERTEXT_COLUMNS:
@@ -212,7 +212,7 @@ def _write(
     outdated: list[StoredCiphertext],
     fresh: list[bytes],
 ) -> RotationStats:
-    """Write a page; return what came of it."""
+    """Write a page; return its counts."""
     stats = RotationStats(column.ring, column.content)
     for _ in range(LOCKED_ROW_TRIES):
         if not outdated:
@@ -223,7 +223,7 @@ def _write(
         left = [found.key for found in outdated if found.key not in swapped]
         if not left:
             return stats
-        # Written meanwhile, or locked by another transaction just now.
+        # These rows were written meanwhile, or are locked by another transaction.
         pending = reread(connection, column, left)
         time.sleep(LOCKED_ROW_PAUSE_SECONDS)
         outdated, fresh = _fresh(ring, pending, stats)
@@ -234,9 +234,10 @@ def _write(
 def _fresh(
     ring: KeyRing, page: Sequence[StoredCiphertext], stats: RotationStats
 ) -> tuple[list[StoredCiphertext], list[bytes]]:
-    """Encrypt anew what is under an older key.
+    """Encrypt outdated ciphertexts again; count the others.
 
-    The rest is counted.
+    Returns:
+        The outdated ciphertexts, and their replacements.
     """
     outdated, fresh = [], []
     for found in page:
@@ -254,7 +255,7 @@ def _fresh(
 
 
 def _spooled(spool: Spool | None, rings: Rings, *, reencrypting: bool) -> list[RotationStats]:
-    """Look at the spool, if its ring is there."""
+    """Count the spool's answers, if its ring is available."""
     if spool is None or "refresh" not in rings:
         return []
     stats = RotationStats("refresh", "answers in this machine's spool", "spool")
@@ -273,7 +274,7 @@ def _spooled(spool: Spool | None, rings: Rings, *, reencrypting: bool) -> list[R
 
 @contextmanager
 def _connected(database_url: Secret) -> Iterator[Connection[Any]]:
-    """One connection on which each statement commits by itself."""
+    """Yield a connection on which each statement commits."""
     address = PostgresAddress.parse(database_url)
     try:
         with connect(address, "token-vault keys", settings=SESSION_SETTINGS, autocommit=True) as connection:

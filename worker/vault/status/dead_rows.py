@@ -1,4 +1,4 @@
-"""Rows of grants that are dead and still there."""
+"""Dead rows of grants, which vacuum should remove."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from worker.vault.vault import Vault
 
-# Beyond both a claim reads more dead rows than others: vacuum leaves a fifth of a table.
+# Above both limits, claims read mostly dead rows. Below them vacuum works: it tolerates a fifth of a table.
 MIN_DEAD_ROWS = 100_000
 MIN_DEAD_SHARE = 10
 
@@ -16,6 +16,6 @@ _COUNT = text(
 
 
 async def count_dead_rows(vault: Vault) -> int:
-    """Return how many there are; 0 where vacuum keeps up."""
+    """Return their number; 0 if vacuum keeps up."""
     ((dead, living),) = await vault.run(_COUNT)
     return int(dead) if dead >= MIN_DEAD_ROWS and dead >= MIN_DEAD_SHARE * living else 0

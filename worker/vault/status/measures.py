@@ -1,4 +1,4 @@
-"""What monitoring shows of the vault."""
+"""The vault's values for monitoring."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.vault import heartbeats
 from worker.vault.db.sql import load
 from worker.vault.vault import Database
 
-# Those of the Celery application.
+# The queues of the Celery application.
 QUEUES = ("interactive", "renew", "sync")
 
 _SELECT = load(__file__, "measures")
@@ -19,8 +19,8 @@ class Measure(NamedTuple):
     """One value.
 
     Attributes:
-        metric: which, as measures.sql names it.
-        label: the state, queue or the like that tells the metric's values apart.
+        metric: its name in measures.sql.
+        label: the state, queue or the like that distinguishes the metric's values.
     """
 
     metric: str
@@ -31,10 +31,10 @@ class Measure(NamedTuple):
 
 
 async def measure_vault(database: Database, tenants: Sequence[str]) -> list[Measure]:
-    """Return all values, as of one moment.
+    """Return all values at one moment.
 
     Args:
-        tenants: whose; empty for all of the vault.
+        tenants: of these; empty for all.
     """
     values = {"tenants": list(tenants) or None, "alive": heartbeats.ALIVE_FOR, "queues": list(QUEUES)}
     return [Measure._make(row) for row in await database.run(_SELECT, values)]

@@ -19,7 +19,8 @@ async def count_renewals(
 ) -> None:
     """Add outcomes to the counts of this minute.
 
-    By tenant, connection and outcome.
+    Args:
+        outcomes: the number of renewals by tenant, connection and outcome.
     """
     if not outcomes:
         return

@@ -1,4 +1,4 @@
-"""What is wrong with roles of Postgres."""
+"""Problems of roles in Postgres."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ _SELECT = load(__file__, "role_problems")
 
 
 class RoleProblemKind(StrEnum):
-    """What may be wrong with a role.
-
-    ``MISSING`` is one of the vault's own roles, ``ABSENT`` a consumer's; ``SUPERUSER`` is the one that is logged in;
-    ``EXCESS`` has rights that no consumer needs, ``OPEN_SCHEMA`` lets everybody create in the
-    vault's schema, and ``UNLIMITED`` opens as many connections as it likes.
-    """
+    """What may be wrong with a role."""
 
     MISSING = "missing"
+    """One of the vault's own roles does not exist."""
     SUPERUSER = "superuser"
+    """The current role is a superuser."""
     ABSENT = "absent"
+    """A consumer's role does not exist."""
     EXCESS = "excess"
+    """It has rights that no consumer needs."""
     OPEN_SCHEMA = "open_schema"
+    """Everybody may create objects in the vault's schema."""
     UNLIMITED = "unlimited"
+    """It may open any number of connections."""
 
 
 class RoleProblem(NamedTuple):
-    """One of them.
+    """One problem of a role.
 
     Attributes:
-        role: whose.
-        detail: the consumer that names an absent role, the rights that are too many, or the schema.
+        role: its name.
+        detail: the consumer that names an absent role, the excess rights, or the schema.
     """
 
     kind: RoleProblemKind
@@ -42,6 +43,6 @@ class RoleProblem(NamedTuple):
 
 
 async def find_role_problems(vault: Vault) -> list[RoleProblem]:
-    """Find what is wrong with roles."""
+    """Find the problems of all roles."""
     rows = await vault.run(_SELECT, {"roles": list(ROLES)})
     return [RoleProblem(RoleProblemKind(kind), role, detail) for kind, role, detail in rows]

@@ -1,4 +1,4 @@
-"""What ``token-vault status`` and dashboards show."""
+"""The vault's status, for ``token-vault status`` and dashboards."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ async def count_ending_consents(vault: Vault, tenants: Sequence[str]) -> list[di
 
 
 async def load_status(vault: Vault, tenants: Sequence[str]) -> dict[str, Any]:
-    """Return what the vault holds and how it works.
+    """Return the vault's status, by topic.
 
-    Whether it may be a copy, whether its database is read-only, what is paused, grants by state, connections, each tenant's last full sync and last
-    look for changes, renewals, how far they are behind, what holds due ones back, events. An access token that could be
-    renewed and has ended counts as ended, whatever its grant's state.
+    It says whether the vault may be a copy, and its database read-only; what is paused; grants by state; connections;
+    each tenant's last full sync and last sync of changes; renewals, how late they are, and what holds due ones back;
+    events. A renewable access token that has ended counts as ended, whatever its grant's state.
     """
     values = {"tenants": list(tenants)}
     paused = [asdict(pause) for pause in await pauses.list_pauses(vault, tenants)]

@@ -1,7 +1,4 @@
-"""How far each of a tenant's feeds is read.
-
-It is committed with what was read.
-"""
+"""How far each of a tenant's feeds has been read."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ from worker.vault.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class SyncCursor:
-    """Where a feed goes on.
+    """Where a feed continues.
 
     Attributes:
-        token: in the feed's own terms: a log id, an event id, a job's id, or a time in ISO 8601; None for its beginning.
-        page: within those that share one time; of an export, the number of its users once it was read.
-        read_until: up to when the feed is known to be read.
-        run_id: the run that is under way.
+        token: depending on the feed, a log id, an event id, a job's id, or a time in ISO 8601; None for its beginning.
+        page: the page of the users who share one time; for an export that was read, the number of its users.
+        read_until: the time up to which the feed has been read.
+        run_id: the sync run that is under way.
     """
 
     token: str | None = None
@@ -33,9 +30,9 @@ class SyncCursor:
 
 
 async def load(vault: Vault, tenant: str, feed: str) -> SyncCursor | None:
-    """Return where a feed goes on.
+    """Return where a feed continues.
 
-    None if it was never begun, or has come to its end.
+    None if it was not begun, or has reached its end.
     """
     statement = select(
         SyncCursorRow.token, SyncCursorRow.page, SyncCursorRow.read_until, SyncCursorRow.run_id
@@ -45,10 +42,10 @@ async def load(vault: Vault, tenant: str, feed: str) -> SyncCursor | None:
     return None if row is None else SyncCursor(*row)
 
 
-async def save(vault: Vault, tenant: str, feed: str, position: SyncCursor) -> None:
-    """Commit where a feed stands."""
+async def save(vault: Vault, tenant: str, feed: str, cursor: SyncCursor) -> None:
+    """Commit a feed's cursor."""
     columns = {
-        "token": position.token, "page": position.page, "read_until": position.read_until, "run_id": position.run_id,
+        "token": cursor.token, "page": cursor.page, "read_until": cursor.read_until, "run_id": cursor.run_id,
     }  # fmt: skip
     statement = insert(SyncCursorRow).values(tenant=tenant, feed=feed, **columns)
     await vault.run(
@@ -59,5 +56,5 @@ async def save(vault: Vault, tenant: str, feed: str, position: SyncCursor) -> No
 
 
 async def remove(vault: Vault, tenant: str, feed: str) -> None:
-    """Note that a feed has come to its end."""
+    """Remove the cursor of a feed at its end."""
     await vault.run(delete(SyncCursorRow).where(SyncCursorRow.tenant == tenant, SyncCursorRow.feed == feed))

@@ -1,6 +1,6 @@
 """Compares an export of users with the vault.
 
-It gives whom to ask for by id, and who seems gone.
+It finds the users to read by id, and marks those that are missing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from worker.vault.vault import Vault
 Exported = tuple[str, datetime | None]
 """Auth0's user id, and the user's ``updated_at``."""
 
-# The comparison reads a tenant's users and grants as a whole.
+# For the comparison, which reads all users and grants of a tenant.
 MAX_COMPARISON_SECONDS = 600.0
 
-_EXPORTED = text("CREATE TEMPORARY TABLE exported (user_id text, updated_at timestamptz) ON COMMIT DROP")
+_CREATE_EXPORTED = text(
+    "CREATE TEMPORARY TABLE exported (user_id text, updated_at timestamptz) ON COMMIT DROP"
+)
 
-_LINES = text("""
+_INSERT_EXPORTED = text("""
 INSERT INTO exported SELECT * FROM unnest(CAST(:user_ids AS text[]), CAST(:times AS timestamptz[]))
 """)
 
@@ -40,12 +42,12 @@ WHERE g.tenant = :tenant AND g.user_id <> '' AND g.state <> 'erased' AND g.missi
 
 @dataclass(frozen=True, slots=True)
 class ExportDiff:
-    """What an export comes to.
+    """The result of comparing an export.
 
     Attributes:
-        users: how many it names.
-        wanted: how many of them are to be asked for by id.
-        gone: how many grants were marked as missing, as it does not name their users.
+        users: the number of exported users.
+        wanted: how many of them must be read by id.
+        gone: how many grants were marked missing, because their users are not in the export.
     """
 
     users: int
@@ -62,24 +64,25 @@ async def compare_export(
     until: datetime,
     now: datetime,
 ) -> ExportDiff:
-    """Record whom to ask for, and mark who is missing.
+    """Record users to read by id; mark missing ones.
 
-    All of it or nothing; running it twice does no harm.
+    It runs in one transaction, and may run twice.
 
     Args:
-        exported: the export's users, some at a time.
-        since: a user of whom nothing is stored is asked for if changed after it.
-        until: nothing is concluded for grants or users newer than that.
+        exported: the export's users, in batches.
+        since: a user without grants in the vault is read only if changed after this time.
+        until: grants and users that are newer than this are ignored.
         now: the database's time.
     """
     users = 0
     async with vault.engine.begin() as connection:
-        # What a killed process noted of the same export would not be counted again.
+        # Rows that a killed process left of the same export would not be counted again.
         await connection.execute(delete(UserToSync).where(UserToSync.tenant == tenant))
-        await connection.execute(_EXPORTED)
+        await connection.execute(_CREATE_EXPORTED)
         async for lines in exported:
             await connection.execute(
-                _LINES, {"user_ids": [name for name, _ in lines], "times": [time for _, time in lines]}
+                _INSERT_EXPORTED,
+                {"user_ids": [name for name, _ in lines], "times": [time for _, time in lines]},
             )
             users += len(lines)
         await connection.execute(text("ANALYZE exported"))
@@ -91,13 +94,13 @@ async def compare_export(
 
 
 async def list_users_to_sync(vault: Vault, tenant: str, *, limit: int) -> list[str]:
-    """Users who are still to be asked for."""
+    """Return users who are still to be read by id."""
     statement = select(UserToSync.user_id).where(UserToSync.tenant == tenant)
     return [user_id for (user_id,) in await vault.run(statement.order_by(UserToSync.user_id).limit(limit))]
 
 
 async def count_users_to_sync(vault: Vault, tenant: str) -> int:
-    """How many users are still to be asked for."""
+    """Count users who are still to be read by id."""
     ((number,),) = await vault.run(
         select(func.count()).select_from(UserToSync).where(UserToSync.tenant == tenant)
     )
@@ -105,7 +108,7 @@ async def count_users_to_sync(vault: Vault, tenant: str) -> int:
 
 
 async def delete_users_to_sync(vault: Vault, tenant: str, user_ids: Sequence[str] | None = None) -> None:
-    """Delete users who were asked for, or all of them."""
+    """Delete users who were read by id, or all users."""
     statement = delete(UserToSync).where(UserToSync.tenant == tenant)
     if user_ids is not None:
         statement = statement.where(UserToSync.user_id.in_(user_ids))

@@ -1,4 +1,4 @@
-"""Sync runs: what they came to, and how they ended."""
+"""Sync runs: their counts, and how they ended."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ RUN_RETENTION = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class SyncRunCounts:
-    """What a sync run has come to so far.
+    """The counts of a sync run so far.
 
     Attributes:
         seen: users read.
         failed: entries that could not be read.
-        gone: grants whose identity Auth0 does not have any more.
-        stats: what became of the grants that were shown.
+        gone: grants whose identity Auth0 no longer has.
+        stats: how the users' grants were ingested.
     """
 
     seen: int = 0
@@ -34,7 +34,7 @@ class SyncRunCounts:
 
 
 async def begin_run(vault: Vault, *, tenant: str, scope: str, now: datetime) -> int:
-    """Note that a sync begins; returns the run's id."""
+    """Record that a sync begins; return the run's id."""
     async with vault.engine.begin() as connection:
         run = await connection.execute(
             insert(SyncRun).values(tenant=tenant, scope=scope, started_at=now).returning(SyncRun.id)
@@ -63,7 +63,7 @@ async def resume_run(vault: Vault, run_id: int) -> tuple[datetime, SyncRunCounts
     """Record that a stopped run is resumed.
 
     Returns:
-        When it began, and what it had come to; None where it is not recorded any more.
+        When it began, and its counts; None if it is no longer recorded.
     """
     statement = (
         update(SyncRun)
@@ -100,7 +100,7 @@ async def update_run(
     notes: Sequence[str] = (),
     error: str | None = None,
 ) -> None:
-    """Note how far a sync is, or how it ended."""
+    """Record how far a sync is, or how it ended."""
     values = asdict(counts)
     values |= values.pop("stats") | {
         "finished_at": finished_at, "complete": complete, "notes": list(notes), "error": error,
@@ -115,10 +115,7 @@ async def delete_old(vault: Vault, *, now: datetime) -> None:
 
 
 async def last_complete(vault: Vault, tenant: str, scope: str) -> tuple[datetime, int] | None:
-    """Return when the last complete run began, and its users.
-
-    Only runs of this scope. The users are those it read.
-    """
+    """Return a scope's last complete run: its beginning and users."""
     statement = (
         select(SyncRun.started_at, SyncRun.seen)
         .where(SyncRun.tenant == tenant, SyncRun.scope == scope, SyncRun.complete)
@@ -133,7 +130,7 @@ async def last_complete(vault: Vault, tenant: str, scope: str) -> tuple[datetime
 async def last_started(vault: Vault, tenant: str, scope: str) -> datetime | None:
     """Return when the last sync of this scope began.
 
-    A sync of everything counts for connections too.
+    A sync of all users also counts as one of the connections.
     """
     scopes = ["all", "connections"] if scope == "connections" else [scope]
     statement = select(func.max(SyncRun.started_at)).where(
@@ -144,11 +141,12 @@ async def last_started(vault: Vault, tenant: str, scope: str) -> datetime | None
 
 
 async def failures(vault: Vault, tenant: str, scope: str) -> tuple[int, datetime | None]:
-    """Count failed runs since the last complete one.
+    """Count a scope's failed runs since its last complete one.
 
-    And when the last of them ended; all of this scope.
+    A run that was killed, or that is resumed, has not failed.
 
-    One that was killed, or that is resumed, has not failed.
+    Returns:
+        Their number, and when the last of them ended.
     """
     last_complete = (
         select(func.max(SyncRun.started_at))

@@ -1,4 +1,4 @@
-"""Commits the pages of a scan, each with its cursor."""
+"""Commits each page of a scan with its cursor."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _COMMIT_PAGE = load(__file__, "commit_page")
 
 @dataclass(frozen=True, slots=True)
 class ScannedPage:
-    """What a page of users says beyond its tokens.
+    """What a page of users shows besides tokens.
 
     Attributes:
-        whole_users: the ids of users all of whose identities were read.
+        whole_users: the ids of users whose identities were all read.
         identities: of all users on the page.
-        marked_before: identities that were marked missing earlier than this are there after all.
-        time_range: in which all users who were created are on the page, from (inclusive, None from the beginning) and
-            to (exclusive); None where that is not known.
+        marked_before: identities on the page that were marked missing before this time are unmarked.
+        time_range: from (inclusive; None for the beginning) and to (exclusive): all users who were created in this range
+            are on the page; None if no such range is known.
         shown_users: the ids of all users on the page.
     """
 
@@ -40,23 +40,23 @@ class ScannedPage:
 async def commit_page(
     vault: Vault, tenant: str, page: ScannedPage, feed: str, following: SyncCursor | None, *, now: datetime
 ) -> tuple[int, datetime]:
-    """Mark what a page shows missing, and save the cursor.
+    """Mark what a page shows as missing; save the cursor.
 
-    Its grants are ingested before: a cursor never names a page that is not stored.
+    The page's grants must be ingested before, so that the cursor never passes a page that is not stored.
 
     Args:
-        feed: whose cursor it is.
-        following: where the scan goes on; None at its end, which leaves the cursor as it is.
+        feed: the name under which the cursor is stored.
+        following: where the scan continues; None at its end, which leaves the cursor unchanged.
         now: the database's time.
 
     Returns:
-        How many grants were not marked before, and the database's time.
+        The number of newly marked grants, and the database's time.
     """
     since, until = page.time_range or (None, None)
     values = {
         "tenant": tenant, "now": now.isoformat(), "before": page.marked_before.isoformat(),
         "read_users": json.dumps(list(page.whole_users)), "observed_users": json.dumps(list(page.shown_users)),
-        # From the beginning of time until then there is nobody.
+        # Without a range both are -infinity, so that the range is empty.
         "since": since.isoformat() if since else "-infinity", "until": until.isoformat() if until else "-infinity",
         "feed": feed, "following": json.dumps([] if following is None else [_as_json(following)]),
     }  # fmt: skip

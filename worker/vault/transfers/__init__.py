@@ -1,1 +1,1 @@
-"""Grants that come from another store, or go to one."""
+"""Grants imported from another store, or exported to one."""

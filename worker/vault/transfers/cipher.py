@@ -1,4 +1,4 @@
-"""Encrypts refresh tokens for whoever takes them over."""
+"""Encrypts refresh tokens for their new owner."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from token_vault.secret import Secret
 
 
 class TransferCipher:
-    """A key that two vaults share for a move.
+    """Encrypts with a key that two vaults share.
 
-    A ciphertext belongs to its grant. The tenant is no part of it: another vault may call it otherwise.
+    A ciphertext is bound to its grant, but not to the tenant, which may have another name in the other vault.
 
     Args:
         keys: Fernet keys; the first one encrypts.
 
     Raises:
-        ConfigurationError: one of them is no Fernet key.
+        ConfigurationError: one of them is not a Fernet key.
     """
 
     def __init__(self, keys: Sequence[Secret]) -> None:

@@ -1,4 +1,4 @@
-"""Hands out refresh tokens, each recorded before it leaves."""
+"""Exports refresh tokens, each recorded in the audit before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.vault.db.sql import load
 from worker.vault.pauses import PauseScope
 from worker.vault.vault import Vault
 
-# Grants of one transaction; the audit takes no more than 1,000 records at once.
+# Grants of one transaction; the audit accepts at most 1,000 records at once.
 PAGE_SIZE = 500
 
 _PAGE = load(__file__, "export")
@@ -26,10 +26,10 @@ _RECORD = text("SELECT record_reads(CAST(:records AS jsonb))")
 
 @dataclass(frozen=True, slots=True)
 class ExportedGrant:
-    """A grant that leaves.
+    """An exported grant.
 
     Attributes:
-        refresh: None where no key of the ring decrypts it.
+        refresh: None if no key of the ring decrypts it.
     """
 
     key: GrantKey
@@ -63,9 +63,9 @@ async def count_left_out(vault: Vault, scope: PauseScope) -> list[LeftOut]:
 
 
 async def export(vault: Vault, scope: PauseScope, *, reason: str) -> AsyncIterator[ExportedGrant]:
-    """Yield what another vault can renew, by id.
+    """Yield the grants that another vault can renew, by id.
 
-    The audit has each of them before it is yielded.
+    Each is recorded in the audit before it is yielded.
 
     Args:
         reason: for the audit.

@@ -1,7 +1,7 @@
-"""Stores refresh tokens that another store had.
+"""Stores refresh tokens from another store.
 
-A batch is stored in one transaction. What lives in the vault is never replaced: whatever another store still has is
-older than what the vault has renewed (the promise «never older»).
+A batch is stored in one transaction. A grant that the vault renews is never replaced: the other store's token is older
+(the promise «never older»).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from worker.vault.grants.erase import load_tombstones
 from worker.vault.grants.identities import identity_parameters
 from worker.vault.vault import Vault
 
-# The import renews what it has stored. Where it was killed the workers do so, after this time.
+# The import verifies each stored grant by a renewal. If it was killed, the workers do so after this time.
 VERIFY_WITHIN = timedelta(minutes=10)
 
 _LOCK = load(__file__, "lock")
 _LAST_ERROR = text("SELECT last_error FROM grants WHERE id = :id")
-# The token at Auth0 may live where the imported one does not: the next sync ingests it.
+# Where the imported token is dead, Auth0's may be alive: after this the next sync ingests it.
 _FORGET_OBSERVED = text("""
 UPDATE grants SET observed_access = NULL, observed_refresh = NULL
 WHERE id = :id AND state = 'reauthorization_required' AND imported_refresh = :imported
@@ -42,8 +42,8 @@ class ImportedGrant:
     """A grant from another store.
 
     Attributes:
-        access: the access token with it, if any.
-        expires_at: of the access token; None where unknown.
+        access: the access token that came with it, if any.
+        expires_at: of the access token; None if unknown.
     """
 
     key: GrantKey
@@ -54,25 +54,25 @@ class ImportedGrant:
 
 
 class ImportVerdict(StrEnum):
-    """What an import does with a grant."""
+    """What an import decides about a grant."""
 
     NEW = "new"
     REVIVED = "revived"
-    """The vault's own refresh token is dead, it has none, or it is an administrator's that was never sent."""
+    """The vault's own refresh token is dead or absent, or it is an administrator's that was never used."""
     PENDING = "pending"
-    """This very token was stored by an import that did not come to verify it."""
+    """The same token was stored by an earlier import that did not verify it."""
     PRESENT = "present"
-    """The vault has had this very token."""
+    """The vault already had the same token."""
     ALIVE = "alive"
-    """The vault renews this grant: whatever another store has is older."""
+    """The vault renews this grant, so the other store's token is older."""
     REFUSED = "refused"
-    """This very token was refused by its provider."""
+    """The same token was refused by its provider."""
     ERASED = "erased"
-    """The user was erased: a login alone brings it back."""
+    """The user was erased: only a login brings the grant back."""
     REVOKED = "revoked"
-    """The operator has revoked it: a login alone brings it back."""
+    """The operator has revoked the grant: only a login brings it back."""
     BUSY = "busy"
-    """Its token is with its provider just now."""
+    """The vault is renewing the grant at the moment."""
 
     @property
     def is_stored(self) -> bool:
@@ -86,7 +86,7 @@ def judge(
     """Decide what to do with a grant from another store.
 
     Args:
-        row: the grant as stored, if it is.
+        row: of the grant, if it is stored.
         imported: the fingerprint of the other store's refresh token.
         has_tombstone: the identity was erased.
     """
@@ -107,8 +107,8 @@ def _judge_alive(row: Mapping[str, Any], imported: bytes) -> ImportVerdict:
         return ImportVerdict.PENDING
     if imported in (row["imported_refresh"], row["observed_refresh"]):
         return ImportVerdict.PRESENT
-    # An import reads the connections first, and with them what Auth0 shows of administrators. Until it has been sent,
-    # that copy is worth no more than what another store has renewed since.
+    # An import syncs the connections first, and with them Auth0's copies of admin tokens. Such a copy, if the vault has
+    # never used it, may be older than the token that the other store has renewed since.
     is_untried = row["last_renewed_at"] is None and not row["attempts"] and row["claim_until"] is None
     is_auth0s_copy = row["user_id"] == "" and row["obtained_from"] == "auth0" and row["state"] == "active"
     return ImportVerdict.REVIVED if is_auth0s_copy and is_untried else ImportVerdict.ALIVE
@@ -121,10 +121,10 @@ async def store(
 
     Args:
         grants: each key once, of connections that the vault has.
-        dry_run: judge them, and store nothing.
+        dry_run: decide only, and store nothing.
 
     Returns:
-        In the same order: the verdict, and the id of the grant's row where there is one.
+        For each grant in order: the verdict, and the id of its row, if there is one.
     """
     found: list[tuple[ImportVerdict, int | None]] = []
     async with vault.engine.begin() as connection:
@@ -152,14 +152,14 @@ async def read_last_error(vault: Vault, grant_id: int) -> str | None:
 
 
 async def forget_observed(vault: Vault, grant_id: int, refresh: Secret) -> None:
-    """Let Auth0's copy replace an imported token that is dead."""
+    """Allow Auth0's copy to replace a dead imported token."""
     await vault.run(_FORGET_OBSERVED, {"id": grant_id, "imported": vault.fingerprints.of_secret(refresh)})
 
 
 async def _write(
     connection: AsyncConnection, key: GrantKey, row_id: int | None, columns: dict[str, Any]
 ) -> int | None:
-    """Write a row; None where a sync inserted it meanwhile."""
+    """Write a row; None if a sync was faster."""
     if row_id is not None:
         await connection.execute(update(GrantRow).where(GrantRow.id == row_id).values(columns))
         return row_id
