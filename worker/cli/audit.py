@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from worker.cli import environment, output
-from worker.cli.events import parse_time
 from worker.cli.exit_codes import ExitCode
-from worker.cli.options import Connection, Json, Limit, User
+from worker.cli.options import Connection, Json, Limit, Since, User
 
 # Outcomes of commands that concern no grant.
 _COMMANDS = ("Paused", "Resumed")
@@ -21,21 +20,18 @@ def audit(
         str | None, typer.Option("--consumer", metavar="NAME", help="As `consumers list` names it.")
     ] = None,
     connection: Connection = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="From this time on: ISO 8601, or a span like 24h.")
-    ] = None,
+    since: Since = None,
     limit: Limit = 100,
     as_json: Json = False,
 ) -> int:
     """List the reads of tokens, the newest first."""
     from worker.vault.audit import records
 
-    start = parse_time(since)
     environment.configure_log()
     with environment.running_vault(rings=()) as settings:
         found = records.list_records(
             environment.database_url(settings),
-            user_id=user, consumer=consumer, connection=connection, since=start, limit=limit + 1,
+            user_id=user, consumer=consumer, connection=connection, since=since, limit=limit + 1,
         )  # fmt: skip
     more, found = len(found) > limit, found[:limit]
     if as_json:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -14,7 +12,7 @@ import typer
 from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
-from worker.cli.options import Connection, Json, Limit, Tenant, User
+from worker.cli.options import Connection, Json, Limit, Since, Tenant, User
 from worker.cli.query import query_vault
 from worker.plural import pluralize
 
@@ -24,26 +22,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Events: what changed, who has to act, and whether receivers know.")
 
-_SPAN_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-def parse_time(value: str | None) -> datetime | None:
-    """Parse a time in ISO 8601, or a past span.
-
-    UTC where the time names no zone; spans are like 90m or 7d.
-    """
-    if value is None:
-        return None
-    try:
-        if span := re.fullmatch(r"(\d{1,9})([smhd])", value):
-            return datetime.now(UTC) - timedelta(**{_SPAN_UNITS[span[2]]: int(span[1])})
-        found = datetime.fromisoformat(value)
-    except (ValueError, OverflowError):  # OverflowError: a span reaches back before all calendars
-        raise typer.BadParameter(
-            "give a time like 2026-01-31T12:00Z, or a span like 90m, 24h or 7d"
-        ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
 
 @app.callback(invoke_without_command=True)
 def events(
@@ -51,9 +29,7 @@ def events(
     kind: Annotated[str | None, typer.Option(metavar="KIND", help="E.g. connection.broken.")] = None,
     user: User = None,
     connection: Connection = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="From this time on: ISO 8601, or a span like 24h.")
-    ] = None,
+    since: Since = None,
     failed: Annotated[bool, typer.Option("--failed", help="With a delivery that was given up.")] = False,
     undelivered: Annotated[
         bool, typer.Option("--undelivered", help="With a delivery still waited for, or given up.")
@@ -72,11 +48,10 @@ def events(
     if kind not in (None, *EventKind):
         raise ConfigurationError(unknown_event(kind or ""))
     states = ["failed"] if failed else ["failed", "pending"] if undelivered else []
-    start = parse_time(since)
 
     async def look(vault: Vault, tenants: Sequence[str]) -> list[dict[str, Any]]:
         return await outbox.list_events(
-            vault, tenants, kind=kind, user_id=user, connection=connection, since=start, states=states,
+            vault, tenants, kind=kind, user_id=user, connection=connection, since=since, states=states,
             limit=limit + 1,
         )  # fmt: skip
 

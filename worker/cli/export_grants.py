@@ -19,7 +19,7 @@ from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.import_grants import KeyFile, read_keys
 from worker.cli.options import Connection, Json, Tenant
-from worker.cli.pause import By, Everything, name_operator, select_scopes, wait_for_calls
+from worker.cli.pause_scopes import By, Everything, name_operator, select_scopes, wait_for_calls
 from worker.plural import pluralize
 
 if TYPE_CHECKING:

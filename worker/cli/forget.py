@@ -1,4 +1,4 @@
-"""``forget``, and what a sync erases."""
+"""``token-vault forget``: erase what is held of a user."""
 
 from __future__ import annotations
 

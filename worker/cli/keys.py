@@ -65,8 +65,9 @@ def status(as_json: Json = False) -> int:
     environment.configure_log()
     with _at_hand() as (url, rings, spool), output.progress_bar("ciphertexts") as bar:
         stats = rotating.inspect(url, rings, spool, bar)
-    _show(stats, rings, as_json=as_json, reencrypted=None)
-    return ExitCode.FAILED if any(column.undecryptable for column in stats) else ExitCode.OK
+    ok = not any(column.undecryptable for column in stats)
+    _show(stats, rings, ok=ok, as_json=as_json, reencrypted=None)
+    return ExitCode.OK if ok else ExitCode.FAILED
 
 
 @app.command()
@@ -87,9 +88,9 @@ def rotate(as_json: Json = False) -> int:
             # Meanwhile a worker may have encrypted rows that were passed already, under its own first key.
             with output.progress_bar("looking once more") as bar:
                 stats = rotating.inspect(url, rings, spool, bar)
-    _show(stats, rings, as_json=as_json, reencrypted=reencrypted)
-    is_done = all(_is_settled(ring, _of_ring(stats, name)) for name, ring in rings.items())
-    return ExitCode.OK if is_done else ExitCode.FAILED
+    ok = all(_is_settled(ring, _of_ring(stats, name)) for name, ring in rings.items())
+    _show(stats, rings, ok=ok, as_json=as_json, reencrypted=reencrypted)
+    return ExitCode.OK if ok else ExitCode.FAILED
 
 
 def _of_ring(stats: Sequence[RotationStats], name: RingName) -> list[RotationStats]:
@@ -128,11 +129,12 @@ def _show(
     stats: Sequence[RotationStats],
     rings: dict[RingName, KeyRing],
     *,
+    ok: bool,
     as_json: bool,
     reencrypted: dict[tuple[RingName, str], int] | None,
 ) -> None:
     if as_json:
-        output.print_json(_document(stats, rings, reencrypted))
+        output.print_json({"ok": ok} | _document(stats, rings, reencrypted))
         return
     columns = ["ring", "what", "first key", "older keys", "none of the keys"]
     rows = [
@@ -228,13 +230,7 @@ def _document(
 ) -> dict[str, Any]:
     from worker.vault.rotation.rotate import are_older_keys_removable
 
-    ok = (
-        not any(column.undecryptable for column in stats)
-        if reencrypted is None
-        else all(_is_settled(ring, _of_ring(stats, name)) for name, ring in rings.items())
-    )
     return {
-        "ok": ok,
         "rings": {
             name: {
                 "keys": list(ring.fingerprints),

@@ -14,6 +14,7 @@ from worker.cli import output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Connection, Json, Limit, Provider, Tenant, User
 from worker.cli.query import query_vault
+from worker.cli.times import parse_future
 
 if TYPE_CHECKING:
     from worker.vault.grants.queries import GrantFilter
@@ -74,9 +75,11 @@ def list_grants(
     ] = None,
     provider: Provider = None,
     expires_before: Annotated[
-        str | None,
+        datetime | None,
         typer.Option(
-            metavar="TIME", help="Whose access token ends before: 2030-01-31T12:00Z; UTC by default."
+            metavar="TIME",
+            parser=parse_future,
+            help="Whose access token ends before: 2030-01-31T12:00Z, UTC by default, or a span like 2h.",
         ),
     ] = None,
     sort: Annotated[
@@ -95,8 +98,9 @@ def list_grants(
 
     if state not in (None, *STATES):
         raise ConfigurationError(f"no state is called {state}: {', '.join(STATES)}")
-    before = None if expires_before is None else _read_time(expires_before)
-    listing = _Listing(queries.GrantFilter(user, connection, state, provider, before), sort, limit, after)
+    listing = _Listing(
+        queries.GrantFilter(user, connection, state, provider, expires_before), sort, limit, after
+    )
 
     async def look(vault: Vault, tenants: Sequence[str]) -> int:
         total = await queries.count_grants(vault, tenants, listing.wanted)
@@ -149,11 +153,3 @@ async def _print_tables(listing: _Listing, vault: Vault, tenants: Sequence[str])
         widths = output.print_table(*output.with_tenant_column(COLUMNS, rows, page, tenants), widths=widths)
     if not widths:
         output.print_table(COLUMNS, [])
-
-
-def _read_time(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError(f"--expires-before {text} is no time: write 2030-01-31T12:00Z") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

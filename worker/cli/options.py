@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
+
+from worker.cli.times import parse_past
 
 
 def _named(value: str | None) -> str | None:
@@ -54,6 +57,12 @@ Provider = Annotated[
     str | None,
     typer.Option(
         "--provider", metavar="NAME", callback=_named, help="The provider's name, as `status` shows it."
+    ),
+]
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        "--since", metavar="TIME", parser=parse_past, help="From this time on: ISO 8601, or a span like 24h."
     ),
 ]
 Limit = Annotated[int, typer.Option(min=1, max=2**31, metavar="N", help="How many at the most.")]

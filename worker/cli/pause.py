@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,21 +14,22 @@ from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Connection, Json, Tenant
+from worker.cli.pause_scopes import (
+    By,
+    Everything,
+    describe,
+    name_operator,
+    select_scopes,
+    wait_for_calls,
+)
+from worker.cli.times import parse_future
 from worker.plural import pluralize
 
 if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.vault.pauses import EndingTokens, Pause, PauseScope
-    from worker.vault.vault import Vault
 
 _SPAN_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-# How often a pause looks whether the calls under way have ended. A claim's own deadline bounds the wait.
-LOOK_SECONDS = 0.5
-
-Everything = Annotated[bool, typer.Option("--all", help="Everything, in all tenants.")]
-By = Annotated[
-    str | None, typer.Option("--by", metavar="NAME", help="Who does so; by default the system's user.")
-]
 
 
 def pause(
@@ -38,7 +37,8 @@ def pause(
     connection: Connection = None,
     everything: Everything = False,
     until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="End by itself: ISO 8601, or a span like 2h.")
+        datetime | None,
+        typer.Option(metavar="TIME", parser=parse_future, help="End by itself: ISO 8601, or a span like 2h."),
     ] = None,
     by: By = None,
     tenant: Tenant = None,
@@ -49,19 +49,18 @@ def pause(
     Of a connection, a tenant, or everything. Readers get what has life left, then "temporarily unavailable". Waits until the calls under way have ended: after
     that, no refresh token is sent. Says how many tokens end meanwhile. `resume` ends it, or --until.
     """
-    end = _parse_end(until)
     if not reason.strip():
         raise ConfigurationError("--reason is empty: say why, for whoever finds the pause")
     environment.configure_log()
     with environment.running_vault() as settings:
         found = asyncio.run(
-            _pause(settings, (connection, tenant, everything), reason.strip(), name_operator(by), end)
+            _pause(settings, (connection, tenant, everything), reason.strip(), name_operator(by), until)
         )
     if as_json:
         output.print_json({"ok": True, "paused": [_plain(scope, ending) for scope, ending in found]})
         return ExitCode.OK
     for scope, ending in found:
-        output.print_line(f"{scope} is paused until {output.format_value(end) or '`token-vault resume`'}")
+        output.print_line(f"{scope} is paused until {output.format_value(until) or '`token-vault resume`'}")
         for each in ending:
             output.print_line(
                 f"  by {output.format_value(each.by)}: "
@@ -104,12 +103,6 @@ def resume(
     return ExitCode.FAILED if left else ExitCode.OK
 
 
-def describe(pause: Pause) -> str:
-    """Say since when something is paused, by whom and why."""
-    until = f", until {output.format_value(pause.until)}" if pause.until else ""
-    return f"paused since {output.format_value(pause.since)}{until} by {pause.paused_by}: {pause.reason}"
-
-
 async def _pause(
     settings: Settings,
     named: tuple[str | None, str | None, bool],
@@ -132,19 +125,6 @@ async def _pause(
         return [(scope, await pauses.count_ending(vault, scope, until=until, now=now)) for scope in scopes]
 
 
-async def wait_for_calls(vault: Vault, scopes: Sequence[PauseScope]) -> None:
-    """See the calls under way to their end."""
-    from worker.vault import pauses
-
-    writers, is_told = await pauses.list_writers(vault), False
-    while count := sum([await pauses.count_under_way(vault, scope, writers) for scope in scopes]):
-        if not is_told:
-            calls = pluralize(count, "call under way is seen to its", "calls under way are seen to their")
-            output.print_notice(f"paused; {calls} end")
-        is_told = True
-        await asyncio.sleep(LOOK_SECONDS)
-
-
 async def _resume(
     settings: Settings, named: tuple[str | None, str | None, bool], by: str
 ) -> tuple[list[Pause], list[Pause]]:
@@ -158,53 +138,6 @@ async def _resume(
         ended = [each for scope in scopes for each in await pauses.end(vault, scope, by=by, now=now)]
         wider = [await pauses.find(vault, scope.tenant, scope.connection) for scope in scopes]
         return ended, list(dict.fromkeys(each for each in wider if each is not None))
-
-
-async def select_scopes(
-    vault: Vault, settings: Settings, connection: str | None, tenant: str | None, everything: bool
-) -> list[PauseScope]:
-    """Return what the options name.
-
-    Raises:
-        ConfigurationError: nothing, too much, or a connection that the vault does not know.
-    """
-    from worker.vault.connections.connection import load_connections
-    from worker.vault.pauses import EVERYTHING, PauseScope
-
-    if everything == bool(connection or tenant):
-        raise ConfigurationError("say what: --connection and --tenant, or --all alone")
-    if everything:
-        return [EVERYTHING]
-    tenants = environment.select_tenants(settings, tenant)
-    if connection is None:
-        return [PauseScope(each) for each in tenants]
-    found = await load_connections(vault, tenants, connection)
-    if not found:
-        raise ConfigurationError(
-            f"no connection is called {connection}: `token-vault status` names those that are known"
-        )
-    return [PauseScope(each.tenant, each.name) for each in found]
-
-
-def _parse_end(value: str | None) -> datetime | None:
-    """Parse a time to come (ISO 8601), or a span."""
-    if value is None:
-        return None
-    try:
-        if span := re.fullmatch(r"(\d{1,6})([mhd])", value):
-            return datetime.now(UTC) + timedelta(**{_SPAN_UNITS[span[2]]: int(span[1])})
-        found = datetime.fromisoformat(value)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter("give a time like 2026-01-31T12:00Z, or a span like 30m, 2h or 1d") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def name_operator(by: str | None) -> str:
-    """Return who runs the command.
-
-    A container's user may have no name.
-    """
-    return by or os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
 
 
 def _plain(scope: PauseScope, ending: Sequence[EndingTokens]) -> dict[str, Any]:

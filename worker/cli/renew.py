@@ -14,7 +14,7 @@ from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
 from worker.cli.options import Account, Admin, Connection, Json, MinTtl, Tenant, User
-from worker.cli.pause import describe
+from worker.cli.pause_scopes import describe
 from worker.plural import pluralize
 
 if TYPE_CHECKING:

@@ -90,7 +90,7 @@ def _connection_row(row: Mapping[str, Any], now: datetime, *, in_full: bool) -> 
 
 def describe_pauses(found: Mapping[str, Any]) -> list[str]:
     """Say what the operator has paused, and the remedy."""
-    from worker.cli.pause import describe
+    from worker.cli.pause_scopes import describe
     from worker.vault.pauses import Pause
 
     pauses = [Pause(**row) for row in found["pauses"]]

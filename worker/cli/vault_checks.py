@@ -58,7 +58,7 @@ async def check_location(runtime: Runtime) -> list[Check]:
 
 async def check_pauses(runtime: Runtime) -> list[Check]:
     """Name what the operator has paused, and the remedy."""
-    from worker.cli.pause import describe
+    from worker.cli.pause_scopes import describe
     from worker.vault.pauses import list_pauses
 
     return [

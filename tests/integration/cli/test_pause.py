@@ -11,7 +11,7 @@ import pytest
 from emulators.client import Emulation
 from tests.integration.cli.test_commands import Run, Sql, company, run
 from token_vault.secret import Secret
-from worker.cli import pause
+from worker.cli import pause_scopes
 
 __all__ = ["company", "run"]  # the fixtures of the commands' tests
 
@@ -102,7 +102,7 @@ def test_when_a_pause_is_told_no_call_is_under_way(
             else:
                 sql("UPDATE grants SET claim_owner = NULL, claimed_at = NULL, claim_until = NULL")
 
-        monkeypatch.setattr(pause, "asyncio", SimpleNamespace(run=asyncio.run, sleep=go_on))
+        monkeypatch.setattr(pause_scopes, "asyncio", SimpleNamespace(run=asyncio.run, sleep=go_on))
         ran = run("pause", "--connection", "bitbucket", "--reason", "a move")
     assert (ran.code, seen) == (0, [1, 1])
     assert "paused; 1 call under way is seen to its end" in ran.err
