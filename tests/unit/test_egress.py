@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from token_vault.errors import ConfigurationError
-from worker.egress import parse_address
+from worker.egress import KNOWN_SECONDS, WRONG_SECONDS, Address, EgressCheck, parse_address
+from worker.http.outgoing_proxies import OutgoingProxy
 from worker.settings import load
 
 
@@ -32,6 +34,29 @@ def test_an_address_is_read(body: bytes, address: str | None) -> None:
     """Text and JSON are read; whatever is no address is unknown."""
     found = parse_address(body)
     assert (str(found) if found else None) == address
+
+
+async def test_each_route_has_its_address_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes through an outgoing proxy has the proxy's; a wrong address is asked for again sooner."""
+    now, asked = [0.0], list[OutgoingProxy | None]()
+    listed, found = [ip_network("203.0.113.0/24")], {True: "203.0.113.7", False: "198.51.100.1"}
+
+    async def ask(_: EgressCheck, proxy: OutgoingProxy | None) -> Address:
+        asked.append(proxy)
+        return ip_address(found[proxy is not None])
+
+    monkeypatch.setattr(EgressCheck, "_ask", ask)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", "direct.example")
+    check = EgressCheck("https://checkip.example/", lambda: now[0])
+
+    async def is_wrong(host: str) -> bool:
+        return await check.find_problem(f"https://{host}/token", listed) is not None
+
+    for seconds, number in ((0.0, 2), (WRONG_SECONDS, 2), (WRONG_SECONDS + 1, 3), (KNOWN_SECONDS + 1, 5)):
+        now[0] = seconds
+        assert [await is_wrong("direct.example"), await is_wrong("far.example")] == [True, False]
+        assert len(asked) == number
 
 
 @pytest.mark.parametrize(

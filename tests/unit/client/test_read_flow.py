@@ -14,6 +14,7 @@ from token_vault import read_flow
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import (
     AccessDenied,
+    AmbiguousAccount,
     ConfigurationError,
     MissingScopes,
     ReauthorizationRequired,
@@ -236,6 +237,26 @@ def test_the_account_is_the_one_that_was_named(world: World) -> None:
     with pytest.raises(TokenNotFound, match="no token of this account") as error:
         read(world, QUERY._replace(account="3"))
     assert (error.value.user_id, error.value.connection) == ("c|1", "c")
+
+
+def test_an_account_that_only_ends_alike_is_not_the_primary_one(world: World) -> None:
+    """The whole of what follows the bar names the primary identity's account."""
+    query = QUERY._replace(user_id="c|21")
+    world.rows = [served(provider_user_id="1"), served(provider_user_id="21", id=8)]
+    assert read(world, query).grant_id == 8
+    world.rows = [served(provider_user_id="1"), served(provider_user_id="3", id=8)]
+    with pytest.raises(AmbiguousAccount) as error:
+        read(world, query)
+    assert error.value.accounts == ("1", "3")
+
+
+@pytest.mark.parametrize("min_ttl", [-7200.0, 0.0])
+def test_a_token_that_has_ended_is_served_to_nobody(world: World, min_ttl: float) -> None:
+    """However little life is asked for, at the moment of its end too."""
+    for row in (STALE, served(obtained_at=NOW - HOUR, expires_at=NOW)):
+        world.rows = [row]
+        with pytest.raises(TemporarilyUnavailable):
+            read(world, QUERY._replace(min_ttl=min_ttl, wait=0.0))
 
 
 def test_a_failed_read_is_recorded_too(world: World) -> None:

@@ -1,0 +1,27 @@
+"""Hosts that an outgoing proxy will resolve, as they are seen from here."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from worker.http.destinations import CACHED_SECONDS, Destinations
+
+
+async def test_one_internal_address_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy may choose any address of a host; a host that leads elsewhere a minute later is seen."""
+    now, addresses = [0.0], ["93.184.216.34"]
+
+    async def resolved(*_: object, **__: object) -> list[object]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, 0)) for each in addresses]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+    destinations = Destinations((), lambda: now[0])
+    assert not await destinations.is_internal("rebound.example")
+    addresses.append("169.254.169.254")
+    assert await destinations.is_internal("other.example")
+    assert not await destinations.is_internal("rebound.example")
+    now[0] += CACHED_SECONDS + 1
+    assert await destinations.is_internal("rebound.example")
