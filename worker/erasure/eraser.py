@@ -15,9 +15,8 @@ from worker.erasure.confirmation import Confirmation
 from worker.erasure.report import ErasureReport
 from worker.erasure.revocation import RevocationOutcome, revoke
 from worker.plural import pluralize
-from worker.providers import Client
 from worker.renewal.http import HttpClient
-from worker.resolved_connections import ConnectionResolver
+from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.settings import Deletion, EventKind
 from worker.sync.ingest import SyncIngest
 from worker.sync.report import SyncReport
@@ -182,8 +181,8 @@ class Eraser:
         admin = await queries.find_admin_grant(self._vault, self._tenant, name)
         if admin is None:
             return True
-        client = (await self._connections.load([self._tenant], name))[self._tenant, name].client
-        return await self._revoke(admin, client, report)
+        connection = (await self._connections.load([self._tenant], name))[self._tenant, name]
+        return await self._revoke(admin, connection, report)
 
     async def _too_many(self) -> str | None:
         """Say why nothing is erased if too many are missing.
@@ -214,8 +213,7 @@ class Eraser:
         known = await self._connections.load([self._tenant])
         for grant_id, key in grants:
             connection = known.get((key.tenant, key.connection))
-            client = connection.client if connection else None
-            if not await self._revoke(grant_id, client, report):
+            if not await self._revoke(grant_id, connection, report):
                 continue
             now = await self._vault.now()
             async with self._vault.engine.begin() as transaction:
@@ -232,11 +230,16 @@ class Eraser:
             await wake(self._vault, [grant_id])
             report.erased += erased is not ErasureResult.NOTHING
 
-    async def _revoke(self, grant_id: int, client: Client | None, report: ErasureReport) -> bool:
+    async def _revoke(
+        self, grant_id: int, connection: ResolvedConnection | None, report: ErasureReport
+    ) -> bool:
         """Revoke a grant where configured; False while in use."""
-        if client is None or client.revocation_url is None:
+        client = connection.client if connection else None
+        provider = connection.provider if connection else None
+        if client is None or provider is None or client.revocation_url is None:
             return True
-        outcome = await revoke(self._vault, self._http, grant_id, client, now=await self._vault.now())
+        now = await self._vault.now()
+        outcome = await revoke(self._vault, self._http, grant_id, client, provider, now=now)
         report.waiting += outcome is RevocationOutcome.BUSY
         report.not_revoked += outcome is RevocationOutcome.FAILED
         return outcome is not RevocationOutcome.BUSY

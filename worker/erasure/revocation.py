@@ -8,10 +8,9 @@ from uuid import uuid4
 
 import structlog
 
-from token_vault.errors import CannotDecrypt, ConfigurationError
+from token_vault.errors import CannotDecrypt
 from token_vault.secret import Secret
-from worker import providers
-from worker.providers import Client
+from worker.providers import Client, Provider
 from worker.renewal.engine import CLAIM_TIME
 from worker.renewal.http import Answer, HttpClient, send
 from worker.vault import claims
@@ -31,7 +30,7 @@ class RevocationOutcome(StrEnum):
 
 
 async def revoke(
-    vault: Vault, http: HttpClient, grant_id: int, client: Client, *, now: datetime
+    vault: Vault, http: HttpClient, grant_id: int, client: Client, provider: Provider, *, now: datetime
 ) -> RevocationOutcome:
     """Claim and revoke a grant; the erasure ends the claim."""
     claim = await claims.claim_one(
@@ -39,22 +38,21 @@ async def revoke(
     )
     if claim is None:
         return RevocationOutcome.BUSY
-    is_revoked = await _revoke(vault, http, claim, client)
+    is_revoked = await _revoke(vault, http, claim, client, provider)
     if not is_revoked:
         log.warning("revocation.failed", grant=grant_id, connection=claim.key.connection)
     return RevocationOutcome.DONE if is_revoked else RevocationOutcome.FAILED
 
 
-async def _revoke(vault: Vault, http: HttpClient, claim: Claim, client: Client) -> bool:
+async def _revoke(vault: Vault, http: HttpClient, claim: Claim, client: Client, provider: Provider) -> bool:
     try:
         token, kind = _token(vault, claim)
         if token is None or client.revocation_url is None:
             return False
-        provider = providers.get(client.provider)
         request = provider.revocation(
             client, client.revocation_url, token=token, kind=kind, now=claim.claimed_at
         )
-    except (CannotDecrypt, ConfigurationError) as error:
+    except CannotDecrypt as error:
         log.error("revocation.skipped", grant=claim.id, error=str(error))  # noqa: TRY400  # the message says it all
         return False
     answer = await send(http, request)

@@ -15,8 +15,9 @@ from token_vault.grant_key import GrantKey
 from worker.auth0.errors import Auth0Error
 from worker.auth0.models import Auth0Identity, Auth0User
 from worker.erasure import confirmation
+from worker.resolved_connections import ConnectionResolver
 from worker.runtime import Runtime
-from worker.settings import ConnectionSettings
+from worker.settings import ConnectionSettings, ProviderSettings
 from worker.vault.grants import missing
 from worker.vault.grants.erase import erase_connection, load_tombstones
 from worker.vault.revocations import revocations
@@ -364,6 +365,22 @@ async def test_a_grant_is_revoked_before_it_is_erased(bench: Bench) -> None:
     swept = await bench.erasure().forget(second)
     assert (swept.erased, swept.not_revoked) == (1, 1)
     assert second not in bench.users()
+
+
+async def test_a_provider_of_the_operators_own_is_told_too(bench: Bench) -> None:
+    """What the file declares as a provider takes a revocation like any other."""
+    user = sorted(bench.users())[0]
+    url = bench.tenant.revocation_url("bitbucket")
+    own = connection_of(bench, url).model_copy(update={"provider": "ours", "client_auth": "basic"})
+    bench.runtime.connections = ConnectionResolver(
+        bench.runtime.vault,
+        bench.runtime.settings.model_copy(
+            update={"connections": {"bitbucket": own}, "providers": {"ours": ProviderSettings(rotates=True)}}
+        ),
+    )
+    swept = await bench.erasure().forget(user)
+    assert (swept.erased, swept.not_revoked) == (1, 0)
+    assert bench.tenant.live(user, "bitbucket")["refresh_token"] is None
 
 
 async def test_old_tombstones_are_deleted(bench: Bench) -> None:
