@@ -1,6 +1,6 @@
 """How each identity provider renews a token.
 
-Pure declarations and functions: no I/O and no clock.
+Declarations and functions without I/O and without a clock.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def unreachable(error_kind: Literal["not_sent", "sent"], provider: Provider, cod
     """Return the refusal for a request without an answer.
 
     Args:
-        error_kind: ``not_sent`` where the request cannot have reached the provider (DNS, connect, TLS, waiting
-            for a connection); ``sent`` where it may have (read time-out, connection lost afterwards).
-        provider: whose rotation decides whether the refresh token may be spent.
-        code: the caller's word for what happened, e.g. ``read_timeout``.
+        error_kind: ``not_sent`` if the request cannot have reached the provider (DNS, connect, TLS, waiting for a
+            connection); ``sent`` if it may have (read time-out, connection lost afterwards).
+        provider: if it rotates, the refresh token may be spent.
+        code: the caller's code for what happened, e.g. ``read_timeout``.
     """
     code = re.sub(r"[^a-z0-9_]+", "_", code.lower())[:64]
     if error_kind == "not_sent":

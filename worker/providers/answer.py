@@ -15,13 +15,13 @@ from typing import Any
 from token_vault.secret import Secret
 
 MAX_TOKEN_LIFE = timedelta(days=3650)
-"""A life beyond this is no statement about a token (a sentinel, or another unit): it reads as unknown."""
+"""A longer life is a sentinel, or in another unit: it counts as unknown."""
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
-"""Seconds. A longer ``Retry-After`` is cut to this, as Microsoft's own client does."""
+"""A longer ``Retry-After`` is limited to this, as in Microsoft's own client."""
 
 MAX_EXTRA_LENGTH = 2048
-"""Characters. A value beside the token is an address or a name; a longer one is left out."""
+"""In characters. A value beside the token is an address or a name; a longer one is left out."""
 
 _TOKEN = re.compile(r"[\x20-\x7e]*[\x21-\x7e][\x20-\x7e]*")
 _SCOPE = re.compile(r"[\x21-\x7e]+")
@@ -41,7 +41,7 @@ def header(headers: Mapping[str, str], name: str) -> str:
 
 
 def secret(value: object) -> Secret | None:
-    """Return a token, or None for what cannot be one.
+    """Return a token, or None if it cannot be one.
 
     RFC 6749 §A.12 and §A.17 allow printable ASCII only.
     """
@@ -49,10 +49,10 @@ def secret(value: object) -> Secret | None:
 
 
 def refresh_secret(value: object) -> Secret | None:
-    """Return a refresh token, None for what is none.
+    """Return a refresh token, if it can be one.
 
-    It goes back where it came from, percent-encoded: whatever a provider sends in spite of RFC 6749 §A.17 is
-    kept, as it may have rotated.
+    Any text is accepted, even if RFC 6749 §A.17 forbids it: the provider may have rotated, and the text can be sent back
+    to it percent-encoded.
     """
     if not isinstance(value, str) or not value.strip():
         return None
@@ -80,7 +80,7 @@ def number(value: object) -> float | None:
 def after(value: object, unit: timedelta, start: datetime) -> datetime | None:
     """Return the end of a life given in units.
 
-    None for a life that is missing, garbage, zero, negative or longer than ``MAX_TOKEN_LIFE``.
+    None for a life that is missing, malformed, zero, negative or longer than ``MAX_TOKEN_LIFE``.
     """
     units = number(value)
     if units is None or not 0 < units <= MAX_TOKEN_LIFE / unit:
@@ -91,9 +91,8 @@ def after(value: object, unit: timedelta, start: datetime) -> datetime | None:
 def moment(value: object, near: datetime) -> datetime | None:
     """Return a time from ISO 8601 or a Unix timestamp.
 
-    A timestamp may count seconds or milliseconds.
-
-    None for what is no such thing, or further from ``near`` than ``MAX_TOKEN_LIFE``.
+    A timestamp may count seconds or milliseconds. None for any other value, and for a time further from ``near`` than
+    ``MAX_TOKEN_LIFE``.
     """
     try:
         if (stamp := number(value)) is not None:
@@ -111,8 +110,8 @@ def moment(value: object, near: datetime) -> datetime | None:
 def scopes(value: object, separator: str) -> tuple[str, ...] | None:
     """Return granted scopes from a string or list.
 
-    None where the answer names none. A text without a blank is taken apart at its commas, or else at its plus signs:
-    20 of 344 providers in the largest public catalogue separate scopes so.
+    None if the answer names none. A text without blanks is split at its commas, or else at its plus signs: 20 of 344
+    providers in the largest public catalogue separate scopes this way.
     """
     if isinstance(value, str):
         value = value.replace(separator, " ").replace(", ", " ")

@@ -1,9 +1,9 @@
 """The base of all providers: declaration, request, answer.
 
-One function builds the token request, the other reads the answer.
+``Provider.request`` builds the token request, and ``Provider.read`` reads the answer.
 
-The generic OAuth 2.0 provider is this class with nothing overridden (RFC 6749 §6). A provider's file imports
-from here and from nowhere else in this project.
+The generic OAuth 2.0 provider is this class without overrides (RFC 6749 §6). A provider's file imports only from this
+module of the project.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worker.providers.body import parse
 from worker.providers.client_authentication import authenticate
 from worker.providers.error_codes import (
     BLAMES,
-    PHRASE_CODES,
+    COMMON_PHRASE_CODES,
     PHRASES,
     descriptions,
     error_codes,
@@ -56,65 +56,64 @@ __all__ = [
 ]
 
 SECONDS = timedelta(seconds=1)
-# 4xx that pass by themselves: time-out, locked, too early, too many requests, and 420 as some servers spell that one.
+# Temporary 4xx: time-out, locked, too early, too many requests, and 420, which some servers use for the same.
 NOT_NOW = frozenset({408, 420, 423, 425, 429})
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
-# A phrase is no code that anybody could look up: the standard's code for its blame is reported instead.
-_PHRASE_CODES = {RefusalBlame.USER: "invalid_grant", RefusalBlame.OPERATOR: "invalid_client"}
+# A phrase is not a code that anybody could look up, so for a provider's own phrases the standard's code is reported.
+_OWN_PHRASE_CODES = {RefusalBlame.USER: "invalid_grant", RefusalBlame.OPERATOR: "invalid_client"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Provider:
     """How one identity provider renews a token.
 
-    Where it is:
-        name: what the configuration calls it.
-        strategies: the Auth0 strategies whose connections it serves.
-        hosts: its token endpoint's hosts; one that begins with a dot stands for all below it. A custom
-            connection (strategy ``oauth2`` or ``oidc``) whose token URL is there is read as this provider's.
-        token_url: the token endpoint, None where each connection has its own.
-        refresh_url: where a token is renewed, if that is not where it was obtained.
+    Endpoint:
+        name: its name in the configuration.
+        strategies: the Auth0 strategies of its connections.
+        hosts: of its token endpoint; one that begins with a dot stands for all hosts below it. A custom connection
+            (strategy ``oauth2`` or ``oidc``) whose token URL has one of these hosts is treated as this provider's.
+        token_url: the token endpoint; None if each connection has its own.
+        refresh_url: where tokens are renewed, if not at the token endpoint.
 
-    What it is sent:
-        auth: how the client proves itself where neither Auth0 nor the operator says it.
-        method: with GET the parameters go into the query.
-        json_body: parameters go as JSON instead of a form.
+    Request:
+        auth: how the client authenticates, if neither Auth0 nor the operator says it.
+        method: with GET, the parameters are sent in the query.
+        json_body: send the parameters as JSON instead of a form.
         headers: further headers of each request.
         grant_type: of the request.
-        sends: what is spent: the refresh token, the live access token, or nothing (client credentials).
-        token_parameter: the parameter that carries it.
-        parameter_names: other names for parameters, by the standard's; an empty one leaves a parameter out.
+        sends: the token that is spent: the refresh token, the valid access token, or nothing (client credentials).
+        token_parameter: the parameter with that token.
+        parameter_names: this provider's names of parameters, by their standard names; an empty one omits a parameter.
         extra: further parameters of each request.
-        requires: extra parameters without which the provider takes a grant for a dead one.
+        requires: extra parameters without which the provider answers as if the grant were dead.
 
-    How its answer reads:
-        within: objects that may hold the tokens, looked into before the answer itself: names, or paths of
-            names with dots between.
+    Answer:
+        within: objects that may hold the tokens, searched before the answer itself: names, or dotted paths of names.
         access_token, refresh_token: the names of the tokens.
-        prolongs: fields whose values say that the current access token goes on for ``default_life``; the answer
-            has no token then.
-        expires_in: the name of the access token's life; ``expires_unit``: what it is counted in, or
-            ``"absolute"`` where it is a point in time.
-        default_life: the access token's life where the answer has no usable one; None leaves it unknown.
-        scope_separator: what stands between scopes, besides blanks.
-        refresh_end_is_hard: what the answer calls the end of the refresh token is the end of the consent, which no
-            renewal puts off.
+        prolongs: fields with the values by which an answer without a token extends the current access token by
+            ``default_life``.
+        expires_in: the name of the access token's life; ``expires_unit``: its unit, or ``"absolute"`` for a point in
+            time.
+        default_life: the access token's life if the answer has no usable one; None leaves it unknown.
+        scope_separator: between scopes, besides blanks.
+        refresh_end_is_hard: the answer's end of the refresh token is the end of the consent, which renewals do not
+            extend.
         keeps: names of values beside the token that an API call needs, handed out as ``token.extra``.
-        error_names: the fields that may hold an error code, first the one that decides.
-        error_words: codes and phrases of its own, or codes that mean something else here.
-        phrases: what descriptions say at many providers, and who has to act then.
+        error_names: the fields that may hold an error code; the first has precedence.
+        error_words: the provider's own codes and phrases, or codes with another meaning here.
+        phrases: phrases in descriptions that are common to many providers, with their blame.
 
-    Its policy:
-        lists_addresses: whether it takes refresh tokens from addresses alone that somebody has listed there.
-        rotates: whether a renewal ends the refresh token that it spent. True where that is not known.
-        keeps_old_refresh: answers bring a new refresh token while the old one lives on: no sign of rotation.
-        grace: seconds for which a spent refresh token still works; 0 none, None not known.
-        idle_life, absolute_life: how long a refresh token lives unused, and at most.
-        margin: renew this long before the end, where the usual margin does not serve; an upper bound,
-            a token's life may be shorter.
+    Policy:
+        rotates: whether a renewal invalidates the refresh token that it spent. True if not known.
+        lists_addresses: whether it accepts refresh tokens only from addresses that are listed there.
+        keeps_old_refresh: answers contain a new refresh token, but the old one stays valid: this is no rotation.
+        grace: seconds for which a spent refresh token still works; 0 for none, None if not known.
+        idle_life, absolute_life: how long a refresh token lives if unused, and at most.
+        margin: how long before the end to renew, instead of the usual margin. It is an upper bound, as a token's life
+            may be shorter.
 
-    Where all this was read:
-        source: the page; read_on: the day.
+    Source:
+        source: the page; read_on: the day when it was read.
     """
 
     name: str
@@ -169,24 +168,24 @@ class Provider:
         """Whether a token in doubt may always be sent again."""
         return not self.rotates or self.grace == inf
 
-    # What Auth0's connection options say, for providers whose endpoint or request depends on them.
+    # From Auth0's connection options, for providers whose endpoint or request depends on them.
 
     def endpoint(self, options: Mapping[str, Any]) -> str | None:
         """Return the token URL that these options imply, or None.
 
         Raises:
-            ValueError: an option is there and cannot be part of a URL; the message names it, not its value.
+            ValueError: an option cannot be part of a URL; the message names the option, not its value.
         """
         del options
         return self.token_url
 
     def parameters(self, options: Mapping[str, Any]) -> Mapping[str, str]:
-        """Return extra request parameters that follow from a connection's options."""
+        """Return extra request parameters from a connection's options."""
         del options
         return {}
 
     def for_target(self, client: Client, target: TokenTarget) -> Client:
-        """Return the client as it asks for a target.
+        """Return the client with the parameters for a target.
 
         Sources: RFC 8707 §2.2 for the resource, RFC 6749 §6 for the scopes.
         """
@@ -203,13 +202,13 @@ class Provider:
         """Build the renewal request.
 
         Args:
-            now: aware; a client that signs its assertions needs it.
+            now: with a time zone; needed by a client that signs assertions.
 
         Raises:
-            ValueError: the token that is to be sent is missing.
-            ConfigurationError: the client lacks what it proves itself with.
+            ValueError: the token to send is missing.
+            ConfigurationError: the client lacks the credentials for its authentication.
         """
-        # Both show nothing of what they hold: authentication may fail, and a traceback prints variables.
+        # Both hide their contents: authentication may fail, and tracebacks print variables.
         form = SecretDict({**self.extra, **client.extra, **self.grant(access=access, refresh=refresh)})
         headers = SecretDict(self.headers)
         form |= authenticate(client, client.token_url, headers, now)
@@ -228,7 +227,7 @@ class Provider:
 
         Args:
             url: the revocation endpoint.
-            token: what is to be revoked.
+            token: the token to revoke.
             kind: ``refresh_token`` or ``access_token``.
             now: as for ``request``.
 
@@ -268,12 +267,12 @@ class Provider:
         """Read the answer to a token request; never raises.
 
         Args:
-            sent_at: aware; lives are counted from it, the earliest moment at which the token can have begun.
-            spent: the refresh token that was sent, which an answer may repeat.
+            sent_at: with a time zone; lives are counted from it, as the token cannot have been issued earlier.
+            spent: the refresh token that was sent; an answer may repeat it.
         """
         fields = parse(headers, body)
         succeeded = 200 <= status < 300
-        # Tokens count before any error beside them: what a rotating provider gave must not be lost.
+        # Tokens take precedence over any error beside them: a rotated token must not be lost.
         if succeeded and (renewed := self._renewed(fields, sent_at, spent)):
             return renewed
         wait = answer.retry_after(headers, sent_at)
@@ -285,7 +284,7 @@ class Provider:
             return Refused(blame, code, wait, spent=blame is RefusalBlame.IN_DOUBT and self.rotates)
         shown = shown_code(fields, spent.reveal() if spent else "")
         if status == 401:
-            # RFC 6749 §5.2 has this status for a refused client alone; a gateway's body may say it in other words.
+            # By RFC 6749 §5.2, this status is only for a refused client; a gateway's body may have an unknown code.
             return Refused(RefusalBlame.OPERATOR, shown or "http_401", wait)
         if succeeded and not self._says_error(fields):
             code = "no_access_token" if fields else "unreadable_answer" if body.strip() else "empty_answer"
@@ -303,25 +302,25 @@ class Provider:
             texts = descriptions(fields)
             for word, blame in words:
                 if " " in word and any(word.lower() in text for text in texts):
-                    return _PHRASE_CODES.get(blame) or normalize(word)[:64], blame
+                    return _OWN_PHRASE_CODES.get(blame) or normalize(word)[:64], blame
             for phrase, blame in self.phrases:
                 if any(phrase in text for text in texts):
-                    return PHRASE_CODES[blame], blame
+                    return COMMON_PHRASE_CODES[blame], blame
         if not found:
             return None
         blame = table[found[0]]
-        # The last code of that blame is the most precise: invalid_rapt says more than invalid_grant.
+        # The last code of that blame is the most precise: invalid_rapt is more precise than invalid_grant.
         return next(code for code in reversed(found) if table[code] is blame), blame
 
     def _read_not_now(
         self, status: int, known: tuple[str, RefusalBlame] | None, wait: float | None
     ) -> Refused:
-        """Read a status that says "not now".
+        """Read an answer with a temporary status.
 
-        What such an answer says of the grant or the client is no verdict.
+        Codes about the grant or the client in such an answer are no verdict.
 
-        A server that failed (5xx) may have failed after it spent the refresh token. Only an explicit code says that
-        it never began.
+        A server error (5xx) may have come after the refresh token was spent. Only an explicit code shows that the server
+        did not begin.
         """
         code = known[0] if known and known[1] is RefusalBlame.NOBODY else f"http_{status}"
         began = status >= 500 and code not in ("temporarily_unavailable", "slow_down")
@@ -363,10 +362,7 @@ class Provider:
         )
 
     def _ends(self, beside: Mapping[str, Any], access: Secret | None, sent_at: datetime) -> datetime | None:
-        """Return when the access token ends.
-
-        A life that cannot be read costs the expiry, never the pair.
-        """
+        """Return when the access token ends; None if unreadable."""
         return token_ends.access_end(
             beside, access, sent_at, name=self.expires_in, unit=self.expires_unit, default_life=self.default_life
         )  # fmt: skip
@@ -375,10 +371,10 @@ class Provider:
 def host_option(options: Mapping[str, Any], *names: str) -> str | None:
     """Return the host name in the first of these options.
 
-    The option may hold it bare or in a URL. None where no option is set.
+    The option may be a host name or a URL. None if no option is set.
 
     Raises:
-        ValueError: the option is no host name.
+        ValueError: the option is not a host name.
     """
     for name in names:
         value = options.get(name)

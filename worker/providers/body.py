@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 from worker.providers import answer, token_fields
 
-# JSONP, in which QQ refuses.
+# JSONP, QQ's format of refusals.
 _CALL = re.compile(r"[A-Za-z_$][A-Za-z0-9_.$]{0,63}\s*\(\s*(\{.*\})\s*\)\s*;?", re.DOTALL)
 _FORM = re.compile(r"[^\s<>\"{}\[\]]+")
 
@@ -22,30 +22,26 @@ _FORM = re.compile(r"[^\s<>\"{}\[\]]+")
 def parse(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
     """Return the fields of a JSON object or a form.
 
-    Empty where the body is neither.
-
-    Undecodable bytes are replaced rather than refused: a user's name in Latin-1 beside the tokens
-    must not cost the tokens. JSON in UTF-16 is read as well.
+    Empty if the body is neither. Undecodable bytes are replaced, so that a user's name in Latin-1 beside the tokens does
+    not cost the tokens. JSON in UTF-16 is read as well.
     """
     text = body.decode(json.detect_encoding(body), errors="replace").strip()
     if call := _CALL.fullmatch(text):
         text = call[1]
     try:
-        # Integers of any length: the interpreter refuses to convert very long ones.
+        # Very long integers are replaced, as Python refuses to convert them.
         fields = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else math.inf)
     except (ValueError, RecursionError):
         return token_fields.salvage(text) or _parse_form(headers, text)
-    if isinstance(fields, list | str):  # tokens may be in there all the same
+    if isinstance(fields, list | str):  # these may contain tokens as well
         return {"": fields} if token_fields.has_refresh_token({"": fields}) else {}
     return fields if isinstance(fields, dict) else {}
 
 
 def _parse_form(headers: Mapping[str, str], text: str) -> dict[str, Any]:
-    """Return the fields of a form.
+    """Return the fields of a form, as GitHub's default answer.
 
-    Under HTML's type only a form with a refresh token counts.
-
-    GitHub answers with a form unless asked for JSON.
+    With the content type of HTML, only a form with a refresh token is accepted.
     """
     if not _FORM.fullmatch(text):
         return {}

@@ -1,4 +1,4 @@
-"""How a client proves itself at a token endpoint.
+"""Authenticates a client at a token endpoint.
 
 Sources: RFC 6749 §2.3.1, RFC 7523 §2.2 (private_key_jwt).
 """
@@ -15,14 +15,14 @@ from worker.providers.model import Client, ClientAuth
 
 
 def authenticate(client: Client, url: str, headers: dict[str, str], now: datetime | None) -> dict[str, str]:
-    """Add the client's headers; return parameters that prove it.
+    """Add the client's headers; return its parameters.
 
     Args:
-        url: the endpoint that is called, to which an assertion is addressed.
-        now: aware; a client that signs its assertions needs it.
+        url: the endpoint, the default audience of an assertion.
+        now: with a time zone; needed by a client that signs assertions.
 
     Raises:
-        ConfigurationError: the client lacks what it proves itself with.
+        ConfigurationError: the client lacks the credentials for its authentication.
     """
     headers.setdefault("Accept", "application/json")
     headers.update({name: value.reveal() for name, value in client.headers.items()})

@@ -1,6 +1,6 @@
 """Finds the OAuth client of a connection.
 
-Its options come from Auth0; each setting of the operator counts more.
+Its options come from Auth0; the operator's settings take precedence.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from worker.providers.model import Client, ClientAuth, ClientKey, Override, Prob
 TOKENLESS_STRATEGIES = frozenset(
     {"auth0", "samlp", "email", "sms", "ad", "adfs", "auth0-adldap", "pingfederate", "ip", "custom"}
 )
-"""Auth0 strategies whose users bring no tokens of an identity provider."""
+"""Auth0 strategies whose users have no tokens of an identity provider."""
 
 _SECRETLESS = (ClientAuth.NONE, ClientAuth.PRIVATE_KEY_JWT)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
-# They belong to the request that is built here, not to the client.
+# Headers that this program sets itself.
 _OWN_HEADERS = frozenset(
     (
         "accept-encoding",
@@ -66,11 +66,11 @@ def resolve(
 
     Args:
         strategy: Auth0's name for the kind of connection.
-        options: Auth0's; None where Auth0 shows none, for lack of a scope.
-        override: the operator's settings; each counts more than Auth0's.
-        allow_loopback_http: whether a token URL *from Auth0* may be plain HTTP towards loopback; true for an
-            emulated tenant. The operator's own may always be.
-        declared: providers by name that count before the built-in ones.
+        options: Auth0's; None if Auth0 shows none, because a scope is missing.
+        override: the operator's settings; each takes precedence over Auth0's.
+        allow_loopback_http: whether a token URL *from Auth0* may be plain HTTP towards loopback; true for an emulated
+            tenant. The operator's own URL always may.
+        declared: providers by name that take precedence over the built-in ones.
     """
     override = override or Override()
     try:
@@ -91,7 +91,7 @@ def _resolve(
     provider = declared.get(provider.name, provider)
     headers = _header_options(known)
     header_client = _header_client(headers)
-    # What signs in at Auth0 with an unencoded header is a server that does not decode.
+    # Auth0 sends the header unencoded, so a provider that accepts it does not decode.
     header_auth = ClientAuth.BASIC_RAW if header_client else None
     auth = override.client_auth or _auth_option(known) or header_auth or provider.auth
     if override.client_auth or override.client_id or override.client_secret is not None:
@@ -121,13 +121,13 @@ def _resolve(
 
 
 def _has_empty_password(auth: ClientAuth, override: Override) -> bool:
-    """Return whether the operator says the secret is empty."""
+    """Return whether the operator has set an empty secret."""
     is_basic = auth in (ClientAuth.BASIC, ClientAuth.BASIC_RAW)
     return is_basic and override.client_secret is not None and not override.client_secret
 
 
 def _key(override: Override) -> ClientKey:
-    """Return the key that signs assertions, once checked."""
+    """Check and return the key that signs assertions."""
     if override.client_key is None:
         raise _Unresolvable(
             "bad_option",
@@ -245,9 +245,9 @@ def _split(url: str) -> SplitResult:
 
 
 def _is_host(name: str | None) -> bool:
-    """Whether a host name can be looked up at all.
+    """Whether a host name is well-formed.
 
-    One with an empty or overlong label cannot.
+    A name with an empty or overlong label is not.
     """
     try:
         return bool(name and name.encode("idna"))
@@ -291,9 +291,9 @@ def _auth_option(options: Mapping[str, Any]) -> ClientAuth | None:
 
 
 def _header_options(options: Mapping[str, Any]) -> dict[str, Secret]:
-    """Return ``customHeaders``: what Auth0 sends to the token endpoint besides.
+    """Return ``customHeaders``: further headers for the token endpoint.
 
-    Custom connections ask for basic authentication this way. What describes the request itself is left out.
+    Custom connections use them for basic authentication. Headers that describe the request itself are left out.
     """
     headers = options.get("customHeaders")
     return {
@@ -320,7 +320,7 @@ def _header_client(headers: Mapping[str, Secret]) -> tuple[str, str] | None:
 def _text(value: object) -> str | None:
     """Return an option's text, or None.
 
-    None for blanks, other types, and text that could never be sent.
+    None for blanks, other types, and text with unprintable characters.
     """
     text = value.strip() if isinstance(value, str) else ""
     return text if text.isprintable() and text else None

@@ -1,7 +1,7 @@
 # ruff: noqa: S106  # token_url is a URL, not a password
 """Providers that need no code: the declared and the generic.
 
-Most are custom connections at Auth0 (strategy ``oauth2``), known by the host of their token URL.
+Most are custom connections at Auth0 (strategy ``oauth2``), recognised by the host of their token URL.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from datetime import date, timedelta
 
 from worker.providers.base import ClientAuth, ErrorWords, Provider
 
-# When the pages below were read, where an entry says no other day.
+# When most of the pages below were read.
 READ_ON = date(2026, 11, 21)
 
-# Where a provider's page names no more than the catalogue of a public repository has.
+# The source of entries for which the provider's page says no more than this public catalogue.
 CATALOGUE = "https://github.com/NangoHQ/nango/blob/2f4c0af671e2ca1c43dd4e78f3c369218bf3fc87/packages/providers/providers.yaml"
 READ_IN_CATALOGUE = date(2026, 11, 28)
 
@@ -21,7 +21,7 @@ OAUTH2 = Provider(name="oauth2", strategies=("oauth2",))
 OIDC = Provider(name="oidc", strategies=("oidc",))
 
 DECLARED = (
-    # The old access token dies too.
+    # A renewal also invalidates the old access token.
     # Without the registered redirect_uri GitLab answers invalid_grant, as if the user had revoked the grant.
     Provider(
         name="gitlab",
@@ -32,7 +32,7 @@ DECLARED = (
         requires=("redirect_uri",),
         grace=0,
     ),
-    # Refuses with 403; a dead refresh token also comes back as unauthorized_client.
+    # Refuses with 403; for a dead refresh token also with unauthorized_client.
     Provider(
         name="atlassian",
         source="https://developer.atlassian.com/cloud/oauth/getting-started/refresh-tokens/",
@@ -58,7 +58,7 @@ DECLARED = (
         scope_separator=",",
         error_words=ErrorWords(in_doubt=("internal_error", "fatal_error"), wait=("team_added_to_org",)),
     ),
-    # The refresh token's year counts down from consent; a renewal does not extend it.
+    # A refresh token lives for a year from the consent; renewals do not extend it.
     Provider(
         name="linkedin",
         source="https://learn.microsoft.com/linkedin/shared/authentication/programmatic-refresh-tokens",
@@ -80,7 +80,7 @@ DECLARED = (
         token_url="https://api.dropboxapi.com/oauth2/token",
         rotates=False,
     ),
-    # A retry gives the same pair again until that is used: the grace has no end in time.
+    # A retry returns the same pair until that is used, so the grace does not end by time.
     Provider(
         name="box",
         source="https://developer.box.com/guides/authentication/tokens/refresh/",
@@ -91,7 +91,7 @@ DECLARED = (
         grace=float("inf"),
         idle_life=timedelta(days=60),
     ),
-    # The old refresh token dies at once.
+    # The old refresh token is invalid at once.
     Provider(
         name="zoom",
         source="https://developers.zoom.us/docs/integrations/oauth/",
@@ -102,8 +102,8 @@ DECLARED = (
         grace=0,
         idle_life=timedelta(days=90),
     ),
-    # The error code is in "status" too. /oauth/v1/token ends on 16 February 2027: whatever the connection signs in
-    # with, it renews at the new endpoint.
+    # The error code may be in "status". /oauth/v1/token ends on 16 February 2027, so all connections renew at the new
+    # endpoint, also those that sign in with the old one.
     Provider(
         name="hubspot",
         source="https://developers.hubspot.com/docs/api-reference/legacy/authentication/oauth-tokens/v1/migration-guide",
@@ -130,7 +130,7 @@ DECLARED = (
         auth=ClientAuth.BASIC,
         absolute_life=timedelta(days=180),
     ),
-    # A dead refresh token comes back as invalid_request.
+    # A dead refresh token is refused with invalid_request.
     Provider(
         name="x",
         source="https://docs.x.com/fundamentals/authentication/oauth-2-0/authorization-code",
@@ -162,7 +162,7 @@ DECLARED = (
         idle_life=timedelta(days=100),
         absolute_life=timedelta(days=5 * 365),
     ),
-    # Each region has its own host. More than 10 access tokens in 10 minutes: "Access Denied".
+    # Each region has its own host. After 10 access tokens in 10 minutes it answers "Access Denied".
     Provider(
         name="zoho",
         source="https://www.zoho.com/accounts/protocol/oauth/web-apps/access-token-expiry.html",
@@ -178,7 +178,7 @@ DECLARED = (
         keeps=("api_domain",),
         rotates=False,
     ),
-    # The client secret is a JWT of at most six months that the operator signs and sets as client_secret.
+    # The client secret is a JWT that lives at most six months; the operator signs it, and sets it as client_secret.
     Provider(
         name="apple",
         source="https://developer.apple.com/documentation/signinwithapplerestapi/generate-and-validate-tokens",
@@ -188,7 +188,7 @@ DECLARED = (
         token_url="https://appleid.apple.com/auth/token",
         rotates=False,
     ),
-    # The old pair is deleted. Clients from before 30 April 2026 get a life only where they ask for it.
+    # The old pair is deleted. For clients from before 30 April 2026, tokens end only if the request says so.
     Provider(
         name="zendesk",
         source="https://support.zendesk.com/hc/en-us/articles/9182123625370",
@@ -197,7 +197,7 @@ DECLARED = (
         extra={"expires_in": "1800"},
         grace=0,
     ),
-    # Since 28 August 2026 the spent refresh token works until its replacement is used: the grace has no end in time.
+    # Since 28 August 2026 the spent refresh token works until its replacement is used, so the grace does not end by time.
     Provider(
         name="shopify",
         source="https://shopify.dev/changelog/more-resilient-refreshes-for-expiring-offline-access-tokens",
@@ -206,7 +206,7 @@ DECLARED = (
         scope_separator=",",
         grace=float("inf"),
     ),
-    # Its API's errors have their code in "code"; a conflict passes.
+    # Errors of its API have their code in "code"; a conflict is temporary.
     Provider(
         name="notion",
         error_names=("error", "code"),
@@ -262,7 +262,7 @@ DECLARED = (
         token_url="https://account.docusign.com/oauth/token",
         auth=ClientAuth.BASIC,
     ),
-    # The live access token is exchanged; nothing renews one that has ended.
+    # A valid access token is exchanged for a new one; an ended token cannot be renewed.
     Provider(
         name="instagram",
         source=CATALOGUE,
@@ -324,7 +324,7 @@ DECLARED = (
         token_url="https://www.reddit.com/api/v1/access_token",
         auth=ClientAuth.BASIC,
     ),
-    # A dead refresh token comes back as an object in a list.
+    # A dead refresh token is refused by an object in a list.
     Provider(
         name="strava",
         source=CATALOGUE,
@@ -397,7 +397,8 @@ DECLARED = (
         hosts=("connect.squareup.com",),
         token_url="https://connect.squareup.com/oauth2/token",
     ),
-    # An app's secret is the name, and the password is empty: set the secret as client_id, and client_secret = "".
+    # Basic authentication has the app's secret as the user name, and an empty password: set client_id to the secret, and
+    # client_secret = "".
     Provider(
         name="stripe",
         source=CATALOGUE,

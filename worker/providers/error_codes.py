@@ -1,6 +1,4 @@
-"""Error codes and who has to act on them.
-
-Refusals are reported in these codes and no others.
+"""Error codes, and who has to act on them.
 
 Sources: RFC 6749 §5.2, OpenID Connect Core §3.1.2.6, and the providers' own pages on errors.
 """
@@ -23,7 +21,7 @@ _OPERATOR = """
     invalid_target incorrect_client_credentials redirect_uri_mismatch bad_redirect_uri bad_client_secret
     invalid_client_secret invalid_client_id bad_client_id deleted_client disabled_client
 """
-# Codes that can only be about the client, never about the token that was sent with it.
+# Codes that can only be about the client, not about the token that was sent.
 CLIENT_REFUSED = frozenset(
     [
         "invalid_client",
@@ -56,14 +54,15 @@ BLAMES: Mapping[str, RefusalBlame] = MappingProxyType(
 )
 
 
-# What descriptions say, in lower case, whatever the code beside them: these are no verdict on the grant.
+# Phrases in descriptions, in lower case. They take precedence over the code beside them.
 PHRASES: tuple[tuple[str, RefusalBlame], ...] = (
     ("already being processed", RefusalBlame.NOBODY),  # Salesforce: another request is under way
     ("request is being processed", RefusalBlame.NOBODY),
     ("request is in progress", RefusalBlame.NOBODY),
     ("request already in progress", RefusalBlame.NOBODY),
     *((words, RefusalBlame.NOBODY) for words in ("too many requests", "rate limit", "throttl")),
-    # RFC 6749, 5.2, says so of ``invalid_grant``, and many servers (GitLab) repeat it whatever the cause.
+    # RFC 6749, 5.2, defines ``invalid_grant`` by this phrase, and many servers (GitLab) repeat it for any cause. It has to
+    # come before the next ones, which it contains.
     ("invalid, expired, revoked, does not match", RefusalBlame.USER),
     ("aadsts50196", RefusalBlame.NOBODY),  # Entra: a loop of requests is throttled
     ("not issued to this client", RefusalBlame.OPERATOR),  # RFC 6749, 5.2: another client's refresh token
@@ -71,7 +70,7 @@ PHRASES: tuple[tuple[str, RefusalBlame], ...] = (
     ("issued to a different client", RefusalBlame.OPERATOR),
     ("aadsts700016", RefusalBlame.OPERATOR),  # Entra: the application is not in this directory
 )
-PHRASE_CODES = {
+COMMON_PHRASE_CODES = {
     RefusalBlame.NOBODY: "temporarily_unavailable",
     RefusalBlame.OPERATOR: "other_client",
     RefusalBlame.USER: "invalid_grant",
@@ -95,8 +94,8 @@ _DESCRIPTION_NAMES = (
     *("errorSummary", "code"),
 )
 _TEXT_NAMES = ("message", "msg", "errmsg", "title", "error_description", "data")
-# How an answer with a 2xx status says that it is a refusal: by a field that is false, by a word, or by a number of an
-# error, which is beyond all that mean success.
+# An answer with a 2xx status is a refusal if one of these fields is false, has one of these words, or has an error number,
+# which is outside the numbers that mean success.
 _SUCCESS_NAMES = ("success", "ok", "succeeded", "isSuccess")
 _FAILURE_NAMES = ("status", "result", "message", "state")
 _FAILURE_WORDS = frozenset({"error", "fail", "failed", "failure"})
@@ -105,19 +104,19 @@ _SUCCESS_NUMBERS = range(300)
 _SAYS_NOTHING = frozenset(
     {"", "error", "errors", "fail", "failed", "failure", "false", "about_blank", "bad_request"}
 )
-# So many letters and digits in a row are no coincidence: a code that shares them with the token repeats it.
+# A code that has this many letters and digits in a row in common with the token repeats part of it.
 MIN_REPEATED_LENGTH = 5
-# Words and small numbers; what mixes letters and digits in other ways may be part of a token.
+# Words and small numbers; any other mixture of letters and digits may be part of a token.
 _SHOWN_WORD = re.compile(r"[A-Za-z]{1,20}|[0-9]{1,7}|[A-Za-z]{2,8}[0-9]{3,7}")
 
 
 def shown_code(fields: Mapping[str, Any], spent: str) -> str | None:
-    """Return a provider's own short code, fit to be shown.
+    """Return a provider's short code that is safe to show.
 
     It may be nested, a number, in a list, or a short message.
 
     Args:
-        spent: the token that was sent: no part of it is ever shown.
+        spent: the token that was sent; a code that contains part of it is not safe.
     """
     for value in _candidates(fields, depth=0):
         words = re.split(r"[\s_.:,!-]+", value.strip(" .!"))
@@ -134,9 +133,9 @@ def shown_code(fields: Mapping[str, Any], spent: str) -> str | None:
 
 
 def _repeats(text: str, words: list[str], spent: str) -> bool:
-    """Say whether a text holds part of the spent token.
+    """Return whether a text contains part of the spent token.
 
-    Only letters and digits count: a code is written without the marks between them.
+    Only letters and digits are compared, because a code is shown without the characters between them.
     """
     text, spent = text.lower(), spent.lower()
     if not spent:
@@ -151,7 +150,7 @@ def _repeats(text: str, words: list[str], spent: str) -> bool:
 
 
 def _candidates(value: object, depth: int) -> Iterator[str]:
-    """Yield texts and numbers where codes stand, codes before messages."""
+    """Yield texts and numbers that may be codes, before messages."""
     if isinstance(value, str | int) and not isinstance(value, bool):
         yield str(value)
     elif isinstance(value, list) and value:
@@ -162,9 +161,9 @@ def _candidates(value: object, depth: int) -> Iterator[str]:
 
 
 def reports_failure(fields: Mapping[str, Any]) -> bool:
-    """Return whether an answer without tokens is a refusal.
+    """Return whether a successful answer without tokens is a refusal.
 
-    Its status says success. Without any such sign the outcome is not known.
+    If it is not, its outcome is unknown.
     """
     inner = fields.get("data")
     holders = [fields, inner] if isinstance(inner, dict) else [fields]
@@ -172,9 +171,9 @@ def reports_failure(fields: Mapping[str, Any]) -> bool:
 
 
 def _fails(holder: Mapping[str, Any]) -> bool:
-    said_no = any(holder.get(name) is False for name in _SUCCESS_NAMES)
+    is_denied = any(holder.get(name) is False for name in _SUCCESS_NAMES)
     words = (holder.get(name) for name in _FAILURE_NAMES)
-    return said_no or any(normalize(word) in _FAILURE_WORDS for word in words) or _has_error_number(holder)
+    return is_denied or any(normalize(word) in _FAILURE_WORDS for word in words) or _has_error_number(holder)
 
 
 def _has_error_number(holder: Mapping[str, Any]) -> bool:
@@ -198,14 +197,14 @@ def normalize(value: object) -> str:
 def error_codes(value: object) -> list[str]:
     """Return the error codes in a field of the answer.
 
-    The field is a code, or an object that holds some, as with Facebook and Google's APIs.
+    The field is a code, or an object that contains codes, as with Facebook's and Google's APIs.
     """
     parts = [value.get(name) for name in ("code", "type", "status")] if isinstance(value, dict) else [value]
     return [normalize(part) for part in parts]
 
 
 def descriptions(fields: Mapping[str, Any]) -> list[str]:
-    """Return an error's texts for people, in lower case."""
+    """Return an error's human-readable texts, in lower case."""
     inner = fields.get("error")
     found = [fields.get(name) for name in _DESCRIPTION_NAMES]
     found += [inner.get(name) for name in _DESCRIPTION_NAMES] if isinstance(inner, dict) else [inner]

@@ -1,4 +1,4 @@
-"""Facebook exchanges a live access token for a new one.
+"""Facebook exchanges a valid access token for a new one.
 
 There is no refresh token.
 
@@ -30,7 +30,7 @@ _BLAMES = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Facebook(Provider):
-    """Tells errors by numbers inside an object."""
+    """Reports errors as numbers inside an object."""
 
     def verdict(self, fields: Mapping[str, Any]) -> tuple[str, RefusalBlame] | None:
         """Read the error object's number."""
@@ -40,7 +40,7 @@ class Facebook(Provider):
         code = error.get("code")
         if error.get("is_transient") is True:
             return "facebook_transient", RefusalBlame.NOBODY
-        # A wrong client secret shares its number with transient failures; only the text tells.
+        # A wrong client secret has the same number as transient failures; only the text differs.
         message = error.get("message")
         if code == 1 and isinstance(message, str) and "client secret" in message.lower():
             return "bad_client_secret", RefusalBlame.OPERATOR
@@ -61,6 +61,6 @@ FACEBOOK = Facebook(
     sends="access_token",
     token_parameter="fb_exchange_token",  # noqa: S106  # a parameter's name
     rotates=False,
-    # Nothing renews an ended token, so a week is left for outages.
+    # An ended token cannot be renewed, so a week is left for outages.
     margin=timedelta(days=7),
 )

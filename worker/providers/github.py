@@ -13,7 +13,7 @@ from datetime import date, timedelta
 
 from worker.providers.base import Provider
 
-# A renewal ends the old access token as well as the old refresh token.
+# A renewal invalidates the old access token as well as the old refresh token.
 GITHUB = Provider(
     name="github",
     source="https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/refreshing-user-access-tokens",

@@ -9,8 +9,8 @@ from datetime import date, timedelta
 
 from worker.providers.base import Provider
 
-# The refresh token is mostly absent from the answer: the old one stays. At most 100 live ones for each account
-# and client; the oldest dies silently.
+# Answers usually contain no refresh token: the old one stays valid. Each account has at most 100 valid refresh tokens for
+# a client; beyond that the oldest becomes invalid without notice.
 GOOGLE = Provider(
     name="google",
     source="https://developers.google.com/identity/protocols/oauth2/web-server#offline",
@@ -20,5 +20,5 @@ GOOGLE = Provider(
     token_url="https://oauth2.googleapis.com/token",  # noqa: S106  # a URL, not a password
     rotates=False,
     idle_life=timedelta(days=180),
-    refresh_end_is_hard=True,  # told of grants that users or Google limit in time alone
+    refresh_end_is_hard=True,  # only named for grants that the user or Google has limited in time
 )

@@ -1,6 +1,6 @@
 """Microsoft Entra ID, Microsoft accounts and SharePoint.
 
-Entra ID (Azure AD) is there in v2 and v1; the other two sign in through it.
+Entra ID (Azure AD) has endpoints v2 and v1; the other two sign in through it.
 
 https://learn.microsoft.com/entra/identity-platform/v2-oauth2-auth-code-flow#refresh-the-access-token
 https://learn.microsoft.com/entra/identity-platform/reference-error-codes
@@ -19,7 +19,7 @@ from worker.providers.base import Client, Provider, RefusalBlame, TokenTarget, h
 _V1 = "azure-active-directory-v1.0"
 _SITE = re.compile(r"https://([a-z0-9-]+\.sharepoint\.(?:com|us|cn|de))(?![a-z0-9.-])", re.IGNORECASE)
 
-# From the mildest blame to the hardest.
+# From the mildest blame to the most severe.
 _NUMBERS = {
     RefusalBlame.NOBODY: {90033, 90024, 50033, 90006, 90012, 90055, 90090, 70012, 40010, 80005, 50196},
     RefusalBlame.OPERATOR: {7000215, 7000222, 700016, 90002, 50194, 7000218, 70011},
@@ -31,16 +31,16 @@ _NUMBERS = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Microsoft(Provider):
-    """Gives new refresh tokens without revoking the old ones.
+    """Issues new refresh tokens without revoking the old ones.
 
     Attributes:
-        tenant: the tenant where the connection's options name none.
+        tenant: the tenant if the connection's options name none.
     """
 
     tenant: str | None = None
 
     def endpoint(self, options: Mapping[str, Any]) -> str | None:
-        """Return the tenant's endpoint, of the version that ``identity_api`` names."""
+        """Return the tenant's endpoint, for ``identity_api``'s version."""
         shared = options.get("useCommonEndpoint") in (True, "true")
         named = None if shared else host_option(options, "tenantId", "tenant_domain", "domain")
         tenant = "common" if shared else named or self.tenant
@@ -48,7 +48,7 @@ class Microsoft(Provider):
         return tenant and f"https://login.microsoftonline.com/{tenant}/oauth2/{version}token"
 
     def parameters(self, options: Mapping[str, Any]) -> Mapping[str, str]:
-        """Return v1's ``resource`` where the options name one.
+        """Return v1's ``resource``, if the options name one.
 
         Without it the token is for the resource of the sign-in.
         """
@@ -60,7 +60,7 @@ class Microsoft(Provider):
     def for_target(self, client: Client, target: TokenTarget) -> Client:
         """Return the client with the resource inside the scope.
 
-        v2 wants it so. ``offline_access`` keeps the refresh token coming. v1 knows ``resource`` alone.
+        That is v2's form; with ``offline_access`` the answer contains a refresh token. v1 only has ``resource``.
         """
         if "/v2.0/" not in client.token_url:
             return super().for_target(client, TokenTarget(target.resource))
@@ -69,18 +69,18 @@ class Microsoft(Provider):
         return replace(client, extra={**client.extra, "scope": " ".join((*scopes, "offline_access"))})
 
     def verdict(self, fields: Mapping[str, Any]) -> tuple[str, RefusalBlame] | None:
-        """Let AADSTS numbers refine what ``error`` says.
+        """Return the verdict of ``error``, refined by AADSTS numbers.
 
-        Microsoft warns against depending on them: a number speaks where ``error`` says nothing known, and
-        where it makes the verdict milder than ``error`` does; it never makes it harder.
+        Microsoft warns against depending on the numbers. So a number is used only if ``error`` is not known, or if it
+        makes the verdict milder; it never makes it more severe.
         """
         known = super().verdict(fields)
         numbers = set(_numbers(fields))
-        for blame, told in _NUMBERS.items():
+        for blame, numbers_of_blame in _NUMBERS.items():
             if known and known[1] is blame:
                 break
-            if spoken := numbers & told:
-                return f"aadsts{min(spoken)}", blame
+            if matching := numbers & numbers_of_blame:
+                return f"aadsts{min(matching)}", blame
         return known
 
 
@@ -95,7 +95,7 @@ class SharePoint(Microsoft):
         for value in options.values():
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and (site := _SITE.search(text)):
-                    # Without offline_access the answer brings no refresh token, and the old one's days are numbered.
+                    # Without offline_access the answer has no new refresh token, and the old one will end.
                     return {"scope": f"https://{site[1].lower()}/.default offline_access"}
         return {}
 

@@ -16,7 +16,7 @@ class ClientAuth(StrEnum):
 
     Sources: RFC 6749 §2.3, RFC 7523 §2.2.
 
-    Parsing also takes OpenID Connect's spellings, e.g. ``client_secret_basic``.
+    Parsing also accepts OpenID Connect's names, e.g. ``client_secret_basic``.
     """
 
     POST = "post"
@@ -34,16 +34,17 @@ class ClientAuth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorWords:
-    """A provider's own words for who has to act.
+    """A provider's own error codes and phrases, by blame.
 
-    A word without a blank is an error code. One with blanks is a phrase, looked for in the descriptions of an
-    error; it counts before a code, as it says more, but for a code that says to wait. Case does not matter.
+    An entry without blanks is an error code. One with blanks is a phrase, which is searched in the descriptions of an
+    error. A phrase takes precedence over a code, as it is more precise, except over a code that says to wait. Case does
+    not matter.
 
     Attributes:
         user: this grant is dead.
         operator: the client is refused.
         wait: nobody has to act; the refresh token was not spent.
-        in_doubt: the request may have been carried out.
+        in_doubt: the request may have been executed.
     """
 
     user: tuple[str, ...] = ()
@@ -52,7 +53,7 @@ class ErrorWords:
     in_doubt: tuple[str, ...] = ()
 
     def extended(self, **words: tuple[str, ...]) -> ErrorWords:
-        """Return these words, and others that count before them."""
+        """Return these words, with others that take precedence."""
         return ErrorWords(**{name: (*more, *getattr(self, name)) for name, more in words.items()})
 
     def by_blame(self) -> tuple[tuple[RefusalBlame, tuple[str, ...]], ...]:
@@ -71,10 +72,10 @@ class ClientKey:
 
     Attributes:
         private_key: RSA or EC, unencrypted, in PEM.
-        certificate: in PEM; its thumbprints go into the header, as Microsoft Entra ID wants them.
+        certificate: in PEM; its thumbprints are sent in the header, as Microsoft Entra ID requires.
         key_id: the key's id at the provider.
-        audience: of the assertions; the token endpoint where None.
-        issuer: of the assertions; the client where None.
+        audience: of the assertions; None for the token endpoint.
+        issuer: of the assertions; None for the client's id.
     """
 
     private_key: Secret
@@ -105,12 +106,12 @@ class Override:
 class Client:
     """A connection's OAuth client at its provider.
 
-    It is all that a renewal needs besides the token.
+    It has everything that a renewal needs besides the token.
 
     Attributes:
-        revocation_url: where a grant that is erased here is ended at the provider too (RFC 7009); None where it is not.
+        revocation_url: where tokens of an erased grant are revoked (RFC 7009); None if nowhere.
         extra: further request parameters, e.g. ``scope``, ``resource``, ``redirect_uri``.
-        headers: further request headers; an ``Authorization`` among them goes out as it is, instead of the secret.
+        headers: further request headers; an ``Authorization`` among them replaces the secret.
         key: signs the assertions of ``private_key_jwt``.
     """
 
@@ -126,7 +127,7 @@ class Client:
 
     @property
     def credentials(self) -> tuple[str | Secret | None, ...]:
-        """Return all that identifies the client, for its fingerprint."""
+        """Return everything that identifies the client, for its fingerprint."""
         pairs = (*sorted(self.extra.items()), *sorted(self.headers.items()))
         key = self.key and (self.key.private_key, self.key.certificate, self.key.key_id, self.key.audience)
         issuer = (self.key.issuer,) if self.key and self.key.issuer else ()
@@ -171,11 +172,11 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """The provider gave a new token.
+    """The provider issued a token, or extended the current one.
 
     Attributes:
-        pair: ``refresh`` None means that the old one stays in use; ``access`` None that there was only a refresh token.
-        prolonged: the answer has no token: the current access token goes on until ``pair.expires_at``.
+        pair: if ``refresh`` is None, the old one stays in use; if ``access`` is None, there was only a refresh token.
+        prolonged: the answer has no token, but extends the current access token to ``pair.expires_at``.
     """
 
     pair: TokenPair
@@ -188,24 +189,23 @@ class RefusalBlame(StrEnum):
     USER = "user"
     """The provider's verdict on this grant: the user must consent again."""
     OPERATOR = "operator"
-    """The connection's client is refused; its users' grants are as good as before."""
+    """The connection's client is refused; its grants are not affected."""
     NOBODY = "nobody"
     """Wait, then try again; the refresh token was not spent."""
     IN_DOUBT = "in_doubt"
-    """The request may have been carried out, and its outcome is not known."""
+    """The request may have been executed, but its outcome is not known."""
     UNKNOWN = "unknown"
-    """A refusal that no table names: try a few times, then tell the operator."""
+    """A refusal with an unknown code: try a few times, then report it to the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """No token came.
+    """The provider issued no token.
 
     Attributes:
-        code: a word of this project's vocabulary, never text from the answer: at most 64 characters
-            of ``a-z0-9_``.
-        retry_after: seconds the provider asked to wait; None where it did not say.
-        spent: whether the refresh token may have been consumed.
+        code: an error code that is safe to show: at most 64 characters of ``a-z0-9_``.
+        retry_after: seconds that the provider asked to wait; None if it did not say.
+        spent: whether the refresh token may have been spent.
     """
 
     blame: RefusalBlame

@@ -21,7 +21,7 @@ class Okta(Provider):
     """Has one endpoint per organisation and per authorization server."""
 
     def endpoint(self, options: Mapping[str, Any]) -> str | None:
-        """Return the authorization server's endpoint, else the organisation's.
+        """Return the authorization server's or the organisation's endpoint.
 
         ``issuer`` names the authorization server.
         """
@@ -42,7 +42,7 @@ class Auth0Tenant(Provider):
         return host and f"https://{host}/oauth/token"
 
 
-# Rotation is optional; its leeway is 30 s unless set otherwise. Reuse later kills the newest refresh token too.
+# Rotation is optional; its grace is 30 s by default. Later reuse also invalidates the newest refresh token.
 OKTA = Okta(
     name="okta",
     source="https://developer.okta.com/docs/guides/refresh-tokens/main/",

@@ -20,17 +20,19 @@ TOKEN_FIELDS = frozenset(
         *("access_token", "refresh_token", "id_token", "access_token_secret", "expires_in", "expires_at"),
     }
 )
-"""Options that are a token, or say when one ends."""
+"""Options that contain a token, or the end of one."""
 
 
 def admin_tokens(strategy: str, options: Mapping[str, Any] | None, *, now: datetime) -> TokenPair | None:
     """Return an enterprise connection's admin tokens, or None.
 
-    ``now`` (aware) bounds what can be an expiry. A bare number of seconds has no issue time here, so it says
-    nothing of when the token ends: the expiry is unknown then, rather than later than the truth.
+    A life in seconds does not say when the token ends, as the time of its issue is unknown: then the expiry is unknown.
+
+    Args:
+        now: with a time zone; an end too far from it is not an expiry.
     """
     options = options or {}
-    # Bare names are waad's alone: elsewhere they might be anyone's tokens.
+    # Only waad has names without a prefix: elsewhere these might be anyone's tokens.
     prefixes = ("admin_", "") if strategy == "waad" else ("admin_",)
     for prefix in prefixes:
         access = answer.secret(options.get(f"{prefix}access_token"))
@@ -47,9 +49,7 @@ def admin_tokens(strategy: str, options: Mapping[str, Any] | None, *, now: datet
 def public_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the options without token fields, at any depth.
 
-    No token is stored twice.
-
-    The client secret stays: what is returned must be sealed wherever it is stored.
+    Tokens are left out because they are stored in grants. The client secret is not, so the options must be encrypted.
     """
     return {
         name: public_options(value) if isinstance(value, Mapping) else value

@@ -44,7 +44,7 @@ def get(name: str) -> Provider:
     """Return a provider by its name or an Auth0 strategy.
 
     Raises:
-        ConfigurationError: there is none; the message lists those there are.
+        ConfigurationError: there is none; the message lists the known ones.
     """
     for provider in PROVIDERS:
         if name == provider.name:
@@ -65,4 +65,5 @@ def for_host(host: str) -> Provider | None:
 
 
 def _covers(at: str, host: str) -> bool:
+    """Whether a host is declared, or below a declared domain."""
     return host.endswith(at) if at.startswith(".") else host == at

@@ -13,13 +13,13 @@ from typing import Any
 from worker.providers.base import ErrorWords, Provider, host_option
 
 _PATH = "services/oauth2/token"
-# Where the organisation's API is.
+# The address of the organisation's API.
 _KEEPS = ("instance_url",)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SalesforceCommunity(Provider):
-    """A community has a host of its own."""
+    """Each community has its own host."""
 
     def endpoint(self, options: Mapping[str, Any]) -> str | None:
         """Return the endpoint at ``community_base_url``."""
@@ -27,14 +27,15 @@ class SalesforceCommunity(Provider):
         return host and f"https://{host}/{_PATH}"
 
 
-# An address that nobody has listed, or hours at which a user may not sign in: no verdict on the consent.
+# An unlisted address, or hours when the user may not sign in, is no verdict on the consent.
 _WORDS = ErrorWords(
     wait=("token request is already being processed", "retry your request"), operator=("ip restricted",)
 )
 _IDLE = timedelta(days=30)
 
-# With rotation, which partner apps must have: an unused refresh token lives 30 days, reuse revokes the newest one and all
-# access tokens, and a user has five live grants for an app, of which the oldest dies. It refreshes from listed addresses alone. Often without expires_in: the life is the session time-out of the organisation, which the answer does not tell.
+# With rotation, which partner apps must use, an unused refresh token lives for 30 days, reuse revokes the newest one and
+# all access tokens, and a user has at most five grants for an app, beyond which the oldest is revoked. Refreshes are
+# accepted only from listed addresses. Answers often lack expires_in: the life is the organisation's session time-out.
 SALESFORCE = Provider(
     name="salesforce",
     source="https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_refresh_token_flow.htm",

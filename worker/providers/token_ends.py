@@ -1,4 +1,4 @@
-"""When tokens and consent end, by an answer.
+"""Reads from an answer when tokens and consent end.
 
 No function here raises on any input.
 """
@@ -18,7 +18,7 @@ from worker.providers import answer
 SECONDS = timedelta(seconds=1)
 Unit = timedelta | Literal["absolute"]
 
-# What providers call the life of an access token, in seconds …
+# Providers' names for the life of an access token, in seconds …
 _LIVES = (
     "expires_in",
     "expiresIn",
@@ -27,18 +27,18 @@ _LIVES = (
     "accessTokenExpiresIn",
     "expires",
 )
-# … and its end: Unix seconds or milliseconds, or ISO 8601.
+# … and for its end: Unix seconds or milliseconds, or ISO 8601.
 _ENDS = (
     "expires_at", "expiresAt", "expires_on", "expiresOn", "access_token_expires_at", "accessTokenExpiresAt",
     "expiry", "expiry_date", "expiration", "expires", "exp",
 )  # fmt: skip
-# The sliding end, which a renewal puts off: refresh tokens that are not used by then end.
+# The sliding end, which each renewal extends.
 _REFRESH_LIVES = (
     "refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in", "refreshTokenExpiresIn",
     "refresh_token_timeout",
 )  # fmt: skip
 _REFRESH_ENDS = ("refresh_token_expires_at", "refresh_expires_at", "refreshTokenExpiresAt")
-# The hard end, which no renewal puts off (Intuit; draft-ietf-oauth-refresh-token-expiration).
+# The hard end, which renewals do not extend (Intuit; draft-ietf-oauth-refresh-token-expiration).
 _CONSENT_LIVES = ("x_refresh_token_hard_expires_in", "authorization_expires_in", "consent_expires_in")
 _CONSENT_ENDS = ("authorization_expires_at", "consent_expires_at")
 
@@ -57,19 +57,19 @@ def access_end(
 ) -> datetime | None:
     """Return when the access token ends, or None.
 
-    The earliest of all that is said counts: a life in milliseconds under the usual name would make a token seem to
-    live for months, and what else the answer says shows it.
+    It is the earliest of all ends in the answer: a life in milliseconds under the usual name would make a token seem to
+    live for months, but other fields then name an earlier end.
 
     Args:
-        holder: the object that holds the token.
-        name, unit: what the provider's declaration says of its life.
-        default_life: where the answer says nothing.
+        holder: the object that contains the token.
+        name, unit: of its life, as the provider declares them.
+        default_life: if the answer names no end.
     """
     declared = holder.get(name)
     ends = [answer.moment(declared, sent_at) if unit == "absolute" else answer.after(declared, unit, sent_at)]
     ends += _ends(holder, sent_at, lives=_without(name, _LIVES), ends=_without(name, _ENDS))
     ends.append(_jwt_end(access, sent_at))
-    # An end that is past says that a clock is wrong, not that a new token has ended.
+    # An end in the past means that a clock is wrong, not that a new token has ended.
     return _earliest(ends, sent_at) or (sent_at + default_life if default_life else None)
 
 
@@ -103,7 +103,7 @@ def _without(name: str, names: Iterable[str]) -> Iterable[str]:
 def _jwt_end(access: Secret | None, sent_at: datetime) -> datetime | None:
     """Return a JWT's own end (RFC 7519, 4.1.4), or None.
 
-    It is not verified, and need not be: it came from the provider over TLS, and can only make the life shorter.
+    It need not be verified: it came from the provider over TLS, and can only make the life shorter.
     """
     parts = access.reveal().split(".") if access else []
     if len(parts) != 3 or len(parts[1]) > MAX_PAYLOAD:

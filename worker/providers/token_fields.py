@@ -1,7 +1,7 @@
-"""Finds tokens in a success, under any name.
+"""Finds tokens in a successful answer, under any name.
 
-A provider that rotates has spent the old refresh token once it answers with success: the new one must not be lost
-because a field is named or nested in an unknown way.
+When a rotating provider answers with success, the old refresh token is spent: the new one must not be lost because its
+field has an unknown name or place.
 
 No function here raises on any input.
 """
@@ -21,24 +21,24 @@ from worker.providers import answer
 
 Fields = Mapping[str, Any]
 
-# An answer is a handful of objects; what is beyond is no token endpoint's answer.
+# Objects of an answer that are searched; a token endpoint's answer has a few.
 MAX_OBJECTS = 200
 
-# Characters of a field's name that is remembered: a provider may send anything as a name.
-MAX_REMEMBERED_NAME = 64
+# Characters. Longer field names are not cached, as a provider may send anything as a name.
+MAX_CACHED_NAME = 64
 
-# Names as `_bare` spells them, the surest first.
+# Names as `_bare` returns them, the most certain first.
 _REFRESH_NAMES = ("refreshtoken", "newrefreshtoken", "refresh", "refreshjwt")
 _ACCESS_NAMES = ("accesstoken", "newaccesstoken", "access", "accessjwt")
-# A field beside a refresh token that is called no more than this is the access token.
+# Beside a refresh token, a field with one of these plain names is the access token.
 _PLAIN_NAMES = ("token", "bearertoken", "bearer", "authtoken", "oauthtoken", "authenticationtoken")
-# Other names that end in "refresh token" are taken for it, and those that only begin so for what tells about it.
+# Other names that end in "refreshtoken" are taken for the refresh token; names that only begin so describe it.
 _REFRESH_NAME = re.compile(
     r"(?!old|prev|last|used|spent|revoked|hashed|has|no|is).*refreshtoken(value|string|text|new)?"
 )
-# How an object tells of itself what it is: {"type": "refresh_token", "value": "…"}.
+# For objects that describe themselves: {"type": "refresh_token", "value": "…"}.
 _KIND_NAMES, _VALUE_NAMES = ("type", "tokentype", "name", "kind", "key"), ("value", "token", "tokenvalue")
-# A complete field of a JSON object that was cut.
+# A complete field of a truncated JSON object.
 _FIELD = re.compile(r'"([A-Za-z0-9_.-]{1,64})"\s*:\s*("(?:[^"\\]|\\.)*")')
 _PAGE = re.compile(r"<(!doctype|html|head|body)\b", re.IGNORECASE)
 # A complete element of XML.
@@ -50,9 +50,9 @@ class FoundTokens:
     """The tokens of an answer.
 
     Attributes:
-        access: None where no field can be taken for it.
-        refresh: None where there is none.
-        beside: what is said of them: by the object that holds them, and by those around it.
+        access: None if no field can be taken for it.
+        refresh: None if there is none.
+        beside: the fields that describe them, of the object that contains them and the outermost object.
     """
 
     access: Secret | None
@@ -71,14 +71,15 @@ def find(
     """Find the tokens in an answer's fields.
 
     Args:
-        preferred: the objects that a provider's declaration names, looked into first.
+        preferred: the objects that a provider's declaration names; they are searched first.
         spent: the refresh token that was sent; a refusal may repeat it.
-        access_token, refresh_token: what the declaration calls the tokens.
+        access_token, refresh_token: the tokens' names in the declaration.
 
-    An access token without refresh token gives way to a pair further inside, but where the declaration names it.
+    A pair further inside takes precedence over an access token without a refresh token, unless that is in a preferred
+    object.
 
     Returns:
-        None where there is neither an access token where it is declared to be nor a new refresh token anywhere.
+        None if there is neither an access token in its declared place, nor a new refresh token anywhere.
     """
     for holder in (*preferred, fields):
         if access := answer.secret(holder.get(access_token)):
@@ -90,12 +91,12 @@ def find(
 
 
 def find_access_alone(fields: Fields) -> FoundTokens | None:
-    """Find an access token that is nested or spelled otherwise.
+    """Find an access token in an undeclared place or name.
 
-    For an answer that ``find`` has nothing of and that says no error: a provider that keeps the refresh token.
+    For an answer without an error in which ``find`` finds nothing, of a provider that keeps the refresh token.
 
     Returns:
-        None where there is none, or several: nobody knows which is meant.
+        None if there is none, or several different ones.
     """
     found = [(token, holder) for holder in _objects(fields) if (token := _named_access(holder))]
     if not found or any(token != found[0][0] for token, _ in found):
@@ -112,9 +113,9 @@ def _named_access(holder: Fields) -> Secret | None:
 
 
 def _beside(fields: Fields, holder: Fields) -> Fields:
-    """Return what is said of the tokens in an object.
+    """Return the fields that describe an object's tokens.
 
-    What the outermost object says is said of its own access token where it has one.
+    The outermost object's fields are included, unless they describe its own access token.
     """
     return holder if _access_of(fields) else {**fields, **holder}
 
@@ -127,10 +128,10 @@ def has_refresh_token(fields: Fields) -> bool:
 def salvage(text: str) -> dict[str, Any]:
     """Return the complete fields of broken JSON, or of XML.
 
-    It was cut, or a warning of PHP, a guard against inclusion or a call (JSONP) stands around it.
+    The JSON may be truncated, or inside other text: a warning of PHP, a guard against inclusion, a call (JSONP).
 
-    Empty unless a refresh token is among them: without it the answer stays one that cannot be read. A page for people
-    is none, whatever its scripts say of tokens.
+    Empty unless there is a refresh token among them: otherwise the answer counts as unreadable. An HTML page is never
+    read, whatever its scripts contain.
     """
     if _PAGE.search(text):
         return {}
@@ -143,7 +144,7 @@ def salvage(text: str) -> dict[str, Any]:
         if has_refresh_token(whole):
             return cast(dict[str, Any], whole)
         found = {
-            name: json.loads(value, strict=False) for name, value in _FIELD.findall(text) if _reads(value)
+            name: json.loads(value, strict=False) for name, value in _FIELD.findall(text) if _is_json(value)
         }
         if _refresh_of(found):
             return found
@@ -151,7 +152,7 @@ def salvage(text: str) -> dict[str, Any]:
     return elements if _refresh_of(elements) else {}
 
 
-def _reads(value: str) -> bool:
+def _is_json(value: str) -> bool:
     try:
         json.loads(value, strict=False)
     except ValueError:
@@ -178,9 +179,9 @@ def _search(fields: Fields, spent: Secret | None, declared: str) -> FoundTokens 
 
 
 def _orphan(fields: Fields, taken: Fields, spent: Secret | None) -> Secret | None:
-    """Return a refresh token of no other access token.
+    """Return a refresh token of an object without access token.
 
-    Slack shows a bot's pair beside the user's: the bot's refresh token is not the user's.
+    Slack sends a bot's pair beside the user's: the bot's refresh token must not be taken for the user's.
     """
     for holder in _objects(fields):
         refresh = None if holder is taken else _refresh_of(holder)
@@ -190,7 +191,7 @@ def _orphan(fields: Fields, taken: Fields, spent: Secret | None) -> Secret | Non
 
 
 def _refresh_of(holder: Fields) -> Secret | None:
-    """Return the refresh token that an object holds itself."""
+    """Return the refresh token among an object's own fields."""
     others = ((name, value) for name, value in holder.items() if _REFRESH_NAME.fullmatch(_bare_name(name)))
     for _, value in (*_by_name(holder, _REFRESH_NAMES), *others):
         if token := answer.refresh_secret(_unwrapped(value)):
@@ -199,7 +200,7 @@ def _refresh_of(holder: Fields) -> Secret | None:
 
 
 def _access_of(holder: Fields, *, plain: bool = True) -> Secret | None:
-    """Return the access token that an object holds itself."""
+    """Return the access token among an object's own fields."""
     for _, value in _by_name(holder, (*_ACCESS_NAMES, *(_PLAIN_NAMES if plain else ()))):
         if token := answer.secret(_unwrapped(value)):
             return token
@@ -207,15 +208,15 @@ def _access_of(holder: Fields, *, plain: bool = True) -> Secret | None:
 
 
 def _by_name(holder: Fields, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of these names, in the names' order."""
+    """Yield the fields with these names, in the names' order."""
     spelled = {_bare_name(name): value for name, value in holder.items()}
     return ((name, spelled[name]) for name in names if name in spelled)
 
 
 def _unwrapped(value: object) -> object:
-    """Return what ``{"refresh_token": {"token": "…"}}`` holds.
+    """Return the text inside an object or one-item list.
 
-    Or ``{"refresh_token": ["…"]}``.
+    For answers with ``{"refresh_token": {"token": "…"}}`` or ``{"refresh_token": ["…"]}``.
     """
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -232,28 +233,28 @@ def _value_of_kind(holder: Fields, kinds: tuple[str, ...]) -> object:
 
 
 def _bare_name(name: object) -> str:
-    """Return a field's name bare; they recur with each answer."""
+    """Return a bare name; cached, as names recur often."""
     text = str(name)
-    return _bare_again(text) if len(text) <= MAX_REMEMBERED_NAME else _bare(text)
+    return _cached_bare(text) if len(text) <= MAX_CACHED_NAME else _bare(text)
 
 
 @functools.lru_cache(maxsize=1024)
-def _bare_again(name: str) -> str:
+def _cached_bare(name: str) -> str:
     return _bare(name)
 
 
 def _bare(name: object) -> str:
-    """Return a name without case and signs.
+    """Return the lower-case letters and digits of a name.
 
-    ``refreshToken`` and ``Refresh-Token`` are one.
+    They are the same for ``refreshToken`` and ``Refresh-Token``.
     """
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
 
 
 def _objects(fields: Fields) -> Iterator[Fields]:
-    """Yield an answer's objects, the outer before the inner.
+    """Yield an answer's objects, outer ones before inner ones.
 
-    JSON inside a string is looked into as well.
+    JSON inside strings is searched as well.
     """
     waiting: deque[object] = deque([fields])
     for _ in range(MAX_OBJECTS):

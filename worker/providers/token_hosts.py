@@ -1,7 +1,7 @@
 """Which hosts a connection's tokens may be sent to.
 
-Whoever may edit a connection at Auth0 may name any token URL. So a built-in provider's tokens go to its own hosts
-alone, and others' to the host that was seen first, until the operator trusts another.
+Anybody who may edit a connection at Auth0 may set any token URL. So the tokens of a built-in provider are sent only to
+its own hosts, and other tokens only to the first host, until the operator trusts another.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ _DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 def token_host(url: str) -> str:
-    """Return a token URL's host in one canonical form.
+    """Return a token URL's host in canonical form.
 
-    With its port, unless that is the scheme's own.
-
-    Two URLs with the same result are sent to the same server. A name beyond ASCII equals only itself: programs differ
-    in how they encode one.
+    With its port, unless that is the scheme's default. Requests for two URLs with the same result go to the same server.
+    A name with non-ASCII characters only equals itself, as programs encode such names differently.
     """
     parts = urlsplit(url)
     name = (parts.hostname or "").removesuffix(".")
@@ -37,10 +35,10 @@ def token_host(url: str) -> str:
 
 
 def is_custom(strategy: str, provider: str | None) -> bool:
-    """Whether the token URL alone says which provider it is.
+    """Whether only the token URL determines the provider.
 
     Args:
-        provider: as the operator names it for the connection.
+        provider: the one that the operator has set for the connection, if any.
     """
     return provider is None and registry.for_strategy(strategy) in (None, OAUTH2, OIDC)
 
@@ -48,15 +46,13 @@ def is_custom(strategy: str, provider: str | None) -> bool:
 def check_host(
     name: str, provider: Provider, url: str, trusted: str | None, *, custom: bool, emulated: bool
 ) -> Problem | None:
-    """Return why nothing may be sent to a token URL.
-
-    None if it may.
+    """Return why a token URL may not be called.
 
     Args:
         name: the connection's.
-        trusted: the host that was seen first, or that the operator trusts; None for a new connection.
-        custom: whether the URL alone says which provider it is.
-        emulated: whether the tenant is on loopback, as an emulated one is: its providers are there too.
+        trusted: the connection's first host, or the one that the operator trusts; None for a new connection.
+        custom: as ``is_custom`` returns it.
+        emulated: whether the tenant is an emulated one on loopback, where its providers are too.
     """
     host = token_host(url)
     own = _own_hosts(provider)
