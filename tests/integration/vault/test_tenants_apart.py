@@ -36,8 +36,12 @@ async def _exported(lines: Sequence[export_diff.Exported]) -> AsyncIterator[Sequ
     yield lines
 
 
-async def compare(vault: Vault, lines: Sequence[export_diff.Exported], now: datetime) -> None:
-    await export_diff.compare_export(vault, "default", _exported(lines), since=EARLIER, until=LATER, now=now)
+async def compare(
+    vault: Vault, lines: Sequence[export_diff.Exported], now: datetime, tenant: str = "default"
+) -> export_diff.ExportDiff:
+    return await export_diff.compare_export(
+        vault, tenant, _exported(lines), since=EARLIER, until=LATER, now=now
+    )
 
 
 async def scan(vault: Vault, users: Sequence[str], now: datetime) -> None:
@@ -78,8 +82,10 @@ OPERATIONS: dict[str, Operation] = {
 }  # fmt: skip
 
 STATES = {
-    "as synced": "state = 'active'",
-    "marked": "missing_since = now() - interval '1 h', withdrawn_at = now() - interval '1 h'",
+    "as synced": "user_created_at = '2021-01-01'",
+    "never dated": "user_created_at = NULL",
+    "missing": "missing_since = now() - interval '1 h'",
+    "withdrawn": "missing_since = now() - interval '1 h', withdrawn_at = now() - interval '1 h'",
     "unrenewable": "state = 'unrenewable', reason = 'no_refresh_token', created_at = '2021-01-01'",
 }
 TABLES = (
@@ -115,7 +121,7 @@ async def test_what_is_done_for_one_tenant_leaves_the_other_as_it_is(
 ) -> None:
     """Whatever is marked, counted, claimed, queued, reported or revoked."""
     sql(
-        f"UPDATE grants SET {STATES[state]}, user_created_at = NULL, due_at = now() - interval '1 h',"
+        f"UPDATE grants SET {STATES[state]}, due_at = now() - interval '1 h',"
         " consent_expires_at = now() + interval '2 d'"
     )
     columns = {table: "grant_id" if table in ("refresh_requests",) else "tenant" for table in TABLES}
@@ -167,4 +173,6 @@ async def test_what_is_asked_of_one_tenant_is_not_answered_by_the_other(
     assert await queries.list_grants(vault, ["nobody"]) == []
     assert await queries.count_grants(vault, ["nobody"]) == 0
     assert await revocations.count_pending(vault, Scope(["nobody"])) == {}
+    compared = await compare(vault, [(USER, EARLIER + timedelta(days=1))], await vault.now(), tenant="nobody")
+    assert (compared.wanted, compared.gone) == (1, 0)
     assert timedelta(0) <= await vault.now() - (await queries.last_observed(vault, "default", [USER]))[USER]
