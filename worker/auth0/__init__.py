@@ -1,6 +1,6 @@
 """Auth0's Management API: users with identities, connections, changes.
 
-Nothing here decides what is kept: this room asks, waits, retries, and reads answers into values.
+This room makes calls, waits, retries, and parses answers; it does not decide what to store.
 """
 
 from worker.auth0.client import ManagementClient

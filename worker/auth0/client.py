@@ -38,8 +38,8 @@ USER_FIELDS = "user_id,identities,last_login,updated_at,created_at"
 class ManagementClient:
     """Reads users and connections of one tenant.
 
-    Calls may run concurrently within one event loop; they share connections, the management token and the
-    pause after a 429. Every method may raise:
+    Calls may run concurrently in one event loop; they share connections, the management token and the pause after a
+    429. Every method may raise:
 
     - ``Auth0Unreachable``: no answer, or 5xx, after the retries;
     - ``Auth0RateLimited``: 429, after waiting;
@@ -59,9 +59,9 @@ class ManagementClient:
         timeouts: Timeouts | None = None,
         budget: RateLimitBudget | None = None,
     ) -> None:
-        """Make a client, which closes the budget with itself.
+        """Make a client; closing it also closes the budget.
 
-        Without a budget, only a 429 slows its calls.
+        Without a budget, only a 429 slows down its calls.
         """
         self._endpoints = Endpoints(credentials.host)
         self._timeouts = timeouts or Timeouts()
@@ -92,9 +92,9 @@ class ManagementClient:
 
     @property
     def urgent(self) -> ManagementClient:
-        """The same client, for work that somebody waits for.
+        """The same client, with precedence in the rate limit budget.
 
-        It shares the connections and the token, and has precedence in the rate limit budget.
+        For work that somebody waits for. It shares connections and token.
         """
         client = copy(self)
         client._api = self._api.urgent
@@ -102,7 +102,7 @@ class ManagementClient:
 
     @property
     def is_unlimited(self) -> bool:
-        """Whether no rate limit is known that counts the calls."""
+        """Whether no rate limit is known for the calls."""
         return self._budget is None or self._budget.is_unlimited
 
     async def scopes(self) -> frozenset[str] | None:
@@ -110,17 +110,17 @@ class ManagementClient:
         return await self._api.scopes()
 
     async def require(self, *needed: str) -> None:
-        """Make sure that the application holds these scopes.
+        """Check that the application has these scopes.
 
-        Without them Auth0 leaves fields out silently.
+        Without them Auth0 silently leaves out fields.
 
         Raises:
-            MissingScope: naming those that are missing and what their absence breaks.
+            MissingScope: it names the missing scopes, and what does not work without them.
         """
         await self._api.require_scopes(*needed)
 
     async def user(self, user_id: str) -> Auth0User:
-        """Return one user as of now.
+        """Return one user's current state.
 
         Unlike lists, this is immediately consistent.
 
@@ -148,17 +148,17 @@ class ManagementClient:
         connection: str | None = None,
         totals: bool = False,
     ) -> UserPage:
-        """Return a page of 100 users, ascending by a time.
+        """Return a page of 100 users, ordered by a time.
 
         Lists are eventually consistent: they lag behind ``user``.
 
         Args:
             field: the time to order by.
-            since: only users with this time or a later one; of both bounds, milliseconds count.
+            since: only users with this time or a later one; both bounds are compared to the millisecond.
             until: only users with this time or an earlier one.
-            page: the page from 0; a query shows ten.
+            page: the page from 0; Auth0 shows ten pages of a query.
             connection: only users with an identity of this connection.
-            totals: ask for the total as well.
+            totals: also return the number of all users.
 
         Raises:
             PagingWindowExceeded: Auth0 shows no such page of this query.
@@ -176,8 +176,7 @@ class ManagementClient:
     async def users_with_identity(self, connection: str, provider_user_id: str) -> tuple[Auth0User, ...]:
         """Return the users who may hold an identity.
 
-        The search lags behind ``user``. A user some of whose identities cannot be read is returned as well: one of
-        these may be it.
+        The search lags behind ``user``. A user with unreadable identities is also returned, as one of these may be it.
         """
         endpoint = self._endpoints.users
         if (query := search_query.by_identity(connection, provider_user_id)) is None:
@@ -193,11 +192,11 @@ class ManagementClient:
         That is not the order of time.
 
         Args:
-            after: the checkpoint of the page before, or a log id to begin with.
-            take: how many at most, up to 100.
+            after: the checkpoint of the previous page, or a log id to begin with.
+            take: the most entries, up to 100.
 
         Raises:
-            Auth0LogGone: Auth0 refuses the checkpoint: its entry is past the log's retention.
+            Auth0LogGone: Auth0 refuses the checkpoint, because its entry is past the log's retention.
         """
         endpoint = self._endpoints.logs
         response = await self._api.send(endpoint, "/api/v2/logs", {"from": after, "take": str(take)})
@@ -209,16 +208,12 @@ class ManagementClient:
         return tenant_log.read_log_page(answer, response.headers, endpoint, after, take)
 
     async def newest_log(self, before: datetime | None = None) -> LogEntry | None:
-        """Return the log's newest entry, also before a time.
-
-        Returns:
-            None where there is none.
-        """
+        """Return the log's newest entry, before a time if given."""
         query = {"sort": "date:-1", "page": "0", "per_page": "1"}
         return await self._one_log_entry(query | search_query.until_parameter("date", before))
 
     async def oldest_log(self) -> LogEntry | None:
-        """Return the log's oldest entry; None where it is empty."""
+        """Return the log's oldest entry (None if it is empty)."""
         return await self._one_log_entry({"sort": "date:1", "page": "0", "per_page": "1"})
 
     async def _one_log_entry(self, query: Mapping[str, str]) -> LogEntry | None:
@@ -228,17 +223,17 @@ class ManagementClient:
     def events(
         self, *, after: str | None, types: Sequence[str] = event_stream.EVENT_TYPES
     ) -> AsyncGenerator[StreamedEvent | None, None]:
-        """Listen to what happens to users, until the connection ends.
+        """Yield events about users, until the connection ends.
 
-        That is ordinary: Auth0 recycles connections every few minutes. The caller connects again with the
-        last id. Closing the generator ends the connection.
+        Auth0 ends connections every few minutes; then the caller connects again with the last id. Closing the generator
+        ends the connection.
 
         Args:
-            after: the id of the last event seen; None for what happens from now on.
-            types: what to listen to.
+            after: the id of the last event; None to begin now.
+            types: the types of events.
 
         Yields:
-            Events, ``offset-only`` ones among them, whose ids are worth storing as well; None for a keep-alive.
+            Events, including ``offset-only`` ones, whose ids have to be stored as well; None for a keep-alive.
 
         Raises:
             Auth0EventsGone: Auth0 cannot resume from this id.
@@ -264,9 +259,9 @@ class ManagementClient:
 
     @property
     def export(self) -> ExportJobs:
-        """All users by an export job, for few calls.
+        """Export jobs, which list all users in few calls.
 
-        It shows the users as they were when the job ran, without tokens, in no order.
+        An export has the users at the time of the job, without tokens, in no order.
         """
         creation, job_by_id = self._endpoints.new_export, self._endpoints.export_job
 
@@ -278,7 +273,7 @@ class ManagementClient:
             return await self._api.get(job_by_id, f"/api/v2/jobs/{encode_segment(job, job_by_id)}", {})
 
         async def download(location: str) -> httpx.Response:
-            # Not a call to the tenant: no token goes there, and nothing of its budget is spent.
+            # This is not a call to the tenant, so it has no token, and does not count against the budget.
             request = self._calls.request("GET", location, headers=IDENTITY_ENCODING)
             return await self._calls.send_once(export_job.FILE, request, stream=True)
 

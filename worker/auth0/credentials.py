@@ -1,4 +1,4 @@
-"""The machine-to-machine application and how it proves itself."""
+"""The machine-to-machine application and its authentication."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Credentials:
         domain: the tenant's or its custom domain, with or without ``https://`` and a trailing slash;
             ``http://`` only towards loopback, for an emulated tenant.
         client_id: the application's id.
-        client_secret: its secret; None where it proves itself with a key.
-        private_key: its private key in PEM (RSA or EC P-256), for ``private_key_jwt``; wins over a secret.
-        audience: the Management API's identifier, which is always the canonical tenant domain; None for
-            ``https://{domain}/api/v2/``. A custom domain needs it set.
-        key_id: the key's id at Auth0; optional, Auth0 tries all keys of the application without it.
+        client_secret: its secret; None if it authenticates with a key.
+        private_key: its private key in PEM (RSA or EC P-256), for ``private_key_jwt``; takes precedence over a secret.
+        audience: the Management API's identifier, which always has the canonical tenant domain; None for
+            ``https://{domain}/api/v2/``. It must be set for a custom domain.
+        key_id: the key's id at Auth0; without it Auth0 tries all keys of the application.
 
     Raises:
-        ConfigurationError: the domain is not one, there is neither a secret nor a key, or the key does not read.
+        ConfigurationError: the domain is not one, there is neither a secret nor a key, or the key cannot be parsed.
     """
 
     domain: str
@@ -63,7 +63,7 @@ class Credentials:
     def token_request(self, now: datetime) -> dict[str, str]:
         """Return the body of one token request.
 
-        Each call makes a new assertion, as one may be used once.
+        Each call makes a new assertion, as each may be used only once.
 
         Source: Auth0, "Client Credentials Flow" and "Authenticate with Private Key JWT"; RFC 7523 section 2.2.
         """
@@ -90,7 +90,7 @@ def _check_key(pem: Secret) -> None:
 
 
 def _netloc_and_scheme(domain: str) -> tuple[str, str]:
-    # The value is never echoed: it may hold a password by mistake.
+    # No message quotes the value, which may contain a password by mistake.
     given = domain.strip()
     try:
         parts = urlsplit(given if "://" in given else f"https://{given}")

@@ -1,4 +1,4 @@
-"""The endpoints of one tenant's Management API that are called."""
+"""The Management API's endpoints that are called."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Endpoints:
     """Each endpoint with its scope and its rate limit.
 
     Attributes:
-        host: the domain asked.
+        host: the domain that is called.
     """
 
     host: str
@@ -68,12 +68,12 @@ class Endpoints:
 
 
 def encode_segment(value: str, endpoint: Endpoint) -> str:
-    """Encode an id as one path segment, whatever it holds.
+    """Encode any id as one path segment.
 
     Raises:
-        Auth0NotFound: no id looks so.
+        Auth0NotFound: this cannot be an id.
     """
-    # These would name the list of users or leave it; no id of Auth0's looks so.
+    # These would be the path of the list, or leave it.
     if value in ("", ".", ".."):
         raise Auth0NotFound(f"{endpoint.host} has no {endpoint.subject}")
     try:

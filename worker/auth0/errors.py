@@ -3,15 +3,15 @@
 ConfigurationError
 └── MissingScope             the machine-to-machine application lacks a Management API scope
 VaultError
-└── Auth0Error               the Management API did not give what was asked
+└── Auth0Error               a call to the Management API failed
 ├── Auth0Unreachable     no answer at all
 ├── Auth0RateLimited     429, after the retries
 ├── Auth0Refused         401 or 403: credentials, audience, client grant
 ├── Auth0NotFound        404: no such user or connection
 ├── PagingWindowExceeded more users than one query can show
-├── Auth0LogGone         the tenant log no longer has the entry to go on from
-├── Auth0EventsGone      the event stream no longer has the offset to go on from
-└── MalformedAnswer      an answer that does not read as documented
+├── Auth0LogGone         the tenant log no longer has the entry to continue from
+├── Auth0EventsGone      the event stream no longer has the offset to continue from
+└── MalformedAnswer      an answer that is not as documented
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class MissingScope(ConfigurationError):
 
 
 class Auth0Error(VaultError):
-    """The Management API did not give what was asked.
+    """A call to the Management API failed.
 
     Attributes:
-        status: the HTTP status, None where no answer came.
-        code: Auth0's ``errorCode`` or OAuth ``error``, None where it gave none.
+        status: the HTTP status; None if there was no answer.
+        code: Auth0's ``errorCode`` or OAuth's ``error``; None if there was none.
     """
 
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
@@ -56,7 +56,7 @@ class Auth0RateLimited(Auth0Error):
     """429 after the retries.
 
     Attributes:
-        retry_after: seconds until the tenant's next tokens, as Auth0's headers say.
+        retry_after: seconds until the tenant's rate limit allows the next calls, by Auth0's headers.
     """
 
     def __init__(self, message: str, *, retry_after: float, code: str | None = None) -> None:
@@ -95,8 +95,8 @@ class Auth0EventsGone(Auth0Error):
 
 
 class MalformedAnswer(Auth0Error):
-    """The answer does not read as Auth0 documents it."""
+    """The answer is not as Auth0 documents it."""
 
 
 CALL_INDEPENDENT_ERRORS = (Auth0Unreachable, Auth0RateLimited, Auth0Refused)
-"""Failures that any call would meet just now: they say nothing of the user or the search that was asked for."""
+"""Failures that would affect any call at the moment, so they say nothing about the user or query of this one."""

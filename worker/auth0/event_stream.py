@@ -25,7 +25,7 @@ from worker.auth0.http.stream import MAX_LINE_BYTES, ByteStream, read_chunks
 
 EVENT_TYPES = ("user.created", "user.updated", "user.deleted")
 
-# Auth0's codes for an offset that is of no use any more; with any other code the caller comes back.
+# Auth0's codes for an offset that cannot be resumed; after any other code the caller connects again.
 _GONE = frozenset({"cursor_expired", "invalid_cursor"})
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -35,13 +35,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class StreamedEvent:
-    """One event: whom to ask for, without any tokens.
+    """One event: which user changed, without any tokens.
 
     Attributes:
-        id: the offset to resume from; that of the event before where this one has none.
+        id: the offset to resume from; if the event has none, that of the event before.
         type: e.g. ``user.updated``; ``offset-only`` and ``error`` have a new offset and no user.
-        user_id: whom it is about; None where it is about nobody or cannot be read.
-        at: when it happened (UTC); None where unknown.
+        user_id: the user that it is about; None if there is none, or it cannot be read.
+        at: when it happened (UTC); None if unknown.
     """
 
     id: str
@@ -68,13 +68,13 @@ async def listen(
 
     Args:
         connect: opens the stream.
-        endpoint: what errors speak of.
-        after: the id that events have before the stream names one.
-        silence: how many seconds may pass without a line.
+        endpoint: named in errors.
+        after: the id of events until the stream names one.
+        silence: the most seconds without a line.
 
     Raises:
         Auth0EventsGone: Auth0 cannot resume from here.
-        MalformedAnswer: the answer is no event stream.
+        MalformedAnswer: the answer is not an event stream.
     """
     async with aclosing(await connect()) as response, aclosing(read_chunks(response, endpoint)) as body:
         if response.headers.get("content-type", "").partition(";")[0].strip().lower() != "text/event-stream":
@@ -93,7 +93,7 @@ async def listen(
 
 
 async def _next_line(lines: AsyncGenerator[str, None], silence: float, endpoint: Endpoint) -> str | None:
-    """Return the next line; None where none is to come."""
+    """Return the next line (None at the end of the stream)."""
     try:
         async with asyncio.timeout(silence):
             return await anext(lines, None)
@@ -121,10 +121,10 @@ class _EventLines:
         elif name == "event":
             self._type = value
         elif name == "id" and value and value.isascii() and value.isprintable():
-            self._id = value  # goes back to Auth0 in a header
+            self._id = value  # checked, as it is sent back to Auth0 in a header
 
     def finish(self, endpoint: Endpoint) -> StreamedEvent | None:
-        """Return the finished event; None where it has no data.
+        """Return the finished event; None if it has no data.
 
         Raises:
             Auth0EventsGone: it says that Auth0 cannot resume from here.
@@ -134,14 +134,14 @@ class _EventLines:
         if not data:
             return None
         try:
-            said = _as_object(json.loads(data))
+            content = _as_object(json.loads(data))
         except (ValueError, RecursionError):
-            said = {}
-        if not said:
+            content = {}
+        if not content:
             log.warning("event_stream.event_garbled", domain=endpoint.host, type=kind)
         if kind == "error":
-            return self._error(_as_object(said.get("error")), endpoint)
-        event = _as_object(said.get("event")) or said
+            return self._error(_as_object(content.get("error")), endpoint)
+        event = _as_object(content.get("event")) or content
         user = _as_object(_as_object(event.get("data")).get("object"))
         kind = parse_text(kind or event.get("type")) or ""
         return StreamedEvent(self._id, kind, parse_text(user.get("user_id")), parse_time(event.get("time")))
@@ -151,7 +151,7 @@ class _EventLines:
         if code in _GONE:
             raise events_gone(endpoint, None, str(code))
         log.info("event_stream.ended", domain=endpoint.host, code=parse_text(code))
-        # Resuming from there skips what could not be delivered.
+        # Resuming from this offset skips the event that could not be delivered.
         self.add(f"id: {parse_text(error.get('offset')) or ''}")
         return StreamedEvent(self._id, "error", None, None)
 

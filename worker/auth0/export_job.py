@@ -25,14 +25,14 @@ from worker.http.loopback import is_loopback
 
 EXPORTED_FIELDS = ("user_id", "created_at", "updated_at")
 
-# Errors name it so: its address is signed, and opens the file for whoever has it.
+# Errors do not quote the file's address: it is signed, and anybody who has it can read the file.
 FILE = Endpoint("GET the exported file", "the address that Auth0 named")
 
-# Between two polls of the job: a small tenant is done at once, a large one takes many minutes.
+# Between two polls of the job: a small tenant's is done at once, a large one's takes many minutes.
 FIRST_POLL_SECONDS, MAX_POLL_SECONDS = 1.0, 15.0
 MAX_JOB_SECONDS = 2 * 3600.0
 
-# The address lives a minute; each poll of the job gives a fresh one.
+# The file's address is valid for a minute; each poll of the job returns a new one.
 MAX_DOWNLOADS = 3
 
 log = structlog.get_logger(__name__)
@@ -44,8 +44,8 @@ class ExportedUser:
 
     Attributes:
         user_id: Auth0's id.
-        updated_at: last change of the profile (UTC); None where absent or unreadable.
-        created_at: when the user came to be (UTC); None where absent or unreadable.
+        updated_at: last change of the profile (UTC); None if absent or unreadable.
+        created_at: when the user was created (UTC); None if absent or unreadable.
     """
 
     user_id: str
@@ -78,10 +78,10 @@ class ExportJobs:
     async def create(
         self, fields: Sequence[str] = EXPORTED_FIELDS, *, connection_id: str | None = None
     ) -> str:
-        """Create a job; return its id, good for a day.
+        """Create a job and return its id (valid for a day).
 
         Args:
-            fields: the fields to export, ``user_id`` among them.
+            fields: the fields to export, including ``user_id``.
             connection_id: only the users of this connection, by its id.
 
         Raises:
@@ -95,12 +95,15 @@ class ExportJobs:
         return name
 
     async def is_done(self, job: str, *, max_seconds: float) -> bool:
-        """Wait a while for a job; return whether it ended.
+        """Wait for a job; return whether it has ended.
+
+        Args:
+            max_seconds: how long to wait.
 
         Raises:
-            Auth0NotFound: Auth0 does not know the job (any more).
+            Auth0NotFound: Auth0 does not have the job (any more).
             Auth0Refused: it failed.
-            MalformedAnswer: it does not read as documented.
+            MalformedAnswer: it is not as documented.
         """
         return await self._wait_for_file(job, max_seconds) is not None
 
@@ -110,15 +113,15 @@ class ExportJobs:
         Unreadable lines are counted and logged.
 
         Raises:
-            Auth0NotFound: Auth0 does not know the job (any more).
+            Auth0NotFound: Auth0 does not have the job (any more).
             Auth0Refused: it failed.
-            Auth0Unreachable: it takes too long, or the file cannot be downloaded or broke off.
-            MalformedAnswer: the job or the file does not read as documented.
+            Auth0Unreachable: it takes too long, or the file cannot be downloaded completely.
+            MalformedAnswer: the job or the file is not as documented.
         """
         malformed = 0
         async with aclosing(await self._open_file(job)) as response:
             raw = stream.read_chunks(response, FILE)
-            # Zipped as a file, or by the server on the way, or both.
+            # The file may be compressed, the transfer may be, or both.
             plain = stream.unzip(stream.unzip(raw, FILE), FILE)
             async with aclosing(raw), aclosing(plain), aclosing(stream.split_lines(plain, FILE)) as lines:
                 async for line in lines:
@@ -168,23 +171,23 @@ class ExportJobs:
 
 
 def _check_address(location: object, endpoint: Endpoint) -> str:
-    """Return an address that is https or on this machine."""
+    """Check that an address is https, or on this machine."""
     try:
         parts = urlsplit(location if isinstance(location, str) else "")
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         host = ""
-    sound = host and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
-    if not sound or "@" in parts.netloc:
+    is_safe = host and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
+    if not is_safe or "@" in parts.netloc:
         raise MalformedAnswer(f"{endpoint}: the job names no https:// address of its file", status=200)
     return parts.geturl()
 
 
 def _read_line(line: bytes) -> ExportedUser | None:
-    """Read one line; None where it cannot be read.
+    """Parse one line; None if it is malformed.
 
     Raises:
-        MalformedAnswer: the file ends in the middle of it.
+        MalformedAnswer: the file ends in the middle of the line.
     """
     try:
         raw = json.loads(line)

@@ -1,4 +1,4 @@
-"""Single fields of Auth0's answers, read tolerantly."""
+"""Parses single fields of Auth0's answers, tolerantly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from token_vault.secret import Secret
 
-# A century. No token lives longer, and the end of one that did would not fit into a date.
+# A century. No token lives longer, and its end might not fit into a date.
 MAX_LIFETIME_SECONDS = 100 * 365 * 86_400.0
 
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
 class UnreadableField(ValueError):
     """A field cannot be read.
 
-    The message says what the field is or is not, without its value.
+    The message says what is wrong with it, without its value.
     """
 
 
@@ -35,9 +35,8 @@ def parse_seconds(value: object) -> float | None:
         value = value.strip()
         number = float(value) if _NUMBER.fullmatch(value) else -1.0
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        number = (
-            float(value) if abs(value) <= MAX_LIFETIME_SECONDS else -1.0
-        )  # a longer int need not fit a float
+        # Compared first, as a longer int may not fit into a float.
+        number = float(value) if abs(value) <= MAX_LIFETIME_SECONDS else -1.0
     else:
         return None
     return number if 0 <= number <= MAX_LIFETIME_SECONDS else None  # NaN compares false
@@ -45,7 +44,7 @@ def parse_seconds(value: object) -> float | None:
 
 def parse_time(value: object) -> datetime | None:
     """Read a time (UTC), with or without milliseconds, else None."""
-    # Auth0's own description allows an object in place of last_login.
+    # Auth0's own schema allows an object as last_login.
     if not isinstance(value, str):
         return None
     try:
@@ -59,7 +58,7 @@ def require_text(value: object) -> str:
     """Return a text that can be sent and stored.
 
     Raises:
-        UnreadableField: it is none.
+        UnreadableField: it is not.
     """
     if not isinstance(value, str):
         raise UnreadableField("is not a string")
@@ -79,10 +78,10 @@ def require_text_or_number(value: object) -> str:
 
 
 def require_entries(value: object) -> Sequence[object]:
-    """Return a list, empty where there is none.
+    """Return a list; an empty one for None.
 
     Raises:
-        UnreadableField: it is something else.
+        UnreadableField: it is another type.
     """
     if value is None:
         return ()
@@ -100,7 +99,7 @@ def _is_encodable(value: str) -> bool:
 
 
 def parse_token(value: object) -> Secret | None:
-    """Return a token; None where there is none.
+    """Return a token; None if absent or empty.
 
     It raises as ``require_text``.
     """

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from token_vault.secret import Secret
 
-# A token is not used in its last minute, so that none ends between here and Auth0's check.
+# A token is not used in its last minute, so that it does not end before Auth0 checks it.
 EXPIRY_LEEWAY = timedelta(seconds=60)
 
 
@@ -22,7 +22,7 @@ class ManagementToken:
     Attributes:
         value: the token.
         expires_at: when it ends (UTC).
-        scopes: what it may do; None where the answer named none.
+        scopes: what it may do; None if the answer did not name them.
     """
 
     value: Secret
@@ -33,11 +33,11 @@ class ManagementToken:
 class TokenStore(Protocol):
     """Where a tenant's workers share the management token.
 
-    Each one minted costs the tenant's quota.
+    Each minted token counts against the tenant's quota.
     """
 
     async def get(self) -> ManagementToken | None:
-        """Return the shared token, whatever its age, if any."""
+        """Return the shared token, even an expired one, if any."""
 
     def minting(self) -> AbstractAsyncContextManager[None]:
         """Hold the right to mint; call ``get`` again inside."""
@@ -89,10 +89,10 @@ class SharedToken:
         """Return a token with life left.
 
         Args:
-            instead_of: another one is wanted: Auth0 refused this, or it lacks scopes.
+            instead_of: a token that Auth0 refused, or that lacks scopes: another one is needed.
 
         Raises:
-            Auth0Error: Auth0 gives none.
+            Auth0Error: Auth0 issues none.
         """
         async with self._lock:
             if self._token and self._is_usable(self._token, instead_of):
@@ -114,7 +114,7 @@ class SharedToken:
         self._token = None
 
     def _keep(self, token: ManagementToken) -> ManagementToken:
-        # A token that lives less than two minutes from its first sight is used for half of that.
+        # A token with less than two minutes left when it is first used is used for half of that time.
         left = token.expires_at - self._clock()
         self._renew_at = token.expires_at - min(EXPIRY_LEEWAY, left / 2)
         self._token = token
@@ -129,6 +129,6 @@ class SharedToken:
     def _is_just_minted(
         self, token: ManagementToken, before: ManagementToken | None, instead_of: ManagementToken | None
     ) -> bool:
-        # What appeared while we waited for the right to mint is new, however short its life is.
-        seen = [old.value for old in (before, instead_of) if old]
-        return token.value not in seen and self._clock() < token.expires_at
+        # A token that was stored while this process waited to mint is new, however short its life is.
+        earlier = [old.value for old in (before, instead_of) if old]
+        return token.value not in earlier and self._clock() < token.expires_at

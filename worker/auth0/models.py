@@ -1,6 +1,6 @@
-"""What Auth0 shows of users and connections, read tolerantly.
+"""Parses Auth0's users and connections, tolerantly.
 
-An odd field never costs the rest of a page. No message made here holds a value of the answer: it may be a token.
+A malformed field does not affect the rest of a page. Messages contain no values of the answer, as these may be tokens.
 Source: Auth0 Management API v2, "Get a User", "List or Search Users", "Get all connections".
 """
 
@@ -45,17 +45,17 @@ def _profile(value: object) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Auth0Identity:
-    """One of a user's identities, with Auth0's copy of tokens.
+    """One of a user's identities, with Auth0's tokens for it.
 
     Attributes:
         provider: the strategy, e.g. ``google-oauth2``.
-        user_id: the user's id at the provider; numbers are made strings.
+        user_id: the user's id at the provider; numbers are converted to strings.
         connection: the connection's name.
-        access_token: as of the last login through this identity; None where absent, null or empty.
-        refresh_token: None where absent, null or empty; absent never means that it was revoked.
-        expires_in: life of the access token in seconds **from an unknown moment**; None where unknown.
-        profile: what the provider said of a linked account, beside its tokens; empty where Auth0 shows none.
-        is_oauth1: an OAuth 1 token comes with a secret of its own; such tokens are not renewed.
+        access_token: of the last login with this identity; None if absent, null or empty.
+        refresh_token: None if absent, null or empty; absence never means that it was revoked.
+        expires_in: life of the access token in seconds **from an unknown moment**; None if unknown.
+        profile: the provider's profile of a linked account; empty if Auth0 shows none.
+        is_oauth1: whether the token is an OAuth 1 token, with a secret; such tokens are not renewed.
     """
 
     provider: str
@@ -74,11 +74,11 @@ class Auth0User:
 
     Attributes:
         user_id: Auth0's id, e.g. ``google-oauth2|1111``.
-        updated_at: last change of the profile (UTC); None where absent or unreadable.
-        last_login: last login through any of the identities (UTC); None where absent or unreadable.
-        created_at: when the user was created (UTC); never changes; None where absent or unreadable.
-        identities: those that can be read; linked accounts have several.
+        updated_at: last change of the profile (UTC); None if absent or unreadable.
+        last_login: last login with any of the identities (UTC); None if absent or unreadable.
+        identities: the readable ones; several if accounts are linked.
         malformed: which identities cannot be read, and why.
+        created_at: when the user was created (UTC), which never changes; None if absent or unreadable.
     """
 
     user_id: str
@@ -94,13 +94,13 @@ class UserPage:
     """One page of users.
 
     Attributes:
-        users: those that can be read.
-        total: how many the query has in all, where Auth0 says so.
+        users: the readable ones.
+        total: the number of the query's users; None if Auth0 does not say.
         malformed: users and identities that cannot be read, each by id or position, and why.
-        size: how many entries Auth0 gave, unreadable ones included; a full page has 100.
-        last_created_at: ``created_at`` (UTC) of the last entry that has one, unreadable entries included, so
-            that none of these stops a scan; None where no entry has one.
-        last_updated_at: the same of ``updated_at``.
+        size: the number of entries, including unreadable ones; a full page has 100.
+        last_created_at: ``created_at`` (UTC) of the last entry that has one. Unreadable entries are included, so that
+            they do not stop a scan. None if no entry has one.
+        last_updated_at: the same for ``updated_at``.
     """
 
     users: tuple[Auth0User, ...]
@@ -119,10 +119,10 @@ class Auth0Connection:
         id: Auth0's id, e.g. ``con_…``.
         name: the name that identities refer to.
         strategy: the provider's kind, e.g. ``waad``.
-        options: an open object, with client secret and admin tokens; None where Auth0 shows none, which
-            means that ``read:connections_options`` is missing.
-        authentication: whether users sign in through it; None where Auth0 does not say.
-        connected_accounts: whether Connected Accounts is on for it; None where Auth0 does not say.
+        options: an open object, with client secret and admin tokens; None if Auth0 shows none, because the scope
+            ``read:connections_options`` is missing.
+        authentication: whether users can sign in with it; None if Auth0 does not say.
+        connected_accounts: whether Connected Accounts is on for it; None if Auth0 does not say.
     """
 
     id: str
@@ -134,7 +134,7 @@ class Auth0Connection:
 
 
 Readers = Mapping[str, Callable[[Any], Any]]
-"""How each field of an entry is read, by its name; an absent one as null."""
+"""How to parse each field of an entry, by its name; an absent field is parsed as null."""
 
 # In the order of the models' attributes.
 _USER: Readers = {
@@ -175,7 +175,7 @@ def read_user(raw: object, position: int = 0) -> Auth0User:
     """Read one user.
 
     Raises:
-        UnreadableEntry: there is no usable ``user_id``, or ``identities`` is no list.
+        UnreadableEntry: there is no usable ``user_id``, or ``identities`` is not a list.
     """
     values, wrong = _read(_USER, raw)
     if wrong:
@@ -223,7 +223,7 @@ def read_connection(raw: object, position: int) -> Auth0Connection:
     """Read one connection.
 
     Raises:
-        UnreadableEntry: it has no id, name or strategy, or its options are no object.
+        UnreadableEntry: it has no id, name or strategy, or its options are not an object.
     """
     values, wrong = _read(_CONNECTION, raw)
     if wrong:
@@ -240,7 +240,7 @@ def _read(readers: Readers, raw: object) -> tuple[list[Any], str]:
     """Read the fields of an entry.
 
     Returns:
-        Their values, and which cannot be read, and why; empty where all can.
+        Their values, and which cannot be read, and why; an empty string if all can.
     """
     if not isinstance(raw, dict):
         return [], "is not an object"

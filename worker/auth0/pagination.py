@@ -1,4 +1,4 @@
-"""Pages of users, and connections put together by checkpoint."""
+"""Pages of users, and of connections by checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 
 def page_parameters(fields: str) -> dict[str, str]:
-    """Return the parameters that say what one page holds."""
+    """Return the parameters for one page and its fields."""
     return {"per_page": str(PER_PAGE), "fields": fields, "include_fields": "true"}
 
 
@@ -43,7 +43,7 @@ async def list_connections(
     position = 0
     while True:
         answer = await fetch(checkpoint)
-        # A bare list is what Auth0 answers where it leaves checkpoints aside, e.g. for a filter by name.
+        # Where Auth0 ignores checkpoints, e.g. for a filter by name, it answers with a plain list.
         entries = answer.get("connections") if isinstance(answer, dict) else answer
         if not isinstance(entries, list):
             raise MalformedAnswer(f"{endpoint}: the answer has no list of connections", status=200)
@@ -69,7 +69,7 @@ def read_raw_users(answer: Any, endpoint: Endpoint) -> tuple[list[Any], Any]:
     Raises:
         MalformedAnswer: there is no list of users.
     """
-    if isinstance(answer, list):  # Auth0 left include_totals aside
+    if isinstance(answer, list):  # Auth0 ignored include_totals
         return answer, None
     if isinstance(answer, dict) and isinstance(answer.get("users"), list):
         return answer["users"], answer.get("total")

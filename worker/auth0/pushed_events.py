@@ -1,7 +1,7 @@
-"""What Auth0's log streams and event streams post.
+"""Parses what Auth0's log streams and event streams post.
 
 Source: Auth0, "Create Custom Log Streams Using Webhooks" (JSON lines, array or object), "Event Streams" (CloudEvents
-1.0). Both name users; nothing else of them is used.
+1.0). Only the users and connections that they name are used.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MAX_USER_ID_CHARACTERS = 1024
 
 @dataclass(frozen=True, slots=True)
 class PushedEvents:
-    """What a post comes to.
+    """The contents of a post.
 
     Attributes:
-        user_ids: of those who may have changed, each once.
+        user_ids: of users who may have changed, each once.
         names_connections: whether connections have changed.
-        passed_over: how many events change no token, or are of unknown kinds.
-        malformed: which events cannot be read, counted from 1.
-        number: how many events there are.
+        passed_over: the number of events that change no token, or are of unknown kinds.
+        malformed: positions, from 1, of events that cannot be read.
+        number: the number of events.
     """
 
     user_ids: tuple[str, ...]
@@ -77,13 +77,13 @@ def _split(body: bytes) -> Sequence[object]:
     if isinstance(whole, dict):
         logs = whole.get("logs")
         return logs if isinstance(logs, list) else [whole]
-    # No line before the bound is parsed twice, and none behind it at all.
+    # Split at most so often that too many events are noticed without parsing them.
     lines = [line for line in body.split(b"\n", MAX_EVENTS + 1) if line.strip()]
     return [_parse(line) for line in lines] if len(lines) <= MAX_EVENTS else lines
 
 
 def _parse(text: bytes) -> object:
-    """Parse JSON; None where it is none."""
+    """Parse JSON; None if it is not."""
     try:
         return json.loads(text.decode())
     except (ValueError, RecursionError):
@@ -94,7 +94,7 @@ def _users_of(event: object, position: int, is_relevant: Callable[[LogEntry], bo
     """Yield the users whom an event names.
 
     Raises:
-        UnreadableEntry: it is neither an entry of the log nor a CloudEvent, or an id is none.
+        UnreadableEntry: it is neither an entry of the log nor a CloudEvent, or an id is malformed.
     """
     if not isinstance(event, dict):
         raise UnreadableEntry(f"event {position}")

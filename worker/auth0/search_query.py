@@ -1,4 +1,4 @@
-"""Queries of the user search: by a time, by identity.
+"""Queries of the user search, by time or identity.
 
 Source: Auth0, "User Search Query Syntax" (Lucene, search engine v3); "Get Users Endpoint".
 """
@@ -17,7 +17,7 @@ TimeField = Literal["created_at", "updated_at"]
 def ordered_by_time(
     field: TimeField, since: datetime | None, until: datetime | None, connection: str | None
 ) -> dict[str, str]:
-    """Return the query ascending by a time, both bounds included."""
+    """Return the query sorted by a time, bounds inclusive."""
     terms = []
     if since or until:
         terms.append(f"{field}:[{_bound(since)} TO {_bound(until)}]")
@@ -27,12 +27,12 @@ def ordered_by_time(
 
 
 def until_parameter(field: str, moment: datetime | None) -> dict[str, str]:
-    """Return the parameter that leaves out what is later."""
+    """Return the parameter that excludes later entries."""
     return {} if moment is None else {"q": f"{field}:[* TO {_bound(moment)}]"}
 
 
 def by_identity(connection: str, provider_user_id: str) -> dict[str, str] | None:
-    """Return the query for an identity, None if impossible."""
+    """Return the query for an identity (None if it cannot exist)."""
     if not parse_text(connection) or not parse_text(provider_user_id):
         return None
     return _search(
@@ -52,12 +52,15 @@ def filter_holders(page: UserPage, connection: str, provider_user_id: str) -> tu
         user
         for user in page.users
         if user.malformed
-        or any(i.connection == connection and i.user_id == provider_user_id for i in user.identities)
+        or any(
+            identity.connection == connection and identity.user_id == provider_user_id
+            for identity in user.identities
+        )
     )
 
 
 def quote_phrase(value: str) -> str:
-    """Return a Lucene phrase that matches this value alone."""
+    """Return a Lucene phrase that matches only this value."""
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

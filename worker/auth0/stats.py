@@ -1,4 +1,4 @@
-"""How large and how busy a tenant is."""
+"""Counts a tenant's users, logins and connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TenantCounts:
     """A tenant in numbers.
 
     Attributes:
-        logins_per_day: of the last whole day, UTC; None where the application lacks ``read:stats``.
+        logins_per_day: of the last whole day, UTC; None if the application lacks ``read:stats``.
     """
 
     users: int

@@ -33,14 +33,14 @@ class LogEntry:
 
     Attributes:
         log_id: its id.
-        date: when it happened (UTC), which need not be the order of the log; None where unreadable.
-        type: the event's code, e.g. ``s`` for a login; empty where unreadable.
-        users: ids of the users that it names, each once; for a management write (``sapi``) also
-            those whom the request's path names and, for a link, its body.
-        connection: the connection's name; None where absent.
-        may_change_identities: whether the identities of these users may be others since: a login, a sign-up, a deletion, or a
-            write that links or deletes. Most writes only change a profile.
-        strategy: of the connection that the entry is about, e.g. ``auth0`` for a database; None where absent.
+        date: when it happened (UTC), which need not be the order of the log; None if unreadable.
+        type: the event's code, e.g. ``s`` for a login; empty if unreadable.
+        users: ids of the users that it names, each once; for a management write (``sapi``) also those in the request's
+            path and, for a link, in its body.
+        connection: the connection's name; None if absent.
+        may_change_identities: whether it may have changed the identities of these users: a login, a sign-up, a deletion,
+            or a write that links or deletes. Most writes only change a profile.
+        strategy: of the connection that the entry is about, e.g. ``auth0`` for a database; None if absent.
     """
 
     log_id: str
@@ -62,8 +62,8 @@ class LogPage:
     """Some entries in the log's own order.
 
     Attributes:
-        entries: those that can be read.
-        after: the checkpoint to ask from next.
+        entries: the readable ones.
+        after: the checkpoint of the next page.
         malformed: which entries cannot be read, and why.
     """
 
@@ -87,7 +87,7 @@ def read_log_page(
     """Read a page; unreadable entries are named in it.
 
     Raises:
-        MalformedAnswer: the answer is no list, or a full page without anything to go on from.
+        MalformedAnswer: the answer is not a list, or a full page has no next checkpoint.
     """
     raws = _entries_in(answer, endpoint)
     entries, malformed = [], []
@@ -97,10 +97,10 @@ def read_log_page(
         except UnreadableEntry as error:
             malformed.append(str(error))
     after = asked_after
-    if raws:  # after an empty page, the same is asked again
+    if raws:  # after an empty page, the same checkpoint is used again
         linked = _linked_checkpoint(headers)
         last = next(filter(None, (_log_id(raw) for raw in reversed(raws))), None)
-        # A link that leads back to these entries would be followed without end.
+        # A link back to these entries would cause an endless loop.
         after = (linked if linked != asked_after else None) or last or asked_after
         if after == asked_after and len(raws) >= take:
             raise MalformedAnswer(f"{endpoint}: the page has nothing to go on from", status=200)
@@ -108,10 +108,10 @@ def read_log_page(
 
 
 def read_only_entry(answer: Any, endpoint: Endpoint) -> LogEntry | None:
-    """Read a page's only entry, None where there is none.
+    """Read a page's only entry; None if there is none.
 
     Raises:
-        MalformedAnswer: the answer is no list, or its entry cannot be read.
+        MalformedAnswer: the answer is not a list, or its entry cannot be read.
     """
     raws = _entries_in(answer, endpoint)
     try:
@@ -124,7 +124,7 @@ def read_log_entry(raw: object, position: int) -> LogEntry:
     """Read one entry.
 
     Raises:
-        UnreadableEntry: it is no object, or has no id.
+        UnreadableEntry: it is not an object, or has no id.
     """
     log_id = _log_id(raw)
     if log_id is None or not isinstance(raw, dict):
@@ -163,12 +163,12 @@ def _written_users(details: object) -> Iterator[object]:
         return
     user, provider, identity = (unquote(part) if part else None for part in found.groups())
     yield user
-    if provider and identity:  # an unlinked identity is a user of its own again
+    if provider and identity:  # an unlinked identity becomes a separate user again
         yield f"{provider}|{identity}"
     body = _as_object(request.get("body"))
     secondary = body.get("user_id")
     if "/identities" in found[0] and parse_text(body.get("provider")) and secondary is not None:
-        # Auth0 takes the secondary's id with its provider in front and without.
+        # Auth0 accepts the secondary user's id with the provider as prefix or without.
         prefix = f"{body['provider']}|"
         yield str(secondary) if str(secondary).startswith(prefix) else f"{prefix}{secondary}"
 
@@ -192,7 +192,7 @@ def _entries_in(answer: Any, endpoint: Endpoint) -> Sequence[object]:
 def _linked_checkpoint(headers: httpx.Headers) -> str | None:
     """Return the checkpoint in the link to the next page.
 
-    The link's host is never followed, whatever it is.
+    Only the checkpoint is used, never the link's host.
     """
     for link in httpx.Response(200, headers={"Link": headers.get("link", "")}).links.values():
         if "next" in link.get("rel", "").lower().split():

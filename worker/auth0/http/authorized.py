@@ -22,7 +22,7 @@ class AuthorizedCalls:
     Args:
         calls: sends the requests.
         token: the shared management token.
-        urgent: whether calls come before others in the rate limit budget.
+        urgent: whether the calls take precedence in the rate limit budget.
     """
 
     def __init__(self, calls: ApiCalls, token: SharedToken, *, urgent: bool = False) -> None:
@@ -34,16 +34,16 @@ class AuthorizedCalls:
         return AuthorizedCalls(self._calls, self._token, urgent=True)
 
     async def scopes(self) -> frozenset[str] | None:
-        """Return the token's scopes; None where Auth0 names none."""
+        """Return the token's scopes (None if Auth0 does not name them)."""
         return (await self._token.get()).scopes
 
     async def require_scopes(self, *needed: str) -> None:
-        """Make sure that the token has these scopes.
+        """Check that the token has these scopes.
 
-        Where it lacks one, it is minted anew once in this process: the operator may have granted the scope since.
+        If it lacks one, this process mints a new token once, as the operator may have granted the scope meanwhile.
 
         Raises:
-            MissingScope: naming those that are missing and what their absence breaks.
+            MissingScope: it names the missing scopes, and what does not work without them.
         """
         token = await self._token.get()
         if _lacking(token, needed) and not self._token.has_minted:
@@ -51,8 +51,9 @@ class AuthorizedCalls:
         if token.scopes is None:
             log.warning("management_token.scopes_omitted", domain=self._calls.host)
         if missing := _lacking(token, needed):
-            self._token.forget()  # another process may share a better one by the next call
-            raise MissingScope(missing, "; ".join(consequence_without(s, f"{s} is needed") for s in missing))
+            self._token.forget()  # by the next call, another process may have shared a token with the scope
+            consequences = (consequence_without(scope, f"{scope} is needed") for scope in missing)
+            raise MissingScope(missing, "; ".join(consequences))
 
     async def get(self, endpoint: Endpoint, path: str, query: Mapping[str, str]) -> Any:
         """Return the JSON of an answer; raises as ``require_success``."""
@@ -72,10 +73,10 @@ class AuthorizedCalls:
 
         Args:
             endpoint: its name begins with the method.
-            path, query: what is asked for.
+            path, query: of the URL.
             stream: leave the body of a 200 to the caller.
             headers: besides the authorization.
-            request: what httpx takes besides, such as ``json``.
+            request: further arguments for httpx, such as ``json``.
         """
 
         async def send(token: ManagementToken) -> httpx.Response:
@@ -94,14 +95,14 @@ class AuthorizedCalls:
         return response
 
     def read(self, response: httpx.Response, endpoint: Endpoint) -> Any:
-        """Return the JSON of a good answer; raises as ``require_success``."""
+        """Return a successful answer's JSON; raises as ``require_success``."""
         return read_json(self.require_success(response, endpoint), endpoint)
 
     def require_success(self, response: httpx.Response, endpoint: Endpoint) -> httpx.Response:
-        """Return a good answer as it is.
+        """Return a successful answer.
 
         Raises:
-            Auth0Error, MissingScope: the answer is any other.
+            Auth0Error, MissingScope: the answer is not successful.
         """
         if not response.is_success:
             error = api_error(response, endpoint)

@@ -1,4 +1,4 @@
-"""Makes calls over one connection pool, retried and budgeted."""
+"""Makes calls over one connection pool, with retries and budget."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from worker.auth0.ratelimit.budget import RateLimitBudget
 from worker.http.client import make_http_client, read_body, without_frames
 from worker.http.transport import OutgoingProxyFailed
 
-# A page of a hundred users, each with a profile of the size that Auth0 allows on the average, is well below.
+# Far more than a page of a hundred users with profiles of the average size that Auth0 allows.
 MAX_ANSWER_BYTES = 32 * 2**20
 
 log = structlog.get_logger(__name__)
 
 
 class ApiCalls:
-    """Sends requests to one domain, again where that may help.
+    """Sends requests to one domain, and retries where that helps.
 
     Attributes:
         host: the domain.
@@ -69,14 +69,14 @@ class ApiCalls:
         """Make a call; the answer is neither 429 nor 5xx.
 
         Args:
-            endpoint: what errors speak of.
-            build: makes the request, anew for each attempt.
-            stream: leave the body of a 200 to be read, and the answer to be closed, by the caller.
-            urgent: whether it comes before others in the budget.
+            endpoint: named in errors.
+            build: builds the request, for each attempt.
+            stream: the caller reads the body of a 200, and closes the answer.
+            urgent: whether it takes precedence in the budget.
 
         Raises:
             Auth0Unreachable: no answer, or 5xx, after the retries.
-            Auth0RateLimited: 429, after waiting; or the budget is spent for longer than a call waits.
+            Auth0RateLimited: 429, after waiting; or the budget is used up for longer than a call waits.
         """
         async for attempt in self._retrier.attempts(endpoint.host, endpoint.name):
             with attempt:
@@ -108,13 +108,13 @@ class ApiCalls:
     async def send_once(
         self, endpoint: Endpoint, request: httpx.Request, *, stream: bool = False
     ) -> httpx.Response:
-        """Make one attempt at once; the answer is any.
+        """Make one attempt without budget; return any answer.
 
         Raises:
             Auth0Unreachable: no answer.
         """
-        status, began, said = "none", time.perf_counter(), ""
-        unforeseen: Exception | None = None
+        status, began, problem = "none", time.perf_counter(), ""
+        unexpected: Exception | None = None
         try:
             with traces.span(endpoint.name, "client", method=request.method, host=endpoint.host) as span:
                 async with asyncio.timeout(self._total):
@@ -125,23 +125,23 @@ class ApiCalls:
                         return response
                     return await _read(response)
         except OutgoingProxyFailed as error:
-            said = str(error)
+            problem = str(error)
         except (httpx.HTTPError, OSError) as error:
-            said = f"no answer ({describe_failure(error)}); check AUTH0_DOMAIN and the network"
-        except Exception as error:  # of a kind that nobody expected
-            unforeseen = without_frames(error)
+            problem = f"no answer ({describe_failure(error)}); check AUTH0_DOMAIN and the network"
+        except Exception as error:  # of an unexpected kind
+            unexpected = without_frames(error)
         finally:
             instruments.auth0_calls.labels(endpoint.host, endpoint.group, status).observe(
                 time.perf_counter() - began
             )
-        # Outside the except: these errors hold the request with its credentials and must not be chained.
-        if unforeseen is not None:
-            raise unforeseen
-        raise Auth0Unreachable(f"{endpoint}: {said}")
+        # Raised outside the except: those errors contain the request with its credentials, and must not be chained.
+        if unexpected is not None:
+            raise unexpected
+        raise Auth0Unreachable(f"{endpoint}: {problem}")
 
 
 async def _read(response: httpx.Response) -> httpx.Response:
-    """Read an answer whole, within bounds, and close it."""
+    """Read a whole answer, within a limit, and close it."""
     try:
         body = await read_body(response, MAX_ANSWER_BYTES)
     finally:
@@ -171,7 +171,7 @@ async def mint_token(calls: ApiCalls, credentials: Credentials, clock: Clock) ->
     """
     endpoint = Endpoint("POST /oauth/token", credentials.host)
 
-    def build() -> httpx.Request:  # anew for each attempt: an assertion may be used once
+    def build() -> httpx.Request:  # for each attempt, as an assertion may be used only once
         return calls.request("POST", "/oauth/token", json=credentials.token_request(clock()))
 
     response = await calls.send(endpoint, build)
@@ -212,10 +212,10 @@ def _read_bearer(value: object) -> Secret | None:
 
 
 def describe_failure(error: Exception) -> str:
-    """Name what happened below HTTP, e.g. a refused connection.
+    """Describe a failure below HTTP, e.g. a refused connection.
 
-    No text of the other side is in it.
+    It contains no text from the other side.
     """
     cause = error.__cause__
-    # The system's words are exact; the transport calls every failure to connect a ConnectTimeout.
+    # The system's text is precise; the transport calls every failure to connect a ConnectTimeout.
     return cause.strerror if isinstance(cause, OSError) and cause.strerror else type(error).__name__

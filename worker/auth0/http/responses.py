@@ -1,7 +1,7 @@
 """Classifies Auth0's answers: JSON, or a typed error.
 
-Errors name the endpoint, the domain and the remedy, and of Auth0's words the machine-readable code at most:
-a body may hold tokens. Source: Auth0 Management API v2, the responses of each endpoint; RFC 6749 section 5.2.
+Errors name the endpoint, the domain and the remedy. Of Auth0's body they contain only the machine-readable code, as a
+body may contain tokens. Source: Auth0 Management API v2, the responses of each endpoint; RFC 6749 section 5.2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worker.auth0.errors import (
     MissingScope,
 )
 
-# What cannot be done without each scope; the documentation and `doctor` say the same.
+# What does not work without each scope; the documentation and `doctor` say the same.
 SCOPES = {
     "read:users": "no user can be read, so nothing is synced",
     "read:user_idp_tokens": "identities come without their tokens, silently, so no user token is stored",
@@ -49,14 +49,14 @@ _SCOPE = re.compile(r"\b[a-z]+:[a-z_]+\b")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint as errors name it.
+    """An endpoint, as named in errors.
 
     Attributes:
         name: method and path template.
-        host: the domain asked.
-        subject: what a 404 says is not there.
-        scope: what a 403 without names means.
-        group: which of the tenant's rate limits counts its calls, as ``Plan.limits`` names it.
+        host: the domain.
+        subject: what is missing if the answer is a 404.
+        scope: what is missing if the answer is a 403 that names no scope.
+        group: which of the tenant's rate limits counts its calls, a key of ``Plan.limits``.
     """
 
     name: str
@@ -81,11 +81,11 @@ def read_json(response: httpx.Response, endpoint: Endpoint) -> Any:
         MalformedAnswer: it is not JSON.
     """
     try:
-        # Frames that raise further on hold what this returns: nothing of it may be printed.
+        # Hides its contents, because error reports may print the variables of the callers' frames.
         return json.loads(response.content, object_hook=SecretDict)
     except (ValueError, RecursionError):
         pass
-    # Outside the except: the decoder's error holds the whole body and must not be chained.
+    # Raised outside the except: the decoder's error contains the whole body, and must not be chained.
     raise MalformedAnswer(
         f"{endpoint}: the answer ({response.status_code}) is not JSON; check that AUTH0_DOMAIN is the tenant "
         "and that no proxy answers in its place",
@@ -96,7 +96,7 @@ def read_json(response: httpx.Response, endpoint: Endpoint) -> Any:
 def read_error_code(response: httpx.Response) -> str | None:
     """Return Auth0's ``errorCode`` or OAuth's ``error``, else None.
 
-    Text that is not plainly a code is not returned: it may be a token.
+    Only text that looks like a code is returned, as any other may be a token.
     """
     problem = _read_problem(response)
     for key in ("errorCode", "error"):
@@ -107,9 +107,9 @@ def read_error_code(response: httpx.Response) -> str | None:
 
 
 def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
-    """Return the error that an unsuccessful API answer stands for.
+    """Return the error for an unsuccessful answer of the API.
 
-    A 429 is not among them: it is retried before.
+    Except for a 429, which was retried before.
     """
     status, code = response.status_code, read_error_code(response)
     problem = _read_problem(response)
@@ -140,9 +140,9 @@ def api_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
 
 
 def token_error(response: httpx.Response, endpoint: Endpoint) -> Exception:
-    """Return the error that a refused token request stands for.
+    """Return the error for a refused token request.
 
-    A 429 is not among them: it is retried before.
+    Except for a 429, which was retried before.
     """
     status, code = response.status_code, read_error_code(response)
     description = _text_of(_read_problem(response), "error_description")

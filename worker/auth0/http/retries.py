@@ -16,10 +16,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from worker.auth0.errors import Auth0Error, Auth0RateLimited, Auth0Unreachable
 from worker.auth0.field_types import parse_seconds
 
-# 501 and the like will not pass by waiting.
+# Others, such as 501, are not temporary.
 RETRIED_STATUSES = frozenset({500, 502, 503, 504})
 
-# A rate limit's reset lies seconds to hours ahead; more is a misread unit.
+# A rate limit is reset within seconds to hours; a longer time is in another unit.
 MAX_ANNOUNCED_SECONDS = 86_400.0
 
 Clock = Callable[[], datetime]
@@ -38,9 +38,9 @@ class RetryPolicy:
     """How often, and for how long, one call is retried.
 
     Attributes:
-        max_attempts: how often a call is made at most when no answer or a 5xx comes.
+        max_attempts: the most attempts of a call without an answer or with a 5xx.
         base_seconds: upper bound of the first backoff; it doubles with each attempt.
-        max_wait_seconds: what one call waits for 429s in all; a longer announced wait is not begun.
+        max_wait_seconds: how long one call waits for 429s in all; a longer announced wait fails at once.
     """
 
     max_attempts: int = 5
@@ -118,7 +118,7 @@ class Retrier:
     async def wait_for_pause(self, where: str) -> None:
         """Wait until the pause after a 429 is over.
 
-        Another 429 meanwhile prolongs it.
+        Another 429 meanwhile extends it.
 
         Raises:
             Auth0RateLimited: it lasts longer than a call waits.
@@ -131,18 +131,18 @@ class Retrier:
             if left > self._policy.max_wait_seconds:
                 raise Auth0RateLimited.spent(where, left)
             slept_for = until
-            # Each a little later than the pause, so that the waiting calls do not come back at once.
+            # Each call waits a little longer than the pause, so that they do not all come back at the same time.
             await self._sleep(left + self._policy.backoff(1))
 
     def record_rate_limit(
         self, where: str, response: httpx.Response, attempt: int, code: str | None
     ) -> Auth0RateLimited:
-        """Begin or prolong the pause; return this attempt's error."""
+        """Begin or extend the pause; return this attempt's error."""
         now = self._clock()
         wait = read_retry_after(response.headers, now)
         longest = self._policy.max_wait_seconds
         if wait is None or wait < longest:
-            # Jitter on top: calls that come at once would only be refused again.
+            # Jitter is added, because calls that come at the same time would only be refused again.
             wait = min(longest, (wait or 0.0) + self._policy.backoff(attempt))
         until = now + timedelta(seconds=wait)
         self._paused_until = max(until, self._paused_until or until)
@@ -155,7 +155,7 @@ class Retrier:
         return self._policy.backoff(state.attempt_number)
 
     def _is_enough(self, state: RetryCallState) -> bool:
-        # A 429 costs waiting time, not attempts: with many calls at a small limit most of them are refused often.
+        # For a 429 the waiting time is limited, not the attempts: with many calls and a small limit, most are refused often.
         if isinstance(_error_of(state), Auth0RateLimited):
             longest = self._policy.max_wait_seconds
             return state.idle_for >= longest or state.idle_for + state.upcoming_sleep > longest

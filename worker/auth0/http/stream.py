@@ -1,4 +1,4 @@
-"""Bodies read in chunks, in the memory of one line."""
+"""Reads bodies in chunks, in the memory of one line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from worker.auth0.errors import Auth0Unreachable, MalformedAnswer
 from worker.auth0.http.calls import describe_failure
 from worker.auth0.http.responses import Endpoint
 
-# Asks for the bytes as they are: they are read before anything decodes them.
+# Requests an unpacked body, as the raw bytes are read.
 IDENTITY_ENCODING = {"Accept-Encoding": "identity"}
 
-# Unpacked at a time: kilobytes may become gigabytes.
+# Unpacked at a time, as kilobytes may become gigabytes.
 _UNPACKED_BYTES = 2**20
-# Auth0 takes a megabyte at the most into a user's profile.
+# Of one user; Auth0 allows at most a megabyte in a profile.
 MAX_LINE_BYTES = 4 * 2**20
 
 ByteStream = AsyncGenerator[bytes, None]
@@ -26,7 +26,7 @@ async def read_chunks(response: httpx.Response, endpoint: Endpoint) -> ByteStrea
     """Yield a body as it arrives.
 
     Raises:
-        Auth0Unreachable: it broke off.
+        Auth0Unreachable: the connection broke.
     """
     reason = None
     try:
@@ -34,7 +34,7 @@ async def read_chunks(response: httpx.Response, endpoint: Endpoint) -> ByteStrea
             yield piece
     except (httpx.HTTPError, OSError) as error:
         reason = describe_failure(error)
-    # Outside the except: these errors hold the request with its credentials and must not be chained.
+    # Raised outside the except: those errors contain the request with its credentials, and must not be chained.
     if reason:
         raise Auth0Unreachable(f"{endpoint}: the answer broke off ({reason})")
 

@@ -12,10 +12,10 @@ class Timeouts:
     """How long one attempt may take, in seconds.
 
     Attributes:
-        connect: until the connection stands.
-        read: from one piece of an answer to the next.
-        total: for the whole answer, also one that drips; where a body is streamed, for its head.
-        silence: from one line of an event stream to the next; keep-alives are lines.
+        connect: until the connection is open.
+        read: between two pieces of an answer.
+        total: for the whole answer, however slowly it comes; for a streamed body, only for its head.
+        silence: between two lines of an event stream, including keep-alives.
     """
 
     connect: float = 5.0

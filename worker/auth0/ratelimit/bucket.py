@@ -1,7 +1,6 @@
-"""A token bucket that hands out slots.
+"""A token bucket that gives out slots.
 
-``TokenBucket`` is the model of ``shared_bucket.lua``, which does the same in Redis for all processes, and what a
-process goes by without Redis.
+``shared_bucket.lua`` implements the same in Redis for all processes; without Redis, each process uses a ``TokenBucket``.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from worker.auth0.ratelimit.plans import Limit
 
 @dataclass(frozen=True)
 class BucketTerms:
-    """How a slot is asked for.
+    """Conditions for a slot.
 
     Attributes:
-        keep: tokens that stay in the bucket for more urgent calls.
-        horizon: how far ahead a slot may lie, in seconds; a farther one is not given yet.
+        keep: tokens that must stay in the bucket for more urgent calls.
+        horizon: how far in the future a slot may be, in seconds; a later one is not given yet.
     """
 
     keep: float
@@ -26,11 +25,11 @@ class BucketTerms:
 
 @dataclass(frozen=True)
 class ObservedLimits:
-    """What Auth0 showed with the answer to a call.
+    """Auth0's rate limit headers of one answer.
 
     Attributes:
         remaining: tokens in Auth0's bucket after that call.
-        limit: tokens it holds at most; 0 where it did not say.
+        limit: its most tokens; 0 if Auth0 does not say.
         slot: the number of that call's slot.
         at: when that call was made, in seconds.
     """
@@ -46,10 +45,10 @@ class BucketSlot:
     """An answer of the bucket.
 
     Attributes:
-        wait: seconds until the slot, or until it would be.
-        number: counts the slots; 0 where none is given yet.
-        at: when the slot is, in seconds by the bucket's clock.
-        pause: when the last pause ends, by the bucket's clock; another one makes the slot void.
+        wait: seconds until the slot, or until there would be one.
+        number: counts the slots; 0 if none is given yet.
+        at: when the slot is, in seconds of the bucket's clock.
+        pause: when the last pause ends, by the bucket's clock; a newer pause makes the slot void.
     """
 
     wait: float
@@ -59,13 +58,13 @@ class BucketSlot:
 
 
 class TokenBucket:
-    """Tokens, of which future ones may be taken in advance.
+    """A token bucket whose future tokens can be reserved.
 
-    It starts empty: how full Auth0's own bucket is, is not known.
+    It starts empty, as the level of Auth0's own bucket is not known.
 
     Args:
-        limit: what may be spent.
-        left: the share of Auth0's bucket that is left to others, from 0 to 1.
+        limit: its rate and size.
+        left: the share of Auth0's bucket that is left to other programs, from 0 to 1.
     """
 
     def __init__(self, limit: Limit, left: float = 0.0) -> None:
@@ -78,12 +77,12 @@ class TokenBucket:
         self.pause_until = 0.0
 
     def take(self, now: float, terms: BucketTerms, observed: ObservedLimits | None = None) -> BucketSlot:
-        """Give the next slot, at once or ahead.
+        """Give the next slot, now or in the future.
 
         Args:
-            now: seconds.
-            terms: what the caller accepts.
-            observed: lowers the level where Auth0's bucket holds less.
+            now: in seconds.
+            terms: the caller's conditions.
+            observed: lowers the level if Auth0's bucket has fewer tokens.
         """
         self._refill(now)
         if observed is not None and observed.slot <= self._slots:
@@ -98,9 +97,9 @@ class TokenBucket:
         return BucketSlot(wait, self._slots, now + wait, self.pause_until)
 
     def pause(self, now: float, seconds: float) -> None:
-        """Give no slot for a while, then start empty.
+        """Give no slots for some seconds, then start empty.
 
-        Auth0's bucket is empty then, too.
+        Auth0's bucket is empty at that time as well.
         """
         self._refill(now)
         self._level = min(self._level, 0.0)
@@ -112,7 +111,7 @@ class TokenBucket:
         self._at = now
 
     def _lower(self, now: float, observed: ObservedLimits) -> None:
-        """Lower the level to Auth0's, less what was taken since."""
+        """Lower the level to Auth0's, minus the slots given since."""
         if observed.limit >= 1:
             self._burst = min(self.limit.burst, Limit(0, observed.limit).without(self._left).burst)
         since = max(observed.at, self.pause_until)

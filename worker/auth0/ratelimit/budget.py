@@ -1,7 +1,7 @@
 """One rate limit budget for all calls to a tenant.
 
-Each call takes a slot in a token bucket first. Buckets are in Redis, one for each limit of the plan; without Redis
-each process goes by a small bucket of its own. Why it is so: docs/adr/0013.
+Each call first takes a slot of a token bucket. The buckets are in Redis, one for each limit of the plan; without Redis,
+each process uses a small bucket of its own. For the reasons see docs/adr/0013.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from worker.auth0.ratelimit.plans import PLANS, Limit, Plan, presume_plan
 from worker.auth0.ratelimit.redis_buckets import RedisBuckets
 
 DEFAULT_SHARE = 0.2
-"""Of each limit, what is left to the operator's other programs."""
+"""The share of each limit that is left to the operator's other programs."""
 
-# Without Redis, one process takes the budget divided by as many.
+# Without Redis, each process uses the budget divided by this number.
 ASSUMED_WORKER_PROCESSES = 4
-# How far ahead bulk calls may take slots: more urgent calls wait behind these.
+# How far in the future bulk calls may take slots: urgent calls wait behind them.
 BULK_HORIZON_SECONDS = 0.25
-# Calls that urgent ones find ready, at most: filling up more would hold bulk calls back.
+# The most tokens kept for urgent calls: keeping more would delay bulk calls.
 MAX_RESERVED_CALLS = 5.0
-# No pause is longer, whoever asks for it; the script in Redis has the same bound.
+# The longest pause, also in the script in Redis.
 MAX_PAUSE_SECONDS = 900.0
-# A horizon in the past: the bucket is looked at, and gives no slot.
+# A horizon in the past reads the bucket without taking a slot.
 LOOK_ONLY_HORIZON = -1.0
-# A bulk call that has waited so long is as urgent as any, so that it does not starve.
+# A bulk call that has waited this long becomes urgent, so that it does not starve.
 MAX_BULK_WAIT_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
@@ -43,15 +43,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class _SharedLimit:
-    """One limit of the plan as this process knows it.
+    """One limit of the plan, as this process knows it.
 
     Attributes:
         name: of the limit.
-        limit: what all processes may spend together.
-        local: this process's bucket, for when Redis is away.
-        bulk_turn: held by the one bulk call of this process that asks for a slot.
-        observed: what Auth0 showed since the bucket was last asked.
-        has_warned: whether the log says already that the plan is another.
+        limit: rate and size for all processes together.
+        local: this process's bucket, used while Redis is away.
+        bulk_turn: held by the process's one bulk call that may take a slot.
+        observed: Auth0's headers since the last slot.
+        has_warned: whether the log already says that the tenant's plan is another.
     """
 
     name: str
@@ -63,26 +63,26 @@ class _SharedLimit:
 
     @property
     def reserve(self) -> float:
-        """Tokens that bulk calls leave: a quarter, within bounds."""
+        """Tokens that bulk calls leave for urgent ones."""
         return min(self.limit.burst / 4, MAX_RESERVED_CALLS) if self.limit.burst >= 4 else 0.0
 
     @property
     def horizon(self) -> float:
         """How far ahead bulk calls take slots, in seconds.
 
-        It reaches the next slot at least.
+        At least to the next slot.
         """
         return max(BULK_HORIZON_SECONDS, 1 / self.limit.per_second)
 
 
 @dataclass(frozen=True)
 class RateLimitPermit:
-    """The right to make one call; ``record_answer`` takes it back.
+    """The right to make one call; pass it to ``record_answer``.
 
     Attributes:
         limit: the name of the limit that counts the call.
-        slot: its slot in the bucket.
-        shared: whether that bucket is the one in Redis.
+        slot: its slot of the bucket.
+        shared: whether that is the bucket in Redis.
     """
 
     limit: str
@@ -91,21 +91,21 @@ class RateLimitPermit:
 
 
 class RateLimitBudget:
-    """The calls of one tenant, within its plan.
+    """Keeps the calls to one tenant within its plan.
 
     Args:
         tenant: its name in the settings.
-        plan: what Auth0 allows.
-        share: what is left to others, from 0 to below 1.
-        presumed: nobody has named the plan: it is changed for the one whose limits the answers show, and a tenant
-            that shows none is taken for unlimited.
+        plan: the tenant's limits.
+        share: of each limit, left to other programs, from 0 to below 1.
+        presumed: the operator has not named the plan: it is replaced by the plan whose limits Auth0's answers show, and
+            a tenant whose answers show none counts as unlimited.
         redis_url: None for a budget of this process alone.
-        clock: None for the clock of Redis, which is the same for all; given where time is simulated.
+        clock: None for the clock of Redis, which is the same for all processes; given to simulate time.
         sleep: waits for a number of seconds.
-        max_wait_seconds: a call that would wait longer is refused.
+        max_wait_seconds: a call that would have to wait longer is refused.
 
     Raises:
-        ConfigurationError: ``redis_url`` is no address of Redis.
+        ConfigurationError: ``redis_url`` is not an address of Redis.
     """
 
     def __init__(
@@ -139,9 +139,9 @@ class RateLimitBudget:
         """Wait for a slot.
 
         Args:
-            group: of the endpoint, as ``Plan.limits`` names it.
-            urgent: somebody waits for this call: it comes before bulk calls.
-            where: what the error speaks of.
+            group: of the endpoint, a key of ``Plan.limits``.
+            urgent: somebody waits for this call, so it takes precedence over bulk calls.
+            where: named in the error.
 
         Raises:
             Auth0RateLimited: the wait would be longer than ``max_wait_seconds``.
@@ -169,15 +169,15 @@ class RateLimitBudget:
         await self._run(limit, "pause", seconds)
 
     def record_answer(self, permit: RateLimitPermit, headers: httpx.Headers, group: str = "other") -> None:
-        """Note Auth0's view of its bucket, for the next slot.
+        """Keep Auth0's level of its bucket for the next slot.
 
         Args:
             permit: of the call that was answered.
             headers: of the answer.
             group: of the call.
 
-        Source: Auth0, "Rate Limit Headers". ``x-ratelimit-reset`` is left to the pause after a 429: whole
-        seconds by another clock say nothing of a single token.
+        Source: Auth0, "Rate Limit Headers". ``x-ratelimit-reset`` is used only for the pause after a 429: in whole
+        seconds of another clock, it is too coarse for single tokens.
         """
         limit = self._limits.get(permit.limit)
         burst, remaining = (
@@ -195,8 +195,8 @@ class RateLimitBudget:
             limit.observed = observed
 
     def _adopt_shown_plan(self, group: str, burst: float | None) -> bool:
-        """Change a presumed plan for the one Auth0 shows."""
-        if not self._is_presumed or group == "other":  # a token is minted without these headers
+        """Replace a presumed plan with the one that Auth0 shows."""
+        if not self._is_presumed or group == "other":  # token requests have no such headers
             return False
         if burst is None:
             self.is_unlimited = True
@@ -213,7 +213,7 @@ class RateLimitBudget:
     async def _start_buckets(self) -> None:
         """Let all buckets fill from this process's first call on.
 
-        A bucket is empty until it is first looked at.
+        A bucket begins to fill when it is first read.
         """
         if not self._has_started:
             self._has_started = True
@@ -221,21 +221,20 @@ class RateLimitBudget:
                 await self._take_slot(limit, BucketTerms(0.0, LOOK_ONLY_HORIZON))
 
     async def _take_bulk_slot(self, limit: _SharedLimit, where: str) -> RateLimitPermit:
-        """Take a bulk call's slot: one at a time, soon."""
-        patient = BucketTerms(limit.reserve, limit.horizon)
+        """Take a bulk call's slot, one call at a time."""
+        bulk_terms = BucketTerms(limit.reserve, limit.horizon)
         async with limit.bulk_turn:
             waited = 0.0
             while True:
-                terms = patient if waited < MAX_BULK_WAIT_SECONDS else BucketTerms(0.0, self._max_wait)
+                terms = bulk_terms if waited < MAX_BULK_WAIT_SECONDS else BucketTerms(0.0, self._max_wait)
                 permit = await self._take_slot(limit, terms)
                 if permit.slot.number:
                     return permit
                 self._refuse_long_wait(permit, where)
                 ahead = max(permit.slot.wait - limit.horizon, 0.001)
                 await self._sleep(ahead)
-                if (
-                    permit.slot.pause <= permit.slot.at - permit.slot.wait
-                ):  # a pause holds all calls back alike
+                # During a pause all calls wait alike, so that time does not make a bulk call urgent.
+                if permit.slot.pause <= permit.slot.at - permit.slot.wait:
                     waited += ahead
 
     async def _take_slot(self, limit: _SharedLimit, terms: BucketTerms) -> RateLimitPermit:
@@ -263,7 +262,7 @@ class RateLimitBudget:
         return None if self._redis is None else await self._redis.run(limit.name, limit.limit, *arguments)
 
     def _now(self) -> float:
-        """Seconds by this process's clock; only differences count."""
+        """Seconds of this process's clock; only differences matter."""
         return time.monotonic() if self._clock is None else self._clock().timestamp()
 
     def _limits_of(self, plan: Plan) -> dict[str, _SharedLimit]:
@@ -296,7 +295,7 @@ class RateLimitBudget:
 
 
 def _terms_for_local(terms: BucketTerms, local: TokenBucket) -> BucketTerms:
-    """Return terms for a bucket too small for a reserve."""
+    """Return the terms of a local bucket, without a reserve."""
     if terms.horizon < 0:
         return terms
     return BucketTerms(0.0, max(terms.horizon, 1 / local.limit.per_second))

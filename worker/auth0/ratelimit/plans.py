@@ -21,16 +21,16 @@ class Limit:
 
     Attributes:
         per_second: tokens added per second; each call takes one.
-        burst: tokens it holds at most.
+        burst: its size in tokens.
     """
 
     per_second: float
     burst: float
 
     def without(self, share: float) -> Limit:
-        """Return what others' share of rate and burst leaves.
+        """Return the limit without the share of other programs.
 
-        One token stays in Auth0's bucket where it can: calls arrive closer together than they were sent.
+        If possible, one token stays in Auth0's bucket, as calls may arrive closer together than they were sent.
         """
         burst = min(self.burst * (1 - share), self.burst - 1)
         return Limit(self.per_second * (1 - share), max(1.0, burst))
@@ -38,12 +38,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a tenant may ask.
+    """The rate limits of a tenant.
 
     Attributes:
-        name: as it is set.
-        limits: by group of endpoints: ``read_users``, ``connections``, ``logs``; ``all``, else ``other``, for
-            groups that are not named.
+        name: its name in the settings.
+        limits: by group of endpoints: ``read_users``, ``connections``, ``logs``; ``all`` or ``other`` for the groups that
+            are not named.
     """
 
     name: str
@@ -73,11 +73,11 @@ _SELF_SERVICE = MappingProxyType(
 
 
 def presume_plan(group: str, burst: float) -> str:
-    """Return the plan with this limit, else the smallest.
+    """Return the plan with this limit, or the smallest.
 
     Args:
         group: of the call that was answered.
-        burst: what the answer shows.
+        burst: ``x-ratelimit-limit`` of the answer.
     """
     if burst >= 50:
         return "enterprise"

@@ -21,9 +21,9 @@ from worker.auth0.ratelimit.plans import Limit
 from worker.redis_address import RedisAddress
 from worker.redis_clients import aclose, make_async_client
 
-# A Redis that takes longer to answer costs more than it saves.
+# A Redis that takes longer to answer costs more time than it saves.
 REDIS_TIMEOUT_SECONDS = 0.25
-# After a failure Redis is left alone for so long, so that a hanging one is not waited for at each call.
+# After a failure Redis is not used for this time, so that not every call waits for it.
 REDIS_RETRY_SECONDS = 1.0
 
 SCRIPT = files("worker.auth0.ratelimit").joinpath("shared_bucket.lua").read_text(encoding="utf-8")
@@ -32,17 +32,17 @@ log = structlog.get_logger(__name__)
 
 
 class RedisBuckets:
-    """Runs the bucket script, while Redis can be reached.
+    """Runs the bucket script while Redis can be reached.
 
     Args:
         tenant: its name in the settings.
-        url: where Redis is.
-        share: what of each limit is left to others, from 0 to below 1.
+        url: of Redis.
+        share: of each limit, left to other programs, from 0 to below 1.
         clock: None for the clock of Redis, which is the same for all processes.
-        now: seconds by this process's clock, of which only differences count.
+        now: returns seconds of this process's clock, of which only differences matter.
 
     Raises:
-        ConfigurationError: ``url`` is no address of Redis.
+        ConfigurationError: ``url`` is not an address of Redis.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class RedisBuckets:
             return None
         try:
             return None if pause is None else float(pause)
-        except ValueError:  # somebody else wrote it
+        except ValueError:  # another program wrote it
             return None
 
     def _key(self, name: str) -> str:
@@ -99,7 +99,7 @@ class RedisBuckets:
 
     def _leave_alone(self, error: Exception) -> None:
         if self._away_until is None:
-            # The kind alone: the message may hold the address with its password.
+            # Only the error's type: its message may contain the address with its password.
             log.warning("rate_limit.sharing_lost", tenant=self._tenant, error=type(error).__name__)
         self._away_until = self._now() + REDIS_RETRY_SECONDS
 
