@@ -146,13 +146,24 @@ async def reject_token(request: Request) -> Response:
     consumer = (await service.authentication.caller(request)).reading()
     refused = await _refused_token(request)
     read = await _begin(request, consumer)
-    reader = service.reader(read.tenant, refreshing=True)
-    current = await replace(read, wanted=replace(read.wanted, min_ttl=None, wait=0)).token(reader)
-    is_current = hmac.compare_digest(current.value.encode(), refused.encode())
-    if is_current:
+    current = await _find_current(read, refused)
+    if current is not None:
+        reader = service.reader(read.tenant, refreshing=True)
         await reader.rejected(current, request_id=read.request_id)
         await read.record("rejected", current)
-    return JSONResponse({"replacing": is_current}, 202, headers=NO_STORE)
+    return JSONResponse({"replacing": current is not None}, 202, headers=NO_STORE)
+
+
+async def _find_current(read: TokenRead, refused: str) -> Token | None:
+    """Return the current token if it is this one."""
+    # What was rejected once is read by all others until it is replaced, so several may report it. Their reader may have
+    # a cache that lags behind: what it does not know is looked for in the vault.
+    for refreshing in (False, True):
+        reader = read.service.reader(read.tenant, refreshing=refreshing)
+        current = await replace(read, wanted=replace(read.wanted, min_ttl=None, wait=0)).token(reader)
+        if hmac.compare_digest(current.value.encode(), refused.encode()):
+            return current
+    return None
 
 
 async def list_grants(request: Request) -> Response:

@@ -249,7 +249,9 @@ def choose(found: Sequence[Served], user_id: str, account: str | None = None) ->
     if account is not None:
         left = [served for served in left if served.provider_user_id == account]
     if len({served.tenant for served in left}) > 1:
-        raise ConfigurationError("several tenants have this user and connection: name the tenant")
+        raise ConfigurationError(
+            "several tenants have this user and connection: name the tenant, by TokenVault(…, tenant=…) or --tenant"
+        )
     if len(left) > 1:
         accounts = sorted(served.provider_user_id for served in left)
         left = [served for served in left if user_id.endswith(f"|{served.provider_user_id}")]

@@ -78,12 +78,14 @@ async def test_lists_show_no_token_and_no_other_connection(api: ApiClient, api_k
 
 
 async def test_rejected_tokens_are_replaced(api: ApiClient, api_key: str, rows: Rows, sql: Sql) -> None:
-    """The report of a token that is still the current one asks for a renewal; any other one does not."""
+    """The report of a token that is still the current one asks for a renewal, however often; any other one does not."""
     grant = await rows.add()
     old = api.call(f"{USER}/custom/rejected", api_key, method="POST", body={"access_token": "another"})
     assert (old.status_code, old.json()) == (202, {"replacing": False})
     now = api.call(f"{USER}/custom/rejected", api_key, method="POST", body={"access_token": "token-of-u1"})
     assert (now.status_code, now.json()) == (202, {"replacing": True})
+    again = api.call(f"{USER}/custom/rejected", api_key, method="POST", body={"access_token": "token-of-u1"})
+    assert (again.status_code, again.json()) == (202, {"replacing": True})
     assert (await requested(sql))["grant_id"] == grant
 
 

@@ -223,7 +223,7 @@ def test_the_tenant_is_the_readers_own(world: World) -> None:
     """A reader of one tenant sees that tenant's rows; one of all of them has to be told which is meant."""
     world.rows = [served(tenant="a", id=8), served(tenant="b", id=9)]
     assert read(world, tenant="b").grant_id == 9
-    with pytest.raises(ConfigurationError, match="name the tenant"):
+    with pytest.raises(ConfigurationError, match="name the tenant, by TokenVault"):
         read(world)
     with pytest.raises(TokenNotFound, match="the vault has no token of them in tenant z"):
         read(world, tenant="z")
