@@ -90,8 +90,10 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | None:
         return body
     if encoding not in ("gzip", "x-gzip", "deflate"):
         return None
-    unpacking = zlib.decompressobj(wbits=47 if "gzip" in encoding else 15)
-    try:
-        return unpacking.decompress(body, max_bytes + 1)
-    except zlib.error:
-        return None
+    # Some servers send "deflate" without zlib's header (RFC 9110 §8.4.1.2).
+    for wbits in (47,) if "gzip" in encoding else (15, -15):
+        try:
+            return zlib.decompressobj(wbits=wbits).decompress(body, max_bytes + 1)
+        except zlib.error:
+            continue
+    return None

@@ -24,6 +24,10 @@ log = structlog.get_logger(__name__)
 
 MAX_CONNECTIONS = 100
 KEEPALIVE_SECONDS = 15.0
+# aiohttp takes 128 headers of 8 kB: an answer with a longer content security policy would be lost, and with it the
+# only copy of a rotated refresh token.
+MAX_HEADER_BYTES = 64 * 1024
+MAX_HEADERS = 512
 
 
 @functools.cache
@@ -148,6 +152,9 @@ class _PooledTransport(AiohttpTransport):
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,  # httpx decodes
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
             trace_configs=[_tracing(self._before_write)],
         )
         session._retry_connection = self._resends_lost

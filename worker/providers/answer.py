@@ -23,7 +23,13 @@ MAX_RETRY_AFTER_SECONDS = 3600.0
 MAX_EXTRA_LENGTH = 2048
 """In characters. A value beside the token is an address or a name; a longer one is left out."""
 
-_TOKEN = re.compile(r"[\x20-\x7e]*[\x21-\x7e][\x20-\x7e]*")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+# What stands for a token where there is none, or none to be shown: taken for one, it would replace one that lives.
+_PLACEHOLDER = re.compile(
+    r"[<\[({*]*(null|none|nil|undefined|n/a|nan|false|true|redacted|hidden|masked)[>\])}*]*|\*{3,}",
+    re.IGNORECASE,
+)
+_SCHEME = re.compile(r"bearer +", re.IGNORECASE)
 _SCOPE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -41,11 +47,14 @@ def header(headers: Mapping[str, str], name: str) -> str:
 
 
 def secret(value: object) -> Secret | None:
-    """Return a token, or None if it cannot be one.
+    """Return an access token, if it can be one.
 
-    RFC 6749 §A.12 and §A.17 allow printable ASCII only.
+    RFC 6749 §A.12 allows printable ASCII only, and RFC 6750 §2.1 no blanks: a sentence in its place is an error.
     """
-    return Secret(value) if isinstance(value, str) and _TOKEN.fullmatch(value) else None
+    if not isinstance(value, str):
+        return None
+    value = _SCHEME.sub("", value, count=1) if _SCHEME.match(value) else value
+    return Secret(value) if _TOKEN.fullmatch(value) and not _PLACEHOLDER.fullmatch(value) else None
 
 
 def refresh_secret(value: object) -> Secret | None:
@@ -54,7 +63,7 @@ def refresh_secret(value: object) -> Secret | None:
     Any text is accepted, even if RFC 6749 §A.17 forbids it: the provider may have rotated, and the text can be sent back
     to it percent-encoded.
     """
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or _PLACEHOLDER.fullmatch(value.strip()):
         return None
     try:
         value.encode()

@@ -56,8 +56,9 @@ __all__ = [
 ]
 
 SECONDS = timedelta(seconds=1)
-# Temporary 4xx: time-out, locked, too early, too many requests, and 420, which some servers use for the same.
-NOT_NOW = frozenset({408, 420, 423, 425, 429})
+# Temporary 4xx: time-out, misdirected, locked, too early, too many requests, 420, which some servers use for the same, and
+# Microsoft's 449 "retry with".
+NOT_NOW = frozenset({408, 420, 421, 423, 425, 429, 449})
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 # A phrase is not a code that anybody could look up, so for a provider's own phrases the standard's code is reported.
 _OWN_PHRASE_CODES = {RefusalBlame.USER: "invalid_grant", RefusalBlame.OPERATOR: "invalid_client"}
@@ -273,7 +274,8 @@ class Provider:
         fields = parse(headers, body)
         succeeded = 200 <= status < 300
         # Tokens take precedence over any error beside them: a rotated token must not be lost.
-        if succeeded and (renewed := self._renewed(fields, sent_at, spent)):
+        renewed = self._renewed(fields, sent_at, spent)
+        if renewed and (succeeded or self._is_whole_pair(renewed, fields, spent)):
             return renewed
         wait = answer.retry_after(headers, sent_at)
         known = self.verdict(fields)
@@ -334,6 +336,15 @@ class Provider:
         if self.prolongs and all(fields.get(name) == value for name, value in self.prolongs.items()):
             return Renewed(TokenPair(None, expires_at=self._ends(fields, None, sent_at)), prolonged=True)
         return None
+
+    def _is_whole_pair(self, renewed: Renewed, fields: Mapping[str, Any], spent: Secret | None) -> bool:
+        """Return whether a pair is new, whatever its status says.
+
+        A refusal may repeat what was sent.
+        """
+        pair = renewed.pair
+        is_new = pair.access is not None and pair.refresh is not None and pair.refresh != spent
+        return is_new and not self._says_error(fields)
 
     def _says_error(self, fields: Mapping[str, Any]) -> bool:
         return any(fields.get(name) for name in self.error_names) or reports_failure(fields)

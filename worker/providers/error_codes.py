@@ -197,10 +197,12 @@ def normalize(value: object) -> str:
 def error_codes(value: object) -> list[str]:
     """Return the error codes in a field of the answer.
 
-    The field is a code, or an object that contains codes, as with Facebook's and Google's APIs.
+    The field is a code, or an object that contains codes, as with Facebook's and Google's APIs. The part of a text before
+    a colon is a code too: EVE Online answers ``invalid_grant: Token is expired or invalid.``
     """
     parts = [value.get(name) for name in ("code", "type", "status")] if isinstance(value, dict) else [value]
-    return [normalize(part) for part in parts]
+    starts = [part.partition(":")[0] for part in parts if isinstance(part, str) and ":" in part]
+    return [normalize(part) for part in (*parts, *starts)]
 
 
 def descriptions(fields: Mapping[str, Any]) -> list[str]:

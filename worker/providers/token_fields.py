@@ -38,11 +38,13 @@ _REFRESH_NAME = re.compile(
 )
 # For objects that describe themselves: {"type": "refresh_token", "value": "…"}.
 _KIND_NAMES, _VALUE_NAMES = ("type", "tokentype", "name", "kind", "key"), ("value", "token", "tokenvalue")
-# A complete field of a truncated JSON object.
-_FIELD = re.compile(r'"([A-Za-z0-9_.-]{1,64})"\s*:\s*("(?:[^"\\]|\\.)*")')
+# A complete field of a truncated JSON object, of an object in another language's notation, or of XML's attributes.
+_FIELD = re.compile(r"""["']?\b([A-Za-z0-9_.-]{1,64})["']?\s*[:=]\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""")
 _PAGE = re.compile(r"<(!doctype|html|head|body)\b", re.IGNORECASE)
 # A complete element of XML.
-_ELEMENT = re.compile(r"<([A-Za-z][A-Za-z0-9_.-]{0,63})>([^<>&\s]+)</\1>")
+_ELEMENT = re.compile(
+    r"<((?:[A-Za-z][\w.-]{0,63}:)?([A-Za-z][\w.-]{0,63}))>(?:<!\[CDATA\[)?([^<>&\s]+?)(?:\]\]>)?</\1>"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +145,23 @@ def salvage(text: str) -> dict[str, Any]:
             whole = {}
         if has_refresh_token(whole):
             return cast(dict[str, Any], whole)
-        found = {
-            name: json.loads(value, strict=False) for name, value in _FIELD.findall(text) if _is_json(value)
-        }
+    is_xml = text.startswith("<")
+    if start >= 0 or is_xml:
+        found = {name: read for name, value in _FIELD.findall(text) if (read := _unquote(value)) is not None}
         if _refresh_of(found):
             return found
-    elements = dict(_ELEMENT.findall(text)) if text.startswith("<") else {}
+    elements = {name: value for _, name, value in _ELEMENT.findall(text)} if is_xml else {}
     return elements if _refresh_of(elements) else {}
 
 
-def _is_json(value: str) -> bool:
+def _unquote(value: str) -> str | None:
+    """Return the value of a quoted text, if valid."""
+    if value.startswith("'"):
+        value = '"' + value[1:-1].replace("\\'", "'").replace('"', '\\"') + '"'
     try:
-        json.loads(value, strict=False)
+        return str(json.loads(value, strict=False))
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _search(fields: Fields, spent: Secret | None, declared: str) -> FoundTokens | None:
@@ -167,7 +171,7 @@ def _search(fields: Fields, spent: Secret | None, declared: str) -> FoundTokens 
         refresh = answer.refresh_secret(holder.get(declared)) or _refresh_of(holder)
         if refresh is None or refresh == spent:
             continue
-        if access := _access_of(holder):
+        if (access := _access_of(holder)) and access != refresh:  # {"kind": "refresh", "token": "…"} has one
             return FoundTokens(access, refresh, _beside(fields, holder))
         alone = alone or FoundTokens(None, refresh, _beside(fields, holder))
     if alone is None:

@@ -63,8 +63,8 @@ def suspicion_of(refused: Refused, *, client_is_proven: bool) -> Suspicion | Non
 
 def _asks_to_wait(refused: Refused) -> bool:
     """Return whether a failure asks to wait, also by ``Retry-After``."""
-    is_code = refused.blame is RefusalBlame.NOBODY and (refused.code == "http_429" or refused.code in BLAMES)
-    return is_code or bool(refused.retry_after)
+    is_code = refused.code == "http_429" or (refused.code in BLAMES and refused.code != "server_error")
+    return (refused.blame is RefusalBlame.NOBODY and is_code) or bool(refused.retry_after)
 
 
 class Finding(StrEnum):

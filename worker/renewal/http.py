@@ -36,6 +36,8 @@ KEEPALIVE_SECONDS = 5.0
 # No token endpoint sends more than this; reading stops there.
 MAX_ANSWER_BYTES = 1 << 20
 
+_GZIP = b"\x1f\x8b\x08"
+
 # Headers of every request; a provider's own are added.
 _HEADERS = {
     "accept": "*/*",
@@ -93,10 +95,14 @@ class _PartialAnswer:
 
         Nothing can follow such a body. Even if the connection breaks then, it may be the only copy of a rotated token.
         """
-        try:
-            return self.answer() if isinstance(json.loads(self.body), dict) else None
-        except (ValueError, RecursionError):
-            return None
+        return self.answer() if _is_json_object(self.body) else None
+
+
+def _is_json_object(body: bytes | bytearray) -> bool:
+    try:
+        return isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 class _TooLate(Exception):
@@ -236,11 +242,14 @@ async def _exchange(http: HttpClient, request: TokenRequest, partial: _PartialAn
 def _decode(answer: Answer) -> Answer | NoAnswer:
     """Unpack an answer that is packed despite ``Accept-Encoding``.
 
-    It may hold the only copy of a rotated token. One layer is unpacked, in bounded memory; more is unreadable.
+    It may hold the only copy of a rotated token. One layer is unpacked, in bounded memory; more is unreadable. JSON that
+    is not packed is read whatever its label is, and gzip is unpacked without one.
     """
-    body = unpack(answer.body, answer.headers.get("content-encoding", ""), MAX_ANSWER_BYTES)
+    label = answer.headers.get("content-encoding", "")
+    unpacked_as = "gzip" if not label and answer.body.startswith(_GZIP) else label
+    body = unpack(answer.body, unpacked_as, MAX_ANSWER_BYTES)
     if body is None:
-        return NoAnswer(sent=True, code="connection_lost")
+        return answer if _is_json_object(answer.body) else NoAnswer(sent=True, code="connection_lost")
     if len(body) > MAX_ANSWER_BYTES:
         return NoAnswer(sent=True, code="answer_too_large")
     return Answer(answer.status, answer.headers, body)

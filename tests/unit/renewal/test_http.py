@@ -13,6 +13,7 @@ import ssl
 import struct
 import time
 import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -683,3 +684,37 @@ async def test_no_proxy_stands_before_loopback(serve: Serve, monkeypatch: pytest
 async def test_an_answer_prints_without_its_tokens() -> None:
     """An answer in a log or a traceback shows nothing but its size."""
     assert repr(Answer(200, {"set-cookie": "secret"}, PAIR)) == f"Answer(200, {len(PAIR)} bytes)"
+
+
+def raw_deflate(body: bytes) -> bytes:
+    packing = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packing.compress(body) + packing.flush()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (gzip.compress(PAIR), []),
+        (raw_deflate(PAIR), ["Content-Encoding: deflate"]),
+        (zlib.compress(PAIR), ["Content-Encoding: deflate"]),
+        (PAIR, ["Content-Encoding: gzip"]),
+        (PAIR, ["Content-Encoding: utf-8"]),
+        (PAIR, ["Content-Encoding: aws-chunked"]),
+        (PAIR, [f"Content-Security-Policy: {'a' * 20_000}"]),
+        (PAIR, [f"X-{number}: x" for number in range(300)]),
+    ],
+    ids=["no label", "raw deflate", "deflate", "false label", "charset", "unknown", "long header", "many headers"],
+)  # fmt: skip
+async def test_no_label_and_no_header_costs_the_answer(
+    http: HttpClient, serve: Serve, body: bytes, headers: list[str]
+) -> None:
+    """What a server says of the body, or beside it, does not lose the only copy of a pair."""
+
+    async def play(line: Line, server: Server) -> None:
+        await server.read(line)
+        await line.answer(body, "200 OK", *headers)
+
+    server = await serve(play)
+    answer = await send(http, post(server.url))
+    assert isinstance(answer, Answer)
+    assert answer.body == PAIR
