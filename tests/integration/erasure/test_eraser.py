@@ -11,7 +11,9 @@ from emulators.client import Emulation
 from tests.integration.sync.test_full_scan import SCOPES, Bench
 from tests.support import rows
 from tests.support.rows import Sql
+from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
+from token_vault.secret import Secret
 from worker.auth0.errors import Auth0Error
 from worker.auth0.models import Auth0Identity, Auth0User
 from worker.erasure import confirmation
@@ -109,6 +111,7 @@ async def test_a_search_that_lacks_a_user_proves_nothing(bench: Bench) -> None:
     user = sorted(bench.users())[0]
     now = await bench.runtime.vault.now()
     await missing.mark_users(bench.runtime.vault, "default", [user], now=now)
+    await missing.withdraw(bench.runtime.vault, "default", [user], now=now)
     swept = await bench.erasure().sweep()
     assert (swept.erased, swept.found, bench.missing()) == (0, 1, set())
 
@@ -120,6 +123,10 @@ async def test_a_deletion_that_was_a_link_moves_the_tokens(bench: Bench) -> None
     await bench.runtime.engine.renew_due(["default"])
     [before] = bench.sql("SELECT * FROM grants WHERE user_id = %s", secondary)
     held = rows.opened(bench.runtime.vault, before)
+    subject, ring = before["provider_user_id"], bench.runtime.vault.access
+    of_user = {user: GrantKey("default", "bitbucket", user, subject) for user in (primary, secondary)}
+    extra = ring.encrypt(EncryptionContext.of_extra(of_user[secondary]), Secret("extra"))
+    bench.sql("UPDATE grants SET extra_ciphertext = %s WHERE id = %s", extra, before["id"])
     bench.tenant.link(primary, secondary)
     now = await bench.runtime.vault.now()
     await missing.mark_users(bench.runtime.vault, "default", [secondary], now=now)
@@ -127,6 +134,8 @@ async def test_a_deletion_that_was_a_link_moves_the_tokens(bench: Bench) -> None
     [after] = bench.sql("SELECT * FROM grants WHERE id = %s", before["id"])
     assert (after["user_id"], after["missing_since"]) == (primary, None)
     assert rows.opened(bench.runtime.vault, after) == held
+    of_primary = EncryptionContext.of_extra(of_user[primary])
+    assert ring.decrypt(of_primary, after["extra_ciphertext"]).reveal() == "extra"
     assert (await sweep(bench)).erased == 0
 
 

@@ -152,29 +152,27 @@ async def test_what_is_not_proven_is_listed(renewals: Renewals) -> None:
 
 async def test_no_provider_is_shown_anothers_token(renewals: Renewals) -> None:
     """Each connection's tokens go to its own provider, though they are revoked at the same time."""
-    worker, [user] = await opened(renewals)
     renewals.connect("d", users=1)
-    await renewals.sync(worker)
+    worker, users = await opened(renewals, users=2)
     report = await revoke(worker)
-    assert (report.revoked, [each["code"] for each in report.not_revoked]) == (1, ["no_revocation_url"])
-    assert len(renewals.tenant.call_log("/idp/c/revoke")) == 2
-    assert not is_alive(renewals, user)
+    assert (report.revoked, [each["connection"] for each in report.not_revoked]) == (2, ["d"])
+    assert len(renewals.tenant.call_log("/idp/c/revoke")) == 4
+    assert [is_alive(renewals, user) for user in users] == [False] * 2
 
 
 async def test_a_token_that_may_have_been_replaced_is_listed(renewals: Renewals) -> None:
     """Where an answer was lost, or its worker died, the provider may have issued a token that nobody has."""
-    worker, [lost, died, refused] = await opened(renewals, users=3)
+    worker, [lost, died, dying, refused] = await opened(renewals, users=4)
     renewals.sql("UPDATE grants SET in_doubt_since = now(), state = 'in_doubt' WHERE user_id = %s", lost)
-    renewals.sql(
-        "UPDATE grants SET claim_owner = gen_random_uuid(), claimed_at = now() - interval '2 min', claim_until = now()"
-        " WHERE user_id = %s",
-        died,
-    )
-    report = await revoke(worker, Scope(["default"], lost))
-    report.not_revoked.extend((await revoke(worker, Scope(["default"], died))).not_revoked)
-    assert [(each["user_id"], each["code"]) for each in report.not_revoked] == [
-        (lost, "in_doubt"), (died, "in_doubt"),
-    ]  # fmt: skip
+    for user, until in ((died, "0 s"), (dying, "0.7 s")):  # the latter's claim ends while it is waited for
+        renewals.sql(
+            "UPDATE grants SET claim_owner = gen_random_uuid(), claimed_at = now() - interval '2 min',"
+            f" claim_until = now() + interval '{until}' WHERE user_id = %s",
+            user,
+        )
+    for user in (dying, died, lost):
+        (found,) = (await revoke(worker, Scope(["default"], user))).not_revoked
+        assert (found["user_id"], found["code"]) == (user, "in_doubt")
     renewals.tenant.fail_next("/idp/c/revoke", 1, "error:invalid_request")
     report = await revoke(worker, Scope(["default"], refused))
     assert [each["code"] for each in report.not_revoked] == ["http_400"]

@@ -12,10 +12,12 @@ from sqlalchemy.exc import DBAPIError
 from emulators.client import Emulation
 from tests.support.rows import Sql
 from tests.support.wait import WAIT_SECONDS, until_async
+from worker.auth0 import StreamedEvent
 from worker.auth0.errors import Auth0Refused, Auth0Unreachable
 from worker.erasure import Eraser
 from worker.runtime import Runtime
 from worker.settings import Deletion
+from worker.sync.ingest import SyncIngest
 from worker.sync.tenant_sync import TenantSync
 from worker.vault.status.status import load_status
 
@@ -308,6 +310,31 @@ async def test_following_stops_while_it_asks_for_users(bench: Bench, monkeypatch
             bench.tenant.login(user)
             await asyncio.sleep(0.1)
         assert await following is True
+
+
+async def test_no_cursor_passes_what_is_not_stored(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was named by the log, an event or a list while Auth0 was away is read by the next sync."""
+    bench.tenant.seed_users(150, ["google-oauth2"])
+    await bench.sync.sync_all()
+
+    def cursors() -> list[dict[str, Any]]:
+        return bench.sql("SELECT feed, token, page FROM sync_cursors ORDER BY feed")
+
+    async def away(*_: object, **__: object) -> None:
+        raise Auth0Unreachable("Auth0 is away")
+
+    before, user = cursors(), min(bench.users())
+    bench.tenant.login(user)
+    monkeypatch.setattr(SyncIngest, "ingest_by_id", away)
+    monkeypatch.setattr(SyncIngest, "ingest_page", away)
+    with pytest.raises(Auth0Unreachable):
+        await bench.sync.sync_changes()
+    with pytest.raises(Auth0Unreachable):
+        await bench.sync._feeds._ingest_events([StreamedEvent("e-1", "user.updated", user, None)])
+    assert cursors() == before
+    with pytest.raises(Auth0Unreachable):
+        await bench.sync.sync_all(full=True)
+    assert cursors() == [*before, {"feed": "users", "token": None, "page": 0}]
 
 
 async def test_events_that_are_gone_are_left_to_the_log(bench: Bench) -> None:
