@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import sys
 import time
+from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from token_vault.errors import VaultError
 from worker import traces
 from worker.api import problems
 from worker.api.http_protocol import OVERLOADED
@@ -33,6 +36,9 @@ class Gate:
         app: the routes.
         metrics: counts requests.
         max_concurrent: requests at a time; more are refused at once.
+
+    Attributes:
+        failure: why the app did not start.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, max_concurrent: int) -> None:
@@ -41,11 +47,12 @@ class Gate:
         self._max_concurrent = max_concurrent
         self._running = 0
         metrics.in_flight.set_function(lambda: self._running)
+        self.failure: VaultError | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, partial(self._tell, send))
             return
         request_id, trace = _ids(scope)
         scope["request_id"] = request_id
@@ -64,6 +71,16 @@ class Gate:
         finally:
             self._running -= 1
             self._metrics.observe(scope, answer.status, time.perf_counter() - began)
+
+    async def _tell(self, send: Send, message: Message) -> None:
+        """Keep why the app does not start.
+
+        Starlette sends a traceback for the log, while it handles that failure.
+        """
+        failure = sys.exception()
+        if message["type"] == "lifespan.startup.failed" and isinstance(failure, VaultError):
+            self.failure, message = failure, {"type": message["type"], "message": ""}
+        await send(message)
 
     async def _serve_traced(
         self, scope: Scope, receive: Receive, answer: _Answer, trace: bytes | None

@@ -59,14 +59,16 @@ def serve(settings: Settings, bound: socket.socket, ready: Callable[[], None]) -
         ready: called once requests are answered.
 
     Raises:
-        ConfigurationError: a setting or a key is missing or wrong.
+        VaultError: why it does not start: a setting or a key is missing or wrong.
     """
     allow_connections(settings.api.max_connections, settings.api.max_concurrent)
     sys.setswitchinterval(SWITCH_SECONDS)
-    server = _Server(make_config(create_app(settings), settings.api.max_connections), ready)
-    server.run(sockets=[bound])
-    if not server.started:
-        raise ConfigurationError("the API did not start: its log says why")
+    app = create_app(settings)
+    server = _Server(make_config(app, settings.api.max_connections), ready)
+    try:
+        server.run(sockets=[bound])
+    except SystemExit:  # by uvicorn, with a code of its own
+        raise app.failure or ConfigurationError("the API did not start: its log says why") from None
 
 
 def make_config(app: ASGIApp, max_connections: int) -> uvicorn.Config:

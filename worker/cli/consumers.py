@@ -48,6 +48,7 @@ def key(
     """
     from worker.consumer_rules import hash_api_key, make_api_key
 
+    known = environment.load_settings().consumers  # before a key is shown that a mistake would follow
     made = make_api_key()
     if as_json:
         output.print_json({"consumer": name, "api_key": made, "api_key_hash": hash_api_key(made)})
@@ -55,7 +56,7 @@ def key(
     typer.echo(made)
     output.print_notice("this key is shown once: give it to the app, and its hash to the TOML file:")
     typer.echo(f'[consumers.{name}]\napi_key_hash = "{hash_api_key(made)}"', err=True)
-    if name not in environment.load_settings().consumers:
+    if name not in known:
         output.print_notice(f"the file has no consumer {name} yet")
     return ExitCode.OK
 

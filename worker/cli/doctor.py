@@ -106,6 +106,10 @@ def _examine_servers(settings: Settings, checks: list[Check]) -> None:
 
 
 def _keys(settings: Settings) -> list[Check]:
+    from token_vault.keyring import KeyRing
+
+    KeyRing("access", settings.access_keys)  # wrong keys are told as this check
+    KeyRing("refresh", settings.refresh_keys)
     shared = [key for key in settings.access_keys if any(key == other for other in settings.refresh_keys)]
     if shared:
         return [

@@ -119,17 +119,19 @@ def _target(resource: str | None, scopes: str | None) -> TokenTarget:
 def _recorded(database_url: Secret, asked: ReadRecord) -> Iterator[None]:
     """Record what came of a read once it is over.
 
-    Who may read and not record is told of it, as by readers in apps.
+    Who may read and not record is told of it, as by readers in apps. Where the read itself fails, that is what is told.
     """
     try:
         yield
     except VaultError as error:
         _record(database_url, asked._replace(outcome=type(error).__name__))
         raise
-    _record(database_url, asked)
+    if failure := _record(database_url, asked):
+        output.print_notice(f"this read is not recorded: {failure}")
 
 
-def _record(database_url: Secret, record: ReadRecord) -> None:
+def _record(database_url: Secret, record: ReadRecord) -> VaultError | None:
+    """Record a read; return why that fails."""
     from token_vault.postgres_address import PostgresAddress
     from token_vault.read_records import ReadRecorder
 
@@ -137,9 +139,10 @@ def _record(database_url: Secret, record: ReadRecord) -> None:
     try:
         recorder.record_now(record)
     except VaultError as error:
-        output.print_notice(f"this read is not recorded: {error}")
+        return error
     finally:
         recorder.close()
+    return None
 
 
 def _show_token(token: Token, as_json: bool) -> None:

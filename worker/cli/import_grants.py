@@ -86,8 +86,10 @@ def read_keys(key_file: Path | None) -> list[Secret]:
 def _read(file: str) -> str:
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{file} cannot be read: {type(error).__name__}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{file} is not in UTF-8: save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def _parse(text: str, tenant: str | None) -> tuple[list[TransferLine], dict[int, list[str]]]:

@@ -286,7 +286,7 @@ def _read_text(path: Path | None) -> str:
         said = f"points to {path}, which is not in UTF-8: save it as UTF-8"
         raise SettingsError([SettingProblem("TOKEN_VAULT_CONFIG", said)]) from None
     except OSError as error:
-        said = f"points to {path}, which cannot be read: {type(error).__name__}"
+        said = f"points to {path}, which cannot be read: {error.strerror}"
         raise SettingsError([SettingProblem("TOKEN_VAULT_CONFIG", said)]) from None
 
 

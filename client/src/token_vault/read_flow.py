@@ -211,15 +211,14 @@ class ReadFlow:
         served = choose(found, query.user_id, account)
         if served is None:
             where = f" in tenant {self._tenant}" if self._tenant else ""
-            raise TokenNotFound(
-                f"the vault has no token of {'this account' if query.account else 'them'}{where}"
-            )
+            what = "token of this account" if query.account else "such token"
+            raise TokenNotFound(f"the vault has no {what}{where}")
         return served
 
     def _status(self, served: Served) -> Generator[Step, Any, GrantStatus]:
         rows = yield Query(SELECT_STATUS, (served.id,))
         if not rows:
-            raise TokenNotFound("the vault has no token of them")
+            raise TokenNotFound("the vault has no such token")
         return GrantStatus._make(rows[0])
 
     def _serve_unrenewable(self, query: TokenQuery, served: Served, status: GrantStatus) -> Token | None:
@@ -316,7 +315,7 @@ def _raise_unless_refreshable(served: Served, status: GrantStatus, min_ttl: floa
     if status.state in ("unrenewable", "expired"):
         raise TokenExpired(f"the token ends too soon and cannot be renewed ({status.reason or status.state})")
     if status.state == "erased":
-        raise TokenNotFound("the vault has no token of them")
+        raise TokenNotFound("the vault has no such token")
     if status.state == "paused":
         raise TemporarilyUnavailable(
             "renewal is paused by the operator: the token is renewed when `token-vault resume` ends that",

@@ -225,7 +225,7 @@ def test_the_tenant_is_the_readers_own(world: World) -> None:
     assert read(world, tenant="b").grant_id == 9
     with pytest.raises(ConfigurationError, match="name the tenant, by TokenVault"):
         read(world)
-    with pytest.raises(TokenNotFound, match="the vault has no token of them in tenant z"):
+    with pytest.raises(TokenNotFound, match="the vault has no such token in tenant z"):
         read(world, tenant="z")
 
 
@@ -394,7 +394,7 @@ def test_the_account_that_was_found_stays_the_one_that_is_meant(world: World) ->
         ),
         (STALE, ACTIVE._replace(state="unrenewable", reason="no_refresh_token"), None, TokenExpired, "no_refresh_token"),
         (STALE, ACTIVE._replace(state="expired"), None, TokenExpired, r"cannot be renewed \(expired\)"),
-        (STALE, ACTIVE._replace(state="erased"), None, TokenNotFound, "no token of them"),
+        (STALE, ACTIVE._replace(state="erased"), None, TokenNotFound, "no such token"),
         (STALE, ACTIVE._replace(state="paused", blocked_for=90.0), None, TemporarilyUnavailable, "token-vault resume"),
         (STALE, ACTIVE._replace(state="blocked", reason="invalid_client", blocked_for=90.0), None, TemporarilyUnavailable,
          r"blocked \(invalid_client\)"),
@@ -402,7 +402,7 @@ def test_the_account_that_was_found_stays_the_one_that_is_meant(world: World) ->
         (served(expires_at=None, obtained_from="auth0"), ACTIVE._replace(state="unrenewable"), 60.0, TokenExpired,
          "nobody knows when this token ends"),
         (served(), ACTIVE, 7200.0, TokenExpired, r"live 7200 s, no longer than the 7200 s asked for"),
-        (STALE, None, None, TokenNotFound, "no token of them"),
+        (STALE, None, None, TokenNotFound, "no such token"),
     ],
 )  # fmt: skip
 def test_what_no_refresh_helps_is_told(
