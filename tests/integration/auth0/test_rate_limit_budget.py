@@ -24,7 +24,7 @@ from worker.auth0.errors import Auth0RateLimited
 from worker.auth0.ratelimit import budget as budgets
 from worker.auth0.ratelimit import redis_buckets
 from worker.auth0.ratelimit.bucket import BucketSlot, BucketTerms, ObservedLimits, TokenBucket
-from worker.auth0.ratelimit.budget import ASSUMED_WORKER_PROCESSES, MAX_PAUSE_SECONDS
+from worker.auth0.ratelimit.budget import ASSUMED_WORKER_PROCESSES, MAX_PAUSE_SECONDS, RateLimitPermit
 from worker.auth0.ratelimit.redis_buckets import REDIS_RETRY_SECONDS, SCRIPT
 
 Make = Callable[..., RateLimitBudget]
@@ -417,23 +417,38 @@ def test_a_bucket_never_gives_more_than_its_limit(limit: Limit, gaps: list[float
 
 
 async def test_a_client_asks_before_each_call(redis_url: Secret) -> None:
-    """Every call of a client, minting and retries among them, has a slot of the shared bucket."""
+    """Every call of a client, minting and retries among them, has a slot of its limit, and its answer is noted."""
     async with running() as server:
         time = FakeTime()
         server.script = [
             Answer(503),
             Answer(429, {}, {"Retry-After": "9"}),
-            Answer(200, {"user_id": "auth0|1"}),
+            Answer(200, {"user_id": "auth0|1"}, {"x-ratelimit-limit": "40", "x-ratelimit-remaining": "7"}),
         ]
-        budget = RateLimitBudget("acme", PLANS["free"], redis_url=redis_url, clock=time, sleep=time.sleep)
-        other = RateLimitBudget("acme", PLANS["free"], redis_url=redis_url, clock=time, sleep=time.sleep)
+        budget, other = (
+            RateLimitBudget("acme", PLANS["essentials"], redis_url=redis_url, clock=time, sleep=time.sleep)
+            for _ in range(2)
+        )
+        acquire, asked = budget.acquire, list[tuple[str, bool]]()
+
+        async def noted(group: str, *, urgent: bool = False, where: str = "") -> RateLimitPermit:
+            asked.append((group, urgent))
+            return await acquire(group, urgent=urgent, where=where)
+
+        budget.acquire = noted  # type: ignore[method-assign]
         async with client_of(server, time, budget=budget) as client:
             await client.urgent.user("auth0|1")
+        assert asked == [("other", False), *[("read_users", True)] * 3]
         with redis_client.Redis.from_url(redis_url.reveal()) as connection:
-            assert connection.hget("token-vault:budget:acme:all", "slots") == b"4"
-            pause = float(connection.hget("token-vault:budget:acme:all", "pause") or 0)
+            keys = {name: f"token-vault:budget:acme:{name}" for name in ("other", "read_users")}
+            slots = {name: connection.hget(key, "slots") for name, key in keys.items()}
+            assert slots == {"other": b"1", "read_users": b"3"}
+            pause = float(connection.hget(keys["read_users"], "pause") or 0)
         assert pause >= START.timestamp() + 9
-        assert (await other.acquire("other")).slot.at > pause
+        assert (await other.acquire("read_users")).slot.at > pause
+        observed = budget._limits["read_users"].observed
+        assert observed is not None
+        assert (observed.remaining, observed.slot) == (7, 3)
         await other.aclose()
 
 
