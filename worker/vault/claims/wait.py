@@ -33,8 +33,9 @@ async def wait_for_release(vault: Vault, grant_id: int, *, deadline: float) -> N
             await connection.execute(text(f"LISTEN {CHANNEL}"))
         now = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
         is_claimed = await mark_awaited(connection, grant_id, now)
-        while is_claimed and (seconds := deadline - asyncio.get_running_loop().time()) > 0:
-            if await _is_woken(connection, grant_id, min(seconds, POLL_SECONDS)):
+        while is_claimed:
+            seconds = deadline - asyncio.get_running_loop().time()
+            if seconds <= 0 or await _is_woken(connection, grant_id, min(seconds, POLL_SECONDS)):
                 break
             is_claimed = bool((await connection.execute(_IS_CLAIMED, {"id": grant_id})).all())
         if not is_pooled:
