@@ -102,7 +102,7 @@ def _examine_servers(settings: Settings, checks: list[Check]) -> None:
         checks.append(Check("vault", CheckResult.FAIL, "not examined, as that needs the database"))
         return
     attempt("vault", lambda: asyncio.run(_vault(settings)), checks)
-    attempt("ciphertexts", lambda: [_sealed(settings)], checks)
+    attempt("ciphertexts", lambda: [_sample(settings)], checks)
 
 
 def _keys(settings: Settings) -> list[Check]:
@@ -154,7 +154,7 @@ def _spool(settings: Settings) -> Check:
     return Check("spool", CheckResult.OK, f"{settings.spool} can be written, and its disk has room")
 
 
-def _sealed(settings: Settings) -> Check:
+def _sample(settings: Settings) -> Check:
     """Decrypt a sample of the vault, and the whole spool.
 
     `keys status` decrypts everything.

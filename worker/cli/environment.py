@@ -244,7 +244,7 @@ def _make_keys(home: Path, rings: Sequence[RingName]) -> None:
                 continue  # made by a command that started beside this one
             if not is_new:
                 raise ConfigurationError(
-                    f"{file} is missing or empty, and the vault beside it was sealed with it: restore the file, "
+                    f"{file} is missing or empty, and the vault beside it was encrypted with it: restore the file, "
                     f"or set VAULT_{ring.upper()}_KEYS"
                 )
             write_private(file, KeyRing.generate().reveal() + "\n")

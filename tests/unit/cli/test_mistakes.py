@@ -47,6 +47,17 @@ def test_a_file_of_grants_that_does_not_read_is_told(
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["status", "doctor", "migrate", "env"])
+def test_a_home_that_is_no_folder_has_no_vault(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where TOKEN_VAULT_HOME names a file, the commands say that no vault runs there, and how to have one."""
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    monkeypatch.setenv("TOKEN_VAULT_HOME", str(tmp_path / "file"))
+    assert main([command]) == 2
+    assert f"no vault runs under {tmp_path / 'file'}: set it, or start one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "option"),
     [
