@@ -112,6 +112,7 @@ def renewal_policy(
         read_window=(timedelta(seconds=window) if window else DEFAULT_READ_WINDOW) if on_read else None,
         idle_life=min(lives) if lives else None,
         keep_alive=timedelta(seconds=keep_alive) if keep_alive else None,
+        absolute_life=provider.absolute_life,
         margin=provider.margin,
     )
 

@@ -22,6 +22,8 @@ class TokenPair:
         consent_expires_at: the hard end, if the provider names it: renewals do not extend it.
         extra: values beside the token that an API call needs, e.g. ``instance_url``; empty if the answer had none
             (then they are unchanged).
+        counted_consent_end: the hard end by the provider's declaration, if the answer does not name one: the consent ends
+            then at the latest.
     """
 
     access: Secret | None
@@ -31,6 +33,7 @@ class TokenPair:
     scopes: tuple[str, ...] | None = None
     consent_expires_at: datetime | None = None
     extra: Mapping[str, str] = field(default_factory=dict, repr=False)
+    counted_consent_end: datetime | None = None
 
     @property
     def lacks_access(self) -> bool:

@@ -62,6 +62,7 @@ def test_the_least_that_a_line_needs() -> None:
         ({"admin": "yes"}, "admin is true or false"),
         ({"expires_at": "2026-01-31T12:00:00"}, "expires_at is no time"),
         ({"expires_at": True}, "expires_at is no time"),
+        ({"consented_at": "yesterday"}, "consented_at is no time"),
         ({"expires_at": 1_900_000_000_000}, "expires_at is no time"),
         ({"scopes": [1]}, "scopes are no list"),
         ({"refreshtoken": "r"}, "a field is unknown"),
@@ -84,9 +85,10 @@ def test_times_and_scopes_in_both_forms() -> None:
     """A time is ISO 8601 or Unix seconds, scopes are a list or one text."""
     for at in ("2030-01-01T01:00:00+01:00", "2030-01-01T00:00:00Z", 1893456000):
         for scopes in (["a", "b"], "a  b"):
-            line = parsed(expires_at=at, scopes=scopes)
+            line = parsed(expires_at=at, consented_at=at, scopes=scopes)
             assert isinstance(line, TransferLine)
             assert (line.expires_at, line.scopes) == (datetime(2030, 1, 1, tzinfo=UTC), ("a", "b"))
+            assert line.consented_at == line.expires_at
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON))

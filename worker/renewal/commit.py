@@ -161,6 +161,7 @@ class AnswerCommitter:
         if pair.expires_at is None and lives and not pair.lacks_access:
             # The answer does not name the token's life: assume the shortest known.
             pair = replace(pair, expires_at=sent_at + min(lives))
+        pair = replace(pair, counted_consent_end=_count_consent_end(claim, pair, policy, sent_at))
         due_at = self._due_at(claim, pair, sent_at, policy)
         self._pending += 1
         try:
@@ -225,6 +226,19 @@ class AnswerCommitter:
         except OSError as error:
             log.error("spool.write_failed", grant=claim.id, error=error.strerror)  # noqa: TRY400
             return None
+
+
+def _count_consent_end(
+    claim: Claim, pair: TokenPair, policy: schedule.RenewalPolicy, sent_at: datetime
+) -> datetime | None:
+    """Return the end of a consent by its declared life.
+
+    An end that has passed is refuted by the answer.
+    """
+    if pair.consent_expires_at is not None or policy.absolute_life is None or claim.consented_at is None:
+        return None
+    end = claim.consented_at + policy.absolute_life
+    return end if end > sent_at else None
 
 
 @contextmanager

@@ -182,7 +182,7 @@ class Importer:
     ) -> list[tuple[TransferLine, int]]:
         """Store a batch; return what is to be verified."""
         grants = [
-            ImportedGrant(line.key, refresh, line.access, line.expires_at, line.scopes)
+            ImportedGrant(line.key, refresh, line.access, line.expires_at, line.scopes, line.consented_at)
             for line in lines
             if (refresh := self._decrypt(line)) is not None
         ]

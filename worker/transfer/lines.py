@@ -18,7 +18,7 @@ from worker.vault.db.names import is_name
 
 FIELDS = (
     "tenant", "connection", "user_id", "account", "admin", "refresh_token", "refresh_token_encrypted", "access_token",
-    "expires_at", "scopes",
+    "expires_at", "scopes", "consented_at",
 )  # fmt: skip
 # No provider's tokens are near it; it bounds what one line takes of memory.
 MAX_TOKEN_CHARACTERS = 65_536
@@ -40,6 +40,7 @@ class TransferLine:
         refresh_encrypted: under the recipient's key; None where it is not.
         access: the access token, if any.
         expires_at: of the access token.
+        consented_at: when the user consented.
     """
 
     number: int
@@ -49,6 +50,7 @@ class TransferLine:
     access: Secret | None = None
     expires_at: datetime | None = None
     scopes: tuple[str, ...] | None = None
+    consented_at: datetime | None = None
 
 
 class _Mistakes(list[str]):
@@ -100,8 +102,9 @@ def parse_line(number: int, line: str, *, tenant: str | None) -> TransferLine | 
         refresh,
         encrypted.reveal() if encrypted else None,
         mistakes.token(fields, "access_token"),
-        _parse_time(fields.get("expires_at"), mistakes),
+        _parse_time(fields, "expires_at", mistakes),
         _parse_scopes(fields.get("scopes"), mistakes),
+        _parse_time(fields, "consented_at", mistakes),
     )
     return list(mistakes) or parsed
 
@@ -139,8 +142,9 @@ def _key(fields: dict[str, Any], tenant: str | None, mistakes: _Mistakes) -> Gra
     return GrantKey(whose, connection, user_id, account)
 
 
-def _parse_time(value: object, mistakes: _Mistakes) -> datetime | None:
+def _parse_time(fields: dict[str, Any], name: str, mistakes: _Mistakes) -> datetime | None:
     """Parse Unix seconds, or ISO 8601 with its offset."""
+    value = fields.get(name)
     if value is None:
         return None
     try:
@@ -150,7 +154,7 @@ def _parse_time(value: object, mistakes: _Mistakes) -> datetime | None:
             return datetime.fromtimestamp(value, UTC)
     except (ValueError, OverflowError):
         pass
-    mistakes.append("expires_at is no time: Unix seconds, or ISO 8601 with its offset")
+    mistakes.append(f"{name} is no time: Unix seconds, or ISO 8601 with its offset")
     return None
 
 

@@ -37,12 +37,14 @@ class RenewalPolicy:
         read_window: a grant that was read within it is kept fresh, others are only kept alive; None keeps all fresh.
         idle_life: how long a refresh token may be unused; None if unknown.
         keep_alive: the operator's limit after which a refresh token must be used; None for none.
+        absolute_life: how long after the consent a refresh token ends at the latest, if known.
         margin: how long before the end to renew; None for the usual margin.
     """
 
     read_window: timedelta | None = None
     idle_life: timedelta | None = None
     keep_alive: timedelta | None = None
+    absolute_life: timedelta | None = None
     margin: timedelta | None = None
 
     def is_dormant(self, last_read_at: datetime | None, at: datetime) -> bool:

@@ -100,7 +100,8 @@ def action(event: OutboxEvent) -> str:
                 "are tried on. Where it lasts, the operator asks the provider why."
             )
         case EventKind.CONSENT_ENDING:
-            sentence = f"The consent ends at {_time(event.expires_at)}, and no renewal puts that off: before then {consent}."
+            counted = f" at the latest, counted from {event.message}" if event.message else ""
+            sentence = f"The consent ends at {_time(event.expires_at)}{counted}, and no renewal puts that off: before then {consent}."
         case EventKind.SCOPES_LOST:
             sentence = (
                 f"The grant no longer has the scopes {event.message}: where they are needed, {consent}."

@@ -120,6 +120,53 @@ async def test_the_end_of_consent_is_reported_30_7_and_1_days_before(renewals: R
     assert [reason for _, reason, _ in events(renewals)][3:] == ["7_days"]
 
 
+async def test_an_end_of_consent_is_counted_where_nobody_names_it(
+    renewals: Renewals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the declared life, from the login; an answer that names the end counts more, and a new login is a new consent."""
+    life = timedelta(days=180)
+    named = [
+        replace(each, absolute_life=life) if each.name == "oauth2" else each for each in registry.PROVIDERS
+    ]
+    monkeypatch.setattr(registry, "PROVIDERS", tuple(named))
+    worker, user = await due(renewals)
+    assert renewals.row(user)["consent_expires_at"] is None
+    for _ in range(2):
+        assert await renew(renewals, worker) is Outcome.RENEWED
+        row = renewals.row(user)
+        assert row["now"] - timedelta(minutes=1) < row["consented_at"] < row["now"]
+        assert row["consent_expires_at"] == row["consented_at"] + life
+    now = row["consent_expires_at"] - timedelta(days=6)
+    await outbox.report_consent_ending(worker.vault, worker.tenants, now=now)
+    day = f"{row['consented_at']:%Y-%m-%d}"
+    assert events(renewals) == [("grant.consent_ending", "7_days", day)]
+    # What began before this was known counts from when Auth0 last showed its user.
+    renewals.sql("UPDATE grants SET consented_at = NULL, consent_expires_at = NULL")
+    await renew(renewals, worker)
+    row = renewals.row(user)
+    assert row["consent_expires_at"] == row["observed_updated_at"] + life
+    # A counted end that has passed is refuted by the next renewal.
+    renewals.sql("UPDATE grants SET consented_at = now() - interval '181 days'")
+    before = renewals.row(user)["consent_expires_at"]
+    assert await renew(renewals, worker) is Outcome.RENEWED
+    assert renewals.row(user)["consent_expires_at"] == before
+    renewals.sql("UPDATE grants SET consented_at = now()")
+    await renew(renewals, worker, authorization_expires_in=40 * DAY)
+    await renew(renewals, worker)
+    row = renewals.row(user)
+    assert timedelta(days=39) < row["consent_expires_at"] - row["now"] < timedelta(days=41)
+    await outbox.report_consent_ending(
+        worker.vault, worker.tenants, now=row["consent_expires_at"] - timedelta(days=1)
+    )
+    assert events(renewals)[-1] == ("grant.consent_ending", "1_days", None)
+    renewals.tenant.login(user, "c")
+    await renewals.sync(worker)
+    assert renewals.row(user)["consent_expires_at"] is None
+    await renew(renewals, worker)
+    row = renewals.row(user)
+    assert row["consent_expires_at"] == row["consented_at"] + life
+
+
 async def test_a_dead_grant_is_not_told_of_its_consent(renewals: Renewals) -> None:
     """Whoever has to consent again already is not asked to do so before some day."""
     worker, user = await due(renewals)

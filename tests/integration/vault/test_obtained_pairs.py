@@ -45,6 +45,7 @@ FATES = [
     "SET awaited = true, renewal_ordered_at = claimed_at, attempts = 3",
     "SET state = 'erased', due_at = NULL, access_ciphertext = NULL, refresh_ciphertext = NULL",
     "SET user_id = user_id || '-linked'",
+    "SET consent_expires_at = claim_until, consent_is_counted = false",
 ]
 ANSWERS = [
     TokenPair(Secret("renewed"), Secret("rotated"), NOW + HOUR),
@@ -53,12 +54,13 @@ ANSWERS = [
     TokenPair(
         Secret("renewed"), None, NOW + HOUR, NOW + 2 * HOUR, extra={"instance_url": "https://x.example"}
     ),
+    TokenPair(Secret("renewed"), Secret("rotated"), NOW + HOUR, counted_consent_end=NOW + 4 * HOUR),
     TokenPair(None, Secret("rotated")),
 ]
 # Each column but those that name the row or hold a ciphertext, which is never the same twice.
 OUTCOME = (
     "state", "reason", "reason_since", "access_version", "refresh_version", "expires_at", "refresh_expires_at",
-    "consent_expires_at", "scopes", "obtained_at", "obtained_from", "due_at", "claim_owner", "claimed_at", "claim_until",
+    "consent_expires_at", "consent_is_counted", "scopes", "obtained_at", "obtained_from", "due_at", "claim_owner", "claimed_at", "claim_until",
     "awaited", "in_doubt_since", "attempts", "last_error", "last_renewed_at", "renewal_ordered_at",
 )  # fmt: skip
 
@@ -128,7 +130,7 @@ async def test_a_group_takes_the_plain_answers(vault: Vault, sql: Sql, database_
     sql("UPDATE grants SET awaited = true WHERE id = ANY(%s)", [mine[0].id, mine[4].id])
     other_target = replace(mine[3], target=TokenTarget(resource="https://x.example"))
     gone = replace(mine[4], owner=OTHER)
-    pairs = [ANSWERS[3], ANSWERS[4], ANSWERS[0], ANSWERS[0], ANSWERS[0]]
+    pairs = [ANSWERS[3], ANSWERS[-1], ANSWERS[0], ANSWERS[0], ANSWERS[0]]
     answers = [
         ObtainedPair(claim, pair, NOW, NOW + HOUR)
         for claim, pair in zip([*mine[:3], other_target, gone], pairs, strict=True)

@@ -93,12 +93,23 @@ def test_a_refresh_token_revives_a_dead_grant() -> None:
     assert NOW - HOUR < due_at <= NOW + HOUR
     assert changes(columns) == OBSERVED | {
         "refresh_version": 7, "refresh_expires_at": NOW + 2 * HOUR, "consent_expires_at": NOW + 3 * HOUR,
-        "state": "active", "reason": None, "reason_since": None, "in_doubt_since": None, "attempts": 0,
+        "consented_at": NOW - HOUR, "consent_is_counted": False, "state": "active", "reason": None, "reason_since": None, "in_doubt_since": None, "attempts": 0,
         "last_error": None, "claim_owner": None, "claimed_at": None, "claim_until": None, "awaited": False,
     }  # fmt: skip
     context = EncryptionContext.of_grant(KEY, "refresh", 7)
     assert REFRESH.decrypt(context, columns["refresh_ciphertext"]) == Secret("refresh")
     assert (columns["access_ciphertext"], columns["extra_ciphertext"]) == (b"old", b"old")
+
+
+def test_a_consent_is_as_old_as_its_login_at_the_latest() -> None:
+    """Of all times that bound it the earliest counts, and its end is counted where nobody names it."""
+    silent = replace(GRANT, pair=replace(PAIR, consent_expires_at=None))
+    for issued_at, updated_at in ((NOW - HOUR, NOW), (None, NOW - HOUR), (NOW, NOW - HOUR)):
+        columns = ingested(BOTH, replace(silent, issued_at=issued_at, updated_at=updated_at))
+        assert (columns["consented_at"], columns["consent_is_counted"]) == (NOW - HOUR, True)
+    late = replace(silent, issued_at=NOW + HOUR, updated_at=None)
+    assert ingested(BOTH, late)["consented_at"] == NOW
+    assert ingested(ACCESS_ONLY, silent)["consented_at"] is None
 
 
 def test_what_is_not_told_beside_a_token_stays() -> None:

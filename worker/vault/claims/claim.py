@@ -35,6 +35,7 @@ class Claim:
         in_doubt_since: when an earlier attempt with this refresh token was made whose outcome is unknown.
         attempts: failures in a row before this attempt; of a grant that is presumed dead, those since then.
         failing_since: when the first of these failures began.
+        consented_at: when the user consented, at the latest.
         is_ordered: the operator ordered the renewal of all grants, also of dormant ones.
         target: what the requested token is for; by default the grant's own token.
         target_version: version of the stored token for that target.
@@ -58,6 +59,7 @@ class Claim:
     last_read_at: datetime | None = None
     is_ordered: bool = False
     failing_since: datetime | None = None
+    consented_at: datetime | None = None
     target: TokenTarget = DEFAULT_TARGET
     target_version: int = 0
 
@@ -71,7 +73,7 @@ class Claim:
 _COLUMNS = (
     "id", "tenant", "connection", "user_id", "provider_user_id", "state", "access_ciphertext", "access_version",
     "refresh_ciphertext", "refresh_version", "expires_at", "in_doubt_since", "attempts", "obtained_at",
-    "refresh_expires_at", "last_read_at", "is_ordered", "failing_since",
+    "refresh_expires_at", "last_read_at", "is_ordered", "failing_since", "consented_at",
 )  # fmt: skip
 _CLAIM_DUE = load(__file__, "claim_due")
 _CLAIM_ONE = load(__file__, "claim_one")

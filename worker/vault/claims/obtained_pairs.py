@@ -70,6 +70,7 @@ def _as_json(vault: Vault, position: int, obtained: ObtainedPair) -> dict[str, A
         "access_ciphertext": access and access.decode(), "refresh_ciphertext": refresh and refresh.decode(),
         "extra_ciphertext": extra and extra.decode(), "scopes": pair.scopes, "expires_at": _text(pair.expires_at),
         "refresh_expires_at": _text(pair.refresh_expires_at), "consent_expires_at": _text(pair.consent_expires_at),
+        "counted_consent_end": _text(pair.counted_consent_end),
         "obtained_at": _text(obtained.obtained_at), "due_at": _text(obtained.due_at),
     }  # fmt: skip
 

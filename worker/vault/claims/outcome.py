@@ -64,7 +64,7 @@ async def store_pair(
         "access_ciphertext": access, "refresh_ciphertext": refresh, "lacks_access": pair.lacks_access,
         "is_failing": is_failing,
         "expires_at": pair.expires_at, "refresh_expires_at": pair.refresh_expires_at,
-        "consent_expires_at": pair.consent_expires_at,
+        "consent_expires_at": pair.consent_expires_at, "counted_consent_end": pair.counted_consent_end,
         "extra_ciphertext": extra,
         "scopes": None if pair.scopes is None else list(pair.scopes),
         "obtained_at": obtained_at, "due_at": due_at, "is_own": is_default, "resource": claim.target.resource,

@@ -63,7 +63,7 @@ def decode(path: Path, text: Secret) -> SpooledAnswer:
             claim[new] = claim.pop(old)
     for name in (
         *("claimed_at", "until", "expires_at", "in_doubt_since", "obtained_at"),
-        *("refresh_expires_at", "last_read_at", "failing_since"),
+        *("refresh_expires_at", "last_read_at", "failing_since", "consented_at"),
     ):
         claim[name] = _moment(claim.get(name))
     claim["target"] = TokenTarget(**claim.get("target", {}))

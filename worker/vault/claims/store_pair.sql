@@ -8,7 +8,9 @@ WITH stored AS (
         refresh_ciphertext = CASE WHEN NOT fresh_refresh THEN refresh_ciphertext ELSE :refresh_ciphertext END,
         refresh_version = refresh_version + CAST(fresh_refresh AS integer),
         refresh_expires_at = coalesce(CAST(:refresh_expires_at AS timestamptz), CASE WHEN NOT fresh_refresh THEN refresh_expires_at END),
-        consent_expires_at = coalesce(CAST(:consent_expires_at AS timestamptz), consent_expires_at),
+        consent_expires_at = coalesce(CAST(:consent_expires_at AS timestamptz),
+            CASE WHEN consent_is_counted THEN CAST(:counted_consent_end AS timestamptz) END, consent_expires_at),
+        consent_is_counted = consent_is_counted AND CAST(:consent_expires_at AS timestamptz) IS NULL,
         extra_ciphertext = CASE WHEN fresh_access THEN coalesce(CAST(:extra_ciphertext AS bytea), extra_ciphertext)
             ELSE extra_ciphertext END,
         access_ciphertext = CASE WHEN fresh_access THEN :access_ciphertext ELSE access_ciphertext END,

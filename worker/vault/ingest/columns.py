@@ -51,7 +51,7 @@ FingerprintedGrant = tuple[IncomingGrant, Incoming]
 # The only columns that an ingest may change.
 INGESTED_COLUMNS = (
     "state", "reason", "reason_since", "access_ciphertext", "access_version", "refresh_ciphertext", "refresh_version",
-    "expires_at", "refresh_expires_at", "consent_expires_at", "scopes", "extra_ciphertext", "obtained_at", "obtained_from", "observed_access",
+    "expires_at", "refresh_expires_at", "consent_expires_at", "consented_at", "consent_is_counted", "scopes", "extra_ciphertext", "obtained_at", "obtained_from", "observed_access",
     "observed_refresh", "observed_updated_at", "user_created_at", "due_at", "claim_owner", "claimed_at", "claim_until",
     "awaited", "in_doubt_since", "attempts", "last_error",
 )  # fmt: skip
@@ -80,7 +80,7 @@ def as_stored(row: Mapping[str, Any]) -> Stored:
 
 
 EMPTY: Mapping[str, Any] = dict.fromkeys(INGESTED_COLUMNS) | {
-    "access_version": 0, "refresh_version": 0, "attempts": 0, "awaited": False, "has_access": False,
+    "access_version": 0, "refresh_version": 0, "attempts": 0, "awaited": False, "has_access": False, "consent_is_counted": True,
     "state": "unrenewable", "reason": "no_refresh_token", "obtained_from": "auth0",
 }  # fmt: skip
 
@@ -147,6 +147,8 @@ def ingested_columns(
             "refresh_version": version,
             "refresh_expires_at": pair.refresh_expires_at,
             "consent_expires_at": pair.consent_expires_at,  # a new login is a new consent
+            "consent_is_counted": pair.consent_expires_at is None,
+            "consented_at": _latest_consent(grant, now),
         }
     if columns["state"] == "erased":  # the new login after the erasure is a new consent
         columns |= {"state": EMPTY["state"], "reason": EMPTY["reason"], "reason_since": None}
@@ -168,3 +170,11 @@ def ingested_columns(
             else now
         )  # fmt: skip
     return columns
+
+
+def _latest_consent(grant: IncomingGrant, now: datetime) -> datetime:
+    """Return when the user consented at the latest.
+
+    The refresh token came with a login, which changed the user at Auth0.
+    """
+    return min(moment for moment in (grant.issued_at, grant.updated_at, now) if moment is not None)

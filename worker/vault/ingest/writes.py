@@ -44,7 +44,7 @@ _PLAIN = (
 _CIPHERTEXTS = ("access_ciphertext", "refresh_ciphertext", "extra_ciphertext")
 _FINGERPRINTS = ("observed_access", "observed_refresh")
 _TIMES = (
-    "expires_at", "refresh_expires_at", "obtained_at", "observed_updated_at", "user_created_at", "due_at",
+    "expires_at", "refresh_expires_at", "obtained_at", "observed_updated_at", "user_created_at", "due_at", "consented_at",
 )  # fmt: skip
 
 

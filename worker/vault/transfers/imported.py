@@ -43,6 +43,7 @@ class ImportedGrant:
 
     Attributes:
         access: the access token that came with it, if any.
+        consented_at: when the user consented, None if unknown: by the time of the import at the latest.
         expires_at: of the access token; None if unknown.
     """
 
@@ -51,6 +52,7 @@ class ImportedGrant:
     access: Secret | None = None
     expires_at: datetime | None = None
     scopes: tuple[str, ...] | None = None
+    consented_at: datetime | None = None
 
 
 class ImportVerdict(StrEnum):
@@ -178,7 +180,7 @@ def _columns(
     columns: dict[str, Any] = {
         "state": "active", "reason": None, "reason_since": None, "in_doubt_since": None, "attempts": 0,
         "last_error": None, "missing_since": None, "withdrawn_at": None, "last_renewed_at": None, "refresh_expires_at": None,
-        "consent_expires_at": None, "claim_owner": None, "claimed_at": None, "claim_until": None,
+        "consent_expires_at": None, "consent_is_counted": True, "consented_at": min(grant.consented_at or now, now), "claim_owner": None, "claimed_at": None, "claim_until": None,
         "imported_refresh": imported, "imported_at": now, "due_at": now + VERIFY_WITHIN,
         "refresh_ciphertext": vault.refresh.encrypt(
             EncryptionContext.of_grant(grant.key, "refresh", version), grant.refresh

@@ -48,6 +48,9 @@ class GrantRow(Base):
     # The sliding end of the refresh token, which each renewal extends, and the hard end, which none extends.
     refresh_expires_at: Mapped[datetime | None]
     consent_expires_at: Mapped[datetime | None]
+    # When the user consented at the latest, and whether the hard end is counted from it, as no answer named one.
+    consented_at: Mapped[datetime | None]
+    consent_is_counted: Mapped[bool] = mapped_column(server_default=text("true"))
     scopes: Mapped[list[str] | None]
     obtained_at: Mapped[datetime | None]
     obtained_from: Mapped[str]
