@@ -275,7 +275,7 @@ def _warnings(plan: Plan, load: float, duration: float) -> list[str]:
     kept = LOG_RETENTION_DAYS.get(plan.name)
     if kept is not None and duration > kept * DAY_SECONDS:
         found.append(
-            f"a full sync outlasts the tenant log, which is kept for {kept} d: a second walk follows it"
+            f"a full sync outlasts the tenant log, which is kept for {kept} d: a second full scan follows it"
         )
     elif duration > DAY_SECONDS:
         found.append("a full sync takes more than a day")

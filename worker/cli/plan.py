@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from worker.auth0 import Plan
     from worker.cli.forecast import DatabaseLoad, Forecast, Workload
     from worker.settings import Settings, TenantSettings
+
+# Where neither an option nor the settings say it.
+DEFAULT_CONNECTIONS = 10
+DEFAULT_SHARE = 0.2
 
 
 def plan(
@@ -68,34 +72,21 @@ def plan(
     Needs neither a database nor, without --measure, Auth0; exits 1 where it does not fit the limit. With --reconsent
     it reads the vault.
     """
-    from worker.cli.forecast import Workload, forecast
+    from worker.cli.forecast import forecast
 
     if reconsent:
         return _show_reconsent(tenant, as_json=as_json)
     environment.configure_log()
     settings, name = _chosen(tenant, needed=measure)
     configured = settings.tenants.get(name)
-    counts = asyncio.run(_measure(settings, name)) if measure else {}
-    known = counts | {
-        name: value
-        for name, value in (("users", users), ("logins_per_day", logins), ("connections", connections))
-        if value is not None
-    }
+    given = {"users": users, "logins_per_day": logins, "connections": connections}
+    known = asyncio.run(_measure(settings, name)) if measure else {}
+    known |= {what: number for what, number in given.items() if number is not None}
     if known.get("users") is None:
         raise ConfigurationError("give --users, or --measure where a tenant is configured")
-    notes = []
-    if known.get("logins_per_day") is None:
-        known["logins_per_day"] = known["users"]
-        lacking = "the application lacks read:stats: " if measure else ""
-        notes.append(f"{lacking}one login a user and day is assumed")
-    shared = share if share is not None else configured.share if configured else 0.2
-    workload = Workload(
-        users=int(known["users"]),
-        logins_per_day=float(known["logins_per_day"]),
-        connections=int(known.get("connections") or 10),
-        token_life=token_life,
-        share=shared,
-    )
+    if share is None:
+        share = configured.share if configured else DEFAULT_SHARE
+    workload, notes = _workload(known, token_life, share, is_measured=measure)
     chosen = _plan(plan_name, configured)
     results = [
         forecast(chosen, workload, lists_carry_tokens=each)
@@ -103,6 +94,27 @@ def plan(
     ]
     _show(chosen, workload, results, notes, as_json=as_json)
     return ExitCode.OK if all(result.load <= 1 for result in results) else ExitCode.FAILED
+
+
+def _workload(
+    known: Mapping[str, float | None], token_life: float, share: float, *, is_measured: bool
+) -> tuple[Workload, list[str]]:
+    """Return the workload, with what is assumed of it."""
+    from worker.cli.forecast import Workload
+
+    users, logins, connections = (known.get(name) for name in ("users", "logins_per_day", "connections"))
+    notes = []
+    if logins is None:
+        lacking = "the application lacks read:stats: " if is_measured else ""
+        notes.append(f"{lacking}one login a user and day is assumed")
+    workload = Workload(
+        users=int(users or 0),
+        logins_per_day=float((users or 0) if logins is None else logins),
+        connections=DEFAULT_CONNECTIONS if connections is None else int(connections),
+        token_life=token_life,
+        share=share,
+    )
+    return workload, notes
 
 
 def _show_reconsent(tenant: str | None, *, as_json: bool) -> int:

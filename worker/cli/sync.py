@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 
 def sync(
-    full: Annotated[
-        bool, typer.Option("--full", help="Walk through all users, unchanged ones included.")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Read all users, unchanged ones included.")] = False,
     erase: Annotated[
         bool, typer.Option("--erase", help="Erase whom Auth0 does not have, however many they are.")
     ] = False,
@@ -35,7 +33,7 @@ def sync(
 ) -> int:
     """Pull tokens from Auth0 into the vault.
 
-    Connections first, then the users who changed, or all of them where no walk through all has come to its end;
+    Connections first, then the users who changed, or all of them where no full scan has come to its end;
     exits 0 when all of it is committed.
     """
     if user is not None and connection is not None:
