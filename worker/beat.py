@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from celery.beat import Scheduler
+from celery.beat import ScheduleEntry, Scheduler, SchedulingError
 
 from worker.liveness import Liveness
 from worker.metrics.process import serve_metrics
@@ -42,6 +42,21 @@ class LivelyScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no typ
         sent = super().apply_async(*arguments, **options)
         self._readiness.set()
         return sent
+
+    def apply_entry(self, entry: ScheduleEntry, producer: Any = None) -> None:
+        """Send a task that is due.
+
+        One that is not sent is no loss: the next of its kind looks for the same work.
+        """
+        try:
+            self.apply_async(entry, producer=producer, advance=False)
+        except SchedulingError as error:
+            cause = error.__context__
+            log.warning("beat.not_sent", task=entry.task, error=type(cause).__name__)
+            if not isinstance(cause, self.connection.connection_errors + self.connection.channel_errors):
+                # Kombu opens a channel anew after these alone. One that broke while it did so is of no use for good.
+                for name in ("producer", "connection"):
+                    self.__dict__.pop(name, None)
 
     def _ensure_connected(self) -> Any:
         """Wait for Redis, as Celery's own scheduler does."""

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+import structlog
 
 from emulators.client import Emulation
 from tests.support.processes import Site, site
@@ -17,6 +18,7 @@ from tests.support.wait import until
 from token_vault.secret import Secret
 from worker import embedded
 from worker.embedded import Servers
+from worker.settings import load
 
 Sql = Callable[..., list[dict[str, Any]]]
 
@@ -53,7 +55,7 @@ def test_workers_and_beat_outlive_every_kind_of_useless_redis(
     beat, worker = here.processes
 
     def attempts() -> int:
-        return beat.log.count("Message Error") + worker.log.count("retry")
+        return beat.log.count("beat.not_sent") + worker.log.count("retry")
 
     def have_noticed(before: int) -> bool:
         return attempts() > before
@@ -86,3 +88,25 @@ def test_workers_and_beat_outlive_every_kind_of_useless_redis(
             assert tenant.live(USER, CONNECTION)["access_token"] != before
             assert beat.running
             assert worker.running
+
+
+def test_beat_outlives_a_channel_that_broke_while_it_was_opened_anew(
+    environment: Path, redis_url: Secret
+) -> None:
+    """Kombu goes on with such a channel for good; beat loses one tick, and connects anew."""
+    from worker.app import make_app
+    from worker.beat import LivelyScheduler
+
+    app = make_app(load())
+    beat = LivelyScheduler(app, lazy=True)
+    beat.setup_schedule()
+    renew = beat.schedule["renew"]
+    beat.producer.channel.connection = None  # as after a Redis that went away twice
+    with structlog.testing.capture_logs() as logged:
+        beat.apply_entry(renew, producer=beat.producer)
+        beat.apply_entry(renew, producer=beat.producer)
+    assert [(line["event"], line["task"]) for line in logged if line["log_level"] == "warning"] == [
+        ("beat.not_sent", "worker.renew_due")
+    ]
+    with redis.Redis.from_url(redis_url.reveal()) as broker:
+        assert broker.llen("renew") == 1
