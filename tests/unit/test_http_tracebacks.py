@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.tracebacks import rendered
 from token_vault.secret import Secret
-from worker.api.proxy.forward import ProxyCall, forward
+from worker.api.proxy.call import ProxyCall
+from worker.api.proxy.forward import forward
 from worker.api.proxy.request_body import RequestBody
 from worker.api.proxy.session import open_session
 from worker.auth0 import Credentials, ManagementClient

@@ -18,7 +18,8 @@ ALGORITHMS = {"RS256": "RSA", "PS256": "RSA", "ES256": "EC"}
 # Clocks of the issuer and of this machine differ.
 LEEWAY_SECONDS = 30
 MAX_TOKEN_BYTES = 16_384
-# Callers send one token for hours: verified tokens are known by their hash, until they end or their key is gone.
+# Verified tokens that are remembered by their hash until they end, or their key is withdrawn: callers send one token
+# for hours.
 MAX_VERIFIED = 10_000
 # Claims that only ID tokens have (OpenID Connect Core 1.0, sections 2 and 3.3.2.11).
 _ID_TOKEN_CLAIMS = ("nonce", "at_hash", "c_hash", "s_hash")
@@ -31,14 +32,14 @@ _NO_KEY = (
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """What a verified access token says.
+    """The claims of a verified access token.
 
     Attributes:
         subject: ``sub``: a user's id, or an application's.
-        client_id: the application that it was issued to.
-        scopes: of ``scope`` and ``permissions``.
-        is_machine: whether it was issued to an application for itself.
-        thumbprint: of the key that it is bound to (RFC 9449); None where it is not.
+        client_id: the application that it was issued to; None if the token does not say.
+        scopes: from ``scope`` and ``permissions``.
+        is_machine: whether it was issued to an application for itself, not for a user.
+        thumbprint: of the key that it is bound to (RFC 9449); None if it is not bound.
     """
 
     subject: str
@@ -53,7 +54,7 @@ class _Verified:
     """A verified token, and the key that verified it.
 
     Attributes:
-        ends_at: seconds since 1970.
+        ends_at: when the token ends, in seconds since 1970.
     """
 
     kid: str
@@ -68,7 +69,7 @@ class Verifier:
 
     Attributes:
         jwks: the issuer's keys.
-        issuer, audience: as ``iss`` and ``aud`` have to name them.
+        issuer, audience: what ``iss`` has to be, and ``aud`` to contain.
         clock: seconds since 1970.
     """
 
@@ -83,10 +84,10 @@ class Verifier:
 
         Args:
             token: as the caller sent it.
-            client_ids: of known applications; a token for one of them is an ID token.
+            client_ids: of known applications. A token whose audience is one of them is an ID token.
 
         Raises:
-            ApiProblem: ``invalid-token``, in words that say what is wrong.
+            ApiProblem: ``invalid-token``; it says what is wrong.
             TemporarilyUnavailable: the issuer's keys are not known.
         """
         digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
@@ -100,7 +101,7 @@ class Verifier:
         return found
 
     async def _find_verified(self, digest: bytes) -> AccessToken | None:
-        """Return a token whose verification still holds."""
+        """Return a token verified before, if it is still valid."""
         known = self._verified.get(digest)
         if known is None:
             return None
@@ -139,7 +140,7 @@ class Verifier:
             ValueError,
             TypeError,
             OverflowError,
-        ):  # a time that is no number, or infinite
+        ):  # ValueError, TypeError, OverflowError: a time that is no number, or infinite
             refuse("the token cannot be read")
         return kid, key, claims
 
@@ -153,11 +154,11 @@ class Verifier:
         is_id_token = any(name in claims for name in _ID_TOKEN_CLAIMS)
         if self.audience not in audiences:
             # An access token says which application it was issued to, or what it may do.
-            for_client = not any(
+            lacks_access = not any(
                 name in claims for name in ("azp", "client_id", "scope", "permissions", "gty")
             )
-            is_for_known = any(isinstance(each, str) and each in client_ids for each in audiences)
-            if is_id_token or for_client or is_for_known:
+            is_for_client = any(isinstance(each, str) and each in client_ids for each in audiences)
+            if is_id_token or lacks_access or is_for_client:
                 refuse(_NO_KEY)
             refuse("the token is for another audience than this API")
         if is_id_token:
@@ -168,16 +169,16 @@ class Verifier:
 def _read(claims: Mapping[str, Any]) -> AccessToken:
     client_id = _text(claims, "azp") or _text(claims, "client_id")
     subject, own_id = claims["sub"], _own_client_id(claims["sub"])
-    # A user's id may end as an application's does: a provider chooses it, and so may the user.
+    # A user's id may also end with "@clients": a provider chooses it, or even the user.
     is_own = own_id is not None and client_id in (None, own_id)
     is_machine = is_own or claims.get("gty") == "client-credentials"
     return AccessToken(subject, client_id or own_id, _scopes(claims), is_machine, _thumbprint(claims))
 
 
 def _own_client_id(subject: str) -> str | None:
-    """Return whose own token it would be: ``sub`` is ``ID@clients``.
+    """Return the application's id from ``sub`` (``ID@clients``).
 
-    None for a user's id, which has the provider and a bar before it.
+    None for a user's id, which begins with the provider and a bar.
     """
     client_id = subject.removesuffix("@clients")
     return None if client_id == subject or not client_id or "|" in client_id else client_id
@@ -186,7 +187,7 @@ def _own_client_id(subject: str) -> str | None:
 def _thumbprint(claims: Mapping[str, Any]) -> str | None:
     """Return the thumbprint of a bound token's key.
 
-    None where anybody who has the token may use it.
+    None if the token is not bound to a key.
     """
     if "cnf" not in claims:
         return None
@@ -205,7 +206,7 @@ def _thumbprint(claims: Mapping[str, Any]) -> str | None:
 
 
 def refuse(detail: str) -> NoReturn:
-    """Refuse a credential (RFC 6750, 3)."""
+    """Raise the problem ``invalid-token`` (RFC 6750, 3)."""
     raise ApiProblem(
         "invalid-token",
         detail,
@@ -216,7 +217,7 @@ def refuse(detail: str) -> NoReturn:
 def _header(token: str) -> tuple[str, str]:
     """Return the algorithm and the key's id.
 
-    Nothing else of the header is used: ``jku``, ``x5u`` and ``jwk`` would let a token bring its own key.
+    Nothing else in the header is used: by ``jku``, ``x5u`` or ``jwk`` a token could bring its own key.
     """
     if len(token) > MAX_TOKEN_BYTES:
         refuse("the token is too long")

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, errors, and what is open."""
+"""The ASGI application: its routes and error handlers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from worker.settings import Settings
 
 
 class State(TypedDict):
-    """What the routes find in ``request.state``."""
+    """The contents of ``request.state``."""
 
     service: Service
 
@@ -32,7 +32,7 @@ def create_app(settings: Settings) -> Gate:
     """Make the application.
 
     Args:
-        settings: complete: with the database's URL and the access ring.
+        settings: with the database's URL and the access ring.
     """
     metrics = Metrics()
 
@@ -52,19 +52,19 @@ def create_app(settings: Settings) -> Gate:
             Exception: problems.on_unforeseen,
         },
     )
-    # A path with a slash too many is no other path: no redirect, which would carry credentials along.
+    # A path with a slash too many is not found. A redirect would carry credentials along.
     app.router.redirect_slashes = False
     return Gate(app, metrics=metrics, max_concurrent=settings.api.max_concurrent)
 
 
 def routes(origins: Sequence[str] = ()) -> Sequence[BaseRoute]:
-    """Return all routes, those that are called most first.
+    """Return all routes, the most frequently called ones first.
 
     Args:
-        origins: whose browsers may call what takes users' access tokens.
+        origins: of the front ends that browsers may call the users' routes from.
     """
     return (
-        # Ids of users of enterprise connections may hold slashes.
+        # Ids of users of enterprise connections may contain slashes.
         Route("/v1/users/{user_id:path}/tokens/{connection}", tokens.get_token, methods=["GET"]),
         proxy_route(origins),
         Route("/v1/users/{user_id:path}/tokens/{connection}/refresh", tokens.refresh_token, methods=["POST"]),

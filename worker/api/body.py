@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from worker.api.problems import ApiProblem, slow_request
 
-# For the whole of a body, however steadily it comes.
+# For the whole body, even if it keeps arriving.
 MAX_BODY_SECONDS = 10.0
 
 
@@ -16,10 +16,10 @@ async def read_body(request: Request, most: int) -> bytes:
     """Read a request's body.
 
     Args:
-        most: bytes that it may have.
+        most: how many bytes it may have.
 
     Raises:
-        ApiProblem: ``too-large``, ``request-timeout``, or ``bad-request`` where it breaks off.
+        ApiProblem: ``too-large``, ``request-timeout``, or ``bad-request`` if it breaks off.
     """
     body = bytearray()
     try:

@@ -1,4 +1,4 @@
-"""Who calls: an application, an API key, a user."""
+"""Authenticates callers: applications, API keys and users."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from worker.consumer_rules import API_KEY_PREFIX, ConsumerRules
 READ_SCOPE = "read:idp_tokens"
 REFRESH_SCOPE = "refresh:idp_tokens"
 PROXY_SCOPE = "proxy:idp"
-# Schemes of the header Authorization, which are written in any case.
+# Schemes of the header Authorization, in lower case.
 BEARER, DPOP = "bearer", "dpop"
 
-# Whom an application calls a provider for.
+# Names the user for whom an application calls a provider.
 USER_HEADER = "x-token-vault-user"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, its credential verified.
+    """A caller whose credential is verified.
 
     Attributes:
-        consumer: the rules of the application or API key; None for a user, or an unknown application.
-        token: its access token; None with an API key.
+        consumer: the rules of the application or API key. None for a user, and for an application that is no consumer.
+        token: its access token. None with an API key.
     """
 
     consumer: ConsumerRules | None
     token: AccessToken | None = field(default=None)
 
     def reading(self) -> ConsumerRules:
-        """Return the rules of a consumer that may read tokens.
+        """Return its rules, if it may read tokens.
 
         Raises:
-            ApiProblem: ``not-allowed``, in words that say what is missing.
+            ApiProblem: ``not-allowed``; it says what is missing.
         """
         return self._allowed(READ_SCOPE)
 
     def refreshing(self) -> ConsumerRules:
-        """Return the rules of one that may force refreshes.
+        """Return its rules, if it may force refreshes.
 
         Raises:
             ApiProblem: ``not-allowed``.
@@ -70,10 +70,10 @@ class Caller:
         """Return the user for whom a provider is called.
 
         Args:
-            named: whom the caller names; an application has to, and a user may not.
+            named: the user whom the caller names. An application must name one, a user must not.
 
         Raises:
-            ApiProblem: ``not-allowed``, or ``bad-request`` where nobody is named.
+            ApiProblem: ``not-allowed``, or ``bad-request`` if an application names no user.
         """
         if self.is_user:
             if named is not None:
@@ -112,12 +112,12 @@ class Caller:
 
 
 class Authentication:
-    """Finds out who calls.
+    """Authenticates callers.
 
     Args:
-        consumers: who may read what.
-        verifier: of access tokens; None where ``[api]`` has no audience.
-        proofs: verifies proofs of keys; None where ``[api]`` has no public_url.
+        consumers: which consumers there are, and what each may read.
+        verifier: of access tokens. None if ``[api]`` has no audience.
+        proofs: verifies proofs of possession (DPoP). None if ``[api]`` has no public_url.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Authentication:
 
         Raises:
             ApiProblem: ``invalid-token``.
-            TemporarilyUnavailable: nobody can tell now.
+            TemporarilyUnavailable: the consumers or the issuer's keys are not known now.
         """
         scheme, credential = self._credential(request)
         await self._consumers.load()
@@ -151,11 +151,11 @@ class Authentication:
         return Caller(consumer, token)
 
     def _check_binding(self, request: Request, scheme: str, credential: str, token: AccessToken) -> None:
-        """Have a bound token's proof verified.
+        """Verify the proof that a bound token needs.
 
         Raises:
             ApiProblem: ``invalid-token``.
-            TemporarilyUnavailable: too many proofs are remembered.
+            TemporarilyUnavailable: too many proofs have to be remembered.
         """
         if token.thumbprint is None:
             if scheme == DPOP:

@@ -1,4 +1,4 @@
-"""The table of consumers, as a running API knows it."""
+"""The consumers, kept in the API's memory for some seconds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from worker.vault.vault import Database
 
 log = structlog.get_logger(__name__)
 
-# A consumer that the operator removes may read for this long.
+# For so long a consumer that the operator has removed can still read.
 FRESH_SECONDS = 5.0
-# What is known is used for this long while Postgres does not answer.
+# For so long the consumers read last are used while Postgres does not answer.
 MAX_STALE_SECONDS = 60.0
 RETRY_SECONDS = 2.0
 
@@ -27,7 +27,7 @@ class Consumers:
     """The consumers, read again every few seconds.
 
     Args:
-        database: of the vault.
+        database: the vault's.
         clock: monotonic seconds.
     """
 
@@ -41,10 +41,10 @@ class Consumers:
         self._lock = asyncio.Lock()
 
     async def load(self) -> None:
-        """Read the table, unless that was done just now.
+        """Read the table, unless it was read some seconds ago.
 
         Raises:
-            TemporarilyUnavailable: nobody knows who may read what.
+            TemporarilyUnavailable: what was read last is too old, and Postgres does not answer.
         """
         if self._is_due() or (self._lock.locked() and self._is_stale()):
             async with self._lock:  # one query, however many wait for it
@@ -55,7 +55,7 @@ class Consumers:
 
     @property
     def client_ids(self) -> Collection[str]:
-        """The applications that are consumers."""
+        """Client ids of the applications that are consumers."""
         return self._by_client_id.keys()
 
     def of_client(self, client_id: str) -> ConsumerRules | None:
@@ -65,7 +65,7 @@ class Consumers:
     def of_api_key(self, key: str) -> ConsumerRules | None:
         """Return the consumer of an API key.
 
-        All are compared, each in constant time.
+        It compares the key with all consumers' keys, each in constant time.
         """
         found = None
         for consumer in self._known:

@@ -1,4 +1,4 @@
-"""Which browsers may read what the API answers (Fetch, CORS)."""
+"""Which front ends may call the API from browsers (CORS)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Collection, Sequence
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-# For which a browser need not ask again what it may send.
+# For so long a browser need not repeat its preflight request.
 PREFLIGHT_SECONDS = 600
 
 
 def allow_origins(origins: Sequence[str], methods: Collection[str]) -> list[Middleware]:
-    """Open a route to browsers of these origins alone.
+    """Return middleware that allows browsers of these origins.
 
-    A credential is a header that the front end adds: no cookie is ever taken.
+    Credentials are headers that the front end adds. Cookies are never used.
     """
     if not origins:
         return []

@@ -1,4 +1,4 @@
-"""Proofs that callers have their tokens' keys (DPoP, RFC 9449)."""
+"""Proofs of possession of a token's key (DPoP, RFC 9449)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ALGORITHMS = {"ES256": "EC", "PS256": "RSA", "RS256": "RSA", "EdDSA": "OKP"}
 _THUMBPRINT_MEMBERS = {"EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n"), "OKP": ("crv", "kty", "x")}
 # Members that only a private or a shared key has (RFC 7518, 6).
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-# A proof is made for one request: it is as old as its way here, and clocks differ.
+# A proof is made for one request, so its age is the request's time on the network, and the clocks' difference.
 MAX_AGE_SECONDS = 60.0
 MAX_AHEAD_SECONDS = 30.0
 MAX_PROOF_BYTES = 8_192
 MAX_ID_LENGTH = 500
-# Proofs that are remembered: some 15 MB. More callers are told to come again.
+# Proofs that are remembered, some 15 MB. Further callers get a 503.
 MAX_REMEMBERED = 100_000
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 _DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -40,10 +40,10 @@ class BoundRequest:
     """A request whose access token is bound to a key.
 
     Attributes:
-        proofs: the headers ``DPoP``.
-        token: the access token as it came.
-        thumbprint: of the key, as the token says (``cnf.jkt``).
-        path: as it came, percent-encoded.
+        proofs: the values of its headers ``DPoP``.
+        token: the access token as it was sent.
+        thumbprint: of the key, from the token (``cnf.jkt``).
+        path: as it was sent, percent-encoded.
     """
 
     proofs: Sequence[str]
@@ -55,24 +55,24 @@ class BoundRequest:
 
 @dataclass(slots=True)
 class ProofVerifier:
-    """Verifies proofs, each for one use in this process.
+    """Verifies proofs, and accepts each once in this process.
 
     Args:
-        public_url: where callers find this API. What a request says of it anybody can write.
-        clock: seconds since 1970, as proofs have them.
+        public_url: of this API, for callers. The request's own host is not used, as anybody can write it.
+        clock: seconds since 1970, as in proofs.
     """
 
     public_url: str
     clock: Callable[[], float] = time.time
-    # When each may be forgotten, oldest first.
+    # When each used proof may be forgotten, oldest first.
     _used: dict[bytes, float] = field(default_factory=dict)
 
     def verify(self, request: BoundRequest) -> None:
         """Verify the proof of a request.
 
         Raises:
-            ApiProblem: ``invalid-token``, in words that say what is wrong.
-            TemporarilyUnavailable: too many proofs are remembered.
+            ApiProblem: ``invalid-token``; it says what is wrong.
+            TemporarilyUnavailable: too many proofs have to be remembered.
         """
         proof = _only(request.proofs)
         claims = _decode(proof, request.thumbprint)
@@ -117,8 +117,8 @@ class ProofVerifier:
 
 def challenge(error: str | None = None) -> str:
     """Return the challenge for ``WWW-Authenticate`` (RFC 9449, 7.1)."""
-    said = f' error="{error}",' if error else ""
-    return f'DPoP realm="token-vault",{said} algs="{" ".join(ALGORITHMS)}"'
+    error_part = f' error="{error}",' if error else ""
+    return f'DPoP realm="token-vault",{error_part} algs="{" ".join(ALGORITHMS)}"'
 
 
 def _refuse(detail: str) -> NoReturn:
@@ -136,7 +136,7 @@ def _only(proofs: Sequence[str]) -> str:
 
 
 def _decode(proof: str, thumbprint: str) -> dict[str, Any]:
-    """Return a proof's claims, its signature verified."""
+    """Verify a proof's signature; return its claims."""
     try:
         header = jwt.get_unverified_header(proof)
     except (jwt.PyJWTError, ValueError):
@@ -157,7 +157,7 @@ def _decode(proof: str, thumbprint: str) -> dict[str, Any]:
             proof,
             jwt.PyJWK(key, algorithm=algorithm).key,
             algorithms=[algorithm],
-            # Its claims are not those of an access token: they are checked here.
+            # A proof has other claims than an access token. ``ProofVerifier`` checks them.
             options={f"verify_{name}": False for name in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")},  # type: ignore[arg-type]
         )
     except jwt.InvalidSignatureError:
@@ -179,9 +179,9 @@ def _base64url(digest: bytes) -> str:
 
 
 def _normalize(url: str) -> tuple[str, str | None, int | None, str] | None:
-    """Return what equal URLs have in common (RFC 3986, 6.2.2 and 6.2.3).
+    """Return a URL's normal form, for comparison (RFC 3986, 6.2).
 
-    Query and fragment do not count (RFC 9449, 4.3); None where it is no URL.
+    Query and fragment are left out (RFC 9449, 4.3). None if it is no URL.
     """
     try:
         parts = urlsplit(url)
@@ -190,10 +190,10 @@ def _normalize(url: str) -> tuple[str, str | None, int | None, str] | None:
         return None
     if "@" in parts.netloc:
         return None
-    path = re.sub(r"%[0-9A-Fa-f]{2}", _plain, parts.path)
+    path = re.sub(r"%[0-9A-Fa-f]{2}", _normalize_escape, parts.path)
     return parts.scheme, parts.hostname, port, path or "/"
 
 
-def _plain(escape: re.Match[str]) -> str:
+def _normalize_escape(escape: re.Match[str]) -> str:
     character = chr(int(escape[0][1:], 16))
     return character if _UNRESERVED.fullmatch(character) else escape[0].upper()

@@ -1,4 +1,4 @@
-"""Whether the API lives, whether it can serve; metrics."""
+"""Routes for liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from worker.api.service import Service, service_of
 from worker.metrics.exporter import CONTENT_TYPE
 from worker.vault.db.revisions import revisions
 
-# A readiness probe may come from many balancers at once.
+# The result is kept for so long, as many load balancers may probe at once.
 READY_SECONDS = 2.0
 CHECK_SECONDS = 5.0
 
 
 async def healthz(request: Request) -> Response:
-    """Say that this process answers."""
+    """Answer that this process is alive."""
     del request
     return JSONResponse({"status": "ok"}, headers=NO_STORE)
 
 
 async def metrics(request: Request) -> Response:
-    """Show the metrics."""
+    """Answer with the metrics."""
     service = service_of(request)
     await service.metrics.vault.refresh(service.database, tuple(service.settings.tenants))
     return Response(service.metrics.render(), media_type=CONTENT_TYPE)
@@ -35,14 +35,14 @@ async def metrics(request: Request) -> Response:
 
 @dataclass(slots=True)
 class Readiness:
-    """Remembers for a moment whether the API can serve."""
+    """Checks whether the API can serve; keeps the result briefly."""
 
     _error: VaultError | None = None
     _checked_at: float = float("-inf")
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def __call__(self, request: Request) -> Response:
-        """Say whether database, keys and migrations are in order."""
+        """Answer whether database, keys and migrations are in order."""
         async with self._lock:
             if time.monotonic() - self._checked_at > READY_SECONDS:
                 self._error = await _failure(service_of(request))
@@ -52,7 +52,7 @@ class Readiness:
         request_id = request.scope.get("request_id")
         if isinstance(self._error, TemporarilyUnavailable):
             return problem_response(of_error(self._error), request_id)
-        # Without a caller to keep it from: what is wrong names settings, never values.
+        # Anybody may read this: the message names settings, never values.
         return problem_response(unavailable(str(self._error), READY_SECONDS), request_id)
 
 
@@ -72,7 +72,8 @@ async def _check(service: Service) -> None:
     """Check database, keys and migrations.
 
     Raises:
-        ConfigurationError, TemporarilyUnavailable: what keeps the API from serving.
+        ConfigurationError: a key is wrong, or migrations are missing.
+        TemporarilyUnavailable: Postgres does not answer.
     """
     await service.database.check_access_keys(service.settings.access_keys)
     current, head = await asyncio.to_thread(revisions, service.database_url)

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 connection, with the bounds that it lacks.
+"""uvicorn's HTTP/1.1 connection, with further limits.
 
-uvicorn bounds an idle connection and nothing else: a caller who sends headers byte by byte, or does not read its
-answer, would hold a connection as long as it likes.
+uvicorn limits only idle time: a caller who sends headers byte by byte, or does not read the answer, could keep a
+connection for any time.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from token_vault.errors import ConfigurationError
 from worker.api.problems import ApiProblem, raw_problem
 
-# From a connection, or the first byte of a further request, to the end of the headers.
+# From the connection's start, or the first byte of a further request, to the end of the headers.
 HEADER_SECONDS = 10.0
-# Names, values and target of one request; access tokens are bounded below it.
+# Names, values and target of one request together. Access tokens have a lower limit of their own.
 MAX_HEADER_BYTES = 65_536
 MAX_HEADERS = 100
 TOO_LARGE = f"the headers are more than {MAX_HEADERS}, or have more than {MAX_HEADER_BYTES} bytes"
-# For which a caller may read nothing of its answer while more waits to be sent.
+# A connection is aborted when its caller has read nothing for so long while data waits to be sent.
 UNREAD_SECONDS = 30.0
-# Beyond ``max_connections``: for health checks, which are answered however many callers there are.
+# Allowed beyond ``max_connections``, for health checks: they are answered however many callers there are.
 RESERVED_CONNECTIONS = 64
-# Files that are open beside the connections of callers and to providers: Postgres', logs.
+# Open files besides the connections to callers and providers: connections to Postgres, logs.
 _OTHER_FILES = 256
-# Says in a request's scope that its connection is one too many.
+# A key of a request's scope, set if there are more than ``max_connections``.
 OVERLOADED = "token_vault.overloaded"
 
 
@@ -35,7 +35,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """One caller's connection.
 
     Args:
-        max_connections: in one process; requests over further ones are refused.
+        max_connections: at a time in this process. Requests over further connections are refused.
     """
 
     def __init__(self, *arguments: Any, max_connections: int, **named: Any) -> None:
@@ -47,50 +47,50 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received_bytes = self._header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request."""
+        """Begin to wait for a request's headers."""
         super().connection_made(transport)
         self._expect_headers()
         if len(self.connections) > self._max_connections + RESERVED_CONNECTIONS:
             self._refuse("temporarily-unavailable", "too many connections at a time")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop the timers."""
         self._stop_header_timer()
         self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes, within the bounds of headers."""
+        """Receive bytes; refuse headers that are too large."""
         if self.transport.is_closing():
             return
         if self._headers_due is None and not self._is_answering:
             self._expect_headers()
         super().data_received(data)
-        # A header without an end is not handed over by the parser, however much of it has come.
+        # The parser does not report a header before its end, however long it is.
         if self._is_in_headers:
             self._received_bytes += len(data)
             if self._received_bytes > MAX_HEADER_BYTES:
                 self._refuse("headers-too-large", TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        """Count from the beginning."""
+        """Begin to count a request's header bytes."""
         super().on_message_begin()
         self._is_in_headers = True
         self._received_bytes = self._header_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the target."""
+        """Receive a part of the target."""
         super().on_url(url)
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header, and no trailer for one (RFC 9110, 6.5.1)."""
+        """Receive a header; ignore a trailer (RFC 9110, 6.5.1)."""
         if self._is_in_headers:
             super().on_header(name, value)
         self._count(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
-        """Answer the request."""
+        """Begin to serve the request."""
         self._is_in_headers = False
         self._stop_header_timer()
         if len(self.connections) > self._max_connections:
@@ -98,12 +98,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def pause_writing(self) -> None:
-        """Wait for the caller to read, and not without end."""
+        """Wait for the caller to read, for a limited time."""
         super().pause_writing()
         self._reading_due = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on, as the caller reads."""
+        """Go on sending: the caller reads."""
         super().resume_writing()
         if self._reading_due is not None:
             self._reading_due.cancel()
@@ -136,26 +136,26 @@ class BoundedProtocol(HttpToolsProtocol):
     def _end_slow(self) -> None:
         if self._is_in_headers:
             self._refuse("request-timeout", f"the headers did not come within {HEADER_SECONDS:.0f} s")
-        else:  # nobody has asked for anything
+        else:  # no request has begun, so there is nothing to answer
             self.transport.close()
 
     def _refuse(self, code: str, detail: str) -> None:
-        """Say why, and close; nothing reaches the routes."""
+        """Answer with a problem, and close the connection."""
         if self.transport.is_closing():
             return
         if self._is_answering:
-            self.transport.abort()  # whatever is written now would be read as the answer that is under way
+            self.transport.abort()  # a problem written now would be taken for a part of the current answer
             return
         self.transport.write(raw_problem(ApiProblem(code, detail)))
         self.transport.close()
 
 
 def allow_connections(max_connections: int, max_calls: int = 0) -> None:
-    """Raise the limit on open files to what is needed.
+    """Raise this process's limit on open files.
 
     Args:
-        max_connections: of callers.
-        max_calls: to providers, each with a connection.
+        max_connections: of callers, at a time.
+        max_calls: to providers, at a time, each over a connection of its own.
 
     Raises:
         ConfigurationError: the operating system allows this process fewer.

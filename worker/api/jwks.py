@@ -22,11 +22,11 @@ from worker.http.transport import HttpTransport
 
 log = structlog.get_logger(__name__)
 
-# A key that the issuer took out of its set is distrusted after this long.
+# For so long a key is still trusted that the issuer has removed from its set.
 FRESH_SECONDS = 60.0
-# Between two fetches: tokens with unknown key ids come from anybody.
+# Between two fetches, as anybody can send tokens with unknown key ids.
 MIN_FETCH_SECONDS = 20.0
-# The last set is used for this long while the issuer does not answer.
+# For so long the last set is used while the issuer does not answer.
 MAX_STALE_SECONDS = 3600.0
 FETCH_SECONDS = 5.0
 MAX_JWKS_BYTES = 256_000
@@ -38,7 +38,8 @@ class PublicKey:
     """One key of the set.
 
     Attributes:
-        algorithm: the only one that it verifies, where the issuer says so.
+        type: ``kty``, such as RSA.
+        algorithm: the only one that it verifies; None if the issuer does not say.
     """
 
     key: Any
@@ -51,10 +52,11 @@ class Jwks:
     """The issuer's key set.
 
     Args:
-        url: where it is; no token names it.
+        url: of the key set, or of the issuer's configuration, which names the key set. Tokens cannot choose it.
         clock: monotonic seconds.
-        issuer: whose configuration ``url`` is, which names the key set; None where ``url`` is the key set itself.
-        named: the hosts that the operator names; other names lead to no internal address. None for no such check.
+        issuer: of the configuration. None if ``url`` is the key set itself.
+        named: hosts that the operator names. A host that only the configuration names must not resolve to an internal
+            address. None for no such check.
     """
 
     url: str
@@ -70,7 +72,7 @@ class Jwks:
         """Return a key by its id, if there is one.
 
         Raises:
-            TemporarilyUnavailable: the issuer does not answer, and what is known is too old.
+            TemporarilyUnavailable: the issuer does not answer, and the last set is too old.
         """
         if self._is_due(kid) or (self._lock.locked() and kid not in self._keys):
             async with self._lock:  # one fetch, however many wait for it
@@ -94,7 +96,7 @@ class Jwks:
             if self.issuer is not None:
                 url = _key_set_url(await _get(url, self.named), self.issuer, url)
             self._keys = _read(await _get(url, self.named))
-        # JSON of a thousand brackets is a RecursionError.
+        # Deeply nested JSON raises RecursionError.
         except (httpx.HTTPError, ValueError, RecursionError) as error:
             log.warning("jwks.fetch_failed", error=type(error).__name__)
             return
@@ -102,10 +104,10 @@ class Jwks:
 
 
 async def _get(url: str, named: Collection[str] | None) -> bytes:
-    """Fetch a body of bounded size.
+    """Fetch a body of limited size.
 
     Raises:
-        httpx.HTTPError, ValueError: there is none.
+        httpx.HTTPError, ValueError: it cannot be fetched, is too large, or takes too long.
     """
     try:
         async with (
@@ -122,10 +124,10 @@ async def _get(url: str, named: Collection[str] | None) -> bytes:
 
 
 def _key_set_url(body: bytes, issuer: str, found_at: str) -> str:
-    """Return where an issuer's configuration says its keys are.
+    """Return the key set's URL from an issuer's configuration.
 
     Raises:
-        ValueError: it is another issuer's, or they are where no keys may be.
+        ValueError: it is another issuer's, or the URL is not a public https address.
     """
     document = json.loads(body)
     if not isinstance(document, dict) or not isinstance(url := document.get("jwks_uri"), str):
@@ -140,7 +142,7 @@ def _key_set_url(body: bytes, issuer: str, found_at: str) -> str:
 
 
 def _read(body: bytes) -> dict[str, PublicKey]:
-    """Read the keys that verify signatures; others are left out.
+    """Return the keys that verify signatures, by their ids.
 
     Raises:
         ValueError: it is no key set.
@@ -151,7 +153,7 @@ def _read(body: bytes) -> dict[str, PublicKey]:
     found: dict[str, PublicKey] = {}
     for entry in document["keys"][:MAX_KEYS]:
         if not isinstance(entry, dict) or entry.get("kty") not in ("RSA", "EC"):
-            continue  # a symmetric key in a public place verifies nothing
+            continue  # a published symmetric key proves nothing
         kid = entry.get("kid")
         if entry.get("use", "sig") != "sig" or not isinstance(kid, str):
             continue

@@ -1,4 +1,4 @@
-"""What ``/metrics`` shows, in Prometheus' format."""
+"""The API's metrics, in Prometheus' format."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from starlette.types import Scope
 
 from worker.metrics.vault_metrics import VaultMetrics
 
-# Seconds; a read takes about a millisecond, one that waits for a refresh some seconds.
+# In seconds. A read takes about a millisecond; one that waits for a refresh, some seconds.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
 
 
 def route_of(scope: Scope) -> str:
-    """Return a served request's route, as its pattern."""
+    """Return a served request's route pattern."""
     return str(getattr(scope.get("route"), "path", "none"))
 
 
-# Routes by statuses, which are few.
+# Cached pairs of route and status. There are fewer.
 MAX_LABELS = 1000
 
 
@@ -59,16 +59,16 @@ class Metrics:
             ("hook", "outcome"),
             registry=self._registry,
         )
-        # To look a label up costs more than to count.
+        # Cached, as looking up a label costs more than counting.
         self._counters = lru_cache(maxsize=MAX_LABELS)(self._find_counters)
         self.in_flight = Gauge(
             "token_vault_api_requests_in_flight", "Requests under way.", registry=self._registry
         )
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count one request.
+        """Count one request, by its route.
 
-        Its route is counted and never its path: a path names users, and there are too many.
+        Never by its path: paths name users, and there are too many of them.
         """
         requests, durations = self._counters(route_of(scope), status)
         requests.inc()

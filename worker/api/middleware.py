@@ -1,4 +1,4 @@
-"""What every request passes: ids, bounds, metrics, the last resort."""
+"""The outermost middleware: ids, limits, metrics, last error handler."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from worker.api.http_protocol import OVERLOADED
 from worker.api.metrics import Metrics, route_of
 from worker.api.proxy.response_body import AnswerCut
 
-# Callers' ids go into the log and the audit.
+# Request ids that callers may choose; they go into the log and the audit.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 # W3C Trace Context, version 00.
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 # Seconds after which a refused caller may ask again.
 BUSY_RETRY_SECONDS = 1
-# These answer also where all places are taken: else a busy copy would be taken for a dead one.
+# Served even at the limit of concurrent requests: otherwise a busy process would look dead.
 _ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -35,7 +35,7 @@ class Gate:
     Args:
         app: the routes.
         metrics: counts requests.
-        max_concurrent: requests at a time; more are refused at once.
+        max_concurrent: requests at a time. Further ones are refused without waiting.
 
     Attributes:
         failure: why the app did not start.
@@ -56,7 +56,7 @@ class Gate:
             return
         request_id, trace = _ids(scope)
         scope["request_id"] = request_id
-        bind_contextvars(request_id=request_id)  # of this request's own asyncio task
+        bind_contextvars(request_id=request_id)  # for this request's asyncio task only
         answer = _Answer(send, request_id, trace, is_last=OVERLOADED in scope)
         began = time.perf_counter()
         self._running += 1
@@ -97,7 +97,7 @@ class Gate:
                     span.set_status(answer.status, error_from=500)
 
     def _excess(self, scope: Scope) -> str | None:
-        """Name what there is too much of for this request."""
+        """Name what exceeds its limit, if anything."""
         if scope["path"] in _ALWAYS:
             return None
         if OVERLOADED in scope:
@@ -108,20 +108,20 @@ class Gate:
         try:
             await self._app(scope, receive, answer)
         except asyncio.CancelledError:
-            # The server stops, and waits no longer.
+            # The server stops, and does not wait any longer.
             if not answer.status:
                 problem = problems.unavailable("the server is stopping", BUSY_RETRY_SECONDS)
                 await problems.problem_response(problem, scope["request_id"])(scope, receive, answer)
             raise
         except AnswerCut:
-            pass  # a provider's doing, and logged as that: the server closes the connection
+            pass  # the provider's fault, and already logged; the server closes the connection
         except Exception as error:
-            # The routes have answered it, or were cut short: then the server closes the connection.
+            # Either a problem was sent, or a part of an answer: then the server closes the connection.
             problems.log_unforeseen(error, scope["request_id"])
 
 
 class _Answer:
-    """Sends a response, with the request's ids."""
+    """Sends a response, with the request's ids as headers."""
 
     def __init__(self, send: Send, request_id: str, trace: bytes | None, *, is_last: bool) -> None:
         self._send = send
@@ -140,9 +140,9 @@ class _Answer:
 
 
 def _ids(scope: Scope) -> tuple[str, bytes | None]:
-    """Return the request's id, and its ``traceparent``.
+    """Return the request's id, and its ``traceparent`` if valid.
 
-    Without an id of the caller's the trace names the request.
+    If the caller sends no id, the trace's id is used, or a new one.
     """
     given = dict(scope["headers"])
     trace: bytes | None = given.get(b"traceparent")
@@ -155,6 +155,6 @@ def _ids(scope: Scope) -> tuple[str, bytes | None]:
 def _new_id() -> str:
     """Make a request's id.
 
-    Of no secret: the operating system's random bytes would cost a change of threads.
+    It is no secret, so it is not made from the operating system's random bytes, which would cost a switch of threads.
     """
     return f"{random.getrandbits(128):032x}"

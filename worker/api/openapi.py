@@ -17,7 +17,7 @@ from worker.proxy_rules import METHODS
 
 Json = dict[str, Any]
 
-# A name with a slash or a line's end in it leads elsewhere, or nowhere.
+# A name with a slash or a line break in it leads to another route, or to none.
 _NAME_PROBLEMS = ("bad-request", "invalid-token", "not-allowed", "not-found", "method-not-allowed", "internal-error",
                   "temporarily-unavailable")  # fmt: skip
 _READ_PROBLEMS = (*_NAME_PROBLEMS, "not-connected", "consent-needed", "token-expired", "ambiguous-account")
@@ -25,7 +25,7 @@ _TEXT: Json = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
 
 
 async def openapi(request: Request) -> Response:
-    """Show the description."""
+    """Answer with the description."""
     del request
     return JSONResponse(describe())
 
@@ -165,7 +165,7 @@ def _security_events_operation() -> Json:
 def _proxy_operation(method: str) -> Json:
     """Describe a call of a provider's API.
 
-    Any status may be the provider's, in any form; a problem document is told by its type.
+    The provider may answer with any status and media type; a problem document is recognized by its media type.
     """
     headers = {
         ACCOUNT_HEADER: "The user's id at the provider, where several are linked.",

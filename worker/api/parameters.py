@@ -1,4 +1,4 @@
-"""Reads query parameters; what is not understood is refused."""
+"""Reads query parameters, and refuses unknown ones."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from token_vault.token_target import TokenTarget
 from worker.api.callers import USER_HEADER
 from worker.api.problems import ApiProblem
 
-# Balancers and clients give up on a request after about a minute.
+# Load balancers and clients give up on a request after about a minute.
 MAX_WAIT_SECONDS = 30.0
 MAX_MIN_TTL_SECONDS = 86_400.0
 MAX_NAME_LENGTH = 500
 MAX_SCOPES = 100
-# Which of a user's accounts is meant, where there are several.
+# Names one of several accounts of the user.
 ACCOUNT_HEADER = "x-token-vault-account"
 _TOKEN_PARAMETERS = frozenset(
     {"account", "min_ttl", "needs", "resource", "scopes", "tenant", "wait", "reason"}
@@ -29,12 +29,15 @@ _TOKEN_PARAMETERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TokenParameters:
-    """What a caller says of the token that it wants.
+    """The token that a caller asks for.
 
     Attributes:
         user_id: empty for the connection's admin token.
-        tenant: where the vault has several.
-        reason: for the audit.
+        tenant: its name; needed if the vault has several.
+        needs: scopes without which the token is of no use.
+        min_ttl: seconds of life that it must have.
+        wait: seconds that a refresh may take.
+        reason: of the read, for the audit.
     """
 
     user_id: str
@@ -80,7 +83,7 @@ def user_of(request: Request) -> str:
     """Return the user that the path names.
 
     Raises:
-        ApiProblem: ``bad-request``: an empty id would mean the admin grant.
+        ApiProblem: ``bad-request``, also for an empty id, which would mean the admin grant.
     """
     user_id: str = request.path_params["user_id"]
     if not user_id:
@@ -91,7 +94,7 @@ def user_of(request: Request) -> str:
 def named_user(request: Request) -> str | None:
     """Return the user whom the caller names in a header.
 
-    It is percent-encoded, as in a path; an empty one names nobody.
+    It is percent-encoded, as in a path. None without the header, or if it is empty.
 
     Raises:
         ApiProblem: ``bad-request``.
@@ -103,7 +106,7 @@ def named_user(request: Request) -> str | None:
 
 
 def named_account(request: Request) -> str | None:
-    """Return which of the user's accounts the caller names.
+    """Return the user's account that the caller names.
 
     Raises:
         ApiProblem: ``bad-request``.
@@ -138,7 +141,7 @@ def _scopes(query: Mapping[str, str], parameter: str) -> tuple[str, ...]:
 
 
 def _target(query: Mapping[str, str]) -> tuple[str | None, tuple[str, ...] | None]:
-    """Read what the token is for."""
+    """Read the resource or scopes of the token."""
     resource, scopes = _optional(query, "resource"), _scopes(query, "scopes") or None
     try:
         TokenTarget.of(resource, scopes)

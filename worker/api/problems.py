@@ -1,4 +1,4 @@
-"""Problem documents: every error of the API (RFC 9457)."""
+"""Problem documents: all errors of the API (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:token-vault:problem:"
-# No answer may stay in a cache: most hold a token or say something of one.
+# No answer may be cached, as most contain a token or facts about one.
 NO_STORE = {"Cache-Control": "no-store"}
 
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """A kind of problem, as callers tell it by ``type``."""
+    """A kind of problem; callers recognize it by ``type``."""
 
     code: str
     status: int
@@ -72,9 +72,9 @@ class ApiProblem(Exception):
 
     Attributes:
         type: one of ``PROBLEM_TYPES``.
-        detail: what is wrong and who fixes it; never a secret.
+        detail: what is wrong, and who can fix it. Never a secret.
         members: further members of the document.
-        headers: of the response.
+        headers: further headers of the response.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ApiProblem(Exception):
 
 
 def problem_response(problem: ApiProblem, request_id: str | None = None) -> Response:
-    """Write a problem document."""
+    """Return a response with the problem document."""
     document: dict[str, Any] = {
         "type": problem.type.uri,
         "title": problem.type.title,
@@ -109,7 +109,7 @@ def problem_response(problem: ApiProblem, request_id: str | None = None) -> Resp
 
 
 def raw_problem(problem: ApiProblem) -> bytes:
-    """Write a whole answer that ends its connection."""
+    """Return a whole HTTP response that closes its connection."""
     response = problem_response(problem)
     lines = [f"HTTP/1.1 {problem.type.status} {problem.type.title}".encode()]
     lines += [name + b": " + value for name, value in response.raw_headers]
@@ -117,7 +117,7 @@ def raw_problem(problem: ApiProblem) -> bytes:
 
 
 def unavailable(detail: str, retry_after: float) -> ApiProblem:
-    """Say when asking again is worthwhile."""
+    """Return the problem of a failure that will pass."""
     seconds = max(1, round(retry_after))
     return ApiProblem(
         "temporarily-unavailable", detail, headers={"Retry-After": str(seconds)}, retry_after=seconds
@@ -125,11 +125,11 @@ def unavailable(detail: str, retry_after: float) -> ApiProblem:
 
 
 def of_error(error: VaultError) -> ApiProblem:
-    """Turn an error of the vault into a problem."""
+    """Return the problem for an error of the vault."""
     return _of_grant(error) or _of_vault(error)
 
 
-def _of_grant(error: VaultError) -> ApiProblem | None:  # one for each error
+def _of_grant(error: VaultError) -> ApiProblem | None:
     match error:
         case ReauthorizationRequired():
             since = error.since.isoformat() if error.since else None
@@ -148,38 +148,38 @@ def _of_grant(error: VaultError) -> ApiProblem | None:  # one for each error
 
 
 def _of_vault(error: VaultError) -> ApiProblem:
-    error.server = None  # where the operator's servers are is no caller's business
+    error.server = None  # callers need not know the operator's servers
     if isinstance(error, TemporarilyUnavailable):
         return unavailable(str(error), error.retry_after)
-    if isinstance(error, AccessDenied):  # of the API's own role, not of the caller
+    if isinstance(error, AccessDenied):  # the API's own role lacks the right, not the caller
         return unavailable("the API's own database role lacks a right: the operator has to grant it", 60)
-    # The message names settings, which are no caller's business.
+    # The message names settings, which callers need not know.
     log.error("api.misconfigured", error=str(error))
     return unavailable("the vault is not set up correctly: the operator finds the cause in its log", 60)
 
 
 def slow_request(detail: str) -> ApiProblem:
-    """Say that a request did not come in time.
+    """Return the problem of a request that is too slow.
 
-    The connection is closed: nobody waits for the rest (RFC 9110, 15.5.9).
+    The connection is closed, as nothing reads the rest of the request (RFC 9110, 15.5.9).
     """
     return ApiProblem("request-timeout", detail, headers={"Connection": "close"})
 
 
 async def on_problem(request: Request, error: Exception) -> Response:
-    """Answer with a raised problem."""
+    """Answer with a problem that was raised."""
     assert isinstance(error, ApiProblem)  # noqa: S101  # registered for it alone
     return problem_response(error, request.scope.get("request_id"))
 
 
 async def on_vault_error(request: Request, error: Exception) -> Response:
-    """Answer with an error of the vault."""
+    """Answer an error of the vault with its problem."""
     assert isinstance(error, VaultError)  # noqa: S101  # registered for it alone
     return problem_response(of_error(error), request.scope.get("request_id"))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Answer what the framework refuses."""
+    """Answer a request that the framework refuses."""
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for it alone
     codes = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
     code = codes.get(error.status_code, "bad-request")
@@ -189,7 +189,10 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_unforeseen(request: Request, error: Exception) -> Response:
-    """Answer an unforeseen failure, whose text may hold a secret."""
+    """Answer an unforeseen error, without its text.
+
+    The text may contain a secret.
+    """
     del error
     return problem_response(
         ApiProblem("internal-error", "unforeseen: the operator finds the cause in the log, by request_id"),
@@ -198,7 +201,7 @@ async def on_unforeseen(request: Request, error: Exception) -> Response:
 
 
 def log_unforeseen(error: Exception, request_id: str | None) -> None:
-    """Log where a failure happened, without its text."""
+    """Log where an unforeseen error was raised, without its text."""
     where = error.__traceback__
     while where is not None and where.tb_next is not None:
         where = where.tb_next

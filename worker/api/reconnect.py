@@ -1,4 +1,4 @@
-"""`GET …/reconnect/{connection}`: where users consent again."""
+"""``GET …/reconnect/{connection}``: the link for a new consent."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ from worker.api.service import Service, service_of
 from worker.vault.db.errors import explained
 from worker.vault.grants.consent_link import consent_link
 
-# After these a user has to act.
+# Problems that the user can solve by a new consent.
 LINKED_PROBLEMS = frozenset({"consent-needed", "token-expired", "not-connected"})
 
 
 async def reauthorize_url(
     service: Service, tenant: str | None, user_id: str, connection: str, needs: Iterable[str] = ()
 ) -> str | None:
-    """Return the link that renews a user's consent.
+    """Return the link by which a user consents again.
 
-    None where the operator has set no ``[reconnect]`` for the tenant, and for an administrator's grant.
+    None if the operator has set no ``[reconnect]`` for the tenant, and for an admin grant.
+
+    Args:
+        tenant: its name; None to take the one of ``[reconnect]``, or the vault's only one.
+        user_id: empty for an admin grant.
+        needs: scopes to ask consent for.
     """
     if service.settings.reconnect is None or not user_id:
         return None
-    tenant = tenant or _set_tenant(service) or await service.tenants.only()
+    tenant = tenant or _configured_tenant(service) or await service.tenants.only()
     application = service.settings.reconnect_application(tenant) if tenant else None
     if tenant is None or application is None:
         return None
@@ -48,7 +53,7 @@ async def reauthorize_url(
 async def add_link(
     service: Service, problem: ApiProblem, tenant: str | None, user_id: str, connection: str
 ) -> ApiProblem:
-    """Add the link where the user has to act."""
+    """Add the reconnect link, if the user has to act."""
     if problem.type.code in LINKED_PROBLEMS:
         missing = problem.members.get("missing_scopes") or ()
         problem.members["reauthorize_url"] = await reauthorize_url(
@@ -58,7 +63,7 @@ async def add_link(
 
 
 async def reconnect(request: Request) -> Response:
-    """Return the link, to a consumer or to the user."""
+    """Answer a consumer or the user with the link."""
     service = service_of(request)
     caller = await service.authentication.caller(request)
     wanted = TokenParameters.of(request)
@@ -73,16 +78,16 @@ async def reconnect(request: Request) -> Response:
 
 
 async def _tenant_of_user(service: Service, caller: Caller, wanted: TokenParameters) -> str | None:
-    """Return the tenant that a user's link is for.
+    """Return the tenant of a user who calls.
 
-    The same id may be somebody else's at another one.
+    It is not the caller's choice: at another tenant the same id may be somebody else's.
 
     Raises:
         ApiProblem: ``not-allowed``.
     """
     if caller.user_id() != wanted.user_id:
         raise ApiProblem("not-allowed", "this is another user's link")
-    tenant = _set_tenant(service) or await service.tenants.only()
+    tenant = _configured_tenant(service) or await service.tenants.only()
     if wanted.tenant not in (None, tenant):
         raise ApiProblem("not-allowed", "a user's access token is for the user of one tenant")
     return tenant
@@ -92,15 +97,15 @@ async def _tenant_of_consumer(service: Service, caller: Caller, wanted: TokenPar
     """Return the tenant that a consumer means.
 
     Raises:
-        ApiProblem: ``not-allowed``, or ``bad-request`` where none is named.
+        ApiProblem: ``not-allowed``, or ``bad-request`` if it has to name one.
     """
     consumer = caller.reading()
-    tenant = await service.tenants.choose(consumer, wanted.tenant or _set_tenant(service))
+    tenant = await service.tenants.choose(consumer, wanted.tenant or _configured_tenant(service))
     if not consumer.may_read(GrantKey(tenant or "", wanted.connection, wanted.user_id)):
         raise ApiProblem("not-allowed", "the consumer may not read this user's tokens of this connection")
     return tenant
 
 
-def _set_tenant(service: Service) -> str | None:
+def _configured_tenant(service: Service) -> str | None:
     reconnect = service.settings.reconnect
     return reconnect.tenant if reconnect else None

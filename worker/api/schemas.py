@@ -1,4 +1,4 @@
-"""The schemas of what the API takes and gives (OpenAPI 3.1)."""
+"""The schemas of the API's requests and answers (OpenAPI 3.1)."""
 
 from __future__ import annotations
 

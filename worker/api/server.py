@@ -1,4 +1,4 @@
-"""The server under the API: uvicorn on one socket."""
+"""Runs the API in uvicorn, on one socket."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from worker.settings.api import STOP_SECONDS
 
 # An idle connection is closed after this long.
 KEEPALIVE_SECONDS = 15
-# Connections that wait to be accepted.
+# Connections that may wait to be accepted.
 BACKLOG = 2048
-# For which a thread keeps requests waiting that writes the audit or checks the cache; Python's own 5 ms are felt.
+# For so long a thread that writes the audit or checks the cache may delay requests. Python's default of 5 ms is felt.
 SWITCH_SECONDS = 0.001
 
 
@@ -29,12 +29,12 @@ def listen(host: str, ports: Sequence[int]) -> socket.socket:
     """Listen on the first of these ports that is free.
 
     Raises:
-        ConfigurationError: none is.
+        ConfigurationError: no port is free.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     failure = OSError()
     for port in ports:
-        # The protocol is named because asyncio sets TCP_NODELAY only then; without it every answer takes 40 ms.
+        # The protocol is given because asyncio sets TCP_NODELAY only then; without it every answer takes 40 ms.
         bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -51,11 +51,11 @@ def listen(host: str, ports: Sequence[int]) -> socket.socket:
 
 
 def serve(settings: Settings, bound: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until a signal; requests under way are answered.
+    """Serve until a signal comes, then finish the running requests.
 
     Args:
-        settings: complete.
-        bound: as ``listen`` gives it.
+        settings: with the database's URL and the access ring.
+        bound: the socket that ``listen`` returned.
         ready: called once requests are answered.
 
     Raises:
@@ -72,7 +72,7 @@ def serve(settings: Settings, bound: socket.socket, ready: Callable[[], None]) -
 
 
 def make_config(app: ASGIApp, max_connections: int) -> uvicorn.Config:
-    """Configure the server."""
+    """Return uvicorn's configuration."""
     protocol = partial(BoundedProtocol, max_connections=max_connections)
     return uvicorn.Config(
         app,
@@ -91,17 +91,17 @@ def make_config(app: ASGIApp, max_connections: int) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it answers."""
+    """A server that calls ``ready`` once it answers."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then say so."""
+        """Start, then call ``ready``."""
         await super().startup(sockets)
         if self.started:
-            # What was made so far stays: no later collection goes through it, which would halt all requests.
+            # The objects made so far stay. Without this each full collection would go through them and halt all requests.
             gc.collect()
             gc.freeze()
             self._ready()

@@ -1,4 +1,4 @@
-"""What the API's routes share: readers, consumers, metrics."""
+"""Everything that the API's routes share."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from worker.settings import Settings
 from worker.settings.hooks import TransmitterSettings
 from worker.vault.vault import Database, open_database
 
-MAX_DATABASE_CONNECTIONS = 4  # beside the readers' own
+MAX_DATABASE_CONNECTIONS = 4  # besides those of the readers
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What is open while the API serves.
+    """Everything that the API's routes share, while it is open.
 
     Attributes:
-        database: for consumers and lists.
-        database_url: where the vault is.
-        recorder: writes what was read, for the audit.
-        authentication: finds out who calls.
+        database: the vault's, for consumers, tenants and lists of grants.
+        database_url: the vault's address.
+        recorder: records reads for the audit.
+        authentication: verifies callers' credentials.
         provider_session: the proxy's connections to providers.
-        call_limits: of the proxy.
-        transmitters: of security events, by name.
-        tenants: those that callers may name.
+        call_limits: how many calls the proxy makes at a time.
+        transmitters: verify security events, by the transmitter's name.
+        tenants: the tenants that callers may name.
     """
 
     settings: Settings
@@ -66,16 +66,14 @@ class Service:
     def reader(self, tenant: str | None, *, refreshing: bool = False) -> AsyncTokenVault:
         """Return the reader that all callers share.
 
-        They share its connections and refreshes.
-
         Args:
-            tenant: None to read of all tenants.
-            refreshing: the reader of those who replace tokens. It does not hand out a token that one of them has
-                rejected; others go on reading it until it is replaced.
+            tenant: its name; None to read of all tenants.
+            refreshing: whether to return the reader of callers who replace tokens. It does not return a token that was
+                rejected through it; the other reader does so until the token is replaced.
         """
         key = (tenant, refreshing)
         if key not in self._readers:
-            # Who reads is recorded here: the database knows this process's role alone.
+            # Reads are recorded by ``record``, as the database knows only this process's role, not the consumer.
             self._readers[key] = AsyncTokenVault(
                 self.database_url,
                 self.settings.access_keys,
@@ -87,7 +85,7 @@ class Service:
         return self._readers[key]
 
     def forget(self, token: Token) -> None:
-        """Have all callers read a replaced token anew."""
+        """Remove a replaced token from all readers' caches."""
         for reader in self._readers.values():
             reader.forget(token)
 
@@ -101,7 +99,11 @@ class Service:
         await self.write_record(record, strict=consumer.audit == "strict")
 
     async def write_record(self, record: ReadRecord, *, strict: bool) -> None:
-        """Write a record: at once, or in the background.
+        """Write a record of a read.
+
+        Args:
+            record: what was read, and by whom.
+            strict: whether to wait until it is written; otherwise it is written in the background.
 
         Raises:
             TemporarilyUnavailable: it is strict, and the record cannot be written.
@@ -113,7 +115,7 @@ class Service:
             self.recorder.record(record)
 
     async def close(self) -> None:
-        """Close the readers, and write what waits for the audit."""
+        """Close the readers, and write the pending records."""
         for reader in self._readers.values():
             await reader.close()
         await asyncio.to_thread(self.recorder.close)
@@ -121,7 +123,9 @@ class Service:
 
 @asynccontextmanager
 async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Service]:
-    """Open what the routes need; the access ring is enough.
+    """Open everything that the routes share.
+
+    Of the key rings only the access ring is needed.
 
     Raises:
         ConfigurationError: a setting or the access ring is missing or wrong.
@@ -151,7 +155,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
             transmitters,
             Tenants(tuple(settings.tenants), database),
         )
-        service.reader(None)  # wrong keys are told at the start
+        service.reader(None)  # so that malformed keys fail at the start
         try:
             yield service
         finally:
@@ -162,10 +166,10 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
 def verifier_of(settings: Settings) -> Verifier | None:
     """Return the verifier of callers' access tokens.
 
-    None where no audience is set.
+    None if no audience is set.
 
     Raises:
-        ConfigurationError: nobody said whose tokens they are.
+        ConfigurationError: the issuer is not set, and there is not exactly one tenant.
     """
     api = settings.api
     if api.audience is None:
@@ -175,7 +179,7 @@ def verifier_of(settings: Settings) -> Verifier | None:
 
 
 def transmitter_of(settings: TransmitterSettings) -> Transmitter:
-    """Return the verifier of a transmitter's tokens."""
+    """Return the verifier of a transmitter's security events."""
     urls = [settings.issuer, settings.discovery_url, settings.jwks_uri or ""]
     named = frozenset(urlsplit(url).hostname or "" for url in urls)
     if settings.jwks_uri is not None:
@@ -195,6 +199,6 @@ def _only_issuer(settings: Settings) -> str:
 
 
 def service_of(request: Request) -> Service:
-    """Return what the routes share."""
-    service: Service = request.scope["state"]["service"]  # as request.state, which is made anew each time
+    """Return the service that a request belongs to."""
+    service: Service = request.scope["state"]["service"]  # request.state would be built anew at each access
     return service

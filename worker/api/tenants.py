@@ -1,4 +1,4 @@
-"""Which tenant a caller means."""
+"""The tenants that callers may name."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from worker.vault.vault import Database
 
 log = structlog.get_logger(__name__)
 
-# The first sync of another tenant is seen after this long.
+# For so long the first sync of a further tenant may go unnoticed.
 FRESH_SECONDS = 5.0
-# Postgres is not asked again sooner: else those who wait for an answer would each ask, one after the other.
+# Between two tries while Postgres fails: otherwise all waiting requests would try, one after the other.
 RETRY_SECONDS = 2.0
 
 
@@ -29,12 +29,12 @@ RETRY_SECONDS = 2.0
 class Tenants:
     """The tenants that callers may name.
 
-    A process that serves the API alone has no ``AUTH0_*``, by which the workers may know a tenant more: then the vault
-    says of which it holds anything. To guess would read the token of another tenant's user with the same id.
+    The workers may know one tenant more than an API process, which needs no ``AUTH0_*``. Then the tenants that have
+    grants in the vault are added. With a guess, a caller could get the token of another tenant's user with the same id.
 
     Args:
-        configured: those of the settings.
-        database: of the vault.
+        configured: names of the tenants in the settings.
+        database: the vault's.
         clock: monotonic seconds.
     """
 
@@ -46,12 +46,12 @@ class Tenants:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def known(self) -> Sequence[str]:
-        """Return all of them.
+        """Return the names of all tenants.
 
-        Those that were known last, while the vault cannot be asked.
+        While Postgres does not answer, those that were read last.
 
         Raises:
-            TemporarilyUnavailable: it could not be asked yet.
+            TemporarilyUnavailable: they could not be read yet.
         """
         if DEFAULT_TENANT in self.configured:
             return self.configured
@@ -74,7 +74,7 @@ class Tenants:
         self._due_at = self.clock() + FRESH_SECONDS
 
     async def only(self) -> str | None:
-        """Return the only tenant, if there is one."""
+        """Return the only tenant (None if there are several)."""
         known = await self.known()
         return known[0] if len(known) == 1 else None
 
@@ -82,10 +82,12 @@ class Tenants:
         """Return the tenant that a consumer means.
 
         Args:
-            wanted: which it names. A name of none may not reach a reader, as each tenant has one of its own.
+            consumer: who calls.
+            wanted: the tenant that it names, if any. An unknown name is refused here, as a reader would be opened and
+                kept for each name.
 
         Raises:
-            ApiProblem: it may not have this tenant, there is none, or nobody can tell which.
+            ApiProblem: the consumer may not read this tenant, there is no such tenant, or it has to name one.
         """
         allowed = consumer.tenants or await self.known()
         if wanted is not None:

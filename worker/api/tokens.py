@@ -29,9 +29,9 @@ from worker.vault.grants import queries
 log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 65_536
-# A user has a grant for each linked identity: more are shown by nobody.
+# A user has one grant for each linked identity, so nobody has so many.
 MAX_GRANTS = 1000
-# As JSONResponse writes it, which makes an encoder for each answer.
+# With JSONResponse's options; that one makes a new encoder for each answer.
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -40,7 +40,8 @@ class TokenRead:
     """One read for one consumer.
 
     Attributes:
-        tenant: None where the vault has one, or nobody said which.
+        wanted: the token that the consumer asks for.
+        tenant: its name; None if the vault has no grants yet.
     """
 
     service: Service
@@ -54,12 +55,12 @@ class TokenRead:
 
         Raises:
             VaultError: as ``AsyncTokenVault.user_token``.
-            ApiProblem: the consumer may not have so fresh a token.
+            ApiProblem: ``not-allowed``: the consumer may not ask for so long a life.
         """
         wanted, began = self.wanted, time.monotonic()
         if not wanted.min_ttl or self.consumer.refresh:
             return await self._read(reader, wanted.min_ttl, wanted.wait)
-        # Nearly always the current token lives long enough: one query.
+        # Nearly always the current token lives long enough, which one query shows.
         token = await self._read(reader, 0, wanted.wait)
         if seconds_left(token) >= wanted.min_ttl:
             return token
@@ -98,9 +99,9 @@ class TokenRead:
         )
 
     async def _allowed_min_ttl(self, min_ttl: float) -> float:
-        """Bound the life that a consumer may ask for.
+        """Limit the life, in seconds, that is asked for.
 
-        The database bounds readers of their own role in the same way.
+        At most half the life of a new token. The database limits readers with a role of their own in the same way.
         """
         async with explained():
             half = await queries.shortest_half_life(
@@ -112,7 +113,7 @@ class TokenRead:
         """Record the read for the audit.
 
         Raises:
-            TemporarilyUnavailable: it cannot be recorded, and audit is strict.
+            TemporarilyUnavailable: it cannot be recorded, and the consumer's audit is strict.
         """
         await self.service.record(
             self.consumer,
@@ -127,21 +128,21 @@ class TokenRead:
 
 
 async def get_token(request: Request) -> Response:
-    """Read a fresh token."""
+    """Answer with a fresh token."""
     consumer = (await service_of(request).authentication.caller(request)).reading()
     read = await _begin(request, consumer)
     return await _answer(read, refreshing=False)
 
 
 async def refresh_token(request: Request) -> Response:
-    """Have a token replaced, and read the new one."""
+    """Have a token replaced, and answer with the new one."""
     consumer = (await service_of(request).authentication.caller(request)).refreshing()
     read = await _begin(request, consumer)
     return await _answer(read, refreshing=True)
 
 
 async def reject_token(request: Request) -> Response:
-    """Take the report that an API refused a token."""
+    """Accept the report that an API refused a token."""
     service = service_of(request)
     consumer = (await service.authentication.caller(request)).reading()
     refused = await _refused_token(request)
@@ -167,9 +168,9 @@ async def _find_current(read: TokenRead, refused: str) -> Token | None:
 
 
 async def list_grants(request: Request) -> Response:
-    """List a user's grants, without tokens.
+    """List a user's grants that the consumer may read.
 
-    Those that the consumer may read.
+    Without tokens.
     """
     service = service_of(request)
     consumer = (await service.authentication.caller(request)).reading()
@@ -190,9 +191,7 @@ async def list_grants(request: Request) -> Response:
 
 
 async def _begin(request: Request, consumer: ConsumerRules) -> TokenRead:
-    """Decide whether the consumer may read this.
-
-    Nothing is looked up before.
+    """Check that the consumer may read this, before any look-up.
 
     Raises:
         ApiProblem: ``not-allowed`` or ``bad-request``.
@@ -224,9 +223,9 @@ async def _answer(read: TokenRead, *, refreshing: bool) -> Response:
 
 
 async def _refreshed(read: TokenRead) -> Token:
-    """Read the token that replaces the current one.
+    """Have the current token replaced; return the new one.
 
-    One of less than a minute is current enough: nobody can make a provider be called more often.
+    A token younger than a minute is returned as it is, so that nobody can make the vault call a provider more often.
     """
     reader = read.service.reader(read.tenant, refreshing=True)
     began = time.monotonic()
@@ -248,7 +247,7 @@ async def _is_new(read: TokenRead, token: Token) -> bool:
 
 
 async def _with_links(read: TokenRead, problem: ApiProblem) -> ApiProblem:
-    """Say whose grant it is, and add the link."""
+    """Add the grant's user and connection, and the reconnect link."""
     wanted = read.wanted
     problem.members.setdefault("user_id", wanted.user_id or None)
     problem.members.setdefault("connection", wanted.connection)
@@ -267,9 +266,9 @@ async def _refused_token(request: Request) -> str:
 
 
 def seconds_left(token: Token) -> float:
-    """Return how long a token lives yet.
+    """Return for how many seconds a token is still valid.
 
-    0 where nobody said.
+    0 if its end is unknown.
     """
     return (token.expires_at - datetime.now(UTC)).total_seconds() if token.expires_at else 0.0
 

@@ -19,7 +19,8 @@ from tests.support.tls_server import TlsServer, tls_server
 from token_vault.secret import Secret
 from worker.api.jwks import Jwks
 from worker.api.problems import ApiProblem
-from worker.api.proxy.forward import ProxyCall, forward
+from worker.api.proxy.call import ProxyCall
+from worker.api.proxy.forward import forward
 from worker.api.proxy.request_body import RequestBody
 from worker.api.proxy.session import open_session
 from worker.auth0 import Credentials, ManagementClient, MemoryTokenStore, RetryPolicy

@@ -1,6 +1,6 @@
-"""``POST /v1/hooks/auth0``: log streams and event streams.
+"""``POST /v1/hooks/auth0``: Auth0's log streams and event streams.
 
-Their word is a hint: it says whom to ask Auth0 for, and nothing else of it is believed.
+A post is a hint: it says which users to read from Auth0, and nothing else in it is believed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ HOOK = "auth0"
 
 
 async def take_auth0_events(request: Request) -> Response:
-    """Queue the users whom events name.
+    """Queue the users whom events name, to be synced.
 
-    503 where they cannot be stored: Auth0 then sends them again.
+    If they cannot be stored, the answer is 503, and Auth0 sends the events again.
     """
     service = service_of(request)
     secrets = {tenant: hook.secret for tenant, hook in service.settings.hooks.auth0.items()}
@@ -45,7 +45,7 @@ async def take_auth0_events(request: Request) -> Response:
     count(HOOK, "passed_over", events.passed_over)
     count(HOOK, "malformed", len(events.malformed))
     if events.malformed:
-        # Never what they hold: an event names people.
+        # Only their positions are logged, as events name people.
         log.warning("hook.events_malformed", tenant=tenant, events=list(events.malformed[:10]))
     if events.malformed and len(events.malformed) == events.number:
         raise ApiProblem(

@@ -1,4 +1,4 @@
-"""Knows the sender of a hook's request; reads its body."""
+"""Authenticates the sender of a hook's request; reads its body."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from worker.api.problems import ApiProblem
 
 
 def find_sender(request: Request, secrets: Mapping[str, Sequence[Secret]]) -> str | None:
-    """Return whose secret the request has, if anybody's.
+    """Return the name whose secret the request has, if any.
 
-    Auth0 sends a secret as it is, as a bearer token, or as a password. Each is compared in constant time, whatever
-    another comparison gave.
+    Auth0 sends a secret as it is, as a bearer token, or as a password. It is compared with all secrets, each in constant
+    time.
     """
     given = request.headers.getlist("authorization")
     offered = _secrets_in(given[0]) if len(given) == 1 else []
@@ -47,18 +47,18 @@ def _secrets_in(header: str) -> list[bytes]:
 
 
 def _digest(value: bytes) -> bytes:
-    """Make values of one length: comparing tells no secret's."""
+    """Hash a value, as comparing could tell its length."""
     return hashlib.sha256(value).digest()
 
 
 async def read_event_body(request: Request, most: int) -> bytes:
-    """Read a hook's body, as it was sent.
+    """Read a hook's body, uncompressed.
 
     Args:
-        most: bytes that it may have.
+        most: how many bytes it may have.
 
     Raises:
-        ApiProblem: ``too-large`` or ``bad-request``.
+        ApiProblem: ``too-large``, ``request-timeout`` or ``bad-request``.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiProblem("bad-request", "the body is compressed, which its size would not tell")

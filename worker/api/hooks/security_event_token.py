@@ -18,11 +18,11 @@ from worker.settings.hooks import TransmitterSettings
 from worker.vault.grants.refresh_digests import TokenName
 
 MEDIA_TYPE = "secevent+jwt"
-# A token is about one happening; several events are views of it (RFC 8417, 2).
+# A token is about one occurrence, of which it may have several events (RFC 8417, 2).
 MAX_EVENTS = 20
 _SCHEMAS = "https://schemas.openid.net/secevent/"
 
-# After these a provider may have ended tokens. Whether it has, a renewal shows.
+# After these events a provider may have ended tokens. A renewal shows whether it has.
 DEATH_SIGNALS = frozenset(
     _SCHEMAS + name
     for name in (
@@ -37,15 +37,15 @@ DEATH_SIGNALS = frozenset(
         "caep/event-type/credential-change",
     )
 )
-# A transmitter sends these to see whether the stream works.
+# A transmitter sends these to test whether the stream works.
 VERIFICATIONS = frozenset(_SCHEMAS + f"{name}/event-type/verification" for name in ("ssf", "sse", "risc"))
 
 
 class SetRefused(Exception):
-    """A token that is not taken.
+    """A token is refused.
 
     Attributes:
-        code: as RFC 8935, section 2.4, has it.
+        code: from RFC 8935, section 2.4.
         description: what is wrong.
     """
 
@@ -57,18 +57,18 @@ class SetRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SecurityEventToken:
-    """What a verified token says.
+    """The claims of a verified token.
 
     Attributes:
         events: by their types.
-        subject: whom all of them are about; None where each has its own.
+        subject: of all events; None if each event has its own.
     """
 
     events: Mapping[str, Any]
     subject: Any
 
     def subject_of(self, event: Any) -> Any:
-        """Return whom or what one of the events is about."""
+        """Return the subject of one of the events."""
         return self.subject or (event.get("subject") if isinstance(event, dict) else None)
 
 
@@ -77,8 +77,8 @@ class Transmitter:
     """Verifies the tokens of one transmitter.
 
     Attributes:
-        settings: what the operator says of it.
-        jwks: its keys.
+        settings: the operator's settings for it.
+        jwks: its public keys.
     """
 
     settings: TransmitterSettings
@@ -87,10 +87,11 @@ class Transmitter:
     async def verify(self, token: str) -> SecurityEventToken:
         """Verify a token.
 
-        It does not expire, and may come again (RFC 8417, 2.2): what follows from it is harmless at any time.
+        A token does not expire and may be sent again (RFC 8417, 2.2). That is harmless, as it only makes the vault renew
+        a grant.
 
         Raises:
-            SetRefused: in words that say what is wrong.
+            SetRefused: it says what is wrong.
             TemporarilyUnavailable: the transmitter's keys are not known.
         """
         header, issuer = _peek(token)
@@ -110,7 +111,8 @@ class Transmitter:
     def account(self, token: SecurityEventToken, event: Any) -> str | None:
         """Return the account that an event is about.
 
-        None where the subject is not the issuer's own id of a user: an email address belongs to whoever has it now.
+        None if the subject is not the issuer's own id of a user. An email address does not count, as it may have been
+        given to somebody else.
         """
         subject = token.subject_of(event)
         if isinstance(subject, dict) and isinstance(subject.get("user"), dict):
@@ -128,7 +130,7 @@ class Transmitter:
     def refresh_token(self, token: SecurityEventToken, event: Any) -> TokenName | None:
         """Return the refresh token that an event is about.
 
-        None where it is about none, or names it in a way that is not known.
+        None if it is about something else, or names the token in an unknown way.
         """
         subject = token.subject_of(event)
         if not isinstance(subject, dict) or _form(subject) != "oauth_token":
@@ -181,14 +183,14 @@ def refuse(code: str, description: str) -> NoReturn:
 
 
 def _form(subject: Mapping[str, Any]) -> str:
-    """Return a subject's format, by today's name or the draft's."""
+    """Return a subject's format (RFC 9493, or the draft's)."""
     return str(subject.get("format") or subject.get("subject_type")).replace("-", "_")
 
 
 def same_issuer(one: object, other: str) -> bool:
     """Whether two texts name one issuer.
 
-    Google writes its own with and without scheme and slash.
+    Google's issuer is written with and without scheme and slash.
     """
     return isinstance(one, str) and _canonical(one) == _canonical(other)
 
@@ -198,7 +200,7 @@ def _canonical(issuer: str) -> str:
 
 
 def _peek(token: str) -> tuple[dict[str, Any], object]:
-    """Return header and issuer, unverified, to say what is wrong."""
+    """Return header and issuer, unverified, for error messages."""
     if len(token) > MAX_TOKEN_BYTES:
         refuse("invalid_request", "the token is too long")
     try:

@@ -1,7 +1,7 @@
 """``POST /v1/hooks/events/{name}``: security events of providers.
 
-Pushed as RFC 8935 says. A token's word is a hint: the grants of its subject are renewed at once, and the provider's
-answer says what became of them.
+They are pushed as RFC 8935 says. A security event is a hint: the grants of its subject are renewed at once, and the
+provider's answer decides what becomes of them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ log = structlog.get_logger(__name__)
 
 
 async def take_security_events(request: Request) -> Response:
-    """Have the grants of a token's subjects tried.
+    """Request renewals of the grants that a token names.
 
-    503 where that cannot be stored: the transmitter then sends it again.
+    If that cannot be stored, the answer is 503, and the transmitter sends the token again.
     """
     service, name = service_of(request), request.path_params["name"]
     transmitter = service.transmitters.get(name)
@@ -46,7 +46,7 @@ async def take_security_events(request: Request) -> Response:
         document = {"err": refused.code, "description": refused.description}
         return JSONResponse(document, 400, headers={**NO_STORE, "Content-Language": "en"})
     for kind, event in token.events.items():
-        outcome = await _act(service, name, transmitter, token, kind, event)
+        outcome = await _handle(service, name, transmitter, token, kind, event)
         service.metrics.count_hook_events(name, outcome)
     return Response(status_code=202, headers=NO_STORE)
 
@@ -59,10 +59,10 @@ async def _verify(request: Request, name: str, transmitter: Transmitter) -> Secu
     return await transmitter.verify(body.decode("ascii", "replace").strip())
 
 
-async def _act(
+async def _handle(
     service: Service, name: str, transmitter: Transmitter, token: SecurityEventToken, kind: str, event: object
 ) -> str:
-    """Act on one event, and say what became of it."""
+    """Handle one event; return its outcome for the metric."""
     if kind in VERIFICATIONS:
         log.info("security_event.stream_verified", transmitter=name)
         return "verified"

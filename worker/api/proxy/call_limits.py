@@ -1,7 +1,7 @@
 """Limits of concurrent calls through the proxy.
 
-A call may take minutes, as its provider or its caller likes: so a front end's user, or a provider that hangs, gets a
-part of a process's places, and consumers who read tokens always find one.
+A provider or a caller can make a call last for minutes. So all calls of one user, of one connection, and of the proxy
+as a whole may only be a part of ``max_concurrent``: reads of tokens can always be served.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from worker.api.problems import unavailable
 
 # Seconds after which a refused caller may ask again.
 RETRY_SECONDS = 1
-# In a request's scope: what it holds until its answer has ended.
+# A key of a request's scope: an ``ExitStack``, closed when the answer has ended.
 _HELD = "token_vault.held"
 
 
 class CallLimits:
-    """Counts the calls of this process.
+    """Counts and limits the calls of this process.
 
     Args:
-        max_concurrent: requests at a time of any kind.
+        max_concurrent: requests of any kind that the process serves at a time.
     """
 
     def __init__(self, max_concurrent: int) -> None:
@@ -37,13 +37,13 @@ class CallLimits:
 
     @contextmanager
     def place(self, connection: str, user_id: str | None) -> Iterator[None]:
-        """Take a place for one call.
+        """Count one call while it runs.
 
         Args:
             user_id: the user whose front end calls; None for an application.
 
         Raises:
-            ApiProblem: ``temporarily-unavailable``.
+            ApiProblem: ``temporarily-unavailable``: a limit is reached.
         """
         if user_id is not None and self._of_user[user_id] >= self.max_of_user:
             raise unavailable("this user has too many calls under way", RETRY_SECONDS)
@@ -60,11 +60,11 @@ class CallLimits:
             self._of_connection[connection] -= 1
             self._of_user.subtract(users)
             if user_id is not None and not self._of_user[user_id]:
-                del self._of_user[user_id]  # there are more users than fit into memory
+                del self._of_user[user_id]  # a count for each user ever seen would fill the memory
 
 
 class HoldToTheEnd:
-    """Lets a request hold something until its answer has ended."""
+    """Middleware: a request can hold something until its answer ends."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -76,6 +76,6 @@ class HoldToTheEnd:
 
 
 def held_by(scope: Scope) -> ExitStack:
-    """Return what a request holds."""
+    """Return the stack that closes when the answer ends."""
     held: ExitStack = scope[_HELD]
     return held

@@ -26,10 +26,10 @@ _HOP_BY_HOP = frozenset(
     }
 )
 
-# Beside the hop-by-hop ones. The framing (host, content-length, expect) is made anew.
+# Besides the hop-by-hop ones. Host, Content-Length and Expect are set anew.
 _DROPPED_FROM_REQUESTS = frozenset(
     {"host", "content-length", "expect", "accept-encoding", "max-forwards"}
-    # of the browser, which the provider has no business with
+    # the browser's, which do not concern the provider
     | {"origin", "referer", "cookie", "cookie2", "dnt", "priority"}
     # credentials, and headers that act for somebody else
     | {"dpop", "www-authenticate", "sudo", "x-sudo", "signature", "signature-input"}
@@ -48,9 +48,10 @@ _DROPPED_FROM_REQUESTS = frozenset(
         "x-url-scheme",
     }
     | {"front-end-https", "cdn-loop", "early-data"}
-    # A token that the provider echoes could be read in parts, or packed (RFC 3229), neither of which looks like it.
+    # With these, an answer that repeats the token could come in parts, or as a difference (RFC 3229): the token would
+    # not be found in it.
     | {"range", "if-range", "request-range", "a-im"}
-    # a request id is our own, and traces of the operator's stay with the operator
+    # ids and traces of the operator's, which do not concern the provider
     | {"traceparent", "tracestate", "baggage", "x-request-id"}
 )
 _DROPPED_REQUEST_PATTERN = re.compile(
@@ -59,7 +60,7 @@ _DROPPED_REQUEST_PATTERN = re.compile(
     r"|.*client-?ip|x-.*-ip|x-remote-.*|x-appengine-.*|x-arr-.*"
     # another method, path or host; files in place of an answer (Rack's Sendfile)
     r"|.*method.*|.*override.*|x-http-verb|x-accel-.*|x-sendfile.*"
-    # credentials, and somebody else to act for
+    # credentials, and headers that act for somebody else
     r"|.*token.*|.*api-?key.*|.*subscription-?key|.*secret.*|.*password.*|.*credential.*|.*authorization.*"
     r"|.*session.*|.*csrf.*|x-auth.*|.*-client-cert.*|x-ms-client-principal.*|x-goog-(?:iap|authenticated)-.*"
     r"|.*impersonat.*|.*on-?behalf-?of.*|dropbox-api-select-.*"
@@ -67,12 +68,12 @@ _DROPPED_REQUEST_PATTERN = re.compile(
 
 _DROPPED_FROM_RESPONSES = frozenset(
     {"content-length", "content-encoding", "content-range", "accept-ranges", "location", "content-location"}
-    # "Refresh" and "Link" can send a browser elsewhere; the others speak for the whole origin, which is ours.
+    # "Refresh" can send a browser elsewhere. The others apply to the whole origin, which is the vault's.
     | {"refresh", "clear-site-data", "strict-transport-security", "expect-ct", "sourcemap"}
     | {"pragma", "expires", "age", "nel", "report-to", "reporting-endpoints", "server", "via"}
     | {"x-content-type-options", "x-request-id", "traceresponse", "date", "x-frame-options", "vary"}
     | {"authorization", "dpop-nonce", "forwarded", "host", "traceparent", "tracestate", "cache-tag", "xkey"}
-    # What a browser applies to a whole origin, or lets a page do.
+    # These apply to a whole origin, or allow a page something.
     | {
         "accept-ch",
         "critical-ch",
@@ -87,12 +88,12 @@ _DROPPED_FROM_RESPONSES = frozenset(
 _DROPPED_RESPONSE_PATTERN = re.compile(
     r"access-control-.*|proxy-.*|x-forwarded.*|.*cookie.*|.*authenticat.*|set-.*|sec-.*|secure-session-.*|alt-.*"
     r"|cross-origin-.*|attribution-reporting-.*|ad-auction-.*|service-worker-.*|.*-policy(?:-report-only)?|public-key-.*"
-    # Caches of the operator's that would keep one user's answer for others (RFC 9213), and servers in front of the API
-    # that would answer with a file or another URL of theirs.
+    # By these, a cache of the operator's would keep one user's answer for others (RFC 9213), and a server in front of
+    # the API would answer with a file or another URL of its own.
     r"|.*cache-control|surrogate-.*|edge-.*|x-accel-.*|x-sendfile.*|x-lighttpd-.*|x-litespeed-.*|x-reproxy-.*"
 )
 
-# The provider's answer is shown on the vault's own origin: no script of it may run there.
+# The provider's answer comes from the vault's origin, so none of its scripts may run.
 _OWN_RESPONSE_HEADERS = (
     ("cache-control", "no-store"),
     ("x-content-type-options", "nosniff"),
@@ -111,36 +112,40 @@ def _named_by_connection(headers: Iterable[tuple[str, str]]) -> set[str]:
 
 
 def _without(headers: Headers, names: frozenset[str], pattern: re.Pattern[str]) -> Headers:
-    """Leave out these names, and those that match.
+    """Return the headers without these names and hop-by-hop ones.
 
-    What is between two hosts alone is left out as well.
+    Args:
+        names: in lower case.
+        pattern: matches further names to leave out.
     """
     dropped = _named_by_connection(headers) | _HOP_BY_HOP | names
     kept = []
     for name, value in headers:
         lower = name.lower()
-        plain = lower.replace("_", "-")  # as many servers read an underscore (CGI)
+        plain = lower.replace("_", "-")  # many servers take both for the same name (CGI)
         if not ({lower, plain} & dropped or pattern.fullmatch(plain)):
             kept.append((lower, value))
     return kept
 
 
 def request_headers(incoming: Headers, token: str) -> Headers:
-    """Return a caller's headers as the provider gets them.
+    """Return the headers of the request to the provider.
 
     Args:
-        token: the provider's access token.
+        incoming: the caller's.
+        token: the user's access token at the provider.
     """
     kept = _without(incoming, _DROPPED_FROM_REQUESTS, _DROPPED_REQUEST_PATTERN)
-    # Not compressed: what is searched for the token has to be readable.
+    # Not compressed, so that the answer can be searched for the token.
     return [*kept, ("accept-encoding", "identity"), ("authorization", f"Bearer {token}")]
 
 
 def response_headers(upstream: Headers, location: str | None) -> Headers:
-    """Return a provider's headers as the caller gets them.
+    """Return the headers of the answer to the caller.
 
     Args:
-        location: the rewritten ``Location``; None where there is none to pass on.
+        upstream: the provider's.
+        location: the rewritten ``Location``; None to send none.
     """
     kept = _without(upstream, _DROPPED_FROM_RESPONSES, _DROPPED_RESPONSE_PATTERN)
     own = [*_OWN_RESPONSE_HEADERS, *([("location", location)] if location is not None else [])]
@@ -148,14 +153,14 @@ def response_headers(upstream: Headers, location: str | None) -> Headers:
 
 
 def rewrite_location(value: str, requested: str, base_url: str, prefix: str) -> str | None:
-    """Return a redirect as a path of the proxy.
+    """Return a redirect's target as a path of the proxy.
 
-    None where it leads to another host, or out of the base URL.
+    None if it is at another host, or outside the base URL.
 
     Args:
         value: the provider's ``Location``.
-        requested: the whole URL that was asked for.
-        base_url: of the proxied API, without a slash at its end.
+        requested: the whole URL that was called.
+        base_url: of the provider's API, without a slash at its end.
         prefix: the proxy's own path of this connection, without a slash at its end.
     """
     base = urlsplit(base_url)
@@ -171,7 +176,11 @@ def rewrite_location(value: str, requested: str, base_url: str, prefix: str) -> 
 
 
 def _same_origin(value: str, requested: str, base: SplitResult) -> SplitResult:
-    """Resolve a redirect, or raise ValueError."""
+    """Resolve a redirect within the same origin.
+
+    Raises:
+        ValueError: it is no URL, or of another origin.
+    """
     if not value.isascii() or not value.isprintable() or "\\" in value or not value or value != value.strip():
         raise ValueError("the location has characters that no URL has")
     target = urlsplit(urljoin(requested, value))

@@ -1,4 +1,4 @@
-"""The body of a caller's request: bounded, repeatable where short."""
+"""The body of a caller's request: limited, repeatable if short."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect
 
-# A longer body is not kept: the request cannot be sent again with another token.
+# A longer body is not kept in memory, so its request cannot be sent again with another token.
 MAX_REPEATABLE_BYTES = 262_144
 
 
 class BodyRefused(Exception):
-    """A body that is too long."""
+    """The body is too long, or cannot be read."""
 
 
 class BodyCut(BodyRefused):
-    """A body that breaks off."""
+    """The body breaks off."""
 
 
 class BodyTimeout(BodyRefused):
-    """A body that does not come, or not in time."""
+    """The body does not arrive in time."""
 
 
 class RequestBody:
-    """A body that is read while it is sent on.
+    """A body that is read while it is forwarded.
 
     Args:
         pieces: as the server receives them.
-        max_bytes: of the whole.
-        idle_seconds: for which nothing may come.
-        ends_at: when the whole has to be there, by the event loop's clock.
-        is_empty: whether the request has none, so that nothing is waited for.
+        max_bytes: of the whole body.
+        idle_seconds: the longest time between two pieces.
+        ends_at: when the whole body has to be read, by the event loop's clock.
+        is_empty: whether the request has no body, so that none is waited for.
+
+    Attributes:
+        is_complete: whether the whole body was read.
+        refused: why it could not be read.
     """
 
     def __init__(
@@ -50,14 +54,14 @@ class RequestBody:
         self._begun = b""
         self._length = 0
         self.is_complete = is_empty
-        # What a sender made of it hides the cause.
+        # Kept, as the HTTP client that reads the body raises an error of its own instead.
         self.refused: BodyRefused | None = None
 
     async def begin(self) -> bytes:
         """Read a short body whole, a long one in part.
 
         Raises:
-            BodyRefused: it is too long, breaks off, or does not come in time.
+            BodyRefused: it is too long, breaks off, or does not arrive in time.
         """
         parts = []
         while not self.is_complete and self._length <= MAX_REPEATABLE_BYTES:

@@ -1,4 +1,4 @@
-"""The body of a provider's answer: decoded, bounded, without tokens."""
+"""The body of a provider's answer: decoded, limited, without tokens."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from concurrent.futures import ThreadPoolExecutor
 
 from worker.api.proxy.scrub import TokenScrubber
 
-# A compressed piece may stand for a thousand times its size: it is decoded in parts.
+# A piece may be a thousand times larger when decompressed, so it is decompressed in parts of this size.
 DECODED_PIECE_BYTES = 65_536
 
-# More is searched in a thread: a megabyte of escapes takes a second, for which no other request would be served. One
-# thread for all, so that the event loop has half of the time at least.
+# More than this is searched in a thread: a megabyte of escapes takes a second, in which no other request would be
+# served. One thread for all calls, so that the event loop gets at least half of the time.
 _MAX_SEARCHED_HERE = 16_384
 _SEARCH = ThreadPoolExecutor(1, "token-vault search")
 
 
 class AnswerCut(Exception):
-    """An answer that cannot be passed on to its end.
+    """An answer could not be passed on to its end.
 
-    The caller's connection is closed in the middle, so that it does not look whole.
+    The caller's connection is closed, so that the answer does not look complete.
     """
 
 
 class UnreadableEncoding(Exception):
-    """A content encoding in which no token could be found."""
+    """A content encoding that cannot be searched for tokens."""
 
 
 class Decoder:
-    """Decodes a body, in parts of bounded size.
+    """Decompresses a body, in parts of limited size.
 
     Args:
         encoding: the header ``Content-Encoding``.
@@ -44,14 +44,14 @@ class Decoder:
         names = [name for name in names if name != "identity"]
         if names and (len(names) > 1 or names[0] not in ("gzip", "x-gzip", "deflate")):
             raise UnreadableEncoding(encoding)
-        # 32: the header says whether it is gzip or zlib.
+        # 32: the data's own header says whether it is gzip or zlib.
         self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32) if names else None
 
     def decode(self, piece: bytes) -> Iterator[bytes]:
-        """Yield the parts of a piece.
+        """Yield a piece, decompressed, in parts.
 
         Raises:
-            AnswerCut: the piece is not what the encoding says.
+            AnswerCut: the piece is not encoded so.
         """
         if self._inflate is None:
             yield piece
@@ -66,10 +66,10 @@ class Decoder:
             piece = self._inflate.unconsumed_tail or self._inflate.unused_data
 
     def finish(self) -> Iterator[bytes]:
-        """Yield the rest.
+        """Yield the last parts.
 
         Raises:
-            AnswerCut: the end is missing.
+            AnswerCut: the body's end is missing.
         """
         if self._inflate is None:
             return
@@ -82,10 +82,14 @@ class Decoder:
 async def clean_body(
     pieces: AsyncIterator[bytes], decoder: Decoder, scrubber: TokenScrubber, max_bytes: int
 ) -> AsyncIterator[bytes]:
-    """Yield a body as the caller gets it.
+    """Yield a body, decoded and without tokens.
+
+    Args:
+        pieces: of the provider's answer.
+        max_bytes: of the decoded body.
 
     Raises:
-        AnswerCut: it is too long, or not what it says.
+        AnswerCut: it is too long, or not encoded as it says.
     """
     length = 0
     async for piece in pieces:
@@ -104,7 +108,7 @@ async def clean_body(
 
 
 async def _run(searched_bytes: int, search: Callable[..., bytes], *arguments: bytes) -> bytes:
-    """Search what is long in a thread."""
+    """Call a search, in a thread if it takes long."""
     if searched_bytes <= _MAX_SEARCHED_HERE:
         return search(*arguments)
     return await asyncio.get_running_loop().run_in_executor(_SEARCH, search, *arguments)

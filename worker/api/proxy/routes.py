@@ -1,4 +1,4 @@
-"""``/v1/proxy/{connection}/{path}``: calls providers for users."""
+"""``/v1/proxy/{connection}/{path}``: calls a provider for a user."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from worker.api.callers import Caller
 from worker.api.cors import allow_origins
 from worker.api.parameters import named_account, named_user
 from worker.api.problems import ApiProblem, of_error
+from worker.api.proxy.call import ProxyCall
 from worker.api.proxy.call_limits import HoldToTheEnd, held_by
-from worker.api.proxy.forward import ProxyCall, forward
+from worker.api.proxy.forward import forward
 from worker.api.proxy.request_body import RequestBody
 from worker.api.proxy.user_tokens import UserTokens
 from worker.api.reconnect import add_link
@@ -32,7 +33,7 @@ PREFIX = "/v1/proxy/"
 
 
 def proxy_route(origins: Sequence[str]) -> Route:
-    """Return the route, open to browsers of these origins alone."""
+    """Return the route, which browsers of these origins may call."""
     return Route(
         f"{PREFIX}{{connection}}/{{path:path}}",
         proxy,
@@ -45,7 +46,7 @@ async def proxy(request: Request) -> Response:
     """Forward an allowed call with a user's token."""
     service = service_of(request)
     caller = await service.authentication.caller(request)
-    user_id = caller.proxied_user(named_user(request))  # or nothing else is looked at
+    user_id = caller.proxied_user(named_user(request))  # refuses callers before anything else is read
     connection, raw_path = _split(request)
     settings = service.settings.proxy.get(connection)
     if settings is None:
@@ -83,7 +84,7 @@ async def proxy(request: Request) -> Response:
 
 
 def _consumer_name(caller: Caller) -> str:
-    """Return who is recorded as the reader."""
+    """Return the name that the audit records for the caller."""
     if caller.consumer is not None and not caller.is_user:
         return caller.consumer.name
     # No consumer's name has a colon.
@@ -107,7 +108,7 @@ async def _check_impersonation(service: Service, caller: Caller, read: ReadRecor
 
 
 def _split(request: Request) -> tuple[str, bytes]:
-    """Return the connection, and the path as it came."""
+    """Return the connection, and the path as it was sent."""
     raw: bytes = request.scope.get("raw_path") or b""
     if not raw.startswith(PREFIX.encode()):
         raise ApiProblem("bad-request", f"write {PREFIX} without encoding it")
@@ -116,10 +117,10 @@ def _split(request: Request) -> tuple[str, bytes]:
 
 
 def _call(request: Request, settings: ProxySettings, connection: str, raw_path: bytes) -> ProxyCall:
-    """Return the call, where the rules allow it.
+    """Return the call, if the rules allow it.
 
     Raises:
-        ApiProblem: ``not-allowed``, or ``bad-request`` where it is ambiguous.
+        ApiProblem: ``not-allowed``, or ``bad-request`` if it is ambiguous.
     """
     try:
         path = normalize_path(raw_path)
@@ -134,7 +135,7 @@ def _call(request: Request, settings: ProxySettings, connection: str, raw_path: 
     accepted = ",".join(request.headers.getlist("accept")).lower()
     if "upgrade" in request.headers or "text/event-stream" in accepted:
         raise ApiProblem("bad-request", "websockets and server-sent events are not forwarded: poll instead")
-    # What is no UTF-8 could not be sent as it came.
+    # The HTTP client could not send values that are no UTF-8 unchanged.
     headers = [
         (name.decode("ascii"), value.decode())
         for name, value in request.headers.raw
@@ -160,10 +161,10 @@ def _is_utf8(value: bytes) -> bool:
 
 
 async def _tenant(service: Service, settings: ProxySettings, connection: str) -> str | None:
-    """Return the tenant whose grants are meant.
+    """Return the tenant of a proxied connection.
 
     Raises:
-        ConfigurationError: nobody said which.
+        ConfigurationError: the settings have to name it, as there are several.
     """
     if settings.tenant is not None:
         return settings.tenant

@@ -1,8 +1,7 @@
-"""Takes tokens out of what providers answer.
+"""Removes tokens from providers' answers.
 
-Pure. It is found in plain, and in the encodings in which answers repeat what they were sent:
-percent-encoding, JSON and HTML escapes, base64 in each alignment, hexadecimal, UTF-16;
-also where it is split over the pieces of a stream.
+Pure. A token is found as it is, and in the encodings in which servers repeat what they were sent: percent-encoding,
+JSON and HTML escapes, base64 in each alignment, hexadecimal, UTF-16. It may be split over the pieces of a stream.
 """
 
 from __future__ import annotations
@@ -15,50 +14,50 @@ from worker.api.proxy.unescaped import MAX_ESCAPE_BYTES, SPECIAL, Unescaped, ste
 
 REPLACEMENT = b"[removed]"
 
-# Bytes of the longest form of one character: "%2525" and two digits, or a JSON escape with NULs in between.
+# The longest form of one character, such as a JSON escape in UTF-16.
 _MAX_BYTES_A_CHARACTER = 14
 
-# Of a token that is looked for by a pattern: to compile a whole one would take a second.
+# Of a long token only the end is searched by a pattern: compiling one for the whole token would take a second.
 _END_CHARACTERS = 16
-# Shorter tokens, whose patterns are short, are looked for by these.
+# Shorter tokens are searched by a pattern as a whole.
 MIN_LONG = 24
 
-# Smaller pieces are gathered: what is held back is searched again with each.
+# Smaller pieces are collected before they are searched, as the bytes held back are searched again each time.
 _MIN_PIECE = 16_384
 
 Span = tuple[int, int]
 
 _STANDARD_BASE64 = bytes.maketrans(b"-_", b"+/")
 _LOWER_CASE = bytes(range(256)).lower()
-# The last character of base64 that holds a part of a token, and its padding.
+# The last character of base64 that encodes a part of the token, and the padding after it.
 _SHARED = re.compile(rb"(?:[A-Za-z0-9+/_-]={0,2})?")
 
 
 class TokenScrubber:
     """Replaces tokens in a stream of bytes.
 
-    It holds back as many bytes as a token could still begin in.
+    It holds back the last bytes, as a token could begin in them and end in the next piece.
     """
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self._needles = [needle for token in tokens if token for needle in _needles(token.encode())]
         longest = max((len(token) for token in tokens), default=0)
-        # Twice the characters in hexadecimal; four thirds in base64.
+        # Hexadecimal has twice as many characters, base64 four thirds.
         self._kept_back = 2 * longest * _MAX_BYTES_A_CHARACTER
         self._pending = b""
 
     @property
     def pending_bytes(self) -> int:
-        """How much is held back."""
+        """How many bytes are held back."""
         return len(self._pending)
 
     def searched_by(self, size: int) -> int:
-        """Return how much a piece of this size has searched."""
+        """Return how many bytes ``feed`` searches for such a piece."""
         pending = len(self._pending) + size
         return pending if pending > 2 * self._kept_back + _MIN_PIECE else 0
 
     def feed(self, piece: bytes) -> bytes:
-        """Take a piece, and return what can go on."""
+        """Take a piece; return bytes that can be passed on."""
         is_searched = self.searched_by(len(piece))
         self._pending += piece
         if not is_searched:
@@ -66,15 +65,18 @@ class TokenScrubber:
         return self._release(len(self._pending) - self._kept_back)
 
     def finish(self) -> bytes:
-        """Return what was held back."""
+        """Return the bytes that were held back."""
         return self._release(len(self._pending))
 
     def contains_token(self, value: bytes) -> bool:
-        """Whether a whole value, of a header, has a token."""
+        """Whether a complete value contains a token."""
         return any(self._spans(value))
 
     def _release(self, end: int) -> bytes:
-        """Replace the tokens that begin before an end."""
+        """Return the bytes before an end, without tokens.
+
+        A token that begins before the end and stops after it is removed, too.
+        """
         out, position = [], 0
         for start, stop in sorted(self._spans(self._pending)):
             if start >= end:
@@ -89,22 +91,23 @@ class TokenScrubber:
         return b"".join(out)
 
     def _spans(self, text: bytes) -> Iterator[Span]:
-        """Yield where tokens begin and end."""
+        """Yield the start and stop of each token found."""
         unescaped = Unescaped(text)
         for needle in self._needles:
             yield from needle.find(unescaped)
 
 
 class _Core:
-    """A long token, or an encoding, without special characters.
+    """A long token or encoded token, without special characters.
 
-    It is found in the unescaped text, in linear time. Its first characters are left out of the search, as they may be
-    taken for the end of an escape: an answer of "%" and a token "41…" holds the escape "%41". What is left is enough of
-    it to be no chance.
+    It is searched in the unescaped text, in linear time. Its first characters are left out of the search, as they may
+    seem to be the end of an escape: "%" followed by the token "41…" looks like the escape "%41". The rest is long enough
+    that it cannot occur by chance.
 
     Args:
+        form: the token, or its encoding.
         table: translates each byte of the unescaped text.
-        after: matches what follows and has a share in the token.
+        after: matches the bytes behind it that encode a part of the token.
     """
 
     def __init__(
@@ -120,7 +123,7 @@ class _Core:
         position, done, length = found.find(self._core), 0, len(self._core)
         while position >= 0:
             start = step_back(text.source, text.source_start(position), done, self._start, self._table)
-            # One that repeats itself may be there again before it ends.
+            # A token that consists of repetitions may occur again before it ends.
             while (again := found.rfind(self._core, position + 1, position + 2 * length - 1)) >= 0:
                 position = again
             end = position + length
@@ -134,7 +137,7 @@ class _Core:
 class _End:
     """A long token with special characters.
 
-    Its last characters are found by a pattern, and what is before them step by step.
+    Its last characters are searched by a pattern; from there the others are compared backwards, one by one.
     """
 
     def __init__(self, token: bytes) -> None:
@@ -150,7 +153,7 @@ class _End:
 
 
 class _Whole:
-    """A short token, or an encoding, as a pattern."""
+    """A short token or encoded token, searched by a pattern."""
 
     def __init__(self, pattern: bytes) -> None:
         self._pattern = re.compile(pattern)
@@ -161,7 +164,7 @@ class _Whole:
 
 
 def _needles(token: bytes) -> list[_Core | _End | _Whole]:
-    """Return what to look for."""
+    """Return all forms of a token to search for."""
     encoded = [_base64(token, offset) for offset in range(3)]
     if len(token) < MIN_LONG:
         return [
@@ -177,12 +180,12 @@ def _needles(token: bytes) -> list[_Core | _End | _Whole]:
 
 
 def _text(raw: bytes) -> bytes:
-    # NULs are half of UTF-16.
+    # In UTF-16 each second byte is NUL.
     return rb"\x00?".join(map(_character, raw))
 
 
 def _character(code: int) -> bytes:
-    """Match a character in plain and escaped."""
+    """Return a pattern for a character, escaped or not."""
     hexadecimal = _hexadecimal(b"%c" % code)
     ways = [
         re.escape(b"%c" % code),
@@ -198,9 +201,13 @@ def _character(code: int) -> bytes:
 
 
 def _base64(token: bytes, offset: int) -> tuple[bytes, bool]:
-    """Return the characters that no neighbour has a share in.
+    """Return the base64 characters that encode only the token.
 
-    And whether the next one holds the last bits, and some of what follows.
+    And whether the token's last bits are in the next character, together with bits of what follows.
+
+    Args:
+        token: to encode.
+        offset: of the token from a multiple of three bytes, 0 to 2.
     """
     bits = 8 * (offset + len(token))
     return base64.b64encode(bytes(offset) + token)[(8 * offset + 5) // 6 : bits // 6], bits % 6 > 0

@@ -1,4 +1,4 @@
-"""The connections to providers that all calls share."""
+"""The HTTP session to providers that all calls share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ KEEPALIVE_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class ProviderSession:
-    """What all calls of this process share.
+    """The HTTP session, and the outgoing proxies.
 
     Attributes:
-        http: keeps no cookies, follows no redirects and decodes nothing.
-        proxies: what stands between this process and providers.
+        http: keeps no cookies, and decompresses nothing.
+        proxies: between this process and providers.
     """
 
     http: aiohttp.ClientSession
@@ -28,13 +28,13 @@ class ProviderSession:
 
 @asynccontextmanager
 async def open_session(max_calls: int) -> AsyncIterator[ProviderSession]:
-    """Open what all calls of this process share.
+    """Open the session.
 
     Args:
-        max_calls: at a time; each has a connection.
+        max_calls: at a time; each has a connection of its own.
 
     Raises:
-        ConfigurationError: the environment names an outgoing proxy that is none.
+        ConfigurationError: the environment names an outgoing proxy by an invalid URL.
     """
     proxies = OutgoingProxies.read()
     async with aiohttp.ClientSession(

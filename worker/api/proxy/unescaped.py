@@ -1,6 +1,7 @@
-"""A text without the escapes of URLs, JSON and HTML.
+"""A text with its URL, JSON and HTML escapes decoded.
 
-Each byte knows where it came from. NULs, which are half of UTF-16, and line breaks are left out.
+Positions in it can be mapped back to the source. NULs, which are half of the bytes of UTF-16, and line breaks are left
+out.
 """
 
 from __future__ import annotations
@@ -10,32 +11,32 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from functools import cached_property
 
-# Bytes that few tokens have (RFC 6750, 2.1 allows none), and that begin an escape, are left out, or are escaped in JSON.
+# Bytes that begin an escape, are left out, or are escaped in JSON. Few tokens have them (RFC 6750, 2.1 allows none).
 SPECIAL = re.compile(rb"[%\\&\x00\r\n\"']")
 
-# "%2525" and two digits; a JSON escape within JSON; "&#000255;", which is the longest.
+# The longest one is "&#000255;".
 MAX_ESCAPE_BYTES = 9
 
-# Each alternative begins with a byte of its own: so texts are searched several times as fast.
+# Each alternative begins with another byte, which makes the search several times as fast.
 _LEFT_OUT = re.compile(rb"\x00|\r|\n|\\(?:r\\)?n")
 _ESCAPE = re.compile(
     rb"%(?:25){0,2}([0-9a-fA-F]{2})"
     rb"|\\(?:\\?[uU]00([0-9a-fA-F]{2})|x([0-9a-fA-F]{2})|\\{0,2}([/=+]))"
     rb"|&\#(?:[xX]0{0,2}([0-9a-fA-F]{2})|0{0,3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[0-9]{1,2}));"
 )
-_LITERAL, _DECIMAL = 4, 6  # its groups that are no hexadecimal digits
+_LITERAL, _DECIMAL = 4, 6  # the groups whose text is no hexadecimal digits
 _ESCAPE_ENDS = frozenset(b"0123456789abcdefABCDEF;/=+")
 
 
 class _Positions:
-    """Where the bytes of a text come from."""
+    """Maps positions of a text to positions of its source."""
 
     def __init__(self) -> None:
-        # From each of these bytes of the text on, and of the source.
+        # Pairs of positions, of the text and the source, from which on both have the same bytes.
         self._at, self._from = [0], [0]
 
     def mark(self, at: int, source: int) -> None:
-        """Add a position, from which on both go on alike."""
+        """Add a pair of positions."""
         self._at.append(at)
         self._from.append(source)
 
@@ -45,7 +46,7 @@ class _Positions:
         return self._from[last] + position - self._at[last]
 
     def end(self, position: int) -> int:
-        """Return where the source ends of what is before."""
+        """Return where the source of the bytes before it ends."""
         first = bisect_left(self._at, position)
         if first == len(self._at) or self._at[first] != position:
             first -= 1
@@ -53,10 +54,10 @@ class _Positions:
 
 
 class Unescaped:
-    """A text and what it says without escapes.
+    """A text, and the same with its escapes decoded.
 
     Attributes:
-        source: as it came.
+        source: the text itself.
     """
 
     def __init__(self, source: bytes) -> None:
@@ -65,7 +66,7 @@ class Unescaped:
         self._translated: dict[bytes | None, bytes] = {None: self._decode(_LEFT_OUT.sub(b"", source))}
 
     def translated(self, table: bytes | None) -> bytes:
-        """Return the text, each byte translated."""
+        """Return the decoded text, each byte translated by a table."""
         if table not in self._translated:
             self._translated[table] = self._translated[None].translate(table)
         return self._translated[table]
@@ -75,7 +76,7 @@ class Unescaped:
         return self._left_out.start(self._escapes.start(position))
 
     def source_end(self, position: int) -> int:
-        """Return where the source ends of what is before."""
+        """Return where the source of the bytes before it ends."""
         return self._left_out.end(self._escapes.end(position))
 
     @cached_property
@@ -100,13 +101,14 @@ class Unescaped:
 
 
 def step_back(text: bytes, end: int, stop: int, wanted: bytes, table: bytes | None = None) -> int:
-    """Return where characters begin that end before others.
+    """Return where the last characters of ``wanted`` before ``end`` begin.
 
-    As many of them as there are; each may be escaped.
+    It goes back as long as the characters match. Each may be escaped.
 
     Args:
-        end: where the last of them ends.
-        stop: the beginning, which is not passed.
+        text: to look in.
+        end: where the last character of ``wanted`` would end.
+        stop: it does not go back beyond this position.
         wanted: the characters.
         table: translates each byte before it is compared.
     """
@@ -120,9 +122,9 @@ def step_back(text: bytes, end: int, stop: int, wanted: bytes, table: bytes | No
 
 
 def _starts(text: bytes, end: int, stop: int, code: int, table: bytes | None) -> Iterator[int]:
-    """Yield where a character begins that ends here.
+    """Yield where a character that ends here may begin.
 
-    Or before what is left out.
+    Bytes that are left out may lie between its end and here.
     """
     while end > stop:
         if _translate(text[end - 1], table) == code:
@@ -145,7 +147,7 @@ def _translate(code: int, table: bytes | None) -> int:
 
 
 def _value(match: re.Match[bytes]) -> int:
-    """Return what an escape stands for."""
+    """Return the byte that an escape stands for."""
     group = match.lastindex or _LITERAL
     if group == _LITERAL:
         return match[group][0]

@@ -1,4 +1,4 @@
-"""The tokens that proxied calls are made with."""
+"""A user's tokens for calls through the proxy."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from token_vault.token import Token
 from worker.api.service import Service
 from worker.consumer_rules import ConsumerRules
 
-# For a refresh on demand; the provider's own time comes on top.
+# How long a refresh may take, before the provider's API is called.
 TOKEN_WAIT_SECONDS = 5.0
 
 
 class UserTokens:
-    """One user's token of one connection, fresh and recorded.
+    """One user's token of one connection; each read is recorded.
 
     Args:
-        read: what the audit gets, but for outcome and time.
-        consumer: the application that calls for the user; None where the user does.
+        service: has the readers, and records reads.
+        read: the record for the audit, without outcome and time.
+        consumer: the application that calls for the user; None if the user calls.
     """
 
     def __init__(self, service: Service, read: ReadRecord, consumer: ConsumerRules | None) -> None:
@@ -38,19 +39,22 @@ class UserTokens:
         return Secret(self._last.value)
 
     async def replace(self) -> Secret:
-        """Return another, as the provider refused the last."""
+        """Return a new token: the provider refused the last one."""
         reader = await self._reject()
         new = await self._recorded(reader)
         self._service.forget(new)
         return Secret(new.value)
 
     async def report_rejected(self) -> None:
-        """Have another made for the next call."""
-        with suppress(VaultError):  # the call itself has its answer
+        """Report that the provider refused the token."""
+        with suppress(VaultError):  # the provider's answer is passed on in any case
             await self._reject()
 
     async def _reject(self) -> AsyncTokenVault:
-        """Reject the token, unless it was replaced meanwhile."""
+        """Report the token as rejected, unless it was replaced meanwhile.
+
+        Return the reader that waits for the new one.
+        """
         reader = self._service.reader(self._read.tenant, refreshing=True)
         found = await self._token(reader, 0)
         if self._last is not None and found.value == self._last.value:
