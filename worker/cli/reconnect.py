@@ -31,36 +31,32 @@ def reconnect(
 
     It leads to Auth0, for the application of [reconnect]; its state comes back to that application's page.
     """
-    from worker.settings import load
     from worker.vault.grants.consent_link import consent_link
 
     if user is None or connection is None:
         raise ConfigurationError("give --user and --connection")
-    settings = load()
+    settings = environment.load_settings()
     if settings.reconnect is None:
         raise ConfigurationError(
             "[reconnect] is not set: client_id, redirect_uri and secret of your application"
         )
-    tenants = environment.select_tenants(settings, tenant)
-    if len(tenants) != 1:
-        raise ConfigurationError(f"name the tenant by --tenant: {', '.join(tenants) or 'none is configured'}")
-
-    application = settings.reconnect_application(tenants[0])
+    name = environment.select_tenant(settings, tenant)
+    application = settings.reconnect_application(name)
     if application is None:
-        raise ConfigurationError(f"[reconnect] is an application of another tenant than {tenants[0]}")
+        raise ConfigurationError(f"[reconnect] is an application of another tenant than {name}")
 
-    async def look(vault: Vault, tenants: Sequence[str]) -> str:
+    async def look(vault: Vault, _: Sequence[str]) -> str:
         return await consent_link(
             vault,
             application,
-            tenant=tenants[0],
+            tenant=name,
             connection=connection,
             user_id=user,
             needs=needs.split(),
             now=datetime.now(UTC),
         )
 
-    link, _, _ = query_vault(look, tenants[0])
+    link, _, _ = query_vault(look, name)
     if as_json:
         output.print_json({"reauthorize_url": link, "user_id": user, "connection": connection})
     else:
