@@ -1,6 +1,6 @@
 """Settings from the environment and one TOML file, validated once.
 
-Every secret can also be given as ``NAME_FILE``, the path of a file that holds it (container secrets).
+Every secret ``NAME`` can also be given as ``NAME_FILE``, the path of a file that contains it (container secrets).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What settings may stand where, by the tables' types."""
+"""Looks up the types of settings in the tables' annotations."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ INDIRECT = ("client_secret", "client_key", "private_key", "secret")
 
 
 def annotation_at(model: object, place: Sequence[int | str]) -> object:
-    """Return the type of what stands at a place.
+    """Return the type of the setting at a place.
 
-    What nothing is known of may be a secret.
+    For an unknown place ``Secret``, as a secret may be there by mistake.
     """
     annotation: object = model
     for part in place:
@@ -34,7 +34,7 @@ def annotation_at(model: object, place: Sequence[int | str]) -> object:
 
 
 def types(annotation: object) -> Iterator[object]:
-    """Yield the alternatives of an annotation, without what validates them."""
+    """Yield an annotation's alternatives, without their validators."""
     if get_origin(annotation) is Annotated:
         yield from types(get_args(annotation)[0])
     elif is_table(annotation) or get_origin(annotation) in (tuple, Literal):
@@ -49,18 +49,18 @@ def types(annotation: object) -> Iterator[object]:
 
 
 def is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
-    """Whether it is a table with keys of its own."""
+    """Whether it is a table with fixed keys."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def is_table(annotation: object) -> bool:
-    """Whether it is a table whose keys are the operator's."""
+    """Whether it is a table whose keys the operator chooses."""
     origin = get_origin(annotation)
     return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def choices(annotation: object) -> list[object]:
-    """Return the values that there are, where they are few."""
+    """Return the allowed values of an enumeration, else none."""
     return [choice for each in types(annotation) if get_origin(each) is Literal for choice in get_args(each)]
 
 

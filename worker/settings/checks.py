@@ -21,7 +21,7 @@ _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 
 def split_url(url: str) -> SplitResult | None:
-    """Return a whole URL's parts; None if it is none."""
+    """Return an absolute URL's parts (None if it is none)."""
     try:
         parts = urlsplit(url)
         sound = parts.port != 0 and (parts.hostname or "").encode("idna")
@@ -32,11 +32,19 @@ def split_url(url: str) -> SplitResult | None:
 
 
 def is_https(parts: SplitResult) -> bool:
-    """Whether nobody on the way can read what is sent.
-
-    Plain http goes to loopback only.
-    """
+    """Whether a URL has https, or http to loopback."""
     return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
+
+
+def check_https_url(name: str, url: str) -> None:
+    """Check that a setting is an https URL without query.
+
+    Raises:
+        ValueError: it is none; the message begins with the setting's name.
+    """
+    parts = urlsplit(url)
+    if not parts.hostname or not is_https(parts) or parts.query or parts.fragment:
+        raise ValueError(f"{name} begins with https:// (http:// goes to loopback alone), without query")
 
 
 def _check_endpoint(url: str) -> str:
@@ -61,10 +69,10 @@ def _check_headers(headers: _Headers) -> _Headers:
 
 
 EndpointUrl = Annotated[str, AfterValidator(_check_endpoint)]
-"""Where tokens are sent."""
+"""A URL that tokens are sent to."""
 
 Headers = Annotated[Mapping[str, str], AfterValidator(_check_headers)]
-"""What a request can hold."""
+"""Valid HTTP headers."""
 
 SecretHeaders = Annotated[Mapping[str, SecretField], AfterValidator(_check_headers)]
-"""Likewise; a mistake shows none of them."""
+"""Valid HTTP headers with secret values, which error messages do not show."""

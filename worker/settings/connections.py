@@ -17,8 +17,8 @@ class RenewalPolicySettings(Section):
     """How grants are kept fresh: always, or when read.
 
     Attributes:
-        read_window: seconds; a grant read within it is kept fresh under ``on-read``.
-        keep_alive: seconds after which an unused refresh token is used at the latest.
+        read_window: seconds. Under ``on-read`` a grant is kept fresh for so long after a read.
+        keep_alive: seconds. A refresh token is used at the latest so long after its last use.
     """
 
     renew: Literal["eager", "on-read"] | None = None
@@ -56,11 +56,12 @@ class ProviderSettings(RenewalPolicySettings):
     Attributes:
         rotates: whether a renewal ends the refresh token that it spent.
         grace: seconds for which a spent refresh token still works.
-        idle_life, absolute_life: seconds that a refresh token lives unused, and at most.
+        idle_life: seconds that a refresh token lives unused.
+        absolute_life: seconds that it lives at most.
         margin: seconds before a token's end at which it is renewed.
-        expires_unit: what ``expires_in`` counts.
-        lists_addresses: whether it takes refresh tokens from the addresses of ``egress`` alone.
-        default_life: seconds an access token lives where the answer does not say it.
+        expires_unit: the unit of ``expires_in``.
+        lists_addresses: whether it accepts refresh tokens only from addresses of ``egress``.
+        default_life: seconds that an access token lives if the answer does not say.
         token_url, refresh_url, client_auth, method, json_body, headers, grant_type, sends, token_parameter, parameter_names,
             extra, within, access_token, refresh_token, prolongs, expires_in, scope_separator, keeps,
             refresh_end_is_hard, error_names, error_words: as ``Provider`` describes them.
@@ -117,12 +118,13 @@ class ConnectionSettings(RenewalPolicySettings):
         client_key: signs the assertions of ``private_key_jwt``; PEM.
         client_key_id: the key's id at the provider.
         client_certificate: of that key, in PEM: Microsoft Entra ID wants its thumbprint.
-        client_assertion_audience: how the provider wants to be named; by default its token endpoint.
-        client_assertion_issuer: how it wants the client to be named; by default by ``client_id``.
+        client_assertion_audience: ``aud`` of the assertions; by default the provider's token endpoint.
+        client_assertion_issuer: ``iss`` of the assertions; by default ``client_id``.
         headers: further headers of each token request.
-        resources: patterns of what readers may ask tokens for besides the connection's own; None for anything
-            that the user has consented to.
-        egress: the addresses that its tokens may be sent from; None for the file's, where the provider lists addresses.
+        resources: patterns of the resources and scopes that readers may ask tokens for, besides the connection's own.
+            None for any that the user has consented to.
+        egress: the addresses from which its tokens may be sent. None for those of the whole file, if the provider lists
+            addresses.
     """
 
     tenant: str | None = None

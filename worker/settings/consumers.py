@@ -1,4 +1,4 @@
-"""Consumers: who may read what, and its audit."""
+"""Settings of consumers, and of the audit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from worker.settings.problems import Fault
 from worker.settings.section import Section
 
-# Postgres cuts names of roles there, which would give one role another's rights.
+# Postgres truncates longer names of roles, which could give one role the rights of another.
 MAX_ROLE_BYTES = 63
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
@@ -26,10 +26,10 @@ class ConsumerSettings(Section):
         client_id: an Auth0 machine application, for reads over HTTP.
         role: a Postgres login role, for reads by ``token_vault``.
         api_key_hash: as ``token-vault consumers key`` prints it, for reads over HTTP.
-        connections: names, or globs of them: ``*`` stands for any characters.
-        tenants: None for all.
-        users, admins: whether users' tokens and admin tokens are meant.
-        refresh: whether it may have a token replaced that is still good.
+        connections: names or patterns of connections; ``*`` stands for any characters.
+        tenants: their names; None for all.
+        users, admins: whether it may read users' tokens, and admin tokens.
+        refresh: whether it may have a token replaced that is still valid.
         impersonate: whether it may call providers' APIs through the proxy for users whom it names.
         audit: ``strict`` refuses a read that cannot be recorded.
     """
@@ -66,10 +66,10 @@ class ConsumerSettings(Section):
 
 
 class AuditSettings(Section):
-    """What becomes of the records of reads.
+    """How records of reads are kept.
 
     Attributes:
-        keep: seconds for which records are kept, at least; they are deleted by the month.
+        keep: seconds that records are kept, at least. They are deleted a month at a time.
         path: of a file to which records are appended, as JSON lines.
     """
 
@@ -78,14 +78,14 @@ class AuditSettings(Section):
 
 
 def check_consumers(consumers: Mapping[str, ConsumerSettings]) -> Iterator[Fault]:
-    """Find odd names, and consumers known by the same."""
+    """Find invalid names, and consumers with the same identity."""
     known: dict[tuple[str, str], str] = {}
     for name, consumer in consumers.items():
         if not _NAME.fullmatch(name):
-            said = "a consumer's name has letters, digits, dots, hyphens and underscores, 63 at most"
-            yield ("consumers", name), said, None
+            message = "a consumer's name has letters, digits, dots, hyphens and underscores, 63 at most"
+            yield ("consumers", name), message, None
         for identity in ("client_id", "role", "api_key_hash"):
             value = getattr(consumer, identity)
             if value is not None and (other := known.setdefault((identity, value), name)) != name:
-                said = f"consumers {other} and {name} have the same {identity}: one of them has to go"
-                yield ("consumers", name, identity), said, None
+                message = f"consumers {other} and {name} have the same {identity}: one of them has to go"
+                yield ("consumers", name, identity), message, None

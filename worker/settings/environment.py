@@ -1,6 +1,6 @@
 """Settings from the environment.
 
-Each secret ``NAME`` can also be given as ``NAME_FILE``, the path of a file that holds it; a key ring also as
+Each secret ``NAME`` can also be given as ``NAME_FILE``, the path of a file that contains it; a key ring also as
 ``NAME_COMMAND``, a command that prints it.
 """
 
@@ -59,7 +59,7 @@ def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
-# Of the default tenant: any of them makes the others needed. Either of the last two will do.
+# The default tenant's variables. If one is set, all are needed, but only one of the last two.
 _CREDENTIALS = {
     "AUTH0_DOMAIN": "auth0_domain",
     "AUTH0_CLIENT_ID": "auth0_client_id",
@@ -73,7 +73,7 @@ KeysField = Annotated[tuple[Secret, ...], BeforeValidator(_keys)]
 
 
 class Environment(BaseSettings):
-    """What a worker and the command are told."""
+    """The variables that workers and the command read."""
 
     model_config = SettingsConfigDict(
         env_ignore_empty=True,
@@ -120,23 +120,23 @@ class Environment(BaseSettings):
 
     @property
     def home(self) -> Path:
-        """Where embedded servers and generated keys live."""
+        """The folder of embedded servers and generated keys."""
         return absolute(self.token_vault_home, "TOKEN_VAULT_HOME")
 
     @property
     def spool(self) -> Path:
-        """Where answers wait that Postgres could not take."""
+        """The folder of answers that Postgres could not take yet."""
         given = self.token_vault_spool
         return absolute(given, "TOKEN_VAULT_SPOOL") if given else self.home / "spool"
 
     @property
     def access_keys(self) -> tuple[Secret, ...]:
-        """The access ring, as given or from the home."""
+        """The access ring, from the environment or the home."""
         return self.vault_access_keys or self._kept("access")
 
     @property
     def refresh_keys(self) -> tuple[Secret, ...]:
-        """The refresh ring, as given or from the home."""
+        """The refresh ring, from the environment or the home."""
         return self.vault_refresh_keys or self._kept("refresh")
 
     @property
@@ -155,11 +155,13 @@ class Environment(BaseSettings):
     def read(cls, problems: list[SettingProblem]) -> Self:
         """Read the variables that this class has fields for.
 
+        A variable with a mistake counts as unset.
+
         Args:
-            problems: gets what is wrong; a variable that is wrong counts as unset.
+            problems: the mistakes are added to it.
         """
         wrong = dict(_pasted(os.environ))
-        problems += (SettingProblem(name, said) for name, said in wrong.items())
+        problems += (SettingProblem(name, message) for name, message in wrong.items())
         problems += _misspelt(os.environ)
         problems += _indirect_without_secret(cls.model_fields.keys())
         given = SecretDict(
@@ -178,7 +180,7 @@ class Environment(BaseSettings):
                 wrong[name] = str(error)
             else:
                 given |= {name.lower(): secret.reveal()} if secret else {}
-        for name in wrong:  # it is given, so that it is not told as missing as well
+        for name in wrong:  # counts as given, so that it is not reported as missing, too
             if field := _CREDENTIALS.get(name.removesuffix("_FILE")):
                 given.setdefault(field, "wrong")
         try:
@@ -198,7 +200,7 @@ class Environment(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What ``read`` found is all there is."""
+        """Use only the values that ``read`` found."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 
@@ -211,9 +213,9 @@ def _variables() -> list[str]:
 
 
 def _pasted(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Name variables that still have quotes, or a reference.
+    """Find values in quotes, or with an unresolved reference.
 
-    A shell would have taken them away; a command is free to have them.
+    A shell would have removed or replaced them. A command may have them.
     """
     for name in _variables():
         value = environment.get(name, "").strip()
@@ -226,9 +228,9 @@ def _pasted(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _misspelt(environment: Mapping[str, str]) -> Iterator[SettingProblem]:
-    """Name variables that look like unset ones misspelt.
+    """Find variables whose names look misspelt.
 
-    Those that begin otherwise are other programs'.
+    Only names with this program's prefixes are checked, and only against variables that are not set.
     """
     known = _variables()
     for name in environment:

@@ -13,8 +13,8 @@ from pydantic import Field, IPvAnyNetwork, ValidationError, ValidationInfo, mode
 from token_vault.errors import ConfigurationError
 from token_vault.home import absolute
 from token_vault.secret import SecretDict, hide
-from worker.http.loopback import is_loopback
 from worker.settings.api import ApiSettings
+from worker.settings.checks import is_https
 from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.consumers import AuditSettings, ConsumerSettings, check_consumers
 from worker.settings.hooks import HookSettings
@@ -40,7 +40,7 @@ _TABLES_BY_NAME = ("tenants", "providers", "connections", "webhooks", "consumers
 
 
 class Schedule(Section):
-    """How often beat looks, in seconds."""
+    """The intervals of beat's tasks, in seconds."""
 
     renew: float = Field(default=5, gt=0, allow_inf_nan=False)
     changes: float = Field(default=60, gt=0, allow_inf_nan=False)
@@ -53,10 +53,10 @@ class Deletion(Section):
     """What happens to users whom Auth0 no longer has.
 
     Attributes:
-        settle: seconds for which somebody has to seem gone before anything is erased: longer than Auth0's search lags.
-        share: what part of a tenant's users may seem gone at once; where more do, nothing is erased until the
-            operator says so.
-        keep: seconds for which a tombstone is kept.
+        settle: seconds that a user has to be missing before anything is erased. Longer than the lag of Auth0's search.
+        share: the part of a tenant's users that may be missing at a time. If more are, nothing is erased until the
+            operator confirms it.
+        keep: seconds that a tombstone is kept.
     """
 
     settle: float = Field(default=300, ge=0, allow_inf_nan=False)
@@ -69,16 +69,21 @@ class File(Section):
 
     Attributes:
         tenants: by name; a tenant given by ``AUTH0_*`` is called ``default``.
-        providers: what the operator says of providers, by name.
-        connections: the operator's overrides by connection name.
-        egress: the addresses that this program calls from, for providers that list them.
-        egress_check_url: where its current address is asked for.
-        webhooks: where events are posted, by name.
-        consumers: who may read what, by name.
-        proxy: what front ends may call at providers, by connection.
-        reconnect: where users consent again.
-        hooks: who may tell that something has changed.
-        metrics: where workers and beat show theirs.
+        providers: the operator's settings of providers, by name.
+        connections: the operator's settings of connections, by name.
+        egress: the addresses from which this program calls, for providers that list them.
+        egress_check_url: answers a call with the address that it came from.
+        schedule: how often beat's tasks run.
+        deletion: when missing users are erased.
+        webhooks: receivers of events, by name.
+        events: how events are delivered.
+        consumers: apps that may read tokens, by name.
+        audit: how records of reads are kept.
+        proxy: provider APIs that front ends may call, by connection.
+        reconnect: how users consent again; None if the vault makes no links.
+        api: the HTTP API.
+        hooks: who may tell the vault that something has changed.
+        metrics: where workers and beat serve metrics.
     """
 
     tenants: Mapping[str, TenantSettings] = Field(default_factory=dict)
@@ -100,7 +105,7 @@ class File(Section):
 
     @model_validator(mode="after")
     def _check_tables_together(self, info: ValidationInfo) -> Self:
-        # Where a tenant's table is wrong, the others may name it all the same.
+        # The names include tenants whose own tables have mistakes, as other tables may refer to them.
         tenants = tuple((info.context or {}).get("tenants") or self.tenants)
         faults = [
             *check_consumers(self.consumers),
@@ -114,9 +119,9 @@ class File(Section):
 
 
 def _check_tenants(file: File, tenants: Sequence[str]) -> Iterator[Fault]:
-    """Find tables that do not say whose users they mean.
+    """Find tables whose tenant is missing or unknown.
 
-    The same id may be somebody else's at another tenant.
+    The same user id may be another user's at another tenant.
     """
     tables: dict[Place, str | None] = {("proxy", name): each.tenant for name, each in file.proxy.items()}
     if file.reconnect is not None:
@@ -131,8 +136,8 @@ def _check_tenants(file: File, tenants: Sequence[str]) -> Iterator[Fault]:
         *(((*place, "tenant"), name) for place, name in tables.items()),
     ):
         if tenant is not None and tenant not in known:
-            said = f"names the tenant {tenant}, which is none of {', '.join(known)}"
-            yield place, said + suggest(tenant, known), tenant
+            message = f"names the tenant {tenant}, which is none of {', '.join(known)}"
+            yield place, message + suggest(tenant, known), tenant
 
 
 def _named_tenants(file: File) -> Iterator[tuple[Place, str]]:
@@ -144,7 +149,7 @@ def _named_tenants(file: File) -> Iterator[tuple[Place, str]]:
 
 
 def _check_providers(connections: Mapping[str, ConnectionSettings], own: Collection[str]) -> Iterator[Fault]:
-    """Find providers that nothing declares."""
+    """Find connections with an unknown provider."""
     from worker import providers
 
     for name, connection in connections.items():
@@ -153,12 +158,12 @@ def _check_providers(connections: Mapping[str, ConnectionSettings], own: Collect
         try:
             providers.get(connection.provider)
         except ConfigurationError as error:
-            said = f"{error}{suggest(connection.provider, [*providers.names(), *own])}"
-            yield ("connections", name, "provider"), said, connection.provider
+            message = f"{error}{suggest(connection.provider, [*providers.names(), *own])}"
+            yield ("connections", name, "provider"), message, connection.provider
 
 
 def _check_egress(file: File) -> Iterator[Fault]:
-    """Find addresses that nothing would check."""
+    """Find a missing or wrong ``egress_check_url``."""
     if (url := file.egress_check_url) is None:
         if file.egress or any(each.egress for each in file.connections.values()):
             yield (
@@ -167,8 +172,7 @@ def _check_egress(file: File) -> Iterator[Fault]:
                 None,
             )
         return
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+    if not is_https(urlsplit(url)):
         yield ("egress_check_url",), "has to be https; plain http goes to loopback only", url
 
 
@@ -176,21 +180,21 @@ def read_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> File:
     """Read the file, and add the tenant of ``AUTH0_*``.
 
     Args:
-        path: of the file.
-        environment_tenant: what ``AUTH0_*`` say, by the names that a table of the file has for it.
+        path: of the file; None for none.
+        environment_tenant: the values of ``AUTH0_*``, by the names of a table ``[tenants.NAME]``.
 
     Raises:
-        SettingsError: naming of each mistake the place in the file or the variable, and no secret.
+        SettingsError: has all mistakes, each with its place or variable, and no secret.
     """
     text = _read_text(path)
     raw = _parse(path, text)
     problems: list[SettingProblem] = []
     tenants = raw.get("tenants", {})
-    # An audience or a plan alone is no tenant, but may add to one.
+    # An audience or a plan alone makes no tenant, but is added to one of the file.
     adds = environment_tenant.keys() - {"audience", "plan"} or (
         environment_tenant and isinstance(tenants, dict) and DEFAULT_TENANT in tenants
     )
-    if adds and isinstance(tenants, dict):  # what is no table is refused below
+    if adds and isinstance(tenants, dict):  # anything else is refused below
         merged = _merged(environment_tenant, tenants.pop(DEFAULT_TENANT, {}), problems)
         raw["tenants"] = SecretDict({**tenants, DEFAULT_TENANT: merged})
     file, faults = _validate(raw, has_tenant=not problems)
@@ -201,13 +205,13 @@ def read_file(path: Path | None, environment_tenant: Mapping[str, Any]) -> File:
 
 
 def _validate(raw: dict[str, Any], *, has_tenant: bool) -> tuple[File | None, list[tuple[Place, str, str]]]:
-    """Validate, and validate again without the tables that are wrong.
+    """Validate, and again without the tables that have mistakes.
 
-    What several tables say together is checked only where each of them is right.
+    So mistakes between several tables are found as well, although they are checked only once each table is valid.
 
     Args:
         raw: the tables.
-        has_tenant: whether the default tenant is worth a look; else its faults are told already.
+        has_tenant: whether to check the default tenant; False if its mistakes are known already.
     """
     names = raw.get("tenants")
     context = {"tenants": list(names) if isinstance(names, dict) else []}
@@ -223,7 +227,7 @@ def _validate(raw: dict[str, Any], *, has_tenant: bool) -> tuple[File | None, li
             found = list(find_problems(error, File, raw))
             faults += found
             if any(not fault["loc"] for fault in error.errors(include_input=False, include_url=False)):
-                return None, faults  # of several tables together, the last that is checked
+                return None, faults  # mistakes between tables, which are checked last
             raw = _without(raw, [place for place, _, _ in found])
 
 
@@ -254,16 +258,16 @@ def _problem(
 def _merged(environment: Mapping[str, Any], table: Any, problems: list[SettingProblem]) -> Any:
     """Merge the tenant of ``AUTH0_*`` with ``[tenants.default]``.
 
-    Neither overrides the other.
+    A value that both have is a problem.
     """
     if not isinstance(table, dict):
         return table
     for name in environment:
         if twice := table.keys() & {name, f"{name}_env", f"{name}_file"}:
-            said = (
+            message = (
                 f"AUTH0_{name.upper()} and {min(twice)} of [tenants.{DEFAULT_TENANT}] are both set: keep one"
             )
-            problems.append(SettingProblem("", said))
+            problems.append(SettingProblem("", message))
     merged = SecretDict({**table, **environment})
     given = {name.removesuffix("_env").removesuffix("_file") for name in merged}
     needed = {
@@ -272,8 +276,8 @@ def _merged(environment: Mapping[str, Any], table: Any, problems: list[SettingPr
         "AUTH0_CLIENT_SECRET or AUTH0_PRIVATE_KEY": {"client_secret", "private_key"},
     }
     if missing := [variable for variable, names in needed.items() if not names & given]:
-        said = f"the Auth0 tenant is half configured: set {' and '.join(missing)} as well"
-        problems.append(SettingProblem("", said))
+        message = f"the Auth0 tenant is half configured: set {' and '.join(missing)} as well"
+        problems.append(SettingProblem("", message))
     return merged
 
 
@@ -283,11 +287,11 @@ def _read_text(path: Path | None) -> str:
     try:
         return absolute(path, "TOKEN_VAULT_CONFIG").read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        said = f"points to {path}, which is not in UTF-8: save it as UTF-8"
-        raise SettingsError([SettingProblem("TOKEN_VAULT_CONFIG", said)]) from None
+        message = f"points to {path}, which is not in UTF-8: save it as UTF-8"
+        raise SettingsError([SettingProblem("TOKEN_VAULT_CONFIG", message)]) from None
     except OSError as error:
-        said = f"points to {path}, which cannot be read: {error.strerror}"
-        raise SettingsError([SettingProblem("TOKEN_VAULT_CONFIG", said)]) from None
+        message = f"points to {path}, which cannot be read: {error.strerror}"
+        raise SettingsError([SettingProblem("TOKEN_VAULT_CONFIG", message)]) from None
 
 
 def _parse(path: Path | None, text: str) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
-from worker.http.loopback import is_loopback
+from worker.settings.checks import check_https_url
 from worker.settings.consumers import Name
 from worker.settings.section import SecretsField, Section
 
-# What `openssl rand -base64 24` makes; a shorter one could be guessed over the network.
+# The length that `openssl rand -base64 24` makes. A shorter secret could be guessed over the network.
 MIN_SECRET_CHARACTERS = 32
 
 
@@ -23,10 +23,10 @@ def _list(value: object) -> object:
 
 
 class Auth0HookSettings(Section):
-    """A tenant whose log streams and event streams are taken.
+    """A tenant whose log streams and event streams are accepted.
 
     Attributes:
-        secret: what Auth0 sends as ``Authorization``; several while one is being replaced.
+        secret: Auth0 sends it as ``Authorization``; several while one is being replaced.
     """
 
     secret: SecretsField = Field(repr=False)
@@ -42,14 +42,15 @@ class TransmitterSettings(Section):
     """A provider that sends security event tokens (RFC 8417).
 
     Attributes:
-        issuer: as ``iss`` of its tokens names it.
-        audience: as ``aud`` names the receiver; at Google the OAuth clients' ids.
-        connections: whose grants its subjects have.
-        tenants: None for all.
-        discovery: its configuration, which names its keys; by default ``.well-known/ssf-configuration`` of the issuer.
-        jwks_uri: its keys, in place of ``discovery``.
-        typed: whether each token says that it is one: ``typ`` is ``secevent+jwt``.
-        secret: what it sends as ``Authorization``, where it sends anything.
+        issuer: ``iss`` of its tokens.
+        audience: accepted values of ``aud``; at Google the OAuth clients' ids.
+        connections: the connections whose grants its events are about.
+        tenants: their names; None for all.
+        discovery: URL of its configuration, which names its keys; by default ``.well-known/ssf-configuration`` of the
+            issuer.
+        jwks_uri: URL of its keys, instead of ``discovery``.
+        typed: whether its tokens have the ``typ`` ``secevent+jwt``.
+        secret: it sends one of these as ``Authorization``; empty if it sends none.
     """
 
     issuer: str
@@ -82,7 +83,7 @@ class TransmitterSettings(Section):
 
     @property
     def discovery_url(self) -> str:
-        """Where its configuration is (OpenID SSF 1.0, 7.2.1)."""
+        """The URL of its configuration (OpenID SSF 1.0, 7.2.1)."""
         if self.discovery is not None:
             return self.discovery
         parts = urlsplit(self.issuer)
@@ -103,7 +104,7 @@ class HookSettings(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        # The secret alone says whose users are meant.
+        # A post's secret alone decides which tenant it is about.
         secrets = [secret.reveal() for each in self.auth0.values() for secret in each.secret]
         if len(set(secrets)) < len(secrets):
             raise ValueError("two tenants have the same secret")
@@ -114,7 +115,7 @@ def with_environment_secret(hooks: HookSettings, secret: Secret | None, tenant: 
     """Add the secret of ``AUTH0_HOOK_SECRET``.
 
     Raises:
-        ConfigurationError: the tenant has one already, or it is none.
+        ConfigurationError: the file has a secret for this tenant, too, or the variable's is too short.
     """
     if secret is None:
         return hooks
@@ -142,9 +143,6 @@ def check_secrets(secrets: tuple[Secret, ...]) -> None:
 
 
 def _check_url(name: str, url: str) -> None:
-    parts = urlsplit(url)
-    plain = parts.scheme == "http" and is_loopback(parts.hostname)
-    if not parts.hostname or not (parts.scheme == "https" or plain) or parts.query or parts.fragment:
-        raise ValueError(f"{name} begins with https:// (http:// goes to loopback alone), without query")
-    if parts.username is not None:
+    check_https_url(name, url)
+    if urlsplit(url).username is not None:
         raise ValueError(f"{name} must hold no user or password")

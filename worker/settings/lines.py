@@ -1,6 +1,6 @@
 """Finds the line of a key in a TOML file.
 
-tomllib tells no positions.
+tomllib does not report positions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _HEADER = re.compile(r"\s*\[{1,2}([^\[\]]+)\]{1,2}\s*(#.*)?")
 def find_line(text: str, place: Sequence[int | str]) -> int | None:
     """Return the line of a key, or of its table.
 
-    Lines of a text that goes over several lines may be taken for keys: then the line may be another one.
+    It may be wrong in a file with texts over several lines, as their lines may look like keys.
     """
     nearest, depth = None, 0
     for number, path in _paths(text):
@@ -25,7 +25,7 @@ def find_line(text: str, place: Sequence[int | str]) -> int | None:
 
 
 def _paths(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield each header's and key's line, and its name."""
+    """Yield each header's and key's line and whole name."""
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         if header := _HEADER.fullmatch(line):

@@ -1,4 +1,4 @@
-"""Puts together what the environment and the TOML file say."""
+"""Combines the settings of the environment and the TOML file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from worker.settings.problems import SettingProblem, SettingsError
 
 
 class Settings(File):
-    """All settings: the file's, and what only the environment has.
+    """All settings: the file's and the environment's.
 
     Attributes:
-        home: where embedded servers and generated keys live.
-        spool: where answers wait that Postgres could not take; by default ``spool`` under ``home``.
-        database_url: None means the embedded Postgres.
-        database_direct_url: leads to the same database past a pooler; None where none stands before it.
-        redis_url: None means the embedded Redis where Postgres is embedded too, else no Redis.
-        access_keys, refresh_keys: the two rings of Fernet keys, newest first; empty where not given.
-        liveness_file: what a worker or beat touches while it gets on; None for none.
-        readiness_file: what it makes once it has begun its work; None for none.
+        home: the folder of embedded servers and generated keys.
+        spool: the folder of answers that Postgres could not take yet; by default ``spool`` under ``home``.
+        database_url: None for the embedded Postgres.
+        database_direct_url: address of the same database without the pooler; None if there is no pooler.
+        redis_url: None for the embedded Redis if Postgres is embedded too, else for no Redis.
+        access_keys, refresh_keys: the two rings of Fernet keys, newest first; empty if not given.
+        liveness_file: a worker or beat touches it while it makes progress; None for none.
+        readiness_file: it makes this once it has begun its work; None for none.
     """
 
     home: Path
@@ -51,9 +51,10 @@ class Settings(File):
         return self.database_url is None
 
     def reconnect_application(self, tenant: str) -> ReconnectApplication | None:
-        """The application through which users of this tenant consent again.
+        """Return the application by which a tenant's users consent again.
 
-        A process that serves the API alone may not know its tenant: the issuer of access tokens is the same domain.
+        None if ``[reconnect]`` has none for this tenant. A process that only serves the API may not know the tenant's
+        domain; then it uses the access tokens' issuer, which is the same domain.
         """
         reconnect = self.reconnect
         if reconnect is None or reconnect.tenant not in (None, tenant):
@@ -63,7 +64,7 @@ class Settings(File):
         return reconnect.application(domain) if domain else None
 
     def connection(self, tenant: str, name: str) -> ConnectionSettings | None:
-        """The operator's settings for a connection of this tenant."""
+        """Return the operator's settings of a tenant's connection."""
         found = self.connections.get(name)
         return found if found is not None and found.tenant in (None, tenant) else None
 
@@ -72,11 +73,11 @@ def load(config: Path | None = None, *, home: Path | None = None) -> Settings:
     """Read the environment and the TOML file.
 
     Args:
-        config: the file to read in place of the one that ``TOKEN_VAULT_CONFIG`` names.
-        home: the folder to use in place of the one that ``TOKEN_VAULT_HOME`` names.
+        config: the file to read instead of the one that ``TOKEN_VAULT_CONFIG`` names.
+        home: the folder to use instead of the one that ``TOKEN_VAULT_HOME`` names.
 
     Raises:
-        SettingsError: naming of each mistake the variable or the place in the file, and no secret.
+        SettingsError: has all mistakes, each with its variable or place in the file, and no secret.
         ConfigurationError: a key's file cannot be read.
     """
     problems: list[SettingProblem] = []
@@ -111,16 +112,16 @@ def load(config: Path | None = None, *, home: Path | None = None) -> Settings:
 
 
 def _choose_home(home: Path, file: File) -> tuple[Path, list[SettingProblem]]:
-    """Choose between a tenant's vault and the demo's.
+    """Choose between a tenant's folder and the demo's.
 
-    They never share a folder: a tenant's tokens would be in a vault that is there to be thrown away.
+    They never share a folder, as the demo's may be deleted at any time.
     """
     if not file.tenants.keys() - {DEMO}:
         return vault_home(home), []
     if not is_demo_home(home):
         return home, []
-    said = f"names the demo's own folder, {home}: a tenant needs another one"
-    return home, [SettingProblem("TOKEN_VAULT_HOME", said)]
+    message = f"names the demo's own folder, {home}: a tenant needs another one"
+    return home, [SettingProblem("TOKEN_VAULT_HOME", message)]
 
 
 def _check_addresses(environment: Environment) -> Iterator[SettingProblem]:
@@ -135,14 +136,14 @@ def _check_addresses(environment: Environment) -> Iterator[SettingProblem]:
         OutgoingProxies.read()
     except ConfigurationError as error:
         yield SettingProblem("", str(error))
-    for variable, said, value in traces.find_mistakes():
-        yield SettingProblem(variable, said, value)
+    for variable, message, value in traces.find_mistakes():
+        yield SettingProblem(variable, message, value)
 
 
 def _metrics(file: File, port: int | None) -> MetricsSettings:
     """Prefer the environment's port.
 
-    Processes of one machine share the file.
+    Processes on one machine share the file, but need different ports.
     """
     return file.metrics if port is None else file.metrics.model_copy(update={"port": port})
 
@@ -150,11 +151,11 @@ def _metrics(file: File, port: int | None) -> MetricsSettings:
 def _hooks(file: File, secret: Secret | None) -> HookSettings:
     """Add the environment's secret, for the only tenant.
 
-    The HTTP API may run without any tenant's credentials: then a tenant's name is the file's word alone.
+    The HTTP API may run without any tenant's credentials: then the tenants' names in the file cannot be checked.
     """
     names = list(file.tenants)
     hooks = with_environment_secret(file.hooks, secret, names[0] if len(names) == 1 else DEFAULT_TENANT)
-    # Another process may have its tenant from AUTH0_*: the file may name that one as well.
+    # The file may also name the default tenant, which another process may have from AUTH0_*.
     known = {*names, *(file.hooks.auth0.keys() & {DEFAULT_TENANT})}
     if names and (unknown := hooks.auth0.keys() - known):
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Where workers and beat show their metrics."""
+"""Settings of the metrics of workers and beat."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class MetricsSettings(Section):
 
     Attributes:
         host: where to listen.
-        port: 0 for nowhere; each worker and beat of one machine needs its own, by ``TOKEN_VAULT_METRICS_PORT``.
+        port: 0 to serve no metrics. Each worker and beat on a machine needs its own, by ``TOKEN_VAULT_METRICS_PORT``.
     """
 
     host: str = "127.0.0.1"

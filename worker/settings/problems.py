@@ -1,4 +1,4 @@
-"""Mistakes in the settings, by what the operator typed."""
+"""Mistakes in the settings, in the operator's terms."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 Place = tuple[int | str, ...]
 """A key of the TOML file, with its tables' names before it."""
 Fault = tuple[Place, str, object]
-"""What a check of several tables finds: where, what is wrong, and the value."""
+"""A mistake that a check of several tables finds: place, message and value."""
 
-# A longer text in a wrong place may be a secret: none is taken that is shorter than 32 characters.
+# A longer text in a wrong place may be a secret: all secrets have at least 32 characters.
 MAX_SHOWN_CHARACTERS = 31
 _UNITS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800} | {
     f"{unit}{plural}": seconds
@@ -33,7 +33,7 @@ _UNITS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_
 }
 
 
-# Of Pydantic's kinds of faults, what the operator should have written.
+# What the operator should have written, by Pydantic's kind of error.
 _KINDS = {
     "dict_type": "a table", "mapping_type": "a table", "model_type": "a table", "model_attributes_type": "a table",
     "is_instance_of": "a text", "list_type": "a list", "path_type": "a path", "string_type": "a text", "tuple_type": "a list",
@@ -45,9 +45,10 @@ class SettingProblem:
     """One mistake, and its fix.
 
     Attributes:
-        place: the variable or the key; empty where the message names it.
-        value: what stands there, as far as it may be shown.
-        source: the file, and the line in it.
+        place: the variable or the key; empty if the message names it.
+        message: what is wrong, and how to correct it.
+        value: the wrong value; empty if it may be a secret.
+        source: the file and line; empty for a variable.
     """
 
     place: str
@@ -56,12 +57,12 @@ class SettingProblem:
     source: str = ""
 
     def __str__(self) -> str:
-        said = ": ".join(filter(None, (self.source, f"{self.place} {self.message}".strip())))
-        return f"{said} (given: {self.value})" if self.value else said
+        message = ": ".join(filter(None, (self.source, f"{self.place} {self.message}".strip())))
+        return f"{message} (given: {self.value})" if self.value else message
 
 
 class SettingsError(ConfigurationError):
-    """Everything that is wrong with the settings, at once."""
+    """The settings have mistakes; it has all of them."""
 
     def __init__(self, problems: Iterable[SettingProblem]) -> None:
         self.problems = tuple(problems)
@@ -69,7 +70,7 @@ class SettingsError(ConfigurationError):
 
 
 class WrongSettings(ValueError):
-    """What a check of several tables found."""
+    """Mistakes that a check of several tables found."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = faults
@@ -79,9 +80,9 @@ class WrongSettings(ValueError):
 def find_problems(
     error: ValidationError, model: type[BaseModel], raw: Mapping[str, Any]
 ) -> Iterator[tuple[Place, str, str]]:
-    """Yield of each fault place, message and value.
+    """Yield each mistake's place, message and value.
 
-    The value is empty where it may be a secret.
+    The value is empty if it may be a secret.
     """
     for fault in error.errors(include_input=False, include_url=False):
         found = fault.get("ctx", {}).get("error")
@@ -95,13 +96,13 @@ def find_problems(
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
-    """Return a question for a near name, else nothing."""
+    """Return a question that suggests a similar name, if any."""
     near = get_close_matches(wrong, list(known), n=1, cutoff=0.6)
     return f": did you mean {near[0]}?" if near else ""
 
 
 def _describe(fault: ErrorDetails, annotation: object, model: type[BaseModel], value: object) -> str:
-    said = fault["msg"].removeprefix("Value error, ").replace("Input should be", "has to be")
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "has to be")
     match fault["type"]:
         case "extra_forbidden":
             known = names_of(annotation_at(model, fault["loc"][:-1]))
@@ -112,11 +113,11 @@ def _describe(fault: ErrorDetails, annotation: object, model: type[BaseModel], v
         case kind if kind in _KINDS:
             return f"has to be {_KINDS[kind]}"
         case "literal_error" if isinstance(value, str):
-            return said + suggest(value, map(str, choices(annotation)))
+            return message + suggest(value, map(str, choices(annotation)))
         case "float_parsing" | "int_parsing" if isinstance(value, str):
-            return said.split(",", maxsplit=1)[0] + _in_seconds(value)
+            return message.split(",", maxsplit=1)[0] + _in_seconds(value)
         case _:
-            return said
+            return message
 
 
 def _in_seconds(value: str) -> str:
@@ -128,9 +129,9 @@ def _in_seconds(value: str) -> str:
 
 
 def _shown(value: object, annotation: object) -> str:
-    """Return a value, unless it may be a secret.
+    """Return a value as text (empty if maybe secret).
 
-    Of a URL only scheme and host: paths and user names may hold secrets.
+    Of a URL only scheme and host, as paths and user names may be secrets.
     """
     found = list(types(annotation))
     if Secret in found or any(map(is_section, found)) or any(map(is_table, found)):

@@ -1,4 +1,4 @@
-"""``[proxy.*]``: what front ends may call at providers."""
+"""``[proxy.*]``: provider APIs that front ends may call."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from worker.http.loopback import is_loopback
 from worker.proxy_rules import AllowRule, TargetRefused, encode_path, normalize_path
+from worker.settings.checks import is_https
 from worker.settings.section import Section
 
 MB = 1_000_000
@@ -21,15 +21,15 @@ def _rules(value: object) -> object:
 
 
 class ProxySettings(Section):
-    """A provider's API, and what of it may be called.
+    """A provider's API, and the allowed methods and paths.
 
     Attributes:
-        base_url: what paths are relative to; nothing else is ever called.
-        allow: a method and a path pattern each; nothing is forwarded that none of them allows.
-        tenant: whose users' grants, where several tenants are configured.
-        max_request_bytes, max_response_bytes: of bodies.
-        timeout: seconds without a byte, from the caller or the provider.
-        max_seconds: of a whole call, however steadily it goes on.
+        base_url: all calls go to paths below it.
+        allow: rules, each with a method and a path pattern. Only calls that a rule allows are forwarded.
+        tenant: the tenant of the users; needed if several tenants are configured.
+        max_request_bytes, max_response_bytes: the longest bodies.
+        timeout: the longest time, in seconds, without a byte from the caller or the provider.
+        max_seconds: the longest time of a whole call.
     """
 
     base_url: str
@@ -44,9 +44,7 @@ class ProxySettings(Section):
     @classmethod
     def _check_base_url(cls, url: str) -> str:
         parts = urlsplit(url)
-        if not parts.hostname or not (
-            parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
-        ):
+        if not parts.hostname or not is_https(parts):
             raise ValueError("base_url has to be https; plain http goes to loopback only")
         if "@" in parts.netloc or parts.query or parts.fragment or url.endswith(("/", "?", "#")):
             raise ValueError("base_url has a host and a path alone, and no slash at its end")

@@ -1,4 +1,4 @@
-"""``[reconnect]``: where a user consents again."""
+"""``[reconnect]``: how users consent again."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from token_vault.secret import Secret
-from worker.http.loopback import is_loopback
 from worker.reconnect import ReconnectApplication
+from worker.settings.checks import is_https
 from worker.settings.section import SecretField, Section
 
-# HS256 wants a key as long as its hash (RFC 7518, 3.2).
+# HS256 needs a key as long as its hash (RFC 7518, 3.2).
 MIN_SECRET_BYTES = 32
 
 
 class ReconnectSettings(Section):
-    """The operator's application that users consent again through.
+    """The operator's application by which users consent again.
 
     Attributes:
         client_id: an application of the tenant with the authorization code flow.
         redirect_uri: the operator's page, an allowed callback URL of that application.
         secret: signs the state that comes back to that page.
-        scope: what the application asks Auth0 for.
-        domain: a custom domain in place of the tenant's.
-        tenant: whose application it is, where several tenants are configured.
-        audience: of the access token that the page gets; None where it needs none.
-        state_seconds: for which a link is good.
+        scope: the scopes that the application asks Auth0 for.
+        domain: a custom domain, instead of the tenant's.
+        tenant: the application's tenant; needed if several tenants are configured.
+        audience: of the access token that the page gets; None if it needs none.
+        state_seconds: how long a link is valid.
     """
 
     client_id: str = Field(min_length=1)
@@ -43,9 +43,7 @@ class ReconnectSettings(Section):
     @classmethod
     def _check_redirect_uri(cls, uri: str) -> str:
         parts = urlsplit(uri)
-        if not parts.hostname or not (
-            parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
-        ):
+        if not parts.hostname or not is_https(parts):
             raise ValueError("redirect_uri has to be https; plain http goes to loopback only")
         if parts.fragment:
             raise ValueError("redirect_uri must have no fragment (RFC 6749, section 3.1.2)")

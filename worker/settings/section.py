@@ -14,7 +14,9 @@ from worker.settings.annotations import INDIRECT
 
 
 def _secret(value: object) -> object:
-    if isinstance(value, ValueError):  # why it could not be read, told beside the table's other faults
+    if isinstance(
+        value, ValueError
+    ):  # from _read_indirect; raised here, it is reported with the table's other mistakes
         raise value
     return Secret(value) if isinstance(value, str) else value
 
@@ -42,7 +44,7 @@ SecretsField = Annotated[tuple[Secret, ...], BeforeValidator(_secrets)]
 class Section(BaseModel):
     """A table of the TOML file.
 
-    Unknown names are errors, so that a typing mistake is not ignored in silence.
+    Unknown names are errors, so that a misspelt name is not ignored.
     """
 
     model_config = ConfigDict(
@@ -68,7 +70,7 @@ class Section(BaseModel):
 def _read_indirect(name: str, variable: object, path: object, table: Mapping[str, Any]) -> str | ValueError:
     if sum(source is not None for source in (variable, path, table.get(name))) > 1:
         return ValueError(f"give only one of {name}, {name}_env, {name}_file")
-    # Neither is shown: the secret itself may stand there by mistake.
+    # The messages show neither value, as the secret itself may be there by mistake.
     if variable is not None:
         found = os.environ.get(str(variable))
         return found or ValueError(f"{name}_env names an environment variable that is not set: set it")

@@ -1,4 +1,4 @@
-"""Auth0 tenants, and the limits of their plans."""
+"""Settings of Auth0 tenants, and of their rate limits."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PlanName = Literal[
 
 
 class LimitSettings(Section):
-    """One rate limit of a custom plan: rate and burst.
+    """One rate limit of a custom plan, in calls.
 
-    The rate is given in one of two units.
+    The rate is given either per second or per minute.
     """
 
     per_second: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -42,7 +42,7 @@ class LimitSettings(Section):
 class LimitsSettings(Section):
     """The rate limits of a custom plan, by endpoint group.
 
-    ``all`` counts the groups that have none of their own.
+    ``all`` is shared by the groups that have no limit of their own.
     """
 
     all: LimitSettings | None = None
@@ -58,18 +58,19 @@ class LimitsSettings(Section):
         return self
 
     def given(self) -> dict[str, LimitSettings]:
-        """The limits by group, those that are set."""
+        """Return the limits that are set, by group."""
         return {name: limit for name in type(self).model_fields if (limit := getattr(self, name)) is not None}
 
 
 class TenantSettings(Section):
-    """One Auth0 tenant: its application, its plan, our share.
+    """One Auth0 tenant: its application, and its rate limits.
 
     Attributes:
-        plan: whose rate limits hold; None where nothing was said, which is taken for the smallest
-            unless there are ``limits``.
-        share: of each limit, what is left to the operator's other programs.
-        limits: of plan ``custom``.
+        plan: the plan whose rate limits are kept. None if not given: then the smallest plan, or ``custom`` if there are
+            ``limits``.
+        share: the part of each limit that is left to the operator's other programs.
+        limits: of the plan ``custom``.
+        log_retention: seconds.
     """
 
     domain: str

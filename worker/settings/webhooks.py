@@ -1,4 +1,4 @@
-"""Events: their kinds, and the webhooks that get them."""
+"""Settings of events and webhooks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from token_vault.secret import Secret
-from worker.http.loopback import is_loopback
+from worker.settings.checks import is_https
 from worker.settings.section import SecretsField, Section
 
 
 class EventKind(StrEnum):
-    """What events are called: a contract with receivers."""
+    """The names of events. Receivers depend on them."""
 
     REAUTHORIZATION_REQUIRED = "grant.reauthorization_required"
     LOST_IN_ROTATION = "grant.lost_in_rotation"
@@ -34,9 +34,9 @@ class EventKind(StrEnum):
     FORGOTTEN = "user.forgotten"
 
     def is_in(self, names: Sequence[str]) -> bool:
-        """Whether a pattern names it, or begins its name.
+        """Whether one of the patterns matches.
 
-        Patterns are like ``grant`` and ``grant.*``.
+        A pattern is a whole name, or its beginning, such as ``grant`` or ``grant.*``.
         """
         return any(self == name or self.startswith(f"{name.rstrip('.*')}.") for name in names)
 
@@ -44,10 +44,10 @@ class EventKind(StrEnum):
 def webhook_key(secret: Secret) -> bytes:
     """Return the signing key of a Standard Webhooks secret.
 
-    It is ``whsec_`` and base64 of 24 to 64 bytes.
+    Such a secret is ``whsec_`` and the base64 of 24 to 64 bytes.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no such secret.
     """
     key = _decode(secret)
     if key is None:
@@ -78,12 +78,13 @@ def unknown_event(name: str) -> str:
 
 
 class WebhookSettings(Section):
-    """Where events are posted, and which.
+    """A receiver of events.
 
     Attributes:
-        secret: signs what is posted; several while one is being replaced.
-        events: kinds, or their beginnings (``grant``, ``connection``); empty for all.
-        tenants: None for all.
+        url: events are posted to it.
+        secret: signs them; several while one is being replaced.
+        events: their kinds, or beginnings of them (``grant``, ``connection``); empty for all.
+        tenants: whose events; None for all.
     """
 
     url: str
@@ -95,9 +96,7 @@ class WebhookSettings(Section):
     @classmethod
     def _check_url(cls, url: str) -> str:
         parts = urlsplit(url)
-        if not parts.hostname or not (
-            parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
-        ):
+        if not parts.hostname or not is_https(parts):
             raise ValueError("url has to be https; plain http goes to loopback only")
         if parts.username is not None:
             raise ValueError("url must hold no user or password: the signature says who sends")
@@ -121,11 +120,11 @@ class WebhookSettings(Section):
 
 
 class EventSettings(Section):
-    """How events are told; times in seconds.
+    """How events are delivered. All times are in seconds.
 
     Attributes:
-        reauthorize_url: a link where a user consents again, with ``{tenant}``, ``{connection}``, ``{user_id}``.
-        expiring: how long before its end a token is told of that nothing can renew.
+        reauthorize_url: a link by which a user consents again, with ``{tenant}``, ``{connection}``, ``{user_id}``.
+        expiring: how long before its end a token that cannot be renewed is reported.
         give_up: how long a delivery is tried.
         keep: how long events are kept, delivered or not.
     """
