@@ -16,6 +16,7 @@ from tests.integration.vault.test_spool import postgres_away
 from tests.support.canary_search import SecretSearch
 from tests.support.renewals import Renewals
 from tests.support.wait import until_async
+from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
 from worker.renewal import commit
 from worker.renewal.outcome import Outcome
@@ -367,10 +368,28 @@ async def test_a_user_forgotten_in_one_tenant_is_known_in_another(vault: Vault, 
     """Two tenants may have users of one id: what is told of the other tenant's user stays."""
     for tenant in ("default", "another"):
         sql("INSERT INTO outbox (kind, tenant, user_id) VALUES ('grant.healed', %s, 'x|1')", tenant)
-    async with vault.engine.begin() as connection:
-        await outbox.emit(connection, EventKind.FORGOTTEN, tenant="default", user_id="x|1")
+    for _ in range(2):  # an application that has the first is told of the second too
+        async with vault.engine.begin() as connection:
+            await outbox.emit(connection, EventKind.FORGOTTEN, tenant="default", user_id="x|1")
     found = sql("SELECT tenant, kind FROM outbox ORDER BY tenant")
     assert found == [
         {"tenant": "another", "kind": "grant.healed"},
         {"tenant": "default", "kind": "user.forgotten"},
+        {"tenant": "default", "kind": "user.forgotten"},
+    ]
+
+
+async def test_events_go_with_their_grant_to_another_user(vault: Vault, sql: Sql) -> None:
+    """The events of the user's other account stay."""
+    for account in ("1", "2"):
+        sql(
+            "INSERT INTO outbox (kind, tenant, connection, user_id, provider_user_id)"
+            " VALUES ('grant.healed', 'default', 'c', 'x|1', %s)",
+            account,
+        )
+    async with vault.engine.begin() as connection:
+        await outbox.reassign(connection, GrantKey("default", "c", "x|1", "1"), "x|2")
+    assert sql("SELECT user_id, provider_user_id AS id FROM outbox ORDER BY id") == [
+        {"user_id": "x|2", "id": "1"},
+        {"user_id": "x|1", "id": "2"},
     ]

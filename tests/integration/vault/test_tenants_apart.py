@@ -49,6 +49,11 @@ async def scan(vault: Vault, users: Sequence[str], now: datetime) -> None:
     await commit_page(vault, "default", page, "users", SyncCursor("x"), now=now)
 
 
+async def reassign(vault: Vault, _: datetime) -> None:
+    async with vault.engine.begin() as connection:
+        await outbox.reassign(connection, KEY, "oauth2|u2")
+
+
 async def stagger(vault: Vault, now: datetime) -> None:
     async with vault.engine.begin() as connection:
         await circuits.stagger(connection, "default", "custom", now)
@@ -78,6 +83,7 @@ OPERATIONS: dict[str, Operation] = {
     "ends of consent": lambda vault, now: outbox.report_consent_ending(vault, ONE, now=LATER),
     "events": lambda vault, now: outbox.queue(vault, ONE, EVENTS, now=now),
     "revocations": lambda vault, now: revocations.request(vault, Scope(ONE), now=now),
+    "events of a moved grant": reassign,
     "a closed circuit": stagger,
 }  # fmt: skip
 
@@ -106,7 +112,12 @@ async def both(rows: Rows, sql: Sql) -> dict[str, int]:
             tenant,
             USER,
         )
-        sql("INSERT INTO outbox (kind, tenant, user_id) VALUES ('grant.expiring', %s, %s)", tenant, USER)
+        sql(
+            "INSERT INTO outbox (kind, tenant, user_id, connection, provider_user_id)"
+            " VALUES ('grant.expiring', %s, %s, 'custom', 'u1')",
+            tenant,
+            USER,
+        )
         sql(
             "INSERT INTO refresh_requests (grant_id, requested_by, requested_at, wanted_until, min_ttl, due_at)"
             " VALUES (%s, 'app', now(), now() + interval '1 h', 0, now())",

@@ -45,7 +45,9 @@ async def test_the_wakeup_of_this_grant_ends_a_wait(
     await wake(vault, [grant])
     async with asyncio.timeout(WAIT_SECONDS):
         await ended
-    assert await vault.run(LISTENING) == []
+    async with vault.session() as one, vault.session() as another:
+        for connection in (one, another):
+            assert (await connection.execute(LISTENING)).all() == []
 
 
 async def test_a_lost_wakeup_costs_a_moment(
@@ -58,6 +60,8 @@ async def test_a_lost_wakeup_costs_a_moment(
         sql(CLAIM)
         ended = waiting(vault, grant, 10 * WAIT_SECONDS)
         await marked(sql)
+        await asyncio.sleep(0.05)
+        assert not ended.done()
         sql(f"{end}, awaited = false")
         async with asyncio.timeout(WAIT_SECONDS):
             await ended
@@ -70,4 +74,6 @@ async def test_what_nobody_claims_is_not_waited_for(vault: Vault, rows: Rows, sq
         await waiting(vault, grant, 10 * WAIT_SECONDS)
         assert sql("SELECT awaited FROM grants") == [{"awaited": False}]
         sql(CLAIM)
+        began = asyncio.get_running_loop().time()
         await waiting(vault, grant, 0.05)
+        assert asyncio.get_running_loop().time() - began >= 0.05

@@ -216,17 +216,18 @@ async def test_a_receiver_that_asks_for_time_gets_it(dispatchers: Dispatchers, r
 
 
 async def test_a_receiver_that_asks_for_time_is_not_asked_for_the_next_event_either(
-    dispatchers: Dispatchers, receiver: Receiver
+    dispatchers: Dispatchers, receiver: Receiver, other: Receiver
 ) -> None:
-    """`Retry-After` is the receiver's, however many events wait or come meanwhile; then all of them go."""
+    """`Retry-After` is that receiver's, however many events wait or come meanwhile; then all of them go."""
     receiver.status, receiver.headers = 429, {"retry-after": "600"}
-    dispatcher = await dispatchers.make(a=webhook(receiver))
+    dispatcher = await dispatchers.make(a=webhook(other), b=webhook(receiver))
     await tell(dispatchers.vault, times=30)
     for _ in range(5):
         await dispatcher.deliver_due(TENANTS)
         await tell(dispatchers.vault)
         dispatchers.clock.pass_by(seconds=60)
     assert len(receiver.got) == 1
+    assert len(other.got) == 34
     receiver.status, receiver.headers = 200, {}
     dispatchers.clock.pass_by(seconds=300)
     await dispatcher.deliver_due(TENANTS)
@@ -260,13 +261,17 @@ async def test_410_ends_it(dispatchers: Dispatchers, receiver: Receiver, other: 
     await tell(dispatchers.vault)
     assert await dispatcher.deliver_due(TENANTS) == {"failed": 1, "delivered": 1}
     assert states(sql) == ["failed", "delivered"]
-    dispatchers.clock.pass_by(days=1)
+    dispatchers.clock.pass_by(days=4)
     assert await dispatcher.deliver_due(TENANTS) == {}
-    receiver.status = 200
+    receiver.status = 500
     again = await outbox.resend(
         dispatchers.vault, TENANTS, webhook_filters(webhooks), now=dispatchers.clock(), failed=True
     )
     assert len(again) == 1
+    assert await dispatcher.deliver_due(TENANTS) == {"refused": 1}  # and has its days anew
+    assert sql("SELECT attempts FROM deliveries WHERE webhook = 'a'") == [{"attempts": 1}]
+    receiver.status = 200
+    dispatchers.clock.pass_by(minutes=1)
     assert await dispatcher.deliver_due(TENANTS) == {"delivered": 1}
     assert len(set(receiver.ids)) == 1
     assert len(other.got) == 1
@@ -340,6 +345,25 @@ asyncio.run(main(*json.load(sys.stdin)))
     assert len(receiver.ids) == 2
     assert len(set(receiver.ids)) == 1
     assert states(sql) == ["delivered"]
+
+
+async def test_who_has_lost_a_claim_gives_up_nothing(vault: Vault, sql: Sql) -> None:
+    """A receiver slower than its claim: the late failure is not recorded, the late success is."""
+    await tell(vault)
+    now = await vault.now()
+    await outbox.queue(vault, TENANTS, [outbox.WebhookFilter("a", ("connection.broken",))], now=now)
+    (late,) = await outbox.claim_due(vault, "a", now=now, until=now, limit=1)
+    until = now + timedelta(hours=1)
+    (taken,) = await outbox.claim_due(vault, "a", now=now, until=until, limit=1)
+    before = sql("SELECT * FROM deliveries")
+    await outbox.mark_failed(vault, late, status=410, error=None, next_at=now, final=True)
+    await outbox.postpone(vault, late, next_at=now, final=True)
+    assert sql("SELECT * FROM deliveries") == before
+    assert before[0]["owner"] == taken.owner
+    await outbox.mark_failed(vault, taken, status=None, error="unreachable", next_at=now, final=False)
+    await outbox.mark_delivered(vault, late, status=204, now=now)
+    await outbox.mark_failed(vault, taken, status=500, error=None, next_at=now, final=False)
+    assert sql("SELECT state, last_error FROM deliveries") == [{"state": "delivered", "last_error": None}]
 
 
 async def test_each_gets_what_it_wants(

@@ -64,6 +64,10 @@ def test_another_process_may_have_its_tenant_from_the_environment(tmp_path: Path
         ('[hooks.auth0.acme]\nsecret = ""', "give one secret"),
         ("[hooks.auth0.acme]", "secret"),
         (f'[hooks.auth0.a]\nsecret = "{SECRET}"\n[hooks.auth0.b]\nsecret = "{SECRET}"', "same secret"),
+        (
+            f'[hooks.auth0.a]\nsecret = "{OTHER} {SECRET}"\n[hooks.auth0.b]\nsecret = "{SECRET}"',
+            "same secret",
+        ),
         (f'{tenant("acme")}[hooks.auth0.bcme]\nsecret = "{SECRET}"', "bcme"),
         (f"[hooks.auth0.default]\nsecret = '{SECRET}'", "AUTH0_HOOK_SECRET"),
         (EVENTS.replace("https:", "http:"), "https://"),

@@ -120,6 +120,7 @@ def test_every_event_says_what_to_do(kind: EventKind, user_id: str | None) -> No
         ({"secret": []}, "empty"),
         ({"secret": 1}, "one secret"),
         ({"events": ["grants"]}, "no event is called grants"),
+        ({"events": ["grant.heal"]}, "no event is called grant.heal"),
         ({"evnets": []}, "evnets"),
     ],
 )
