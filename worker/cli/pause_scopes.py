@@ -11,6 +11,7 @@ import typer
 
 from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
+from worker.cli.known_names import find_connections
 from worker.plural import pluralize
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ async def select_scopes(
     Raises:
         ConfigurationError: nothing, too much, or a connection that the vault does not know.
     """
-    from worker.vault.connections.connection import load_connections
     from worker.vault.pauses import EVERYTHING, PauseScope
 
     if everything == bool(connection or tenant):
@@ -59,11 +59,7 @@ async def select_scopes(
     tenants = environment.select_tenants(settings, tenant)
     if connection is None:
         return [PauseScope(each) for each in tenants]
-    found = await load_connections(vault, tenants, connection)
-    if not found:
-        raise ConfigurationError(
-            f"no connection is called {connection}: `token-vault status` names those that are known"
-        )
+    found = await find_connections(vault, tenants, connection)
     return [PauseScope(each.tenant, each.name) for each in found]
 
 

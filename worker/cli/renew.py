@@ -13,6 +13,7 @@ from token_vault.errors import ConfigurationError
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
+from worker.cli.known_names import find_connections
 from worker.cli.options import Account, Admin, Connection, Json, MinTtl, Tenant, User
 from worker.cli.pause_scopes import describe
 from worker.plural import pluralize
@@ -100,6 +101,8 @@ async def _renew_all(
 
     async with open_runtime(settings) as runtime:
         vault = runtime.vault
+        if connection is not None:
+            await find_connections(vault, tenants, connection)
         resumed = await claims.count_ordered(vault, tenants, connection)
         ordered = 0
         if not resumed:

@@ -12,6 +12,7 @@ import typer
 from token_vault.errors import ConfigurationError
 from worker.cli import environment, output
 from worker.cli.exit_codes import ExitCode
+from worker.cli.known_names import check_user, find_connections
 from worker.cli.options import Connection, Json, Tenant, User
 from worker.plural import pluralize
 
@@ -64,6 +65,10 @@ async def _revoke(
     from worker.vault.revocations.revocations import Scope
 
     async with open_runtime(settings) as runtime:
+        if connection is not None:
+            await find_connections(runtime.vault, tenants, connection)
+        if user is not None:
+            await check_user(runtime.vault, tenants, user)
         with output.progress_bar("revocations") as bar:
             scope = Scope(tenants, user, connection)
             return await MassRevocation(runtime.vault, runtime.connections, runtime.http, scope, bar).run()

@@ -139,6 +139,16 @@ def test_a_scope_is_named(run: Run, company: Emulation, arguments: list[str]) ->
     assert run(*arguments).code == 2
 
 
+def test_an_unknown_name_is_told(run: Run, company: Emulation) -> None:
+    """A mistyped user or connection is no leak that was dealt with."""
+    run("sync")
+    for arguments in (["revoke"], ["renew", "--all", "--force"]):
+        ran = run(*arguments, "--connection", "gogle")
+        assert (ran.code, "no connection is called gogle" in ran.err) == (2, True)
+    ran = run("revoke", "--user", "google-oauth2|nobody")
+    assert (ran.code, "the vault has no grant of user" in ran.err) == (3, True)
+
+
 def test_after_a_readers_credentials(run: Run, company: Emulation, database_url: Secret, sql: Sql) -> None:
     """A role that may not log in any more, and whose sessions are ended, reads nothing."""
     run("sync")
