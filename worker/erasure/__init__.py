@@ -1,4 +1,4 @@
-"""Erases grants that Auth0 lost, and users to forget."""
+"""Erases grants that Auth0 does not have any more."""
 
 from worker.erasure.eraser import Eraser
 from worker.erasure.report import ErasureReport

@@ -1,7 +1,7 @@
 """Confirms with Auth0 that missing grants are gone.
 
-No grant is erased because a list did not show it: Auth0 is asked for the user by id, and whether the identity is
-another user's now. A refresh token that the vault has renewed exists nowhere else.
+A grant is not erased only because a list did not show it: the user is read by id, and the identity is searched, as it
+may be another user's now. A refresh token that the vault has renewed exists nowhere else.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from worker.vault.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """The questions of one sweep.
+    """Confirms the missing grants of one sweep.
 
     Attributes:
-        vault: where the grants are.
+        vault: has the grants.
         auth0: the tenant's Management API.
-        ingest: ingests what Auth0 answers.
-        ingested: what ingesting did.
-        report: what the sweep did.
+        ingest: ingests the users that were read.
+        ingested: the report of these ingests.
+        report: the sweep's report.
     """
 
     vault: Vault
@@ -44,10 +44,9 @@ class Confirmation:
     async def confirm(
         self, suspects: Sequence[MissingGrant]
     ) -> AsyncIterator[tuple[list[tuple[int, GrantKey]], str]]:
-        """Yield the gone grants and the reason, user by user.
+        """Yield each user's grants that are gone, and the reason.
 
-        Auth0 is asked by id for the users of these grants, and by identity for the grants that their users do not
-        have any more.
+        The grants' users are read by id. Grants that these do not have any more are searched by their identity.
         """
         known = await self.ingest.load_connections()
         user_ids = list(dict.fromkeys(each.key.user_id for each in suspects))
@@ -62,14 +61,14 @@ class Confirmation:
                     self.report.waiting += 1
                 else:
                     gone.append((each.id, each.key))
-            # What has become another user's is moved by now, so that the last erased is known to be the user's last.
+            # Grants that are another user's now have been moved by here, so the erasure knows a user's last grant.
             if gone:
                 yield gone, "deleted" if users.get(user_id) is None else "unlinked"
 
     async def _sort_out(
         self, suspects: Sequence[MissingGrant], users: Mapping[str, Auth0User | None]
     ) -> list[MissingGrant]:
-        """Unmark grants that Auth0 has; return those users lack."""
+        """Unmark grants that Auth0 has; return those that it lacks."""
         present = [each for each in suspects if _has(users.get(each.key.user_id), each.key)]
         await missing.unmark(self.vault, [each.id for each in present])
         self.report.found += len(present)
@@ -85,14 +84,14 @@ class Confirmation:
     ) -> bool:
         """Return whether another user may have the identity now.
 
-        Ingesting that user moves the grant there, with the tokens that were renewed here.
+        If one has, that user is ingested, and the grant is moved there with its renewed tokens.
         """
         key = suspect.key
         try:
             holders = await self.auth0.users_with_identity(key.connection, key.provider_user_id)
         except CALL_INDEPENDENT_ERRORS:
             raise
-        except Auth0Error as refused:  # it concerns this search alone: the other grants do not wait for it
+        except Auth0Error as refused:  # concerns only this search: the other grants can still be confirmed
             self.report.problems.append(str(refused))
             return True
         found = await self.ingest.ingest_by_id([user.user_id for user in holders], known, self.ingested)
@@ -112,9 +111,9 @@ def _has(user: Auth0User | None, key: GrantKey) -> bool:
 def _moves(
     suspect: MissingGrant, users: Iterable[Auth0User]
 ) -> Iterator[tuple[int, GrantKey, datetime | None]]:
-    """Yield where a grant moves whose identity shows no token.
+    """Yield new keys of a grant without tokens at Auth0.
 
-    Without a token no sync would move it to the user who has the identity.
+    Without a token a sync would not move it to the user who has the identity now.
     """
     for user in users:
         for identity in user.identities:
@@ -126,5 +125,5 @@ def _moves(
 
 
 def _is_partial(user: Auth0User | None) -> bool:
-    """Return whether an answer cannot tell which identities are gone."""
+    """Return whether a user's identities could not all be read."""
     return user is not None and (bool(user.malformed) or not user.identities)

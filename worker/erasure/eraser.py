@@ -1,4 +1,4 @@
-"""Erases grants that Auth0 lost, and users to forget."""
+"""Erases grants that Auth0 does not have any more."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ log = structlog.get_logger(__name__)
 
 # How many missing grants are confirmed together.
 GRANTS_PER_BATCH = 100
-# A sweep that is held back is recorded at most this often.
+# At most so often it is recorded that a sweep was held back.
 HELD_BACK_INTERVAL = timedelta(hours=1)
-# This many users may go missing at once without a question, unless they are more than half of the tenant's.
+# So many users may be erased at once without the operator's confirmation, unless they are more than half of the tenant's.
 MAX_USERS_UNQUESTIONED = 20
 
 
@@ -44,11 +44,11 @@ class Eraser:
 
     Args:
         tenant: the tenant's name.
-        vault: where they are.
-        connections: resolves each connection's client, for revocation.
+        vault: has the grants.
+        connections: resolves each connection's OAuth client, for revocation.
         auth0: the tenant's Management API.
         http: the client that ``renewal.http`` makes.
-        settings: what the operator has set.
+        settings: the operator's.
     """
 
     def __init__(
@@ -69,15 +69,15 @@ class Eraser:
         self._ingest = SyncIngest(tenant, vault, connections, auth0)
 
     async def sweep(self, *, anyway: bool = False) -> ErasureReport:
-        """Confirm and erase what has been missing long enough.
+        """Confirm and erase grants that have been missing long enough.
 
-        One process sweeps at a time; others skip.
+        Only one process sweeps at a time; others do nothing.
 
         Args:
-            anyway: the operator knows how many are missing and wants them erased: nothing is held back or waited for.
+            anyway: whether to erase however many are missing, and however briefly. The operator has confirmed it.
 
         Raises:
-            Auth0Error, ConfigurationError: what was confirmed until then is erased.
+            Auth0Error, ConfigurationError: the sweep stopped. Grants confirmed before are erased.
         """
         report = ErasureReport(self._tenant)
         now = await self._vault.now()
@@ -101,13 +101,13 @@ class Eraser:
         return report
 
     async def withdraw(self, user_ids: Sequence[str]) -> None:
-        """Serve users no more whom Auth0 does not have.
+        """Stop serving tokens of users whom Auth0 lacks.
 
-        Their grants are erased once that has settled: an identity may be another user's by now, and go there with the
-        tokens that were renewed. Where too many are missing nothing is withdrawn, as nothing is erased.
+        Their grants are erased later, by a sweep: an identity may be another user's now, who gets the renewed tokens
+        then. If too many users are missing, nothing is withdrawn.
 
         Args:
-            user_ids: as read by id just now.
+            user_ids: users that were just read by id, and not found.
         """
         if await self._too_many():
             return
@@ -117,12 +117,12 @@ class Eraser:
             log.info("erasure.withdrawn", tenant=self._tenant, grants=len(withdrawn))
 
     async def forget(self, user_id: str) -> ErasureReport:
-        """Erase all grants of a user, whatever Auth0 has.
+        """Erase a user's grants, even if Auth0 has them.
 
-        What Auth0 goes on showing of the user is not ingested again; a new login is.
+        They are not ingested again from Auth0's copy, but a new login is.
         """
         report = ErasureReport(self._tenant)
-        try:  # a login that was never ingested would pass for a new one
+        try:  # otherwise a login that was not ingested yet would later be taken for a new one
             await self._ingest.ingest_by_id(
                 [user_id], await self._ingest.load_connections(), SyncReport(self._tenant, "user")
             )
@@ -131,7 +131,7 @@ class Eraser:
         await export_diff.delete_users_to_sync(self._vault, self._tenant, [user_id])
         held = await queries.list_keys(self._vault, self._tenant, user_id)
         await self._erase([(grant_id, key) for grant_id, key in held], "forgotten", report)
-        if not report.waiting:  # events of grants that were moved or unlinked before go too
+        if not report.waiting:  # also events of grants that were moved or unlinked before
             async with self._vault.engine.begin() as transaction:
                 await outbox.delete_users_events(transaction, self._tenant, user_id)
         log.info("erasure.user_forgotten", tenant=self._tenant, erased=report.erased)
@@ -155,9 +155,9 @@ class Eraser:
         report.problems += ingested.problems
 
     async def _sweep_connections(self, before: datetime, report: ErasureReport, *, anyway: bool) -> None:
-        """Erase admin grants and, once nobody needs them, clients.
+        """Erase missing connections' admin grants and OAuth clients.
 
-        These belong to the connection alone.
+        A client is kept while other grants need it.
         """
         names, gone, everything = await presence.count_missing(self._vault, self._tenant, before=before)
         if not anyway and 2 * gone > everything:
@@ -177,7 +177,7 @@ class Eraser:
                     log.info("erasure.connection_erased", tenant=self._tenant, connection=name)
 
     async def _revoke_admin(self, name: str, report: ErasureReport) -> bool:
-        """Revoke an admin grant; return False while in use."""
+        """Revoke an admin grant; return False if in use."""
         admin = await queries.find_admin_grant(self._vault, self._tenant, name)
         if admin is None:
             return True
@@ -185,12 +185,12 @@ class Eraser:
         return await self._revoke(admin, connection, report)
 
     async def _too_many(self) -> str | None:
-        """Say why nothing is erased if too many are missing.
+        """Return a message if too many users are missing.
 
-        The tenant may be the wrong one, or a search may have failed.
+        Then the tenant may be the wrong one, or a search may have failed.
         """
         marked = await missing.count_missing_users(self._vault, self._tenant)
-        # One user of one or two may well be deleted. If all of a few are missing, the tenant is more likely wrong.
+        # One missing user is plausible even in a tiny tenant. If all of a few are missing, the tenant is probably wrong.
         if marked <= 1 or (
             marked <= MAX_USERS_UNQUESTIONED
             and await missing.count_present_grants(self._vault, self._tenant, limit=marked) >= marked
@@ -209,7 +209,7 @@ class Eraser:
     async def _erase(
         self, grants: Iterable[tuple[int, GrantKey]], reason: str, report: ErasureReport
     ) -> None:
-        """Revoke grants where configured, then erase them."""
+        """Revoke grants, if configured, then erase them."""
         known = await self._connections.load([self._tenant])
         for grant_id, key in grants:
             connection = known.get((key.tenant, key.connection))
@@ -233,7 +233,7 @@ class Eraser:
     async def _revoke(
         self, grant_id: int, connection: ResolvedConnection | None, report: ErasureReport
     ) -> bool:
-        """Revoke a grant where configured; False while in use."""
+        """Revoke a grant, if configured; return False if in use."""
         client = connection.client if connection else None
         provider = connection.provider if connection else None
         if client is None or provider is None or client.revocation_url is None:

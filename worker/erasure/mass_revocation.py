@@ -1,6 +1,7 @@
 """Revokes many grants' tokens after a leak (RFC 7009).
 
-Readers are refused first; the calls come after, at each provider's pace. What is left to do is in Postgres.
+First readers are refused. Then the providers are called, each as fast as it answers. The list of grants still to revoke
+is in Postgres.
 """
 
 from __future__ import annotations
@@ -27,27 +28,27 @@ from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
-# Calls for one grant that come to nothing before it is listed as not revoked.
+# After so many failed calls a grant is listed as not revoked.
 MAX_ATTEMPTS = 6
-# Other runs leave a token alone for so long; after a kill the next run waits for it. Revoking twice does no harm.
+# Other runs do not call for a grant within this time. After a kill the next run waits for its end.
 CLAIM_TIME = timedelta(seconds=30)
-# Before the first repetition; doubled each time. Together half a minute: an operator waits for it.
+# Before the second call; doubled each time. Together half a minute, as an operator is waiting.
 FIRST_RETRY_SECONDS = 1.0
-# Between two looks at tokens that a renewal under way still has, and at those that wait for their next call.
+# Between two looks for grants that can be called for: others are still in a renewal, or wait for their next call.
 POLL_SECONDS = 0.5
 
-# RFC 7009 §2.2 has a provider answer 200 for a token that it does not know; some answer 400 and say this.
+# By RFC 7009 §2.2 a provider answers 200 for an unknown token; some answer 400 with these codes.
 _UNKNOWN_TOKEN = ("invalid_token", "invalid_grant", "token_revoked", "token_expired")
 _CLIENT_REFUSED = ("invalid_client", "unauthorized_client")
 
 
 @dataclass(frozen=True, slots=True)
 class RevocationReport:
-    """What came of a request to revoke.
+    """The result of a mass revocation.
 
     Attributes:
-        requested: grants whose tokens this run took from readers.
-        revoked: grants whose tokens the provider has ended.
+        requested: number of grants that readers are refused since this run.
+        revoked: number of grants whose provider has revoked them.
         not_revoked: the others, each with the reason.
     """
 
@@ -58,10 +59,13 @@ class RevocationReport:
 
 @dataclass(slots=True)
 class _Pace:
-    """How many calls of one connection go side by side.
+    """How many calls of one connection may run concurrently.
 
-    The first goes alone. Each answer doubles the number, each failure halves it; a wait that the provider asks for
-    holds for all of them.
+    At first one. Each answer doubles the number, each failure halves it. If the provider asks for a pause, all wait.
+
+    Attributes:
+        client_refused: the code with which the provider has refused the client, if it has.
+        not_before: when calls may be made again, by the event loop's clock.
     """
 
     capacity: int = 1
@@ -77,8 +81,8 @@ class _Pace:
             self.not_before = max(self.not_before, asyncio.get_running_loop().time() + wait)
 
 
-class _Retry(Exception):  # no error: the call is repeated
-    """The provider did not answer for itself."""
+class _Retry(Exception):  # not an error: the call is repeated later
+    """The provider did not give an answer of its own."""
 
     def __init__(self, code: str, wait: float | None = None) -> None:
         self.code, self.wait = code, wait
@@ -90,8 +94,11 @@ class MassRevocation:
     """Revokes the tokens of one scope.
 
     Attributes:
+        vault: has the grants.
+        connections: resolves each connection's OAuth client.
         http: the client that ``renewal.http`` makes.
-        progress: called with the numbers done and in total.
+        scope: which grants to revoke.
+        progress: called with the numbers of grants done and in total.
     """
 
     vault: Vault
@@ -104,12 +111,12 @@ class MassRevocation:
     _total: int = field(default=0, init=False)
 
     async def run(self) -> RevocationReport:
-        """Refuse readers, then revoke token by token.
+        """Refuse readers, then revoke grant by grant.
 
-        A run that is killed is continued by the next one of the same scope.
+        After a kill, the next run with the same scope continues.
 
         Raises:
-            CopiedVault: the vault is a copy, whose tokens are the first one's.
+            CopiedVault: the vault is a copy; the tokens are the original's.
         """
         await self.vault.check_location()
         requested = await revocations.request(self.vault, self.scope, now=await self.vault.now())
@@ -162,9 +169,9 @@ class MassRevocation:
     async def _end_tokens(
         self, revocation: Revocation, resolved: ResolvedConnection | None, pace: _Pace
     ) -> str | None:
-        """Revoke both tokens; return why they may live, or None.
+        """Revoke both tokens; return a code on failure.
 
-        The refresh token goes first: it can get new access tokens.
+        The refresh token first, as it can get new access tokens.
         """
         client = resolved.client if resolved else None
         provider = resolved.provider if resolved else None
@@ -189,10 +196,10 @@ class MassRevocation:
     async def _end(
         self, client: Client, provider: Provider, url: str, token: Secret, kind: str, pace: _Pace
     ) -> str | None:
-        """Revoke one token; return a code where it may live.
+        """Revoke one token; return a code on failure.
 
         Raises:
-            _Retry: the provider did not answer for itself.
+            _Retry: the provider did not give an answer of its own.
         """
         now = await self.vault.now()
         try:
@@ -207,18 +214,18 @@ class MassRevocation:
         pace.grow()
         if 200 <= answer.status < 300:
             return None
-        said = _error_code(answer)
-        if said in _UNKNOWN_TOKEN:
+        code = _error_code(answer)
+        if code in _UNKNOWN_TOKEN:
             return None
-        if said in _CLIENT_REFUSED or answer.status == 401:
-            # What holds for one of this client's grants holds for all: they are listed without a call.
+        if code in _CLIENT_REFUSED or answer.status == 401:
+            # The client's other grants would be refused as well: they are listed without a call.
             pace.client_refused = "invalid_client"
             return pace.client_refused
-        return "unsupported_token_type" if said == "unsupported_token_type" else f"http_{answer.status}"
+        return "unsupported_token_type" if code == "unsupported_token_type" else f"http_{answer.status}"
 
 
 def _error_code(answer: Answer) -> str | None:
-    """Read the ``error`` of an answer, where it has one."""
+    """Return the ``error`` of an answer, if it has one."""
     try:
         content = json.loads(answer.body)
     except (ValueError, RecursionError):

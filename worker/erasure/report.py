@@ -1,4 +1,4 @@
-"""What an erasure did."""
+"""The report of an erasure."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class ErasureReport:
-    """What a sweep or a forgetting erased.
+    """The result of ``sweep`` or ``forget``.
 
     Attributes:
         tenant: the tenant's name.
-        erased: how many grants.
-        found: how many missing grants Auth0 has after all.
-        waiting: how many are left for the next sweep: in use just now, or Auth0's answer could not be read.
-        not_revoked: how many were erased here, but not revoked at their provider as configured.
-        problems: what the operator has to know, each a whole sentence.
-        skipped: another process is sweeping, and nothing was done.
+        erased: number of grants erased.
+        found: number of missing grants that Auth0 has after all.
+        waiting: number of grants left for the next sweep: in use, or Auth0's answer could not be read.
+        not_revoked: number of grants erased in the vault, but not revoked at their provider as configured.
+        problems: sentences for the operator.
+        skipped: whether nothing was done, as another process is sweeping.
     """
 
     tenant: str

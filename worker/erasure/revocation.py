@@ -26,7 +26,7 @@ class RevocationOutcome(StrEnum):
     DONE = "revoked"
     FAILED = "not_revoked"
     BUSY = "busy"
-    """The refresh token is in use: the answer would bring a pair that nobody revokes."""
+    """The refresh token is in use: its renewal would bring a new pair, which would not be revoked."""
 
 
 async def revoke(
@@ -60,9 +60,9 @@ async def _revoke(vault: Vault, http: HttpClient, claim: Claim, client: Client, 
 
 
 def _token(vault: Vault, claim: Claim) -> tuple[Secret | None, str]:
-    """Return the token to revoke and its kind.
+    """Return the token to revoke, and its kind.
 
-    With the refresh token providers revoke the whole grant.
+    The refresh token if there is one, as providers revoke the whole grant with it.
     """
     refresh = claims.decrypt_refresh_token(vault, claim)
     return (

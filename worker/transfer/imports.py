@@ -1,8 +1,8 @@
 """Imports refresh tokens from another store, and verifies them.
 
-A token is committed, encrypted, before it is sent; then one renewal shows whether it is good. Of each connection one
-grant goes ahead until a renewal has succeeded: a wrong client does not burn the others. What a killed import has
-stored, the next one verifies, or the workers do.
+A token is committed, encrypted, before it is sent; then one renewal shows whether it is valid. The grants of a
+connection are imported one by one until a renewal has succeeded, so that a wrong client does not spend all of them.
+After a kill, the next import or the workers verify the grants that were stored.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from worker.vault.vault import Vault
 
 log = structlog.get_logger(__name__)
 
-# Renewals at the same time, of all connections together: fewer than the connections to Postgres.
+# Concurrent renewals, of all connections together: fewer than the connections to Postgres.
 MAX_VERIFICATIONS = 8
-# Grants of one connection that go ahead without a success before the others are left where they are.
+# If so many first grants of a connection fail, its other grants are not stored.
 MAX_FIRST_FAILURES = 5
 
 Progress = Callable[[int, int], None]
 
 
 class ImportResult(StrEnum):
-    """What became of a line."""
+    """The result of importing a line."""
 
     IMPORTED = "imported"
     """Its token was stored, and a renewal has verified it."""
     WOULD_IMPORT = "would_import"
-    """The same without ``dry_run``."""
+    """It would be imported without ``dry_run``."""
     PRESENT = "present"
     ALIVE = "alive"
     ERASED = "erased"
@@ -58,16 +58,16 @@ class ImportResult(StrEnum):
 
     @property
     def holds(self) -> bool:
-        """Whether the vault has the grant, alive."""
+        """Whether the vault has the grant with a valid token."""
         return self in (self.IMPORTED, self.WOULD_IMPORT, self.PRESENT, self.ALIVE)
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedLine:
-    """A line, and what became of it.
+    """A line, and the result of importing it.
 
     Attributes:
-        reason: a code: why it is refused, unverified or stopped.
+        reason: a code that says why it is refused, unverified or stopped.
     """
 
     line: TransferLine
@@ -80,8 +80,11 @@ class Importer:
     """Imports lines into one vault.
 
     Attributes:
-        batch_size: lines that are stored together, all or none.
-        cipher: decrypts lines that are encrypted.
+        vault: gets the grants.
+        connections: resolves each connection's OAuth client.
+        engine: verifies grants by renewing them.
+        cipher: decrypts encrypted lines.
+        batch_size: how many lines are stored in one transaction.
         progress: called with the numbers of lines done and in total.
     """
 
@@ -98,9 +101,9 @@ class Importer:
     )
 
     async def find_mistakes(self, lines: Sequence[TransferLine]) -> dict[int, list[str]]:
-        """Return what is wrong with lines, by number.
+        """Return the mistakes of lines, by the line's number.
 
-        What can be known without a call: the connection is unknown, has no client or is paused, a key does not decrypt.
+        Those that show without a call: the connection is unknown, has no client or is paused, a key does not decrypt.
         """
         tenants = sorted({line.key.tenant for line in lines})
         known = await self.connections.load(tenants)
@@ -119,10 +122,11 @@ class Importer:
         return dict(mistakes)
 
     async def run(self, lines: Sequence[TransferLine], *, dry_run: bool = False) -> list[ImportedLine]:
-        """Import lines without mistakes; say what became of each.
+        """Import lines that have no mistakes; return each result.
 
         Args:
-            dry_run: judge them, store and send nothing.
+            lines: checked by ``find_mistakes``.
+            dry_run: whether to store and send nothing.
         """
         self._total = len(lines)
         groups: defaultdict[tuple[str, str], list[TransferLine]] = defaultdict(list)
@@ -141,7 +145,7 @@ class Importer:
             for start in range(0, len(lines), self.batch_size):
                 await self._store(lines[start : start + self.batch_size], dry_run=True)
             return
-        rest, reason = await self._go_ahead(connection, lines)
+        rest, reason = await self._import_first(connection, lines)
         if reason is not None:
             self._stop(connection, rest, reason)
             return
@@ -153,18 +157,18 @@ class Importer:
                 return
 
     def _stop(self, connection: ResolvedConnection, rest: Sequence[TransferLine], reason: str | None) -> None:
-        """Leave the rest of a connection where it is."""
+        """Do not import a connection's other lines."""
         if rest:
             log.warning("import.stopped", tenant=connection.tenant, connection=connection.name, error=reason)
         self._finish(*(ImportedLine(line, ImportResult.STOPPED, reason) for line in rest))
 
-    async def _go_ahead(
+    async def _import_first(
         self, connection: ResolvedConnection, lines: list[TransferLine]
     ) -> tuple[list[TransferLine], str | None]:
         """Import one line after the other until one is verified.
 
         Returns:
-            The lines that are left, and why they must not follow; None where they may.
+            The other lines, and the reason if they must not be imported.
         """
         failures = 0
         for position, line in enumerate(lines, start=1):
@@ -180,7 +184,7 @@ class Importer:
     async def _store(
         self, lines: Sequence[TransferLine], *, dry_run: bool = False
     ) -> list[tuple[TransferLine, int]]:
-        """Store a batch; return what is to be verified."""
+        """Store a batch; return lines to verify, with row ids."""
         grants = [
             ImportedGrant(line.key, refresh, line.access, line.expires_at, line.scopes, line.consented_at)
             for line in lines
@@ -229,7 +233,7 @@ def _why_not(
     known: Mapping[tuple[str, str], ResolvedConnection],
     paused: Sequence[pauses.PauseScope],
 ) -> str | None:
-    """Say why a line's connection cannot renew its grant."""
+    """Return why a line's connection cannot renew it, if so."""
     key = line.key
     connection = known.get((key.tenant, key.connection))
     if connection is None:

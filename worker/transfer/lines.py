@@ -1,6 +1,6 @@
 """One grant as a line of JSON.
 
-Pure. No message repeats a value: a token may stand in the wrong field.
+Pure. No message repeats a value, as a token may be in the wrong field.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ FIELDS = (
     "tenant", "connection", "user_id", "account", "admin", "refresh_token", "refresh_token_encrypted", "access_token",
     "expires_at", "scopes", "consented_at",
 )  # fmt: skip
-# No provider's tokens are near it; it bounds what one line takes of memory.
+# Far more than any provider's tokens have. It limits the memory that a line takes.
 MAX_TOKEN_CHARACTERS = 65_536
 MAX_LINE_CHARACTERS = 4 * MAX_TOKEN_CHARACTERS
-# A Unix time beyond it is in milliseconds.
+# A larger number is a time in milliseconds.
 MAX_UNIX_SECONDS = 32_503_680_000
 
-# RFC 6749, appendix A: visible ASCII and the blank.
+# RFC 6749, appendix A: visible ASCII and spaces.
 _TOKEN = re.compile(r"[\x20-\x7e]+")
 
 
@@ -36,8 +36,8 @@ class TransferLine:
 
     Attributes:
         number: of the line, from 1.
-        refresh: the refresh token; None where it is encrypted.
-        refresh_encrypted: under the recipient's key; None where it is not.
+        refresh: the refresh token; None if it is encrypted.
+        refresh_encrypted: the refresh token under the recipient's key; None if it is not encrypted.
         access: the access token, if any.
         expires_at: of the access token.
         consented_at: when the user consented.
@@ -54,10 +54,10 @@ class TransferLine:
 
 
 class _Mistakes(list[str]):
-    """What is wrong with one line."""
+    """The mistakes of one line; reads its fields."""
 
     def name(self, fields: dict[str, Any], name: str) -> str:
-        """Return a name that must be there."""
+        """Return a required name; note a mistake without one."""
         value = fields.get(name)
         if value is None or value == "":
             self.append(f"{name} is missing")
@@ -66,7 +66,7 @@ class _Mistakes(list[str]):
         return value if isinstance(value, str) else ""
 
     def token(self, fields: dict[str, Any], name: str) -> Secret | None:
-        """Return a token, if there is one."""
+        """Return a token, if there is one; note a mistake."""
         value = fields.get(name)
         if value is None or value == "":
             return None
@@ -110,7 +110,7 @@ def parse_line(number: int, line: str, *, tenant: str | None) -> TransferLine | 
 
 
 def _load(line: str) -> dict[str, Any] | str:
-    """Read a JSON object, or say why it is none."""
+    """Return a line's JSON object, or what is wrong."""
     if len(line) > MAX_LINE_CHARACTERS:
         return f"the line is longer than {MAX_LINE_CHARACTERS:,} characters"
     try:
@@ -121,9 +121,9 @@ def _load(line: str) -> dict[str, Any] | str:
 
 
 def _key(fields: dict[str, Any], tenant: str | None, mistakes: _Mistakes) -> GrantKey:
-    """Return what names the grant.
+    """Return the key of the grant.
 
-    A primary identity's account is the end of the user's id.
+    If no account is given, it is taken from the end of the user's id, as in a primary identity.
     """
     whose = tenant if tenant is not None and fields.get("tenant") is None else mistakes.name(fields, "tenant")
     connection = mistakes.name(fields, "connection")
@@ -163,7 +163,7 @@ def _is_unix_time(value: float) -> bool:
 
 
 def _parse_scopes(value: object, mistakes: _Mistakes) -> tuple[str, ...] | None:
-    """Parse scopes: a list, or one text with blanks."""
+    """Parse scopes: a list, or one text with spaces."""
     if value is None:
         return None
     scopes = value.split() if isinstance(value, str) else value
@@ -174,9 +174,9 @@ def _parse_scopes(value: object, mistakes: _Mistakes) -> tuple[str, ...] | None:
 
 
 def format_line(line: TransferLine) -> str:
-    """Write a line as ``parse_line`` reads it.
+    """Return a line as ``parse_line`` reads it.
 
-    A refresh token that is not encrypted is there in plain text.
+    A refresh token that is not encrypted is written in plain text.
     """
     fields: dict[str, Any] = {"tenant": line.key.tenant, "connection": line.key.connection}
     if line.key.is_admin:

@@ -1,4 +1,4 @@
-"""Delivers due events; no receiver waits for another."""
+"""Delivers due events, to each receiver independently."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from worker.webhooks.http import POST_SECONDS, PostResult, post
 
 log = structlog.get_logger(__name__)
 
-# Concurrent calls to one receiver, per process: after an outage not everything comes at once.
+# Concurrent calls to one receiver, per process, so that it is not flooded after an outage.
 MAX_CONCURRENT_POSTS = 8
-# After this a tick claims no more; it ends with its last call.
+# After so long a tick claims no further deliveries. It ends with its last call.
 TICK_SECONDS = 10.0
-# Enough for the first call, which goes alone, the others, and recording how they ended.
+# Enough for the first call, which is made alone, the others, and recording how they ended.
 DELIVERY_CLAIM_TIME = timedelta(seconds=4 * POST_SECONDS)
-# The longest `Retry-After` that is obeyed.
+# A longer `Retry-After` is shortened to this.
 MAX_RETRY_AFTER = timedelta(hours=1)
-# A token that ended while no tick ran is still reported this long.
+# A token that ended while no tick ran is still reported for so long.
 MAX_EXPIRY_AGE = timedelta(days=1)
 
 
@@ -42,13 +42,13 @@ class Dispatcher:
     """Delivers the events of one vault to the configured webhooks.
 
     Args:
-        vault: where the events are.
+        vault: has the events.
         webhooks: by name.
         events: how events are delivered.
         http: the client that ``webhooks.http`` makes.
-        application_of: the application through which a tenant's users consent again.
-        now: the time; by default the database's clock.
-        jitter: 0 to 1, uniform.
+        application_of: returns the application by which a tenant's users consent again.
+        now: returns the time; by default the database's.
+        jitter: returns a random number from 0 to 1.
     """
 
     def __init__(
@@ -71,21 +71,21 @@ class Dispatcher:
         self._jitter = jitter
         # Receivers that an earlier tick of this process is still posting to: this tick does not wait for them.
         self._busy: set[str] = set()
-        # Until when receivers have asked for a pause; each process has to be asked itself.
+        # The pauses that receivers have asked for; each process knows only those that it was asked for itself.
         self._paused_until: dict[str, datetime] = {}
 
     async def deliver_due(self, tenants: Sequence[str], *, budget: float = TICK_SECONDS) -> Counter[str]:
-        """Report ends that are near, and deliver due events.
+        """Write events of tokens that end soon; deliver due events.
 
         Args:
             tenants: whose events.
-            budget: seconds after which no more is claimed.
+            budget: seconds after which no further deliveries are claimed.
 
         Returns:
             How many deliveries were ``delivered``, ``refused``, or given up as ``failed``.
 
         Raises:
-            CopiedVault: the vault is a copy, whose events the first one delivers.
+            CopiedVault: the vault is a copy; the original delivers the events.
         """
         await self._vault.check_location()
         now = await self._time()
@@ -111,7 +111,7 @@ class Dispatcher:
     async def _deliver_to(self, name: str, stop_at: float, counts: Counter[str]) -> None:
         """Deliver to one receiver until nothing is due.
 
-        A receiver that is unavailable, or the end of the time, ends it too.
+        Or until it is unavailable, or the time is over.
         """
         self._busy.add(name)
         try:
@@ -125,7 +125,7 @@ class Dispatcher:
                 )
                 if not claimed:
                     return
-                # The first call goes alone: an unavailable receiver costs one call per tick, however much waits.
+                # The first call is made alone, so that an unavailable receiver costs one call per tick.
                 first = [] if is_up else claimed[:1]
                 results = [await self._deliver(delivery, counts) for delivery in first]
                 rest = claimed[len(first) :]
@@ -144,7 +144,7 @@ class Dispatcher:
         body = payload.body(event, await self._consent_link(event))
         signed = signature.headers(payload.public_id(event.id), body, webhook.secret, now=now)
         host = urlsplit(webhook.url).hostname or ""
-        # The receiver is not sent it.
+        # The span is not continued at the receiver: no traceparent is sent.
         with traces.span("POST webhook", "client", method="POST", host=host) as span:
             span.set(tenant=event.tenant, webhook=delivery.webhook, event=payload.public_id(event.id))
             result = await post(self._http, webhook.url, body, signed)
@@ -157,7 +157,7 @@ class Dispatcher:
             await outbox.mark_delivered(self._vault, delivery, status=result.status or 0, now=now)
             counts["delivered"] += 1
             return result
-        # 410 Gone: the receiver wants this event no more.
+        # 410 Gone: the receiver does not want this event any more.
         final = result.status == 410 or self._is_too_old(delivery, now)
         next_at = self._retry_at(delivery, result, now)
         await outbox.mark_failed(
@@ -173,7 +173,7 @@ class Dispatcher:
         return result
 
     async def _consent_link(self, event: OutboxEvent) -> str | None:
-        """Return where the user consents again, if they have to."""
+        """Return the link for a new consent, if needed."""
         if not payload.needs_consent(event):
             return None
         application = self._application_of(event.tenant)
@@ -207,14 +207,14 @@ class Dispatcher:
 
 
 def _requested_pause(result: PostResult, now: datetime) -> timedelta:
-    """Return the pause that a receiver asks for, within bounds."""
+    """Return the pause that a receiver asks for, limited."""
     return min(timedelta(seconds=retry_after(result.headers, now) or 0), MAX_RETRY_AFTER)
 
 
 def webhook_filters(webhooks: Mapping[str, WebhookSettings]) -> list[WebhookFilter]:
-    """Return which events each webhook wants, by full names.
+    """Return which events each webhook gets, by full names.
 
-    The settings may name only how a kind begins.
+    The settings may name only the beginning of a kind.
     """
     return [
         WebhookFilter(

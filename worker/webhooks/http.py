@@ -1,4 +1,4 @@
-"""Posts an event to a receiver: one attempt, without redirects."""
+"""Posts an event to a receiver, once, without redirects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 from worker.http.client import make_http_client
 from worker.http.transport import HttpTransport, OutgoingProxyFailed
 
-# The longest call: a receiver notes the event, answers, and works on it afterwards.
+# The longest call. A receiver should store the event, answer, and process it afterwards.
 POST_SECONDS = 15.0
 
 
@@ -21,8 +21,9 @@ class PostResult:
     """How an attempt ended.
 
     Attributes:
-        status: the answer's; None where none came.
-        error: why no answer came, as a code.
+        status: the answer's; None if no answer came.
+        error: a code that says why no answer came.
+        headers: the answer's.
     """
 
     status: int | None
@@ -36,7 +37,7 @@ class PostResult:
 
     @property
     def is_unavailable(self) -> bool:
-        """Whether the receiver would refuse every other event now too."""
+        """Whether the receiver would now refuse any other event, too."""
         return self.status is None or self.status in (408, 425, 429) or self.status >= 500
 
 
@@ -44,18 +45,18 @@ def http_client(named: Collection[str] = ()) -> httpx.AsyncClient:
     """Make the client that all deliveries of a process share.
 
     Args:
-        named: the receivers' hosts; other names lead to no internal address.
+        named: the receivers' hosts. Other hosts must not resolve to an internal address.
     """
     return make_http_client(
-        timeout=httpx.Timeout(None, connect=5),  # the whole is timed by `post`
+        timeout=httpx.Timeout(None, connect=5),  # `post` limits the whole call
         headers={"Content-Type": "application/json"},
-        # One connection per event: an answer that is not read leaves one that nobody can use again.
+        # A new connection for each event: the answer's body is not read, so its connection cannot be used again.
         transport=HttpTransport(keepalive_seconds=None, named=named),
     )
 
 
 async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]) -> PostResult:
-    """Post a body once; every failure is a result."""
+    """Post a body once. A failure is returned, not raised."""
     try:
         async with (
             asyncio.timeout(POST_SECONDS),
@@ -73,9 +74,9 @@ async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[
 
 
 def _code(error: Exception) -> str:
-    """Judge a failure by aiohttp's own exception.
+    """Return a failure's code, from aiohttp's own exception.
 
-    The transport reports a refused connection as a timeout.
+    httpx's exception is not reliable: a refused connection is reported as a timeout.
     """
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
     if isinstance(cause, TimeoutError | httpx.TimeoutException):

@@ -1,8 +1,6 @@
 """The body of an event, for a receiver.
 
-It holds ids, states, times, and what to do.
-
-Pure; no secret is ever in it.
+It has ids, states, times, and a sentence that says who has to do what; never a secret. Pure.
 """
 
 from __future__ import annotations
@@ -28,9 +26,9 @@ _NEEDS_CONSENT = (
 
 
 def public_id(event_id: Any) -> str:
-    """Return an event's id as receivers see it.
+    """Return an event's id as receivers get it.
 
-    It has no full stop, which would end it in what is signed.
+    It has no full stop, which separates the parts of the signed text.
     """
     return f"{PREFIX}{event_id.hex}"
 
@@ -39,13 +37,13 @@ def body(event: OutboxEvent, link: str | None) -> bytes:
     """Return the JSON body of a delivery.
 
     Args:
-        link: where the user consents again.
+        link: by which the user consents again; None for none.
     """
     return json.dumps(document(event, link), separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def document(event: OutboxEvent, link: str | None) -> dict[str, Any]:
-    """Return an event as receivers see it."""
+    """Return an event as receivers get it."""
     admin = event.user_id == ""
     return {
         "id": public_id(event.id),
@@ -79,13 +77,13 @@ def needs_consent(event: OutboxEvent) -> bool:
 
 
 def fill_link(template: str, event: OutboxEvent) -> str:
-    """Fill an event's ids into the operator's own link."""
+    """Fill an event's ids into the operator's link template."""
     values = {"tenant": event.tenant, "connection": event.connection, "user_id": event.user_id}
     return template.format(**{name: quote(value or "", safe="") for name, value in values.items()})
 
 
 def action(event: OutboxEvent) -> str:
-    """Say in a sentence who has to do what."""
+    """Return a sentence that says who has to do what."""
     consent = f"the user has to sign in again over connection {event.connection}"
     if event.user_id == "":
         consent = f"an administrator has to consent again for connection {event.connection} at Auth0"
@@ -134,7 +132,7 @@ def action(event: OutboxEvent) -> str:
 
 
 def _why_dead(event: OutboxEvent) -> str:
-    """Say why a user has to act."""
+    """Return a sentence's beginning: why a user must act."""
     if event.kind == EventKind.REAUTHORIZATION_REQUIRED and not event.is_presumed:
         return f"The provider refuses this grant ({event.reason}): "
     if not event.is_presumed:

@@ -20,9 +20,9 @@ def headers(event_id: str, body: bytes, secrets: Sequence[Secret], *, now: datet
 
     Args:
         event_id: the same for each attempt; without a full stop.
-        body: exactly what is sent.
-        secrets: one signature each: while they are replaced a receiver may know any of them.
-        now: of the attempt.
+        body: the bytes that are sent.
+        secrets: each makes a signature. While one is being replaced, a receiver may know any of them.
+        now: the time of the attempt.
     """
     timestamp = str(int(now.timestamp()))
     signed = f"{event_id}.{timestamp}.".encode() + body
