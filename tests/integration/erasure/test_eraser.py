@@ -34,7 +34,7 @@ FILLED = """
 KEPT = {
     "id", "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "reason_since", "obtained_from",
     "access_version", "refresh_version", "observed_access", "observed_refresh", "observed_updated_at", "awaited",
-    "attempts", "created_at",
+    "attempts", "created_at", "consent_is_counted",
 }  # fmt: skip
 
 
