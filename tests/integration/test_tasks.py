@@ -48,6 +48,16 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+def test_whoever_writes_to_redis_runs_no_code(environment: object) -> None:
+    """Messages are data, and none commands a worker; one that a worker was killed over comes again."""
+    from worker.app import make_app
+
+    conf = make_app(load()).conf
+    assert (conf.accept_content, conf.task_serializer, conf.result_serializer) == (["json"], "json", "json")
+    assert conf.worker_enable_remote_control is False
+    assert (conf.task_acks_late, conf.task_reject_on_worker_lost) == (True, True)
+
+
 @pytest.mark.parametrize(("task", "arguments"), WRONG)
 def test_a_mistake_is_told_as_one(process: Process, task: str, arguments: dict[str, Any]) -> None:
     """What can be no name, no number and no truth is refused by its argument, and blames nobody else."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.keys import REFRESH_KEY
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
 from worker.transfer.lines import FIELDS, TransferLine, format_line, parse_line
+from worker.vault.transfers.cipher import TransferCipher
 
 LEAST = {"user_id": "google-oauth2|1111", "connection": "google-oauth2", "refresh_token": "r-1"}
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
@@ -133,3 +136,13 @@ def test_what_is_written_is_read_again(
     written = format_line(line)
     assert "\n" not in written
     assert parse_line(1, written, tenant=None) == line
+
+
+def test_a_ciphertext_is_of_its_grant() -> None:
+    """A line with another's ciphertext imports nothing; a tenant may have another name in the other vault."""
+    key, refresh = GrantKey("default", "c", "c|1", "1"), Secret("r-1")
+    cipher = TransferCipher([REFRESH_KEY])
+    sealed = cipher.encrypt(key, refresh)
+    assert cipher.decrypt(replace(key, tenant="acme"), sealed) == refresh
+    for changed in ({"connection": "d"}, {"user_id": "c|2"}, {"provider_user_id": "2"}):
+        assert cipher.decrypt(replace(key, **changed), sealed) is None

@@ -187,4 +187,7 @@ def test_a_digest_says_little() -> None:
     assert TokenName.of("prefix", token[:16]) == ("prefix", prefix)
     assert TokenName.of("hash_base64_sha512_sha512", hashed(token)) == ("hash", hash_)
     assert len(hash_) == len(prefix or b"") == 16
+    assert (
+        prefix == hashlib.sha512(token[:16].encode()).digest()[:16]
+    )  # the vault keeps no letter of the token
     assert digests_of(Secret("short"))[0] is None

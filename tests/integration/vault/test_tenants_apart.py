@@ -15,12 +15,15 @@ from worker.vault.changed_users import queue as changed_users
 from worker.vault.connections import circuits
 from worker.vault.grants import missing, queries, touch
 from worker.vault.outbox import WebhookFilter
+from worker.vault.pauses.pauses import PauseScope
 from worker.vault.refresh_requests import queue as refresh_requests
+from worker.vault.refresh_requests.security_events import report_security_event
 from worker.vault.revocations import revocations
 from worker.vault.revocations.revocations import Scope
 from worker.vault.sync_state import cursors, export_diff
 from worker.vault.sync_state.cursors import SyncCursor
 from worker.vault.sync_state.scanned_pages import ScannedPage, commit_page
+from worker.vault.transfers.exported import count_left_out, export
 from worker.vault.vault import Vault
 
 USER = "oauth2|u1"
@@ -82,6 +85,9 @@ OPERATIONS: dict[str, Operation] = {
     "ends of access": lambda vault, now: outbox.report_expiring(vault, ONE, ahead=LATER, since=EARLIER),
     "ends of consent": lambda vault, now: outbox.report_consent_ending(vault, ONE, now=LATER),
     "events": lambda vault, now: outbox.queue(vault, ONE, EVENTS, now=now),
+    "security events": lambda vault, _: report_security_event(
+        vault, tenants=ONE, connections=["custom"], account="u1"
+    ),
     "revocations": lambda vault, now: revocations.request(vault, Scope(ONE), now=now),
     "events of a moved grant": reassign,
     "a closed circuit": stagger,
@@ -184,6 +190,34 @@ async def test_what_is_asked_of_one_tenant_is_not_answered_by_the_other(
     assert await queries.list_grants(vault, ["nobody"]) == []
     assert await queries.count_grants(vault, ["nobody"]) == 0
     assert await revocations.count_pending(vault, Scope(["nobody"])) == {}
+    assert [each async for each in export(vault, PauseScope("nobody"), reason="")] == []
+    exported = [each async for each in export(vault, PauseScope("default"), reason="a move")]
+    assert [each.key for each in exported] == [KEY]
+    assert await count_left_out(vault, PauseScope("nobody")) == []
     compared = await compare(vault, [(USER, EARLIER + timedelta(days=1))], await vault.now(), tenant="nobody")
     assert (compared.wanted, compared.gone) == (1, 0)
     assert timedelta(0) <= await vault.now() - (await queries.last_observed(vault, "default", [USER]))[USER]
+
+
+async def test_a_security_event_is_of_the_living_grants_of_its_account(
+    vault: Vault, both: dict[str, int], sql: Sql
+) -> None:
+    """Of all tenants, where the transmitter is not one's; never of an account of that id at another provider."""
+    for tenants, connection, account, found in (
+        (["default"], "custom", "u1", 1),
+        (None, "custom", "u1", 2),
+        (["nobody"], "custom", "u1", 0),
+        (["default"], "another", "u1", 0),
+        (["default"], "custom", "u2", 0),
+    ):
+        reported = await report_security_event(
+            vault, tenants=tenants, connections=[connection], account=account
+        )
+        assert reported == found, (tenants, connection, account)
+    for state, found in (
+        ("state = 'in_doubt', in_doubt_since = now()", 2),
+        ("state = 'reauthorization_required', reason = 'refused', reason_since = now()", 0),
+    ):
+        sql(f"UPDATE grants SET {state}")
+        reported = await report_security_event(vault, tenants=None, connections=["custom"], account="u1")
+        assert reported == found, state
