@@ -48,11 +48,13 @@ class _Exported:
     Attributes:
         left_out: how many grants, by why.
         troubled: connections whose lines an import refuses until their problem is fixed.
+        is_paused: renewal of all that was exported is paused.
     """
 
     grants: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     troubled: list[LeftOut] = field(default_factory=list)
+    is_paused: bool = False
 
 
 def export_grants(
@@ -95,7 +97,7 @@ def export_grants(
             _export(settings, named, file, key_file, plaintext, pause, name_operator(by), reason.strip())
         )
     _show(exported, as_json=as_json)
-    if not pause:
+    if not exported.is_paused:
         output.print_notice("renewal goes on here, which may end these tokens: pause it, or give --pause")
     return ExitCode.FAILED if exported.left_out["undecryptable"] else ExitCode.OK
 
@@ -147,6 +149,10 @@ async def _export(
                 for scope in scopes:
                     await pauses.start(vault, scope, reason=reason, by=by, until=None, now=now)
                 await wait_for_calls(vault, scopes)
+            # It may have been paused before, as by an export that is repeated.
+            exported.is_paused = all(
+                [await pauses.find(vault, each.tenant, each.connection) for each in scopes]
+            )
             for scope in scopes:
                 await _write(vault, scope, lines, cipher, f"{by}: {reason}", exported)
                 for each in await count_left_out(vault, scope):

@@ -70,6 +70,9 @@ def test_lines_are_of_one_connection_and_under_the_refresh_ring(run: Run, compan
     """Standard output has the lines of what was named, and a word that renewal goes on."""
     run("sync")
     exported = run("export", "--connection", "bitbucket", "--reason", "a look")
+    run("pause", "--connection", "bitbucket", "--reason", "a move")
+    again = run("export", "--connection", "bitbucket", "--reason", "a look")
+    assert "renewal goes on here" not in again.err
     lines = [json.loads(line) for line in exported.out.splitlines()]
     assert {line["connection"] for line in lines} == {"bitbucket"}
     assert all("refresh_token" not in line for line in lines)
