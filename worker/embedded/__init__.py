@@ -1,8 +1,7 @@
-"""Embedded Postgres and Redis, where no address is configured.
+"""Embedded Postgres and Redis, if no address is configured.
 
-They live under TOKEN_VAULT_HOME, listen on 127.0.0.1 on ports chosen at the first start, ask everyone for
-a random password, and write nowhere else. The first command that needs them starts them, commands beside
-it share them, the last one to leave stops them.
+All their files are under TOKEN_VAULT_HOME. They listen on 127.0.0.1, on ports chosen at the first start, with a random
+password. The first command that needs them starts them, others share them, and the last one to end stops them.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ class Servers:
     """The addresses of the embedded servers, with passwords.
 
     Attributes:
-        database_url: of Postgres; an empty secret where it was not asked for, or not found.
+        database_url: of Postgres; an empty secret if it was not wanted, or not found.
         redis_url: of Redis; likewise.
-        started: whether one of them was not running before.
+        started: whether one of them was started by this call.
     """
 
     database_url: Secret
@@ -47,13 +46,14 @@ def servers(
     Afterwards a server that no other process uses is stopped.
 
     Args:
-        home: the folder to keep all in (TOKEN_VAULT_HOME); made with mode 0700 where it is missing.
+        home: the folder of all files (TOKEN_VAULT_HOME); made with mode 0700 if it is missing.
         postgres: whether Postgres is wanted.
         redis: whether Redis is wanted.
-        durable: False gives up safety against power cuts and Redis' data between starts, for tests.
+        durable: False for tests: a power cut may lose data, and Redis starts empty.
 
-    Raises ConfigurationError where a server's program is missing, the folder is another user's, a server
-    cannot be started (within 60 s) or does not stop (within 30 s).
+    Raises:
+        ConfigurationError: a server's program is missing, the folder is another user's, a server cannot be started
+            (within 60 s) or does not stop (within 30 s).
     """
     home = private_home(home)
     with ExitStack() as running:
@@ -71,7 +71,8 @@ def find(home: Path) -> Servers | None:
 
     Starts and changes nothing.
 
-    Raises ConfigurationError where the folder is another user's.
+    Raises:
+        ConfigurationError: the folder is another user's.
     """
     home = home.expanduser().resolve()
     database_url, redis_url = Postgres(home).find(), Redis(home).find()
@@ -81,9 +82,12 @@ def find(home: Path) -> Servers | None:
 
 
 def running(home: Path) -> Servers:
-    """Return the servers running under this home, Postgres among them.
+    """Return the servers running under this home.
 
-    Raises ConfigurationError where no vault runs there, or the folder is another user's.
+    Postgres is among them.
+
+    Raises:
+        ConfigurationError: no vault runs there, or the folder is another user's.
     """
     found = find(home)
     if found is None or not found.database_url:
@@ -93,9 +97,10 @@ def running(home: Path) -> Servers:
 
 @contextmanager
 def home_lock(home: Path) -> Iterator[None]:
-    """Hold this home for one long-running process within the block.
+    """Lock this home for one long-running process, within the block.
 
-    Raises ConfigurationError, with the process id, where another one holds it.
+    Raises:
+        ConfigurationError: another process has locked it; the message has its id.
     """
     path = private_home(home) / "up.lock"
     descriptor = locks.open_lock(path)
@@ -112,7 +117,7 @@ def home_lock(home: Path) -> Iterator[None]:
 
 
 def is_up(home: Path) -> bool:
-    """Whether ``token-vault up`` holds this home.
+    """Whether ``token-vault up`` runs under this home.
 
     Changes nothing.
     """
@@ -120,9 +125,10 @@ def is_up(home: Path) -> bool:
 
 
 def private_home(home: Path) -> Path:
-    """Return the absolute home folder, made where missing.
+    """Return the absolute home folder; make it if missing.
 
-    Raises ConfigurationError where it cannot be made or written, or is another user's.
+    Raises:
+        ConfigurationError: it cannot be made or written, or is another user's.
     """
     home = home.expanduser().resolve()
     try:

@@ -1,9 +1,9 @@
 """The user that the servers run as.
 
-It is the user who starts them, or ``nobody`` where that is root.
+It is the user who starts them, or ``nobody`` if that is root.
 
-Postgres refuses to run as root, and Redis had better not. The folders above the home may well be closed to
-everyone but root, so the servers keep the one capability that lets them pass.
+Postgres refuses to run as root, and Redis should not. The folders above the home may be closed to everybody but root,
+so the servers keep the one capability with which they can pass them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 def account() -> tuple[int, int]:
     """Return the servers' user id and group id.
 
-    Raises ConfigurationError where one is root and there is nobody else.
+    Raises:
+        ConfigurationError: this process is root's, and there is no user ``nobody``.
     """
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
@@ -36,11 +37,15 @@ def account() -> tuple[int, int]:
 
 
 def launcher(pid_file: str, program: Path, arguments: Sequence[str]) -> list[str]:
-    """Return the command that runs the program as that user.
+    """Return the command that runs a program as that user.
 
-    It writes its process id to a file unless that is "-".
+    Args:
+        pid_file: the program's process id is written to it; "-" for none.
+        program: its path.
+        arguments: the program's.
 
-    Raises ConfigurationError where one is root and may not hand on what the program needs.
+    Raises:
+        ConfigurationError: this process is root's, but lacks the capability that the program needs.
     """
     become = "-"
     if os.geteuid() == 0:
@@ -49,9 +54,9 @@ def launcher(pid_file: str, program: Path, arguments: Sequence[str]) -> list[str
 
 
 def _capability(program: Path) -> int:
-    """Return the capability that passes folders of root alone.
+    """Return the capability to pass folders closed by root.
 
-    Reading and searching is all that is needed, unless the program itself was installed for root alone.
+    The one for reading and searching is enough, unless only root may execute the program.
     """
     try:
         status = Path("/proc/self/status").read_text()

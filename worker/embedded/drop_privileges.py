@@ -1,11 +1,11 @@
-"""Become another program, without root's rights.
+"""Replaces this process by another program, without root's rights.
 
-Run as a script by a fresh interpreter, so that nothing here happens between a fork and an exec of a
-process with threads. It imports the standard library alone and finds the program's words after its own::
+It is a script, run by a new interpreter, because a process with threads must not do this between fork and exec. It
+imports only the standard library. The program and its arguments follow its own arguments::
 
     python -I launch.py PIDFILE|- UID:GID:CAPABILITY|- PROGRAM ARGUMENT…
 
-The process id is in PIDFILE before the program begins.
+The process id is written to PIDFILE before the program begins.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 
 def main(pid_file: str, account: str, program: str, *arguments: str) -> None:
-    """Become the program; returns only by an OSError."""
+    """Become the program. Does not return.
+
+    Raises:
+        OSError: that is not possible.
+    """
     os.umask(0o077)
     if pid_file != "-":
         Path(pid_file).write_text(str(os.getpid()))
@@ -35,10 +39,10 @@ def main(pid_file: str, account: str, program: str, *arguments: str) -> None:
 def _become(uid: int, gid: int, capability: int) -> None:
     """Become an unprivileged user that keeps one capability.
 
-    With it the program passes closed parent folders.
+    With it the program can pass closed parent folders.
 
-    NO_SETUID_FIXUP does two things here: the change of user leaves the capabilities alone, and access(2),
-    by which Postgres looks for its own files, honours them (see capabilities(7)).
+    NO_SETUID_FIXUP has two effects: the change of user keeps the capabilities, and access(2), by which Postgres looks
+    for its files, takes them into account (see capabilities(7)).
     """
     libc = ctypes.CDLL(None, use_errno=True)
 

@@ -1,4 +1,4 @@
-"""Folders and files that their owner alone may read."""
+"""Folders and files that only their owner may read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def private_folder(path: Path, uid: int, gid: int = -1) -> None:
 
     An existing folder's permissions are corrected.
 
-    Raises ConfigurationError where it belongs to somebody else.
+    Raises:
+        ConfigurationError: it belongs to another user, or cannot be made private.
     """
     try:
         path.mkdir(mode=0o700, exist_ok=True)
@@ -38,7 +39,7 @@ def private_folder(path: Path, uid: int, gid: int = -1) -> None:
 def write_private(path: Path, text: str) -> None:
     """Write a file private to its owner, atomically.
 
-    The old text or the new one is there, never a part.
+    At any time it has the whole old text or the whole new one.
     """
     staged = path.with_name(path.name + ".new")
     staged.unlink(missing_ok=True)

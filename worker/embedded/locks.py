@@ -1,6 +1,6 @@
 """Locks by flock(2).
 
-The kernel releases them when their process dies, however it dies.
+The kernel releases them when their process ends, even by a kill.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def open_lock(path: Path) -> int:
 
 
 def try_lock(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
-    """Take the lock without waiting; say whether it was free."""
+    """Take the lock without waiting; return whether it was free."""
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -32,10 +32,10 @@ def try_lock(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
 def acquire(path: Path) -> int | None:
     """Take the lock exclusively without waiting.
 
-    Returns its descriptor, or None where somebody holds it.
+    Returns its descriptor; None if another process has the lock.
 
-    Closing the descriptor releases the lock, unless a child process has inherited it: then the lock lasts
-    as long as that child and its children.
+    Closing the descriptor releases the lock, unless a child process has inherited it: then the lock lasts as long as
+    that child and its children.
     """
     descriptor = open_lock(path)
     if try_lock(descriptor):
@@ -45,9 +45,9 @@ def acquire(path: Path) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock exclusively.
+    """Whether a process has the lock exclusively.
 
-    Neither waits nor creates the file.
+    Does not wait, and does not create the file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -61,7 +61,7 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock within the block; wait for it."""
+    """Wait for the lock, and hold it within the block."""
     descriptor = open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -73,7 +73,7 @@ def exclusive(path: Path) -> Iterator[None]:
 def release(descriptor: int) -> None:
     """Release a lock and close it.
 
-    Works also where a forked child still has the descriptor.
+    Also if a forked child still has the descriptor.
     """
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)

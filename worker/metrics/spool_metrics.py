@@ -1,4 +1,4 @@
-"""How many answers wait on this machine's disk."""
+"""The gauge of answers in this machine's spool."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class SpoolMetrics(Collector):
     """Counts the spool's files at each scrape.
 
     Args:
-        folder: of the spool.
+        folder: the spool's.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the one gauge."""
+        """Yield the gauge."""
         family = GaugeMetricFamily(
             "token_vault_spool_files",
             "Answers on disk: those that Postgres could not take yet, and those that it refused.",

@@ -17,13 +17,13 @@ from worker.vault.vault import Database
 
 log = structlog.get_logger(__name__)
 
-# The answer is shown for so long, whoever asks: counting reads every grant.
+# The result is kept for so long, as counting reads every grant.
 CACHE_SECONDS = 15.0
-# A scrape ends by itself after ten seconds; it gets the process's own values before.
+# Prometheus ends a scrape after ten seconds. If Postgres is slow, it gets at least the process's own values.
 QUERY_SECONDS = 5.0
 
 _CONNECTION = ("tenant", "connection")
-# By the name in measures.sql: name, what it is, labels.
+# By the metric's name in measures.sql: name, description, labels.
 GAUGES = {
     "grants": ("grants", "Grants by state, as `token-vault status` counts them.", (*_CONNECTION, "state")),
     "ended_tokens": ("ended_tokens", "Access tokens past their end that could be renewed.", _CONNECTION),
@@ -71,10 +71,9 @@ PREFIX = "token_vault_"
 
 
 class VaultMetrics(Collector):
-    """The vault's gauges, of a moment ago.
+    """The vault's gauges, at most some seconds old.
 
-    Where Postgres does not answer there are none but ``token_vault_database_up``: old values would claim what nobody
-    has seen.
+    If Postgres does not answer, there is only ``token_vault_database_up``: old values would hide that nothing is known.
     """
 
     def __init__(self) -> None:
@@ -84,7 +83,7 @@ class VaultMetrics(Collector):
         self._asking = asyncio.Lock()
 
     async def refresh(self, database: Database, tenants: Sequence[str]) -> None:
-        """Ask Postgres, unless it was asked a moment ago."""
+        """Query Postgres, unless that was done some seconds ago."""
         async with self._asking:
             if time.monotonic() - self._asked_at < CACHE_SECONDS:
                 return
@@ -111,7 +110,7 @@ class VaultMetrics(Collector):
             yield from families.values()
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Yield nothing: there are no values yet."""
+        """Yield nothing, as there are no values at registration."""
         yield from ()
 
 

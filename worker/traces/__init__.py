@@ -1,6 +1,6 @@
 """Traces of this process's work, for an OpenTelemetry collector.
 
-Where no collector is configured nothing of OpenTelemetry is imported, and a span costs less than a microsecond.
+If no collector is configured, OpenTelemetry is not imported, and a span costs less than a microsecond.
 """
 
 from worker.traces.spans import Span, add_trace_id, continue_trace, flush, span, start

@@ -18,31 +18,31 @@ log = structlog.get_logger(__name__)
 
 
 def make_exporter() -> LoggedExporter:
-    """Make the exporter, as OpenTelemetry's own variables configure it."""
-    # It logs addresses and headers that it cannot read, and each failure; the first is told here.
+    """Make the exporter that OpenTelemetry's variables configure."""
+    # It would log addresses and headers that it cannot read, and each failure. LoggedExporter logs the first failure.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
     session = requests.Session()
     return LoggedExporter(OTLPSpanExporter(session=session), session)
 
 
 class LoggedExporter:
-    """Exports, and logs an outage's begin and end.
+    """Exports spans; logs the beginning and end of an outage.
 
     Args:
-        exporter: OpenTelemetry's own.
-        session: that it sends by.
+        exporter: OpenTelemetry's.
+        session: that the exporter uses.
     """
 
     def __init__(self, exporter: Any, session: requests.Session) -> None:
         self._exporter = exporter
         self._collector = urlsplit(read_endpoint()).hostname
-        self._said = ""
+        self._failure = ""
         self._has_failed = False
         session.hooks["response"].append(self._note_status)
 
     def export(self, spans: Sequence[Any]) -> Any:
-        """Export a batch; what is not taken is lost."""
-        self._said = "no answer"
+        """Export a batch. If that fails, its spans are lost."""
+        self._failure = "no answer"
         result = self._exporter.export(spans)
         if result is SpanExportResult.SUCCESS:
             if self._has_failed:
@@ -50,20 +50,20 @@ class LoggedExporter:
             self._has_failed = False
         elif not self._has_failed:
             self._has_failed = True
-            log.warning("traces.export_failed", collector=self._collector, error=self._said)
+            log.warning("traces.export_failed", collector=self._collector, error=self._failure)
         return result
 
     def find_failure(self) -> str | None:
-        """Export an empty batch; return what prevents it."""
-        return self._said if self.export([]) is not SpanExportResult.SUCCESS else None
+        """Export an empty batch; return the failure, if any."""
+        return self._failure if self.export([]) is not SpanExportResult.SUCCESS else None
 
     def shutdown(self) -> None:
-        """End."""
+        """Close the exporter."""
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 0) -> bool:  # noqa: ARG002  # as the SDK calls it
-        """Return at once: nothing waits here."""
+        """Do nothing: no spans are kept here."""
         return True
 
     def _note_status(self, response: requests.Response, **_: object) -> None:
-        self._said = f"status {response.status_code}"
+        self._failure = f"status {response.status_code}"

@@ -1,6 +1,6 @@
 """Records spans by OpenTelemetry's SDK.
 
-Imported only where a collector is configured.
+Imported only if a collector is configured.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from worker import __version__
 from worker.traces.exporter import make_exporter
 from worker.traces.spans import Attributes, Kind, Span
 
-# How long a process that ends waits for a collector that does not answer. Nothing else ever waits for it.
+# For so long an ending process waits for a collector that does not answer. Nothing else waits for a collector.
 FLUSH_SECONDS = 2.0
 
-# Names by OpenTelemetry's semantic conventions 1.43, and this program's own.
+# Names of attributes: OpenTelemetry's (semantic conventions 1.43), and this program's own.
 ATTRIBUTES = {
     "tenant": "token_vault.tenant",
     "connection": "token_vault.connection",
@@ -55,7 +55,7 @@ class Recorder:
     """Records this process's spans.
 
     Args:
-        service: names the process, unless ``OTEL_SERVICE_NAME`` or ``OTEL_RESOURCE_ATTRIBUTES`` does.
+        service: the process's name, unless ``OTEL_SERVICE_NAME`` or ``OTEL_RESOURCE_ATTRIBUTES`` has one.
     """
 
     def __init__(self, service: str) -> None:
@@ -75,7 +75,7 @@ class Recorder:
         return _RecordedSpan(self._tracer, name, kind, traceparent, is_tick, attributes)
 
     def continue_trace(self, traceparent: str | None) -> None:
-        """Let this thread's next spans continue a caller's trace."""
+        """Make this thread's next spans part of a caller's trace."""
         contexts.attach(_context_of(traceparent))
 
     def trace_id(self) -> str | None:
@@ -84,14 +84,14 @@ class Recorder:
         return f"{found.get_span_context().trace_id:032x}" if found.is_recording() else None
 
     def flush(self) -> None:
-        """Send what waits, for ``FLUSH_SECONDS`` at the most."""
+        """Send pending spans, for at most ``FLUSH_SECONDS``."""
         sending = threading.Thread(target=self._provider.force_flush, name="traces", daemon=True)
         sending.start()
         sending.join(FLUSH_SECONDS)
 
 
 class _RecordedSpan(Span):
-    """A span of OpenTelemetry's, current within its block."""
+    """An OpenTelemetry span, current within its block."""
 
     __slots__ = (
         "_attributes",
@@ -137,7 +137,7 @@ class _RecordedSpan(Span):
     ) -> None:
         contexts.detach(self._token)
         if kind is not None:
-            self.set(error=kind.__name__)  # its text may hold what the other side wrote
+            self.set(error=kind.__name__)  # not its text, which may contain what another server wrote
         if self._has_children or not self._is_tick:
             self._span.end()
 
@@ -160,6 +160,6 @@ class _RecordedSpan(Span):
 def _context_of(traceparent: str | None) -> Context:
     """Return the context of a caller's span.
 
-    It is empty where that is none.
+    It is empty if ``traceparent`` is missing or invalid.
     """
     return TraceContextTextMapPropagator().extract({"traceparent": traceparent or ""}, Context())

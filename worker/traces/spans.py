@@ -1,4 +1,4 @@
-"""Spans, as the other rooms begin them."""
+"""The functions by which other rooms make spans."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ Kind = Literal["internal", "server", "client", "consumer"]
 
 
 class Attributes(TypedDict, total=False):
-    """All that a span may tell.
+    """All attributes that a span may have.
 
-    Names, ids, numbers and outcomes; never a user, nor what a provider or Auth0 writes.
+    Names, ids, numbers and outcomes; never a user, nor a text by a provider or Auth0.
 
     Attributes:
-        grant: the row's id, as logs have it.
+        grant: the row's id, as in logs.
+        outcome: of a renewal or a sync.
         users: how many a page names.
         webhook: its name in the TOML file.
         event: its public id.
-        request_id: the app's own, as logs have it.
-        method, status, route, host: of HTTP.
-        error: a class or code of this program's, or an HTTP status.
+        request_id: as in logs.
+        method, status, route, host: of an HTTP request.
+        error: an exception's class, a code of this program's, or an HTTP status.
     """
 
     tenant: str
@@ -57,22 +58,22 @@ class Span:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End it; the exception's class is all that is told."""
+        """End it. Of an exception only the class is recorded."""
 
     def set(self, **attributes: Unpack[Attributes]) -> None:
-        """Tell more of it."""
+        """Set attributes."""
 
     def set_status(self, status: int, *, error_from: int = 400) -> None:
-        """Tell an answer's status, which may be an error."""
+        """Set an answer's status; from ``error_from`` on an error."""
 
     def rename(self, name: str) -> None:
-        """Replace its name, once that is known."""
+        """Replace its name."""
 
 
 class _Traces:
-    """What records this process's spans.
+    """Holds this process's recorder.
 
-    A forked process starts anew: it would share its parent's connection to the collector.
+    A forked process begins without one, as it would share its parent's connection to the collector.
     """
 
     recorder: Recorder | None
@@ -90,10 +91,10 @@ _traces = _Traces()
 
 
 def start(service: str) -> None:
-    """Record this process's spans, where a collector is configured.
+    """Record this process's spans, if a collector is configured.
 
     Args:
-        service: names the process, unless ``OTEL_SERVICE_NAME`` does.
+        service: the process's name, unless ``OTEL_SERVICE_NAME`` has one.
     """
     if _traces.recorder is None and is_configured():
         from worker.traces.recorder import Recorder
@@ -102,7 +103,7 @@ def start(service: str) -> None:
 
 
 def flush() -> None:
-    """Send what waits, for two seconds at the most."""
+    """Send pending spans, for at most two seconds."""
     if _traces.recorder is not None:
         _traces.recorder.flush()
 
@@ -118,9 +119,11 @@ def span(
     """Make a span, to be entered by ``with``.
 
     Args:
-        name: one of few: never with an id in it.
-        traceparent: of the caller (W3C Trace Context); by default the span belongs to the one around it.
-        is_tick: it is told only if another span began within: most ticks find nothing to do.
+        name: without ids, so that there are few names.
+        kind: OpenTelemetry's.
+        traceparent: the caller's (W3C Trace Context). By default the current span is the parent.
+        is_tick: whether to record it only if another span begins within it, as most ticks find nothing to do.
+        attributes: the first ones.
     """
     if _traces.recorder is None:
         return _NOT_RECORDED
@@ -128,17 +131,17 @@ def span(
 
 
 def continue_trace(traceparent: object) -> None:
-    """Let this thread's next spans continue a caller's trace.
+    """Make this thread's next spans part of a caller's trace.
 
     Args:
-        traceparent: as the caller sent it; where it is none, they begin traces of their own.
+        traceparent: as the caller sent it. If it is missing or invalid, they begin new traces.
     """
     if _traces.recorder is not None:
         _traces.recorder.continue_trace(traceparent if isinstance(traceparent, str) else None)
 
 
 def add_trace_id(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Name the trace in a log line, for structlog."""
+    """Add the trace's id to a log line, for structlog."""
     if _traces.recorder is not None and (trace_id := _traces.recorder.trace_id()):
         event["trace_id"] = trace_id
     return event

@@ -1,4 +1,4 @@
-"""OpenTelemetry's own variables that this program looks at.
+"""OpenTelemetry's variables that this program reads itself.
 
 Source: OpenTelemetry specification, "Environment Variable Specification" and "OTLP Exporter Configuration".
 """
@@ -23,15 +23,15 @@ def is_configured() -> bool:
 
 
 def read_endpoint() -> str:
-    """Return the collector's address; empty where none is named."""
+    """Return the collector's address (empty if none is set)."""
     return _first(ENDPOINTS)[1]
 
 
 def find_mistakes() -> Iterator[tuple[str, str, str]]:
-    """Find what OpenTelemetry would pass over in silence.
+    """Find mistakes that OpenTelemetry would ignore.
 
     Yields:
-        The variable, what is wrong with the fix, and the value where it is no secret.
+        The variable, a message with the fix, and the value (empty if it may be a secret).
     """
     if not is_configured():
         return
