@@ -1,4 +1,4 @@
-"""Sync at size: how far each feed is read, who seems to be gone, and tombstones without a name.
+"""Sync of large tenants: cursors of feeds, marks of missing users, and tombstones without a name.
 
 Revision ID: 0002
 Revises: 0001

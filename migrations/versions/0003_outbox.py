@@ -1,4 +1,4 @@
-"""The outbox: every change of state that somebody outside has to know of, told once and delivered until taken.
+"""The outbox: changes of state for receivers outside, each written once and delivered until accepted.
 
 Revision ID: 0003
 Revises: 0002

@@ -1,4 +1,4 @@
-"""How grants are kept: policies, what answers have shown, reads, and circuits of providers that are away.
+"""How grants are kept: renewal policies, observations, times of reads, and circuits of providers with an outage.
 
 Revision ID: 0004
 Revises: 0003

@@ -1,4 +1,4 @@
-"""Reconciling: users whom an export names as changed until each was asked for, and connections that seem gone.
+"""Reconciliation: users whom an export names as changed, until each has been read, and marks of missing connections.
 
 Revision ID: 0005
 Revises: 0004

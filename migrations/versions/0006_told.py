@@ -1,4 +1,4 @@
-"""What was told of a grant and is not healed: a doubt between two states is no end of the trouble before it.
+"""The trouble of a grant that was reported and is not over: being in doubt meanwhile does not end it.
 
 Revision ID: 0006
 Revises: 0005

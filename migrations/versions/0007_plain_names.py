@@ -1,6 +1,6 @@
-"""Plain names: tables, columns, indexes and triggers are called as the glossary calls them.
+"""Plain names: tables, columns, indexes and triggers get the names of the glossary.
 
-Only the catalog changes, whatever the tables hold.
+Only Postgres' catalog changes, not the tables' rows.
 
 Revision ID: 0007
 Revises: 0006

@@ -1,4 +1,4 @@
-"""What answers bring beside the tokens: the hard end of consent, lost scopes, values beside the token; rejected tokens.
+"""Further values of answers: the hard end of consent, lost scopes, values beside the token. Also rejected tokens.
 
 Revision ID: 0014
 Revises: 0013

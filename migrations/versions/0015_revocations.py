@@ -1,4 +1,4 @@
-"""Revocations: tokens that an operator wants ended at their provider, and what came of it.
+"""Revocations: tokens that the operator wants revoked at their provider, and the results.
 
 Revision ID: 0015
 Revises: 0014

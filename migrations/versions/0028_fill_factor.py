@@ -1,4 +1,4 @@
-"""Room for the versions that a renewal leaves on its page.
+"""Space on each page for the row versions that renewals make.
 
 Revision ID: 0028
 Revises: 0027

@@ -1,4 +1,4 @@
-"""Grants whose renewals fail are told, and a presumed death says what was seen.
+"""Events of grants whose renewals fail; the event of a presumed death says what was observed.
 
 Revision ID: 0031
 Revises: 0030

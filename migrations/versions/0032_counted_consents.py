@@ -1,4 +1,4 @@
-"""Ends of consent that are counted from when the user consented, as no answer names them.
+"""Ends of consent that are computed from the time of the consent, as no answer has them.
 
 Revision ID: 0032
 Revises: 0031

@@ -176,7 +176,7 @@ async def test_a_bulk_call_leaves_a_reserve_until_it_has_waited(
 
 
 async def test_a_worker_alone_is_as_fast_as_its_limit(make: Make, time: SimulatedTime) -> None:
-    """Its bulk calls come at an even pace: none oversleeps its slot."""
+    """Its bulk calls come at an even pace: none misses its slot."""
     calls: list[float] = []
     await time.run(call(make(), time, calls, 30))
     assert max(later - earlier for earlier, later in pairwise(calls)) <= 1.5 / 16

@@ -141,7 +141,7 @@ def test_help_loads_nothing_heavy() -> None:
     ],
 )
 def test_wrong_usage_is_code_2_and_one_line(run: Run, arguments: list[str]) -> None:
-    """A command that cannot be meant so is refused in one line, and as a document where one is asked for."""
+    """Wrong arguments are refused in one line, with ``--json`` in a document."""
     ran = run(*arguments, "--json")
     assert ran.code == 2
     assert ran.err.startswith("token-vault: ")
@@ -198,7 +198,7 @@ def test_sync_tells_its_problems(run: Run, company: Emulation) -> None:
 
 
 def test_sync_beside_another(run: Run, company: Emulation, database_url: Secret) -> None:
-    """A sync while another process is at it does nothing, says so and is no success."""
+    """A sync while another process syncs does nothing, says so and is no success."""
     with psycopg.connect(database_url.reveal(), autocommit=True) as other:
         other.execute("INSERT INTO leases VALUES ('sync of default', 'another', now() + interval '1 hour')")
         ran = run("sync")
@@ -208,7 +208,7 @@ def test_sync_beside_another(run: Run, company: Emulation, database_url: Secret)
 
 
 def test_renew_one(run: Run, company: Emulation) -> None:
-    """One grant is renewed when asked; one whose user took the consent back is told to be dead."""
+    """One grant is renewed on request; one whose user withdrew the consent is reported as dead."""
     run("sync")
     one = ("--user", "google-oauth2|1111", "--connection", "google-oauth2")
     forced = run("renew", *one, "--force", "--json")
@@ -444,7 +444,7 @@ def test_status(run: Run, company: Emulation, sql: Sql) -> None:
 
 
 def test_status_counts_ended_tokens_as_the_alerts_do(run: Run, company: Emulation, sql: Sql) -> None:
-    """Tokens that ended are no active ones, and renewal's lag is shown, both as the guide's queries have them."""
+    """Ended tokens are not counted as active, and the lag of renewals is shown, as by the monitoring page's queries."""
     run("sync")
     assert "renewal is on time" in run("status").out
     assert run("status", "--json").json["late"] == {"grants": 0, "behind": None}
@@ -708,7 +708,7 @@ def results(ran: Ran) -> dict[str, tuple[str, str]]:
 
 
 def test_doctor_names_each_mend(run: Run, company: Emulation, sql: Sql) -> None:
-    """A missing scope and a refused client each fail, with what to do; what would be better with more is said."""
+    """A missing scope and a refused client each fail, with the fix; an optional scope that is missing is mentioned."""
     company.add_connection("dev", "google-oauth2", "google", client_id="", client_secret="")
     company.add_users("dev", 1)
     run("sync")
@@ -866,7 +866,7 @@ def test_doctor_sees_a_redis_that_would_drop_tasks(run: Run, redis_url: Secret) 
 
 
 def test_doctor_tells_how_far_renewal_is_behind(run: Run, company: Emulation, sql: Sql) -> None:
-    """What is late is told with what has ended; what has ended and is not due is a hint."""
+    """Late renewals are reported together with ended tokens; ended tokens that are not due are a hint."""
     run("sync")
     assert results(run("doctor", "--json"))["renewal"][0] == "ok"
     sql("UPDATE grants SET expires_at = now() - interval '1 second' WHERE connection = 'bitbucket'")

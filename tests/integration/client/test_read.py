@@ -237,7 +237,7 @@ async def test_terminated_connections_are_replaced(rows: Rows, open_reader: Open
 
 
 async def test_a_wrong_access_key_is_named(rows: Rows, open_reader: OpenReader) -> None:
-    """A reader without the key that sealed a token says which variable lacks it, and not what it read."""
+    """A reader without the key that encrypted a token names the variable that lacks it, and shows nothing of the row."""
     await rows.add()
     with pytest.raises(CannotDecrypt, match="VAULT_ACCESS_KEYS") as told:
         await open_reader(keys=[KeyRing.generate()]).user_token(USER, CONNECTION)

@@ -96,7 +96,7 @@ async def test_what_seems_gone_waits_until_it_is_settled(bench: Bench) -> None:
 
 
 async def test_the_operator_need_not_wait(bench: Bench) -> None:
-    """Whoever says that it is so has it erased now; it is confirmed by id all the same."""
+    """If the operator confirms it, nothing is waited for, but each user is still read by id."""
     gone, found = sorted(bench.users())[:2]
     bench.tenant.delete_user(gone)
     await bench.sync.sync_changes()
@@ -261,7 +261,7 @@ async def test_a_grant_in_backoff_is_not_in_use(bench: Bench, state: str) -> Non
 
 
 async def test_a_login_before_forgetting_is_no_new_one(bench: Bench) -> None:
-    """Though the vault had not seen it yet."""
+    """Even if the vault had not ingested it yet."""
     user = sorted(bench.users())[0]
     await bench.sync.sync_changes()
     bench.tenant.login(user)
@@ -297,7 +297,7 @@ async def test_what_was_told_of_a_linked_identity_goes_with_its_new_user(bench: 
 
 
 async def test_a_deleted_user_is_told_as_forgotten_whose_other_identity_went_elsewhere(bench: Bench) -> None:
-    """What moves in the same sweep is not held of the user any more: the last that is erased tells it."""
+    """A grant that moves in the same sweep is not the user's any more: erasing the last remaining one writes the event."""
     primary, secondary = sorted(bench.users())[:2]
     bench.tenant.link(primary, secondary)
     await sweep(bench)
@@ -330,7 +330,7 @@ async def test_forgetting_leaves_no_work_that_names_the_user(bench: Bench) -> No
 
 
 async def test_a_linked_identity_that_shows_no_token_moves_too(bench: Bench) -> None:
-    """Nobody would take it to its new user otherwise, and Auth0 be asked for both of them each minute."""
+    """Otherwise no sync would move it, and both users would be read from Auth0 each minute."""
     primary, secondary = sorted(bench.users())[:2]
     bench.tenant.link(primary, secondary)
     identities = bench.tenant.user(primary)["identities"]

@@ -485,7 +485,7 @@ async def test_a_day_passes_in_seconds(renewals: Renewals) -> None:
 
 
 async def test_a_key_that_is_missing_costs_no_token(renewals: Renewals) -> None:
-    """A refresh token that does not open is not sent, not dead, and opens again when its key is back."""
+    """A refresh token that cannot be decrypted is not sent and not dead, and is renewed when its key is back."""
     worker, user = await one_due(renewals, STRICT)
     sealed = renewals.row(user)["refresh_ciphertext"]
     renewals.sql("UPDATE grants SET refresh_ciphertext = '\\x00'")

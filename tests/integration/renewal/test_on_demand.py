@@ -395,7 +395,7 @@ async def test_force_ends_a_backoff_and_an_open_circuit(renewals: Renewals) -> N
 
 
 async def test_force_uses_a_doubtful_refresh_token(renewals: Renewals) -> None:
-    """Forced, a refresh token in doubt is shown again at once."""
+    """If forced, a refresh token in doubt is presented again at once."""
     worker, user = await one(renewals)
     renewals.tenant.fail_next("/idp/c", 1, "reset_before")
     await refresh(worker, user)

@@ -406,7 +406,7 @@ async def test_a_page_that_fails_is_asked_for_no_further(bench: Bench) -> None:
 
 
 async def test_a_backlog_of_the_log_is_not_read_until_now(bench: Bench) -> None:
-    """It is read up to what its last page tells of: were it gone then, the gap would begin there."""
+    """A log read in part counts as read up to its last page's entries: if the rest is lost, the gap begins there."""
     bench.tenant.advance(-86400)
     users = bench.tenant.add_users("google-oauth2", 3)
     await bench.sync.sync_all()
@@ -478,7 +478,7 @@ async def test_users_without_tokens_where_lists_show_none(bench: Bench) -> None:
 
 
 async def test_a_scan_of_a_connection_that_was_left_long_ago(bench: Bench) -> None:
-    """It begins anew: nothing may have told since who changed behind it."""
+    """It begins again: users who changed behind it may have gone unnoticed."""
     bench.tenant.seed_users(300, ["google-oauth2"])
     await bench.sync.sync_all()
 

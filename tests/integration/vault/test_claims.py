@@ -383,7 +383,7 @@ async def test_a_late_answer_heals_what_was_given_up(vault: Vault, sql: Sql) -> 
 
 
 async def test_a_refusal_just_after_a_late_answer_puts_the_new_pair_in_doubt(vault: Vault, sql: Sql) -> None:
-    """Who took over presented the token too, and may have had the family revoked: what descends is tried at once."""
+    """The worker that took over presented the token too, which may have revoked the family: the new pair is tried at once."""
     await planted(vault, sql, shown(1))
     late = await claim_first(vault)
     second = await claim_first(vault, LATER, AFTERWARDS)
@@ -409,7 +409,7 @@ async def test_an_answer_stored_twice_changes_nothing(vault: Vault, sql: Sql) ->
 
 
 async def test_a_grant_healed_while_it_was_forced_is_looked_at_again(vault: Vault, sql: Sql) -> None:
-    """A forced try that comes to nothing leaves a dead grant alone for good, but not one that lives by now."""
+    """After a failed forced try a dead grant is not tried again, but a grant that is active by now is."""
     await planted(vault, sql, shown(1))
     late = await claim_first(vault)
     second = await claim_first(vault, LATER, AFTERWARDS)
@@ -668,7 +668,7 @@ def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 async def test_finding_due_grants_costs_what_is_due(vault: Vault, sql: Sql) -> None:
-    """With 20,000 grants of which ten are due, a claim walks the due index and touches few pages."""
+    """With 20,000 grants of which ten are due, a claim reads the due index and few pages."""
     await planted(vault, sql, shown(1), shown(2, connection="d"))
     sql("DELETE FROM grants")
     sql(

@@ -321,7 +321,7 @@ async def test_an_access_token_alone_does_not_heal_a_dead_grant(vault: Vault, sq
 
 
 async def test_a_grant_in_doubt_is_healed_by_a_login_alone(vault: Vault, sql: Sql) -> None:
-    """In doubt, a grant is still ours to renew: an access token of unknown issue is no news, a login is."""
+    """A grant in doubt ignores an access token of unknown age; a login's new refresh token ends the doubt."""
     await ingest(vault, [shown()], now=NOW)
     await renewed(vault, sql, "access-1b", "refresh-1b")
     claim = await claimed(vault, row_of(sql)["id"])
@@ -443,7 +443,7 @@ async def test_a_grant_in_use_moves_when_its_call_has_ended(vault: Vault, sql: S
 
 
 async def test_a_dead_grant_moves_though_whoever_forced_it_died(vault: Vault, sql: Sql) -> None:
-    """A claim that has run out, and that nobody takes over as the grant is dead, keeps no new login from the vault."""
+    """An expired claim of a dead grant, which no worker takes over, does not keep a new login out of the vault."""
     await ingest(vault, [shown()], now=NOW)
     sql(
         "UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', reason_since = %s, due_at = NULL,"
@@ -458,7 +458,7 @@ async def test_a_dead_grant_moves_though_whoever_forced_it_died(vault: Vault, sq
 
 
 async def test_an_answer_that_was_put_aside_follows_its_grant(vault: Vault, sql: Sql) -> None:
-    """An answer stored after its grant has moved is sealed for the user it belongs to now."""
+    """An answer stored after its grant has moved is encrypted for the user it belongs to now."""
     await ingest(vault, [shown()], now=NOW)
     claim = await claimed(vault, row_of(sql)["id"])
     sql("UPDATE grants SET claim_owner = NULL, claimed_at = NULL, claim_until = NULL")
@@ -538,7 +538,7 @@ async def test_a_new_login_brings_an_erased_grant_back(
 
 
 async def test_a_tombstone_beside_a_new_grant_counts_as_unchanged(vault: Vault, sql: Sql) -> None:
-    """What stays erased takes nothing from the number of new grants on its page."""
+    """A grant that stays erased does not change the number of new grants on its page."""
     await ingest(vault, [shown()], now=NOW)
     async with vault.engine.begin() as connection:
         await bury(vault, connection, row_of(sql)["id"], KEY, reason="deleted", now=NOW)

@@ -160,7 +160,7 @@ def test_a_fresh_token_takes_one_question(world: World) -> None:
 
 @pytest.mark.parametrize(("days", "is_noted"), [(None, False), (0, False), (30, True)])
 def test_a_read_is_noted_now_and_then(world: World, days: int | None, is_noted: bool) -> None:
-    """Where grants are renewed on read, a note that is old is made anew."""
+    """If grants are renewed on read, a note of the read is made again once the last one is old."""
     world.rows = [served(last_read_at=None if days is None else NOW - timedelta(days=days))]
     read(world)
     assert world.asked() == [ASKED, NoteRead(7)] if is_noted else [ASKED]
@@ -175,7 +175,7 @@ def test_values_beside_the_token_are_decrypted(world: World) -> None:
 
 
 def test_a_token_for_another_resource_is_asked_for_by_it(world: World) -> None:
-    """The resource and the scopes are part of the question, and of the token."""
+    """The resource and the scopes are part of the query, and of the token."""
     target = TokenTarget("https://x.example", "a b")
     world.rows = [served(resource=target.resource, scope=target.scope)]
     token = read(world, QUERY._replace(target=target))
@@ -270,7 +270,7 @@ def test_a_failed_read_is_recorded_too(world: World) -> None:
 
 
 def test_a_record_that_cannot_be_written_hides_no_error(world: World) -> None:
-    """Who is told why there is no token is not told of the audit instead."""
+    """The caller gets the error that says why there is no token, not the audit's error."""
     flow = ReadFlow(RING, None).token(QUERY)
     flow.send(None)
     assert isinstance(flow.send([]), RecordRead)

@@ -167,7 +167,7 @@ def test_a_refusal_after_a_doubt_is_a_loss_in_rotation() -> None:
 
 @pytest.mark.parametrize("blame", list(RefusalBlame))
 def test_a_dead_grant_that_was_forced_stays_as_it_was(blame: RefusalBlame) -> None:
-    """A forced attempt on a dead grant that fails changes neither why nor since when it is dead."""
+    """A failed forced attempt changes neither the reason nor the time of a grant's death."""
     dead = replace(CLAIM, state="reauthorization_required")
     for claim in (dead, replace(dead, in_doubt_since=EARLIER)):
         columns = decided(
@@ -355,7 +355,7 @@ def test_a_blamed_client_leaves_its_grants_alone() -> None:
 
 
 def test_a_presumed_death_is_looked_at_again_and_again() -> None:
-    """A grant that is dead in unknown words says them, under which client, and is tried soon, then ever later."""
+    """A grant presumed dead keeps the provider's words and the client, and is tried soon, then ever later."""
     judgement = Judgement(Suspicion.UNCLEAR, is_own_trouble=True, tries=4)
     decision = decided(Refused(RefusalBlame.UNKNOWN, "invalid"), judgement=judgement)
     assert decision.outcome is Outcome.DEAD
@@ -567,7 +567,7 @@ UNREAD = replace(CLAIM, obtained_at=NOW - DAY, last_read_at=NOW - 2 * DAY)
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
 def test_a_grant_that_nobody_reads_is_put_off(jitter: float) -> None:
-    """It sleeps until its refresh token must be used again."""
+    """It is dormant until its refresh token must be used again."""
     due_at = schedule.keep_alive_due_at(NOW - DAY, jitter, ON_READ)
     assert stay_dormant(UNREAD, ON_READ, now=NOW, jitter=jitter) == Decision(
         Outcome.UNSENT, {"due_at": due_at}
@@ -589,7 +589,7 @@ def test_a_grant_that_nobody_reads_is_put_off(jitter: float) -> None:
     ids=str,
 )
 def test_a_grant_that_is_wanted_does_not_sleep(awake: dict[str, Any]) -> None:
-    """Whoever is read, in trouble, of unknown age or ordered is renewed now."""
+    """A grant that is read, in trouble, of unknown age or wanted by the operator is renewed now."""
     assert stay_dormant(replace(UNREAD, **awake), ON_READ, now=NOW, jitter=0.5) is None
 
 
