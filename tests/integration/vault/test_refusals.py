@@ -1,98 +1,94 @@
-"""How refusals are counted: what passes for one kind of answer says nothing of another."""
+"""Which grants bear witness against a client, and which are tried again: those of one connection alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 import pytest
 
-from worker.vault.connections import circuits
+from tests.support.readers import Rows, Sql
 from worker.vault.refusals import refusals
-from worker.vault.refusals.refusals import Refusal, Suspicion
+from worker.vault.refusals.refusals import Suspicion
 from worker.vault.vault import Vault
 
-Sql = Callable[..., list[dict[str, Any]]]
-NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
-CLIENT = b"client"
+CLIENT, FORMER = b"a" * 16, b"b" * 16
+OF = {"tenant": "default", "connection": "custom"}
+CLAIMED = "claim_owner = gen_random_uuid(), claimed_at = now(), claim_until = now() + interval '1 h'"
+DEAD = "state = 'reauthorization_required', reason = 'invalid_grant', reason_since = now(), due_at = NULL"
 
 
 @pytest.fixture
-def grant(vault: Vault, sql: Sql) -> int:
-    """The one grant of a connection."""
-    sql(
-        "INSERT INTO connections (tenant, name, strategy, client_fingerprint) VALUES ('default', 'c', 'oauth2', %s)",
-        CLIENT,
-    )
-    [row] = sql(
-        "INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, due_at, obtained_from)"
-        " VALUES ('default', 'c', 'oauth2|1', '1', 'active', %s, 'auth0') RETURNING id",
-        NOON,
-    )
-    return int(row["id"])
+async def grants(rows: Rows, sql: Sql) -> dict[str, int]:
+    """Grants of one connection, of another, and of another tenant; all due in a day."""
+    found = {name: await rows.add(f"oauth2|{name}", subject=name) for name in ("one", "two", "three", "four")}
+    found["elsewhere"] = await rows.add("oauth2|one", "another", subject="one")
+    found["other"] = await rows.add("oauth2|one", subject="one", tenant="other")
+    sql("UPDATE connections SET client_fingerprint = %s", CLIENT)
+    return found
 
 
-async def refuse(vault: Vault, grant: int, *answers: tuple[Suspicion, float]) -> Refusal:
-    """Record answers, each at these hours after noon; return what is counted in the end."""
-    for suspicion, hours in answers:
-        evidence = await refusals.record(
-            vault,
-            tenant="default",
-            connection="c",
-            grant_id=grant,
-            client=CLIENT,
-            suspicion=suspicion,
-            code="x",
-            begins_anew=False,
-            now=NOON + timedelta(hours=hours),
-        )
+async def refuse(vault: Vault, grant: int, **others: str) -> refusals.Evidence:
+    evidence = await refusals.record(
+        vault, **(OF | others), grant_id=grant, client=CLIENT, suspicion=Suspicion.UNCLEAR, code="x",
+        begins_anew=False, now=await vault.now(),
+    )  # fmt: skip
     assert evidence is not None
-    [counted] = evidence.refusals
-    return counted
+    return evidence
 
 
-async def test_a_request_to_wait_changes_no_count(vault: Vault, grant: int) -> None:
-    """Refusals between which the provider asks to wait are counted together."""
-    unclear, throttled = Suspicion.UNCLEAR, Suspicion.THROTTLED
-    counted = await refuse(vault, grant, (unclear, 0), (throttled, 1), (unclear, 2), (throttled, 3))
-    assert counted == Refusal(grant, unclear, 2, NOON, NOON + timedelta(hours=2))
+def due_before(sql: Sql, moment: datetime) -> set[int]:
+    return {row["id"] for row in sql("SELECT id FROM grants WHERE due_at <= %s", moment)}
 
 
-async def test_answers_are_counted_apart_from_server_errors(vault: Vault, grant: int) -> None:
-    """Server errors count no tries of an answer, and hours of both are the same trouble."""
-    unclear, outage = Suspicion.UNCLEAR, Suspicion.OUTAGE
-    counted = await refuse(vault, grant, (outage, 0), (outage, 1), (unclear, 2))
-    assert (counted.tries, counted.first_at) == (1, NOON)
-
-
-async def test_words_about_the_client_begin_anew_after_server_errors(vault: Vault, grant: int) -> None:
-    """An outage before the client broke is no part of its refusals, which a renewal between them does not acquit."""
-    outage, client = Suspicion.OUTAGE, Suspicion.CLIENT
-    counted = await refuse(vault, grant, (outage, 0), (outage, 1), (client, 2), (client, 3))
-    assert (counted.tries, counted.first_at) == (2, NOON + timedelta(hours=2))
-
-
-@pytest.mark.parametrize(("hours", "began"), [(1.5, 0), (5, 5)])
-async def test_a_server_error_long_after_a_refusal_begins_anew(
-    vault: Vault, grant: int, hours: float, began: float
+async def test_a_witness_is_one_that_can_say_something(
+    vault: Vault, grants: dict[str, int], sql: Sql
 ) -> None:
-    """A server error counts the hours of a grant that is tried all the time, not those of a client that was refused."""
-    counted = await refuse(vault, grant, (Suspicion.CLIENT, 0), (Suspicion.OUTAGE, hours))
-    assert counted.first_at == NOON + timedelta(hours=began)
+    """Neither one that was refused itself, nor one in doubt, dead or of another connection, however soon it is due."""
+    for place, name in enumerate(("elsewhere", "other", "one", "two", "three", "four"), 1):
+        sql("UPDATE grants SET due_at = now() + %s * interval '1 h' WHERE id = %s", place, grants[name])
+    sql("UPDATE grants SET in_doubt_since = now() WHERE id = %s", grants["two"])
+    assert (await refuse(vault, grants["one"])).has_witness
+    now = await vault.now()
+    await refusals.call_witness(vault, **OF, now=now)
+    assert due_before(sql, now) == {grants["three"]}
 
 
-@pytest.mark.parametrize(("is_open", "tries"), [(True, 1), (False, 3)])
-async def test_a_client_put_right_leaves_each_grant_its_tries(
-    vault: Vault, grant: int, sql: Sql, is_open: bool, tries: int
+async def test_without_another_living_grant_there_is_no_witness(
+    vault: Vault, grants: dict[str, int], sql: Sql
 ) -> None:
-    """When a circuit closes, its grants have their tries before them again; nobody is presumed dead of the client."""
-    if is_open:
-        sql("UPDATE connections SET circuit_opened_at = %s, circuit_until = %s, circuit_code = 'x',"
-            " circuit_blame = 'operator', circuit_failures = 1", NOON, NOON)  # fmt: skip
-    await refuse(vault, grant, (Suspicion.CLIENT, 0), (Suspicion.CLIENT, 1), (Suspicion.CLIENT, 2))
-    await circuits.acquit(
-        vault, tenant="default", name="c", fingerprint=CLIENT, now=NOON + timedelta(hours=3)
-    )
-    [row] = sql("SELECT tries, first_at FROM refusals")
-    assert (row["tries"], row["first_at"]) == (tries, NOON)
+    """The grants of another connection, or tenant, have another client."""
+    sql(f"UPDATE grants SET {DEAD} WHERE id = ANY(%s)", [grants["three"], grants["four"]])
+    assert (await refuse(vault, grants["one"])).has_witness
+    assert not (await refuse(vault, grants["two"])).has_witness
+
+
+async def test_another_client_is_tried_with_what_died_under_the_former(
+    vault: Vault, grants: dict[str, int], sql: Sql
+) -> None:
+    """Of its connection alone; one that this client has lost stays dead, and costs no call."""
+    sql(f"UPDATE grants SET {DEAD}, refused_client = %s", FORMER)
+    sql("UPDATE grants SET refused_client = NULL WHERE id = %s", grants["two"])
+    sql("UPDATE grants SET refused_client = %s WHERE id = %s", CLIENT, grants["three"])
+    now = await vault.now()
+    async with vault.engine.begin() as transaction:
+        await refusals.retry_dead(transaction, **OF, client=CLIENT, now=now)
+    assert due_before(sql, now + timedelta(hours=6)) == {grants[name] for name in ("one", "two", "four")}
+
+
+async def test_when_the_client_is_right_the_refused_are_tried_soon(
+    vault: Vault, grants: dict[str, int], sql: Sql
+) -> None:
+    """But for one under renewal, which has its deadline there, and one in doubt while it has a token to serve."""
+    for name in ("one", "two", "three", "four"):
+        await refuse(vault, grants[name])
+    await refuse(vault, grants["elsewhere"], connection="another")
+    await refuse(vault, grants["other"], tenant="other")
+    sql(f"UPDATE grants SET {CLAIMED} WHERE id = %s", grants["two"])
+    sql("UPDATE grants SET state = 'in_doubt', in_doubt_since = now() WHERE id = ANY(%s)",
+        [grants["three"], grants["four"]])  # fmt: skip
+    now = (await vault.now()) + timedelta(hours=2)
+    sql("UPDATE grants SET expires_at = %s WHERE id = %s", now + timedelta(hours=1), grants["three"])
+    async with vault.engine.begin() as transaction:
+        await refusals.recall(transaction, **OF, now=now)
+    within = timedelta(seconds=refusals.RECALL_WITHIN_SECONDS)
+    assert due_before(sql, now + within) == {grants["one"], grants["four"]}
