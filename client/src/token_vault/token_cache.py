@@ -137,7 +137,7 @@ class TokenCache:
         self._offset = 0.0
 
     def __repr__(self) -> str:
-        return f"TokenCache({len(self)} tokens)"
+        return f"TokenCache(tokens={len(self)})"
 
     def __len__(self) -> int:
         return len(self._entries)
