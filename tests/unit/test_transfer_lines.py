@@ -126,13 +126,19 @@ def test_any_text_is_a_line_or_mistakes(text: str) -> None:
 
 @given(
     tenant=NAMES, connection=NAMES, user=st.tuples(NAMES, NAMES) | st.none(), refresh=TOKENS,
-    scopes=st.none() | st.lists(NAMES).map(tuple),
+    scopes=st.none() | st.lists(NAMES).map(tuple), consented_at=st.none() | st.datetimes(timezones=st.just(UTC)),
 )  # fmt: skip
 def test_what_is_written_is_read_again(
-    tenant: str, connection: str, user: tuple[str, str] | None, refresh: str, scopes: tuple[str, ...] | None
+    tenant: str,
+    connection: str,
+    user: tuple[str, str] | None,
+    refresh: str,
+    scopes: tuple[str, ...] | None,
+    consented_at: datetime | None,
 ) -> None:
     """A written line parses to the same grant, in one line of text."""
-    line = TransferLine(1, GrantKey(tenant, connection, *(user or ())), Secret(refresh), scopes=scopes)
+    key = GrantKey(tenant, connection, *(user or ()))
+    line = TransferLine(1, key, Secret(refresh), scopes=scopes, consented_at=consented_at)
     written = format_line(line)
     assert "\n" not in written
     assert parse_line(1, written, tenant=None) == line

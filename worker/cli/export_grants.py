@@ -181,7 +181,10 @@ async def _write(
             continue
         exported.grants += 1
         encrypted = None if cipher is None else cipher.encrypt(grant.key, grant.refresh)
-        line = TransferLine(exported.grants, grant.key, grant.refresh, encrypted, scopes=grant.scopes)
+        line = TransferLine(
+            exported.grants, grant.key, grant.refresh, encrypted,
+            scopes=grant.scopes, consented_at=grant.consented_at,
+        )  # fmt: skip
         lines.write(format_line(line) + "\n")
 
 

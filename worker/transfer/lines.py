@@ -189,4 +189,6 @@ def format_line(line: TransferLine) -> str:
         fields["refresh_token"] = line.refresh.reveal()
     if line.scopes is not None:
         fields["scopes"] = list(line.scopes)
+    if line.consented_at is not None:
+        fields["consented_at"] = line.consented_at.isoformat()
     return json.dumps(fields, ensure_ascii=False)

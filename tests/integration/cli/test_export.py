@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,10 @@ def test_a_move_to_another_vault(
     assert [tuple(row.values()) for row in outcomes] == [("Exported", 5), ("Paused", 1)]
 
 
-def test_lines_are_of_one_connection_and_under_the_refresh_ring(run: Run, company: Emulation) -> None:
-    """Standard output has the lines of what was named, and a word that renewal goes on."""
+def test_lines_are_of_one_connection_and_under_the_refresh_ring(
+    run: Run, company: Emulation, sql: Sql
+) -> None:
+    """Standard output has the lines of what was named, with the time of the last login, and that renewal goes on."""
     run("sync")
     exported = run("export", "--connection", "bitbucket", "--reason", "a look")
     run("pause", "--connection", "bitbucket", "--reason", "a move")
@@ -77,6 +80,8 @@ def test_lines_are_of_one_connection_and_under_the_refresh_ring(run: Run, compan
     assert {line["connection"] for line in lines} == {"bitbucket"}
     assert all("refresh_token" not in line for line in lines)
     assert len(lines) == 3
+    logins = sql("SELECT observed_updated_at AS at FROM grants WHERE connection = 'bitbucket'")
+    assert {datetime.fromisoformat(line["consented_at"]) for line in lines} == {row["at"] for row in logins}
     assert "renewal goes on here" in exported.err
     assert REFRESH_KEY.reveal() not in exported.out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import text
 
@@ -30,11 +31,13 @@ class ExportedGrant:
 
     Attributes:
         refresh: None if no key of the ring decrypts it.
+        consented_at: when the user consented, at the latest.
     """
 
     key: GrantKey
     refresh: Secret | None
     scopes: tuple[str, ...] | None
+    consented_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,8 @@ async def export(vault: Vault, scope: PauseScope, *, reason: str) -> AsyncIterat
         for row in rows:
             key = GrantKey(row.tenant, row.connection, row.user_id, row.provider_user_id)
             refresh = _decrypt(vault, key, row.refresh_version, bytes(row.refresh_ciphertext))
-            yield ExportedGrant(key, refresh, None if row.scopes is None else tuple(row.scopes))
+            scopes = None if row.scopes is None else tuple(row.scopes)
+            yield ExportedGrant(key, refresh, scopes, row.consented_at)
 
 
 def _decrypt(vault: Vault, key: GrantKey, version: int, ciphertext: bytes) -> Secret | None:
