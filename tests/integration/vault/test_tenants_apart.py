@@ -221,3 +221,5 @@ async def test_a_security_event_is_of_the_living_grants_of_its_account(
         sql(f"UPDATE grants SET {state}")
         reported = await report_security_event(vault, tenants=None, connections=["custom"], account="u1")
         assert reported == found, state
+    told = sql("SELECT tenant FROM outbox WHERE kind = 'grant.reauthorization_required' ORDER BY tenant")
+    assert told == [{"tenant": "default"}, {"tenant": "other"}]  # each once, by its own connection
