@@ -132,7 +132,7 @@ async def test_a_role_that_may_not_make_temporary_tables(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told, and a scan is made instead."""
-    monkeypatch.setattr(export_diff, "_EXPORTED", text("SELECT not_allowed()"))
+    monkeypatch.setattr(export_diff, "_CREATE_EXPORTED", text("SELECT not_allowed()"))
     report = await bench.sync.sync_all()
     assert (report.ok, report.seen) == (True, 500)
     assert "GRANT TEMPORARY" in report.notes[0]
