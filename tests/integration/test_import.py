@@ -20,6 +20,8 @@ from tests.support.wait import until
 from worker.runtime import Runtime
 from worker.transfer.imports import Importer, ImportResult
 from worker.transfer.lines import TransferLine, parse_line
+from worker.vault import pauses
+from worker.vault.pauses.pauses import PauseScope
 from worker.vault.transfers import imported
 from worker.vault.transfers.cipher import TransferCipher
 
@@ -83,6 +85,12 @@ async def test_imported_grants_are_verified_and_stay(renewals: Renewals) -> None
     renewals.make_due()
     await worker.engine.renew_due(worker.tenants)
     assert all(renewals.holds_what_lives(worker.vault, user, "c") for user in users)
+    for line in lines:
+        assert line.refresh is not None
+        row = renewals.row(line.key.user_id)
+        await imported.forget_observed(worker.vault, row["id"], line.refresh)
+    # These grants are alive, so Auth0's older copies stay known, and are not ingested.
+    assert all(row["observed_refresh"] for row in renewals.rows())
 
 
 async def test_a_login_after_the_import_is_ingested(renewals: Renewals) -> None:
@@ -107,6 +115,57 @@ async def test_a_refused_client_stops_after_the_first(renewals: Renewals) -> Non
     }
     assert len(renewals.token_calls("c")) == 1
     assert len(renewals.rows()) == 1
+
+
+async def test_a_provider_that_fails_later_stops_the_rest(renewals: Renewals) -> None:
+    """After a batch of which no renewal succeeds, the other tokens are neither sent nor stored."""
+    users = renewals.connect("c", users=7)
+    worker = await with_connections(renewals)
+    work = importer(worker, batch_size=2)
+
+    def fail_after_the_first(done: int, _: int) -> None:
+        if done == 1:
+            renewals.tenant.fail_next("/idp/c", 100, "error:invalid_client")
+
+    work.progress = fail_after_the_first
+    found = Counter(each.result for each in await work.run(lines_of(renewals.tenant, users)))
+    assert found == {Result.IMPORTED: 1, Result.UNVERIFIED: 2, Result.STOPPED: 4}
+    assert len(renewals.rows()) == 3
+
+
+async def test_a_dead_grant_comes_back_to_its_readers(renewals: Renewals) -> None:
+    """A grant whose user was taken for deleted is served again once an import has revived it."""
+    [user] = renewals.connect("c")
+    worker = await renewals.synced()
+    renewals.sql(
+        "UPDATE grants SET state = 'reauthorization_required', reason = 'invalid_grant', reason_since = now(),"
+        " due_at = NULL, missing_since = now(), withdrawn_at = now()"
+    )
+    assert await import_lines(worker, lines_of(renewals.tenant, [user])) == {Result.IMPORTED: 1}
+    row = renewals.row(user)
+    assert (row["state"], row["missing_since"], row["withdrawn_at"]) == ("active", None, None)
+
+
+@pytest.mark.parametrize(
+    ("scope", "paused"),
+    [
+        (PauseScope(), True),
+        (PauseScope("default"), True),
+        (PauseScope("default", "c"), True),
+        (PauseScope("default", "other"), False),
+    ],
+)
+async def test_nothing_is_imported_where_calls_are_paused(
+    renewals: Renewals, scope: PauseScope, paused: bool
+) -> None:
+    """No token is stored that could not be verified: whatever pauses its connection is told before."""
+    users = renewals.connect("c")
+    worker = await with_connections(renewals)
+    await pauses.start(
+        worker.vault, scope, reason="a move", by="ann", until=None, now=await worker.vault.now()
+    )
+    mistakes = await importer(worker).find_mistakes(lines_of(renewals.tenant, users))
+    assert list(mistakes) == ([1] if paused else [])
 
 
 async def test_one_dead_token_stops_nobody(renewals: Renewals) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.support.keys import REFRESH_KEY
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
+from worker.transfer import lines
 from worker.transfer.lines import FIELDS, TransferLine, format_line, parse_line
 from worker.vault.transfers.cipher import TransferCipher
 
@@ -111,6 +112,15 @@ def test_any_object_is_a_line_or_mistakes(fields: dict[str, Any]) -> None:
             assert canary not in " ".join(found)
         else:
             assert canary not in repr(found) or canary in (*vars_of(found.key), *(found.scopes or ()))
+
+
+def test_a_line_s_fields_do_not_show_its_tokens() -> None:
+    """A traceback that prints local variables has no token of the line in it."""
+    fields = lines._load(json.dumps({**LEAST, "scopes": [{"refresh_token": "r-2"}]}))
+    assert isinstance(fields, dict)
+    assert fields["refresh_token"] == "r-1"
+    assert "r-1" not in repr(fields)
+    assert "r-2" not in repr(fields["scopes"])
 
 
 def vars_of(key: GrantKey) -> tuple[str, ...]:

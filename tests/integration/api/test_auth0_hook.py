@@ -112,6 +112,13 @@ def test_each_way_to_send_a_secret_is_taken(sql: Sql, hook: str) -> None:
         assert queued(sql) == ["google-oauth2|1"]
 
 
+def test_a_changed_connection_is_queued(sql: Sql, hook: str) -> None:
+    """An event stream's event about a connection has the connections read again."""
+    event = {"specversion": "1.0", "type": "connection.updated", "id": "1", "data": {"object": {"name": "c"}}}
+    assert post(hook, json.dumps(event)).json() == {"queued": 0, "passed_over": 0, "malformed": []}
+    assert queued(sql) == [queue.CONNECTIONS]
+
+
 def test_without_the_secret_nothing_is_read(sql: Sql, hook: str) -> None:
     """Who has no secret learns nothing but that."""
     wrong = (

@@ -20,7 +20,8 @@ from worker.runtime import Runtime
 from worker.settings import load
 
 CONNECTION, AUDIENCE = "google-oauth2", "client-1"
-RISC = "https://schemas.openid.net/secevent/risc/event-type/"
+SCHEMAS = "https://schemas.openid.net/secevent/"
+RISC = f"{SCHEMAS}risc/event-type/"
 DISABLED = f"{RISC}account-disabled"
 OpenWorker = Callable[[], Awaitable[Runtime]]
 
@@ -29,6 +30,7 @@ SIGNALS = [
     "risc/event-type/account-disabled",
     "risc/event-type/account-purged",
     "risc/event-type/account-credential-change-required",
+    "risc/event-type/tokens-revoked",
     "oauth/event-type/tokens-revoked",
     "oauth/event-type/token-revoked",
     "caep/event-type/session-revoked",
@@ -41,7 +43,9 @@ def hook(environment: Path, tenant: Emulation) -> Iterator[str]:
     """The hook's address; its transmitter has the emulation's keys."""
     environment.write_text(
         f"{tenant.config_toml()}\n[hooks.events.google]\n"
-        f'issuer = "{tenant.auth0_domain}/"\naudience = ["other", "{AUDIENCE}"]\nconnections = "{CONNECTION}"\n',
+        f'issuer = "{tenant.auth0_domain}/"\naudience = ["other", "{AUDIENCE}"]\nconnections = "{CONNECTION}"\n'
+        f'[hooks.events.elsewhere]\nissuer = "{tenant.auth0_domain}/"\naudience = "{AUDIENCE}"\n'
+        f'connections = "{CONNECTION}"\ntenants = ["other"]\n',
         encoding="utf-8",
     )
     with served(load()) as url:
@@ -137,6 +141,7 @@ async def test_each_way_to_name_a_subject_is_read(
         {"events": {DISABLED: {}}, "sub_id": {"format": "complex", "user": whole}},
         {"events": {"https://acme.example/unknown": {}, DISABLED: {"subject": whole}}},
         {"events": {DISABLED: {"subject": whole}}, "aud": ["another", AUDIENCE]},
+        *({"events": {f"{SCHEMAS}{signal}": {"subject": whole}}} for signal in SIGNALS),
     ]
     passed_over: list[dict[str, Any]] = [
         {"events": {DISABLED: {"subject": {"format": "email", "email": account}}}},
@@ -159,6 +164,9 @@ async def test_each_way_to_name_a_subject_is_read(
         assert (answer.status_code, answer.content) == (202, b""), answer.text
         found = sql("DELETE FROM refresh_requests RETURNING grant_id")
         assert len(found) == (number < len(read)), changed
+        # A transmitter of another tenant asks nothing about this one's users.
+        assert post(hook.replace("/google", "/elsewhere"), token).status_code == 202
+        assert sql("SELECT 1 FROM refresh_requests") == []
 
 
 async def test_what_is_no_token_of_the_transmitter_is_refused(

@@ -84,8 +84,14 @@ def test_mistakes_pause_nothing(run: Run, sql: Sql, arguments: list[str], said: 
     assert sql("SELECT 1 FROM pauses") == []
 
 
+@pytest.mark.parametrize("command", [["pause"], ["export", "--pause"]])
 def test_when_a_pause_is_told_no_call_is_under_way(
-    run: Run, company: Emulation, sql: Sql, database_url: Secret, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    company: Emulation,
+    sql: Sql,
+    database_url: Secret,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
 ) -> None:
     """Who is just claiming a grant is waited for, and then its call: an export that follows misses no new token."""
     run("sync")
@@ -103,6 +109,6 @@ def test_when_a_pause_is_told_no_call_is_under_way(
                 sql("UPDATE grants SET claim_owner = NULL, claimed_at = NULL, claim_until = NULL")
 
         monkeypatch.setattr(pause_scopes, "asyncio", SimpleNamespace(run=asyncio.run, sleep=go_on))
-        ran = run("pause", "--connection", "bitbucket", "--reason", "a move")
+        ran = run(*command, "--connection", "bitbucket", "--reason", "a move")
     assert (ran.code, seen) == (0, [1, 1])
     assert "paused; 1 call under way is seen to its end" in ran.err

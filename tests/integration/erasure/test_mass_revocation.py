@@ -52,6 +52,7 @@ async def test_tokens_end_at_their_provider_and_readers_are_refused(
 ) -> None:
     """Each token is dead at the provider, no ciphertext is left, and a reader is told to send the user to sign in."""
     worker, users = await opened(renewals, users=5)
+    renewals.sql("UPDATE grants SET extra_ciphertext = access_ciphertext")
     report = await revoke(worker)
     assert (report.requested, report.revoked, report.not_revoked) == (5, 5, [])
     assert [is_alive(renewals, user) for user in users] == [False] * 5
@@ -59,6 +60,7 @@ async def test_tokens_end_at_their_provider_and_readers_are_refused(
     assert len({call["token"] for call in renewals.tenant.call_log("/idp/c/revoke")}) == 10
     left = renewals.sql(
         "SELECT id FROM grants WHERE access_ciphertext IS NOT NULL OR refresh_ciphertext IS NOT NULL"
+        " OR extra_ciphertext IS NOT NULL"
         " UNION ALL SELECT id FROM revocations"
         " WHERE access_ciphertext IS NOT NULL OR refresh_ciphertext IS NOT NULL"
     )

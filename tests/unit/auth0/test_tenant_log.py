@@ -1,6 +1,6 @@
 """The tenant log from checkpoint to checkpoint, and users searched for by time and by identity."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -141,6 +141,26 @@ def test_whom_a_management_write_names(path: object, body: object, users: tuple[
     assert written(path, body) == users
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "may"),
+    [
+        ("delete", "/api/v2/users/auth0%7C1", True),
+        ("DELETE", "/api/v2/users/auth0%7C1", True),
+        ("patch", "/api/v2/users/auth0%7C1", False),
+        ("post", "/api/v2/users/auth0%7C1/identities", True),
+        ("delete", "/api/v2/clients/1", False),
+        (None, "/api/v2/users/auth0%7C1", True),
+    ],
+)
+def test_which_management_writes_may_change_identities(method: str | None, path: str, may: bool) -> None:
+    """A link and a deletion may, in whichever case the log writes the method; a profile's change does not."""
+    from worker.auth0.tenant_log import read_log_entry
+
+    request = {"path": path, "method": method}
+    found = read_log_entry(entry("1", type="sapi", details={"request": request}), 0)
+    assert found.may_change_identities is may
+
+
 def test_users_are_named_once() -> None:
     """An entry names each user once; the path of anything but a write says nothing."""
     from worker.auth0.tenant_log import read_log_entry
@@ -224,7 +244,8 @@ async def test_a_page_of_users_by_time() -> None:
         assert server.calls[0].query["sort"] == "created_at:1"
         later = MOMENT + timedelta(hours=1)
         await client.users_by("updated_at", MOMENT, until=later, page=3, connection='a"b', totals=True)
-        await client.users_by("updated_at", until=MOMENT.replace(microsecond=0))
+        elsewhere = MOMENT.astimezone(timezone(timedelta(hours=-7)))
+        await client.users_by("updated_at", until=elsewhere.replace(microsecond=0))
     assert shown.size == 2
     assert shown.total == 5000
     assert shown.last_created_at == shown.users[1].created_at == MOMENT.replace(microsecond=0)
