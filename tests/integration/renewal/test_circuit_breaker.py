@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from math import ceil
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from tests.support.renewals import Renewals
@@ -386,3 +387,43 @@ async def test_no_living_token_is_put_off_beyond_its_end(renewals: Renewals) -> 
     put_off = [row["due_at"] - now for row in renewals.rows("c")]
     assert max(put_off) == timedelta(seconds=3)
     assert sum(wait == timedelta(0) for wait in put_off) >= circuits.RECOVERY_BURST
+
+
+async def test_those_whose_tokens_end_first_come_back_first(renewals: Renewals) -> None:
+    """Behind the first burst grants wait in the order of their ends; one under renewal, and other connections, are left alone."""
+    users = renewals.connect("c", users=circuits.RECOVERY_BURST + 4)
+    renewals.connect("d", users=4)
+    worker = await renewals.synced()
+    now = await worker.vault.now()
+    for number, user in enumerate(reversed(users)):
+        end = now + timedelta(hours=1, minutes=number)
+        renewals.sql("UPDATE grants SET due_at = %s, expires_at = %s WHERE user_id = %s", now, end, user)
+    renewals.sql("UPDATE grants SET due_at = %s, expires_at = %s WHERE connection = 'd'", now, end)
+    renewals.sql(
+        "UPDATE grants SET claim_owner = gen_random_uuid(), claimed_at = now(), claim_until = now() + interval '1 h'"
+        " WHERE user_id = %s", users[0],
+    )  # fmt: skip
+    async with worker.vault.engine.begin() as connection:
+        await circuits.stagger(connection, "default", "c", now)
+    assert {row["due_at"] for row in renewals.rows("d")} == {now}
+    assert renewals.row(users[0])["due_at"] == now
+    ends = sorted(renewals.rows("c"), key=lambda row: row["expires_at"])[:-1]
+    assert [row["due_at"] for row in ends] == sorted(row["due_at"] for row in ends)
+    assert sum(row["due_at"] > now for row in ends) == 3
+
+
+async def test_a_refused_client_s_circuit_is_closed_by_that_client_alone(renewals: Renewals) -> None:
+    """Neither an answer that blames a grant nor another client's success says anything about the refused client."""
+    renewals.connect("c")
+    worker = await renewals.synced()
+    vault, now = worker.vault, await worker.vault.now()
+    [client] = [
+        row["client_fingerprint"] for row in renewals.sql("SELECT * FROM connections WHERE name = 'c'")
+    ]
+    of_c: dict[str, Any] = {"tenant": "default", "name": "c", "now": now}
+    await circuits.open_circuit(vault, **of_c, fingerprint=client, code="invalid_client", claimed_at=now)
+    await circuits.record_answer(vault, **of_c, probe_again=False)
+    await circuits.acquit(vault, **of_c, fingerprint=b"another")
+    assert renewals.circuit("c")["circuit_code"] == "invalid_client"
+    await circuits.acquit(vault, **of_c, fingerprint=client)
+    assert renewals.circuit("c")["circuit_opened_at"] is None

@@ -220,6 +220,11 @@ async def test_a_fresh_token_is_left_alone(renewals: Renewals) -> None:
     for min_ttl in (None, 0, 60, 1700):
         refreshed = await refresh(worker, user, min_ttl=min_ttl)
         assert (refreshed.outcome, refreshed.renewed, refreshed.retry_after) == (Outcome.FRESH, False, None)
+    row = renewals.row(user)
+    older = await worker.on_demand.refresh_grant(
+        row["id"], min_ttl=None, rejected_version=row["access_version"] - 1
+    )
+    assert (older.outcome, older.renewed) == (Outcome.FRESH, False)  # an API refused the one before this
     assert renewals.token_calls("c") == []
 
 

@@ -88,6 +88,16 @@ async def test_records_go_with_their_month(vault: Vault, sql: Sql) -> None:
     await records.maintain(vault)
     assert [row["user_id"] for row in sql("SELECT user_id FROM audit_records")] == ["now"]
     assert "audit_records_2020_01" not in {row["relname"] for row in sql(PARTITIONS)}
+    # A month of which some days are kept is kept.
+    sql(
+        "INSERT INTO audit_records (at, source, role, connection, user_id, outcome)"
+        " VALUES (date_trunc('month', now(), 'UTC') - interval '1 h', 'reader', 'r', 'c', 'last month', 'served')"
+    )
+    sql(
+        "UPDATE audit_state SET keep = now() - (date_trunc('month', now(), 'UTC') - interval '1 month') - interval '1 day'"
+    )
+    await records.maintain(vault)
+    assert len(sql("SELECT * FROM audit_records")) == 2
 
 
 async def test_each_record_is_shipped_once(vault: Vault, database_url: Secret, tmp_path: Path) -> None:

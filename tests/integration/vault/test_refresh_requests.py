@@ -18,6 +18,7 @@ from tests.support.wait import WAIT_SECONDS
 from token_vault.database_errors import failure
 from token_vault.errors import TemporarilyUnavailable
 from token_vault.read_model import REPORT_REJECTED, REQUEST_REFRESH
+from token_vault.secret import Secret
 from worker.vault.refresh_requests import queue
 from worker.vault.refresh_requests.queue import RefreshRequest
 from worker.vault.vault import Vault
@@ -189,6 +190,20 @@ async def test_ones_own_schema_changes_nothing(rows: Rows, reader: psycopg.Conne
     assert row["requested_at"] < sql("SELECT now() + interval '1 hour' AS later")[0]["later"]
 
 
+async def test_a_role_that_is_taken_on_is_the_one_that_asks(
+    rows: Rows, new_role: NewRole, database_url: Secret, sql: Sql
+) -> None:
+    """Who has taken on a role by SET ROLE asks with its rights and in its name."""
+    grant_id = await rows.add()
+    with connect(new_role()) as member:
+        role = member.info.user
+    with connect(database_url) as owner:
+        owner.execute(f"GRANT {role} TO CURRENT_USER")
+        owner.execute(f"SET ROLE {role}")
+        request(owner, grant_id)
+    assert [row["requested_by"] for row in pending(sql)] == [role]
+
+
 # Who carries it out
 
 
@@ -227,6 +242,36 @@ async def test_a_dead_readers_request_is_dropped(
     assert await claim(vault) == []
     await queue.delete_over(vault)
     assert sql("SELECT * FROM refresh_requests") == []
+
+
+async def test_a_request_under_way_is_seen_to_its_end(
+    rows: Rows, reader: psycopg.Connection[Any], vault: Vault, sql: Sql
+) -> None:
+    """One that is carried out is not deleted when its reader's wait ends, as its end is recorded in it."""
+    request(reader, await rows.add())
+    assert len(await claim(vault)) == 1
+    sql("UPDATE refresh_requests SET wanted_until = now() - interval '1 s'")
+    await queue.delete_over(vault)
+    assert len(sql("SELECT 1 FROM refresh_requests")) == 1
+    age_requests(sql, queue.CLAIM_TIME.total_seconds() + 1)
+    await queue.delete_over(vault)
+    assert sql("SELECT 1 FROM refresh_requests") == []
+
+
+async def test_the_end_of_a_role_s_request_ends_no_other_role_s(
+    rows: Rows, reader: psycopg.Connection[Any], new_role: NewRole, vault: Vault, sql: Sql
+) -> None:
+    """What another role asks of the same grant stays claimed until it is done."""
+    grant_id = await rows.add()
+    with connect(new_role()) as other:
+        request(other, grant_id, 600)
+    request(reader, grant_id, 60)
+    sql("UPDATE refresh_requests SET requested_at = now()")
+    first, second = await claim(vault)
+    await queue.finish(vault, first)
+    (left,) = sql("SELECT * FROM refresh_requests WHERE handled_at IS NULL")
+    assert left["requested_by"] == second.requested_by
+    assert left["claimed_until"] is not None
 
 
 async def test_another_tenants_requests_are_left(

@@ -199,6 +199,20 @@ async def test_what_is_asked_of_one_tenant_is_not_answered_by_the_other(
     assert timedelta(0) <= await vault.now() - (await queries.last_observed(vault, "default", [USER]))[USER]
 
 
+async def test_the_oldest_of_a_user_s_grants_says_when_it_was_read(
+    vault: Vault, rows: Rows, sql: Sql
+) -> None:
+    """A user is read again as long as one of the grants has not been seen as Auth0 shows the user now."""
+    for number, connection in enumerate(("custom", "other")):
+        grant_id = await rows.add(USER, connection)
+        sql(
+            "UPDATE grants SET observed_updated_at = %s WHERE id = %s",
+            LATER - timedelta(days=number),
+            grant_id,
+        )
+    assert await queries.last_observed(vault, "default", [USER]) == {USER: LATER - timedelta(days=1)}
+
+
 async def test_a_security_event_is_of_the_living_grants_of_its_account(
     vault: Vault, both: dict[str, int], sql: Sql
 ) -> None:
