@@ -133,7 +133,7 @@ async def test_a_name_of_no_token_finds_nothing(
         assert len(sql("DELETE FROM refresh_requests RETURNING grant_id")) == 1
 
 
-async def test_digests_follow_the_tokens(tenant: Emulation, runtime: Runtime, sql: Sql) -> None:
+async def test_digests_follow_the_tokens(tenant: Emulation, runtime: Runtime, rows: Rows, sql: Sql) -> None:
     """New and replaced tokens wait for theirs; an erased grant has none; nothing else costs anything."""
     vault = runtime.vault
 
@@ -143,6 +143,10 @@ async def test_digests_follow_the_tokens(tenant: Emulation, runtime: Runtime, sq
 
     assert await digest_refresh_tokens(vault, [TENANT], [CONNECTION]) == 0
     first, second = users(sql)
+    await rows.add(
+        "another", CONNECTION, tenant="other"
+    )  # no transmitter's connection, only of the same name
+    assert len(sql("SELECT 1 FROM refresh_digests")) == 2
     [third] = tenant.add_users(CONNECTION, 1)
     tenant.login(first)
     sync = await runtime.tenant_sync(TENANT)

@@ -323,7 +323,11 @@ async def test_no_cursor_passes_what_is_not_stored(bench: Bench, monkeypatch: py
     async def away(*_: object, **__: object) -> None:
         raise Auth0Unreachable("Auth0 is away")
 
-    before, user = cursors(), min(bench.users())
+    user = min(bench.users())
+    bench.tenant.login(user)
+    await bench.sync.sync_changes()  # the log has begun, and its cursor has a checkpoint
+    before = cursors()
+    assert {each["feed"]: each["token"] for each in before}["log"] is not None
     bench.tenant.login(user)
     monkeypatch.setattr(SyncIngest, "ingest_by_id", away)
     monkeypatch.setattr(SyncIngest, "ingest_page", away)
