@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from token_vault.errors import ConfigurationError
+from worker import egress
 from worker.egress import KNOWN_SECONDS, WRONG_SECONDS, Address, EgressCheck, parse_address
 from worker.http.outgoing_proxies import OutgoingProxy
 from worker.settings import load
@@ -43,6 +45,7 @@ async def test_each_route_has_its_address_for_a_while(monkeypatch: pytest.Monkey
 
     async def ask(_: EgressCheck, proxy: OutgoingProxy | None) -> Address:
         asked.append(proxy)
+        await asyncio.sleep(0)
         return ip_address(found[proxy is not None])
 
     monkeypatch.setattr(EgressCheck, "_ask", ask)
@@ -55,8 +58,37 @@ async def test_each_route_has_its_address_for_a_while(monkeypatch: pytest.Monkey
 
     for seconds, number in ((0.0, 2), (WRONG_SECONDS, 2), (WRONG_SECONDS + 1, 3), (KNOWN_SECONDS + 1, 5)):
         now[0] = seconds
-        assert [await is_wrong("direct.example"), await is_wrong("far.example")] == [True, False]
+        hosts = ("direct.example", "far.example", "far.example")
+        assert await asyncio.gather(*map(is_wrong, hosts)) == [True, False, False]
         assert len(asked) == number
+
+
+async def test_the_address_is_asked_for_through_the_calls_own_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service is asked on the route of the call, as another route has another address."""
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        monkeypatch.setenv("NO_PROXY", "")
+        check = EgressCheck("https://checkip.example/")
+        assert await check.find_problem("https://far.example/token", [ip_network("203.0.113.0/24")])
+    assert set(asked) == {b"CONNECT checkip.example:443 HTTP/1.1\r\n"}
+
+
+async def test_a_service_that_does_not_answer_leaves_the_address_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without an answer in time nothing is sent, and the problem says why."""
+    monkeypatch.setattr(egress, "ASK_SECONDS", 0.0)
+    found = await EgressCheck("https://checkip.example/").find_problem(
+        "https://far.example/token", [ip_network("203.0.113.0/24")]
+    )
+    assert found is not None
+    assert "unknown, as checkip.example does not tell it" in str(found)
 
 
 @pytest.mark.parametrize(

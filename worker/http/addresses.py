@@ -9,19 +9,23 @@ from worker.http.loopback import is_loopback
 
 # IPv6 addresses that contain an IPv4 address: NAT64 (RFC 6052).
 _NAT64 = ip_network("64:ff9b::/96")
+# All public IPv6 addresses (RFC 4291, section 2.4, by IANA's allocation). Python takes others for public too, some of
+# which lead to internal IPv4 addresses: NAT64 of one network (64:ff9b:1::/48, RFC 8215), ::/96, ::ffff:0:0:0/96.
+_GLOBAL_UNICAST = ip_network("2000::/3")
 
 
 def is_internal(address: str) -> bool:
     """Whether an address is not on the public Internet.
 
     Internal are loopback, private, shared (RFC 6598), link-local with the clouds' metadata services, multicast and
-    reserved addresses, in IPv4, IPv6, and IPv4 inside IPv6.
+    reserved addresses, in IPv4, IPv6, and IPv4 inside IPv6; of IPv6 all but global unicast.
 
     Raises:
         ValueError: it is not an address.
     """
     found = _inner(ip_address(address.partition("%")[0]))
-    return not found.is_global or found.is_multicast
+    is_public = found.is_global and not found.is_multicast
+    return not is_public or (isinstance(found, IPv6Address) and found not in _GLOBAL_UNICAST)
 
 
 def is_internal_literal(host: str | None) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from worker.http.addresses import is_internal, may_connect
+from worker.http.transport import _PublicResolver
 from worker.providers import Client, Problem, TokenRequest, resolve
 from worker.renewal.http import NoAnswer, http_client, send
 from worker.webhooks.http import http_client as webhook_client
@@ -19,6 +20,7 @@ INTERNAL = [
     "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
     "255.255.255.255", "::1", "::", "fe80::1", "fe80::1%eth0", "fd00:ec2::254", "ff02::1", "::ffff:10.0.0.1",
     "64:ff9b::a9fe:a9fe", "2002:a00:1::",
+    "198.18.0.1", "240.0.0.1", "fc00::1", "fec0::1", "64:ff9b:1::a9fe:a9fe", "::10.0.0.1", "::ffff:0:10.0.0.1", "5f00::1",
 ]  # fmt: skip
 
 
@@ -40,7 +42,10 @@ def test_what_the_operator_names() -> None:
     assert may_connect("Named.example.", "10.0.0.1", {"named.example"})
     assert may_connect("localhost", "127.0.0.1", ())
     assert not may_connect("localhost", "10.0.0.1", ())
-    for address in ("169.254.169.254", "fe80::1", "64:ff9b::a9fe:a9fe", "0.0.0.0", "224.0.0.1"):
+    assert may_connect("localhost", "::ffff:127.0.0.1", ())
+    for address in (
+        "169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "64:ff9b::a9fe:a9fe", "0.0.0.0", "224.0.0.1",
+    ):  # fmt: skip
         assert not may_connect("named.example", address, {"named.example"})
 
 
@@ -77,10 +82,21 @@ async def test_a_name_that_leads_inside_gets_no_connection(
     url = f"http://{host}:{port}/t"
     async with server:
         if kind == "token":
-            async with http_client(named={"another.example"}) as http:
+            async with http_client(named=()) as http:  # where the operator names no host, none is allowed
                 answer = await send(http, TokenRequest("POST", url, {}, b"secret"))
             assert answer == NoAnswer(sent=False, code="unreachable")
         else:
             async with webhook_client(named={"another.example"}) as http:
                 assert (await post(http, url, b"event", {})).error == "unreachable"
     assert reached == []
+
+
+async def test_of_a_names_addresses_the_public_ones_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a public and an internal address is not called at the internal one."""
+    resolved = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, 443))
+        for each in ("169.254.169.254", "93.184.216.34")
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: resolved)
+    found = await _PublicResolver(()).resolve("both.example", 443)
+    assert [each["host"] for each in found] == ["93.184.216.34"]

@@ -7,6 +7,8 @@ import socket
 
 import pytest
 
+from tests.support.wait import WAIT_SECONDS
+from worker.http import destinations as module
 from worker.http.destinations import CACHED_SECONDS, Destinations
 
 
@@ -25,3 +27,20 @@ async def test_one_internal_address_is_enough(monkeypatch: pytest.MonkeyPatch) -
     assert not await destinations.is_internal("rebound.example")
     now[0] += CACHED_SECONDS + 1
     assert await destinations.is_internal("rebound.example")
+
+
+async def test_a_name_server_that_does_not_answer_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that is not resolved in time is left to the proxy, and only so many hosts are remembered."""
+
+    async def never(*_: object, **__: object) -> list[object]:
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    monkeypatch.setattr(module, "LOOKUP_SECONDS", 0.0)
+    monkeypatch.setattr(module, "MAX_CACHED_HOSTS", 2)
+    destinations = Destinations(())
+    async with asyncio.timeout(WAIT_SECONDS):
+        for number in range(5):
+            assert not await destinations.is_internal(f"{number}.example")
+            assert len(destinations._cached) <= 2
