@@ -12,10 +12,12 @@ from psycopg import errors
 from tests.support.reader_roles import connect
 from tests.support.renewals import Renewals
 from tests.support.role_members import NewMember, role_members
+from tests.support.rows import Sql
 from token_vault.secret import Secret
 from worker.renewal.outcome import Outcome
 from worker.vault.db import roles
 from worker.vault.db.engine import create_command_engine
+from worker.vault.db.migrate import migrate
 from worker.vault.db.roles import ROLES
 from worker.vault.db.tables import Base
 
@@ -171,3 +173,59 @@ def test_roles_that_are_missing_are_left_to_the_operator_with_their_rights(datab
     assert left[:3] == [f"CREATE ROLE {role} NOLOGIN" for role in ROLES]
     assert {f"GRANT USAGE ON SCHEMA public TO {role}" for role in ROLES} <= set(left)
     assert "GRANT SELECT, INSERT, UPDATE, DELETE ON public.grants TO vault_worker" in left
+
+
+# Rights that stand beside those of `MAY`; a right of everybody would pass by every role.
+BESIDE = {
+    ("vault_operator", "SELECT", "grants", "id"), ("vault_operator", "SELECT", "token_status", ""),
+    ("vault_operator", "UPDATE", "audit_state", "keep"),
+    ("vault_worker", "INSERT", "audit_records", ""),
+    ("vault_worker", "UPDATE", "audit_state", "shipped_id"), ("vault_worker", "UPDATE", "audit_state", "shipped_xact"),
+    ("vault_worker", "EXECUTE", "maintain_audit", ""),
+    *((role, "SELECT", view, "") for role in ("vault_reader", "vault_worker")
+      for view in ("served_resource_tokens", "served_tokens", "token_status")),
+    *((role, "EXECUTE", function, "") for role in ("vault_reader", "vault_worker")
+      for function in ("record_reads", "report_rejected", "request_refresh")),
+}  # fmt: skip
+RIGHTS = """
+WITH held (acl, name, of) AS (
+    SELECT relacl, relname, '' FROM pg_class WHERE relnamespace = current_schema()::regnamespace
+    UNION ALL SELECT attacl, relname, attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+    WHERE relnamespace = current_schema()::regnamespace
+    UNION ALL SELECT coalesce(proacl, acldefault('f', proowner)), proname, '' FROM pg_proc
+    WHERE pronamespace = current_schema()::regnamespace AND prosecdef
+)
+SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS role, privilege_type, name, of
+FROM held, aclexplode(acl) WHERE grantee = 0 OR grantee::regrole::text = ANY (%s)
+"""
+# Functions and views with their owner's rights, and their settings.
+OWNERS = """
+SELECT proname AS name, proconfig AS settings FROM pg_proc
+WHERE pronamespace = current_schema()::regnamespace AND prosecdef
+UNION ALL SELECT relname, reloptions FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'v'
+"""
+
+
+def test_the_catalogue_has_no_other_right(database_url: Secret, sql: Sql) -> None:
+    """Every right is a role's own, none is everybody's, and `migrate` takes away what was given beside them."""
+    sql("GRANT UPDATE (state), SELECT (refresh_ciphertext) ON grants TO vault_operator")
+    sql("GRANT EXECUTE ON FUNCTION maintain_audit TO vault_reader")
+    migrate(database_url)
+    expected = BESIDE | {
+        (role, word, table, "")
+        for role, tables in MAY.items()
+        for table, words in tables.items()
+        for word in words.split()
+    }
+    assert {tuple(row.values()) for row in sql(RIGHTS, list(ROLES))} == expected
+
+
+def test_what_runs_as_the_owner_trusts_no_caller(sql: Sql) -> None:
+    """A function takes no name from a caller's schema and waits for no lock for long; a view shows no hidden row."""
+    function, view = {"search_path=pg_catalog, pg_temp", "lock_timeout=2s"}, {"security_barrier=true"}
+    expected = dict.fromkeys(
+        ("maintain_audit", "record_reads", "report_rejected", "request_refresh"), function
+    )
+    expected |= dict.fromkeys(("served_resource_tokens", "served_tokens", "token_status"), view)
+    found = {row["name"]: set(row["settings"] or ()) - {"TimeZone=UTC"} for row in sql(OWNERS)}
+    assert found == expected
