@@ -85,11 +85,16 @@ def test_the_views_show_what_the_rules_say(new_role: NewRole, sql: Sql) -> None:
 async def test_a_role_that_is_no_consumer_sees_nothing(rows: Rows, new_role: NewRole, sql: Sql) -> None:
     """Privileges on the views alone show no row; a consumer of another role gives none either."""
     grant_id = await rows.add()
+    sql(
+        "INSERT INTO resource_tokens (grant_id, resource, scope, refused_at) VALUES (%s, 'r', '', now())",
+        grant_id,
+    )
     new_role()
     with connect(url := new_role()) as connection:
         sql("DELETE FROM consumers WHERE role = %s", role_of(url))
         for view in VIEWS:
             assert seen(connection, view) == set()
+        assert connection.execute("SELECT resource FROM served_resource_tokens").fetchall() == []
         connection.execute(REQUEST_REFRESH, (grant_id, 60, 60))
         assert pending(sql) == []
 

@@ -129,6 +129,9 @@ async def test_a_flood_of_one_role_is_bounded(
     told = failure(refused.value)
     assert isinstance(told, TemporarilyUnavailable)
     assert "requests" in str(told)
+    ((version,),) = (row.values() for row in sql("SELECT access_version FROM grants WHERE id = %s", grant_id))
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
+        reader.execute(REPORT_REJECTED, (grant_id, version))
     with connect(new_role()) as other:
         request(other, grant_id)
         taken = [row["requested_by"] for row in pending(sql) if row["grant_id"] == grant_id]
