@@ -120,7 +120,7 @@ def table(result: Result) -> str:
     lines = [f"{'faults injected':44}{sum(result.faults.values()):>8}"]
     lines += [f"  {kind:42}{count:>8}" for kind, count in result.faults.items()]
     for name in (
-        "grants", "renewals", "lost_inside_reported", "retries_in_doubt", "reads", *FORBIDDEN,
+        "grants", "renewals", "lost_inside_reported", "lost_to_slowness", "retries_in_doubt", "reads", *FORBIDDEN,
     ):  # fmt: skip
         lines.append(f"{name.replace('_', ' '):44}{getattr(result, name):>8}")
     lines.append(f"window in ms: {result.window_ms}; reads refused: {result.reads_refused}")

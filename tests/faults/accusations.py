@@ -14,20 +14,29 @@ from tests.faults.evidence import Call, ClaimPeriod, Death, Evidence
 LOST_ANSWERS = {"cut", "reset_after", "status"}
 # A delay is one where the call had ended before the provider's answer, which came after most of the call's time.
 NEARLY = 0.9
+# The provider's part of a call that took its whole time, where the machine was too busy to serve it.
+MOST = 0.5
 # A late answer may be stored while whoever took its claim over sends: it asked for its claim just before.
 OVERTAKEN_SECONDS = 1.0
 ACCESS_ONLY = ("google",)  # connections whose refresh token is not spent
 
 
-def losses_without_fault(found: Evidence, call_seconds: float) -> list[str]:
-    """Find losses that no injected fault explains."""
-    by_token = found.by_token()
-    return [
-        f"{death} {[_told(found, call) for call in _suspects(found, death, by_token)]}"
-        for death in found.deaths
-        if death.reason == "lost_in_rotation"
-        and not any(_excuse(found, call, call_seconds) for call in _suspects(found, death, by_token))
-    ]
+def losses_without_fault(found: Evidence, call_seconds: float) -> tuple[list[str], int]:
+    """Find losses that no injected fault explains.
+
+    Returns:
+        The losses; and how many more there are by calls for which the machine was too slow.
+    """
+    by_token, unexplained, slow = found.by_token(), [], 0
+    for death in found.deaths:
+        calls = _suspects(found, death, by_token)
+        if death.reason != "lost_in_rotation" or any(_excuse(found, call, call_seconds) for call in calls):
+            continue
+        if any(_was_too_slow(found, call, call_seconds) for call in calls):
+            slow += 1
+        else:
+            unexplained.append(f"{death} {[_told(found, call) for call in calls]}")
+    return unexplained, slow
 
 
 def deaths_outside(found: Evidence) -> list[str]:
@@ -76,6 +85,19 @@ def _excuse(found: Evidence, call: Call, call_seconds: float) -> str | None:
     if any(began <= at <= steps.get("ended", call.left) for at in found.jumps):
         return "clock moved"
     return None
+
+
+def _was_too_slow(found: Evidence, call: Call, call_seconds: float) -> bool:
+    """Whether a call took its whole time, and the provider's part most of it.
+
+    A machine with too much other work does that, as an injected delay would. An answer that left in time excuses
+    nothing.
+    """
+    steps = found.steps.get(call.note, {})
+    if "sending" not in steps or "answered" not in steps:
+        return False
+    sent, over = steps["sending"], steps["answered"]
+    return over - sent >= call_seconds and call.left - sent > MOST * call_seconds
 
 
 def _safe_at(found: Evidence, call: Call) -> float:

@@ -34,6 +34,7 @@ class Result:
     faults: dict[str, int] = field(default_factory=dict)
     renewals: int = 0
     lost_inside_reported: int = 0
+    lost_to_slowness: int = 0
     losses_without_fault: int = 0
     lost_outside: int = 0
     deaths_not_told: int = 0
@@ -101,7 +102,7 @@ def _judge_calls(stage: Stage, found: Evidence, result: Result) -> None:
     result.accuse("double_spends", doubled)
     result.accuse("unclaimed_spends", list(accusations.unclaimed_spends(found)))
     result.accuse("claims_taken_early", accusations.claims_taken_early(found))
-    unexplained = accusations.losses_without_fault(found, CALL_SECONDS / stage.scale)
+    unexplained, result.lost_to_slowness = accusations.losses_without_fault(found, CALL_SECONDS / stage.scale)
     result.accuse("losses_without_fault", unexplained)
 
 

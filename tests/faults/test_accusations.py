@@ -46,7 +46,26 @@ def a_loss(call: Call = CALL, /, **steps: float) -> Evidence:
 
 def test_a_loss_without_a_fault_is_accused() -> None:
     """A token whose call nothing disturbed was lost by the vault."""
-    assert losses_without_fault(a_loss(answered=10.1, ended=10.2), CALL_SECONDS)
+    unexplained, slow = losses_without_fault(a_loss(answered=10.1, ended=10.2), CALL_SECONDS)
+    assert (len(unexplained), slow) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "answered", "is_slow"),
+    [
+        (replace(CALL, arrived=10.0, left=13.5), 14.0, True),
+        (replace(CALL, arrived=14.5, left=14.5), 14.0, True),
+        (replace(CALL, arrived=10.0, left=11.9), 14.0, False),
+        (replace(CALL, arrived=10.0, left=13.5), 13.9, False),
+        (CALL, 14.0, False),
+    ],
+)
+def test_a_call_that_the_provider_kept_beyond_its_time_is_counted_apart(
+    call: Call, answered: float, is_slow: bool
+) -> None:
+    """Its whole time was up, and the provider had it for most of that; an answer that was there in time is a loss."""
+    unexplained, slow = losses_without_fault(a_loss(call, answered=answered, ended=14.2), CALL_SECONDS)
+    assert (len(unexplained), slow) == (not is_slow, is_slow)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +76,7 @@ def test_a_loss_without_a_fault_is_accused() -> None:
 def test_an_answer_that_was_not_let_through_excuses(fault: str, left: float, is_excused: bool) -> None:
     """Cut off, or later than the call lasts: the loss is the fault's; a delay within the call excuses nothing."""
     found = a_loss(replace(CALL, fault=fault, left=left), ended=left + 0.1)
-    assert bool(losses_without_fault(found, CALL_SECONDS)) is not is_excused
+    assert bool(losses_without_fault(found, CALL_SECONDS)[0]) is not is_excused
 
 
 @pytest.mark.parametrize(
@@ -77,7 +96,7 @@ def test_a_kill_excuses_the_call_that_it_ended(
     """Not another process's call, nor one whose answer was safe or whose attempt was over."""
     found = a_loss(**steps)
     found.kills[pid] = killed
-    assert bool(losses_without_fault(found, CALL_SECONDS)) is not is_excused
+    assert bool(losses_without_fault(found, CALL_SECONDS)[0]) is not is_excused
 
 
 @pytest.mark.parametrize(("began", "ended", "is_excused"), [(9.0, 18.0, True), (11.0, 19.0, False)])
@@ -85,16 +104,16 @@ def test_a_pause_excuses_the_call_that_it_overlaps(began: float, ended: float, i
     """A process that was stopped later, when its call was over, has no excuse."""
     found = a_loss(ended=10.2)
     found.pauses[1] = [(began, ended)]
-    assert bool(losses_without_fault(found, CALL_SECONDS)) is not is_excused
+    assert bool(losses_without_fault(found, CALL_SECONDS)[0]) is not is_excused
 
 
 def test_a_moved_clock_excuses_the_call_that_it_overlaps() -> None:
     """Claims end by the database's clock: it was moved during the call, or it was not."""
     found = a_loss(ended=10.2)
     found.jumps = [10.3]
-    assert losses_without_fault(found, CALL_SECONDS)
+    assert losses_without_fault(found, CALL_SECONDS)[0]
     found.jumps = [10.15]
-    assert not losses_without_fault(found, CALL_SECONDS)
+    assert not losses_without_fault(found, CALL_SECONDS)[0]
 
 
 @pytest.mark.parametrize(
