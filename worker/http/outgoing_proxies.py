@@ -10,8 +10,6 @@ from ipaddress import ip_address, ip_network
 from types import MappingProxyType
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import aiohttp
-
 from token_vault.environment import read_secret
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
@@ -57,6 +55,8 @@ class OutgoingProxy:
 
         For example by the destination's certificate, which is not the proxy's failure.
         """
+        import aiohttp  # here, as beat reads the proxies too, and calls nobody
+
         if isinstance(error, aiohttp.ClientProxyConnectionError):
             return False
         return isinstance(error, aiohttp.ClientConnectorError) and (error.host, error.port) != (
@@ -66,6 +66,8 @@ class OutgoingProxy:
 
     def explain(self, error: BaseException) -> str:
         """Say how it failed, and the fix."""
+        import aiohttp
+
         where = f"the outgoing proxy {self} ({self.variable})"
         match error:
             case aiohttp.ClientHttpProxyError(status=401 | 407):
