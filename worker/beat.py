@@ -52,7 +52,7 @@ class LivelyScheduler(Scheduler):  # type: ignore[misc]  # Celery carries no typ
             self.apply_async(entry, producer=producer, advance=False)
         except SchedulingError as error:
             cause = error.__context__
-            log.warning("beat.not_sent", task=entry.task, error=type(cause).__name__)
+            log.warning("beat.send_failed", task=entry.task, error=type(cause).__name__)
             if not isinstance(cause, self.connection.connection_errors + self.connection.channel_errors):
                 # Kombu opens a channel anew after these alone. One that broke while it did so is of no use for good.
                 for name in ("producer", "connection"):

@@ -55,7 +55,7 @@ def test_workers_and_beat_outlive_every_kind_of_useless_redis(
     beat, worker = here.processes
 
     def attempts() -> int:
-        return beat.log.count("beat.not_sent") + worker.log.count("retry")
+        return beat.log.count("beat.send_failed") + worker.log.count("retry")
 
     def have_noticed(before: int) -> bool:
         return attempts() > before
@@ -106,7 +106,7 @@ def test_beat_outlives_a_channel_that_broke_while_it_was_opened_anew(
         beat.apply_entry(renew, producer=beat.producer)
         beat.apply_entry(renew, producer=beat.producer)
     assert [(line["event"], line["task"]) for line in logged if line["log_level"] == "warning"] == [
-        ("beat.not_sent", "worker.renew_due")
+        ("beat.send_failed", "worker.renew_due")
     ]
     with redis.Redis.from_url(redis_url.reveal()) as broker:
         assert broker.llen("renew") == 1
