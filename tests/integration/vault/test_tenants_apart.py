@@ -237,3 +237,20 @@ async def test_a_security_event_is_of_the_living_grants_of_its_account(
         assert reported == found, state
     told = sql("SELECT tenant FROM outbox WHERE kind = 'grant.reauthorization_required' ORDER BY tenant")
     assert told == [{"tenant": "default"}, {"tenant": "other"}]  # each once, by its own connection
+
+
+@pytest.mark.usefixtures("both")
+async def test_an_event_comes_once_though_tenants_have_connections_of_one_name(
+    vault: Vault, sql: Sql
+) -> None:
+    """The event has its own tenant's connection; another tenant's of the same name adds none."""
+    sql(
+        "UPDATE grants SET scopes = array_append(scopes, 'mail'), consent_expires_at = now() + interval '2 d'"
+    )
+    sql("UPDATE grants SET scopes = array_remove(scopes, 'mail') WHERE tenant = 'default'")
+    await outbox.report_consent_ending(vault, ONE, now=await vault.now())
+    events = sql("SELECT tenant, kind FROM outbox WHERE kind <> 'grant.expiring' ORDER BY kind")
+    assert [tuple(row.values()) for row in events] == [
+        ("default", "grant.consent_ending"),
+        ("default", "grant.scopes_lost"),
+    ]
