@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.vault.pauses import EndingTokens, Pause, PauseScope
 
-_SPAN_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-
 
 def pause(
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for whoever finds it.")],
