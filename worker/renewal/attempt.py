@@ -91,7 +91,7 @@ class Renewer:
             await claims.release_unspent(self._vault, [claim], due_at=now)
             return Outcome.UNSENT
         # The attempt begins now, after the wait: this is the time from which an unknown outcome counts.
-        waited_since, claim = claim.claimed_at, replace(claim, claimed_at=now)
+        claimed_at, claim = claim.claimed_at, replace(claim, claimed_at=now)
         tokens = self._postpone(limiter, provider, claim, now) or self._decrypt(provider, claim, now)
         if isinstance(tokens, Decision):
             return await self._release(limiter, claim, tokens, now)
@@ -114,7 +114,7 @@ class Renewer:
             log.info("provider.answered", grant=claim.id, connection=claim.key.connection, answer=kind)
         if isinstance(result, Refused):
             with traces.span("commit_refusal"):
-                return await self._handle_refusal(limiter, claim, provider, result, clock, waited_since)
+                return await self._handle_refusal(limiter, claim, provider, result, clock, claimed_at)
         return await self._commit(limiter, claim, tokens, result, clock)
 
     async def _send(
@@ -231,7 +231,7 @@ class Renewer:
         provider: Provider,
         refused: Refused,
         clock: Callable[[], datetime],
-        waited_since: datetime,
+        claimed_at: datetime,
     ) -> Outcome:
         now = clock()
         if _is_about_target(claim, refused):
@@ -252,7 +252,7 @@ class Renewer:
         elif judgement.suspicion is None:
             limiter.grow()
         # The time anew: Postgres may have been away meanwhile.
-        await self._breaker.respond(limiter, claim, refused, judgement, clock(), waited_since)
+        await self._breaker.respond(limiter, claim, refused, judgement, clock(), claimed_at)
         log.warning(
             "renewal.refused",
             grant=claim.id,

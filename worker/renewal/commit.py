@@ -41,6 +41,14 @@ MAX_LOOP_LAG_SECONDS = 0.02
 COMMIT_SECONDS = 0.002
 
 
+def growing_pauses() -> Iterator[float]:
+    """Yield seconds to wait after each failure of Postgres."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        yield pause
+        pause = min(pause * 2, MAX_PAUSE_SECONDS)
+
+
 class AnswerCommitter:
     """Stores answers in one vault.
 
@@ -80,13 +88,12 @@ class AnswerCommitter:
 
         It is asked, as no commit may be under way that would show it: one may have been cancelled.
         """
-        pause = FIRST_PAUSE_SECONDS
+        pauses = growing_pauses()
         while not self._postgres_is_up.is_set() and has_time():
             try:
                 await self._vault.check_writable()
             except (SQLAlchemyError, OSError):
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, MAX_PAUSE_SECONDS)
+                await asyncio.sleep(next(pauses))
             else:
                 self._postgres_is_up.set()
 
@@ -187,7 +194,7 @@ class AnswerCommitter:
     async def _commit(self, claim: Claim, pair: TokenPair, sent_at: datetime, due_at: datetime) -> Outcome:
         """Repeat the commit until the pair is stored or spooled."""
         is_failing = pair.lacks_access and is_told_as_failing(claim, now=sent_at, due_at=due_at)
-        give_up_at, pause = time.monotonic() + COMMIT_RETRY_SECONDS, FIRST_PAUSE_SECONDS
+        give_up_at, pauses = time.monotonic() + COMMIT_RETRY_SECONDS, growing_pauses()
         spooled: Path | None = None
 
         def spool(error: str) -> None:
@@ -208,8 +215,7 @@ class AnswerCommitter:
                 # If the disk failed too, memory has the only copy: repeat the commit as long as this process lives.
                 if spooled and time.monotonic() > give_up_at:
                     return Outcome.SPOOLED
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, MAX_PAUSE_SECONDS)
+                await asyncio.sleep(next(pauses))
             else:
                 self._postgres_is_up.set()
                 replayed = spooled is not None and not self._spool.remove(spooled)

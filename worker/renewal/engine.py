@@ -19,12 +19,7 @@ from structlog.contextvars import bind_contextvars
 from token_vault.token_target import DEFAULT_TARGET, TokenTarget
 from worker import instruments, traces
 from worker.renewal.attempt import Renewer
-from worker.renewal.commit import (
-    COMMIT_RETRY_SECONDS,
-    FIRST_PAUSE_SECONDS,
-    MAX_PAUSE_SECONDS,
-    AnswerCommitter,
-)
+from worker.renewal.commit import COMMIT_RETRY_SECONDS, AnswerCommitter, growing_pauses
 from worker.renewal.concurrency import (
     STALLED_SECONDS,
     ConnectionLimiter,
@@ -313,7 +308,7 @@ class RenewalEngine:
         A failure that breaks the connection to Postgres often loses the provider's answer too. A retry within the
         provider's grace is safe, but the claim's own deadline may be later than the grace.
         """
-        give_up_at, pause = time.monotonic() + COMMIT_RETRY_SECONDS, FIRST_PAUSE_SECONDS
+        give_up_at, delays = time.monotonic() + COMMIT_RETRY_SECONDS, growing_pauses()
         while time.monotonic() < give_up_at and (now := clock()) < claim.until:
             try:
                 await claims.end_early(self._vault, claim, now=now)
@@ -321,8 +316,7 @@ class RenewalEngine:
                     tenant, name = claim.key.tenant, claim.key.connection
                     await circuits.release_probe(self._vault, tenant=tenant, name=name, now=now)
             except _POSTGRES_AWAY:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, MAX_PAUSE_SECONDS)
+                await asyncio.sleep(next(delays))
             else:
                 return
 
