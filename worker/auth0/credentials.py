@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.client_assertion import ASSERTION_TYPE, sign_assertion, signing_key
-from worker.http.loopback import is_loopback
+from worker.http.loopback import is_https
 
 _NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]+)?")
 
@@ -100,6 +100,6 @@ def _netloc_and_scheme(domain: str) -> tuple[str, str]:
     netloc = parts.netloc.lower()
     if not _NETLOC.fullmatch(netloc) or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ConfigurationError("AUTH0_DOMAIN must be a host name alone, such as tenant.eu.auth0.com")
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+    if not is_https(parts):
         raise ConfigurationError("AUTH0_DOMAIN: http:// is allowed towards loopback only; use https://")
     return netloc, parts.scheme

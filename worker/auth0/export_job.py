@@ -21,7 +21,7 @@ from worker.auth0.field_types import parse_text, parse_time
 from worker.auth0.http import stream
 from worker.auth0.http.responses import Endpoint
 from worker.auth0.http.retries import Sleep
-from worker.http.loopback import is_loopback
+from worker.http.loopback import is_https
 
 EXPORTED_FIELDS = ("user_id", "created_at", "updated_at")
 
@@ -177,8 +177,7 @@ def _check_address(location: object, endpoint: Endpoint) -> str:
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         host = ""
-    is_safe = host and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
-    if not is_safe or "@" in parts.netloc:
+    if not host or not is_https(parts) or "@" in parts.netloc:
         raise MalformedAnswer(f"{endpoint}: the job names no https:// address of its file", status=200)
     return parts.geturl()
 

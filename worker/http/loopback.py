@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address
+from urllib.parse import SplitResult
 
 _NAME = "localhost"
 
@@ -27,3 +28,8 @@ def is_loopback(host: str | None) -> bool:
     # Before 3.13, Python's is_loopback is False for a mapped address.
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def is_https(parts: SplitResult) -> bool:
+    """Whether a URL has https, or http to loopback."""
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator
 
 from token_vault.secret import Secret
-from worker.http.loopback import is_loopback
+from worker.http.loopback import is_https
 from worker.settings.section import SecretField
 
 _Headers = TypeVar("_Headers", bound=Mapping[str, str] | Mapping[str, Secret])
@@ -31,9 +31,16 @@ def split_url(url: str) -> SplitResult | None:
     return parts if sound and plain and "://" in url else None
 
 
-def is_https(parts: SplitResult) -> bool:
-    """Whether a URL has https, or http to loopback."""
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
+def require_https(name: str, url: str) -> SplitResult:
+    """Return the parts of a setting's https URL.
+
+    Raises:
+        ValueError: it is none; the message begins with the setting's name.
+    """
+    parts = urlsplit(url)
+    if not parts.hostname or not is_https(parts):
+        raise ValueError(f"{name} has to be https; plain http goes to loopback only")
+    return parts
 
 
 def check_https_url(name: str, url: str) -> None:

@@ -13,8 +13,8 @@ from pydantic import Field, IPvAnyNetwork, ValidationError, ValidationInfo, mode
 from token_vault.errors import ConfigurationError
 from token_vault.home import absolute
 from token_vault.secret import SecretDict, hide
+from worker.http.loopback import is_https
 from worker.settings.api import ApiSettings
-from worker.settings.checks import is_https
 from worker.settings.connections import ConnectionSettings, ProviderSettings
 from worker.settings.consumers import AuditSettings, ConsumerSettings, check_consumers
 from worker.settings.hooks import HookSettings

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from worker.proxy_rules import AllowRule, TargetRefused, encode_path, normalize_path
-from worker.settings.checks import is_https
+from worker.settings.checks import require_https
 from worker.settings.section import Section
 
 MB = 1_000_000
@@ -43,9 +42,7 @@ class ProxySettings(Section):
     @field_validator("base_url")
     @classmethod
     def _check_base_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if not parts.hostname or not is_https(parts):
-            raise ValueError("base_url has to be https; plain http goes to loopback only")
+        parts = require_https("base_url", url)
         if "@" in parts.netloc or parts.query or parts.fragment or url.endswith(("/", "?", "#")):
             raise ValueError("base_url has a host and a path alone, and no slash at its end")
         try:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from token_vault.secret import Secret
 from worker.reconnect import ReconnectApplication
-from worker.settings.checks import is_https
+from worker.settings.checks import require_https
 from worker.settings.section import SecretField, Section
 
 # HS256 needs a key as long as its hash (RFC 7518, 3.2).
@@ -42,9 +41,7 @@ class ReconnectSettings(Section):
     @field_validator("redirect_uri")
     @classmethod
     def _check_redirect_uri(cls, uri: str) -> str:
-        parts = urlsplit(uri)
-        if not parts.hostname or not is_https(parts):
-            raise ValueError("redirect_uri has to be https; plain http goes to loopback only")
+        parts = require_https("redirect_uri", uri)
         if parts.fragment:
             raise ValueError("redirect_uri must have no fragment (RFC 6749, section 3.1.2)")
         return uri

@@ -7,7 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from worker.settings.checks import is_https, split_url
+from worker.http.loopback import is_https
+from worker.settings.checks import split_url
 from worker.settings.section import SecretField, Section
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]+)?")

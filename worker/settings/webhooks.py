@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from token_vault.secret import Secret
-from worker.settings.checks import is_https
+from worker.settings.checks import require_https
 from worker.settings.section import SecretsField, Section
 
 
@@ -95,9 +95,7 @@ class WebhookSettings(Section):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if not parts.hostname or not is_https(parts):
-            raise ValueError("url has to be https; plain http goes to loopback only")
+        parts = require_https("url", url)
         if parts.username is not None:
             raise ValueError("url must hold no user or password: the signature says who sends")
         if not _has_an_address(parts):
