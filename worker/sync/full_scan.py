@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -22,13 +23,16 @@ from worker.sync.keyset_pagination import (
     encode_cursor,
 )
 from worker.sync.mapping import Connections, identity_keys, is_whole
-from worker.sync.readahead import read_ahead
+from worker.sync.readahead import read_ahead, start_each
 from worker.sync.report import Progress, SyncReport
 from worker.vault.database_clock import DatabaseClock
 from worker.vault.sync_state import cursors, runs
 from worker.vault.sync_state.cursors import SyncCursor
 from worker.vault.sync_state.scanned_pages import ScannedPage, commit_page
 from worker.vault.vault import Vault
+
+# While a page is committed, so many after it are being stored: one is encrypted while Postgres stores the other.
+PAGES_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +127,10 @@ class FullScan:
             stop_at=None if budget is None else time.monotonic() + budget,
         )  # fmt: skip
         await cursors.save(self._vault, self._tenant, feed, cursor)
-        async with aclosing(self._steps(scan)) as steps:
-            async for step in steps:
-                with traces.span("ingest_page", tenant=self._tenant, users=step.page.size):
-                    listed = await self._ingest.ingest_page(
-                        step.page, scan.connections, report, now=scan.clock.now(), full=full, since=since
-                    )
-                    await self._commit(scan, step, listed)
+        async with aclosing(self._ingested(scan, full=full, since=since)) as pages:
+            async for step, listed in pages:
+                report.add_page(step.page)
+                await self._commit(scan, step, listed)
                 if progress:
                     progress(report.seen, _expected_total(step, report))
                 if step.following is None:
@@ -140,6 +141,34 @@ class FullScan:
         if progress:
             progress(report.seen, report.seen)
         return True
+
+    async def _ingested(
+        self, scan: _Scan, *, full: bool, since: datetime | None
+    ) -> AsyncGenerator[tuple[ScanStep, list[Auth0User]], None]:
+        """Yield steps once their grants are stored.
+
+        Each comes with the users for whom its page is the newest answer. Without a rate limit, the next pages are being
+        stored meanwhile, and the one after them is read.
+        """
+
+        async def ingest(step: ScanStep) -> list[Auth0User]:
+            with traces.span("ingest_page", tenant=self._tenant, users=step.page.size):
+                return await self._ingest.ingest_page(
+                    step.page, scan.connections, scan.report, now=scan.clock.now(), full=full, since=since
+                )
+
+        def may_run_ahead() -> bool:
+            # Under a rate limit there is time to store a page between two calls, and a kill would waste calls.
+            return self._auth0.is_unlimited and not scan.is_time_up()
+
+        async with AsyncExitStack() as stack:
+            steps = await stack.enter_async_context(aclosing(self._steps(scan)))
+            read = await stack.enter_async_context(aclosing(read_ahead(steps, allowed=may_run_ahead)))
+            pages = await stack.enter_async_context(aclosing(start_each(read, ingest)))
+            for _ in range(PAGES_AHEAD):
+                pages = await stack.enter_async_context(aclosing(read_ahead(pages, allowed=may_run_ahead)))
+            async for step, ingesting in pages:
+                yield step, await asyncio.shield(ingesting)
 
     async def _steps(self, scan: _Scan) -> AsyncGenerator[ScanStep, None]:
         """Yield the scan's steps.
@@ -152,15 +181,11 @@ class FullScan:
                 scan.by, since, until=until, page=page, connection=scan.connection, totals=True
             )
 
-        def may_read_ahead() -> bool:
-            # Under a rate limit there is time to store a page between two calls, and a kill would waste two calls.
-            return self._auth0.is_unlimited and not scan.is_time_up()
-
         keyset = KeysetScan(scan.by, fetch, scan.clock.now)
         cursor: ScanCursor | None = decode_cursor(scan.cursor.token, scan.cursor.page)
         while cursor is not None:
             try:
-                async with aclosing(read_ahead(keyset.steps(cursor), allowed=may_read_ahead)) as steps:
+                async with aclosing(keyset.steps(cursor)) as steps:
                     async for step in steps:
                         cursor = step.following
                         yield step

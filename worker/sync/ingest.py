@@ -149,11 +149,8 @@ class SyncIngest:
         Returns:
             The users who were not read by id, for whom the page is the newest answer.
         """
-        self._lists_carry_tokens |= any(has_tokens(user) for user in page.users)
+        self._lists_carry_tokens = self._lists_carry_tokens or any(has_tokens(user) for user in page.users)
         await self._ingest_grants(page.users, connections, report, now=now)
-        report.seen += len(page.users)
-        report.failed += len(page.malformed)
-        report.problems += page.malformed
         if self._lists_carry_tokens:
             return list(page.users)
         hidden = [user for user in page.users if lists_may_hide_tokens(user)]

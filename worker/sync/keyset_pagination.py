@@ -7,7 +7,7 @@ the end. Page numbers are used only within one millisecond that more users share
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -79,7 +79,7 @@ class KeysetScan:
         self._restarts = 0
         self._cluster_size: int | None = None
 
-    async def steps(self, cursor: ScanCursor) -> AsyncIterator[ScanStep]:
+    async def steps(self, cursor: ScanCursor) -> AsyncGenerator[ScanStep, None]:
         """Continue from a cursor to the end.
 
         Raises:

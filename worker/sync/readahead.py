@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+# A page that is being stored takes some milliseconds. Cancelled, it could be stored and not counted.
+END_SECONDS = 5.0
 
 
 async def read_ahead(items: AsyncIterator[T], *, allowed: Callable[[], bool]) -> AsyncGenerator[T, None]:
@@ -28,3 +32,31 @@ async def read_ahead(items: AsyncIterator[T], *, allowed: Callable[[], bool]) ->
         if ahead is not None:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
+
+
+async def start_each(
+    items: AsyncIterator[T], work: Callable[[T], Coroutine[Any, Any, R]]
+) -> AsyncGenerator[tuple[T, asyncio.Task[R]], None]:
+    """Yield items, each with a task that works on it.
+
+    An error in ``items`` is raised when the tasks before it have ended. Close the iterator if you leave it early: tasks
+    still running are given a moment to end, and are then cancelled.
+    """
+    started: list[asyncio.Task[R]] = []
+    try:
+        async for item in items:
+            started = [task for task in started if not _has_succeeded(task)]
+            started.append(asyncio.create_task(work(item)))
+            yield item, started[-1]
+    except (GeneratorExit, asyncio.CancelledError):
+        if started:
+            _, late = await asyncio.wait(started, timeout=END_SECONDS)
+            for task in late:
+                task.cancel()
+        raise
+    finally:
+        await asyncio.gather(*started, return_exceptions=True)
+
+
+def _has_succeeded(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

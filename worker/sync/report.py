@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from worker.auth0 import UserPage
 from worker.vault.ingest.ingest import IngestStats
 from worker.vault.sync_state.runs import SyncRunCounts
 
@@ -58,6 +59,12 @@ class SyncReport:
         """Continue the counts of a run that was stopped."""
         self.seen, self.failed, self.gone = counts.seen, counts.failed, counts.gone
         self.stats.add(counts.stats)
+
+    def add_page(self, page: UserPage) -> None:
+        """Count a page whose grants are stored."""
+        self.seen += len(page.users)
+        self.failed += len(page.malformed)
+        self.problems += page.malformed
 
     def note(self, sentence: str) -> None:
         """Add a note, once."""

@@ -114,11 +114,11 @@ def after_renewal(
         refresh_expires_at: the refresh token's end, if the provider names it.
     """
     fresh = fresh_due_at(expires_at, obtained_at, jitter, policy)
+    is_dormant = policy.is_dormant(last_read_at, fresh)
+    if not (is_dormant or policy.idle_life or policy.keep_alive or refresh_expires_at):
+        return fresh
     alive = keep_alive_due_at(obtained_at, jitter, policy, refresh_expires_at)
-    if policy.is_dormant(last_read_at, fresh):
-        return alive
-    known = policy.idle_life or policy.keep_alive or refresh_expires_at
-    return min(fresh, alive) if known else fresh
+    return alive if is_dormant else min(fresh, alive)
 
 
 def after_sync(

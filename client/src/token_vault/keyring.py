@@ -61,8 +61,8 @@ class KeyRing:
         return tuple(fingerprint for fingerprint, _ in self._keys)
 
     @property
-    def _fernets(self) -> tuple[Fernet, ...]:
-        return tuple(fernet for _, fernet in self._keys)
+    def _newest(self) -> Fernet:
+        return self._keys[0][1]
 
     def take_over(self, other: KeyRing) -> None:
         """Replace all keys with another ring's."""
@@ -70,7 +70,7 @@ class KeyRing:
 
     def encrypt(self, context: EncryptionContext, secret: Secret) -> bytes:
         """Encrypt a secret for its context, with the newest key."""
-        return self._fernets[0].encrypt(context.header() + secret.reveal().encode())
+        return self._newest.encrypt(context.header() + secret.reveal().encode())
 
     def decrypt(self, context: EncryptionContext, ciphertext: bytes) -> Secret:
         """Decrypt what was encrypted for this context.
@@ -104,7 +104,7 @@ class KeyRing:
         plaintext, index = self._decrypt(context, ciphertext)
         if index == 0 and plaintext.startswith(context.header()):
             return None
-        return self._fernets[0].encrypt_at_time(
+        return self._newest.encrypt_at_time(
             context.header() + _content(plaintext), _encryption_time(ciphertext)
         )
 

@@ -128,10 +128,10 @@ async def test_a_scan_in_slices(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("unlimited", [True, False])
-async def test_a_page_is_asked_for_while_the_one_before_is_stored(
+async def test_pages_are_asked_for_while_those_before_are_stored(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, unlimited: bool
 ) -> None:
-    """One page ahead is read where no rate limit counts it, and the cursor stays at what is stored."""
+    """Three pages ahead are read where no rate limit counts them, and the cursor stays at what is stored."""
     monkeypatch.setattr(type(bench.sync._auth0), "is_unlimited", unlimited)
     storing, go_on, store = asyncio.Event(), asyncio.Event(), bench.sync._ingest.ingest_page
 
@@ -145,10 +145,10 @@ async def test_a_page_is_asked_for_while_the_one_before_is_stored(
     scan = asyncio.create_task(bench.sync.sync_all())
     await storing.wait()
     if unlimited:
-        await until_async(lambda: bench.tenant.calls("/api/v2/users")[LIST] > 1)
+        await until_async(lambda: bench.tenant.calls("/api/v2/users")[LIST] > 3)
     for _ in range(20):
         await bench.runtime.vault.now()  # time for a call that should not be made
-    assert bench.tenant.calls("/api/v2/users")[LIST] == 1 + unlimited
+    assert bench.tenant.calls("/api/v2/users")[LIST] == 1 + 3 * unlimited
     [cursor] = bench.sql("SELECT token, page FROM sync_cursors WHERE feed = 'users'")
     assert (cursor["token"], cursor["page"]) == (None, 0)
     go_on.set()
@@ -157,7 +157,7 @@ async def test_a_page_is_asked_for_while_the_one_before_is_stored(
 
 
 async def test_a_cursor_names_no_page_that_is_not_stored(bench: Bench) -> None:
-    """A page that Postgres refuses is read again by the next sync, although the one behind it was read too."""
+    """A page that Postgres refuses is read again by the next sync, although the one behind it may be stored."""
     users = bench.tenant.add_users("google-oauth2", 350)
     bench.sql(f"ALTER TABLE grants ADD CONSTRAINT planted CHECK (user_id <> '{users[150]}')")
     try:
@@ -165,7 +165,7 @@ async def test_a_cursor_names_no_page_that_is_not_stored(bench: Bench) -> None:
             await bench.sync.sync_all()
     finally:
         bench.sql("ALTER TABLE grants DROP CONSTRAINT planted")
-    assert len(bench.users()) == 100
+    assert not bench.users() & {*users[100:199]}
     report = await bench.sync.sync_all()
     assert (report.ok, len(bench.users())) == (True, 350)
 

@@ -644,7 +644,7 @@ async def test_a_failure_in_the_middle_that_passes_costs_nothing(
 ) -> None:
     """A page that fails once or twice is asked for again."""
     tenant.add_connection("google-oauth2", "google-oauth2", "google")
-    tenant.add_users("google-oauth2", 350)
+    tenant.add_users("google-oauth2", 650)
     bench, planted = await open_bench(), list[int]()
 
     def plant(seen: int, total: int | None) -> None:
@@ -654,7 +654,7 @@ async def test_a_failure_in_the_middle_that_passes_costs_nothing(
 
     report = await bench.sync.sync_all(progress=plant)
     assert report.ok
-    assert report.seen == bench.grants() == 350
+    assert report.seen == bench.grants() == 650
     assert bench.waits
 
 
@@ -664,7 +664,7 @@ async def test_a_failure_that_lasts_leaves_what_was_read(
 ) -> None:
     """When Auth0 is gone for good, the pages read by then are in the vault, and the record says why it ended."""
     tenant.add_connection("google-oauth2", "google-oauth2", "google")
-    tenant.add_users("google-oauth2", 350)
+    tenant.add_users("google-oauth2", 650)
     bench = await open_bench()
 
     def plant(seen: int, total: int | None) -> None:
@@ -674,7 +674,7 @@ async def test_a_failure_that_lasts_leaves_what_was_read(
     with pytest.raises(error):
         await bench.sync.sync_all(progress=plant)
     stored = bench.grants()
-    assert stored in (100, 199)  # a page that was asked for ahead is stored too
+    assert stored in (100, 199, 298, 397)  # pages that were asked for ahead are stored too
     run = bench.run()
     assert (run["seen"], run["new"]) == (stored, stored)
     assert run["finished_at"] is not None
@@ -758,14 +758,14 @@ async def test_a_sync_that_is_cancelled_leaves_whole_pages(open_bench: OpenBench
     running.append(asyncio.create_task(bench.sync.sync_all(progress=stop)))
     with pytest.raises(asyncio.CancelledError):
         await running[0]
-    assert bench.grants() in (100, 200, 300)
+    assert bench.grants() in (100, 199, 298, 350)
     run = bench.run()
     assert (run["error"], run["new"], run["finished_at"] is not None) == ("interrupted", bench.grants(), True)
     kept = bench.grants()
     bench.tenant.reset_calls()
     assert (await bench.sync.sync_all()).stats.new == 350
-    # It goes on where it was: one page is asked for again at the most.
-    assert bench.tenant.calls(LIST)[f"GET {LIST}"] <= (350 - kept) // 99 + 2
+    # It goes on where it was: three pages are asked for again at the most.
+    assert bench.tenant.calls(LIST)[f"GET {LIST}"] <= (350 - kept) // 99 + 4
     assert (bench.run()["resumed"], bench.run()["error"], bench.run()["complete"]) == (1, None, True)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +11,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
+from sqlalchemy import TextClause
 
 from tests.support import rows
 from tests.support.histories import HISTORIES, LIFE, Age, Auth0Copy, Event, age, name
@@ -26,7 +29,8 @@ from worker.vault import claims
 from worker.vault.claims import Claim
 from worker.vault.grants.erase import erase as bury
 from worker.vault.ingest.columns import IncomingGrant
-from worker.vault.ingest.ingest import IngestStats, ingest
+from worker.vault.ingest.ingest import _FIND_CHANGED, IngestStats, ingest
+from worker.vault.sync_state.scanned_pages import _COMMIT_PAGE
 from worker.vault.vault import Vault, open_vault
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
@@ -745,3 +749,16 @@ async def test_of_two_holders_the_one_shown_last_moves(vault: Vault, sql: Sql) -
     assert {row["user_id"] for row in sql("SELECT user_id FROM grants")} == {KEY.user_id, third.user_id}
     assert opened(vault, sql, third)[1] == "newer"
     assert opened(vault, sql, KEY)[1] == "older"
+
+
+@pytest.mark.parametrize("statement", [_FIND_CHANGED, _COMMIT_PAGE])
+def test_a_plan_made_for_an_empty_table_takes_indexes(sql: Sql, statement: TextClause) -> None:
+    """Postgres keeps using such a plan while the first sync fills the table: each page would read all of it."""
+    sql("TRUNCATE grants CASCADE")  # as new: a table that was vacuumed has statistics
+    numbers = itertools.count(1)
+    numbered = re.sub(r"(?<![:\w]):\w+(?!:)", lambda _: f"${next(numbers)}", statement.text)
+    sql("SET plan_cache_mode = force_generic_plan")
+    sql(f"PREPARE page AS {numbered}")
+    values = ", ".join(["NULL"] * (next(numbers) - 1))
+    plan = [row["QUERY PLAN"] for row in sql(f"EXPLAIN EXECUTE page({values})")]
+    assert not [line for line in plan if "Seq Scan on grants" in line], "\n".join(plan)

@@ -308,7 +308,7 @@ def test_the_key_that_has_served_is_tried_first(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(keyring, "Fernet", CountedFernet)
     held = ring(NEW, OLD)
 
-    counted = [fernet for fernet in held._fernets if isinstance(fernet, CountedFernet)]
+    counted = [fernet for _, fernet in held._keys if isinstance(fernet, CountedFernet)]
 
     def tries(key: Secret) -> list[int]:
         before = [fernet.tries for fernet in counted]

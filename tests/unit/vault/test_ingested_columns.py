@@ -26,7 +26,7 @@ from worker.vault.ingest.columns import (
 )
 from worker.vault.ingest.freshness import Freshness, Incoming, Stored
 from worker.vault.ingest.ingest import IngestStats
-from worker.vault.ingest.writes import as_json
+from worker.vault.ingest.writes import insert_parameters
 from worker.vault.vault import Vault
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
@@ -201,8 +201,8 @@ def test_a_row_that_is_not_there_is_empty() -> None:
     assert not GRANT.exchangeable
 
 
-def test_a_new_row_goes_as_json() -> None:
-    """Ciphertexts are text, fingerprints hexadecimal digits, times ISO 8601; what is null is left out."""
+def test_new_rows_go_column_by_column() -> None:
+    """Ciphertexts are text, fingerprints hexadecimal digits, times ISO 8601; what is null stays null."""
     names = {
         "tenant": "default",
         "connection": "c",
@@ -210,16 +210,20 @@ def test_a_new_row_goes_as_json() -> None:
         "provider_user_id": "1",
         "strategy": "oauth2",
     }
-    columns = {**EMPTY, **names, "access_ciphertext": b"gA==", "observed_access": b"\x01\xff", "due_at": NOW}
-    row = as_json(columns)
-    assert (row["access_ciphertext"], row["observed_access"], row["due_at"]) == (
-        "gA==",
-        "01ff",
-        NOW.isoformat(),
+    row = {**EMPTY, **names, "access_ciphertext": b"gA==", "observed_access": b"\x01\xff", "due_at": NOW}
+    columns = insert_parameters([row, row | {"due_at": None, "scopes": ["a", 'b "c"']}])
+    assert (columns["access_ciphertext"], columns["observed_access"], columns["due_at"]) == (
+        '{"gA==","gA=="}',
+        '{"\\\\x01ff","\\\\x01ff"}',
+        f'{{"{NOW.isoformat().replace("+00:00", "Z")}",null}}',
     )
-    assert {name: row[name] for name in names} == names
-    assert (row["access_version"], row["state"]) == (0, "unrenewable")
-    assert not {"refresh_ciphertext", "extra_ciphertext", "observed_refresh", "expires_at"} & row.keys()
+    assert {name: columns[name] for name in names} == {
+        name: f'{{"{value}","{value}"}}' for name, value in names.items()
+    }
+    assert (columns["access_version"], columns["state"]) == ('{"0","0"}', '{"unrenewable","unrenewable"}')
+    absent = ("refresh_ciphertext", "extra_ciphertext", "observed_refresh", "expires_at")
+    assert {columns[name].upper() for name in absent} == {"{NULL,NULL}"}
+    assert columns["scopes"] == r"""{NULL,"{\"a\",\"b \\\"c\\\"\"}"}"""
 
 
 def test_counts_of_ingests_add_up() -> None:

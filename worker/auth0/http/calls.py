@@ -22,7 +22,7 @@ from worker.auth0.http.timeouts import Timeouts
 from worker.auth0.management_token import ManagementToken
 from worker.auth0.ratelimit.budget import RateLimitBudget
 from worker.http.client import make_http_client, read_body, without_frames
-from worker.http.transport import OutgoingProxyFailed
+from worker.http.transport import HttpTransport, OutgoingProxyFailed
 
 # Far more than a page of a hundred users with profiles of the average size that Auth0 allows.
 MAX_ANSWER_BYTES = 32 * 2**20
@@ -49,14 +49,14 @@ class ApiCalls:
         self._retrier = retrier
         self._budget = budget
         self._total = timeouts.total
-        self._http = make_http_client(
-            transport=transport,
+        self._transport = transport or HttpTransport()
+        self.request = make_http_client(
+            transport=self._transport,
             base_url=credentials.base_url,
             headers={"Accept": "application/json"},
             timeout=timeouts.for_httpx(),
-        )
-        self.request = self._http.build_request
-        self.aclose = self._http.aclose
+        ).build_request
+        self.aclose = self._transport.aclose
 
     async def send(
         self,
@@ -118,7 +118,9 @@ class ApiCalls:
         try:
             with traces.span(endpoint.name, "client", method=request.method, host=endpoint.host) as span:
                 async with asyncio.timeout(self._total):
-                    response = await self._http.send(request, stream=True)
+                    # Past the client, whose redirects, cookies and authentication nothing here uses.
+                    response = await self._transport.handle_async_request(request)
+                    response.request = request
                     status = str(response.status_code)
                     span.set_status(response.status_code)
                     if stream and response.status_code == 200:

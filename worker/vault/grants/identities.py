@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 
 from token_vault.grant_key import GrantKey
+from worker.vault.db.arrays import text_array, time_array
 
 
 def identity_parameters(
@@ -20,12 +20,11 @@ def identity_parameters(
     Args:
         updated_at, created_at: times of their users, in the same order; none by default.
     """
-    rows = [
-        {"tenant": key.tenant, "connection": key.connection, "user_id": key.user_id, "provider_user_id": key.provider_user_id}
-        for key in keys
-    ]  # fmt: skip
-    for name, times in (("updated_at", updated_at), ("created_at", created_at)):
-        for row, time in zip(rows, times, strict=False):
-            if time is not None:
-                row[name] = time.isoformat()
-    return {"identities": json.dumps(rows)}
+    return {
+        "tenants": text_array([key.tenant for key in keys]),
+        "connections": text_array([key.connection for key in keys]),
+        "users": text_array([key.user_id for key in keys]),
+        "identities": text_array([key.provider_user_id for key in keys]),
+        "updated": time_array(updated_at),
+        "created": time_array(created_at),
+    }

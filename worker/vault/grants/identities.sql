@@ -1,3 +1,4 @@
--- Identities as one parameter, with the times of their users where these are given. Arrays cost more to send.
-    jsonb_to_recordset(CAST(:identities AS jsonb)) AS identity(
-        tenant text, connection text, user_id text, provider_user_id text, updated_at timestamptz, created_at timestamptz)
+-- Identities, with the times of their users where these are given: a shorter array is filled up with nulls.
+    unnest(CAST(:tenants AS text[]), CAST(:connections AS text[]), CAST(:users AS text[]), CAST(:identities AS text[]),
+        CAST(:updated AS timestamptz[]), CAST(:created AS timestamptz[]))
+        AS identity(tenant, connection, user_id, provider_user_id, updated_at, created_at)

@@ -1,5 +1,5 @@
 UPDATE grants SET missing_since = :now
 WHERE tenant = :tenant AND user_id <> '' AND state <> 'erased' AND missing_since IS NULL
     AND user_created_at >= CAST(:since AS timestamptz) AND user_created_at < CAST(:until AS timestamptz)
-    AND user_id NOT IN (SELECT jsonb_array_elements_text(CAST(:observed_users AS jsonb)))
+    AND user_id NOT IN (SELECT unnest(CAST(:observed_users AS text[])))
 RETURNING id

@@ -6,7 +6,6 @@ lacks may have been linked to another. So these grants are only marked here, and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +13,7 @@ from datetime import datetime
 from sqlalchemy import text
 
 from token_vault.grant_key import GrantKey
+from worker.vault.db.arrays import text_array
 from worker.vault.db.sql import load
 from worker.vault.grants.identities import identity_parameters
 from worker.vault.vault import Vault
@@ -93,7 +93,7 @@ async def mark_unlinked(
     """
     if not user_ids:
         return 0
-    values = {"tenant": tenant, "read_users": json.dumps(list(user_ids)), "now": now}
+    values = {"tenant": tenant, "read_users": text_array(user_ids), "now": now}
     return len(await vault.run(_MARK_UNLINKED, identity_parameters(identities) | values))
 
 

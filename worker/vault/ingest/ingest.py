@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,12 +10,14 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_vault.grant_key import GrantKey
+from worker.vault.db.arrays import hex_array
 from worker.vault.db.sql import load
 from worker.vault.grants.erase import load_tombstones
 from worker.vault.grants.identities import identity_parameters
 from worker.vault.grants.relink import relink
 from worker.vault.ingest.columns import (
     EMPTY,
+    INGESTED_COLUMNS,
     FingerprintedGrant,
     IncomingGrant,
     as_stored,
@@ -67,7 +68,8 @@ async def ingest(vault: Vault, grants: Sequence[IncomingGrant], *, now: datetime
     observed = [
         (grant, _fingerprint(vault, grant)) for grant in grants if grant.pair.access or grant.pair.refresh
     ]
-    unknown, known, elsewhere = await _find_changed(vault, observed)
+    changed = await _find_changed(vault, observed)
+    unknown, known, elsewhere = changed.unknown, changed.known, changed.elsewhere
     stats = IngestStats(unchanged=len(observed) - len(unknown) - len(known))
     if elsewhere:
         moves = [(id_, grant.key, grant.updated_at) for (grant, _), id_ in elsewhere]
@@ -75,7 +77,9 @@ async def ingest(vault: Vault, grants: Sequence[IncomingGrant], *, now: datetime
         known += [(grant, incoming) for (grant, incoming), _ in elsewhere if grant.key in moved]
         stats.unchanged -= len(moved)
     writes = Writes()
-    tombstones = await load_tombstones(vault, [grant.key for grant, _ in unknown])
+    tombstones = (
+        await load_tombstones(vault, [grant.key for grant, _ in unknown]) if changed.has_tombstones else {}
+    )
     for grant, incoming in unknown:
         _plan_insert(vault, grant, incoming, tombstones.get(grant.key), now, writes, stats)
     if writes.inserts:
@@ -112,30 +116,40 @@ def _fingerprint(vault: Vault, grant: IncomingGrant) -> Incoming:
 _FIND_CHANGED = load(__file__, "find_changed")
 
 
-async def _find_changed(
-    vault: Vault, grants: list[FingerprintedGrant]
-) -> tuple[list[FingerprintedGrant], list[FingerprintedGrant], list[tuple[FingerprintedGrant, int]]]:
-    """Find the grants that are new, changed or relinked.
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    """What differs from the stored grants.
 
-    Returns:
-        The grants that are not stored; those that Auth0 shows differently than before; those that are stored under
-        another user, with the ids of their rows.
+    Attributes:
+        unknown: grants that are not stored.
+        known: grants that Auth0 shows differently than before.
+        elsewhere: grants that are stored under another user, with the ids of their rows.
+        has_tombstones: whether any grant was erased; says nothing if no grant differs.
     """
-    rows = [
-        {
-            "n": position, "tenant": grant.key.tenant, "connection": grant.key.connection, "user_id": grant.key.user_id,
-            "provider_user_id": grant.key.provider_user_id,
-            "access": incoming.access and incoming.access.hex(), "refresh": incoming.refresh and incoming.refresh.hex(),
-            "updated_at": incoming.updated_at and incoming.updated_at.isoformat(),
-            "created_at": grant.user_created_at and grant.user_created_at.isoformat(),
-        }
-        for position, (grant, incoming) in enumerate(grants)
-    ]  # fmt: skip
-    found = await KeptConnection(vault).run(_FIND_CHANGED, {"incoming": json.dumps(rows)})
-    unknown = [grants[position] for position, is_unknown, row_id in found if is_unknown and row_id is None]
-    known = [grants[position] for position, is_unknown, _ in found if not is_unknown]
-    elsewhere = [(grants[position], row_id) for position, _, row_id in found if row_id is not None]
-    return unknown, known, elsewhere
+
+    unknown: list[FingerprintedGrant]
+    known: list[FingerprintedGrant]
+    elsewhere: list[tuple[FingerprintedGrant, int]]
+    has_tombstones: bool
+
+
+async def _find_changed(vault: Vault, grants: list[FingerprintedGrant]) -> _Changed:
+    """Find the grants that are new, changed or relinked."""
+    shown = [incoming for _, incoming in grants]
+    values = identity_parameters(
+        [grant.key for grant, _ in grants],
+        updated_at=[incoming.updated_at for incoming in shown],
+        created_at=[grant.user_created_at for grant, _ in grants],
+    )
+    values["access"] = hex_array([incoming.access for incoming in shown])
+    values["refresh"] = hex_array([incoming.refresh for incoming in shown])
+    found = await KeptConnection(vault).run(_FIND_CHANGED, values)
+    return _Changed(
+        [grants[position] for position, is_unknown, row_id, _ in found if is_unknown and row_id is None],
+        [grants[position] for position, is_unknown, _, _ in found if not is_unknown],
+        [(grants[position], row_id) for position, _, row_id, _ in found if row_id is not None],
+        has_tombstones=bool(found) and found[0][3],
+    )
 
 
 async def _lock_stored(
@@ -166,11 +180,9 @@ def _plan_insert(
         stats.unchanged += 1
     else:
         stats.new += 1
-        writes.inserts.append(
-            ingested_columns(vault, grant, incoming, freshness, before, now)
-            | identity_columns(grant.key)
-            | {"strategy": grant.strategy}
-        )
+        columns = ingested_columns(vault, grant, incoming, freshness, before, now)
+        columns.update(identity_columns(grant.key), strategy=grant.strategy)
+        writes.inserts.append(columns)
 
 
 def _plan_update(
@@ -189,9 +201,9 @@ def _plan_update(
         return
     if freshness.access or freshness.refresh:
         stats.changed += 1
-        writes.updates.append(
-            ingested_columns(vault, grant, incoming, freshness, row, now) | {"row_id": row["id"]}
-        )
+        columns = ingested_columns(vault, grant, incoming, freshness, row, now)
+        changed = {name: columns[name] for name in INGESTED_COLUMNS if name in columns}
+        writes.updates.append(changed | {"row_id": row["id"]})
         if row["awaited"]:
             writes.awaited.append(row["id"])
         return

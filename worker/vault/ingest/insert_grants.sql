@@ -1,11 +1,18 @@
 -- A grant's connection gets a row even if Auth0 has not shown the connection itself. All in one order: two syncs of the
 -- same new grants wait for each other, and never in a circle.
 WITH new AS (
-    SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS new(
-        strategy text, tenant text, connection text, user_id text, provider_user_id text, state text, reason text,
-        access_ciphertext text, access_version bigint, refresh_ciphertext text, refresh_version bigint, expires_at timestamptz,
-        refresh_expires_at timestamptz, scopes text[], extra_ciphertext text, obtained_at timestamptz, obtained_from text, observed_access text,
-        observed_refresh text, observed_updated_at timestamptz, user_created_at timestamptz, due_at timestamptz, consented_at timestamptz)
+    SELECT * FROM unnest(
+        CAST(:strategy AS text[]), CAST(:tenant AS text[]), CAST(:connection AS text[]), CAST(:user_id AS text[]),
+        CAST(:provider_user_id AS text[]), CAST(:state AS text[]), CAST(:reason AS text[]), CAST(:access_ciphertext AS text[]),
+        CAST(:access_version AS bigint[]), CAST(:refresh_ciphertext AS text[]), CAST(:refresh_version AS bigint[]),
+        CAST(:expires_at AS timestamptz[]), CAST(:refresh_expires_at AS timestamptz[]), CAST(:scopes AS text[]),
+        CAST(:extra_ciphertext AS text[]), CAST(:obtained_at AS timestamptz[]), CAST(:obtained_from AS text[]),
+        CAST(:observed_access AS bytea[]), CAST(:observed_refresh AS bytea[]), CAST(:observed_updated_at AS timestamptz[]),
+        CAST(:user_created_at AS timestamptz[]), CAST(:due_at AS timestamptz[]), CAST(:consented_at AS timestamptz[])
+    ) AS new(
+        strategy, tenant, connection, user_id, provider_user_id, state, reason, access_ciphertext, access_version,
+        refresh_ciphertext, refresh_version, expires_at, refresh_expires_at, scopes, extra_ciphertext, obtained_at,
+        obtained_from, observed_access, observed_refresh, observed_updated_at, user_created_at, due_at, consented_at)
 ), stubs AS (
     INSERT INTO connections (tenant, name, strategy, problem, problem_message)
     SELECT DISTINCT ON (tenant, connection) tenant, connection, strategy, 'not_shown',
@@ -18,8 +25,8 @@ INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, reason
     refresh_ciphertext, refresh_version, expires_at, refresh_expires_at, scopes, extra_ciphertext, obtained_at, obtained_from,
     observed_access, observed_refresh, observed_updated_at, user_created_at, due_at, consented_at)
 SELECT tenant, connection, user_id, provider_user_id, state, reason, convert_to(access_ciphertext, 'UTF8'), access_version,
-    convert_to(refresh_ciphertext, 'UTF8'), refresh_version, expires_at, refresh_expires_at, scopes, convert_to(extra_ciphertext, 'UTF8'),
-    obtained_at, obtained_from, decode(observed_access, 'hex'), decode(observed_refresh, 'hex'), observed_updated_at, user_created_at, due_at,
+    convert_to(refresh_ciphertext, 'UTF8'), refresh_version, expires_at, refresh_expires_at, CAST(scopes AS text[]), convert_to(extra_ciphertext, 'UTF8'),
+    obtained_at, obtained_from, observed_access, observed_refresh, observed_updated_at, user_created_at, due_at,
     consented_at
 FROM new ORDER BY user_id, connection, tenant, provider_user_id
 ON CONFLICT DO NOTHING

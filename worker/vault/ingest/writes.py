@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from sqlalchemy import bindparam, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_vault.grant_key import GrantKey
+from worker.vault.db.arrays import hex_array, text_array, time_array
 from worker.vault.db.sql import load
 from worker.vault.db.tables import GrantRow
 from worker.vault.ingest.columns import OBSERVED_COLUMNS, row_key
@@ -36,11 +36,18 @@ class Writes:
 
 
 _INSERT = load(__file__, "insert_grants")
-# Columns of a new row by their type in Python, as JSON has neither bytes nor times.
-_PLAIN = (
-    "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "access_version", "refresh_version",
-    "scopes", "obtained_from", "strategy",
-)  # fmt: skip
+# Columns of a new row by their type in Python.
+_TEXTS = (
+    "strategy",
+    "tenant",
+    "connection",
+    "user_id",
+    "provider_user_id",
+    "state",
+    "reason",
+    "obtained_from",
+)
+_NUMBERS = ("access_version", "refresh_version")
 _CIPHERTEXTS = ("access_ciphertext", "refresh_ciphertext", "extra_ciphertext")
 _FINGERPRINTS = ("observed_access", "observed_refresh")
 _TIMES = (
@@ -48,22 +55,27 @@ _TIMES = (
 )  # fmt: skip
 
 
-def as_json(columns: Mapping[str, Any]) -> dict[str, object]:
-    """Return a new row as values of JSON.
+def insert_parameters(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the columns of new rows as arrays.
 
-    Ciphertexts are already text; fingerprints become hexadecimal digits.
+    Ciphertexts are already text.
     """
-    row = {name: columns[name] for name in _PLAIN}
-    for name in _CIPHERTEXTS:
-        if value := columns[name]:
-            row[name] = value.decode()
-    for name in _FINGERPRINTS:
-        if value := columns[name]:
-            row[name] = value.hex()
-    for name in _TIMES:
-        if value := columns[name]:
-            row[name] = value.isoformat()
-    return row
+    columns = {name: [row[name] for row in rows] for name in INSERTED_COLUMNS}
+    return (
+        {name: text_array(columns[name]) for name in _TEXTS}
+        | {name: text_array(list(map(str, columns[name]))) for name in _NUMBERS}
+        | {name: text_array([value and value.decode() for value in columns[name]]) for name in _CIPHERTEXTS}
+        | {name: hex_array(columns[name]) for name in _FINGERPRINTS}
+        | {name: time_array(columns[name]) for name in _TIMES}
+        | {
+            "scopes": text_array(
+                [None if value is None else text_array(value) for value in columns["scopes"]]
+            )
+        }
+    )
+
+
+INSERTED_COLUMNS = (*_TEXTS, *_NUMBERS, *_CIPHERTEXTS, *_FINGERPRINTS, *_TIMES, "scopes")
 
 
 async def insert_rows(vault: Vault, inserts: list[dict[str, Any]]) -> set[GrantKey]:
@@ -72,9 +84,7 @@ async def insert_rows(vault: Vault, inserts: list[dict[str, Any]]) -> set[GrantK
     Returns:
         The keys that another sync has inserted meanwhile.
     """
-    rows = await KeptConnection(vault).run(
-        _INSERT, {"rows": json.dumps([as_json(columns) for columns in inserts])}
-    )
+    rows = await KeptConnection(vault).run(_INSERT, insert_parameters(inserts))
     return {*map(row_key, inserts)} - {GrantKey(*row) for row in rows}
 
 

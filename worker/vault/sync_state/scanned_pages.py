@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from token_vault.grant_key import GrantKey
+from worker.vault.db.arrays import text_array
 from worker.vault.db.sql import load
 from worker.vault.grants.identities import identity_parameters
 from worker.vault.kept_connection import KeptConnection
@@ -55,7 +56,7 @@ async def commit_page(
     since, until = page.time_range or (None, None)
     values = {
         "tenant": tenant, "now": now.isoformat(), "before": page.marked_before.isoformat(),
-        "read_users": json.dumps(list(page.whole_users)), "observed_users": json.dumps(list(page.shown_users)),
+        "read_users": text_array(page.whole_users), "observed_users": text_array(page.shown_users),
         # Without a range both are -infinity, so that the range is empty.
         "since": since.isoformat() if since else "-infinity", "until": until.isoformat() if until else "-infinity",
         "feed": feed, "following": json.dumps([] if following is None else [_as_json(following)]),
