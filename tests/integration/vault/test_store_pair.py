@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -56,6 +56,56 @@ async def test_an_answer_counts_by_what_became_of_its_grant(vault: Vault, sql: S
         assert await store(vault, claim, pair)
     for row, (fate, _, expected) in zip(rows_of(sql, "c"), FATES, strict=True):
         assert {name: row[name] for name in expected} == expected, fate
+
+
+@pytest.mark.parametrize("end", ["stored", "stored together", "released"])
+async def test_an_end_tells_of_a_failing_grant_where_it_says_so(vault: Vault, sql: Sql, end: str) -> None:
+    """It does not by itself: the event would follow each renewal."""
+    for is_failing, claim in enumerate(await claimed(vault, sql, "c", 2)):
+        named: dict[str, Any] = {"is_failing": True} if is_failing else {}
+        if end == "released":
+            assert await claims.release(vault, claim, due_at=NOW + HOUR, **named)
+        elif end == "stored together" and not is_failing:
+            obtained = claims.ObtainedPair(claim, WHOLE, NOW, NOW + HOUR)
+            assert not obtained.is_failing
+            assert await claims.store_pairs(vault, [obtained]) == {0}
+        else:
+            await claims.store_pair(vault, claim, WITHOUT_ACCESS, obtained_at=NOW, due_at=NOW + HOUR, **named)
+    quiet, failing = rows_of(sql, "c")
+    assert (quiet["expiry_reported_version"], failing["expiry_reported_version"]) == (None, 1)
+
+
+async def test_a_failure_without_an_access_token_is_dated(vault: Vault, sql: Sql) -> None:
+    """From its first answer of that kind on; an answer that is whole dates none."""
+    cases: list[tuple[str, TokenPair, datetime | None]] = [
+        ("attempts = 0, failing_since = NULL", WITHOUT_ACCESS, NOW),
+        ("attempts = 0, failing_since = obtained_at - interval '9 d'", WITHOUT_ACCESS, NOW),
+        ("attempts = 2, failing_since = obtained_at", WITHOUT_ACCESS, NOW - HOUR),
+        ("attempts = 2, failing_since = NULL", WITHOUT_ACCESS, NOW),
+        ("attempts = 2, failing_since = NULL", WHOLE, None),
+        ("attempts = 2, failing_since = obtained_at", WHOLE, NOW - HOUR),
+    ]
+    for n, (claim, (state, pair, _)) in enumerate(
+        zip(await claimed(vault, sql, "c", len(cases)), cases, strict=True)
+    ):
+        sql(f"UPDATE grants SET {state} WHERE provider_user_id = %s", str(n))
+        sql("UPDATE grants SET obtained_at = %s", NOW - HOUR)
+        sql("UPDATE grants SET failing_since = %s WHERE failing_since = obtained_at", NOW - HOUR)
+        assert await store(vault, claim, pair)
+    assert [row["failing_since"] for row in rows_of(sql, "c")] == [since for _, _, since in cases]
+
+
+async def test_a_call_that_is_over_ends_its_claim(vault: Vault, sql: Sql) -> None:
+    """Its grant is due then, and whoever comes finds it in doubt; another owner's claim stays."""
+    mine, lost = await claimed(vault, sql, "c", 2)
+    sql("UPDATE grants SET claim_owner = %s WHERE id = %s", OTHER, lost.id)
+    for claim in (mine, lost):
+        await claims.end_early(vault, claim, now=NOW + timedelta(minutes=1))
+    ended, others = rows_of(sql, "c")
+    assert (ended["claim_owner"], ended["claim_until"], ended["due_at"]) == (
+        MINE, NOW + timedelta(minutes=1), NOW + timedelta(minutes=1),
+    )  # fmt: skip
+    assert (others["claim_until"], others["due_at"]) == (NOW + HOUR, NOW + HOUR)
 
 
 async def test_the_token_that_was_asked_for_longest_ago_makes_room(

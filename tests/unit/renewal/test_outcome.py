@@ -25,11 +25,14 @@ from worker.renewal.evidence import (
 from worker.renewal.http import CALL_SECONDS
 from worker.renewal.outcome import (
     IN_DOUBT_RETRY_MARGIN,
+    MAX_UNTOLD_FAILURE,
+    MIN_FAILURE,
     NOTHING_TO_SPEND,
     PROXY_PAUSE,
     Decision,
     Outcome,
     decide,
+    is_told_as_failing,
     stay_dormant,
     wait_for_key,
     wait_for_proxy,
@@ -600,3 +603,29 @@ def test_a_sleeper_wakes_once_its_time_has_begun() -> None:
     for jitter in (0.0, 1.0):
         assert stay_dormant(wakes, ON_READ, now=NOW, jitter=jitter) is None
         assert stay_dormant(sleeps, ON_READ, now=NOW, jitter=jitter) is not None
+
+
+MINUTE = timedelta(minutes=1)
+FIRST = NOW - 30 * MINUTE
+
+
+@pytest.mark.parametrize(
+    ("ends", "due_at", "now", "is_told"),
+    [
+        (FIRST + 60 * MINUTE, FIRST + 60 * MINUTE, NOW, True),
+        (FIRST + 60 * MINUTE, FIRST + 59 * MINUTE, NOW, False),
+        (FIRST, FIRST + MIN_FAILURE, NOW, True),
+        (FIRST, FIRST + MIN_FAILURE - MINUTE, NOW, False),
+        # An end that nobody knows is taken to be that of a usual life.
+        (None, FIRST + schedule.UNKNOWN_LIFE, NOW, True),
+        (None, FIRST + schedule.UNKNOWN_LIFE - MINUTE, NOW, False),
+        (FIRST + 90_000 * MINUTE, NOW, FIRST + MAX_UNTOLD_FAILURE, True),
+        (FIRST + 90_000 * MINUTE, NOW, FIRST + MAX_UNTOLD_FAILURE - MINUTE, False),
+    ],
+)
+def test_a_failing_grant_is_told_at_these_times(
+    ends: datetime | None, due_at: datetime, now: datetime, is_told: bool
+) -> None:
+    """When its token ends before the next try, after a quarter of an hour at the earliest; or after half a day."""
+    claim = replace(CLAIM, attempts=3, failing_since=FIRST, expires_at=ends)
+    assert is_told_as_failing(claim, now=now, due_at=due_at) is is_told
