@@ -24,6 +24,11 @@ Fields = Mapping[str, Any]
 # Objects of an answer that are searched; a token endpoint's answer has a few.
 MAX_OBJECTS = 200
 
+# RFC 6749 section 5.1, and OpenID Connect Core 1.0 section 3.1.3.3.
+_STANDARD_FIELDS = frozenset(
+    {"access_token", "token_type", "expires_in", "refresh_token", "scope", "id_token"}
+)
+
 # Characters. Longer field names are not cached, as a provider may send anything as a name.
 MAX_CACHED_NAME = 64
 
@@ -86,10 +91,24 @@ def find(
     for holder in (*preferred, fields):
         if access := answer.secret(holder.get(access_token)):
             declared = answer.refresh_secret(holder.get(refresh_token))
+            if holder is fields and _holds_nothing_else(fields, has_refresh=declared is not None):
+                return FoundTokens(access, declared, fields)
             refresh = declared or _refresh_of(holder) or _orphan(fields, holder, spent)
             inner = None if refresh or holder in preferred else _search(fields, spent, refresh_token)
             return inner or FoundTokens(access, refresh, _beside(fields, holder))
     return _search(fields, spent, refresh_token)
+
+
+def _holds_nothing_else(fields: Fields, *, has_refresh: bool) -> bool:
+    """Return whether a search would find no more.
+
+    The fields are standard and plain, as in most answers. A search takes as long as all else that is done with one.
+    """
+    return (
+        fields.keys() <= _STANDARD_FIELDS
+        and (has_refresh or "refresh_token" not in fields)
+        and not any(isinstance(value, Mapping | list) or _may_embed(value) for value in fields.values())
+    )
 
 
 def find_access_alone(fields: Fields) -> FoundTokens | None:

@@ -10,12 +10,12 @@ from urllib.parse import urlencode
 
 import jwt
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emulators.scripted import LIBRARY, Exchange, Shape, Trouble, invent
 from token_vault.secret import Secret
-from worker.providers import Provider, Refused, Renewed, get
+from worker.providers import Provider, Refused, Renewed, get, token_fields
 from worker.token_pair import TokenPair
 
 SENT = datetime(2026, 3, 15, 7, 14, 32, tzinfo=UTC)
@@ -222,6 +222,31 @@ def test_an_access_token_alone(answer: object, is_found: bool) -> None:
     assert isinstance(outcome, Renewed)
     assert (outcome.pair.access, outcome.pair.refresh) == (Secret("new-access"), None)
     assert outcome.pair.expires_at == SENT + timedelta(seconds=60)
+
+
+VALUES = st.sampled_from(
+    ["a", "r", "Bearer", "refresh_token", "null", "", None, 3600, ["r"], {"token": "r"}, '{"refresh_token": "r"}',
+     ' ["r"]', {"refresh_token": "r", "access_token": "b"}]
+)  # fmt: skip
+STANDARD = st.fixed_dictionaries(
+    {"access_token": st.sampled_from(["a", "r", None])},
+    optional=dict.fromkeys(("token_type", "expires_in", "refresh_token", "scope", "id_token"), VALUES),
+)
+
+
+@given(STANDARD, st.sampled_from(["refresh_token", "id_token", "rt"]))
+@example({"access_token": "a", "id_token": {"refresh_token": "r", "access_token": "b"}}, "refresh_token")
+@example({"access_token": "a", "scope": '{"refresh_token": "r", "access_token": "b"}'}, "refresh_token")
+@example({"access_token": "a", "refresh_token": "r"}, "rt")
+def test_a_standard_answer_is_read_as_any_other(fields: dict[str, Any], declared: str) -> None:
+    """It is not searched, and a search would have found no more."""
+    found = token_fields.find(fields, (), refresh_token=declared)
+    searched = token_fields.find({**fields, "x": 1}, (), refresh_token=declared)
+    if found is None or searched is None:
+        assert found is searched
+        return
+    assert (found.access, found.refresh) == (searched.access, searched.refresh)
+    assert {**found.beside, "x": 1} == {**searched.beside, "x": 1}
 
 
 def test_the_pair_of_another_is_left_alone() -> None:
