@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Hashable, Set
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -35,19 +35,26 @@ async def read_ahead(items: AsyncIterator[T], *, allowed: Callable[[], bool]) ->
 
 
 async def start_each(
-    items: AsyncIterator[T], work: Callable[[T], Coroutine[Any, Any, R]]
+    items: AsyncIterator[T],
+    work: Callable[[T], Coroutine[Any, Any, R]],
+    *,
+    keys: Callable[[T], Set[Hashable]],
 ) -> AsyncGenerator[tuple[T, asyncio.Task[R]], None]:
     """Yield items, each with a task that works on it.
 
-    An error in ``items`` is raised when the tasks before it have ended. Close the iterator if you leave it early: tasks
+    Items that share a key are worked on one after the other. An error in ``items`` is raised when the tasks before it have ended. Close the iterator if you leave it early: tasks
     still running are given a moment to end, and are then cancelled.
     """
-    started: list[asyncio.Task[R]] = []
+    started: dict[asyncio.Task[R], Set[Hashable]] = {}
     try:
         async for item in items:
-            started = [task for task in started if not _has_succeeded(task)]
-            started.append(asyncio.create_task(work(item)))
-            yield item, started[-1]
+            started = {task: held for task, held in started.items() if not _has_succeeded(task)}
+            wanted = keys(item)
+            if before := [task for task, held in started.items() if not wanted.isdisjoint(held)]:
+                await asyncio.wait(before)
+            task = asyncio.create_task(work(item))
+            started[task] = wanted
+            yield item, task
     except (GeneratorExit, asyncio.CancelledError):
         if started:
             _, late = await asyncio.wait(started, timeout=END_SECONDS)

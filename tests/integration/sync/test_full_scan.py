@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
 from emulators.client import Emulation
 from tests.support.rows import Sql
 from tests.support.wait import WAIT_SECONDS, until_async
-from worker.auth0 import StreamedEvent
+from token_vault.secret import Secret
+from worker.auth0 import Auth0Identity, StreamedEvent, UserPage
 from worker.auth0.errors import Auth0Refused, Auth0Unreachable
 from worker.erasure import Eraser
 from worker.runtime import Runtime
@@ -168,6 +172,35 @@ async def test_a_cursor_names_no_page_that_is_not_stored(bench: Bench) -> None:
     assert not bench.users() & {*users[100:199]}
     report = await bench.sync.sync_all()
     assert (report.ok, len(bench.users())) == (True, 350)
+
+
+async def test_an_identity_that_moves_between_two_pages_is_stored_once(
+    bench: Bench, database_url: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linked to a user of the next page, it is that user's: stored twice, its refresh token would be spent twice."""
+    bench.tenant.add_users("google-oauth2", 150)
+    asking, moved = type(bench.sync._auth0).users_by, list[Auth0Identity]()
+    async with await psycopg.AsyncConnection.connect(database_url.reveal()) as connection:
+
+        async def linked(self: Any, *arguments: Any, **named: Any) -> UserPage:
+            page: UserPage = await asking(self, *arguments, **named)
+            if not moved:
+                moved.append(page.users[50].identities[0])
+                await connection.execute("LOCK grants IN SHARE MODE")  # until the second page is there too
+                return page
+            last = page.users[-1]
+            last = replace(last, identities=(*last.identities, *moved), updated_at=datetime.now(UTC))
+            return replace(page, users=(*page.users[:-1], last))
+
+        monkeypatch.setattr(type(bench.sync._auth0), "users_by", linked)
+        scan = asyncio.create_task(bench.sync.sync_all())
+        await until_async(lambda: bench.sql("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        await until_async(lambda: bench.tenant.calls("/api/v2/users").get(LIST, 0) > 1)
+        for _ in range(100):
+            await bench.runtime.vault.now()  # time to compare the second page, which should wait
+    assert (await scan).ok
+    [grant] = bench.sql("SELECT user_id FROM grants WHERE provider_user_id = %s", moved[0].user_id)
+    assert grant["user_id"].removeprefix("google-oauth2|") != moved[0].user_id
 
 
 async def test_a_tenant_that_changes_during_the_scan(bench: Bench) -> None:
