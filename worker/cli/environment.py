@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from token_vault.errors import ConfigurationError
+from token_vault.errors import ConfigurationError, VaultError
 
 if TYPE_CHECKING:
     from token_vault.keyring import RingName
@@ -190,8 +190,13 @@ def migrate_to_head(settings: Settings, *, always: bool = False) -> tuple[str | 
     from worker.vault.db.revisions import revisions
 
     url = settings.database_direct_url or database_url(settings)  # its settings need a session
-    before, head = revisions(url)
-    return before, head, migrate(url) if always or before != head else []
+    try:
+        before, head = revisions(url)
+        return before, head, migrate(url) if always or before != head else []
+    except VaultError as error:
+        if settings.database_direct_url is not None:
+            error.args = (str(error.args[0]).replace("DATABASE_URL", "DATABASE_DIRECT_URL"), *error.args[1:])
+        raise
 
 
 def apply_configured_consumers(settings: Settings) -> Sequence[str]:

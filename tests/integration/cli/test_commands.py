@@ -671,6 +671,9 @@ def test_migrate_goes_past_a_pooler(run: Run, database_url: Secret, monkeypatch:
     assert run("migrate").code == 6  # the pooler does not answer
     monkeypatch.setenv("DATABASE_DIRECT_URL", database_url.reveal())
     assert run("migrate").code == 0
+    monkeypatch.setenv("DATABASE_DIRECT_URL", "postgresql://owner@127.0.0.1:1/nobody")
+    ran = run("migrate")
+    assert (ran.code, "DATABASE_DIRECT_URL" in ran.err, "DATABASE_URL" in ran.err) == (6, True, False)
 
 
 def test_a_newer_vault(run: Run, empty_database: str) -> None:
