@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from pydantic_core import to_json
+from pydantic import TypeAdapter
+
+_TIMES = TypeAdapter(list[datetime | None])
 
 
 def text_array(values: Sequence[str | None]) -> str:
@@ -22,7 +24,7 @@ def text_array(values: Sequence[str | None]) -> str:
 def time_array(times: Sequence[datetime | None]) -> str:
     """Return the literal of an array of times."""
     # Four times as fast as isoformat. Of JSON's list the brackets alone differ, as a time has no character to escape.
-    return "{" + to_json(list(times)).decode()[1:-1] + "}"
+    return "{" + _TIMES.dump_json(list(times)).decode()[1:-1] + "}"
 
 
 def hex_array(values: Sequence[bytes | None]) -> str:

@@ -38,15 +38,8 @@ class Writes:
 _INSERT = load(__file__, "insert_grants")
 # Columns of a new row by their type in Python.
 _TEXTS = (
-    "strategy",
-    "tenant",
-    "connection",
-    "user_id",
-    "provider_user_id",
-    "state",
-    "reason",
-    "obtained_from",
-)
+    "strategy", "tenant", "connection", "user_id", "provider_user_id", "state", "reason", "obtained_from",
+)  # fmt: skip
 _NUMBERS = ("access_version", "refresh_version")
 _CIPHERTEXTS = ("access_ciphertext", "refresh_ciphertext", "extra_ciphertext")
 _FINGERPRINTS = ("observed_access", "observed_refresh")
@@ -60,22 +53,17 @@ def insert_parameters(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
     Ciphertexts are already text.
     """
-    columns = {name: [row[name] for row in rows] for name in INSERTED_COLUMNS}
+    named = (*_TEXTS, *_NUMBERS, *_CIPHERTEXTS, *_FINGERPRINTS, *_TIMES, "scopes")
+    columns = {name: [row[name] for row in rows] for name in named}
+    scopes = [None if value is None else text_array(value) for value in columns["scopes"]]
     return (
         {name: text_array(columns[name]) for name in _TEXTS}
         | {name: text_array(list(map(str, columns[name]))) for name in _NUMBERS}
         | {name: text_array([value and value.decode() for value in columns[name]]) for name in _CIPHERTEXTS}
         | {name: hex_array(columns[name]) for name in _FINGERPRINTS}
         | {name: time_array(columns[name]) for name in _TIMES}
-        | {
-            "scopes": text_array(
-                [None if value is None else text_array(value) for value in columns["scopes"]]
-            )
-        }
+        | {"scopes": text_array(scopes)}
     )
-
-
-INSERTED_COLUMNS = (*_TEXTS, *_NUMBERS, *_CIPHERTEXTS, *_FINGERPRINTS, *_TIMES, "scopes")
 
 
 async def insert_rows(vault: Vault, inserts: list[dict[str, Any]]) -> set[GrantKey]:
