@@ -514,6 +514,17 @@ async def test_users_without_tokens_where_lists_show_none(bench: Bench) -> None:
     assert bench.calls()[by_id] == 10
 
 
+async def test_users_without_tokens_on_a_page_of_their_own(bench: Bench) -> None:
+    """Where a page before showed tokens, lists show them: those who have none are not asked for by id."""
+    bench.tenant.add_users("google-oauth2", 100)
+    for user in bench.tenant.add_users("google-oauth2", 20, prefix="bare", at=1.9e9):
+        bench.tenant.set_identity(user, "google-oauth2", touch=False, access_token=None, refresh_token=None)
+    await bench.sync.sync_all()
+    calls = bench.calls()
+    # Whom the oldest entry of the log names is read by id.
+    assert (calls[LIST], calls.get("GET /api/v2/users/{id}", 0) <= 1) == (2, True)
+
+
 async def test_a_scan_of_a_connection_that_was_left_long_ago(bench: Bench) -> None:
     """It begins again: users who changed behind it may have gone unnoticed."""
     bench.tenant.seed_users(300, ["google-oauth2"])
