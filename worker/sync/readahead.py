@@ -1,4 +1,4 @@
-"""Reads the next item while the last one is used."""
+"""Works on the next items while the last is used."""
 
 from __future__ import annotations
 
@@ -42,8 +42,13 @@ async def start_each(
 ) -> AsyncGenerator[tuple[T, asyncio.Task[R]], None]:
     """Yield items, each with a task that works on it.
 
-    Items that share a key are worked on one after the other. An error in ``items`` is raised when the tasks before it have ended. Close the iterator if you leave it early: tasks
+    An error in ``items`` is raised when the tasks before it have ended. Close the iterator if you leave it early: tasks
     still running are given a moment to end, and are then cancelled.
+
+    Args:
+        items: what to iterate over.
+        work: makes something of an item.
+        keys: of an item; items that share one are worked on one after the other.
     """
     started: dict[asyncio.Task[R], Set[Hashable]] = {}
     try:
