@@ -38,6 +38,8 @@ from worker.vault.db.migrate import migrate
 
 # The millisecond that 250 users share is paged by number, and asked for once more for its end.
 CLUSTER_PAGES = 4
+# What the tenant takes for an answer. While a burst lasts, a scan would else be over before it can be disturbed.
+PAGE_SECONDS = 0.15
 # Seconds beyond the limit's own for each page, as a share.
 SLACK = 1.1
 
@@ -111,6 +113,7 @@ def sync_under_kills(folder: Path, plan: str, users: int, kills: int, seed: int)
         migrate(servers.database_url)
         tenant = stack.enter_context(running())
         prepare(servers, tenant, plan, users)
+        tenant.fail_next("/api/v2/users", user_pages(users) * 100, f"delay:{PAGE_SECONDS}")
         here = stack.enter_context(site(servers, tenant, folder, schedule=SCHEDULE, AUTH0_PLAN=plan))
         service = Service(here, folder / "servers", tenant, stack)
         result = Result(plan, users)
