@@ -42,9 +42,9 @@ USABLE_SHARE = 1 / 8
 # A core that is busier lets others wait.
 BUSY_SHARE = 0.5
 
-# A renewal leaves two dead rows, each with an entry in each of five indexes.
+# A renewal leaves two dead rows, and one dead entry in each of five indexes, as its claim writes none.
 DEAD_ROWS_PER_RENEWAL = 2
-INDEX_ENTRIES_PER_ROW = 5
+INDEX_ENTRIES_PER_RENEWAL = 5
 
 # docs/operating.md, "Connections to Postgres": of a worker; of the API, `follow` and a command together.
 WORKER_CONNECTIONS = 20
@@ -226,7 +226,8 @@ def _vacuum_cost(grants: int, dead_rows: float) -> float:
         grants * INDEX_BYTES / PAGE_BYTES,
         grants * (GRANT_BYTES - INDEX_BYTES) / PAGE_BYTES,
     )
-    written = _pages_hit(index_pages, dead_rows * INDEX_ENTRIES_PER_ROW) + _pages_hit(table_pages, dead_rows)
+    dead_entries = dead_rows / DEAD_ROWS_PER_RENEWAL * INDEX_ENTRIES_PER_RENEWAL
+    written = _pages_hit(index_pages, dead_entries) + _pages_hit(table_pages, dead_rows)
     return index_pages * COST_OF_READ_PAGE + written * (COST_OF_READ_PAGE + COST_OF_WRITTEN_PAGE)
 
 

@@ -22,6 +22,12 @@ UNTIL = NOW + timedelta(minutes=2)
 SECOND = timedelta(seconds=1)
 LATER = NOW + timedelta(hours=1)
 Add = Callable[..., int]
+# Those of a predicate are among what an index depends on, and those of a constraint's index among its keys.
+INDEXED_COLUMNS = """
+SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid
+WHERE indrelid = 'grants'::regclass AND (attnum = ANY (indkey) OR EXISTS (
+    SELECT FROM pg_depend WHERE objid = indexrelid AND refobjid = attrelid AND refobjsubid = attnum))
+"""
 
 
 @pytest.fixture
@@ -134,6 +140,44 @@ async def test_what_was_due_at_another_time_can_be_asked_for(vault: Vault, add: 
     soon = add(due_at=NOW + SECOND)
     assert await claimed(vault) == []
     assert await claimed(vault, due_by=NOW + SECOND) == [soon]
+
+
+async def test_a_claim_is_nobody_elses_and_takes_no_place(vault: Vault, add: Add) -> None:
+    """What is claimed stays due, and neither a quota nor a limit counts it; at its end it is claimed at once."""
+    ids = [add(due_at=NOW - number * SECOND) for number in (2, 1)]
+    assert await claimed(vault, quota=1) == ids[:1]
+    assert await claimed(vault, limit=1) == ids[1:]
+    assert await claimed(vault) == []
+    again = await claims.claim_due(
+        vault, {("default", "c"): 1}, owner=uuid4(), now=UNTIL, until=LATER, limit=1
+    )
+    assert [claim.id for claim in again] == ids[:1]
+
+
+@pytest.mark.parametrize("state", ["active", "reauthorization_required"])
+async def test_a_probe_takes_nobodys_claim(vault: Vault, sql: Sql, add: Add, state: str) -> None:
+    """A grant under way is due all the while, and its answer is still to come."""
+    add(state=state, claim_owner=UUID(int=1), claimed_at=NOW, claim_until=NOW + SECOND)
+    ended = add(
+        state=state, due_at=NOW - SECOND, claim_owner=UUID(int=1), claimed_at=NOW - SECOND, claim_until=NOW
+    )
+    open_circuit(sql)
+    assert await claimed(vault) == [ended]
+
+
+@pytest.mark.parametrize("singly", [False, True])
+async def test_a_claim_writes_no_index(vault: Vault, sql: Sql, add: Add, singly: bool) -> None:
+    """A claim of what is due changes no indexed column, so that it costs the same in a table of any size."""
+    grant = add(in_doubt_since=NOW, forced_at=NOW, attempts=1)
+    [before] = sql("SELECT * FROM grants")
+    if singly:
+        assert await claims.claim_one(vault, grant, owner=uuid4(), now=NOW, until=UNTIL)
+    else:
+        assert await claimed(vault) == [grant]
+    [after] = sql("SELECT * FROM grants")
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"claim_owner", "claimed_at", "claim_until"}
+    assert not changed & {row["attname"] for row in sql(INDEXED_COLUMNS)}
 
 
 async def test_the_oldest_come_first_within_a_quota(vault: Vault, add: Add) -> None:
@@ -369,7 +413,7 @@ async def test_who_may_claim_a_grant_singly(
     if allowed:
         is_dead = columns.get("state") == "reauthorization_required"
         assert rows[grant]["claim_until"] == UNTIL
-        assert rows[grant]["due_at"] == (None if is_dead else UNTIL)
+        assert rows[grant]["due_at"] == (None if is_dead else min(columns.get("due_at", NOW), UNTIL))
         assert rows[grant]["forced_at"] == (NOW if is_dead else None)
 
 
@@ -429,7 +473,7 @@ async def test_a_release_says_why(vault: Vault, sql: Sql, add: Add) -> None:
 @pytest.mark.parametrize(
     ("state", "due_at", "kept"),
     [
-        ("active", LATER, LATER), ("active", None, UNTIL), ("in_doubt", LATER, LATER), ("in_doubt", None, UNTIL),
+        ("active", LATER, LATER), ("active", None, NOW), ("in_doubt", LATER, LATER), ("in_doubt", None, NOW),
         ("reauthorization_required", LATER, LATER), ("reauthorization_required", None, None),
         ("unrenewable", LATER, None), ("unrenewable", None, None),
     ],
@@ -473,4 +517,4 @@ async def test_an_unspent_claim_leaves_the_dead_alone(
     await claim_of(vault, other)
     await claims.release_unspent(vault, [claim], due_at=LATER)
     rows = sql("SELECT due_at, claim_owner IS NULL AS is_free FROM grants ORDER BY id")
-    assert rows == [{"due_at": kept, "is_free": True}, {"due_at": UNTIL, "is_free": False}]
+    assert rows == [{"due_at": kept, "is_free": True}, {"due_at": NOW, "is_free": False}]

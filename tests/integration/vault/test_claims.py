@@ -131,13 +131,27 @@ async def test_two_claims_never_share_a_row(vault: Vault, sql: Sql) -> None:
         assert set(given.values()) == {1}
 
 
-async def test_a_live_claim_is_nobody_elses(vault: Vault, sql: Sql) -> None:
-    """Until its deadline a claimed grant is neither due nor to be claimed singly."""
-    await planted(vault, sql, shown(1))
-    claim = await claim_first(vault)
+@pytest.mark.parametrize("singly", [False, True])
+async def test_a_live_claim_is_nobody_elses(vault: Vault, sql: Sql, singly: bool) -> None:
+    """Until its deadline a claimed grant is claimed neither with others nor singly, and then by both."""
+    await planted(vault, sql, shown(1), shown(2))
+
+    async def claim_singly(id_: int, now: datetime) -> Claim | None:
+        return await claims.claim_one(vault, id_, owner=uuid4(), now=now, until=AFTERWARDS)
+
+    first, second = (row["id"] for row in sql("SELECT id FROM grants ORDER BY id"))
+    if singly:
+        held = [
+            await claims.claim_one(vault, id_, owner=uuid4(), now=NOW, until=LATER) for id_ in (first, second)
+        ]
+        assert all(held)
+    else:
+        assert len(await claim_all(vault)) == 2
     just_before = LATER - timedelta(milliseconds=1)
     assert await claim_all(vault, just_before) == []
-    assert (await claims.claim_one(vault, claim.id, owner=uuid4(), now=just_before, until=AFTERWARDS)) is None
+    assert await claim_singly(first, just_before) is None
+    assert await claim_singly(first, LATER)
+    assert [claim.id for claim in await claim_all(vault, LATER)] == [second]
 
 
 async def test_a_grant_that_has_changed_is_not_claimed_singly(vault: Vault, sql: Sql) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -68,6 +69,40 @@ def test_the_database_refuses_to_go_backwards(grant: Callable[[str], None], sql:
 def test_the_database_lets_a_grant_go_on(grant: Callable[[str], None], columns: str) -> None:
     """Renewal, erasure, rotation of keys and death are steps forward."""
     grant(columns)
+
+
+def test_the_database_gives_a_live_claim_to_nobody_else(grant: Callable[[str], None], sql: Sql) -> None:
+    """Whatever code asks for it, also that of an earlier version, which takes what is due for unclaimed."""
+    claim = "claim_owner = '{}', claimed_at = timestamptz '2026-03-16 12:00Z' + interval '{}', claim_until = '2026-03-16 12:02Z'"
+    first, second = UUID(int=1), UUID(int=2)
+    grant(claim.format(first, "0 s"))
+    grant(claim.format(second, "119 s"))
+    assert sql("SELECT claim_owner FROM grants") == [{"claim_owner": first}]
+    grant("claim_until = claim_until + interval '1 s'")
+    grant(claim.format(second, "120 s"))
+    assert sql("SELECT claim_owner FROM grants") == [{"claim_owner": first}]
+    grant(claim.format(second, "121 s"))
+    assert sql("SELECT claim_owner FROM grants") == [{"claim_owner": second}]
+
+
+@pytest.mark.parametrize(
+    ("due_at", "claim_until", "expected"),
+    [
+        ("2026-03-16", None, "2026-03-16"),
+        ("2026-03-16", "2026-03-15", "2026-03-16"),
+        ("2026-03-16", "2026-03-17", "2026-03-17"),
+        (None, "2026-03-17", None),
+    ],
+)
+def test_the_status_says_when_a_grant_is_next_renewed(
+    grant: Callable[[str], None], sql: Sql, due_at: str | None, claim_until: str | None, expected: str | None
+) -> None:
+    """It is not before the end of a call that is under way."""
+    sql("UPDATE grants SET due_at = %s", due_at)
+    if claim_until:
+        grant(f"claim_owner = '{UUID(int=1)}', claimed_at = '2026-03-14', claim_until = '{claim_until}'")
+    [row] = sql("SELECT next_renewal_at::date::text FROM token_status")
+    assert row["next_renewal_at"] == expected
 
 
 @pytest.mark.parametrize(

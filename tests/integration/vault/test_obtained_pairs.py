@@ -36,7 +36,7 @@ MINE, OTHER = UUID(int=1), UUID(int=2)
 # What may have become of a claimed grant when its answer comes, one word of each column.
 FATES = [
     "SET claim_owner = claim_owner",
-    f"SET claim_owner = '{OTHER}'",
+    f"SET claim_owner = '{OTHER}', claimed_at = claim_until",
     "SET claim_owner = NULL, claimed_at = NULL, claim_until = NULL",
     "SET refresh_version = refresh_version + 1",
     "SET access_version = access_version + 1",

@@ -28,13 +28,13 @@ CLAIM_ENDED = "claim_owner = NULL, claimed_at = NULL, claim_until = NULL"
 LOST = "state = 'reauthorization_required', reason = 'lost_in_rotation', reason_since = obtained_at, due_at = NULL"
 REUSED = {"state": "in_doubt", "reason": "reused", "due_at": NOW}
 
-# The claim has its grant due in an hour; an answer asks for two.
+# The grant is due now; an answer asks for two hours.
 FATES: list[tuple[str, TokenPair, dict[str, Any]]] = [
     ("claim_owner = claim_owner", WHOLE, {"state": "active", "reason": None, "due_at": NOW + 2 * HOUR}),
     # A login brought a newer access token, which is not put off beyond its own time.
-    ("access_version = access_version + 1", WHOLE, {"state": "active", "due_at": NOW + HOUR}),
+    ("access_version = access_version + 1", WHOLE, {"state": "active", "due_at": NOW}),
     # Somebody else may have presented the spent token.
-    (f"claim_owner = '{OTHER}'", WHOLE, REUSED | {"in_doubt_since": NOW}),
+    (f"claim_owner = '{OTHER}', claimed_at = claim_until", WHOLE, REUSED | {"in_doubt_since": NOW + HOUR}),
     (f"{CLAIM_ENDED}, in_doubt_since = claimed_at", WHOLE, REUSED),
     (f"{CLAIM_ENDED}, {LOST}", WHOLE, REUSED | {"in_doubt_since": NOW - HOUR}),
     (CLAIM_ENDED, WHOLE, {"state": "active", "reason": None, "due_at": NOW + 2 * HOUR}),
@@ -98,14 +98,15 @@ async def test_a_failure_without_an_access_token_is_dated(vault: Vault, sql: Sql
 async def test_a_call_that_is_over_ends_its_claim(vault: Vault, sql: Sql) -> None:
     """Its grant is due then, and whoever comes finds it in doubt; another owner's claim stays."""
     mine, lost = await claimed(vault, sql, "c", 2)
-    sql("UPDATE grants SET claim_owner = %s WHERE id = %s", OTHER, lost.id)
+    taken_over = "claim_owner = %s, claimed_at = claim_until, claim_until = claim_until + interval '1 hour'"
+    sql(f"UPDATE grants SET {taken_over} WHERE id = %s", OTHER, lost.id)
     for claim in (mine, lost):
         await claims.end_early(vault, claim, now=NOW + timedelta(minutes=1))
     ended, others = rows_of(sql, "c")
     assert (ended["claim_owner"], ended["claim_until"], ended["due_at"]) == (
         MINE, NOW + timedelta(minutes=1), NOW + timedelta(minutes=1),
     )  # fmt: skip
-    assert (others["claim_until"], others["due_at"]) == (NOW + HOUR, NOW + HOUR)
+    assert (others["claim_until"], others["due_at"]) == (NOW + 2 * HOUR, NOW)
 
 
 async def test_the_token_that_was_asked_for_longest_ago_makes_room(

@@ -195,7 +195,8 @@ def decrypt_access_token(vault: Vault, claim: Claim) -> Secret | None:
 def unchanged_due_at(claim: Claim, now: datetime, jitter: float, policy: schedule.RenewalPolicy) -> datetime:
     """Return a grant's due time after another target's call.
 
-    The claim moved the due time, but the grant's own access token is unchanged, and so is when it must be renewed.
+    The claim may have brought it forward, but the grant's own access token is unchanged, and so is when it must be
+    renewed.
     """
     if claim.obtained_at is None:
         return now

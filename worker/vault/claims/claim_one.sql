@@ -1,7 +1,7 @@
--- Claims one grant whatever its due time.
+-- Claims one grant whatever its due time. It is due at the end of its claim at the latest, should its worker be killed.
 UPDATE grants SET
     claim_owner = :owner, claimed_at = :now, claim_until = :until,
-    due_at = CASE WHEN state = 'reauthorization_required' AND due_at IS NULL THEN NULL ELSE CAST(:until AS timestamptz) END,
+    due_at = CASE WHEN state = 'reauthorization_required' AND due_at IS NULL THEN NULL ELSE least(due_at, CAST(:until AS timestamptz)) END,
     in_doubt_since = CASE WHEN claim_owner IS NULL THEN in_doubt_since ELSE coalesce(in_doubt_since, claimed_at) END,
     forced_at = CASE WHEN state = 'reauthorization_required' THEN :now ELSE forced_at END
 WHERE id = :id AND state <> 'erased'
