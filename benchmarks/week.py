@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,10 +33,11 @@ from worker.vault.schedule import margin
 
 GRANTS = int(os.environ.get("WEEK_GRANTS", "10000"))
 HOURS = float(os.environ.get("WEEK_HOURS", "6"))
-LIFE = timedelta(hours=1)
+LIFE = timedelta(hours=float(os.environ.get("WEEK_TOKEN_HOURS", "1")))
 # Of `grants`, as the migration sets them, and Postgres' own threshold.
 VACUUM_SHARE, VACUUM_THRESHOLD = 0.02, 50
-CHECKPOINT_MINUTES = 5
+CHECKPOINT_MINUTES = int(os.environ.get("WEEK_CHECKPOINT_MINUTES", "5"))
+DAY_MINUTES = 24 * 60
 TICKS = 15
 TICK_GRANTS = 200
 # So many are in flight: renewals of a second or two, whatever the number of grants.
@@ -47,7 +49,7 @@ INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, access
     refresh_version, expires_at, obtained_at, obtained_from, due_at, user_created_at, observed_access, observed_refresh,
     observed_updated_at, scopes)
 SELECT %s, 'partner', 'google-oauth2|' || 10^20::numeric + n, (10^20::numeric + n)::text, 'active', decode(repeat('ab', 424), 'hex'), 1,
-    decode(repeat('cd', 292), 'hex'), 1, %s + interval '1 hour', %s, 'auth0', %s + random() * interval '55 minutes',
+    decode(repeat('cd', 292), 'hex'), 1, %s, %s, 'auth0', %s + random() * %s,
     now() - n * interval '1 second', decode(repeat('01', 32), 'hex'), decode(repeat('02', 32), 'hex'), now(),
     ARRAY['openid', 'email', 'https://www.googleapis.com/auth/calendar.readonly']
 FROM generate_series(1, %s) n
@@ -82,7 +84,7 @@ class State:
 
 
 def measure(stage: Stage) -> list[Result]:
-    """Renew every grant each hour of a week, and compare its end with its beginning."""
+    """Renew every grant as often as its tokens end, and compare the end with the beginning."""
     before, after, week, rate = asyncio.run(_measure(stage))
     size = (after.table + after.indexes) / (before.table + before.indexes)
     tick = after.tick / before.tick
@@ -119,11 +121,21 @@ async def _measure(stage: Stage) -> tuple[State, State, _Week, float]:
             week = await _Week.begin(stage, connection, runtime)  # anew: ticks leave dead rows
             before = week.look(tick)
             began = time.perf_counter()
-            for _ in range(round(HOURS * 60)):
+            for minute in range(1, round(HOURS * 60) + 1):
                 await week.minute()
+                if minute % DAY_MINUTES == 0:
+                    _show_progress(minute // DAY_MINUTES, week.look(0), before)
             after = week.look(0)
             rate = week.renewals / (time.perf_counter() - began)
             return before, replace(after, tick=await week.tick()), week, rate
+
+
+def _show_progress(day: int, state: State, before: State) -> None:
+    size = (state.table + state.indexes) / (before.table + before.indexes)
+    print(
+        f"day {day}: {state.renewals - before.renewals:,} renewals, {size:.2f} of the size before",
+        file=sys.stderr,
+    )
 
 
 def _leave_checkpoints_to_the_clock(stage: Stage) -> None:
@@ -150,7 +162,7 @@ class _Week:
         stage.sql("TRUNCATE grants CASCADE")  # an emptied index keeps its pages
         stage.sql("INSERT INTO connections (tenant, name, strategy) VALUES (%s, 'partner', 'oauth2')", TENANT)
         now = await runtime.vault.now()
-        connection.execute(FILL, (TENANT, now, now, now, GRANTS))
+        connection.execute(FILL, (TENANT, now + LIFE, now, now, LIFE - margin(LIFE), GRANTS))
         connection.execute("VACUUM ANALYZE grants")
         return cls(connection, runtime, now)
 

@@ -27,7 +27,9 @@ CREATE TRIGGER grants_keep_live_claim BEFORE UPDATE ON grants FOR EACH ROW
 
 # Nothing is renewed before the end of its claim.
 DUE_AT = "g.due_at AS next_renewal_at"
-DUE_AFTER_CLAIM = "CASE WHEN g.due_at IS NOT NULL THEN greatest(g.due_at, g.claim_until) END AS next_renewal_at"
+DUE_AFTER_CLAIM = (
+    "CASE WHEN g.due_at IS NOT NULL THEN greatest(g.due_at, g.claim_until) END AS next_renewal_at"
+)
 
 # The view as an earlier migration made it.
 PAUSES = import_module("migrations.versions.0022_pauses")
