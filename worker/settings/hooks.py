@@ -104,10 +104,7 @@ class HookSettings(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        # A post's secret alone decides which tenant it is about.
-        secrets = [secret.reveal() for each in self.auth0.values() for secret in each.secret]
-        if len(set(secrets)) < len(secrets):
-            raise ValueError("two tenants have the same secret")
+        _check_distinct(self.auth0)
         return self
 
 
@@ -115,7 +112,8 @@ def with_environment_secret(hooks: HookSettings, secret: Secret | None, tenant: 
     """Add the secret of ``AUTH0_HOOK_SECRET``.
 
     Raises:
-        ConfigurationError: the file has a secret for this tenant, too, or the variable's is too short.
+        ConfigurationError: the file has a secret for this tenant, too, or the variable's is too short, or another
+            tenant's.
     """
     if secret is None:
         return hooks
@@ -124,9 +122,10 @@ def with_environment_secret(hooks: HookSettings, secret: Secret | None, tenant: 
     try:
         secrets = tuple(map(Secret, secret.reveal().split()))
         check_secrets(secrets)
+        added = {**hooks.auth0, tenant: Auth0HookSettings(secret=secrets)}
+        _check_distinct(added)
     except ValueError as error:
         raise ConfigurationError(f"AUTH0_HOOK_SECRET: {error}") from None
-    added = {**hooks.auth0, tenant: Auth0HookSettings(secret=secrets)}
     return HookSettings(auth0=added, events=hooks.events)
 
 
@@ -140,6 +139,19 @@ def check_secrets(secrets: tuple[Secret, ...]) -> None:
         raise ValueError(
             f"a secret has to have {MIN_SECRET_CHARACTERS} characters: `openssl rand -base64 32` makes one"
         )
+
+
+def _check_distinct(auth0: Mapping[str, Auth0HookSettings]) -> None:
+    """Refuse a secret of two tenants.
+
+    A post's secret alone decides which tenant it is about.
+
+    Raises:
+        ValueError: two tenants have the same secret.
+    """
+    secrets = [secret.reveal() for each in auth0.values() for secret in each.secret]
+    if len(set(secrets)) < len(secrets):
+        raise ValueError("two tenants have the same secret")
 
 
 def _check_url(name: str, url: str) -> None:

@@ -36,6 +36,8 @@ def test_a_transmitter_has_defaults(tmp_path: Path) -> None:
     found = read(tmp_path, EVENTS).hooks.events["google"]
     assert (found.audience, found.connections, found.typed) == (("a",), ("google-oauth2",), True)
     assert found.discovery_url == "https://accounts.google.com/.well-known/ssf-configuration"
+    deeper = read(tmp_path, EVENTS.replace("google.com", "google.com/a/")).hooks.events["google"]
+    assert deeper.discovery_url == "https://accounts.google.com/.well-known/ssf-configuration/a"
 
 
 def test_the_environment_s_secret_is_the_only_tenant_s(
@@ -48,6 +50,20 @@ def test_the_environment_s_secret_is_the_only_tenant_s(
     assert [each.reveal() for each in hooks.auth0["acme"].secret] == [SECRET, OTHER]
     with pytest.raises(ConfigurationError, match="not configured: acme, bcme"):
         read(tmp_path, tenant("acme") + tenant("bcme"))
+
+
+@pytest.mark.parametrize(("secret", "words"), [("short-canary", "32 characters"), (SECRET, "same secret")])
+def test_the_environment_s_secret_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str, words: str
+) -> None:
+    """It can be guessed no more than one of the file, and is no other tenant's; the variable is named."""
+    hook = f"[hooks.auth0.acme]\nsecret = '{SECRET}'\n"
+    monkeypatch.setenv("AUTH0_HOOK_SECRET", secret)
+    with pytest.raises(ConfigurationError, match=f"AUTH0_HOOK_SECRET: .*{words}") as refused:
+        read(tmp_path, tenant("default") + tenant("acme") + hook)
+    assert secret not in str(refused.value)
+    monkeypatch.setenv("AUTH0_HOOK_SECRET", OTHER)
+    assert read(tmp_path, tenant("default") + tenant("acme") + hook).hooks.auth0.keys() == {"acme", "default"}
 
 
 def test_another_process_may_have_its_tenant_from_the_environment(tmp_path: Path) -> None:
