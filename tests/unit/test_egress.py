@@ -41,7 +41,8 @@ def test_an_address_is_read(body: bytes, address: str | None) -> None:
 async def test_each_route_has_its_address_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes through an outgoing proxy has the proxy's; a wrong address is asked for again sooner."""
     now, asked = [0.0], list[OutgoingProxy | None]()
-    listed, found = [ip_network("203.0.113.0/24")], {True: "203.0.113.7", False: "198.51.100.1"}
+    listed = [ip_network("192.0.2.0/24"), ip_network("203.0.113.0/24")]
+    found = {True: "203.0.113.7", False: "198.51.100.1"}
 
     async def ask(_: EgressCheck, proxy: OutgoingProxy | None) -> Address:
         asked.append(proxy)
@@ -61,6 +62,7 @@ async def test_each_route_has_its_address_for_a_while(monkeypatch: pytest.Monkey
         hosts = ("direct.example", "far.example", "far.example")
         assert await asyncio.gather(*map(is_wrong, hosts)) == [True, False, False]
         assert len(asked) == number
+    assert asked[2] is None
 
 
 async def test_the_address_is_asked_for_through_the_calls_own_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +78,12 @@ async def test_the_address_is_asked_for_through_the_calls_own_proxy(monkeypatch:
         monkeypatch.setenv("NO_PROXY", "")
         check = EgressCheck("https://checkip.example/")
         assert await check.find_problem("https://far.example/token", [ip_network("203.0.113.0/24")])
-    assert set(asked) == {b"CONNECT checkip.example:443 HTTP/1.1\r\n"}
+        assert {*asked} == {b"CONNECT checkip.example:443 HTTP/1.1\r\n"}
+        asked.clear()
+        monkeypatch.setenv("NO_PROXY", "far.example")
+        monkeypatch.setattr(egress, "ASK_SECONDS", 0.2)
+        assert await check.find_problem("https://far.example/token", [ip_network("203.0.113.0/24")])
+    assert asked == []
 
 
 async def test_a_service_that_does_not_answer_leaves_the_address_unknown(

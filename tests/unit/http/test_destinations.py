@@ -29,6 +29,11 @@ async def test_one_internal_address_is_enough(monkeypatch: pytest.MonkeyPatch) -
     assert await destinations.is_internal("rebound.example")
 
 
+async def test_a_host_that_is_no_name_is_left_to_the_proxy() -> None:
+    """A label of more than 63 characters cannot even be asked for."""
+    assert not await Destinations(()).is_internal(f"{'a' * 64}.example")
+
+
 async def test_a_name_server_that_does_not_answer_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that is not resolved in time is left to the proxy, and only so many hosts are remembered."""
 

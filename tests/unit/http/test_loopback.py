@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.auth0 import Credentials
-from worker.http.loopback import is_loopback
+from worker.http.loopback import is_https, is_loopback
 from worker.providers import Client, Override, resolve
 from worker.settings.webhooks import WebhookSettings
 
@@ -54,6 +54,13 @@ def test_localhost_and_names_below_are_loopback(labels: list[str]) -> None:
     name = ".".join([*labels, "localhost"])
     assert is_loopback(name)
     assert is_loopback(name.upper())
+
+
+@pytest.mark.parametrize("scheme", ["ftp", "ws", "redis", ""])
+def test_plain_http_alone_goes_to_loopback(scheme: str) -> None:
+    """No other scheme counts as https, wherever it leads."""
+    assert is_https(urlsplit("http://localhost/"))
+    assert not is_https(urlsplit(f"{scheme}://localhost/"))
 
 
 @given(LOOPBACK_ADDRESS.map(str) | st.sampled_from(["localhost", "a.localhost", "::1"]), LABEL)

@@ -73,6 +73,7 @@ def test_loopback_is_called_directly(monkeypatch: pytest.MonkeyPatch, host: str)
         ("a.example:8443", "a.example", False),
         ("a.example:8443", "a.example:8443", True),
         ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.9.9.9/8", "10.1.2.3", True),
         ("10.0.0.0/8", "11.1.2.3", False),
         ("10.1.2.3", "10.1.2.3", True),
         ("2.3", "10.1.2.3", False),
@@ -86,7 +87,8 @@ def test_loopback_is_called_directly(monkeypatch: pytest.MonkeyPatch, host: str)
 def test_no_proxy(monkeypatch: pytest.MonkeyPatch, exceptions: str, host: str, is_direct: bool) -> None:
     """Domains with all below them, addresses and networks are called directly, each perhaps at one port."""
     monkeypatch.setenv("HTTPS_PROXY", "http://p.example:1")
-    monkeypatch.setenv("NO_PROXY", exceptions)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("no_proxy", exceptions)  # lower case has precedence
     assert (of(f"https://{host}/") is None) == is_direct
 
 

@@ -695,6 +695,7 @@ def raw_deflate(body: bytes) -> bytes:
     ("body", "headers"),
     [
         (gzip.compress(PAIR), []),
+        (gzip.compress(PAIR), ["Content-Encoding: GZIP"]),
         (raw_deflate(PAIR), ["Content-Encoding: deflate"]),
         (zlib.compress(PAIR), ["Content-Encoding: deflate"]),
         (PAIR, ["Content-Encoding: gzip"]),
@@ -703,7 +704,7 @@ def raw_deflate(body: bytes) -> bytes:
         (PAIR, [f"Content-Security-Policy: {'a' * 20_000}"]),
         (PAIR, [f"X-{number}: x" for number in range(300)]),
     ],
-    ids=["no label", "raw deflate", "deflate", "false label", "charset", "unknown", "long header", "many headers"],
+    ids=["no label", "capitals", "raw deflate", "deflate", "false label", "charset", "unknown", "long header", "many headers"],
 )  # fmt: skip
 async def test_no_label_and_no_header_costs_the_answer(
     http: HttpClient, serve: Serve, body: bytes, headers: list[str]

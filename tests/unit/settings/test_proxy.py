@@ -27,6 +27,7 @@ def test_rules_are_read_at_the_start() -> None:
         {"base_url": "https://www.googleapis.com/a/../b"},
         {"base_url": "https://www.googleapis.com/a b"},
         {"base_url": "/calendar"},
+        {"base_url": "https:///calendar"},
         {"base_url": "file:///etc/passwd"},
         {"allow": []},
         {"allow": ["GET"]},

@@ -118,6 +118,30 @@ def test_every_variable_is_read(env: Callable[..., None]) -> None:
     assert settings.refresh_keys == (Secret("r1"),)
 
 
+def test_a_name_that_looks_misspelt_may_be_another_program_s(env: Callable[..., None]) -> None:
+    """It is no mistake where it is empty, or where the variable that it looks like is set as well."""
+    env(**TENANT, AUTH0_DOMAINS="another.example", AUTH0_PLANS="")
+    assert load().tenants["default"].domain == TENANT["AUTH0_DOMAIN"]
+
+
+def test_what_is_not_set_protects(toml: Callable[[str], Path]) -> None:
+    """Of a tenant's users hardly any vanish at once, a pause comes first, and reads stay known for a year."""
+    toml("")
+    found = load()
+    assert (found.deletion.share, found.deletion.settle) == (0.1, 300)
+    assert found.audit.keep == 400 * 86_400
+    assert found.api.host == found.metrics.host == "127.0.0.1"
+
+
+def test_a_process_turns_its_metrics_off(toml: Callable[[str], Path], env: Callable[..., None]) -> None:
+    """The port of the environment counts more than the file's, also where it is 0."""
+    toml("[metrics]\nport = 9100\n")
+    assert load().metrics.port == 9100
+    for port in (0, 9101):
+        env(TOKEN_VAULT_METRICS_PORT=str(port))
+        assert load().metrics.port == port
+
+
 def test_an_empty_variable_counts_as_unset(env: Callable[..., None]) -> None:
     """Compose files pass on unset variables as empty ones."""
     env(
@@ -337,6 +361,15 @@ def test_secrets_in_the_file_can_be_pointed_to(
             '[tenants.eu]\ndomain = "x"\nclient_id = "x"\nclient_secret = "canary"\nprivate_key = "canary"',
             ["tenants.eu", "either"],
         ),
+        ('[connections.x]\nclient_secret_env = "EMPTY"', ["connections.x", "client_secret_env", "not set"]),
+        (
+            '[tenants.eu]\ndomain = "x.example/api/v2"\nclient_id = "x"\nclient_secret = "canary"',
+            ["tenants.eu.domain", "domain alone"],
+        ),
+        (
+            '[tenants.eu]\ndomain = "x"\nclient_id = "x"\nclient_secret = "canary"\nshare = 1',
+            ["tenants.eu.share"],
+        ),
         ("[schedule]\nrenew = 0", ["schedule.renew"]),
         ("[schedule]\nchanges = -1", ["schedule.changes"]),
         ('[schedule]\nconnections = "5 min"', ["schedule.connections", "did you mean 300?", '(given: "5 min")']),
@@ -350,9 +383,10 @@ def test_secrets_in_the_file_can_be_pointed_to(
     ],
 )  # fmt: skip
 def test_an_error_in_the_file_names_the_place_and_no_secret(
-    toml: Callable[[str], Path], text: str, named: list[str]
+    env: Callable[..., None], toml: Callable[[str], Path], text: str, named: list[str]
 ) -> None:
     """Whatever is wrong, the error names file and place, and never what may be a secret."""
+    env(EMPTY="")
     path = toml(text)
     refused(str(path), *named)
 

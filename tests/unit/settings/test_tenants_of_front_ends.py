@@ -51,6 +51,10 @@ def test_the_application_is_at_its_tenant(tmp_path: Path, monkeypatch: pytest.Mo
     assert application is not None
     assert application.base_url == "https://b.eu.auth0.com"
     assert found.reconnect_application("a") is None
+    own = settings(tmp_path, monkeypatch, TENANTS + RECONNECT + 'tenant = "b"\ndomain = "login.b.example"\n')
+    application = own.reconnect_application("b")
+    assert application is not None
+    assert application.base_url == "https://login.b.example"
 
 
 def test_a_process_without_a_tenant_uses_the_issuer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,3 +64,6 @@ def test_a_process_without_a_tenant_uses_the_issuer(tmp_path: Path, monkeypatch:
     assert application is not None
     assert application.base_url == "https://acme.eu.auth0.com"
     assert settings(tmp_path, monkeypatch, RECONNECT).reconnect_application("default") is None
+    # Who knows tenants does not guess: the issuer may be another tenant's.
+    one = TENANTS.partition("[tenants.b]")[0]
+    assert settings(tmp_path, monkeypatch, api + one + RECONNECT).reconnect_application("other") is None

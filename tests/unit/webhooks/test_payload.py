@@ -162,6 +162,20 @@ def test_secrets_come_from_variables_and_files(monkeypatch: pytest.MonkeyPatch, 
         load(config)
 
 
+def test_a_receiver_names_kinds_of_events_or_their_beginnings() -> None:
+    """A whole name matches its event alone; a beginning ends where a part of the name ends."""
+    for names, kinds in (
+        (["grant.healed"], {"grant.healed"}),
+        (
+            ["connection"],
+            {"connection.broken", "connection.mended", "connection.paused", "connection.resumed"},
+        ),
+        (["user.*", "grant.failing"], {"user.forgotten", "grant.failing"}),
+        (["gran"], set()),
+    ):
+        assert {kind for kind in EventKind if kind.is_in(names)} == kinds
+
+
 def test_events_outlive_their_deliveries() -> None:
     """Events that are forgotten before they are given up would be lost silently: that is refused."""
     with pytest.raises(ValidationError, match="keep"):
