@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,29 @@ async def test_an_erased_user_stays_erased(renewals: Renewals) -> None:
     lines = lines_of(renewals.tenant, [user])
     await (await worker.eraser("default")).forget(user)
     assert await import_lines(worker, lines) == {Result.ERASED: 1}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_an_identity_of_another_user_is_not_imported(renewals: Renewals, dry_run: bool) -> None:
+    """The other store may know a user from before accounts were linked: a second grant would end the first."""
+    linked, user = renewals.connect("c", users=2)
+    worker = await renewals.synced()
+    first, second = lines_of(renewals.tenant, [linked, user])
+    renewals.sql("UPDATE grants SET user_id = 'auth0|primary' WHERE user_id = %s", linked)
+    renewals.sql("DELETE FROM grants WHERE user_id = %s", user)
+    result = Result.WOULD_IMPORT if dry_run else Result.IMPORTED
+    assert await import_lines(worker, [first, second], dry_run=dry_run) == {Result.ELSEWHERE: 1, result: 1}
+    assert len(renewals.token_calls("c")) == (0 if dry_run else 1)
+    assert [row["user_id"] for row in renewals.rows()].count(linked) == 0
+
+
+async def test_an_identity_comes_once_in_a_file(renewals: Renewals) -> None:
+    """Two users with one account at the provider are a mistake of the other store."""
+    [user] = renewals.connect("c")
+    worker = await renewals.synced()
+    [line] = lines_of(renewals.tenant, [user])
+    other = replace(line, number=2, key=replace(line.key, user_id="auth0|another"))
+    assert await importer(worker).find_mistakes([line, other]) == {2: ["the same grant as in line 1"]}
 
 
 async def test_a_dry_run_stores_and_sends_nothing(renewals: Renewals) -> None:

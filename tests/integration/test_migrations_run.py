@@ -385,3 +385,35 @@ def test_who_could_read_goes_on_reading(empty: Secret) -> None:
             ]
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 run(dashboard, "SELECT * FROM served_tokens")
+
+
+def test_an_identity_that_was_stored_twice_keeps_what_was_renewed_last(empty: Secret) -> None:
+    """Of two users' rows for one identity the one with the living tokens stays; rows of other identities all do."""
+    migrate(empty, "0033")
+    run(
+        empty,
+        "INSERT INTO connections (tenant, name, strategy) SELECT 'default', c, 'oauth2' FROM unnest('{c,d}'::text[]) c",
+    )
+    run(
+        empty,
+        """
+        INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, reason, obtained_from, refresh_ciphertext,
+            refresh_version, last_renewed_at, obtained_at, observed_updated_at)
+        SELECT 'default', connection, user_id, identity, state, reason, 'auth0', refresh::bytea, 1, renewed, obtained, shown
+        FROM (VALUES
+            ('c', 'renewed last', '1', 'active', NULL, 'x', timestamptz '2026-03-02', timestamptz '2026-03-02', timestamptz '2026-03-01'),
+            ('c', 'renewed before', '1', 'active', NULL, 'x', '2026-03-01', '2026-03-01', '2026-03-03'),
+            ('c', 'dead', '1', 'reauthorization_required', 'invalid_grant', 'x', '2026-03-04', '2026-03-04', '2026-03-04'),
+            ('c', 'without', '1', 'unrenewable', NULL, NULL, NULL, '2026-03-05', '2026-03-05'),
+            ('c', 'shown before', '2', 'active', NULL, 'x', NULL, '2026-03-01', '2026-03-01'),
+            ('c', 'shown last', '2', 'active', NULL, 'x', NULL, '2026-03-01', '2026-03-02'),
+            ('d', 'renewed before', '1', 'active', NULL, 'x', NULL, NULL, NULL),
+            ('d', '', '', 'active', NULL, 'x', NULL, NULL, NULL),
+            ('c', '', '', 'active', NULL, 'x', NULL, NULL, NULL)
+        ) rows (connection, user_id, identity, state, reason, refresh, renewed, obtained, shown)
+        """,
+    )
+    migrate(empty)
+    assert run(empty, "SELECT connection, user_id FROM grants ORDER BY 1, 2") == [
+        ("c", ""), ("c", "renewed last"), ("c", "shown last"), ("d", ""), ("d", "renewed before"),
+    ]  # fmt: skip

@@ -33,6 +33,7 @@ REMEDIES = {
     "erased": "the user was erased here: a login alone brings the grant back",
     "revoked": "it was revoked here: a login alone brings the grant back",
     "busy": "its token is with the provider just now: run this again",
+    "elsewhere": "the vault has this identity under another user: correct the line's user_id, or run `token-vault sync` first",
 }
 
 KeyFile = Annotated[

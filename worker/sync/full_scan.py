@@ -164,7 +164,7 @@ class FullScan:
         async with AsyncExitStack() as stack:
             steps = await stack.enter_async_context(aclosing(self._steps(scan)))
             read = await stack.enter_async_context(aclosing(read_ahead(steps, allowed=may_run_ahead)))
-            pages = await stack.enter_async_context(aclosing(start_each(read, ingest, keys=_identities)))
+            pages = await stack.enter_async_context(aclosing(start_each(read, ingest)))
             for _ in range(PAGES_AHEAD):
                 pages = await stack.enter_async_context(aclosing(read_ahead(pages, allowed=may_run_ahead)))
             async for step, ingesting in pages:
@@ -238,16 +238,6 @@ def settled_range(step: ScanStep) -> tuple[datetime | None, datetime] | None:
         return None
     since, until = step.time_range
     return since, min(until or step.asked_at, step.asked_at - SEARCH_LAG)
-
-
-def _identities(step: ScanStep) -> set[tuple[str, str]]:
-    """Return the identities of a page, whichever users have them.
-
-    One that moved to another user between two pages must be stored under the first before it is looked for.
-    """
-    return {
-        (identity.connection, identity.user_id) for user in step.page.users for identity in user.identities
-    }
 
 
 def _expected_total(step: ScanStep, report: SyncReport) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Hashable, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -35,10 +35,7 @@ async def read_ahead(items: AsyncIterator[T], *, allowed: Callable[[], bool]) ->
 
 
 async def start_each(
-    items: AsyncIterator[T],
-    work: Callable[[T], Coroutine[Any, Any, R]],
-    *,
-    keys: Callable[[T], Set[Hashable]],
+    items: AsyncIterator[T], work: Callable[[T], Coroutine[Any, Any, R]]
 ) -> AsyncGenerator[tuple[T, asyncio.Task[R]], None]:
     """Yield items, each with a task that works on it.
 
@@ -48,17 +45,13 @@ async def start_each(
     Args:
         items: what to iterate over.
         work: makes something of an item.
-        keys: of an item; items that share one are worked on one after the other.
     """
-    started: dict[asyncio.Task[R], Set[Hashable]] = {}
+    started = set[asyncio.Task[R]]()
     try:
         async for item in items:
-            started = {task: held for task, held in started.items() if not _has_succeeded(task)}
-            wanted = keys(item)
-            if before := [task for task, held in started.items() if not wanted.isdisjoint(held)]:
-                await asyncio.wait(before)
+            started = {task for task in started if not _has_succeeded(task)}
             task = asyncio.create_task(work(item))
-            started[task] = wanted
+            started.add(task)
             yield item, task
     except (GeneratorExit, asyncio.CancelledError):
         if started:

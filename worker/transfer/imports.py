@@ -55,6 +55,7 @@ class ImportResult(StrEnum):
     STOPPED = "stopped"
     """Not stored: no renewal of the first grants of its connection succeeded."""
     BUSY = "busy"
+    ELSEWHERE = "elsewhere"
 
     @property
     def holds(self) -> bool:
@@ -111,7 +112,8 @@ class Importer:
         mistakes: defaultdict[int, list[str]] = defaultdict(list)
         first: dict[object, int] = {}
         for line in lines:
-            if (before := first.setdefault(line.key, line.number)) != line.number:
+            identity = line.key.tenant, line.key.connection, line.key.provider_user_id
+            if (before := first.setdefault(identity, line.number)) != line.number:
                 mistakes[line.number].append(f"the same grant as in line {before}")
             if said := _why_not(line, known, paused):
                 mistakes[line.number].append(said)

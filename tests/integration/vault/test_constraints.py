@@ -205,6 +205,13 @@ def test_the_state_that_is_shown(
     assert sql("SELECT state, reason FROM token_status") == [{"state": state, "reason": reason}]
 
 
+def test_the_database_stores_an_identity_once(grant: Callable[[str], None], sql: Sql) -> None:
+    """Under two users, or in two statements, it would have two refresh tokens that end each other."""
+    del grant
+    with pytest.raises(errors.UniqueViolation):
+        sql(INSERT, "auth0|another")
+
+
 def test_an_admin_grant_is_shown_as_one(grant: Callable[[str], None], sql: Sql) -> None:
     """In token_status an admin grant has no user, and is told from a user's."""
     sql("UPDATE grants SET user_id = '', provider_user_id = ''")

@@ -17,7 +17,7 @@ from tests.support import rows
 from tests.support.histories import HISTORIES, LIFE, Age, Auth0Copy, Event, age, name
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
 from tests.support.rows import Sql
-from tests.support.wait import WAIT_SECONDS
+from tests.support.wait import WAIT_SECONDS, until_async
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt, ConfigurationError
 from token_vault.grant_key import GrantKey
@@ -190,7 +190,7 @@ async def test_each_identity_has_tokens_of_its_own(vault: Vault, sql: Sql) -> No
         replace(KEY, provider_user_id="2222"),
         replace(KEY, connection="bitbucket", provider_user_id="{b}"),
         replace(KEY, tenant="other"),
-        replace(KEY, user_id="auth0|x/y%7C🎈", provider_user_id="1111"),
+        replace(KEY, user_id="auth0|x/y%7C🎈", provider_user_id="3333"),
         GrantKey("default", "google-oauth2"),
     ]
     page = [shown(key, f"access-{n}", f"refresh-{n}") for n, key in enumerate(keys)]
@@ -725,30 +725,67 @@ async def test_values_beside_the_token_come_with_it(vault: Vault, sql: Sql) -> N
     assert opened(vault, sql) == ("access-3", "refresh-1")
 
 
-async def test_of_two_holders_shown_at_the_same_time_the_one_stored_last_moves(
-    vault: Vault, sql: Sql
+@pytest.mark.parametrize("newer_first", [False, True])
+async def test_of_two_users_with_one_identity_the_one_changed_last_has_it(
+    vault: Vault, sql: Sql, newer_first: bool
 ) -> None:
-    """Which one moves is no matter of chance."""
-    await ingest(vault, [shown(), shown(LINKED)], now=NOW)
-    [_, last] = sql("SELECT user_id FROM grants ORDER BY id")
-    third = replace(KEY, user_id="auth0|third")
-    await ingest(vault, [shown(third, at=NOW + MINUTE)], now=NOW)
-    left = {KEY.user_id, LINKED.user_id} - {last["user_id"]}
-    assert {row["user_id"] for row in sql("SELECT user_id FROM grants")} == left | {third.user_id}
+    """A list may still show an identity under its earlier user; stored twice, its tokens would end each other."""
+    page = [shown(refresh="older"), shown(LINKED, refresh="newer", at=NOW + MINUTE)]
+    await ingest(vault, page[::-1] if newer_first else page, now=NOW)
+    assert [row["user_id"] for row in sql("SELECT user_id FROM grants")] == [LINKED.user_id]
+    assert opened(vault, sql, LINKED)[1] == "newer"
 
 
-async def test_of_two_holders_the_one_shown_last_moves(vault: Vault, sql: Sql) -> None:
-    """An identity that is stored under two users goes to a third from the one that Auth0 has shown last."""
-    await ingest(
-        vault,
-        [shown(at=NOW, refresh="older"), shown(LINKED, at=NOW + MINUTE, refresh="newer")],
-        now=NOW,
+@pytest.mark.parametrize("is_newer", [False, True])
+async def test_an_identity_that_two_syncs_read_under_two_users_is_stored_once(
+    vault: Vault, sql: Sql, database_url: Secret, is_newer: bool
+) -> None:
+    """Neither finds it stored; whoever is second waits for the first, and then moves it if its user changed later."""
+    first, second = (LINKED, KEY) if is_newer else (KEY, LINKED)
+    later = {first: NOW, second: NOW + MINUTE if is_newer else NOW - MINUTE}
+    async with await psycopg.AsyncConnection.connect(database_url.reveal()) as connection:
+        await ingest(
+            vault, [shown(replace(KEY, provider_user_id="2222"))], now=NOW
+        )  # makes the connection's row
+        await connection.execute(
+            "INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, obtained_from,"
+            " observed_updated_at) VALUES ('default', 'google-oauth2', %s, '1111', 'unrenewable', 'auth0', %s)",
+            (first.user_id, later[first]),
+        )
+        syncing = asyncio.create_task(ingest(vault, [shown(second, at=later[second])], now=NOW))
+        await until_async(lambda: syncing.done() or sql(LOCK_WAITS)[0]["n"] == 1)
+        await connection.commit()
+        stats = await syncing
+    [row] = sql("SELECT user_id, state FROM grants WHERE provider_user_id = '1111'")
+    assert row["user_id"] == (second if is_newer else first).user_id
+    assert (row["state"], stats) == (
+        ("active", IngestStats(changed=1)) if is_newer else ("unrenewable", IngestStats(unchanged=1))
     )
-    third = replace(KEY, user_id="auth0|third")
-    await ingest(vault, [shown(third, at=NOW + 2 * MINUTE, refresh="newer")], now=NOW)
-    assert {row["user_id"] for row in sql("SELECT user_id FROM grants")} == {KEY.user_id, third.user_id}
-    assert opened(vault, sql, third)[1] == "newer"
-    assert opened(vault, sql, KEY)[1] == "older"
+
+
+async def test_syncs_of_the_same_new_identities_never_wait_in_a_circle(
+    vault: Vault, sql: Sql, database_url: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each inserts them in one order, whichever users it has read them under."""
+
+    async def run(*_: object) -> None:
+        raise AssertionError("a statement has failed, and is run again")
+
+    monkeypatch.setattr(Vault, "run", run)
+    await ingest(vault, [shown(replace(KEY, provider_user_id="0"))], now=NOW)  # makes the connection's row
+    pages = [
+        [shown(replace(KEY, user_id=f"auth0|{n}", provider_user_id=number)) for n, number in enumerate(order)]
+        for order in ("123", "321")
+    ]
+    async with await psycopg.AsyncConnection.connect(database_url.reveal()) as connection:
+        await connection.execute(
+            "INSERT INTO grants (tenant, connection, user_id, provider_user_id, state, obtained_from)"
+            " VALUES ('default', 'google-oauth2', 'auth0|third', '2', 'unrenewable', 'auth0')"
+        )
+        syncing = [asyncio.create_task(ingest(vault, page, now=NOW)) for page in pages]
+        await waiting(sql, 2)
+        await connection.rollback()
+    assert sum(stats.new for stats in await asyncio.gather(*syncing)) == 3
 
 
 @pytest.mark.parametrize("statement", [_FIND_CHANGED, _COMMIT_PAGE])

@@ -88,10 +88,7 @@ async def test_work_begins_when_its_item_comes() -> None:
         await go_on.wait()
         return number * 10
 
-    started = [
-        (item, task)
-        async for item, task in _until(start_each(items(), work, keys=lambda number: {number}), 3, go_on)
-    ]
+    started = [(item, task) async for item, task in _until(start_each(items(), work), 3, go_on)]
     assert [(item, await task) for item, task in started] == [(0, 0), (1, 10), (2, 20)]
 
 
@@ -121,7 +118,7 @@ async def test_an_error_comes_after_the_work_before_it() -> None:
         ended.append(number)
 
     async def use() -> None:
-        async for _ in start_each(items(), work, keys=lambda number: {number}):
+        async for _ in start_each(items(), work):
             pass
 
     with pytest.raises(OSError, match="planted"):
@@ -150,27 +147,8 @@ async def test_leaving_ends_the_work(monkeypatch: pytest.MonkeyPatch, ends_in_ti
             ended.append("cancelled")
             raise
 
-    async with aclosing(start_each(items(), work, keys=lambda number: {number})) as started:
+    async with aclosing(start_each(items(), work)) as started:
         async for _ in started:
             await begun.wait()
             break
     assert ended == ["whole" if ends_in_time else "cancelled"]
-
-
-async def test_items_that_share_a_key_are_worked_on_in_turn() -> None:
-    """The second is not begun before the first has ended; others are."""
-    log = list[str]()
-
-    async def items() -> AsyncGenerator[str, None]:
-        for item in ("a1", "b1", "a2"):
-            yield item
-
-    async def work(item: str) -> None:
-        log.append(f"+{item}")
-        for _ in range(10):
-            await asyncio.sleep(0)
-        log.append(f"-{item}")
-
-    async for _ in start_each(items(), work, keys=lambda item: {item[0]}):
-        pass
-    assert log.index("+b1") < log.index("-a1") < log.index("+a2")

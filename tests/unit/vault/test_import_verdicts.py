@@ -26,7 +26,7 @@ ROWS = st.fixed_dictionaries(
 @given(row=ROWS, has_tombstone=st.booleans())
 def test_nothing_is_replaced_that_lives_or_must_stay_away(row: dict[str, Any], has_tombstone: bool) -> None:
     """A living, an erased and a revoked grant stay as they are, whatever another store has."""
-    verdict = judge(row, imported=b"this", has_tombstone=has_tombstone, now=NOW)
+    verdict = judge(row, imported=b"this", has_tombstone=has_tombstone, is_elsewhere=False, now=NOW)
     if row["state"] in ("active", "in_doubt", "erased") or row["reason"] == "revoked":
         assert not verdict.is_stored
     if row["claim_until"] is not None and row["claim_until"] > NOW:
@@ -40,11 +40,21 @@ def test_an_administrators_copy_is_replaced_until_it_was_sent(row: dict[str, Any
     """What Auth0 shows of an administrator gives way to another store's token, and what was renewed does not."""
     row |= {"user_id": "", "state": "active", "observed_refresh": b"auth0's", "imported_refresh": None}
     is_untried = row["last_renewed_at"] is None and row["attempts"] == 0 and row["claim_until"] is None
-    verdict = judge(row, imported=b"this", has_tombstone=False, now=NOW)
+    verdict = judge(row, imported=b"this", has_tombstone=False, is_elsewhere=False, now=NOW)
     assert verdict.is_stored == (is_untried and row["obtained_from"] == "auth0")
 
 
 def test_what_is_not_there_is_new_unless_it_was_erased() -> None:
     """A tombstone keeps an erased grant erased."""
-    assert judge(None, imported=b"this", has_tombstone=False, now=NOW) is ImportVerdict.NEW
-    assert judge(None, imported=b"this", has_tombstone=True, now=NOW) is ImportVerdict.ERASED
+    assert (
+        judge(None, imported=b"this", has_tombstone=False, is_elsewhere=False, now=NOW) is ImportVerdict.NEW
+    )
+    erased = judge(None, imported=b"this", has_tombstone=True, is_elsewhere=False, now=NOW)
+    assert erased is ImportVerdict.ERASED
+
+
+@given(row=st.none() | ROWS, has_tombstone=st.booleans())
+def test_what_another_user_has_is_never_stored(row: dict[str, Any] | None, has_tombstone: bool) -> None:
+    """A second grant of one identity would end the first one."""
+    verdict = judge(row, imported=b"this", has_tombstone=has_tombstone, is_elsewhere=True, now=NOW)
+    assert verdict is ImportVerdict.ELSEWHERE

@@ -16,7 +16,7 @@ LEFT JOIN LATERAL (
     SELECT id FROM grants m
     WHERE g.id IS NULL AND m.provider_user_id = incoming.provider_user_id AND m.connection = incoming.connection
         AND m.tenant = incoming.tenant AND m.provider_user_id <> ''
-    ORDER BY m.observed_updated_at DESC NULLS LAST, id DESC LIMIT 1
+    LIMIT 1
 ) elsewhere ON true
 -- Some token is shown with each: what is not stored differs from nothing.
 WHERE coalesce(access, g.observed_access) IS DISTINCT FROM g.observed_access

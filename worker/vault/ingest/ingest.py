@@ -76,18 +76,20 @@ async def ingest(vault: Vault, grants: Sequence[IncomingGrant], *, now: datetime
         moved = await relink(vault, moves, now=now)
         known += [(grant, incoming) for (grant, incoming), _ in elsewhere if grant.key in moved]
         stats.unchanged -= len(moved)
-    writes = Writes()
+    writes, conflicting = Writes(), set[GrantKey]()
     tombstones = (
         await load_tombstones(vault, [grant.key for grant, _ in unknown]) if changed.has_tombstones else {}
     )
     for grant, incoming in unknown:
         _plan_insert(vault, grant, incoming, tombstones.get(grant.key), now, writes, stats)
     if writes.inserts:
-        inserted_elsewhere = await insert_rows(vault, writes.inserts)
-        stats.new -= len(inserted_elsewhere)
-        known += [(grant, incoming) for grant, incoming in unknown if grant.key in inserted_elsewhere]
+        conflicting = await insert_rows(vault, writes.inserts)
     if known:
         await _update(vault, known, stats, now)
+    if conflicting:
+        stats.new -= len(conflicting)
+        # Another sync has inserted them meanwhile, perhaps under another user: compared again, they are found.
+        stats.add(await ingest(vault, [grant for grant, _ in unknown if grant.key in conflicting], now=now))
     return stats
 
 

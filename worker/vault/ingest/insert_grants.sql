@@ -1,5 +1,5 @@
--- A grant's connection gets a row even if Auth0 has not shown the connection itself. All in one order: two syncs of the
--- same new grants wait for each other, and never in a circle.
+-- A grant's connection gets a row even if Auth0 has not shown the connection itself. All in one order, by what is unique:
+-- two syncs of the same new identities wait for each other, and never in a circle.
 WITH new AS (
     SELECT * FROM unnest(
         CAST(:strategy AS text[]), CAST(:tenant AS text[]), CAST(:connection AS text[]), CAST(:user_id AS text[]),
@@ -28,6 +28,6 @@ SELECT tenant, connection, user_id, provider_user_id, state, reason, convert_to(
     convert_to(refresh_ciphertext, 'UTF8'), refresh_version, expires_at, refresh_expires_at, CAST(scopes AS text[]), convert_to(extra_ciphertext, 'UTF8'),
     obtained_at, obtained_from, observed_access, observed_refresh, observed_updated_at, user_created_at, due_at,
     consented_at
-FROM new ORDER BY user_id, connection, tenant, provider_user_id
+FROM new ORDER BY provider_user_id, connection, tenant
 ON CONFLICT DO NOTHING
 RETURNING tenant, connection, user_id, provider_user_id

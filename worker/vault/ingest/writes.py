@@ -70,7 +70,7 @@ async def insert_rows(vault: Vault, inserts: list[dict[str, Any]]) -> set[GrantK
     """Insert new grants.
 
     Returns:
-        The keys that another sync has inserted meanwhile.
+        The keys whose identity another sync has inserted meanwhile, under this user or another.
     """
     rows = await KeptConnection(vault).run(_INSERT, insert_parameters(inserts))
     return {*map(row_key, inserts)} - {GrantKey(*row) for row in rows}

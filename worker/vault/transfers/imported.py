@@ -29,6 +29,7 @@ from worker.vault.vault import Vault
 VERIFY_WITHIN = timedelta(minutes=10)
 
 _LOCK = load(__file__, "lock")
+_ELSEWHERE = load(__file__, "elsewhere")
 _LAST_ERROR = text("SELECT last_error FROM grants WHERE id = :id")
 # Where the imported token is dead, Auth0's may be alive: after this the next sync ingests it.
 _FORGET_OBSERVED = text("""
@@ -75,6 +76,8 @@ class ImportVerdict(StrEnum):
     """The operator has revoked the grant: only a login brings it back."""
     BUSY = "busy"
     """The vault is renewing the grant at the moment."""
+    ELSEWHERE = "elsewhere"
+    """The vault has the identity under another user."""
 
     @property
     def is_stored(self) -> bool:
@@ -83,7 +86,7 @@ class ImportVerdict(StrEnum):
 
 
 def judge(
-    row: Mapping[str, Any] | None, *, imported: bytes, has_tombstone: bool, now: datetime
+    row: Mapping[str, Any] | None, *, imported: bytes, has_tombstone: bool, is_elsewhere: bool, now: datetime
 ) -> ImportVerdict:
     """Decide what to do with a grant from another store.
 
@@ -91,7 +94,10 @@ def judge(
         row: of the grant, if it is stored.
         imported: the fingerprint of the other store's refresh token.
         has_tombstone: the identity was erased.
+        is_elsewhere: the identity is stored under another user.
     """
+    if is_elsewhere:
+        return ImportVerdict.ELSEWHERE
     if row is None or row["state"] == "erased":
         return ImportVerdict.ERASED if row or has_tombstone else ImportVerdict.NEW
     if row["state"] in ("active", "in_doubt"):
@@ -134,10 +140,15 @@ async def store(
             await connection.execute(_LOCK, identity_parameters([grant.key for grant in grants]))
         ).mappings()
         stored = {_key(row): row for row in map(dict[str, Any], rows)}
-        tombstones = await load_tombstones(vault, [each.key for each in grants if each.key not in stored])
+        missing = [each.key for each in grants if each.key not in stored]
+        tombstones = await load_tombstones(vault, missing)
+        elsewhere = await _find_elsewhere(connection, missing)
         for grant in grants:
             row, imported = stored.get(grant.key), vault.fingerprints.of_secret(grant.refresh)
-            verdict = judge(row, imported=imported, has_tombstone=grant.key in tombstones, now=now)
+            verdict = judge(
+                row, imported=imported, has_tombstone=grant.key in tombstones,
+                is_elsewhere=grant.key in elsewhere, now=now,
+            )  # fmt: skip
             row_id = None if row is None else int(row["id"])
             if verdict.is_stored and not dry_run:
                 columns = _columns(vault, grant, row, imported, now)
@@ -156,6 +167,12 @@ async def read_last_error(vault: Vault, grant_id: int) -> str | None:
 async def forget_observed(vault: Vault, grant_id: int, refresh: Secret) -> None:
     """Allow Auth0's copy to replace a dead imported token."""
     await vault.run(_FORGET_OBSERVED, {"id": grant_id, "imported": vault.fingerprints.of_secret(refresh)})
+
+
+async def _find_elsewhere(connection: AsyncConnection, keys: Sequence[GrantKey]) -> set[GrantKey]:
+    """Return the keys whose identity another user has."""
+    found = await connection.execute(_ELSEWHERE, identity_parameters(keys))
+    return {GrantKey(*row) for row in found}
 
 
 async def _write(

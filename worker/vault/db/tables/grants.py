@@ -122,8 +122,9 @@ class GrantRow(Base):
         ),
         CheckConstraint("withdrawn_at IS NULL OR missing_since IS NOT NULL", name="withdrawn_is_missing"),
         CheckConstraint("access_version >= 0 AND refresh_version >= 0", name="versions"),
-        # Finds an identity under its earlier user, after it was linked to another.
-        Index("grants_subject_idx", "provider_user_id", "connection", "tenant"),
+        # An identity belongs to one user: stored twice, its two refresh tokens would end each other. It also finds the
+        # identity under its earlier user, after it was linked to another.
+        Index("grants_identity_idx", "provider_user_id", "connection", "tenant", unique=True),
         # Makes the cost of finding due rows depend on their number: each connection's due rows are one range of it.
         Index(
             "grants_due_idx", "tenant", "connection", "due_at", postgresql_where=text("due_at IS NOT NULL")
