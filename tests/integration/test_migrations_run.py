@@ -267,6 +267,18 @@ async def test_a_database_that_is_not_migrated_says_so(empty: Secret) -> None:
 
 
 @pytest.mark.parametrize(
+    ("revision", "says"), [("0032", "run `token-vault migrate`"), ("9999", "a newer version of this program")]
+)
+async def test_nobody_works_by_the_rules_of_another_version(empty: Secret, revision: str, says: str) -> None:
+    """A worker that is started before the migration, or after that of a newer version, claims nothing."""
+    migrate(empty)
+    run(empty, syntax.SQL("UPDATE alembic_version SET version_num = {}").format(revision))
+    with pytest.raises(ConfigurationError, match=says):
+        async with open_vault(empty, [ACCESS_KEY], [REFRESH_KEY]):
+            pass
+
+
+@pytest.mark.parametrize(
     ("change", "error", "says"),
     [
         ({"password": PASSWORD}, ConfigurationError, "user or password"),

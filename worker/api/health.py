@@ -13,7 +13,7 @@ from token_vault.errors import ConfigurationError, TemporarilyUnavailable, Vault
 from worker.api.problems import NO_STORE, of_error, problem_response, unavailable
 from worker.api.service import Service, service_of
 from worker.metrics.exporter import CONTENT_TYPE
-from worker.vault.db.revisions import revisions
+from worker.vault.db.revisions import NOT_MIGRATED, revisions
 
 # The result is kept for so long, as many load balancers may probe at once.
 READY_SECONDS = 2.0
@@ -78,4 +78,4 @@ async def _check(service: Service) -> None:
     await service.database.check_access_keys(service.settings.access_keys)
     current, head = await asyncio.to_thread(revisions, service.database_url)
     if current != head:
-        raise ConfigurationError("the database is not migrated to this version: run `token-vault migrate`")
+        raise ConfigurationError(NOT_MIGRATED)

@@ -20,6 +20,7 @@ from worker.vault.crypto.fingerprints import Fingerprints
 from worker.vault.crypto.rings import read_rings
 from worker.vault.db.engine import create_vault_engine
 from worker.vault.db.errors import explained
+from worker.vault.db.revisions import check_revision
 
 # Changes nothing, but fails on a read-only server.
 _LOCK_NOTHING = text("SELECT FROM leases WHERE false FOR UPDATE")
@@ -181,6 +182,7 @@ async def open_vault(
     direct = create_vault_engine(direct_url, connections=connections) if direct_url else None
     try:
         async with explained(), engine.begin() as connection:
+            await check_revision(connection)
             fingerprint_key = await vault_secrets.load_or_create(connection, access, refresh)
         yield Vault(engine, access, refresh, Fingerprints(fingerprint_key), direct_engine=direct)
     finally:

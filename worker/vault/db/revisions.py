@@ -9,12 +9,14 @@ from pathlib import Path
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.vault.db.engine import MAX_ANSWER_SECONDS, create_command_engine
 from worker.vault.db.errors import explain
 
+NOT_MIGRATED = "the database is not migrated to this version: run `token-vault migrate`"
 MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
 
@@ -34,13 +36,33 @@ def revisions(database_url: Secret) -> tuple[str | None, str]:
                 current = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     except DBAPIError as error:
         raise explain(error) from None
+    return current, _newest(current)
+
+
+async def check_revision(connection: AsyncConnection) -> None:
+    """Check that the database has this version's tables and rules.
+
+    Raises:
+        ConfigurationError: an older or a newer version has migrated it.
+    """
+    current = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one()
+    if current != _newest(current):
+        raise ConfigurationError(NOT_MIGRATED)
+
+
+def _newest(current: str | None) -> str:
+    """Return this version's newest revision.
+
+    Raises:
+        ConfigurationError: a newer version has migrated the database.
+    """
     known = list_revisions()
     if current is not None and current not in known:
         raise ConfigurationError(
             f"the database is at revision {current}, which a newer version of this program has made: install that one, "
             "or restore the database of this one's time"
         )
-    return current, known[-1]
+    return known[-1]
 
 
 def list_revisions() -> list[str]:
