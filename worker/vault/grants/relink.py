@@ -14,7 +14,6 @@ from typing import Any
 
 import structlog
 from sqlalchemy import ColumnElement, or_, select, update
-from sqlalchemy.exc import IntegrityError
 
 from token_vault.encryption_context import EncryptionContext
 from token_vault.errors import CannotDecrypt
@@ -70,8 +69,6 @@ async def _relink_one(
     except CannotDecrypt as error:
         log.error("grant.relink_failed", grant=grant_id, error=str(error))  # noqa: TRY400  # the message says it all
         return False
-    except IntegrityError:
-        return False  # another sync was quicker
     log.info("grant.relinked", grant=grant_id, connection=key.connection)
     return True
 
