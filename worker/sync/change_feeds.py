@@ -82,7 +82,7 @@ class ChangeFeeds:
         return True
 
     async def _fall_back_to_scan(
-        self, cursor: SyncCursor | None, now: datetime, error: Auth0Error, report: SyncReport
+        self, cursor: SyncCursor | None, now: datetime, error: Auth0Error | MissingScope, report: SyncReport
     ) -> None:
         """Scan by last change instead of reading the log."""
         report.note(f"{error}: users who changed are looked for by the time of their last change")
@@ -161,7 +161,7 @@ class ChangeFeeds:
                 return True
             except (Auth0Unreachable, Auth0RateLimited):
                 raise
-            except Auth0Error as error:
+            except (Auth0Error, MissingScope) as error:
                 await self._fall_back_to_scan(cursor, now, error, report)
                 return False
             if page is None:

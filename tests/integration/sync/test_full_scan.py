@@ -460,7 +460,8 @@ async def test_a_backlog_of_the_log_is_not_read_until_now(bench: Bench) -> None:
     assert bench.sql(behind) == []
 
 
-async def test_a_log_that_cannot_be_read_any_more(bench: Bench) -> None:
+@pytest.mark.parametrize("problem", ["an error", "no scope", "no scope any more"])
+async def test_a_log_that_cannot_be_read_any_more(bench: Bench, problem: str) -> None:
     """Those who changed since it was read are scanned, and deletions swept all the same."""
     bench.tenant.advance(-7200)
     users = bench.tenant.add_users("google-oauth2", 3)
@@ -470,12 +471,27 @@ async def test_a_log_that_cannot_be_read_any_more(bench: Bench) -> None:
     bench.tenant.advance(1800)
     bench.tenant.login(users[0])
     bench.tenant.advance(5400)
-    bench.tenant.fail_next("/api/v2/logs", 1000, "html200")
+    if problem == "an error":
+        bench.tenant.fail_next("/api/v2/logs", 1000, "html200")
+    else:
+        bench.tenant.set_scopes(SCOPES[:4])
+        bench.tenant.invalidate_management_tokens()
+    if problem == "no scope":  # known before the log is asked for
+        forget_token(bench)
     report = await bench.sync.sync_changes()
     assert (report.ok, report.stats.changed, len(report.notes)) == (True, 1, 1)
     bench.tenant.clear_faults()
+    bench.tenant.set_scopes(SCOPES)
+    forget_token(bench)
     report = await bench.sync.sync_changes()
-    assert (report.notes, report.seen > 0) == ([], True)
+    # Without the scope the log's cursor is dropped.
+    assert (report.notes, report.seen > 0) == ([], problem != "no scope")
+
+
+def forget_token(bench: Bench) -> None:
+    """Have the next call mint a token with the scopes of now."""
+    bench.sync._auth0._api._token.forget()
+    bench.sql("DELETE FROM management_tokens")
 
 
 async def test_a_database_users_login_costs_no_call(bench: Bench) -> None:
