@@ -359,15 +359,18 @@ async def test_no_cursor_passes_what_is_not_stored(bench: Bench, monkeypatch: py
     user = min(bench.users())
     bench.tenant.login(user)
     await bench.sync.sync_changes()  # the log has begun, and its cursor has a checkpoint
+    events = [StreamedEvent(f"e-{number}", "user.updated", user, None) for number in range(2)]
+    await bench.sync._feeds._ingest_events(events)
     before = cursors()
-    assert {each["feed"]: each["token"] for each in before}["log"] is not None
+    tokens = {each["feed"]: each["token"] for each in before}
+    assert (tokens["log"] is not None, tokens["events"]) == (True, "e-1")
     bench.tenant.login(user)
     monkeypatch.setattr(SyncIngest, "ingest_by_id", away)
     monkeypatch.setattr(SyncIngest, "ingest_page", away)
     with pytest.raises(Auth0Unreachable):
         await bench.sync.sync_changes()
     with pytest.raises(Auth0Unreachable):
-        await bench.sync._feeds._ingest_events([StreamedEvent("e-1", "user.updated", user, None)])
+        await bench.sync._feeds._ingest_events([StreamedEvent("e-2", "user.updated", user, None)])
     assert cursors() == before
     with pytest.raises(Auth0Unreachable):
         await bench.sync.sync_all(full=True)

@@ -10,17 +10,19 @@ import pytest
 
 from tests.support.readers import Rows, Sql
 from token_vault.grant_key import GrantKey
-from worker.vault import claims, outbox
+from worker.vault import claims, outbox, pauses
 from worker.vault.changed_users import queue as changed_users
-from worker.vault.connections import circuits
-from worker.vault.grants import missing, queries, touch
+from worker.vault.connections import circuits, client, observations, presence
+from worker.vault.grants import erase, missing, queries, touch
+from worker.vault.grants.erase import ErasureResult
 from worker.vault.outbox import WebhookFilter
 from worker.vault.pauses.pauses import PauseScope
 from worker.vault.refresh_requests import queue as refresh_requests
 from worker.vault.refresh_requests.security_events import report_security_event
+from worker.vault.refusals import refusals
 from worker.vault.revocations import revocations
 from worker.vault.revocations.revocations import Scope
-from worker.vault.sync_state import cursors, export_diff
+from worker.vault.sync_state import cursors, export_diff, runs
 from worker.vault.sync_state.cursors import SyncCursor
 from worker.vault.sync_state.scanned_pages import ScannedPage, commit_page
 from worker.vault.transfers.exported import count_left_out, export
@@ -62,6 +64,13 @@ async def stagger(vault: Vault, now: datetime) -> None:
         await circuits.stagger(connection, "default", "custom", now)
 
 
+async def erase_grant(vault: Vault, now: datetime) -> None:
+    [(grant_id, key)] = await queries.list_keys(vault, "default", USER)
+    async with vault.engine.begin() as connection:
+        erased = await erase.erase(vault, connection, grant_id, key, reason="forgotten", now=now)
+    assert erased is ErasureResult.LAST  # the other tenant's user of this id is somebody else
+
+
 # Each changes something of the tenant `default`, or counts it.
 OPERATIONS: dict[str, Operation] = {
     "missing users": lambda vault, now: missing.mark_users(vault, "default", [USER], now=now),
@@ -91,6 +100,7 @@ OPERATIONS: dict[str, Operation] = {
     "revocations": lambda vault, now: revocations.request(vault, Scope(ONE), now=now),
     "events of a moved grant": reassign,
     "a closed circuit": stagger,
+    "an erased grant": erase_grant,
 }  # fmt: skip
 
 STATES = {
@@ -185,6 +195,13 @@ async def test_what_is_asked_of_one_tenant_is_not_answered_by_the_other(
     assert await export_diff.count_users_to_sync(vault, "nobody") == 0
     assert await export_diff.list_users_to_sync(vault, "nobody", limit=9) == []
     assert await cursors.load(vault, "nobody", "users") is None
+    sql("INSERT INTO sync_runs (tenant, scope, started_at, finished_at, complete) VALUES"
+        " ('default', 'all', now(), now(), true), ('default', 'all', now() + interval '1 s', now(), false)")  # fmt: skip
+    assert await runs.last_complete(vault, "nobody", "all") is None
+    assert await runs.last_started(vault, "nobody", "connections") is None
+    assert await runs.failures(vault, "nobody", "all") == (0, None)
+    assert await presence.list_absent(vault, "nobody", []) == {}
+    assert await refusals.last_renewal(vault, tenant="nobody", connection="custom") is None
     assert await changed_users.claim(vault, "nobody", limit=9) == []
     assert await claims.count_ordered(vault, ["nobody"]) == 0
     assert await queries.list_grants(vault, ["nobody"]) == []
@@ -253,4 +270,92 @@ async def test_an_event_comes_once_though_tenants_have_connections_of_one_name(
     assert [tuple(row.values()) for row in events] == [
         ("default", "grant.consent_ending"),
         ("default", "grant.scopes_lost"),
+    ]
+
+
+CLIENT = b"c" * 16
+THIS = {"tenant": "default", "name": "custom"}
+
+
+async def erase_connection(vault: Vault, _: datetime) -> None:
+    async with vault.engine.begin() as connection:
+        assert len(await erase.erase_connection(connection, "default", "custom")) == 1
+
+
+async def count_anew(vault: Vault, _: datetime) -> None:
+    async with vault.engine.begin() as connection:
+        await refusals.count_anew(connection, tenant="default", connection="custom")
+
+
+# Each concerns the connection `custom` of the tenant `default`.
+CONNECTION_OPERATIONS: dict[str, Operation] = {
+    "a trusted host": lambda vault, _: client.trust_host(vault, "default", "custom", "idp.example"),
+    "observations": lambda vault, _: observations.record_observations(
+        vault, **THIS, rotating=True, grace=1.0
+    ),
+    "a refused client": lambda vault, now: circuits.open_circuit(
+        vault, **THIS, fingerprint=CLIENT, code="y", claimed_at=LATER, now=now
+    ),
+    "a probe": lambda vault, _: circuits.claim_probe(vault, **THIS, now=LATER, until=LATER),
+    "a probe that was not sent": lambda vault, now: circuits.release_probe(vault, **THIS, now=now),
+    "an answer": lambda vault, now: circuits.record_answer(vault, **THIS, now=now, probe_again=True),
+    "a renewal": lambda vault, now: circuits.acquit(vault, **THIS, fingerprint=CLIENT, now=now),
+    "refusals counted anew": count_anew,
+    "a missing connection": lambda vault, now: presence.mark_missing(vault, "default", "custom", now=now),
+    "an erased connection": erase_connection,
+}
+
+
+async def test_connections_of_one_name_are_each_their_own_tenant_s(
+    vault: Vault, rows: Rows, sql: Sql
+) -> None:
+    """Whatever is learned of one, or becomes of it and its admin grant, leaves the other tenant's as it is."""
+    for tenant in ("default", "other"):
+        grant_id = await rows.add("", tenant=tenant)
+        sql(
+            "INSERT INTO refusals (grant_id, tenant, connection, client, suspicion, code, tries, first_at, last_at)"
+            " VALUES (%s, %s, 'custom', %s, 'client', 'x', 3, now(), now())",
+            grant_id, tenant, CLIENT,
+        )  # fmt: skip
+    sql(
+        "UPDATE connections SET auth0_id = 'con_1', options_ciphertext = 'x', client_fingerprint = %s,"
+        " circuit_opened_at = now(), circuit_until = now(), circuit_code = 'x', circuit_failures = 1,"
+        " circuit_blame = 'operator'",
+        CLIENT,
+    )
+
+    def others() -> list[list[dict[str, Any]]]:
+        return [
+            sql(f"SELECT * FROM {table} WHERE tenant = 'other'")
+            for table in ("connections", "grants", "refusals")
+        ]
+
+    before = others()
+    for name, run in CONNECTION_OPERATIONS.items():
+        await run(vault, await vault.now())
+        assert others() == before, name
+    # The other tenant's admin grant does not need this client.
+    [left] = sql("SELECT options_ciphertext, missing_since FROM connections WHERE tenant = 'default'")
+    assert (left["options_ciphertext"], left["missing_since"] is None) == (None, False)
+    assert await presence.count_missing(vault, "other", before=LATER) == ([], 0, 1)
+
+
+@pytest.mark.usefixtures("both")
+async def test_a_pause_is_of_its_own_tenant(vault: Vault, sql: Sql) -> None:
+    """It stops and is told to nobody else, and another tenant's resume does not end it."""
+    sql("DELETE FROM outbox")
+    now = await vault.now()
+    await pauses.start(vault, PauseScope("default"), reason="a move", by="ann", until=None, now=now)
+    assert await pauses.find(vault, "default", "custom") is not None
+    assert await pauses.find(vault, "other", "custom") is None
+    assert await pauses.list_pauses(vault, ["other"]) == []
+    [ending, *_] = await pauses.count_ending(vault, PauseScope("default"), until=LATER, now=now)
+    assert ending.access_tokens == 1
+    assert await pauses.end(vault, PauseScope("other"), by="bob", now=now) == []
+    [ended] = await pauses.end(vault, PauseScope("default"), by="ann", now=now)
+    assert ended.scope == PauseScope("default")
+    told = sql("SELECT tenant, kind FROM outbox ORDER BY at")
+    assert [tuple(row.values()) for row in told] == [
+        ("default", "connection.paused"),
+        ("default", "connection.resumed"),
     ]
