@@ -223,5 +223,7 @@ async def test_a_failure_is_tried_again_and_holds_up_no_other_tenant(vault: Vaul
     async with working(vault, sync, "spent", TENANT):
         await until_async(lambda: len(synced) == 2)
         await until_async(lambda: sql("SELECT 1 FROM changed_users WHERE due_at > now() + interval '50 min'"))
+    age(sql, 3600)
+    assert [each.user_id for each in await queue.claim(vault, "spent", limit=10)] == ["a|1"]
     # A flood has no precedence in Auth0's rate limit; what remains of it is no flood.
     assert synced == [(TENANT, MAX_BATCH_USERS, False), (TENANT, 1, True)]

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from emulators.client import Emulation
 from tests.integration.sync.test_full_scan import LIST, SCOPES, Bench
 from tests.support.rows import Sql
-from worker.auth0.errors import Auth0Unreachable
+from worker.auth0.errors import Auth0RateLimited, Auth0Unreachable
 from worker.runtime import Runtime
 from worker.sync import export_reconciliation
 from worker.vault.sync_state import export_diff
@@ -94,8 +94,13 @@ async def test_users_without_tokens_are_not_asked_for_again(bench: Bench) -> Non
         "auth0|old", [{"connection": "db", "provider": "auth0", "user_id": "old"}], at=1.6e9
     )
     bench.tenant.add_user("auth0|new", [{"connection": "db", "provider": "auth0", "user_id": "new"}])
+    # So shortly before that, the search may not have shown the change.
+    bench.tenant.add_user(
+        "auth0|then", [{"connection": "db", "provider": "auth0", "user_id": "then"}],
+        at=bench.tenant.now() - 86400 - 300,
+    )  # fmt: skip
     await bench.sync.sync_all()
-    assert bench.calls()[BY_ID] == 1
+    assert bench.calls()[BY_ID] == 2
 
 
 async def test_a_scan_where_it_takes_no_more_calls(bench: Bench) -> None:
@@ -138,8 +143,9 @@ async def test_a_role_that_may_not_make_temporary_tables(
     assert "GRANT TEMPORARY" in report.notes[0]
 
 
-async def test_it_is_gone_on_with(bench: Bench) -> None:
+async def test_it_is_gone_on_with(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut into slices: one job is waited for and read once, and nobody is asked for twice."""
+    monkeypatch.setattr(export_reconciliation, "USERS_PER_COMMIT", 2)
     bench.tenant.set_export(seconds=600)
     for user_id in ids(bench)[:5]:
         bench.tenant.login(user_id, "google-oauth2")
@@ -149,7 +155,7 @@ async def test_it_is_gone_on_with(bench: Bench) -> None:
         slices += 1
         if slices == 2:
             bench.tenant.advance(600)
-    assert slices > 1
+    assert slices > 3
     assert (report.ok, report.seen) == (True, 500)
     calls = bench.calls()
     assert (calls[JOB], calls.get(LIST, 0), calls[BY_ID]) == (1, 0, 5)
@@ -192,6 +198,24 @@ async def test_a_job_that_was_done_while_nobody_looked(bench: Bench) -> None:
     bench.sql("UPDATE sync_runs SET started_at = started_at - interval '3 h' WHERE NOT complete")
     report = await bench.sync.sync_all(budget=60)
     assert (report.ok, report.notes, bench.calls().get(LIST, 0)) == (True, [], 0)
+
+
+async def test_a_job_that_is_never_done(bench: Bench) -> None:
+    """After its longest time all users are scanned instead."""
+    bench.tenant.set_export(seconds=10**6)
+    assert not (await bench.sync.sync_all(budget=0)).finished
+    bench.sql("UPDATE sync_runs SET started_at = started_at - interval '3 h' WHERE NOT complete")
+    report = await bench.sync.sync_all(budget=0)
+    assert "not done after 120 minutes" in report.notes[0]
+    assert bench.calls()[LIST] == 1
+
+
+async def test_a_spent_rate_limit_is_no_reason_for_a_scan(bench: Bench) -> None:
+    """Which would take more calls; the next sync makes the export."""
+    bench.tenant.fail_next("/api/v2/jobs", 1, "429", retry_after=3600)
+    with pytest.raises(Auth0RateLimited):
+        await bench.sync.sync_all()
+    assert (bench.calls().get(LIST, 0), await bench.sync.is_in_progress()) == (0, False)
 
 
 async def test_full_gives_up_what_was_begun(bench: Bench) -> None:

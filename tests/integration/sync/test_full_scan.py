@@ -16,7 +16,7 @@ from emulators.client import Emulation
 from tests.support.rows import Sql
 from tests.support.wait import WAIT_SECONDS, until_async
 from token_vault.secret import Secret
-from worker.auth0 import Auth0Identity, StreamedEvent, UserPage
+from worker.auth0 import Auth0Identity, LogPage, StreamedEvent, UserPage
 from worker.auth0.errors import Auth0Refused, Auth0Unreachable
 from worker.erasure import Eraser
 from worker.runtime import Runtime
@@ -297,6 +297,9 @@ async def test_without_the_scope_for_the_log(bench: Bench) -> None:
     assert (report.ok, report.stats.changed) == (True, 1)
     assert any("read:logs" in note for note in report.notes)
     minted = bench.tenant.calls("/oauth/token")
+    scheduled = bench.sql("SELECT token FROM sync_cursors WHERE feed = 'updated'")
+    await bench.sync._feeds.prepare(report)  # a scan that has begun is not begun anew
+    assert bench.sql("SELECT token FROM sync_cursors WHERE feed = 'updated'") == scheduled
     await bench.sync.sync_changes()
     assert bench.tenant.calls("/oauth/token") == minted
 
@@ -374,7 +377,13 @@ async def test_no_cursor_passes_what_is_not_stored(bench: Bench, monkeypatch: py
     assert cursors() == before
     with pytest.raises(Auth0Unreachable):
         await bench.sync.sync_all(full=True)
-    assert cursors() == [*before, {"feed": "users", "token": None, "page": 0}]
+    before.append({"feed": "users", "token": None, "page": 0})
+    assert cursors() == before
+    bench.sync._auth0._calls._retrier._sleep = lambda _: asyncio.sleep(0)
+    bench.tenant.fail_next("/api/v2/logs", 1000, "503")
+    with pytest.raises(Auth0Unreachable):  # and no scan is scheduled for it
+        await bench.sync.sync_changes()
+    assert cursors() == before
 
 
 async def test_events_that_are_gone_are_left_to_the_log(bench: Bench) -> None:
@@ -417,7 +426,9 @@ async def test_a_login_that_lists_do_not_show_yet(bench: Bench) -> None:
     assert (await bench.sync.sync_changes()).stats.changed == 1
 
 
-async def test_a_user_whom_auth0_will_not_show_stands_in_nobodys_way(bench: Bench) -> None:
+async def test_a_user_whom_auth0_will_not_show_stands_in_nobodys_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The log names an id that Auth0 calls none: it is noted once, and the log is read on."""
     users = bench.tenant.add_users("google-oauth2", 3)
     await bench.sync.sync_all()
@@ -427,6 +438,14 @@ async def test_a_user_whom_auth0_will_not_show_stands_in_nobodys_way(bench: Benc
     report = await bench.sync.sync_changes()
     assert (report.stats.changed, report.failed) == (1, 1)
     assert (await bench.sync.sync_changes()).seen == 0
+    asking = type(bench.sync._auth0).logs
+
+    async def garbled(*arguments: Any, **named: Any) -> LogPage:
+        return replace(await asking(*arguments, **named), malformed=("an entry",))
+
+    monkeypatch.setattr(type(bench.sync._auth0), "logs", garbled)
+    report = await bench.sync.sync_changes()
+    assert (report.ok, report.failed, report.problems) == (False, 1, ["an entry"])
 
 
 async def test_a_page_that_fails_is_asked_for_no_further(bench: Bench) -> None:
@@ -470,7 +489,8 @@ async def test_a_log_that_cannot_be_read_any_more(bench: Bench, problem: str) ->
     users = bench.tenant.add_users("google-oauth2", 3)
     await bench.sync.sync_all()
     await bench.sync.sync_changes()
-    bench.sql("UPDATE sync_cursors SET read_until = now() - interval '2 h' WHERE feed = 'log'")
+    # The login is a little older, as the search may not have shown it then.
+    bench.sql("UPDATE sync_cursors SET read_until = now() - interval '85 min' WHERE feed = 'log'")
     bench.tenant.advance(1800)
     bench.tenant.login(users[0])
     bench.tenant.advance(5400)
