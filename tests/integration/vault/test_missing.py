@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from tests.support.readers import Rows, Sql
 from token_vault.grant_key import GrantKey
-from worker.vault.grants import missing
+from worker.vault.grants import erase, missing, queries, touch
 from worker.vault.sync_state.scanned_pages import ScannedPage, commit_page
 from worker.vault.vault import Vault
 
@@ -27,6 +28,9 @@ async def test_a_grant_that_is_newer_than_the_scan_is_not_missing(vault: Vault, 
     sql("UPDATE grants SET created_at = %s + (id - 2) * interval '1 s'", NOON)
     assert await missing.mark_undated(vault, "default", before=NOON, now=NOON) == 1
     assert marks(sql) == [NOON, None]
+    # One whose user has a time is found missing by the page of that time.
+    sql("UPDATE grants SET missing_since = NULL, user_created_at = %s", NOON)
+    assert await missing.mark_undated(vault, "default", before=NOON, now=NOON) == 0
 
 
 async def test_a_page_speaks_of_its_time_range_alone(vault: Vault, rows: Rows, sql: Sql) -> None:
@@ -39,12 +43,64 @@ async def test_a_page_speaks_of_its_time_range_alone(vault: Vault, rows: Rows, s
     assert (gone, marks(sql)) == (2, [None, NOON, NOON, None])
 
 
+async def test_a_mark_keeps_its_time(vault: Vault, rows: Rows, sql: Sql) -> None:
+    """A user whom each sync finds missing would else never have been missing for long enough."""
+    await rows.add()
+    sql("UPDATE grants SET missing_since = %s, user_created_at = %s", NOON - SECOND, NOON)
+    assert await missing.mark_users(vault, "default", [KEY.user_id], now=NOON) == 0
+    assert await missing.mark_unlinked(vault, "default", [KEY.user_id], [], now=NOON) == 0
+    page = ScannedPage([], [], NOON, (None, NOON + SECOND), [])
+    assert (await commit_page(vault, "default", page, "users", None, now=NOON))[0] == 0
+    assert marks(sql) == [NOON - SECOND]
+
+
+async def test_only_a_missing_user_is_withdrawn(vault: Vault, rows: Rows) -> None:
+    """One who was found again meanwhile is served on."""
+    grant_id = await rows.add()
+    assert await missing.withdraw(vault, "default", [KEY.user_id], now=NOON) == []
+    await missing.mark_users(vault, "default", [KEY.user_id], now=NOON)
+    assert await missing.withdraw(vault, "default", [KEY.user_id], now=NOON) == [grant_id]
+
+
+async def test_erased_users_do_not_count(vault: Vault, rows: Rows, sql: Sql) -> None:
+    """Else the more were erased, the more could be erased unasked."""
+    for number in range(3):
+        await rows.add(f"oauth2|u{number}", subject=f"u{number}")
+    await rows.add("")
+    async with vault.engine.begin() as connection:
+        [(grant_id, key)] = await queries.list_keys(vault, "default", "oauth2|u0")
+        await erase.erase(vault, connection, grant_id, key, reason="deleted", now=NOON)
+    await missing.mark_users(vault, "default", ["oauth2|u1"], now=NOON)
+    assert await missing.count_users(vault, "default") == (1, 2)
+    assert await missing.count_missing_users(vault, "default") == 1
+    assert await missing.count_present_grants(vault, "default", limit=9) == 1
+
+
+async def test_what_was_observed_never_grows_older(vault: Vault, rows: Rows, sql: Sql) -> None:
+    """An answer that is behind tells of the user's creation, and Auth0's older copy is still known as older."""
+    await rows.add()
+    for updated_at in (NOON, NOON - SECOND):
+        await touch.touch_observed(vault, [(KEY, updated_at, updated_at)])
+    [row] = sql("SELECT observed_updated_at, user_created_at FROM grants")
+    assert (row["observed_updated_at"], row["user_created_at"]) == (NOON, NOON - SECOND)
+
+
 async def test_an_identity_is_looked_for_at_its_own_connection(vault: Vault, rows: Rows, sql: Sql) -> None:
     """Two connections to one provider have the same ids."""
     await rows.add()
     await rows.add(connection="other")
     assert await missing.mark_unlinked(vault, "default", [KEY.user_id], [KEY], now=NOON) == 1
     assert marks(sql) == [None, NOON]
+
+
+async def test_an_identity_is_looked_for_under_its_own_user(vault: Vault, rows: Rows, sql: Sql) -> None:
+    """What another user has now is gone from this one."""
+    await rows.add()
+    of_another = replace(KEY, user_id="oauth2|u2")
+    read = [KEY.user_id, of_another.user_id]
+    assert await missing.mark_unlinked(vault, "default", read, [of_another], now=NOON) == 1
+    await missing.unmark_observed(vault, "default", [of_another], before=NOON)
+    assert marks(sql) == [NOON]
 
 
 async def test_only_what_was_seen_later_unmarks(vault: Vault, rows: Rows, sql: Sql) -> None:

@@ -201,6 +201,9 @@ async def test_what_is_asked_of_one_tenant_is_not_answered_by_the_other(
     assert await runs.last_started(vault, "nobody", "connections") is None
     assert await runs.failures(vault, "nobody", "all") == (0, None)
     assert await presence.list_absent(vault, "nobody", []) == {}
+    events = [row["id"] for row in await outbox.list_events(vault, ONE)]
+    assert (len(events), await outbox.list_events(vault, ["nobody"])) == (1, [])
+    assert await outbox.resend(vault, ["nobody"], EVENTS, now=await vault.now(), ids=events) == []
     assert await refusals.last_renewal(vault, tenant="nobody", connection="custom") is None
     assert await changed_users.claim(vault, "nobody", limit=9) == []
     assert await claims.count_ordered(vault, ["nobody"]) == 0
@@ -274,7 +277,7 @@ async def test_an_event_comes_once_though_tenants_have_connections_of_one_name(
 
 
 CLIENT = b"c" * 16
-THIS = {"tenant": "default", "name": "custom"}
+THIS: dict[str, Any] = {"tenant": "default", "name": "custom"}
 
 
 async def erase_connection(vault: Vault, _: datetime) -> None:

@@ -169,7 +169,31 @@ async def test_a_scope_granted_since_is_found() -> None:
             await client.require("read:users")
             with pytest.raises(MissingScope):
                 await client.require("read:logs")
+            assert len(server.mints) == 1
+            # Another process has found it since: its token is taken.
+            theirs = ManagementToken(Secret("new"), time.now + timedelta(days=1), frozenset({"read:logs"}))
+            await store.put(theirs)
+            await client.require("read:logs")
         assert len(server.mints) == 1
+
+
+async def test_a_scope_that_a_call_lacks_is_found_once_it_is_granted() -> None:
+    """A token whose scopes are unknown is not used on when a call was refused for a scope."""
+    async with running() as server:
+        store, time = MemoryTokenStore(), FakeTime()
+        refusal = {
+            "statusCode": 403,
+            "errorCode": "insufficient_scope",
+            "message": "expected any of: read:users",
+        }
+        server.api = lambda request: (
+            Answer(200, USER) if request.headers["authorization"] == "Bearer new" else Answer(403, refusal)
+        )
+        async with client_of(server, time, store=store) as client:
+            with pytest.raises(MissingScope, match="read:users"):
+                await client.user("auth0|1")
+            await store.put(ManagementToken(Secret("new"), time.now + timedelta(days=1), None))
+            assert (await client.user("auth0|1")).user_id == "auth0|1"
 
 
 async def test_unnamed_scopes_are_unknown_not_missing() -> None:

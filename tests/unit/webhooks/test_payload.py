@@ -106,6 +106,13 @@ def test_every_event_says_what_to_do(kind: EventKind, user_id: str | None) -> No
     assert not {name for name in said["data"] if "token" in name or "secret" in name}
 
 
+@pytest.mark.parametrize("since", [NOW - timedelta(hours=1), None])
+def test_an_event_says_since_when(since: datetime | None) -> None:
+    """Since the state began, or since the event where that is not known."""
+    data = payload.document(event(EventKind.FAILING, since=since), None)["data"]
+    assert datetime.fromisoformat(data["since"]) == (since or NOW)
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
