@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -19,6 +20,7 @@ import pytest
 
 from tests.support.collector import collecting_here
 from tests.support.keys import ACCESS_KEY, REFRESH_KEY
+from tests.support.readers import Rows
 from tests.support.wait import WAIT_SECONDS, until, until_async
 from tests.support.webhook_receiver import KEY, SECRET, Receiver, receiving, signature
 from token_vault.secret import Secret
@@ -27,6 +29,7 @@ from worker.reconnect import ReconnectApplication, read_state
 from worker.settings import EventKind, EventSettings, WebhookSettings
 from worker.vault import outbox
 from worker.vault.vault import Vault
+from worker.webhooks import http as posting
 from worker.webhooks.dispatcher import MAX_CONCURRENT_POSTS, Dispatcher, webhook_filters
 from worker.webhooks.http import http_client
 from worker.webhooks.payload import public_id
@@ -128,7 +131,7 @@ async def test_an_event_arrives_signed_and_says_what_to_do(
 
 
 async def test_an_event_has_the_link_by_which_the_user_consents_again(
-    dispatchers: Dispatchers, receiver: Receiver
+    dispatchers: Dispatchers, receiver: Receiver, sql: Sql
 ) -> None:
     """The link of [reconnect] goes before the operator's own; its state names the grant."""
     secret = Secret("s" * 32)
@@ -147,6 +150,14 @@ async def test_an_event_has_the_link_by_which_the_user_consents_again(
     assert (link.netloc, query["connection"]) == ("acme.eu.auth0.com", "google-oauth2")
     state = read_state(query["state"], secret, dispatchers.clock())
     assert (state.tenant, state.connection, state.user_id) == ("default", "google-oauth2", "google-oauth2|1")
+    sql(
+        "INSERT INTO outbox (kind, tenant, connection, user_id, message)"
+        " VALUES ('grant.scopes_lost', 'default', 'google-oauth2', 'google-oauth2|1', 'mail drive')"
+    )
+    assert await dispatcher.deliver_due(TENANTS) == {"delivered": 1}
+    link = urlsplit(receiver.got[1].event["data"]["reauthorize_url"])
+    asked = dict(parse_qsl(link.query))["connection_scope"]
+    assert {"mail", "drive"} <= set(asked.split(","))  # what was lost is asked for again
 
 
 async def test_while_a_secret_is_replaced_both_sign(dispatchers: Dispatchers, receiver: Receiver) -> None:
@@ -198,6 +209,48 @@ async def test_anything_but_success_is_tried_again(
     assert await dispatcher.deliver_due(TENANTS) == {"delivered": 1}
     assert len(set(receiver.ids)) == 1
     assert other.got == []
+
+
+async def test_each_failure_is_waited_for_longer(
+    dispatchers: Dispatchers, receiver: Receiver, sql: Sql
+) -> None:
+    """A receiver that refuses one event for long is not shown it at each look."""
+    receiver.status = 400
+    dispatcher = await dispatchers.make(a=webhook(receiver))
+    await tell(dispatchers.vault)
+    waits = list[timedelta]()
+    for _ in range(5):
+        assert await dispatcher.deliver_due(TENANTS) == {"refused": 1}
+        [row] = sql("SELECT next_at FROM deliveries")
+        waits.append(row["next_at"] - dispatchers.clock())
+        dispatchers.clock.time = row["next_at"]
+    assert all(later > earlier for earlier, later in pairwise(waits))
+
+
+async def test_a_receiver_that_never_answers_is_given_up(
+    dispatchers: Dispatchers, receiver: Receiver, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would else be posted to for ever, and get no other event."""
+    monkeypatch.setattr(posting, "POST_SECONDS", 0.2)
+    receiver.open.clear()
+    dispatcher = await dispatchers.make(a=webhook(receiver))
+    await tell(dispatchers.vault)
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert await dispatcher.deliver_due(TENANTS) == {"refused": 1}
+    assert sql("SELECT last_error FROM deliveries") == [{"last_error": "timeout"}]
+
+
+async def test_what_ended_while_nobody_looked_is_told(
+    dispatchers: Dispatchers, receiver: Receiver, rows: Rows, sql: Sql
+) -> None:
+    """A token that nothing renews, and that ended while the workers were stopped, is news for a day."""
+    await rows.add(state="unrenewable", reason="no_refresh_token")
+    sql("UPDATE grants SET created_at = now() - interval '5 d', expires_at = now() - interval '2 d'")
+    dispatcher = await dispatchers.make(a=webhook(receiver, events=["grant.expiring"]))
+    assert await dispatcher.deliver_due(TENANTS) == {}
+    sql("UPDATE grants SET expires_at = now() - interval '23 h'")
+    assert await dispatcher.deliver_due(TENANTS) == {"delivered": 1}
+    assert receiver.kinds == ["grant.expiring"]
 
 
 async def test_a_receiver_that_asks_for_time_gets_it(dispatchers: Dispatchers, receiver: Receiver) -> None:
@@ -308,6 +361,7 @@ async def test_a_killed_dispatcher_is_succeeded(
     program = """
 import asyncio, json, sys
 from worker.settings import EventSettings, WebhookSettings
+from worker.webhooks import http as posting
 from worker.webhooks.dispatcher import Dispatcher
 from worker.webhooks.http import http_client
 from token_vault.secret import Secret
