@@ -446,7 +446,7 @@ async def test_a_deleted_connection_loses_its_admin_tokens(bench: Bench) -> None
     await bench.sync.sync_connections()
     assert (await sweep(bench)).erased == 1
     [row] = bench.sql(f"SELECT * FROM connections WHERE name = '{name}'")
-    assert (admin_grants(bench), row["options_ciphertext"]) == ([], None)
+    assert (admin_grants(bench), row["options_ciphertext"], row["auth0_id"]) == ([], None, None)
     assert (await sweep(bench)).erased == 0
     await with_admin(bench)
     assert len(admin_grants(bench)) == 1

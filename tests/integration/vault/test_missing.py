@@ -59,7 +59,10 @@ async def test_only_a_missing_user_is_withdrawn(vault: Vault, rows: Rows) -> Non
     grant_id = await rows.add()
     assert await missing.withdraw(vault, "default", [KEY.user_id], now=NOON) == []
     await missing.mark_users(vault, "default", [KEY.user_id], now=NOON)
+    served = queries.GrantFilter(is_served=True)
+    assert await queries.count_grants(vault, ["default"], served) == 1
     assert await missing.withdraw(vault, "default", [KEY.user_id], now=NOON) == [grant_id]
+    assert await queries.count_grants(vault, ["default"], served) == 0
 
 
 async def test_erased_users_do_not_count(vault: Vault, rows: Rows, sql: Sql) -> None:

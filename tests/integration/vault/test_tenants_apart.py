@@ -233,6 +233,16 @@ async def test_the_oldest_of_a_user_s_grants_says_when_it_was_read(
     assert await queries.last_observed(vault, "default", [USER]) == {USER: LATER - timedelta(days=1)}
 
 
+async def test_a_token_s_life_and_age(vault: Vault, rows: Rows, sql: Sql) -> None:
+    """The shortest life of a user's accounts counts, and only a renewal has an age."""
+    for number, life in enumerate((3600, 600, 7200)):
+        grant_id = await rows.add(USER, subject=f"u{number}", life=life)
+    assert await queries.shortest_half_life(vault, None, USER, "custom") == pytest.approx(300, abs=1)
+    assert await queries.renewal_age(vault, grant_id) == pytest.approx(3600, abs=60)
+    sql("UPDATE grants SET obtained_from = 'auth0'")
+    assert await queries.renewal_age(vault, grant_id) is None
+
+
 async def test_a_security_event_is_of_the_living_grants_of_its_account(
     vault: Vault, both: dict[str, int], sql: Sql
 ) -> None:
@@ -333,6 +343,7 @@ async def test_connections_of_one_name_are_each_their_own_tenant_s(
             for table in ("connections", "grants", "refusals")
         ]
 
+    assert await queries.find_admin_grant(vault, "nobody", "custom") is None
     before = others()
     for name, run in CONNECTION_OPERATIONS.items():
         await run(vault, await vault.now())

@@ -230,7 +230,7 @@ async def test_each_failure_is_waited_for_longer(
 async def test_a_receiver_that_never_answers_is_given_up(
     dispatchers: Dispatchers, receiver: Receiver, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would else be posted to for ever, and get no other event."""
+    """It would else be posted to without end, and get no other event."""
     monkeypatch.setattr(posting, "POST_SECONDS", 0.2)
     receiver.open.clear()
     dispatcher = await dispatchers.make(a=webhook(receiver))
@@ -463,6 +463,10 @@ async def test_a_forgotten_users_id_goes_when_all_know(
     await tell(dispatchers.vault, EventKind.FORGOTTEN, name=None, user_id="x|1", state="erased")
     await dispatcher.deliver_due(TENANTS)
     assert sql("SELECT user_id FROM outbox") == [{"user_id": "x|1"}]
+    sql("UPDATE deliveries SET state = 'failed' WHERE webhook = 'b'")  # given up, and may be resent
+    await outbox.redact_forgotten(dispatchers.vault)
+    assert sql("SELECT user_id FROM outbox") == [{"user_id": "x|1"}]
+    sql("UPDATE deliveries SET state = 'pending' WHERE webhook = 'b'")
     other.status = 200
     dispatchers.clock.pass_by(minutes=1)
     await dispatcher.deliver_due(TENANTS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests.support.auth0_server import Answer, FakeTime, Request, Server, client_of, running
-from worker.auth0.errors import Auth0NotFound, MalformedAnswer
+from worker.auth0.errors import Auth0Error, Auth0NotFound, MalformedAnswer, MissingScope
 
 
 async def test_unreadable_users_are_named() -> None:
@@ -44,6 +44,20 @@ def connections(pages: list[Any], next_of: dict[int, object] | None = None) -> S
 
 def con(name: str, **more: object) -> dict[str, object]:
     return {"id": f"con_{name}", "name": name, "strategy": "oauth2", **more}
+
+
+async def test_only_auth0s_own_404_says_that_a_connection_is_gone() -> None:
+    """On any other failure nothing is concluded: its admin tokens would be erased."""
+    async with running() as server, client_of(server, FakeTime()) as client:
+        server.api = lambda _: Answer(200, {"name": "a"})
+        assert await client.has_connection("con_a")
+        server.api = lambda _: Answer(404, {"statusCode": 404, "error": "Not Found"})
+        assert not await client.has_connection("con_a")
+        for failure in (Answer(404, b"no such page"), Answer(400, {"statusCode": 400}), Answer(403, {})):
+            server.script = [failure]
+            with pytest.raises((Auth0Error, MissingScope)) as refused:
+                await client.has_connection("con_a")
+            assert not isinstance(refused.value, Auth0NotFound)
 
 
 async def test_connections_follow_the_checkpoint() -> None:

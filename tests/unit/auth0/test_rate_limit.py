@@ -7,15 +7,18 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from redis.exceptions import RedisError
 
 from tests.support.simulated_time import SimulatedTime
 from token_vault.errors import ConfigurationError
+from token_vault.secret import Secret
 from worker import instruments
 from worker.auth0 import PLANS, Limit, RateLimitBudget
 from worker.auth0.errors import Auth0RateLimited
 from worker.auth0.ratelimit.bucket import BucketSlot, BucketTerms, ObservedLimits, TokenBucket
 from worker.auth0.ratelimit.budget import RateLimitPermit
 from worker.auth0.ratelimit.plans import Plan, presume_plan
+from worker.auth0.ratelimit.redis_buckets import RedisBuckets
 
 AT = 1000.0
 URGENT = BucketTerms(keep=0, horizon=60)
@@ -186,6 +189,15 @@ def test_each_group_has_a_limit() -> None:
 
 
 # The budget of one process
+
+
+def test_a_redis_that_cannot_be_reached_is_logged_without_its_address(time: SimulatedTime) -> None:
+    """The error of a client may contain the address, with its password."""
+    address = "redis://:canary@127.0.0.1:1/0"
+    buckets = RedisBuckets("acme", Secret(address), share=0.2, clock=None, now=lambda: time().timestamp())
+    with structlog.testing.capture_logs() as logs:
+        buckets._leave_alone(RedisError(f"cannot connect to {address}"))
+    assert [(log["event"], log["error"]) for log in logs] == [("rate_limit.sharing_lost", "RedisError")]
 
 
 @pytest.fixture
