@@ -14,7 +14,7 @@ from tests.support.rows import Sql
 from token_vault.encryption_context import EncryptionContext
 from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
-from worker.auth0.errors import Auth0Error
+from worker.auth0.errors import Auth0Error, Auth0RateLimited
 from worker.auth0.models import Auth0Identity, Auth0User
 from worker.erasure import confirmation
 from worker.resolved_connections import ConnectionResolver
@@ -310,6 +310,35 @@ async def test_a_deleted_user_is_told_as_forgotten_whose_other_identity_went_els
     assert [row["user_id"] for row in bench.sql("SELECT * FROM outbox")] == [primary]
 
 
+async def test_a_user_who_loses_an_identity_is_not_told_as_forgotten(bench: Bench) -> None:
+    """The last grant is erased, but the user lives on at Auth0, and with the apps."""
+    user = sorted(bench.users())[0]
+    bench.tenant.add_connection("db", "auth0", None)
+    bare = {"connection": "db", "provider": "auth0", "user_id": "1", "isSocial": False}
+    bench.tenant.set_user(user, identities=[bare])
+    await bench.sync.sync_user(user)
+    assert (await bench.erasure().sweep()).erased == 1
+    assert [row["reason"] for row in tombstones(bench)] == ["unlinked"]
+    assert bench.sql("SELECT kind FROM outbox") == []
+
+
+async def test_a_spent_rate_limit_ends_the_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other searches would only spend more of it."""
+    for user in sorted(bench.users())[:2]:
+        bench.tenant.delete_user(user)
+    await bench.sync.sync_changes()
+    searches: list[str] = []
+
+    async def spent(_: object, __: str, provider_user_id: str) -> tuple[()]:
+        searches.append(provider_user_id)
+        raise Auth0RateLimited("spent", retry_after=60)
+
+    monkeypatch.setattr(type(bench.sync._auth0), "users_with_identity", spent)
+    with pytest.raises(Auth0RateLimited):
+        await bench.erasure().sweep()
+    assert (len(searches), len(bench.users())) == (1, 5)
+
+
 async def test_forgetting_leaves_no_event_of_whom_the_vault_holds_no_more(bench: Bench) -> None:
     """A user whose last grant was unlinked or erased is forgotten in the events too."""
     user = sorted(bench.users())[0]
@@ -370,7 +399,7 @@ async def test_a_grant_is_revoked_before_it_is_erased(bench: Bench) -> None:
     swept = await bench.erasure().forget(first)
     assert (swept.erased, swept.not_revoked) == (1, 0)
     assert bench.tenant.live(first, "bitbucket")["refresh_token"] is None
-    bench.tenant.fail_next("/idp/bitbucket/revoke", 1, "503")
+    bench.tenant.fail_next("/idp/bitbucket/revoke", 1, "error:invalid_client")
     swept = await bench.erasure().forget(second)
     assert (swept.erased, swept.not_revoked) == (1, 1)
     assert second not in bench.users()
