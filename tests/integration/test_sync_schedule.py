@@ -107,6 +107,21 @@ async def test_a_scan_whose_worker_was_killed_goes_on_at_the_next_tick(tick: Tic
     assert users(sql) == 350
 
 
+async def test_changes_are_read_once_for_two_beats(tenant: Emulation, runtime: Runtime, sql: Sql) -> None:
+    """A tick soon after another costs no call; a later one also erases what has been missing for long."""
+    await sync_schedule.sync_if_due(runtime, "default")
+    await sync_schedule.sync_changes(runtime, "default")
+    tenant.reset_calls()
+    await sync_schedule.sync_changes(runtime, "default")
+    assert tenant.calls("/api/v2") == {}
+    [user] = sql("SELECT user_id FROM grants LIMIT 1")
+    tenant.delete_user(user["user_id"])
+    sql("UPDATE grants SET missing_since = now() - interval '1 d' WHERE user_id = %s", user["user_id"])
+    pass_time(sql, runtime.settings.schedule.changes)
+    await sync_schedule.sync_changes(runtime, "default")
+    assert len(sql("SELECT 1 FROM grants WHERE state = 'erased'")) == 1
+
+
 @pytest.fixture
 def without_redis() -> Iterator[None]:
     """No Redis takes this application's messages."""

@@ -372,3 +372,23 @@ async def test_a_role_reports_what_it_may_read(
     sql(f"REVOKE EXECUTE ON FUNCTION report_rejected FROM {reader.info.user}")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         reader.execute(REPORT_REJECTED, (grant_id, 1))
+
+
+async def test_requests_for_several_targets_are_each_their_own(vault: Vault, rows: Rows, sql: Sql) -> None:
+    """A token for one resource is claimed and finished alone: who waits for another's is not told that it is there."""
+    grant_id = await rows.add()
+    for resource in ("", "https://a.example", "https://b.example"):
+        sql(
+            "INSERT INTO refresh_requests (grant_id, requested_by, resource, scope, requested_at, wanted_until, min_ttl,"
+            " due_at) VALUES (%s, 'app', %s, '', now(), now() + interval '1 h', 0, now())",
+            grant_id, resource,
+        )  # fmt: skip
+    [first] = await claim(vault, limit=1)
+    await queue.finish(vault, first)
+    others = await claim(vault)
+    assert {first.resource, *(each.resource for each in others)} == {
+        "",
+        "https://a.example",
+        "https://b.example",
+    }
+    assert len(others) == 2

@@ -43,6 +43,11 @@ def exporting(content: bytes, *statuses: str, file: Callable[[Request], Answer] 
     return server
 
 
+def in_turn(*answers: Answer) -> Callable[[Request], Answer]:
+    left = iter(answers)
+    return lambda _: next(left)
+
+
 async def exported(server: Server, time: FakeTime | None = None) -> list[ExportedUser]:
     async with client_of(server, time or FakeTime()) as client, asyncio.timeout(WAIT_SECONDS):
         return [user async for user in client.export.users(await client.export.create())]
@@ -137,10 +142,10 @@ async def test_a_failed_job() -> None:
 
 async def test_an_address_that_ended_is_asked_for_again() -> None:
     """A refused address is replaced by a fresh one from the job, three times at the most."""
-    answers = [Answer(403, b"<Error>expired"), Answer(200, TWO)]
-    async with running(exporting(b"", file=lambda _: answers.pop(0))) as server:
-        assert len(await exported(server)) == 2
-        assert sum(call.path == "/api/v2/jobs/job_1" for call in server.calls) == 2
+    for failure in (Answer(403, b"<Error>expired"), Answer(raw=b"no HTTP\r\n\r\n")):
+        async with running(exporting(b"", file=in_turn(failure, Answer(200, TWO)))) as server:
+            assert len(await exported(server)) == 2
+            assert sum(call.path == "/api/v2/jobs/job_1" for call in server.calls) == 2
     async with running(exporting(b"", file=lambda _: Answer(403, SIGNED))) as server:
         await failing(server, Auth0Unreachable, "the exported file at .*: refused")
         assert sum(call.path == "/file" for call in server.calls) == 3

@@ -161,6 +161,17 @@ def test_which_management_writes_may_change_identities(method: str | None, path:
     assert found.may_change_identities is may
 
 
+@pytest.mark.parametrize(
+    ("kind", "may"),
+    [("s", True), ("ss", True), ("sens", True), ("sdu", True), ("slo", False), ("f", False), ("fapi", False)],
+)
+def test_which_entries_may_change_identities(kind: str, may: bool) -> None:
+    """Each kind of login and sign-up brings tokens, and a deletion takes them."""
+    from worker.auth0.tenant_log import read_log_entry
+
+    assert read_log_entry(entry("1", type=kind), 0).may_change_identities is may
+
+
 def test_users_are_named_once() -> None:
     """An entry names each user once; the path of anything but a write says nothing."""
     from worker.auth0.tenant_log import read_log_entry
