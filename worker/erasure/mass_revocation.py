@@ -179,18 +179,22 @@ class MassRevocation:
             return "no_client"
         if client.revocation_url is None:
             return "no_revocation_url"
-        try:
-            refresh, access = revocation.refresh_token(self.vault), revocation.access_token(self.vault)
-        except CannotDecrypt:
-            return "cannot_decrypt"
         ended_at = revocation.access_expires_at
-        if ended_at is not None and ended_at <= await self.vault.now():
-            access = None
-        for token, kind in ((refresh, "refresh_token"), (access, "access_token")):
-            if token is not None and (
-                code := await self._end(client, provider, client.revocation_url, token, kind, pace)
-            ):
-                return code if kind == "refresh_token" or refresh is None else f"access_token_{code}"
+        is_over = ended_at is not None and ended_at <= await self.vault.now()
+        kinds = (("refresh_token", revocation.refresh_token), ("access_token", revocation.access_token))
+        for kind, decrypt in kinds:
+            if kind == "access_token" and is_over:
+                continue
+            try:
+                token = decrypt(self.vault)
+            except CannotDecrypt:  # of a grant that was linked meanwhile: the access token alone
+                code: str | None = "cannot_decrypt"
+            else:
+                url = client.revocation_url
+                code = await self._end(client, provider, url, token, kind, pace) if token else None
+            if code is not None:
+                is_only = kind == "refresh_token" or revocation.refresh_ciphertext is None
+                return code if is_only else f"access_token_{code}"
         return "in_doubt" if revocation.in_doubt else None
 
     async def _end(

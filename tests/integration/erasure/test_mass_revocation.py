@@ -12,10 +12,12 @@ from emulators.idp.tokens import digest
 from tests.support.keys import ACCESS_KEY
 from tests.support.renewals import Renewals
 from token_vault import ReauthorizationRequired, TokenVault
+from token_vault.grant_key import GrantKey
 from token_vault.secret import Secret
 from worker.erasure.mass_revocation import MAX_ATTEMPTS, MassRevocation, RevocationReport
 from worker.runtime import Runtime
 from worker.settings import ConnectionSettings
+from worker.vault.grants.relink import relink
 from worker.vault.revocations import revocations
 from worker.vault.revocations.revocations import Scope
 
@@ -53,8 +55,12 @@ async def test_tokens_end_at_their_provider_and_readers_are_refused(
     """Each token is dead at the provider, no ciphertext is left, and a reader is told to send the user to sign in."""
     worker, users = await opened(renewals, users=5)
     renewals.sql("UPDATE grants SET extra_ciphertext = access_ciphertext")
+    versions = "SELECT access_version, refresh_version FROM grants ORDER BY id"
+    before = renewals.sql(versions)
     report = await revoke(worker)
     assert (report.requested, report.revoked, report.not_revoked) == (5, 5, [])
+    # What was read or sent under a version before is void.
+    assert renewals.sql(versions) == [{name: each[name] + 1 for name in each} for each in before]
     assert [is_alive(renewals, user) for user in users] == [False] * 5
     # Also the access tokens: not every provider ends these with the refresh token.
     assert len({call["token"] for call in renewals.tenant.call_log("/idp/c/revoke")}) == 10
@@ -178,6 +184,24 @@ async def test_a_token_that_may_have_been_replaced_is_listed(renewals: Renewals)
     renewals.tenant.fail_next("/idp/c/revoke", 1, "error:invalid_request")
     report = await revoke(worker, Scope(["default"], refused))
     assert [each["code"] for each in report.not_revoked] == ["http_400"]
+
+
+async def test_a_grant_that_moves_while_it_is_waited_for(renewals: Renewals) -> None:
+    """Its refresh token is then encrypted for its new user, and revoked all the same."""
+    worker, [user] = await opened(renewals)
+    renewals.sql(
+        "UPDATE grants SET claim_owner = gen_random_uuid(), claimed_at = now(), claim_until = now() + interval '1 h'"
+    )
+    now, row = await worker.vault.now(), renewals.row(user)
+    await revocations.request(worker.vault, ALL, now=now)
+    renewals.sql("UPDATE grants SET claimed_at = now() - interval '1 h', claim_until = now()")
+    key = GrantKey("default", "c", "somebody|else", row["provider_user_id"])
+    later = now + timedelta(seconds=9)
+    assert await relink(worker.vault, [(row["id"], key, later)], now=later) == {key}
+    [found] = (await revoke(worker)).not_revoked
+    # The access token is still encrypted for the user before; that keeps no refresh token alive.
+    assert (found["user_id"], found["code"]) == (key.user_id, "access_token_cannot_decrypt")
+    assert not is_alive(renewals, user)
 
 
 async def test_a_provider_that_slows_down_is_obeyed(
