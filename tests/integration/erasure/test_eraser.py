@@ -538,6 +538,10 @@ async def test_admin_tokens_are_revoked_where_that_is_configured(bench: Bench) -
     bench.tenant.delete_connection(name)
     await bench.sync.sync_connections()
     bench.calls()
+    bench.sql("UPDATE grants SET claim_owner = gen_random_uuid(), claimed_at = now(),"
+              " claim_until = now() + interval '1 min' WHERE user_id = ''")  # fmt: skip
+    assert ((await sweep(bench)).waiting, len(admin_grants(bench))) == (1, 1)
+    bench.sql("UPDATE grants SET claim_owner = NULL, claimed_at = NULL, claim_until = NULL")
     await sweep(bench)
     assert bench.tenant.calls("/idp/bitbucket/revoke")
     assert admin_grants(bench) == []

@@ -66,6 +66,21 @@ async def test_a_named_user_is_synced_at_once(
     assert sorted(tenant.calls("/api/v2")) == ["GET /api/v2/connections", "GET /api/v2/users/{id}"]
 
 
+async def test_unknown_connections_are_listed_once_in_a_while(
+    tenant: Emulation, open_worker: OpenWorker
+) -> None:
+    """Users of connections that Auth0 does not list would else cost one more listing each."""
+    users = []
+    for name in ("first", "second"):
+        tenant.add_connection(name, CONNECTION, "google")
+        users += tenant.add_users(name, 1, prefix=name)
+        tenant.delete_connection(name)
+    runtime = await open_worker()
+    for user_id in users:
+        await runtime.sync_users(TENANT, [user_id], True)
+    assert tenant.calls("/api/v2/connections") == {"GET /api/v2/connections": 1}
+
+
 async def test_changed_connections_are_synced(tenant: Emulation, open_worker: OpenWorker, sql: Sql) -> None:
     """What the operator has put right at Auth0 is known before the next tick."""
     tenant.add_connection(CONNECTION, CONNECTION, "google")
@@ -223,6 +238,8 @@ async def test_a_failure_is_tried_again_and_holds_up_no_other_tenant(vault: Vaul
     async with working(vault, sync, "spent", TENANT):
         await until_async(lambda: len(synced) == 2)
         await until_async(lambda: sql("SELECT 1 FROM changed_users WHERE due_at > now() + interval '50 min'"))
+    await queue.record(vault, "spent", ["a|1"])  # named again, but no sooner due
+    assert await queue.claim(vault, "spent", limit=10) == []
     age(sql, 3600)
     assert [each.user_id for each in await queue.claim(vault, "spent", limit=10)] == ["a|1"]
     # A flood has no precedence in Auth0's rate limit; what remains of it is no flood.

@@ -18,7 +18,7 @@ from token_vault.secret import Secret
 from worker.providers import ClientAuth
 from worker.resolved_connections import ConnectionResolver, ResolvedConnection
 from worker.settings import ConnectionSettings, Schedule, Settings, TenantSettings
-from worker.vault.connections import circuits
+from worker.vault.connections import circuits, observations
 from worker.vault.connections import connection as table
 from worker.vault.vault import Vault
 
@@ -448,6 +448,30 @@ async def test_a_probe_that_succeeds_closes_the_circuit(vault: Vault) -> None:
         await circuits.acquit(vault, tenant="default", name="google", fingerprint=fingerprint, now=NOW)
         assert (await loaded(vault)).circuit.opened_at is None
     assert await opened(vault, await loaded(vault), began=NOW, now=NOW) == NOW + MINUTE / 4
+
+
+async def test_another_client_has_renewed_nothing_yet(vault: Vault, sql: Sql) -> None:
+    """Else its own refusals would be held against the grants; a new secret is the same client's."""
+    await show(vault, GOOGLE)
+    fingerprint = (await loaded(vault)).fingerprint
+    await circuits.acquit(vault, tenant="default", name="google", fingerprint=fingerprint, now=NOW)
+    for change, renewed_at in (({"client_secret": "canary-2"}, NOW), ({"client_id": "id-2"}, None)):
+        await show(vault, GOOGLE | change)
+        await loaded(vault)
+        [row] = sql("SELECT renewed_at, answered_at, client_changed_at FROM connections")
+        assert (row["renewed_at"], row["answered_at"]) == (renewed_at, renewed_at)
+        assert (row["client_changed_at"] is None) == (renewed_at is not None)
+
+
+async def test_observations_change_in_one_direction(vault: Vault, sql: Sql) -> None:
+    """The shortest times count, and who was seen to rotate is not taken for one that does not."""
+    await show(vault, GOOGLE)
+    for rotating, grace, life in ((True, 5.0, MINUTE), (False, 9.0, 2 * MINUTE)):
+        await observations.record_observations(
+            vault, tenant="default", name="google", rotating=rotating, grace=grace, life=life
+        )
+    [row] = sql("SELECT observed_rotating, observed_grace, observed_life FROM connections")
+    assert (row["observed_rotating"], row["observed_grace"], row["observed_life"]) == (True, 5.0, MINUTE)
 
 
 async def test_a_connection_prints_no_secret(vault: Vault) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from tests.support.readers import Rows, Sql
 from token_vault.grant_key import GrantKey
-from worker.vault.grants import erase, missing, queries, touch
+from worker.vault.grants import erase, missing, queries
 from worker.vault.sync_state.scanned_pages import ScannedPage, commit_page
 from worker.vault.vault import Vault
 
@@ -77,15 +77,6 @@ async def test_erased_users_do_not_count(vault: Vault, rows: Rows, sql: Sql) -> 
     assert await missing.count_users(vault, "default") == (1, 2)
     assert await missing.count_missing_users(vault, "default") == 1
     assert await missing.count_present_grants(vault, "default", limit=9) == 1
-
-
-async def test_what_was_observed_never_grows_older(vault: Vault, rows: Rows, sql: Sql) -> None:
-    """An answer that is behind tells of the user's creation, and Auth0's older copy is still known as older."""
-    await rows.add()
-    for updated_at in (NOON, NOON - SECOND):
-        await touch.touch_observed(vault, [(KEY, updated_at, updated_at)])
-    [row] = sql("SELECT observed_updated_at, user_created_at FROM grants")
-    assert (row["observed_updated_at"], row["user_created_at"]) == (NOON, NOON - SECOND)
 
 
 async def test_an_identity_is_looked_for_at_its_own_connection(vault: Vault, rows: Rows, sql: Sql) -> None:

@@ -313,6 +313,10 @@ CONNECTION_OPERATIONS: dict[str, Operation] = {
     "a probe that was not sent": lambda vault, now: circuits.release_probe(vault, **THIS, now=now),
     "an answer": lambda vault, now: circuits.record_answer(vault, **THIS, now=now, probe_again=True),
     "a renewal": lambda vault, now: circuits.acquit(vault, **THIS, fingerprint=CLIENT, now=now),
+    "an answer while the circuit is closed": lambda vault, now: circuits.record_answer(
+        vault, **THIS, now=now, probe_again=True
+    ),
+    "no probe while the circuit is closed": lambda vault, now: circuits.release_probe(vault, **THIS, now=now),
     "refusals counted anew": count_anew,
     "a missing connection": lambda vault, now: presence.mark_missing(vault, "default", "custom", now=now),
     "an erased connection": erase_connection,
