@@ -739,6 +739,7 @@ async def test_a_second_sync_of_everything_at_the_same_time_is_skipped(
     assert not skipped.ok
     other = TenantSync("other", second.runtime.vault, second.runtime.connections, second.sync._auth0)
     assert (await other.sync_connections()).connections == 1
+    assert not (await other.sync_all()).skipped
     first.tenant.release()
     assert (await syncing).ok
     assert (await second.sync.sync_all()).stats == IngestStats(unchanged=5)

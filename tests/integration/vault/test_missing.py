@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from tests.support.readers import Rows, Sql
 from token_vault.grant_key import GrantKey
 from worker.vault.grants import erase, missing, queries
+from worker.vault.grants.erase import ErasureResult
 from worker.vault.sync_state.scanned_pages import ScannedPage, commit_page
 from worker.vault.vault import Vault
 
@@ -72,7 +73,10 @@ async def test_erased_users_do_not_count(vault: Vault, rows: Rows, sql: Sql) -> 
     await rows.add("")
     async with vault.engine.begin() as connection:
         [(grant_id, key)] = await queries.list_keys(vault, "default", "oauth2|u0")
-        await erase.erase(vault, connection, grant_id, key, reason="deleted", now=NOON)
+        moved = replace(key, user_id="oauth2|before")  # as somebody read it before it moved
+        for whose, result in ((moved, ErasureResult.NOTHING), (key, ErasureResult.LAST)):
+            erased = await erase.erase(vault, connection, grant_id, whose, reason="deleted", now=NOON)
+            assert erased is result
     await missing.mark_users(vault, "default", ["oauth2|u1"], now=NOON)
     assert await missing.count_users(vault, "default") == (1, 2)
     assert await missing.count_missing_users(vault, "default") == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,6 +11,7 @@ from worker.vault.refusals import refusals
 from worker.vault.refusals.refusals import Suspicion
 from worker.vault.vault import Vault
 
+NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
 CLIENT, FORMER = b"a" * 16, b"b" * 16
 OF = {"tenant": "default", "connection": "custom"}
 CLAIMED = "claim_owner = gen_random_uuid(), claimed_at = now(), claim_until = now() + interval '1 h'"
@@ -40,6 +41,117 @@ def due_before(sql: Sql, moment: datetime) -> set[int]:
     return {row["id"] for row in sql("SELECT id FROM grants WHERE due_at <= %s", moment)}
 
 
+UNCLEAR, OUTAGE, THROTTLED, OF_CLIENT = (
+    Suspicion.UNCLEAR,
+    Suspicion.OUTAGE,
+    Suspicion.THROTTLED,
+    Suspicion.CLIENT,
+)
+
+
+@pytest.mark.parametrize(
+    ("seen", "kept"),
+    [
+        ([(UNCLEAR, 0), (UNCLEAR, 10)], (UNCLEAR, 2, 0, 10)),
+        ([(UNCLEAR, 10), (UNCLEAR, 0)], (UNCLEAR, 2, 0, 10)),
+        ([(OUTAGE, 0), (OUTAGE, 119)], (OUTAGE, 2, 0, 119)),
+        ([(OUTAGE, 0), (OUTAGE, 121)], (OUTAGE, 2, 121, 121)),
+        ([(THROTTLED, 0), (OUTAGE, 10)], (OUTAGE, 2, 10, 10)),
+        ([(OUTAGE, 0), (THROTTLED, 10)], (THROTTLED, 2, 0, 10)),
+        ([(OUTAGE, 0), (UNCLEAR, 10)], (UNCLEAR, 1, 0, 10)),
+        ([(OUTAGE, 0), (OF_CLIENT, 10)], (OF_CLIENT, 1, 10, 10)),
+        ([(THROTTLED, 0), (OF_CLIENT, 10)], (OF_CLIENT, 1, 10, 10)),
+        ([(UNCLEAR, 0), (OF_CLIENT, 10)], (OF_CLIENT, 2, 0, 10)),
+        ([(UNCLEAR, 0), (THROTTLED, 10)], (UNCLEAR, 1, 0, 0)),
+    ],
+)
+async def test_refusals_in_a_row(
+    vault: Vault, grants: dict[str, int], seen: list[tuple[Suspicion, int]], kept: tuple[object, ...]
+) -> None:
+    """Answers are counted apart from server errors, and each series has its own beginning."""
+    for suspicion, minute in seen:
+        evidence = await record(vault, grants["one"], suspicion, minute)
+    assert told(evidence) == kept
+
+
+@pytest.mark.parametrize("suspicion", [UNCLEAR, OUTAGE, THROTTLED])
+@pytest.mark.parametrize("by", ["a renewal", "another client"])
+async def test_a_row_that_begins_anew(
+    vault: Vault, grants: dict[str, int], sql: Sql, suspicion: Suspicion, by: str
+) -> None:
+    """What was refused before a renewal, or under the former client, does not count."""
+    if by == "another client":
+        sql("UPDATE connections SET client_fingerprint = %s", FORMER)
+        await record(vault, grants["one"], UNCLEAR, 0, client=FORMER)
+        sql("UPDATE connections SET client_fingerprint = %s", CLIENT)
+    else:
+        await record(vault, grants["one"], UNCLEAR, 0)
+    evidence = await record(vault, grants["one"], suspicion, 10, begins_anew=by == "a renewal")
+    assert told(evidence) == (suspicion, 1, 10, 10)
+
+
+async def test_a_refusal_of_a_replaced_client_is_no_evidence(
+    vault: Vault, grants: dict[str, int], sql: Sql
+) -> None:
+    """Neither when it comes late, nor when it was recorded before; the newest refusals are weighed."""
+    sql("UPDATE connections SET client_fingerprint = %s", FORMER)
+    await record(vault, grants["two"], UNCLEAR, 0, client=FORMER)
+    sql("UPDATE connections SET client_fingerprint = %s", CLIENT)
+    assert await record(vault, grants["three"], UNCLEAR, 1, client=FORMER) is None
+    assert len(sql("SELECT 1 FROM refusals")) == 1
+    evidence = await record(vault, grants["one"], UNCLEAR, 2)
+    assert evidence is not None
+    assert [each.grant_id for each in evidence.refusals] == [grants["one"]]
+    evidence = await record(vault, grants["four"], UNCLEAR, 3)
+    assert evidence is not None
+    assert [each.grant_id for each in evidence.refusals] == [grants["four"], grants["one"]]
+    # Of two and three nobody knows whether this client renews them: they are witnesses.
+    assert evidence.has_witness
+
+
+async def test_a_refusal_from_before_the_last_renewal_leaves_a_witness(
+    vault: Vault, grants: dict[str, int], sql: Sql
+) -> None:
+    """The client was right after it; a grant that is not due bears no witness."""
+    sql("UPDATE grants SET due_at = NULL WHERE id = ANY(%s)", [grants["three"], grants["four"]])
+    await record(vault, grants["two"], UNCLEAR, 0)
+    for minute, has_witness in ((5, True), (-5, False)):
+        sql("UPDATE connections SET renewed_at = %s", NOON + timedelta(minutes=minute))
+        evidence = await record(vault, grants["one"], UNCLEAR, 10)
+        assert evidence is not None
+        assert evidence.has_witness is has_witness
+
+
+async def test_a_renewal_is_the_clients_who_made_it(vault: Vault, grants: dict[str, int], sql: Sql) -> None:
+    """One from before the client changed acquits the former one alone."""
+    sql("UPDATE grants SET last_renewed_at = %s WHERE id = %s", NOON, grants["one"])
+    assert await refusals.last_renewal(vault, **OF) == NOON
+    sql("UPDATE connections SET client_changed_at = %s", NOON)
+    assert await refusals.last_renewal(vault, **OF) is None
+
+
+async def record(
+    vault: Vault,
+    grant: int,
+    suspicion: Suspicion,
+    minute: int,
+    *,
+    client: bytes = CLIENT,
+    begins_anew: bool = False,
+) -> refusals.Evidence | None:
+    return await refusals.record(
+        vault, **OF, grant_id=grant, client=client, suspicion=suspicion, code="x", begins_anew=begins_anew,
+        now=NOON + timedelta(minutes=minute),
+    )  # fmt: skip
+
+
+def told(evidence: refusals.Evidence | None) -> tuple[object, ...]:
+    assert evidence is not None
+    [found] = evidence.refusals
+    minutes = [(moment - NOON) // timedelta(minutes=1) for moment in (found.first_at, found.last_at)]
+    return (found.suspicion, found.tries, *minutes)
+
+
 async def test_a_witness_is_one_that_can_say_something(
     vault: Vault, grants: dict[str, int], sql: Sql
 ) -> None:
@@ -51,6 +163,9 @@ async def test_a_witness_is_one_that_can_say_something(
     now = await vault.now()
     await refusals.call_witness(vault, **OF, now=now)
     assert due_before(sql, now) == {grants["three"]}
+    sql(f"UPDATE grants SET due_at = now() + interval '1 h', {CLAIMED} WHERE id = %s", grants["three"])
+    await refusals.call_witness(vault, **OF, now=now)
+    assert due_before(sql, now) == set()  # whose renewal is under way bears witness soon
 
 
 async def test_without_another_living_grant_there_is_no_witness(
@@ -69,10 +184,11 @@ async def test_another_client_is_tried_with_what_died_under_the_former(
     sql(f"UPDATE grants SET {DEAD}, refused_client = %s", FORMER)
     sql("UPDATE grants SET refused_client = NULL WHERE id = %s", grants["two"])
     sql("UPDATE grants SET refused_client = %s WHERE id = %s", CLIENT, grants["three"])
+    sql(f"UPDATE grants SET {CLAIMED} WHERE id = %s", grants["four"])  # an app insists on it just now
     now = await vault.now()
     async with vault.engine.begin() as transaction:
         await refusals.retry_dead(transaction, **OF, client=CLIENT, now=now)
-    assert due_before(sql, now + timedelta(hours=6)) == {grants[name] for name in ("one", "two", "four")}
+    assert due_before(sql, now + timedelta(hours=6)) == {grants[name] for name in ("one", "two")}
 
 
 async def test_when_the_client_is_right_the_refused_are_tried_soon(
@@ -88,7 +204,9 @@ async def test_when_the_client_is_right_the_refused_are_tried_soon(
         [grants["three"], grants["four"]])  # fmt: skip
     now = (await vault.now()) + timedelta(hours=2)
     sql("UPDATE grants SET expires_at = %s WHERE id = %s", now + timedelta(hours=1), grants["three"])
+    sql("UPDATE grants SET due_at = %s WHERE id = %s", now, grants["four"])
     async with vault.engine.begin() as transaction:
         await refusals.recall(transaction, **OF, now=now)
     within = timedelta(seconds=refusals.RECALL_WITHIN_SECONDS)
     assert due_before(sql, now + within) == {grants["one"], grants["four"]}
+    assert due_before(sql, now) == {grants["four"]}  # due as before

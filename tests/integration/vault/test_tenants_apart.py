@@ -370,6 +370,12 @@ async def test_a_pause_is_of_its_own_tenant(vault: Vault, sql: Sql) -> None:
     [ending, *_] = await pauses.count_ending(vault, PauseScope("default"), until=LATER, now=now)
     assert ending.access_tokens == 1
     assert await pauses.end(vault, PauseScope("other"), by="bob", now=now) == []
+    await pauses.start(vault, PauseScope("default"), reason="a move", by="ann", until=LATER, now=LATER)
+    found = await pauses.find(vault, "default", "custom")
+    assert found is not None
+    assert (found.since, found.until, found.retry_after(LATER + timedelta(hours=1))) == (now, LATER, 1.0)
+    sql("DELETE FROM outbox WHERE at > (SELECT min(at) FROM outbox)")
+    assert await pauses.end(vault, PauseScope("default", "another"), by="bob", now=now) == []
     [ended] = await pauses.end(vault, PauseScope("default"), by="ann", now=now)
     assert ended.scope == PauseScope("default")
     told = sql("SELECT tenant, kind FROM outbox ORDER BY at")
