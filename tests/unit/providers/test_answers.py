@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -127,6 +128,19 @@ def test_absolute_expiry(value: object) -> None:
     assert got.expires_at == SENT + timedelta(hours=1)
 
 
+def test_a_time_without_offset_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time zone of the machine does not move a token's end."""
+    provider = Provider(name="p", expires_in="expires_at", expires_unit="absolute")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        got = pair({"access_token": "at", "expires_at": "2026-03-15T08:14:32"}, provider=provider)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert got.expires_at == SENT + timedelta(hours=1)
+
+
 def test_milliseconds() -> None:
     """Where declared, the life is counted in milliseconds."""
     provider = Provider(name="p", expires_unit=timedelta(milliseconds=1))
@@ -238,6 +252,8 @@ def test_success_without_token(body: bytes, content_type: str, code: str) -> Non
         (429, None, RefusalBlame.NOBODY, "http_429"),
         (429, "invalid_grant", RefusalBlame.NOBODY, "http_429"),
         (429, "too_many_requests", RefusalBlame.NOBODY, "too_many_requests"),
+        (401, None, RefusalBlame.OPERATOR, "http_401"),
+        (401, "teapot", RefusalBlame.OPERATOR, "teapot"),
         (400, "teapot", RefusalBlame.UNKNOWN, "teapot"),
         (404, None, RefusalBlame.UNKNOWN, "http_404"),
         (403, None, RefusalBlame.UNKNOWN, "http_403"),
@@ -289,6 +305,7 @@ def test_a_token_in_a_failure_is_no_renewal() -> None:
         ("-5", 0.0),
         ("Sun, 15 Mar 2026 07:16:32 GMT", 120.0),
         ("Sun, 15 Mar 2026 07:00:00 GMT", 0.0),
+        ("Sun, 15 Mar 2026 09:16:32 +0200", 120.0),
         ("999999", 3600.0),
         ("soon", None),
         ("", None),
@@ -407,6 +424,15 @@ def test_nothing_of_an_answer_is_told(name: str, status: int, data: st.DataObjec
 def test_a_providers_own_code_is_shown(answer: object, code: str) -> None:
     """The operator is shown the code that the provider gave, wherever it stands, where it is a short one."""
     assert refused(answer, 400).code == code
+
+
+@pytest.mark.parametrize("code", ["zz-Abcde", "abcdx", "Abcd-zz", "zz-abc-de"])
+def test_no_part_of_the_spent_token_is_shown(code: str) -> None:
+    """Neither the last letters of a code, nor a short word of it, tell of the token."""
+    body = json.dumps({"error": code}).encode()
+    outcome = GENERIC.read(400, {}, body, sent_at=SENT, spent=Secret("rt1xAbcdeabcdx9"))
+    assert isinstance(outcome, Refused)
+    assert outcome.code == "http_400"
 
 
 @example("000:000:")

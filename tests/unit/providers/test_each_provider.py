@@ -103,6 +103,13 @@ def form(request: TokenRequest) -> dict[str, str]:
             POSTED | {"scope": "https://corp.sharepoint.com/.default offline_access"},
             None,
         ),
+        (
+            "sharepoint",
+            {"site": "https://corp.sharepoint.com.evil.example/"},
+            "https://login.microsoftonline.com/tenant-1/oauth2/v2.0/token",
+            POSTED,
+            None,
+        ),
         ("bitbucket", {}, "https://bitbucket.org/site/oauth2/access_token", FORM, BASIC),
         ("github", {}, "https://github.com/login/oauth/access_token", POSTED, None),
         ("linkedin", {}, "https://www.linkedin.com/oauth/v2/accessToken", POSTED, None),
@@ -123,7 +130,7 @@ def form(request: TokenRequest) -> dict[str, str]:
         ("okta", {"issuer": "https://corp.okta.com"}, "https://corp.okta.com/oauth2/v1/token", POSTED, None),
         (
             "okta",
-            {"issuer": "https://corp.okta.com/oauth2/default"},
+            {"issuer": "https://corp.okta.com/oauth2/default/"},
             "https://corp.okta.com/oauth2/default/v1/token",
             POSTED,
             None,
@@ -613,6 +620,15 @@ def test_hosts() -> None:
     assert for_host("accounts.zoho.eu") is get("zoho")
     for stranger in ("evilbitbucket.org", "bitbucket.org.evil.example", "okta.com", "notokta.com", ""):
         assert for_host(stranger) is None
+
+
+def test_what_cannot_be_renewed_once_ended_is_renewed_days_before() -> None:
+    """Where the access token itself is exchanged, an outage of some days must not end the grant."""
+    exchanged = [provider for provider in PROVIDERS if provider.sends == "access_token"]
+    assert exchanged
+    for provider in exchanged:
+        assert provider.margin is not None
+        assert provider.margin >= timedelta(days=3)
 
 
 def test_token_urls_are_safe() -> None:

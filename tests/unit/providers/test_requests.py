@@ -93,6 +93,15 @@ def test_the_operator_counts_more_than_headers() -> None:
         customHeaders={"Authorization": VERBATIM},
     )
     assert client.auth is ClientAuth.BASIC_RAW
+    shown = {"Authorization": VERBATIM, "X-Api-Key": "auth0's"}
+    keyed = resolved(Override(headers={"X-Api-Key": Secret("own")}), customHeaders=shown)
+    assert request(keyed).headers["X-Api-Key"] == "own"
+    posted = resolved(
+        Override(client_secret=Secret("own")),
+        customHeaders=shown,
+        token_endpoint_auth_method="client_secret_post",
+    )
+    assert posted.auth is ClientAuth.POST
     assert credentials(request(client)) == b"own@acme:n:e/w"
 
 
@@ -228,6 +237,8 @@ def test_parameters_under_other_names() -> None:
         "type": "refresh", "client_key": "app@acme", "client_secret": "s+e/c=r:e~t%", "refresh_token": "the-rt",
     }  # fmt: skip
     assert (sent.headers["Accept"], sent.headers["X-Version"]) == ("text/plain", "2")
+    own = request(resolved(Override(extra={"type": "own"})), extra={"type": "refresh"})
+    assert form(own)["type"] == "own"
 
 
 def test_exchange_by_get() -> None:
@@ -247,6 +258,8 @@ def test_exchange_by_get() -> None:
         "access_token": "the-at",
     }
     assert "the-at" not in repr(sent)
+    asked = request(replace(client, token_url=f"{URL}?v=2"), method="GET")
+    assert dict(parse_qsl(urlsplit(asked.url).query)) == {"v": "2", "client_id": "app@acme", **FORM}
 
 
 def test_client_credentials_again() -> None:
@@ -288,6 +301,8 @@ def test_success_without_a_token() -> None:
         TokenPair(None, expires_at=NOW + timedelta(days=30)), prolonged=True
     )
     assert isinstance(read(provider, 200, {"result": "1001", "message": "Service exceptions"}), Refused)
+    both = replace(provider, prolongs={"result": "0000", "message": "OK"})
+    assert isinstance(read(both, 200, {"result": "0000", "message": "LATER"}), Refused)
 
 
 WORDS = ErrorWords(
@@ -319,6 +334,7 @@ WORDS = ErrorWords(
         ),
         ({"error": {"message": "token was withdrawn"}}, RefusalBlame.USER, "invalid_grant"),
         ({"error": "busy_now", "message": "token was withdrawn"}, RefusalBlame.NOBODY, "busy_now"),
+        ({"error": "invalid_grant", "suberror": "busy_now"}, RefusalBlame.USER, "invalid_grant"),
         ({"error": "invalid_grant"}, RefusalBlame.USER, "invalid_grant"),
     ],
 )

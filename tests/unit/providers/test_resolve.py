@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from worker.providers import (
     Override,
     Problem,
     admin_tokens,
+    get,
     names,
     notes,
     public_options,
@@ -68,6 +70,9 @@ def test_override_counts_more() -> None:
         auth=ClientAuth.BASIC,
         extra={"audience": "x", "scope": "a b", "redirect_uri": "https://t.example/cb"},
     )
+    resource = {"identity_api": "azure-active-directory-v1.0", "resource": "https://graph.microsoft.com"}
+    shown = KEYS | {"tenantId": "t"} | resource
+    assert client("waad", shown, Override(extra={"resource": "own"})).extra == {"resource": "own"}
     for client_id in ("", "the-id"):
         own = client("github", KEYS | {"client_id": client_id}, OWN)
         assert (own.client_id, own.client_secret) == ("own-id", Secret("own-secret"))
@@ -110,6 +115,9 @@ def test_nothing_shown() -> None:
         ),
         ("oauth2", KEYS | {"tokenURL": "http://idp.example/t"}, "insecure_token_url"),
         ("oauth2", KEYS | {"tokenURL": "http://127.0.0.1:8080/t"}, "insecure_token_url"),
+        ("oauth2", KEYS | {"tokenURL": "https://127.0.0.1:8443/t"}, "internal_token_url"),
+        ("oauth2", KEYS | {"tokenURL": "https://localhost/t"}, "internal_token_url"),
+        ("oauth2", KEYS | {"tokenURL": "https://10.0.0.1/t"}, "internal_token_url"),
         ("oauth2", KEYS | {"tokenURL": "ftp://idp.example/t"}, "bad_option"),
         ("oauth2", KEYS | {"tokenURL": "/oauth/token"}, "bad_option"),
         ("oauth2", KEYS | {"tokenURL": "https://[::"}, "bad_option"),
@@ -156,6 +164,22 @@ def test_http_elsewhere(host: str) -> None:
     override = Override(token_url=url)
     assert problem("oauth2", KEYS | {"tokenURL": url}, allow_loopback_http=True) == "insecure_token_url"
     assert problem("github", KEYS, override, allow_loopback_http=True) == "insecure_token_url"
+
+
+def test_an_emulated_tenant_s_tokens_stay_on_this_machine() -> None:
+    """Beside it loopback is allowed, and no other internal address."""
+    inside = KEYS | {"tokenURL": "https://10.0.0.1/token"}
+    assert problem("oauth2", inside, allow_loopback_http=True) == "internal_token_url"
+
+
+def test_a_declaration_of_the_operator_replaces_a_built_in_one() -> None:
+    """It counts however the provider is found: by its strategy, or by its host."""
+    declared = {name: replace(get(name), auth=ClientAuth.NONE) for name in ("google", "bitbucket")}
+    at_host = KEYS | {"tokenURL": "https://bitbucket.org/site/oauth2/access_token"}
+    for strategy, options in (("google-oauth2", KEYS), ("oauth2", at_host)):
+        found = resolve(strategy, options, None, allow_loopback_http=False, declared=declared)
+        assert isinstance(found, Client)
+        assert found.auth is ClientAuth.NONE
 
 
 def test_custom_connection_at_a_known_host() -> None:

@@ -189,7 +189,7 @@ def test_what_stands_around_the_answer_costs_no_refresh_token(body: str) -> None
             "request": {"grant_type": "refresh_token", "refresh_token": "old-refresh"},
         },
         {"refresh_token_expires_in": "86400", "refresh_token_type": "offline"},
-        {"old_refresh_token": "older", "has_refresh_token": "true"},
+        {"old_refresh_token": "older", "has_refresh_token": "true", "last_refresh_token": "older"},
         {"message": "refresh token", "grant_type": "refresh_token"},
     ],
 )
@@ -254,6 +254,24 @@ def test_the_pair_of_another_is_left_alone() -> None:
     answer = {"access_token": "bot", "refresh_token": "bots", "authed_user": {"access_token": "user"}}
     got = pair(answer, provider=get("slack"))
     assert (got.access, got.refresh) == (Secret("user"), None)
+    lives = pair(answer | {"expires_in": 60}, provider=get("slack"))
+    assert lives.expires_at is None  # the bot's life, too
+
+
+def test_a_refresh_token_outside_of_the_declared_object_is_kept() -> None:
+    """It is the user's where no access token stands beside it, and what is nearer to the token says more of it."""
+    provider = Provider(name="p", within=("data",))
+    answer = {
+        "data": {"access_token": "new", "expires_in": 3600, "scope": "a"},
+        "refresh_token": "new-refresh",
+        "expires_in": 9,
+        "scope": "b",
+    }
+    got = pair(answer, provider=provider)
+    assert (got.access, got.refresh) == (Secret("new"), Secret("new-refresh"))
+    assert (got.expires_at, got.scopes) == (SENT + timedelta(hours=1), ("a",))
+    again = pair(answer | {"refresh_token": "old-refresh"}, provider=provider)
+    assert again.refresh is None
 
 
 @pytest.mark.parametrize(
@@ -296,6 +314,13 @@ def test_a_jwt_never_lengthens(exp: object, life: int | None, seconds: int | Non
     assert got.expires_at == (SENT + timedelta(seconds=seconds) if seconds else None)
 
 
+@pytest.mark.parametrize("name", ["a", "ab", "abc", "abcd"])
+def test_a_jwt_of_any_length_is_read(name: str) -> None:
+    """Its payload is base64 without padding, whatever padding that would be."""
+    token = jwt.encode({"exp": int(SENT.timestamp()) + 60, "sub": name}, "k" * 32, "HS256")
+    assert pair({"access_token": token}).expires_at == SENT + timedelta(seconds=60)
+
+
 def test_both_ends_of_consent() -> None:
     """The sliding end and the hard one are kept apart, under each provider's names."""
     for sliding, hard in (
@@ -326,7 +351,7 @@ def test_scopes_in_any_notation(scope: object, scopes: tuple[str, ...]) -> None:
 
 def test_values_beside_the_token() -> None:
     """What the declaration names is kept where it is a short text or a number, and nothing else is."""
-    provider = Provider(name="p", keeps=("instance_url", "shard", "long", "nested"))
+    provider = Provider(name="p", keeps=("instance_url", "shard", "long", "nested", "empty"))
     answer = {
         "access_token": "at",
         "instance_url": "https://x",
@@ -334,6 +359,7 @@ def test_values_beside_the_token() -> None:
         "long": "x" * 3000,
         "nested": {},
         "id": 1,
+        "empty": "",
     }
     assert pair(answer, provider=provider).extra == {"instance_url": "https://x", "shard": "7"}
     assert pair(answer).extra == {}
