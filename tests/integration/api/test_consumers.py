@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.readers import Sql
 from token_vault.errors import TemporarilyUnavailable
-from worker.api.consumers import FRESH_SECONDS, MAX_STALE_SECONDS, Consumers
+from worker.api.consumers import Consumers
 from worker.vault.vault import Vault
 
 
@@ -18,10 +18,13 @@ async def test_the_first_callers_share_one_read(vault: Vault, api_key: str, sql:
     consumers = Consumers(vault, lambda: now)
     await asyncio.gather(*(consumers.load() for _ in range(20)))
     assert consumers.of_api_key(api_key)
+    (client_id,) = consumers.client_ids
+    assert consumers.of_client(client_id)
     sql("DELETE FROM consumers")
     now += 6
     await consumers.load()
     assert consumers.of_api_key(api_key) is None
+    assert consumers.of_client(client_id) is None
 
 
 async def test_what_is_known_holds_for_a_minute_while_the_table_cannot_be_read(
@@ -33,7 +36,7 @@ async def test_what_is_known_holds_for_a_minute_while_the_table_cannot_be_read(
     await consumers.load()
     sql("ALTER TABLE consumers RENAME TO away")
     try:
-        for later in (FRESH_SECONDS + 1, MAX_STALE_SECONDS):
+        for later in (6, 60):
             now[0] = 1000.0 + later
             await consumers.load()
             assert consumers.of_api_key(api_key)

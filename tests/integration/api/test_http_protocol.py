@@ -7,6 +7,8 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import uvicorn
@@ -15,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from tests.support.wait import until_async
 from token_vault.errors import ConfigurationError
 from worker.api import http_protocol
-from worker.api.http_protocol import allow_connections
+from worker.api.http_protocol import BoundedProtocol, allow_connections
 from worker.api.metrics import Metrics
 from worker.api.middleware import Gate
 from worker.api.server import listen, make_config
@@ -167,6 +169,19 @@ async def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
         with socket.create_connection(("127.0.0.1", port)) as caller:
             caller.sendall(GET.replace(b"/x", b"/large") + b"\r\n")
             await until_async(lambda: app.ended == ["/large"])
+
+
+async def test_who_reads_again_is_not_cut_off() -> None:
+    """A pause of the caller does not end a long answer that it goes on reading."""
+    connection: Any = BoundedProtocol.__new__(BoundedProtocol)
+    connection.loop, connection._reading_due = asyncio.get_running_loop(), None
+    connection.transport = SimpleNamespace(abort=lambda: None)
+    connection.flow = SimpleNamespace(pause_writing=lambda: None, resume_writing=lambda: None)
+    connection.pause_writing()
+    due = connection._reading_due
+    connection.resume_writing()
+    assert due.cancelled()
+    assert connection._reading_due is None
 
 
 async def test_too_many_connections_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

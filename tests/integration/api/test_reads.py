@@ -60,7 +60,12 @@ async def test_odd_requests_are_refused(api: ApiClient, api_key: str, rows: Rows
         assert api.problem(f"{USER}/custom?{query}", api_key)[:2] == (400, "bad-request"), query
     assert api.problem("/v1/users//tokens/custom", api_key)[:2] == (400, "bad-request")
     assert api.problem("/v1/users//tokens", api_key)[:2] == (400, "bad-request")
-    assert api.problem("/v1/users/x", api_key)[:2] == (404, "not-found")
+    for path in (
+        "/v1/users/x",
+        "/v1/users/x/tokens/custom/",
+        "/healthz/",
+    ):  # no redirect, which would carry the key
+        assert api.problem(path, api_key)[:2] == (404, "not-found")
     assert api.problem(f"{USER}/custom", api_key, method="DELETE")[:2] == (405, "method-not-allowed")
     assert api.problem(f"{USER}/custom/rejected", api_key, method="POST")[:2] == (400, "bad-request")
     long = {"access_token": "x" * 100_000}
@@ -80,13 +85,17 @@ async def test_lists_show_no_token_and_no_other_connection(api: ApiClient, api_k
 async def test_rejected_tokens_are_replaced(api: ApiClient, api_key: str, rows: Rows, sql: Sql) -> None:
     """The report of a token that is still the current one asks for a renewal, however often; any other one does not."""
     grant = await rows.add()
-    old = api.call(f"{USER}/custom/rejected", api_key, method="POST", body={"access_token": "another"})
-    assert (old.status_code, old.json()) == (202, {"replacing": False})
+    for other in ("another", "token", "token-of-u1-and-more"):
+        old = api.call(f"{USER}/custom/rejected", api_key, method="POST", body={"access_token": other})
+        assert (old.status_code, old.json()) == (202, {"replacing": False})
     now = api.call(f"{USER}/custom/rejected", api_key, method="POST", body={"access_token": "token-of-u1"})
     assert (now.status_code, now.json()) == (202, {"replacing": True})
     again = api.call(f"{USER}/custom/rejected", api_key, method="POST", body={"access_token": "token-of-u1"})
     assert (again.status_code, again.json()) == (202, {"replacing": True})
     assert (await requested(sql))["grant_id"] == grant
+    recorded = "SELECT consumer, account FROM audit_records WHERE outcome = 'rejected'"
+    until(lambda: len(sql(recorded)) == 2, "the reports are recorded")
+    assert sql(recorded) == [{"consumer": "calendar", "account": "u1"}] * 2
 
 
 async def test_who_may_not_refresh_gets_no_younger_token(

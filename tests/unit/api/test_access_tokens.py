@@ -82,6 +82,7 @@ def header(**members: Any) -> str:
         ({"aud": f"{AUDIENCE} other"}, "another audience"),
         ({"aud": f"{AUDIENCE}/"}, "another audience"),
         ({"iss": ISSUER.url.rstrip("/")}, "another issuer"),
+        ({"iss": f"{ISSUER.url}other/"}, "another issuer"),
         ({"cnf": {"jkt": "x", "jwk": {}}}, "bound in a way"),
         ({"cnf": {"jkt": []}}, "bound in a way"),
     ],
@@ -119,6 +120,16 @@ async def test_clocks_may_differ_by_half_a_minute() -> None:
     """A token that has just ended, or just begins, is taken."""
     for times in ({"exp": after(-10)}, {"nbf": after(15), "iat": after(15)}):
         assert (await verify(claims(**times))).subject == USER
+
+
+async def test_a_token_that_was_verified_is_known_by_its_signature_too() -> None:
+    """What was remembered of it does not make a copy without the signature good."""
+    jwks = Jwks("http://127.0.0.1:9/", lambda: 0.0, _keys=KEYS, _fetched_at=0.0, _tried_at=0.0)
+    verifier, token = Verifier(jwks, ISSUER.url, AUDIENCE), claims()
+    for _ in range(2):
+        assert (await verifier.verify(token)).subject == USER
+    with pytest.raises(ApiProblem, match="signature is wrong"):
+        await verifier.verify(f"{token.rpartition('.')[0]}.{claims(jti='x').rpartition('.')[2]}")
 
 
 async def test_scopes_and_permissions_count_together() -> None:

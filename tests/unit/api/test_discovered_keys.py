@@ -33,6 +33,7 @@ def test_public_keys_are_taken(url: str, found_at: str) -> None:
     [
         [],
         {"issuer": ISSUER},
+        {"jwks_uri": "https://keys.example"},
         {"issuer": ISSUER, "jwks_uri": 7},
         {"issuer": "https://b.example", "jwks_uri": "https://keys.example"},
         {"issuer": ISSUER, "jwks_uri": "http://keys.example"},

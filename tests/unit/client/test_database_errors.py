@@ -97,7 +97,7 @@ class RefusedConnection(psycopg.OperationalError):
             f'connection failed: connection to server at "10.0.0.1", port 5432 failed: {said}\nFURTHER:  line'
         )
         self.attempt = self.Attempt(
-            host=b"db.example", port=b"5432", user=b"app_user", password=b"pa\xc3\x9fword", db=b"vault"
+            host=b"db.example", port=b"5432", user=b"app_user", password=b"vault-pa\xc3\x9fword", db=b"vault"
         )
 
     @property
@@ -111,7 +111,7 @@ class RefusedConnection(psycopg.OperationalError):
     [
         ("FATAL:  Datenbank »vault« ist zu", "FATAL:  Datenbank »…« ist zu"),
         ("FATAL:  Passwort für »app_user« falsch", "FATAL:  Passwort für »…« falsch"),
-        ("FATAL:  paßword is no user", "FATAL:  … is no user"),
+        ("FATAL:  vault-paßword is no user", "FATAL:  … is no user"),
         ("FATAL:  endpoint\x1b[2J is disabled", "FATAL:  endpoint�[2J is disabled"),
         ("FATAL:  " + "x" * 500, "FATAL:  " + "x" * 192),
         ("server asks for a method that is not offered", "server asks for a method that is not offered"),

@@ -66,6 +66,7 @@ MISTAKES = {
     "postgresql://u:canary%pass@localhost/d": "percent-encode",
     "postgresql://u:canary\tpass@localhost/d": "percent-encode",
     "postgresql://u:canary@localhost:canary/d": "port that is no number from 1 to 65535",
+    "postgresql://u:canary@localhost:65536/d": "port that is no number from 1 to 65535",
     "postgresql://u:canary@localhost:70000/d": "port that is no number from 1 to 65535",
     "postgresql://u:canary@localhost/d?port=x": "port that is no number from 1 to 65535",
     "postgresql://u:canary@::1/d": "without brackets",

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from token_vault.grant_key import GrantKey
-from token_vault.secret import Secret
+from token_vault.secret import Secret, hide
 from worker.token_pair import TokenPair
 
 CANARY = "1//0g-canary-in-a-coal-mine"
@@ -30,6 +30,18 @@ PAIR = TokenPair(SECRET, SECRET, datetime(2026, 3, 15, tzinfo=UTC))
 class Model(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
     token: Secret
+
+
+def test_secrets_are_compared_to_their_end() -> None:
+    """Keys and tokens may begin alike."""
+    assert Secret("a" * 99 + "b") == Secret("a" * 99 + "b")
+    assert Secret("a" * 99 + "b") != Secret("a" * 99 + "c")
+    assert Secret("a") != Secret("aa")
+
+
+def test_dictionaries_within_lists_are_hidden() -> None:
+    """Wherever a file has a table, nothing of it is shown."""
+    assert CANARY not in repr(hide([{"token": CANARY}, [{"b": CANARY}]]))
 
 
 PRINTED: dict[str, Callable[[object], object]] = {

@@ -53,6 +53,20 @@ def test_a_command_that_fails_is_named(
     assert CANARY not in rendered(failed.value)
 
 
+@pytest.mark.parametrize(
+    ("command", "said"), [(f"/none/{CANARY}", "cannot be run"), ("sleep 60", "does not end within 0 s")]
+)
+def test_a_command_that_is_not_there_or_hangs_is_named(
+    monkeypatch: pytest.MonkeyPatch, command: str, said: str
+) -> None:
+    """A key may have been given in the command's place; a start is not held up without end."""
+    monkeypatch.setattr("token_vault.secret_command.COMMAND_SECONDS", 0)
+    monkeypatch.setenv("VAULT_ACCESS_KEYS_COMMAND", command)
+    with pytest.raises(ConfigurationError, match=said) as failed:
+        read_secret("VAULT_ACCESS_KEYS")
+    assert CANARY not in str(failed.value)
+
+
 def test_two_sources_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ring has one source."""
     monkeypatch.setenv("VAULT_ACCESS_KEYS", CANARY)

@@ -20,6 +20,7 @@ def test_nothing_is_the_grants_own_token() -> None:
     assert TokenTarget.of(None, None).is_default
     assert TokenTarget.of(None, []).is_default
     assert not TokenTarget.of("r", None).is_default
+    assert not TokenTarget.of(None, ["a"]).is_default
 
 
 @pytest.mark.parametrize(

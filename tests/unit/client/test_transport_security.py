@@ -18,6 +18,7 @@ UNPROTECTED = [
     "host=db.example dbname=d",
     "postgresql:///d?hostaddr=10.0.0.5",
     "postgresql://u:p@localhost.example/d",
+    "postgresql://u:p@notlocalhost/d",
 ]
 PROTECTED = [
     "postgresql://u:p@localhost/d",
