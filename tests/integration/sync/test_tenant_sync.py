@@ -823,3 +823,31 @@ async def test_one_connection_is_synced_with_its_users(
     assert (report.ok, report.connections, report.seen, report.stats) == (True, 1, 2, IngestStats(new=2))
     assert bench.held(users[0], name) == bench.shown(users[0])
     assert bench.grants() == 2
+
+
+async def test_a_scan_of_one_connection_says_nothing_of_other_users(
+    open_bench: OpenBench, tenant: Emulation
+) -> None:
+    """They are not on its pages, and are there all the same."""
+    for name in ("google-oauth2", "bitbucket"):
+        tenant.add_connection(name, name, name.partition("-")[0])
+        tenant.add_users(name, 2, at=1.6e9)
+    bench = await open_bench()
+    await bench.sync.sync_all()
+    report = await bench.sync.sync_connection("bitbucket")
+    assert (report.seen, report.gone) == (2, 0)
+
+
+async def test_an_identity_that_cannot_be_read_is_not_gone(open_bench: OpenBench, tenant: Emulation) -> None:
+    """Of a user who is shown in part, neither a list nor an answer by id says what is missing."""
+    for name in ("google-oauth2", "bitbucket"):
+        tenant.add_connection(name, name, name.partition("-")[0])
+    [primary], [secondary] = tenant.add_users("google-oauth2", 1), tenant.add_users("bitbucket", 1)
+    tenant.link(primary, secondary)
+    bench = await open_bench()
+    assert (await bench.sync.sync_all()).stats == IngestStats(new=2)
+    tenant.set_user(primary, identities=[tenant.user(primary)["identities"][0], {"connection": "bitbucket"}])
+    assert (await bench.sync.sync_all()).gone == 0
+    assert (await bench.sync.sync_user(primary)).gone == 0
+    tenant.set_user(primary, identities=[tenant.user(primary)["identities"][0]])
+    assert (await bench.sync.sync_all()).gone == 1
