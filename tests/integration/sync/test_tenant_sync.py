@@ -202,6 +202,8 @@ async def test_a_login_is_taken(open_bench: OpenBench, google: list[str]) -> Non
     bench.tenant.login(google[1], consent=False)
     assert (await bench.sync.sync_all()).stats == IngestStats(changed=2, unchanged=3)
     assert bench.held(google[0]) == bench.shown(google[0])
+    made = datetime.fromisoformat(bench.tenant.user(google[0])["created_at"])
+    assert bench.row(google[0])["user_created_at"] == made  # which a login does not change
     assert bench.shown(google[1])[1] is None
     assert bench.held(google[1]) == (bench.shown(google[1])[0], refresh_before)
     assert refresh_before is not None

@@ -105,7 +105,10 @@ async def test_a_refusal_of_a_replaced_client_is_no_evidence(
     evidence = await record(vault, grants["four"], UNCLEAR, 3)
     assert evidence is not None
     assert [each.grant_id for each in evidence.refusals] == [grants["four"], grants["one"]]
-    # Of two and three nobody knows whether this client renews them: they are witnesses.
+    # Of the second nobody knows whether this client renews it: it is a witness.
+    sql("UPDATE grants SET due_at = NULL WHERE id = %s", grants["three"])
+    evidence = await record(vault, grants["four"], UNCLEAR, 4)
+    assert evidence is not None
     assert evidence.has_witness
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
 from tests.support.readers import Rows, Sql
 from token_vault.grant_key import GrantKey
+from token_vault.secret import Secret
+from worker.reconnect import ReconnectApplication
 from worker.vault import claims, outbox, pauses
 from worker.vault.changed_users import queue as changed_users
 from worker.vault.connections import circuits, client, observations, presence
 from worker.vault.grants import erase, missing, queries, touch
+from worker.vault.grants.consent_link import consent_link
 from worker.vault.grants.erase import ErasureResult
 from worker.vault.outbox import WebhookFilter
 from worker.vault.pauses.pauses import PauseScope
@@ -356,6 +360,25 @@ async def test_connections_of_one_name_are_each_their_own_tenant_s(
     [left] = sql("SELECT options_ciphertext, missing_since FROM connections WHERE tenant = 'default'")
     assert (left["options_ciphertext"], left["missing_since"] is None) == (None, False)
     assert await presence.count_missing(vault, "other", before=LATER) == ([], 0, 1)
+
+
+@pytest.mark.usefixtures("both")
+async def test_a_link_asks_for_what_was_granted_at_its_own_tenant(vault: Vault, sql: Sql) -> None:
+    """Nobody is asked for what somebody else of the same id has granted elsewhere."""
+    sql("UPDATE grants SET scopes = ARRAY['mail'] WHERE tenant = 'other'")
+    application = ReconnectApplication(
+        "https://acme.eu.auth0.com",
+        "web",
+        "https://app.example/",
+        "openid",
+        Secret("s" * 32),
+        timedelta(days=7),
+    )
+    link = await consent_link(
+        vault, application, tenant="default", connection="custom", user_id=USER, now=await vault.now()
+    )
+    asked = dict(parse_qsl(urlsplit(link).query))["connection_scope"]
+    assert asked.split(",") == ["read", "write"]
 
 
 @pytest.mark.usefixtures("both")
