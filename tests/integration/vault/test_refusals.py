@@ -49,45 +49,42 @@ UNCLEAR, OUTAGE, THROTTLED, OF_CLIENT = (
 )
 
 
-@pytest.mark.parametrize(
-    ("seen", "kept"),
-    [
-        ([(UNCLEAR, 0), (UNCLEAR, 10)], (UNCLEAR, 2, 0, 10)),
-        ([(UNCLEAR, 10), (UNCLEAR, 0)], (UNCLEAR, 2, 0, 10)),
-        ([(OUTAGE, 0), (OUTAGE, 119)], (OUTAGE, 2, 0, 119)),
-        ([(OUTAGE, 0), (OUTAGE, 121)], (OUTAGE, 2, 121, 121)),
-        ([(THROTTLED, 0), (OUTAGE, 10)], (OUTAGE, 2, 10, 10)),
-        ([(OUTAGE, 0), (THROTTLED, 10)], (THROTTLED, 2, 0, 10)),
-        ([(OUTAGE, 0), (UNCLEAR, 10)], (UNCLEAR, 1, 0, 10)),
-        ([(OUTAGE, 0), (OF_CLIENT, 10)], (OF_CLIENT, 1, 10, 10)),
-        ([(THROTTLED, 0), (OF_CLIENT, 10)], (OF_CLIENT, 1, 10, 10)),
-        ([(UNCLEAR, 0), (OF_CLIENT, 10)], (OF_CLIENT, 2, 0, 10)),
-        ([(UNCLEAR, 0), (THROTTLED, 10)], (UNCLEAR, 1, 0, 0)),
-    ],
-)
-async def test_refusals_in_a_row(
-    vault: Vault, grants: dict[str, int], seen: list[tuple[Suspicion, int]], kept: tuple[object, ...]
-) -> None:
+# What was recorded, each with its minute; and what is kept: the suspicion, the tries, the first and the last minute.
+SERIES: list[tuple[list[tuple[Suspicion, int]], tuple[object, ...]]] = [
+    ([(UNCLEAR, 0), (UNCLEAR, 10)], (UNCLEAR, 2, 0, 10)),
+    ([(UNCLEAR, 10), (UNCLEAR, 0)], (UNCLEAR, 2, 0, 10)),
+    ([(OUTAGE, 0), (OUTAGE, 119)], (OUTAGE, 2, 0, 119)),
+    ([(OUTAGE, 0), (OUTAGE, 121)], (OUTAGE, 2, 121, 121)),
+    ([(THROTTLED, 0), (OUTAGE, 10)], (OUTAGE, 2, 10, 10)),
+    ([(OUTAGE, 0), (THROTTLED, 10)], (THROTTLED, 2, 0, 10)),
+    ([(OUTAGE, 0), (UNCLEAR, 10)], (UNCLEAR, 1, 0, 10)),
+    ([(OUTAGE, 0), (OF_CLIENT, 10)], (OF_CLIENT, 1, 10, 10)),
+    ([(THROTTLED, 0), (OF_CLIENT, 10)], (OF_CLIENT, 1, 10, 10)),
+    ([(UNCLEAR, 0), (OF_CLIENT, 10)], (OF_CLIENT, 2, 0, 10)),
+    ([(UNCLEAR, 0), (THROTTLED, 10)], (UNCLEAR, 1, 0, 0)),
+]
+
+
+async def test_refusals_in_a_row(vault: Vault, grants: dict[str, int], sql: Sql) -> None:
     """Answers are counted apart from server errors, and each series has its own beginning."""
-    for suspicion, minute in seen:
-        evidence = await record(vault, grants["one"], suspicion, minute)
-    assert told(evidence) == kept
+    for seen, kept in SERIES:
+        sql("DELETE FROM refusals")
+        for suspicion, minute in seen:
+            evidence = await record(vault, grants["one"], suspicion, minute)
+        assert told(evidence) == kept, seen
 
 
-@pytest.mark.parametrize("suspicion", [UNCLEAR, OUTAGE, THROTTLED])
-@pytest.mark.parametrize("by", ["a renewal", "another client"])
-async def test_a_row_that_begins_anew(
-    vault: Vault, grants: dict[str, int], sql: Sql, suspicion: Suspicion, by: str
-) -> None:
+async def test_a_row_that_begins_anew(vault: Vault, grants: dict[str, int], sql: Sql) -> None:
     """What was refused before a renewal, or under the former client, does not count."""
-    if by == "another client":
-        sql("UPDATE connections SET client_fingerprint = %s", FORMER)
-        await record(vault, grants["one"], UNCLEAR, 0, client=FORMER)
-        sql("UPDATE connections SET client_fingerprint = %s", CLIENT)
-    else:
-        await record(vault, grants["one"], UNCLEAR, 0)
-    evidence = await record(vault, grants["one"], suspicion, 10, begins_anew=by == "a renewal")
-    assert told(evidence) == (suspicion, 1, 10, 10)
+    for suspicion in (UNCLEAR, OUTAGE, THROTTLED):
+        for is_renewed in (True, False):
+            sql("DELETE FROM refusals")
+            former = CLIENT if is_renewed else FORMER
+            sql("UPDATE connections SET client_fingerprint = %s", former)
+            await record(vault, grants["one"], UNCLEAR, 0, client=former)
+            sql("UPDATE connections SET client_fingerprint = %s", CLIENT)
+            evidence = await record(vault, grants["one"], suspicion, 10, begins_anew=is_renewed)
+            assert told(evidence) == (suspicion, 1, 10, 10), (suspicion, is_renewed)
 
 
 async def test_a_refusal_of_a_replaced_client_is_no_evidence(
