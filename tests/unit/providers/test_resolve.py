@@ -166,12 +166,6 @@ def test_http_elsewhere(host: str) -> None:
     assert problem("github", KEYS, override, allow_loopback_http=True) == "insecure_token_url"
 
 
-def test_an_emulated_tenant_s_tokens_stay_on_this_machine() -> None:
-    """Beside it loopback is allowed, and no other internal address."""
-    inside = KEYS | {"tokenURL": "https://10.0.0.1/token"}
-    assert problem("oauth2", inside, allow_loopback_http=True) == "internal_token_url"
-
-
 def test_a_declaration_of_the_operator_replaces_a_built_in_one() -> None:
     """It counts however the provider is found: by its strategy, or by its host."""
     declared = {name: replace(get(name), auth=ClientAuth.NONE) for name in ("google", "bitbucket")}
