@@ -227,13 +227,19 @@ async def test_the_oldest_of_a_user_s_grants_says_when_it_was_read(
     vault: Vault, rows: Rows, sql: Sql
 ) -> None:
     """A user is read again as long as one of the grants has not been seen as Auth0 shows the user now."""
+    now = await vault.now()
     for number, connection in enumerate(("custom", "other")):
         grant_id = await rows.add(USER, connection)
+        # One that was never observed has its user read in any case.
+        assert (await compare(vault, [(USER, EARLIER)], now)).wanted == 1
         sql(
             "UPDATE grants SET observed_updated_at = %s WHERE id = %s",
             LATER - timedelta(days=number),
             grant_id,
         )
+    assert (await compare(vault, [(USER, LATER - timedelta(hours=12))], now)).wanted == 1
+    assert (await compare(vault, [(USER, LATER - timedelta(hours=36))], now)).wanted == 0
+    assert [(await compare(vault, [], now)).gone for _ in range(2)] == [2, 0]  # marked once
     assert await queries.last_observed(vault, "default", [USER]) == {USER: LATER - timedelta(days=1)}
 
 
