@@ -161,6 +161,8 @@ async def test_a_probe_takes_nobodys_claim(vault: Vault, sql: Sql, add: Add, sta
     ended = add(
         state=state, due_at=NOW - SECOND, claim_owner=UUID(int=1), claimed_at=NOW - SECOND, claim_until=NOW
     )
+    if state == "active":
+        add(state="reauthorization_required", due_at=NOW - 2 * SECOND)
     open_circuit(sql)
     assert await claimed(vault) == [ended]
 
