@@ -259,7 +259,7 @@ def scans(plan: Any) -> Iterator[Any]:
 
 # Rows like the first one, of other users.
 MORE_GRANTS = """
-INSERT INTO grants OVERRIDING SYSTEM VALUE SELECT (jsonb_populate_record(g, jsonb_build_object('id', g.id + n, 'user_id', 'u' || n))).*
+INSERT INTO grants OVERRIDING SYSTEM VALUE SELECT (jsonb_populate_record(g, jsonb_build_object('id', g.id + n, 'user_id', 'u' || n, 'provider_user_id', n))).*
 FROM grants g, generate_series(1, 2000) AS n
 """
 
