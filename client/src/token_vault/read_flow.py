@@ -150,6 +150,8 @@ class ReadFlow:
                 return cached.token
             mark = self.cache.begin_read()
         rows = yield from self._rows(query)
+        if self.cache is not None:
+            self.cache.compare(key, [row.row_hash for row in rows])
         served = self._choose(rows, query, query.account)
         if self._is_fresh(query, served):
             if served.wants_note:

@@ -191,6 +191,19 @@ class TokenCache:
             self._entries[key] = CachedToken(token, served, hashes, now)
         self._start_checks()
 
+    def compare(self, key: Key, hashes: Collection[object]) -> None:
+        """Drop an entry whose rows a read has found changed.
+
+        A check that began before the change may still extend the lease: what was read once is not taken back.
+
+        Args:
+            hashes: of the rows that the read has found.
+        """
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and entry.hashes != frozenset(hashes):
+                self._drop(key)
+
     def forget(self, grant_id: int) -> None:
         """Drop a grant's tokens, also those of reads under way."""
         with self._lock:

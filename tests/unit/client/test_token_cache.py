@@ -428,6 +428,25 @@ def test_no_token_has_less_life_than_asked_for() -> None:
         assert bool(cache.find(("u0",), min_ttl)) is is_served, (now, min_ttl)
 
 
+def test_what_a_read_has_found_gone_does_not_come_back() -> None:
+    """A late answer to a check from before the change extends the lease, of what no read has found changed."""
+    clock, flow = Clock(), ReadFlow(RING, None)
+    flow.cache = cache = TokenCache(clock=clock)
+    query = user_query("gone", CONNECTION, None, None, 0)
+    kept, gone = ("kept",), cache_key("gone", CONNECTION, None, DEFAULT_TARGET)
+    for key in (kept, gone):
+        cache.put(cache.begin_read(), key, Token("secret", None, None), Row(1, "x", "a").served(0), [1])
+    clock.now = 0.9
+    check = cache.begin_check()
+    assert check is not None
+    clock.now = 1.2
+    assert run(flow.token(query), []) == "TokenNotFound"
+    cache.compare(kept, [1])
+    cache.end_check(check, EPOCH.timestamp(), {0: [1], 1: [1]})
+    assert cache.find(kept, None)
+    assert run(flow.token(query), []) == "TokenNotFound"
+
+
 def test_a_rejected_token_leaves_the_cache() -> None:
     """What an API refused is not served any more, nor kept by a read that is under way."""
     flow = ReadFlow(RING, None)
