@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from token_vault.database_errors import NOT_MIGRATED
 from token_vault.errors import ConfigurationError, TemporarilyUnavailable, VaultError
 from worker.api.problems import NO_STORE, of_error, problem_response, unavailable
 from worker.api.service import Service, service_of
 from worker.metrics.exporter import CONTENT_TYPE
-from worker.vault.db.revisions import NOT_MIGRATED, revisions
+from worker.vault.db.revisions import revisions
 
 # The result is kept for so long, as many load balancers may probe at once.
 READY_SECONDS = 2.0

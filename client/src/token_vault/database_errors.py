@@ -112,6 +112,7 @@ _BY_TEXT = (
 _REFUSAL = re.compile(r"connection to server .*? failed: (.+)")
 _MAX_QUOTED_CHARACTERS = 200
 
+NOT_MIGRATED = "the database is not migrated to this version: run `token-vault migrate`"
 _REFUSED = (
     "Postgres refuses the connection: check user, password and database in DATABASE_URL, and the server's log"
 )
@@ -159,7 +160,7 @@ _MISTAKES = {
         "DATABASE_URL or PGSERVICE names a service that the service file does not define: correct the name, or the file "
         "(~/.pg_service.conf, or PGSERVICEFILE)"
     ),
-    DatabaseProblem.NOT_MIGRATED: "the database is not migrated to this version: run `token-vault migrate`",
+    DatabaseProblem.NOT_MIGRATED: NOT_MIGRATED,
     DatabaseProblem.REFUSED_LOGIN: "Postgres refuses the user or password in DATABASE_URL",
 }
 

@@ -11,12 +11,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from token_vault.database_errors import NOT_MIGRATED
 from token_vault.errors import ConfigurationError
 from token_vault.secret import Secret
 from worker.vault.db.engine import MAX_ANSWER_SECONDS, create_command_engine
 from worker.vault.db.errors import explain
 
-NOT_MIGRATED = "the database is not migrated to this version: run `token-vault migrate`"
 MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
 
