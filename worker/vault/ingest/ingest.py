@@ -76,20 +76,18 @@ async def ingest(vault: Vault, grants: Sequence[IncomingGrant], *, now: datetime
         moved = await relink(vault, moves, now=now)
         known += [(grant, incoming) for (grant, incoming), _ in elsewhere if grant.key in moved]
         stats.unchanged -= len(moved)
-    writes, conflicting = Writes(), set[GrantKey]()
+    writes = Writes()
     tombstones = (
         await load_tombstones(vault, [grant.key for grant, _ in unknown]) if changed.has_tombstones else {}
     )
     for grant, incoming in unknown:
         _plan_insert(vault, grant, incoming, tombstones.get(grant.key), now, writes, stats)
-    if writes.inserts:
-        conflicting = await insert_rows(vault, writes.inserts)
-    if known:
-        await _update(vault, known, stats, now)
-    if conflicting:
+    if writes.inserts and (conflicting := await insert_rows(vault, writes.inserts)):
         stats.new -= len(conflicting)
         # Another sync has inserted them meanwhile, perhaps under another user: compared again, they are found.
         stats.add(await ingest(vault, [grant for grant, _ in unknown if grant.key in conflicting], now=now))
+    if known:
+        await _update(vault, known, stats, now)
     return stats
 
 
