@@ -82,11 +82,16 @@ class State:
     hot_updates: int
     tick: float
 
+    @property
+    def size(self) -> int:
+        """Bytes of the table with its indexes."""
+        return self.table + self.indexes
+
 
 def measure(stage: Stage) -> list[Result]:
     """Renew every grant as often as its tokens end, and compare the end with the beginning."""
     before, after, week, rate = asyncio.run(_measure(stage))
-    size = (after.table + after.indexes) / (before.table + before.indexes)
+    size = after.size / before.size
     tick = after.tick / before.tick
     renewals = after.renewals - before.renewals
     wal = (after.wal - before.wal) / renewals
@@ -95,8 +100,8 @@ def measure(stage: Stage) -> list[Result]:
     return [
         Result(
             f"table and indexes of {GRANTS:,} grants after {HOURS:g} h of renewals",
-            f"{(after.table + after.indexes) / GRANTS:.0f} bytes a grant",
-            f"{(before.table + before.indexes) / GRANTS:.0f} before", f"{size:.2f}", "≤ 1.2", size <= 1.2,
+            f"{after.size / GRANTS:.0f} bytes a grant", f"{before.size / GRANTS:.0f} before", f"{size:.2f}", "≤ 1.2",
+            size <= 1.2,
         ),
         Result(
             "… indexes alone", f"{after.indexes / GRANTS:.0f} bytes a grant", f"{before.indexes / GRANTS:.0f} before",
@@ -131,11 +136,8 @@ async def _measure(stage: Stage) -> tuple[State, State, _Week, float]:
 
 
 def _show_progress(day: int, state: State, before: State) -> None:
-    size = (state.table + state.indexes) / (before.table + before.indexes)
-    print(
-        f"day {day}: {state.renewals - before.renewals:,} renewals, {size:.2f} of the size before",
-        file=sys.stderr,
-    )
+    size, renewals = state.size / before.size, state.renewals - before.renewals
+    print(f"day {day}: {renewals:,} renewals, {size:.2f} of the size before", file=sys.stderr)
 
 
 def _leave_checkpoints_to_the_clock(stage: Stage) -> None:
